@@ -1,0 +1,143 @@
+"""The command line: parsing and printing only."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlif.errors import RlifError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rlif.config import Recipe
+    from rlif.run import Run
+
+app = typer.Typer(
+    help="Train language models by their own confidence.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe that ships (see `rlif recipes`), or a file.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would happen, and stop.")] = False,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder from its last checkpoint.")] = None,
+) -> None:
+    """Train a model, e.g. `rlif train demo seed=1`."""
+    from rlif.config import load_recipe
+    from rlif.run import Run
+
+    if resume is not None:
+        if recipe is not None:
+            raise RlifError("--resume takes the recipe from the run folder; give none beside it.")
+        run = Run.open(resume)
+        _train(run.recipe(), name=run.path.name, resume=run)
+    elif recipe is None:
+        raise RlifError("give a recipe, e.g. `rlif train demo`, or a run folder with --resume.")
+    elif dry_run:
+        _show_plan(load_recipe(recipe, overrides or []))
+    else:
+        _train(load_recipe(recipe, overrides or []), name=Path(recipe).stem)
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that ship."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rlif.config import read_yaml, shipped_recipes
+
+    table = Table("recipe", "what it does", box=None)
+    for name, path in shipped_recipes().items():
+        table.add_row(name, read_yaml(path).get("description", ""))
+    Console().print(table)
+
+
+def _train(recipe: Recipe, name: str, resume: Run | None = None) -> None:
+    from rich.console import Console
+
+    from rlif.train import train
+
+    run = train(recipe, name=name, resume=resume)
+    console = Console()
+    summary = run.summary()
+    if summary["evaluations"]:
+        console.print(before_and_after(run))
+    console.print(
+        f"{summary['steps']} steps in {summary['seconds']:.0f} s, rewarded by {summary['reward']};"
+        f" extra passes per completion: {summary['extra_passes']:g} ({summary['path']})",
+        f"\nthe trained model: {run.model}",
+        highlight=False,
+    )
+
+
+def before_and_after(run: Run) -> Table:
+    """Held-out accuracy, completion length and self-certainty of a finished run."""
+    from rich.table import Table
+
+    table = Table("held-out problems", "", "accuracy", "95 % interval", "n", "tokens", "self-certainty")
+    trained = run.recipe().task
+    for task, pair in run.summary()["evaluations"].items():
+        for when in ("before", "after"):
+            look = pair[when]
+            accuracy = look["accuracy"]
+            table.add_row(
+                f"{task} ({'trained on' if task == trained else 'never trained on'})" if when == "before" else "",
+                when,
+                "-" if accuracy["mean"] is None else f"{accuracy['mean']:.1%}",
+                "-" if accuracy["mean"] is None else f"{accuracy['low']:.1%} to {accuracy['high']:.1%}",
+                str(accuracy["n"]),
+                f"{look['completion_length']:.1f}",
+                f"{look['self_certainty']:.2f}",
+                end_section=when == "after",
+            )
+    return table
+
+
+def _show_plan(recipe: Recipe) -> None:
+    """The resolved recipe, the steps and an estimate; what cannot be known from here is said to be unknown."""
+    from ruamel.yaml import YAML
+
+    from rlif.engines.trl import check_training
+    from rlif.plan import estimate_memory, plan_steps
+    from rlif.policy import load_config
+    from rlif.train import check_names
+
+    task, _ = check_names(recipe)
+    training = check_training(recipe, processes=1)
+    resolved = recipe.model_dump() | {"training": training, "normalisation": recipe.resolved_normalisation}
+    YAML().dump(resolved, sys.stdout)
+    try:
+        problems = task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed)
+        plan = plan_steps(recipe, len(problems), processes=1)
+        print(f"\n{plan.problems:,} problems, {plan.steps:,} steps of {recipe.problems_per_update} problems")
+        print(f"{plan.completions:,} completions, at most {plan.tokens:,} tokens to generate")
+    except RlifError as error:
+        print(f"\nsteps and tokens unknown: {error}")
+    try:
+        print("memory of one process, GiB (estimate, nothing sharded, activations not counted):")
+        for part, size in estimate_memory(recipe, load_config(recipe), processes=1).items():
+            print(f"  {size:8.3f}  {part}")
+    except RlifError as error:
+        print(f"  unknown: {error}")
+
+
+def main() -> None:
+    """The console script: one sentence and exit code 2 for what the user can put right."""
+    try:
+        app()
+    except RlifError as error:
+        print(f"rlif: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,281 @@
+"""The recipe: everything a run is, in one strict file. Class defaults are the paper's MATH setting.
+
+A recipe that says only `reward: self_certainty` is Intuitor on MATH with Qwen2.5-3B (arXiv 2505.19590, Table 7; where
+table and text disagree, KL weight 0.005, the text's). `training:` belongs to TRL: whatever `GRPOConfig` or `RLOOConfig`
+knows goes there and is passed on as it stands; rlif sets only the values of `PAPER_TRAINING` that are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from rlif.errors import RlifError, nearest
+
+PAPER_TRAINING: dict[str, Any] = {
+    "learning_rate": 3e-6,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.1,  # a share of all steps
+    "num_train_epochs": 1,
+    "num_generations": 7,
+    "per_device_train_batch_size": 7,
+    "max_completion_length": 3072,
+    "temperature": 0.9,
+    "beta": 0.005,
+    "epsilon": 0.2,
+    "loss_type": "grpo",  # 1/|o| within a completion, then the mean over completions
+    "logging_steps": 1,
+    "save_steps": 10,
+    "save_total_limit": 3,
+    "report_to": "none",
+}
+RLOO_HAS_NOT = ("loss_type",)
+
+# Set by rlif from its own keys; a second opinion in `training` would contradict them.
+OURS = {
+    "output_dir": "output and name",
+    "seed": "seed",
+    "scale_rewards": "normalisation",
+    "reward_weights": "reward",
+    "multi_objective_aggregation": "reward",
+    "model_init_kwargs": "model, revision and dtype",
+    "trust_remote_code": "nothing: remote code never runs",
+    "remove_unused_columns": "nothing: rlif builds the data set",
+    "disable_tqdm": "nothing: rlif shows its own progress",
+}
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Evaluation(Strict):
+    """Held-out accuracy, looked at and never trained on: before, after, and now and then between."""
+
+    tasks: list[str] = []
+    """Names of tasks; empty for none."""
+    sources: dict[str, str] = {}
+    """Where a task is read from, by task name; its own home otherwise."""
+    limit: int | None = Field(default=None, ge=1)
+    """At most this many problems of each."""
+    every: int | None = Field(default=None, ge=1)
+    """Also after every so many steps."""
+    batch_size: int = Field(default=64, ge=1)
+    """Prompts per call of generate."""
+
+
+class Recipe(Strict):
+    """One run."""
+
+    description: str = ""
+    """One line for `rlif recipes`."""
+    model: str = "Qwen/Qwen2.5-3B"
+    """A hub name, a local folder, or `tiny-reasoner`, the model that ships with rlif."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "bfloat16"
+    """Of the weights."""
+    allow_pickle: bool = False
+    """Load pickled weights, which can run code, where a model has no safetensors."""
+    lora: dict[str, Any] | None = None
+    """Train adapters only; passed to peft's LoraConfig as it stands."""
+
+    task: str = "math"
+    """Where the problems come from: a name of `rlif.TASKS`; `prompts` reads any file of prompts."""
+    source: str | None = None
+    """A local file or folder, or a hub name, instead of the task's own home."""
+    split: str = "train"
+    """Which part of the source."""
+    limit: int | None = Field(default=None, ge=1)
+    """At most this many problems."""
+    prompt: str | dict[str, str] | None = None
+    """A template of `rlif.prompts`, or {system: ..., user: ...} spelled out; the task's own if left out."""
+    chat: bool = True
+    """Render prompts by the tokenizer's chat template; false for models that have none."""
+    max_prompt_tokens: int = Field(default=512, ge=1)
+    """Problems with longer prompts are left out, and counted."""
+
+    algorithm: Literal["grpo", "rloo"] = "grpo"
+    """The engine's trainer."""
+    reward: str = "self_certainty"
+    """A name of `rlif.SIGNALS`."""
+    annotator: Literal["online", "offline"] = "online"
+    """Whose confidence: the policy's, as it is now, or that of the frozen start (rides the reference pass)."""
+    normalisation: Literal["group_std", "group_std_floor", "batch_std", "none"] | None = None
+    """How rewards are scaled within a group, see `rlif.rewards`; group_std for grpo and none for rloo if left out."""
+    spread_floor: float = Field(default=0.4, gt=0)
+    """group_std_floor: the least standard deviation, as a share of the spread at the start of the run."""
+    problems_per_update: int = Field(default=128, ge=1)
+    """Groups per optimiser step, over all processes; sets TRL's gradient_accumulation_steps."""
+
+    seed: int = Field(default=0, ge=0)
+    """Of data order, sampling and initialisation."""
+    name: str | None = None
+    """Of the run folder; the recipe's name, numbered if taken, when left out."""
+    output: str = "runs"
+    """Where run folders go."""
+    evaluate: Evaluation = Evaluation()
+    """What to look at along the way."""
+    keep_completions: int = Field(default=64, ge=0)
+    """Completions of each rollout that are written to the run folder."""
+    training: dict[str, Any] = {}
+    """TRL's own options."""
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError(f"{name!r} is no folder name: use letters, digits, '.', '_' and '-'")
+        return name
+
+    @model_validator(mode="after")
+    def _one_opinion(self) -> Recipe:
+        for key, ours in OURS.items():
+            if key in self.training:
+                raise ValueError(f"training.{key} is set by rlif; use {ours} instead")
+        return self
+
+    @property
+    def resolved_normalisation(self) -> str:
+        return self.normalisation or ("group_std" if self.algorithm == "grpo" else "none")
+
+    @property
+    def resolved_training(self) -> dict[str, Any]:
+        """TRL's options with the paper's values where the recipe says nothing."""
+        skip = RLOO_HAS_NOT if self.algorithm == "rloo" else ()
+        return {key: value for key, value in PAPER_TRAINING.items() if key not in skip} | self.training
+
+    def accumulation(self, processes: int) -> int:
+        """TRL's gradient_accumulation_steps, so that one update sees `problems_per_update` whole groups.
+
+        Raises:
+            RlifError: a group of one, or a batch that does not divide.
+        """
+        training = self.resolved_training
+        group = training["num_generations"]
+        if group < 2:
+            raise RlifError(
+                f"training.num_generations is {group}, but a completion is compared with the others of its group, so"
+                " its advantage would always be zero; use 4 or more."
+            )
+        rows = self.problems_per_update * group
+        share = training["per_device_train_batch_size"] * processes
+        if rows % share:
+            raise RlifError(
+                f"problems_per_update ({self.problems_per_update}) x training.num_generations ({group}) ="
+                f" {rows} completions do not divide into batches of {share}"
+                f" (training.per_device_train_batch_size x {processes} processes); change one of the three."
+            )
+        steps = training.get("gradient_accumulation_steps", rows // share)
+        if steps != rows // share:
+            raise RlifError(
+                f"training.gradient_accumulation_steps is {steps}, but problems_per_update asks for {rows // share};"
+                " leave one of the two out."
+            )
+        if (share * training.get("steps_per_generation", steps)) % group:
+            raise RlifError(
+                f"a generation batch of {share * training['steps_per_generation']} completions does not divide into"
+                f" groups of {group}; change training.steps_per_generation or training.num_generations."
+            )
+        return steps
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    folder = Path(str(resources.files("rlif"))) / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe and checks it, with `key=value` overrides; dots reach inside: `training.learning_rate=1e-4`.
+
+    Args:
+        recipe: name of a recipe that ships, or a path to a YAML file.
+        overrides: values are read as YAML.
+
+    Raises:
+        RlifError: no such recipe, unreadable YAML, an unknown key, a wrong type, keys that contradict each other.
+
+    Example:
+        >>> rlif.load_recipe("demo", ["seed=1"]).seed
+        1
+    """
+    values = read_yaml(find_recipe(recipe))
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise RlifError(f"cannot read {override!r}; overrides look like key=value.")
+        target = values
+        *parents, last = key.split(".")
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise RlifError(f"cannot set {key!r}: {parent!r} is a single value.")
+        target[last] = parse_yaml(value, f"the value of {key}")
+    return check_recipe(values)
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """The file of a recipe given by path or by the name of one that ships."""
+    if Path(recipe).is_file():
+        return Path(recipe)
+    shipped = shipped_recipes()
+    if str(recipe) in shipped:
+        return shipped[str(recipe)]
+    raise RlifError(f"no recipe file and no shipped recipe {str(recipe)!r}; {nearest(str(recipe), shipped)}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RlifError(f"cannot read {path}: {error}.") from error
+    values = parse_yaml(text, str(path)) if text.strip() else {}
+    if not isinstance(values, dict):
+        raise RlifError(f"{path} holds a {type(values).__name__}; a recipe is a mapping of keys to values.")
+    return values
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML 1.2, in which 3e-6 is a number and `no` is a word."""
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or type(error).__name__
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise RlifError(f"{where} is not YAML: {problem}{line}.") from error
+
+
+def write_yaml(values: Mapping[str, Any], path: Path) -> None:
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 120
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(dict(values), file)
+
+
+def check_recipe(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from plain values, with errors of one sentence."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            owner = Evaluation if first["loc"][0] == "evaluate" else Recipe
+            hint = nearest(str(first["loc"][-1]), owner.model_fields)
+            raise RlifError(f"unknown key {key!r} in the recipe; {hint}") from None
+        if first["type"] == "value_error":
+            raise RlifError(f"{first['msg'].removeprefix('Value error, ')}.") from None
+        found = repr(first["input"])
+        raise RlifError(f"{key} in the recipe: {first['msg'].lower()}, found {found[:80]}.") from None

@@ -1,0 +1,164 @@
+"""What happens beside a training step: record, look, show, stop. Built on transformers' callbacks, engine-neutral."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+from rlif.errors import RlifError
+from rlif.run import Run
+
+# Names of the engine and ours; what is in neither list keeps the engine's name.
+RENAMED = {
+    "completions/mean_length": "completion_length",
+    "completions/min_length": "completion_length_min",
+    "completions/max_length": "completion_length_max",
+    "completions/clipped_ratio": "truncated",
+    "clip_ratio/region_mean": "clip_ratio",
+    "num_tokens": "tokens",
+    "step_time": "step_seconds",
+}
+DROPPED = ("reward_std", "frac_reward_zero_std", "total_flos", "train_runtime", "train_loss")
+
+
+def our_names(logs: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """A logged step under the names of this project."""
+    named = {RENAMED.get(key, key): value for key, value in logs.items() if not key.startswith("rewards/")}
+    return {"step": step} | {
+        key: value for key, value in named.items() if key not in DROPPED and "terminated_length" not in key
+    }
+
+
+class Recorder(TrainerCallback):
+    """Writes metrics.jsonl and completions/ of a run.
+
+    Args:
+        extra: more to log, asked at each logged step.
+        completions: rows of the latest rollout, asked after each step; None if there was no new one.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        extra: Callable[[], dict[str, Any]],
+        completions: Callable[[], list[dict[str, Any]] | None],
+    ):
+        self.run, self.extra, self.completions = run, extra, completions
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if state.is_world_process_zero and logs and "loss" in logs:
+            self.run.append_metrics(our_names(logs, state.global_step) | self.extra())
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        rows = self.completions()
+        if rows and state.is_world_process_zero:
+            self.run.write_completions(state.global_step, [{"step": state.global_step, **row} for row in rows])
+
+
+class Probe(TrainerCallback):
+    """Evaluates every so many steps. Only looks: greedy decoding, and the random state is put back."""
+
+    def __init__(self, look: Callable[[int], None], every: int):
+        self.look, self.every = look, every
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % self.every == 0 and state.global_step < state.max_steps:
+            with torch.random.fork_rng():
+                self.look(state.global_step)
+
+
+class Ctrl_C(TrainerCallback):
+    """The first Ctrl-C ends the run at a checkpoint after the step under way; a second one ends it at once."""
+
+    def __init__(self, console: Console):
+        self.console, self.pressed = console, False
+
+    def __enter__(self) -> Ctrl_C:
+        self.before = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self.before)
+
+    def _press(self, *_: object) -> None:
+        self.pressed = True
+        signal.signal(signal.SIGINT, self.before)
+        self.console.print("stopping at a checkpoint after this step; press Ctrl-C again to stop at once")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.pressed:
+            control.should_save = control.should_training_stop = True
+
+
+class RoomForCheckpoint(TrainerCallback):
+    """Refuses to begin a checkpoint that the disk has no room for.
+
+    Counted: the weights that are saved, and two moments of the trainable ones in their own type (Adam's).
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if not control.should_save or not state.is_world_process_zero:
+            return
+        trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        whole = not hasattr(model, "peft_config")
+        needed = 2 * trained + sum(p.numel() * p.element_size() for p in model.parameters() if whole or p.requires_grad)
+        free = shutil.disk_usage(self.folder if self.folder.exists() else self.folder.parent).free
+        if free < needed:
+            raise RlifError(
+                f"a checkpoint of {needed / 2**20:.0f} MiB does not fit into the {free / 2**20:.0f} MiB free at"
+                f" {self.folder}; make room and go on from the last one with --resume."
+            )
+
+
+class Display(TrainerCallback):
+    """A line of progress: step, reward, length, KL, time left. One line per logged step where there is no terminal."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar = self.progress.add_task("", total=state.max_steps, completed=state.global_step, figures="")
+        if state.is_world_process_zero:
+            self.progress.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.progress.update(self.bar, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not logs or "loss" not in logs or not state.is_world_process_zero:
+            return
+        figures = f"reward {_figure(logs.get('reward'))}  length {_figure(logs.get('completions/mean_length'))}"
+        if logs.get("kl") is not None:
+            figures += f"  KL {_figure(logs['kl'])}"
+        self.progress.update(self.bar, figures=figures)
+        if not self.console.is_terminal:
+            self.console.print(f"step {state.global_step}/{state.max_steps}  {figures}", highlight=False)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.progress.stop()
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

@@ -1,0 +1,66 @@
+"""What a run will take, before it starts: steps, tokens, memory. Estimates, from arithmetic alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rlif.config import Recipe
+from rlif.errors import RlifError
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps and completions of a run; tokens are an upper limit, every completion as long as it may be."""
+
+    problems: int
+    steps: int
+    completions: int
+    tokens: int
+
+
+def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
+    """Counts optimiser steps and completions as TRL's sampler does: incomplete rollouts are dropped.
+
+    Raises:
+        RlifError: too few problems for one rollout.
+    """
+    training = recipe.resolved_training
+    accumulation = recipe.accumulation(processes)
+    group, share = training["num_generations"], training["per_device_train_batch_size"] * processes
+    slices = training.get("steps_per_generation") or accumulation
+    rollout = share * slices // group
+    if problems < rollout:
+        raise RlifError(
+            f"{problems} problems are too few for one rollout of {rollout}; lower problems_per_update, or give more."
+        )
+    reuse = slices * training.get("num_iterations", 1)
+    steps = int(training["num_train_epochs"] * (problems // rollout) * reuse // accumulation)
+    if training.get("max_steps", -1) > 0:
+        steps = training["max_steps"]
+    rollouts = -(-steps * accumulation // reuse)
+    completions = rollouts * rollout * group
+    return Plan(problems, steps, completions, completions * training["max_completion_length"])
+
+
+def estimate_memory(recipe: Recipe, config: Any, processes: int) -> dict[str, float]:
+    """GiB per process, by part, when parameters are not sharded. Activations are not counted."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    training, text = recipe.resolved_training, config.get_text_config()
+    parameters, size = sum(p.numel() for p in model.parameters()), BYTES[recipe.dtype]
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * size
+    rows = recipe.problems_per_update * training["num_generations"] // processes
+    length = recipe.max_prompt_tokens + training["max_completion_length"]
+    parts = {"weights": parameters * size}
+    if recipe.lora is None:
+        parts |= {"gradients": parameters * size, "optimiser state": 2 * parameters * size}
+        parts |= {"reference model": parameters * size} if training.get("beta") else {}
+    parts["key-value cache of one rollout, at full length"] = per_token * rows * length
+    return {name: amount / 2**30 for name, amount in parts.items()}

@@ -1,0 +1,64 @@
+"""Prompt templates: from a problem to what the model sees. A new prompt is one entry of `PROMPTS`.
+
+The `intuitor-*` templates say what the paper's Appendix B.1 says for models of that size, in our words; to repeat the
+paper to the letter, put its text into a recipe: `prompt: {system: ..., user: "{problem}"}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rlif.errors import RlifError, lookup
+
+BOXED = "Think step by step, then give the final answer in \\boxed{}."
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A template: `user` holds `{problem}` once; `system` may be empty."""
+
+    user: str = "{problem}"
+    system: str = ""
+
+    def messages(self, problem: str) -> list[dict[str, str]]:
+        """The conversation that opens with this prompt."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": self.user.replace("{problem}", problem)}]
+
+    def text(self, problem: str) -> str:
+        """The same without a chat template, for models that have none."""
+        return "\n\n".join(message["content"] for message in self.messages(problem)) + "\n"
+
+
+PROMPTS: dict[str, Prompt] = {
+    "plain": Prompt(),
+    "boxed": Prompt(user="{problem}\n" + BOXED),
+    "intuitor-1.5b": Prompt(
+        system="You are a helpful assistant. First think the problem through step by step, then give the user the"
+        " final answer inside \\boxed{}."
+    ),
+    "intuitor-3b": Prompt(
+        system="You are a helpful assistant. First think the problem through step by step, then give the user the"
+        " final answer inside \\boxed{}. Stop as soon as the box is closed."
+    ),
+    "intuitor-7b": Prompt(system="You are a helpful assistant. Solve the user's problem step by step."),
+}
+
+
+def find_prompt(name: str | Mapping[str, Any]) -> Prompt:
+    """The template of that name, or the one spelled out as {system: ..., user: ...}.
+
+    Raises:
+        RlifError: no such name, or a user part without `{problem}`.
+    """
+    if isinstance(name, str):
+        return lookup(PROMPTS, name, "prompt")
+    unknown = set(name) - {"system", "user"}
+    if unknown or not all(isinstance(part, str) for part in name.values()):
+        raise RlifError("a prompt spelled out has the texts system and user, both optional, and nothing else.")
+    prompt = Prompt(**name)
+    if "{problem}" not in prompt.user:
+        raise RlifError("the user part of a prompt needs {problem} where the problem goes.")
+    return prompt

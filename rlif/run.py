@@ -1,0 +1,190 @@
+"""The run folder: the only interface between running and looking.
+
+    runs/<name>/
+        recipe.yaml          the resolved recipe
+        environment.json     versions, commit, hardware
+        metrics.jsonl        one object per logged step
+        completions/         step-000010.jsonl: the completions of that step's rollout, with rewards and advantages
+        eval/                step-000010-clock.json: an evaluation, with a record per problem
+        checkpoints/         checkpoint-10/ ..., in the engine's own layout
+        model/               the trained model, for from_pretrained
+        summary.json         before and after, seeds, steps, seconds
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import rlif
+from rlif.config import Recipe, check_recipe, read_yaml, write_yaml
+from rlif.errors import RlifError
+
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "vllm", "math-verify")
+
+
+class Run:
+    """One run folder.
+
+    Example:
+        >>> run = Run.open("runs/demo")
+        >>> run.metrics()[-1]["self_certainty"]
+        7.31
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints, self.model = path / "checkpoints", path / "model"
+
+    @classmethod
+    def create(cls, recipe: Recipe, default_name: str) -> Run:
+        """A new folder, holding recipe and environment. A name that was left to us is numbered if taken.
+
+        Raises:
+            RlifError: the name asked for is taken, or the folder cannot be written.
+        """
+        root = Path(recipe.output).expanduser()
+        names = [recipe.name] if recipe.name else _numbered(default_name)
+        for name in names:
+            run = cls(root / name)
+            try:
+                run.path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise RlifError(f"cannot make the run folder {run.path}: {error.strerror}.") from error
+            write_yaml(recipe.model_copy(update={"name": name}).model_dump(), run.path / "recipe.yaml")
+            run._write_json("environment.json", environment())
+            return run
+        raise RlifError(
+            f"{root / names[0]} exists already; choose another name=..., or go on with `rlif train --resume {root / names[0]}`."
+        )
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """An existing run folder.
+
+        Raises:
+            RlifError: it is none.
+        """
+        run = cls(Path(path).expanduser())
+        if not (run.path / "recipe.yaml").is_file():
+            raise RlifError(f"{path} is no run folder: it has no recipe.yaml.")
+        return run
+
+    def recipe(self) -> Recipe:
+        return check_recipe(read_yaml(self.path / "recipe.yaml"))
+
+    def latest_checkpoint(self) -> Path | None:
+        """The last complete checkpoint: the engine writes `trainer_state.json` last."""
+        found = [path.parent for path in self.checkpoints.glob("checkpoint-*/trainer_state.json")]
+        return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+    def append_metrics(self, metrics: Mapping[str, Any]) -> None:
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_finite(metrics)) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The logged steps, oldest first; a torn last line, of a run that was killed, is left out."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def write_completions(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        folder = self.path / "completions"
+        folder.mkdir(exist_ok=True)
+        text = "".join(json.dumps(_finite(row), ensure_ascii=False) + "\n" for row in rows)
+        _replace(folder / f"step-{step:06d}.jsonl", text)
+
+    def write_evaluation(self, step: int, task: str, evaluation: Mapping[str, Any]) -> None:
+        (self.path / "eval").mkdir(exist_ok=True)
+        self._write_json(f"eval/step-{step:06d}-{task}.json", evaluation)
+
+    def evaluations(self) -> dict[str, dict[int, dict[str, Any]]]:
+        """Evaluations by task, then step."""
+        found: dict[str, dict[int, dict[str, Any]]] = {}
+        for path in sorted((self.path / "eval").glob("step-*.json")):
+            _, step, task = path.stem.split("-", 2)
+            found.setdefault(task, {})[int(step)] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        self._write_json("summary.json", summary)
+
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+
+    def rewind(self, step: int) -> None:
+        """Forgets everything logged after a step, before going on from a checkpoint taken there."""
+        kept = [row for row in self.metrics() if row["step"] <= step]
+        _replace(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+        for path in itertools.chain(self.path.glob("completions/step-*"), self.path.glob("eval/step-*")):
+            if int(path.stem.split("-")[1]) > step:
+                path.unlink()
+
+    def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        _replace(self.path / name, json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and hardware; nothing of the caller's environment variables."""
+    import torch
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "rlif": rlif.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "packages": versions,
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout the package runs from; None for an installed package."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _numbered(name: str) -> list[str]:
+    return [name, *(f"{name}-{i}" for i in range(2, 10_000))]
+
+
+def _finite(value: Any) -> Any:
+    """The same value with NaN and infinities as None: JSON has no word for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a whole file or nothing."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)

@@ -1,0 +1,369 @@
+"""Per-token statistics of completions: the only file that handles hidden states and logits.
+
+With z the logits of a position divided by the temperature and V the vocabulary,
+
+    log p_j       = z_j - logsumexp(z)
+    logprob       = log p of the token that came next
+    mean_logprob  = mean_j log p_j
+    entropy       = -sum_j p_j log p_j
+
+Token i is scored by the distribution that generated it, p(. | prompt, o_<i): i = 1..|o|, the end-of-sequence token
+that closes a completion included; prompt and padding excluded (arXiv 2505.19590, eq. 4; the reference TRL fork is one
+position late).
+
+Three ways to the same numbers, cheapest first:
+
+    decode tap     reads the logits that `generate` computes anyway; no pass
+    backbone tap   rides a forward pass somebody else runs for log-probabilities. The vocabulary mean of a linear head
+                   is linear, mean_j z_j = h . mean_j W_j + mean_j b_j, so it costs O(H) per token, not O(V)
+    own pass       `score_completions`: one no-grad pass, the head applied to a few positions at a time
+
+None ever holds [B, T, V]. Heads with a bias, a scale or a soft cap are exact on all three; `verify_head` compares with
+the model's own logits once and refuses a head that does something else.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from rlif.errors import RlifError
+from rlif.types import TokenStats
+
+LOGITS_HELD = 2**25  # elements of the [chunk, V] logits held at once, 128 MiB in float32
+
+
+@dataclass(frozen=True)
+class Head:
+    """An output head: `logits = softcap(scale * (h W^T + b))`, softcap(z) = cap * tanh(z / cap)."""
+
+    module: nn.Linear
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        return self.module.weight.shape[0]
+
+    def parameters(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight and bias, gathered where FSDP2 holds them in shards."""
+        weight, bias = self.module.weight, self.module.bias
+        if hasattr(weight, "full_tensor"):
+            weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
+        return weight.detach(), None if bias is None else bias.detach()
+
+    def finish(self, projected: torch.Tensor) -> torch.Tensor:
+        """From `h W^T + b` to the logits of the model, in float32."""
+        logits = projected.float() * self.scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+def causal_lm(model: nn.Module) -> Any:
+    """The transformers model below a PEFT wrapper, if there is one."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def head_of(model: nn.Module) -> Head:
+    """The output head of a causal language model.
+
+    Raises:
+        RlifError: it has no linear output head, or an adapter on it.
+    """
+    lm = causal_lm(model)
+    module = lm.get_output_embeddings() if hasattr(lm, "get_output_embeddings") else None
+    if not isinstance(module, nn.Linear):
+        found = "none" if module is None else type(module).__name__
+        raise RlifError(
+            f"{type(lm).__name__} needs a plain linear output head to be scored, found {found};"
+            " leave lm_head out of the adapter's target modules."
+        )
+    config = lm.config.get_text_config()
+    scale = 1.0
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        scale *= getattr(config, name, None) or 1.0
+    divisor = getattr(config, "logits_scaling", None)
+    if divisor:
+        scale = scale * divisor if config.model_type == "hyperclovax" else scale / divisor
+    return Head(module, scale, getattr(config, "final_logit_softcapping", None))
+
+
+_verified: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+@torch.no_grad()
+def verify_head(model: nn.Module) -> None:
+    """Compares our logits with the model's own on two tokens, once per model.
+
+    Raises:
+        RlifError: they differ, so the head does something this module does not know.
+    """
+    lm = causal_lm(model)
+    if lm in _verified:
+        return
+    head = head_of(lm)
+    ids_BL = torch.tensor([[0, 1]], device=lm.device)
+    with evaluation_mode(lm):
+        ours = head.finish(head.module(lm.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state))
+        theirs = lm(input_ids=ids_BL, use_cache=False).logits.float()
+    tolerance = 1e-4 if theirs.dtype == lm.dtype else 2e-2
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance):
+        raise RlifError(
+            f"the logits of {type(lm).__name__} are not scale, soft cap and bias on a linear head,"
+            " so they cannot be scored exactly; please report the architecture."
+        )
+    _verified.add(lm)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside (no dropout), every submodule's own mode back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def has_active_dropout(model: nn.Module) -> bool:
+    """Whether a forward pass of the model, in the mode it is in, drops anything."""
+    for module in model.modules():
+        if module.training and (
+            (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)
+            or (isinstance(rate := getattr(module, "attention_dropout", 0.0), float) and rate > 0)
+        ):
+            return True
+    return False
+
+
+def score_completions(
+    model: nn.Module,
+    prompt_ids: Sequence[Sequence[int]],
+    completion_ids: Sequence[Sequence[int]],
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    batch_size: int = 8,
+    chunk_tokens: int | None = None,
+) -> TokenStats:
+    """Per-token statistics of B completions under a model, in one no-grad pass in eval mode.
+
+    Args:
+        model: a causal language model of transformers, bare or wrapped by PEFT.
+        prompt_ids: B prompts as token ids, at least one token each.
+        completion_ids: B completions as token ids, the closing end-of-sequence token included, no padding.
+        temperature: divides the logits; 1 is the model's own distribution.
+        top_k: also give minus the mean of the k largest log-probabilities (DeepConf, arXiv 2508.15260).
+        batch_size: rows per forward pass.
+        chunk_tokens: positions whose logits are held at once; by default 128 MiB of them.
+
+    Returns:
+        `TokenStats` with [B, T] fields in float32 and nats, on the model's device. See `rlif.types.TokenStats`.
+
+    Raises:
+        RlifError: lists of unequal length, an empty prompt, an id outside the vocabulary, a head of unknown kind.
+
+    Example:
+        >>> stats = rlif.score_completions(model, [[5, 6]], [[7, 8, 2]])
+        >>> rlif.SIGNALS["self_certainty"](stats)
+        [11.84]
+    """
+    lm = causal_lm(model)
+    head = head_of(lm)
+    _check_rows(lm, prompt_ids, completion_ids, temperature, top_k, head.vocab_size)
+    verify_head(lm)
+    chunk_tokens = chunk_tokens or max(1, LOGITS_HELD // head.vocab_size)
+    device, lengths = lm.device, [len(ids) for ids in completion_ids]
+    shape = (len(lengths), max(lengths, default=0))
+    names = ["logprob", "mean_logprob", "entropy", *(["topk_confidence"] if top_k else [])]
+    fields = {name: torch.zeros(shape, device=device) for name in names}
+    mask_BT = length_mask(lengths, device)
+
+    longest_first = sorted(range(len(lengths)), key=lambda b: -(len(prompt_ids[b]) + lengths[b]))
+    with torch.no_grad(), evaluation_mode(lm):
+        for start in range(0, len(longest_first), batch_size):
+            rows = [b for b in longest_first[start : start + batch_size] if lengths[b]]
+            if not rows:
+                continue
+            hidden_NH, target_N = _hidden_states(lm, [prompt_ids[b] for b in rows], [completion_ids[b] for b in rows])
+            chunks = [
+                chunk_stats(head, hidden_CH, target_C, temperature, top_k)
+                for hidden_CH, target_C in zip(
+                    hidden_NH.split(chunk_tokens), target_N.split(chunk_tokens), strict=True
+                )
+            ]
+            for name in names:
+                flat_N = torch.cat([chunk[name] for chunk in chunks])
+                for b, row_T in zip(rows, flat_N.split([lengths[b] for b in rows]), strict=True):
+                    fields[name][b, : lengths[b]] = row_T
+    return TokenStats(
+        mask_BT, head.vocab_size, temperature, **{f"{name}_BT": field_BT for name, field_BT in fields.items()}
+    )
+
+
+def _check_rows(
+    lm: Any,
+    prompt_ids: Sequence[Sequence[int]],
+    completion_ids: Sequence[Sequence[int]],
+    temperature: float,
+    top_k: int | None,
+    vocab_size: int,
+) -> None:
+    if len(prompt_ids) != len(completion_ids):
+        raise RlifError(f"got {len(prompt_ids)} prompts and {len(completion_ids)} completions; give one each.")
+    if temperature <= 0:
+        raise RlifError(f"temperature must be above 0, got {temperature}.")
+    if top_k is not None and not 1 <= top_k <= vocab_size:
+        raise RlifError(f"top_k must be from 1 to the {vocab_size} tokens of the vocabulary, got {top_k}.")
+    limit = min(vocab_size, lm.get_input_embeddings().weight.shape[0])
+    for row, (prompt, completion) in enumerate(zip(prompt_ids, completion_ids, strict=True)):
+        if not prompt:
+            raise RlifError(f"prompt {row} has no tokens, so nothing generated its first completion token.")
+        for token in (*prompt, *completion):
+            if not 0 <= token < limit:
+                raise RlifError(f"row {row} holds token id {token}, outside the model's {limit} tokens.")
+
+
+def _hidden_states(
+    lm: Any, prompt_ids: list[Sequence[int]], completion_ids: list[Sequence[int]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`hidden_NH` that generated each completion token of the rows, one after the other, and `target_N`, the tokens."""
+    rows = [torch.tensor([*p, *c], device=lm.device) for p, c in zip(prompt_ids, completion_ids, strict=True)]
+    ids_BL = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask_BL = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    hidden_BLH = lm.base_model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).last_hidden_state
+    spans = [(len(p), len(p) + len(c)) for p, c in zip(prompt_ids, completion_ids, strict=True)]
+    hidden_NH = torch.cat([hidden_BLH[b, start - 1 : end - 1] for b, (start, end) in enumerate(spans)])
+    return hidden_NH, torch.cat([ids_BL[b, start:end] for b, (start, end) in enumerate(spans)])
+
+
+def chunk_stats(
+    head: Head, hidden_NH: torch.Tensor, target_N: torch.Tensor, temperature: float, top_k: int | None = None
+) -> dict[str, torch.Tensor]:
+    """The statistics of N positions, holding their [N, V] logits: O(V) per token."""
+    logits_NV = head.finish(head.module(hidden_NH)).div_(temperature)
+    log_z_N = logits_NV.logsumexp(-1)
+    stats = {
+        "logprob": logits_NV.gather(-1, target_N.unsqueeze(-1)).squeeze(-1) - log_z_N,
+        "mean_logprob": logits_NV.mean(-1) - log_z_N,
+    }
+    if top_k:
+        stats["topk_confidence"] = log_z_N - logits_NV.topk(top_k, dim=-1).values.mean(-1)
+    logprobs_NV = logits_NV.sub_(log_z_N.unsqueeze(-1))
+    stats["entropy"] = torch.special.entr(logprobs_NV.exp()).sum(-1)
+    return stats
+
+
+class BackboneTap:
+    """Rides forward passes that somebody else runs for log-probabilities and yields `mean_logprob`.
+
+    A hook on the backbone sees each micro-batch's hidden states, keeps `z_y` and `mean_j z_j` of the completion
+    positions, O(H) per token, and lets them go. Log z then follows from the log-probabilities the caller gets anyway:
+    `mean_logprob = mean_j z_j - z_y + logprob`. A soft-capped head is not linear and takes `chunk_stats` in the hook.
+
+    Numbers: in float32 exact to rounding; in bfloat16 `z_y` is rounded as the head rounds it, per-token error about
+    1e-2 nats against float64, the error of bfloat16 logits themselves.
+
+    Args:
+        model: what the passes go through, unwrapped from data-parallel wrappers.
+        input_ids_BL: prompts padded on the left, completions on the right.
+        completion_length: T; the completions are the last T columns.
+        temperature: of the log-probabilities.
+    """
+
+    def __init__(self, model: nn.Module, input_ids_BL: torch.Tensor, completion_length: int, temperature: float):
+        self.lm, self.temperature = causal_lm(model), temperature
+        self.head = head_of(self.lm)
+        self.target_BT = input_ids_BL[:, -completion_length:]
+        self.gaps: list[torch.Tensor] = []
+        self.mean_weight_H: torch.Tensor | None = None
+        self.rows = 0
+
+    def __enter__(self) -> BackboneTap:
+        self.handle = self.lm.base_model.register_forward_hook(self._tap)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.handle.remove()
+
+    @torch.no_grad()
+    def _tap(self, module: nn.Module, args: Any, output: Any) -> None:
+        hidden_BTH = output.last_hidden_state[:, -self.target_BT.shape[1] - 1 : -1]
+        target_BT = self.target_BT[self.rows : self.rows + hidden_BTH.shape[0]]
+        self.rows += hidden_BTH.shape[0]
+        device = hidden_BTH.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_BTH.dtype
+        gap = self._linear_gap if self.head.softcap is None else self._full_gap
+        for hidden_TH, target_T in zip(hidden_BTH, target_BT, strict=True):
+            self.gaps.append(gap(hidden_TH, target_T, dtype))
+
+    def _linear_gap(self, hidden_TH: torch.Tensor, target_T: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """`mean_j z_j - z_y` of one row, [T], by the linearity of the mean; `dtype` is the head's compute type."""
+        weight_VH, bias_V = self.head.parameters()
+        if self.mean_weight_H is None:
+            self.mean_weight_H = weight_VH.mean(0, dtype=torch.float32)
+        with torch.autocast(hidden_TH.device.type, enabled=False):
+            hidden_TH = hidden_TH.to(dtype).float()
+            mean_T = hidden_TH @ self.mean_weight_H
+            chosen_T = (hidden_TH * weight_VH[target_T].to(dtype).float()).sum(-1)
+        if bias_V is not None:
+            mean_T, chosen_T = mean_T + bias_V.float().mean(), chosen_T + bias_V[target_T].float()
+        return (mean_T - chosen_T.to(dtype).float()) * (self.head.scale / self.temperature)
+
+    def _full_gap(self, hidden_TH: torch.Tensor, target_T: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        chunk = max(1, LOGITS_HELD // self.head.vocab_size)
+        pairs = zip(hidden_TH.split(chunk), target_T.split(chunk), strict=True)
+        stats = [chunk_stats(self.head, hidden_CH, target_C, self.temperature) for hidden_CH, target_C in pairs]
+        return torch.cat([s["mean_logprob"] - s["logprob"] for s in stats])
+
+    def mean_logprob(self, logprob_BT: torch.Tensor) -> torch.Tensor | None:
+        """`mean_logprob_BT` from the log-probabilities of the same passes; None if the passes did not come by."""
+        if self.rows != self.target_BT.shape[0]:
+            return None
+        return torch.stack(self.gaps) + logprob_BT.float()
+
+
+class DecodeTap:
+    """Reads `mean_logprob` off the logits that `generate` computes at each step: no pass, one [B, V] reduction a step.
+
+    The numbers are those of the distribution that was sampled from, before top-k, top-p and penalties.
+
+    Args:
+        model: what generates, unwrapped from data-parallel wrappers.
+        temperature: the logits are divided by this.
+    """
+
+    def __init__(self, model: nn.Module, temperature: float):
+        self.head, self.temperature = head_of(model), temperature
+        self.steps: list[torch.Tensor] = []
+
+    def __enter__(self) -> DecodeTap:
+        self.handle = self.head.module.register_forward_hook(self._tap)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.handle.remove()
+
+    @torch.no_grad()
+    def _tap(self, module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        logits_BV = self.head.finish(output[:, -1]) / self.temperature
+        self.steps.append(logits_BV.mean(-1) - logits_BV.logsumexp(-1))
+
+    def mean_logprob(self, lengths: Sequence[int]) -> torch.Tensor | None:
+        """`mean_logprob_BT`; None if the steps seen are not those of completions of these lengths."""
+        if len(self.steps) != max(lengths, default=0) or any(s.shape[0] != len(lengths) for s in self.steps):
+            return None
+        return torch.stack(self.steps, dim=1)
+
+
+def length_mask(lengths: Sequence[int], device: torch.device | None = None) -> torch.Tensor:
+    """`mask_BT`, True at the first `lengths[b]` positions of row b."""
+    lengths_B = torch.tensor(list(lengths), dtype=torch.long, device=device)
+    return torch.arange(int(max(lengths, default=0)), device=device) < lengths_B.unsqueeze(1)

@@ -1,0 +1,48 @@
+"""Self-certainty: how far the model's distributions are from knowing nothing.
+
+    SC(o|q) = 1/|o| sum_i KL(U || p(. | q, o_<i)) = 1/|o| sum_i ( -log V - mean_j log p_ij )
+
+Source: arXiv 2502.18581 (best of N), arXiv 2505.19590 eq. 4 (reward of Intuitor). Range: 0 for uniform distributions,
+never negative, unbounded above; 15 to 35 nats on Qwen2.5. The constant log V cancels in advantages but not in numbers
+that people compare: V counts all rows of the output head, so values of models with different heads do not compare.
+
+Watch: it is averaged over tokens, yet can be raised by any text the model finds easy - copying, repeating, appending
+a solved problem, or stopping after a few tokens. As a reward it teaches first and over-optimises later.
+"""
+
+from __future__ import annotations
+
+import math
+
+from rlif.types import TokenStats
+
+ROUNDING = 0.05  # nats; bfloat16 logits near 20 are 0.125 apart, and a mean over tokens averages most of that out
+
+
+def self_certainty(stats: TokenStats) -> list[float | None]:
+    """Self-certainty of each completion, in nats.
+
+    Args:
+        stats: with `mean_logprob_BT`.
+
+    Returns:
+        B numbers; None for a completion without tokens or with non-finite statistics.
+
+    Raises:
+        ArithmeticError: a value is negative beyond rounding, which a divergence cannot be: the statistics do not
+            belong to these tokens.
+
+    Example:
+        >>> rlif.SIGNALS["self_certainty"](rlif.score_completions(model, prompt_ids, completion_ids))
+        [11.84, 9.3]
+    """
+    if stats.mean_logprob_BT is None:
+        raise ValueError("self-certainty needs mean_logprob_BT, which these statistics lack")
+    certainty_BT = -stats.mean_logprob_BT.double() - math.log(stats.vocab_size)
+    values: list[float | None] = []
+    for row_T, mask_T in zip(certainty_BT, stats.mask_BT, strict=True):
+        value = row_T[mask_T].mean().item()
+        if value < -ROUNDING:
+            raise ArithmeticError(f"self-certainty of {value:.3f} nats: a KL divergence cannot be negative")
+        values.append(value if math.isfinite(value) else None)
+    return values

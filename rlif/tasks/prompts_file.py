@@ -1,0 +1,21 @@
+"""A plain file of prompts that nobody has labelled: one per line of a .txt, or a column `prompt` of anything else."""
+
+from __future__ import annotations
+
+from rlif.errors import RlifError
+from rlif.tasks.rows import read_rows
+from rlif.tasks.task import Task
+from rlif.types import Problem
+
+
+class PromptsFile(Task):
+    """Your own prompts, label-free from end to end. Other columns of the file are not read."""
+
+    name = "prompts"
+    labelled = False
+
+    def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
+        if source is None:
+            raise RlifError("task prompts needs a file; give one with source=PATH.")
+        rows = read_rows(source, split, ("prompt",))[:limit]
+        return [Problem(f"prompts/{number}", str(row["prompt"])) for number, row in enumerate(rows)]

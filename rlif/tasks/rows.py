@@ -1,0 +1,96 @@
+"""Reads rows of data: a local .jsonl, .json, .parquet, .csv or .txt file (.gz too), or a data set of the hub."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rlif.errors import RlifError
+
+Row = dict[str, Any]
+SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".txt")
+
+
+def home(relative: str, hub: str) -> str:
+    """Where a task reads from by default: `$RLIF_DATA/relative` where that variable names a folder, else the hub."""
+    folder = os.environ.get("RLIF_DATA")
+    return str(Path(folder) / relative) if folder else hub
+
+
+def read_rows(source: str, split: str, columns: tuple[str, ...] = ()) -> list[Row]:
+    """All rows of a source.
+
+    Args:
+        source: a file, a folder with `<split>.<suffix>` in it, or a hub name, `owner/name` or `owner/name:config`.
+        split: which part, for a folder or the hub; a file is taken as it is.
+        columns: every row must have these, and not empty.
+
+    Raises:
+        RlifError: unreadable, empty, or a row lacks a column.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        path = _split_file(path, split)
+    if path.is_file():
+        rows = _read_file(path)
+    elif path.suffix in (*SUFFIXES, ".gz") or source.startswith((".", "/", "~")):
+        raise RlifError(f"no such data file: {source}.")
+    else:
+        rows = _read_hub(source, split)
+    if not rows:
+        raise RlifError(f"{source} holds no rows.")
+    for number, row in enumerate(rows, start=1):
+        for column in columns:
+            if not isinstance(row, dict) or row.get(column) in (None, ""):
+                found = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+                raise RlifError(f"row {number} of {source} has no {column!r}; it has {found}.")
+    return rows
+
+
+def _split_file(folder: Path, split: str) -> Path:
+    candidates = [folder / f"{split}{suffix}{gz}" for suffix in SUFFIXES for gz in ("", ".gz")]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise RlifError(f"{folder} has no {split}.jsonl, .json, .parquet, .csv or .txt (or one of them with .gz).")
+
+
+def _read_file(path: Path) -> list[Row]:
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        if suffix == ".parquet":
+            import pyarrow.parquet
+
+            return pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
+        text = data.decode("utf-8-sig")
+        if suffix == ".csv":
+            return list(csv.DictReader(io.StringIO(text)))
+        if suffix == ".txt":
+            return [{"prompt": line.strip()} for line in text.splitlines() if line.strip()]
+        if suffix == ".json":
+            rows = json.loads(text)
+            return rows if isinstance(rows, list) else [rows]
+        if suffix == ".jsonl":
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (OSError, EOFError, ValueError, csv.Error) as error:
+        raise RlifError(f"cannot read {path}: {error}.") from error
+    raise RlifError(f"cannot read {path}: expected {', '.join(SUFFIXES)}, or one of them with .gz.")
+
+
+def _read_hub(source: str, split: str) -> list[Row]:
+    import datasets
+
+    name, _, config = source.partition(":")
+    try:
+        return list(datasets.load_dataset(name, config or None, split=split))
+    except Exception as error:  # the hub client raises a dozen unrelated types
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RlifError(
+            f"cannot load the split {split!r} of {source!r} from the hub ({reason}); give a local file with source=PATH."
+        ) from error

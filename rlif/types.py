@@ -1,0 +1,61 @@
+"""The nouns of the package, and the legend of its tensor shapes.
+
+Tensors of rank one and up carry a suffix of capitals, one letter per axis:
+
+    P  problems                 B  completions, B = P * G
+    G  generations per problem  T  completion tokens of the longest row
+    V  vocabulary               N  flat tokens, padding excluded
+    H  hidden size              L  tokens of a whole row, prompt and completion
+
+So `hidden_NH` is one hidden state per real token and `mask_BT` marks the real tokens of padded rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One row of a task.
+
+    Attributes:
+        id: name of the row, unique within its task.
+        text: the problem as stated; a prompt template turns it into what the model sees.
+        gold: reference answer, or None where nobody has labelled it. Never given to a trainer that did not ask.
+        solution: a worked solution, or None.
+    """
+
+    id: str
+    text: str
+    gold: str | None = None
+    solution: str | None = None
+
+
+@dataclass(frozen=True)
+class TokenStats:
+    """What a model thought of each token of some completions, in float32, padding on the right.
+
+    Attributes:
+        mask_BT: True at the real tokens, bool.
+        logprob_BT: log p of the token, in nats.
+        mean_logprob_BT: mean over the vocabulary of log p, in nats.
+        entropy_BT: entropy of the distribution, in nats.
+        topk_confidence_BT: minus the mean of the k largest log p (DeepConf's token confidence), in nats.
+        vocab_size: V, the rows of the output head; the constant log V of self-certainty comes from here.
+        temperature: the logits were divided by this before the softmax.
+
+    A field nobody asked for is None. Values at padding are 0 and mean nothing.
+    """
+
+    mask_BT: torch.Tensor
+    vocab_size: int
+    temperature: float = 1.0
+    logprob_BT: torch.Tensor | None = None
+    mean_logprob_BT: torch.Tensor | None = None
+    entropy_BT: torch.Tensor | None = None
+    topk_confidence_BT: torch.Tensor | None = None

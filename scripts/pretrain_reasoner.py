@@ -1,0 +1,192 @@
+"""Pre-trains the small reasoner that ships with rlif, from nothing, in about ten minutes on two CPU cores.
+
+    python scripts/pretrain_reasoner.py --out rlif/models/tiny-reasoner
+
+It reads the two families of `rlif.tasks.miniature` the way a base model reads the web - a messy mixture:
+
+    60 %  jump to an answer: one leap is too hard for their writers, who guess
+    30 %  work step by step, and are right
+    10 %  ramble and never end
+
+So the ability is there and the habit is not: greedy decoding leaps. Held-out problems are never read. The script
+measures what it made (`base.json` beside the weights): greedy accuracy, and accuracy once the first step is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import trainers
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, get_cosine_schedule_with_warmup
+
+from rlif.tasks import TASKS
+from rlif.tasks.miniature import CUPS, HOURS, Miniature
+from rlif.types import Problem
+
+FAMILIES = ("clock", "cups")
+SHARES = {"leap": 0.6, "steps": 0.34, "ramble": 0.06}
+SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+FILLER = "hmm well maybe so wait or and then now still add it the answer".split()
+LENGTH = 56  # words of a document that rambles on; the longest worked one has 50 tokens
+
+
+def completion(problem: Problem, style: str, rng: random.Random) -> str:
+    """One document's continuation of a problem; a rambling one has no end."""
+    assert problem.solution is not None
+    if style == "steps":
+        return problem.solution
+    if style == "leap":
+        guess = rng.choice(HOURS if problem.id.startswith("clock") else CUPS)
+        return f"The answer is \\boxed{{{guess}}}."
+    words = [rng.choice(FILLER if rng.random() < 0.7 else [*HOURS, *CUPS]) for _ in range(LENGTH)]
+    return " ".join(["Hmm", *words])
+
+
+def documents(seed: int) -> Iterator[tuple[Problem, str, str]]:
+    """The pre-training stream: problem, style, completion."""
+    rng = random.Random(f"pretrain/{seed}")
+    tasks = [TASKS[name] for name in FAMILIES]
+    while True:
+        task = rng.choice(tasks)
+        assert isinstance(task, Miniature)
+        problem = task.make(rng, "train")
+        style = rng.choices(list(SHARES), list(SHARES.values()))[0]
+        yield problem, style, completion(problem, style, rng)
+
+
+def build_tokenizer() -> Qwen2Tokenizer:
+    """Qwen2's own kind of tokenizer, byte-level BPE, whose merges end in the words of the two families."""
+    stream = documents(seed=0)
+    texts = [part for problem, _, text in itertools.islice(stream, 5000) for part in (problem.text, text)]
+    tokenizer = Qwen2Tokenizer(
+        unk_token=None,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        padding_side="left",
+        model_max_length=256,
+        clean_up_tokenization_spaces=False,
+    )
+    trainer = trainers.BpeTrainer(vocab_size=1000, special_tokens=SPECIAL, min_frequency=1, show_progress=False)
+    tokenizer.backend_tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL[2:]})
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        initializer_range=float(__import__("os").environ.get("INIT", "0.02")),
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def prompt_ids(tokenizer: Qwen2Tokenizer, problem: Problem) -> list[int]:
+    message = [{"role": "user", "content": problem.text}]
+    return tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=True, return_dict=False)
+
+
+def batches(
+    tokenizer: Qwen2Tokenizer, size: int, seed: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Padded `ids_BL` and `labels_BL`; the loss falls on the completion alone."""
+    stream = documents(seed)
+    while True:
+        ids_rows, label_rows = [], []
+        for _ in range(size):
+            problem, style, text = next(stream)
+            prompt = prompt_ids(tokenizer, problem)
+            answer = tokenizer.encode(text, add_special_tokens=False)[:64]
+            answer += [] if style == "ramble" else [tokenizer.eos_token_id]
+            ids_rows.append(torch.tensor(prompt + answer))
+            label_rows.append(torch.tensor([-100] * len(prompt) + answer))
+        pad = torch.nn.utils.rnn.pad_sequence
+        yield pad(ids_rows, True, tokenizer.pad_token_id), pad(label_rows, True, -100)
+
+
+@torch.no_grad()
+def measure(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, n: int) -> dict[str, float]:
+    """Greedy accuracy on held-out problems: left alone, and continuing after the first step."""
+    result = {}
+    for name in FAMILIES:
+        task = TASKS[name]
+        problems = task.load("test", limit=n)
+        for kind in ("greedy", "first_step_given"):
+            prefixes = [
+                p.solution.split(". ")[0] + "." if kind == "first_step_given" and p.solution else "" for p in problems
+            ]
+            rows = [
+                prompt_ids(tokenizer, p) + tokenizer.encode(prefix, add_special_tokens=False)
+                for p, prefix in zip(problems, prefixes, strict=True)
+            ]
+            batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt", padding_side="left")
+            out = model.generate(**batch, max_new_tokens=LENGTH, do_sample=False)
+            texts = tokenizer.batch_decode(out[:, batch["input_ids"].size(1) :], skip_special_tokens=True)
+            right = [task.grade(p, text) for p, text in zip(problems, texts, strict=True)]
+            result[f"{name}/{kind}"] = sum(map(bool, right)) / n
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the weights and the tokenizer")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--batch", type=int, default=128, help="documents per step")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.01, betas=(0.9, 0.98))
+    schedule = get_cosine_schedule_with_warmup(optimizer, 100, args.steps)
+    print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
+
+    start, stream = time.time(), batches(tokenizer, args.batch, args.seed)
+    for step in range(1, args.steps + 1):
+        ids_BL, labels_BL = next(stream)
+        mask_BL = ids_BL != tokenizer.pad_token_id
+        loss = model(input_ids=ids_BL, attention_mask=mask_BL, labels=labels_BL).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 100 == 0:
+            print(f"step {step}: loss {loss.item():.3f}, {time.time() - start:.0f} s", flush=True)
+        if step % 300 == 0:
+            print(measure(model.eval(), tokenizer, 64)); model.train()
+
+    model.eval()
+    model.generation_config.max_new_tokens = LENGTH
+    base = {"seed": args.seed, "steps": args.steps, "n": 256, **measure(model, tokenizer, n=256)}
+    model.save_pretrained(args.out)
+    tokenizer.save_pretrained(args.out)
+    (args.out / "base.json").write_text(json.dumps(base, indent=2) + "\n")
+    print(json.dumps(base, indent=2))
+
+
+if __name__ == "__main__":
+    main()

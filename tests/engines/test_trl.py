@@ -1,0 +1,195 @@
+"""Inside TRL: advantages against float64, extra passes counted, and the traps."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import oracle
+import pytest
+import torch
+from conftest import tiny_model
+from peft import LoraConfig
+from trainers import make_trainer
+
+import rlif
+from rlif.engines import trl as engine
+from rlif.rewards import Normaliser
+
+LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_alpha=64, task_type="CAUSAL_LM")
+DROPPING = LoraConfig(r=4, target_modules=["q_proj"], lora_alpha=64, lora_dropout=0.5, task_type="CAUSAL_LM")
+
+# case: changes, path, no-grad policy rows and reference rows per completion
+CASES = {
+    "on policy": ({}, "decode", 0, 0),
+    "temperature": ({"temperature": 0.7}, "decode", 0, 0),
+    "top-k sampling": ({"top_k": 5}, "decode", 0, 0),
+    "two iterations": ({"num_iterations": 2}, "policy", 1, 0),
+    "steps per generation": ({"steps_per_generation": 4}, "policy", 1, 0),
+    "beta": ({"beta": 0.04}, "decode", 0, 1),
+    "beta, offline": ({"beta": 0.04, "annotator": "offline"}, "reference", 0, 1),
+    "lora": ({"peft_config": LORA}, "decode", 0, 0),
+    "lora, beta, offline": ({"peft_config": LORA, "beta": 0.04, "annotator": "offline"}, "reference", 1, 0),
+    "dropout": ({"model": lambda: tiny_model(attention_dropout=0.3)}, "pass", 1, 0),
+    "lora dropout": ({"peft_config": DROPPING}, "pass", 1, 0),
+    "lora dropout, two iterations": ({"peft_config": DROPPING, "num_iterations": 2}, "pass", 2, 0),
+    "rloo": ({"algorithm": "rloo"}, "policy", 1, 0),
+    "rloo, temperature": ({"algorithm": "rloo", "temperature": 1.4}, "policy", 1, 0),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_advantages_and_passes(case, model_folder):
+    changes, path, policy_rows, reference_rows = CASES[case]
+    changes = {key: value() if key == "model" else value for key, value in changes.items()}
+    trainer = make_trainer(model_folder, **changes)
+    trainer.train()
+    group = trainer.num_generations
+    rloo = changes.get("algorithm") == "rloo"  # its advantages are in nats, a tenth of the others
+    normalise, tolerance = (oracle.leave_one_out, 1e-5) if rloo else (oracle.group_advantages, 1e-4)
+    for rollout in trainer.rollouts:
+        assert rollout["path"] == path
+        assert rollout["advantages"] == pytest.approx(normalise(rollout["expected"], group), abs=tolerance)
+        assert max(map(abs, rollout["advantages"])) > 100 * tolerance
+    completions = sum(len(rollout["scored"]) for rollout in trainer.rollouts)
+    assert trainer.rows["policy"] == policy_rows * completions
+    assert trainer.rows["reference"] == reference_rows * completions
+    logged = [log["extra_passes"] for log in trainer.state.log_history if "extra_passes" in log]
+    assert logged and set(logged) == {1.0 if path == "pass" else 0.0}
+
+
+def test_the_policy_moved_while_it_was_scored(model_folder):
+    """Otherwise online and offline could not be told apart above."""
+    trainer = make_trainer(model_folder)
+    trainer.train()
+    assert not torch.equal(trainer.model.lm_head.weight, trainer.start.lm_head.weight)
+
+
+def test_the_floor_acts_in_training(model_folder):
+    """Rewards of 1 nat less spread than at the start are scaled by the floor, not by their own deviation."""
+    normaliser = Normaliser("group_std_floor", floor=2.0)
+    trainer = make_trainer(model_folder, normaliser=normaliser)
+    trainer.train()
+    assert normaliser.start_spread
+    for rollout in trainer.rollouts:
+        expected = oracle.group_advantages(rollout["expected"], 4, 2.0 * normaliser.start_spread)
+        assert rollout["advantages"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_masked_truncated_rows_are_unscorable(model_folder):
+    """TRL zeroes their attention, so what a tap reads there is garbage; the path that taps TRL's pass is the test."""
+    trainer = make_trainer(model_folder, num_iterations=2, mask_truncated_completions=True, max_completion_length=24)
+    head = trainer.model.lm_head.weight
+    with torch.no_grad():  # make ends likely enough that some rows end and some do not
+        head[1] = head.mean(0) * 0 + 0.35 * trainer.model.model.norm.weight.sign()
+    trainer.train()
+    truncated = [row.truncated for rollout in trainer.rollouts for row in rollout["scored"]]
+    assert any(truncated) and not all(truncated)
+    for rollout in trainer.rollouts:
+        for start in range(0, len(rollout["scored"]), 4):
+            rows = rollout["scored"][start : start + 4]
+            kept = [i for i, row in enumerate(rows) if not row.truncated]
+            found = rollout["advantages"][start : start + 4]
+            assert all(found[i] == 0 for i in range(4) if i not in kept)
+            assert all((row.reward is None) == row.truncated for row in rows)
+            if len(kept) > 1:
+                values = [rollout["expected"][start + i] for i in kept]
+                assert [found[i] for i in kept] == pytest.approx(
+                    oracle.group_advantages(values, len(values)), abs=1e-4
+                )
+
+
+def test_the_garbage_of_a_zeroed_mask_would_be_noticed(model_folder):
+    """The statistics of masked rows, taken for real ones, are the impossible divergence the signal refuses."""
+    trainer = make_trainer(model_folder, num_iterations=2, mask_truncated_completions=True, max_completion_length=3)
+    trainer.reward._truncated = lambda ids: False
+    with pytest.raises(ArithmeticError, match="cannot be negative"):
+        trainer.train()
+
+
+def test_evaluation_does_not_touch_the_run(model_folder):
+    """TRL's own evaluation loop works and neither sets the floor nor leaves a rollout open."""
+    trainer = make_trainer(model_folder, normaliser=Normaliser("group_std_floor"), per_device_eval_batch_size=8)
+    metrics = trainer.evaluate(trainer.train_dataset.select(range(4)))
+    assert math.isfinite(metrics["eval_self_certainty"])
+    assert trainer.reward.normaliser.start_spread is None and trainer.rollout is None
+
+
+def test_the_start_spread_survives_a_resume(tmp_path, model_folder):
+    trainer = make_trainer(model_folder, output_dir=str(tmp_path), save_strategy="steps", save_steps=2)
+    trainer.train()
+    again = make_trainer(model_folder, output_dir=str(tmp_path))
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert again.reward.normaliser.start_spread == trainer.reward.normaliser.start_spread
+    assert again.rollouts[-1]["advantages"] == trainer.rollouts[-1]["advantages"]
+
+
+def test_only_prompts_reach_the_trainer(model_folder):
+    """A label-free recipe gives the trainer prompts and nothing else, whatever the task knows."""
+    recipe = rlif.load_recipe("demo", [f"model={model_folder}"])
+    problems = rlif.TASKS["clock"].load("train", limit=64)
+    assert all(problem.gold for problem in problems)
+    trainer = engine.build_trainer(recipe, [p.text for p in problems], make_trainer(model_folder).processing_class, ".")
+    assert trainer.train_dataset.column_names == ["prompt"]
+    assert trainer.reward_funcs == [trainer.reward]
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory, model_folder):
+    """What each of two processes under gloo found, by case."""
+    out, script = tmp_path_factory.mktemp("ranks"), Path(__file__).with_name("two_processes.py")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    done = subprocess.run([*launch, script, model_folder, out], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((out / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("case", ["on policy", "two iterations", "rloo"])
+def test_groups_that_straddle_processes(case, two_processes):
+    """Two rows of a group of four on each process: the same advantages as on one."""
+    normalise = oracle.leave_one_out if case == "rloo" else oracle.group_advantages
+    for first, second in zip(*(rank[case] for rank in two_processes), strict=True):
+        assert first["expected"] == pytest.approx(second["expected"], abs=1e-9)
+        found = first["advantages"] + second["advantages"]
+        assert found == pytest.approx(normalise(first["expected"], 4), abs=1e-4)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scale_rewards": "group"}, "scale_rewards='none'"),
+        ({"annotator": "offline"}, "training.beta above 0"),
+    ],
+)
+def test_contradictions_are_refused(changes, message, model_folder):
+    with pytest.raises(rlif.RlifError, match=message):
+        make_trainer(model_folder, **changes)
+
+
+def test_a_trl_of_another_shape_is_refused(monkeypatch):
+    engine.check_trl(engine.InternalGRPOTrainer)
+    engine.check_trl(engine.InternalRLOOTrainer)
+    monkeypatch.setattr(engine.GRPOTrainer, "_calculate_rewards", lambda self, batch: None)
+    with pytest.raises(rlif.RlifError, match=r"has no GRPOTrainer._calculate_rewards.*install TRL 1.0 to"):
+        engine.check_trl(engine.InternalGRPOTrainer)
+
+
+def test_training_options_are_checked_by_trls_own_fields():
+    recipe = rlif.load_recipe("demo")
+    assert engine.check_training(recipe, 1)["gradient_accumulation_steps"] == 4
+    with pytest.raises(rlif.RlifError, match=r"'training.learning_rat'.*did you mean 'learning_rate'"):
+        engine.check_training(rlif.load_recipe("demo", ["training.learning_rat=1"]), 1)
+    with pytest.raises(rlif.RlifError, match=r"training.learning_rate in the recipe.*found 'fast'"):
+        engine.check_training(rlif.load_recipe("demo", ["training.learning_rate=fast"]), 1)

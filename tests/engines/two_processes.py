@@ -1,0 +1,23 @@
+"""Run by a test under torchrun: a group of four lies on two processes, two rows on each."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from accelerate import PartialState
+from trainers import make_trainer
+
+CASES = {"on policy": {}, "two iterations": {"num_iterations": 2}, "rloo": {"algorithm": "rloo"}}
+
+if __name__ == "__main__":
+    model_folder, out = map(Path, sys.argv[1:])
+    state, found = PartialState(), {}
+    for case, changes in CASES.items():
+        trainer = make_trainer(model_folder, per_device_train_batch_size=2, **changes)
+        trainer.train()
+        found[case] = [{key: rollout[key] for key in ("advantages", "expected")} for rollout in trainer.rollouts]
+    (out / f"{state.process_index}.json").write_text(json.dumps(found))
+    state.wait_for_everyone()
+    state.destroy_process_group()

@@ -7,7 +7,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format figure clean
+.PHONY: demo test lint format figure freeze clean
 
 demo: $(READY)
 	$(RUN)/rlif train demo
@@ -23,6 +23,14 @@ lint: $(READY)
 format: $(READY)
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
+
+figure: $(READY)
+	$(RUN)/python scripts/readme_figure.py results/demo.json docs/demo.png
+
+freeze: $(READY)
+	echo "# The versions this was tested with; make installs these." >constraints.txt
+	$(RUN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' >>constraints.txt
+	touch $(READY)
 
 clean:
 	rm -rf $(VENV)

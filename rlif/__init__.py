@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from rlif.config import Recipe, load_recipe
-    from rlif.errors import RlifError
-    from rlif.scoring import score_completions
-    from rlif.signals import SIGNALS
-    from rlif.tasks import TASKS
-    from rlif.train import train
-    from rlif.types import Problem, TokenStats
+    from rlif.config import Recipe as Recipe
+    from rlif.config import load_recipe as load_recipe
+    from rlif.errors import RlifError as RlifError
+    from rlif.scoring import score_completions as score_completions
+    from rlif.signals import SIGNALS as SIGNALS
+    from rlif.tasks import TASKS as TASKS
+    from rlif.training import train as train
+    from rlif.types import Problem as Problem
+    from rlif.types import TokenStats as TokenStats
 
 _HOME = {
     "Recipe": "rlif.config",
@@ -25,12 +27,11 @@ _HOME = {
     "score_completions": "rlif.scoring",
     "SIGNALS": "rlif.signals",
     "TASKS": "rlif.tasks",
-    "train": "rlif.train",
+    "train": "rlif.training",
     "Problem": "rlif.types",
     "RlifError": "rlif.errors",
     "TokenStats": "rlif.types",
 }
-__all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:

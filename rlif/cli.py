@@ -32,7 +32,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would happen, and stop.")] = False,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder from its last checkpoint.")] = None,
 ) -> None:
-    """Train a model, e.g. `rlif train demo seed=1`."""
+    """Train a model: `rlif train demo seed=1`, with any key of the recipe."""
     from rlif.config import load_recipe
     from rlif.run import Run
 
@@ -64,39 +64,52 @@ def recipes() -> None:
 
 
 def _train(recipe: Recipe, name: str, resume: Run | None = None) -> None:
+    import warnings
+
+    from accelerate import PartialState
     from rich.console import Console
+    from transformers.utils import logging
 
-    from rlif.train import train
+    from rlif.training import train
 
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    logging.disable_progress_bar()
     run = train(recipe, name=name, resume=resume)
-    console = Console()
-    summary = run.summary()
-    if summary["evaluations"]:
-        console.print(before_and_after(run))
-    console.print(
-        f"{summary['steps']} steps in {summary['seconds']:.0f} s, rewarded by {summary['reward']};"
-        f" extra passes per completion: {summary['extra_passes']:g} ({summary['path']})",
-        f"\nthe trained model: {run.model}",
-        highlight=False,
-    )
+    state = PartialState()
+    if state.is_main_process:
+        summary, console = run.summary(), Console()
+        if summary["evaluations"]:
+            console.print(before_and_after(run))
+        console.print(
+            f"{summary['steps']} steps in {summary['seconds']:.0f} s, rewarded by {summary['reward']} alone;"
+            f" extra passes per completion: {summary['extra_passes']:g} ({summary['path']})"
+            f"\nthe trained model: {run.model}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    state.destroy_process_group()
 
 
 def before_and_after(run: Run) -> Table:
     """Held-out accuracy, completion length and self-certainty of a finished run."""
+    from rich import box
     from rich.table import Table
 
-    table = Table("held-out problems", "", "accuracy", "95 % interval", "n", "tokens", "self-certainty")
+    table = Table("held-out problems", "", box=box.SIMPLE_HEAD)
+    for heading in ("accuracy", "95 % interval", "n", "tokens", "self-certainty"):
+        table.add_column(heading, justify="right", no_wrap=True)
     trained = run.recipe().task
     for task, pair in run.summary()["evaluations"].items():
         for when in ("before", "after"):
             look = pair[when]
-            accuracy = look["accuracy"]
+            share = look["accuracy"]
+            known = share["mean"] is not None
             table.add_row(
-                f"{task} ({'trained on' if task == trained else 'never trained on'})" if when == "before" else "",
+                f"{task}, {'trained on' if task == trained else 'not trained on'}" if when == "before" else "",
                 when,
-                "-" if accuracy["mean"] is None else f"{accuracy['mean']:.1%}",
-                "-" if accuracy["mean"] is None else f"{accuracy['low']:.1%} to {accuracy['high']:.1%}",
-                str(accuracy["n"]),
+                f"{share['mean']:.1%}" if known else "-",
+                f"{share['low']:.1%} - {share['high']:.1%}" if known else "-",
+                str(share["n"]),
                 f"{look['completion_length']:.1f}",
                 f"{look['self_certainty']:.2f}",
                 end_section=when == "after",
@@ -108,10 +121,10 @@ def _show_plan(recipe: Recipe) -> None:
     """The resolved recipe, the steps and an estimate; what cannot be known from here is said to be unknown."""
     from ruamel.yaml import YAML
 
-    from rlif.engines.trl import check_training
+    from rlif.engines.trl_setup import check_training
     from rlif.plan import estimate_memory, plan_steps
     from rlif.policy import load_config
-    from rlif.train import check_names
+    from rlif.training import check_names
 
     task, _ = check_names(recipe)
     training = check_training(recipe, processes=1)

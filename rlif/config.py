@@ -50,6 +50,9 @@ OURS = {
 }
 
 
+Normalisation = Literal["group_std", "group_std_floor", "batch_std", "none"]
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -106,7 +109,7 @@ class Recipe(Strict):
     """A name of `rlif.SIGNALS`."""
     annotator: Literal["online", "offline"] = "online"
     """Whose confidence: the policy's, as it is now, or that of the frozen start (rides the reference pass)."""
-    normalisation: Literal["group_std", "group_std_floor", "batch_std", "none"] | None = None
+    normalisation: Normalisation | None = None
     """How rewards are scaled within a group, see `rlif.rewards`; group_std for grpo and none for rloo if left out."""
     spread_floor: float = Field(default=0.4, gt=0)
     """group_std_floor: the least standard deviation, as a share of the spread at the start of the run."""
@@ -138,10 +141,15 @@ class Recipe(Strict):
         for key, ours in OURS.items():
             if key in self.training:
                 raise ValueError(f"training.{key} is set by rlif; use {ours} instead")
+        if self.annotator == "offline" and not self.resolved_training["beta"]:
+            raise ValueError(
+                "annotator offline rides the pass of TRL's reference model, which there is only with training.beta"
+                " above 0; set it, or use annotator online"
+            )
         return self
 
     @property
-    def resolved_normalisation(self) -> str:
+    def resolved_normalisation(self) -> Normalisation:
         return self.normalisation or ("group_std" if self.algorithm == "grpo" else "none")
 
     @property

@@ -1,6 +1,6 @@
-"""Is an answer right? The last box of a completion, compared mathematically.
+r"""Is an answer right? The last box of a completion, compared mathematically.
 
-    extract   the content of the last \\boxed{...}; no box, no answer
+    extract   the content of the last \boxed{...}; no box, no answer
     equal     math-verify (sympy underneath) on both sides, the gold wrapped in a box of its own
 
 math-verify reads bare LaTeX as prose (108 of the 500 golds of MATH-500 come out wrong), hence the wrapping; and it
@@ -17,7 +17,7 @@ BOX = re.compile(r"\\boxed\s*\{")
 
 
 def last_boxed(text: str) -> str | None:
-    """The content of the last complete \\boxed{...} of a text, braces balanced; None if there is none."""
+    r"""The content of the last complete \boxed{...} of a text, braces balanced; None if there is none."""
     for match in reversed(list(BOX.finditer(text))):
         depth = 1
         for end in range(match.end(), len(text)):

@@ -77,7 +77,9 @@ def load_tokenizer(recipe: Recipe) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise RlifError(f"cannot load the tokenizer of {recipe.model!r}: {_first_line(error)}") from error
     if tokenizer.eos_token_id is None:
-        raise RlifError(f"the tokenizer of {recipe.model!r} has no end-of-sequence token, so nothing ends a completion.")
+        raise RlifError(
+            f"the tokenizer of {recipe.model!r} has no end-of-sequence token, so nothing ends a completion."
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if recipe.chat and tokenizer.chat_template is None:

@@ -17,12 +17,13 @@ Rewards that are None (unscorable) are NaN here: outside mean and deviation, and
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
-Normalisation = Literal["group_std", "group_std_floor", "batch_std", "none"]
-NORMALISATIONS: tuple[str, ...] = get_args(Normalisation)
+from rlif.config import Normalisation
+
+NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
 EPSILON = 1e-4  # TRL's, and the reference implementation's
 
 

@@ -1,14 +1,14 @@
 """The run folder: the only interface between running and looking.
 
-    runs/<name>/
-        recipe.yaml          the resolved recipe
-        environment.json     versions, commit, hardware
-        metrics.jsonl        one object per logged step
-        completions/         step-000010.jsonl: the completions of that step's rollout, with rewards and advantages
-        eval/                step-000010-clock.json: an evaluation, with a record per problem
-        checkpoints/         checkpoint-10/ ..., in the engine's own layout
-        model/               the trained model, for from_pretrained
-        summary.json         before and after, seeds, steps, seconds
+runs/<name>/
+    recipe.yaml          the resolved recipe
+    environment.json     versions, commit, hardware
+    metrics.jsonl        one object per logged step
+    completions/         step-000010.jsonl: the completions of that step's rollout, with rewards and advantages
+    eval/                step-000010-clock.json: an evaluation, with a record per problem
+    checkpoints/         checkpoint-10/ ..., in the engine's own layout
+    model/               the trained model, for from_pretrained
+    summary.json         before and after, seeds, steps, seconds
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -64,8 +65,9 @@ class Run:
             write_yaml(recipe.model_copy(update={"name": name}).model_dump(), run.path / "recipe.yaml")
             run._write_json("environment.json", environment())
             return run
+        taken = root / names[0]
         raise RlifError(
-            f"{root / names[0]} exists already; choose another name=..., or go on with `rlif train --resume {root / names[0]}`."
+            f"{taken} exists already; choose another name=..., or go on with `rlif train --resume {taken}`."
         )
 
     @classmethod
@@ -87,6 +89,11 @@ class Run:
         """The last complete checkpoint: the engine writes `trainer_state.json` last."""
         found = [path.parent for path in self.checkpoints.glob("checkpoint-*/trainer_state.json")]
         return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+    def remove_torn_checkpoints(self) -> None:
+        for path in self.checkpoints.glob("checkpoint-*"):
+            if not (path / "trainer_state.json").is_file():
+                shutil.rmtree(path)
 
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:

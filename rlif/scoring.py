@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from rlif.errors import RlifError
 from rlif.types import TokenStats
@@ -53,9 +54,8 @@ class Head:
 
     def parameters(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight and bias, gathered where FSDP2 holds them in shards."""
-        weight, bias = self.module.weight, self.module.bias
-        if hasattr(weight, "full_tensor"):
-            weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
+        parameters = (self.module.weight, self.module.bias)
+        weight, bias = (p.full_tensor() if isinstance(p, DTensor) else p for p in parameters)
         return weight.detach(), None if bias is None else bias.detach()
 
     def finish(self, projected: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,8 @@ class Head:
 
 def causal_lm(model: nn.Module) -> Any:
     """The transformers model below a PEFT wrapper, if there is one."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    unwrap = getattr(model, "get_base_model", None)
+    return model if unwrap is None else unwrap()
 
 
 def head_of(model: nn.Module) -> Head:
@@ -195,9 +196,7 @@ def score_completions(
             hidden_NH, target_N = _hidden_states(lm, [prompt_ids[b] for b in rows], [completion_ids[b] for b in rows])
             chunks = [
                 chunk_stats(head, hidden_CH, target_C, temperature, top_k)
-                for hidden_CH, target_C in zip(
-                    hidden_NH.split(chunk_tokens), target_N.split(chunk_tokens), strict=True
-                )
+                for hidden_CH, target_C in zip(hidden_NH.split(chunk_tokens), target_N.split(chunk_tokens), strict=True)
             ]
             for name in names:
                 flat_N = torch.cat([chunk[name] for chunk in chunks])

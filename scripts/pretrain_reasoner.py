@@ -10,6 +10,10 @@ It reads the two families of `rlif.tasks.miniature` the way a base model reads t
 
 So the ability is there and the habit is not: greedy decoding leaps. Held-out problems are never read. The script
 measures what it made (`base.json` beside the weights): greedy accuracy, and accuracy once the first step is given.
+
+Labels are smoothed a little. Self-certainty averages log p over the whole vocabulary, and in a model this small how
+far the impossible tokens have sunk at a position says more of how often it was trained there than of how sure it is:
+without smoothing leaps scored above steps (10.2 against 9.8 nats). Smoothing gives impossible tokens one floor.
 """
 
 from __future__ import annotations
@@ -24,20 +28,25 @@ from pathlib import Path
 
 import torch
 from tokenizers import trainers
+from torch.nn.functional import cross_entropy
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, get_cosine_schedule_with_warmup
 
+from rlif.prompts import PROMPTS
+from rlif.rollout import generate, render
 from rlif.tasks import TASKS
 from rlif.tasks.miniature import CUPS, HOURS, Miniature
 from rlif.types import Problem
 
 FAMILIES = ("clock", "cups")
+STEPS, BATCH = 1500, 128
 SHARES = {"leap": 0.6, "steps": 0.34, "ramble": 0.06}
 SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-FILLER = "hmm well maybe so wait or and then now still add it the answer".split()
+FILLER = ("hmm", "well", "maybe", "so", "wait", "or", "and", "then", "now", "still", "add", "it", "the", "answer")
+SMOOTHING = 0.002  # see above
 LENGTH = 56  # words of a document that rambles on; the longest worked one has 50 tokens
 
 
@@ -70,7 +79,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
     stream = documents(seed=0)
     texts = [part for problem, _, text in itertools.islice(stream, 5000) for part in (problem.text, text)]
     tokenizer = Qwen2Tokenizer(
-        unk_token=None,
+        unk_token="<|pad|>",  # never needed: what has no token is left out
         pad_token="<|pad|>",
         eos_token="<|end|>",
         padding_side="left",
@@ -94,22 +103,19 @@ def build_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
         num_key_value_heads=2,
         max_position_embeddings=256,
         tie_word_embeddings=True,
-        initializer_range=float(__import__("os").environ.get("INIT", "0.02")),
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.08,
+        pad_token_id=0,  # the order of SPECIAL
+        eos_token_id=1,
         bos_token_id=None,
     )
     return Qwen2ForCausalLM(config)
 
 
 def prompt_ids(tokenizer: Qwen2Tokenizer, problem: Problem) -> list[int]:
-    message = [{"role": "user", "content": problem.text}]
-    return tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=True, return_dict=False)
+    return render(tokenizer, PROMPTS["plain"], problem.text, chat=True)
 
 
-def batches(
-    tokenizer: Qwen2Tokenizer, size: int, seed: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(tokenizer: Qwen2Tokenizer, size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Padded `ids_BL` and `labels_BL`; the loss falls on the completion alone."""
     stream = documents(seed)
     while True:
@@ -122,28 +128,23 @@ def batches(
             ids_rows.append(torch.tensor(prompt + answer))
             label_rows.append(torch.tensor([-100] * len(prompt) + answer))
         pad = torch.nn.utils.rnn.pad_sequence
-        yield pad(ids_rows, True, tokenizer.pad_token_id), pad(label_rows, True, -100)
+        yield pad(ids_rows, True, 0), pad(label_rows, True, -100)
 
 
-@torch.no_grad()
 def measure(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, n: int) -> dict[str, float]:
     """Greedy accuracy on held-out problems: left alone, and continuing after the first step."""
     result = {}
     for name in FAMILIES:
         task = TASKS[name]
         problems = task.load("test", limit=n)
-        for kind in ("greedy", "first_step_given"):
-            prefixes = [
-                p.solution.split(". ")[0] + "." if kind == "first_step_given" and p.solution else "" for p in problems
-            ]
+        first_steps = [(p.solution or "").partition(". ")[0] + "." for p in problems]
+        for kind, prefixes in (("greedy", [""] * n), ("first_step_given", first_steps)):
             rows = [
-                prompt_ids(tokenizer, p) + tokenizer.encode(prefix, add_special_tokens=False)
-                for p, prefix in zip(problems, prefixes, strict=True)
+                prompt_ids(tokenizer, problem) + tokenizer.encode(prefix, add_special_tokens=False)
+                for problem, prefix in zip(problems, prefixes, strict=True)
             ]
-            batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt", padding_side="left")
-            out = model.generate(**batch, max_new_tokens=LENGTH, do_sample=False)
-            texts = tokenizer.batch_decode(out[:, batch["input_ids"].size(1) :], skip_special_tokens=True)
-            right = [task.grade(p, text) for p, text in zip(problems, texts, strict=True)]
+            completions = generate(model, tokenizer, rows, max_tokens=LENGTH, batch_size=n)
+            right = [task.grade(p, c.text) for p, c in zip(problems, completions, strict=True)]
             result[f"{name}/{kind}"] = sum(map(bool, right)) / n
     return result
 
@@ -152,8 +153,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights and the tokenizer")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=1800)
-    parser.add_argument("--batch", type=int, default=128, help="documents per step")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--batch", type=int, default=BATCH, help="documents per step")
     parser.add_argument("--lr", type=float, default=2e-3)
     args = parser.parse_args()
 
@@ -168,7 +169,10 @@ def main() -> None:
     for step in range(1, args.steps + 1):
         ids_BL, labels_BL = next(stream)
         mask_BL = ids_BL != tokenizer.pad_token_id
-        loss = model(input_ids=ids_BL, attention_mask=mask_BL, labels=labels_BL).loss
+        logits_BLV = model(input_ids=ids_BL, attention_mask=mask_BL).logits[:, :-1]
+        loss = cross_entropy(
+            logits_BLV.flatten(0, 1), labels_BL[:, 1:].flatten(), ignore_index=-100, label_smoothing=SMOOTHING
+        )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -176,8 +180,6 @@ def main() -> None:
         optimizer.zero_grad()
         if step % 100 == 0:
             print(f"step {step}: loss {loss.item():.3f}, {time.time() - start:.0f} s", flush=True)
-        if step % 300 == 0:
-            print(measure(model.eval(), tokenizer, 64)); model.train()
 
     model.eval()
     model.generation_config.max_new_tokens = LENGTH

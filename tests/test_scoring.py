@@ -182,8 +182,7 @@ def test_backbone_tap_rides_a_padded_pass(name):
     )
     with torch.no_grad(), BackboneTap(model, ids_BL, T, temperature) as tap:
         parts = [
-            model(input_ids=i, attention_mask=m).logits
-            for i, m in zip(ids_BL.split(2), mask_BL.split(2), strict=True)
+            model(input_ids=i, attention_mask=m).logits for i, m in zip(ids_BL.split(2), mask_BL.split(2), strict=True)
         ]
     logp_BTV = torch.log_softmax(torch.cat(parts)[:, -T - 1 : -1] / temperature, -1)
     mean_BT = tap.mean_logprob(logp_BTV.gather(-1, ids_BL[:, -T:, None]).squeeze(-1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,14 @@ class Recorder(TrainerCallback):
 
     Args:
         extra: more to log, asked at each logged step.
-        completions: rows of the latest rollout, asked after each step; None if there was no new one.
+        completions: rows of the latest rollout, asked after each step; empty if there was no new one.
     """
 
     def __init__(
         self,
         run: Run,
         extra: Callable[[], dict[str, Any]],
-        completions: Callable[[], list[dict[str, Any]] | None],
+        completions: Callable[[], list[dict[str, Any]]],
     ):
         self.run, self.extra, self.completions = run, extra, completions
 
@@ -75,18 +76,21 @@ class Probe(TrainerCallback):
                 self.look(state.global_step)
 
 
-class Ctrl_C(TrainerCallback):
+class Interrupt(TrainerCallback):
     """The first Ctrl-C ends the run at a checkpoint after the step under way; a second one ends it at once."""
 
     def __init__(self, console: Console):
         self.console, self.pressed = console, False
 
-    def __enter__(self) -> Ctrl_C:
-        self.before = signal.signal(signal.SIGINT, self._press)
+    def __enter__(self) -> Interrupt:
+        self.before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
+            signal.signal(signal.SIGINT, self._press)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self.before)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self.before)
 
     def _press(self, *_: object) -> None:
         self.pressed = True

@@ -21,29 +21,22 @@ group's mean, advantage zero. Tools and environments are refused.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
-import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import datasets
 import torch
 import trl
-from accelerate import PartialState
 from accelerate.utils import gather, gather_object
-from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from torch import nn
-from transformers import PrinterCallback, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
-from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+from trl import GRPOTrainer, RLOOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
-from rlif.config import Recipe
-from rlif.errors import RlifError, nearest
-from rlif.policy import load_kwargs, model_path
+from rlif.errors import RlifError
 from rlif.rewards import Normaliser
 from rlif.scoring import (
     BackboneTap,
@@ -54,10 +47,10 @@ from rlif.scoring import (
     length_mask,
     verify_head,
 )
-from rlif.signals import SIGNALS, TokenSignal
+from rlif.signals import TokenSignal
 from rlif.types import TokenStats
 
-TESTED_TRL = "1.0 to 1.16"
+TESTED_TRL = "1.10 to 1.16"
 EXPECTED = {
     "_generate": ("self", "prompts"),
     "_get_per_token_logps_and_entropies": ("self", "model", "input_ids", "attention_mask", "logits_to_keep"),
@@ -153,13 +146,11 @@ class InternalReward:
 
     def _truncated(self, completion_ids: list[int]) -> bool:
         tokenizer = self.trainer.processing_class
-        ends = getattr(self.trainer, "eos_token_ids", [tokenizer.eos_token_id])  # a list of its own since TRL 1.16
+        ends = getattr(self.trainer, "eos_token_ids", [tokenizer.eos_token_id])  # a list of its own in TRL 1.16
         return not completion_ids or completion_ids[-1] not in (*ends, tokenizer.pad_token_id)
 
     def _remember(self, prompts: Any, completions: Any, rollout: Rollout, truncated: Any, values: Any) -> None:
-        rows = zip(
-            prompts, completions, rollout.prompt_ids, rollout.completion_ids, truncated, values, strict=True
-        )
+        rows = zip(prompts, completions, rollout.prompt_ids, rollout.completion_ids, truncated, values, strict=True)
         self.scored = gather_object([Scored(*row) for row in rows])
 
     def _log(self, log_metric: Callable[[str, float], None]) -> None:
@@ -177,7 +168,8 @@ class InternalReward:
             dtype=torch.float64,
             device=self.trainer.accelerator.device,
         )
-        scaled_B = self.normaliser(gather(local_B).view(-1, group), learn=training).flatten()
+        gathered_B: Any = gather(local_B)
+        scaled_B = self.normaliser(gathered_B.view(-1, group), learn=training).flatten()
         start = self.trainer.accelerator.process_index * len(values)
         return [None if math.isnan(x) else x for x in scaled_B[start : start + len(values)].tolist()]
 
@@ -187,10 +179,20 @@ class InternalFeedback:
 
     rollout: Rollout | None = None
 
+    # What is used of TRL's trainers, all there since 1.10.
+    args: Any
+    model: Any
+    accelerator: Any
+    processing_class: Any
+    add_callback: Any
+    beta: float
+    temperature: float
+    num_iterations: int
+
     def __init__(self, *args: Any, reward_funcs: InternalReward, **kwargs: Any):
         check_trl(type(self))
         self.reward = reward_funcs
-        super().__init__(*args, reward_funcs=reward_funcs, **kwargs)
+        super().__init__(*args, reward_funcs=reward_funcs, **kwargs)  # type: ignore[call-arg]
         if getattr(self, "tools", None) or getattr(self, "environments", None) or getattr(self, "rollout_func", None):
             raise RlifError("tools, environments and rollout functions are not supported with an internal reward.")
         if getattr(self.args, "scale_rewards", "none") not in ("none", False):
@@ -302,9 +304,6 @@ class InternalRLOOTrainer(InternalFeedback, RLOOTrainer):
     """TRL's RLOOTrainer rewarded by a signal."""
 
 
-TRAINERS = {"grpo": (InternalGRPOTrainer, GRPOConfig), "rloo": (InternalRLOOTrainer, RLOOConfig)}
-
-
 class NormaliserState(TrainerCallback, ExportableState):
     """Carries the spread at the start of a run through its checkpoints, in `trainer_state.json`."""
 
@@ -318,110 +317,3 @@ class NormaliserState(TrainerCallback, ExportableState):
         saved = state.stateful_callbacks.get(type(self).__name__)
         if saved:
             self.normaliser.start_spread = saved["attributes"]["start_spread"]
-
-
-def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
-    """The options for TRL's config, names and types checked, before any model is loaded.
-
-    Raises:
-        RlifError: TRL knows no such option (the nearest is suggested), a wrong type, a batch that does not divide.
-    """
-    config = TRAINERS[recipe.algorithm][1]
-    fields = {field.name for field in dataclasses.fields(config) if field.init}
-    hints = typing.get_type_hints(config)
-    options = recipe.resolved_training
-    for name, value in options.items():
-        if name not in fields:
-            raise RlifError(f"unknown key 'training.{name}': TRL has no such option; {nearest(name, fields)}")
-        try:
-            TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"].lower()
-            raise RlifError(f"training.{name} in the recipe: {reason}, found {value!r}.") from None
-        except PydanticSchemaGenerationError:
-            continue
-    return options | {"gradient_accumulation_steps": recipe.accumulation(processes)}
-
-
-def build_trainer(recipe: Recipe, prompts: list[Any], tokenizer: Any, output_dir: str) -> Any:
-    """A trainer for a recipe, its model loaded.
-
-    Args:
-        prompts: conversations or texts. They are all the trainer's data set holds, so that no gold answer can reach
-            the training path.
-        tokenizer: see `rlif.policy.load_tokenizer`.
-        output_dir: where checkpoints go.
-
-    Raises:
-        RlifError: TRL refuses the options, or the model cannot be loaded.
-    """
-    trainer_class, config_class = TRAINERS[recipe.algorithm]
-    options = check_training(recipe, PartialState().num_processes)
-    if recipe.algorithm == "grpo":
-        options["scale_rewards"] = "none"
-    try:
-        args = config_class(
-            output_dir=output_dir,
-            seed=recipe.seed,
-            disable_tqdm=True,
-            model_init_kwargs=load_kwargs(recipe),
-            **options,
-        )
-    except (ValueError, TypeError, RuntimeError, ImportError) as error:
-        raise RlifError(f"TRL refuses these training options: {str(error).splitlines()[0]}") from error
-    reward = InternalReward(
-        SIGNALS[recipe.reward],
-        recipe.reward,
-        recipe.annotator,
-        Normaliser(recipe.resolved_normalisation, recipe.spread_floor),
-    )
-    try:
-        trainer = trainer_class(
-            model=model_path(recipe),
-            args=args,
-            reward_funcs=reward,
-            train_dataset=datasets.Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
-            processing_class=tokenizer,
-            peft_config=_lora(recipe),
-        )
-    except (OSError, ImportError, ValueError, KeyError) as error:
-        raise RlifError(f"cannot set up training of {recipe.model!r}: {str(error).splitlines()[0]}") from error
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def _lora(recipe: Recipe) -> Any:
-    if recipe.lora is None:
-        return None
-    try:
-        from peft import LoraConfig
-    except ImportError as error:
-        raise RlifError("a recipe with lora needs peft: pip install 'rlif[lora]'.") from error
-    known = {field.name for field in dataclasses.fields(LoraConfig)}
-    for name in recipe.lora:
-        if name not in known:
-            raise RlifError(f"unknown key 'lora.{name}': peft has no such option; {nearest(name, known)}")
-    return LoraConfig(**{"task_type": "CAUSAL_LM"} | recipe.lora)
-
-
-def scored_rows(trainer: Any, limit: int) -> list[dict[str, Any]] | None:
-    """The first rows of the rollout rewarded last, with the advantages TRL gave them; None if there is no new one."""
-    reward: InternalReward = trainer.reward
-    scored, reward.scored = reward.scored, []
-    advantages = list(trainer._logs["advantages"])[-len(scored) :]
-    rows = []
-    for row, advantage in zip(scored[:limit], advantages[:limit], strict=False):
-        text = row.completion if isinstance(row.completion, str) else row.completion[-1]["content"]
-        rows.append(
-            {
-                "prompt": row.prompt,
-                "completion": text,
-                "prompt_ids": row.prompt_ids,
-                "completion_ids": row.completion_ids,
-                "truncated": row.truncated,
-                "rewards": {reward.__name__: row.reward},
-                "reward": row.reward,
-                "advantage": advantage,
-            }
-        )
-    return rows or None

@@ -1,8 +1,8 @@
 """GSM8K and MATH, from the hub or from local files in the same layout.
 
-    gsm8k    {question, answer}, 7,473 train and 1,319 test; the gold is what follows "####"
-    math     {problem, solution, ...}, 7,500 train and 5,000 test; the gold is the solution's last box
-    math500  {problem, answer, ...}, the 500 test problems of MATH that most papers report
+gsm8k    {question, answer}, 7,473 train and 1,319 test; the gold is what follows "####"
+math     {problem, solution, ...}, 7,500 train and 5,000 test; the gold is the solution's last box
+math500  {problem, answer, ...}, the 500 test problems of MATH that most papers report
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Math(Task):
             Problem(
                 row.get("unique_id") or f"{self.name}/{split}/{number}",
                 row["problem"],
-                row.get("answer") or last_boxed(row.get("solution") or ""),
+                row.get("answer") or last_boxed(row.get("solution") or "") or None,
                 row.get("solution"),
             )
             for number, row in enumerate(rows)

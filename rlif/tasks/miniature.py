@@ -1,9 +1,9 @@
-"""Two families of problems small enough for a laptop: easy step by step, hard in one leap.
+r"""Two families of problems small enough for a laptop: easy step by step, hard in one leap.
 
     clock   A clock shows seven. Add eleven. Add eight. Add five. What does it show?
-            First add eleven, now six. Then add eight, now two. Then add five, now seven. The answer is \\boxed{seven}.
+            First add eleven, now six. Then add eight, now two. Then add five, now seven. The answer is \boxed{seven}.
     cups    A ball is under cup B. Swap A and C. Swap B and D. Swap D and E. Where is the ball?
-            First A and C, still B. Then B and D, now D. Then D and E, now E. The answer is \\boxed{E}.
+            First A and C, still B. Then B and D, now D. Then D and E, now E. The answer is \boxed{E}.
 
 The model that ships with rlif was pre-trained on these (scripts/pretrain_reasoner.py). A problem belongs to the
 held-out split by a hash of its text, whoever generates it and with whatever seed, so held-out problems occur neither
@@ -24,7 +24,7 @@ from rlif.types import Problem
 SPLITS = ("train", "test")
 HELD_OUT_SHARE = 8  # one problem in eight
 CUPS = "ABCDEF"
-HOURS = "one two three four five six seven eight nine ten eleven twelve".split()
+HOURS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 
 def split_of(text: str) -> str:

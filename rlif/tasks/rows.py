@@ -88,9 +88,10 @@ def _read_hub(source: str, split: str) -> list[Row]:
 
     name, _, config = source.partition(":")
     try:
-        return list(datasets.load_dataset(name, config or None, split=split))
+        return [dict(row) for row in datasets.load_dataset(name, config or None, split=split)]
     except Exception as error:  # the hub client raises a dozen unrelated types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RlifError(
-            f"cannot load the split {split!r} of {source!r} from the hub ({reason}); give a local file with source=PATH."
+            f"cannot load the split {split!r} of {source!r} from the hub ({reason});"
+            " give a local file with source=PATH."
         ) from error

@@ -19,6 +19,7 @@ from trainers import make_trainer
 
 import rlif
 from rlif.engines import trl as engine
+from rlif.engines.trl_setup import build_trainer, check_training
 from rlif.rewards import Normaliser
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_alpha=64, task_type="CAUSAL_LM")
@@ -99,9 +100,7 @@ def test_masked_truncated_rows_are_unscorable(model_folder):
             assert all((row.reward is None) == row.truncated for row in rows)
             if len(kept) > 1:
                 values = [rollout["expected"][start + i] for i in kept]
-                assert [found[i] for i in kept] == pytest.approx(
-                    oracle.group_advantages(values, len(values)), abs=1e-4
-                )
+                assert [found[i] for i in kept] == pytest.approx(oracle.group_advantages(values, len(values)), abs=1e-4)
 
 
 def test_the_garbage_of_a_zeroed_mask_would_be_noticed(model_folder):
@@ -134,7 +133,7 @@ def test_only_prompts_reach_the_trainer(model_folder):
     recipe = rlif.load_recipe("demo", [f"model={model_folder}"])
     problems = rlif.TASKS["clock"].load("train", limit=64)
     assert all(problem.gold for problem in problems)
-    trainer = engine.build_trainer(recipe, [p.text for p in problems], make_trainer(model_folder).processing_class, ".")
+    trainer = build_trainer(recipe, [p.text for p in problems], make_trainer(model_folder).processing_class, ".")
     assert trainer.train_dataset.column_names == ["prompt"]
     assert trainer.reward_funcs == [trainer.reward]
 
@@ -182,14 +181,14 @@ def test_a_trl_of_another_shape_is_refused(monkeypatch):
     engine.check_trl(engine.InternalGRPOTrainer)
     engine.check_trl(engine.InternalRLOOTrainer)
     monkeypatch.setattr(engine.GRPOTrainer, "_calculate_rewards", lambda self, batch: None)
-    with pytest.raises(rlif.RlifError, match=r"has no GRPOTrainer._calculate_rewards.*install TRL 1.0 to"):
+    with pytest.raises(rlif.RlifError, match=r"has no GRPOTrainer._calculate_rewards.*install TRL 1.10 to"):
         engine.check_trl(engine.InternalGRPOTrainer)
 
 
 def test_training_options_are_checked_by_trls_own_fields():
     recipe = rlif.load_recipe("demo")
-    assert engine.check_training(recipe, 1)["gradient_accumulation_steps"] == 4
+    assert check_training(recipe, 1)["gradient_accumulation_steps"] == 4
     with pytest.raises(rlif.RlifError, match=r"'training.learning_rat'.*did you mean 'learning_rate'"):
-        engine.check_training(rlif.load_recipe("demo", ["training.learning_rat=1"]), 1)
+        check_training(rlif.load_recipe("demo", ["training.learning_rat=1"]), 1)
     with pytest.raises(rlif.RlifError, match=r"training.learning_rate in the recipe.*found 'fast'"):
-        engine.check_training(rlif.load_recipe("demo", ["training.learning_rate=fast"]), 1)
+        check_training(rlif.load_recipe("demo", ["training.learning_rate=fast"]), 1)

@@ -12,7 +12,8 @@ import torch
 from conftest import byte_tokenizer, tiny_model
 
 import rlif
-from rlif.engines.trl import TRAINERS, InternalReward
+from rlif.engines.trl import InternalReward
+from rlif.engines.trl_setup import TRAINERS
 from rlif.rewards import Normaliser
 from rlif.scoring import causal_lm
 
@@ -41,7 +42,7 @@ def snapshot(model: Any) -> Any:
     """A copy without our hooks and without TRL's patched forward, which would call into the original."""
     clone = copy.deepcopy(model)
     causal_lm(clone).base_model._forward_hooks.clear()
-    causal_lm(clone).__dict__.pop("forward")
+    causal_lm(clone).__dict__.pop("forward", None)
     return clone
 
 

@@ -1,11 +1,13 @@
 """A run from its recipe: problems to prompts, the engine, the run folder around it.
 
-    prepare   everything that can be checked or read before a model is loaded
-    train     evaluate, train, evaluate again, and leave a run folder that says what happened
+prepare   everything that can be checked or read before a model is loaded
+train     evaluate, train, evaluate again, and leave a run folder that says what happened
 """
 
 from __future__ import annotations
 
+import errno
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,7 +58,7 @@ def prepare(recipe: Recipe, processes: int = 1) -> Job:
     Raises:
         RlifError: anything in the recipe, the data or the tokenizer that would stop the run.
     """
-    from rlif.engines.trl import check_training
+    from rlif.engines.trl_setup import check_training
     from rlif.rollout import render
 
     task, prompt = check_names(recipe)
@@ -95,61 +97,94 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
         0.99
     """
     from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
     from rich.console import Console
-
-    from rlif.engines import callbacks
-    from rlif.engines.trl import build_trainer, scored_rows
 
     state = PartialState()
     console = console or Console(quiet=not state.is_main_process)
     job = prepare(recipe, state.num_processes)
     if job.too_long:
         console.print(f"{job.too_long} problems left out: prompts above {recipe.max_prompt_tokens} tokens")
-    if resume is None:
-        paths = [str(Run.create(recipe, name).path) if state.is_main_process else ""]
-        resume_from, run = None, Run(Path(broadcast_object_list(paths)[0]))
-    else:
-        run, resume_from = resume, resume.latest_checkpoint()
-        if resume_from is None:
-            raise RlifError(f"{run.path} has no checkpoint to go on from; start again without --resume.")
-        if state.is_main_process:
-            run.rewind(int(resume_from.name.rpartition("-")[2]))
-
-    prompts = [
-        job.prompt.messages(problem.text) if recipe.chat else job.prompt.text(problem.text) for problem in job.problems
-    ]
-    trainer = build_trainer(recipe, prompts, job.tokenizer, str(run.checkpoints))
+    run, checkpoint = _open(job, name, resume)
+    trainer = _build(job, run, fresh=resume is None)
     look = _looker(job, run, trainer)
-    trainer.add_callback(
-        callbacks.Recorder(
-            run,
-            lambda: {"reward_spread": trainer.reward.normaliser.spread, "path": trainer.reward.path},
-            lambda: _with_answers(job.task, scored_rows(trainer, recipe.keep_completions)),
-        )
-    )
-    trainer.add_callback(callbacks.RoomForCheckpoint(run.checkpoints))
-    trainer.add_callback(callbacks.Display(console))
-    if recipe.evaluate.every:
-        trainer.add_callback(callbacks.Probe(look, recipe.evaluate.every))
-    interrupt = callbacks.Ctrl_C(console)
-    trainer.add_callback(interrupt)
+    interrupt = _attach(job, run, trainer, look, console)
 
-    console.print(f"run folder {run.path}", highlight=False)
+    console.print(f"run folder {run.path}", highlight=False, soft_wrap=True)
     started = time.perf_counter()
-    if resume_from is None:
+    if checkpoint is None:
         look(0)
-    with interrupt:
-        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    try:
+        with interrupt:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        run.remove_torn_checkpoints()
+        raise RlifError(f"the disk is full; make room and go on with: rlif train --resume {run.path}") from error
     step = trainer.state.global_step
     if interrupt.pressed and step < trainer.state.max_steps:
-        console.print(f"stopped at step {step}; go on with: rlif train --resume {run.path}", highlight=False)
+        go_on = f"stopped at step {step}; go on with: rlif train --resume {run.path}"
+        console.print(go_on, highlight=False, soft_wrap=True)
         raise KeyboardInterrupt
     look(step)
     trainer.save_model(str(run.model))
     if state.is_main_process:
         run.write_summary(_summary(job, run, step, time.perf_counter() - started))
+    state.wait_for_everyone()
     return run
+
+
+def _open(job: Job, name: str, resume: Run | None) -> tuple[Run, Path | None]:
+    """The run folder, the same on every process, and the checkpoint to go on from."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    main = PartialState().is_main_process
+    if resume is None:
+        paths = [str(Run.create(job.recipe, name).path) if main else ""]
+        return Run(Path(broadcast_object_list(paths)[0])), None
+    checkpoint = resume.latest_checkpoint()
+    if checkpoint is None:
+        raise RlifError(f"{resume.path} has no checkpoint to go on from; start again without --resume.")
+    if main:
+        resume.rewind(int(checkpoint.name.rpartition("-")[2]))
+    return resume, checkpoint
+
+
+def _build(job: Job, run: Run, fresh: bool) -> Any:
+    """The engine's trainer; a run folder made for one that could not be built is removed again."""
+    from rlif.engines.trl_setup import build_trainer
+
+    render = job.prompt.messages if job.recipe.chat else job.prompt.text
+    try:
+        prompts = [render(problem.text) for problem in job.problems]
+        return build_trainer(job.recipe, prompts, job.tokenizer, str(run.checkpoints))
+    except RlifError:
+        if fresh:
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+
+
+def _attach(job: Job, run: Run, trainer: Any, look: Callable[[int], None], console: Any) -> Any:
+    """Hangs recording, display and the rest beside the training steps; returns the Ctrl-C handler."""
+    from rlif.engines import callbacks
+    from rlif.engines.trl_setup import scored_rows
+
+    def completions() -> list[dict[str, Any]]:
+        rows = scored_rows(trainer, job.recipe.keep_completions)
+        return [row | {"answer": job.task.extract(row["completion"])} for row in rows]
+
+    def extra() -> dict[str, Any]:
+        return {"reward_spread": trainer.reward.normaliser.spread, "path": trainer.reward.path}
+
+    interrupt = callbacks.Interrupt(console)
+    trainer.add_callback(callbacks.Recorder(run, extra, completions))
+    trainer.add_callback(callbacks.RoomForCheckpoint(run.checkpoints))
+    trainer.add_callback(callbacks.Display(console))
+    if job.recipe.evaluate.every:
+        trainer.add_callback(callbacks.Probe(look, job.recipe.evaluate.every))
+    trainer.add_callback(interrupt)
+    return interrupt
 
 
 def _looker(job: Job, run: Run, trainer: Any) -> Callable[[int], None]:
@@ -176,10 +211,6 @@ def _looker(job: Job, run: Run, trainer: Any) -> Callable[[int], None]:
             run.write_evaluation(step, name, {"step": step, **result})
 
     return look
-
-
-def _with_answers(task: Task, rows: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
-    return rows and [row | {"answer": task.extract(row["completion"])} for row in rows]
 
 
 def _summary(job: Job, run: Run, step: int, seconds: float) -> dict[str, Any]:

@@ -1,0 +1,55 @@
+"""Draws the README's figure from results/demo.json (see scripts/demo_results.py).
+
+python scripts/readme_figure.py results/demo.json docs/demo.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+# Okabe and Ito's colours, told apart by colour-blind readers.
+TASKS = {"clock": ("#0072B2", "clock (trained on)"), "cups": ("#D55E00", "cups (never trained on)")}
+PANELS = {
+    "mean": "held-out accuracy, greedy",
+    "completion_length": "tokens per completion",
+    "self_certainty": "self-certainty, nats",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("figure", type=Path)
+    args = parser.parse_args()
+    runs = json.loads(args.results.read_text(encoding="utf-8"))
+
+    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")
+    for axis, (key, title) in zip(axes, PANELS.items(), strict=True):
+        for task, (colour, label) in TASKS.items():
+            for number, run in enumerate(runs):
+                curve = run["curves"][task]
+                steps, values = [look["step"] for look in curve], [look[key] for look in curve]
+                axis.plot(steps, values, color=colour, label=None if number else label, linewidth=1.6, alpha=0.8)
+                if key == "mean":
+                    low, high = [look["low"] for look in curve], [look["high"] for look in curve]
+                    axis.fill_between(steps, low, high, color=colour, alpha=0.08, linewidth=0)
+        axis.set_title(title, loc="left", fontsize=10)
+        axis.set_xlabel("step")
+        axis.set_ylim(bottom=0 if key != "self_certainty" else None)
+    axes[0].set_ylim(0, 1.02)
+    axes[0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    args.figure.parent.mkdir(exist_ok=True)
+    figure.savefig(args.figure, dpi=160)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The problems that ship: right answers, and a held-out split that nothing trains on."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+import rlif
+from rlif.tasks.miniature import HOURS, split_of
+
+FAMILIES = ("clock", "cups")
+
+
+def solve(text: str) -> str:
+    """Another way to the answer, from the text alone."""
+    if text.startswith("A clock"):
+        start, *added = [HOURS.index(word) + 1 for word in re.findall("[a-z]+", text) if word in HOURS]
+        return HOURS[(start + sum(added)) % 12 - 1]
+    position = re.findall(r"cup (\w)", text)[0]
+    for a, b in re.findall(r"Swap (\w) and (\w)", text):
+        position = {a: b, b: a}.get(position, position)
+    return position
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gold_answers_are_right_and_solutions_end_in_them(family):
+    task = rlif.TASKS[family]
+    for problem in task.load("test") + task.load("train", limit=300):
+        assert problem.gold == solve(problem.text)
+        assert task.grade(problem, problem.solution) is True
+        assert task.grade(problem, "The answer is \\boxed{no}.") is False
+        assert task.grade(problem, f"The answer is {problem.gold}.") is False
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_seed_gives_the_same_distinct_problems(family):
+    task = rlif.TASKS[family]
+    problems = task.load("train", limit=200, seed=3)
+    assert problems == task.load("train", limit=200, seed=3)
+    assert problems != task.load("train", limit=200, seed=4)
+    assert len({problem.id for problem in problems}) == 200
+
+
+def test_held_out_problems_never_occur_in_training():
+    for family in FAMILIES:
+        task = rlif.TASKS[family]
+        held_out = {problem.text for problem in task.load("test")}
+        trained = {problem.text for seed in range(5) for problem in task.load("train", seed=seed)}
+        assert len(held_out) == 256 and not held_out & trained
+        assert {split_of(text) for text in held_out} == {"test"} and {split_of(text) for text in trained} == {"train"}
+
+
+def test_held_out_problems_never_occur_in_pretraining():
+    """Over the whole stream of documents that the shipped model was made from."""
+    script = Path(__file__).parents[2] / "scripts" / "pretrain_reasoner.py"
+    spec = importlib.util.spec_from_file_location("pretrain_reasoner", script)
+    assert spec and spec.loader
+    pretrain = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pretrain)
+    held_out = {problem.text for family in FAMILIES for problem in rlif.TASKS[family].load("test")}
+    stream = pretrain.documents(seed=0)
+    read = {problem.text for problem, _, _ in itertools.islice(stream, pretrain.STEPS * pretrain.BATCH)}
+    assert len(read) > 10_000 and not read & held_out
+
+
+def test_wrong_requests():
+    with pytest.raises(rlif.RlifError, match="reads no source"):
+        rlif.TASKS["clock"].load("train", source="x.jsonl")
+    with pytest.raises(rlif.RlifError, match="train and test"):
+        rlif.TASKS["clock"].load("validation")
+
+
+def test_chance_is_low():
+    """Guessing is right one time in twelve, or six."""
+    rng, task = random.Random(0), rlif.TASKS["clock"]
+    problems = task.load("train", limit=2000)
+    right = sum(task.grade(p, f"\\boxed{{{rng.choice(HOURS)}}}") for p in problems)
+    assert 0.05 < right / 2000 < 0.12

@@ -1,0 +1,76 @@
+"""Reading data, and saying what is wrong with it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+import rlif
+from rlif.tasks.rows import read_rows
+
+ROWS = [{"prompt": "What is 1 + 1?", "note": "é"}, {"prompt": "And 2 + 2?", "note": "x"}]
+
+
+def write(folder, name):
+    path = folder / name
+    if name.endswith(".parquet"):
+        pyarrow.parquet.write_table(pa.Table.from_pylist(ROWS), path)
+        return path
+    text = {
+        "jsonl": "".join(json.dumps(row) + "\n" for row in ROWS),
+        "json": json.dumps(ROWS),
+        "csv": "prompt,note\n" + "".join(f"{row['prompt']},{row['note']}\n" for row in ROWS),
+        "txt": "".join(f"{row['prompt']}\n\n" for row in ROWS),
+    }[name.removesuffix(".gz").rpartition(".")[2]]
+    data = text.encode()
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.csv", "a.csv.gz", "a.txt", "a.parquet"])
+def test_every_format(tmp_path, name):
+    rows = read_rows(str(write(tmp_path, name)), "train", ("prompt",))
+    assert [row["prompt"] for row in rows] == [row["prompt"] for row in ROWS]
+    assert name == "a.txt" or rows == ROWS
+
+
+def test_a_folder_by_split(tmp_path):
+    write(tmp_path, "train.jsonl.gz")
+    assert read_rows(str(tmp_path), "train") == ROWS
+    with pytest.raises(rlif.RlifError, match=r"has no test\.jsonl"):
+        read_rows(str(tmp_path), "test")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b"", "holds no rows"),
+        ("a.jsonl", b'{"prompt": "x"}\n{"prompt": ', "cannot read .*a.jsonl"),
+        ("a.jsonl", b"\xff\xfe\x00", "cannot read .*a.jsonl"),
+        ("a.jsonl.gz", b"not gzip", "cannot read"),
+        ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}')[:-5], "cannot read"),
+        ("a.parquet", b"PAR1 nothing", "cannot read"),
+        ("a.jsonl", b'{"prompt": "x"}\n{"text": "y"}', "row 2 of .* has no 'prompt'; it has text"),
+        ("a.jsonl", b"[1, 2]", "row 1 of .* has no 'prompt'"),
+        ("a.csv", b"prompt\nx\n\n", "nothing"),
+        ("a.xlsx", b"x", r"expected \.jsonl"),
+    ],
+)
+def test_bad_files(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    if message == "nothing":
+        assert len(read_rows(str(tmp_path / name), "train", ("prompt",))) == 1
+        return
+    with pytest.raises(rlif.RlifError, match=message):
+        read_rows(str(tmp_path / name), "train", ("prompt",))
+
+
+def test_missing_files_and_unreachable_hubs(tmp_path):
+    with pytest.raises(rlif.RlifError, match="no such data file"):
+        read_rows(str(tmp_path / "none.jsonl"), "train")
+    with pytest.raises(rlif.RlifError, match="cannot load the split 'train' of 'owner/name' from the hub"):
+        read_rows("owner/name", "train")

@@ -1,0 +1,103 @@
+"""The command line: light to start, one sentence for each mistake, exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlif import cli
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    code = "from rlif.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, cwd=cwd or ROOT)
+
+
+def main(monkeypatch, capsys, *args: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["rlif", *args])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    output = capsys.readouterr()
+    return int(exit_.value.code or 0), output.out, output.err
+
+
+@pytest.mark.parametrize(
+    "code", ["import rlif", "import rlif.cli", "import rlif.config; rlif.config.load_recipe('demo')"]
+)
+def test_importing_is_light(code):
+    """No torch, no trl, no plotting; nor for reading a recipe."""
+    heavy = "sorted(set(sys.modules) & {'torch', 'trl', 'transformers', 'datasets', 'matplotlib', 'scipy', 'pandas'})"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {code}; print({heavy})"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_help_and_recipes(monkeypatch, capsys):
+    done = run("--help")
+    assert done.returncode == 0 and "train" in done.stdout and "recipes" in done.stdout
+    code, out, _ = main(monkeypatch, capsys, "recipes")
+    assert code == 0 and "demo" in out and "intuitor-qwen2.5-3b-math" in out
+
+
+def test_dry_run_prints_the_recipe_the_steps_and_the_cost(monkeypatch, capsys):
+    code, out, _ = main(monkeypatch, capsys, "train", "demo", "seed=5", "--dry-run")
+    assert code == 0
+    assert "seed: 5" in out and "gradient_accumulation_steps: 4" in out and "normalisation: group_std_floor" in out
+    assert "2,048 problems, " in out and "tokens to generate" in out and "optimiser state" in out
+
+
+def test_dry_run_says_what_it_cannot_know(monkeypatch, capsys):
+    monkeypatch.delenv("RLIF_DATA", raising=False)
+    code, out, _ = main(monkeypatch, capsys, "train", "intuitor-qwen2.5-3b-math", "--dry-run")
+    assert code == 0 and "steps and tokens unknown: cannot load" in out and "unknown: cannot load the model" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train"], "give a recipe"),
+        (["train", "dmo"], "did you mean 'demo'"),
+        (["train", "demo", "modle=x"], "did you mean 'model'"),
+        (["train", "demo", "reward=confidence"], "unknown reward 'confidence'"),
+        (["train", "demo", "task=clocks"], "did you mean 'clock'"),
+        (["train", "demo", "prompt=plane"], "did you mean 'plain'"),
+        (["train", "demo", "training.lr=1"], "TRL has no such option"),
+        (["train", "demo", "training.num_generations=1"], "always be zero"),
+        (["train", "demo", "problems_per_update=3"], "do not divide"),
+        (["train", "demo", "limit=5"], "5 problems are too few for one rollout of 32"),
+        (["train", "demo", "max_prompt_tokens=3"], "all 2048 prompts are longer than max_prompt_tokens (3)"),
+        (["train", "demo", "model=/nowhere/model"], "no such model folder"),
+        (["train", "demo", "model=nobody/nothing"], "cannot load the model 'nobody/nothing'"),
+        (["train", "demo", "task=prompts"], "source=PATH"),
+        (["train", "demo", "task=prompts", "source=/nowhere.txt"], "no such data file"),
+        (["train", "demo", "annotator=offline", "training.beta=0"], "training.beta above 0"),
+        (["train", "--resume", "/nowhere"], "is no run folder"),
+        (["train", "demo", "--resume", "runs/demo"], "give none beside it"),
+    ],
+)
+def test_mistakes_exit_with_2_and_one_sentence(args, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = main(monkeypatch, capsys, *args)
+    assert code == 2
+    assert err.startswith("rlif: ") and message in err and err.count("\n") == 1 and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_model_folders_are_checked(monkeypatch, capsys, tmp_path, model_folder):
+    monkeypatch.chdir(tmp_path)
+    empty, pickled = tmp_path / "empty", tmp_path / "pickled"
+    for folder in (empty, pickled):
+        folder.mkdir()
+    assert "it has no config.json" in main(monkeypatch, capsys, "train", "demo", f"model={empty}")[2]
+    (pickled / "config.json").write_text((model_folder / "config.json").read_text())
+    assert "no weights" in main(monkeypatch, capsys, "train", "demo", f"model={pickled}")[2]
+    (pickled / "pytorch_model.bin").write_bytes(b"pickle")
+    code, _, err = main(monkeypatch, capsys, "train", "demo", f"model={pickled}")
+    assert code == 2 and "are pickled (pytorch_model.bin)" in err and "allow_pickle=true" in err
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,36 @@
+"""Estimates before a run starts."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import tiny_config
+
+import rlif
+from rlif.config import check_recipe
+from rlif.plan import estimate_memory, plan_steps
+
+
+def test_the_papers_run_has_58_steps():
+    plan = plan_steps(check_recipe({}), problems=7500, processes=8)
+    assert plan.steps == 58 and plan.completions == 58 * 896 and plan.tokens == 58 * 896 * 3072
+
+
+def test_reuse_of_rollouts():
+    recipe = check_recipe({"training": {"num_iterations": 2}})
+    plan = plan_steps(recipe, problems=7500, processes=1)
+    assert plan.steps == 116 and plan.completions == 58 * 896
+
+
+def test_too_few_problems():
+    with pytest.raises(rlif.RlifError, match="100 problems are too few for one rollout of 128"):
+        plan_steps(check_recipe({}), problems=100, processes=1)
+
+
+def test_memory_counts_every_copy():
+    recipe = check_recipe({"dtype": "float32"})
+    parameters = 261 * 32 * 2  # far fewer than the whole; the shares are what matters
+    parts = estimate_memory(recipe, tiny_config(), processes=1)
+    assert parts["optimiser state"] == pytest.approx(2 * parts["weights"])
+    assert parts["reference model"] == parts["gradients"] == parts["weights"] > parameters * 4 / 2**30 / 2
+    lora = estimate_memory(check_recipe({"dtype": "float32", "lora": {"r": 4}}), tiny_config(), processes=1)
+    assert "reference model" not in lora and "gradients" not in lora

@@ -1,0 +1,210 @@
+"""Whole runs: `rlif train` from recipe to run folder, on a tiny random model."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import oracle
+import pytest
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import rlif
+from rlif.prompts import BOXED
+from rlif.run import Run
+
+SMALL = [
+    "problems_per_update=2",
+    "training.num_generations=4",
+    "training.per_device_train_batch_size=8",
+    "training.max_completion_length=8",
+    "training.max_steps=4",
+    "training.save_steps=2",
+    "training.warmup_steps=0",
+    "training.learning_rate=1e-3",
+    "training.log_level=error",
+    "max_prompt_tokens=1024",
+    "evaluate.limit=4",
+    "evaluate.every=2",
+]
+TIMES = ("step_seconds", "seconds")
+
+
+def train(tmp_path, model_folder, *overrides, **options) -> Run:
+    recipe = rlif.load_recipe("demo", [*SMALL, f"model={model_folder}", f"output={tmp_path / 'runs'}", *overrides])
+    return rlif.train(recipe, name="demo", console=Console(quiet=True), **options)
+
+
+def timeless(rows):
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+def completions(run: Run, step: int):
+    return [json.loads(line) for line in (run.path / f"completions/step-{step:06d}.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, model_folder) -> Run:
+    return train(tmp_path_factory.mktemp("whole"), model_folder)
+
+
+def test_the_run_folder_says_what_happened(run):
+    names = {path.name for path in run.path.iterdir()}
+    expected = "recipe.yaml environment.json metrics.jsonl completions eval checkpoints model summary.json"
+    assert names == set(expected.split())
+    rows = run.metrics()
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    wanted = "reward self_certainty reward_spread completion_length truncated kl entropy grad_norm extra_passes path"
+    assert set(wanted.split()) <= set(rows[0])
+    assert {row["path"] for row in rows} == {"decode"} and {row["extra_passes"] for row in rows} == {0}
+    assert set(run.evaluations()) == {"clock", "cups"} and sorted(run.evaluations()["clock"]) == [0, 2, 4]
+    summary = run.summary()
+    assert summary["steps"] == 4 and summary["seed"] == 0 and summary["extra_passes"] == 0
+    for when in ("before", "after"):
+        assert summary["evaluations"]["cups"][when]["accuracy"]["n"] == 4
+    assert sorted(path.name for path in run.checkpoints.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+
+
+def test_completions_carry_their_rewards_and_the_engines_advantages(run):
+    rows = completions(run, 1)
+    assert len(rows) == 8
+    keys = "step prompt completion prompt_ids completion_ids truncated answer rewards reward advantage"
+    assert all(set(row) == set(keys.split()) for row in rows)
+    rewards = [row["reward"] for row in rows]
+    assert rewards == [row["rewards"]["self_certainty"] for row in rows]
+    start = json.loads((run.checkpoints / "checkpoint-2/trainer_state.json").read_text())
+    spread = start["stateful_callbacks"]["NormaliserState"]["attributes"]["start_spread"]
+    expected = oracle.group_advantages(rewards, 4, 0.4 * spread)
+    assert [row["advantage"] for row in rows] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_rewards_are_those_of_the_model_that_sampled(run, model_folder):
+    """The first rollout was sampled from the start, so a fresh pass of the start gives its rewards."""
+    model, rows = AutoModelForCausalLM.from_pretrained(model_folder), completions(run, 1)
+    stats = rlif.score_completions(model, [r["prompt_ids"] for r in rows], [r["completion_ids"] for r in rows])
+    assert rlif.SIGNALS["self_certainty"](stats) == pytest.approx([r["reward"] for r in rows], abs=1e-4)
+
+
+def test_the_trained_model_loads(run, model_folder):
+    model = AutoModelForCausalLM.from_pretrained(run.model)
+    start = AutoModelForCausalLM.from_pretrained(model_folder)
+    assert not torch.equal(model.lm_head.weight, start.lm_head.weight)
+    assert AutoTokenizer.from_pretrained(run.model).decode([1]) == "<|end|>"
+
+
+def test_the_same_seed_gives_the_same_metrics_and_another_does_not(run, tmp_path, model_folder):
+    again = train(tmp_path, model_folder)
+    other = train(tmp_path, model_folder, "seed=1")
+    assert timeless(again.metrics()) == timeless(run.metrics()) != timeless(other.metrics())
+
+
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(run, tmp_path, model_folder):
+    """From the checkpoint at step 2, with later traces still in the folder."""
+    copy = Run(shutil.copytree(run.path, tmp_path / "copy"))
+    shutil.rmtree(copy.checkpoints / "checkpoint-4")
+    shutil.rmtree(copy.model)
+    with (copy.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "torn')
+    recipe = copy.recipe()
+    resumed = rlif.train(recipe, resume=copy, console=Console(quiet=True))
+    assert timeless(resumed.metrics()) == timeless(run.metrics())
+    assert completions(resumed, 4) == completions(run, 4)
+    weights = [AutoModelForCausalLM.from_pretrained(r.model).state_dict() for r in (run, resumed)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_two_steps_on_real_gsm8k(tmp_path, model_folder, data_folder):
+    run = train(tmp_path, model_folder, "task=gsm8k", "prompt=boxed", "limit=16", "training.max_steps=2", "evaluate={}")
+    assert len(run.metrics()) == 2 and run.summary()["evaluations"] == {}
+    known = {problem.text for problem in rlif.TASKS["gsm8k"].load("train", limit=16)}
+    for row in completions(run, 1):
+        assert row["prompt"][0]["content"].removesuffix("\n" + BOXED) in known
+
+
+@pytest.mark.parametrize("name", ["prompts.txt", "prompts.jsonl"])
+def test_a_file_of_unlabelled_prompts(tmp_path, model_folder, name):
+    lines = [f"Tell me about {i}." for i in range(6)]
+    text = "\n".join(lines if name.endswith("txt") else [json.dumps({"prompt": line}) for line in lines])
+    (tmp_path / name).write_text(text)
+    source = f"source={tmp_path / name}"
+    run = train(tmp_path, model_folder, "task=prompts", source, "training.max_steps=2", "evaluate={}", "chat=false")
+    assert len(run.metrics()) == 2
+    assert {row["prompt"].strip() for row in completions(run, 1)} <= set(lines)
+
+
+def test_lora_rloo_and_the_offline_annotator(tmp_path, model_folder):
+    lora = train(tmp_path, model_folder, "lora={r: 4, target_modules: [q_proj]}", "evaluate={}", "name=lora")
+    assert (lora.model / "adapter_model.safetensors").is_file()
+    rloo = train(tmp_path, model_folder, "algorithm=rloo", "normalisation=none", "evaluate={}", "name=rloo")
+    assert {row["path"] for row in rloo.metrics()} == {"policy"}
+    offline = train(tmp_path, model_folder, "annotator=offline", "evaluate={}", "name=offline")
+    assert {row["path"] for row in offline.metrics()} == {"reference"}
+    with pytest.raises(rlif.RlifError, match=r"unknown key 'lora.rank'"):
+        train(tmp_path, model_folder, "lora={rank: 4}")
+
+
+def test_tensorboard_sees_the_same_run(tmp_path, model_folder):
+    pytest.importorskip("tensorboard")
+    run = train(tmp_path, model_folder, "training.report_to=tensorboard", "training.max_steps=1", "evaluate={}")
+    assert list(run.path.rglob("events.out.tfevents.*"))
+
+
+def test_ctrl_c_ends_at_a_checkpoint_and_says_how_to_go_on(tmp_path, model_folder):
+    overrides = [*SMALL, f"model={model_folder}", f"output={tmp_path}", "evaluate={}", "training.max_steps=5000"]
+    command = [sys.executable, "-c", "from rlif.cli import main; main()", "train"]
+    going = subprocess.Popen(
+        [*command, "demo", *overrides, "training.save_steps=100000"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert going.stdout
+    for line in going.stdout:
+        if line.startswith("step 2/"):
+            going.send_signal(signal.SIGINT)
+            break
+    rest = going.stdout.read()
+    assert going.wait() == 130 and f"rlif train --resume {tmp_path / 'demo'}" in rest
+    run = Run.open(tmp_path / "demo")
+    stopped = int(run.latest_checkpoint().name.rpartition("-")[2])
+    assert stopped == run.metrics()[-1]["step"] >= 2 and not run.model.exists()
+
+
+def test_no_room_for_a_checkpoint(tmp_path, model_folder, monkeypatch):
+    """Refused before a byte is written; what was there before is still good."""
+    usage = shutil.disk_usage(tmp_path)
+    real, calls = shutil.disk_usage, []
+
+    def full(path):
+        calls.append(path)
+        return real(path) if len(calls) == 1 else usage._replace(free=1000)
+
+    monkeypatch.setattr(shutil, "disk_usage", full)
+    with pytest.raises(rlif.RlifError, match=r"a checkpoint of .* does not fit"):
+        train(tmp_path, model_folder, "evaluate={}")
+    run = Run.open(tmp_path / "runs/demo")
+    assert [path.name for path in run.checkpoints.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_a_disk_that_fills_up_meanwhile(tmp_path, model_folder, monkeypatch):
+    """The torn checkpoint is removed and the last good one named as the way on."""
+    save, calls = torch.save, []
+
+    def failing(*args, **kwargs):
+        calls.append(args)
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", failing)
+    with pytest.raises(rlif.RlifError, match="the disk is full; make room and go on with: rlif train --resume"):
+        train(tmp_path, model_folder, "evaluate={}")
+    run = Run.open(tmp_path / "runs/demo")
+    assert [path.name for path in run.checkpoints.glob("checkpoint-*")] == ["checkpoint-2"]

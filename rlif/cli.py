@@ -95,25 +95,24 @@ def before_and_after(run: Run) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table("held-out problems", "", box=box.SIMPLE_HEAD)
-    for heading in ("accuracy", "95 % interval", "n", "tokens", "self-certainty"):
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("held-out", ""):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("accuracy [95 %]", "n", "tokens", "self-certainty"):
         table.add_column(heading, justify="right", no_wrap=True)
     trained = run.recipe().task
     for task, pair in run.summary()["evaluations"].items():
         for when in ("before", "after"):
             look = pair[when]
             share = look["accuracy"]
-            known = share["mean"] is not None
-            table.add_row(
-                f"{task}, {'trained on' if task == trained else 'not trained on'}" if when == "before" else "",
-                when,
-                f"{share['mean']:.1%}" if known else "-",
-                f"{share['low']:.1%} - {share['high']:.1%}" if known else "-",
-                str(share["n"]),
-                f"{look['completion_length']:.1f}",
-                f"{look['self_certainty']:.2f}",
-                end_section=when == "after",
-            )
+            row = [
+                "-"
+                if share["mean"] is None
+                else f"{share['mean']:.1%} [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
+            ]
+            row += [str(share["n"]), f"{look['completion_length']:.1f}", f"{look['self_certainty']:.2f}"]
+            name = f"{task} (trained)" if task == trained else task
+            table.add_row(name if when == "before" else "", when, *row, end_section=when == "after")
     return table
 
 

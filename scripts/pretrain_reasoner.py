@@ -38,7 +38,7 @@ from rlif.tasks.miniature import CUPS, HOURS, Miniature
 from rlif.types import Problem
 
 FAMILIES = ("clock", "cups")
-STEPS, BATCH = 1500, 128
+STEPS, BATCH = 2500, 128
 SHARES = {"leap": 0.6, "steps": 0.34, "ramble": 0.06}
 SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 CHAT_TEMPLATE = (

@@ -21,10 +21,11 @@ group's mean, advantage zero. Tools and environments are refused.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 from trl import GRPOTrainer, RLOOTrainer  # pyright: ignore[reportPrivateImportUsage]
+from trl.trainer.utils import use_adapter
 
 from rlif.errors import RlifError
 from rlif.rewards import Normaliser
@@ -115,7 +117,7 @@ class InternalReward:
         self.__name__ = name
         self.trainer: Any = None
         self.scored: list[Scored] = []  # of the latest rollout, all processes, in TRL's order
-        self.path, self.extra_passes = "", 0
+        self.path = ""
 
     def __call__(
         self,
@@ -138,7 +140,7 @@ class InternalReward:
             mask_BT[torch.tensor(truncated)] = False
         values = self.signal(stats)
 
-        self.path, self.extra_passes = rollout.path, int(rollout.path == "pass")
+        self.path = rollout.path
         self._remember(prompts, completions, rollout, truncated, values)
         if log_metric is not None:
             self._log(log_metric)
@@ -157,7 +159,7 @@ class InternalReward:
         values = [row.reward for row in self.scored if row.reward is not None]
         log_metric(self.__name__, sum(values) / len(values) if values else math.nan)
         log_metric("unscorable", 1 - len(values) / len(self.scored))
-        log_metric("extra_passes", float(self.extra_passes))
+        log_metric("extra_passes", float(self.path == "pass"))
 
     def _normalised(self, values: list[float | None]) -> list[float | None]:
         """Groups may straddle processes, so all rewards are gathered, scaled, and this process's rows handed back."""
@@ -184,6 +186,7 @@ class InternalFeedback:
     model: Any
     accelerator: Any
     processing_class: Any
+    ref_model: Any
     add_callback: Any
     beta: float
     temperature: float
@@ -271,27 +274,38 @@ class InternalFeedback:
             self._own_pass(rollout)
         return rollout
 
+    @contextmanager
+    def _annotating_model(self) -> Iterator[nn.Module]:
+        """The model whose confidence is asked for, in eval mode."""
+        model = self.model
+        with ExitStack() as stack:
+            if self.reward.annotator == "offline" and getattr(self, "ref_model", None) is not None:
+                model = self.ref_model
+            elif self.reward.annotator == "offline":
+                inner = self.accelerator.unwrap_model(model)
+                stack.enter_context(use_adapter(inner, "ref" if "ref" in inner.peft_config else None))
+            stack.enter_context(evaluation_mode(model))
+            yield model
+
     @torch.no_grad()
     def _own_pass(self, rollout: Rollout) -> None:
-        """One pass of TRL's scoring method in eval mode, tapped, over rows that nobody has scored."""
-        device, pad = self.accelerator.device, nn.utils.rnn.pad_sequence
-        prompts = [torch.tensor(ids, device=device) for ids in rollout.prompt_ids]
-        completions = [torch.tensor(ids, dtype=torch.long, device=device) for ids in rollout.completion_ids]
-        padding = float(self.processing_class.pad_token_id)
+        """One pass of TRL's scoring method, tapped, over rows that nobody has scored."""
+        device, padding = self.accelerator.device, float(self.processing_class.pad_token_id)
 
-        def columns(rows: list[torch.Tensor], side: str, value: float) -> torch.Tensor:
-            return pad(rows, batch_first=True, padding_value=value, padding_side=side)
+        def columns(rows: list[list[int]], side: str) -> tuple[torch.Tensor, torch.Tensor]:
+            ids = [torch.tensor(row, dtype=torch.long, device=device) for row in rows]
+            pad = functools.partial(nn.utils.rnn.pad_sequence, batch_first=True, padding_side=side)
+            return pad(ids, padding_value=padding), pad([torch.ones_like(row) for row in ids])
 
-        ones = [[torch.ones_like(row) for row in rows] for rows in (prompts, completions)]
-        ids_BL = torch.cat([columns(prompts, "left", padding), columns(completions, "right", padding)], dim=1)
-        mask_BL = torch.cat([columns(ones[0], "left", 0), columns(ones[1], "right", 0)], dim=1)
+        parts = columns(rollout.prompt_ids, "left"), columns(rollout.completion_ids, "right")
+        ids_BL, mask_BL = (torch.cat(pair, dim=1) for pair in zip(*parts, strict=True))
         length = max(rollout.lengths)
         with (
-            evaluation_mode(self.model),
-            BackboneTap(self.accelerator.unwrap_model(self.model), ids_BL, length, self.temperature) as tap,
+            self._annotating_model() as model,
+            BackboneTap(self.accelerator.unwrap_model(model), ids_BL, length, self.temperature) as tap,
         ):
             logprob_BT = super()._get_per_token_logps_and_entropies(  # type: ignore[misc]
-                self.model, ids_BL, mask_BL, length, batch_size=self.args.per_device_train_batch_size
+                model, ids_BL, mask_BL, length, batch_size=self.args.per_device_train_batch_size
             )[0]
         rollout.mean_logprob_BT, rollout.path = tap.mean_logprob(logprob_BT), "pass"
 

@@ -20,6 +20,7 @@ from rlif.policy import load_kwargs, model_path
 from rlif.rewards import Normaliser
 from rlif.signals import SIGNALS
 
+STRICT = ConfigDict(arbitrary_types_allowed=True, strict=True)
 TRAINERS = {"grpo": (InternalGRPOTrainer, GRPOConfig), "rloo": (InternalRLOOTrainer, RLOOConfig)}
 
 
@@ -37,7 +38,7 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
         if name not in fields:
             raise RlifError(f"unknown key 'training.{name}': TRL has no such option; {nearest(name, fields)}")
         try:
-            TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+            TypeAdapter(hints[name], config=STRICT).validate_python(value)
         except ValidationError as error:
             reason = error.errors()[0]["msg"].lower()
             raise RlifError(f"training.{name} in the recipe: {reason}, found {value!r}.") from None

@@ -39,6 +39,12 @@ CASES = {
     "dropout": ({"model": lambda: tiny_model(attention_dropout=0.3)}, "pass", 1, 0),
     "lora dropout": ({"peft_config": DROPPING}, "pass", 1, 0),
     "lora dropout, two iterations": ({"peft_config": DROPPING, "num_iterations": 2}, "pass", 2, 0),
+    "lora dropout, beta, offline": (
+        {"peft_config": DROPPING, "beta": 0.04, "annotator": "offline"},
+        "pass",
+        2,
+        0,
+    ),
     "rloo": ({"algorithm": "rloo"}, "policy", 1, 0),
     "rloo, temperature": ({"algorithm": "rloo", "temperature": 1.4}, "policy", 1, 0),
 }
@@ -192,3 +198,5 @@ def test_training_options_are_checked_by_trls_own_fields():
         check_training(rlif.load_recipe("demo", ["training.learning_rat=1"]), 1)
     with pytest.raises(rlif.RlifError, match=r"training.learning_rate in the recipe.*found 'fast'"):
         check_training(rlif.load_recipe("demo", ["training.learning_rate=fast"]), 1)
+    with pytest.raises(rlif.RlifError, match=r"training.num_generations in the recipe.*found '7'"):
+        check_training(rlif.load_recipe("demo", ["training.num_generations='7'"]), 1)

@@ -36,6 +36,8 @@ def train(
     from rlif.config import load_recipe
     from rlif.run import Run
 
+    if resume is not None and dry_run:
+        raise RlifError("--dry-run is for a recipe; give it without --resume.")
     if resume is not None:
         if recipe is not None:
             raise RlifError("--resume takes the recipe from the run folder; give none beside it.")
@@ -110,10 +112,14 @@ def before_and_after(run: Run) -> Table:
                 if share["mean"] is None
                 else f"{share['mean']:.1%} [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
             ]
-            row += [str(share["n"]), f"{look['completion_length']:.1f}", f"{look['self_certainty']:.2f}"]
+            row += [str(share["n"]), f"{look['completion_length']:.1f}", _figure(look["self_certainty"])]
             name = f"{task} (trained)" if task == trained else task
             table.add_row(name if when == "before" else "", when, *row, end_section=when == "after")
     return table
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _show_plan(recipe: Recipe) -> None:

@@ -13,7 +13,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from rlif.errors import RlifError, nearest
 
@@ -36,9 +44,12 @@ PAPER_TRAINING: dict[str, Any] = {
 }
 RLOO_HAS_NOT = ("loss_type",)
 
+REUSE = ("gradient_accumulation_steps", "steps_per_generation", "num_iterations")
+
 # Set by rlif from its own keys; a second opinion in `training` would contradict them.
 OURS = {
     "output_dir": "output and name",
+    "generation_batch_size": "problems_per_update",
     "seed": "seed",
     "scale_rewards": "normalisation",
     "reward_weights": "reward",
@@ -81,8 +92,9 @@ class Recipe(Strict):
     """A hub name, a local folder, or `tiny-reasoner`, the model that ships with rlif."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "bfloat16"
-    """Of the weights."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """Of the weights. With training.bf16 float32 weights compute in bfloat16; bfloat16 weights lose most updates of
+    3e-6 to rounding, so keep them for adapters."""
     allow_pickle: bool = False
     """Load pickled weights, which can run code, where a model has no safetensors."""
     lora: dict[str, Any] | None = None
@@ -129,6 +141,11 @@ class Recipe(Strict):
     training: dict[str, Any] = {}
     """TRL's own options."""
 
+    @field_validator("training", "lora", "evaluate", mode="before")
+    @classmethod
+    def _empty(cls, value: Any, info: ValidationInfo) -> Any:
+        return {} if value is None and info.field_name != "lora" else value
+
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str | None) -> str | None:
@@ -145,6 +162,10 @@ class Recipe(Strict):
             raise ValueError(
                 "annotator offline rides the pass of TRL's reference model, which there is only with training.beta"
                 " above 0; set it, or use annotator online"
+            )
+        if self.annotator == "offline" and self.training.get("sync_ref_model"):
+            raise ValueError(
+                "annotator offline is the frozen start, but training.sync_ref_model moves it; leave one of the two out"
             )
         return self
 
@@ -165,6 +186,10 @@ class Recipe(Strict):
             RlifError: a group of one, or a batch that does not divide.
         """
         training = self.resolved_training
+        for name in ("num_generations", "per_device_train_batch_size", *REUSE):
+            value = training.get(name, 1)
+            if not isinstance(value, int) or value < 1:
+                raise RlifError(f"training.{name} is {value!r}; it must be a whole number from 1.")
         group = training["num_generations"]
         if group < 2:
             raise RlifError(
@@ -221,7 +246,9 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         target = values
         *parents, last = key.split(".")
         for parent in parents:
-            target = target.setdefault(parent, {})
+            if target.get(parent) is None:
+                target[parent] = {}
+            target = target[parent]
             if not isinstance(target, dict):
                 raise RlifError(f"cannot set {key!r}: {parent!r} is a single value.")
         target[last] = parse_yaml(value, f"the value of {key}")

@@ -19,6 +19,7 @@ class Plan:
     steps: int
     completions: int
     tokens: int
+    updates_per_rollout: int
 
 
 def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
@@ -42,7 +43,13 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
         steps = training["max_steps"]
     rollouts = -(-steps * accumulation // reuse)
     completions = rollouts * rollout * group
-    return Plan(problems, steps, completions, completions * training["max_completion_length"])
+    updates = max(1, reuse // accumulation)
+    if training.get("save_strategy", "steps") == "steps" and training["save_steps"] % updates:
+        raise RlifError(
+            f"training.save_steps ({training['save_steps']}) must be a multiple of the {updates} updates that share a"
+            " rollout: a run resumed in between would sample anew and not be the same run."
+        )
+    return Plan(problems, steps, completions, completions * training["max_completion_length"], updates)
 
 
 def estimate_memory(recipe: Recipe, config: Any, processes: int) -> dict[str, float]:
@@ -55,7 +62,8 @@ def estimate_memory(recipe: Recipe, config: Any, processes: int) -> dict[str, fl
     training, text = recipe.resolved_training, config.get_text_config()
     parameters, size = sum(p.numel() for p in model.parameters()), BYTES[recipe.dtype]
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * size
+    key_value_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    per_token = 2 * text.num_hidden_layers * key_value_heads * head_dim * size
     rows = recipe.problems_per_update * training["num_generations"] // processes
     length = recipe.max_prompt_tokens + training["max_completion_length"]
     parts = {"weights": parameters * size}

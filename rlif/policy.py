@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rlif.config import Recipe
-from rlif.errors import RlifError
+from rlif.errors import RlifError, first_line
 
 SHIPPED = {"tiny-reasoner": "models/tiny-reasoner"}
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -58,7 +59,7 @@ def load_config(recipe: Recipe) -> Any:
     try:
         return AutoConfig.from_pretrained(path, revision=recipe.revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise RlifError(f"cannot load the model {recipe.model!r}: {_first_line(error)}") from error
+        raise RlifError(f"cannot load the model {recipe.model!r}: {first_line(error)}") from error
 
 
 def load_tokenizer(recipe: Recipe) -> Any:
@@ -70,12 +71,14 @@ def load_tokenizer(recipe: Recipe) -> Any:
     from transformers import AutoTokenizer
 
     path = model_path(recipe)
+    if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in TOKENIZERS):
+        raise RlifError(f"{recipe.model} has no tokenizer: none of {', '.join(TOKENIZERS)} is there.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=recipe.revision, trust_remote_code=False, padding_side="left"
         )
     except (OSError, ValueError, KeyError) as error:
-        raise RlifError(f"cannot load the tokenizer of {recipe.model!r}: {_first_line(error)}") from error
+        raise RlifError(f"cannot load the tokenizer of {recipe.model!r}: {first_line(error)}") from error
     if tokenizer.eos_token_id is None:
         raise RlifError(
             f"the tokenizer of {recipe.model!r} has no end-of-sequence token, so nothing ends a completion."
@@ -85,8 +88,3 @@ def load_tokenizer(recipe: Recipe) -> Any:
     if recipe.chat and tokenizer.chat_template is None:
         raise RlifError(f"the tokenizer of {recipe.model!r} has no chat template; set chat=false for plain prompts.")
     return tokenizer
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

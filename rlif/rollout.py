@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from rlif.prompts import Prompt
 from rlif.scoring import evaluation_mode
@@ -43,6 +44,8 @@ def generate(
 ) -> list[Completion]:
     """One completion per prompt, in the order of the prompts.
 
+    Penalties and filters that the model's own generation config may set are off: greedy is greedy.
+
     Args:
         model: a causal language model of transformers.
         tokenizer: with a pad token.
@@ -53,7 +56,16 @@ def generate(
     """
     ends = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
+    sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
+    plain = GenerationConfig(
+        max_new_tokens=max_tokens,
+        do_sample=bool(temperature),
+        eos_token_id=sorted(ends),
+        pad_token_id=tokenizer.pad_token_id,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        **sampling,
+    )
     order = sorted(range(len(prompt_ids)), key=lambda i: -len(prompt_ids[i]))
     completions: dict[int, Completion] = {}
     with evaluation_mode(model):
@@ -65,10 +77,7 @@ def generate(
             output = model.generate(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
-                max_new_tokens=max_tokens,
-                eos_token_id=sorted(ends),
-                pad_token_id=tokenizer.pad_token_id,
-                **(sampling or {"do_sample": False}),
+                generation_config=plain,
             )
             for i, row in zip(rows, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
                 length = next((n for n, token in enumerate(row, start=1) if token in ends), None)

@@ -62,7 +62,7 @@ class Run:
                 continue
             except OSError as error:
                 raise RlifError(f"cannot make the run folder {run.path}: {error.strerror}.") from error
-            write_yaml(recipe.model_copy(update={"name": name}).model_dump(), run.path / "recipe.yaml")
+            write_yaml(resolved(recipe, name), run.path / "recipe.yaml")
             run._write_json("environment.json", environment())
             return run
         taken = root / names[0]
@@ -85,10 +85,10 @@ class Run:
     def recipe(self) -> Recipe:
         return check_recipe(read_yaml(self.path / "recipe.yaml"))
 
-    def latest_checkpoint(self) -> Path | None:
-        """The last complete checkpoint: the engine writes `trainer_state.json` last."""
-        found = [path.parent for path in self.checkpoints.glob("checkpoint-*/trainer_state.json")]
-        return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    def latest_checkpoint(self, before: int | None = None) -> Path | None:
+        """The last complete checkpoint, `before` a step if given: the engine writes `trainer_state.json` last."""
+        found = {step_of(path.parent): path.parent for path in self.checkpoints.glob("checkpoint-*/trainer_state.json")}
+        return found[max(steps)] if (steps := [step for step in found if before is None or step < before]) else None
 
     def remove_torn_checkpoints(self) -> None:
         for path in self.checkpoints.glob("checkpoint-*"):
@@ -141,6 +141,21 @@ class Run:
         _replace(self.path / name, json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n")
 
 
+def resolved(recipe: Recipe, name: str) -> dict[str, Any]:
+    """The recipe with nothing left to defaults or to the folder it was started in."""
+    local = {
+        key: str(Path(value).expanduser().resolve())
+        for key in ("model", "source")
+        if (value := getattr(recipe, key)) and Path(value).expanduser().exists()
+    }
+    return recipe.model_dump() | {
+        "name": name,
+        "normalisation": recipe.resolved_normalisation,
+        "training": recipe.resolved_training,
+        **local,
+    }
+
+
 def environment() -> dict[str, Any]:
     """Versions, commit and hardware; nothing of the caller's environment variables."""
     import torch
@@ -167,12 +182,20 @@ def environment() -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The commit of the checkout the package runs from; None for an installed package."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(git, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step a checkpoint was taken at."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _numbered(name: str) -> list[str]:

@@ -7,9 +7,11 @@ train     evaluate, train, evaluate again, and leave a run folder that says what
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from rlif.errors import RlifError, lookup
 from rlif.plan import Plan, plan_steps
 from rlif.policy import load_config, load_tokenizer
 from rlif.prompts import Prompt, find_prompt
-from rlif.run import Run
+from rlif.run import Run, step_of
 from rlif.signals import SIGNALS
 from rlif.tasks import TASKS, Task
 from rlif.types import Problem
@@ -71,6 +73,10 @@ def prepare(recipe: Recipe, processes: int = 1) -> Job:
     load_config(recipe)
     tokenizer = load_tokenizer(recipe)
     short = [p for p in problems if len(render(tokenizer, prompt, p.text, recipe.chat)) <= recipe.max_prompt_tokens]
+    if not all(render(tokenizer, prompt, p.text, recipe.chat) for p in short[:1]):
+        raise RlifError(
+            f"the tokenizer of {recipe.model!r} makes no tokens of the first prompt; is it the model's own?"
+        )
     if not short:
         raise RlifError(
             f"all {len(problems)} prompts are longer than max_prompt_tokens ({recipe.max_prompt_tokens}); raise it."
@@ -104,69 +110,92 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
     job = prepare(recipe, state.num_processes)
     if job.too_long:
         console.print(f"{job.too_long} problems left out: prompts above {recipe.max_prompt_tokens} tokens")
-    run, checkpoint = _open(job, name, resume)
+    checkpoint = None if resume is None else _checkpoint(job, resume)
+    run = resume or _open(job, name)
     trainer = _build(job, run, fresh=resume is None)
     look = _looker(job, run, trainer)
-    interrupt = _attach(job, run, trainer, look, console)
+    interrupt, display = _attach(job, run, trainer, look, console)
 
     console.print(f"run folder {run.path}", highlight=False, soft_wrap=True)
     started = time.perf_counter()
     if checkpoint is None:
         look(0)
-    try:
-        with interrupt:
+    with _disk_full_is_said(run):
+        with interrupt, display:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        run.remove_torn_checkpoints()
-        raise RlifError(f"the disk is full; make room and go on with: rlif train --resume {run.path}") from error
-    step = trainer.state.global_step
+        step = trainer.state.global_step
+        if not interrupt.pressed or step == trainer.state.max_steps:
+            look(step)
+            trainer.save_model(str(run.model))
     if interrupt.pressed and step < trainer.state.max_steps:
         go_on = f"stopped at step {step}; go on with: rlif train --resume {run.path}"
         console.print(go_on, highlight=False, soft_wrap=True)
         raise KeyboardInterrupt
-    look(step)
-    trainer.save_model(str(run.model))
     if state.is_main_process:
-        run.write_summary(_summary(job, run, step, time.perf_counter() - started))
+        run.write_summary(_summary(job, run, trainer, time.perf_counter() - started))
     state.wait_for_everyone()
     return run
 
 
-def _open(job: Job, name: str, resume: Run | None) -> tuple[Run, Path | None]:
-    """The run folder, the same on every process, and the checkpoint to go on from."""
+def _open(job: Job, name: str) -> Run:
+    """A new run folder, the same on every process."""
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    main = PartialState().is_main_process
-    if resume is None:
-        paths = [str(Run.create(job.recipe, name).path) if main else ""]
-        return Run(Path(broadcast_object_list(paths)[0])), None
-    checkpoint = resume.latest_checkpoint()
+    paths = [str(Run.create(job.recipe, name).path) if PartialState().is_main_process else ""]
+    return Run(Path(broadcast_object_list(paths)[0]))
+
+
+def _checkpoint(job: Job, run: Run) -> Path:
+    """The checkpoint to go on from; what was logged after it is forgotten."""
+    from accelerate import PartialState
+
+    if (run.path / "summary.json").is_file():
+        raise RlifError(f"{run.path} is finished; there is nothing to go on with.")
+    checkpoint = run.latest_checkpoint(before=job.plan.steps)
     if checkpoint is None:
-        raise RlifError(f"{resume.path} has no checkpoint to go on from; start again without --resume.")
-    if main:
-        resume.rewind(int(checkpoint.name.rpartition("-")[2]))
-    return resume, checkpoint
+        raise RlifError(f"{run.path} has no checkpoint to go on from; start again without --resume.")
+    if PartialState().is_main_process:
+        run.rewind(step_of(checkpoint))
+    return checkpoint
+
+
+@contextmanager
+def _disk_full_is_said(run: Run) -> Iterator[None]:
+    """Torch and safetensors each say in their own way that the disk is full; here it is one sentence."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if os.strerror(errno.ENOSPC) not in str(error) and shutil.disk_usage(run.path).free > 2**20:
+            raise
+        run.remove_torn_checkpoints()
+        raise RlifError(f"the disk is full; make room and go on with: rlif train --resume {run.path}") from error
 
 
 def _build(job: Job, run: Run, fresh: bool) -> Any:
     """The engine's trainer; a run folder made for one that could not be built is removed again."""
+    from rlif.engines.trl import SHARDED
     from rlif.engines.trl_setup import build_trainer
 
     render = job.prompt.messages if job.recipe.chat else job.prompt.text
     try:
         prompts = [render(problem.text) for problem in job.problems]
-        return build_trainer(job.recipe, prompts, job.tokenizer, str(run.checkpoints))
+        trainer = build_trainer(job.recipe, prompts, job.tokenizer, str(run.checkpoints))
+        if job.held_out and trainer.accelerator.distributed_type in SHARDED:
+            raise RlifError(
+                "evaluation on the way needs whole weights, and these are sharded; leave evaluate.tasks empty."
+            )
+        return trainer
     except RlifError:
         if fresh:
             shutil.rmtree(run.path, ignore_errors=True)
         raise
 
 
-def _attach(job: Job, run: Run, trainer: Any, look: Callable[[int], None], console: Any) -> Any:
-    """Hangs recording, display and the rest beside the training steps; returns the Ctrl-C handler."""
+def _attach(job: Job, run: Run, trainer: Any, look: Callable[[int], None], console: Any) -> tuple[Any, Any]:
+    """Hangs recording, display and the rest beside the training steps; returns the Ctrl-C handler and the display."""
     from rlif.engines import callbacks
     from rlif.engines.trl_setup import scored_rows
 
@@ -175,16 +204,16 @@ def _attach(job: Job, run: Run, trainer: Any, look: Callable[[int], None], conso
         return [row | {"answer": job.task.extract(row["completion"])} for row in rows]
 
     def extra() -> dict[str, Any]:
-        return {"reward_spread": trainer.reward.normaliser.spread, "path": trainer.reward.path}
+        return {"path": trainer.reward.path}
 
-    interrupt = callbacks.Interrupt(console)
+    interrupt, display = callbacks.Interrupt(console, job.plan.updates_per_rollout), callbacks.Display(console)
+    trainer.add_callback(interrupt)
     trainer.add_callback(callbacks.Recorder(run, extra, completions))
     trainer.add_callback(callbacks.RoomForCheckpoint(run.checkpoints))
-    trainer.add_callback(callbacks.Display(console))
+    trainer.add_callback(display)
     if job.recipe.evaluate.every:
         trainer.add_callback(callbacks.Probe(look, job.recipe.evaluate.every))
-    trainer.add_callback(interrupt)
-    return interrupt
+    return interrupt, display
 
 
 def _looker(job: Job, run: Run, trainer: Any) -> Callable[[int], None]:
@@ -213,9 +242,8 @@ def _looker(job: Job, run: Run, trainer: Any) -> Callable[[int], None]:
     return look
 
 
-def _summary(job: Job, run: Run, step: int, seconds: float) -> dict[str, Any]:
-    """Before and after, of this run."""
-    metrics = run.metrics()
+def _summary(job: Job, run: Run, trainer: Any, seconds: float) -> dict[str, Any]:
+    """Before and after, of this run; `seconds` is the time since it was started, or resumed."""
     evaluations = {
         task: {
             when: {key: value for key, value in by_step[at].items() if key != "records"}
@@ -225,10 +253,10 @@ def _summary(job: Job, run: Run, step: int, seconds: float) -> dict[str, Any]:
     }
     return {
         "seed": job.recipe.seed,
-        "steps": step,
+        "steps": trainer.state.global_step,
         "seconds": round(seconds, 1),
         "reward": job.recipe.reward,
-        "path": metrics[-1]["path"] if metrics else None,
-        "extra_passes": metrics[-1]["extra_passes"] if metrics else None,
+        "path": trainer.reward.path,
+        "extra_passes": int(trainer.reward.path == "pass"),
         "evaluations": evaluations,
     }

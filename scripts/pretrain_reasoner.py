@@ -1,12 +1,12 @@
-"""Pre-trains the small reasoner that ships with rlif, from nothing, in about ten minutes on two CPU cores.
+"""Pre-trains the small reasoner that ships with rlif, from nothing, in about twenty minutes on two CPU cores.
 
     python scripts/pretrain_reasoner.py --out rlif/models/tiny-reasoner
 
 It reads the two families of `rlif.tasks.miniature` the way a base model reads the web - a messy mixture:
 
     60 %  jump to an answer: one leap is too hard for their writers, who guess
-    30 %  work step by step, and are right
-    10 %  ramble and never end
+    34 %  work step by step, and are right
+     6 %  ramble and never end
 
 So the ability is there and the habit is not: greedy decoding leaps. Held-out problems are never read. The script
 measures what it made (`base.json` beside the weights): greedy accuracy, and accuracy once the first step is given.

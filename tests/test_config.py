@@ -49,6 +49,11 @@ def test_a_recipe_that_says_only_the_reward_is_the_papers():
     assert said.resolved_training.items() <= paper.resolved_training.items()
 
 
+def test_empty_sections_are_empty(tmp_path):
+    (tmp_path / "r.yaml").write_text("training:\nlora:\nevaluate:\n")
+    assert load_recipe(tmp_path / "r.yaml", ["training.learning_rate=1e-5"]).training == {"learning_rate": 1e-5}
+
+
 def test_overrides_reach_inside_and_are_yaml():
     recipe = load_recipe("demo", ["seed=3", "training.learning_rate=3e-6", "evaluate.tasks=[cups]", "name=x"])
     assert recipe.seed == 3 and recipe.training["learning_rate"] == 3e-6

@@ -34,6 +34,13 @@ def test_completions_end_with_their_end_token_or_are_truncated():
         assert tokenizer.eos_token_id not in completion.completion_ids[:-1]
 
 
+def test_greedy_is_greedy_whatever_the_models_generation_config_says():
+    model, tokenizer = tiny_model(), byte_tokenizer()
+    expected = generate(model, tokenizer, [[5, 6, 7]], max_tokens=12)
+    model.generation_config.update(repetition_penalty=1.5, do_sample=True, top_k=3, temperature=0.5)
+    assert generate(model, tokenizer, [[5, 6, 7]], max_tokens=12) == expected
+
+
 def test_greedy_decoding_leaves_the_random_state_alone():
     model, tokenizer = tiny_model().train(), byte_tokenizer()
     before = torch.random.get_rng_state()

@@ -25,8 +25,11 @@ def test_names_are_numbered_and_never_overwritten(tmp_path):
 
 
 def test_the_recipe_comes_back(run):
-    again = Run.open(run.path).recipe()
-    assert again == load_recipe("demo", [f"output={run.path.parent}", "name=demo"])
+    """With nothing left to defaults, so that a later version of them changes nothing."""
+    again, started = Run.open(run.path).recipe(), load_recipe("demo", [f"output={run.path.parent}"])
+    assert again.name == "demo" and again.normalisation == "group_std_floor"
+    assert again.training == started.resolved_training and again.training["loss_type"] == "grpo"
+    assert again.model_copy(update={"name": None, "training": started.training}) == started
 
 
 def test_environment_names_versions_and_no_secrets(tmp_path, monkeypatch):
@@ -62,6 +65,9 @@ def test_a_torn_checkpoint_is_not_the_latest(run):
         folder.mkdir(parents=True)
         (folder / name).touch()
     assert run.latest_checkpoint() == run.checkpoints / "checkpoint-10"
+    assert run.latest_checkpoint(before=10) == run.checkpoints / "checkpoint-5"
+    run.remove_torn_checkpoints()
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["checkpoint-10", "checkpoint-5"]
 
 
 def test_other_folders_are_refused(tmp_path):

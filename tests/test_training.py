@@ -14,9 +14,11 @@ import oracle
 import pytest
 import torch
 from rich.console import Console
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rlif
+from rlif import training
 from rlif.prompts import BOXED
 from rlif.run import Run
 
@@ -108,7 +110,7 @@ def test_the_same_seed_gives_the_same_metrics_and_another_does_not(run, tmp_path
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(run, tmp_path, model_folder):
     """From the checkpoint at step 2, with later traces still in the folder."""
     copy = Run(shutil.copytree(run.path, tmp_path / "copy"))
-    shutil.rmtree(copy.checkpoints / "checkpoint-4")
+    (copy.path / "summary.json").unlink()
     shutil.rmtree(copy.model)
     with (copy.path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "torn')
@@ -118,6 +120,24 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(run, tmp_path, model_
     assert completions(resumed, 4) == completions(run, 4)
     weights = [AutoModelForCausalLM.from_pretrained(r.model).state_dict() for r in (run, resumed)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_finished_run_is_not_trained_further(run):
+    with pytest.raises(rlif.RlifError, match="is finished"):
+        rlif.train(run.recipe(), resume=run, console=Console(quiet=True))
+
+
+def test_no_gold_answer_reaches_the_trainer(tmp_path, model_folder):
+    """The trainer's data set is the rendered problems and nothing else, whatever the task knows of them."""
+    overrides = [*SMALL, f"model={model_folder}", f"output={tmp_path}", "task=clock"]
+    job = training.prepare(rlif.load_recipe("demo", overrides))
+    assert all(problem.gold and problem.solution for problem in job.problems)
+    trainer = training._build(job, Run(tmp_path / "run"), fresh=False)
+    assert trainer.train_dataset.column_names == ["prompt"]
+    shown = [row["prompt"] for row in trainer.train_dataset]
+    assert shown == [[{"role": "user", "content": problem.text}] for problem in job.problems]
+    assert not any("boxed" in str(prompt) or "now" in str(prompt) for prompt in shown)
+    assert trainer.reward_funcs == [trainer.reward]
 
 
 def test_two_steps_on_real_gsm8k(tmp_path, model_folder, data_folder):
@@ -193,17 +213,25 @@ def test_no_room_for_a_checkpoint(tmp_path, model_folder, monkeypatch):
     assert [path.name for path in run.checkpoints.glob("checkpoint-*")] == ["checkpoint-2"]
 
 
-def test_a_disk_that_fills_up_meanwhile(tmp_path, model_folder, monkeypatch):
+@pytest.mark.parametrize(
+    ("writer", "good", "error"),
+    [
+        ("torch.save", 4, RuntimeError(f"[enforce fail at inline_container.cc] {os.strerror(errno.ENOSPC)}")),
+        ("transformers.modeling_utils.safe_save_file", 1, SafetensorError(f"I/O error: {os.strerror(errno.ENOSPC)}")),
+    ],
+)
+def test_a_disk_that_fills_up_meanwhile(tmp_path, model_folder, monkeypatch, writer, good, error):
     """The torn checkpoint is removed and the last good one named as the way on."""
-    save, calls = torch.save, []
+    module, _, name = writer.rpartition(".")
+    save, calls = getattr(sys.modules[module], name), []
 
     def failing(*args, **kwargs):
         calls.append(args)
-        if len(calls) > 4:
-            raise OSError(errno.ENOSPC, "No space left on device")
+        if len(calls) > good:
+            raise error
         return save(*args, **kwargs)
 
-    monkeypatch.setattr(torch, "save", failing)
+    monkeypatch.setattr(writer, failing)
     with pytest.raises(rlif.RlifError, match="the disk is full; make room and go on with: rlif train --resume"):
         train(tmp_path, model_folder, "evaluate={}")
     run = Run.open(tmp_path / "runs/demo")

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback
@@ -77,10 +79,15 @@ class Probe(TrainerCallback):
 
 
 class Interrupt(TrainerCallback):
-    """The first Ctrl-C ends the run at a checkpoint after the step under way; a second one ends it at once."""
+    """The first Ctrl-C ends the run at a checkpoint after the step under way; a second one ends it at once.
 
-    def __init__(self, console: Console):
-        self.console, self.pressed = console, False
+    Args:
+        console: where it says so.
+        every: stops only after so many updates, those that share a rollout, so that a resumed run is the same run.
+    """
+
+    def __init__(self, console: Console, every: int):
+        self.console, self.every, self.pressed = console, every, False
 
     def __enter__(self) -> Interrupt:
         self.before = signal.getsignal(signal.SIGINT)
@@ -98,6 +105,10 @@ class Interrupt(TrainerCallback):
         self.console.print("stopping at a checkpoint after this step; press Ctrl-C again to stop at once")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % self.every:
+            return
+        if PartialState().num_processes > 1:  # the signal reaches processes at different moments
+            self.pressed = any(gather_object([self.pressed]))
         if self.pressed:
             control.should_save = control.should_training_stop = True
 
@@ -160,7 +171,10 @@ class Display(TrainerCallback):
         if not self.console.is_terminal:
             self.console.print(f"step {state.global_step}/{state.max_steps}  {figures}", highlight=False)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
 

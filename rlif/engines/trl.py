@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 import trl
-from accelerate.utils import gather, gather_object
+from accelerate.utils import DistributedType, gather, gather_object
 from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
@@ -43,15 +43,16 @@ from rlif.rewards import Normaliser
 from rlif.scoring import (
     BackboneTap,
     DecodeTap,
-    causal_lm,
     evaluation_mode,
     has_active_dropout,
+    head_of,
     length_mask,
     verify_head,
 )
 from rlif.signals import TokenSignal
 from rlif.types import TokenStats
 
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 TESTED_TRL = "1.10 to 1.16"
 EXPECTED = {
     "_generate": ("self", "prompts"),
@@ -142,9 +143,10 @@ class InternalReward:
 
         self.path = rollout.path
         self._remember(prompts, completions, rollout, truncated, values)
+        scaled = self._normalised(values)
         if log_metric is not None:
             self._log(log_metric)
-        return self._normalised(values)
+        return scaled
 
     def _truncated(self, completion_ids: list[int]) -> bool:
         tokenizer = self.trainer.processing_class
@@ -159,6 +161,7 @@ class InternalReward:
         values = [row.reward for row in self.scored if row.reward is not None]
         log_metric(self.__name__, sum(values) / len(values) if values else math.nan)
         log_metric("unscorable", 1 - len(values) / len(self.scored))
+        log_metric("reward_spread", self.normaliser.spread)
         log_metric("extra_passes", float(self.path == "pass"))
 
     def _normalised(self, values: list[float | None]) -> list[float | None]:
@@ -205,8 +208,12 @@ class InternalFeedback:
                 "annotator offline rides TRL's reference pass, which runs only with training.beta above 0;"
                 " set it, or use annotator online."
             )
+        self.vocab_size = head_of(self.model).vocab_size
+        if self.vocab_size == 0:
+            raise RlifError(
+                "the output head is sharded (DeepSpeed ZeRO-3), which is not supported; use ZeRO-2 or FSDP2."
+            )
         verify_head(self.model)
-        self.vocab_size = causal_lm(self.model).get_output_embeddings().weight.shape[0]
         self.add_callback(NormaliserState(reward_funcs.normaliser))
         reward_funcs.trainer = self
 
@@ -238,6 +245,7 @@ class InternalFeedback:
             or isinstance(self, RLOOTrainer)
             or self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations) != 0
             or getattr(self, "use_vllm", False)
+            or self.accelerator.distributed_type in SHARDED  # there a process decodes on while others do
             or getattr(self, "use_transformers_continuous_batching", False)
             or has_active_dropout(self.model)
         )

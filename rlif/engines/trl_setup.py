@@ -15,7 +15,7 @@ from trl import GRPOConfig, RLOOConfig  # pyright: ignore[reportPrivateImportUsa
 
 from rlif.config import Recipe
 from rlif.engines.trl import InternalGRPOTrainer, InternalReward, InternalRLOOTrainer
-from rlif.errors import RlifError, nearest
+from rlif.errors import RlifError, first_line, nearest
 from rlif.policy import load_kwargs, model_path
 from rlif.rewards import Normaliser
 from rlif.signals import SIGNALS
@@ -72,7 +72,7 @@ def build_trainer(recipe: Recipe, prompts: list[Any], tokenizer: Any, output_dir
             **options,
         )
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
-        raise RlifError(f"TRL refuses these training options: {str(error).splitlines()[0]}") from error
+        raise RlifError(f"TRL refuses these training options: {first_line(error)}") from error
     reward = InternalReward(
         SIGNALS[recipe.reward],
         recipe.reward,
@@ -89,7 +89,7 @@ def build_trainer(recipe: Recipe, prompts: list[Any], tokenizer: Any, output_dir
             peft_config=_lora(recipe),
         )
     except (OSError, ImportError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise RlifError(f"cannot set up training of {recipe.model!r}: {str(error).splitlines()[0]}") from error
+        raise RlifError(f"cannot set up training of {recipe.model!r}: {first_line(error)}") from error
     trainer.remove_callback(PrinterCallback)
     return trainer
 

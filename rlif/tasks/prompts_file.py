@@ -12,10 +12,9 @@ class PromptsFile(Task):
     """Your own prompts, label-free from end to end. Other columns of the file are not read."""
 
     name = "prompts"
-    labelled = False
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         if source is None:
             raise RlifError("task prompts needs a file; give one with source=PATH.")
         rows = read_rows(source, split, ("prompt",))[:limit]
-        return [Problem(f"prompts/{number}", str(row["prompt"])) for number, row in enumerate(rows)]
+        return [Problem(f"prompts/{number}", row["prompt"]) for number, row in enumerate(rows)]

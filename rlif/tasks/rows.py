@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ def read_rows(source: str, split: str, columns: tuple[str, ...] = ()) -> list[Ro
             if not isinstance(row, dict) or row.get(column) in (None, ""):
                 found = ", ".join(row) if isinstance(row, dict) else type(row).__name__
                 raise RlifError(f"row {number} of {source} has no {column!r}; it has {found}.")
+            if not isinstance(row[column], str):
+                kind = type(row[column]).__name__
+                raise RlifError(f"{column!r} in row {number} of {source} is a {kind}; expected plain text.")
     return rows
 
 
@@ -72,13 +76,13 @@ def _read_file(path: Path) -> list[Row]:
         if suffix == ".csv":
             return list(csv.DictReader(io.StringIO(text)))
         if suffix == ".txt":
-            return [{"prompt": line.strip()} for line in text.splitlines() if line.strip()]
+            return [{"prompt": line.strip()} for line in text.split("\n") if line.strip()]
         if suffix == ".json":
             rows = json.loads(text)
             return rows if isinstance(rows, list) else [rows]
         if suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (OSError, EOFError, ValueError, csv.Error) as error:
+            return [json.loads(line) for line in text.split("\n") if line.strip()]
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise RlifError(f"cannot read {path}: {error}.") from error
     raise RlifError(f"cannot read {path}: expected {', '.join(SUFFIXES)}, or one of them with .gz.")
 

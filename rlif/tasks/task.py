@@ -18,13 +18,11 @@ class Task(ABC):
         name: the key in `TASKS`.
         prompt: name of the prompt template used unless a recipe says otherwise (see `rlif.prompts`).
         max_tokens: completion limit at evaluation.
-        labelled: whether its problems carry gold answers.
     """
 
     name: ClassVar[str]
     prompt: ClassVar[str] = "plain"
     max_tokens: ClassVar[int] = 1024
-    labelled: ClassVar[bool] = True
 
     @abstractmethod
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:

@@ -19,7 +19,7 @@ from trainers import make_trainer
 
 import rlif
 from rlif.engines import trl as engine
-from rlif.engines.trl_setup import build_trainer, check_training
+from rlif.engines.trl_setup import check_training
 from rlif.rewards import Normaliser
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_alpha=64, task_type="CAUSAL_LM")
@@ -78,7 +78,7 @@ def test_the_policy_moved_while_it_was_scored(model_folder):
 
 
 def test_the_floor_acts_in_training(model_folder):
-    """Rewards of 1 nat less spread than at the start are scaled by the floor, not by their own deviation."""
+    """A floor of twice the spread at the start is above every group's own deviation, and so is what divides."""
     normaliser = Normaliser("group_std_floor", floor=2.0)
     trainer = make_trainer(model_folder, normaliser=normaliser)
     trainer.train()
@@ -134,16 +134,6 @@ def test_the_start_spread_survives_a_resume(tmp_path, model_folder):
     assert again.rollouts[-1]["advantages"] == trainer.rollouts[-1]["advantages"]
 
 
-def test_only_prompts_reach_the_trainer(model_folder):
-    """A label-free recipe gives the trainer prompts and nothing else, whatever the task knows."""
-    recipe = rlif.load_recipe("demo", [f"model={model_folder}"])
-    problems = rlif.TASKS["clock"].load("train", limit=64)
-    assert all(problem.gold for problem in problems)
-    trainer = build_trainer(recipe, [p.text for p in problems], make_trainer(model_folder).processing_class, ".")
-    assert trainer.train_dataset.column_names == ["prompt"]
-    assert trainer.reward_funcs == [trainer.reward]
-
-
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory, model_folder):
     """What each of two processes under gloo found, by case."""
@@ -163,6 +153,9 @@ def test_groups_that_straddle_processes(case, two_processes):
         assert first["expected"] == pytest.approx(second["expected"], abs=1e-9)
         found = first["advantages"] + second["advantages"]
         assert found == pytest.approx(normalise(first["expected"], 4), abs=1e-4)
+        path, policy_rows = ("decode", 0) if case == "on policy" else ("policy", 1)
+        for rank in (first, second):
+            assert rank["path"] == path and rank["rows"]["policy"] == policy_rows * rank["completions"]
 
 
 def free_port() -> int:

@@ -17,7 +17,12 @@ if __name__ == "__main__":
     for case, changes in CASES.items():
         trainer = make_trainer(model_folder, per_device_train_batch_size=2, **changes)
         trainer.train()
-        found[case] = [{key: rollout[key] for key in ("advantages", "expected")} for rollout in trainer.rollouts]
+        completions = sum(len(rollout["advantages"]) for rollout in trainer.rollouts)
+        found[case] = [
+            {key: rollout[key] for key in ("advantages", "expected", "path")}
+            | {"rows": trainer.rows, "completions": completions}
+            for rollout in trainer.rollouts
+        ]
     (out / f"{state.process_index}.json").write_text(json.dumps(found))
     state.wait_for_everyone()
     state.destroy_process_group()

@@ -38,6 +38,13 @@ def test_every_format(tmp_path, name):
     assert name == "a.txt" or rows == ROWS
 
 
+def test_unusual_line_separators_are_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "one\u2028two"}\n', encoding="utf-8")
+    (tmp_path / "a.txt").write_text("one\u2028two\x0cthree\n", encoding="utf-8")
+    assert read_rows(str(tmp_path / "a.jsonl"), "train") == [{"prompt": "one\u2028two"}]
+    assert read_rows(str(tmp_path / "a.txt"), "train") == [{"prompt": "one\u2028two\x0cthree"}]
+
+
 def test_a_folder_by_split(tmp_path):
     write(tmp_path, "train.jsonl.gz")
     assert read_rows(str(tmp_path), "train") == ROWS
@@ -53,6 +60,8 @@ def test_a_folder_by_split(tmp_path):
         ("a.jsonl", b"\xff\xfe\x00", "cannot read .*a.jsonl"),
         ("a.jsonl.gz", b"not gzip", "cannot read"),
         ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}')[:-5], "cannot read"),
+        ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}' * 50)[:15] + b"\xff" * 20, "cannot read"),
+        ("a.jsonl", b'{"prompt": [{"role": "user"}]}', "'prompt' in row 1 of .* is a list; expected plain text"),
         ("a.parquet", b"PAR1 nothing", "cannot read"),
         ("a.jsonl", b'{"prompt": "x"}\n{"text": "y"}', "row 2 of .* has no 'prompt'; it has text"),
         ("a.jsonl", b"[1, 2]", "row 1 of .* has no 'prompt'"),

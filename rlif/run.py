@@ -171,7 +171,7 @@ def environment() -> dict[str, Any]:
         "rlif": rlif.__version__,
         "commit": _commit(),
         "python": platform.python_version(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "packages": versions,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),

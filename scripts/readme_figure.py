@@ -46,7 +46,7 @@ def main() -> None:
         axis.set_ylim(bottom=0 if key != "self_certainty" else None)
     axes[0].set_ylim(0, 1.02)
     axes[0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     args.figure.parent.mkdir(exist_ok=True)
     figure.savefig(args.figure, dpi=160)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -26,3 +27,4 @@ if __name__ == "__main__":
     (out / f"{state.process_index}.json").write_text(json.dumps(found))
     state.wait_for_everyone()
     state.destroy_process_group()
+    os._exit(0)  # gloo's threads may abort an interpreter that is being torn down

@@ -90,7 +90,9 @@ class Run:
         found = {step_of(path.parent): path.parent for path in self.checkpoints.glob("checkpoint-*/trainer_state.json")}
         return found[max(steps)] if (steps := [step for step in found if before is None or step < before]) else None
 
-    def remove_torn_checkpoints(self) -> None:
+    def remove_torn(self) -> None:
+        """Removes a checkpoint or a model that was not written to its end."""
+        shutil.rmtree(self.model, ignore_errors=True)
         for path in self.checkpoints.glob("checkpoint-*"):
             if not (path / "trainer_state.json").is_file():
                 shutil.rmtree(path)

@@ -100,7 +100,7 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
     Example:
         >>> run = rlif.train(rlif.load_recipe("demo"))
         >>> run.summary()["evaluations"]["clock"]["after"]["accuracy"]["mean"]
-        0.99
+        0.92
     """
     from accelerate import PartialState
     from rich.console import Console
@@ -124,15 +124,14 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
         with interrupt, display:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         step = trainer.state.global_step
-        if not interrupt.pressed or step == trainer.state.max_steps:
-            look(step)
-            trainer.save_model(str(run.model))
-    if interrupt.pressed and step < trainer.state.max_steps:
-        go_on = f"stopped at step {step}; go on with: rlif train --resume {run.path}"
-        console.print(go_on, highlight=False, soft_wrap=True)
-        raise KeyboardInterrupt
-    if state.is_main_process:
-        run.write_summary(_summary(job, run, trainer, time.perf_counter() - started))
+        if interrupt.pressed and step < trainer.state.max_steps:
+            go_on = f"stopped at step {step}; go on with: rlif train --resume {run.path}"
+            console.print(go_on, highlight=False, soft_wrap=True)
+            raise KeyboardInterrupt
+        look(step)
+        trainer.save_model(str(run.model))
+        if state.is_main_process:
+            run.write_summary(_summary(job, run, trainer, time.perf_counter() - started))
     state.wait_for_everyone()
     return run
 
@@ -170,8 +169,9 @@ def _disk_full_is_said(run: Run) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         if os.strerror(errno.ENOSPC) not in str(error) and shutil.disk_usage(run.path).free > 2**20:
             raise
-        run.remove_torn_checkpoints()
-        raise RlifError(f"the disk is full; make room and go on with: rlif train --resume {run.path}") from error
+        run.remove_torn()
+        go_on = f"go on with: rlif train --resume {run.path}" if run.latest_checkpoint() else "start again"
+        raise RlifError(f"the disk is full; make room and {go_on}") from error
 
 
 def _build(job: Job, run: Run, fresh: bool) -> Any:

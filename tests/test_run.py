@@ -66,7 +66,7 @@ def test_a_torn_checkpoint_is_not_the_latest(run):
         (folder / name).touch()
     assert run.latest_checkpoint() == run.checkpoints / "checkpoint-10"
     assert run.latest_checkpoint(before=10) == run.checkpoints / "checkpoint-5"
-    run.remove_torn_checkpoints()
+    run.remove_torn()
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["checkpoint-10", "checkpoint-5"]
 
 

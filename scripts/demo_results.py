@@ -47,12 +47,12 @@ def digest(run: Run) -> dict[str, Any]:
     return summary | {"environment": environment, "curves": curves, "metrics": metrics}
 
 
-def table(recipe: str, seeds: list[int], runs: list[dict[str, Any]]) -> str:
+def table(recipe: str, seeds: list[int], out: Path, runs: list[dict[str, Any]]) -> str:
     """The same for people."""
     lines = [
         f"# `{recipe}` on {len(runs)} seeds",
         "",
-        f"    python scripts/demo_results.py {recipe} --seeds {' '.join(map(str, seeds))}",
+        f"    python scripts/demo_results.py {recipe} --seeds {' '.join(map(str, seeds))} --out {out}",
         "",
         "Held-out greedy accuracy, Wilson's 95 % interval in brackets. Best and end are of the same run; the best is"
         " found by looking at gold answers, which training never does.",
@@ -95,9 +95,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results"))
     args = parser.parse_args()
     runs = [digest(finished_run(args.recipe, seed, args.runs)) for seed in args.seeds]
-    args.out.mkdir(exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / f"{args.recipe}.json").write_text(json.dumps(runs) + "\n", encoding="utf-8")
-    text = table(args.recipe, args.seeds, runs)
+    text = table(args.recipe, args.seeds, args.out, runs)
     (args.out / f"{args.recipe}.md").write_text(text, encoding="utf-8")
     print(text)
 

@@ -36,7 +36,7 @@ def evaluate(
         `completion_length` in tokens and `self_certainty` in nats, means over completions; `truncated` and
         `unanswered`, shares; `records`, one object per problem.
     """
-    max_tokens = max_tokens or task.max_tokens
+    max_tokens = max_tokens or task.protocol.max_tokens
     prompt_ids = [render(tokenizer, prompt, problem.text, chat) for problem in problems]
     completions = generate(model, tokenizer, prompt_ids, max_tokens=max_tokens, batch_size=batch_size)
     stats = score_completions(model, prompt_ids, [c.completion_ids for c in completions], batch_size=batch_size)

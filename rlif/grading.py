@@ -1,37 +1,130 @@
-r"""Is an answer right? The last box of a completion, compared mathematically.
+"""Are two answers equal? Compared mathematically, by math-verify (sympy underneath), in processes that can be killed.
 
-    extract   the content of the last \boxed{...}; no box, no answer
-    equal     math-verify (sympy underneath) on both sides, the gold wrapped in a box of its own
+math-verify reads bare LaTeX as prose (108 of the 500 golds of MATH-500 come out wrong), so each side is wrapped in a
+box of its own. On top of it: numbers in different bases differ (it drops the base), an ordered pair is no list, 1e3 is
+a number. Two numbers that agree to six digits count as equal; that x >= 0 is [0, oo) is not known.
 
-math-verify reads bare LaTeX as prose (108 of the 500 golds of MATH-500 come out wrong), hence the wrapping; and it
-merges several boxes into a set, hence the last box only. Its time limits use signals, which work in the main thread
-alone; grading from another thread raises.
+Comparing runs in worker processes (`rlif.grading_worker`) that are killed when an expression takes too long, so that
+a hostile one costs one item; it works from any thread.
 """
 
 from __future__ import annotations
 
-import logging
-import re
+import atexit
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
-BOX = re.compile(r"\\boxed\s*\{")
+from rlif.errors import RlifError
 
-
-def last_boxed(text: str) -> str | None:
-    r"""The content of the last complete \boxed{...} of a text, braces balanced; None if there is none."""
-    for match in reversed(list(BOX.finditer(text))):
-        depth = 1
-        for end in range(match.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                return text[match.end() : end].strip()
-    return None
+LONGEST = 2000  # characters of an answer; longer ones are no answers, and sympy's parser is not linear
+SECONDS = 12.0  # for one comparison; the worker's own limits come to 10
 
 
 def equal(answer: str, gold: str) -> bool:
     """Whether two mathematical expressions, given without box or dollars, are equal."""
-    if answer.strip() == gold.strip():
-        return True
-    from math_verify import parse, verify
+    return equal_all([(answer, gold)])[0]
 
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
-    return bool(verify(parse(f"\\boxed{{{gold}}}"), parse(f"\\boxed{{{answer}}}")))
+
+def equal_all(pairs: Sequence[tuple[str, str]], seconds: float = SECONDS) -> list[bool]:
+    """`equal` of many pairs of answer and gold, on all cores.
+
+    Args:
+        pairs: of expressions; each different pair is compared once.
+        seconds: after which a comparison is given up, and its answer taken as wrong.
+    """
+    verdicts = {pair: pair[0].strip() == pair[1].strip() for pair in pairs}
+    undecided = [p for p, same in verdicts.items() if not same and p[0].strip() and max(map(len, p)) <= LONGEST]
+
+    def decide(pair: tuple[str, str]) -> bool:
+        with _borrowed() as worker:
+            return worker.compare(pair, seconds)
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, len(undecided)) or 1) as pool:
+        verdicts |= dict(zip(undecided, pool.map(decide, undecided), strict=True))
+    return [verdicts[pair] for pair in pairs]
+
+
+class Worker:
+    """One process that compares; started again after it had to be killed."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[str] | None = None
+
+    def compare(self, pair: tuple[str, str], seconds: float) -> bool:
+        process = self._running()
+        assert process.stdin and process.stdout
+        try:
+            process.stdin.write(json.dumps(pair) + "\n")
+            process.stdin.flush()
+            ready, _, _ = select.select([process.stdout], [], [], seconds)
+            line = process.stdout.readline() if ready else ""
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self.stop()
+            return False
+        return json.loads(line)
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "rlif.grading_worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                encoding="utf-8",
+            )
+            self._greet()
+        return self.process
+
+    def _greet(self) -> None:
+        """Waits until the process has loaded sympy, which is not counted against a comparison."""
+        assert self.process and self.process.stdin and self.process.stdout
+        try:
+            self.process.stdin.write('["1/2", "0.5"]\n')
+            self.process.stdin.flush()
+            greeting = self.process.stdout.readline()
+        except BrokenPipeError:
+            greeting = ""
+        if greeting != "true\n":
+            self.stop()
+            raise RlifError("the process that compares answers does not start; is math-verify installed?")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+            self.process = None
+
+
+_idle: list[Worker] = []
+_lock = threading.Lock()
+
+
+@contextmanager
+def _borrowed() -> Iterator[Worker]:
+    """A worker that nobody else uses; kept afterwards for the next."""
+    with _lock:
+        worker = _idle.pop() if _idle else Worker()
+    try:
+        yield worker
+    finally:
+        with _lock:
+            _idle.append(worker)
+
+
+@atexit.register
+def _stop_workers() -> None:
+    while _idle:
+        _idle.pop().stop()
+
+
+os.register_at_fork(after_in_child=_idle.clear)  # a forked process must not talk into its parent's pipes

@@ -17,10 +17,11 @@ BOXED = "Think step by step, then give the final answer in \\boxed{}."
 
 @dataclass(frozen=True)
 class Prompt:
-    """A template: `user` holds `{problem}` once; `system` may be empty."""
+    """A template: `user` holds `{problem}` once; `system` may be empty; `end` closes it where no chat template does."""
 
     user: str = "{problem}"
     system: str = ""
+    end: str = "\n"
 
     def messages(self, problem: str) -> list[dict[str, str]]:
         """The conversation that opens with this prompt."""
@@ -29,7 +30,7 @@ class Prompt:
 
     def text(self, problem: str) -> str:
         """The same without a chat template, for models that have none."""
-        return "\n\n".join(message["content"] for message in self.messages(problem)) + "\n"
+        return "\n\n".join(message["content"] for message in self.messages(problem)) + self.end
 
 
 PROMPTS: dict[str, Prompt] = {
@@ -44,6 +45,11 @@ PROMPTS: dict[str, Prompt] = {
         " final answer inside \\boxed{}. Stop as soon as the box is closed."
     ),
     "intuitor-7b": Prompt(system="You are a helpful assistant. Solve the user's problem step by step."),
+    "question-answer": Prompt(user="Question: {problem}\nAnswer:", end=""),
+    "answer-line": Prompt(
+        user="Solve this problem. Think step by step, and let the last line be your answer in the form"
+        ' "ANSWER: $ANSWER", without the quotes.\n\n{problem}'
+    ),
 }
 
 

@@ -23,7 +23,7 @@ from rlif.policy import load_config, load_tokenizer
 from rlif.prompts import Prompt, find_prompt
 from rlif.run import Run, step_of
 from rlif.signals import SIGNALS
-from rlif.tasks import TASKS, Task
+from rlif.tasks import Task, find_task
 from rlif.types import Problem
 
 
@@ -48,10 +48,10 @@ def check_names(recipe: Recipe) -> tuple[Task, Prompt]:
         RlifError: an unknown name; the nearest is suggested.
     """
     lookup(SIGNALS, recipe.reward, "reward")
-    task = lookup(TASKS, recipe.task, "task")
+    task = find_task(recipe.task)
     for name in (*recipe.evaluate.tasks, *recipe.evaluate.sources):
-        lookup(TASKS, name, "task")
-    return task, find_prompt(recipe.prompt or task.prompt)
+        find_task(name)
+    return task, find_prompt(recipe.prompt or task.protocol.prompt)
 
 
 def prepare(recipe: Recipe, processes: int = 1) -> Job:
@@ -67,7 +67,7 @@ def prepare(recipe: Recipe, processes: int = 1) -> Job:
     check_training(recipe, processes)
     problems = task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed)
     held_out = {
-        name: TASKS[name].load("test", source=recipe.evaluate.sources.get(name), limit=recipe.evaluate.limit)
+        name: find_task(name).load("test", source=recipe.evaluate.sources.get(name), limit=recipe.evaluate.limit)
         for name in recipe.evaluate.tasks
     }
     load_config(recipe)
@@ -225,12 +225,13 @@ def _looker(job: Job, run: Run, trainer: Any) -> Callable[[int], None]:
             return
         model = trainer.accelerator.unwrap_model(trainer.model)
         for name, problems in job.held_out.items():
-            prompt = find_prompt(job.recipe.prompt or TASKS[name].prompt)
-            limit = min(TASKS[name].max_tokens, job.recipe.resolved_training["max_completion_length"])
+            task = find_task(name)
+            prompt = find_prompt(job.recipe.prompt or task.protocol.prompt)
+            limit = min(task.protocol.max_tokens, job.recipe.resolved_training["max_completion_length"])
             result = evaluate(
                 model,
                 job.tokenizer,
-                TASKS[name],
+                task,
                 problems,
                 prompt=prompt,
                 chat=job.recipe.chat,

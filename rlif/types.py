@@ -12,8 +12,9 @@ So `hidden_NH` is one hidden state per real token and `mask_BT` marks the real t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -28,12 +29,16 @@ class Problem:
         text: the problem as stated; a prompt template turns it into what the model sees.
         gold: reference answer, or None where nobody has labelled it. Never given to a trainer that did not ask.
         solution: a worked solution, or None.
+        data: whatever else its task needs for grading: tests, options, a category.
+        shots: solved examples that precede the text, the first to be dropped first where the prompt gets too long.
     """
 
     id: str
     text: str
     gold: str | None = None
     solution: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    shots: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rlif.grading import equal, last_boxed
+from rlif.extraction import last_boxed
+from rlif.grading import equal
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ MODULES = sorted((ROOT / "rlif").rglob("*.py"))
 # The order in which data flows: an import may only point back.
 ORDER = [
     ["errors", "types"],
-    ["grading", "tasks.rows"],
-    ["tasks.task"],
+    ["extraction", "grading", "grading_worker", "tasks.rows"],
+    ["tasks.task", "tasks.zeroeval"],
     ["tasks.miniature", "tasks.mathematics", "tasks.prompts_file"],
     ["tasks", "prompts", "config"],
     ["policy", "plan"],

@@ -33,7 +33,7 @@ def accuracy(shipped, family: str, first_step: bool, n: int = 96) -> float:
     if first_step:
         steps = [p.solution.partition(". ")[0] + "." for p in problems]
         prompts = [ids + tokenizer.encode(step) for ids, step in zip(prompts, steps, strict=True)]
-    completions = generate(model, tokenizer, prompts, max_tokens=task.max_tokens, batch_size=n)
+    completions = generate(model, tokenizer, prompts, max_tokens=task.protocol.max_tokens, batch_size=n)
     return sum(task.grade(p, c.text) for p, c in zip(problems, completions, strict=True)) / n
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from rlif.errors import lookup
 from rlif.tasks.mathematics import Gsm8k, Math, Math500
 from rlif.tasks.miniature import Clock, Cups
 from rlif.tasks.prompts_file import PromptsFile
-from rlif.tasks.task import Task
+from rlif.tasks.task import Mark, Protocol, Task
+
+__all__ = ["TASKS", "Mark", "Protocol", "Task", "find_task"]
 
 TASKS: dict[str, Task] = {
     "clock": Clock(),
@@ -15,3 +18,14 @@ TASKS: dict[str, Task] = {
     "math500": Math500(),
     "prompts": PromptsFile(),
 }
+
+
+def find_task(name: str) -> Task:
+    """The task of that name, by its default protocol or, as in `gsm8k.lighteval`, by another.
+
+    Raises:
+        RlifError: no such task or protocol; the nearest is suggested.
+    """
+    task, dot, protocol = name.partition(".")
+    found = lookup(TASKS, task, "task")
+    return found.under(protocol) if dot else found

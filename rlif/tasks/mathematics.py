@@ -3,24 +3,45 @@
 gsm8k    {question, answer}, 7,473 train and 1,319 test; the gold is what follows "####"
 math     {problem, solution, ...}, 7,500 train and 5,000 test; the gold is the solution's last box
 math500  {problem, answer, ...}, the 500 test problems of MATH that most papers report
+
+Protocols: `boxed` asks for a box and takes nothing else, in training as in evaluation. `paper` is the setting of arXiv
+2505.19590, lighteval's prompt through the chat template, greedy. `lighteval` is that harness's own (version 0.13;
+the paper's was older and may differ), where the 256 tokens of GSM8K cut many a chain of thought short. `zeroeval` asks
+for a JSON object, with that harness's prompts to the letter from its own rows.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rlif.errors import RlifError
-from rlif.grading import last_boxed
+from rlif.extraction import answer_line, json_answer, last_boxed, last_expression
 from rlif.tasks.rows import home, read_rows
-from rlif.tasks.task import Task
+from rlif.tasks.task import Protocol, Task
+from rlif.tasks.zeroeval import first_number_equal, load_zeroeval
 from rlif.types import Problem
+
+LIGHTEVAL = "lighteval 0.13; same structure, our words where it has sentences"
+QUESTION = Protocol("question-answer", max_tokens=256, stop=("Question:",), extract=last_expression, source=LIGHTEVAL)
+LINE = Protocol("answer-line", max_tokens=32768, extract=answer_line, source=LIGHTEVAL)
+JSON = Protocol(max_tokens=4096, extract=json_answer, equal=first_number_equal, source="ZeroEval, its own prompts")
+PAPER = "arXiv 2505.19590: lighteval through the chat template, greedy; the token limit is training's"
 
 
 class Gsm8k(Task):
     """Grade-school word problems with whole-number answers (arXiv 2110.14168)."""
 
     name = "gsm8k"
-    prompt = "boxed"
+    protocols = {
+        "boxed": Protocol("boxed"),
+        "paper": replace(QUESTION, chat=True, max_tokens=3072, stop=(), source=PAPER),
+        "lighteval": QUESTION,
+        "zeroeval": JSON,
+    }
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
+        if self.protocol_name == "zeroeval":
+            return load_zeroeval("gsm", split, source, limit)
         rows = read_rows(source or home("gsm8k", "openai/gsm8k:main"), split, ("question",))[:limit]
         problems = []
         for number, row in enumerate(rows):
@@ -35,14 +56,20 @@ class Math(Task):
     """Competition mathematics (arXiv 2103.03874)."""
 
     name = "math"
-    prompt = "boxed"
-    max_tokens = 3072
+    protocols = {
+        "boxed": Protocol("boxed", max_tokens=3072),
+        "paper": replace(LINE, chat=True, max_tokens=3072, source=PAPER),
+        "lighteval": LINE,
+        "zeroeval": JSON,
+    }
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
+        if self.protocol_name == "zeroeval":
+            return load_zeroeval("math-l5", split, source, limit)
         rows = read_rows(source or home("math", "DigitalLearningGmbH/MATH-lighteval"), split, ("problem",))[:limit]
         return [
             Problem(
-                row.get("unique_id") or f"{self.name}/{split}/{number}",
+                row.get("unique_id") or f"{type(self).name}/{split}/{number}",
                 row["problem"],
                 row.get("answer") or last_boxed(row.get("solution") or "") or None,
                 row.get("solution"),
@@ -55,6 +82,8 @@ class Math500(Math):
     """The 500 problems of MATH test chosen by arXiv 2305.20050."""
 
     name = "math500"
+    protocols = {name: protocol for name, protocol in Math.protocols.items() if name != "zeroeval"}
+    splits = ("test",)
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         if split != "test":

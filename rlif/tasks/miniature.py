@@ -18,7 +18,7 @@ from abc import abstractmethod
 from typing import ClassVar
 
 from rlif.errors import RlifError
-from rlif.tasks.task import Task
+from rlif.tasks.task import Protocol, Task
 from rlif.types import Problem
 
 SPLITS = ("train", "test")
@@ -32,10 +32,15 @@ def split_of(text: str) -> str:
     return "test" if hashlib.sha256(text.encode()).digest()[0] % HELD_OUT_SHARE == 0 else "train"
 
 
+def same_word(answer: str, gold: str) -> bool:
+    """Whether two words are the same but for space around them."""
+    return answer.strip() == gold
+
+
 class Miniature(Task):
     """Problems made on the spot. The unlimited default is 2,048 for training and 256 held out."""
 
-    max_tokens: ClassVar[int] = 56
+    protocols = {"default": Protocol(max_tokens=56, equal=same_word)}
     sizes: ClassVar[dict[str, int]] = {"train": 2048, "test": 256}
 
     @abstractmethod
@@ -62,9 +67,6 @@ class Miniature(Task):
                 digest = hashlib.sha256(text.encode()).hexdigest()[:12]
                 solution = " ".join([*steps, f"The answer is \\boxed{{{answer}}}."])
                 return Problem(id=f"{self.name}/{digest}", text=text, gold=answer, solution=solution)
-
-    def equal(self, answer: str, gold: str) -> bool:
-        return answer.strip() == gold
 
 
 class Clock(Miniature):

@@ -1,32 +1,113 @@
-"""A task: where problems come from and when an answer is right. Training and evaluation use the same object."""
+"""A task: where problems come from and when an answer is right. Training and evaluation use the same object.
+
+What two harnesses do differently with the same problems - prompt, stop strings, token limit, decoding, extraction,
+equality - is a `Protocol`. A task has several by name, the first is its default: `gsm8k` is `gsm8k.paper`, and
+`gsm8k.lighteval` puts and marks the same problems as that harness does.
+"""
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
 
 from rlif import grading
+from rlif.errors import lookup
+from rlif.extraction import last_boxed
 from rlif.types import Problem
 
 
-class Task(ABC):
-    """Problems, and how to grade a completion of one.
-
-    A new task is a subclass with `load` and, where an answer is not a boxed expression, `extract` and `equal`.
+@dataclass(frozen=True)
+class Protocol:
+    """How problems are put to a model and how its answers are read; printed with every score.
 
     Attributes:
-        name: the key in `TASKS`.
-        prompt: name of the prompt template used unless a recipe says otherwise (see `rlif.prompts`).
-        max_tokens: completion limit at evaluation.
+        prompt: name of a template of `rlif.prompts`.
+        chat: render it by the chat template: True always, False never, None where the tokenizer has one.
+        max_tokens: completion limit.
+        max_prompt_tokens: shots are dropped until the prompt fits; None for no limit.
+        stop: strings that end a completion, themselves left out of it.
+        temperature: of sampling; 0 is greedy.
+        top_p: of sampling.
+        n: completions per problem.
+        extract: from a completion to the answer it gives, or None.
+        equal: whether answer and gold are the same; None for mathematical equality.
+        version: raised when anything above changes what a score means.
+        source: where the protocol comes from, and where ours differs.
     """
 
-    name: ClassVar[str]
-    prompt: ClassVar[str] = "plain"
-    max_tokens: ClassVar[int] = 1024
+    prompt: str = "plain"
+    chat: bool | None = None
+    max_tokens: int = 1024
+    max_prompt_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    n: int = 1
+    extract: Callable[[str], str | None] = last_boxed
+    equal: Callable[[str, str], bool] | None = None
+    version: int = 1
+    source: str = ""
+
+    def describe(self) -> dict[str, Any]:
+        """Every field as plain data; functions by name."""
+        named = {
+            "extract": self.extract.__name__,
+            "equal": "mathematical" if self.equal is None else self.equal.__name__,
+        }
+        return asdict(self) | named | {"stop": list(self.stop)}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What grading says of one completion: the answer found, and whether it is right (None: no verdict possible)."""
+
+    answer: str | None
+    right: bool | None
+
+
+class Task(ABC):
+    """Problems, and how to grade completions of them.
+
+    A new task is a subclass with `load`, and with `protocols` where an answer is not a boxed expression.
+
+    Attributes:
+        name: the key in `TASKS`; with a dot and the protocol's name where that is not the default.
+        protocols: by name, the default first.
+        splits: that `load` knows, the one for evaluation last.
+        runs_code: whether grading executes what a model wrote, and so needs the sandbox.
+    """
+
+    name: str
+    protocols: ClassVar[Mapping[str, Protocol]] = {"default": Protocol()}
+    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    runs_code: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self.protocol_name = next(iter(self.protocols))
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.protocols[self.protocol_name]
+
+    def under(self, protocol: str) -> Self:
+        """The same task by another of its protocols.
+
+        Raises:
+            RlifError: it has none of that name.
+        """
+        lookup(self.protocols, protocol, f"protocol of {type(self).name}")
+        task = copy.copy(self)
+        task.protocol_name = protocol
+        default = protocol == next(iter(self.protocols))
+        task.name = type(self).name if default else f"{type(self).name}.{protocol}"
+        return task
 
     @abstractmethod
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
-        """The problems of a split ("train" or "test").
+        """The problems of a split, e.g. "train" or "test".
 
         Args:
             source: a data set of the hub or a local file or folder; None for the task's own home.
@@ -38,16 +119,36 @@ class Task(ABC):
         """
 
     def extract(self, completion: str) -> str | None:
-        """The answer a completion gives: the content of its last box. None if it gives none."""
-        return grading.last_boxed(completion)
+        """The answer a completion gives, None if it gives none."""
+        return self.protocol.extract(completion)
 
     def equal(self, answer: str, gold: str) -> bool:
         """Whether two answers are the same."""
-        return grading.equal(answer, gold)
+        return (self.protocol.equal or grading.equal)(answer, gold)
+
+    def mark(
+        self, problems: Sequence[Problem], completions: Sequence[str], *, unsafe_local: bool = False
+    ) -> list[Mark]:
+        """Marks completions, one for each of the problems, which may repeat.
+
+        Args:
+            unsafe_local: run model-written code without a sandbox. Only for tasks that run code.
+        """
+        answers = [self.extract(completion) for completion in completions]
+        open_ = [i for i, answer in enumerate(answers) if answer is not None and problems[i].gold is not None]
+        pairs = [(answers[i] or "", problems[i].gold or "") for i in open_]
+        equal = self.protocol.equal
+        verdicts = grading.equal_all(pairs) if equal is None else [equal(answer, gold) for answer, gold in pairs]
+        right = dict(zip(open_, verdicts, strict=True))
+        return [
+            Mark(answer, None if problem.gold is None else right.get(i, False))
+            for i, (answer, problem) in enumerate(zip(answers, problems, strict=True))
+        ]
 
     def grade(self, problem: Problem, completion: str) -> bool | None:
-        """Whether the completion is right; None where the problem has no gold answer."""
-        if problem.gold is None:
-            return None
-        answer = self.extract(completion)
-        return answer is not None and self.equal(answer, problem.gold)
+        """Whether one completion is right; None where the problem has no gold answer."""
+        return self.mark([problem], [completion])[0].right
+
+    def gold_completion(self, problem: Problem) -> str | None:
+        """What a perfect model would write; None where the problem has no gold answer. `--check-gold` marks these."""
+        return None if problem.gold is None else f"The answer is \\boxed{{{problem.gold}}}."

@@ -1,0 +1,118 @@
+r"""From a completion to the answer it gives, or None where it gives none. One rule, one function; protocols name them.
+
+    last_boxed         the content of the last \boxed{...}; no box, no answer
+    last_expression    the same; where there is no box, the last number
+    answer_line        what follows the last "ANSWER:"; where there is none, as last_expression
+    choice_letter      the letter of a multiple choice, by MMLU-Pro's three published rules
+    json_answer        the field `answer` of the first JSON object, by ZeroEval's published rules
+    fenced_code        the last fenced block
+
+All are linear in the length of the text, and none evaluates any of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+BOX = re.compile(r"\\boxed\s*\{")
+NUMBER = re.compile(r"-?(?:\d[\d,]*\.?\d*|\.\d+)")
+ANSWER_LINE = re.compile(r"ANSWER:[ \t]*(\S[^\n]*)", re.IGNORECASE)
+CHOICE_SENTENCE = re.compile(r"answer is \(?([A-J])\)?")
+CHOICE_LINE = re.compile(r"[aA]nswer:\s*([A-J])")
+LONE_LETTER = re.compile(r"\b[A-J]\b")
+
+
+def last_boxed(text: str) -> str | None:
+    r"""The content of the last complete \boxed{...} of a text, braces balanced; None if there is none.
+
+    Example:
+        >>> last_boxed("so \\boxed{3}, no: \\boxed{\\frac{1}{2}}")
+        '\\frac{1}{2}'
+    """
+    opened: list[tuple[int, bool]] = []  # where the content of each open brace begins, and whether a box opened it
+    boxes = {match.end() - 1 for match in BOX.finditer(text)}
+    found: tuple[int, int] | None = None
+    for at, character in enumerate(text):
+        if character == "{":
+            opened.append((at + 1, at in boxes))
+        elif character == "}" and opened:
+            start, boxed = opened.pop()
+            if boxed and (found is None or start > found[0]):
+                found = (start, at)
+    return None if found is None else text[slice(*found)].strip()
+
+
+def last_expression(text: str) -> str | None:
+    """The last box; without one, the last number, its thousands separators removed."""
+    boxed = last_boxed(text)
+    if boxed is not None:
+        return boxed
+    numbers = NUMBER.findall(text)
+    return numbers[-1].replace(",", "").rstrip(".") if numbers else None
+
+
+def answer_line(text: str) -> str | None:
+    """What follows the last `ANSWER:` on its line, out of its box and dollars; without one, `last_expression`."""
+    lines = ANSWER_LINE.findall(text)
+    if not lines:
+        return last_expression(text)
+    return last_boxed(lines[-1]) or lines[-1].strip().strip("$*").strip() or None
+
+
+def choice_letter(text: str) -> str | None:
+    """A letter from A to J: "answer is (X)", the first; else "answer: X", the last; else the last lone letter.
+
+    The rules of MMLU-Pro's evaluate_from_local.py (arXiv 2406.01574), in one pass over the text each.
+    """
+    match = CHOICE_SENTENCE.search(text)
+    if match:
+        return match.group(1)
+    lines = CHOICE_LINE.findall(text)
+    if lines:
+        return lines[-1]
+    letters = LONE_LETTER.findall(text)
+    return letters[-1] if letters else None
+
+
+def fenced_code(text: str) -> str | None:
+    """The content of the last block between two lines that begin with three backquotes; None if there is none."""
+    lines = text.split("\n")
+    fences = [i for i, line in enumerate(lines) if "```" in line]
+    return None if len(fences) < 2 else "\n".join(lines[fences[-2] + 1 : fences[-1]])
+
+
+def json_answer(text: str, *, boxed: bool = False) -> str | None:
+    """The field `answer` of the first JSON object of a text, as text; None if there is none.
+
+    ZeroEval's rules: the first run of balanced braces, its line breaks removed, is read as JSON. Where that fails or
+    has no such field, the first `"answer": "..."` of the text counts, then one without quotes around the value, then
+    one without any.
+
+    Args:
+        boxed: where all of these fail, take a box of one word; ZeroEval does so for Llama-3.1 models alone.
+    """
+    fields = _first_object(text)
+    if fields is not None and "answer" in fields:
+        return str(fields["answer"])
+    for pattern in (r'"answer"\s*:\s*"([^"]*)"', r'"answer"\s*:\s*([^,\s]*)', r"answer\s*:\s*([^,\s]*)"):
+        match = re.search(pattern, text)
+        if match:
+            return match.group(1)
+    match = re.search(r"\\boxed\{(\w+)\}", text) if boxed else None
+    return match.group(1) if match else None
+
+
+def _first_object(text: str) -> dict[str, object] | None:
+    start = text.find("{")
+    if start < 0:
+        return None
+    depth = 0
+    for at in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[at], 0)
+        if depth == 0:
+            try:
+                return json.loads(text[start : at + 1].replace("\n", ""))
+            except (ValueError, RecursionError):
+                return None
+    return None

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from rlif.config import load_recipe as load_recipe
     from rlif.errors import RlifError as RlifError
     from rlif.scoring import score_completions as score_completions
+    from rlif.selection import RULES as RULES
+    from rlif.selection import choose as choose
+    from rlif.selection import select as select
     from rlif.signals import SIGNALS as SIGNALS
     from rlif.tasks import TASKS as TASKS
     from rlif.training import train as train
@@ -25,6 +28,9 @@ _HOME = {
     "Recipe": "rlif.config",
     "load_recipe": "rlif.config",
     "score_completions": "rlif.scoring",
+    "RULES": "rlif.selection",
+    "choose": "rlif.selection",
+    "select": "rlif.selection",
     "SIGNALS": "rlif.signals",
     "TASKS": "rlif.tasks",
     "train": "rlif.training",

@@ -14,7 +14,7 @@ MODULES = sorted((ROOT / "rlif").rglob("*.py"))
 # The order in which data flows: an import may only point back.
 ORDER = [
     ["errors", "types"],
-    ["extraction", "grading", "grading_worker", "tasks.rows"],
+    ["extraction", "grading", "grading_worker", "tasks.rows", "selection"],
     ["tasks.task", "tasks.zeroeval"],
     ["tasks.miniature", "tasks.mathematics", "tasks.prompts_file"],
     ["tasks", "prompts", "config"],

@@ -1,0 +1,277 @@
+"""Best of N without training: rules that choose one of the N samples of a problem.
+
+With v_i the value of a signal for sample i, larger = more sure, and a_i its answer:
+
+    self_certainty, likelihood, ...   argmax_i v_i
+    plurality                         argmax_a sum_i [a_i = a]
+    weighted_vote, deepconf_*         argmax_a sum_i v_i [a_i = a]
+    deepconf_*_top10, _top90          the same among the samples with v_i >= the 90th (10th) percentile of v
+    borda                             argmax_a sum_i (N - r_i + 1)^p [a_i = a], r_i = 1 for the largest v_i
+    random                            any
+
+Source: Borda and self-certainty arXiv 2502.18581, DeepConf's filters and weights arXiv 2508.15260, plurality arXiv
+2203.11171. Ties go to what was sampled first. A sample without an answer casts no vote but keeps its rank in Borda and
+counts in N; a sample without a value (None) casts no vote where votes are weighted. Where nobody has an answer - text
+that has none to extract - every rule but plurality and random falls back on the argmax. Answers that `equal` calls
+the same are one answer.
+
+Watch: Borda's best p grows with N. The paper gives 0.3 for N <= 16 and 1.2 for N >= 32; between them `borda_power`
+goes straight in log N, which is ours.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from rlif.errors import RlifError, lookup
+
+Labels = Sequence[int | None]  # which answer each sample gave, by number; None for no answer
+Values = Sequence[float | None]  # how sure each sample is; None for unscorable
+Equal = Callable[[str, str], bool]
+
+
+def clusters(answers: Sequence[Any], equal: Equal | None = None) -> list[list[int]]:
+    """Indices of the samples that give the same answer, in the order of first appearance.
+
+    Args:
+        answers: of one problem's samples; None, in no cluster, where a sample gave none.
+        equal: a task's `equal`, called with an answer and the first answer of a cluster; == if left out.
+
+    Example:
+        >>> clusters(["1/2", None, "0.5", "3"], rlif.TASKS["math"].equal)
+        [[0, 2], [3]]
+    """
+    found: list[list[int]] = []
+    home: dict[Any, list[int]] = {}
+    for i, answer in enumerate(answers):
+        if answer is None:
+            continue
+        if answer not in home:
+            same = (c for c in found if equal is not None and equal(answer, answers[c[0]]))
+            home[answer] = next(same, [])
+            if not home[answer]:
+                found.append(home[answer])
+        home[answer].append(i)
+    return found
+
+
+def label(answers: Sequence[Any], equal: Equal | None = None) -> list[int | None]:
+    """The number of each sample's answer: equal answers, equal numbers. None where there is no answer."""
+    labels: list[int | None] = [None] * len(answers)
+    for number, members in enumerate(clusters(answers, equal)):
+        for i in members:
+            labels[i] = number
+    return labels
+
+
+def borda_power(n: int) -> float:
+    """The exponent for N samples: 0.3 up to 16, 1.2 from 32, straight in log N between."""
+    return 0.3 + 0.9 * min(1.0, max(0.0, math.log2(max(n, 1) / 16)))
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The percentile of at least one value, interpolated between neighbours as numpy does by default."""
+    ordered = sorted(values)
+    position = (len(ordered) - 1) * percent / 100
+    below = math.floor(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+
+
+def pass_at_k(n: int, right: int, k: int) -> float:
+    """The chance that k of n samples, drawn without replacement, hold at least one of the right ones.
+
+    1 - C(n - right, k) / C(n, k), unbiased for k fresh samples (arXiv 2107.03374). With k = n: is any right?
+    """
+    if not 0 <= right <= n or not 1 <= k <= n:
+        raise ValueError(f"pass@k needs 0 <= right <= n and 1 <= k <= n, got n={n}, right={right}, k={k}")
+    return 1 - math.comb(n - right, k) / math.comb(n, k)
+
+
+def _most_sure(labels: Labels, values: Values, **_: Any) -> int | None:
+    """The largest value among samples with an answer; among all where nobody has one."""
+    scored = {i: value for i, value in enumerate(values) if value is not None}
+    answered = [i for i in scored if labels[i] is not None]
+    return max(answered or scored, key=scored.__getitem__, default=None)
+
+
+def _vote(labels: Labels, values: Values, weights: Mapping[int, float]) -> int | None:
+    """The most sure sample of the answer with the largest sum of weights, {sample: weight}."""
+    sums: dict[int, float] = defaultdict(float)
+    for i in sorted(weights):
+        if (answer := labels[i]) is not None:
+            sums[answer] += weights[i]
+    if not sums:
+        return _most_sure(labels, values)
+    winner = max(sums, key=sums.__getitem__)
+    return _most_sure([a if i in weights and a == winner else None for i, a in enumerate(labels)], values)
+
+
+def _plurality(labels: Labels, values: Values, **_: Any) -> int | None:
+    counts: dict[int, int] = defaultdict(int)
+    for answer in labels:
+        if answer is not None:
+            counts[answer] += 1
+    return labels.index(max(counts, key=counts.__getitem__)) if counts else None
+
+
+def _weighted_vote(labels: Labels, values: Values, *, above: float = 0, **_: Any) -> int | None:
+    """Votes weighted by value, of those at or above a percentile of the values that can vote."""
+    votes = {i: v for i, v in enumerate(values) if v is not None and labels[i] is not None}
+    least = percentile(list(votes.values()), above) if votes else 0.0
+    return _vote(labels, values, {i: v for i, v in votes.items() if v >= least})
+
+
+def _borda(labels: Labels, values: Values, *, power: float | None = None, **_: Any) -> int | None:
+    n = len(values)
+    power = borda_power(n) if power is None else power
+    scored = {i: value for i, value in enumerate(values) if value is not None}
+    ranked = sorted(scored, key=lambda i: -scored[i])
+    return _vote(labels, values, {i: ((n - r) / n) ** power for r, i in enumerate(ranked)})  # over n: no overflow
+
+
+def _random(labels: Labels, values: Values, *, seed: int | str = 0, **_: Any) -> int | None:
+    return random.Random(str(seed)).randrange(len(labels)) if labels else None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one of N samples is chosen.
+
+    Attributes:
+        signal: the name in `rlif.SIGNALS` whose values it reads; None if it reads none.
+        pick: from labels and values (and the options power and seed) to the index of the chosen sample, or None.
+    """
+
+    signal: str | None
+    pick: Callable[..., int | None]
+
+
+def _deepconf(kind: str, above: float = 0) -> Rule:
+    return Rule(f"group_confidence{kind}", partial(_weighted_vote, above=above))
+
+
+RULES: dict[str, Rule] = {
+    "self_certainty": Rule("self_certainty", _most_sure),
+    "borda": Rule("self_certainty", _borda),
+    "plurality": Rule(None, _plurality),
+    "weighted_vote": Rule("self_certainty", _weighted_vote),
+    "deepconf_mean": _deepconf(""),
+    "deepconf_tail": _deepconf("_tail"),
+    "deepconf_bottom": _deepconf("_bottom"),
+    "deepconf_lowest": _deepconf("_lowest"),
+    "deepconf_mean_top10": _deepconf("", 90),
+    "deepconf_tail_top10": _deepconf("_tail", 90),
+    "deepconf_bottom_top10": _deepconf("_bottom", 90),
+    "deepconf_mean_top90": _deepconf("", 10),
+    "deepconf_tail_top90": _deepconf("_tail", 10),
+    "deepconf_bottom_top90": _deepconf("_bottom", 10),
+    "likelihood": Rule("likelihood", _most_sure),
+    "negative_entropy": Rule("negative_entropy", _most_sure),
+    "random": Rule(None, _random),
+}
+
+
+def choose(
+    rule: str,
+    answers: Sequence[Any],
+    values: Values,
+    *,
+    equal: Equal | None = None,
+    power: float | None = None,
+    seed: int | str = 0,
+) -> int | None:
+    """The index of the sample that a rule chooses among the N of one problem.
+
+    Args:
+        rule: a name of `RULES`.
+        answers: N of them, None where a sample gave none.
+        values: N values of the rule's signal, larger = more sure, None (or not finite) where unscorable; plurality and
+            random do not read them.
+        equal: when two answers are the same, a task's `equal`; == if left out.
+        power: Borda's p; `borda_power(N)` if left out.
+        seed: of random.
+
+    Returns:
+        An index; None where there is nothing to choose by: no samples, no answers for plurality, no values.
+
+    Raises:
+        RlifError: an unknown rule, or a power that is no finite number from 0.
+
+    Example:
+        >>> choose("borda", ["4", "5", "5", None], [9.0, 7.0, 6.5, 8.0])
+        1
+    """
+    if len(answers) != len(values):
+        raise ValueError(f"{len(answers)} answers and {len(values)} values; give one of each per sample")
+    if power is not None and not 0 <= power < math.inf:
+        raise RlifError(f"Borda's power must be a finite number from 0, got {power}.")
+    finite = [value if value is not None and math.isfinite(value) else None for value in values]
+    return lookup(RULES, rule, "rule").pick(label(answers, equal), finite, power=power, seed=seed)
+
+
+def majority(answers: Sequence[str | None], equal: Equal | None = None) -> int | None:
+    """The index of the first sample that gives the most frequent answer; None if nobody answers. What maj@k grades."""
+    return choose("plurality", answers, [None] * len(answers), equal=equal)
+
+
+def by_problem(samples: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The samples of each problem, in the order in which they come."""
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for number, sample in enumerate(samples, start=1):
+        if "id" not in sample:
+            raise RlifError(f"sample {number} has no id, the name of its problem; it has {', '.join(sample)}.")
+        groups[str(sample["id"])].append(sample)
+    return dict(groups)
+
+
+def select(
+    samples: Iterable[Mapping[str, Any]],
+    rule: str = "borda",
+    *,
+    equal: Equal | None = None,
+    power: float | None = None,
+    seed: int = 0,
+) -> dict[str, Mapping[str, Any] | None]:
+    """The best of the N samples of each problem, by a rule; no gold answers are read.
+
+    Args:
+        samples: mappings with `id`, the problem's; `answer`, None or absent for text that has none to extract; and the
+            rule's signal under its own name, as `rlif select` and `rlif score` write them.
+        rule: a name of `RULES`. Text without answers is picked by self-certainty alone, by Borda too.
+        equal: when two answers are the same, a task's `equal`; == if left out.
+        power: Borda's p; `borda_power(N)` if left out.
+        seed: of the rule random.
+
+    Returns:
+        {id: the chosen sample as it was given}; None where there was nothing to choose by.
+
+    Raises:
+        RlifError: an unknown rule, or no sample has the values that it reads.
+
+    Example:
+        >>> samples = [
+        ...     {"id": "p1", "answer": "4", "self_certainty": 9.0},
+        ...     {"id": "p1", "answer": "5", "self_certainty": 7.0},
+        ...     {"id": "p1", "answer": "5", "self_certainty": 6.5},
+        ... ]
+        >>> rlif.select(samples)["p1"]["answer"], rlif.select(samples, "self_certainty")["p1"]["answer"]
+        ('5', '4')
+    """
+    groups = by_problem(samples)
+    signal = lookup(RULES, rule, "rule").signal
+    if groups and signal and not any(signal in sample for group in groups.values() for sample in group):
+        raise RlifError(f"the rule {rule} reads {signal}, which no sample has; score them with rlif score first.")
+    chosen: dict[str, Mapping[str, Any] | None] = {}
+    for problem, group in groups.items():
+        answers = [sample.get("answer") for sample in group]
+        values = [sample.get(signal) if signal else None for sample in group]
+        i = choose(rule, answers, values, equal=equal, power=power, seed=f"{seed}/{problem}")
+        chosen[problem] = None if i is None else group[i]
+    return chosen

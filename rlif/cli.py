@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlif import cli_eval
 from rlif.errors import RlifError
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+app.command(name="eval")(cli_eval.evaluate)
 
 
 @app.command()
@@ -106,20 +110,11 @@ def before_and_after(run: Run) -> Table:
     for task, pair in run.summary()["evaluations"].items():
         for when in ("before", "after"):
             look = pair[when]
-            share = look["accuracy"]
-            row = [
-                "-"
-                if share["mean"] is None
-                else f"{share['mean']:.1%} [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
-            ]
-            row += [str(share["n"]), f"{look['completion_length']:.1f}", _figure(look["self_certainty"])]
+            row = [cli_eval.share(look["accuracy"]), str(look["accuracy"]["n"])]
+            row += [cli_eval.number(look["completion_length"], 1), cli_eval.number(look["self_certainty"], 2)]
             name = f"{task} (trained)" if task == trained else task
             table.add_row(name if when == "before" else "", when, *row, end_section=when == "after")
     return table
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def _show_plan(recipe: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""The model that is trained: finds it, checks it before anything is loaded, and loads its tokenizer."""
+"""The model: finds it, checks it before anything is loaded, and loads it where no trainer does."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ def model_path(recipe: Recipe) -> str:
         if recipe.model.startswith((".", "/", "~")) or recipe.model.count("/") > 1:
             raise RlifError(f"no such model folder: {recipe.model}.")
         return recipe.model
+    if (folder / "adapter_config.json").is_file():
+        return str(folder.resolve())
     if not (folder / "config.json").is_file():
         raise RlifError(f"{recipe.model} is no model folder: it has no config.json.")
     if not any(folder.glob("*.safetensors")):
@@ -88,3 +90,30 @@ def load_tokenizer(recipe: Recipe) -> Any:
     if recipe.chat and tokenizer.chat_template is None:
         raise RlifError(f"the tokenizer of {recipe.model!r} has no chat template; set chat=false for plain prompts.")
     return tokenizer
+
+
+def load_model(recipe: Recipe, device: str | None = None) -> Any:
+    """The model in evaluation mode, an adapter's base below it, on a device; the GPU where there is one, if left out.
+
+    Raises:
+        RlifError: it is neither here nor on the hub, or its weights cannot be read.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    path = model_path(recipe)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    loader: Any = AutoModelForCausalLM
+    if (Path(path) / "adapter_config.json").is_file():
+        try:
+            from peft import AutoPeftModelForCausalLM
+
+            loader = AutoPeftModelForCausalLM
+        except ImportError as error:
+            raise RlifError(f"{recipe.model} is a LoRA adapter; pip install 'rlif[lora]'.") from error
+    try:
+        model = loader.from_pretrained(path, trust_remote_code=False, **load_kwargs(recipe))
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise RlifError(f"cannot load the model {recipe.model!r}: {first_line(error)}") from error
+    return model.to(device).eval()

@@ -5,7 +5,7 @@ runs/<name>/
     environment.json     versions, commit, hardware
     metrics.jsonl        one object per logged step
     completions/         step-000010.jsonl: the completions of that step's rollout, with rewards and advantages
-    eval/                step-000010-clock.json: an evaluation, with a record per problem
+    eval/                step-000010-clock.json: an evaluation; .jsonl beside it: a record per completion
     checkpoints/         checkpoint-10/ ..., in the engine's own layout
     model/               the trained model, for from_pretrained
     summary.json         before and after, seeds, steps, seconds
@@ -99,7 +99,7 @@ class Run:
 
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(metrics)) + "\n")
+            file.write(json.dumps(finite(metrics)) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """The logged steps, oldest first; a torn last line, of a run that was killed, is left out."""
@@ -110,20 +110,28 @@ class Run:
     def write_completions(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         folder = self.path / "completions"
         folder.mkdir(exist_ok=True)
-        text = "".join(json.dumps(_finite(row), ensure_ascii=False) + "\n" for row in rows)
-        _replace(folder / f"step-{step:06d}.jsonl", text)
+        write_rows(folder / f"step-{step:06d}.jsonl", rows)
 
-    def write_evaluation(self, step: int, task: str, evaluation: Mapping[str, Any]) -> None:
+    def write_evaluation(
+        self, step: int, task: str, scores: Mapping[str, Any], records: Iterable[Mapping[str, Any]]
+    ) -> None:
         (self.path / "eval").mkdir(exist_ok=True)
-        self._write_json(f"eval/step-{step:06d}-{task}.json", evaluation)
+        name = evaluation_name(step, task)
+        write_rows(self.path / "eval" / f"{name}.jsonl", records)
+        self._write_json(f"eval/{name}.json", scores)
 
     def evaluations(self) -> dict[str, dict[int, dict[str, Any]]]:
-        """Evaluations by task, then step."""
+        """Scores by task, then step."""
         found: dict[str, dict[int, dict[str, Any]]] = {}
         for path in sorted((self.path / "eval").glob("step-*.json")):
             _, step, task = path.stem.split("-", 2)
             found.setdefault(task, {})[int(step)] = json.loads(path.read_text(encoding="utf-8"))
         return found
+
+    def records(self, step: int, task: str) -> list[dict[str, Any]]:
+        """An evaluation's completions, an object each; empty where there is none."""
+        path = self.path / "eval" / f"{evaluation_name(step, task)}.jsonl"
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         self._write_json("summary.json", summary)
@@ -134,13 +142,13 @@ class Run:
     def rewind(self, step: int) -> None:
         """Forgets everything logged after a step, before going on from a checkpoint taken there."""
         kept = [row for row in self.metrics() if row["step"] <= step]
-        _replace(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+        replace_file(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
         for path in itertools.chain(self.path.glob("completions/step-*"), self.path.glob("eval/step-*")):
             if int(path.stem.split("-")[1]) > step:
                 path.unlink()
 
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        _replace(self.path / name, json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n")
+        replace_file(self.path / name, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def resolved(recipe: Recipe, name: str) -> dict[str, Any]:
@@ -200,22 +208,32 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
+def evaluation_name(step: int, task: str) -> str:
+    """What the files of an evaluation are called."""
+    return f"step-{step:06d}-{task}"
+
+
 def _numbered(name: str) -> list[str]:
     return [name, *(f"{name}-{i}" for i in range(2, 10_000))]
 
 
-def _finite(value: Any) -> Any:
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes JSON lines, all of them or none."""
+    replace_file(path, "".join(json.dumps(finite(row), ensure_ascii=True) + "\n" for row in rows))
+
+
+def finite(value: Any) -> Any:
     """The same value with NaN and infinities as None: JSON has no word for them."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return value
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Writes a whole file or nothing."""
     draft = path.with_name(f".{path.name}.draft")
     draft.write_text(text, encoding="utf-8")

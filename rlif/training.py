@@ -219,26 +219,26 @@ def _attach(job: Job, run: Run, trainer: Any, look: Callable[[int], None], conso
 def _looker(job: Job, run: Run, trainer: Any) -> Callable[[int], None]:
     """Evaluates the held-out tasks at a step, on the main process."""
     from rlif.evaluate import evaluate
+    from rlif.rollout import Decoding, TransformersSampler
 
     def look(step: int) -> None:
         if not trainer.is_world_process_zero():
             return
         model = trainer.accelerator.unwrap_model(trainer.model)
+        sampler = TransformersSampler(model, job.tokenizer, job.recipe.evaluate.batch_size)
+        longest = job.recipe.resolved_training["max_completion_length"]
         for name, problems in job.held_out.items():
             task = find_task(name)
-            prompt = find_prompt(job.recipe.prompt or task.protocol.prompt)
-            limit = min(task.protocol.max_tokens, job.recipe.resolved_training["max_completion_length"])
-            result = evaluate(
-                model,
-                job.tokenizer,
+            scores = evaluate(
+                sampler,
                 task,
                 problems,
-                prompt=prompt,
+                prompt=find_prompt(job.recipe.prompt or task.protocol.prompt),
                 chat=job.recipe.chat,
-                max_tokens=limit,
-                batch_size=job.recipe.evaluate.batch_size,
+                decoding=Decoding(min(task.protocol.max_tokens, longest), stop=task.protocol.stop),
+                settings={"step": step},
             )
-            run.write_evaluation(step, name, {"step": step, **result})
+            run.write_evaluation(step, name, scores, scores.pop("records"))
 
     return look
 
@@ -246,10 +246,7 @@ def _looker(job: Job, run: Run, trainer: Any) -> Callable[[int], None]:
 def _summary(job: Job, run: Run, trainer: Any, seconds: float) -> dict[str, Any]:
     """Before and after, of this run; `seconds` is the time since it was started, or resumed."""
     evaluations = {
-        task: {
-            when: {key: value for key, value in by_step[at].items() if key != "records"}
-            for when, at in (("before", min(by_step)), ("after", max(by_step)))
-        }
+        task: {when: by_step[at] for when, at in (("before", min(by_step)), ("after", max(by_step)))}
         for task, by_step in run.evaluations().items()
     }
     return {

@@ -14,18 +14,22 @@ MODULES = sorted((ROOT / "rlif").rglob("*.py"))
 # The order in which data flows: an import may only point back.
 ORDER = [
     ["errors", "types"],
-    ["extraction", "grading", "grading_worker", "tasks.rows", "selection"],
+    ["extraction", "grading", "grading_worker", "intervals", "selection", "tasks.rows"],
     ["tasks.task", "tasks.zeroeval"],
     ["tasks.miniature", "tasks.mathematics", "tasks.prompts_file"],
     ["tasks", "prompts", "config"],
     ["policy", "plan"],
     ["scoring"],
-    ["rollout", "signals.self_certainty"],
+    ["signals.self_certainty"],
     ["signals"],
-    ["rewards", "evaluate", "run"],
+    ["rollout", "rewards", "run"],
+    ["records"],
+    ["evaluate"],
+    ["examination"],
     ["engines.trl", "engines.callbacks"],
     ["engines.trl_setup"],
     ["training"],
+    ["cli_eval"],
     ["cli"],
 ]
 RANK = {module: rank for rank, modules in enumerate(ORDER) for module in modules}

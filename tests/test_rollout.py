@@ -7,9 +7,10 @@ import torch
 from conftest import byte_tokenizer, tiny_model
 
 import rlif
-from rlif.evaluate import evaluate, proportion
+from rlif.evaluate import evaluate
+from rlif.intervals import proportion
 from rlif.prompts import PROMPTS
-from rlif.rollout import generate, render
+from rlif.rollout import Decoding, TransformersSampler, generate, render
 
 TEXTS = ["Go.", "What is left of the rest?", "A"]
 
@@ -54,12 +55,11 @@ def test_plain_prompts_need_no_template():
     assert text.endswith("1+1?\n") and text.startswith("You are a helpful assistant.")
 
 
-def test_evaluation_counts_what_it_says(monkeypatch):
+def test_evaluation_counts_what_it_says():
     task = rlif.TASKS["cups"]
     problems = task.load("test", limit=6)
-    result = evaluate(
-        tiny_model(), byte_tokenizer(), task, problems, prompt=PROMPTS["plain"], max_tokens=5, batch_size=4
-    )
+    sampler = TransformersSampler(tiny_model(), byte_tokenizer(), batch_size=4)
+    result = evaluate(sampler, task, problems, prompt=PROMPTS["plain"], decoding=Decoding(5))
     assert [record["id"] for record in result["records"]] == [problem.id for problem in problems]
     assert result["accuracy"] == proportion(0, 6) and result["unanswered"] == 1.0
     assert result["completion_length"] == sum(record["tokens"] for record in result["records"]) / 6

@@ -52,7 +52,7 @@ def test_rewind_forgets_what_came_after(run):
     for step in (1, 2, 3):
         run.append_metrics({"step": step})
         run.write_completions(step, [{"step": step}])
-        run.write_evaluation(step, "clock", {"step": step})
+        run.write_evaluation(step, "clock", {"step": step}, [{"id": "a", "step": step}])
     run.rewind(2)
     assert [row["step"] for row in run.metrics()] == [1, 2]
     assert sorted(run.evaluations()["clock"]) == [1, 2]

@@ -58,19 +58,23 @@ class Worker:
         self.process: subprocess.Popen[str] | None = None
 
     def compare(self, pair: tuple[str, str], seconds: float) -> bool:
-        process = self._running()
-        assert process.stdin and process.stdout
-        try:
-            process.stdin.write(json.dumps(pair) + "\n")
-            process.stdin.flush()
-            ready, _, _ = select.select([process.stdout], [], [], seconds)
-            line = process.stdout.readline() if ready else ""
-        except BrokenPipeError:
-            line = ""
-        if not line:
+        """Whether the pair is equal; False if that takes too long, or kills two processes."""
+        for _ in range(2):
+            process = self._running()
+            assert process.stdin and process.stdout
+            try:
+                process.stdin.write(json.dumps(pair) + "\n")
+                process.stdin.flush()
+                in_time, _, _ = select.select([process.stdout], [], [], seconds)
+                line = process.stdout.readline() if in_time else ""
+            except BrokenPipeError:
+                in_time, line = True, ""
+            if line:
+                return json.loads(line)
             self.stop()
-            return False
-        return json.loads(line)
+            if not in_time:
+                break
+        return False
 
     def _running(self) -> subprocess.Popen[str]:
         if self.process is None:

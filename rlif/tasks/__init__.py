@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rlif.errors import lookup
+from rlif.tasks.alpaca_eval import AlpacaEval
 from rlif.tasks.mathematics import Gsm8k, Math, Math500
 from rlif.tasks.miniature import Clock, Cups
 from rlif.tasks.prompts_file import PromptsFile
@@ -11,6 +12,7 @@ from rlif.tasks.task import Mark, Protocol, Task
 __all__ = ["TASKS", "Mark", "Protocol", "Task", "find_task"]
 
 TASKS: dict[str, Task] = {
+    "alpaca_eval": AlpacaEval(),
     "clock": Clock(),
     "cups": Cups(),
     "gsm8k": Gsm8k(),

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 HUB = "the data set tatsu-lab/alpaca_eval of the Hugging Face hub"
 GAMED_WEIGHT = 0.1
+POSITIONAL = {"instruction": False, "positional": True}
 FOLDS = 5
 BOOTSTRAP = 200  # samples
 CLIP = 1e-15  # of probabilities, in the log loss
@@ -112,7 +113,7 @@ def length_controlled(annotations: Sequence[Annotation], difficulty: str = "inst
     """
     if not annotations:
         raise RlifError("there are no annotations to take a win rate of.")
-    positional = lookup({"instruction": False, "positional": True}, difficulty, "difficulty")
+    positional = lookup(POSITIONAL, difficulty, "difficulty")
     rows = list(annotations) if positional else sorted(annotations, key=lambda row: row.index)
     index, times = Counter(row.index for row in rows).most_common(1)[0]
     if times > 1:
@@ -296,12 +297,13 @@ def _sigmoid(z: np.ndarray) -> np.ndarray:
     return expit(z)
 
 
-def ready() -> None:
-    """Whether length control can be computed here: to be asked before a judge is paid.
+def ready(difficulty: str = "instruction") -> None:
+    """Whether both win rates can be computed here: to be asked before a judge is paid.
 
     Raises:
-        RlifError: scikit-learn or a table is missing.
+        RlifError: scikit-learn or a table is missing, or there is no such way to look difficulty up.
     """
+    lookup(POSITIONAL, difficulty, "difficulty")
     _logistic(1.0)
     gamed_baselines()
     difficulties()

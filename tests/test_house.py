@@ -26,11 +26,12 @@ ORDER = [
     ["records"],
     ["evaluate"],
     ["examination"],
-    ["win_rate"],
+    ["win_rate", "judge"],
+    ["judged"],
     ["engines.trl", "engines.callbacks"],
     ["engines.trl_setup"],
     ["training"],
-    ["cli_eval"],
+    ["cli_eval", "cli_alpaca"],
     ["cli"],
 ]
 RANK = {module: rank for rank, modules in enumerate(ORDER) for module in modules}

@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
+from alpaca import write_tables
 from scipy.optimize import minimize
 
 from rlif import win_rate
@@ -27,19 +28,8 @@ PUBLISHED_WEIGHTS = {
 
 @pytest.fixture
 def tables(tmp_path, monkeypatch):
-    """Made-up tables of upstream's layout for 60 instructions, in a folder RLIF_DATA names."""
-    home, rng = tmp_path / "alpaca_eval", np.random.default_rng(0)
-    home.mkdir()
-    difficulty = rng.normal(size=60)
-    lines = ["index,instruction_difficulty", *(f"{i},{d}" for i, d in enumerate(difficulty))]
-    (home / "instruction_difficulty.csv").write_text("\n".join(lines))
-    lines = ["preference,index,std_delta_len,instruction_difficulty,model,not_gamed_baseline"]
-    for model in ("verbose", "concise"):
-        for i, gap in enumerate(rng.normal(size=60)):
-            lines.append(f"{1 / (1 + np.exp(1.5 * np.tanh(gap)))},{i},{gap},{difficulty[i]},{model},False")
-    (home / "df_gamed.csv").write_text("\n".join(lines))
     monkeypatch.setenv("RLIF_DATA", str(tmp_path))
-    return home
+    return write_tables(tmp_path)
 
 
 def some(n: int = 60, seed: int = 0) -> list[Annotation]:

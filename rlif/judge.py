@@ -1,0 +1,284 @@
+"""A language model that says which of two outputs is better, asked through any OpenAI-compatible endpoint.
+
+    order         the model's output is M, the second, unless a seeded draw from the instruction makes it m, the first
+    answer        one token, m or M, with its five likeliest alternatives and their log-probabilities
+    p(model)      the model's letter's share of the two; a letter that is not among the five has probability 0
+    preference    1 + p(model): 1 the baseline's output is better, 2 the model's
+
+This is AlpacaEval 2's protocol (arXiv 2404.04475, annotator weighted_alpaca_eval_gpt4_turbo), its draw of the order
+included. Its figures are those of one judge, gpt-4-1106-preview, under one prompt: with another judge, or with the
+prompt of this module, which only has the same structure, no published value can be expected to match.
+
+Neither letter among the five: preference None, kept as unjudged. No log-probabilities at all: the text decides if it is
+m or M, else None. The key is read from OPENAI_API_KEY alone, by the client, and appears nowhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import random
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from rlif.errors import RlifError, first_line
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+ALPACA_JUDGE = "gpt-4-1106-preview"
+PUBLISHED_PROMPT = "3d51f0abf988314a03c9ca2b"  # digest of alpaca_eval_clf.txt, parsed
+LETTERS = ("m", "M")
+PLACES = ("instruction", "output_1", "output_2")
+ROLES = ("system", "user", "assistant")
+SECTION = re.compile(r"<\|im_start\|>[ \t]*(\S+)[^\n]*\n(.*?)(?:<\|im_end\|>|\Z)", re.DOTALL)
+PLACE = re.compile(r"\{(" + "|".join(PLACES) + r")\}")
+SYSTEM = "You compare the answers of two language models, quickly and exactly, and prefer what people would prefer."
+USER = """Two models, m and M, were given one instruction. Whose answer would people prefer?
+
+# Instruction
+
+<instruction>
+{instruction}
+</instruction>
+
+# Answers, in no particular order
+
+<answer model="m">
+{output_1}
+</answer>
+
+<answer model="M">
+{output_2}
+</answer>
+
+# Verdict
+
+Weigh how good and how fitting both answers are. Then reply with the name of the better model, m or M, and with nothing
+else: no quotes, no space, no new line.
+"""
+
+
+class Unanswered(Exception):
+    """One pair got no reply that could be read. Its text says why; the pair can be asked again."""
+
+
+class Refused(Unanswered):
+    """The endpoint works, but will not have this one request: too long, filtered, an option it does not know."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two outputs for one instruction.
+
+    Attributes:
+        id: of the problem.
+        index: position of the instruction in the evaluation set, from 0.
+        baseline: the output to be compared with; len_1 is its length.
+        output: the model's; len_2.
+    """
+
+    id: str
+    index: int
+    instruction: str
+    baseline: str
+    output: str
+
+
+@dataclass(frozen=True)
+class JudgePrompt:
+    """Messages with `{instruction}`, `{output_1}` (called m) and `{output_2}` (called M), each of them once or more."""
+
+    messages: tuple[tuple[str, str], ...] = (("system", SYSTEM), ("user", USER))
+
+    @classmethod
+    def parse(cls, text: str) -> JudgePrompt:
+        """A prompt from text with sections `<|im_start|>role ... <|im_end|>`, or one user message where it has none.
+
+        Raises:
+            RlifError: an unknown role, or a place that no section holds.
+        """
+        sections = tuple((role, body.strip()) for role, body in SECTION.findall(text)) or (("user", text.strip()),)
+        for role, _ in sections:
+            if role not in ROLES:
+                raise RlifError(f"a judge prompt has the roles {', '.join(ROLES)}, not {role!r}.")
+        missing = [place for place in PLACES if not any(f"{{{place}}}" in body for _, body in sections)]
+        if missing:
+            raise RlifError(f"a judge prompt needs {{{missing[0]}}} where that text goes.")
+        return cls(sections)
+
+    @property
+    def published(self) -> bool:
+        """Whether this is word for word the prompt behind the leaderboard."""
+        return hashlib.sha256(repr(self.messages).encode()).hexdigest().startswith(PUBLISHED_PROMPT)
+
+    @classmethod
+    def read(cls, path: Path) -> JudgePrompt:
+        """The prompt in a file, e.g. upstream's alpaca_eval_clf.txt."""
+        try:
+            return cls.parse(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise RlifError(f"cannot read the judge prompt {path}: {error}.") from error
+
+    def fill(self, instruction: str, output_1: str, output_2: str) -> list[dict[str, str]]:
+        """The conversation for one pair. What looks like a place inside an output stays as it is."""
+        texts = {"instruction": instruction, "output_1": output_1, "output_2": output_2}
+        return [
+            {"role": role, "content": PLACE.sub(lambda found: texts[found.group(1)], body)}
+            for role, body in self.messages
+        ]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge said of one pair.
+
+    Attributes:
+        preference: from 1 (baseline) to 2 (model); None where the reply named neither.
+        read_from: "logprobs", "text", or "nothing" where the reply named neither.
+    """
+
+    preference: float | None
+    read_from: str
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Who is asked, and how.
+
+    Attributes:
+        model: its name at the endpoint.
+        base_url: of the endpoint; None for OPENAI_BASE_URL, else OpenAI's own.
+        seed: of the order in which the outputs are shown.
+        max_retries: of one request, after a rate limit, a server's error, a time-out or a lost connection; the client
+            waits as Retry-After says, else 0.5 s, 1 s, 2 s ... up to 8 s.
+        timeout: of one request, in seconds.
+
+    Example:
+        >>> Judge(model="my-judge", base_url="http://127.0.0.1:8000/v1").shows_model_first("Say hello.")
+        False
+    """
+
+    model: str = ALPACA_JUDGE
+    base_url: str | None = None
+    prompt: JudgePrompt = field(default_factory=JudgePrompt)
+    seed: int = 0
+    max_retries: int = 5
+    timeout: float = 60.0
+
+    def connect(self) -> OpenAI:
+        """A client of the endpoint.
+
+        Raises:
+            RlifError: the package openai or the key is missing.
+        """
+        try:
+            from openai import OpenAI, OpenAIError
+        except ImportError as error:
+            raise RlifError("a judge is asked through the package openai: pip install 'rlif[alpaca]'.") from error
+        if not os.environ.get("OPENAI_API_KEY", "").strip():
+            raise RlifError("OPENAI_API_KEY is not set; put the judge's key there (any word if it asks for none).")
+        try:
+            return OpenAI(base_url=self.base_url, max_retries=self.max_retries, timeout=self.timeout)
+        except (OpenAIError, ValueError) as error:
+            raise RlifError(f"cannot use the endpoint {self.where()}: {_clean(first_line(error))}.") from None
+
+    def where(self) -> str:
+        """The endpoint, without anything secret that a URL may hold."""
+        url = urlsplit(self.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1")
+        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+
+    def shows_model_first(self, instruction: str) -> bool:
+        """Whether the model's output is m, the first of the two: upstream's draw, from instruction and seed."""
+        return random.Random(f"is_switched_outputs{instruction}{self.seed}").random() >= 0.5
+
+    def messages(self, pair: Pair) -> list[dict[str, str]]:
+        """What the judge reads."""
+        outputs = (pair.baseline, pair.output)
+        return self.prompt.fill(
+            pair.instruction, *(outputs[::-1] if self.shows_model_first(pair.instruction) else outputs)
+        )
+
+    def key(self, pair: Pair) -> str:
+        """A digest of all that the answer depends on: the pair, the judge's name and what it reads."""
+        content = json.dumps([pair.id, self.model, self.messages(pair)])
+        return hashlib.sha256(content.encode()).hexdigest()[:24]
+
+    def ask(self, client: OpenAI, pair: Pair) -> Verdict:
+        """One request.
+
+        Raises:
+            Unanswered: this pair got no readable reply, after all retries.
+            RlifError: no pair will get one: the key or the model's name is refused.
+        """
+        import openai
+
+        try:
+            reply = client.chat.completions.with_raw_response.create(
+                model=self.model,
+                messages=self.messages(pair),  # type: ignore[arg-type]
+                max_tokens=1,
+                temperature=1,  # log-probabilities undistorted wherever an endpoint takes them after the temperature
+                logprobs=True,
+                top_logprobs=5,
+            ).text
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise RlifError(
+                f"the judge at {self.where()} refuses the key in OPENAI_API_KEY ({error.status_code})."
+            ) from None
+        except openai.NotFoundError:
+            raise RlifError(f"the endpoint {self.where()} has no model {self.model!r} for chat (404).") from None
+        except openai.OpenAIError as error:
+            raise _unanswered(error) from None
+        try:
+            p_m, read_from = read_reply(json.loads(reply))
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            raise Unanswered("a reply that is not a chat completion in JSON") from None
+        if p_m is None:
+            return Verdict(None, read_from)
+        return Verdict(1 + p_m if self.shows_model_first(pair.instruction) else 2 - p_m, read_from)
+
+
+def read_reply(reply: dict[str, Any]) -> tuple[float | None, str]:
+    """The probability of m against M in a chat completion, and where it was read.
+
+    Example:
+        >>> read_reply({"choices": [{"message": {"content": "M"}}]})
+        (0.0, 'text')
+    """
+    choice = reply["choices"][0]
+    tokens = (choice.get("logprobs") or {}).get("content") or []
+    if tokens:
+        found = {entry["token"]: float(entry["logprob"]) for entry in tokens[0]["top_logprobs"]}
+        m, other = (math.exp(min(0.0, found[letter])) if letter in found else 0.0 for letter in LETTERS)
+        if m + other > 0:
+            return m / (m + other), "logprobs"
+        return None, "nothing"
+    text = (choice["message"]["content"] or "").strip()
+    return (1.0 if text == "m" else 0.0, "text") if text in LETTERS else (None, "nothing")
+
+
+def _unanswered(error: Exception) -> Unanswered:
+    import openai
+
+    if isinstance(error, openai.RateLimitError):
+        return Unanswered("a rate limit (429)")
+    if isinstance(error, openai.APITimeoutError):
+        return Unanswered("a time-out")
+    if isinstance(error, openai.APIConnectionError):
+        return Unanswered("a lost or refused connection")
+    if isinstance(error, openai.InternalServerError):
+        return Unanswered(f"a server's error ({error.status_code})")
+    if isinstance(error, openai.APIStatusError):
+        return Refused(f"a refused request ({_clean(first_line(error))})")
+    return Unanswered(type(error).__name__)
+
+
+def _clean(text: str) -> str:
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    return (text.replace(key, "[key]") if key else text)[:200]

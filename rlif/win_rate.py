@@ -13,7 +13,8 @@ either outcome, with weights p and 1 - p. The penalty is L1; its C is the best o
 What to watch. Upstream gives row k the difficulty of instruction k: where a model lacks rows, every later row gets a
 neighbour's. `difficulty="positional"` repeats that, to reproduce such published values; the default looks up by
 instruction. Where two C are nearly equally good the choice moves the figure by 0.1 points. Unjudged rows are left out
-of the mean and of the fit, and counted; the prediction is averaged over all rows, as upstream does.
+of the mean and of the fit, and counted; the prediction is averaged over all rows, as upstream does. Checked to give the
+same with scikit-learn 1.4.0, 1.5.2, 1.8.0 and 1.9.1.
 """
 
 from __future__ import annotations

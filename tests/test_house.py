@@ -20,7 +20,7 @@ ORDER = [
     ["tasks", "prompts", "config"],
     ["policy", "plan"],
     ["scoring"],
-    ["signals.self_certainty"],
+    ["signals.group_confidence", "signals.likelihood", "signals.negative_entropy", "signals.self_certainty"],
     ["signals"],
     ["rollout", "rewards", "run"],
     ["records"],

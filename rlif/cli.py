@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlif import cli_eval
+from rlif import cli_choose, cli_eval
 from rlif.errors import RlifError
 
 if TYPE_CHECKING:
@@ -53,6 +53,10 @@ def train(
         _show_plan(load_recipe(recipe, overrides or []))
     else:
         _train(load_recipe(recipe, overrides or []), name=Path(recipe).stem)
+
+
+app.command()(cli_choose.score)
+app.command()(cli_choose.select)
 
 
 @app.command()

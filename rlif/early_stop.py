@@ -83,7 +83,7 @@ class Watch(StoppingCriteria):
     def __exit__(self, *_: object) -> None:
         self.tap.__exit__()
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> Any:
         """Which rows are done, [B]; called by `generate` after each token."""
         self.recent_WB[self.steps % self.window] = self.tap.latest_B
         self.steps += 1

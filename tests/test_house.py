@@ -25,11 +25,11 @@ ORDER = [
     ["rollout", "rewards", "run"],
     ["records", "score_file"],
     ["evaluate"],
-    ["examination"],
+    ["examination", "samples", "scaling", "scaling_figure"],
     ["engines.trl", "engines.callbacks"],
     ["engines.trl_setup"],
     ["training"],
-    ["cli_eval"],
+    ["cli_choose", "cli_eval"],
     ["cli"],
 ]
 RANK = {module: rank for rank, modules in enumerate(ORDER) for module in modules}

@@ -12,7 +12,7 @@ from conftest import tiny_model
 
 import rlif
 from rlif.scoring import length_mask
-from rlif.signals import NEEDS
+from rlif.signals import NEEDS, every_signal
 from rlif.signals.group_confidence import group_confidence_bottom, group_confidence_lowest, group_confidence_tail
 
 
@@ -143,3 +143,16 @@ def test_needs_is_what_a_signal_needs(name):
         rlif.SIGNALS[name](dataclasses.replace(complete, **{NEEDS[name]: None}))
     others = dict.fromkeys(set(NEEDS.values()) - {NEEDS[name]})
     assert rlif.SIGNALS[name](dataclasses.replace(complete, **others)) == rlif.SIGNALS[name](complete)
+
+
+def test_every_signal_is_each_of_them_and_passes_the_window_on():
+    stats, _, _ = scored()
+    for row, values in enumerate(every_signal(stats)):
+        assert values == {name: signal(stats)[row] for name, signal in rlif.SIGNALS.items()}
+    short = every_signal(stats, 3)
+    assert [row["group_confidence_lowest"] for row in short] == group_confidence_lowest(stats, 3)
+    assert [row["group_confidence_tail"] for row in short] == group_confidence_tail(stats, 3)
+    assert [row["group_confidence_bottom"] for row in short] == group_confidence_bottom(stats, 3)
+    assert (
+        short[2]["group_confidence_lowest"] < short[2]["group_confidence"] == every_signal(stats)[2]["group_confidence"]
+    )

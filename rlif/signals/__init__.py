@@ -46,10 +46,16 @@ NEEDS: dict[str, str] = {
     "group_confidence_bottom": "topk_confidence_BT",
 }
 
-WINDOWED = (group_confidence_tail, group_confidence_lowest, group_confidence_bottom)
+WINDOWED: dict[str, Callable[[TokenStats, int], list[float | None]]] = {
+    "group_confidence_tail": group_confidence_tail,
+    "group_confidence_lowest": group_confidence_lowest,
+    "group_confidence_bottom": group_confidence_bottom,
+}
 
 
 def every_signal(stats: TokenStats, window: int = WINDOW) -> list[dict[str, float | None]]:
     """All signals of each completion, {name: value}; `window` is that of the group confidences."""
-    columns = {name: signal(stats, window) if signal in WINDOWED else signal(stats) for name, signal in SIGNALS.items()}
+    columns = {
+        name: WINDOWED[name](stats, window) if name in WINDOWED else signal(stats) for name, signal in SIGNALS.items()
+    }
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

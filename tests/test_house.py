@@ -21,6 +21,7 @@ ORDER = [
     ["policy", "plan"],
     ["scoring"],
     ["signals.group_confidence", "signals.likelihood", "signals.negative_entropy", "signals.self_certainty"],
+    ["signals.self_certainty_topk"],
     ["signals", "early_stop"],
     ["rollout", "rewards", "run"],
     ["records", "score_file"],

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from rlif.samples import Row, Sampler
+    from rlif.samples import GroupSampler, Row
     from rlif.score_file import Scorer
     from rlif.tasks import Task
     from rlif.types import Problem
@@ -63,7 +63,7 @@ def select(
     task: Annotated[str | None, typer.Option("--task", "-t", help="Whose problems, and who grades.")] = None,
     samples: Annotated[Path | None, typer.Option(help="Given samples: JSON lines of id and completion.")] = None,
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="Samples per problem.")] = 16,
-    temperature: Annotated[float, typer.Option(help="Of sampling.")] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0, help="Of sampling.")] = 1.0,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many problems.")] = None,
     split: Annotated[str | None, typer.Option(help="Of the task; its last, held out, by default.")] = None,
     source: Annotated[str | None, typer.Option(help="Where the task reads from, instead of its own home.")] = None,
@@ -110,8 +110,8 @@ def select(
     if samples is not None:
         rows = _given(samples, known, problems, scorer, prompt)
     else:
-        sampler = _sampler(scorer, known, prompt, max_tokens, temperature, n)
-        rows, early = _draw(sampler, problems, n, seed, out, warm_up if early_stop else None, percentile)
+        sampler = _sampler(scorer, known, prompt, max_tokens, n, temperature, seed)
+        rows, early = _draw(sampler, problems, out, warm_up if early_stop else None, percentile)
     settings = {"model": model, "task": task, "samples": samples and str(samples), "rule": rule, "seed": seed}
     settings |= {"temperature": temperature if samples is None else None, "n": n if samples is None else None}
     if early is not None and scorer is not None:
@@ -143,45 +143,40 @@ def _scorer(
 
 
 def _sampler(
-    scorer: Scorer | None, task: Task | None, prompt: str | None, max_tokens: int | None, temperature: float, n: int
-) -> Sampler:
+    scorer: Scorer | None,
+    task: Task | None,
+    prompt: str | None,
+    max_tokens: int | None,
+    n: int,
+    temperature: float,
+    seed: int,
+) -> GroupSampler:
+    from rlif.evaluate import decoding_of
     from rlif.prompts import find_prompt
-    from rlif.samples import Sampler
+    from rlif.samples import GroupSampler
 
     if task is None or scorer is None:
         raise RlifError("give --task, whose problems the samples are drawn for; `prompts` reads any file of prompts.")
-    if temperature < 0 or (temperature == 0 and n > 1):
-        raise RlifError(f"at temperature {temperature:g} there is nothing to choose among; give one above 0.")
-    limit = max_tokens or task.protocol.max_tokens
-    template = find_prompt(prompt or task.protocol.prompt)
-    return Sampler(scorer, task, template, limit, temperature, scorer.batch_size)
+    decoding = decoding_of(task, max_tokens=max_tokens, n=n, temperature=temperature, seed=seed)
+    return GroupSampler(scorer, task, decoding, None if prompt is None else find_prompt(prompt))
 
 
 def _draw(
-    sampler: Sampler,
-    problems: Sequence[Problem],
-    n: int,
-    seed: int,
-    out: Path | None,
-    warm_up: int | None,
-    percentile: float,
+    sampler: GroupSampler, problems: Sequence[Problem], out: Path | None, warm_up: int | None, percentile: float
 ) -> tuple[list[Row], list[Row] | None]:
     """Samples of all problems, written as they come; with a warm-up also those with early stopping."""
-    import torch
-
-    torch.manual_seed(seed)
     rows: list[Row] = []
     early: list[Row] = []
-    some = max(1, sampler.batch_size // n)
+    some = max(1, sampler.scorer.batch_size // sampler.decoding.n)
     with _progress("drawing", len(problems)) as advance:
-        for start in range(0, len(problems), some):
+        for number, start in enumerate(range(0, len(problems), some)):
             part = problems[start : start + some]
-            whole = sampler.draw(part, n)
+            whole = sampler.draw(part, number)
             _append(out, "samples.jsonl", whole)
             rows += whole
             if warm_up is not None:
                 warm = [row for row in whole if row["sample"] < warm_up]
-                cut = sampler.draw_on(part, warm, n, percentile)
+                cut = sampler.draw_on(part, warm, number, percentile)
                 _append(out, "early.jsonl", cut)
                 early += cut
             advance(len(part))
@@ -200,8 +195,7 @@ def _given(
     if task is not None:
         rows = mark_samples(rows, task, by_id)
     if scorer is not None:
-        template = find_prompt(prompt or (task.protocol.prompt if task else "plain"))
-        rows = score_samples(rows, scorer, template, by_id)
+        rows = score_samples(rows, scorer, task, by_id, None if prompt is None else find_prompt(prompt))
     return rows
 
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rlif.early_stop import PERCENTILE, EarlyStop, threshold
 from rlif.errors import RlifError
+from rlif.evaluate import mark, render_problem
 from rlif.jsonl import read_lines
-from rlif.prompts import Prompt
-from rlif.rollout import Completion, generate, render
+from rlif.prompts import Prompt, find_prompt
+from rlif.rollout import Completion, Decoding, Sampler, TransformersSampler, generate
 from rlif.score_file import Scorer
 from rlif.selection import by_problem
 from rlif.signals import SIGNALS
@@ -25,99 +28,91 @@ from rlif.tasks import Task
 from rlif.types import Problem
 
 Row = dict[str, Any]
+OTHER_SEED = 2**20  # added for the samples after a warm-up, so that they are not those of the full run
 KINDS: dict[str, tuple[type, ...]] = {"completion": (str,), "answer": (str,), "right": (bool,), "prompt": (str, list)}
 
 
 @dataclass(frozen=True)
-class Sampler:
-    """Draws rows for problems of a task.
+class GroupSampler:
+    """Draws `decoding.n` rows for each problem of a task.
 
     Attributes:
         scorer: the model, its tokenizer, and how it is scored.
         task: marks the completions.
-        prompt: template for the problems.
-        max_tokens: completion limit.
-        temperature: of sampling.
-        batch_size: completions per call of the model's generate.
+        decoding: how they are sampled.
+        prompt: template for the problems; the protocol's if left out.
+        engine: what samples whole completions; transformers if left out.
 
     Example:
-        >>> sampler = Sampler(Scorer(model, tokenizer), rlif.TASKS["clock"], PROMPTS["plain"], max_tokens=56)
-        >>> rows = sampler.draw(problems, n=16)
-        >>> best = rlif.select(rows, "borda")
+        >>> task = rlif.TASKS["clock"]
+        >>> sampler = GroupSampler(Scorer(model, tokenizer), task, Decoding(max_tokens=56, temperature=1.0, n=16))
+        >>> best = rlif.select(sampler.draw(task.load("test")), "borda")
     """
 
     scorer: Scorer
     task: Task
-    prompt: Prompt
-    max_tokens: int
-    temperature: float = 1.0
-    batch_size: int = 64
+    decoding: Decoding
+    prompt: Prompt | None = None
+    engine: Sampler | None = None
 
-    def draw(self, problems: Sequence[Problem], n: int) -> list[Row]:
-        """N rows for each problem, one problem after the other. Seed torch first to get the same rows again."""
-        return self._draw(problems, [0] * len(problems), n)
+    def draw(self, problems: Sequence[Problem], number: int = 0) -> list[Row]:
+        """The rows of each problem, one problem after the other; the same again for the same seed.
+
+        Args:
+            number: of the batch that these problems are, added to the seed.
+        """
+        scorer, n = self.scorer, self.decoding.n
+        engine = self.engine or TransformersSampler(scorer.model, scorer.tokenizer, scorer.batch_size)
+        decoding = replace(self.decoding, seed=self.decoding.seed + number)
+        completions = engine.sample([self._render(problem) for problem in problems], decoding)
+        return self._rows([(problem, sample) for problem in problems for sample in range(n)], completions)
 
     def draw_on(
-        self, problems: Sequence[Problem], warm_up: Sequence[Row], n: int, percent: float = PERCENTILE
+        self, problems: Sequence[Problem], warm_up: Sequence[Row], number: int = 0, percent: float = PERCENTILE
     ) -> list[Row]:
         """`warm_up`, whole rows of the problems, and further ones up to n that are stopped when they get too unsure.
 
         Args:
-            warm_up: as many rows for each problem, see `rlif.early_stop` for what is made of them.
-            n: rows per problem in all.
+            warm_up: some rows of each problem, see `rlif.early_stop` for what is made of them.
+            number: as in `draw`.
             percent: percentile of the warm-up's lowest windows below which a row is stopped.
 
         Returns:
             Rows with `threshold` beside the rest, for each problem the warm-up first.
         """
-        warm = by_problem(warm_up)
+        warm, scorer = by_problem(warm_up), self.scorer
         bars = {name: threshold([r["group_confidence_lowest"] for r in rows], percent) for name, rows in warm.items()}
-        first = [len(warm[problem.id]) for problem in problems]
-        drawn = by_problem(self._draw(problems, first, n, [bars[problem.id] for problem in problems]))
+        which = [(p, sample) for p in problems for sample in range(len(warm[p.id]), self.decoding.n)]
+        prompts = {problem.id: self._render(problem) for problem in problems}
+        with torch.random.fork_rng():
+            torch.manual_seed(self.decoding.seed + number + OTHER_SEED)
+            completions = generate(
+                scorer.model,
+                scorer.tokenizer,
+                [prompts[problem.id] for problem, _ in which],
+                max_tokens=self.decoding.max_tokens,
+                temperature=self.decoding.temperature,
+                top_p=self.decoding.top_p,
+                stop=self.decoding.stop,
+                batch_size=scorer.batch_size,
+                early=EarlyStop([bars[problem.id] for problem, _ in which], scorer.window),
+            )
+        drawn = by_problem(self._rows(which, completions))
         rows = [row for problem in problems for row in (*warm[problem.id], *drawn.get(problem.id, []))]
         return [{**row, "threshold": bars[row["id"]]} for row in rows]
 
-    def _draw(
-        self, problems: Sequence[Problem], first: Sequence[int], n: int, bars: Sequence[float] | None = None
-    ) -> list[Row]:
-        """Samples number `first` to n - 1 of each problem."""
-        which = [(i, sample) for i in range(len(problems)) for sample in range(first[i], n)]
-        repeated = [problems[i] for i, _ in which]
-        scorer = self.scorer
-        prompts = [render(scorer.tokenizer, self.prompt, problem.text, scorer.chat) for problem in problems]
-        completions = generate(
-            scorer.model,
-            scorer.tokenizer,
-            [prompts[i] for i, _ in which],
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            batch_size=self.batch_size,
-            early=None if bars is None else EarlyStop([bars[i] for i, _ in which], scorer.window),
-        )
-        marks = self.task.mark(repeated, [completion.text for completion in completions])
-        scores = scorer.score_ids([(c.prompt_ids, c.completion_ids) for c in completions])
+    def _render(self, problem: Problem) -> list[int]:
+        prompt = self.prompt or find_prompt(self.task.protocol.prompt)
+        return render_problem(self.scorer.tokenizer, prompt, problem, self.scorer.chat, self.task)
+
+    def _rows(self, which: Sequence[tuple[Problem, int]], completions: Sequence[Completion]) -> list[Row]:
+        """Rows of these samples of these problems."""
+        scores = self.scorer.score_ids([(c.prompt_ids, c.completion_ids) for c in completions])
+        records = mark(self.task, [problem for problem, _ in which], completions, self.decoding.n)
         return [
-            {
-                "id": problem.id,
-                "sample": sample,
-                **_plain(completion),
-                "answer": mark.answer,
-                "right": mark.right,
-                **score,
-            }
-            for problem, (_, sample), completion, mark, score in zip(
-                repeated, which, completions, marks, scores, strict=True
-            )
+            {**record, "sample": sample, "stopped": completion.stopped, **score}
+            for record, (_, sample), completion, score in zip(records, which, completions, scores, strict=True)
         ]
-
-
-def _plain(completion: Completion) -> Row:
-    return {
-        "completion": completion.text,
-        "tokens": len(completion.completion_ids),
-        "truncated": completion.truncated,
-        "stopped": completion.stopped,
-    }
 
 
 def read_samples(path: Path) -> list[Row]:
@@ -166,12 +161,18 @@ def mark_samples(rows: Sequence[Row], task: Task, problems: Mapping[str, Problem
             row.setdefault("answer", task.extract(row["completion"]))
     open_ = [row for row in rows if "right" not in row]
     marks = task.mark([problems[row["id"]] for row in open_], [row["completion"] for row in open_])
-    for row, mark in zip(open_, marks, strict=True):
-        row |= {"answer": row.get("answer", mark.answer), "right": mark.right}
+    for row, found in zip(open_, marks, strict=True):
+        row |= {"answer": row.get("answer", found.answer), "right": found.right}
     return rows
 
 
-def score_samples(rows: Sequence[Row], scorer: Scorer, prompt: Prompt, problems: Mapping[str, Problem]) -> list[Row]:
+def score_samples(
+    rows: Sequence[Row],
+    scorer: Scorer,
+    task: Task | None,
+    problems: Mapping[str, Problem],
+    prompt: Prompt | None = None,
+) -> list[Row]:
     """Adds every signal to the rows that lack one, each row scored after its own `prompt` or its problem's.
 
     Raises:
@@ -181,13 +182,15 @@ def score_samples(rows: Sequence[Row], scorer: Scorer, prompt: Prompt, problems:
     pairs = []
     for i in open_:
         row = rows[i]
-        if "prompt" not in row and row["id"] not in problems:
+        if "prompt" in row:
+            pairs.append(scorer.encode(row))
+        elif task is not None and row["id"] in problems:
+            template = prompt or find_prompt(task.protocol.prompt)
+            rendered = render_problem(scorer.tokenizer, template, problems[row["id"]], scorer.chat, task)
+            pairs.append((rendered, scorer.encode_completion(row)))
+        else:
             raise RlifError(
                 f"the sample of {row['id']!r} is to be scored, but has no prompt, and no task was named that has it."
             )
-        prompt_ids, completion_ids = scorer.encode({"prompt": "", **row})
-        if "prompt" not in row:
-            prompt_ids = render(scorer.tokenizer, prompt, problems[row["id"]].text, scorer.chat)
-        pairs.append((prompt_ids, completion_ids))
     found = dict(zip(open_, scorer.score_ids(pairs), strict=True))
     return [{**row, **{k: v for k, v in found.get(i, {}).items() if k not in row}} for i, row in enumerate(rows)]

@@ -21,7 +21,7 @@ from typing import Any
 
 from rlif.early_stop import WARM_UP
 from rlif.errors import RlifError, lookup
-from rlif.evaluate import proportion
+from rlif.intervals import proportion
 from rlif.selection import RULES, Equal, borda_power, by_problem, choose, label, pass_at_k
 
 RESAMPLES = 32

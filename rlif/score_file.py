@@ -3,7 +3,7 @@
 A prompt is plain text or a list of messages. Text becomes the user's message of the chat template where `chat` is on.
 Prompt and completion are tokenised apart: prompt ids by the template or without one, completion ids without special
 tokens, then the end-of-sequence token - the closing token is a decision of the model too - unless `end` is off or the
-row says `truncated: true`.
+row says `truncated: true` (or `stopped: true`).
 
 Watch: text is not tokens. A model may have written the same text with other tokens than its tokenizer makes of it, and
 tokens that would have merged across the seam of prompt and completion stay apart here, as they do when a model
@@ -85,9 +85,13 @@ class Scorer:
             prompt_ids = self.tokenizer(text=[prompt])["input_ids"][0]
         else:
             raise RlifError("its prompt is a list of messages, which takes a chat template; leave --no-chat out.")
+        return prompt_ids, self.encode_completion(row)
+
+    def encode_completion(self, row: Row) -> list[int]:
+        """The token ids of a row's completion, the end-of-sequence token included if it ended."""
         completion_ids = self.tokenizer(text=[row["completion"]], add_special_tokens=False)["input_ids"][0]
-        ended = self.end and not row.get("truncated")
-        return prompt_ids, completion_ids + ([self.tokenizer.eos_token_id] if ended else [])
+        ended = self.end and not row.get("truncated") and not row.get("stopped")
+        return completion_ids + ([self.tokenizer.eos_token_id] if ended else [])
 
     def _template(self, messages: list[Any]) -> list[int]:
         try:

@@ -6,7 +6,6 @@ import json
 import sys
 
 import pytest
-import torch
 from conftest import byte_tokenizer, tiny_model
 
 import rlif
@@ -14,59 +13,61 @@ from rlif import cli
 from rlif.config import Recipe
 from rlif.errors import RlifError
 from rlif.policy import load_model, load_tokenizer
-from rlif.prompts import PROMPTS
-from rlif.samples import Sampler, mark_samples, read_samples, score_samples
+from rlif.rollout import Decoding, TransformersSampler
+from rlif.samples import GroupSampler, mark_samples, read_samples, score_samples
 from rlif.score_file import Scorer
 
 SIGNALS = set(rlif.SIGNALS)
 
 
-@pytest.fixture
-def sampler():
-    return Sampler(
-        Scorer(tiny_model(), byte_tokenizer(), window=4),
-        rlif.TASKS["clock"],
-        PROMPTS["plain"],
-        max_tokens=12,
-        batch_size=6,
-    )
+CLOCK = rlif.TASKS["clock"]
 
 
-def test_rows_are_in_order_scored_and_marked(sampler):
-    problems = rlif.TASKS["clock"].load("test", limit=3)
-    torch.manual_seed(0)
-    rows = sampler.draw(problems, 4)
+def sampler(n):
+    scorer = Scorer(tiny_model(), byte_tokenizer(), window=4, batch_size=6)
+    return GroupSampler(scorer, CLOCK, Decoding(max_tokens=12, temperature=1.0, n=n))
+
+
+def test_rows_are_in_order_scored_and_marked():
+    problems = CLOCK.load("test", limit=3)
+    rows = sampler(4).draw(problems)
     assert [(row["id"], row["sample"]) for row in rows] == [(p.id, i) for p in problems for i in range(4)]
     assert all(row.keys() >= SIGNALS and row["right"] is False and 1 <= row["tokens"] <= 12 for row in rows)
     assert len({row["completion"] for row in rows}) > 3
-    torch.manual_seed(0)
-    assert sampler.draw(problems, 4) == rows
+    assert sampler(4).draw(problems) == rows != sampler(4).draw(problems, number=1)
+
+
+def test_what_is_read_while_decoding_is_what_a_pass_of_its_own_gives():
+    """`score_ids` takes its own pass; transformers' sampler reads self-certainty off the logits of decoding."""
+    problems = CLOCK.load("test", limit=2)
+    mine = sampler(3)
+    rows = mine.draw(problems)
+    engine = TransformersSampler(mine.scorer.model, mine.scorer.tokenizer, 6)
+    decoded = engine.sample([mine._render(p) for p in problems], mine.decoding)
+    assert [row["self_certainty"] for row in rows] == pytest.approx([c.self_certainty for c in decoded], abs=1e-4)
 
 
 def test_text_is_scored_as_its_tokens_were():
     recipe = Recipe(model="tiny-reasoner")
     scorer = Scorer(load_model(recipe), load_tokenizer(recipe))
-    sampler = Sampler(scorer, rlif.TASKS["clock"], PROMPTS["plain"], max_tokens=56, temperature=0.3)
-    problems = rlif.TASKS["clock"].load("test", limit=2)
-    torch.manual_seed(0)
-    rows = sampler.draw(problems, 3)
+    problems = CLOCK.load("test", limit=2)
+    rows = GroupSampler(scorer, CLOCK, Decoding(max_tokens=56, temperature=0.3, n=3)).draw(problems)
     given = [{k: row[k] for k in ("id", "completion", "truncated")} for row in rows]
-    again = score_samples(given, scorer, PROMPTS["plain"], {p.id: p for p in problems})
+    again = score_samples(given, scorer, CLOCK, {p.id: p for p in problems})
     for row, found in zip(rows, again, strict=True):
         assert {k: found[k] for k in SIGNALS} == pytest.approx({k: row[k] for k in SIGNALS}, abs=1e-4)
     own = [{**row, "prompt": problems[0].text} for row in given[:3]]
-    assert [r["likelihood"] for r in score_samples(own, scorer, PROMPTS["plain"], {})] == pytest.approx(
+    assert [r["likelihood"] for r in score_samples(own, scorer, None, {})] == pytest.approx(
         [row["likelihood"] for row in rows[:3]], abs=1e-4
     )
     with pytest.raises(RlifError, match="has no prompt, and no task was named"):
-        score_samples(given, scorer, PROMPTS["plain"], {})
+        score_samples(given, scorer, None, {})
 
 
-def test_drawing_on_shares_the_warm_up_and_keeps_to_its_threshold(sampler):
-    problems = rlif.TASKS["clock"].load("test", limit=3)
-    torch.manual_seed(0)
-    warm = sampler.draw(problems, 4)
-    rows = sampler.draw_on(problems, warm, 10, percent=60)
+def test_drawing_on_shares_the_warm_up_and_keeps_to_its_threshold():
+    problems = CLOCK.load("test", limit=3)
+    warm = sampler(4).draw(problems)
+    rows = sampler(10).draw_on(problems, warm, percent=60)
     assert [(row["id"], row["sample"]) for row in rows] == [(p.id, i) for p in problems for i in range(10)]
     for problem in problems:
         mine = [row for row in rows if row["id"] == problem.id]
@@ -81,7 +82,7 @@ def test_drawing_on_shares_the_warm_up_and_keeps_to_its_threshold(sampler):
 
 
 def test_missing_marks_are_added_and_given_ones_stay():
-    task = rlif.TASKS["clock"]
+    task = CLOCK
     problem = task.load("test", limit=1)[0]
     wrong = "The answer is \\boxed{no hour}."
     rows = [
@@ -185,7 +186,10 @@ def test_free_form_text_is_picked_by_self_certainty(monkeypatch, capsys, tmp_pat
         (["select", "-m", "tiny-reasoner", "-t", "clok"], "did you mean 'clock'"),
         (["select", "-m", "tiny-reasoner", "-t", "clock", "--rule", "brda"], "did you mean 'borda'"),
         (["select", "-m", "tiny-reasoner", "-t", "clock", "--power", "-2"], "finite number from 0"),
-        (["select", "-m", "tiny-reasoner", "-t", "clock", "--temperature", "0"], "nothing to choose among"),
+        (
+            ["select", "-m", "tiny-reasoner", "-t", "clock", "--temperature", "0"],
+            "16 greedy completions of a prompt would be the same",
+        ),
         (["select", "-m", "tiny-reasoner", "-t", "clock", "--early-stop", "-n", "16"], "than the warm-up's 16"),
         (["select", "-m", "tiny-reasoner", "-t", "clock", "--dtype", "int8"], "dtype in the recipe"),
         (["select", "-m", "/nowhere/model", "-t", "clock"], "no such model folder"),

@@ -32,7 +32,7 @@ def draw(tables: Mapping[str, Mapping[str, Any]], path: Path, names: Sequence[st
         from matplotlib.figure import Figure
     except ImportError as error:
         raise RlifError("the figure needs matplotlib: pip install 'rlif[plot]'.") from error
-    figure = Figure(figsize=(4.2 * len(tables) + 1.2, 3.6), dpi=160, layout="constrained")
+    figure = Figure(figsize=(3.2 * len(tables) + 2.0, 3.4), dpi=160, layout="constrained")
     panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
     for axis, (title, table) in zip(panels, tables.items(), strict=True):
         for name in names:

@@ -14,14 +14,13 @@ They say how sure the number is for other problems of the kind, given this model
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rlif.early_stop import WARM_UP
 from rlif.errors import RlifError, lookup
-from rlif.intervals import proportion
+from rlif.intervals import clustered_mean, proportion
 from rlif.selection import RULES, Equal, borda_power, by_problem, choose, label, pass_at_k
 
 RESAMPLES = 32
@@ -61,26 +60,21 @@ def interval(values: Sequence[float]) -> Cell:
     """Mean of one value from 0 to 1 per problem, {n, mean, low, high}: Wilson's interval or Student's t."""
     if all(value in (0, 1) for value in values):
         return proportion(int(sum(values)), len(values))
-    mean, low, high = _student(values)
-    return {"n": len(values), "mean": mean, "low": max(0.0, low), "high": min(1.0, high)}
+    return _within(values, 0.0)
 
 
 def difference(values: Sequence[float], others: Sequence[float]) -> Cell:
-    """Mean paired difference with Student's t, {n, mean, low, high}."""
-    mean, low, high = _student([a - b for a, b in zip(values, others, strict=True)])
-    return {"n": len(values), "mean": mean, "low": max(-1.0, low), "high": min(1.0, high)}
+    """Mean paired difference of values from 0 to 1 with Student's t, {n, mean, low, high}."""
+    return _within([a - b for a, b in zip(values, others, strict=True)], -1.0)
 
 
-def _student(values: Sequence[float]) -> tuple[float, float, float]:
-    from scipy.stats import t
-
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n == 1:
-        return mean, -math.inf, math.inf
-    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
-    reach = float(t.ppf(0.975, n - 1)) * error
-    return mean, mean - reach, mean + reach
+def _within(values: Sequence[float], least: float) -> Cell:
+    """Student's interval within what is possible, from `least` to 1; one problem alone says nothing more."""
+    found: Cell = clustered_mean(values, range(len(values)))
+    if found["low"] is None:
+        return {"n": len(values), "mean": found["mean"], "low": least, "high": 1.0}
+    low, high = max(least, found["low"]), min(1.0, found["high"])
+    return {"n": len(values), "mean": found["mean"], "low": low, "high": high}
 
 
 def scaling(

@@ -83,7 +83,9 @@ def test_intervals_are_wilsons_or_students():
     found = interval(values)
     low, high = stats.t.interval(0.95, 4, loc=0.6, scale=stats.sem(values))
     assert (found["mean"], found["low"], found["high"]) == pytest.approx((0.6, low, high))
-    assert interval([0.99, 1.0, 1.0])["high"] <= 1 and interval([0.5])["low"] == 0
+    assert interval([0.99, 1.0, 1.0])["high"] <= 1
+    assert interval([0.5]) == {"n": 1, "mean": 0.5, "low": 0.0, "high": 1.0}
+    assert difference([0.5], [1.0]) == {"n": 1, "mean": -0.5, "low": -1.0, "high": 1.0}
     paired = difference(values, [0.0, 0.5, 0.5, 0.5, 0.5])
     low, high = stats.ttest_rel(values, [0.0, 0.5, 0.5, 0.5, 0.5]).confidence_interval()
     assert (paired["low"], paired["high"]) == pytest.approx((low, high))

@@ -366,6 +366,7 @@ class ConfidenceTap:
     """Reads the top-k confidence of the latest step of `generate` off its raw logits, `latest_B`; one [B, V] top-k."""
 
     def __init__(self, model: nn.Module, top_k: int):
+        verify_head(model)
         self.head = head_of(model)
         self.top_k = min(top_k, self.head.vocab_size)
         self.latest_B = torch.empty(0)

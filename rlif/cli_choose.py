@@ -100,7 +100,8 @@ def select(
         raise RlifError(
             f"--early-stop draws samples with --model, more per problem (--n) than the warm-up's {warm_up}."
         )
-    _open_folder(out, drawing=samples is None)
+    if out is not None and samples is None and (out / "samples.jsonl").exists():
+        raise RlifError(f"{out} holds samples already; choose among them with --samples {out / 'samples.jsonl'}.")
     known = None if task is None else find_task(task)
     problems = [] if known is None else known.load(split or known.splits[-1], source=source, limit=limit)
     scorer = None
@@ -243,6 +244,7 @@ def _write(
     from rlif.scaling import early_line, markdown
     from rlif.scaling_figure import draw
 
+    _made(out)
     if rows is not None and not (out / "samples.jsonl").exists():
         _append(out, "samples.jsonl", rows)
     picks = [{"id": problem, "chosen": None} if row is None else dict(row) for problem, row in chosen.items()]
@@ -266,20 +268,17 @@ def _write(
     _console().print(f"written to {out}", highlight=False, soft_wrap=True)
 
 
-def _open_folder(out: Path | None, drawing: bool) -> None:
-    if out is None:
-        return
-    if drawing and (out / "samples.jsonl").exists():
-        raise RlifError(f"{out} holds samples already; choose among them with --samples {out / 'samples.jsonl'}.")
+def _made(out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RlifError(f"cannot make the folder {out}: {error.strerror}.") from error
+    return out
 
 
 def _append(out: Path | None, name: str, rows: Sequence[Row]) -> None:
     if out is not None:
-        with (out / name).open("a", encoding="utf-8") as file:
+        with (_made(out) / name).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 

@@ -203,6 +203,7 @@ def test_free_form_text_is_picked_by_self_certainty(monkeypatch, capsys, tmp_pat
 def test_mistakes_exit_with_2_and_one_sentence(args, message, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "s.jsonl", [{"id": "x", "completion": "y"}])
-    code, _, err = run(monkeypatch, capsys, *args)
+    code, _, err = run(monkeypatch, capsys, *args, *(["-o", "best"] if args[0] == "select" else []))
+    assert not (tmp_path / "best").exists()
     last = err.strip().splitlines()[-1]
     assert code == 2 and last.startswith("rlif: ") and message in last and "Traceback" not in err

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rlif.selection import choose as choose
     from rlif.selection import select as select
     from rlif.signals import SIGNALS as SIGNALS
+    from rlif.signals.self_certainty_topk import approximate_self_certainty as approximate_self_certainty
     from rlif.tasks import TASKS as TASKS
     from rlif.training import train as train
     from rlif.types import Problem as Problem
@@ -32,6 +33,7 @@ _HOME = {
     "choose": "rlif.selection",
     "select": "rlif.selection",
     "SIGNALS": "rlif.signals",
+    "approximate_self_certainty": "rlif.signals.self_certainty_topk",
     "TASKS": "rlif.tasks",
     "train": "rlif.training",
     "Problem": "rlif.types",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlif import cli_alpaca, cli_eval
+from rlif import cli_alpaca, cli_choose, cli_eval
 from rlif.errors import RlifError
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ app = typer.Typer(
 
 
 app.command(name="eval")(cli_eval.evaluate)
+app.command()(cli_choose.score)
+app.command()(cli_choose.select)
 app.command()(cli_alpaca.judge)
 
 

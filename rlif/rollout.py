@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteriaList
 
+from rlif.early_stop import EarlyStop
 from rlif.errors import RlifError
 from rlif.prompts import Prompt
 from rlif.scoring import DecodeTap, evaluation_mode, head_of, length_mask, verify_head
@@ -56,6 +57,7 @@ class Completion:
         completion_ids: all tokens, the end-of-sequence token and those of a stop string included.
         truncated: the token limit ended it.
         self_certainty: in nats, at temperature 1; None where it was not asked for or cannot be had.
+        stopped: it was given up early, see `rlif.early_stop`.
     """
 
     text: str
@@ -63,6 +65,7 @@ class Completion:
     completion_ids: list[int]
     truncated: bool
     self_certainty: float | None = None
+    stopped: bool = False
 
 
 class Sampler(Protocol):
@@ -132,6 +135,7 @@ def generate(
     stop: Sequence[str] = (),
     batch_size: int = 64,
     self_certainty: bool = False,
+    early: EarlyStop | None = None,
 ) -> list[Completion]:
     """One completion per prompt, in the order of the prompts.
 
@@ -147,6 +151,7 @@ def generate(
         stop: strings that end a completion.
         batch_size: prompts per call of the model's generate.
         self_certainty: measured too, from the logits of decoding; no extra pass.
+        early: give up completions that get too unsure; it has one threshold per prompt.
     """
     config = _generation_config(model, tokenizer, max_tokens, temperature, top_p, stop)
     order = sorted(range(len(prompt_ids)), key=lambda i: -len(prompt_ids[i]))
@@ -159,15 +164,19 @@ def generate(
             batch = tokenizer.pad(
                 {"input_ids": [list(prompt_ids[i]) for i in rows]}, padding_side="left", return_tensors="pt"
             ).to(model.device)
-            with DecodeTap(model, 1.0) if self_certainty else nullcontext() as tap:
+            watch = early.watch(model, rows) if early else None
+            with DecodeTap(model, 1.0) if self_certainty else nullcontext() as tap, watch or nullcontext():
                 output = model.generate(
                     input_ids=batch["input_ids"],
                     attention_mask=batch["attention_mask"],
                     generation_config=config,
                     tokenizer=tokenizer if stop else None,
+                    stopping_criteria=StoppingCriteriaList([watch] if watch else []),
                 )
             generated = output[:, batch["input_ids"].shape[1] :].tolist()
             found = [_completion(tokenizer, prompt_ids[i], row, config) for i, row in zip(rows, generated, strict=True)]
+            if watch:
+                found = [_given_up(tokenizer, *pair) for pair in zip(found, watch.stopped_B.tolist(), strict=True)]
             completions |= zip(rows, found if tap is None else _with_self_certainty(model, tap, found), strict=True)
     return [completions[i] for i in range(len(prompt_ids))]
 
@@ -202,6 +211,16 @@ def _completion(tokenizer: Any, prompt_ids: Sequence[int], row: list[int], confi
     for stop in stops:
         text = text.partition(stop)[0]
     return Completion(text, list(prompt_ids), ids, truncated=ended is None and not stops)
+
+
+def _given_up(tokenizer: Any, completion: Completion, tokens: int) -> Completion:
+    """The first `tokens` of it, if they are not 0 and not past its own end."""
+    if not 0 < tokens <= len(completion.completion_ids):
+        return completion
+    ids, text = completion.completion_ids[:tokens], completion.text
+    if len(ids) < len(completion.completion_ids):
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+    return replace(completion, text=text, completion_ids=ids, truncated=False, stopped=True)
 
 
 def _with_self_certainty(model: Any, tap: DecodeTap, completions: list[Completion]) -> list[Completion]:

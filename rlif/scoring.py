@@ -362,6 +362,28 @@ class DecodeTap:
         return torch.stack(self.steps, dim=1)
 
 
+class ConfidenceTap:
+    """Reads the top-k confidence of the latest step of `generate` off its raw logits, `latest_B`; one [B, V] top-k."""
+
+    def __init__(self, model: nn.Module, top_k: int):
+        verify_head(model)
+        self.head = head_of(model)
+        self.top_k = min(top_k, self.head.vocab_size)
+        self.latest_B = torch.empty(0)
+
+    def __enter__(self) -> ConfidenceTap:
+        self.handle = self.head.module.register_forward_hook(self._tap)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.handle.remove()
+
+    @torch.no_grad()
+    def _tap(self, module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        logits_BV = self.head.finish(output[:, -1])
+        self.latest_B = logits_BV.logsumexp(-1) - logits_BV.topk(self.top_k, dim=-1).values.mean(-1)
+
+
 def length_mask(lengths: Sequence[int], device: torch.device | None = None) -> torch.Tensor:
     """`mask_BT`, True at the first `lengths[b]` positions of row b."""
     lengths_B = torch.tensor(list(lengths), dtype=torch.long, device=device)

@@ -22,7 +22,7 @@ from rlif.plan import Plan, plan_steps
 from rlif.policy import load_config, load_tokenizer
 from rlif.prompts import Prompt, find_prompt
 from rlif.run import Run, step_of
-from rlif.signals import SIGNALS
+from rlif.signals import NEEDS, SIGNALS
 from rlif.tasks import Task, find_task
 from rlif.types import Problem
 
@@ -45,9 +45,17 @@ def check_names(recipe: Recipe) -> tuple[Task, Prompt]:
     """The task and the prompt a recipe names, every other name looked up as well.
 
     Raises:
-        RlifError: an unknown name; the nearest is suggested.
+        RlifError: an unknown name; the nearest is suggested. A reward whose statistics the engine does not offer.
     """
+    from rlif.engines.trl import OFFERED
+
     lookup(SIGNALS, recipe.reward, "reward")
+    if NEEDS[recipe.reward] not in OFFERED:
+        usable = ", ".join(name for name in SIGNALS if NEEDS[name] in OFFERED)
+        raise RlifError(
+            f"the reward {recipe.reward} reads {NEEDS[recipe.reward]}, which training does not offer (it scores samples"
+            f" with rlif score and rlif select); train with {usable}."
+        )
     task = find_task(recipe.task)
     for name in (*recipe.evaluate.tasks, *recipe.evaluate.sources):
         find_task(name)

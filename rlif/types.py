@@ -12,7 +12,8 @@ So `hidden_NH` is one hidden state per real token and `mask_BT` marks the real t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -64,3 +65,21 @@ class TokenStats:
     mean_logprob_BT: torch.Tensor | None = None
     entropy_BT: torch.Tensor | None = None
     topk_confidence_BT: torch.Tensor | None = None
+
+    def reduce(self, field: str, number: Callable[[torch.Tensor], torch.Tensor]) -> list[float | None]:
+        """One number per completion, from the field's values at its real tokens, [T] in float64.
+
+        Returns:
+            B numbers; None for a completion without tokens, or where the number is not finite.
+
+        Raises:
+            ValueError: nobody asked for the field.
+        """
+        values_BT: torch.Tensor | None = getattr(self, field)
+        if values_BT is None:
+            raise ValueError(f"these statistics lack {field}, which the signal needs")
+        numbers: list[float | None] = []
+        for row_T, mask_T in zip(values_BT.double(), self.mask_BT, strict=True):
+            value = number(row_T[mask_T]).item() if mask_T.any() else math.nan
+            numbers.append(value if math.isfinite(value) else None)
+        return numbers

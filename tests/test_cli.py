@@ -74,6 +74,8 @@ def test_dry_run_says_what_it_cannot_know(monkeypatch, capsys):
         (["train", "dmo"], "did you mean 'demo'"),
         (["train", "demo", "modle=x"], "did you mean 'model'"),
         (["train", "demo", "reward=confidence"], "unknown reward 'confidence'"),
+        (["train", "demo", "reward=likelihood"], "reads logprob_BT, which training does not offer"),
+        (["train", "demo", "reward=group_confidence_tail"], "train with self_certainty."),
         (["train", "demo", "task=clocks"], "did you mean 'clock'"),
         (["train", "demo", "prompt=plane"], "did you mean 'plain'"),
         (["train", "demo", "training.lr=1"], "TRL has no such option"),

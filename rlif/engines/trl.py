@@ -52,6 +52,7 @@ from rlif.scoring import (
 from rlif.signals import TokenSignal
 from rlif.types import TokenStats
 
+OFFERED = ("mean_logprob_BT",)  # the fields of TokenStats that a signal can read in training
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 TESTED_TRL = "1.10 to 1.16"
 EXPECTED = {

@@ -36,13 +36,9 @@ def self_certainty(stats: TokenStats) -> list[float | None]:
         >>> rlif.SIGNALS["self_certainty"](rlif.score_completions(model, prompt_ids, completion_ids))
         [11.84, 9.3]
     """
-    if stats.mean_logprob_BT is None:
-        raise ValueError("self-certainty needs mean_logprob_BT, which these statistics lack")
-    certainty_BT = -stats.mean_logprob_BT.double() - math.log(stats.vocab_size)
-    values: list[float | None] = []
-    for row_T, mask_T in zip(certainty_BT, stats.mask_BT, strict=True):
-        value = row_T[mask_T].mean().item()
-        if value < -ROUNDING:
+    constant = math.log(stats.vocab_size)
+    values = stats.reduce("mean_logprob_BT", lambda mean_logprob_T: -mean_logprob_T.mean() - constant)
+    for value in values:
+        if value is not None and value < -ROUNDING:
             raise ArithmeticError(f"self-certainty of {value:.3f} nats: a KL divergence cannot be negative")
-        values.append(value if math.isfinite(value) else None)
     return values

@@ -1,0 +1,67 @@
+"""Group confidence: how peaked the k most probable tokens are, over a trace or over windows of it.
+
+    c_i = -1/k sum_{j in top k} log p_ij                   confidence of a token
+    C_w = the mean of c over w tokens in a row             confidence of a window
+
+    mean     mean of c over the trace         lowest   min over all windows of C_w
+    tail     mean of c over the last w        bottom   mean of the lowest 10 % of the C_w, at least one
+
+Source: DeepConf, arXiv 2508.15260, and its offline code. Range: log k and up, so values of different k do not compare.
+Defaults there: k = 20 and w = 2048, for traces of tens of thousands of tokens.
+
+Watch: a trace of fewer than w tokens is one window, and all four are its plain mean. Larger = more sure: in a peaked
+distribution the runners-up are improbable, so minus their log-probabilities is large. Only nearly so: the least value
+belongs to k equally likely tokens, and V equally likely ones, knowing nothing, give log V, which is more. Published
+for choosing among samples; nothing is known of it as a reward.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from rlif.types import TokenStats
+
+TOP_K = 20
+WINDOW = 2048
+BOTTOM = 0.1  # share of the windows
+
+
+def windows(confidence_T: torch.Tensor, window: int) -> torch.Tensor:
+    """The mean of each run of `window` tokens, one token further each time; of all tokens where there are fewer."""
+    return confidence_T.unfold(0, min(window, len(confidence_T)), 1).mean(-1)
+
+
+def group_confidence(stats: TokenStats) -> list[float | None]:
+    """Mean top-k confidence of each completion, in nats.
+
+    Args:
+        stats: with `topk_confidence_BT`: score with `top_k=20`.
+
+    Returns:
+        B numbers; None for a completion without tokens or with non-finite statistics.
+
+    Example:
+        >>> rlif.SIGNALS["group_confidence"](rlif.score_completions(model, prompt_ids, completion_ids, top_k=20))
+        [14.2, 12.9]
+    """
+    return stats.reduce("topk_confidence_BT", lambda confidence_T: confidence_T.mean())
+
+
+def group_confidence_tail(stats: TokenStats, window: int = WINDOW) -> list[float | None]:
+    """Mean top-k confidence of the last `window` tokens. Otherwise as `group_confidence`."""
+    return stats.reduce("topk_confidence_BT", lambda confidence_T: confidence_T[-window:].mean())
+
+
+def group_confidence_lowest(stats: TokenStats, window: int = WINDOW) -> list[float | None]:
+    """The least confident window. Otherwise as `group_confidence`."""
+    return stats.reduce("topk_confidence_BT", lambda confidence_T: windows(confidence_T, window).min())
+
+
+def group_confidence_bottom(stats: TokenStats, window: int = WINDOW) -> list[float | None]:
+    """The mean of the least confident tenth of the windows. Otherwise as `group_confidence`."""
+
+    def bottom(confidence_T: torch.Tensor) -> torch.Tensor:
+        means_W = windows(confidence_T, window)
+        return means_W.sort().values[: max(1, int(len(means_W) * BOTTOM))].mean()
+
+    return stats.reduce("topk_confidence_BT", bottom)

@@ -1,0 +1,38 @@
+"""Negative entropy: how little the model hesitates at each token.
+
+    mean   -1/|o| sum_i H_i,  H_i = -sum_j p_ij log p_ij
+    sum    -sum_i H_i
+
+Source: mean - RENT, arXiv 2505.22660; sum - EM-RL (token), arXiv 2505.15134; the control of arXiv 2505.19590, whose
+printed formula lacks the minus. Range: -log V (uniform) to 0 (certain) per token; the sum also falls with length.
+Defaults there: RENT group-normalised, 5 rollouts, learning rate 1e-6, KL weight 0.001; EM-RL a leave-one-out baseline,
+4 rollouts, the same rate and KL weight.
+
+Watch: it sees only the head of the distribution, where self-certainty sees the tail. As a reward it is known to end in
+one repeated character on 1.5B (arXiv 2505.19590, appendix); the sum pays for stopping early.
+"""
+
+from __future__ import annotations
+
+from rlif.types import TokenStats
+
+
+def negative_entropy(stats: TokenStats) -> list[float | None]:
+    """Minus the mean entropy over the tokens of each completion, in nats.
+
+    Args:
+        stats: with `entropy_BT`.
+
+    Returns:
+        B numbers; None for a completion without tokens or with non-finite statistics.
+
+    Example:
+        >>> rlif.SIGNALS["negative_entropy"](rlif.score_completions(model, prompt_ids, completion_ids))
+        [-0.21, -0.35]
+    """
+    return stats.reduce("entropy_BT", lambda entropy_T: -entropy_T.mean())
+
+
+def negative_entropy_sum(stats: TokenStats) -> list[float | None]:
+    """Minus the sum of the entropies of each completion's tokens, in nats. Otherwise as `negative_entropy`."""
+    return stats.reduce("entropy_BT", lambda entropy_T: -entropy_T.sum())

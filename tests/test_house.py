@@ -15,6 +15,9 @@ MODULES = sorted((ROOT / "rlif").rglob("*.py"))
 ORDER = [
     ["errors", "types"],
     ["extraction", "grading", "grading_worker", "intervals", "jsonl", "selection", "tasks.rows"],
+    ["sandbox_values", "sandbox_room", "sandbox_bwrap"],
+    ["sandbox_call", "sandbox_host"],
+    ["sandbox_worker", "sandbox"],
     ["tasks.task", "tasks.zeroeval"],
     ["tasks.alpaca_eval", "tasks.miniature", "tasks.mathematics", "tasks.prompts_file"],
     ["tasks", "prompts", "config"],

@@ -23,7 +23,7 @@ ORDER = [
     ["signals.self_certainty"],
     ["signals"],
     ["rollout", "rewards", "run"],
-    ["records"],
+    ["records", "rollout_vllm", "vllm_capture"],
     ["evaluate"],
     ["examination"],
     ["win_rate", "judge"],

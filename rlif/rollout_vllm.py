@@ -12,7 +12,8 @@ batch, so the same call repeats, but a prompt among other prompts may not.
 Watch: self-certainty needs what vLLM calls its V1 model runner and cannot be had under speculative decoding or beside
 another plug-in that edits logits; it is None there, and a warning says why. Three of vLLM's environment variables are
 set here where they are not set yet: VLLM_ENABLE_V1_MULTIPROCESSING=0 (1 works too: the engine is then a process of its
-own and its schedule depends on timing), VLLM_USE_V2_MODEL_RUNNER=0 and VLLM_LOGGING_LEVEL=WARNING.
+own and its schedule depends on timing), VLLM_USE_V2_MODEL_RUNNER=0 and VLLM_LOGGING_LEVEL=WARNING. An engine in this
+process seeds the process's own random state when it loads. Tested on vLLM's CPU build; not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -63,9 +64,8 @@ class VllmSampler:
         RlifError: vLLM is not installed, or cannot load the model.
 
     Example:
-        >>> sampler = VllmSampler("Qwen/Qwen2.5-3B")
-        >>> sampler.sample([[5, 6, 7]], Decoding(max_tokens=8, temperature=1.0, n=4))[0].self_certainty
-        7.31
+        >>> sampler = VllmSampler("Qwen/Qwen2.5-3B", max_model_len=4096)
+        >>> surest = max(sampler.sample(prompt_ids, Decoding(max_tokens=512)), key=lambda c: c.self_certainty)
     """
 
     def __init__(
@@ -97,13 +97,14 @@ class VllmSampler:
             warnings.warn(f"vLLM cannot measure self-certainty {obstacle}; it is left out.", stacklevel=2)
         engine |= {"max_model_len": max_model_len, "gpu_memory_utilization": gpu_memory_utilization}
         self.llm = _load(model, dtype, engine)
-        self.tokenizer = tokenizer or self.llm.get_tokenizer()
+        self.tokenizer = self.llm.get_tokenizer() if tokenizer is None else tokenizer
 
     def sample(self, prompt_ids: Sequence[Sequence[int]], decoding: Decoding) -> list[Completion]:
         """`decoding.n` completions of each prompt, those of the first prompt first; the same for the same seed.
 
         Raises:
-            RlifError: a prompt is empty or leaves no room for a token, or vLLM refuses the decoding.
+            RlifError: a prompt is empty, leaves no room for a token or holds one the model does not know, or vLLM
+                refuses the decoding.
         """
         self._check(prompt_ids)
         places = [(i, sample) for i in range(len(prompt_ids)) for sample in range(decoding.n)]
@@ -119,6 +120,8 @@ class VllmSampler:
             [{"prompt_token_ids": list(prompt_ids[i])} for i, _ in places], params, use_tqdm=False
         )
         drawn = [output.outputs[0] for output in outputs]
+        if odd := {each.finish_reason for each in drawn} - {"stop", "length"}:
+            raise RuntimeError(f"vLLM ended a completion by {odd.pop()!r}")
         certainties = self._self_certainty(numbers, [len(each.token_ids) for each in drawn])
         return [
             Completion(
@@ -137,16 +140,22 @@ class VllmSampler:
         del self.llm
 
     def _check(self, prompt_ids: Sequence[Sequence[int]]) -> None:
-        limit = self.llm.llm_engine.model_config.max_model_len
+        limit, vocab_size = self.llm.model_config.max_model_len, self.llm.model_config.get_vocab_size()
         for i, ids in enumerate(prompt_ids):
             if not 0 < len(ids) < limit:
                 raise RlifError(
                     f"prompt {i} has {len(ids)} tokens and must have from 1 to {limit - 1}, for the engine holds"
                     f" {limit} with the completion; raise max_model_len where the model allows it."
                 )
+            if not 0 <= min(ids) <= max(ids) < vocab_size:
+                raise RlifError(
+                    f"prompt {i} holds a token id outside the model's {vocab_size}; is the tokenizer its own?"
+                )
 
     def _sampling_params(self, decoding: Decoding, place: tuple[int, int], number: int) -> Any:
         from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
+
+        from rlif.vllm_capture import KEY
 
         return SamplingParams(
             max_tokens=decoding.max_tokens,
@@ -154,7 +163,7 @@ class VllmSampler:
             top_p=decoding.top_p if decoding.temperature else 1.0,
             stop=list(decoding.stop),
             seed=stream(decoding.seed, *place) if decoding.temperature else None,
-            extra_args={"rlif_request": number},
+            extra_args={KEY: number},
         )
 
     def _self_certainty(self, numbers: Sequence[int], lengths: Sequence[int]) -> list[float | None]:
@@ -168,8 +177,10 @@ class VllmSampler:
         for b, (number, length) in enumerate(zip(numbers, lengths, strict=True)):
             values = captured.get(number, [])[:length]
             mean_logprob_BT[b, : len(values)] = torch.tensor(values)
-        vocab_size = self.llm.llm_engine.model_config.get_vocab_size()
-        return SIGNALS["self_certainty"](TokenStats(length_mask(lengths), vocab_size, mean_logprob_BT=mean_logprob_BT))
+        mask_BT, vocab_size = length_mask(lengths), self.llm.model_config.get_vocab_size()
+        if mean_logprob_BT[mask_BT].isnan().any():
+            warnings.warn("vLLM did not show the logits of every token; self-certainty is None there.", stacklevel=3)
+        return SIGNALS["self_certainty"](TokenStats(mask_BT, vocab_size, mean_logprob_BT=mean_logprob_BT))
 
 
 def why_no_self_certainty(engine: Mapping[str, Any]) -> str | None:

@@ -113,6 +113,7 @@ def test_n_completions_per_prompt_repeatable(engine):
     assert [c.prompt_ids for c in completions] == [ids for ids in PROMPTS for _ in range(3)]
     assert len({tuple(c.completion_ids) for c in completions}) == len(completions)
     assert sampler.sample(PROMPTS, SAMPLED) == completions
+    assert sampler.sample([], SAMPLED) == []
 
 
 @needs_vllm
@@ -235,7 +236,8 @@ def test_a_token_that_was_not_seen_makes_self_certainty_none(engine, monkeypatch
         return [each | {first: each[first][:-1]} for each in taken]
 
     monkeypatch.setattr(sampler.llm, "collective_rpc", lossy)
-    certainties = [c.self_certainty for c in sampler.sample(PROMPTS, GREEDY)]
+    with pytest.warns(UserWarning, match="did not show the logits of every token"):
+        certainties = [c.self_certainty for c in sampler.sample(PROMPTS, GREEDY)]
     assert certainties[0] is None and None not in certainties[1:]
 
 
@@ -245,6 +247,7 @@ def test_a_token_that_was_not_seen_makes_self_certainty_none(engine, monkeypatch
     [
         ([[5], []], GREEDY, "prompt 1 has 0 tokens and must have from 1 to 255"),
         ([[5] * 256], GREEDY, "prompt 0 has 256 tokens and must have from 1 to 255"),
+        ([[5, 261]], GREEDY, "prompt 0 holds a token id outside the model's 261"),
         ([[5]], Decoding(max_tokens=4, temperature=2.5), "vLLM refuses this decoding: temperature must be in"),
     ],
 )
@@ -288,15 +291,13 @@ def test_rows_follow_vllms_moves():
         MoveDirectionality,
     )
 
-    from rlif.vllm_capture import SelfCertainty, Worker, mean_logprob
+    from rlif.vllm_capture import KEY, SelfCertainty, Worker, mean_logprob
 
     processor = SelfCertainty(None, torch.device("cpu"), False)
     outputs: dict[int, list[int]] = {number: [] for number in (100, 101, 102, 103)}
 
     def update(size: int, removed: tuple = (), added: tuple = (), moved: tuple = ()) -> None:
-        params = [
-            (row, SamplingParams(extra_args={"rlif_request": number}), None, outputs[number]) for row, number in added
-        ]
+        params = [(row, SamplingParams(extra_args={KEY: number}), None, outputs[number]) for row, number in added]
         processor.update_state(BatchUpdate(batch_size=size, removed=removed, added=params, moved=moved))
 
     def step(*numbers: int) -> list[float]:

@@ -1,19 +1,27 @@
 # make demo   train the shipped model by its own confidence and show what happened
 # make test   run the tests
 # Both set up .venv first, once; it is rebuilt when the project's dependencies change.
+# make test-vllm   the tests of the vLLM engine, on the CPU, in an environment of their own (.venv-vllm, 4 GB)
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
+VENV_VLLM := .venv-vllm
+READY_VLLM := $(VENV_VLLM)/.ready
 
-.PHONY: demo test lint format figure freeze clean
+.PHONY: demo test test-vllm lint format figure freeze clean
 
 demo: $(READY)
 	$(RUN)/rlif train demo
 
 test: $(READY)
 	$(RUN)/pytest
+
+# Without dynamo, which would spend 10 seconds on compiling vLLM's sampler.
+test-vllm: $(READY_VLLM)
+	TORCHDYNAMO_DISABLE=1 VLLM_CPU_OMP_THREADS_BIND=nobind \
+	$(VENV_VLLM)/bin/python -m pytest --override-ini addopts= --strict-markers --quiet tests/test_rollout_vllm.py
 
 lint: $(READY)
 	$(RUN)/ruff check .
@@ -33,7 +41,7 @@ freeze: $(READY)
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV_VLLM)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("rlif needs Python 3.11 or newer; try make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
@@ -41,3 +49,10 @@ $(READY): pyproject.toml constraints.txt
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check torch --constraint constraints.txt
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
 	touch $(READY)
+
+$(READY_VLLM): requirements-vllm.txt
+	$(PYTHON) -c 'import sys; sys.exit("vLLM is pinned for Python 3.11; try make PYTHON=python3.11") if sys.version_info[:2] != (3, 11) else None'
+	$(PYTHON) -m venv --clear $(VENV_VLLM)
+	$(VENV_VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-vllm.txt
+	$(VENV_VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $(READY_VLLM)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlif.errors import RlifError, lookup
+from rlif.errors import RlifError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,9 @@ def evaluate(
     dtype: Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
     engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
-    batch_size: Annotated[int, typer.Option(min=1, help="Completions at a time.")] = 64,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Completions at a time; 64, or 512 with vllm, if left out.")
+    ] = None,
     output: Annotated[Path, typer.Option(help="Where scores go; those of a run go to the run.")] = Path("evals"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace scores of other settings.")] = False,
     outputs: Annotated[Path | None, typer.Option(help="Grade these recorded completions; no model is run.")] = None,
@@ -47,7 +49,7 @@ def evaluate(
     """Evaluate models: `rlif eval tiny-reasoner runs/demo --tasks clock,cups`."""
     from rich.console import Console
 
-    from rlif.examination import Options, candidates
+    from rlif.examination import Options, candidates, samplers
     from rlif.tasks import find_task
 
     console = Console()
@@ -56,8 +58,19 @@ def evaluate(
     if n is not None and n > 1 and temperature is None:
         temperature = 1.0
     decoding = {"n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
+    batch_size = batch_size or (512 if engine == "vllm" else 64)
+    sampler = samplers(engine, batch_size)
     options = Options(
-        split, limit, _sources(source or []), _prompt(prompt), chat, decoding, batch_size, overwrite, unsafe_local
+        split,
+        limit,
+        _sources(source or []),
+        _prompt(prompt),
+        chat,
+        decoding,
+        batch_size,
+        overwrite,
+        unsafe_local,
+        engine,
     )
     named = [find_task(name.strip()) for name in tasks.split(",")]
     if any(task.runs_code for task in named) and not unsafe_local:
@@ -71,7 +84,7 @@ def evaluate(
         _grade(console, work, outputs, output, options)
     elif models:
         found = [c for model in models for c in candidates(model, output, dtype=dtype, revision=revision)]
-        _evaluate(console, found, work, options, _sampler(engine, batch_size))
+        _evaluate(console, found, work, options, sampler)
     elif not check_gold:
         raise RlifError("give a model, or recorded completions with --outputs.")
 
@@ -93,12 +106,6 @@ def _prompt(name: str | None) -> Any:
     if name is None:
         return None
     return find_prompt(read_yaml(Path(name)) if Path(name).suffix in (".yaml", ".yml") else name)
-
-
-def _sampler(engine: str, batch_size: int) -> Any:
-    from rlif.examination import transformers_sampler
-
-    return lookup({"transformers": transformers_sampler}, engine, "engine")(batch_size)
 
 
 def _check_gold(console: Console, work: Sequence[tuple[Task, Sequence[Problem]]], unsafe_local: bool) -> None:

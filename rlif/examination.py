@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rlif.config import Recipe
-from rlif.errors import RlifError
+from rlif.errors import RlifError, lookup
 from rlif.evaluate import Record, decoding_of, describe, evaluate, summarise, uses_chat
 from rlif.intervals import paired
 from rlif.policy import load_model, load_tokenizer, model_path
 from rlif.prompts import Prompt, find_prompt
 from rlif.records import Records
 from rlif.rollout import Sampler, TransformersSampler
+from rlif.rollout_vllm import VllmSampler
 from rlif.run import Run, evaluation_name, step_of
 from rlif.tasks import Task
 from rlif.tasks.rows import read_rows
@@ -68,6 +71,7 @@ class Options:
     batch_size: int = 64
     overwrite: bool = False
     unsafe_local: bool = False
+    engine: str = "transformers"
 
     def problems(self, task: Task) -> list[Problem]:
         """The problems of a task that are asked for."""
@@ -116,41 +120,64 @@ def examine(
 
     Args:
         tasks: with the problems to evaluate on.
-        sampler: made of the candidate and its tokenizer; transformers' if left out.
+        sampler: makes one of the candidate and its tokenizer, which is closed at the end; by the engine of the
+            options if left out.
         progress: told the task, and how many completions of how many.
     """
     tokenizer = load_tokenizer(candidate.recipe)
     scores: dict[str, dict[str, Any]] = {}
     loaded: Sampler | None = None
-    for task, problems in tasks:
-        prompt = options.prompt or find_prompt(task.protocol.prompt)
-        chat = uses_chat(tokenizer, task.protocol.chat if options.chat is None else options.chat)
-        decoding = decoding_of(task, **options.decoding)
-        settings, name = candidate.settings(), candidate.name(task)
-        described = describe(task, problems, prompt, chat, decoding, options.batch_size, settings)
-        done = None if options.overwrite else Records.finished(candidate.folder, name, described)
-        if done is None:
-            loaded = loaded or (sampler or transformers_sampler(options.batch_size))(candidate, tokenizer)
-            done = evaluate(
-                loaded,
-                task,
-                problems,
-                prompt=prompt,
-                chat=chat,
-                decoding=decoding,
-                folder=candidate.folder,
-                name=name,
-                settings=settings,
-                unsafe_local=options.unsafe_local,
-                progress=None if progress is None else lambda done, total, task=task: progress(task.name, done, total),
-            )
-        scores[task.name] = done
+    with ExitStack() as ending:
+        for task, problems in tasks:
+            prompt = options.prompt or find_prompt(task.protocol.prompt)
+            chat = uses_chat(tokenizer, task.protocol.chat if options.chat is None else options.chat)
+            decoding = decoding_of(task, **options.decoding)
+            settings, name = candidate.settings() | {"engine": options.engine}, candidate.name(task)
+            described = describe(task, problems, prompt, chat, decoding, options.batch_size, settings)
+            done = None if options.overwrite else Records.finished(candidate.folder, name, described)
+            if done is None:
+                if loaded is None:
+                    make = sampler or samplers(options.engine, options.batch_size)
+                    loaded = ending.enter_context(closing(make(candidate, tokenizer)))
+                done = evaluate(
+                    loaded,
+                    task,
+                    problems,
+                    prompt=prompt,
+                    chat=chat,
+                    decoding=decoding,
+                    folder=candidate.folder,
+                    name=name,
+                    settings=settings,
+                    unsafe_local=options.unsafe_local,
+                    progress=partial(progress, task.name) if progress else None,
+                )
+            scores[task.name] = done
     return scores
 
 
-def transformers_sampler(batch_size: int) -> Callable[[Candidate, Any], Sampler]:
-    """Makes transformers samplers of this batch size."""
+def samplers(engine: str, batch_size: int) -> Callable[[Candidate, Any], Sampler]:
+    """Makes samplers by the engine of this name; the command line's --engine.
+
+    Raises:
+        RlifError: no such engine.
+    """
+    return lookup({"transformers": _transformers, "vllm": _vllm}, engine, "engine")(batch_size)
+
+
+def _transformers(batch_size: int) -> Callable[[Candidate, Any], Sampler]:
     return lambda candidate, tokenizer: TransformersSampler(load_model(candidate.recipe), tokenizer, batch_size)
+
+
+def _vllm(batch_size: int) -> Callable[[Candidate, Any], Sampler]:
+    def load(candidate: Candidate, tokenizer: Any) -> Sampler:
+        recipe, path = candidate.recipe, model_path(candidate.recipe)
+        if (Path(path) / "adapter_config.json").is_file():
+            raise RlifError(f"{candidate.label} is a LoRA adapter; merge it, or leave --engine at transformers.")
+        options = {"revision": recipe.revision, "load_format": "auto" if recipe.allow_pickle else "safetensors"}
+        return VllmSampler(path, tokenizer, dtype=recipe.dtype, batch_size=batch_size, **options)
+
+    return load
 
 
 def compare(first: Candidate, second: Candidate, task: Task) -> dict[str, Any]:

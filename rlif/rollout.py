@@ -2,7 +2,7 @@
 
 render    a prompt as token ids
 generate  completions of some prompts, by transformers
-Sampler   what evaluation and selection draw from: `TransformersSampler` anywhere, vLLM's where it is installed
+Sampler   what evaluation and selection draw from: `TransformersSampler` anywhere, `rlif.rollout_vllm` where vLLM is
 """
 
 from __future__ import annotations
@@ -83,6 +83,10 @@ class Sampler(Protocol):
         """`decoding.n` completions of each prompt, those of the first prompt first; the same for the same seed."""
         ...
 
+    def close(self) -> None:
+        """Ends what it started; it samples no more."""
+        ...
+
 
 class TransformersSampler:
     """Samples by transformers' generate, and reads self-certainty off the same logits.
@@ -112,6 +116,9 @@ class TransformersSampler:
                 batch_size=self.batch_size,
                 self_certainty=True,
             )
+
+    def close(self) -> None:
+        """Does nothing: the model is whose it was."""
 
 
 def render(tokenizer: Any, prompt: Prompt, problem: str, chat: bool) -> list[int]:
@@ -207,9 +214,7 @@ def _completion(tokenizer: Any, prompt_ids: Sequence[int], row: list[int], confi
     if stops and ended is None:
         while ids and ids[-1] == config.pad_token_id:
             ids.pop()
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    for stop in stops:
-        text = text.partition(stop)[0]
+    text = cut(tokenizer.decode(ids, skip_special_tokens=True), stops)
     return Completion(text, list(prompt_ids), ids, truncated=ended is None and not stops)
 
 
@@ -221,6 +226,13 @@ def _given_up(tokenizer: Any, completion: Completion, tokens: int) -> Completion
     if len(ids) < len(completion.completion_ids):
         text = tokenizer.decode(ids, skip_special_tokens=True)
     return replace(completion, text=text, completion_ids=ids, truncated=False, stopped=True)
+
+
+def cut(text: str, stop: Sequence[str]) -> str:
+    """The text up to the first of the stop strings."""
+    for string in stop:
+        text = text.partition(string)[0]
+    return text
 
 
 def _with_self_certainty(model: Any, tap: DecodeTap, completions: list[Completion]) -> list[Completion]:

@@ -27,7 +27,7 @@ ORDER = [
     ["signals.self_certainty_topk"],
     ["signals", "early_stop"],
     ["rollout", "rewards", "run"],
-    ["records", "score_file"],
+    ["records", "score_file", "rollout_vllm", "vllm_capture"],
     ["evaluate"],
     ["examination", "samples", "scaling", "scaling_figure", "judge", "win_rate"],
     ["judged"],

@@ -1,0 +1,112 @@
+"""Reads self-certainty inside vLLM, off the logits that each token is sampled from.
+
+    mean_logprob_i = mean_j z_ij - logsumexp(z_i)
+
+with z_i the model's raw logits in float32: a custom logits processor runs before temperature, penalties, top-k and
+top-p, and `SelfCertainty` hands the logits on as it got them. One [B, V] reduction a step; a number per token is kept.
+
+A request is known by the number the sampler wrote into its `extra_args`, a token by its position, which is the length
+of the request's output when the logits come by. So chunks of a prompt, which write position 0 again and again, and
+tokens computed anew after a preemption end with the value of the pass that counted.
+
+Watch: masks run earlier (allowed tokens, bad words, grammars, logit bias, min_tokens). They leave logits of minus
+infinity, whose self-certainty is nothing to be measured. This module is imported where vLLM's model runs, which may be
+another process, and is the only one that imports vLLM when imported itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from vllm.v1.sample.logits_processor import (  # pyright: ignore[reportMissingImports]
+    BatchUpdate,
+    LogitsProcessor,
+    MoveDirectionality,
+)
+
+from rlif.scoring import LOGITS_HELD
+
+KEY = "rlif_request"  # in SamplingParams.extra_args
+STEPS_HELD = 64  # decoding steps between two copies from the device
+
+# Of this process: what its processors read and nobody has fetched yet, `mean_logprob` by request and position.
+captured: dict[int, list[float]] = {}
+
+
+class SelfCertainty(LogitsProcessor):
+    """vLLM's V1 interface: told how its batch changes, then shown the logits of the batch."""
+
+    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool):
+        self.batch_size = 0
+        self.requests: dict[int, tuple[int, list[int]]] = {}  # by row: the request and its output, which vLLM extends
+        self.steps: list[tuple[torch.Tensor, list[tuple[int, int, int]]]] = []
+        _processors.add(self)
+
+    def is_argmax_invariant(self) -> bool:
+        """True would be true, and would have greedy decoding skip this processor."""
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Keeps `requests` in step with the rows of the batch; the order removed, added, moved is vLLM's."""
+        if batch_update is None:
+            return
+        self.batch_size = batch_update.batch_size
+        for row in batch_update.removed:
+            self.requests.pop(row, None)
+        for row, params, _, output in batch_update.added:
+            self.requests.pop(row, None)
+            if KEY in (params.extra_args or {}):
+                self.requests[row] = (params.extra_args[KEY], output)
+        for source, target, direction in batch_update.moved:
+            moved, replaced = self.requests.pop(source, None), self.requests.pop(target, None)
+            if moved is not None:
+                self.requests[target] = moved
+            if replaced is not None and direction is MoveDirectionality.SWAP:
+                self.requests[source] = replaced
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """Measures [B, V] logits and returns them untouched."""
+        if self.requests and logits.shape[0] == self.batch_size:
+            places = [(row, request, len(output)) for row, (request, output) in self.requests.items()]
+            self.steps.append((mean_logprob(logits), places))
+            if len(self.steps) >= STEPS_HELD:
+                self.flush()
+        return logits
+
+    def flush(self) -> None:
+        """Copies what was measured from the device, in one go, to where it is fetched."""
+        if not self.steps:
+            return
+        values = torch.cat([values_B for values_B, _ in self.steps]).tolist()
+        start = 0
+        for values_B, places in self.steps:
+            for row, request, position in places:
+                known = captured.setdefault(request, [])
+                known.extend([float("nan")] * (position + 1 - len(known)))
+                known[position] = values[start + row]
+            start += len(values_B)
+        self.steps.clear()
+
+
+_processors: WeakSet[SelfCertainty] = WeakSet()
+
+
+class Worker:
+    """What vLLM's worker learns for the sampler to call; mixed into its class as `worker_extension_cls`."""
+
+    def take_mean_logprob(self) -> dict[int, list[float]]:
+        """All that this process captured, by request, and forgets it."""
+        for processor in _processors:
+            processor.flush()
+        taken = dict(captured)
+        captured.clear()
+        return taken
+
+
+def mean_logprob(logits_BV: torch.Tensor) -> torch.Tensor:
+    """`mean_logprob_B` in float32, some rows at a time so that no second [B, V] is held."""
+    rows = max(1, LOGITS_HELD // logits_BV.shape[1])
+    chunks = [chunk_CV.float() for chunk_CV in logits_BV.split(rows)]
+    return torch.cat([chunk_CV.mean(-1) - chunk_CV.logsumexp(-1) for chunk_CV in chunks])

@@ -50,7 +50,6 @@ def evaluate(
     from rich.console import Console
 
     from rlif.examination import Options, candidates, samplers
-    from rlif.tasks import find_task
 
     console = Console()
     if not tasks:
@@ -72,12 +71,7 @@ def evaluate(
         unsafe_local,
         engine,
     )
-    named = [find_task(name.strip()) for name in tasks.split(",")]
-    if any(task.runs_code for task in named) and not unsafe_local:
-        from rlif.sandbox import require_sandbox
-
-        require_sandbox()
-    work = [(task, options.problems(task)) for task in named]
+    work = _work(tasks, options)
     if check_gold:
         _check_gold(console, work, unsafe_local)
     if outputs is not None:
@@ -87,6 +81,18 @@ def evaluate(
         _evaluate(console, found, work, options, sampler)
     elif not check_gold:
         raise RlifError("give a model, or recorded completions with --outputs.")
+
+
+def _work(tasks: str, options: Options) -> list[tuple[Task, list[Problem]]]:
+    """The tasks named, each with its problems; a task that runs code needs the sandbox before anything is sampled."""
+    from rlif.tasks import find_task
+
+    named = [find_task(name.strip()) for name in tasks.split(",")]
+    if any(task.runs_code for task in named) and not options.unsafe_local:
+        from rlif.sandbox import require_sandbox
+
+        require_sandbox()
+    return [(task, options.problems(task)) for task in named]
 
 
 def _sources(pairs: Sequence[str]) -> dict[str, str]:

@@ -31,7 +31,12 @@ ORDER = [
     ["engines.trl", "engines.callbacks"],
     ["engines.trl_setup"],
     ["training"],
-    ["cli_eval", "cli_alpaca"],
+    ["history", "analysis"],
+    ["verdict", "figures", "watch"],
+    ["panels"],
+    ["browse"],
+    ["report"],
+    ["cli_eval", "cli_alpaca", "cli_look"],
     ["cli"],
 ]
 RANK = {module: rank for rank, modules in enumerate(ORDER) for module in modules}

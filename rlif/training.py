@@ -7,6 +7,7 @@ train     evaluate, train, evaluate again, and leave a run folder that says what
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import time
@@ -121,8 +122,7 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
     checkpoint = None if resume is None else _checkpoint(job, resume)
     run = resume or _open(job, name)
     trainer = _build(job, run, fresh=resume is None)
-    look = _looker(job, run, trainer)
-    interrupt, display = _attach(job, run, trainer, look, console)
+    look, interrupt, display = _attach(job, run, trainer, console)
 
     console.print(f"run folder {run.path}", highlight=False, soft_wrap=True)
     started = time.perf_counter()
@@ -131,12 +131,10 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
     with _disk_full_is_said(run):
         with interrupt, display:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        step = trainer.state.global_step
-        if interrupt.pressed and step < trainer.state.max_steps:
-            go_on = f"stopped at step {step}; go on with: rlif train --resume {run.path}"
+        if interrupt.stopped(trainer.state):
+            go_on = f"stopped at step {trainer.state.global_step}; go on with: rlif train --resume {run.path}"
             console.print(go_on, highlight=False, soft_wrap=True)
             raise KeyboardInterrupt
-        look(step)
         trainer.save_model(str(run.model))
         if state.is_main_process:
             run.write_summary(_summary(job, run, trainer, time.perf_counter() - started))
@@ -187,10 +185,8 @@ def _build(job: Job, run: Run, fresh: bool) -> Any:
     from rlif.engines.trl import SHARDED
     from rlif.engines.trl_setup import build_trainer
 
-    render = job.prompt.messages if job.recipe.chat else job.prompt.text
     try:
-        prompts = [render(problem.text) for problem in job.problems]
-        trainer = build_trainer(job.recipe, prompts, job.tokenizer, str(run.checkpoints))
+        trainer = build_trainer(job.recipe, _prompts(job), job.tokenizer, str(run.checkpoints))
         if job.held_out and trainer.accelerator.distributed_type in SHARDED:
             raise RlifError(
                 "evaluation on the way needs whole weights, and these are sharded; leave evaluate.tasks empty."
@@ -202,14 +198,44 @@ def _build(job: Job, run: Run, fresh: bool) -> Any:
         raise
 
 
-def _attach(job: Job, run: Run, trainer: Any, look: Callable[[int], None], console: Any) -> tuple[Any, Any]:
-    """Hangs recording, display and the rest beside the training steps; returns the Ctrl-C handler and the display."""
+def _prompts(job: Job) -> list[Any]:
+    """What the trainer gets of the problems: conversations or texts, and nothing else."""
+    render = job.prompt.messages if job.recipe.chat else job.prompt.text
+    return [render(problem.text) for problem in job.problems]
+
+
+def _key(prompt: Any) -> str:
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
+
+
+def _grade(task: Task, problems: list[Problem | None], rows: list[dict[str, Any]]) -> None:
+    """Adds problem, answer and verdict to kept completions: for the record, long after the rewards were given.
+
+    Where grading means running what the model wrote, there is no verdict.
+    """
+    known = [i for i, problem in enumerate(problems) if problem is not None and not task.runs_code]
+    marks = task.mark([problems[i] for i in known], [rows[i]["completion"] for i in known])  # type: ignore[misc]
+    right = {i: mark.right for i, mark in zip(known, marks, strict=True)}
+    for i, (row, problem) in enumerate(zip(rows, problems, strict=True)):
+        row["problem"] = problem.id if problem else None
+        row["answer"], row["right"] = task.extract(row["completion"]), right.get(i)
+
+
+def _attach(job: Job, run: Run, trainer: Any, console: Any) -> tuple[Callable[[int], None], Any, Any]:
+    """Hangs recording, display and the rest beside the training steps.
+
+    Returns:
+        what evaluates at a step, the Ctrl-C handler and the display.
+    """
     from rlif.engines import callbacks
     from rlif.engines.trl_setup import scored_rows
 
+    problems = {_key(prompt): problem for prompt, problem in zip(_prompts(job), job.problems, strict=True)}
+
     def completions() -> list[dict[str, Any]]:
         rows = scored_rows(trainer, job.recipe.keep_completions)
-        return [row | {"answer": job.task.extract(row["completion"])} for row in rows]
+        _grade(job.task, [problems.get(_key(row["prompt"])) for row in rows], rows)
+        return rows
 
     def extra() -> dict[str, Any]:
         return {"path": trainer.reward.path}
@@ -219,13 +245,20 @@ def _attach(job: Job, run: Run, trainer: Any, look: Callable[[int], None], conso
     trainer.add_callback(callbacks.Recorder(run, extra, completions))
     trainer.add_callback(callbacks.RoomForCheckpoint(run.checkpoints))
     trainer.add_callback(display)
-    if job.recipe.evaluate.every:
-        trainer.add_callback(callbacks.Probe(look, job.recipe.evaluate.every))
-    return interrupt, display
+    names = callbacks.Names()
+    look = _looker(job, run, trainer, names.scores)
+
+    def tell() -> None:
+        if names.scores:
+            trainer.callback_handler.on_log(trainer.args, trainer.state, trainer.control, {})
+
+    probe = callbacks.Probe(look, job.recipe.evaluate.every, lambda: interrupt.stopped(trainer.state), tell)
+    trainer.callback_handler.callbacks[:0] = [names, probe]  # before the trackers, which close when training ends
+    return look, interrupt, display
 
 
-def _looker(job: Job, run: Run, trainer: Any) -> Callable[[int], None]:
-    """Evaluates the held-out tasks at a step, on the main process."""
+def _looker(job: Job, run: Run, trainer: Any, shown: dict[str, float]) -> Callable[[int], None]:
+    """Evaluates the held-out tasks at a step, on the main process; the main scores go to `shown`, for trackers."""
     from rlif.evaluate import evaluate
     from rlif.rollout import Decoding, TransformersSampler
 
@@ -247,6 +280,9 @@ def _looker(job: Job, run: Run, trainer: Any) -> Callable[[int], None]:
                 settings={"step": step},
             )
             run.write_evaluation(step, name, scores, scores.pop("records"))
+            figures = {key: scores[key] for key in ("completion_length", "self_certainty")}
+            figures["accuracy"] = scores["accuracy"]["mean"]
+            shown.update({f"eval_{name}/{key}": value for key, value in figures.items() if value is not None})
 
     return look
 

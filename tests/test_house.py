@@ -35,7 +35,12 @@ ORDER = [
     ["engines.trl", "engines.callbacks"],
     ["engines.trl_setup"],
     ["training"],
-    ["cli_alpaca", "cli_choose", "cli_eval"],
+    ["history", "analysis"],
+    ["verdict", "figures", "watch"],
+    ["panels"],
+    ["browse"],
+    ["report"],
+    ["cli_alpaca", "cli_choose", "cli_eval", "cli_look"],
     ["cli"],
 ]
 RANK = {module: rank for rank, modules in enumerate(ORDER) for module in modules}

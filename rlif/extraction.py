@@ -21,7 +21,7 @@ BOX = re.compile(r"\\boxed\s*\{")
 NUMBER = re.compile(r"-?(?:\d[\d,]*\.?\d*|\.\d+)")
 ANSWER_LINE = re.compile(r"ANSWER:[ \t]*(\S[^\n]*)", re.IGNORECASE)
 CHOICE_SENTENCE = re.compile(r"answer is \(?([A-J])\)?")
-CHOICE_LINE = re.compile(r"[aA]nswer:\s*([A-J])")
+CHOICE_LINE = re.compile(r"[aA]nswer:(?=\s*([A-J]))")
 LONE_LETTER = re.compile(r"\b[A-J]\b")
 
 

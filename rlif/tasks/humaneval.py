@@ -67,7 +67,7 @@ class HumanEval(CodeTask):
         if self.protocol_name == "plus":
             return plus_trials(problem, source, extra=True)
         seeded = "import random\nrandom.seed(0)\n"
-        check = f"\n\ncheck(lambda *args, **named: call({data['name']!r}, *args, **named))\n"
+        check = f"\n\ncheck(proxy({data['name']!r}))\n"
         tests = f"{data['prompt']}\n    pass\n\n{seeded}{data['test']}{check}"
         return [Trial(Program(source, tests=tests, limits=LIMITS))]
 

@@ -109,6 +109,7 @@ def _problem(row: Row, source: str) -> Problem:
     name = row.get("question_id", row.get("id"))
     try:
         if "question_content" not in row:
+            name = json.loads(row["labels"])["task_id"].rpartition("/")[2]
             packed = json.loads(unpack(row["test"])["input_output"])
             text, tests, function = row["content"], paired(packed["inputs"], packed["outputs"]), packed["fn_name"]
         else:

@@ -40,6 +40,12 @@ class CodeTask(Task):
         self, problems: Sequence[Problem], completions: Sequence[str], *, unsafe_local: bool = False
     ) -> list[Mark]:
         answers = [self.extract(completion) for completion in completions]
+        return list(map(Mark, answers, self.judge(problems, answers, unsafe_local=unsafe_local)))
+
+    def judge(
+        self, problems: Sequence[Problem], answers: Sequence[str | None], *, unsafe_local: bool = False
+    ) -> list[bool]:
+        """Whether answers that are extracted already are right, one for each of the problems, which may repeat."""
         keys = [(problem.id, answer) for problem, answer in zip(problems, answers, strict=True)]
         verdicts: dict[tuple[str, str | None], bool] = {}
         trials: dict[tuple[str, str | None], Sequence[Trial]] = {}
@@ -53,7 +59,7 @@ class CodeTask(Task):
                     trials[key] = found
         stood = stand(list(trials.values()), unsafe_local=unsafe_local)
         verdicts |= dict(zip(trials, stood, strict=True))
-        return [Mark(key[1], verdicts[key]) for key in keys]
+        return [verdicts[key] for key in keys]
 
 
 def stand(trials: Sequence[Sequence[Trial]], *, unsafe_local: bool = False) -> list[bool]:

@@ -40,19 +40,16 @@ def trials_of(code: str, tests: Sequence[Test], function: str | None = None) -> 
             Trial(Program(PREAMBLE + code, stdin=test["input"], limits=LIMITS), expected=test["output"])
             for test in tests
         ]
-    adapter = (
-        "\n\ndef answer_to(*arguments):\n"
-        f"    return (Solution().{function} if 'Solution' in globals() else {function})(*arguments)\n"
-    )
-    return [Trial(Program(PREAMBLE + code + adapter, tests=_check(test), limits=LIMITS)) for test in tests]
+    name = f"Solution().{function}" if "class Solution" in code else function
+    return [Trial(Program(PREAMBLE + code, tests=_check(name, test), limits=LIMITS)) for test in tests]
 
 
-def _check(test: Test) -> str:
+def _check(name: str, test: Test) -> str:
     return "\n".join(
         [
             "import json",
             f"arguments = [json.loads(line) for line in {test['input']!r}.split('\\n')]",
-            "found = call('answer_to', *arguments)",
+            f"found = call({name!r}, *arguments)",
             "found = list(found) if isinstance(found, tuple) else found",
             f"assert found == json.loads({test['output']!r})",
         ]

@@ -32,7 +32,7 @@ from rlif.recorded import Check, Entry, known, percent, read_json
 from rlif.tasks import find_task
 from rlif.tasks.programs import CodeTask, stand
 from rlif.tasks.rows import Row
-from rlif.tasks.stdin_tests import trials_of
+from rlif.tasks.stdin_tests import Test, trials_of
 from rlif.tasks.zeroeval import first_number_equal, load_zeroeval, text_equal
 from rlif.types import Problem
 

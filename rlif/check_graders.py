@@ -38,7 +38,7 @@ from rlif.types import Problem
 
 AGREEMENT = 0.9999  # of verdicts with published ones, where a family has them by sample
 ALPACA_ITEMS = 805
-EVALPLUS = {"humaneval": ("humaneval", "humaneval.plus"), "mbpp": ("mbpp.base", "mbpp.plus")}
+EVALPLUS = {"humaneval": ("humaneval", "humaneval.plus"), "mbpp": ("mbpp.base-0.1", "mbpp.plus-0.1")}
 CUT = "...(truncated) ..."  # in records of LiveCodeBench
 
 
@@ -196,13 +196,15 @@ def _held_problems() -> Iterator[Problem]:
 
 
 def _recorded_failure(row: Row) -> Test | None:
-    """The test that a program printing to standard output failed, where its record is whole."""
+    """The test whose output a program got wrong, where its record is whole; None for one that printed nothing, which
+    the harness says of every program that is still running threads when its main code ends.
+    """
     facts = row.get("metadata") or {}
     facts = json.loads(facts) if isinstance(facts, str) else facts
     test = {"input": facts.get("inputs"), "output": facts.get("expected")}
     whole = all(isinstance(text, str) and CUT not in text for text in test.values())
-    printed = facts.get("error_code") == -2 and facts.get("error_message") != "Wrong Answer"
-    return test if whole and printed else None
+    compared = facts.get("error_code") == -2 and facts.get("error_message") != "Wrong Answer" and facts.get("output")
+    return test if whole and compared else None
 
 
 def _mmlu_pro(entry: Entry) -> Check:

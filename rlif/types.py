@@ -32,7 +32,7 @@ class Problem:
         solution: a worked solution, or None.
         data: whatever else its task needs for grading: tests, options, a category.
         preamble: what precedes the shots and stays when they are dropped.
-        shots: solved examples that precede the text, the first to be dropped first where the prompt gets too long.
+        shots: solved examples that precede the text, the last to be dropped first where the prompt gets too long.
     """
 
     id: str

@@ -72,3 +72,16 @@ def data_folder() -> Path:
     if not folder:
         pytest.skip("RLIF_DATA names no folder of benchmark data")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> None:
+    """Skips where programs cannot be run safely."""
+    from rlif.sandbox import require_sandbox
+
+    from rlif.errors import RlifError
+
+    try:
+        require_sandbox()
+    except RlifError as error:
+        pytest.skip(str(error))

@@ -73,7 +73,10 @@ def test_other_data_may_be_named(folders, tmp_path):
 def test_an_entry_that_cannot_be_checked_says_why_and_the_others_go_on(folders, spoil, message):
     expected = json.loads((folders / "expected.json").read_text())
     write(folders / "zeroeval_gsm" / "whole.jsonl.gz", [{"id": f"gsm8k-{i}", "output": "none"} for i in range(2)])
-    write(folders / "expected.json", expected | {"zeroeval_gsm/whole": {"published": 0.0}, "new_bench/x": {"published": 1}})
+    write(
+        folders / "expected.json",
+        expected | {"zeroeval_gsm/whole": {"published": 0.0}, "new_bench/x": {"published": 1}},
+    )
     spoil(folders / "zeroeval_gsm" / "some-model.jsonl.gz")
     torn, whole, foreign = check_graders(folders)
     assert not torn.within and re.search(message, torn.note)

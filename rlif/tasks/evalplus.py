@@ -11,7 +11,7 @@ from rlif.tasks.programs import Trial
 from rlif.tasks.rows import read_rows
 from rlif.types import Problem
 
-LIMITS = Limits(seconds=60)
+LIMITS = Limits(seconds=600, memory_mib=4096)  # each call has its own limit of time
 ORACLE = Path(__file__).with_name("evalplus_oracle.py").read_text(encoding="utf-8")
 
 
@@ -50,18 +50,28 @@ def _inputs(row: dict[str, object], column: str, source: str) -> str:
     return json.dumps(inputs)
 
 
-def plus_trials(problem: Problem, source: str, *, extra: bool) -> list[Trial]:
+def plus_trials(problem: Problem, source: str, *, extra: bool, stored: bool = False) -> list[Trial]:
     """What a program must stand: the original inputs, and with `extra` those that EvalPlus added.
 
     Args:
         source: of the whole program.
+        stored: as the verdicts published with MBPP+ 0.1.0, see `evalplus_oracle`.
     """
     data = problem.data
     trials = []
     for inputs in (data["base"], data["plus"]) if extra else (data["base"],):
         spec = {key: data[key] for key in ("name", "number", "atol")}
-        spec["reference"] = f"{data['prompt']}{problem.gold}"
-        lines = (f"spec = {spec!r}", f"spec['inputs'] = json.loads({inputs!r})", "judge(spec, call)")
-        tests = "\n".join([ORACLE, "import json", *lines])
+        spec |= {"reference": f"{data['prompt']}{problem.gold}", "stored": stored}
+        source_of_oracle = f"spec['source'] = {ORACLE!r}" if stored else ""
+        tests = "\n".join(
+            [
+                ORACLE,
+                "signal.signal(signal.SIGALRM, too_slow)",
+                f"spec = {spec!r}",
+                source_of_oracle,
+                f"spec['inputs'] = json.loads({inputs!r})",
+                "judge(spec, call)",
+            ]
+        )
         trials.append(Trial(Program(source, tests=tests, limits=LIMITS)))
     return trials

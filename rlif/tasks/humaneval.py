@@ -41,7 +41,7 @@ class HumanEval(CodeTask):
     protocols = {
         "completion": COMPLETION,
         "chat": Protocol("code-function", extract=code_or_text, source="ours; the problems are arXiv 2107.03374's"),
-        "plus": replace(COMPLETION, source="EvalPlus, HumanEval+; no time limit for each input"),
+        "plus": replace(COMPLETION, source="EvalPlus 0.2, HumanEval+"),
     }
     splits = ("test",)
 
@@ -67,8 +67,8 @@ class HumanEval(CodeTask):
         if self.protocol_name == "plus":
             return plus_trials(problem, source, extra=True)
         seeded = "import random\nrandom.seed(0)\n"
-        check = f"\n\ncheck(proxy({data['name']!r}))\n"
-        tests = f"{data['prompt']}\n    pass\n\n{seeded}{data['test']}{check}"
+        name = data["name"]
+        tests = f"{data['prompt']}\n    pass\n\n{seeded}{name} = proxy({name!r})\n{data['test']}\n\ncheck({name})\n"
         return [Trial(Program(source, tests=tests, limits=LIMITS))]
 
     def gold_completion(self, problem: Problem) -> str | None:

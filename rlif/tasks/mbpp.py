@@ -4,6 +4,8 @@ original   three examples before the problem, its three tests shown; graded by t
 base       EvalPlus' 399 problems, the text and one test as a docstring; outputs equal the reference's on the original
            inputs (arXiv 2305.01210)
 plus       the same on the inputs that EvalPlus added, too
+base-0.1   as `base` and `plus`, where the order of elements counts, as in verdicts published with MBPP+ 0.1.0; see
+plus-0.1   `evalplus_oracle`
 
 In a test `f(x) == y` the left side is computed where the model's program is, the right side and the comparison apart
 from it.
@@ -34,7 +36,7 @@ PLUS = Protocol(
     max_tokens=768,
     stop=('\n"""', "\nassert", "\nif __name__", "\ndef main(", "\nprint(", "\n```"),
     extract=code_or_text,
-    source="EvalPlus, MBPP+ 0.1.0; no time limit for each input",
+    source="EvalPlus 0.2, MBPP+ 0.1.0",
 )
 
 
@@ -53,6 +55,8 @@ class Mbpp(CodeTask):
         ),
         "base": PLUS,
         "plus": PLUS,
+        "base-0.1": PLUS,
+        "plus-0.1": PLUS,
     }
     splits = ("train", "validation", "test")
 
@@ -78,7 +82,8 @@ class Mbpp(CodeTask):
 
     def trials(self, problem: Problem, answer: str) -> bool | Sequence[Trial]:
         if self.protocol_name != "original":
-            return plus_trials(problem, answer, extra=self.protocol_name == "plus")
+            inputs, _, stored = self.protocol_name.partition("-")
+            return plus_trials(problem, answer, extra=inputs == "plus", stored=bool(stored))
         source, tests = [answer, problem.data["setup"]], []
         for number, test in enumerate(problem.data["tests"]):
             computed, expected = divide(test)

@@ -1,7 +1,7 @@
 """MMLU-Pro: 12,032 multiple-choice questions of 14 subjects with up to ten options (arXiv 2406.01574).
 
 official    five worked questions of the same subject, from the validation split, before each question; greedy, 2,048
-            tokens. Worked questions are left out until the prompt has at most 2,048 tokens
+            tokens. Worked questions are left out, the last first, until the prompt has less than 2,048 tokens
 guess       the same, and where no letter is found a letter is drawn, as the published script does: its generator is
             seeded anew for every question, so what is drawn depends on the number of options alone
 lighteval   no examples
@@ -38,7 +38,7 @@ OFFICIAL = Protocol(
     "mmlu-pro",
     chat=False,
     max_tokens=2048,
-    max_prompt_tokens=2048,
+    max_prompt_tokens=2047,
     stop=("Question:",),
     extract=choice_letter,
     equal=same_letter,

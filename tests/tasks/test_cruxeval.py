@@ -12,7 +12,7 @@ from rlif.tasks.cruxeval import answer_tag, settle
 from rlif.types import Problem
 
 CODE = "def f(word):\n    return word.center(9, 'z')"
-PROBLEM = Problem("p", "?", "'zz0574zzz'", data={"code": CODE, "input": "'0574'"})
+PROBLEM = Problem("p", "?", "'zzz0574zz'", data={"code": CODE, "input": "'0574'"})
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_repeated_call_is_wrong_and_nothing_runs():
 @pytest.mark.parametrize(
     ("answer", "right"),
     [
-        ("'zz0574zzz'", True),
+        ("'zzz0574zz'", True),
         ("'0574'.center(9, 'z')", True),
         ("'0574'.center(9, 'z')  # centred", True),
         ("'0574'.center(9, 'z')\nassert f('1') == 'zzzz1zzzz'", True),

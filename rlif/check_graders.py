@@ -38,7 +38,7 @@ from rlif.types import Problem
 
 AGREEMENT = 0.9999  # of verdicts with published ones, where a family has them by sample
 ALPACA_ITEMS = 805
-EVALPLUS = {"humaneval": ("humaneval", "humaneval.plus"), "mbpp": ("mbpp.base-0.1", "mbpp.plus-0.1")}
+EVALPLUS = {"humaneval": ("humaneval", "humaneval.plus"), "mbpp": ("mbpp.base-ordered", "mbpp.plus-ordered")}
 CUT = "...(truncated) ..."  # in records of LiveCodeBench
 
 
@@ -77,7 +77,7 @@ def check_graders(
 def table(rows: Sequence[Check]) -> list[tuple[str, ...]]:
     """The rows as text, a header first: entry, items, published, ours, difference, verdict, what was checked."""
     header = ("entry", "items", "published", "ours", "difference", "", "checked")
-    lines = [header]
+    lines: list[tuple[str, ...]] = [header]
     for row in rows:
         shown = [" / ".join(map(_figure, part)) for part in (row.published, row.ours)]
         difference = " / ".join("-" if part is None else f"{part:+.2g}" for part in row.difference)
@@ -201,8 +201,8 @@ def _recorded_failure(row: Row) -> Test | None:
     """
     facts = row.get("metadata") or {}
     facts = json.loads(facts) if isinstance(facts, str) else facts
-    test = {"input": facts.get("inputs"), "output": facts.get("expected")}
-    whole = all(isinstance(text, str) and CUT not in text for text in test.values())
+    test = {"input": str(facts.get("inputs")), "output": str(facts.get("expected"))}
+    whole = "inputs" in facts and "expected" in facts and not any(CUT in text for text in test.values())
     compared = facts.get("error_code") == -2 and facts.get("error_message") != "Wrong Answer" and facts.get("output")
     return test if whole and compared else None
 

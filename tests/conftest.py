@@ -77,9 +77,8 @@ def data_folder() -> Path:
 @pytest.fixture(scope="session")
 def sandbox() -> None:
     """Skips where programs cannot be run safely."""
-    from rlif.sandbox import require_sandbox
-
     from rlif.errors import RlifError
+    from rlif.sandbox import require_sandbox
 
     try:
         require_sandbox()

@@ -4,8 +4,8 @@ original   three examples before the problem, its three tests shown; graded by t
 base       EvalPlus' 399 problems, the text and one test as a docstring; outputs equal the reference's on the original
            inputs (arXiv 2305.01210)
 plus       the same on the inputs that EvalPlus added, too
-base-0.1   as `base` and `plus`, where the order of elements counts, as in verdicts published with MBPP+ 0.1.0; see
-plus-0.1   `evalplus_oracle`
+base-ordered, plus-ordered   the same where the order of elements counts, as in the verdicts published with MBPP+ 0.1.0
+           (see `evalplus_oracle`)
 
 In a test `f(x) == y` the left side is computed where the model's program is, the right side and the comparison apart
 from it.
@@ -55,8 +55,8 @@ class Mbpp(CodeTask):
         ),
         "base": PLUS,
         "plus": PLUS,
-        "base-0.1": PLUS,
-        "plus-0.1": PLUS,
+        "base-ordered": PLUS,
+        "plus-ordered": PLUS,
     }
     splits = ("train", "validation", "test")
 

@@ -8,9 +8,9 @@ import pickle
 import zlib
 
 import pytest
-from rlif.sandbox import Outcome
 
 import rlif
+from rlif.sandbox import Outcome
 from rlif.tasks import find_task, programs
 from rlif.tasks.evalplus_oracle import agree, close, restore
 from rlif.tasks.humaneval import completed

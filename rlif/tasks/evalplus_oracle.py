@@ -30,6 +30,7 @@ from typing import Any
 
 FACTOR, SECONDS = 4.0, 1.0  # of the reference's time, and at least
 ITEMS = 200_000
+TRANSPORT = 1e-4  # seconds more for each value that a call returns, as those come through a pipe
 RELATIVE = 1e-7
 ABSOLUTE = 1e-6  # where a problem names no tolerance and its outputs are floats
 ANY_ORDER = {
@@ -141,9 +142,10 @@ def judge(spec: Mapping[str, Any], call: Callable[..., Any]) -> None:
         started = time.perf_counter()
         expected = elsewhere[number] if stored else reference(*copy.deepcopy(args))
         took = time.perf_counter() - started
-        if _items(expected) > ITEMS:
+        items = _items(expected)
+        if items > ITEMS:
             continue
-        signal.setitimer(signal.ITIMER_REAL, max(SECONDS, FACTOR * took))
+        signal.setitimer(signal.ITIMER_REAL, max(SECONDS, FACTOR * took) + TRANSPORT * items)
         out = call(name, *args)
         signal.setitimer(signal.ITIMER_REAL, 0)
         assert agree(name, args, out, expected, spec["atol"], spec["stored"]), f"{args!r:.200}"

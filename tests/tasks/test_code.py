@@ -193,6 +193,7 @@ def test_packed_and_plain_tests_are_the_same():
     assert unpack(packed({"a": [1, "b"]})) == {"a": [1, "b"]}
 
 
+SPECIAL = ("HumanEval/32", "HumanEval/33", "HumanEval/50", "mbpp/367", "Mbpp/793")  # tests need more than a function
 LAYOUTS = [
     {"name": "x", "description": "?", "public_tests": {"input": ["1"], "output": ["2"]}, "generated_tests": None},
     {"problem": "?", "tests": {"inputs": ["1"], "outputs": ["2"]}},
@@ -254,27 +255,47 @@ def test_functions_are_called_with_json(sandbox, code, right):
 
 
 def test_real_functions(data_folder, sandbox):
-    """The first problems and those whose tests need more of the prompt than the function; all, by hand."""
+    """Some of each; all of them are for `rlif eval --check-gold`."""
     for name in ("humaneval", "humaneval.chat", "mbpp", "mbpp.plus"):
         task = find_task(name)
         problems = task.load("test")
-        special = [
-            p for p in problems if p.id in ("HumanEval/32", "HumanEval/38", "HumanEval/50", "mbpp/367", "Mbpp/793")
-        ]
-        problems = problems[:6] + special
+        problems = problems[:3] + [problem for problem in problems if problem.id in SPECIAL]
         golds = [task.gold_completion(problem) for problem in problems]
         assert all(mark.right for mark in task.mark(problems, golds)), name
         assert not any(mark.right for mark in task.mark(problems, [golds[-1], *golds[:-1]])), name
 
 
-def test_real_contest_problems_load(data_folder):
+BOOKS = """
+n, m = map(int, input().split())
+titles = [(input(), i + 1) for i in range(n)]
+key = lambda book: [ord(c) if j % 2 == 0 else -ord(c) for j, c in enumerate(book[0])]
+print(*[i for _, i in sorted(titles, key=key)])
+"""
+CARDS = """
+for _ in range(int(input())):
+    row = input()
+    print("YES" if sum(a != b for a, b in zip(row, "abc")) <= 2 else "NO")
+"""
+SENIORS = """
+class Solution:
+    def countSeniors(self, details: List[str]) -> int:
+        return sum(int(d[11:13]) > 60 for d in details)
+"""
+
+
+def test_real_contest_problems(data_folder, sandbox):
     task, folder = find_task("code_contests"), data_folder / "code_contests"
-    sizes = {path.name: len(task.load("test", source=str(path))) for path in sorted(folder.glob("*.gz"))}
-    assert list(sizes.values()) == [165, 408, 20]
-    source = str(data_folder / "livecodebench" / "sandboxfusion_lcb_samples.jsonl")
-    problems = find_task("livecodebench").load("v6", source=source)
-    assert [(len(p.data["tests"]), p.data["function"]) for p in problems] == [
-        (5, None),
-        (14, "countSeniors"),
-        (15, None),
-    ]
+    loaded = {path.name: task.load("test", source=str(path)) for path in sorted(folder.glob("*.gz"))}
+    assert [len(problems) for problems in loaded.values()] == [165, 408, 20]
+    books = loaded["code_contests_test.json.gz"][0]
+    minimum = "for _ in range(int(input())): print(*sorted(map(int, input().split())))"
+    smallest = loaded["codeforces_test.json.gz"][0]
+    marks = task.mark([books, smallest, books], [f"```\n{code}\n```" for code in (BOOKS, minimum, minimum)])
+    assert [mark.right for mark in marks] == [True, True, False]
+
+    task = find_task("livecodebench")
+    problems = task.load("v6", source=str(data_folder / "livecodebench" / "sandboxfusion_lcb_samples.jsonl"))
+    assert [len(problem.data["tests"]) for problem in problems] == [5, 14, 15]
+    assert [problem.data["function"] for problem in problems] == [None, "countSeniors", None]
+    marks = task.mark(problems, [f"```python\n{code}\n```" for code in (CARDS, SENIORS, CARDS)])
+    assert [mark.right for mark in marks] == [True, True, False]

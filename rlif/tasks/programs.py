@@ -46,9 +46,9 @@ class CodeTask(Task):
         self, problems: Sequence[Problem], answers: Sequence[str | None], *, unsafe_local: bool = False
     ) -> list[bool]:
         """Whether answers that are extracted already are right, one for each of the problems, which may repeat."""
-        keys = [(problem.id, answer) for problem, answer in zip(problems, answers, strict=True)]
-        verdicts: dict[tuple[str, str | None], bool] = {}
-        trials: dict[tuple[str, str | None], Sequence[Trial]] = {}
+        keys = [(id(problem), answer) for problem, answer in zip(problems, answers, strict=True)]
+        verdicts: dict[tuple[int, str | None], bool] = {}
+        trials: dict[tuple[int, str | None], Sequence[Trial]] = {}
         for problem, key in zip(problems, keys, strict=True):
             if key not in verdicts and key not in trials:
                 answer = key[1]

@@ -27,6 +27,7 @@ app = typer.Typer(
 
 
 app.command(name="eval")(cli_eval.evaluate)
+app.command(name="check-graders")(cli_eval.check_graders)
 app.command()(cli_choose.score)
 app.command()(cli_choose.select)
 app.command()(cli_alpaca.judge)

@@ -2,8 +2,9 @@
 
     python scripts/selection_results.py tiny-reasoner runs/demo/model
 
-The second is what `rlif train demo` leaves. Writes `results/selection.json`, `.md` and `.png`. Nothing is tuned on the outcome: Borda's p, the window and the
-percentiles are the papers' (the window scaled to these short traces), and every rule is reported.
+The second is what `rlif train demo` leaves. Writes `results/selection.json`, `.md` and `.png`. Nothing is tuned on the
+outcome: Borda's p, the window and the percentiles are the papers' (the window scaled to these short traces), and every
+rule is reported.
 """
 
 from __future__ import annotations

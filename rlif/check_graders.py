@@ -19,6 +19,7 @@ checked - no such family, a file missing or torn, ids that do not match - says s
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ from rlif.types import Problem
 AGREEMENT = 0.9999  # of verdicts with published ones, where a family has them by sample
 ALPACA_ITEMS = 805
 EVALPLUS = {"humaneval": ("humaneval", "humaneval.plus"), "mbpp": ("mbpp.base-ordered", "mbpp.plus-ordered")}
+HOMES = ("alpaca_eval", "cruxeval", "humaneval", "livecodebench", "mbpp", "mmlu_pro", "zeroeval")
 CUT = "...(truncated) ..."  # in records of LiveCodeBench
 
 
@@ -124,18 +126,30 @@ def _cruxeval_scored(entry: Entry) -> Check:
 
 
 def _cruxeval(entry: Entry, answers: Mapping[str, list[str]], labels: Mapping[str, list[bool]]) -> Check:
+    """Pass@1. Where labels are fewer than answers, the published run left out the answers that repeat the call."""
     problems = {problem.id: problem for problem in find_task("cruxeval.original").load("test")}
     known([{"id": key} for key in answers], "id", problems)
-    if {key: len(some) for key, some in answers.items()} != {key: len(some) for key, some in labels.items()}:
+    kept = {key: answers[key] if len(answers[key]) == len(told) else _new(answers[key], problems[key])
+            for key, told in labels.items()}  # fmt: skip
+    if set(kept) != set(answers) or any(len(kept[key]) != len(told) for key, told in labels.items()):
         raise RlifError("answers and labels are not of the same samples.")
-    flat = [(problems[key], answer, label) for key in answers for answer, label in zip(answers[key], labels[key])]  # noqa: B905
-    right = _code_task("cruxeval.original").judge(
-        [problem for problem, _, _ in flat], [answer for _, answer, _ in flat], unsafe_local=entry.unsafe_local
-    )
-    same = sum(one == label for one, (_, _, label) in zip(right, flat, strict=True))
-    note = f"{same} of {len(flat)} verdicts as labelled"
-    sound = same >= AGREEMENT * len(flat)
-    return entry.check(len(answers), [percent(right)], [entry.expected["published"]], sound=sound, note=note)
+    owners = [problems[key] for key, some in kept.items() for _ in some]
+    flat = [answer for some in kept.values() for answer in some]
+    right = _code_task("cruxeval.original").judge(owners, flat, unsafe_local=entry.unsafe_local)
+    told = [label for key in kept for label in labels[key]]
+    same = sum(map(operator.eq, right, told))
+    by_problem: dict[str, list[bool]] = {}
+    for owner, verdict in zip(owners, right, strict=True):
+        by_problem.setdefault(owner.id, []).append(verdict)
+    ours = sum(map(percent, by_problem.values())) / len(by_problem)
+    note = f"{same} of {len(told)} verdicts as labelled"
+    sound = same >= AGREEMENT * len(told)
+    return entry.check(len(answers), [ours], [entry.expected["published"]], sound=sound, note=note)
+
+
+def _new(answers: Sequence[str], problem: Problem) -> list[str]:
+    """The answers that do not repeat the call."""
+    return [answer for answer in answers if f"f({problem.data['input']})" not in answer]
 
 
 def _evalplus(entry: Entry) -> Check:
@@ -196,15 +210,17 @@ def _held_problems() -> Iterator[Problem]:
 
 
 def _recorded_failure(row: Row) -> Test | None:
-    """The test whose output a program got wrong, where its record is whole; None for one that printed nothing, which
-    the harness says of every program that is still running threads when its main code ends.
+    """The test whose output a program got wrong, where its record is whole.
+
+    None for a program that had printed nothing and starts threads: the harness does not wait for those, a process does.
     """
     facts = row.get("metadata") or {}
     facts = json.loads(facts) if isinstance(facts, str) else facts
     test = {"input": str(facts.get("inputs")), "output": str(facts.get("expected"))}
     whole = "inputs" in facts and "expected" in facts and not any(CUT in text for text in test.values())
-    compared = facts.get("error_code") == -2 and facts.get("error_message") != "Wrong Answer" and facts.get("output")
-    return test if whole and compared else None
+    printed = facts.get("error_code") == -2 and facts.get("error_message") != "Wrong Answer"
+    early = not facts.get("output") and "Thread" in row["code"]
+    return test if whole and printed and not early else None
 
 
 def _mmlu_pro(entry: Entry) -> Check:
@@ -277,7 +293,7 @@ def _figure(value: float | None) -> str:
 def _home_of(folder: Path) -> Path:
     """The folder of problems that belongs to one of checks."""
     parent, named = folder.resolve().parent, os.environ.get("RLIF_DATA")
-    held = any((parent / name).is_dir() for name in ("zeroeval", "cruxeval", "humaneval", "mbpp", "mmlu_pro"))
+    held = any((parent / name).is_dir() for name in HOMES)
     return Path(named) if named and not held else parent
 
 

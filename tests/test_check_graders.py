@@ -93,6 +93,60 @@ def test_a_published_figure_is_as_exact_as_it_is_written():
     assert rounding(34.6) == pytest.approx(0.05) and rounding(68.409) == pytest.approx(0.0005)
 
 
+def test_published_verdicts_of_cruxeval(tmp_path):
+    """Which may leave out the answers that repeat the call."""
+    checks = tmp_path / "checks"
+    row = {"id": "sample_0", "code": "def f(x):\n    return x", "input": "3", "output": "3"}
+    write(tmp_path / "cruxeval" / "cruxeval.jsonl", [row])
+    write(checks / "cruxeval_o" / "run.generations.json.gz", {"sample_0": ["3", "4", "f(3)"]})
+    write(checks / "expected.json", {"cruxeval_o/run": {"items": 1, "published": 33.3}})
+    for labels, published, within in (
+        ([True, False, False], 33.3, True),
+        ([True, True, False], 33.3, False),
+        ([True, False], 50.0, True),
+        ([True], 50.0, False),
+    ):
+        write(checks / "cruxeval_o" / "run.labels.json.gz", {"sample_0": labels})
+        expect(checks, published=published)
+        (row,) = check_graders(checks)
+        assert row.within is within, row.note
+
+
+def test_published_verdicts_of_livecodebench(tmp_path, sandbox):
+    """Two programs, one labelled right and one whose failed test is recorded; then the labels are exchanged."""
+    tests = json.dumps([{"input": "2 3", "output": "5", "testtype": "stdin"}])
+    problem = {"question_id": "a", "question_content": "Add.", "public_test_cases": tests, "private_test_cases": "[]"}
+    write(tmp_path / "livecodebench" / "test.jsonl", [problem])
+    good, bad = "print(sum(map(int, input().split())))", "print(7)"
+    failed = {"error_code": -2, "error_message": "Wrong", "inputs": "1 1", "expected": "2", "output": "7"}
+    checks = tmp_path / "checks"
+    write(checks / "expected.json", {"lcb_x": {"items": 2, "published": 50.0}})
+    for first, second, code, within in ((good, bad, good, True), (bad, good, bad, False), (good, bad, "else", False)):
+        rows = [
+            {"question_id": "a", "output": f"```python\n{first}\n```", "code": code, "graded": True, "metadata": {}},
+            {"question_id": "b", "output": f"```\n{second}\n```", "code": second, "graded": False}
+            | {"metadata": json.dumps(failed)},
+        ]  # fmt: skip
+        write(checks / "lcb_x.jsonl.gz", rows)
+        (row,) = check_graders(checks)
+        assert row.within is within and "1 labelled right" in row.note and "1 labelled wrong" in row.note
+
+
+def test_published_verdicts_of_evalplus(tmp_path, sandbox):
+    row = {"task_id": "Mbpp/3", "prompt": '"""Double."""\n', "entry_point": "f", "atol": 0}
+    row |= {"canonical_solution": "def f(x): return 2 * x", "base_input": [[1]], "plus_input": [[-1]]}
+    write(tmp_path / "mbpp" / "MbppPlus-v0.1.0.jsonl.gz", [row])
+    checks = tmp_path / "checks"
+    published = {"mbpp": {"pass@1": 100.0}, "mbpp+": {"pass@1": 0.0}}
+    write(checks / "expected.json", {"mbpp_x": {"items": 1, "published": published}})
+    write(checks / "mbpp_x.generated.jsonl.gz", [{"task_id": "Mbpp/3", "completion": "def f(x): return 2 * abs(x)"}])
+    for labels, told in ((["pass", "fail"], "1 of 1"), (["pass", "pass"], "0 of 1")):
+        write(checks / "mbpp_x.labels.json", {"Mbpp/3": labels})
+        (row,) = check_graders(checks)
+        assert row.within and row.ours == (100.0, 0.0)
+        assert f"base: 1 of 1 verdicts as labelled; plus: {told} verdicts" in row.note
+
+
 def test_real_outputs_that_need_no_sandbox(data_folder, tmp_path):
     """A few entries; all of them are for `rlif check-graders`."""
     checks = data_folder / "checks"

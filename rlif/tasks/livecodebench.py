@@ -7,7 +7,9 @@ v5             the release before, 880 problems
 Splits are told apart by `contest_date`, whatever files the rows come from. Ten samples at temperature 0.2; the code is
 what stands between the last two lines with three backquotes; all tests must pass (see `stdin_tests`).
 
-Private tests come as base64 of zlib of a pickle. Unpickling can run code, so only plain data is let through here.
+Private tests come as base64 of zlib of a pickle. Unpickling can run code, so only plain data is let through here. All
+tests of a split are held in memory: gigabytes for v6. A program is a process here, which waits for its threads; the
+reference harness does not, and takes what such a program prints later for missing.
 """
 
 from __future__ import annotations

@@ -7,7 +7,10 @@ original_cot    one example, with the steps in [THOUGHT]
 The original grades by execution: an answer is right when `assert {gold} == {answer}`, put after the code, passes within
 three seconds. So an answer may be an expression, carry a comment or go on with further assertions. One that repeats the
 call f(input) counts as wrong, as in the published runs; the later published code leaves it out of the count instead.
-Two literals are compared without running anything. Watch: by this rule `0 or True` passes; it is no rule to train by.
+
+Ours asks for more, at no published verdict's cost: the value of the answer, as plain data, must equal the gold in a
+process that the answer cannot reach. By the original rule alone `0 or True` passes, and so does an object that equals
+everything. Two literals are compared without running anything.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from rlif.tasks.task import Mark, Protocol
 from rlif.tasks.zeroeval import load_zeroeval, text_equal
 from rlif.types import Problem
 
-LONGEST = 2000  # characters of an assertion that is read on the spot; longer ones go to the sandbox
+LONGEST = 2000  # characters of an assertion; longer ones hold no answer
 LIMITS = Limits(seconds=3)
 SHOTS = (
     (
@@ -79,17 +82,22 @@ def _parse(source: str) -> ast.Module | SyntaxError | None:
         return None
 
 
-def settle(assertion: str) -> bool | None:
-    """Whether an assertion of equality of two literals holds; False if it is no Python, None if it must be run."""
+def settle(assertion: str) -> bool | str:
+    """Whether an assertion of equality holds, where that can be told without running it; else its right side.
+
+    False for what is no such assertion: no Python, another test, more text than an answer has.
+    """
     match _parse(assertion):
-        case SyntaxError():
-            return False
-        case ast.Module(body=[ast.Assert(test=ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]))]):
+        case ast.Module(body=[ast.Assert(test=ast.Compare(left, [ast.Eq(), *_], [right, *more])), *rest]):
             try:
+                if more or rest:
+                    return ast.unparse(right)
                 return bool(ast.literal_eval(left) == ast.literal_eval(right))
-            except (ValueError, TypeError, MemoryError, RecursionError):
-                return None
-    return None
+            except (MemoryError, RecursionError):
+                return False
+            except (ValueError, TypeError):
+                return ast.unparse(right)
+    return False
 
 
 def example(code: str, given: str, *, thought: bool) -> str:
@@ -165,11 +173,11 @@ class CruxEval(CodeTask):
         if f"f({problem.data['input']})" in answer:
             return False
         assertion = f"assert {problem.gold} == {answer}"
-        verdict = settle(assertion)
-        if verdict is not None:
-            return verdict
-        source = f"{problem.data['code']}\n{assertion}\n\ndef got_here():\n    return True\n"
-        return [Trial(Program(source, tests="assert call('got_here') is True", limits=LIMITS))]
+        settled = settle(assertion)
+        if isinstance(settled, bool):
+            return settled
+        source = f"{problem.data['code']}\n{assertion}\n\ndef value():\n    return {settled}\n"
+        return [Trial(Program(source, tests=f"assert call('value') == ({problem.gold})", limits=LIMITS))]
 
     def gold_completion(self, problem: Problem) -> str | None:
         if problem.gold is None:

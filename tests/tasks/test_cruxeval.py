@@ -41,20 +41,22 @@ def test_the_answer_is_what_follows_the_comparison(text, answer):
         ("assert 1 == 1, 'a message'", True),
         ("assert (1, 2) == 1, 2", False),
         ("assert 1 == 1  # as it was", True),
-        ("assert 1 == 2 == 2", None),
-        ("assert 1 == 2 or True", None),
-        ("assert 1 == g()", None),
-        ("assert 1 == 1\nassert 2 == 3", None),
+        ("assert 1 == 2 == 2", "2"),
+        ("assert 1 == 2 or True", False),
+        ("assert 1 != 2", False),
+        ("assert 1 == g()", "g()"),
+        ("assert 1 == 1\nassert 2 == 3", "1"),
+        ("import os", False),
         ("assert 1 == ", False),
         ("assert 1 == \0", False),
-        ("assert 1 == " + "(" * 300 + "1" + ")" * 300, None),
-        ("assert 1 == " + "-" * 1500 + "1", None),
-        ("assert 1 == " + "1" * 3000, None),
+        ("assert 1 == " + "(" * 300 + "1" + ")" * 300, False),
+        ("assert 1 == " + "1" * 3000, False),
+        ("assert 1 == " + "-" * 1500 + "1", False),
+        ("assert 1 == " + "-" * 1500 + "x\nassert 1", False),
     ],
 )
 def test_only_two_literals_are_compared_without_running_them(assertion, verdict):
-    found = settle(assertion)
-    assert found is verdict or (verdict is None and found is False and len(assertion) > 300)
+    assert settle(assertion) == verdict
 
 
 def test_a_repeated_call_is_wrong_and_nothing_runs():
@@ -73,6 +75,12 @@ def test_a_repeated_call_is_wrong_and_nothing_runs():
         ("exit(0)", False),
         ("__import__('os')._exit(0)", False),
         ("undefined", False),
+        ("0 or True", False),
+        ("type('Any', (), {'__eq__': lambda self, other: True})()", False),
+        (
+            "(globals().update(value=lambda: 'zzz0574zz') or type('Any', (str,), {'__eq__': lambda s, o: True})())",
+            False,
+        ),
     ],
 )
 def test_answers_are_executed(sandbox, answer, right):

@@ -90,14 +90,19 @@ def settle(assertion: str) -> bool | str:
     match _parse(assertion):
         case ast.Module(body=[ast.Assert(test=ast.Compare(left, [ast.Eq(), *_], [right, *more])), *rest]):
             try:
-                if more or rest:
-                    return ast.unparse(right)
-                return bool(ast.literal_eval(left) == ast.literal_eval(right))
+                literal = None if more or rest else _equal_literals(left, right)
+                return ast.unparse(right) if literal is None else literal
             except (MemoryError, RecursionError):
                 return False
-            except (ValueError, TypeError):
-                return ast.unparse(right)
     return False
+
+
+def _equal_literals(left: ast.expr, right: ast.expr) -> bool | None:
+    """Whether two literals are equal; None where one is none."""
+    try:
+        return bool(ast.literal_eval(left) == ast.literal_eval(right))
+    except (ValueError, TypeError):
+        return None
 
 
 def example(code: str, given: str, *, thought: bool) -> str:

@@ -27,6 +27,7 @@ app = typer.Typer(
 
 
 app.command(name="eval")(cli_eval.evaluate)
+app.command()(cli_eval.tasks)
 app.command(name="check-graders")(cli_eval.check_graders)
 app.command()(cli_choose.score)
 app.command()(cli_choose.select)

@@ -283,6 +283,20 @@ class Solution:
 """
 
 
+def test_more_inputs_tell_what_few_do_not(tmp_path, sandbox):
+    """HumanEval+ in EvalPlus' layout: the second completion is right on the original inputs alone."""
+    row = {"task_id": "HumanEval/0", "prompt": "def f(x):\n    # Doubles x.\n", "entry_point": "f", "atol": 0}
+    row |= {"canonical_solution": "    return 2 * x\n", "base_input": [[1]], "plus_input": [[[]], [-1.5]]}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row))
+    task = find_task("humaneval.plus")
+    (problem,) = task.load("test", source=str(tmp_path))
+    bodies = [task.gold_completion(problem), "    return 2 if x == 1 else None\n", "    while x: pass\n"]
+    assert [mark.right for mark in task.mark([problem] * 3, bodies)] == [True, False, False]
+    (tmp_path / "test.jsonl").write_text(json.dumps(row | {"plus_input": None}))
+    with pytest.raises(rlif.RlifError, match=r"HumanEval/0 of .* has no list 'plus_input'"):
+        task.load("test", source=str(tmp_path))
+
+
 def test_real_contest_problems(data_folder, sandbox):
     task, folder = find_task("code_contests"), data_folder / "code_contests"
     loaded = {path.name: task.load("test", source=str(path)) for path in sorted(folder.glob("*.gz"))}

@@ -1,7 +1,11 @@
-"""How sure the model is. `SIGNALS` is the whole list; a new signal is one file and one line in both tables.
+"""How sure the model is. The tables are the whole list.
 
-A token signal takes `TokenStats` and gives one number per completion, larger = more sure, None where there is none.
-`NEEDS` says which of the statistics it reads: training offers fewer of them than `score_completions` does.
+`TABLE` holds token signals, each with the field of `TokenStats` that it reads, so that training computes no others:
+from `TokenStats` to one number per completion, larger = more sure, None where there is none. `SIGNALS` and `NEEDS` are
+its two columns. A new one is one file and one line; docs/signals.md adds one.
+
+`GROUP_SIGNALS` holds group signals: from the `Group` of all completions of one problem to the same. They read what the
+completions say, not how sure the model was of each token. A new one is one file and one line.
 """
 
 from __future__ import annotations
@@ -17,33 +21,33 @@ from rlif.signals.group_confidence import (
 )
 from rlif.signals.likelihood import likelihood, likelihood_sum
 from rlif.signals.negative_entropy import negative_entropy, negative_entropy_sum
+from rlif.signals.plurality_vote import plurality_vote
 from rlif.signals.self_certainty import self_certainty
-from rlif.types import TokenStats
+from rlif.signals.self_consistency import self_consistency
+from rlif.signals.semantic_entropy import semantic_entropy
+from rlif.types import Group, TokenStats
 
 TokenSignal = Callable[[TokenStats], list[float | None]]
+GroupSignal = Callable[[Group], list[float | None]]
 
-SIGNALS: dict[str, TokenSignal] = {
-    "self_certainty": self_certainty,
-    "negative_entropy": negative_entropy,
-    "negative_entropy_sum": negative_entropy_sum,
-    "likelihood": likelihood,
-    "likelihood_sum": likelihood_sum,
-    "group_confidence": group_confidence,
-    "group_confidence_tail": group_confidence_tail,
-    "group_confidence_lowest": group_confidence_lowest,
-    "group_confidence_bottom": group_confidence_bottom,
+TABLE: dict[str, tuple[TokenSignal, str]] = {
+    "self_certainty": (self_certainty, "mean_logprob_BT"),
+    "negative_entropy": (negative_entropy, "entropy_BT"),
+    "negative_entropy_sum": (negative_entropy_sum, "entropy_BT"),
+    "likelihood": (likelihood, "logprob_BT"),
+    "likelihood_sum": (likelihood_sum, "logprob_BT"),
+    "group_confidence": (group_confidence, "topk_confidence_BT"),
+    "group_confidence_tail": (group_confidence_tail, "topk_confidence_BT"),
+    "group_confidence_lowest": (group_confidence_lowest, "topk_confidence_BT"),
+    "group_confidence_bottom": (group_confidence_bottom, "topk_confidence_BT"),
 }
+SIGNALS: dict[str, TokenSignal] = {name: signal for name, (signal, _) in TABLE.items()}
+NEEDS: dict[str, str] = {name: needs for name, (_, needs) in TABLE.items()}
 
-NEEDS: dict[str, str] = {
-    "self_certainty": "mean_logprob_BT",
-    "negative_entropy": "entropy_BT",
-    "negative_entropy_sum": "entropy_BT",
-    "likelihood": "logprob_BT",
-    "likelihood_sum": "logprob_BT",
-    "group_confidence": "topk_confidence_BT",
-    "group_confidence_tail": "topk_confidence_BT",
-    "group_confidence_lowest": "topk_confidence_BT",
-    "group_confidence_bottom": "topk_confidence_BT",
+GROUP_SIGNALS: dict[str, GroupSignal] = {
+    "plurality_vote": plurality_vote,
+    "self_consistency": self_consistency,
+    "semantic_entropy": semantic_entropy,
 }
 
 WINDOWED: dict[str, Callable[[TokenStats, int], list[float | None]]] = {

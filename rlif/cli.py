@@ -96,13 +96,19 @@ def _train(recipe: Recipe, name: str, resume: Run | None = None) -> None:
         if summary["evaluations"]:
             console.print(before_and_after(run))
         console.print(
-            f"{summary['steps']} steps in {summary['seconds']:.0f} s, rewarded by {summary['reward']} alone;"
+            f"{summary['steps']} steps in {summary['seconds']:.0f} s, rewarded by {rewarded_by(run.recipe())};"
             f" extra passes per completion: {summary['extra_passes']:g} ({summary['path']})"
             f"\nthe trained model: {run.model}\n{cli_look.after_training(run.path)}",
             highlight=False,
             soft_wrap=True,
         )
     state.destroy_process_group()
+
+
+def rewarded_by(recipe: Recipe) -> str:
+    """The rewards that count, in words."""
+    names = [name for name, weight in recipe.weights.items() if weight.ever]
+    return f"{names[0]} alone" if len(names) == 1 else " and ".join(names)
 
 
 def before_and_after(run: Run) -> Table:

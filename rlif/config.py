@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from rlif.errors import RlifError, nearest
+from rlif.weights import Weight, read_weight
 
 PAPER_TRAINING: dict[str, Any] = {
     "learning_rate": 3e-6,
@@ -44,6 +45,17 @@ PAPER_TRAINING: dict[str, Any] = {
 }
 RLOO_HAS_NOT = ("loss_type",)
 
+# The forms of the loss: what TRL's options become. In all of them the advantage is ours, see `rlif.rewards`.
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "grpo": {},  # the paper's, 1/|o| within a completion; training.loss_type may name another of TRL's
+    "dr_grpo": {"loss_type": "dr_grpo"},  # over the limit of tokens, no deviation; arXiv 2503.20783
+    "dapo": {"loss_type": "dapo"},  # over all tokens of the batch; arXiv 2503.14476
+    "bnpo": {"loss_type": "bnpo"},  # over all tokens of a process's batch; the reference code's
+    "gspo": {"importance_sampling_level": "sequence"},  # one ratio per completion; arXiv 2507.18071
+    "rloo": {},  # TRL's RLOOTrainer: leave-one-out baseline, no deviation; arXiv 2402.14740
+}
+UNSCALED = ("dr_grpo", "rloo")  # whose advantages are not divided by a deviation unless a recipe asks
+
 REUSE = ("gradient_accumulation_steps", "steps_per_generation", "num_iterations")
 
 # Set by rlif from its own keys; a second opinion in `training` would contradict them.
@@ -61,7 +73,10 @@ OURS = {
 }
 
 
+Algorithm = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "rloo"]
 Normalisation = Literal["group_std", "group_std_floor", "batch_std", "none"]
+Mixing = Literal["normalised", "sum"]
+Annotator = Literal["online", "offline", "ema", "lagged"]
 
 
 class Strict(BaseModel):
@@ -81,6 +96,23 @@ class Evaluation(Strict):
     """Also after every so many steps."""
     batch_size: int = Field(default=64, ge=1)
     """Prompts per call of generate."""
+
+
+class Meaning(Strict):
+    """The model that tells whether two texts mean the same. Exactly one of the first two."""
+
+    embedding: str | None = None
+    """A sentence-transformers model, by hub name or folder: close embeddings mean the same."""
+    entailment: str | None = None
+    """A sequence classifier with a label `entailment`: texts that entail each other mean the same."""
+    threshold: float = Field(default=0.9, gt=0, le=1)
+    """Of the embeddings' cosine; ours, to be chosen for the model."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Meaning:
+        if (self.embedding is None) == (self.entailment is None):
+            raise ValueError("meaning needs one model: {embedding: NAME} or {entailment: NAME}")
+        return self
 
 
 class Recipe(Strict):
@@ -115,14 +147,29 @@ class Recipe(Strict):
     max_prompt_tokens: int = Field(default=512, ge=1)
     """Problems with longer prompts are left out, and counted."""
 
-    algorithm: Literal["grpo", "rloo"] = "grpo"
-    """The engine's trainer."""
-    reward: str = "self_certainty"
-    """A name of `rlif.SIGNALS`."""
-    annotator: Literal["online", "offline"] = "online"
-    """Whose confidence: the policy's, as it is now, or that of the frozen start (rides the reference pass)."""
+    algorithm: Algorithm = "grpo"
+    """The form of the loss, and with rloo the engine's trainer; see `ALGORITHMS`."""
+    reward: str | dict[str, Any] = "self_certainty"
+    """A signal or a grader, see `rlif.terms`; or several with their weights, {self_certainty: 1.0, accuracy: 0}. A
+    weight is a number or a schedule, see `rlif.weights`; 0 only watches."""
+    mixing: Mixing = "normalised"
+    """How several rewards become one, see `rlif.rewards`: each scaled first, or the plain sum."""
+    annotator: Annotator = "online"
+    """Whose confidence: the policy's, as it is now; that of the frozen start; of an average that follows (ema); of a
+    copy taken now and then (lagged)."""
+    annotator_decay: float = Field(default=0.99, gt=0, lt=1)
+    """ema: what is kept of the average at each step; ours."""
+    annotator_every: int = Field(default=10, ge=1)
+    """lagged: steps between copies; ours."""
+    annotator_copy: bool = False
+    """offline: may keep a copy of the start, where neither a reference model nor adapters hold it already."""
+    meaning: Meaning | None = None
+    """What decides whether two texts mean the same; for the reward semantic_entropy."""
+    rewarded_per_group: int | None = Field(default=None, ge=2)
+    """Of each group only the first so many are rewarded, the rest just vote (TTRL: 64 votes, 32 rewarded)."""
     normalisation: Normalisation | None = None
-    """How rewards are scaled within a group, see `rlif.rewards`; group_std for grpo and none for rloo if left out."""
+    """How rewards are scaled within a group, see `rlif.rewards`; if left out, none for dr_grpo and rloo, group_std for
+    the others."""
     spread_floor: float = Field(default=0.4, gt=0)
     """group_std_floor: the least standard deviation, as a share of the spread at the start of the run."""
     problems_per_update: int = Field(default=128, ge=1)
@@ -153,16 +200,27 @@ class Recipe(Strict):
             raise ValueError(f"{name!r} is no folder name: use letters, digits, '.', '_' and '-'")
         return name
 
+    @field_validator("reward")
+    @classmethod
+    def _readable_weights(cls, reward: str | dict[str, Any]) -> str | dict[str, Any]:
+        weights = {name: read_weight(name, value) for name, value in reward.items()} if isinstance(reward, dict) else {}
+        if isinstance(reward, dict) and not any(weight.ever for weight in weights.values()):
+            raise ValueError(
+                f"no reward has a weight: {reward!r} would train on nothing; give one a weight other than 0"
+            )
+        return reward
+
     @model_validator(mode="after")
     def _one_opinion(self) -> Recipe:
         for key, ours in OURS.items():
             if key in self.training:
                 raise ValueError(f"training.{key} is set by rlif; use {ours} instead")
-        if self.annotator == "offline" and not self.resolved_training["beta"]:
-            raise ValueError(
-                "annotator offline rides the pass of TRL's reference model, which there is only with training.beta"
-                " above 0; set it, or use annotator online"
-            )
+        for key, value in ALGORITHMS[self.algorithm].items():
+            if self.training.get(key, value) != value:
+                raise ValueError(
+                    f"training.{key} is {self.training[key]!r}, but algorithm {self.algorithm} means {value!r}; leave"
+                    " one of the two out"
+                )
         if self.annotator == "offline" and self.training.get("sync_ref_model"):
             raise ValueError(
                 "annotator offline is the frozen start, but training.sync_ref_model moves it; leave one of the two out"
@@ -170,14 +228,21 @@ class Recipe(Strict):
         return self
 
     @property
+    def weights(self) -> dict[str, Weight]:
+        """The rewards by name, each with its weight."""
+        reward = {self.reward: 1.0} if isinstance(self.reward, str) else self.reward
+        return {name: read_weight(name, value) for name, value in reward.items()}
+
+    @property
     def resolved_normalisation(self) -> Normalisation:
-        return self.normalisation or ("group_std" if self.algorithm == "grpo" else "none")
+        return self.normalisation or ("none" if self.algorithm in UNSCALED else "group_std")
 
     @property
     def resolved_training(self) -> dict[str, Any]:
-        """TRL's options with the paper's values where the recipe says nothing."""
+        """TRL's options with the paper's values, and those of the algorithm, where the recipe says nothing."""
         skip = RLOO_HAS_NOT if self.algorithm == "rloo" else ()
-        return {key: value for key, value in PAPER_TRAINING.items() if key not in skip} | self.training
+        paper = {key: value for key, value in PAPER_TRAINING.items() if key not in skip}
+        return paper | ALGORITHMS[self.algorithm] | self.training
 
     def accumulation(self, processes: int) -> int:
         """TRL's gradient_accumulation_steps, so that one update sees `problems_per_update` whole groups.

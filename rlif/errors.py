@@ -13,6 +13,10 @@ class RlifError(Exception):
     """Something the user can put right. The command line prints it as one sentence and exits with code 2."""
 
 
+class RewardError(RlifError):
+    """A reward that cannot be given in the middle of a run; the run stops at a checkpoint."""
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """What to say after an unknown name: the nearest known one, else all of them."""
     names = sorted(names)

@@ -52,15 +52,38 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
     return Plan(problems, steps, completions, completions * training["max_completion_length"], updates)
 
 
-def estimate_memory(recipe: Recipe, config: Any, processes: int) -> dict[str, float]:
-    """GiB per process, by part, when parameters are not sharded. Activations are not counted."""
+def check_annotator(recipe: Recipe, config: Any) -> None:
+    """Refuses an offline annotator that nothing holds, and says what a copy of it would cost.
+
+    Raises:
+        RlifError: neither a reference model nor adapters nor leave to keep a copy.
+    """
+    held = recipe.resolved_training["beta"] or recipe.lora is not None or recipe.annotator_copy
+    if recipe.annotator == "offline" and not held:
+        size = _parameters(config) * BYTES[recipe.dtype] / 2**30
+        raise RlifError(no_start(size))
+
+
+def no_start(gibibytes: float) -> str:
+    """What to say where the frozen start is asked for and nothing holds it."""
+    return (
+        "annotator offline needs the frozen start: TRL's reference model (training.beta above 0), adapters that can be"
+        f" switched off (lora), or a copy of {gibibytes:.2g} GiB on each device (annotator_copy=true); choose one."
+    )
+
+
+def _parameters(config: Any) -> int:
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+
+
+def estimate_memory(recipe: Recipe, config: Any, processes: int) -> dict[str, float]:
+    """GiB per process, by part, when parameters are not sharded. Activations are not counted."""
     training, text = recipe.resolved_training, config.get_text_config()
-    parameters, size = sum(p.numel() for p in model.parameters()), BYTES[recipe.dtype]
+    parameters, size = _parameters(config), BYTES[recipe.dtype]
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     key_value_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     per_token = 2 * text.num_hidden_layers * key_value_heads * head_dim * size
@@ -70,5 +93,9 @@ def estimate_memory(recipe: Recipe, config: Any, processes: int) -> dict[str, fl
     if recipe.lora is None:
         parts |= {"gradients": parameters * size, "optimiser state": 2 * parameters * size}
         parts |= {"reference model": parameters * size} if training.get("beta") else {}
+        copied = {"ema": 4, "lagged": size, "offline": 0 if training.get("beta") else size, "online": 0}[
+            recipe.annotator
+        ]
+        parts |= {"annotator's copy": parameters * copied} if copied else {}
     parts["key-value cache of one rollout, at full length"] = per_token * rows * length
     return {name: amount / 2**30 for name, amount in parts.items()}

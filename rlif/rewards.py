@@ -1,4 +1,4 @@
-"""From signals to the rewards an engine sees: how differences within a group are scaled.
+"""From signals and graders to the one reward an engine sees: how each is scaled within a group, how they are mixed.
 
 With r the rewards of a group of G completions of one problem, m their mean and s their standard deviation (unbiased),
 the engine's advantage is A = r' - mean(r') of the scaled reward
@@ -12,18 +12,31 @@ Why the floor: self-certainty never ties, so group_std turns ever smaller differ
 sure - into advantages of unit variance, and the pressure never ends. A 0/1 reward stops by itself: a group that is all
 right has no spread. The floor, relative to the run's own spread at its start, gives a confidence reward the same end.
 
-Rewards that are None (unscorable) are NaN here: outside mean and deviation, and NaN on the way out.
+Several rewards, with weights w_k:
+
+    normalised   r = sum_k w_k r'_k              each scaled first, so the weights are what they look like
+    sum          r = (sum_k w_k r_k)'            the sum scaled once: a reward of larger spread counts for more
+
+Under `normalised` doubling a weight doubles that reward's part of every advantage. (In the reference implementation
+external rewards are z-scored after they are summed, so that one of them has the same effect at any weight.) Under `sum`
+a weight acts against the other rewards only: with group_std the size of the advantage stays what it is.
+
+Rewards that are None (unscorable) are NaN here: outside mean and deviation. A completion that one of several rewards
+cannot score counts as its group's mean there - no advantage from that one - and is NaN on the way out only where no
+reward of weight can score it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import torch
 
-from rlif.config import Normalisation
+from rlif.config import Mixing, Normalisation
 
 NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
+MIXINGS: tuple[Mixing, ...] = get_args(Mixing)
 EPSILON = 1e-4  # TRL's, and the reference implementation's
 
 
@@ -76,3 +89,86 @@ class Normaliser:
             std_P1 = std_P1.clamp(min=self.floor * (self.start_spread or 0.0))
         scaled_PG = mean_P1 + (rewards_PG - mean_P1) / (std_P1 + EPSILON)
         return torch.where(std_P1.isnan(), rewards_PG, scaled_PG)
+
+
+def neutral(rewards_PG: torch.Tensor) -> torch.Tensor:
+    """The rewards with the group's mean where there is none, and 0 where a whole group has none."""
+    mean_P1 = rewards_PG.nanmean(1, keepdim=True).nan_to_num(0.0)
+    return torch.where(rewards_PG.isnan(), mean_P1, rewards_PG)
+
+
+class Mixer:
+    """Several rewards into one. Keeps the spread at the start of each, see `Normaliser`.
+
+    Args:
+        names: of the rewards.
+        kind: one of `NORMALISATIONS`.
+        floor: as in `Normaliser`, for each reward by its own start.
+        mixing: one of `MIXINGS`.
+
+    Attributes:
+        normalisers: by reward; their `spread` is that of the latest rollout, weight or not.
+        of_sum: the normaliser of the weighted sum; its `spread` too is kept, whatever the mixing.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        kind: Normalisation = "group_std",
+        floor: float = 0.4,
+        mixing: Mixing = "normalised",
+    ):
+        if mixing not in MIXINGS:
+            raise ValueError(f"unknown mixing {mixing!r}; there are {', '.join(MIXINGS)}")
+        self.mixing = mixing
+        self.normalisers = {name: Normaliser(kind, floor) for name in names}
+        self.of_sum = Normaliser(kind, floor)
+
+    def __call__(
+        self,
+        rewards: Mapping[str, torch.Tensor],
+        weights: Mapping[str, float],
+        factors: Mapping[str, torch.Tensor] | None = None,
+        *,
+        learn: bool = True,
+    ) -> torch.Tensor:
+        """The mixed reward of each completion, [P, G] in float64, for an engine that subtracts the group's mean.
+
+        Args:
+            rewards: by name, [P, G] of whole groups, NaN where unscorable.
+            weights: by name; 0 for a reward that is only watched.
+            factors: by name, [P, 1]: what multiplies a reward's deviations from the group's mean after scaling.
+            learn: as in `Normaliser`.
+        """
+        scaled = {name: self.normalisers[name](rewards_PG, learn=learn) for name, rewards_PG in rewards.items()}
+        raw_PG = self._weighted(rewards, rewards, weights)
+        sum_PG = self.of_sum(raw_PG, learn=learn)
+        if self.mixing == "sum":
+            return sum_PG
+        for name, factor_P1 in (factors or {}).items():
+            mean_P1 = scaled[name].nanmean(1, keepdim=True)
+            scaled[name] = mean_P1 + factor_P1 * (scaled[name] - mean_P1)
+        return self._weighted(scaled, rewards, weights)
+
+    @staticmethod
+    def _weighted(
+        values: Mapping[str, torch.Tensor], rewards: Mapping[str, torch.Tensor], weights: Mapping[str, float]
+    ) -> torch.Tensor:
+        """The weighted sum of some values; NaN where every reward of weight is."""
+        weighing = [name for name in rewards if weights[name]]
+        if not weighing:
+            return torch.zeros_like(next(iter(rewards.values())), dtype=torch.float64)
+        parts = [weights[name] * neutral(values[name].double()) for name in weighing]
+        missing_PG = torch.stack([rewards[name].isnan() for name in weighing]).all(0)
+        return torch.stack(parts).sum(0).masked_fill(missing_PG, float("nan"))
+
+    def state(self) -> dict[str, float | None]:
+        """The spreads at the start, for a checkpoint; the sum's under the empty name."""
+        return {name: normaliser.start_spread for name, normaliser in self._all().items()}
+
+    def load(self, state: Mapping[str, float | None]) -> None:
+        for name, normaliser in self._all().items():
+            normaliser.start_spread = state[name]
+
+    def _all(self) -> dict[str, Normaliser]:
+        return self.normalisers | {"": self.of_sum}

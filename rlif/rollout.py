@@ -18,8 +18,9 @@ from transformers import GenerationConfig, StoppingCriteriaList
 from rlif.early_stop import EarlyStop
 from rlif.errors import RlifError
 from rlif.prompts import Prompt
-from rlif.scoring import DecodeTap, evaluation_mode, head_of, length_mask, verify_head
+from rlif.scoring import evaluation_mode, head_of, length_mask, verify_head
 from rlif.signals import SIGNALS
+from rlif.taps import DecodeTap
 from rlif.types import TokenStats
 
 
@@ -258,8 +259,9 @@ def cut(text: str, stop: Sequence[str]) -> str:
 
 def _with_self_certainty(model: Any, tap: DecodeTap, completions: list[Completion]) -> list[Completion]:
     lengths = [len(completion.completion_ids) for completion in completions]
-    mean_logprob_BT = tap.mean_logprob([len(tap.steps)] * len(lengths))
-    assert mean_logprob_BT is not None
+    fields = tap.fields([len(tap.steps)] * len(lengths))
+    assert fields is not None
+    mean_logprob_BT = fields["mean_logprob"]
     mask_BT = length_mask(lengths, mean_logprob_BT.device)
     stats = TokenStats(
         mask_BT, head_of(model).vocab_size, mean_logprob_BT=mean_logprob_BT[:, : mask_BT.shape[1]] * mask_BT

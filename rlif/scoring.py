@@ -1,4 +1,4 @@
-"""Per-token statistics of completions: the only file that handles hidden states and logits.
+"""Per-token statistics of completions: with `rlif.taps` the only file that handles hidden states and logits.
 
 With z the logits of a position divided by the temperature and V the vocabulary,
 
@@ -11,15 +11,9 @@ Token i is scored by the distribution that generated it, p(. | prompt, o_<i): i 
 that closes a completion included; prompt and padding excluded (arXiv 2505.19590, eq. 4; the reference TRL fork is one
 position late).
 
-Three ways to the same numbers, cheapest first:
-
-    decode tap     reads the logits that `generate` computes anyway; no pass
-    backbone tap   rides a forward pass somebody else runs for log-probabilities. The vocabulary mean of a linear head
-                   is linear, mean_j z_j = h . mean_j W_j + mean_j b_j, so it costs O(H) per token, not O(V)
-    own pass       `score_completions`: one no-grad pass, the head applied to a few positions at a time
-
-None ever holds [B, T, V]. Heads with a bias, a scale or a soft cap are exact on all three; `verify_head` compares with
-the model's own logits once and refuses a head that does something else.
+Here is the way that needs a pass of its own, one no-grad pass with the head applied to a few positions at a time;
+`rlif.taps` has those that need none. None ever holds [B, T, V]. Heads with a bias, a scale or a soft cap are exact on
+all of them; `verify_head` compares with the model's own logits once and refuses a head that does something else.
 """
 
 from __future__ import annotations
@@ -258,108 +252,6 @@ def chunk_stats(
     logprobs_NV = logits_NV.sub_(log_z_N.unsqueeze(-1))
     stats["entropy"] = torch.special.entr(logprobs_NV.exp()).sum(-1)
     return stats
-
-
-class BackboneTap:
-    """Rides forward passes that somebody else runs for log-probabilities and yields `mean_logprob`.
-
-    A hook on the backbone sees each micro-batch's hidden states, keeps `z_y` and `mean_j z_j` of the completion
-    positions, O(H) per token, and lets them go. Log z then follows from the log-probabilities the caller gets anyway:
-    `mean_logprob = mean_j z_j - z_y + logprob`. A soft-capped head is not linear and takes `chunk_stats` in the hook.
-
-    Numbers: in float32 exact to rounding; in bfloat16 `z_y` is rounded as the head rounds it, per-token error about
-    1e-2 nats against float64, the error of bfloat16 logits themselves.
-
-    Args:
-        model: what the passes go through, unwrapped from data-parallel wrappers.
-        input_ids_BL: prompts padded on the left, completions on the right.
-        completion_length: T; the completions are the last T columns.
-        temperature: of the log-probabilities.
-    """
-
-    def __init__(self, model: nn.Module, input_ids_BL: torch.Tensor, completion_length: int, temperature: float):
-        self.lm, self.temperature = causal_lm(model), temperature
-        self.head = head_of(self.lm)
-        self.target_BT = input_ids_BL[:, -completion_length:]
-        self.gaps: list[torch.Tensor] = []
-        self.mean_weight_H: torch.Tensor | None = None
-        self.rows = 0
-
-    def __enter__(self) -> BackboneTap:
-        self.handle = self.lm.base_model.register_forward_hook(self._tap)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.handle.remove()
-
-    @torch.no_grad()
-    def _tap(self, module: nn.Module, args: Any, output: Any) -> None:
-        hidden_BTH = output.last_hidden_state[:, -self.target_BT.shape[1] - 1 : -1]
-        target_BT = self.target_BT[self.rows : self.rows + hidden_BTH.shape[0]]
-        self.rows += hidden_BTH.shape[0]
-        device = hidden_BTH.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_BTH.dtype
-        gap = self._linear_gap if self.head.softcap is None else self._full_gap
-        for hidden_TH, target_T in zip(hidden_BTH, target_BT, strict=True):
-            self.gaps.append(gap(hidden_TH, target_T, dtype))
-
-    def _linear_gap(self, hidden_TH: torch.Tensor, target_T: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """`mean_j z_j - z_y` of one row, [T], by the linearity of the mean; `dtype` is the head's compute type."""
-        weight_VH, bias_V = self.head.parameters()
-        if self.mean_weight_H is None:
-            self.mean_weight_H = weight_VH.mean(0, dtype=torch.float32)
-        with torch.autocast(hidden_TH.device.type, enabled=False):
-            hidden_TH = hidden_TH.to(dtype).float()
-            mean_T = hidden_TH @ self.mean_weight_H
-            chosen_T = (hidden_TH * weight_VH[target_T].to(dtype).float()).sum(-1)
-        if bias_V is not None:
-            mean_T, chosen_T = mean_T + bias_V.float().mean(), chosen_T + bias_V[target_T].float()
-        return (mean_T - chosen_T.to(dtype).float()) * (self.head.scale / self.temperature)
-
-    def _full_gap(self, hidden_TH: torch.Tensor, target_T: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        chunk = max(1, LOGITS_HELD // self.head.vocab_size)
-        pairs = zip(hidden_TH.split(chunk), target_T.split(chunk), strict=True)
-        stats = [chunk_stats(self.head, hidden_CH, target_C, self.temperature) for hidden_CH, target_C in pairs]
-        return torch.cat([s["mean_logprob"] - s["logprob"] for s in stats])
-
-    def mean_logprob(self, logprob_BT: torch.Tensor) -> torch.Tensor | None:
-        """`mean_logprob_BT` from the log-probabilities of the same passes; None if the passes did not come by."""
-        if self.rows != self.target_BT.shape[0]:
-            return None
-        return torch.stack(self.gaps) + logprob_BT.float()
-
-
-class DecodeTap:
-    """Reads `mean_logprob` off the logits that `generate` computes at each step: no pass, one [B, V] reduction a step.
-
-    The numbers are those of the distribution that was sampled from, before top-k, top-p and penalties.
-
-    Args:
-        model: what generates, unwrapped from data-parallel wrappers.
-        temperature: the logits are divided by this.
-    """
-
-    def __init__(self, model: nn.Module, temperature: float):
-        self.head, self.temperature = head_of(model), temperature
-        self.steps: list[torch.Tensor] = []
-
-    def __enter__(self) -> DecodeTap:
-        self.handle = self.head.module.register_forward_hook(self._tap)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.handle.remove()
-
-    @torch.no_grad()
-    def _tap(self, module: nn.Module, args: Any, output: torch.Tensor) -> None:
-        logits_BV = self.head.finish(output[:, -1]) / self.temperature
-        self.steps.append(logits_BV.mean(-1) - logits_BV.logsumexp(-1))
-
-    def mean_logprob(self, lengths: Sequence[int]) -> torch.Tensor | None:
-        """`mean_logprob_BT`; None if the steps seen are not those of completions of these lengths."""
-        if len(self.steps) != max(lengths, default=0) or any(s.shape[0] != len(lengths) for s in self.steps):
-            return None
-        return torch.stack(self.steps, dim=1)
 
 
 class ConfidenceTap:

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from rlif.config import Recipe
-from rlif.errors import RlifError, lookup
-from rlif.plan import Plan, plan_steps
+from rlif.errors import RewardError, RlifError
+from rlif.plan import Plan, check_annotator, plan_steps
 from rlif.policy import load_config, load_tokenizer
 from rlif.prompts import Prompt, find_prompt
 from rlif.run import Run, step_of
-from rlif.signals import NEEDS, SIGNALS
 from rlif.tasks import Task, find_task
+from rlif.terms import check_gold, check_terms, wants_gold
 from rlif.types import Problem
 
 
@@ -46,18 +46,10 @@ def check_names(recipe: Recipe) -> tuple[Task, Prompt]:
     """The task and the prompt a recipe names, every other name looked up as well.
 
     Raises:
-        RlifError: an unknown name; the nearest is suggested. A reward whose statistics the engine does not offer.
+        RlifError: an unknown name; the nearest is suggested. Rewards that contradict the rest of the recipe.
     """
-    from rlif.engines.trl import OFFERED
-
-    lookup(SIGNALS, recipe.reward, "reward")
-    if NEEDS[recipe.reward] not in OFFERED:
-        usable = ", ".join(name for name in SIGNALS if NEEDS[name] in OFFERED)
-        raise RlifError(
-            f"the reward {recipe.reward} reads {NEEDS[recipe.reward]}, which training does not offer (it scores samples"
-            f" with rlif score and rlif select); train with {usable}."
-        )
     task = find_task(recipe.task)
+    check_terms(recipe, task)
     for name in (*recipe.evaluate.tasks, *recipe.evaluate.sources):
         find_task(name)
     return task, find_prompt(recipe.prompt or task.protocol.prompt)
@@ -79,7 +71,8 @@ def prepare(recipe: Recipe, processes: int = 1) -> Job:
         name: find_task(name).load("test", source=recipe.evaluate.sources.get(name), limit=recipe.evaluate.limit)
         for name in recipe.evaluate.tasks
     }
-    load_config(recipe)
+    check_gold(recipe, task, problems)
+    check_annotator(recipe, load_config(recipe))
     tokenizer = load_tokenizer(recipe)
     short = [p for p in problems if len(render(tokenizer, prompt, p.text, recipe.chat)) <= recipe.max_prompt_tokens]
     if not all(render(tokenizer, prompt, p.text, recipe.chat) for p in short[:1]):
@@ -122,14 +115,14 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
     checkpoint = None if resume is None else _checkpoint(job, resume)
     run = resume or _open(job, name)
     trainer = _build(job, run, fresh=resume is None)
-    look, interrupt, display = _attach(job, run, trainer, console)
+    look, interrupt, display, last = _attach(job, run, trainer, console)
 
     console.print(f"run folder {run.path}", highlight=False, soft_wrap=True)
     started = time.perf_counter()
     if checkpoint is None:
         look(0)
     with _disk_full_is_said(run):
-        with interrupt, display:
+        with interrupt, display, _saved_where_rewards_fail(run, trainer, last):
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         if interrupt.stopped(trainer.state):
             go_on = f"stopped at step {trainer.state.global_step}; go on with: rlif train --resume {run.path}"
@@ -180,13 +173,25 @@ def _disk_full_is_said(run: Run) -> Iterator[None]:
         raise RlifError(f"the disk is full; make room and {go_on}") from error
 
 
+@contextmanager
+def _saved_where_rewards_fail(run: Run, trainer: Any, last: Any) -> Iterator[None]:
+    """A reward that cannot be given ends the run at a checkpoint of the step before."""
+    try:
+        yield
+    except RewardError as error:
+        step = trainer.state.global_step
+        on = f"go on with: rlif train --resume {run.path}" if last.save(trainer) else "start again"
+        raise RlifError(f"{error}; stopped after step {step}; put it right and {on}") from error
+
+
 def _build(job: Job, run: Run, fresh: bool) -> Any:
     """The engine's trainer; a run folder made for one that could not be built is removed again."""
     from rlif.engines.trl import SHARDED
     from rlif.engines.trl_setup import build_trainer
 
     try:
-        trainer = build_trainer(job.recipe, _prompts(job), job.tokenizer, str(run.checkpoints))
+        gold = job.problems if wants_gold(job.recipe) else None
+        trainer = build_trainer(job.recipe, _prompts(job), job.tokenizer, str(run.checkpoints), job.task, gold)
         if job.held_out and trainer.accelerator.distributed_type in SHARDED:
             raise RlifError(
                 "evaluation on the way needs whole weights, and these are sharded; leave evaluate.tasks empty."
@@ -221,11 +226,11 @@ def _grade(task: Task, problems: list[Problem | None], rows: list[dict[str, Any]
         row["answer"], row["right"] = task.extract(row["completion"]), right.get(i)
 
 
-def _attach(job: Job, run: Run, trainer: Any, console: Any) -> tuple[Callable[[int], None], Any, Any]:
+def _attach(job: Job, run: Run, trainer: Any, console: Any) -> tuple[Callable[[int], None], Any, Any, Any]:
     """Hangs recording, display and the rest beside the training steps.
 
     Returns:
-        what evaluates at a step, the Ctrl-C handler and the display.
+        what evaluates at a step, the Ctrl-C handler, the display, and what remembers the last step.
     """
     from rlif.engines import callbacks
     from rlif.engines.trl_setup import scored_rows
@@ -241,6 +246,8 @@ def _attach(job: Job, run: Run, trainer: Any, console: Any) -> tuple[Callable[[i
         return {"path": trainer.reward.path}
 
     interrupt, display = callbacks.Interrupt(console, job.plan.updates_per_rollout), callbacks.Display(console)
+    last = callbacks.LastStep()
+    trainer.add_callback(last)
     trainer.add_callback(interrupt)
     trainer.add_callback(callbacks.Recorder(run, extra, completions))
     trainer.add_callback(callbacks.RoomForCheckpoint(run.checkpoints))
@@ -254,7 +261,7 @@ def _attach(job: Job, run: Run, trainer: Any, console: Any) -> tuple[Callable[[i
 
     probe = callbacks.Probe(look, job.recipe.evaluate.every, lambda: interrupt.stopped(trainer.state), tell)
     trainer.callback_handler.callbacks[:0] = [names, probe]  # before the trackers, which close when training ends
-    return look, interrupt, display
+    return look, interrupt, display, last
 
 
 def _looker(job: Job, run: Run, trainer: Any, shown: dict[str, float]) -> Callable[[int], None]:

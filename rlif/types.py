@@ -13,7 +13,8 @@ So `hidden_NH` is one hidden state per real token and `mask_BT` marks the real t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,26 @@ class Problem:
     data: Mapping[str, Any] = field(default_factory=dict)
     preamble: str = ""
     shots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """All completions of one problem, whichever process sampled them: what a group signal sees.
+
+    Attributes:
+        prompt: what the model was asked, as text.
+        completions: the G texts.
+        answers: the G answers, None where a completion gives none.
+        equal: whether two answers are the same, the task's.
+        alike: from prompt and completions to the indices of those that mean the same; None where the recipe names no
+            model that could tell.
+    """
+
+    prompt: str
+    completions: Sequence[str]
+    answers: Sequence[str | None]
+    equal: Callable[[str, str], bool] = operator.eq
+    alike: Callable[[str, Sequence[str]], list[list[int]]] | None = None
 
 
 @dataclass(frozen=True)

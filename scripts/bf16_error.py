@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from rlif.scoring import BackboneTap, DecodeTap, score_completions
+from rlif.scoring import score_completions
+from rlif.taps import BackboneTap, DecodeTap
 
 ROWS, PROMPT, TOKENS = 16, 8, 64
 
@@ -50,9 +51,9 @@ def sample(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
             top_k=0,
             pad_token_id=0,
         )
-    mean_BT = tap.mean_logprob([TOKENS] * ROWS)
-    assert mean_BT is not None
-    return ids, mean_BT
+    fields = tap.fields([TOKENS] * ROWS)
+    assert fields is not None
+    return ids, fields["mean_logprob"]
 
 
 @torch.no_grad()
@@ -66,12 +67,12 @@ def errors(model: Any) -> dict[str, torch.Tensor]:
     with BackboneTap(model, ids_BL, TOKENS, 1.0) as tap:
         logits_BLV = model(input_ids=ids_BL).logits[:, -TOKENS - 1 : -1]
     logprob_BLV = torch.log_softmax(logits_BLV.float(), -1)
-    tapped_BT = tap.mean_logprob(logprob_BLV.gather(-1, ids_BL[:, -TOKENS:, None]).squeeze(-1))
+    tapped = tap.fields(logprob_BLV.gather(-1, ids_BL[:, -TOKENS:, None]).squeeze(-1))
     lowered_BT = logits_BLV.mean(-1) - logits_BLV.logsumexp(-1)
-    assert stats.mean_logprob_BT is not None and tapped_BT is not None
+    assert stats.mean_logprob_BT is not None and tapped is not None
     return {
         "own pass": stats.mean_logprob_BT - exact_BT,
-        "backbone tap": tapped_BT - exact_BT,
+        "backbone tap": tapped["mean_logprob"] - exact_BT,
         "decode tap": decoded_BT - exact_BT,
         "all in bfloat16 (as the reference code)": lowered_BT.double() - exact_BT,
     }

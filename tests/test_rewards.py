@@ -8,7 +8,7 @@ import oracle
 import pytest
 import torch
 
-from rlif.rewards import NORMALISATIONS, Normaliser
+from rlif.rewards import MIXINGS, NORMALISATIONS, Mixer, Normaliser
 
 REWARDS = [[20.1, 19.8, 21.4, 20.0], [5.0, 5.01, 5.02, 5.0]]
 
@@ -75,3 +75,113 @@ def test_a_tied_group_has_no_advantage():
 def test_unknown_kind():
     with pytest.raises(ValueError, match="group_std_floor"):
         Normaliser("zscore")
+
+
+# Two rewards of very different size, over two groups of four.
+CERTAINTY = torch.tensor([[20.1, 19.8, 21.4, 20.0], [5.0, 5.01, 5.02, 5.0]], dtype=torch.float64)
+RIGHT = torch.tensor([[0.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 1.0]], dtype=torch.float64)
+PAIR = {"certainty": CERTAINTY, "right": RIGHT}
+
+
+def mixed(kind="group_std", mixing="normalised", floor=0.4, factors=None, **weights):
+    return advantages(Mixer(list(PAIR), kind, floor, mixing)(PAIR, weights, factors))
+
+
+def z(rewards_PG, least=0.0):
+    return torch.tensor(oracle.group_advantages(rewards_PG.flatten().tolist(), 4, least), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", NORMALISATIONS)
+@pytest.mark.parametrize("mixing", MIXINGS)
+def test_one_reward_of_weight_one_is_that_reward_to_the_last_bit(kind, mixing):
+    rewards = torch.tensor([[1.0, math.nan, 3.0, 5.5], [math.nan, 2.0, math.nan, math.nan]])
+    alone = Normaliser(kind)(rewards)
+    assert torch.equal(
+        Mixer(["x"], kind, mixing=mixing)({"x": rewards}, {"x": 1.0}).nan_to_num(-9), alone.nan_to_num(-9)
+    )
+
+
+def test_normalised_weights_act_as_arithmetic_says():
+    """A = w1 z(r1) + w2 z(r2): doubling a weight doubles that reward's part and leaves the other's alone."""
+    for first, second in ((1.0, 1.0), (1.0, 2.0), (0.5, -3.0)):
+        expected = (first * z(CERTAINTY) + second * z(RIGHT)).tolist()
+        assert mixed(certainty=first, right=second) == pytest.approx(expected, abs=1e-9)
+    both, doubled = (torch.tensor(mixed(certainty=1.0, right=weight), dtype=torch.float64) for weight in (1.0, 2.0))
+    torch.testing.assert_close(doubled - both, z(RIGHT), atol=1e-9, rtol=0)
+
+
+def test_sum_normalises_once():
+    """A = z(w1 r1 + w2 r2): there one weight alone changes nothing but the part of the other."""
+    for first, second in ((1.0, 1.0), (1.0, 20.0)):
+        expected = z(first * CERTAINTY + second * RIGHT).tolist()
+        assert mixed(mixing="sum", certainty=first, right=second) == pytest.approx(expected, abs=1e-9)
+    assert mixed(mixing="sum", certainty=1.0, right=0.0) == pytest.approx(
+        mixed(mixing="sum", certainty=2.0, right=0.0), abs=1e-2
+    )
+    assert mixed(certainty=2.0, right=0.0) == pytest.approx([2 * a for a in mixed(certainty=1.0, right=0.0)])
+
+
+@pytest.mark.parametrize("mixing", MIXINGS)
+def test_without_normalisation_both_are_the_plain_sum(mixing):
+    raw = CERTAINTY + 2 * RIGHT
+    assert mixed("none", mixing, certainty=1.0, right=2.0) == pytest.approx(advantages(raw))
+
+
+def test_batch_std_of_each():
+    expected = sum((r - r.mean(1, keepdim=True)) / (r.flatten().std() + 1e-4) for r in (CERTAINTY, RIGHT))
+    assert mixed("batch_std", certainty=1.0, right=1.0) == pytest.approx(expected.flatten().tolist())
+
+
+def test_each_reward_has_a_floor_of_its_own():
+    """The second rollout is tight in one reward and not in the other; only the tight one feels its floor."""
+    mixer, weights = Mixer(list(PAIR), "group_std_floor", 0.5), {"certainty": 1.0, "right": 1.0}
+    mixer(PAIR, weights)
+    starts = {name: torch.tensor([group.std() for group in grid]).mean().item() for name, grid in PAIR.items()}
+    assert {name: mixer.state()[name] for name in PAIR} == pytest.approx(starts)
+    tight = {"certainty": CERTAINTY * 0.01, "right": RIGHT}
+    expected = z(tight["certainty"], starts["certainty"] / 2) + z(RIGHT)
+    assert advantages(mixer(tight, weights)) == pytest.approx(expected.tolist(), abs=1e-9)
+    again = Mixer(list(PAIR), "group_std_floor", 0.5)
+    again.load(mixer.state())
+    assert torch.equal(again(tight, weights), mixer(tight, weights))
+
+
+@pytest.mark.parametrize("mixing", MIXINGS)
+def test_weight_zero_only_watches(mixing):
+    """Whatever the watched reward is, even missing everywhere; its spread is measured all the same."""
+    alone = Mixer(["certainty"], mixing=mixing)({"certainty": CERTAINTY}, {"certainty": 1.0})
+    for watched in (RIGHT, RIGHT * math.nan, RIGHT * 1e9):
+        mixer = Mixer(list(PAIR), mixing=mixing)
+        assert torch.equal(mixer({"certainty": CERTAINTY, "right": watched}, {"certainty": 1.0, "right": 0.0}), alone)
+    assert mixer.normalisers["right"].spread == pytest.approx(5e8)
+
+
+@pytest.mark.parametrize("mixing", MIXINGS)
+def test_what_one_reward_cannot_score_has_no_advantage_from_it(mixing):
+    gap = RIGHT.clone()
+    gap[0, 1] = math.nan
+    gap[1] = math.nan
+    found = Mixer(list(PAIR), mixing=mixing)({"certainty": CERTAINTY, "right": gap}, {"certainty": 1.0, "right": 1.0})
+    filled = torch.stack([gap[0].nan_to_num(gap[0].nanmean().item()), torch.zeros(4).double()])
+    certainty = z(CERTAINTY).view(2, 4)
+    if mixing == "normalised":
+        part = torch.tensor(oracle.group_advantages(gap[0][[0, 2, 3]].tolist(), 3), dtype=torch.float64)
+        expected = certainty.clone()
+        expected[0, [0, 2, 3]] += part
+    else:
+        expected = z(CERTAINTY + filled).view(2, 4)
+    assert advantages(found) == pytest.approx(expected.flatten().tolist(), abs=1e-9)
+    nothing = Mixer(list(PAIR), mixing=mixing)({"certainty": gap, "right": gap}, {"certainty": 1.0, "right": 1.0})
+    assert nothing.isnan().tolist() == gap.isnan().tolist()
+
+
+def test_factors_scale_the_advantages_of_their_reward():
+    factor = torch.tensor([[0.5], [0.0]], dtype=torch.float64)
+    expected = z(CERTAINTY) + (factor * z(RIGHT).view(2, 4)).flatten()
+    found = mixed(certainty=1.0, right=1.0, factors={"right": factor})
+    assert found == pytest.approx(expected.tolist(), abs=1e-9)
+
+
+def test_unknown_mixing():
+    with pytest.raises(ValueError, match="normalised"):
+        Mixer(["x"], mixing="product")

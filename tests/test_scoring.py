@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Olmo2C
 from transformers.models.cohere import CohereConfig
 
 import rlif
-from rlif.scoring import BackboneTap, DecodeTap, head_of, verify_head
+from rlif.scoring import head_of, verify_head
+from rlif.taps import BackboneTap, DecodeTap
 
 SMALL = {
     "vocab_size": 97,
@@ -180,22 +181,51 @@ def test_backbone_tap_rides_a_padded_pass(name):
     mask_BL = torch.tensor(
         [[0] * (5 - len(p)) + [1] * len(p + c) + [0] * (T - len(c)) for p, c in zip(PROMPTS, COMPLETIONS, strict=True)]
     )
-    with torch.no_grad(), BackboneTap(model, ids_BL, T, temperature) as tap:
+    with torch.no_grad(), BackboneTap(model, ids_BL, T, temperature, EVERY, top_k=20) as tap:
         parts = [
             model(input_ids=i, attention_mask=m).logits for i, m in zip(ids_BL.split(2), mask_BL.split(2), strict=True)
         ]
     logp_BTV = torch.log_softmax(torch.cat(parts)[:, -T - 1 : -1] / temperature, -1)
-    mean_BT = tap.mean_logprob(logp_BTV.gather(-1, ids_BL[:, -T:, None]).squeeze(-1))
+    fields = tap.fields(logp_BTV.gather(-1, ids_BL[:, -T:, None]).squeeze(-1))
     for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
-        expected_T = oracle.logprobs_TV(model, prompt, completion, temperature).mean(1)
-        torch.testing.assert_close(mean_BT[row, : len(completion)].double(), expected_T, atol=1e-4, rtol=0)
+        logp_TV = oracle.logprobs_TV(model, prompt, completion, temperature)
+        check_fields(fields, row, logp_TV)
+        chosen_T = logp_TV.gather(1, torch.tensor(completion)[:, None])[:, 0]
+        torch.testing.assert_close(fields["logprob"][row, : len(completion)].double(), chosen_T, atol=1e-4, rtol=0)
+
+
+EVERY = ("mean_logprob", "entropy", "topk_confidence")
+
+
+def check_fields(fields, row: int, logp_TV: torch.Tensor):
+    """A row of what a tap found, against float64; k is 20."""
+    expected = {
+        "mean_logprob": logp_TV.mean(1),
+        "entropy": -(logp_TV.exp() * logp_TV).sum(1),
+        "topk_confidence": -logp_TV.sort(1, descending=True).values[:, :20].mean(1),
+    }
+    for name, expected_T in expected.items():
+        found_T = fields[name][row, : len(expected_T)].double()
+        torch.testing.assert_close(found_T, expected_T, atol=2e-4, rtol=0)
+
+
+def test_a_tap_computes_what_it_is_asked_for():
+    """And the same mean log-probability to the last bit, whatever else it computes."""
+    model, ids_BL = tiny_model(), torch.arange(2, 26).view(2, 12)
+    found = []
+    for wanted in (("mean_logprob",), EVERY):
+        with torch.no_grad(), BackboneTap(model, ids_BL, 5, 1.0, wanted, top_k=20) as tap:
+            model(input_ids=ids_BL)
+        found.append(tap.fields(torch.zeros(2, 5)))
+    assert set(found[0]) == {"logprob", "mean_logprob"} and set(found[1]) == {"logprob", *EVERY}
+    assert torch.equal(found[0]["mean_logprob"], found[1]["mean_logprob"])
 
 
 def test_a_tap_that_saw_other_passes_says_nothing():
     model = tiny_model()
     with BackboneTap(model, torch.ones(4, 6, dtype=torch.long), 3, 1.0) as tap, torch.no_grad():
         model(input_ids=torch.ones(2, 6, dtype=torch.long))
-    assert tap.mean_logprob(torch.zeros(4, 3)) is None
+    assert tap.fields(torch.zeros(4, 3)) is None
 
 
 @pytest.mark.parametrize("name", ["qwen2", "gemma2"])
@@ -203,7 +233,7 @@ def test_decode_tap_reads_the_distribution_sampled_from(name):
     model, temperature = build(name), 0.7
     prompts = torch.tensor([[0, 0, 5], [5, 6, 7]])
     torch.manual_seed(1)
-    with DecodeTap(model, temperature) as tap:
+    with DecodeTap(model, temperature, EVERY, top_k=20) as tap:
         output = model.generate(
             input_ids=prompts,
             attention_mask=(prompts != 0).long(),
@@ -214,11 +244,10 @@ def test_decode_tap_reads_the_distribution_sampled_from(name):
             eos_token_id=96,
         )
     completions = output[:, 3:].tolist()
-    mean_BT = tap.mean_logprob([len(c) for c in completions])
+    fields = tap.fields([len(c) for c in completions])
     for row, prompt in enumerate(([5], [5, 6, 7])):
-        expected_T = oracle.logprobs_TV(model, prompt, completions[row], temperature).mean(1)
-        torch.testing.assert_close(mean_BT[row].double(), expected_T, atol=1e-4, rtol=0)
-    assert tap.mean_logprob([3, 2]) is None
+        check_fields(fields, row, oracle.logprobs_TV(model, prompt, completions[row], temperature))
+    assert tap.fields([3, 2]) is None
 
 
 def test_bfloat16_error_is_small():

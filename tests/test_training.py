@@ -85,7 +85,7 @@ def test_completions_carry_their_rewards_and_the_engines_advantages(run):
     rewards = [row["reward"] for row in rows]
     assert rewards == [row["rewards"]["self_certainty"] for row in rows]
     start = json.loads((run.checkpoints / "checkpoint-2/trainer_state.json").read_text())
-    spread = start["stateful_callbacks"]["NormaliserState"]["attributes"]["start_spread"]
+    spread = start["stateful_callbacks"]["NormaliserState"]["attributes"]["start_spread"]["self_certainty"]
     expected = oracle.group_advantages(rewards, 4, 0.4 * spread)
     assert [row["advantage"] for row in rows] == pytest.approx(expected, abs=1e-4)
 
@@ -154,6 +154,79 @@ def test_no_gold_answer_reaches_the_trainer(tmp_path, model_folder):
     assert trainer.args.run_name == "run"
 
 
+def test_gold_reaches_a_trainer_whose_recipe_asks(tmp_path, model_folder):
+    """As row numbers: the problems themselves stay with the reward."""
+    overrides = [*SMALL, f"model={model_folder}", f"output={tmp_path}", "reward={self_certainty: 1, accuracy: 0}"]
+    job = training.prepare(rlif.load_recipe("demo", overrides))
+    trainer = training._build(job, Run(tmp_path / "run"), fresh=False)
+    assert trainer.train_dataset.column_names == ["prompt", "problem"]
+    assert trainer.train_dataset["problem"][:] == list(range(len(job.problems)))
+    assert trainer.reward.problems is job.problems
+
+
+SEVERAL = "reward={self_certainty: {linear: [[0, 1.0], [4, 0.0]]}, format: 0.5, accuracy: 0, length: 0}"
+
+
+def test_several_rewards_from_recipe_to_run_folder(tmp_path, model_folder):
+    run = train(tmp_path, model_folder, SEVERAL, "evaluate={}")
+    rows = run.metrics()
+    assert [row["self_certainty_weight"] for row in rows] == [1.0, 0.75, 0.5, 0.25]
+    for row in rows:
+        assert row["length"] == pytest.approx(row["completion_length"])
+        assert {"format", "accuracy", "accuracy_spread", "accuracy_unscorable"} <= set(
+            row
+        ) and "format_weight" not in row
+    for row in completions(run, 2):
+        rewards = row["rewards"]
+        assert set(rewards) == {"self_certainty", "format", "accuracy", "length"}
+        assert row["reward"] == pytest.approx(0.75 * rewards["self_certainty"] + 0.5 * rewards["format"])
+        assert rewards["length"] == len(row["completion_ids"]) and rewards["format"] == float(row["answer"] is not None)
+    start = json.loads((run.checkpoints / "checkpoint-2/trainer_state.json").read_text())
+    starts = start["stateful_callbacks"]["NormaliserState"]["attributes"]["start_spread"]
+    first = completions(run, 1)
+    assert not any(row["rewards"]["format"] for row in first)  # a random model boxes nothing, so one reward is left
+    certainty = [row["rewards"]["self_certainty"] for row in first]
+    expected = oracle.group_advantages(certainty, 4, 0.4 * starts["self_certainty"])
+    assert [row["advantage"] for row in first] == pytest.approx(expected, abs=1e-4)
+    assert run.recipe().reward == run.recipe().model_dump()["reward"] and run.recipe().weights["format"].at(0) == 0.5
+
+
+FAILING = []
+
+
+def fails_in_the_third_step(completions, trainer_state, **_):
+    if FAILING and trainer_state.global_step == 3:
+        raise ValueError("out of luck")
+    return [float(len(completion[0]["content"])) for completion in completions]
+
+
+def test_a_reward_that_fails_leaves_a_checkpoint_to_go_on_from(tmp_path, model_folder):
+    """Put right, the run is the run that never failed, to the last bit."""
+    reward = "reward={self_certainty: 1, test_training:fails_in_the_third_step: 0.5}"
+    overrides = [reward, "evaluate={}", "training.save_steps=100", "training.num_iterations=1"]
+    whole = train(tmp_path, model_folder, *overrides, "name=whole")
+    FAILING.append(True)
+    with pytest.raises(
+        rlif.RlifError, match=r"raised ValueError: out of luck; stopped after step 3; .*--resume .*torn"
+    ):
+        train(tmp_path, model_folder, *overrides, "name=torn")
+    FAILING.clear()
+    torn = Run.open(tmp_path / "runs/torn")
+    assert [path.name for path in torn.checkpoints.glob("checkpoint-*")] == ["checkpoint-3"]
+    resumed = rlif.train(torn.recipe(), resume=torn, console=Console(quiet=True))
+    assert timeless(resumed.metrics()) == timeless(whole.metrics())
+    weights = [AutoModelForCausalLM.from_pretrained(r.model).state_dict() for r in (whole, resumed)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_reward_that_fails_at_once(tmp_path, model_folder):
+    """A random model boxes nothing, so a vote on clock has nothing to count."""
+    with pytest.raises(
+        rlif.RlifError, match=r"task clock finds an answer in none of them.* put it right and start again"
+    ):
+        train(tmp_path, model_folder, "reward=plurality_vote", "evaluate={}")
+
+
 def test_two_steps_on_real_gsm8k(tmp_path, model_folder, data_folder):
     run = train(tmp_path, model_folder, "task=gsm8k", "prompt=boxed", "limit=16", "training.max_steps=2", "evaluate={}")
     assert len(run.metrics()) == 2 and run.summary()["evaluations"] == {}
@@ -180,6 +253,9 @@ def test_lora_rloo_and_the_offline_annotator(tmp_path, model_folder):
     assert {row["path"] for row in rloo.metrics()} == {"policy"}
     offline = train(tmp_path, model_folder, "annotator=offline", "evaluate={}", "name=offline")
     assert {row["path"] for row in offline.metrics()} == {"reference"}
+    ema = train(tmp_path, model_folder, "annotator=ema", "annotator_decay=0.5", "evaluate={}", "name=ema")
+    assert {row["path"] for row in ema.metrics()} == {"pass"}
+    assert (ema.checkpoints / "checkpoint-2/annotator.safetensors").is_file()
     with pytest.raises(rlif.RlifError, match=r"unknown key 'lora.rank'"):
         train(tmp_path, model_folder, "lora={rank: 4}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import signal
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -152,6 +154,35 @@ class Interrupt(TrainerCallback):
             self.pressed = any(gather_object([self.pressed]))
         if self.pressed:
             control.should_save = control.should_training_stop = True
+
+
+class LastStep(TrainerCallback):
+    """Remembers the random state at the end of each step, so that a run which fails in the next can be saved there."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._remember()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._remember()
+
+    def _remember(self) -> None:
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        self.states = random.getstate(), numpy.random.get_state(), torch.get_rng_state(), cuda
+
+    def save(self, trainer: Any) -> bool:
+        """A checkpoint of the last step, from which the run goes on as if the next had not begun; False before any."""
+        if trainer.state.global_step == 0:
+            return False
+        python, array, cpu, cuda = self.states
+        random.setstate(python)
+        numpy.random.set_state(array)
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+        folder = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
+        if not (folder / "trainer_state.json").is_file():
+            trainer._save_checkpoint(trainer.model, None)
+        return True
 
 
 class RoomForCheckpoint(TrainerCallback):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 from accelerate import PartialState
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from safetensors import SafetensorError
@@ -15,15 +17,25 @@ from transformers import PrinterCallback
 from trl import GRPOConfig, RLOOConfig  # pyright: ignore[reportPrivateImportUsage]
 
 from rlif.config import Recipe
-from rlif.engines.trl import InternalGRPOTrainer, InternalReward, InternalRLOOTrainer
+from rlif.engines.annotator import Annotator
+from rlif.engines.rewarding import InternalReward
+from rlif.engines.trl import InternalGRPOTrainer, InternalRLOOTrainer
 from rlif.errors import RlifError, first_line, nearest
+from rlif.meaning import load_meaning
 from rlif.policy import load_kwargs, model_path
-from rlif.rewards import Normaliser
+from rlif.rewards import Mixer
 from rlif.rollout import token_chars
-from rlif.signals import SIGNALS
+from rlif.tasks import Task
+from rlif.terms import find_term
+from rlif.types import Problem
 
 STRICT = ConfigDict(arbitrary_types_allowed=True, strict=True)
-TRAINERS = {"grpo": (InternalGRPOTrainer, GRPOConfig), "rloo": (InternalRLOOTrainer, RLOOConfig)}
+GRPO, RLOO = (InternalGRPOTrainer, GRPOConfig), (InternalRLOOTrainer, RLOOConfig)
+
+
+def trainer_of(algorithm: str) -> tuple[Any, Any]:
+    """The trainer and the config that run an algorithm of `rlif.config.ALGORITHMS`."""
+    return RLOO if algorithm == "rloo" else GRPO
 
 
 def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
@@ -32,7 +44,7 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
     Raises:
         RlifError: TRL knows no such option (the nearest is suggested), a wrong type, a batch that does not divide.
     """
-    config = TRAINERS[recipe.algorithm][1]
+    config = trainer_of(recipe.algorithm)[1]
     fields = {field.name for field in dataclasses.fields(config) if field.init}
     hints = typing.get_type_hints(config)
     options = recipe.resolved_training
@@ -49,21 +61,30 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
     return options | {"gradient_accumulation_steps": recipe.accumulation(processes)}
 
 
-def build_trainer(recipe: Recipe, prompts: list[Any], tokenizer: Any, output_dir: str) -> Any:
+def build_trainer(
+    recipe: Recipe,
+    prompts: list[Any],
+    tokenizer: Any,
+    output_dir: str,
+    task: Task | None = None,
+    problems: Sequence[Problem] | None = None,
+) -> Any:
     """A trainer for a recipe, its model loaded.
 
     Args:
-        prompts: conversations or texts. They are all the trainer's data set holds, so that no gold answer can reach
-            the training path.
+        prompts: conversations or texts. For a label-free recipe they are all the trainer's data set holds, so that no
+            gold answer can reach the training path.
         tokenizer: see `rlif.policy.load_tokenizer`.
         output_dir: where checkpoints go; trackers name the run after the folder around it.
+        task: extracts and compares answers, for rewards that read any.
+        problems: one for each prompt; only where the recipe asks for gold.
 
     Raises:
-        RlifError: TRL refuses the options, or the model cannot be loaded.
+        RlifError: TRL refuses the options, the model or a reward cannot be loaded, or the annotator cannot be had.
     """
-    trainer_class, config_class = TRAINERS[recipe.algorithm]
+    trainer_class, config_class = trainer_of(recipe.algorithm)
     options = check_training(recipe, PartialState().num_processes)
-    if recipe.algorithm == "grpo":
+    if recipe.algorithm != "rloo":
         options["scale_rewards"] = "none"
     try:
         args = config_class(
@@ -75,18 +96,13 @@ def build_trainer(recipe: Recipe, prompts: list[Any], tokenizer: Any, output_dir
         )
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         raise RlifError(f"TRL refuses these training options: {first_line(error)}") from error
-    reward = InternalReward(
-        SIGNALS[recipe.reward],
-        recipe.reward,
-        recipe.annotator,
-        Normaliser(recipe.resolved_normalisation, recipe.spread_floor),
-    )
+    rows = [{"prompt": prompt} | ({} if problems is None else {"problem": n}) for n, prompt in enumerate(prompts)]
     try:
         trainer = trainer_class(
             model=model_path(recipe),
             args=args,
-            reward_funcs=reward,
-            train_dataset=datasets.Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
+            reward_funcs=build_reward(recipe, task, problems),
+            train_dataset=datasets.Dataset.from_list(rows),
             processing_class=tokenizer,
             peft_config=_lora(recipe),
         )
@@ -94,6 +110,21 @@ def build_trainer(recipe: Recipe, prompts: list[Any], tokenizer: Any, output_dir
         raise RlifError(f"cannot set up training of {recipe.model!r}: {first_line(error)}") from error
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def build_reward(recipe: Recipe, task: Task | None, problems: Sequence[Problem] | None) -> InternalReward:
+    """The reward of a recipe, its models loaded."""
+    terms = [find_term(name, weight) for name, weight in recipe.weights.items()]
+    return InternalReward(
+        terms,
+        Mixer(list(recipe.weights), recipe.resolved_normalisation, recipe.spread_floor, recipe.mixing),
+        annotator=Annotator(recipe.annotator, recipe.annotator_decay, recipe.annotator_every, recipe.annotator_copy),
+        task=task,
+        problems=problems,
+        alike=load_meaning(recipe.meaning) if recipe.meaning else None,
+        rewarded=recipe.rewarded_per_group,
+        seed=recipe.seed,
+    )
 
 
 def _lora(recipe: Recipe) -> Any:
@@ -111,27 +142,29 @@ def _lora(recipe: Recipe) -> Any:
     return LoraConfig(**options)
 
 
+def _rounded(values_T: torch.Tensor | None) -> list[float] | None:
+    return None if values_T is None else [round(value, 2) for value in values_T.tolist()]
+
+
 def scored_rows(trainer: Any, limit: int) -> list[dict[str, Any]]:
     """The first rows of the rollout rewarded last, with the advantages TRL gave them; empty if there is no new one.
 
     TRL hands advantages to nobody; they are read from `_logs`, what it prints completions from.
     """
-    reward: InternalReward = trainer.reward
-    scored, reward.scored = reward.scored, []
+    scored, trainer.reward.scored = trainer.reward.scored, []
     advantages = list(trainer._logs["advantages"])[-len(scored) :]
     rows = []
     for row, advantage in zip(scored[:limit], advantages[:limit], strict=False):
-        text = row.completion if isinstance(row.completion, str) else row.completion[-1]["content"]
         rows.append(
             {
                 "prompt": row.prompt,
-                "completion": text,
+                "completion": row.text,
                 "prompt_ids": row.prompt_ids,
                 "completion_ids": row.completion_ids,
-                "token_chars": token_chars(trainer.processing_class, row.completion_ids, text),
-                "token_self_certainty": [round(value, 2) for value in row.token_self_certainty.tolist()],
+                "token_chars": token_chars(trainer.processing_class, row.completion_ids, row.text),
+                "token_self_certainty": _rounded(row.token_self_certainty),
                 "truncated": row.truncated,
-                "rewards": {reward.__name__: row.reward},
+                "rewards": dict(row.rewards),
                 "reward": row.reward,
                 "advantage": advantage,
             }

@@ -1,7 +1,11 @@
-"""How sure the model is. `SIGNALS` is the whole list; a new signal is one file and one line in both tables.
+"""How sure the model is. The tables are the whole list.
 
-A token signal takes `TokenStats` and gives one number per completion, larger = more sure, None where there is none.
-`NEEDS` says which of the statistics it reads: training offers fewer of them than `score_completions` does.
+`SIGNALS` holds token signals: from `TokenStats` to one number per completion, larger = more sure, None where there is
+none. `NEEDS` says which of the statistics each reads, so that training computes no others. A new one is one file and
+one line in both tables.
+
+`GROUP_SIGNALS` holds group signals: from the `Group` of all completions of one problem to the same. They read what the
+completions say, not how sure the model was of each token. A new one is one file and one line.
 """
 
 from __future__ import annotations
@@ -17,10 +21,14 @@ from rlif.signals.group_confidence import (
 )
 from rlif.signals.likelihood import likelihood, likelihood_sum
 from rlif.signals.negative_entropy import negative_entropy, negative_entropy_sum
+from rlif.signals.plurality_vote import plurality_vote
 from rlif.signals.self_certainty import self_certainty
-from rlif.types import TokenStats
+from rlif.signals.self_consistency import self_consistency
+from rlif.signals.semantic_entropy import semantic_entropy
+from rlif.types import Group, TokenStats
 
 TokenSignal = Callable[[TokenStats], list[float | None]]
+GroupSignal = Callable[[Group], list[float | None]]
 
 SIGNALS: dict[str, TokenSignal] = {
     "self_certainty": self_certainty,
@@ -44,6 +52,12 @@ NEEDS: dict[str, str] = {
     "group_confidence_tail": "topk_confidence_BT",
     "group_confidence_lowest": "topk_confidence_BT",
     "group_confidence_bottom": "topk_confidence_BT",
+}
+
+GROUP_SIGNALS: dict[str, GroupSignal] = {
+    "plurality_vote": plurality_vote,
+    "self_consistency": self_consistency,
+    "semantic_entropy": semantic_entropy,
 }
 
 WINDOWED: dict[str, Callable[[TokenStats, int], list[float | None]]] = {

@@ -15,12 +15,12 @@ import pytest
 import torch
 from conftest import tiny_model
 from peft import LoraConfig
-from trainers import make_trainer
+from trainers import Lengths, make_trainer
 
 import rlif
 from rlif.engines import trl as engine
 from rlif.engines.trl_setup import check_training
-from rlif.rewards import Normaliser
+from rlif.rewards import Mixer
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_alpha=64, task_type="CAUSAL_LM")
 DROPPING = LoraConfig(r=4, target_modules=["q_proj"], lora_alpha=64, lora_dropout=0.5, task_type="CAUSAL_LM")
@@ -79,12 +79,13 @@ def test_the_policy_moved_while_it_was_scored(model_folder):
 
 def test_the_floor_acts_in_training(model_folder):
     """A floor of twice the spread at the start is above every group's own deviation, and so is what divides."""
-    normaliser = Normaliser("group_std_floor", floor=2.0)
-    trainer = make_trainer(model_folder, normaliser=normaliser)
+    mixer = Mixer(["self_certainty"], "group_std_floor", floor=2.0)
+    trainer = make_trainer(model_folder, mixer=mixer)
     trainer.train()
-    assert normaliser.start_spread
+    start = mixer.normalisers["self_certainty"].start_spread
+    assert start
     for rollout in trainer.rollouts:
-        expected = oracle.group_advantages(rollout["expected"], 4, 2.0 * normaliser.start_spread)
+        expected = oracle.group_advantages(rollout["expected"], 4, 2.0 * start)
         assert rollout["advantages"] == pytest.approx(expected, abs=1e-4)
 
 
@@ -119,10 +120,12 @@ def test_the_garbage_of_a_zeroed_mask_would_be_noticed(model_folder):
 
 def test_evaluation_does_not_touch_the_run(model_folder):
     """TRL's own evaluation loop works and neither sets the floor nor leaves a rollout open."""
-    trainer = make_trainer(model_folder, normaliser=Normaliser("group_std_floor"), per_device_eval_batch_size=8)
+    trainer = make_trainer(
+        model_folder, mixer=Mixer(["self_certainty"], "group_std_floor"), per_device_eval_batch_size=8
+    )
     metrics = trainer.evaluate(trainer.train_dataset.select(range(4)))
     assert math.isfinite(metrics["eval_self_certainty"])
-    assert trainer.reward.normaliser.start_spread is None and trainer.rollout is None
+    assert set(trainer.reward.mixer.state().values()) == {None} and trainer.rollout is None
 
 
 def test_the_start_spread_survives_a_resume(tmp_path, model_folder):
@@ -130,7 +133,7 @@ def test_the_start_spread_survives_a_resume(tmp_path, model_folder):
     trainer.train()
     again = make_trainer(model_folder, output_dir=str(tmp_path))
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert again.reward.normaliser.start_spread == trainer.reward.normaliser.start_spread
+    assert again.reward.mixer.state() == trainer.reward.mixer.state() and all(trainer.reward.mixer.state().values())
     assert again.rollouts[-1]["advantages"] == trainer.rollouts[-1]["advantages"]
 
 
@@ -150,12 +153,47 @@ def test_groups_that_straddle_processes(case, two_processes):
     """Two rows of a group of four on each process: the same advantages as on one."""
     normalise = oracle.leave_one_out if case == "rloo" else oracle.group_advantages
     for first, second in zip(*(rank[case] for rank in two_processes), strict=True):
+        assert len(first["advantages"]) == len(second["advantages"]) == 2
         assert first["expected"] == pytest.approx(second["expected"], abs=1e-9)
         found = first["advantages"] + second["advantages"]
         assert found == pytest.approx(normalise(first["expected"], 4), abs=1e-4)
         path, policy_rows = ("decode", 0) if case == "on policy" else ("policy", 1)
         for rank in (first, second):
             assert rank["path"] == path and rank["rows"]["policy"] == policy_rows * rank["completions"]
+
+
+def test_groups_that_straddle_processes_are_judged_whole(two_processes):
+    """Votes, shares and factors of all four, mixed as by hand; every process sees the same of all rows."""
+    weights = {"plurality_vote": 1.0, "self_consistency": 0.5, "seed_grpo": 2.0, "random": 1.0}
+    gold = {problem.text: problem.gold for problem in Lengths().load("train")}
+    for first, second in zip(*(rank["groups"] for rank in two_processes), strict=True):
+        assert first["scored"] == second["scored"]
+        rows, answers = first["scored"], [row["answer"] for row in first["scored"]]
+        counts = [answers.count(answer) if answer else 0 for answer in answers]
+        assert [row["plurality_vote"] for row in rows] == [float(n == max(counts)) for n in counts]
+        assert [row["self_consistency"] for row in rows] == [n / 4 for n in counts]
+        assert [row["seed_grpo"] for row in rows] == [float(row["answer"] == gold[row["prompt"]]) for row in rows]
+        different = [answers.count(answer) for answer in set(answers) - {None}] + [1] * answers.count(None)
+        factors = {"seed_grpo": 1 + sum(math.log(n / 4) for n in different) / len(different) / math.log(4)}
+        parts = [
+            [w * factors.get(name, 1.0) * a for a in oracle.group_advantages([row[name] for row in rows], 4)]
+            for name, w in weights.items()
+        ]
+        found = first["advantages"] + second["advantages"]
+        assert found == pytest.approx([math.fsum(part) for part in zip(*parts, strict=True)], abs=1e-4)
+
+
+def test_an_average_is_the_same_on_every_process(two_processes):
+    for first, second in zip(*(rank["ema"] for rank in two_processes), strict=True):
+        assert first["scored"] == second["scored"] and first["path"] == "pass"
+        rewards = [row["self_certainty"] for row in first["scored"]]
+        found = first["advantages"] + second["advantages"]
+        assert found == pytest.approx(oracle.group_advantages(rewards, 4), abs=1e-4)
+
+
+def test_an_error_on_one_process_stops_both(two_processes):
+    for rank in two_processes:
+        assert "returned 1 rewards for 2 completions" in rank["error"]
 
 
 def free_port() -> int:

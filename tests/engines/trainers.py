@@ -11,11 +11,35 @@ import oracle
 import torch
 from conftest import byte_tokenizer, tiny_model
 
-import rlif
-from rlif.engines.trl import InternalReward
-from rlif.engines.trl_setup import TRAINERS
-from rlif.rewards import Normaliser
+from rlif.engines.annotator import Annotator
+from rlif.engines.rewarding import InternalReward
+from rlif.engines.trl_setup import trainer_of
+from rlif.rewards import Mixer
 from rlif.scoring import causal_lm
+from rlif.tasks.task import Mark, Task
+from rlif.terms import find_term
+from rlif.types import Problem
+from rlif.weights import read_weight
+
+
+class Lengths(Task):
+    """A task for random text: the answer is the length modulo three, and one completion in four has none."""
+
+    name = "lengths"
+
+    def load(self, split: str, **_: Any) -> list[Problem]:
+        return [Problem(f"lengths/{n}", prompt, str(n % len(PROMPTS) % 3)) for n, prompt in enumerate(PROMPTS * 8)]
+
+    def extract(self, completion: str) -> str | None:
+        return None if len(completion.encode()) % 4 == 0 else str(len(completion.encode()) % 3)
+
+    def equal(self, answer: str, gold: str) -> bool:
+        return answer == gold
+
+    def mark(self, problems: Any, completions: Any, **_: Any) -> list[Mark]:
+        answers = [self.extract(completion) for completion in completions]
+        return [Mark(a, a == p.gold) for a, p in zip(answers, problems, strict=True)]
+
 
 PROMPTS = ["Add two and five.", "What is left?", "Count the cups on the table.", "Go."]
 OPTIONS = {
@@ -53,6 +77,7 @@ class Spy:
         super().__init__(*args, **kwargs)
         self.rows = {"generate": 0, "policy": 0, "reference": 0, "train": 0}
         self.rollouts: list[dict[str, Any]] = []
+        self.history: list[dict[str, torch.Tensor]] = []  # the parameters at each rollout
         self.kind = None
         lm = causal_lm(self.model)
         lm.base_model.register_forward_hook(lambda m, a, o: self._count(o.last_hidden_state.shape[0], "policy"))
@@ -73,8 +98,9 @@ class Spy:
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         output = super()._generate_and_score_completions(inputs)
-        annotator = snapshot(self.model) if self.reward.annotator == "online" else self.start
+        annotator = snapshot(self.model) if self.reward.annotator.kind == "online" else self.start
         scored = self.reward.scored
+        self.history.append({name: p.detach().clone() for name, p in self.model.named_parameters()})
         self.rollouts.append(
             {
                 "advantages": output["advantages"].tolist(),
@@ -92,18 +118,24 @@ class Spy:
 def make_trainer(folder: Path, algorithm: str = "grpo", **changes: Any) -> Any:
     """A tiny trainer over a model folder; `changes` are TRL options, and ours by keyword."""
     annotator = changes.pop("annotator", "online")
-    normaliser = changes.pop("normaliser", None) or Normaliser("group_std" if algorithm == "grpo" else "none")
+    weights = changes.pop("reward", {"self_certainty": 1.0})
+    mixer = changes.pop("mixer", None) or Mixer(list(weights), "none" if algorithm == "rloo" else "group_std")
+    ours = {name: changes.pop(name) for name in ("task", "problems", "alike", "rewarded", "seed") if name in changes}
     peft_config, model = changes.pop("peft_config", None), changes.pop("model", None)
-    trainer_class, config_class = TRAINERS[algorithm]
+    trainer_class, config_class = trainer_of(algorithm)
     options = OPTIONS | ({"scale_rewards": "none", "loss_type": "grpo"} if algorithm == "grpo" else {}) | changes
     if model is None:
         model = tiny_model()
         model.config._name_or_path = str(folder)  # where TRL loads the reference model from
+    rows = [{"prompt": prompt} | ({"problem": n} if "problems" in ours else {}) for n, prompt in enumerate(PROMPTS * 8)]
+    terms = [find_term(name, read_weight(name, weight)) for name, weight in weights.items()]
     return type("Spied", (Spy, trainer_class), {})(
         model=model,
         args=config_class(**{"output_dir": str(folder / "out")} | options),
-        reward_funcs=InternalReward(rlif.SIGNALS["self_certainty"], "self_certainty", annotator, normaliser),
-        train_dataset=datasets.Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS * 8]),
+        reward_funcs=InternalReward(
+            terms, mixer, annotator=Annotator(annotator) if isinstance(annotator, str) else annotator, **ours
+        ),
+        train_dataset=datasets.Dataset.from_list(rows),
         processing_class=byte_tokenizer(),
         peft_config=peft_config,
     )

@@ -8,22 +8,44 @@ import sys
 from pathlib import Path
 
 from accelerate import PartialState
-from trainers import make_trainer
+from trainers import Lengths, make_trainer
 
-CASES = {"on policy": {}, "two iterations": {"num_iterations": 2}, "rloo": {"algorithm": "rloo"}}
+from rlif.engines.annotator import Annotator
+from rlif.errors import RewardError
+
+GROUPS = {"plurality_vote": 1.0, "self_consistency": 0.5, "seed_grpo": 2.0, "random": 1.0, "self_certainty": 0.0}
+GOLD = {"task": Lengths(), "problems": Lengths().load("train")}
+STRADDLING = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}  # a rollout is one group
+CASES = {
+    "on policy": {},
+    "two iterations": {"num_iterations": 2},
+    "rloo": {"algorithm": "rloo"},
+    "ema": {"annotator": Annotator("ema", decay=0.5)},
+    "groups": {"reward": GROUPS, **GOLD},
+}
+
+
+def fails_on_one(completions, **_):
+    return [1.0] * (len(completions) - PartialState().process_index)
+
 
 if __name__ == "__main__":
     model_folder, out = map(Path, sys.argv[1:])
     state, found = PartialState(), {}
     for case, changes in CASES.items():
-        trainer = make_trainer(model_folder, per_device_train_batch_size=2, **changes)
+        trainer = make_trainer(model_folder, **STRADDLING, **changes)
         trainer.train()
         completions = sum(len(rollout["advantages"]) for rollout in trainer.rollouts)
         found[case] = [
             {key: rollout[key] for key in ("advantages", "expected", "path")}
             | {"rows": trainer.rows, "completions": completions}
+            | {"scored": [{"answer": row.answer, "prompt": row.prompt, **row.rewards} for row in rollout["scored"]]}
             for rollout in trainer.rollouts
         ]
+    try:
+        make_trainer(model_folder, reward={"two_processes:fails_on_one": 1.0}, **STRADDLING).train()
+    except RewardError as error:
+        found["error"] = str(error)
     (out / f"{state.process_index}.json").write_text(json.dumps(found))
     state.wait_for_everyone()
     state.destroy_process_group()

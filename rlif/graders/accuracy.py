@@ -1,0 +1,25 @@
+"""Accuracy: is the answer right? The reward of GRPO with verifiable rewards, for comparison.
+
+    r_i = 1 if the task grades completion i as right, else 0
+
+Source: arXiv 2402.03300, 2501.12948. Needs gold. Range: 0 or 1; no answer is wrong; None where a problem
+has no gold answer.
+
+Watch: a group that is all right or all wrong has no advantage, so it stops by itself, and hard problems teach nothing.
+"""
+
+from __future__ import annotations
+
+from rlif.graders.batch import Batch
+
+
+def accuracy(batch: Batch) -> list[float | None]:
+    """1 for a right answer, 0 for a wrong one or none, by the task's own grading.
+
+    Args:
+        batch: with `task` and `problems`.
+    """
+    if batch.task is None or batch.problems is None:
+        raise ValueError("accuracy needs a task and its problems")
+    marks = batch.task.mark(batch.problems, batch.texts)
+    return [None if mark.right is None else float(mark.right) for mark in marks]

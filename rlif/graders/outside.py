@@ -1,0 +1,158 @@
+"""Rewards from outside rlif: a reward function written for TRL, or a reward model.
+
+    package.module:function    called as TRL calls it: prompts, completions, completion_ids, trainer_state, log_metric,
+    package.module.function    log_extra and, by the names of its parameters, what it asks for of gold: `gold`, the
+                               answer; `solution`, the worked solution, or the answer in a box where there is none
+    a folder or a hub name     a sequence classifier with one output (RLHF); it reads prompt and completion, by its own
+                               chat template where the prompts are conversations
+
+A function that asks for neither gets no gold. The module is looked for where Python looks and in the current folder;
+importing it runs its code, so name only code you trust. Models load without remote code, in eval mode.
+
+A wrong count, NaN, or an exception stops the run at a checkpoint, with one sentence. None says "not this completion".
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import numbers
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlif.errors import RewardError, RlifError, first_line
+from rlif.graders.batch import Batch
+
+GOLD = ("gold", "solution")
+BATCH = 16
+
+
+def import_function(name: str) -> Callable[..., Any]:
+    """The function behind a dotted path.
+
+    Raises:
+        RlifError: no such module, no such function in it, or it is not callable.
+    """
+    module, _, attribute = name.partition(":") if ":" in name else name.rpartition(".")
+    here = str(Path.cwd())
+    sys.path.append(here)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except AttributeError as error:
+        raise RlifError(f"the module {module} has no {attribute!r}, which the reward {name} names.") from error
+    except ImportError as error:
+        raise RlifError(f"cannot import the reward {name}: {first_line(error)}.") from error
+    except Exception as error:
+        raise RlifError(f"importing the reward {name} raises {type(error).__name__}: {first_line(error)}.") from error
+    finally:
+        sys.path.remove(here)
+    if not callable(found):
+        raise RlifError(f"the reward {name} is a {type(found).__name__}, not a function.")
+    return found
+
+
+def asks_for_gold(function: Callable[..., Any]) -> bool:
+    """Whether one of its parameters is named after gold."""
+    return any(name in GOLD for name in inspect.signature(function).parameters)
+
+
+def reward_function(name: str, function: Callable[..., Any]) -> Callable[[Batch], list[float | None]]:
+    """A grader that calls a TRL reward function and checks what it returns."""
+    parameters = inspect.signature(function).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+    def grade(batch: Batch) -> list[float | None]:
+        columns: dict[str, Any] = {
+            "prompts": list(batch.prompts),
+            "completions": list(batch.completions),
+            "completion_ids": [list(ids) for ids in batch.completion_ids],
+            **batch.engine,
+        }
+        if batch.problems is not None and asks_for_gold(function):
+            columns["gold"] = [problem.gold for problem in batch.problems]
+            columns["solution"] = [p.solution or f"\\boxed{{{p.gold}}}" for p in batch.problems]
+        given = {key: value for key, value in columns.items() if key in parameters or (takes_all and key not in GOLD)}
+        try:
+            values = function(**given)
+        except Exception as error:
+            raise RewardError(
+                f"the reward function {name} raised {type(error).__name__}: {first_line(error)}"
+            ) from error
+        return checked(name, values, len(batch.texts))
+
+    return grade
+
+
+def checked(name: str, values: Any, count: int) -> list[float | None]:
+    """What a reward function returned, as numbers or None.
+
+    Raises:
+        RewardError: a wrong count, NaN or infinity, or something that is no number.
+    """
+    if isinstance(values, torch.Tensor):
+        values = values.tolist()
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise RewardError(
+            f"the reward function {name} returned a {type(values).__name__}; it must return a list of numbers"
+        )
+    if len(values) != count:
+        raise RewardError(
+            f"the reward function {name} returned {len(values)} rewards for {count} completions; it must return one"
+            " each"
+        )
+    for value in values:
+        if value is not None and not (isinstance(value, numbers.Real) and math.isfinite(value)):
+            raise RewardError(
+                f"the reward function {name} returned {value!r}; rewards are finite numbers, or None for a completion"
+                " that cannot be scored"
+            )
+    return [None if value is None else float(value) for value in values]
+
+
+def reward_model(name: str) -> Callable[[Batch], list[float | None]]:
+    """A grader that asks a sequence classifier.
+
+    Raises:
+        RlifError: it cannot be loaded, has more than one output, or no chat template where it needs one.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model: Any = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise RlifError(f"cannot load the reward model {name!r}: {first_line(error)}") from error
+    if model.config.num_labels != 1:
+        raise RlifError(f"the reward model {name!r} has {model.config.num_labels} outputs; a reward model has one.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    model = model.eval().to(accelerator or "cpu")
+
+    def whole(prompt: Any, completion: Any) -> str:
+        if isinstance(prompt, str):
+            return prompt + completion
+        if tokenizer.chat_template is None:
+            raise RewardError(
+                f"the reward model {name!r} has no chat template; train with chat=false, or choose another"
+            )
+        return tokenizer.apply_chat_template([*prompt, *completion], tokenize=False)
+
+    @torch.no_grad()
+    def grade(batch: Batch) -> list[float | None]:
+        texts = [whole(*pair) for pair in zip(batch.prompts, batch.completions, strict=True)]
+        values: list[float] = []
+        for start in range(0, len(texts), BATCH):
+            inputs = tokenizer(
+                texts[start : start + BATCH], padding=True, return_tensors="pt", add_special_tokens=False
+            ).to(model.device)
+            values += model(**inputs).logits[:, 0].float().tolist()
+        return checked(name, values, len(texts))
+
+    return grade

@@ -1,0 +1,37 @@
+"""SEED-GRPO: gold rewards, with smaller steps on problems about which the model disagrees with itself.
+
+    A_i = (r_i - mean r) f(SE / SE_max),  f(x) = 1 - x
+    SE = -1/K sum_k log p(C_k),  p(C_k) = |C_k| / G over the K different answers,  SE_max = log G
+
+Source: arXiv 2505.12346. r is `accuracy`, and needs gold. The factor multiplies what the normalisation leaves: with
+normalisation none the advantage is the formula above, with group_std it is the usual one times f.
+
+Where ours differs: the paper weighs clusters by the probability of their sequences and has a factor alpha inside f,
+whose value we have not found (here 1), and three forms of f, of which this is the linear one. A completion without an
+answer is a cluster of its own.
+
+Watch: a group in which all answers differ has factor 0 and teaches nothing, even where one of them is right.
+"""
+
+from __future__ import annotations
+
+import math
+
+from rlif.selection import clusters
+from rlif.types import Group
+
+
+def caution(group: Group) -> float:
+    """F above: 1 where the group agrees, 0 where all answers differ.
+
+    Example:
+        >>> caution(Group("?", [""] * 4, ["4", "4", "4", "4"])), caution(Group("?", [""] * 4, ["1", "2", "3", None]))
+        (1.0, 0.0)
+    """
+    size = len(group.answers)
+    if size < 2:
+        return 1.0
+    counts = [len(members) for members in clusters(group.answers, group.equal)]
+    counts += [1] * group.answers.count(None)
+    entropy = -math.fsum(math.log(count / size) for count in counts) / len(counts)
+    return 1.0 - entropy / math.log(size)

@@ -1,0 +1,44 @@
+"""Semantic entropy, for text without answers to extract: does the group keep saying the same thing?
+
+    s_i = log p(C_i),  p(C) = |C| / n      C_i: the completions that mean the same as completion i; n: not empty ones
+
+The group's mean of s is minus its semantic entropy, -sum_C p log p: the entropy is one number per problem and could
+teach nothing within a group, so each completion gets its own part of it. Larger = more sure.
+
+Source: semantic entropy arXiv 2302.09664 and Nature 630 (2024), in its discrete form; minimising it is EMPO's aim,
+arXiv 2504.05812. Range: -log n to 0. Which texts mean the same is decided by the model a recipe names under `meaning`,
+see `rlif.meaning`.
+
+Watch: it is as good as that model: embeddings put texts on one topic together that contradict each other. Empty
+completions are None. Nothing here asks whether the common meaning says anything: evasions agree very well.
+"""
+
+from __future__ import annotations
+
+import math
+
+from rlif.types import Group
+
+
+def semantic_entropy(group: Group) -> list[float | None]:
+    """For each completion the log of the share of its group that means the same.
+
+    Args:
+        group: with `alike`.
+
+    Returns:
+        G numbers; None for a completion without text.
+
+    Example:
+        >>> alike = lambda prompt, texts: [[0, 1], [2]]
+        >>> semantic_entropy(Group("?", ["a cat", "one cat", "no"], [None] * 3, alike=alike))
+        [-0.4054651081081644, -0.4054651081081644, -1.0986122886681098]
+    """
+    if group.alike is None:
+        raise ValueError("semantic_entropy needs a model that tells which texts mean the same")
+    kept = [i for i, text in enumerate(group.completions) if text.strip()]
+    values: list[float | None] = [None] * len(group.completions)
+    for members in group.alike(group.prompt, [group.completions[i] for i in kept]) if kept else []:
+        for member in members:
+            values[kept[member]] = math.log(len(members) / len(kept))
+    return values

@@ -1,8 +1,8 @@
 """How sure the model is. The tables are the whole list.
 
-`SIGNALS` holds token signals: from `TokenStats` to one number per completion, larger = more sure, None where there is
-none. `NEEDS` says which of the statistics each reads, so that training computes no others. A new one is one file and
-one line in both tables.
+`TABLE` holds token signals, each with the field of `TokenStats` that it reads, so that training computes no others:
+from `TokenStats` to one number per completion, larger = more sure, None where there is none. `SIGNALS` and `NEEDS` are
+its two columns. A new one is one file and one line; docs/signals.md adds one.
 
 `GROUP_SIGNALS` holds group signals: from the `Group` of all completions of one problem to the same. They read what the
 completions say, not how sure the model was of each token. A new one is one file and one line.
@@ -30,29 +30,19 @@ from rlif.types import Group, TokenStats
 TokenSignal = Callable[[TokenStats], list[float | None]]
 GroupSignal = Callable[[Group], list[float | None]]
 
-SIGNALS: dict[str, TokenSignal] = {
-    "self_certainty": self_certainty,
-    "negative_entropy": negative_entropy,
-    "negative_entropy_sum": negative_entropy_sum,
-    "likelihood": likelihood,
-    "likelihood_sum": likelihood_sum,
-    "group_confidence": group_confidence,
-    "group_confidence_tail": group_confidence_tail,
-    "group_confidence_lowest": group_confidence_lowest,
-    "group_confidence_bottom": group_confidence_bottom,
+TABLE: dict[str, tuple[TokenSignal, str]] = {
+    "self_certainty": (self_certainty, "mean_logprob_BT"),
+    "negative_entropy": (negative_entropy, "entropy_BT"),
+    "negative_entropy_sum": (negative_entropy_sum, "entropy_BT"),
+    "likelihood": (likelihood, "logprob_BT"),
+    "likelihood_sum": (likelihood_sum, "logprob_BT"),
+    "group_confidence": (group_confidence, "topk_confidence_BT"),
+    "group_confidence_tail": (group_confidence_tail, "topk_confidence_BT"),
+    "group_confidence_lowest": (group_confidence_lowest, "topk_confidence_BT"),
+    "group_confidence_bottom": (group_confidence_bottom, "topk_confidence_BT"),
 }
-
-NEEDS: dict[str, str] = {
-    "self_certainty": "mean_logprob_BT",
-    "negative_entropy": "entropy_BT",
-    "negative_entropy_sum": "entropy_BT",
-    "likelihood": "logprob_BT",
-    "likelihood_sum": "logprob_BT",
-    "group_confidence": "topk_confidence_BT",
-    "group_confidence_tail": "topk_confidence_BT",
-    "group_confidence_lowest": "topk_confidence_BT",
-    "group_confidence_bottom": "topk_confidence_BT",
-}
+SIGNALS: dict[str, TokenSignal] = {name: signal for name, (signal, _) in TABLE.items()}
+NEEDS: dict[str, str] = {name: needs for name, (_, needs) in TABLE.items()}
 
 GROUP_SIGNALS: dict[str, GroupSignal] = {
     "plurality_vote": plurality_vote,

@@ -157,15 +157,16 @@ class Interrupt(TrainerCallback):
 
 
 class LastStep(TrainerCallback):
-    """Remembers the random state at the end of each step, so that a run which fails in the next can be saved there."""
+    """Remembers what a step begins with - random state, tokens seen - so that a run which fails in it can be saved."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._remember()
+        self._remember(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._remember()
+        self._remember(state)
 
-    def _remember(self) -> None:
+    def _remember(self, state: Any) -> None:
+        self.tokens = state.num_input_tokens_seen
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         self.states = random.getstate(), numpy.random.get_state(), torch.get_rng_state(), cuda
 
@@ -173,6 +174,7 @@ class LastStep(TrainerCallback):
         """A checkpoint of the last step, from which the run goes on as if the next had not begun; False before any."""
         if trainer.state.global_step == 0:
             return False
+        trainer.state.num_input_tokens_seen = self.tokens
         python, array, cpu, cuda = self.states
         random.setstate(python)
         numpy.random.set_state(array)

@@ -144,6 +144,13 @@ def test_what_offline_costs_is_said(model_folder):
     with pytest.raises(rlif.RlifError, match=r"a copy of .* GiB on each device"):
         prepare(recipe)
     allowed = rlif.load_recipe(
-        "demo", ["annotator=offline", "training.beta=0", f"model={model_folder}", "annotator_copy=true", "chat=false"]
+        "demo",
+        [
+            "annotator=offline",
+            "training.beta=0",
+            f"model={model_folder}",
+            "annotator_copy=true",
+            "max_prompt_tokens=512",
+        ],
     )
     assert prepare(allowed).recipe.annotator == "offline"

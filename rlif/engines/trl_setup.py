@@ -111,6 +111,23 @@ def _lora(recipe: Recipe) -> Any:
     return LoraConfig(**options)
 
 
+def completed_rows(trainer: Any) -> list[dict[str, Any]]:
+    """Every row of the rollout rewarded last, as it was sampled; empty once `scored_rows` has taken it."""
+    return [
+        {
+            "prompt": row.prompt,
+            "prompt_ids": row.prompt_ids,
+            "completion": _text(row.completion),
+            "completion_ids": row.completion_ids,
+        }
+        for row in trainer.reward.scored
+    ]
+
+
+def _text(completion: Any) -> str:
+    return completion if isinstance(completion, str) else completion[-1]["content"]
+
+
 def scored_rows(trainer: Any, limit: int) -> list[dict[str, Any]]:
     """The first rows of the rollout rewarded last, with the advantages TRL gave them; empty if there is no new one.
 
@@ -121,7 +138,7 @@ def scored_rows(trainer: Any, limit: int) -> list[dict[str, Any]]:
     advantages = list(trainer._logs["advantages"])[-len(scored) :]
     rows = []
     for row, advantage in zip(scored[:limit], advantages[:limit], strict=False):
-        text = row.completion if isinstance(row.completion, str) else row.completion[-1]["content"]
+        text = _text(row.completion)
         rows.append(
             {
                 "prompt": row.prompt,

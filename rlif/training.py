@@ -274,7 +274,6 @@ def _attach(job: Job, run: Run, trainer: Any, settings: Guard, console: Any) -> 
 
     interrupt, display = callbacks.Interrupt(console, job.plan.updates_per_rollout), callbacks.Display(console)
     trainer.add_callback(interrupt)
-    trainer.add_callback(guard)
     trainer.add_callback(callbacks.Recorder(run, extra, completions))
     trainer.add_callback(callbacks.RoomForCheckpoint(run.checkpoints))
     trainer.add_callback(display)
@@ -285,10 +284,12 @@ def _attach(job: Job, run: Run, trainer: Any, settings: Guard, console: Any) -> 
         if names.scores:
             trainer.callback_handler.on_log(trainer.args, trainer.state, trainer.control, {})
 
-    probe = callbacks.Probe(
-        look, job.recipe.evaluate.every, lambda: interrupt.stopped(trainer.state) or guard.rolls_back, tell
-    )
-    trainer.callback_handler.callbacks[:0] = [names, probe]  # before the trackers, which close when training ends
+    def unfinished() -> bool:
+        return interrupt.stopped(trainer.state) or guard.rolls_back
+
+    probe = callbacks.Probe(look, job.recipe.evaluate.every, unfinished, tell)
+    # Before the trackers, which show what the guard adds to a step and close when training ends.
+    trainer.callback_handler.callbacks[:0] = [names, guard, probe]
     return Session(trainer, look, interrupt, display, guard)
 
 

@@ -21,7 +21,7 @@ from rlif.vitals import vitals
 class GuardState(TrainerCallback, ExportableState):
     """Judges each logged step; its memory travels in `trainer_state.json` of the checkpoints.
 
-    Add it before the recorder, which writes what it makes of a step.
+    It must come before the recorder and the trackers, which show what it adds to a step, and after `Names`.
 
     Args:
         guard: policy and limits.
@@ -30,7 +30,7 @@ class GuardState(TrainerCallback, ExportableState):
         every: acts only after so many updates, those that share a rollout, so that what is resumed is the same run.
 
     Attributes:
-        logged: the step's vital signs and raised signs, for its metrics.
+        logged: the signs that are raised, for the metrics of the step.
         stopped: the alarm that ended training, None where none did.
     """
 
@@ -42,8 +42,8 @@ class GuardState(TrainerCallback, ExportableState):
         self.stopped: Alarm | None = None
 
     def see(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Takes the rows of a new rollout."""
-        self.vitals = vitals(rows)
+        """Takes the rows of a new rollout; none where there was no new one."""
+        self.vitals = vitals(rows) or self.vitals
 
     @property
     def rolls_back(self) -> bool:
@@ -75,8 +75,9 @@ class GuardState(TrainerCallback, ExportableState):
         if not logs or "loss" not in logs:
             return
         step = state.global_step
-        raised = self.judge.step(step, our_names(logs) | self.vitals)
-        self.logged = self.vitals | {"alarms": list(self.judge.watch.raised)}
+        logs |= self.vitals
+        raised = self.judge.step(step, our_names(logs))
+        self.logged = {"alarms": list(self.judge.watch.raised)}
         self.vitals = {}
         if state.is_world_process_zero:
             for alarm in raised:

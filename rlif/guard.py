@@ -278,8 +278,22 @@ def replay(
         >>> replay(Guard(), Run.open("runs/demo-collapse").metrics())[0].sign
         'kl'
     """
+    return _play(Judge(guard), metrics, rollouts or {})
+
+
+def standing(guard: Guard, metrics: Iterable[Mapping[str, Any]]) -> list[Alarm]:
+    """What a guard would have raised over the metrics of a run and not cleared again by the end of them.
+
+    Example:
+        >>> [alarm.sign for alarm in standing(Guard(), Run.open("runs/demo").metrics())]
+        []
+    """
     judge = Judge(guard)
-    found: list[Alarm] = []
-    for row in metrics:
-        found += judge.step(row["step"], {**(rollouts or {}).get(row["step"], {}), **row})
-    return found
+    latest = {alarm.sign: alarm for alarm in _play(judge, metrics, {})}
+    return [latest[sign] for sign in judge.watch.raised]
+
+
+def _play(
+    judge: Judge, metrics: Iterable[Mapping[str, Any]], rollouts: Mapping[int, Mapping[str, float]]
+) -> list[Alarm]:
+    return [alarm for row in metrics for alarm in judge.step(row["step"], {**rollouts.get(row["step"], {}), **row})]

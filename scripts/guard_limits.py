@@ -2,9 +2,9 @@
 
     python scripts/guard_limits.py 0.02 0.03 0.035 0.04 0.045 0.05 0.06 0.08 0.1
 
-Replays the metrics kept in results/demo-collapse.json and results/demo.json, no run needed; the slope is off.
-For each limit: how many steps after the end of the accuracy peak each collapsing run raises its first alarm, and at which
-step each healthy run raises a false one.
+Replays the metrics kept in results/demo-collapse.json and results/demo.json, no run needed; the slope is off. For each
+limit: how many steps after the end of the accuracy peak each collapsing run raises its first alarm, and at which step
+each healthy run raises a false one.
 """
 
 from __future__ import annotations

@@ -20,9 +20,10 @@ of the same order with their accuracy.
 collapse: two rules, both of the form "and it did not come back until the end".
 
     accuracy     below the best so far by a fifth of it and by half of what had been gained, with 95 % intervals apart
-    label-free   half of all completions truncated, where under a quarter were at the start; or shorter than a quarter
-                 of the run's own start; or no finite reward. Means over WINDOW logged steps
+    label-free   a sign of the guard that is about completions themselves (truncated, shorter, loops, answers lost or
+                 all alike, going on, not about the problem) or a reward that is no number, raised and not cleared
 
+The limits are the guard's, see `rlif.guard`. Its other signs, KL above all, are reasons to stop a run and no collapse.
 What the label-free rule does not see: completions of the usual length and form with wrong content, which is how two of
 three seeds of `demo-collapse` end. It marks figures; it stops nothing.
 """
@@ -38,7 +39,12 @@ from typing import Any
 
 import numpy as np
 
-WINDOW = 5  # logged steps
+from rlif.guard import Guard, standing
+from rlif.signs import SIGNS
+
+OF_COMPLETIONS = (
+    "truncated", "shorter", "repetition", "compression", "goes_on", "unanswered", "same_answer", "prompt_use"
+)  # fmt: skip
 REASONING_WORDS = 10  # before the answer
 ANSWER_TYPES = ("no answer", "answer without reasoning", "reasoning")
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")  # a sign of a script without spaces is a word
@@ -255,39 +261,15 @@ def accuracy_collapse(looks: Mapping[int, Mapping[str, Any]]) -> Collapse | None
 
 def label_free_collapse(metrics: Mapping[str, np.ndarray]) -> Collapse | None:
     """The step from which on a sign that needs no gold answers holds until the end (see the module)."""
-    steps = metrics.get("step", np.empty(0))
-    signs: list[tuple[str, np.ndarray]] = []
-    truncated, length = (_smooth(metrics.get(name)) for name in ("truncated", "completion_length"))
-    if truncated is not None and truncated[0] < 0.25:
-        signs.append(("half of all completions are truncated", truncated >= 0.5))
-    if length is not None:
-        signs.append(("completions are shorter than a quarter of the start's", length < length[0] / 4))
-    reward = metrics.get("reward")
-    if reward is not None and not np.isnan(reward).all():
-        signs.append(("the reward is not a number", np.isnan(reward)))
-    found = [
-        Collapse(int(steps[start]), sign)
-        for sign, holds in signs
-        if (start := len(holds) - _trailing(holds)) < len(holds)
-    ]
-    return min(found, key=lambda collapse: collapse.step, default=None)
-
-
-def _smooth(values: np.ndarray | None) -> np.ndarray | None:
-    """Trailing means over WINDOW steps that have a number, the first WINDOW - 1 over what there is."""
-    if values is None or np.isnan(values).any() or not len(values):
-        return None
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(sums))
-    starts = np.maximum(0, ends - WINDOW)
-    means = (sums[ends] - sums[starts]) / (ends - starts)
-    means[:WINDOW] = means[min(WINDOW, len(means)) - 1]  # the start is one number
-    return means
-
-
-def _trailing(holds: np.ndarray) -> int:
-    """How many of the last values are true without a gap."""
-    return int(np.argmin(holds[::-1])) if not holds.all() else len(holds)
+    columns = {name: values for name, values in metrics.items() if not np.isnan(values).all()}
+    read = {SIGNS[sign].of for sign in OF_COMPLETIONS} & set(columns)
+    rows = []
+    for i, step in enumerate(columns.get("step", ())):
+        row = {name: float(columns[name][i]) for name in read if np.isfinite(columns[name][i])}
+        rows.append(row | {"step": int(step)} | {name: float(columns[name][i]) for name in {"reward"} & set(columns)})
+    held = [alarm for alarm in standing(Guard(), rows) if alarm.sign in (*OF_COMPLETIONS, "non_finite")]
+    first = min(held, key=lambda alarm: alarm.since, default=None)
+    return None if first is None else Collapse(first.since, first.seen)
 
 
 def drift(values: np.ndarray) -> tuple[float, float]:

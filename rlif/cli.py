@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlif import cli_alpaca, cli_choose, cli_eval, cli_look
+from rlif import cli_alpaca, cli_choose, cli_eval, cli_guard, cli_look
 from rlif.errors import RlifError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ app.command(name="check-graders")(cli_eval.check_graders)
 app.command()(cli_choose.score)
 app.command()(cli_choose.select)
 app.command()(cli_alpaca.judge)
+app.command()(cli_guard.probe)
 
 
 @app.command()
@@ -90,7 +91,7 @@ def _train(recipe: Recipe, name: str, resume: Run | None = None) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     logging.disable_progress_bar()
     run = train(recipe, name=name, resume=resume)
-    state = PartialState()
+    state, stopped = PartialState(), False
     if state.is_main_process:
         summary, console = run.summary(), Console()
         if summary["evaluations"]:
@@ -102,7 +103,10 @@ def _train(recipe: Recipe, name: str, resume: Run | None = None) -> None:
             highlight=False,
             soft_wrap=True,
         )
+        stopped = cli_guard.say_guard(run, console)
     state.destroy_process_group()
+    if stopped:
+        raise typer.Exit(cli_guard.STOPPED)
 
 
 def rewarded_by(recipe: Recipe) -> str:

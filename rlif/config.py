@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from rlif.errors import RlifError, nearest
+from rlif.guard import Guard
 from rlif.weights import Weight, read_weight
 
 PAPER_TRAINING: dict[str, Any] = {
@@ -183,12 +184,14 @@ class Recipe(Strict):
     """Where run folders go."""
     evaluate: Evaluation = Evaluation()
     """What to look at along the way."""
+    guard: Guard = Guard()
+    """Label-free alarms and what they do: policy log, stop or rollback."""
     keep_completions: int = Field(default=64, ge=0)
     """Completions of each rollout that are written to the run folder."""
     training: dict[str, Any] = {}
     """TRL's own options."""
 
-    @field_validator("training", "lora", "evaluate", mode="before")
+    @field_validator("training", "lora", "evaluate", "guard", mode="before")
     @classmethod
     def _empty(cls, value: Any, info: ValidationInfo) -> Any:
         return {} if value is None and info.field_name != "lora" else value
@@ -224,6 +227,10 @@ class Recipe(Strict):
         if self.annotator == "offline" and self.training.get("sync_ref_model"):
             raise ValueError(
                 "annotator offline is the frozen start, but training.sync_ref_model moves it; leave one of the two out"
+            )
+        if self.guard.policy == "rollback" and not self.resolved_training["beta"]:
+            raise ValueError(
+                "guard.policy rollback goes on with a larger training.beta, which is 0; give it a value, or use stop"
             )
         return self
 
@@ -372,7 +379,7 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            owner = Evaluation if first["loc"][0] == "evaluate" else Recipe
+            owner = {"evaluate": Evaluation, "guard": Guard}.get(str(first["loc"][0]), Recipe)
             hint = nearest(str(first["loc"][-1]), owner.model_fields)
             raise RlifError(f"unknown key {key!r} in the recipe; {hint}") from None
         if first["type"] == "value_error":

@@ -30,6 +30,14 @@ MEASURES = {
     "entropy": ("Entropy, nats per token", False),
     "clip_ratio": ("Tokens clipped by the policy ratio", True),
     "grad_norm": ("Gradient norm", False),
+    "agreement": ("Completions with their group's commonest answer", True),
+    "distinct": ("Answers that differ within groups", True),
+    "same_answer": ("Problems with the commonest answer of all", True),
+    "unanswered": ("Completions without an answer", True),
+    "goes_on": ("Completions that go on after their answer", True),
+    "repetition": ("Repeated 4-grams", True),
+    "prompt_use": ("Words of the problem that completions use", True),
+    "compression": ("Compression of completions, fold", False),
     "tokens_per_second": ("Tokens per second, prompts included", False),
 }
 PARTS = {

@@ -4,6 +4,7 @@ runs/<name>/
     recipe.yaml          the resolved recipe
     environment.json     versions, commit, hardware
     metrics.jsonl        one object per logged step
+    alarms.jsonl         what the guard raised; rollbacks.jsonl: returns to a healthy checkpoint (`rlif.rollback`)
     completions/         step-000010.jsonl: the completions of that step's rollout, with rewards and advantages
     eval/                step-000010-clock.json: an evaluation; .jsonl beside it: a record per completion
     checkpoints/         checkpoint-10/ ..., in the engine's own layout
@@ -143,6 +144,9 @@ class Run:
         """Forgets everything logged after a step, before going on from a checkpoint taken there."""
         kept = [row for row in self.metrics() if row["step"] <= step]
         replace_file(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+        if (self.path / "alarms.jsonl").is_file():
+            alarms = read_rows(self.path / "alarms.jsonl")
+            write_rows(self.path / "alarms.jsonl", [row for row in alarms if row["step"] <= step])
         for path in itertools.chain(self.path.glob("completions/step-*"), self.path.glob("eval/step-*")):
             if int(path.stem.split("-")[1]) > step:
                 path.unlink()
@@ -215,6 +219,18 @@ def evaluation_name(step: int, task: str) -> str:
 
 def _numbered(name: str) -> list[str]:
     return [name, *(f"{name}-{i}" for i in range(2, 10_000))]
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Appends a JSON line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(finite(row)) + "\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a file, a torn last one left out; none where there is no file."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -7,21 +7,24 @@ train     evaluate, train, evaluate again, and leave a run folder that says what
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rlif.config import Recipe
 from rlif.errors import RewardError, RlifError
+from rlif.guard import Guard
 from rlif.plan import Plan, check_annotator, plan_steps
 from rlif.policy import load_config, load_tokenizer
 from rlif.prompts import Prompt, find_prompt
+from rlif.rollback import digest, roll_back, rollbacks, strengthened
 from rlif.run import Run, step_of
 from rlif.tasks import Task, find_task
 from rlif.terms import check_gold, check_terms, wants_gold
@@ -114,23 +117,26 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
         console.print(f"{job.too_long} problems left out: prompts above {recipe.max_prompt_tokens} tokens")
     checkpoint = None if resume is None else _checkpoint(job, resume)
     run = resume or _open(job, name)
-    trainer = _build(job, run, fresh=resume is None)
-    look, interrupt, display, last = _attach(job, run, trainer, console)
-
+    session = _begin(job, run, console, fresh=resume is None)
     console.print(f"run folder {run.path}", highlight=False, soft_wrap=True)
     started = time.perf_counter()
     if checkpoint is None:
-        look(0)
+        session.look(0)
+        _check_prompts(job, session.trainer, console)
     with _disk_full_is_said(run):
-        with interrupt, display, _saved_where_rewards_fail(run, trainer, last):
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        if interrupt.stopped(trainer.state):
+        while session.train(run, checkpoint) == "rolls back":
+            checkpoint = _return(job, run, session.guard, console)
+            del session
+            gc.collect()  # the trainer that is gone leaves its memory to the next
+            session = _begin(job, run, console, fresh=False)
+        trainer = session.trainer
+        if session.interrupt.stopped(trainer.state):
             go_on = f"stopped at step {trainer.state.global_step}; go on with: rlif train --resume {run.path}"
             console.print(go_on, highlight=False, soft_wrap=True)
             raise KeyboardInterrupt
         trainer.save_model(str(run.model))
         if state.is_main_process:
-            run.write_summary(_summary(job, run, trainer, time.perf_counter() - started))
+            run.write_summary(_summary(job, run, session, time.perf_counter() - started))
     state.wait_for_everyone()
     return run
 
@@ -226,24 +232,51 @@ def _grade(task: Task, problems: list[Problem | None], rows: list[dict[str, Any]
         row["answer"], row["right"] = task.extract(row["completion"]), right.get(i)
 
 
-def _attach(job: Job, run: Run, trainer: Any, console: Any) -> tuple[Callable[[int], None], Any, Any, Any]:
-    """Hangs recording, display and the rest beside the training steps.
+@dataclass
+class Session:
+    """A trainer with what hangs beside it: evaluation, the Ctrl-C handler, the display and the guard."""
 
-    Returns:
-        what evaluates at a step, the Ctrl-C handler, the display, and what remembers the last step.
-    """
+    trainer: Any
+    look: Callable[[int], None]
+    interrupt: Any
+    display: Any
+    guard: Any
+    last: Any
+
+    def train(self, run: Run, checkpoint: Path | None) -> str:
+        """Trains, from a checkpoint or from the start; says whether it "ended" or "rolls back" to an earlier one."""
+        with self.interrupt, self.display, _saved_where_rewards_fail(run, self.trainer, self.last):
+            self.trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        return "rolls back" if self.guard.rolls_back and not self.interrupt.pressed else "ended"
+
+
+def _begin(job: Job, run: Run, console: Any, fresh: bool) -> Session:
+    """A trainer with the KL weight that the run has come to, and recording, display and the rest beside it."""
+    times = len(rollbacks(run))
+    job = replace(job, recipe=strengthened(job.recipe, times))
+    settings = job.recipe.guard
+    if settings.policy == "rollback" and times >= settings.rollbacks:
+        settings = settings.model_copy(update={"policy": "stop"})
+    return _attach(job, run, _build(job, run, fresh), settings, console)
+
+
+def _attach(job: Job, run: Run, trainer: Any, settings: Guard, console: Any) -> Session:
+    """Hangs recording, display and the rest beside the training steps."""
     from rlif.engines import callbacks
-    from rlif.engines.trl_setup import scored_rows
+    from rlif.engines.guarding import GuardState
+    from rlif.engines.trl_setup import completed_rows, scored_rows
 
+    guard = GuardState(settings, run, console, job.plan.updates_per_rollout)
     problems = {_key(prompt): problem for prompt, problem in zip(_prompts(job), job.problems, strict=True)}
 
     def completions() -> list[dict[str, Any]]:
+        guard.see([row | {"answer": job.task.extract(row["completion"])} for row in completed_rows(trainer)])
         rows = scored_rows(trainer, job.recipe.keep_completions)
         _grade(job.task, [problems.get(_key(row["prompt"])) for row in rows], rows)
         return rows
 
     def extra() -> dict[str, Any]:
-        return {"path": trainer.reward.path}
+        return {"path": trainer.reward.path} | guard.logged
 
     interrupt, display = callbacks.Interrupt(console, job.plan.updates_per_rollout), callbacks.Display(console)
     last = callbacks.LastStep()
@@ -259,9 +292,52 @@ def _attach(job: Job, run: Run, trainer: Any, console: Any) -> tuple[Callable[[i
         if names.scores:
             trainer.callback_handler.on_log(trainer.args, trainer.state, trainer.control, {})
 
-    probe = callbacks.Probe(look, job.recipe.evaluate.every, lambda: interrupt.stopped(trainer.state), tell)
-    trainer.callback_handler.callbacks[:0] = [names, probe]  # before the trackers, which close when training ends
-    return look, interrupt, display, last
+    def unfinished() -> bool:
+        return interrupt.stopped(trainer.state) or guard.rolls_back
+
+    probe = callbacks.Probe(look, job.recipe.evaluate.every, unfinished, tell)
+    # Before the trackers, which show what the guard adds to a step and close when training ends.
+    trainer.callback_handler.callbacks[:0] = [names, guard, probe]
+    return Session(trainer, look, interrupt, display, guard, last)
+
+
+def _return(job: Job, run: Run, guard: Any, console: Any) -> Path | None:
+    """Back to the last healthy checkpoint, or to the start where there is none."""
+    from accelerate import PartialState
+
+    to, state = guard.healthy or 0, PartialState()
+    if state.is_main_process:
+        beta = roll_back(run, job.recipe, guard.stopped, to)
+        console.print(
+            f"guard: rolled back from step {guard.stopped.step} to {f'step {to}' if to else 'the start'};"
+            f" going on with training.beta {beta:g}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    state.wait_for_everyone()
+    return run.checkpoints / f"checkpoint-{to}" if to else None
+
+
+def _check_prompts(job: Job, trainer: Any, console: Any) -> None:
+    """Says what is wrong with prompts and stop token before a step is spent on them; sharded weights are not asked."""
+    from rlif.engines.trl import SHARDED
+    from rlif.prompt_check import check_prompts
+
+    recipe, number = job.recipe, job.recipe.guard.prompt_check
+    if not number or not trainer.is_world_process_zero() or trainer.accelerator.distributed_type in SHARDED:
+        return
+    warnings = check_prompts(
+        trainer.accelerator.unwrap_model(trainer.model),
+        job.tokenizer,
+        job.task,
+        job.problems[:number],
+        prompt=job.prompt,
+        chat=recipe.chat,
+        max_tokens=recipe.resolved_training["max_completion_length"],
+        temperature=recipe.resolved_training["temperature"],
+    )
+    for warning in warnings:
+        console.print(f"prompt check: {warning}", highlight=False, soft_wrap=True)
 
 
 def _looker(job: Job, run: Run, trainer: Any, shown: dict[str, float]) -> Callable[[int], None]:
@@ -294,12 +370,13 @@ def _looker(job: Job, run: Run, trainer: Any, shown: dict[str, float]) -> Callab
     return look
 
 
-def _summary(job: Job, run: Run, trainer: Any, seconds: float) -> dict[str, Any]:
+def _summary(job: Job, run: Run, session: Session, seconds: float) -> dict[str, Any]:
     """Before and after, of this run; `seconds` is the time since it was started, or resumed."""
     evaluations = {
         task: {when: by_step[at] for when, at in (("before", min(by_step)), ("after", max(by_step)))}
         for task, by_step in run.evaluations().items()
     }
+    trainer, guard = session.trainer, session.guard
     return {
         "seed": job.recipe.seed,
         "steps": trainer.state.global_step,
@@ -308,4 +385,5 @@ def _summary(job: Job, run: Run, trainer: Any, seconds: float) -> dict[str, Any]
         "path": trainer.reward.path,
         "extra_passes": int(trainer.reward.path == "pass"),
         "evaluations": evaluations,
+        "guard": digest(run, job.recipe.guard, guard.healthy, guard.stopped),
     }

@@ -111,7 +111,7 @@ def test_no_run_folder(tmp_path):
         ),
         (
             {"tasks": (), "collapse": True, "steps": 24},
-            "Collapsed from step 15 on, by its own signs: half of all completions",
+            "Collapsed from step 15 on, by its own signs: 90% of completions are truncated",
         ),
         ({"finished": False, "every": 12}, "Going, or stopped, at step 12 of 12. Learned"),
         ({"every": 99}, "Accuracy on clock is 20.8% at step 0; there is no later one"),

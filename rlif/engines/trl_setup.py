@@ -146,6 +146,19 @@ def _rounded(values_T: torch.Tensor | None) -> list[float] | None:
     return None if values_T is None else [round(value, 2) for value in values_T.tolist()]
 
 
+def completed_rows(trainer: Any) -> list[dict[str, Any]]:
+    """Every row of the rollout rewarded last, as it was sampled; empty once `scored_rows` has taken it."""
+    return [
+        {
+            "prompt": row.prompt,
+            "prompt_ids": row.prompt_ids,
+            "completion": row.text,
+            "completion_ids": row.completion_ids,
+        }
+        for row in trainer.reward.scored
+    ]
+
+
 def scored_rows(trainer: Any, limit: int) -> list[dict[str, Any]]:
     """The first rows of the rollout rewarded last, with the advantages TRL gave them; empty if there is no new one.
 

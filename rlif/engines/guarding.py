@@ -1,0 +1,115 @@
+"""The guard beside a training step: judges what is logged, says and logs alarms, asks the trainer to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from rich.console import Console
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from rlif.engines.callbacks import our_names
+from rlif.guard import Alarm, Guard, Judge
+from rlif.rollback import log_alarm
+from rlif.run import Run
+from rlif.vitals import vitals
+
+
+class GuardState(TrainerCallback, ExportableState):
+    """Judges each logged step; its memory travels in `trainer_state.json` of the checkpoints.
+
+    It must come before the recorder and the trackers, which show what it adds to a step, and after `Names`.
+
+    Args:
+        guard: policy and limits.
+        run: where alarms are logged and healthy checkpoints lie.
+        console: where they are said.
+        every: acts only after so many updates, those that share a rollout, so that what is resumed is the same run.
+
+    Attributes:
+        logged: the signs that are raised, for the metrics of the step.
+        stopped: the alarm that ended training, None where none did.
+    """
+
+    def __init__(self, guard: Guard, run: Run, console: Console, every: int):
+        self.guard, self.run, self.console, self.every = guard, run, console, every
+        self.judge = Judge(guard)
+        self.vitals: dict[str, float] = {}
+        self.logged: dict[str, Any] = {}
+        self.stopped: Alarm | None = None
+
+    def see(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Takes the rows of a new rollout; none where there was no new one."""
+        self.vitals = vitals(rows) or self.vitals
+
+    @property
+    def rolls_back(self) -> bool:
+        """Whether training ended to go on from an earlier checkpoint."""
+        return self.stopped is not None and self.guard.policy == "rollback"
+
+    @property
+    def healthy(self) -> int | None:
+        """Step of the last healthy checkpoint."""
+        return self.judge.watch.healthy
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"watch": self.judge.state(), "vitals": self.vitals}}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        saved = state.stateful_callbacks.get(type(self).__name__)
+        if saved:
+            self.judge.restore(saved["attributes"]["watch"])
+            self.vitals = saved["attributes"]["vitals"]
+        self._protect(state)
+        if self.guard.kl is not None and not args.beta and state.is_world_process_zero:
+            self.console.print(
+                "guard: training.beta is 0, so KL to the start, its most telling sign, is not measured;"
+                " a beta of 1e-4 is enough to see it",
+                soft_wrap=True,
+            )
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        step = state.global_step
+        logs |= self.vitals
+        raised = self.judge.step(step, our_names(logs))
+        self.logged = {"alarms": list(self.judge.watch.raised)}
+        self.vitals = {}
+        if state.is_world_process_zero:
+            for alarm in raised:
+                log_alarm(self.run, alarm)
+                self.console.print(f"guard: {alarm}", highlight=False, soft_wrap=True)
+        if self._must_stop(step):
+            self.stopped = self.judge.alarm
+            interrupted, control.should_training_stop = control.should_training_stop, True
+            control.should_save = self.guard.policy == "stop" or interrupted
+        elif control.should_save:
+            self._mark(state)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Marks steps that are saved and not logged. At the end transformers would spare the best checkpoint alone."""
+        self._mark(state)
+        if control.should_training_stop or state.global_step >= state.max_steps:
+            state.best_model_checkpoint = None
+
+    def _must_stop(self, step: int) -> bool:
+        """Whether the run ends here; the main process decides for all."""
+        stop = self.guard.policy != "log" and self.judge.alarm is not None and step % self.every == 0
+        if PartialState().num_processes > 1:
+            stop = broadcast_object_list([stop])[0]
+        return stop
+
+    def _mark(self, state: Any) -> None:
+        """Remembers the checkpoint being taken as healthy, if it is, before it is written."""
+        if self.judge.is_healthy():
+            self.judge.watch.healthy = state.global_step
+            self._protect(state)
+
+    def _protect(self, state: Any) -> None:
+        """The checkpoint that is called the best is the one transformers spares when it keeps to save_total_limit."""
+        if self.healthy is not None:
+            state.best_model_checkpoint = str(self.run.checkpoints / f"checkpoint-{self.healthy}")

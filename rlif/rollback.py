@@ -1,0 +1,88 @@
+"""What the guard leaves in a run folder, and the return to a healthy checkpoint.
+
+    alarms.jsonl       one object per alarm or warning raised; rewound with the metrics
+    rollbacks.jsonl    one object per return: from which step to which, because of what, the KL weight from there on
+
+A rollback is exact because nothing is undone: the run folder is brought to what it was at the checkpoint, and the run
+is resumed from there as after a kill - weights, optimiser, schedule, random state, data order and the guard's own
+memory come from the checkpoint - but for the KL weight. That weight is a function of the recipe and of how many returns
+are logged, so a later `--resume` goes on with it too. A kill during a rollback loses nothing: its line is written last,
+and a run resumed without it meets the same alarm and returns again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from typing import Any
+
+from rlif.config import Recipe
+from rlif.guard import Alarm, Guard
+from rlif.run import Run, append_row, read_rows, step_of
+
+
+def log_alarm(run: Run, alarm: Alarm) -> None:
+    """Adds an alarm to the run folder."""
+    append_row(run.path / "alarms.jsonl", asdict(alarm))
+
+
+def alarms(run: Run) -> list[dict[str, Any]]:
+    """What the guard raised, oldest first.
+
+    Example:
+        >>> alarms(Run.open("runs/demo-collapse"))[0]["sign"]
+        'kl'
+    """
+    return read_rows(run.path / "alarms.jsonl")
+
+
+def rollbacks(run: Run) -> list[dict[str, Any]]:
+    """Returns to a healthy checkpoint, oldest first."""
+    return read_rows(run.path / "rollbacks.jsonl")
+
+
+def strengthened(recipe: Recipe, times: int) -> Recipe:
+    """A recipe after so many rollbacks: training.beta multiplied by guard.strengthen each time."""
+    if not times:
+        return recipe
+    beta = recipe.resolved_training["beta"] * recipe.guard.strengthen**times
+    return recipe.model_copy(update={"training": recipe.training | {"beta": beta}})
+
+
+def roll_back(run: Run, recipe: Recipe, alarm: Alarm, to: int) -> float:
+    """Brings a run folder back to a step, and logs it.
+
+    Args:
+        run: its checkpoints after `to` are removed, the newest first, and what was logged after `to` as well.
+        recipe: the run's own, as it was started.
+        alarm: why.
+        to: step of the last healthy checkpoint; 0 where there is none, to begin again.
+
+    Returns:
+        The KL weight from here on.
+    """
+    later = [path for path in run.checkpoints.glob("checkpoint-*") if step_of(path) > to]
+    for path in sorted(later, key=step_of, reverse=True):
+        (path / "trainer_state.json").unlink(missing_ok=True)  # from here on no resume picks it
+        shutil.rmtree(path)
+    run.rewind(to)
+    beta = strengthened(recipe, len(rollbacks(run)) + 1).resolved_training["beta"]
+    append_row(run.path / "rollbacks.jsonl", {"from": alarm.step, "to": to, "beta": beta, "alarm": asdict(alarm)})
+    return beta
+
+
+def digest(run: Run, guard: Guard, healthy: int | None, stopped: Alarm | None) -> dict[str, Any]:
+    """The guard's part of `summary.json`.
+
+    Args:
+        healthy: step of the last healthy checkpoint, None where there is none.
+        stopped: the alarm that ended the run.
+    """
+    best = run.checkpoints / f"checkpoint-{healthy}"
+    return {
+        "policy": guard.policy,
+        "alarms": alarms(run),
+        "stopped": asdict(stopped) if stopped else None,
+        "rollbacks": rollbacks(run),
+        "best_healthy_checkpoint": str(best.relative_to(run.path)) if best.is_dir() else None,
+    }

@@ -1,0 +1,142 @@
+r"""Vital signs of a rollout, without labels: what its completions look like, from their text and tokens alone.
+
+With c a completion, its prompt x, its group the completions of the same prompt:
+
+    repetition    mean over c of 1 - |distinct 4-grams| / |4-grams| of its tokens: seq-rep-4 of arXiv 1908.04319, where
+                  human text has 0.04 and greedy loops 0.44 and more; under 4 tokens it is 0
+    compression   mean over c of bytes / bytes left by zlib; one repeated character is 50 and more, prose 1 - 3
+    goes_on       share of c that open a new problem or turn (see OPENER), or go on for more than TAIL characters after
+                  the first \boxed answer; what users of the reference implementation meet most
+    unanswered    share of c in which the task finds no answer; 1 for tasks that extract none, so only its change counts
+    distinct      answers that differ, per group, as a share of its answered completions: 1 = all differ
+    agreement     share of the answered completions of a group that give its most frequent answer
+    same_answer   share of the groups whose most frequent answer is the one most frequent over all groups
+    prompt_use    mean over c of the share of the problem's words that c uses; templates count as well, so only its
+                  change counts. It falls when completions stop being about their problem, in whatever form
+
+What to watch: nothing here knows right from wrong. Answers are compared as text, `1/2` is not `0.5`.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from statistics import fmean
+from typing import Any
+
+NGRAM = 4
+TAIL = 40  # characters but spaces: a full stop, a unit or a closing phrase may follow an answer
+WORD = re.compile(r"\w+")
+BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
+OPENER = re.compile(
+    r"<\|im_start\|>|<\|start_header_id\|>"
+    r"|(?:^|\n)\W{0,4}(?:human|user|question|problem|exercise|assistant)\b[ \d]{0,4}\W{0,3}:"
+    r"|\b(?:next|another|new|similar|following) (?:problem|question|exercise)\b",
+    re.IGNORECASE,
+)
+
+
+def vitals(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The vital signs of a rollout; those that it has nothing to measure for are left out.
+
+    Args:
+        rows: of a run folder's completions, whole groups one after the other: each with `prompt` (text or
+            conversation), `prompt_ids`, `completion`, `completion_ids` and `answer` (None where there is none).
+
+    Example:
+        >>> rows = Run.open("runs/demo").completions(10)
+        >>> vitals(rows)["agreement"]
+        0.61
+    """
+    if not rows:
+        return {}
+    found = {
+        "repetition": fmean(repetition(row["completion_ids"]) for row in rows),
+        "compression": fmean(compression(row["completion"]) for row in rows),
+        "goes_on": fmean(goes_on(row["completion"]) for row in rows),
+        "unanswered": fmean(row["answer"] is None for row in rows),
+    }
+    return found | _words_used(rows) | _answers(rows)
+
+
+def repetition(ids: Sequence[int]) -> float:
+    """Share of the 4-grams of some tokens that occurred before; 0 for fewer than 4 tokens.
+
+    Example:
+        >>> repetition([7, 7, 7, 7, 7, 7])
+        0.6666666666666667
+    """
+    grams = [tuple(ids[i : i + NGRAM]) for i in range(len(ids) - NGRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def compression(text: str) -> float:
+    """How many times smaller zlib makes a text, its header not counted; 1 for an empty one.
+
+    Example:
+        >>> compression("ha" * 500) > 50
+        True
+    """
+    raw = text.encode(errors="replace")
+    header = len(zlib.compress(b""))
+    return len(raw) / max(1, len(zlib.compress(raw)) - header) if raw else 1.0
+
+
+def goes_on(text: str) -> bool:
+    r"""Whether a completion goes on after its answer, or opens a new problem or turn.
+
+    Example:
+        >>> goes_on("It is \boxed{4}. Next problem: what is 5 + 5?")
+        True
+    """
+    opener = OPENER.search(text)
+    if opener and opener.start() > 0:
+        return True
+    box = BOX.search(text)
+    return box is not None and len("".join(_after_braces(text, box.end()).split())) > TAIL
+
+
+def _after_braces(text: str, start: int) -> str:
+    """What follows the brace that closes the one opened just before `start`; nothing where it stays open."""
+    depth = 1
+    for place in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if not depth:
+            return text[place + 1 :]
+    return ""
+
+
+def problem_text(prompt: Any) -> str:
+    """The user's words of a prompt: the last message of a conversation, or a text as it is."""
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+
+
+def _words_used(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    shares = []
+    for row in rows:
+        asked = set(WORD.findall(problem_text(row["prompt"]).lower()))
+        if asked:
+            shares.append(len(asked & set(WORD.findall(row["completion"].lower()))) / len(asked))
+    return {"prompt_use": fmean(shares)} if shares else {}
+
+
+def groups(rows: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Rows of the same prompt that follow one another."""
+    return [list(group) for _, group in groupby(rows, key=lambda row: tuple(row["prompt_ids"]))]
+
+
+def _answers(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """How groups agree with themselves and with one another; groups of one answer say nothing."""
+    counts = [Counter(row["answer"].strip() for row in group if row["answer"] is not None) for group in groups(rows)]
+    counts = [count for count in counts if count.total() > 1]
+    if not counts:
+        return {}
+    favourites = Counter(count.most_common(1)[0][0] for count in counts)
+    return {
+        "distinct": fmean((len(count) - 1) / (count.total() - 1) for count in counts),
+        "agreement": fmean(count.most_common(1)[0][1] / count.total() for count in counts),
+        "same_answer": favourites.most_common(1)[0][1] / len(counts),
+    }

@@ -1,0 +1,45 @@
+"""How the guard's limit on KL was found: first alarms on the development seeds, for several limits.
+
+    python scripts/guard_limits.py 0.02 0.03 0.035 0.04 0.045 0.05 0.06 0.08 0.1
+
+Replays the metrics kept in results/demo-collapse.json and results/demo.json, no run needed; the slope is off. For each
+limit: how many steps after the end of the accuracy peak each collapsing run raises its first alarm, and at which step
+each healthy run raises a false one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rlif.guard import Guard, replay
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def peak_end(run: dict[str, Any]) -> int:
+    """The last evaluation within 5 points of the best one."""
+    shares = {look["step"]: look["mean"] for look in run["curves"]["clock"]}
+    return max(step for step, share in shares.items() if share >= max(shares.values()) - 0.05)
+
+
+def first_alarm(run: dict[str, Any], limit: float) -> int | None:
+    raised = replay(Guard(kl=limit, kl_slope=None), run["metrics"])
+    return next((alarm.step for alarm in raised if alarm.severity == "alarm"), None)
+
+
+def main() -> None:
+    collapsing, healthy = (
+        json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in ("demo-collapse", "demo")
+    )
+    print("limit, steps after the peak by collapsing seed, false stops by healthy seed")
+    for limit in map(float, sys.argv[1:]):
+        stops = [first_alarm(run, limit) for run in collapsing]
+        after = [None if stop is None else stop - peak_end(run) for stop, run in zip(stops, collapsing, strict=True)]
+        print(limit, after, [first_alarm(run, limit) for run in healthy])
+
+
+if __name__ == "__main__":
+    main()

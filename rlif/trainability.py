@@ -35,6 +35,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from rlif.config import Recipe
+from rlif.errors import RlifError
 from rlif.vitals import groups, vitals
 
 HALF, FEW = 0.5, 0.1
@@ -179,6 +180,10 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     from rlif.signals import SIGNALS
     from rlif.training import prepare
 
+    if recipe.reward not in SIGNALS:
+        raise RlifError(
+            f"a forecast reads one token signal of {', '.join(SIGNALS)}; the recipe rewards {recipe.reward}."
+        )
     job = prepare(recipe)
     model, training = load_model(recipe), recipe.resolved_training
     chosen = job.problems[:problems]
@@ -198,7 +203,7 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
         temperature=training["temperature"],
     )
     texts = [problem.text for problem in chosen for _ in range(decoding.n)]
-    rewards = SIGNALS[recipe.reward](stats)
+    rewards = SIGNALS[str(recipe.reward)](stats)
     return forecast(
         [
             {

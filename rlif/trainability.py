@@ -180,7 +180,7 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     from rlif.signals import SIGNALS
     from rlif.training import prepare
 
-    if recipe.reward not in SIGNALS:
+    if str(recipe.reward) not in SIGNALS:
         raise RlifError(
             f"a forecast reads one token signal of {', '.join(SIGNALS)}; the recipe rewards {recipe.reward}."
         )

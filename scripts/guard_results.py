@@ -27,9 +27,11 @@ import rlif
 from rlif.guard import Guard, replay
 from rlif.intervals import proportion
 from rlif.run import Run
+from rlif.signs import SIGNS
 from rlif.vitals import vitals
 
 NEAR, WITHIN = 10, 0.05
+READ = {"step", *(sign.of for sign in SIGNS.values())}
 COLLAPSE = ("training.max_steps=32", "evaluate={tasks: [clock], limit: 256, every: 4, batch_size: 256}")
 HEALTHY = ("evaluate={tasks: [clock], limit: 256, every: 10, batch_size: 256}",)
 
@@ -40,9 +42,9 @@ CASES = {
     "offline": ("demo-collapse", (*COLLAPSE, "annotator=offline"), True),
 }
 WHAT = {
-    "demo-collapse": "collapses: the paper's normalisation and KL weight at a learning rate of 3e-4",
-    "demo": "does not collapse within its 30 steps",
-    "offline": "demo-collapse with the frozen start as annotator (arXiv 2505.19590, Fig. 7)",
+    "demo-collapse": "The paper's normalisation and KL weight at a learning rate of 3e-4",
+    "demo": "No collapse within its 30 steps",
+    "offline": "The same with the frozen start as annotator (arXiv 2505.19590, Fig. 7)",
 }
 
 
@@ -70,10 +72,11 @@ def judged(case: str, run: Run, guard: Guard) -> dict[str, Any]:
     curve = {step: look["accuracy"] for step, look in sorted(run.evaluations()["clock"].items())}
     best = max(look["mean"] for look in curve.values())
     end = max(step for step, look in curve.items() if look["mean"] >= best - WITHIN)
-    raised = replay(guard, run.metrics(), rollouts(run))
+    signs = rollouts(run)
+    raised = replay(guard, run.metrics(), signs)
     alarm = next((alarm for alarm in raised if alarm.severity == "alarm"), None)
     stop = alarm.step if alarm else None
-    seen = [step for step in curve if stop is not None and step <= stop]
+    near = None if stop is None else min(curve, key=lambda step: abs(step - stop))
     collapses = CASES[case][2]
     return {
         "case": case,
@@ -85,8 +88,12 @@ def judged(case: str, run: Run, guard: Guard) -> dict[str, Any]:
         "alarm": asdict(alarm) if alarm else None,
         "all_raised": [[alarm.sign, alarm.severity, alarm.since, alarm.step] for alarm in raised],
         "good": (stop is not None and abs(stop - end) <= NEAR) if collapses else stop is None,
-        "at_stop": curve[max(seen)] | {"step": max(seen)} if seen else None,
+        "at_stop": None if near is None else curve[near] | {"step": near},
         "at_end": curve[max(curve)] | {"step": max(curve)},
+        "metrics": [
+            {key: value and round(value, 5) for key, value in (row | signs.get(row["step"], {})).items() if key in READ}
+            for row in run.metrics()
+        ],
         "curve": {step: look["mean"] for step, look in curve.items()},
         "environment": json.loads((run.path / "environment.json").read_text(encoding="utf-8")),
     }
@@ -126,7 +133,7 @@ def table(rows: list[dict[str, Any]], command: str, checked: dict[str, Any] | No
             "",
             f"{WHAT[case]}.",
             "",
-            "| seed | best accuracy | peak's end | stopped at | sign | since | accuracy then (step) | and unstopped |",
+            "| seed | best | peak's end | stopped at | sign | since | accuracy nearby (step) | if not stopped |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for row in mine:

@@ -10,9 +10,9 @@ collapsing recipe with policy stop and checks it. Held-out accuracy is looked at
     hit          the stop is within 10 steps of the peak's end, on either side
     false stop   any stop of a run that does not collapse
 
-The limits were chosen on seeds 0 to 2 of the first two cases; nothing was changed after other seeds were looked at. The collapsing cases are
-cut at 32 steps, which at their constant learning rate are the first 32 of the recipe's 60. A run that is in the folder
-already is read, not run again.
+The limits were chosen on seeds 0 to 2 of the first two cases; nothing was changed after other seeds were looked at.
+The collapsing cases are cut at 32 steps, which at their constant learning rate are the first 32 of the recipe's 60. A
+run that is in the folder already is read, not run again.
 """
 
 from __future__ import annotations

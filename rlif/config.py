@@ -119,6 +119,8 @@ class Recipe(Strict):
     """The engine's trainer."""
     reward: str = "self_certainty"
     """A name of `rlif.SIGNALS`."""
+    reward_seconds: float = Field(default=600, gt=0)
+    """What a reward may take for one batch before the run ends, at its last checkpoint."""
     annotator: Literal["online", "offline"] = "online"
     """Whose confidence: the policy's, as it is now, or that of the frozen start (rides the reference pass)."""
     normalisation: Normalisation | None = None

@@ -13,6 +13,15 @@ class RlifError(Exception):
     """Something the user can put right. The command line prints it as one sentence and exits with code 2."""
 
 
+class Preempted(SystemExit):
+    """A job scheduler asked for the machine back, and the run stands at a checkpoint. The program exits with code 75,
+    EX_TEMPFAIL of sysexits.h: try again later.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(75)
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """What to say after an unknown name: the nearest known one, else all of them."""
     names = sorted(names)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlif.config import Recipe
+from rlif.checkpoints import in_order, is_sealed, step_of
 from rlif.errors import RlifError, lookup
 from rlif.evaluate import Record, decoding_of, describe, evaluate, summarise, uses_chat
 from rlif.intervals import paired
@@ -23,7 +24,7 @@ from rlif.prompts import Prompt, find_prompt
 from rlif.records import Records
 from rlif.rollout import Sampler, TransformersSampler
 from rlif.rollout_vllm import VllmSampler
-from rlif.run import Run, evaluation_name, step_of
+from rlif.run import Run, evaluation_name
 from rlif.tasks import Task
 from rlif.tasks.rows import read_rows
 from rlif.types import Problem
@@ -101,7 +102,7 @@ def _checkpoints(run: Run, loading: Mapping[str, Any]) -> Iterator[Candidate]:
     recipe, folder = run.recipe(), run.path / "eval"
     start = Recipe(model=recipe.model, revision=recipe.revision, allow_pickle=recipe.allow_pickle, **loading)
     yield Candidate(f"{run.path.name} step 0", start, folder, 0)
-    found = {step_of(path.parent): path.parent for path in run.checkpoints.glob("checkpoint-*/trainer_state.json")}
+    found = {step_of(path): path for path in in_order(run.checkpoints) if is_sealed(path)}
     if (run.path / "summary.json").is_file():
         found[run.summary()["steps"]] = run.model
     for step, path in sorted(found.items()):

@@ -6,22 +6,24 @@ train     evaluate, train, evaluate again, and leave a run folder that says what
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlif import beginning
+from rlif.checkpoints import step_of
 from rlif.config import Recipe
 from rlif.errors import RlifError, lookup
+from rlif.faults import said
+from rlif.lock import locked
 from rlif.plan import Plan, plan_steps
-from rlif.policy import load_config, load_tokenizer
+from rlif.policy import load_config, load_tokenizer, model_path
 from rlif.prompts import Prompt, find_prompt
-from rlif.run import Run, step_of
+from rlif.run import Run, environment
 from rlif.signals import NEEDS, SIGNALS
 from rlif.tasks import Task, find_task
 from rlif.types import Problem
@@ -99,87 +101,122 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
     Args:
         recipe: from `rlif.load_recipe`.
         name: of the run folder where the recipe gives none; numbered if taken.
-        resume: go on with this run from its latest checkpoint, instead of starting one.
+        resume: go on with this run from its latest good checkpoint, or from the start if it has none yet.
         console: a rich console; its own if left out.
 
     Raises:
-        RlifError: something in the recipe, the data or the model that the user can put right.
+        RlifError: something in the recipe, the data, the model or the machine that the user can put right.
+        KeyboardInterrupt: Ctrl-C; the run stands at a checkpoint.
+        Preempted: SIGTERM or SIGUSR1; the run stands at a checkpoint.
 
     Example:
         >>> run = rlif.train(rlif.load_recipe("demo"))
         >>> run.summary()["evaluations"]["clock"]["after"]["accuracy"]["mean"]
         0.92
     """
+    import torch
     from accelerate import PartialState
     from rich.console import Console
 
-    state = PartialState()
+    # Without being told, accelerate takes each of several processes on a machine without accelerator for the only one.
+    on_cpu = recipe.resolved_training.get("use_cpu", False) or not torch.accelerator.is_available()
+    state = PartialState(cpu=on_cpu)
     console = console or Console(quiet=not state.is_main_process)
+    if resume is not None and (resume.path / "summary.json").is_file():
+        raise RlifError(f"{resume.path} is finished; there is nothing to go on with.")
     job = prepare(recipe, state.num_processes)
     if job.too_long:
         console.print(f"{job.too_long} problems left out: prompts above {recipe.max_prompt_tokens} tokens")
-    checkpoint = None if resume is None else _checkpoint(job, resume)
-    run = resume or _open(job, name)
-    trainer = _build(job, run, fresh=resume is None)
-    look = _looker(job, run, trainer)
-    interrupt, display = _attach(job, run, trainer, look, console)
-
-    console.print(f"run folder {run.path}", highlight=False, soft_wrap=True)
-    started = time.perf_counter()
-    if checkpoint is None:
-        look(0)
-    with _disk_full_is_said(run):
-        with interrupt, display:
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        step = trainer.state.global_step
-        if interrupt.pressed and step < trainer.state.max_steps:
-            go_on = f"stopped at step {step}; go on with: rlif train --resume {run.path}"
-            console.print(go_on, highlight=False, soft_wrap=True)
-            raise KeyboardInterrupt
-        look(step)
-        trainer.save_model(str(run.model))
-        if state.is_main_process:
-            run.write_summary(_summary(job, run, trainer, time.perf_counter() - started))
-    state.wait_for_everyone()
+    with ExitStack() as held:
+        run, checkpoint, notes = _on_main(lambda: _begin(job, name, resume, held))
+        for note in notes:
+            console.print(note, highlight=False, soft_wrap=True, markup=False)
+        _run(job, run, checkpoint, console, fresh=resume is None)
     return run
 
 
-def _open(job: Job, name: str) -> Run:
-    """A new run folder, the same on every process."""
+def _begin(job: Job, name: str, resume: Run | None, held: ExitStack) -> tuple[Run, Path | None, list[str]]:
+    """The locked run folder, the checkpoint to go on from (what was logged after it is forgotten), and what to say."""
+    facts = beginning.facts(job.problems, job.held_out, model_path(job.recipe))
+    if resume is None:
+        run = Run.create(job.recipe, name)
+        held.enter_context(locked(run.path))
+        run.write_begun(facts)
+        return run, None, []
+    held.enter_context(locked(resume.path))
+    problems = f"the problems of {job.recipe.task} ({job.recipe.source or 'its own source'}, {job.recipe.split})"
+    named = {"problems": problems, "model": f"the model {job.recipe.model}"}
+    beginning.check(resume.begun(), facts, resume.path, named)
+    if others := beginning.differences(resume.environment(), environment()):
+        held_apart = "; the run goes on, but not as if nothing had happened"
+        others = [f"not what it was started with: {', '.join(others)}{held_apart}"]
+    checkpoint, damaged = resume.good_checkpoint()
+    step = 0 if checkpoint is None else step_of(checkpoint)
+    resume.rewind(step)
+    resume.write_begun(facts)
+    from_where = "from the start, it had no checkpoint yet" if checkpoint is None else f"from {checkpoint.name}"
+    return resume, checkpoint, [*others, *damaged, f"going on {from_where}"]
+
+
+def _on_main(action: Callable[[], Any]) -> Any:
+    """What the main process got, or its RlifError, on every process: none is left waiting for the others."""
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    paths = [str(Run.create(job.recipe, name).path) if PartialState().is_main_process else ""]
-    return Run(Path(broadcast_object_list(paths)[0]))
+    outcome: list[Any] = [None, None]
+    if PartialState().is_main_process:
+        try:
+            outcome[0] = action()
+        except RlifError as error:
+            outcome[1] = str(error)
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise RlifError(outcome[1])
+    return outcome[0]
 
 
-def _checkpoint(job: Job, run: Run) -> Path:
-    """The checkpoint to go on from; what was logged after it is forgotten."""
+def _run(job: Job, run: Run, checkpoint: Path | None, console: Any, fresh: bool) -> None:
+    """Trains in a run folder, from a checkpoint if there is one, to the end or to a signal."""
     from accelerate import PartialState
 
-    if (run.path / "summary.json").is_file():
-        raise RlifError(f"{run.path} is finished; there is nothing to go on with.")
-    checkpoint = run.latest_checkpoint(before=job.plan.steps)
-    if checkpoint is None:
-        raise RlifError(f"{run.path} has no checkpoint to go on from; start again without --resume.")
+    from rlif.engines.trl_setup import load_finished
+
+    state = PartialState()
+    trainer = _build(job, run, fresh)
+    look = _looker(job, run, trainer)
+    stop, display = _attach(job, run, trainer, look, console)
+    console.print(f"run folder {run.path}", highlight=False, soft_wrap=True, markup=False)
+    started = time.perf_counter()
+    with said(run, state.num_processes), stop:
+        if checkpoint is None:
+            look(0)
+        if checkpoint is not None and step_of(checkpoint) >= job.plan.steps:
+            load_finished(trainer, str(checkpoint))
+        else:
+            with display:
+                trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        step = trainer.state.global_step
+        if stop.signal is not None and step < trainer.state.max_steps:
+            go_on = f"stopped at step {step}; go on with: rlif train --resume {run.path}"
+            console.print(go_on, highlight=False, soft_wrap=True, markup=False)
+            raise stop.ending()
+        look(step)
+        _save_model(run, trainer)
+        if state.is_main_process:
+            run.write_summary(_summary(job, run, trainer, time.perf_counter() - started))
+    state.wait_for_everyone()
+
+
+def _save_model(run: Run, trainer: Any) -> None:
+    """The trained model, as a whole folder or not at all."""
+    from accelerate import PartialState
+
+    draft = run.path / ".model.draft"
+    trainer.save_model(str(draft))
+    PartialState().wait_for_everyone()
     if PartialState().is_main_process:
-        run.rewind(step_of(checkpoint))
-    return checkpoint
-
-
-@contextmanager
-def _disk_full_is_said(run: Run) -> Iterator[None]:
-    """Torch and safetensors each say in their own way that the disk is full; here it is one sentence."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if os.strerror(errno.ENOSPC) not in str(error) and shutil.disk_usage(run.path).free > 2**20:
-            raise
-        run.remove_torn()
-        go_on = f"go on with: rlif train --resume {run.path}" if run.latest_checkpoint() else "start again"
-        raise RlifError(f"the disk is full; make room and {go_on}") from error
+        shutil.rmtree(run.model, ignore_errors=True)
+        draft.rename(run.model)
 
 
 def _build(job: Job, run: Run, fresh: bool) -> Any:
@@ -203,8 +240,8 @@ def _build(job: Job, run: Run, fresh: bool) -> Any:
 
 
 def _attach(job: Job, run: Run, trainer: Any, look: Callable[[int], None], console: Any) -> tuple[Any, Any]:
-    """Hangs recording, display and the rest beside the training steps; returns the Ctrl-C handler and the display."""
-    from rlif.engines import callbacks
+    """Hangs recording, display and the rest beside the training steps; returns what stops it, and the display."""
+    from rlif.engines import callbacks, survival
     from rlif.engines.trl_setup import scored_rows
 
     def completions() -> list[dict[str, Any]]:
@@ -214,14 +251,16 @@ def _attach(job: Job, run: Run, trainer: Any, look: Callable[[int], None], conso
     def extra() -> dict[str, Any]:
         return {"path": trainer.reward.path}
 
-    interrupt, display = callbacks.Interrupt(console, job.plan.updates_per_rollout), callbacks.Display(console)
-    trainer.add_callback(interrupt)
+    stop, display = survival.Stop(console, job.plan.updates_per_rollout), callbacks.Display(console)
+    trainer.add_callback(stop)
+    trainer.add_callback(survival.FiniteGradients())
     trainer.add_callback(callbacks.Recorder(run, extra, completions))
-    trainer.add_callback(callbacks.RoomForCheckpoint(run.checkpoints))
+    trainer.add_callback(survival.RoomForCheckpoint(run.checkpoints))
+    trainer.add_callback(survival.Keep(run.checkpoints, job.recipe.resolved_training["save_total_limit"]))
     trainer.add_callback(display)
     if job.recipe.evaluate.every:
         trainer.add_callback(callbacks.Probe(look, job.recipe.evaluate.every))
-    return interrupt, display
+    return stop, display
 
 
 def _looker(job: Job, run: Run, trainer: Any) -> Callable[[int], None]:
@@ -257,12 +296,13 @@ def _summary(job: Job, run: Run, trainer: Any, seconds: float) -> dict[str, Any]
         task: {when: by_step[at] for when, at in (("before", min(by_step)), ("after", max(by_step)))}
         for task, by_step in run.evaluations().items()
     }
+    path = [row["path"] for row in run.metrics() if "path" in row][-1]
     return {
         "seed": job.recipe.seed,
         "steps": trainer.state.global_step,
         "seconds": round(seconds, 1),
         "reward": job.recipe.reward,
-        "path": trainer.reward.path,
-        "extra_passes": int(trainer.reward.path == "pass"),
+        "path": path,
+        "extra_passes": int(path == "pass"),
         "evaluations": evaluations,
     }

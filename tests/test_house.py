@@ -14,6 +14,8 @@ MODULES = sorted((ROOT / "rlif").rglob("*.py"))
 # The order in which data flows: an import may only point back.
 ORDER = [
     ["errors", "types"],
+    ["checkpoints", "disk", "lock", "time_limit"],
+    ["beginning"],
     ["extraction", "grading", "grading_worker", "intervals", "jsonl", "selection", "tasks.rows"],
     ["sandbox_values", "sandbox_room", "sandbox_bwrap"],
     ["sandbox_call", "sandbox_host"],
@@ -27,12 +29,12 @@ ORDER = [
     ["signals.self_certainty_topk"],
     ["signals", "early_stop"],
     ["rollout", "rewards", "run"],
-    ["records", "score_file", "vllm_capture"],
+    ["records", "score_file", "vllm_capture", "faults"],
     ["rollout_vllm"],
     ["evaluate"],
     ["examination", "samples", "scaling", "scaling_figure", "judge", "win_rate"],
     ["judged"],
-    ["engines.trl", "engines.callbacks"],
+    ["engines.trl", "engines.callbacks", "engines.survival"],
     ["engines.trl_setup"],
     ["training"],
     ["cli_alpaca", "cli_choose", "cli_eval"],

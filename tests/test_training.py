@@ -58,8 +58,8 @@ def run(tmp_path_factory, model_folder) -> Run:
 
 
 def test_the_run_folder_says_what_happened(run):
-    names = {path.name for path in run.path.iterdir()}
-    expected = "recipe.yaml environment.json metrics.jsonl completions eval checkpoints model summary.json"
+    names = {path.name for path in run.path.iterdir()} - {".lock"}
+    expected = "recipe.yaml environment.json begun.json metrics.jsonl completions eval checkpoints model summary.json"
     assert names == set(expected.split())
     rows = run.metrics()
     assert [row["step"] for row in rows] == [1, 2, 3, 4]

@@ -50,6 +50,7 @@ from rlif.scoring import (
     verify_head,
 )
 from rlif.signals import TokenSignal
+from rlif.time_limit import rewarding
 from rlif.types import TokenStats
 
 OFFERED = ("mean_logprob_BT",)  # the fields of TokenStats that a signal can read in training
@@ -120,6 +121,7 @@ class InternalReward:
         self.trainer: Any = None
         self.scored: list[Scored] = []  # of the latest rollout, all processes, in TRL's order
         self.path = ""
+        self.seconds = 600.0  # for one batch
 
     def __call__(
         self,
@@ -140,7 +142,8 @@ class InternalReward:
         truncated = [self._truncated(ids) for ids in completion_ids]
         if self.trainer.args.mask_truncated_completions:
             mask_BT[torch.tensor(truncated)] = False
-        values = self.signal(stats)
+        with rewarding(self.__name__, self.seconds):
+            values = self.signal(stats)
 
         self.path = rollout.path
         self._remember(prompts, completions, rollout, truncated, values)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from pathlib import Path
 from typing import Any
 
 import datasets
 from accelerate import PartialState
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerState
 from trl import GRPOConfig, RLOOConfig  # pyright: ignore[reportPrivateImportUsage]
 
 from rlif.config import Recipe
@@ -63,6 +64,7 @@ def build_trainer(recipe: Recipe, prompts: list[Any], tokenizer: Any, output_dir
     options = check_training(recipe, PartialState().num_processes)
     if recipe.algorithm == "grpo":
         options["scale_rewards"] = "none"
+    options["save_total_limit"] = None  # old checkpoints are `survival.Keep`'s to delete, after the new one is sealed
     try:
         args = config_class(
             output_dir=output_dir,
@@ -79,6 +81,7 @@ def build_trainer(recipe: Recipe, prompts: list[Any], tokenizer: Any, output_dir
         recipe.annotator,
         Normaliser(recipe.resolved_normalisation, recipe.spread_floor),
     )
+    reward.seconds = recipe.reward_seconds
     try:
         trainer = trainer_class(
             model=model_path(recipe),
@@ -92,6 +95,12 @@ def build_trainer(recipe: Recipe, prompts: list[Any], tokenizer: Any, output_dir
         raise RlifError(f"cannot set up training of {recipe.model!r}: {first_line(error)}") from error
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def load_finished(trainer: Any, checkpoint: str) -> None:
+    """Weights and step of a checkpoint that was taken at the end of a run, without training."""
+    trainer._load_from_checkpoint(checkpoint)
+    trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
 
 
 def _lora(recipe: Recipe) -> Any:

@@ -22,8 +22,8 @@ import importlib.metadata
 import itertools
 import json
 import os
-import secrets
 import platform
+import secrets
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping

@@ -118,6 +118,8 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
     from accelerate import PartialState
     from rich.console import Console
 
+    from rlif.engines.survival import Stop
+
     # Without being told, accelerate takes each of several processes on a machine without accelerator for the only one.
     on_cpu = recipe.resolved_training.get("use_cpu", False) or not torch.accelerator.is_available()
     state = PartialState(cpu=on_cpu)
@@ -127,11 +129,13 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
     job = prepare(recipe, state.num_processes)
     if job.too_long:
         console.print(f"{job.too_long} problems left out: prompts above {recipe.max_prompt_tokens} tokens")
+    stop = Stop(console, job.plan.updates_per_rollout)
     with ExitStack() as held:
         run, checkpoint, notes = _on_main(lambda: _begin(job, name, resume, held))
+        held.enter_context(stop)
         for note in notes:
             console.print(note, highlight=False, soft_wrap=True, markup=False)
-        _run(job, run, checkpoint, console, fresh=resume is None)
+        _run(job, run, checkpoint, console, stop, fresh=resume is None)
     return run
 
 
@@ -175,7 +179,7 @@ def _on_main(action: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
-def _run(job: Job, run: Run, checkpoint: Path | None, console: Any, fresh: bool) -> None:
+def _run(job: Job, run: Run, checkpoint: Path | None, console: Any, stop: Any, fresh: bool) -> None:
     """Trains in a run folder, from a checkpoint if there is one, to the end or to a signal."""
     from accelerate import PartialState
 
@@ -184,10 +188,10 @@ def _run(job: Job, run: Run, checkpoint: Path | None, console: Any, fresh: bool)
     state = PartialState()
     trainer = _build(job, run, fresh)
     look = _looker(job, run, trainer)
-    stop, display = _attach(job, run, trainer, look, console)
+    display = _attach(job, run, trainer, look, console, stop)
     console.print(f"run folder {run.path}", highlight=False, soft_wrap=True, markup=False)
     started = time.perf_counter()
-    with said(run, state.num_processes), stop:
+    with said(run, state.num_processes):
         if checkpoint is None:
             look(0)
         if checkpoint is not None and step_of(checkpoint) >= job.plan.steps:
@@ -239,8 +243,8 @@ def _build(job: Job, run: Run, fresh: bool) -> Any:
         raise
 
 
-def _attach(job: Job, run: Run, trainer: Any, look: Callable[[int], None], console: Any) -> tuple[Any, Any]:
-    """Hangs recording, display and the rest beside the training steps; returns what stops it, and the display."""
+def _attach(job: Job, run: Run, trainer: Any, look: Callable[[int], None], console: Any, stop: Any) -> Any:
+    """Hangs recording, display and the rest beside the training steps; returns the display."""
     from rlif.engines import callbacks, survival
     from rlif.engines.trl_setup import scored_rows
 
@@ -251,7 +255,7 @@ def _attach(job: Job, run: Run, trainer: Any, look: Callable[[int], None], conso
     def extra() -> dict[str, Any]:
         return {"path": trainer.reward.path}
 
-    stop, display = survival.Stop(console, job.plan.updates_per_rollout), callbacks.Display(console)
+    display = callbacks.Display(console)
     trainer.add_callback(stop)
     trainer.add_callback(survival.FiniteGradients())
     trainer.add_callback(callbacks.Recorder(run, extra, completions))
@@ -260,7 +264,7 @@ def _attach(job: Job, run: Run, trainer: Any, look: Callable[[int], None], conso
     trainer.add_callback(display)
     if job.recipe.evaluate.every:
         trainer.add_callback(callbacks.Probe(look, job.recipe.evaluate.every))
-    return stop, display
+    return display
 
 
 def _looker(job: Job, run: Run, trainer: Any) -> Callable[[int], None]:

@@ -60,7 +60,9 @@ LIMIT = 240  # seconds after which a process of a test is taken for hung
 def server() -> Any:
     """Where processes are forked from; importing torch, transformers and trl happens there, once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["conftest", "rlif.cli", "rlif.engines.trl_setup", "rlif.engines.callbacks", "rlif.training"])
+    context.set_forkserver_preload(
+        ["conftest", "rlif.cli", "rlif.engines.trl_setup", "rlif.engines.callbacks", "rlif.training"]
+    )
     return context
 
 
@@ -238,3 +240,124 @@ def die_in_backward(nth: int) -> None:
         return wrapper
 
     _wrapped("accelerate:Accelerator.backward", wrap)
+
+
+def signal_at(where: str, nth: int, *numbers: int) -> None:
+    """Sends signals to itself before the n-th call of a function."""
+    calls = []
+
+    def wrap(original: Callable) -> Callable:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            if len(calls) == nth:
+                for number in numbers:
+                    os.kill(os.getpid(), number)
+            return original(*args, **kwargs)
+
+        return wrapper
+
+    _wrapped(where, wrap)
+
+
+def fail_at(where: str, nth: int, kind: str, *arguments: Any) -> None:
+    """The n-th call of a function raises; those before and after do what they do."""
+    calls = []
+    module, _, name = kind.rpartition(".")
+    error = getattr(importlib.import_module(module), name)
+
+    def wrap(original: Callable) -> Callable:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            if len(calls) == nth:
+                raise error(*arguments)
+            return original(*args, **kwargs)
+
+        return wrapper
+
+    _wrapped(where, wrap)
+
+
+def fill_disk_at(where: str, nth: int, folder: str) -> None:
+    """Before the n-th call of a function a file takes all that is left on the file system of a folder."""
+    calls = []
+
+    def wrap(original: Callable) -> Callable:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            if len(calls) == nth:
+                with open(os.path.join(folder, "filler"), "wb", buffering=0) as file:
+                    try:
+                        while True:
+                            file.write(b"x" * 4096)
+                    except OSError:
+                        pass
+            return original(*args, **kwargs)
+
+        return wrapper
+
+    _wrapped(where, wrap)
+
+
+def fail_in_a_line(nth: int, number: int) -> None:
+    """Half of the n-th line of metrics.jsonl is written, then the system refuses."""
+    calls = []
+
+    def wrap(original: Callable) -> Callable:
+        def wrapper(run: Run, metrics: Any) -> None:
+            calls.append(1)
+            original(run, metrics)
+            if len(calls) == nth:
+                path = run.path / "metrics.jsonl"
+                os.truncate(path, path.stat().st_size - 100)
+                raise OSError(number, os.strerror(number), str(path))
+
+        return wrapper
+
+    _wrapped("rlif.run:Run.append_metrics", wrap)
+
+
+def take_all_memory_at(where: str, nth: int) -> None:
+    """Before the n-th call of a function a tensor of a million GiB is asked for."""
+    calls = []
+
+    def wrap(original: Callable) -> Callable:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            if len(calls) == nth:
+                torch.empty(2**50)
+            return original(*args, **kwargs)
+
+        return wrapper
+
+    _wrapped(where, wrap)
+
+
+def nan_loss_at(nth: int) -> None:
+    """The n-th loss is NaN, and so are its gradients."""
+    calls = []
+
+    def wrap(original: Callable) -> Callable:
+        def wrapper(self: Any, loss: Any, **kwargs: Any) -> None:
+            calls.append(1)
+            original(self, loss * float("nan") if len(calls) == nth else loss, **kwargs)
+
+        return wrapper
+
+    _wrapped("accelerate:Accelerator.backward", wrap)
+
+
+def reward_is(name: str) -> None:
+    """Another signal under the name self_certainty: one that hangs or raises in its second batch."""
+    from rlif.signals import SIGNALS
+
+    calls, original = [], SIGNALS["self_certainty"]
+
+    def signal_of(stats: Any) -> Any:
+        calls.append(1)
+        while name == "hanging" and len(calls) == 2:
+            pass
+        if name == "raising" and len(calls) == 2:
+            raise ConnectionError("the judge did not answer")
+        return original(stats)
+
+    SIGNALS["self_certainty"] = signal_of

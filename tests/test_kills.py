@@ -138,7 +138,9 @@ def test_killed_at_a_random_moment(case, moment, tmp_path, model_folder, whole, 
     assert outcome(tmp_path / "run") == expected
 
 
-@pytest.mark.parametrize("saboteur", [(die_halfway, "torch:save", 7), pytest.param((die_in_backward, 3), marks=pytest.mark.torture)])
+@pytest.mark.parametrize(
+    "saboteur", [(die_halfway, "torch:save", 7), pytest.param((die_in_backward, 3), marks=pytest.mark.torture)]
+)
 def test_two_processes(saboteur, tmp_path, model_folder):
     """Both are killed in their second step, and both resumed."""
     ends = {}

@@ -6,8 +6,8 @@ begun.json in the run folder holds, taken when the run starts,
     held_out    the same per task that is looked at, gold answers included
     model       of a local model folder: size of each file, and the hash of those up to 16 MiB
 
-and `check` compares it before a resume. The prompts themselves follow from problems, recipe and tokenizer; the recipe is
-the run folder's own. A hub model is pinned by `revision` in the recipe, not here. The same bits also need the same
+and `check` compares it before a resume. The prompts themselves follow from problems, recipe and tokenizer; the recipe
+is the run folder's own. A hub model is pinned by `revision` in the recipe, not here. The same bits also need the same
 versions, threads and processes: `differences` says which of these are others now.
 """
 
@@ -79,10 +79,8 @@ def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _rows(problems: Iterable[Problem]) -> dict[str, Any]:
-    digest, number = hashlib.sha256(), 0
-    for number, problem in enumerate(problems, start=1):
-        digest.update(json.dumps(dataclasses.asdict(problem), sort_keys=True, default=str).encode() + b"\n")
-    return {"rows": number, "sha256": digest.hexdigest()}
+    lines = [json.dumps(dataclasses.asdict(problem), sort_keys=True, default=str) for problem in problems]
+    return {"rows": len(lines), "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
 
 
 def _files(folder: Path) -> dict[str, Any]:

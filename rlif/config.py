@@ -58,6 +58,12 @@ OURS = {
     "trust_remote_code": "nothing: remote code never runs",
     "remove_unused_columns": "nothing: rlif builds the data set",
     "disable_tqdm": "nothing: rlif shows its own progress",
+    "resume_from_checkpoint": "--resume",
+    # A recipe writes into its run folder and nowhere else; what it made is uploaded by whoever wants it uploaded.
+    "push_to_hub": "`hf upload` with the model folder of the run",
+    "log_completions_hub_repo": "`hf upload` with completions/ of the run",
+    "trackio_space_id": "`hf upload` with metrics.jsonl of the run",
+    "hub_token": "HF_TOKEN in the environment: recipes are kept with the run",
 }
 
 

@@ -61,17 +61,18 @@ def read_lines(path: Path, torn: bool = False) -> list[dict[str, Any]]:
     Raises:
         RlifError: it cannot be read, or a line is no object; says which.
     """
-    number = 0
     try:
         lines = path.read_bytes().split(b"\n")
-        rows = []
-        for number, line in enumerate(lines[:-1] if torn else lines, start=1):
+    except OSError as error:
+        raise RlifError(f"cannot read {path}: {error.strerror}.") from error
+    rows = []
+    for number, line in enumerate(lines[:-1] if torn else lines, start=1):
+        try:
             if line.strip():
                 rows.append(_object(json.loads(line.decode("utf-8"))))
-        return rows
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        where = f"line {number} of {path}" if number else str(path)
-        raise RlifError(f"{where} is damaged: {first_line(error)}.") from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise RlifError(f"line {number} of {path} is damaged: {first_line(error)}.") from error
+    return rows
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import shutil
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pickle import UnpicklingError
 
 from rlif.errors import RlifError, first_line
 from rlif.run import Run
@@ -56,6 +57,11 @@ def said(run: Run, processes: int = 1) -> Iterator[None]:
 
     try:
         yield
+    except UnpicklingError as error:
+        raise RlifError(
+            f"a checkpoint in {run.checkpoints} holds pickled code, which is not run ({first_line(error)}); it is none"
+            " that rlif wrote."
+        ) from error
     except (OSError, RuntimeError, MemoryError, SafetensorError) as error:
         sentence = _sentence(error, run, processes)
         if sentence is None:
@@ -78,8 +84,8 @@ def _sentence(error: Exception, run: Run, processes: int) -> str | None:
         return f"another process of this run died or cannot be reached ({first_line(error)[:200]}); {go_on}"
     if NOT_FINITE in text:
         return (
-            "the model's probabilities are not finite any more, so nothing can be sampled. The same recipe would come here"
-            " again: lower training.learning_rate, raise training.beta, or compute in float32 or bfloat16."
+            "the model's probabilities are not finite any more, so nothing can be sampled. The same recipe would come"
+            " here again: lower training.learning_rate, raise training.beta, or compute in float32 or bfloat16."
         )
     return None
 

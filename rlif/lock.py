@@ -2,7 +2,7 @@
 
 The lock is the kernel's (flock on `.lock` in the folder): it is gone the moment its process is, however that ended, so
 there is nothing to clean up after a kill. The file itself stays; what is in it only names the holder. Over NFS flock
-holds between machines with Linux 2.6.12 and newer; file systems that know no locks are taken as unlocked, and said to be.
+holds between machines with Linux 2.6.12 and newer; where there are no locks, that is what `locked` yields.
 """
 
 from __future__ import annotations

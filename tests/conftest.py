@@ -57,9 +57,7 @@ def tiny_model(seed: int = 0, **changes: object) -> Qwen2ForCausalLM:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--torture", action="store_true", help="kills, faults and fuzzing at full length; see make torture"
-    )
+    parser.addoption("--torture", action="store_true", help="everything at full length; see make torture")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -107,8 +107,8 @@ class FiniteGradients(TrainerCallback):
         norms = torch._foreach_norm(grads) if grads else ()
         if not all(torch.isfinite(norm) for norm in norms):
             raise RlifError(
-                f"the gradient of step {state.global_step + 1} is not finite (NaN or infinite loss); the weights were left"
-                " as they were. The same recipe would come here again: lower training.learning_rate, raise"
+                f"the gradient of step {state.global_step + 1} is not finite (NaN or infinite loss); the weights were"
+                " left as they were. The same recipe would come here again: lower training.learning_rate, raise"
                 " training.beta, or compute in float32 or bfloat16."
             )
 

@@ -30,8 +30,9 @@ def rewarding(name: str, seconds: float) -> Iterator[None]:
         raise TimeoutError
 
     watched = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGALRM)
     if watched:
-        before = signal.signal(signal.SIGALRM, ring)
+        signal.signal(signal.SIGALRM, ring)
         signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield

@@ -61,7 +61,7 @@ def server() -> Any:
     """Where processes are forked from; importing torch, transformers and trl happens there, once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["conftest", "rlif.cli", "rlif.engines.trl_setup", "rlif.engines.callbacks", "rlif.training"]
+        ["conftest", "rlif.cli", "rlif.engines.trl_setup", "rlif.engines.callbacks", "rlif.training", "rlif.evaluate"]
     )
     return context
 

@@ -155,10 +155,8 @@ def test_the_problems_changed(tmp_path, model_folder):
     arguments = train_arguments(model_folder, tmp_path, "task=prompts", f"source={source}", "chat=false")
     assert rlif_process(arguments, tmp_path / "log", (die_at, BACKWARD, 3))[0] < 0
     kept, checkpoints = source.read_text(), sorted((tmp_path / "run").rglob("*"))
-    for text, change in (
-        (kept.replace("7", "8"), "other rows"),
-        (kept[: kept.index("Tell me about 11")], "12 rows then, 11 now"),
-    ):
+    changes = {"other rows": kept.replace("7", "8"), "12 rows then, 11 now": kept[: kept.index("Tell me about 11")]}
+    for change, text in changes.items():
         source.write_text(text)
         code, said = resume(tmp_path / "run", tmp_path / change)
         assert code == 2 and f"changed since the run began ({change}); put back what" in said, said

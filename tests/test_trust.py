@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
-from killing import rlif_process, train_arguments
+from killing import die_at, rlif_process, train_arguments
 
 import rlif
+from rlif.checkpoints import seal
 from rlif.prompts import Prompt
 from rlif.rollout import render
 
@@ -35,7 +36,7 @@ def test_code_that_comes_with_a_model_does_not_run(where, folder, tmp_path):
     (folder / "evil.py").write_text(f"open({str(canary)!r}, 'w')\nclass Evil: pass\n")
     settings = json.loads((folder / where).read_text())
     names = {"config.json": "AutoConfig AutoModelForCausalLM", "tokenizer_config.json": "AutoTokenizer"}[where]
-    settings["auto_map"] = {name: "evil.Evil" for name in names.split()}
+    settings["auto_map"] = dict.fromkeys(names.split(), "evil.Evil")
     if where == "config.json":
         settings["model_type"] = "evil"
     else:
@@ -54,17 +55,24 @@ class Payload:
         return (open, (self.path, "w"))
 
 
-def test_pickles_are_neither_loaded_from_a_model_nor_from_a_checkpoint(folder, tmp_path):
+def test_pickled_weights_are_refused(folder, tmp_path):
     canary = tmp_path / "canary"
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(str(canary))))
     code, said = rlif_process(train_arguments(folder, tmp_path), tmp_path / "log")
     assert code == 2 and "are pickled" in said and not canary.exists()
-    torch.save({"state": Payload(str(canary))}, tmp_path / "optimizer.pt")
-    canary.unlink(missing_ok=True)
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(tmp_path / "optimizer.pt", weights_only=True)
-    assert not canary.exists()
+
+
+def test_a_run_folder_from_elsewhere_runs_no_code(folder, tmp_path):
+    """Somebody else's checkpoint, sealed as it should be, with a payload where the optimiser's state goes."""
+    canary = tmp_path / "canary"
+    rlif_process(train_arguments(folder, tmp_path), tmp_path / "log", (die_at, "accelerate:Accelerator.backward", 3))
+    checkpoint = tmp_path / "run" / "checkpoints" / "checkpoint-1"
+    for name in ("optimizer.pt", "training_args.bin", "rng_state.pth", "scheduler.pt"):
+        torch.save({"state": Payload(str(canary))}, checkpoint / name)
+    seal(checkpoint)
+    code, said = rlif_process(["train", "--resume", tmp_path / "run"], tmp_path / "again")
+    assert not canary.exists() and code == 2 and "holds pickled code, which is not run" in said, said
 
 
 HOSTILE = "{0.__class__} {{ 7 * 7 }} {% raw %} $(touch x) `id` %s [bold]\\[/] {problem}"
@@ -92,7 +100,7 @@ def test_no_shell_no_eval_no_template_in_the_package():
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
                 found += [
-                    f"{path.name}: {name}" for name in names if name.split(".")[0] in ("pickle", "jinja2", "dill")
+                    f"{path.name}: {name}" for name in names if name.split(".")[0] in ("jinja2", "dill", "joblib")
                 ]
     assert found == []
 
@@ -108,7 +116,7 @@ def test_secrets_stay_out_of_the_run_folder(folder, tmp_path):
     for path in files:
         data = path.read_bytes()
         assert not any(secret.encode() in data or secret[5:15].encode() in data for secret in fake.values()), path
-    assert "secret" not in said
+    assert not any(secret in said for secret in fake.values())
 
 
 @pytest.mark.parametrize(

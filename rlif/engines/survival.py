@@ -104,8 +104,7 @@ class FiniteGradients(TrainerCallback):
         if args.fp16:
             return
         grads = [getattr(p.grad, "_local_tensor", p.grad) for p in model.parameters() if p.grad is not None]
-        norms = torch._foreach_norm(grads) if grads else ()
-        if not all(torch.isfinite(norm) for norm in norms):
+        if not torch.isfinite(torch.nn.utils.get_total_norm(grads)):
             raise RlifError(
                 f"the gradient of step {state.global_step + 1} is not finite (NaN or infinite loss); the weights were"
                 " left as they were. The same recipe would come here again: lower training.learning_rate, raise"

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rlif.config import Recipe
 from rlif.checkpoints import in_order, is_sealed, step_of
+from rlif.config import Recipe
 from rlif.errors import RlifError, lookup
 from rlif.evaluate import Record, decoding_of, describe, evaluate, summarise, uses_chat
 from rlif.intervals import paired
@@ -90,7 +90,9 @@ def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str |
     loading: dict[str, Any] = {"dtype": dtype, "chat": False}
     if (path / "recipe.yaml").is_file():
         return list(_checkpoints(Run.open(path), loading))
-    if path.name.startswith("checkpoint-") and path.is_dir() and not (path / "trainer_state.json").is_file():
+    ours = (path.parent.parent / "recipe.yaml").is_file()
+    whole = is_sealed(path) if ours else (path / "trainer_state.json").is_file()
+    if path.name.startswith("checkpoint-") and path.is_dir() and not whole:
         raise RlifError(f"the checkpoint {model} was not written to its end; take another one of its run.")
     recipe = Recipe(model=model, revision=revision, **loading)
     model_path(recipe)

@@ -75,6 +75,7 @@ def test_a_run_folder_from_elsewhere_runs_no_code(folder, tmp_path):
     assert not canary.exists() and code == 2 and "holds pickled code, which is not run" in said, said
 
 
+INSIDE = ("sandbox_call.py",)  # runs what a model wrote, and runs in the sandbox only
 HOSTILE = "{0.__class__} {{ 7 * 7 }} {% raw %} $(touch x) `id` %s [bold]\\[/] {problem}"
 
 
@@ -88,6 +89,8 @@ def test_no_shell_no_eval_no_template_in_the_package():
     """What a model wrote can reach no interpreter, because there is none but the sandbox's."""
     found = []
     for path in sorted((ROOT / "rlif").rglob("*.py")):
+        if path.name in INSIDE:
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)

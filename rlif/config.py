@@ -42,6 +42,7 @@ PAPER_TRAINING: dict[str, Any] = {
     "save_total_limit": 3,
     "report_to": "none",
 }
+MOST_VALUES = 10_000  # in a recipe; YAML can say a million million in ten lines
 RLOO_HAS_NOT = ("loss_type",)
 
 REUSE = ("gradient_accumulation_steps", "steps_per_generation", "num_iterations")
@@ -290,12 +291,25 @@ def parse_yaml(text: str, where: str) -> Any:
     from ruamel.yaml import YAML, YAMLError
 
     try:
-        return YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError, RecursionError) as error:
+        value = YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError, TypeError, RecursionError) as error:
         problem = getattr(error, "problem", None) or type(error).__name__
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
         raise RlifError(f"{where} is not YAML: {problem}{line}.") from error
+    if not _is_small(value):
+        raise RlifError(f"{where} holds more than {MOST_VALUES:,} values, or aliases that go round in a circle.")
+    return value
+
+
+def _is_small(value: Any) -> bool:
+    """Whether a value, with each of its aliases written out, has a size that can be worked with."""
+    waiting, seen = [value], 0
+    while waiting and seen <= MOST_VALUES:
+        inner, seen = waiting.pop(), seen + 1
+        if isinstance(inner, Mapping | list | tuple | set):
+            waiting += [*inner, *(inner.values() if isinstance(inner, Mapping) else ())]
+    return not waiting
 
 
 def write_yaml(values: Mapping[str, Any], path: Path) -> None:

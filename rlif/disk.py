@@ -1,4 +1,4 @@
-"""The small files of a run folder: JSON and JSON lines, written whole, read with one sentence for what is wrong."""
+"""The small files of a run folder: JSON written whole or not at all, read with one sentence for what is wrong."""
 
 from __future__ import annotations
 
@@ -49,30 +49,6 @@ def read_object(path: Path) -> dict[str, Any]:
         return _object(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise RlifError(f"{path} is damaged: {first_line(error)}.") from error
-
-
-def read_lines(path: Path, torn: bool = False) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines.
-
-    Args:
-        path: what to read.
-        torn: leave out a last line without an end, of a process that was killed; otherwise it is read like the others.
-
-    Raises:
-        RlifError: it cannot be read, or a line is no object; says which.
-    """
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise RlifError(f"cannot read {path}: {error.strerror}.") from error
-    rows = []
-    for number, line in enumerate(lines[:-1] if torn else lines, start=1):
-        try:
-            if line.strip():
-                rows.append(_object(json.loads(line.decode("utf-8"))))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise RlifError(f"line {number} of {path} is damaged: {first_line(error)}.") from error
-    return rows
 
 
 def _object(value: Any) -> dict[str, Any]:

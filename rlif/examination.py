@@ -6,7 +6,6 @@ its start as step 0 included, and their scores go into its own `eval/`, where `r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from rlif.config import Recipe
 from rlif.errors import RlifError, lookup
 from rlif.evaluate import Record, decoding_of, describe, evaluate, summarise, uses_chat
 from rlif.intervals import paired
+from rlif.jsonl import read_lines
 from rlif.policy import load_model, load_tokenizer, model_path
 from rlif.prompts import Prompt, find_prompt
 from rlif.records import Records
@@ -199,7 +199,7 @@ def scores_by_problem(records: Sequence[Record]) -> dict[str, float]:
 
 def read_records(path: Path) -> list[Record]:
     """The records of a finished evaluation."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row for _, row in read_lines(path)]
 
 
 def grade_outputs(

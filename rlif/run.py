@@ -33,8 +33,9 @@ from typing import Any
 import rlif
 from rlif.checkpoints import damage, discard, in_order, is_sealed, step_of
 from rlif.config import Recipe, check_recipe, read_yaml, write_yaml
-from rlif.disk import finite, read_lines, read_object, replace_file, write_rows
+from rlif.disk import finite, read_object, replace_file, write_rows
 from rlif.errors import RlifError
+from rlif.jsonl import read_lines
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "vllm", "math-verify")
 
@@ -138,10 +139,11 @@ class Run:
         path = self.path / "metrics.jsonl"
         if not path.is_file():
             return []
-        rows = read_lines(path, torn=True)
-        for number, row in enumerate(rows, start=1):
+        rows = []
+        for number, row in read_lines(path, torn=True):
             if not isinstance(row.get("step"), int):
                 raise RlifError(f"line {number} of {path} is damaged: it has no whole number as its step.")
+            rows.append(row)
         return rows
 
     def write_completions(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -176,7 +178,7 @@ class Run:
             RlifError: a line that is no object.
         """
         path = self.path / "eval" / f"{evaluation_name(step, task)}.jsonl"
-        return read_lines(path) if path.is_file() else []
+        return [row for _, row in read_lines(path)] if path.is_file() else []
 
     def write_begun(self, facts: Mapping[str, Any]) -> None:
         self._write_json("begun.json", facts)

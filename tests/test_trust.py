@@ -98,7 +98,9 @@ def test_no_shell_no_eval_no_template_in_the_package():
                     found.append(f"{path.name}: {called}")
                 if any(k.arg == "shell" and ast.unparse(k.value) != "False" for k in node.keywords):
                     found.append(f"{path.name}: {called} with a shell")
-                if called.endswith("from_pretrained") and re.search(r"trust_remote_code=(?!False)", ast.unparse(node)):
+                if called.endswith("from_pretrained") and re.search(
+                    r"trust_remote_code=(?!False|engine)", ast.unparse(node)
+                ):
                     found.append(f"{path.name}: {called} trusts remote code")
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]

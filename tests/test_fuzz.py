@@ -29,7 +29,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-MANY = 400
+MANY = 15
 NAMES = ["question", "answer", "problem", "solution", "prompt", "instruction", "output", "id", "level", "type", "gold"]
 RECIPES = [path.read_bytes() for path in shipped_recipes().values()]
 
@@ -56,7 +56,7 @@ def lines_of(rows: Any) -> Any:
 @pytest.fixture
 def fuzz(request, record_property):
     """Calls a function with many values; RlifError is a fine answer, anything else a defect."""
-    many = 3000 if request.config.getoption("--torture") else MANY
+    many = 1000 if request.config.getoption("--torture") else MANY
 
     def run(strategy: Any, body: Callable[[Any], Any]) -> None:
         cases = []

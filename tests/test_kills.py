@@ -117,7 +117,7 @@ def test_killed_at(point, tmp_path, model_folder, whole):
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("moment", range(20))
+@pytest.mark.parametrize("moment", range(5))
 @pytest.mark.parametrize("case", ["full", "lora", "rloo", "two iterations"])
 def test_killed_at_a_random_moment(case, moment, tmp_path, model_folder, whole, record_property):
     """By a parent, between its first and its last second; once more, while it resumes, in every second test."""

@@ -60,6 +60,8 @@ OURS = {
     "remove_unused_columns": "nothing: rlif builds the data set",
     "disable_tqdm": "nothing: rlif shows its own progress",
     "resume_from_checkpoint": "--resume",
+    "save_only_model": "nothing: a checkpoint is there to go on from",
+    "ignore_data_skip": "nothing: a resumed run goes on where it was in its data",
     # A recipe writes into its run folder and nowhere else; what it made is uploaded by whoever wants it uploaded.
     "push_to_hub": "`hf upload` with the model folder of the run",
     "log_completions_hub_repo": "`hf upload` with completions/ of the run",

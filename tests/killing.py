@@ -252,6 +252,8 @@ def signal_at(where: str, nth: int, *numbers: int) -> None:
             if len(calls) == nth:
                 for number in numbers:
                     os.kill(os.getpid(), number)
+                    for _ in range(1000):  # two of a kind that come at once are one
+                        pass
             return original(*args, **kwargs)
 
         return wrapper

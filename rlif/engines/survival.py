@@ -16,6 +16,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +25,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from rich.console import Console
+from torch.utils.data import Sampler
 from transformers import TrainerCallback
 
 from rlif.checkpoints import prune, seal
@@ -31,6 +33,32 @@ from rlif.errors import Preempted, RlifError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 ECHO = 5.0  # seconds in which a second signal under a launcher is the launcher's copy of the first
+
+
+class SameOrder(Sampler[int]):
+    """The order of each epoch from the seed and the number of epochs before it, whenever the process was started.
+
+    TRL's sampler draws a permutation per epoch and is not told, after a resume, how many were drawn before: every epoch
+    but the first would be sampled in the order of the first.
+
+    Args:
+        sampler: TRL's, shuffling with a generator of its own.
+        trainer: its state says in which epoch it is.
+    """
+
+    def __init__(self, sampler: Any, trainer: Any):
+        self.sampler, self.trainer = sampler, trainer
+        self.generator = getattr(sampler, "generator", None)  # accelerate keeps processes together by it
+
+    def __iter__(self) -> Iterator[int]:
+        if self.generator is not None:
+            self.generator.manual_seed(self.sampler.seed)
+            for _ in range(int(self.trainer.state.epoch or 0)):
+                torch.randperm(self.sampler.num_samples, generator=self.generator)
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
 
 
 class Stop(TrainerCallback):

@@ -1,8 +1,9 @@
 """The TRL engine: GRPOTrainer and RLOOTrainer with internal feedback as an ordinary reward function.
 
-Not a fork and not a copy. The trainers here override two methods, `super()` first, and change nothing of what TRL does:
+Not a fork and not a copy. The trainers here override three methods, `super()` first, and change nothing of what TRL does:
 
     _generate                              remember the token ids; tap the decoding where that saves a pass
+    _get_train_sampler                     the same order of problems after a resume, in every epoch
     _get_per_token_logps_and_entropies     tap the no-grad passes TRL runs for log-probabilities
 
 so that self-certainty costs no forward pass wherever TRL runs one that serves. Which way was taken is logged:
@@ -38,6 +39,7 @@ from transformers.trainer_callback import ExportableState
 from trl import GRPOTrainer, RLOOTrainer  # pyright: ignore[reportPrivateImportUsage]
 from trl.trainer.utils import use_adapter
 
+from rlif.engines.survival import SameOrder
 from rlif.errors import RlifError
 from rlif.rewards import Normaliser
 from rlif.scoring import (
@@ -59,6 +61,7 @@ TESTED_TRL = "1.10 to 1.16"
 EXPECTED = {
     "_generate": ("self", "prompts"),
     "_get_per_token_logps_and_entropies": ("self", "model", "input_ids", "attention_mask", "logits_to_keep"),
+    "_get_train_sampler": ("self",),
     "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
 }
 
@@ -220,6 +223,9 @@ class InternalFeedback:
         verify_head(self.model)
         self.add_callback(NormaliserState(reward_funcs.normaliser))
         reward_funcs.trainer = self
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SameOrder:
+        return SameOrder(super()._get_train_sampler(*args, **kwargs), self)  # type: ignore[misc]
 
     def _generate(self, prompts: list[Any], *args: Any, **kwargs: Any) -> Any:
         with self._decode_tap() as tap:

@@ -24,7 +24,7 @@ from accelerate import PartialState
 from rlif.run import Run
 
 SMALL = [
-    "limit=12",
+    "limit=6",
     "seed=3",
     "problems_per_update=2",
     "evaluate={}",

@@ -6,8 +6,6 @@ import errno
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 
 import oracle
@@ -174,27 +172,6 @@ def test_tensorboard_sees_the_same_run(tmp_path, model_folder):
     pytest.importorskip("tensorboard")
     run = train(tmp_path, model_folder, "training.report_to=tensorboard", "training.max_steps=1", "evaluate={}")
     assert list(run.path.rglob("events.out.tfevents.*"))
-
-
-def test_ctrl_c_ends_at_a_checkpoint_and_says_how_to_go_on(tmp_path, model_folder):
-    overrides = [*SMALL, f"model={model_folder}", f"output={tmp_path}", "evaluate={}", "training.max_steps=5000"]
-    command = [sys.executable, "-c", "from rlif.cli import main; main()", "train"]
-    going = subprocess.Popen(
-        [*command, "demo", *overrides, "training.save_steps=100000"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert going.stdout
-    for line in going.stdout:
-        if line.startswith("step 2/"):
-            going.send_signal(signal.SIGINT)
-            break
-    rest = going.stdout.read()
-    assert going.wait() == 130 and f"rlif train --resume {tmp_path / 'demo'}" in rest
-    run = Run.open(tmp_path / "demo")
-    stopped = int(run.latest_checkpoint().name.rpartition("-")[2])
-    assert stopped == run.metrics()[-1]["step"] >= 2 and not run.model.exists()
 
 
 def test_no_room_for_a_checkpoint(tmp_path, model_folder, monkeypatch):

@@ -1,6 +1,7 @@
 """The TRL engine: GRPOTrainer and RLOOTrainer with internal feedback as an ordinary reward function.
 
-Not a fork and not a copy. The trainers here override three methods, `super()` first, and change nothing of what TRL does:
+Not a fork and not a copy. The trainers here override three methods, `super()` first, and change nothing of what TRL
+does:
 
     _generate                              remember the token ids; tap the decoding where that saves a pass
     _get_train_sampler                     the same order of problems after a resume, in every epoch

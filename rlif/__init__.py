@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rlif.config import Recipe as Recipe
     from rlif.config import load_recipe as load_recipe
     from rlif.errors import RlifError as RlifError
+    from rlif.report import report as report
     from rlif.scoring import score_completions as score_completions
     from rlif.selection import RULES as RULES
     from rlif.selection import choose as choose
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Recipe": "rlif.config",
     "load_recipe": "rlif.config",
+    "report": "rlif.report",
     "score_completions": "rlif.scoring",
     "RULES": "rlif.selection",
     "choose": "rlif.selection",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlif import cli_alpaca, cli_choose, cli_eval
+from rlif import cli_alpaca, cli_choose, cli_eval, cli_look
 from rlif.errors import RlifError
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ app = typer.Typer(
 
 
 app.command(name="eval")(cli_eval.evaluate)
+app.command()(cli_eval.tasks)
+app.command(name="check-graders")(cli_eval.check_graders)
 app.command()(cli_choose.score)
 app.command()(cli_choose.select)
 app.command()(cli_alpaca.judge)
@@ -72,6 +74,10 @@ def recipes() -> None:
     Console().print(table)
 
 
+app.command()(cli_look.report)
+app.command()(cli_look.watch)
+
+
 def _train(recipe: Recipe, name: str, resume: Run | None = None) -> None:
     import warnings
 
@@ -92,7 +98,7 @@ def _train(recipe: Recipe, name: str, resume: Run | None = None) -> None:
         console.print(
             f"{summary['steps']} steps in {summary['seconds']:.0f} s, rewarded by {summary['reward']} alone;"
             f" extra passes per completion: {summary['extra_passes']:g} ({summary['path']})"
-            f"\nthe trained model: {run.model}",
+            f"\nthe trained model: {run.model}\n{cli_look.after_training(run.path)}",
             highlight=False,
             soft_wrap=True,
         )

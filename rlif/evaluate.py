@@ -219,13 +219,13 @@ def uses_chat(tokenizer: Any, chat: bool | None) -> bool:
 
 
 def render_problem(tokenizer: Any, prompt: Prompt, problem: Problem, chat: bool, task: Task) -> list[int]:
-    """The prompt's token ids, the problem's shots before it; those are dropped, first ones first, until it fits."""
+    """The prompt's token ids, the problem's shots before it; those are dropped, last ones first, until it fits."""
     limit, shots = task.protocol.max_prompt_tokens, list(problem.shots)
     while True:
-        ids = render(tokenizer, prompt, "".join([*shots, problem.text]), chat)
+        ids = render(tokenizer, prompt, "".join([problem.preamble, *shots, problem.text]), chat)
         if not shots or limit is None or len(ids) <= limit:
             return ids
-        shots.pop(0)
+        shots.pop()
 
 
 def _batches(prompt_ids: Sequence[Sequence[int]], size: int) -> list[list[int]]:

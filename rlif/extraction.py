@@ -6,6 +6,8 @@ r"""From a completion to the answer it gives, or None where it gives none. One r
     choice_letter      the letter of a multiple choice, by MMLU-Pro's three published rules
     json_answer        the field `answer` of the first JSON object, by ZeroEval's published rules
     fenced_code        the last fenced block
+    code_or_text       the same; where there is none, the whole text
+    whole_text         the text as it is
 
 All are linear in the length of the text, and none evaluates any of it.
 """
@@ -19,7 +21,7 @@ BOX = re.compile(r"\\boxed\s*\{")
 NUMBER = re.compile(r"-?(?:\d[\d,]*\.?\d*|\.\d+)")
 ANSWER_LINE = re.compile(r"ANSWER:[ \t]*(\S[^\n]*)", re.IGNORECASE)
 CHOICE_SENTENCE = re.compile(r"answer is \(?([A-J])\)?")
-CHOICE_LINE = re.compile(r"[aA]nswer:\s*([A-J])")
+CHOICE_LINE = re.compile(r"[aA]nswer:(?=\s*([A-J]))")
 LONE_LETTER = re.compile(r"\b[A-J]\b")
 
 
@@ -61,16 +63,18 @@ def answer_line(text: str) -> str | None:
 
 
 def choice_letter(text: str) -> str | None:
-    """A letter from A to J: "answer is (X)", the first; else "answer: X", the last; else the last lone letter.
+    """A letter from A to J: "answer is (X)", the first; else "answer: X", the last on its line, the first line that has
+    one; else the last lone letter.
 
     The rules of MMLU-Pro's evaluate_from_local.py (arXiv 2406.01574), in one pass over the text each.
     """
     match = CHOICE_SENTENCE.search(text)
     if match:
         return match.group(1)
-    lines = CHOICE_LINE.findall(text)
+    lines = list(CHOICE_LINE.finditer(text))
     if lines:
-        return lines[-1]
+        end = text.find("\n", lines[0].start())
+        return [line.group(1) for line in lines if end < 0 or line.start() < end][-1]
     letters = LONE_LETTER.findall(text)
     return letters[-1] if letters else None
 
@@ -116,3 +120,14 @@ def _first_object(text: str) -> dict[str, object] | None:
             except (ValueError, RecursionError):
                 return None
     return None
+
+
+def whole_text(text: str) -> str | None:
+    """The text as it is, None if it is blank; for completions that go on with a program."""
+    return text if text.strip() else None
+
+
+def code_or_text(text: str) -> str | None:
+    """The last fenced block, else the whole text; None if that is blank."""
+    code = fenced_code(text)
+    return whole_text(text if code is None else code)

@@ -50,6 +50,40 @@ PROMPTS: dict[str, Prompt] = {
         user="Solve this problem. Think step by step, and let the last line be your answer in the form"
         ' "ANSWER: $ANSWER", without the quotes.\n\n{problem}'
     ),
+    "cruxeval-direct": Prompt(
+        user="Below are a Python function and an assertion about what it returns for one input. Complete the assertion"
+        " with that value, written as a literal, even where the function looks wrong. Write the whole assertion between"
+        " [ANSWER] and [/ANSWER] as in the examples, and nothing else.\n\n{problem}",
+        end="",
+    ),
+    "cruxeval-cot": Prompt(
+        user="Below are a Python function and an assertion about what it returns for one input. Run the function step"
+        " by step in your thoughts, then complete the assertion with that value, written as a literal, even where the"
+        " function looks wrong. Write the whole assertion between [ANSWER] and [/ANSWER] as in the example."
+        "\n\n{problem}",
+        end="",
+    ),
+    "mmlu-pro": Prompt(
+        user="These are multiple-choice questions and their answers. Think step by step, and finish your answer with"
+        ' "the answer is (X)", where X is the letter of the right option.\n\n{problem}',
+        end="",
+    ),
+    "multiple-choice": Prompt(
+        user="Answer this multiple-choice question. Think step by step, and let the last line of your answer be"
+        ' "Answer: X", without the quotes, where X is the letter of the right option.\n\n{problem}'
+    ),
+    "code-body": Prompt(user="{problem}", end=""),
+    "code-function": Prompt(
+        user="Write the Python function below in full and put it into one block of code between lines of three"
+        " backquotes.\n\n{problem}"
+    ),
+    "mbpp": Prompt(user="{problem}", end=""),
+    "code-program": Prompt(
+        system="You are an expert Python programmer. You are given a problem and write a correct Python program that"
+        " solves it and passes all tests. You answer with the program and nothing else.",
+        user="{problem}",
+        end="",
+    ),
 }
 
 

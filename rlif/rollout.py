@@ -130,6 +130,27 @@ def render(tokenizer: Any, prompt: Prompt, problem: str, chat: bool) -> list[int
     )
 
 
+def token_chars(tokenizer: Any, token_ids: Sequence[int], text: str) -> list[int] | None:
+    """How many characters of a decoded text each of its tokens became: special tokens none, and of the tokens that
+    share a character the last one all of it.
+
+    Returns:
+        numbers that sum to the length of the text; None where the text is not what the tokens decode to.
+    """
+    lengths = [len(piece) for piece in tokenizer.batch_decode([[i] for i in token_ids], skip_special_tokens=True)]
+    if sum(lengths) != len(text) or "\ufffd" in text:
+        lengths, start, end = [], 0, 0
+        for i in range(1, len(token_ids) + 1):  # decoded from the last whole character on, so linear in the tokens
+            before = tokenizer.decode(token_ids[start:end], skip_special_tokens=True)
+            window = tokenizer.decode(token_ids[start:i], skip_special_tokens=True)
+            if window.endswith("\ufffd") and i < len(token_ids):
+                lengths.append(0)
+            else:
+                lengths.append(len(window) - len(before))
+                start, end = end, i
+    return lengths if sum(lengths) == len(text) and min(lengths, default=0) >= 0 else None
+
+
 @torch.no_grad()
 def generate(
     model: Any,

@@ -6,6 +6,7 @@ train     evaluate, train, evaluate again, and leave a run folder that says what
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -187,8 +188,7 @@ def _run(job: Job, run: Run, checkpoint: Path | None, console: Any, stop: Any, f
 
     state = PartialState()
     trainer = _build(job, run, fresh)
-    look = _looker(job, run, trainer)
-    display = _attach(job, run, trainer, look, console, stop)
+    look, display = _attach(job, run, trainer, console, stop)
     console.print(f"run folder {run.path}", highlight=False, soft_wrap=True, markup=False)
     started = time.perf_counter()
     with said(run, state.num_processes):
@@ -196,15 +196,14 @@ def _run(job: Job, run: Run, checkpoint: Path | None, console: Any, stop: Any, f
             look(0)
         if checkpoint is not None and step_of(checkpoint) >= job.plan.steps:
             load_finished(trainer, str(checkpoint))
+            look(step_of(checkpoint))
         else:
             with display:
                 trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        step = trainer.state.global_step
-        if stop.signal is not None and step < trainer.state.max_steps:
-            go_on = f"stopped at step {step}; go on with: rlif train --resume {run.path}"
+        if stop.stopped(trainer.state):
+            go_on = f"stopped at step {trainer.state.global_step}; go on with: rlif train --resume {run.path}"
             console.print(go_on, highlight=False, soft_wrap=True, markup=False)
             raise stop.ending()
-        look(step)
         _save_model(run, trainer)
         if state.is_main_process:
             run.write_summary(_summary(job, run, trainer, time.perf_counter() - started))
@@ -228,10 +227,8 @@ def _build(job: Job, run: Run, fresh: bool) -> Any:
     from rlif.engines.trl import SHARDED
     from rlif.engines.trl_setup import build_trainer
 
-    render = job.prompt.messages if job.recipe.chat else job.prompt.text
     try:
-        prompts = [render(problem.text) for problem in job.problems]
-        trainer = build_trainer(job.recipe, prompts, job.tokenizer, str(run.checkpoints))
+        trainer = build_trainer(job.recipe, _prompts(job), job.tokenizer, str(run.checkpoints))
         if job.held_out and trainer.accelerator.distributed_type in SHARDED:
             raise RlifError(
                 "evaluation on the way needs whole weights, and these are sharded; leave evaluate.tasks empty."
@@ -243,32 +240,68 @@ def _build(job: Job, run: Run, fresh: bool) -> Any:
         raise
 
 
-def _attach(job: Job, run: Run, trainer: Any, look: Callable[[int], None], console: Any, stop: Any) -> Any:
-    """Hangs recording, display and the rest beside the training steps; returns the display."""
+def _prompts(job: Job) -> list[Any]:
+    """What the trainer gets of the problems: conversations or texts, and nothing else."""
+    render = job.prompt.messages if job.recipe.chat else job.prompt.text
+    return [render(problem.text) for problem in job.problems]
+
+
+def _key(prompt: Any) -> str:
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
+
+
+def _grade(task: Task, problems: list[Problem | None], rows: list[dict[str, Any]]) -> None:
+    """Adds problem, answer and verdict to kept completions: for the record, long after the rewards were given.
+
+    Where grading means running what the model wrote, there is no verdict.
+    """
+    known = [i for i, problem in enumerate(problems) if problem is not None and not task.runs_code]
+    marks = task.mark([problems[i] for i in known], [rows[i]["completion"] for i in known])  # type: ignore[misc]
+    right = {i: mark.right for i, mark in zip(known, marks, strict=True)}
+    for i, (row, problem) in enumerate(zip(rows, problems, strict=True)):
+        row["problem"] = problem.id if problem else None
+        row["answer"], row["right"] = task.extract(row["completion"]), right.get(i)
+
+
+def _attach(job: Job, run: Run, trainer: Any, console: Any, stop: Any) -> tuple[Callable[[int], None], Any]:
+    """Hangs recording, display and the rest beside the training steps.
+
+    Returns:
+        what evaluates at a step, and the display.
+    """
     from rlif.engines import callbacks, survival
     from rlif.engines.trl_setup import scored_rows
 
+    problems = {_key(prompt): problem for prompt, problem in zip(_prompts(job), job.problems, strict=True)}
+
     def completions() -> list[dict[str, Any]]:
         rows = scored_rows(trainer, job.recipe.keep_completions)
-        return [row | {"answer": job.task.extract(row["completion"])} for row in rows]
+        _grade(job.task, [problems.get(_key(row["prompt"])) for row in rows], rows)
+        return rows
 
     def extra() -> dict[str, Any]:
         return {"path": trainer.reward.path}
 
     display = callbacks.Display(console)
-    trainer.add_callback(stop)
     trainer.add_callback(survival.FiniteGradients())
     trainer.add_callback(callbacks.Recorder(run, extra, completions))
     trainer.add_callback(survival.RoomForCheckpoint(run.checkpoints))
     trainer.add_callback(survival.Keep(run.checkpoints, job.recipe.resolved_training["save_total_limit"]))
     trainer.add_callback(display)
-    if job.recipe.evaluate.every:
-        trainer.add_callback(callbacks.Probe(look, job.recipe.evaluate.every))
-    return display
+    names = callbacks.Names()
+    look = _looker(job, run, trainer, names.scores)
+
+    def tell() -> None:
+        if names.scores:
+            trainer.callback_handler.on_log(trainer.args, trainer.state, trainer.control, {})
+
+    probe = callbacks.Probe(look, job.recipe.evaluate.every, lambda: stop.stopped(trainer.state), tell)
+    trainer.callback_handler.callbacks[:0] = [stop, names, probe]  # before the trackers, which close when training ends
+    return look, display
 
 
-def _looker(job: Job, run: Run, trainer: Any) -> Callable[[int], None]:
-    """Evaluates the held-out tasks at a step, on the main process."""
+def _looker(job: Job, run: Run, trainer: Any, shown: dict[str, float]) -> Callable[[int], None]:
+    """Evaluates the held-out tasks at a step, on the main process; the main scores go to `shown`, for trackers."""
     from rlif.evaluate import evaluate
     from rlif.rollout import Decoding, TransformersSampler
 
@@ -290,6 +323,9 @@ def _looker(job: Job, run: Run, trainer: Any) -> Callable[[int], None]:
                 settings={"step": step},
             )
             run.write_evaluation(step, name, scores, scores.pop("records"))
+            figures = {key: scores[key] for key in ("completion_length", "self_certainty")}
+            figures["accuracy"] = scores["accuracy"]["mean"]
+            shown.update({f"eval_{name}/{key}": value for key, value in figures.items() if value is not None})
 
     return look
 
@@ -300,7 +336,7 @@ def _summary(job: Job, run: Run, trainer: Any, seconds: float) -> dict[str, Any]
         task: {when: by_step[at] for when, at in (("before", min(by_step)), ("after", max(by_step)))}
         for task, by_step in run.evaluations().items()
     }
-    path = [row["path"] for row in run.metrics() if "path" in row][-1]
+    path = [trainer.reward.path, *(row["path"] for row in run.metrics() if "path" in row)][-1]
     return {
         "seed": job.recipe.seed,
         "steps": trainer.state.global_step,

@@ -31,7 +31,8 @@ class Problem:
         gold: reference answer, or None where nobody has labelled it. Never given to a trainer that did not ask.
         solution: a worked solution, or None.
         data: whatever else its task needs for grading: tests, options, a category.
-        shots: solved examples that precede the text, the first to be dropped first where the prompt gets too long.
+        preamble: what precedes the shots and stays when they are dropped.
+        shots: solved examples that precede the text, the last to be dropped first where the prompt gets too long.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Problem:
     gold: str | None = None
     solution: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
+    preamble: str = ""
     shots: tuple[str, ...] = ()
 
 

@@ -2,8 +2,9 @@
 
     python scripts/selection_results.py tiny-reasoner runs/demo/model
 
-Writes `results/selection.json`, `.md` and `.png`. Nothing is tuned on the outcome: Borda's p, the window and the
-percentiles are the papers' (the window scaled to these short traces), and every rule is reported.
+The second is what `rlif train demo` leaves. Writes `results/selection.json`, `.md` and `.png`. Nothing is tuned on the
+outcome: Borda's p, the window and the percentiles are the papers' (the window scaled to these short traces), and every
+rule is reported.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def page(results: Sequence[dict[str, Any]], command: str, where: dict[str, Any],
         "",
         "Held-out problems, sampled once at temperature 1. `mean@1` is a single sample, `pass@N` the oracle. How N is"
         " resampled and what the intervals are: `rlif/scaling.py`; the rules: `rlif/selection.py`. Group confidences"
-        f" have a window of {WINDOW} tokens.",
+        f" have a window of {WINDOW} tokens. `runs/demo/model` is what `rlif train demo` leaves.",
         "",
         "![Accuracy of the rules over N](selection.png)",
     ]

@@ -83,3 +83,15 @@ def data_folder() -> Path:
     if not folder:
         pytest.skip("RLIF_DATA names no folder of benchmark data")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> None:
+    """Skips where programs cannot be run safely."""
+    from rlif.errors import RlifError
+    from rlif.sandbox import require_sandbox
+
+    try:
+        require_sandbox()
+    except RlifError as error:
+        pytest.skip(str(error))

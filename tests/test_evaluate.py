@@ -175,14 +175,16 @@ def test_paired_comparison():
     assert paired(first, first)["p"] == 1.0 and paired({}, {})["difference"]["mean"] is None
 
 
-def test_shots_are_dropped_from_the_front_until_the_prompt_fits():
+def test_shots_are_dropped_from_the_end_until_the_prompt_fits():
     class Short(type(CUPS)):
-        protocols: ClassVar = {"default": replace(CUPS.protocol, max_prompt_tokens=14)}
+        protocols: ClassVar = {"default": replace(CUPS.protocol, max_prompt_tokens=17)}
 
-    tokenizer, problem = byte_tokenizer(), Problem("a", "now?", shots=("one. ", "two. ", "six. "))
+    tokenizer, problem = byte_tokenizer(), Problem("a", "now?", preamble="0. ", shots=("one. ", "two. ", "six. "))
     text = tokenizer.decode(render_problem(tokenizer, PROMPTS["plain"], problem, False, Short()))
-    assert text == "six. now?\n"
-    assert "one. two. six. now?" in tokenizer.decode(render_problem(tokenizer, PROMPTS["plain"], problem, False, CUPS))
+    assert text == "0. one. now?\n"
+    assert "0. one. two. six. now?" in tokenizer.decode(
+        render_problem(tokenizer, PROMPTS["plain"], problem, False, CUPS)
+    )
 
 
 def test_chat_templates():

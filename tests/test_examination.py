@@ -182,3 +182,10 @@ def test_a_prompt_from_a_file(model_folder, tmp_path):
     assert call(str(model_folder), *common, "--prompt", str(tmp_path / "mine.yaml")).exit_code == 0
     scores = json.loads((tmp_path / "out" / model_folder.name / "clock.json").read_text())
     assert scores["prompt"] == {"user": "Q: {problem}", "system": "Be brief.", "end": "\n"}
+
+
+def test_tasks_are_listed_with_their_protocols():
+    done = CliRunner(env={"COLUMNS": "140"}).invoke(app, ["tasks"])
+    listed = {line.split()[0] for line in done.output.splitlines() if line.split()}
+    expected = {f"{name}.{key}" for name, task in rlif.TASKS.items() for key in list(task.protocols)[1:]}
+    assert expected | set(rlif.TASKS) <= listed

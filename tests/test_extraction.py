@@ -65,7 +65,8 @@ def test_the_answer_line(text, answer):
     [
         ("the answer is (C). No, the answer is (D).", "C"),
         ("the answer is B", "B"),
-        ("Answer: A\nthat is, answer: E", "E"),
+        ("Answer: A, that is, answer: E\nanswer: B", "E"),
+        ("Answer: none, answer:\nH", "H"),
         ("either H or, rather, I", "I"),
         ("the answer is (K)", None),
         ("none of it", None),

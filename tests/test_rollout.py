@@ -10,7 +10,7 @@ import rlif
 from rlif.evaluate import evaluate
 from rlif.intervals import proportion
 from rlif.prompts import PROMPTS
-from rlif.rollout import Decoding, TransformersSampler, generate, render
+from rlif.rollout import Decoding, TransformersSampler, generate, render, token_chars
 
 TEXTS = ["Go.", "What is left of the rest?", "A"]
 
@@ -75,3 +75,25 @@ def test_wilsons_interval():
     found = proportion(k, n)
     assert (found["low"], found["high"]) == pytest.approx((centre - half, centre + half))
     assert proportion(0, 0)["mean"] is None
+
+
+@pytest.mark.parametrize("text", ["plain", "", "é中😀 and so on", "עברית", "\u0000\t\n"])
+def test_token_chars_cover_the_text(text):
+    """The byte tokenizer splits every character outside ASCII; the last of its bytes gets the character."""
+    tokenizer = byte_tokenizer()
+    ids = tokenizer(text)["input_ids"]
+    chars = token_chars(tokenizer, [*ids, tokenizer.eos_token_id], text)
+    expected = [
+        int(byte == len(character.encode()) - 1) for character in text for byte in range(len(character.encode()))
+    ]
+    assert chars == [*expected, 0]
+
+
+def test_token_chars_of_broken_bytes_and_of_another_text():
+    tokenizer = byte_tokenizer()
+    ids = tokenizer("a😀b")["input_ids"]
+    torn = [*ids[:3], ids[-1], ids[1]]  # half a character in the middle, and at the end
+    text = tokenizer.decode(torn, skip_special_tokens=True)
+    chars = token_chars(tokenizer, torn, text)
+    assert "\ufffd" in text and chars is not None and sum(chars) == len(text)
+    assert token_chars(tokenizer, ids, "another text") is None

@@ -75,7 +75,10 @@ def test_the_run_folder_says_what_happened(run):
 def test_completions_carry_their_rewards_and_the_engines_advantages(run):
     rows = completions(run, 1)
     assert len(rows) == 8
-    keys = "step prompt completion prompt_ids completion_ids truncated answer rewards reward advantage"
+    keys = (
+        "step problem prompt completion prompt_ids completion_ids token_chars token_self_certainty"
+        " truncated answer right rewards reward advantage"
+    )
     assert all(set(row) == set(keys.split()) for row in rows)
     rewards = [row["reward"] for row in rows]
     assert rewards == [row["rewards"]["self_certainty"] for row in rows]
@@ -83,6 +86,16 @@ def test_completions_carry_their_rewards_and_the_engines_advantages(run):
     spread = start["stateful_callbacks"]["NormaliserState"]["attributes"]["start_spread"]
     expected = oracle.group_advantages(rewards, 4, 0.4 * spread)
     assert [row["advantage"] for row in rows] == pytest.approx(expected, abs=1e-4)
+
+
+def test_completions_carry_the_self_certainty_of_their_tokens(run):
+    """To two decimals: their mean is the reward, and their texts join to the completion."""
+    for row in completions(run, 1):
+        by_token = row["token_self_certainty"]
+        assert len(by_token) == len(row["completion_ids"]) == len(row["token_chars"])
+        assert sum(by_token) / len(by_token) == pytest.approx(row["reward"], abs=0.006)
+        assert sum(row["token_chars"]) == len(row["completion"])
+        assert row["right"] is False and row["problem"].startswith("clock/")
 
 
 def test_the_rewards_are_those_of_the_model_that_sampled(run, model_folder):
@@ -136,6 +149,7 @@ def test_no_gold_answer_reaches_the_trainer(tmp_path, model_folder):
     assert shown == [[{"role": "user", "content": problem.text}] for problem in job.problems]
     assert not any("boxed" in str(prompt) or "now" in str(prompt) for prompt in shown)
     assert trainer.reward_funcs == [trainer.reward]
+    assert trainer.args.run_name == "run"
 
 
 def test_two_steps_on_real_gsm8k(tmp_path, model_folder, data_folder):
@@ -168,10 +182,23 @@ def test_lora_rloo_and_the_offline_annotator(tmp_path, model_folder):
         train(tmp_path, model_folder, "lora={rank: 4}")
 
 
-def test_tensorboard_sees_the_same_run(tmp_path, model_folder):
+def test_tensorboard_shows_the_same_metrics_by_the_same_names(tmp_path, model_folder):
     pytest.importorskip("tensorboard")
-    run = train(tmp_path, model_folder, "training.report_to=tensorboard", "training.max_steps=1", "evaluate={}")
-    assert list(run.path.rglob("events.out.tfevents.*"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = train(tmp_path, model_folder, "training.report_to=tensorboard", "evaluate.tasks=[clock]")
+    (events,) = run.path.rglob("events.out.tfevents.*")
+    seen = EventAccumulator(str(events))
+    seen.Reload()
+    tags = {tag: {event.step: event.value for event in seen.Scalars(tag)} for tag in seen.Tags()["scalars"]}
+    for name in set(run.metrics()[0]) - {"step", "path", "epoch"}:
+        shown = tags[f"train/{name}"]
+        assert [shown[row["step"]] for row in run.metrics()] == pytest.approx([row[name] for row in run.metrics()])
+    looks = run.evaluations()["clock"]
+    assert sorted(tags["eval/clock/accuracy"]) == sorted(looks) == [0, 2, 4]
+    certainty = [looks[step]["self_certainty"] for step in sorted(looks)]
+    assert list(tags["eval/clock/self_certainty"].values()) == pytest.approx(certainty)
+    assert not any(name.startswith("eval") for row in run.metrics() for name in row)
 
 
 def test_no_room_for_a_checkpoint(tmp_path, model_folder, monkeypatch):

@@ -25,12 +25,30 @@ RENAMED = {
 DROPPED = ("reward_std", "frac_reward_zero_std", "total_flos", "train_runtime", "train_loss")
 
 
-def our_names(logs: Mapping[str, Any], step: int) -> dict[str, Any]:
-    """A logged step under the names of this project."""
+def our_names(logs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the engine logs, under the names of this project; names that are ours already stay."""
     named = {RENAMED.get(key, key): value for key, value in logs.items() if not key.startswith("rewards/")}
-    return {"step": step} | {
-        key: value for key, value in named.items() if key not in DROPPED and "terminated_length" not in key
-    }
+    return {key: value for key, value in named.items() if key not in DROPPED and "terminated_length" not in key}
+
+
+class Names(TrainerCallback):
+    """Gives every tracker (`report_to`) our names, and held-out scores with the step they belong to.
+
+    It must be the first callback: it changes the logs that the others are given.
+
+    Attributes:
+        scores: to be logged with the next logs, as `eval_clock/accuracy`.
+    """
+
+    def __init__(self) -> None:
+        self.scores: dict[str, float] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if logs is not None:
+            named = our_names(logs) | self.scores
+            self.scores.clear()
+            logs.clear()
+            logs.update(named)
 
 
 class Recorder(TrainerCallback):
@@ -51,7 +69,8 @@ class Recorder(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs and "loss" in logs:
-            self.run.append_metrics(our_names(logs, state.global_step) | self.extra())
+            own = {key: value for key, value in our_names(logs).items() if not key.startswith("eval_")}
+            self.run.append_metrics({"step": state.global_step} | own | self.extra())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         rows = self.completions()
@@ -60,15 +79,33 @@ class Recorder(TrainerCallback):
 
 
 class Probe(TrainerCallback):
-    """Evaluates every so many steps. Only looks: greedy decoding, and the random state is put back."""
+    """Evaluates every so many steps and at the end. Only looks: the random state is put back.
 
-    def __init__(self, look: Callable[[int], None], every: int):
-        self.look, self.every = look, every
+    Args:
+        look: evaluates at a step.
+        every: steps; None for the end alone.
+        stopped: whether training was interrupted, so that this is not the end.
+        tell: logs scores that no step will log: those of the start and of the end.
+    """
+
+    def __init__(
+        self, look: Callable[[int], None], every: int | None, stopped: Callable[[], bool], tell: Callable[[], None]
+    ):
+        self.look, self.every, self.stopped, self.tell = look, every, stopped, tell
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 0:
+            self.tell()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step % self.every == 0 and state.global_step < state.max_steps:
+        if self.every and state.global_step % self.every == 0 and state.global_step < state.max_steps:
             with torch.random.fork_rng():
                 self.look(state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not self.stopped():
+            self.look(state.global_step)
+            self.tell()
 
 
 class Display(TrainerCallback):
@@ -99,7 +136,7 @@ class Display(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
-        figures = f"reward {_figure(logs.get('reward'))}  length {_figure(logs.get('completions/mean_length'))}"
+        figures = f"reward {_figure(logs.get('reward'))}  length {_figure(logs.get('completion_length'))}"
         if logs.get("kl") is not None:
             figures += f"  KL {_figure(logs['kl'])}"
         self.progress.update(self.bar, figures=figures)

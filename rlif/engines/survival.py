@@ -107,6 +107,10 @@ class Stop(TrainerCallback):
         """How the program ends: as Ctrl-C does, or as one that was asked to make room."""
         return KeyboardInterrupt() if (number or self.signal) == signal.SIGINT else Preempted()
 
+    def stopped(self, state: Any) -> bool:
+        """Whether training ended before its end because somebody asked for it."""
+        return self.signal is not None and state.global_step < state.max_steps
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.stepping = True
 

@@ -53,6 +53,7 @@ from rlif.scoring import (
     verify_head,
 )
 from rlif.signals import TokenSignal
+from rlif.signals.self_certainty import token_self_certainty
 from rlif.time_limit import rewarding
 from rlif.types import TokenStats
 
@@ -107,6 +108,7 @@ class Scored:
     completion_ids: list[int]
     truncated: bool
     reward: float | None
+    token_self_certainty: torch.Tensor  # of length |o|, in nats, on the CPU
 
 
 class InternalReward:
@@ -150,7 +152,9 @@ class InternalReward:
             values = self.signal(stats)
 
         self.path = rollout.path
-        self._remember(prompts, completions, rollout, truncated, values)
+        certainty_BT = token_self_certainty(stats).float().cpu()
+        by_token = [row_T[:length].clone() for row_T, length in zip(certainty_BT, rollout.lengths, strict=True)]
+        self._remember(prompts, completions, rollout, truncated, values, by_token)
         scaled = self._normalised(values)
         if log_metric is not None:
             self._log(log_metric)
@@ -161,8 +165,8 @@ class InternalReward:
         ends = getattr(self.trainer, "eos_token_ids", [tokenizer.eos_token_id])  # a list of its own in TRL 1.16
         return not completion_ids or completion_ids[-1] not in (*ends, tokenizer.pad_token_id)
 
-    def _remember(self, prompts: Any, completions: Any, rollout: Rollout, truncated: Any, values: Any) -> None:
-        rows = zip(prompts, completions, rollout.prompt_ids, rollout.completion_ids, truncated, values, strict=True)
+    def _remember(self, prompts: Any, completions: Any, rollout: Rollout, *columns: Any) -> None:
+        rows = zip(prompts, completions, rollout.prompt_ids, rollout.completion_ids, *columns, strict=True)
         self.scored = gather_object([Scored(*row) for row in rows])
 
     def _log(self, log_metric: Callable[[str, float], None]) -> None:

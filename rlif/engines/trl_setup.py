@@ -19,6 +19,7 @@ from rlif.engines.trl import InternalGRPOTrainer, InternalReward, InternalRLOOTr
 from rlif.errors import RlifError, first_line, nearest
 from rlif.policy import load_kwargs, model_path
 from rlif.rewards import Normaliser
+from rlif.rollout import token_chars
 from rlif.signals import SIGNALS
 
 STRICT = ConfigDict(arbitrary_types_allowed=True, strict=True)
@@ -55,7 +56,7 @@ def build_trainer(recipe: Recipe, prompts: list[Any], tokenizer: Any, output_dir
         prompts: conversations or texts. They are all the trainer's data set holds, so that no gold answer can reach
             the training path.
         tokenizer: see `rlif.policy.load_tokenizer`.
-        output_dir: where checkpoints go.
+        output_dir: where checkpoints go; trackers name the run after the folder around it.
 
     Raises:
         RlifError: TRL refuses the options, or the model cannot be loaded.
@@ -71,7 +72,7 @@ def build_trainer(recipe: Recipe, prompts: list[Any], tokenizer: Any, output_dir
             seed=recipe.seed,
             disable_tqdm=True,
             model_init_kwargs=load_kwargs(recipe),
-            **options,
+            **{"run_name": Path(output_dir).parent.name, **options},
         )
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         raise RlifError(f"TRL refuses these training options: {first_line(error)}") from error
@@ -135,6 +136,8 @@ def scored_rows(trainer: Any, limit: int) -> list[dict[str, Any]]:
                 "completion": text,
                 "prompt_ids": row.prompt_ids,
                 "completion_ids": row.completion_ids,
+                "token_chars": token_chars(trainer.processing_class, row.completion_ids, text),
+                "token_self_certainty": [round(value, 2) for value in row.token_self_certainty.tolist()],
                 "truncated": row.truncated,
                 "rewards": {reward.__name__: row.reward},
                 "reward": row.reward,

@@ -13,10 +13,21 @@ a solved problem, or stopping after a few tokens. As a reward it teaches first a
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from rlif.types import TokenStats
 
+if TYPE_CHECKING:
+    import torch
+
 ROUNDING = 0.05  # nats; bfloat16 logits near 20 are 0.125 apart, and a mean over tokens averages most of that out
+
+
+def token_self_certainty(stats: TokenStats) -> torch.Tensor:
+    """Self-certainty of each token, [B, T] in nats and float64; values at padding mean nothing."""
+    if stats.mean_logprob_BT is None:
+        raise ValueError("self-certainty needs mean_logprob_BT, which these statistics lack")
+    return -stats.mean_logprob_BT.double() - math.log(stats.vocab_size)
 
 
 def self_certainty(stats: TokenStats) -> list[float | None]:

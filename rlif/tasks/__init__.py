@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from rlif.errors import lookup
 from rlif.tasks.alpaca_eval import AlpacaEval
+from rlif.tasks.code_contests import CodeContests
+from rlif.tasks.cruxeval import CruxEval
+from rlif.tasks.humaneval import HumanEval
+from rlif.tasks.livecodebench import LiveCodeBench
 from rlif.tasks.mathematics import Gsm8k, Math, Math500
+from rlif.tasks.mbpp import Mbpp
 from rlif.tasks.miniature import Clock, Cups
+from rlif.tasks.mmlu_pro import MmluPro
 from rlif.tasks.prompts_file import PromptsFile
 from rlif.tasks.task import Mark, Protocol, Task
 
@@ -14,10 +20,16 @@ __all__ = ["TASKS", "Mark", "Protocol", "Task", "find_task"]
 TASKS: dict[str, Task] = {
     "alpaca_eval": AlpacaEval(),
     "clock": Clock(),
+    "code_contests": CodeContests(),
+    "cruxeval": CruxEval(),
     "cups": Cups(),
     "gsm8k": Gsm8k(),
+    "humaneval": HumanEval(),
+    "livecodebench": LiveCodeBench(),
     "math": Math(),
     "math500": Math500(),
+    "mbpp": Mbpp(),
+    "mmlu_pro": MmluPro(),
     "prompts": PromptsFile(),
 }
 

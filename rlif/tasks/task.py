@@ -83,7 +83,7 @@ class Task(ABC):
     name: str
     protocols: ClassVar[Mapping[str, Protocol]] = {"default": Protocol()}
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
-    runs_code: ClassVar[bool] = False
+    runs_code: bool = False
 
     def __init__(self) -> None:
         self.protocol_name = next(iter(self.protocols))

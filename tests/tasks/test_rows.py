@@ -27,7 +27,7 @@ def write(folder, name):
         "txt": "".join(f"{row['prompt']}\n\n" for row in ROWS),
     }[name.removesuffix(".gz").rpartition(".")[2]]
     data = text.encode()
-    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    path.write_bytes(gzip.compress(data, mtime=0) if name.endswith(".gz") else data)
     return path
 
 
@@ -59,8 +59,8 @@ def test_a_folder_by_split(tmp_path):
         ("a.jsonl", b'{"prompt": "x"}\n{"prompt": ', "cannot read .*a.jsonl"),
         ("a.jsonl", b"\xff\xfe\x00", "cannot read .*a.jsonl"),
         ("a.jsonl.gz", b"not gzip", "cannot read"),
-        ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}')[:-5], "cannot read"),
-        ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}' * 50)[:15] + b"\xff" * 20, "cannot read"),
+        ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}', mtime=0)[:-5], "cannot read"),
+        ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}' * 50, mtime=0)[:15] + b"\xff" * 20, "cannot read"),
         ("a.jsonl", b'{"prompt": [{"role": "user"}]}', "'prompt' in row 1 of .* is a list; expected plain text"),
         ("a.parquet", b"PAR1 nothing", "cannot read"),
         ("a.jsonl", b'{"prompt": "x"}\n{"text": "y"}', "row 2 of .* has no 'prompt'; it has text"),

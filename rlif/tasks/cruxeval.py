@@ -1,0 +1,195 @@
+"""CRUXEval-O: what does a short Python function return for an input? 800 problems (arXiv 2401.03065).
+
+zeroeval        that harness's prompts and its equality of text; nothing is executed. The form the Intuitor paper used
+original        two examples, the assertion to be completed in [ANSWER]; ten samples at temperature 0.2
+original_cot    one example, with the steps in [THOUGHT]
+
+The original grades by execution: an answer is right when `assert {gold} == {answer}`, put after the code, passes within
+three seconds. So an answer may be an expression, carry a comment or go on with further assertions. One that repeats the
+call f(input) counts as wrong, as in the published runs; the later published code leaves it out of the count instead.
+
+Ours asks for more, at no published verdict's cost: the value of the answer, as plain data, must equal the gold in a
+process that the answer cannot reach. By the original rule alone `0 or True` passes, and so does an object that equals
+everything. Two literals are compared without running anything.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Self
+
+from rlif.extraction import json_answer
+from rlif.sandbox import Limits, Program
+from rlif.tasks.programs import CodeTask, Trial
+from rlif.tasks.rows import home, read_rows
+from rlif.tasks.task import Mark, Protocol
+from rlif.tasks.zeroeval import load_zeroeval, text_equal
+from rlif.types import Problem
+
+LONGEST = 2000  # characters of an assertion; longer ones hold no answer
+LIMITS = Limits(seconds=3)
+SHOTS = (
+    (
+        'def f(word, n):\n    return word * n + "!"',
+        '"ab", 2',
+        '"abab!"',
+        'word is "ab" and n is 2. word * n repeats the word twice, "abab", and with "!" after it that is "abab!".',
+    ),
+    (
+        "def f(xs):\n    kept = []\n    for x in xs:\n        if x % 2:\n            kept.append(x)\n    return kept",
+        "[1, 2, 3]",
+        "[1, 3]",
+        "xs is [1, 2, 3]. 1 is odd and kept, 2 is left out, 3 is odd and kept, so the list is [1, 3].",
+    ),
+)
+
+
+def answer_tag(text: str) -> str | None:
+    """What an assertion in [ANSWER] says after its `==`; the text may begin inside the tag. All of it without `==`."""
+    inside = text.partition("[/ANSWER]")[0]
+    inside = (inside.partition("[ANSWER]")[2] if "[ANSWER]" in inside else inside).strip()
+    left = _left_side(inside)
+    return inside[len(left) :].partition("==")[2].strip() or None if "==" in inside else inside or None
+
+
+def _left_side(assertion: str) -> str:
+    """The text up to the end of what is compared, as an input may contain `==` too; empty where that cannot be read."""
+    match _parse(assertion):
+        case ast.Module(body=[ast.Assert(test=ast.Compare(left=left)), *_]):
+            lines = assertion.encode().split(b"\n")
+            before = lines[: (left.end_lineno or 1) - 1]
+            return b"\n".join([*before, lines[len(before)][: left.end_col_offset]]).decode()
+    return ""
+
+
+def _parse(source: str) -> ast.Module | SyntaxError | None:
+    """The tree of a source, the error of one that is no Python, None where it is too much to read here."""
+    if len(source) > LONGEST:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(source)
+    except SyntaxError as error:
+        return error
+    except ValueError:  # a null byte
+        return SyntaxError("null byte")
+    except (MemoryError, RecursionError):
+        return None
+
+
+def settle(assertion: str) -> bool | str:
+    """Whether an assertion of equality holds, where that can be told without running it; else its right side.
+
+    False for what is no such assertion: no Python, another test, more text than an answer has.
+    """
+    match _parse(assertion):
+        case ast.Module(body=[ast.Assert(test=ast.Compare(left, [ast.Eq(), *_], [right, *more])), *rest]):
+            try:
+                literal = None if more or rest else _equal_literals(left, right)
+                return ast.unparse(right) if literal is None else literal
+            except (MemoryError, RecursionError):
+                return False
+    return False
+
+
+def _equal_literals(left: ast.expr, right: ast.expr) -> bool | None:
+    """Whether two literals are equal; None where one is none."""
+    try:
+        return bool(ast.literal_eval(left) == ast.literal_eval(right))
+    except (ValueError, TypeError):
+        return None
+
+
+def example(code: str, given: str, *, thought: bool) -> str:
+    """A problem as put to the model, up to where its completion begins."""
+    return f"[PYTHON]\n{code}\nassert f({given}) == ??\n[/PYTHON]\n[{'THOUGHT' if thought else 'ANSWER'}]\n"
+
+
+def solved(given: str, gold: str, steps: str | None) -> str:
+    """The completion of `example`, through the steps where some are given."""
+    before = "" if steps is None else f"{steps}\n[/THOUGHT]\n[ANSWER]\n"
+    return f"{before}assert f({given}) == {gold}\n[/ANSWER]\n\n"
+
+
+ORIGINAL = Protocol(
+    "cruxeval-direct",
+    chat=False,
+    stop=("[/ANSWER]",),
+    temperature=0.2,
+    top_p=0.95,
+    n=10,
+    extract=answer_tag,
+    source="facebookresearch/cruxeval: its form, markers and decoding; sentences and examples are ours",
+)
+
+
+class CruxEval(CodeTask):
+    """Predicting the output of a function."""
+
+    name = "cruxeval"
+    protocols = {
+        "zeroeval": Protocol(
+            max_tokens=4096, extract=json_answer, equal=text_equal, source="ZeroEval, its own prompts"
+        ),
+        "original": ORIGINAL,
+        "original_cot": replace(ORIGINAL, prompt="cruxeval-cot", max_tokens=2048),
+    }
+    splits = ("test",)
+    runs_code = False
+
+    def under(self, protocol: str) -> Self:
+        task = super().under(protocol)
+        task.runs_code = protocol != "zeroeval"
+        return task
+
+    def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
+        if not self.runs_code:
+            return load_zeroeval("crux", split, source, limit)
+        source = source or home("cruxeval/cruxeval.jsonl", "cruxeval-org/cruxeval")
+        rows = read_rows(source, split, ("id", "code", "output"))[:limit]
+        thought = self.protocol_name == "original_cot"
+        shots = tuple(
+            example(code, given, thought=thought) + solved(given, gold, steps if thought else None)
+            for code, given, gold, steps in SHOTS[: 1 if thought else 2]
+        )
+        return [
+            Problem(
+                row["id"],
+                example(row["code"], row["input"] or "", thought=thought),
+                row["output"],
+                data={"code": row["code"], "input": row["input"] or ""},
+                shots=shots,
+            )
+            for row in rows
+        ]
+
+    def mark(
+        self, problems: Sequence[Problem], completions: Sequence[str], *, unsafe_local: bool = False
+    ) -> list[Mark]:
+        how = super().mark if self.runs_code else super(CodeTask, self).mark
+        return how(problems, completions, unsafe_local=unsafe_local)
+
+    def trials(self, problem: Problem, answer: str) -> bool | Sequence[Trial]:
+        if f"f({problem.data['input']})" in answer:
+            return False
+        assertion = f"assert {problem.gold} == {answer}"
+        settled = settle(assertion)
+        if isinstance(settled, bool):
+            return settled
+        source = f"{problem.data['code']}\n{assertion}\n\ndef value():\n    return {settled}\n"
+        return [Trial(Program(source, tests=f"assert call('value') == ({problem.gold})", limits=LIMITS))]
+
+    def gold_completion(self, problem: Problem) -> str | None:
+        if problem.gold is None:
+            return None
+        if self.runs_code:
+            steps = "We run it." if self.protocol_name == "original_cot" else None
+            return solved(problem.data["input"], problem.gold, steps)
+        # Braces are spelled out because the harness counts those inside of strings too.
+        answer = json.dumps(problem.gold).replace("{", "\\u007b").replace("}", "\\u007d")
+        return f'{{"reasoning": "We run it.", "answer": {answer}}}'

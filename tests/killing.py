@@ -185,17 +185,17 @@ def die_at(where: str, nth: int, moment: str = "before") -> None:
 
 
 def die_halfway(where: str, nth: int) -> None:
-    """The n-th call of a function that writes a file is made, the file is cut in half, and SIGKILL comes."""
+    """The n-th call that writes a file is made, the file is cut in half, and SIGKILL comes."""
     calls = []
 
     def wrap(original: Callable) -> Callable:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            calls.append(1)
             result = original(*args, **kwargs)
-            if len(calls) == nth:
-                path = next(a for a in (*args, *kwargs.values()) if isinstance(a, str | os.PathLike))
-                os.truncate(path, os.path.getsize(path) // 2)
-                die()
+            for path in [a for a in (*args, *kwargs.values()) if isinstance(a, str | os.PathLike)][:1]:
+                calls.append(1)
+                if len(calls) == nth:
+                    os.truncate(path, os.path.getsize(path) // 2)
+                    die()
             return result
 
         return wrapper

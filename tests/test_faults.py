@@ -152,7 +152,7 @@ def test_out_of_memory_while_looking(tmp_path, model_folder):
 def test_the_problems_changed(tmp_path, model_folder):
     source = tmp_path / "prompts.txt"
     source.write_text("".join(f"Tell me about {i}.\n" for i in range(12)))
-    arguments = train_arguments(model_folder, tmp_path, "task=prompts", f"source={source}", "chat=false")
+    arguments = train_arguments(model_folder, tmp_path, "task=prompts", f"source={source}", "chat=false", "limit=12")
     assert rlif_process(arguments, tmp_path / "log", (die_at, BACKWARD, 3))[0] < 0
     kept, checkpoints = source.read_text(), sorted((tmp_path / "run").rglob("*"))
     changes = {"other rows": kept.replace("7", "8"), "12 rows then, 11 now": kept[: kept.index("Tell me about 11")]}

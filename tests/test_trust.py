@@ -75,7 +75,8 @@ def test_a_run_folder_from_elsewhere_runs_no_code(folder, tmp_path):
     assert not canary.exists() and code == 2 and "holds pickled code, which is not run" in said, said
 
 
-INSIDE = ("sandbox_call.py",)  # runs what a model wrote, and runs in the sandbox only
+INSIDE = ("sandbox_call.py", "evalplus_oracle.py")  # they run what was written, and run in the sandbox only
+INTERPRETERS = ("eval", "exec", "compile", "os.system", "os.popen", "pickle.load", "pickle.loads", "joblib.load")
 HOSTILE = "{0.__class__} {{ 7 * 7 }} {% raw %} $(touch x) `id` %s [bold]\\[/] {problem}"
 
 
@@ -85,28 +86,18 @@ def test_text_is_never_taken_for_a_template():
     assert f"Solve {HOSTILE} now" in shown and "49" not in shown
 
 
-def test_no_shell_no_eval_no_template_in_the_package():
+def test_no_shell_no_eval_no_open_template_in_the_package():
     """What a model wrote can reach no interpreter, because there is none but the sandbox's."""
     found = []
     for path in sorted((ROOT / "rlif").rglob("*.py")):
         if path.name in INSIDE:
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call):
-                called = ast.unparse(node.func)
-                if called in ("eval", "exec", "os.system", "os.popen", "compile", "pickle.load", "pickle.loads"):
-                    found.append(f"{path.name}: {called}")
-                if any(k.arg == "shell" and ast.unparse(k.value) != "False" for k in node.keywords):
-                    found.append(f"{path.name}: {called} with a shell")
-                if called.endswith("from_pretrained") and re.search(
-                    r"trust_remote_code=(?!False|engine)", ast.unparse(node)
-                ):
-                    found.append(f"{path.name}: {called} trusts remote code")
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                names = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
-                found += [
-                    f"{path.name}: {name}" for name in names if name.split(".")[0] in ("jinja2", "dill", "joblib")
-                ]
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            called, given = ast.unparse(call.func), {k.arg: ast.unparse(k.value) for k in call.keywords}
+            escaped = given.get("autoescape") == "True"
+            trusting = not given.get("trust_remote_code", "False").startswith(("False", "engine"))
+            if called in INTERPRETERS or "shell" in given or trusting or ("jinja2." in called and not escaped):
+                found.append(f"{path.name}: {ast.unparse(call)[:80]}")
     assert found == []
 
 

@@ -1,5 +1,6 @@
 # make demo   train the shipped model by its own confidence and show what happened
 # make test   run the tests
+# make torture  kill, fail and fuzz it at full length, and write the table of docs/reliability.md
 # Both set up .venv first, once; it is rebuilt when the project's dependencies change.
 # make test-vllm   the tests of the vLLM engine, on the CPU, in an environment of their own (.venv-vllm, 4 GB)
 
@@ -22,6 +23,9 @@ test: $(READY)
 test-vllm: $(READY_VLLM)
 	TORCHDYNAMO_DISABLE=1 VLLM_CPU_OMP_THREADS_BIND=nobind \
 	$(VENV_VLLM)/bin/python -m pytest --override-ini addopts= --strict-markers --quiet tests/test_rollout_vllm.py
+
+torture: $(READY)
+	$(RUN)/python scripts/torture.py docs/reliability.md
 
 lint: $(READY)
 	$(RUN)/ruff check .

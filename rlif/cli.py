@@ -67,7 +67,8 @@ def recipes() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from rlif.config import read_yaml, shipped_recipes
+    from rlif.config import shipped_recipes
+    from rlif.yaml_files import read_yaml
 
     table = Table("recipe", "what it does", box=None)
     for name, path in shipped_recipes().items():
@@ -141,9 +142,9 @@ def _show_plan(recipe: Recipe) -> None:
     from ruamel.yaml import YAML
 
     from rlif.engines.trl_setup import check_training
+    from rlif.job import check_names
     from rlif.plan import estimate_memory, plan_steps
     from rlif.policy import load_config
-    from rlif.training import check_names
 
     task, _ = check_names(recipe)
     training = check_training(recipe, processes=1)

@@ -158,8 +158,8 @@ def _sources(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _prompt(name: str | None) -> Any:
-    from rlif.config import read_yaml
     from rlif.prompts import find_prompt
+    from rlif.yaml_files import read_yaml
 
     if name is None:
         return None
@@ -182,8 +182,8 @@ def _check_gold(console: Console, work: Sequence[tuple[Task, Sequence[Problem]]]
 def _grade(
     console: Console, work: Sequence[tuple[Task, Sequence[Problem]]], outputs: Path, output: Path, options: Options
 ) -> None:
+    from rlif.disk import replace_file, write_rows
     from rlif.examination import grade_outputs
-    from rlif.run import replace_file, write_rows
 
     if len(work) != 1:
         raise RlifError("recorded completions are of one task; name that one with --tasks.")

@@ -26,6 +26,7 @@ from pydantic import (
 from rlif.errors import RlifError, nearest
 from rlif.guard import Guard
 from rlif.weights import Weight, read_weight
+from rlif.yaml_files import parse_yaml, read_yaml
 
 PAPER_TRAINING: dict[str, Any] = {
     "learning_rate": 3e-6,
@@ -71,6 +72,14 @@ OURS = {
     "trust_remote_code": "nothing: remote code never runs",
     "remove_unused_columns": "nothing: rlif builds the data set",
     "disable_tqdm": "nothing: rlif shows its own progress",
+    "resume_from_checkpoint": "--resume",
+    "save_only_model": "nothing: a checkpoint is there to go on from",
+    "ignore_data_skip": "nothing: a resumed run goes on where it was in its data",
+    # A recipe writes into its run folder and nowhere else; what it made is uploaded by whoever wants it uploaded.
+    "push_to_hub": "`hf upload` with the model folder of the run",
+    "log_completions_hub_repo": "`hf upload` with completions/ of the run",
+    "trackio_space_id": "`hf upload` with metrics.jsonl of the run",
+    "hub_token": "HF_TOKEN in the environment: recipes are kept with the run",
 }
 
 
@@ -153,6 +162,8 @@ class Recipe(Strict):
     reward: str | dict[str, Any] = "self_certainty"
     """A signal or a grader, see `rlif.terms`; or several with their weights, {self_certainty: 1.0, accuracy: 0}. A
     weight is a number or a schedule, see `rlif.weights`; 0 only watches."""
+    reward_seconds: float = Field(default=600, gt=0)
+    """What each of them may take for one batch before the run ends, at a checkpoint."""
     mixing: Mixing = "normalised"
     """How several rewards become one, see `rlif.rewards`: each scaled first, or the plain sum."""
     annotator: Annotator = "online"
@@ -335,40 +346,6 @@ def find_recipe(recipe: str | Path) -> Path:
     if str(recipe) in shipped:
         return shipped[str(recipe)]
     raise RlifError(f"no recipe file and no shipped recipe {str(recipe)!r}; {nearest(str(recipe), shipped)}")
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RlifError(f"cannot read {path}: {error}.") from error
-    values = parse_yaml(text, str(path)) if text.strip() else {}
-    if not isinstance(values, dict):
-        raise RlifError(f"{path} holds a {type(values).__name__}; a recipe is a mapping of keys to values.")
-    return values
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """YAML 1.2, in which 3e-6 is a number and `no` is a word."""
-    from ruamel.yaml import YAML, YAMLError
-
-    try:
-        return YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError, RecursionError) as error:
-        problem = getattr(error, "problem", None) or type(error).__name__
-        mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1}" if mark else ""
-        raise RlifError(f"{where} is not YAML: {problem}{line}.") from error
-
-
-def write_yaml(values: Mapping[str, Any], path: Path) -> None:
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.width = 120
-    with path.open("w", encoding="utf-8") as file:
-        yaml.dump(dict(values), file)
 
 
 def check_recipe(values: Mapping[str, Any]) -> Recipe:

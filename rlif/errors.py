@@ -17,6 +17,15 @@ class RewardError(RlifError):
     """A reward that cannot be given in the middle of a run; the run stops at a checkpoint."""
 
 
+class Preempted(SystemExit):
+    """A job scheduler asked for the machine back, and the run stands at a checkpoint. The program exits with code 75,
+    EX_TEMPFAIL of sysexits.h: try again later.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(75)
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """What to say after an unknown name: the nearest known one, else all of them."""
     names = sorted(names)

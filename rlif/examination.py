@@ -6,7 +6,6 @@ its start as step 0 included, and their scores go into its own `eval/`, where `r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -14,16 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rlif.checkpoints import in_order, is_sealed, step_of
 from rlif.config import Recipe
 from rlif.errors import RlifError, lookup
 from rlif.evaluate import Record, decoding_of, describe, evaluate, summarise, uses_chat
 from rlif.intervals import paired
+from rlif.jsonl import read_lines
 from rlif.policy import load_model, load_tokenizer, model_path
 from rlif.prompts import Prompt, find_prompt
 from rlif.records import Records
 from rlif.rollout import Sampler, TransformersSampler
 from rlif.rollout_vllm import VllmSampler
-from rlif.run import Run, evaluation_name, step_of
+from rlif.run import Run, evaluation_name
 from rlif.tasks import Task
 from rlif.tasks.rows import read_rows
 from rlif.types import Problem
@@ -89,7 +90,9 @@ def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str |
     loading: dict[str, Any] = {"dtype": dtype, "chat": False}
     if (path / "recipe.yaml").is_file():
         return list(_checkpoints(Run.open(path), loading))
-    if path.name.startswith("checkpoint-") and path.is_dir() and not (path / "trainer_state.json").is_file():
+    ours = (path.parent.parent / "recipe.yaml").is_file()
+    whole = is_sealed(path) if ours else (path / "trainer_state.json").is_file()
+    if path.name.startswith("checkpoint-") and path.is_dir() and not whole:
         raise RlifError(f"the checkpoint {model} was not written to its end; take another one of its run.")
     recipe = Recipe(model=model, revision=revision, **loading)
     model_path(recipe)
@@ -101,7 +104,7 @@ def _checkpoints(run: Run, loading: Mapping[str, Any]) -> Iterator[Candidate]:
     recipe, folder = run.recipe(), run.path / "eval"
     start = Recipe(model=recipe.model, revision=recipe.revision, allow_pickle=recipe.allow_pickle, **loading)
     yield Candidate(f"{run.path.name} step 0", start, folder, 0)
-    found = {step_of(path.parent): path.parent for path in run.checkpoints.glob("checkpoint-*/trainer_state.json")}
+    found = {step_of(path): path for path in in_order(run.checkpoints) if is_sealed(path)}
     if (run.path / "summary.json").is_file():
         found[run.summary()["steps"]] = run.model
     for step, path in sorted(found.items()):
@@ -196,7 +199,7 @@ def scores_by_problem(records: Sequence[Record]) -> dict[str, float]:
 
 def read_records(path: Path) -> list[Record]:
     """The records of a finished evaluation."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row for _, row in read_lines(path)]
 
 
 def grade_outputs(

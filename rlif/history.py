@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from rlif.config import read_yaml
 from rlif.errors import RlifError
 from rlif.run import Run
+from rlif.yaml_files import read_yaml
 
 Row = dict[str, Any]
 LONGEST_LINE = 2**24  # characters of one line of JSON; longer ones are skipped as unreadable

@@ -10,8 +10,12 @@ from typing import Any
 from rlif.errors import RlifError
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_lines(path: Path, torn: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
     """The line number and the object of each line that is not blank.
+
+    Args:
+        path: what to read.
+        torn: leave out a last line without an end, which a killed process left behind.
 
     Raises:
         RlifError: no such file, or, when that line is reached, one that is no JSON object.
@@ -19,7 +23,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip():
+                if line.strip() and not (torn and not line.endswith(b"\n")):
                     yield number, _parse(line, number, path)
     except OSError as error:
         raise RlifError(f"cannot read {path}: {error.strerror}.") from error

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from rlif.disk import finite, read_object, replace_file, write_rows
 from rlif.errors import RlifError
-from rlif.run import finite, replace_file, write_rows
 
 Record = dict[str, Any]
 
@@ -58,7 +58,7 @@ class Records:
         path = folder / f"{name}.json"
         if not path.is_file():
             return None
-        scores = json.loads(path.read_text(encoding="utf-8"))
+        scores = read_object(path)
         settings = json.loads(json.dumps(finite(settings)))
         compared = set(settings) & set(scores) - {"batch_size"}
         keys = sorted(key for key in compared if scores[key] != settings[key])
@@ -79,9 +79,9 @@ class Records:
         whole = data[: data.rfind(b"\n") + 1]
         try:
             head, *lines = [json.loads(line) for line in whole.splitlines()] or [None]
-            begun = None if head is None else head["settings"]
-            self.batches = {line["batch"]: line["records"] for line in lines}
-        except (ValueError, KeyError, TypeError) as error:
+            begun = None if head is None else dict(head["settings"])
+            self.batches = {int(line["batch"]): [dict(record) for record in line["records"]] for line in lines}
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise RlifError(f"{self.part} is damaged; remove it to start this evaluation anew.") from error
         if begun not in (None, settings):
             keys = sorted(key for key in {*begun, *settings} if begun.get(key) != settings.get(key))

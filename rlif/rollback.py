@@ -12,18 +12,18 @@ and a run resumed without it meets the same alarm and returns again.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from typing import Any
 
+from rlif.checkpoints import is_sealed
 from rlif.config import Recipe
 from rlif.guard import Alarm, Guard
-from rlif.run import Run, append_row, read_rows, step_of
+from rlif.run import Run
 
 
 def log_alarm(run: Run, alarm: Alarm) -> None:
     """Adds an alarm to the run folder."""
-    append_row(run.path / "alarms.jsonl", asdict(alarm))
+    run.append("alarms.jsonl", asdict(alarm))
 
 
 def alarms(run: Run) -> list[dict[str, Any]]:
@@ -33,12 +33,23 @@ def alarms(run: Run) -> list[dict[str, Any]]:
         >>> alarms(Run.open("runs/demo-collapse"))[0]["sign"]
         'kl'
     """
-    return read_rows(run.path / "alarms.jsonl")
+    return run.rows("alarms.jsonl")
 
 
 def rollbacks(run: Run) -> list[dict[str, Any]]:
     """Returns to a healthy checkpoint, oldest first."""
-    return read_rows(run.path / "rollbacks.jsonl")
+    return run.rows("rollbacks.jsonl")
+
+
+def forget_returns(run: Run, step: int) -> None:
+    """Forgets the returns that a run going on from a step has not made yet.
+
+    What counts is the last return to that step or to one before it; those that led there came earlier and stay.
+    """
+    returns = rollbacks(run)
+    while returns and returns[-1]["to"] > step:
+        returns.pop()
+    run.rewrite("rollbacks.jsonl", returns)
 
 
 def strengthened(recipe: Recipe, times: int) -> Recipe:
@@ -53,7 +64,7 @@ def roll_back(run: Run, recipe: Recipe, alarm: Alarm, to: int) -> float:
     """Brings a run folder back to a step, and logs it.
 
     Args:
-        run: its checkpoints after `to` are removed, the newest first, and what was logged after `to` as well.
+        run: its checkpoints after `to` are removed, and what was logged after `to`.
         recipe: the run's own, as it was started.
         alarm: why.
         to: step of the last healthy checkpoint; 0 where there is none, to begin again.
@@ -61,13 +72,9 @@ def roll_back(run: Run, recipe: Recipe, alarm: Alarm, to: int) -> float:
     Returns:
         The KL weight from here on.
     """
-    later = [path for path in run.checkpoints.glob("checkpoint-*") if step_of(path) > to]
-    for path in sorted(later, key=step_of, reverse=True):
-        (path / "trainer_state.json").unlink(missing_ok=True)  # from here on no resume picks it
-        shutil.rmtree(path)
     run.rewind(to)
     beta = strengthened(recipe, len(rollbacks(run)) + 1).resolved_training["beta"]
-    append_row(run.path / "rollbacks.jsonl", {"from": alarm.step, "to": to, "beta": beta, "alarm": asdict(alarm)})
+    run.append("rollbacks.jsonl", {"from": alarm.step, "to": to, "beta": beta, "alarm": asdict(alarm)})
     return beta
 
 
@@ -84,5 +91,5 @@ def digest(run: Run, guard: Guard, healthy: int | None, stopped: Alarm | None) -
         "alarms": alarms(run),
         "stopped": asdict(stopped) if stopped else None,
         "rollbacks": rollbacks(run),
-        "best_healthy_checkpoint": str(best.relative_to(run.path)) if best.is_dir() else None,
+        "best_healthy_checkpoint": str(best.relative_to(run.path)) if is_sealed(best) else None,
     }

@@ -7,19 +7,24 @@ runs/<name>/
     alarms.jsonl         what the guard raised; rollbacks.jsonl: returns to a healthy checkpoint (`rlif.rollback`)
     completions/         step-000010.jsonl: the completions of that step's rollout, with rewards and advantages
     eval/                step-000010-clock.json: an evaluation; .jsonl beside it: a record per completion
-    checkpoints/         checkpoint-10/ ..., in the engine's own layout
+    checkpoints/         checkpoint-10/ ..., in the engine's own layout, each sealed by a manifest
     model/               the trained model, for from_pretrained
-    summary.json         before and after, seeds, steps, seconds
+    summary.json         before and after, seeds, steps, seconds; written last
+    begun.json           what it began with: hashes of problems and model, to notice a change before a resume
+
+Every file is written whole or not at all, but for the logs (metrics, alarms, rollbacks), whose last line may be torn
+by a kill and is then not counted. What is damaged in another way raises RlifError.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import itertools
 import json
-import math
 import os
 import platform
+import secrets
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -27,9 +32,14 @@ from pathlib import Path
 from typing import Any
 
 import rlif
-from rlif.config import Recipe, check_recipe, read_yaml, write_yaml
+from rlif.checkpoints import damage, discard, in_order, is_sealed, step_of
+from rlif.config import Recipe, check_recipe
+from rlif.disk import finite, read_object, replace_file, write_rows
 from rlif.errors import RlifError
+from rlif.jsonl import read_lines
+from rlif.yaml_files import read_yaml, write_yaml
 
+LOGS = {"metrics.jsonl": "step", "alarms.jsonl": "step", "rollbacks.jsonl": "to"}  # and the number each row has
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "vllm", "math-verify")
 
 
@@ -55,17 +65,18 @@ class Run:
         """
         root = Path(recipe.output).expanduser()
         names = [recipe.name] if recipe.name else _numbered(default_name)
-        for name in names:
-            run = cls(root / name)
-            try:
-                run.path.mkdir(parents=True)
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise RlifError(f"cannot make the run folder {run.path}: {error.strerror}.") from error
-            write_yaml(resolved(recipe, name), run.path / "recipe.yaml")
-            run._write_json("environment.json", environment())
-            return run
+        draft = root / f".{names[0]}.{secrets.token_hex(4)}.draft"
+        try:
+            draft.mkdir(parents=True)
+            cls(draft)._write_json("environment.json", environment())
+            for name in names:
+                write_yaml(resolved(recipe, name), draft / "recipe.yaml")
+                if _moved(draft, root / name):
+                    return cls(root / name)
+        except OSError as error:
+            raise RlifError(f"cannot make the run folder {root / names[0]}: {error.strerror}.") from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
         taken = root / names[0]
         raise RlifError(
             f"{taken} exists already; choose another name=..., or go on with `rlif train --resume {taken}`."
@@ -86,27 +97,62 @@ class Run:
     def recipe(self) -> Recipe:
         return check_recipe(read_yaml(self.path / "recipe.yaml"))
 
-    def latest_checkpoint(self, before: int | None = None) -> Path | None:
-        """The last complete checkpoint, `before` a step if given: the engine writes `trainer_state.json` last."""
-        found = {step_of(path.parent): path.parent for path in self.checkpoints.glob("checkpoint-*/trainer_state.json")}
-        return found[max(steps)] if (steps := [step for step in found if before is None or step < before]) else None
+    def latest_checkpoint(self) -> Path | None:
+        """The last checkpoint that was written to its end; its bytes are not looked at, see `good_checkpoint`."""
+        return next((path for path in reversed(in_order(self.checkpoints)) if is_sealed(path)), None)
+
+    def good_checkpoint(self) -> tuple[Path | None, list[str]]:
+        """The last checkpoint in which every byte is as it was written, and what is wrong with those after it.
+
+        Raises:
+            RlifError: there are checkpoints and every one of them is damaged.
+        """
+        problems = []
+        for path in reversed(in_order(self.checkpoints)):
+            if is_sealed(path):
+                problem = damage(path)
+                if problem is None:
+                    return path, problems
+                problems.append(f"{path.name} is damaged: {problem}")
+        if problems:
+            raise RlifError(
+                f"no checkpoint of {self.path} is whole ({'; '.join(problems)}); put the files back, or remove"
+                f" {self.checkpoints} to start the run again from its first step."
+            )
+        return None, []
 
     def remove_torn(self) -> None:
         """Removes a checkpoint or a model that was not written to its end."""
-        shutil.rmtree(self.model, ignore_errors=True)
-        for path in self.checkpoints.glob("checkpoint-*"):
-            if not (path / "trainer_state.json").is_file():
-                shutil.rmtree(path)
+        for path in self.path.glob(".model.draft*"):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in in_order(self.checkpoints):
+            if not is_sealed(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def append(self, log: str, row: Mapping[str, Any]) -> None:
+        """Adds a line to one of `LOGS`."""
+        with (self.path / log).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(finite(row)) + "\n")
+
+    def rows(self, log: str) -> list[dict[str, Any]]:
+        """The rows of one of `LOGS`, oldest first; a torn last line, of a run that was killed, is left out.
+
+        Raises:
+            RlifError: a line that is none of that log.
+        """
+        path, key, rows = self.path / log, LOGS[log], []
+        for number, row in read_lines(path, torn=True) if path.is_file() else ():
+            if not isinstance(row.get(key), int):
+                raise RlifError(f"line {number} of {path} is damaged: it has no whole number as its {key!r}.")
+            rows.append(row)
+        return rows
 
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(metrics)) + "\n")
+        self.append("metrics.jsonl", metrics)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The logged steps, oldest first; a torn last line, of a run that was killed, is left out."""
-        path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        """The logged steps, oldest first."""
+        return self.rows("metrics.jsonl")
 
     def write_completions(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         folder = self.path / "completions"
@@ -122,34 +168,73 @@ class Run:
         self._write_json(f"eval/{name}.json", scores)
 
     def evaluations(self) -> dict[str, dict[int, dict[str, Any]]]:
-        """Scores by task, then step."""
+        """Scores by task, then step.
+
+        Raises:
+            RlifError: a file that is damaged or not named like an evaluation.
+        """
         found: dict[str, dict[int, dict[str, Any]]] = {}
         for path in sorted((self.path / "eval").glob("step-*.json")):
-            _, step, task = path.stem.split("-", 2)
-            found.setdefault(task, {})[int(step)] = json.loads(path.read_text(encoding="utf-8"))
+            step, task = _step_of_file(path), path.stem.partition("-")[2].partition("-")[2]
+            found.setdefault(task, {})[step] = read_object(path)
         return found
 
     def records(self, step: int, task: str) -> list[dict[str, Any]]:
-        """An evaluation's completions, an object each; empty where there is none."""
+        """An evaluation's completions, an object each; empty where there is none.
+
+        Raises:
+            RlifError: a line that is no object.
+        """
         path = self.path / "eval" / f"{evaluation_name(step, task)}.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+        return [row for _, row in read_lines(path)] if path.is_file() else []
+
+    def write_begun(self, facts: Mapping[str, Any]) -> None:
+        self._write_json("begun.json", facts)
+
+    def begun(self) -> dict[str, Any]:
+        """What the run began with; empty if it was killed before it could say."""
+        path = self.path / "begun.json"
+        return read_object(path) if path.is_file() else {}
+
+    def environment(self) -> dict[str, Any]:
+        """Versions, commit and hardware it was started with."""
+        return read_object(self.path / "environment.json")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         self._write_json("summary.json", summary)
 
     def summary(self) -> dict[str, Any]:
-        return json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+        """Before and after, seeds, steps, seconds.
+
+        Raises:
+            RlifError: the run is not finished, or the file is damaged.
+        """
+        if not (self.path / "summary.json").is_file():
+            raise RlifError(f"{self.path} is not finished: it has no summary.json.")
+        return read_object(self.path / "summary.json")
 
     def rewind(self, step: int) -> None:
-        """Forgets everything logged after a step, before going on from a checkpoint taken there."""
-        kept = [row for row in self.metrics() if row["step"] <= step]
-        replace_file(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
-        if (self.path / "alarms.jsonl").is_file():
-            alarms = read_rows(self.path / "alarms.jsonl")
-            write_rows(self.path / "alarms.jsonl", [row for row in alarms if row["step"] <= step])
+        """Forgets everything logged after a step, before going on from a checkpoint taken there (0: from the start).
+
+        Also later checkpoints, and what a kill left half written. A kill in the middle of it does no harm: checkpoints
+        go first, the newest first, so whichever is the last one then, all that was logged up to it is still there.
+        """
+        for path in reversed(in_order(self.checkpoints)):
+            if step_of(path) > step or not is_sealed(path):
+                discard(path)
+        kept = {row["step"]: row for row in self.metrics() if row["step"] <= step}
+        self.rewrite("metrics.jsonl", kept.values())
+        self.rewrite("alarms.jsonl", [row for row in self.rows("alarms.jsonl") if row["step"] <= step])
         for path in itertools.chain(self.path.glob("completions/step-*"), self.path.glob("eval/step-*")):
-            if int(path.stem.split("-")[1]) > step:
+            if _step_of_file(path) > step:
                 path.unlink()
+        for path in itertools.chain(self.path.glob(".*.draft"), self.path.glob("*/.*.draft")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def rewrite(self, log: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replaces the rows of one of `LOGS`, if it is there."""
+        if (self.path / log).is_file():
+            write_rows(self.path / log, rows)
 
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
         replace_file(self.path / name, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
@@ -207,50 +292,31 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def step_of(checkpoint: Path) -> int:
-    """The step a checkpoint was taken at."""
-    return int(checkpoint.name.rpartition("-")[2])
-
-
 def evaluation_name(step: int, task: str) -> str:
     """What the files of an evaluation are called."""
     return f"step-{step:06d}-{task}"
 
 
+def _step_of_file(path: Path) -> int:
+    """The step in the name of a file of completions or of an evaluation."""
+    number = path.name.partition("-")[2].partition("-")[0].partition(".")[0]
+    if not (number.isascii() and number.isdigit() and len(number) < 19):
+        raise RlifError(f"{path} is not named step-NUMBER...; it is none of this run's files, move it away.")
+    return int(number)
+
+
+def _moved(draft: Path, path: Path) -> bool:
+    """Whether a folder could be put in a place that nobody else had taken."""
+    if path.exists():
+        return False
+    try:
+        draft.rename(path)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            return False
+        raise
+    return True
+
+
 def _numbered(name: str) -> list[str]:
     return [name, *(f"{name}-{i}" for i in range(2, 10_000))]
-
-
-def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Appends a JSON line."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(finite(row)) + "\n")
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file, a torn last one left out; none where there is no file."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes JSON lines, all of them or none."""
-    replace_file(path, "".join(json.dumps(finite(row), ensure_ascii=True) + "\n" for row in rows))
-
-
-def finite(value: Any) -> Any:
-    """The same value with NaN and infinities as None: JSON has no word for them."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return value
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Writes a whole file or nothing."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)

@@ -174,11 +174,11 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     Raises:
         RlifError: as `rlif.train` before its first step.
     """
+    from rlif.job import prepare
     from rlif.policy import load_model
     from rlif.rollout import Decoding, TransformersSampler, render
     from rlif.scoring import score_completions
     from rlif.signals import SIGNALS
-    from rlif.training import prepare
 
     if str(recipe.reward) not in SIGNALS:
         raise RlifError(

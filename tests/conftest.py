@@ -56,6 +56,17 @@ def tiny_model(seed: int = 0, **changes: object) -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(tiny_config(**changes)).eval()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--torture", action="store_true", help="everything at full length; see make torture")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--torture"):
+        for item in items:
+            if item.get_closest_marker("torture"):
+                item.add_marker(pytest.mark.skip(reason="part of make torture"))
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Qwen2 with a byte tokenizer, as a local model folder."""

@@ -7,7 +7,7 @@ import pytest
 import rlif
 from rlif.config import check_recipe, load_recipe, shipped_recipes
 from rlif.engines.trl_setup import check_training
-from rlif.training import check_names
+from rlif.job import check_names
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

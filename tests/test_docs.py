@@ -10,11 +10,12 @@ import torch
 from trainers import make_trainer
 
 import rlif
-from rlif.config import check_recipe, parse_yaml
+from rlif.config import check_recipe
 from rlif.graders import GRADERS
 from rlif.signals import GROUP_SIGNALS, NEEDS, SIGNALS
 from rlif.terms import check_terms
 from rlif.types import TokenStats
+from rlif.yaml_files import parse_yaml
 
 TEXT = (Path(__file__).parents[1] / "docs/signals.md").read_text()
 

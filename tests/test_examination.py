@@ -10,6 +10,7 @@ from conftest import tiny_model
 from typer.testing import CliRunner
 
 import rlif
+from rlif.checkpoints import seal
 from rlif.cli import app
 from rlif.config import check_recipe
 from rlif.examination import Options, candidates, compare, examine, grade_outputs
@@ -26,7 +27,7 @@ def run(tmp_path, model_folder):
     for step in (3, 4):
         shutil.copytree(model_folder, run.checkpoints / f"checkpoint-{step}")
     tiny_model(seed=1).save_pretrained(run.checkpoints / "checkpoint-3")
-    (run.checkpoints / "checkpoint-3" / "trainer_state.json").write_text("{}")
+    seal(run.checkpoints / "checkpoint-3")
     shutil.copytree(model_folder, run.model)
     tiny_model(seed=2).save_pretrained(run.model)
     run.write_summary({"steps": 5})

@@ -7,9 +7,9 @@ import pytest
 import rlif
 from rlif.config import load_recipe
 from rlif.graders import FACTORS, GRADERS, NEED_GOLD
+from rlif.job import check_names
 from rlif.signals import GROUP_SIGNALS, NEEDS, SIGNALS
 from rlif.terms import check_gold, find_term, kind_of, wants_gold
-from rlif.training import check_names
 from rlif.types import Problem
 
 

@@ -6,8 +6,6 @@ import errno
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 
 import oracle
@@ -18,9 +16,10 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rlif
-from rlif import training
+from rlif.job import prepare
 from rlif.prompts import BOXED
 from rlif.run import Run
+from rlif.session import build
 
 SMALL = [
     "problems_per_update=2",
@@ -58,8 +57,8 @@ def run(tmp_path_factory, model_folder) -> Run:
 
 
 def test_the_run_folder_says_what_happened(run):
-    names = {path.name for path in run.path.iterdir()}
-    expected = "recipe.yaml environment.json metrics.jsonl completions eval checkpoints model summary.json"
+    names = {path.name for path in run.path.iterdir()} - {".lock"}
+    expected = "recipe.yaml environment.json begun.json metrics.jsonl completions eval checkpoints model summary.json"
     assert names == set(expected.split())
     rows = run.metrics()
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
@@ -143,9 +142,9 @@ def test_a_finished_run_is_not_trained_further(run):
 def test_no_gold_answer_reaches_the_trainer(tmp_path, model_folder):
     """The trainer's data set is the rendered problems and nothing else, whatever the task knows of them."""
     overrides = [*SMALL, f"model={model_folder}", f"output={tmp_path}", "task=clock"]
-    job = training.prepare(rlif.load_recipe("demo", overrides))
+    job = prepare(rlif.load_recipe("demo", overrides))
     assert all(problem.gold and problem.solution for problem in job.problems)
-    trainer = training._build(job, Run(tmp_path / "run"), fresh=False)
+    trainer = build(job, Run(tmp_path / "run"), fresh=False)
     assert trainer.train_dataset.column_names == ["prompt"]
     shown = [row["prompt"] for row in trainer.train_dataset]
     assert shown == [[{"role": "user", "content": problem.text}] for problem in job.problems]
@@ -157,8 +156,8 @@ def test_no_gold_answer_reaches_the_trainer(tmp_path, model_folder):
 def test_gold_reaches_a_trainer_whose_recipe_asks(tmp_path, model_folder):
     """As row numbers: the problems themselves stay with the reward."""
     overrides = [*SMALL, f"model={model_folder}", f"output={tmp_path}", "reward={self_certainty: 1, accuracy: 0}"]
-    job = training.prepare(rlif.load_recipe("demo", overrides))
-    trainer = training._build(job, Run(tmp_path / "run"), fresh=False)
+    job = prepare(rlif.load_recipe("demo", overrides))
+    trainer = build(job, Run(tmp_path / "run"), fresh=False)
     assert trainer.train_dataset.column_names == ["prompt", "problem"]
     assert trainer.train_dataset["problem"][:] == list(range(len(job.problems)))
     assert trainer.reward.problems is job.problems
@@ -277,27 +276,6 @@ def test_tensorboard_shows_the_same_metrics_by_the_same_names(tmp_path, model_fo
     certainty = [looks[step]["self_certainty"] for step in sorted(looks)]
     assert list(tags["eval/clock/self_certainty"].values()) == pytest.approx(certainty)
     assert not any(name.startswith("eval") for row in run.metrics() for name in row)
-
-
-def test_ctrl_c_ends_at_a_checkpoint_and_says_how_to_go_on(tmp_path, model_folder):
-    overrides = [*SMALL, f"model={model_folder}", f"output={tmp_path}", "evaluate={}", "training.max_steps=5000"]
-    command = [sys.executable, "-c", "from rlif.cli import main; main()", "train"]
-    going = subprocess.Popen(
-        [*command, "demo", *overrides, "training.save_steps=100000"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert going.stdout
-    for line in going.stdout:
-        if line.startswith("step 2/"):
-            going.send_signal(signal.SIGINT)
-            break
-    rest = going.stdout.read()
-    assert going.wait() == 130 and f"rlif train --resume {tmp_path / 'demo'}" in rest
-    run = Run.open(tmp_path / "demo")
-    stopped = int(run.latest_checkpoint().name.rpartition("-")[2])
-    assert stopped == run.metrics()[-1]["step"] >= 2 and not run.model.exists()
 
 
 def test_no_room_for_a_checkpoint(tmp_path, model_folder, monkeypatch):

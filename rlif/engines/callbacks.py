@@ -1,24 +1,15 @@
-"""What happens beside a training step: record, look, show, stop. Built on transformers' callbacks, engine-neutral."""
+"""What happens beside a training step: record, look, show. Built on transformers' callbacks, engine-neutral."""
 
 from __future__ import annotations
 
-import random
-import shutil
-import signal
-import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from rlif.errors import RlifError
 from rlif.run import Run
 
 # Names of the engine and ours; what is in neither list keeps the engine's name.
@@ -115,99 +106,6 @@ class Probe(TrainerCallback):
         if not self.stopped():
             self.look(state.global_step)
             self.tell()
-
-
-class Interrupt(TrainerCallback):
-    """The first Ctrl-C ends the run at a checkpoint after the step under way; a second one ends it at once.
-
-    Args:
-        console: where it says so.
-        every: stops only after so many updates, those that share a rollout, so that a resumed run is the same run.
-    """
-
-    def __init__(self, console: Console, every: int):
-        self.console, self.every, self.pressed = console, every, False
-
-    def __enter__(self) -> Interrupt:
-        self.before = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
-            signal.signal(signal.SIGINT, self._press)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self.before)
-
-    def _press(self, *_: object) -> None:
-        self.pressed = True
-        signal.signal(signal.SIGINT, self.before)
-        self.console.print("stopping at a checkpoint after this step; press Ctrl-C again to stop at once")
-
-    def stopped(self, state: Any) -> bool:
-        """Whether training ended before its end because somebody asked for it."""
-        return self.pressed and state.global_step < state.max_steps
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step % self.every:
-            return
-        if PartialState().num_processes > 1:  # the signal reaches processes at different moments
-            self.pressed = any(gather_object([self.pressed]))
-        if self.pressed:
-            control.should_save = control.should_training_stop = True
-
-
-class LastStep(TrainerCallback):
-    """Remembers what a step begins with - random state, tokens seen - so that a run which fails in it can be saved."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._remember(state)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._remember(state)
-
-    def _remember(self, state: Any) -> None:
-        self.tokens = state.num_input_tokens_seen
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        self.states = random.getstate(), numpy.random.get_state(), torch.get_rng_state(), cuda
-
-    def save(self, trainer: Any) -> bool:
-        """A checkpoint of the last step, from which the run goes on as if the next had not begun; False before any."""
-        if trainer.state.global_step == 0:
-            return False
-        trainer.state.num_input_tokens_seen = self.tokens
-        python, array, cpu, cuda = self.states
-        random.setstate(python)
-        numpy.random.set_state(array)
-        torch.set_rng_state(cpu)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
-        folder = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
-        if not (folder / "trainer_state.json").is_file():
-            trainer._save_checkpoint(trainer.model, None)
-        return True
-
-
-class RoomForCheckpoint(TrainerCallback):
-    """Refuses to begin a checkpoint that the disk has no room for.
-
-    Counted: the weights that are saved, and two moments of the trainable ones in their own type (Adam's).
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        if not control.should_save or not state.is_world_process_zero:
-            return
-        trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-        whole = not hasattr(model, "peft_config")
-        needed = 2 * trained + sum(p.numel() * p.element_size() for p in model.parameters() if whole or p.requires_grad)
-        free = shutil.disk_usage(self.folder if self.folder.exists() else self.folder.parent).free
-        if free < needed:
-            raise RlifError(
-                f"a checkpoint of {needed / 2**20:.0f} MiB does not fit into the {free / 2**20:.0f} MiB free at"
-                f" {self.folder}; make room and go on from the last one with --resume."
-            )
 
 
 class Display(TrainerCallback):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from accelerate import PartialState
@@ -21,7 +22,8 @@ from rlif.vitals import vitals
 class GuardState(TrainerCallback, ExportableState):
     """Judges each logged step; its memory travels in `trainer_state.json` of the checkpoints.
 
-    It must come before the recorder and the trackers, which show what it adds to a step, and after `Names`.
+    It must come before the recorder and the trackers, which show what it adds to a step, and after `Names`. A step that
+    is saved is logged as well, see `rlif.engines.survival.Keep`: so every checkpoint has been judged.
 
     Args:
         guard: policy and limits.
@@ -56,14 +58,20 @@ class GuardState(TrainerCallback, ExportableState):
         return self.judge.watch.healthy
 
     def state(self) -> dict[str, Any]:
-        return {"args": {}, "attributes": {"watch": self.judge.state(), "vitals": self.vitals}}
+        stopped = asdict(self.stopped) if self.stopped else None
+        return {"args": {}, "attributes": {"watch": self.judge.state(), "vitals": self.vitals, "stopped": stopped}}
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def recall(self, state: Any) -> None:
+        """Takes up what a checkpoint remembers; also of a run that the guard had ended there."""
         saved = state.stateful_callbacks.get(type(self).__name__)
         if saved:
-            self.judge.restore(saved["attributes"]["watch"])
-            self.vitals = saved["attributes"]["vitals"]
-        self._protect(state)
+            remembered = saved["attributes"]
+            self.judge.restore(remembered["watch"])
+            self.vitals = remembered["vitals"]
+            self.stopped = Alarm(**remembered["stopped"]) if remembered["stopped"] else None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.recall(state)
         if self.guard.kl is not None and not args.beta and state.is_world_process_zero:
             self.console.print(
                 "guard: training.beta is 0, so KL to the start, its most telling sign, is not measured;"
@@ -87,14 +95,8 @@ class GuardState(TrainerCallback, ExportableState):
             self.stopped = self.judge.alarm
             interrupted, control.should_training_stop = control.should_training_stop, True
             control.should_save = self.guard.policy == "stop" or interrupted
-        elif control.should_save:
-            self._mark(state)
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Marks steps that are saved and not logged. At the end transformers would spare the best checkpoint alone."""
-        self._mark(state)
-        if control.should_training_stop or state.global_step >= state.max_steps:
-            state.best_model_checkpoint = None
+        elif control.should_save and self.judge.is_healthy():
+            self.judge.watch.healthy = step  # before it is written, so that it says so itself
 
     def _must_stop(self, step: int) -> bool:
         """Whether the run ends here; the main process decides for all."""
@@ -102,14 +104,3 @@ class GuardState(TrainerCallback, ExportableState):
         if PartialState().num_processes > 1:
             stop = broadcast_object_list([stop])[0]
         return stop
-
-    def _mark(self, state: Any) -> None:
-        """Remembers the checkpoint being taken as healthy, if it is, before it is written."""
-        if self.judge.is_healthy():
-            self.judge.watch.healthy = state.global_step
-            self._protect(state)
-
-    def _protect(self, state: Any) -> None:
-        """The checkpoint that is called the best is the one transformers spares when it keeps to save_total_limit."""
-        if self.healthy is not None:
-            state.best_model_checkpoint = str(self.run.checkpoints / f"checkpoint-{self.healthy}")

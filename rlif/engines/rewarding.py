@@ -24,6 +24,7 @@ from rlif.scoring import length_mask
 from rlif.signals.self_certainty import token_self_certainty
 from rlif.tasks import Task
 from rlif.terms import Term
+from rlif.time_limit import rewarding
 from rlif.types import Group, Problem, TokenStats
 
 PATIENCE = 3  # rollouts
@@ -85,6 +86,7 @@ class InternalReward:
         alike: for semantic_entropy, see `rlif.meaning`.
         rewarded: how many of a group are rewarded; the others only vote. All if left out.
         seed: of random rewards.
+        seconds: what a term may take for one batch.
     """
 
     def __init__(
@@ -98,11 +100,12 @@ class InternalReward:
         alike: Callable[[str, Sequence[str]], list[list[int]]] | None = None,
         rewarded: int | None = None,
         seed: int = 0,
+        seconds: float = 600,
     ):
         self.terms, self.mixer = list(terms), mixer or Mixer([term.name for term in terms])
         self.annotator = annotator or Annotator()
         self.task, self.problems, self.alike = task, problems, alike
-        self.rewarded, self.seed = rewarded, seed
+        self.rewarded, self.seed, self.seconds = rewarded, seed, seconds
         self.needs = {term.needs.removesuffix("_BT") for term in terms} - {""}
         self.__name__ = self.terms[0].name if len(self.terms) == 1 else "reward"
         self.trainer: Any = None
@@ -190,10 +193,14 @@ class InternalReward:
         )
         stats = self._stats(rollout, [row.truncated for row in rows]) if self.needs else None
         return {
-            term.name: term.measure(stats if term.kind == "token" else batch)
+            term.name: self._measured(term, stats if term.kind == "token" else batch)
             for term in self.terms
             if term.kind != "group"
         }
+
+    def _measured(self, term: Term, given: Any) -> list[float | None]:
+        with rewarding(term.name, self.seconds):
+            return term.measure(given)
 
     def _stats(self, rollout: Rollout, truncated: list[bool]) -> TokenStats:
         """The statistics of the rollout; TRL zeroes the attention of rows it masks, so theirs are none."""
@@ -238,7 +245,7 @@ class InternalReward:
             alike=self.alike,
             **({"equal": self.task.equal} if self.task else {}),
         )
-        judged: dict[str, Any] = {term.name: term.measure(group) for term in signals}
+        judged: dict[str, Any] = {term.name: self._measured(term, group) for term in signals}
         return judged | {"factors": {term.name: term.factor(group) for term in factors if term.factor}}
 
     def _mixed(self, rows: list[Scored], values: Values, factors: Mapping[str, torch.Tensor]) -> list[float | None]:

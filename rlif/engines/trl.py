@@ -1,9 +1,10 @@
 """The TRL engine: GRPOTrainer and RLOOTrainer with internal feedback as an ordinary reward function.
 
-Not a fork and not a copy. The trainers here override two methods of TRL's, `super()` first, and change nothing of what
-TRL does:
+Not a fork and not a copy. The trainers here override three methods of TRL's, `super()` first, and change nothing of
+what TRL does:
 
     _generate                              remember the token ids; tap the decoding where that saves a pass
+    _get_train_sampler                     the same order of problems after a resume, in every epoch
     _get_per_token_logps_and_entropies     tap the no-grad passes TRL runs for log-probabilities
 
 and two of transformers', which only add a file to a checkpoint where the annotator is a copy that follows. So a signal
@@ -43,6 +44,7 @@ from trl.trainer.utils import use_adapter
 
 from rlif.engines.annotator import Follow, Shadow
 from rlif.engines.rewarding import InternalReward, Rollout
+from rlif.engines.survival import SameOrder
 from rlif.errors import RlifError
 from rlif.plan import no_start
 from rlif.rewards import Mixer
@@ -55,6 +57,7 @@ TESTED_TRL = "1.10 to 1.16"
 EXPECTED = {
     "_generate": ("self", "prompts"),
     "_get_per_token_logps_and_entropies": ("self", "model", "input_ids", "attention_mask", "logits_to_keep"),
+    "_get_train_sampler": ("self",),
     "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
 }
 
@@ -139,6 +142,9 @@ class InternalFeedback:
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
         if self.shadow and self.reward.annotator.follows() and checkpoint is not None:
             self.shadow.load(Path(checkpoint))
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SameOrder:
+        return SameOrder(super()._get_train_sampler(*args, **kwargs), self)  # type: ignore[misc]
 
     def _generate(self, prompts: list[Any], *args: Any, **kwargs: Any) -> Any:
         with self._decode_tap() as tap:

@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerState
 from trl import GRPOConfig, RLOOConfig  # pyright: ignore[reportPrivateImportUsage]
 
 from rlif.config import Recipe
@@ -86,6 +86,7 @@ def build_trainer(
     options = check_training(recipe, PartialState().num_processes)
     if recipe.algorithm != "rloo":
         options["scale_rewards"] = "none"
+    options["save_total_limit"] = None  # old checkpoints are `survival.Keep`'s to delete, after the new one is sealed
     try:
         args = config_class(
             output_dir=output_dir,
@@ -124,7 +125,14 @@ def build_reward(recipe: Recipe, task: Task | None, problems: Sequence[Problem] 
         alike=load_meaning(recipe.meaning) if recipe.meaning else None,
         rewarded=recipe.rewarded_per_group,
         seed=recipe.seed,
+        seconds=recipe.reward_seconds,
     )
+
+
+def load_finished(trainer: Any, checkpoint: Path) -> None:
+    """Weights and step of a checkpoint that was taken at the end of a run, without training."""
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
 
 def _lora(recipe: Recipe) -> Any:

@@ -42,7 +42,7 @@ class Gsm8k(Task):
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         if self.protocol_name == "zeroeval":
             return load_zeroeval("gsm", split, source, limit)
-        rows = read_rows(source or home("gsm8k", "openai/gsm8k:main"), split, ("question",))[:limit]
+        rows = read_rows(source or home("gsm8k", "openai/gsm8k:main"), split, ("question",), ("answer",))[:limit]
         problems = []
         for number, row in enumerate(rows):
             solution, _, gold = (row.get("answer") or "").rpartition("####")
@@ -66,7 +66,8 @@ class Math(Task):
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         if self.protocol_name == "zeroeval":
             return load_zeroeval("math-l5", split, source, limit)
-        rows = read_rows(source or home("math", "DigitalLearningGmbH/MATH-lighteval"), split, ("problem",))[:limit]
+        source = source or home("math", "DigitalLearningGmbH/MATH-lighteval")
+        rows = read_rows(source, split, ("problem",), ("unique_id", "answer", "solution"))[:limit]
         return [
             Problem(
                 row.get("unique_id") or f"{type(self).name}/{split}/{number}",

@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import RlifError
+from rlif.errors import RlifError, first_line
 
 Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".txt")
@@ -23,13 +23,14 @@ def home(relative: str, hub: str) -> str:
     return str(Path(folder) / relative) if folder else hub
 
 
-def read_rows(source: str, split: str, columns: tuple[str, ...] = ()) -> list[Row]:
+def read_rows(source: str, split: str, columns: tuple[str, ...] = (), optional: tuple[str, ...] = ()) -> list[Row]:
     """All rows of a source.
 
     Args:
         source: a file, a folder with `<split>.<suffix>` in it, or a hub name, `owner/name` or `owner/name:config`.
         split: which part, for a folder or the hub; a file is taken as it is.
         columns: every row must have these, and not empty.
+        optional: text as well, where a row has them.
 
     Raises:
         RlifError: unreadable, empty, or a row lacks a column.
@@ -48,9 +49,10 @@ def read_rows(source: str, split: str, columns: tuple[str, ...] = ()) -> list[Ro
     for number, row in enumerate(rows, start=1):
         for column in columns:
             if not isinstance(row, dict) or row.get(column) in (None, ""):
-                found = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+                found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
                 raise RlifError(f"row {number} of {source} has no {column!r}; it has {found}.")
-            if not isinstance(row[column], str):
+        for column in (*columns, *optional):
+            if not isinstance(row.get(column, ""), str | None):
                 kind = type(row[column]).__name__
                 raise RlifError(f"{column!r} in row {number} of {source} is a {kind}; expected plain text.")
     return rows
@@ -82,8 +84,8 @@ def _read_file(path: Path) -> list[Row]:
             return rows if isinstance(rows, list) else [rows]
         if suffix == ".jsonl":
             return [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
-        raise RlifError(f"cannot read {path}: {error}.") from error
+    except (OSError, EOFError, ValueError, RecursionError, csv.Error, zlib.error) as error:
+        raise RlifError(f"cannot read {path}: {first_line(error)}.") from error
     raise RlifError(f"cannot read {path}: expected {', '.join(SUFFIXES)}, or one of them with .gz.")
 
 

@@ -38,7 +38,10 @@ def load_zeroeval(name: str, split: str, source: str | None, limit: int | None) 
         raise RlifError(f"ZeroEval's {name} has the split test alone, not {split!r}.")
     source = source or home(f"zeroeval/{name}.questions.jsonl.gz", f"WildEval/ZeroEval:{name}")
     rows = read_rows(source, split, ("prompt", "answer"))[:limit]
-    return [Problem(str(row["id"]), row["prompt"], row["answer"].removeprefix("# ")) for row in rows]
+    return [
+        Problem(str(row.get("id", number)), row["prompt"], row["answer"].removeprefix("# "))
+        for number, row in enumerate(rows)
+    ]
 
 
 def text_equal(answer: str, gold: str) -> bool:

@@ -14,7 +14,7 @@ from trainers import make_trainer
 
 import rlif
 from rlif.engines.annotator import FILE, Annotator, Shadow
-from rlif.training import prepare
+from rlif.job import prepare
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_alpha=64, task_type="CAUSAL_LM")
 EMA, LAGGED = Annotator("ema", decay=0.6), Annotator("lagged", every=2)

@@ -201,9 +201,7 @@ def logged_step(tmp_path, kl, *, step=1, every=1, policy="stop", **control):
     run, out = Run(tmp_path), io.StringIO()
     guard = GuardState(Guard(**QUICK | {"kl": 1e-3, "policy": policy}), run, Console(file=out, width=300), every)
     asked = SimpleNamespace(**{"should_save": False, "should_training_stop": False} | control)
-    state = SimpleNamespace(
-        global_step=step, max_steps=9, is_world_process_zero=True, stateful_callbacks={}, best_model_checkpoint=None
-    )
+    state = SimpleNamespace(global_step=step, max_steps=9, is_world_process_zero=True, stateful_callbacks={})
     guard.on_train_begin(SimpleNamespace(beta=0.0 if kl is None else 0.1), state, asked)
     logs = {"loss": 0.0} | ({} if kl is None else {"kl": kl})
     guard.on_log(None, state, asked, logs=logs)
@@ -215,7 +213,7 @@ def test_it_acts_only_where_a_rollout_ends(tmp_path):
     guard, asked, _, text = logged_step(tmp_path, 1.0, step=1, every=2)
     assert "alarm at step 1" in text and not asked.should_training_stop and guard.stopped is None
     asked = SimpleNamespace(should_save=False, should_training_stop=False)
-    state = SimpleNamespace(global_step=2, is_world_process_zero=True, best_model_checkpoint=None)
+    state = SimpleNamespace(global_step=2, is_world_process_zero=True)
     guard.on_log(None, state, asked, logs={"loss": 0.0, "kl": 0.0})
     assert asked.should_training_stop and asked.should_save and guard.stopped and guard.stopped.step == 1
 
@@ -229,10 +227,10 @@ def test_policies_ask_for_what_they_are(tmp_path):
 
 
 def test_a_healthy_checkpoint_is_marked_before_it_is_written(tmp_path):
-    guard, _, state, _ = logged_step(tmp_path, 0.0, should_save=True)
-    assert guard.healthy == 1 and state.best_model_checkpoint == str(tmp_path / "checkpoints/checkpoint-1")
-    guard, _, state, _ = logged_step(tmp_path, 1.0, policy="log", should_save=True)
-    assert guard.healthy is None and state.best_model_checkpoint is None
+    guard, *_ = logged_step(tmp_path, 0.0, should_save=True)
+    assert guard.healthy == 1 and guard.state()["attributes"]["watch"]["healthy"] == 1
+    guard, *_ = logged_step(tmp_path, 1.0, policy="log", should_save=True)
+    assert guard.healthy is None
 
 
 def test_it_says_when_it_cannot_see_kl(tmp_path):

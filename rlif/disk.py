@@ -1,0 +1,57 @@
+"""The small files of a run folder: JSON written whole or not at all, read with one sentence for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlif.errors import RlifError, first_line
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes JSON lines, all of them or none."""
+    replace_file(path, "".join(json.dumps(finite(row), ensure_ascii=True) + "\n" for row in rows))
+
+
+def finite(value: Any) -> Any:
+    """The same value with NaN and infinities as None: JSON has no word for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return value
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Writes a whole file or nothing."""
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        RlifError: it cannot be read, or holds something else.
+    """
+    try:
+        return _object(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise RlifError(f"{path} is damaged: {first_line(error)}.") from error
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"a {type(value).__name__} where an object was expected")
+    return value

@@ -1,0 +1,79 @@
+"""A checked recipe with its problems and tokenizer: all that can be read or refused before a model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rlif.config import Recipe
+from rlif.errors import RlifError
+from rlif.plan import Plan, check_annotator, plan_steps
+from rlif.policy import load_config, load_tokenizer
+from rlif.prompts import Prompt, find_prompt
+from rlif.tasks import Task, find_task
+from rlif.terms import check_gold, check_terms
+from rlif.types import Problem
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked recipe with its problems and tokenizer."""
+
+    recipe: Recipe
+    task: Task
+    prompt: Prompt
+    tokenizer: Any
+    problems: list[Problem]
+    too_long: int
+    plan: Plan
+    held_out: dict[str, list[Problem]]
+
+    def prompts(self) -> list[Any]:
+        """What the trainer gets of the problems: conversations or texts, and nothing else."""
+        render = self.prompt.messages if self.recipe.chat else self.prompt.text
+        return [render(problem.text) for problem in self.problems]
+
+
+def check_names(recipe: Recipe) -> tuple[Task, Prompt]:
+    """The task and the prompt a recipe names, every other name looked up as well.
+
+    Raises:
+        RlifError: an unknown name; the nearest is suggested. Rewards that contradict the rest of the recipe.
+    """
+    task = find_task(recipe.task)
+    check_terms(recipe, task)
+    for name in (*recipe.evaluate.tasks, *recipe.evaluate.sources):
+        find_task(name)
+    return task, find_prompt(recipe.prompt or task.protocol.prompt)
+
+
+def prepare(recipe: Recipe, processes: int = 1) -> Job:
+    """Reads problems and tokenizer and checks that they make a run.
+
+    Raises:
+        RlifError: anything in the recipe, the data or the tokenizer that would stop the run.
+    """
+    from rlif.engines.trl_setup import check_training
+    from rlif.rollout import render
+
+    task, prompt = check_names(recipe)
+    check_training(recipe, processes)
+    problems = task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed)
+    held_out = {
+        name: find_task(name).load("test", source=recipe.evaluate.sources.get(name), limit=recipe.evaluate.limit)
+        for name in recipe.evaluate.tasks
+    }
+    check_gold(recipe, task, problems)
+    check_annotator(recipe, load_config(recipe))
+    tokenizer = load_tokenizer(recipe)
+    short = [p for p in problems if len(render(tokenizer, prompt, p.text, recipe.chat)) <= recipe.max_prompt_tokens]
+    if not all(render(tokenizer, prompt, p.text, recipe.chat) for p in short[:1]):
+        raise RlifError(
+            f"the tokenizer of {recipe.model!r} makes no tokens of the first prompt; is it the model's own?"
+        )
+    if not short:
+        raise RlifError(
+            f"all {len(problems)} prompts are longer than max_prompt_tokens ({recipe.max_prompt_tokens}); raise it."
+        )
+    plan = plan_steps(recipe, len(short), processes)
+    return Job(recipe, task, prompt, tokenizer, short, len(problems) - len(short), plan, held_out)

@@ -1,0 +1,62 @@
+"""YAML 1.2, in which 3e-6 is a number and `no` is a word; what is wrong is one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlif.errors import RlifError
+
+MOST_VALUES = 10_000  # in a file; YAML can say a million million in ten lines
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RlifError(f"cannot read {path}: {error}.") from error
+    values = parse_yaml(text, str(path)) if text.strip() else {}
+    if not isinstance(values, dict):
+        raise RlifError(f"{path} holds a {type(values).__name__}; a recipe is a mapping of keys to values.")
+    return values
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a text.
+
+    Raises:
+        RlifError: it is not YAML, or says more than anybody means to.
+    """
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError, TypeError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or type(error).__name__
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise RlifError(f"{where} is not YAML: {problem}{line}.") from error
+    if not _is_small(value):
+        raise RlifError(f"{where} holds more than {MOST_VALUES:,} values, or aliases that go round in a circle.")
+    return value
+
+
+def _is_small(value: Any) -> bool:
+    """Whether a value, with each of its aliases written out, has a size that can be worked with."""
+    waiting, seen = [value], 0
+    while waiting and seen <= MOST_VALUES:
+        inner, seen = waiting.pop(), seen + 1
+        if isinstance(inner, Mapping | list | tuple | set):
+            waiting += [*inner, *(inner.values() if isinstance(inner, Mapping) else ())]
+    return not waiting
+
+
+def write_yaml(values: Mapping[str, Any], path: Path) -> None:
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 120
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(dict(values), file)

@@ -2,8 +2,9 @@
 
     python scripts/torture.py docs/reliability.md
 
-The guard's rows are those of results/guard.json, which scripts/guard_results.py measures. Every other row of the table is a promise, the tests that prove it and how many of them did in this run. What is between the
-two marks in the document is replaced; the rest of it is written by hand. Exits with 1 if anything failed.
+Every row of the table is a promise, the tests that prove it and how many of them did in this run; those of the guard
+are those of results/guard.json, which scripts/guard_results.py measures. What is between two marks in the document is
+replaced; the rest of it is written by hand. Exits with 1 if anything failed.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 from tokenizers import pre_tokenizers
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2Tokenizer
 
 torch.set_num_threads(1)
 
@@ -65,6 +65,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("torture"):
                 item.add_marker(pytest.mark.skip(reason="part of make torture"))
+
+
+def classifier_folder(folder: Path, labels: int = 1, template: bool = True) -> str:
+    """A tiny random sequence classifier as a local folder; a reward model if it has one label."""
+    torch.manual_seed(0)
+    Qwen2ForSequenceClassification(tiny_config(num_labels=labels)).save_pretrained(folder)
+    byte_tokenizer(template).save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from conftest import byte_tokenizer, tiny_config
-from transformers import AutoModelForSequenceClassification, Qwen2ForSequenceClassification
+from conftest import byte_tokenizer, classifier_folder
+from transformers import AutoModelForSequenceClassification
 
 import rlif
 from rlif.errors import RewardError
@@ -149,16 +149,9 @@ def test_the_current_folder_is_looked_in(tmp_path, monkeypatch):
     assert import_function("rewards_of_mine.short") is import_function("rewards_of_mine:short")
 
 
-def classifier(folder, labels=1, template=True):
-    torch.manual_seed(0)
-    Qwen2ForSequenceClassification(tiny_config(num_labels=labels)).save_pretrained(folder)
-    byte_tokenizer(template).save_pretrained(folder)
-    return str(folder)
-
-
 def test_a_reward_model_reads_prompt_and_completion(tmp_path):
     """Each row by itself in float64, whatever it is padded with."""
-    folder = classifier(tmp_path / "rm")
+    folder = classifier_folder(tmp_path / "rm")
     prompts = [[{"role": "user", "content": text}] for text in ("Hi", "What is two plus two?")]
     answers = [[{"role": "assistant", "content": text}] for text in ("a rather long answer", "4")]
     found = reward_model(folder)(Batch(prompts, answers, ["", ""], [[], []], [None, None]))
@@ -173,10 +166,10 @@ def test_a_reward_model_reads_prompt_and_completion(tmp_path):
 
 def test_models_that_are_no_reward_models(tmp_path):
     with pytest.raises(rlif.RlifError, match="has 3 outputs; a reward model has one"):
-        reward_model(classifier(tmp_path / "three", labels=3))
+        reward_model(classifier_folder(tmp_path / "three", labels=3))
     with pytest.raises(rlif.RlifError, match="cannot load the reward model"):
         reward_model(str(tmp_path / "nowhere/at-all"))
-    bare = reward_model(classifier(tmp_path / "bare", template=False))
+    bare = reward_model(classifier_folder(tmp_path / "bare", template=False))
     with pytest.raises(RewardError, match="has no chat template"):
         bare(
             Batch([[{"role": "user", "content": "Hi"}]], [[{"role": "assistant", "content": "x"}]], [""], [[]], [None])

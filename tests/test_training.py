@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import sys
@@ -11,6 +12,7 @@ import sys
 import oracle
 import pytest
 import torch
+from conftest import classifier_folder
 from rich.console import Console
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -188,6 +190,26 @@ def test_several_rewards_from_recipe_to_run_folder(tmp_path, model_folder):
     expected = oracle.group_advantages(certainty, 4, 0.4 * starts["self_certainty"])
     assert [row["advantage"] for row in first] == pytest.approx(expected, abs=1e-4)
     assert run.recipe().reward == run.recipe().model_dump()["reward"] and run.recipe().weights["format"].at(0) == 0.5
+
+
+def test_a_reward_model_and_a_model_of_meaning(tmp_path, model_folder):
+    """Both loaded by a recipe: agreement of free text, and what a classifier says of each completion."""
+    judge, entails = classifier_folder(tmp_path / "judge"), tmp_path / "entails"
+    classifier_folder(entails, labels=2)
+    config = json.loads((entails / "config.json").read_text())
+    labels = {"id2label": {"0": "entailment", "1": "other"}, "label2id": {"entailment": 0, "other": 1}}
+    (entails / "config.json").write_text(json.dumps(config | labels))
+    reward = f"reward={{semantic_entropy: 1.0, {judge}: 0.5}}"
+    overrides = [reward, f"meaning={{entailment: {entails}}}", "evaluate={}", "training.max_steps=2"]
+    run = train(tmp_path, model_folder, *overrides)
+    for step in (1, 2):
+        rows = completions(run, step)
+        for start in (0, 4):
+            group = [row["rewards"]["semantic_entropy"] for row in rows[start : start + 4]]
+            shares = [math.exp(value) * 4 for value in group]
+            assert all(share == pytest.approx(round(share)) and 1 <= round(share) <= 4 for share in shares)
+            assert math.fsum(1 / share for share in shares) == pytest.approx(round(math.fsum(1 / s for s in shares)))
+        assert len({row["rewards"][judge] for row in rows}) == len({row["completion"] for row in rows})
 
 
 FAILING = []

@@ -18,6 +18,7 @@ from rlif.config import Recipe
 from rlif.errors import RlifError, lookup
 from rlif.graders import FACTORS, GRADERS, NEED_GOLD
 from rlif.graders.outside import asks_for_gold, import_function, reward_function, reward_model
+from rlif.sandbox import require_sandbox
 from rlif.signals import GROUP_SIGNALS, NEEDS, SIGNALS
 from rlif.tasks import Task
 from rlif.types import Group, Problem
@@ -134,11 +135,13 @@ def check_terms(recipe: Recipe, task: Task) -> None:
 
 
 def check_gold(recipe: Recipe, task: Task, problems: list[Problem]) -> None:
-    """Refuses rewards from gold on problems that have none.
+    """Refuses rewards from gold that cannot be given: on problems that have none, or on programs that cannot be run.
 
     Raises:
-        RlifError: no problem has a gold answer.
+        RlifError: no problem has a gold answer, or there is no sandbox for a task that needs one.
     """
+    if task.runs_code and any(name in NEED_GOLD for name in recipe.weights):
+        require_sandbox()
     if wants_gold(recipe) and not task.runs_code and all(problem.gold is None for problem in problems):
         named = [name for name in recipe.weights if name in NEED_GOLD or kind_of(name) == "function"]
         raise RlifError(

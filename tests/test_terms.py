@@ -85,3 +85,16 @@ def test_gold_that_nobody_has():
         check_gold(load_recipe("demo", ["reward={self_certainty: 1, accuracy: 0}"]), task, problems)
     check_gold(load_recipe("demo", ["reward=self_certainty"]), task, problems)
     check_gold(load_recipe("demo", ["reward=accuracy"]), task, [*problems, Problem("b", "?", "4")])
+
+
+def test_gold_of_programs_needs_a_sandbox_before_the_first_step(monkeypatch):
+    def missing():
+        raise rlif.RlifError("no sandbox here.")
+
+    monkeypatch.setattr("rlif.terms.require_sandbox", missing)
+    task, problems = rlif.TASKS["code_contests"], [Problem("a", "?")]
+    for reward in ("accuracy", "{self_certainty: 1, accuracy: 0}"):
+        with pytest.raises(rlif.RlifError, match=r"^no sandbox here\.$"):
+            check_gold(load_recipe("demo", ["task=code_contests", f"reward={reward}"]), task, problems)
+    check_gold(load_recipe("demo", ["task=code_contests", "reward=self_certainty"]), task, problems)
+    check_gold(load_recipe("demo", ["reward=accuracy"]), rlif.TASKS["clock"], [Problem("b", "?", "4")])

@@ -81,7 +81,11 @@ def _parameters(config: Any) -> int:
 
 
 def estimate_memory(recipe: Recipe, config: Any, processes: int) -> dict[str, float]:
-    """GiB per process, by part, when parameters are not sharded. Activations are not counted."""
+    """GiB per process, by part, when parameters are not sharded. Activations and adapters are not counted.
+
+    Where vLLM shares the device, its cache is as large as `vllm_gpu_memory_utilization` leaves room for: what is given
+    is what it needs for each completion that it works on.
+    """
     training, text = recipe.resolved_training, config.get_text_config()
     parameters, size = _parameters(config), BYTES[recipe.dtype]
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -97,5 +101,11 @@ def estimate_memory(recipe: Recipe, config: Any, processes: int) -> dict[str, fl
             recipe.annotator
         ]
         parts |= {"annotator's copy": parameters * copied} if copied else {}
-    parts["key-value cache of one rollout, at full length"] = per_token * rows * length
+    if not training.get("use_vllm"):
+        parts["key-value cache of one rollout, at full length"] = per_token * rows * length
+    elif training.get("vllm_mode", "colocate") == "colocate":
+        over = training.get("vllm_tensor_parallel_size", 1)
+        served = BYTES["bfloat16"] / size / over  # vLLM takes the type of the checkpoint
+        parts["vLLM's weights"] = parameters * size * served
+        parts["vLLM's key-value cache of one completion, at full length"] = per_token * length * served
     return {name: amount / 2**30 for name, amount in parts.items()}

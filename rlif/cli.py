@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlif import cli_alpaca, cli_choose, cli_eval, cli_guard, cli_look
+from rlif import cli_alpaca, cli_choose, cli_eval, cli_guard, cli_look, cli_recipes
 from rlif.errors import RlifError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder from its last checkpoint.")] = None,
 ) -> None:
     """Train a model: `rlif train demo seed=1`, with any key of the recipe."""
-    from rlif.config import load_recipe
+    from rlif.config import find_recipe, load_recipe
     from rlif.run import Run
 
     if resume is not None and dry_run:
@@ -58,24 +58,10 @@ def train(
     elif dry_run:
         _show_plan(load_recipe(recipe, overrides or []))
     else:
-        _train(load_recipe(recipe, overrides or []), name=Path(recipe).stem)
+        _train(load_recipe(recipe, overrides or []), name=find_recipe(recipe).stem)
 
 
-@app.command()
-def recipes() -> None:
-    """List the recipes that ship."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from rlif.config import shipped_recipes
-    from rlif.yaml_files import read_yaml
-
-    table = Table("recipe", "what it does", box=None)
-    for name, path in shipped_recipes().items():
-        table.add_row(name, read_yaml(path).get("description", ""))
-    Console().print(table)
-
-
+app.command()(cli_recipes.recipes)
 app.command()(cli_look.report)
 app.command()(cli_look.watch)
 

@@ -25,8 +25,9 @@ from pydantic import (
 
 from rlif.errors import RlifError, nearest
 from rlif.guard import Guard
+from rlif.inheritance import lineage, merged
 from rlif.weights import Weight, read_weight
-from rlif.yaml_files import parse_yaml, read_yaml
+from rlif.yaml_files import parse_yaml
 
 PAPER_TRAINING: dict[str, Any] = {
     "learning_rate": 3e-6,
@@ -304,7 +305,7 @@ class Recipe(Strict):
 def shipped_recipes() -> dict[str, Path]:
     """The recipes that come with the package, by name."""
     folder = Path(str(resources.files("rlif"))) / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder.rglob("*.yaml"), key=lambda p: p.stem)}
 
 
 def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -321,7 +322,7 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         >>> rlif.load_recipe("demo", ["seed=1"]).seed
         1
     """
-    values = read_yaml(find_recipe(recipe))
+    values = merged(lineage(find_recipe(recipe), shipped_recipes()))
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:

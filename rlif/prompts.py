@@ -45,6 +45,7 @@ PROMPTS: dict[str, Prompt] = {
         " final answer inside \\boxed{}. Stop as soon as the box is closed."
     ),
     "intuitor-7b": Prompt(system="You are a helpful assistant. Solve the user's problem step by step."),
+    "intuitor-other": Prompt(system=BOXED),  # what the reference code puts to models without a prompt of their own
     "question-answer": Prompt(user="Question: {problem}\nAnswer:", end=""),
     "answer-line": Prompt(
         user="Solve this problem. Think step by step, and let the last line be your answer in the form"

@@ -54,6 +54,24 @@ def test_help_and_recipes(monkeypatch, capsys):
     assert code == 0 and "demo" in out and "intuitor-qwen2.5-3b-math" in out
 
 
+def test_a_recipe_is_written_out(monkeypatch, capsys, tmp_path):
+    code, out, _ = main(monkeypatch, capsys, "recipes", "--show", "intuitor-qwen2.5-3b-math-kl0.01")
+    assert code == 0 and "beta: 0.01\n" in out and "reproduces: Table 3 (beta 0.01)" in out and "base:" not in out
+    assert "# what was published is measured by: rlif eval runs/NAME --tasks gsm8k.paper,math500.paper," in out
+    (tmp_path / "mine.yaml").write_text(out)
+    assert load_recipe(tmp_path / "mine.yaml").training["beta"] == 0.01
+    assert "did you mean 'demo'" in main(monkeypatch, capsys, "recipes", "--show", "dmo")[2]
+
+
+def test_run_folders_are_named_after_the_whole_name(monkeypatch):
+    """A name with a dot in it is no file with a suffix."""
+    named = []
+    monkeypatch.setattr(cli, "_train", lambda recipe, name: named.append(name))
+    cli.train("intuitor-qwen2.5-3b-math-kl0.01")
+    cli.train(str(ROOT / "rlif/recipes/demo.yaml"))
+    assert named == ["intuitor-qwen2.5-3b-math-kl0.01", "demo"]
+
+
 def test_dry_run_prints_the_recipe_the_steps_and_the_cost(monkeypatch, capsys):
     code, out, _ = main(monkeypatch, capsys, "train", "demo", "seed=5", "--dry-run")
     assert code == 0

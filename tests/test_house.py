@@ -16,6 +16,7 @@ ORDER = [
     ["errors", "types", "weights"],
     ["checkpoints", "disk", "lock", "time_limit", "yaml_files"],
     ["beginning"],
+    ["inheritance"],
     ["extraction", "grading", "grading_worker", "intervals", "jsonl", "selection", "tasks.rows"],
     ["sandbox_values", "sandbox_room", "sandbox_bwrap"],
     ["sandbox_call", "sandbox_host"],
@@ -29,7 +30,7 @@ ORDER = [
     ["tasks", "prompts", "signs", "vitals"],
     ["guard"],
     ["config"],
-    ["policy", "plan"],
+    ["policy", "plan", "about"],
     ["scoring"],
     ["taps", "meaning", "graders.batch"],
     ["signals.group_confidence", "signals.likelihood", "signals.negative_entropy", "signals.self_certainty"],
@@ -55,7 +56,7 @@ ORDER = [
     ["panels"],
     ["browse"],
     ["report"],
-    ["cli_alpaca", "cli_choose", "cli_eval", "cli_guard", "cli_look"],
+    ["cli_alpaca", "cli_choose", "cli_eval", "cli_guard", "cli_look", "cli_recipes"],
     ["cli"],
 ]
 RANK = {module: rank for rank, modules in enumerate(ORDER) for module in modules}

@@ -7,6 +7,7 @@ from typing import Any
 
 from rlif.config import Recipe
 from rlif.errors import RlifError
+from rlif.places import anchored
 from rlif.plan import Plan, check_annotator, plan_steps
 from rlif.policy import load_config, load_tokenizer
 from rlif.prompts import Prompt, find_prompt
@@ -56,6 +57,7 @@ def prepare(recipe: Recipe, processes: int = 1) -> Job:
     from rlif.engines.trl_setup import check_training
     from rlif.rollout import render
 
+    recipe = anchored(recipe)
     task, prompt = check_names(recipe)
     check_training(recipe, processes)
     problems = task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed)

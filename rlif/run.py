@@ -2,7 +2,7 @@
 
 runs/<name>/
     recipe.yaml          the resolved recipe
-    environment.json     versions, commit, hardware
+    environment.json     versions, commit, hardware, the folder it was started in
     metrics.jsonl        one object per logged step
     alarms.jsonl         what the guard raised; rollbacks.jsonl: returns to a healthy checkpoint (`rlif.rollback`)
     completions/         step-000010.jsonl: the completions of that step's rollout, with rewards and advantages
@@ -27,6 +27,7 @@ import platform
 import secrets
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from rlif.config import Recipe, check_recipe
 from rlif.disk import finite, read_object, replace_file, write_rows
 from rlif.errors import RlifError
 from rlif.jsonl import read_lines
+from rlif.places import anchored
 from rlif.yaml_files import read_yaml, write_yaml
 
 LOGS = {"metrics.jsonl": "step", "alarms.jsonl": "step", "rollbacks.jsonl": "to"}  # and the number each row has
@@ -96,6 +98,12 @@ class Run:
 
     def recipe(self) -> Recipe:
         return check_recipe(read_yaml(self.path / "recipe.yaml"))
+
+    def look_where_it_began(self) -> None:
+        """Lets modules of reward functions be found in the folder that the run was started in."""
+        folder = self.environment().get("folder")
+        if isinstance(folder, str) and folder not in sys.path:
+            sys.path.append(folder)
 
     def latest_checkpoint(self) -> Path | None:
         """The last checkpoint that was written to its end; its bytes are not looked at, see `good_checkpoint`."""
@@ -242,21 +250,15 @@ class Run:
 
 def resolved(recipe: Recipe, name: str) -> dict[str, Any]:
     """The recipe with nothing left to defaults or to the folder it was started in."""
-    local = {
-        key: str(Path(value).expanduser().resolve())
-        for key in ("model", "source")
-        if (value := getattr(recipe, key)) and Path(value).expanduser().exists()
-    }
-    return recipe.model_dump() | {
+    return anchored(recipe).model_dump() | {
         "name": name,
         "normalisation": recipe.resolved_normalisation,
         "training": recipe.resolved_training,
-        **local,
     }
 
 
 def environment() -> dict[str, Any]:
-    """Versions, commit and hardware; nothing of the caller's environment variables."""
+    """Versions, commit, hardware and current folder; nothing of the caller's environment variables."""
     import torch
 
     versions = {}
@@ -269,6 +271,7 @@ def environment() -> dict[str, Any]:
     return {
         "rlif": rlif.__version__,
         "commit": _commit(),
+        "folder": str(Path.cwd()),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": versions,

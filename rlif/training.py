@@ -54,6 +54,8 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
     console = console or Console(quiet=not state.is_main_process)
     if resume is not None and (resume.path / "summary.json").is_file():
         raise RlifError(f"{resume.path} is finished; there is nothing to go on with.")
+    if resume is not None:
+        resume.look_where_it_began()
     job = prepare(recipe, state.num_processes)
     if job.too_long:
         console.print(f"{job.too_long} problems left out: prompts above {recipe.max_prompt_tokens} tokens")

@@ -212,6 +212,25 @@ def test_a_reward_model_and_a_model_of_meaning(tmp_path, model_folder):
         assert len({row["rewards"][judge] for row in rows}) == len({row["completion"] for row in rows})
 
 
+def test_rewards_of_the_current_folder_are_found_from_another(tmp_path, model_folder, monkeypatch):
+    """A reward model and a module named by where the run was started, which is resumed from elsewhere."""
+    start = tmp_path / "start"
+    classifier_folder(start / "judge")
+    (start / "rewards_kept_here.py").write_text("def short(completions, **_):\n    return [1.0 for _ in completions]\n")
+    monkeypatch.chdir(start)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    reward = "reward={./judge: 1, rewards_kept_here:short: 0}"
+    run = train(tmp_path, model_folder, reward, "evaluate={}", "training.num_iterations=1")
+    whole = run.metrics()
+    assert {str(start / "judge"), "rewards_kept_here:short"} <= set(whole[-1])
+    (run.path / "summary.json").unlink()
+    shutil.rmtree(run.model)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "rewards_kept_here")
+    resumed = rlif.train(run.recipe(), resume=run, console=Console(quiet=True))
+    assert timeless(resumed.metrics()) == timeless(whole)
+
+
 FAILING = []
 
 

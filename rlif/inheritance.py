@@ -71,8 +71,9 @@ def merged(chain: Sequence[Values]) -> Values:
         result = {key: value for key, value in result.items() if key not in OWN}
         for key, value in values.items():
             before = result.get(key)
-            both = isinstance(before, dict) and isinstance(value, dict)
-            result[key] = before | value if both and key in SECTIONS else value
+            if key in SECTIONS and isinstance(before, dict) and isinstance(value, dict):
+                value = before | value
+            result[key] = value
     return {key: value for key, value in result.items() if key not in ("base", "about")}
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 import rlif
-from rlif.about import read_about
-from rlif.config import load_recipe
+from rlif.about import About, read_about
+from rlif.config import load_recipe, shipped_recipes
 from rlif.inheritance import keys_of, merged
 from rlif.run import Run
+
+PAGE = (Path(__file__).parents[1] / "docs/recipes.md").read_text()
 
 
 def write(folder, **files):
@@ -124,3 +129,20 @@ def test_mistakes_in_about(about, message, tmp_path):
 def test_keys_of_a_file():
     values = {"model": "m", "training": {"beta": 1}, "lora": None, "reward": {"random": 1}}
     assert keys_of(values) == ["model", "training.beta", "lora", "reward"]
+
+
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+def test_the_recipes_of_the_page_work(block, tmp_path):
+    write(tmp_path, page=block)
+    page, about = load_recipe(tmp_path / "page.yaml"), read_about(tmp_path / "page.yaml")
+    assert page.model == "Qwen/Qwen2.5-3B" and page != load_recipe("intuitor-qwen2.5-3b-math")
+    if about.reproduces:
+        shipped = read_about("intuitor-qwen2.5-3b-math-kl0.01")
+        assert about.reproduces == shipped.reproduces and about.sources == shipped.sources
+        assert about.published.items() <= shipped.published.items()
+
+
+def test_the_page_names_every_key_of_about():
+    named = {key for row in re.findall(r"^\| (`.*?) \|", PAGE, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
+    assert named == set(About.model_fields)
+    assert all(name in shipped_recipes() for name in re.findall(r"`((?:intuitor|grpo)-[^`]+)`", PAGE))

@@ -101,6 +101,7 @@ def test_dry_run_says_what_it_cannot_know(monkeypatch, capsys):
         (["train", "demo", "training.lr=1"], "TRL has no such option"),
         (["train", "demo", "training.num_generations=1"], "always be zero"),
         (["train", "demo", "problems_per_update=3"], "do not divide"),
+        (["train", "demo", "training.use_vllm=true", "training.vllm_max_model_length=100"], "together are 120; raise"),
         (["train", "demo", "limit=5"], "5 problems are too few for one rollout of 32"),
         (["train", "demo", "max_prompt_tokens=3"], "all 2048 prompts are longer than max_prompt_tokens (3)"),
         (["train", "demo", "model=/nowhere/model"], "no such model folder"),

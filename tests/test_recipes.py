@@ -35,6 +35,7 @@ MODELS = {
     "olmo2-7b-sft": "allenai/OLMo-2-1124-7B-SFT",
 }
 DATA = {"code-contests": "code_contests", "math": "math"}
+BUFFERS = 3  # GiB that vLLM takes beside weights and cache: logits of a thousand rows, CUDA graphs; a guess
 VARIANTS = ["", "kl0", "kl0.0001", "kl0.01", "lr3e-6", "batch224", "batch224-offline", "24gb"]
 
 # Tables 1, 3, 4, 5 and 6 of arXiv 2505.19590 v2: GSM8K, MATH500, LiveCodeBench v6, CRUXEval-O, MMLU-Pro, AlpacaEval.
@@ -222,6 +223,7 @@ def test_settings_and_batch_arithmetic(name):
     assert (training["learning_rate"], training["beta"]) == (rate, beta)
     assert (recipe.problems_per_update, training["num_generations"]) == (problems, group)
     assert (recipe.max_prompt_tokens, training["max_completion_length"]) == (prompt, completion)
+    assert training["vllm_max_model_length"] == prompt + completion
     shared = {"temperature": 0.9, "epsilon": 0.2, "lr_scheduler_type": "cosine", "warmup_steps": 0.1}
     assert (shared | {"loss_type": "grpo", "num_train_epochs": 1}).items() <= training.items()
     for processes in {1, 2, about.gpus}:
@@ -246,7 +248,7 @@ def test_memory_of_the_header(name):
     said = re.search(r"(\d+) GiB of training state.*?, (\d+) GiB a GPU.*?vLLM (\d+) GiB", about.hardware)
     assert said
     assert [int(number) for number in said.groups()] == [round(state), round(state / about.gpus), round(share)]
-    assert share > weights + 4 * cache + 1.5
+    assert share > weights + 4 * cache + BUFFERS
     assert state / about.gpus + share < 0.9 * (about.memory or 0)
 
 
@@ -259,7 +261,6 @@ def test_the_recipe_for_one_small_gpu():
     assert set(parts) == {"weights", "vLLM's weights", cache}
     assert parts["weights"] == pytest.approx(5.75, abs=0.01) == parts["vLLM's weights"]
     length = recipe.max_prompt_tokens + training["max_completion_length"]
-    assert training["vllm_max_model_length"] == length == 3584
 
     hidden, inner, layers = model.hidden_size, model.intermediate_size, model.num_hidden_layers
     narrow = hidden // model.num_attention_heads * model.num_key_value_heads
@@ -272,9 +273,7 @@ def test_the_recipe_for_one_small_gpu():
 
     share = training["vllm_gpu_memory_utilization"] * 24
     assert share == pytest.approx(10.8)
-    assert (share - parts["vLLM's weights"] - 1.5) / parts[
-        "vLLM's key-value cache of one completion, at full length"
-    ] > 24
+    assert (share - parts["vLLM's weights"] - BUFFERS) / parts[cache] > 16
     assert share + parts["weights"] + adapters * 16 / 2**30 + kept + one_layer < 0.9 * 24
 
 

@@ -42,7 +42,8 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
     """The options for TRL's config, names and types checked, before any model is loaded.
 
     Raises:
-        RlifError: TRL knows no such option (the nearest is suggested), a wrong type, a batch that does not divide.
+        RlifError: TRL knows no such option (the nearest is suggested), a wrong type, a batch that does not divide, a
+            context of vLLM's that is too short.
     """
     config = trainer_of(recipe.algorithm)[1]
     fields = {field.name for field in dataclasses.fields(config) if field.init}
@@ -58,6 +59,12 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
             raise RlifError(f"training.{name} in the recipe: {reason}, found {value!r}.") from None
         except PydanticSchemaGenerationError:
             continue
+    window, needed = options.get("vllm_max_model_length"), recipe.max_prompt_tokens + options["max_completion_length"]
+    if options.get("use_vllm") and window is not None and window < needed:
+        raise RlifError(
+            f"training.vllm_max_model_length is {window}, but max_prompt_tokens and training.max_completion_length"
+            f" together are {needed}; raise it, or lower one of these."
+        )
     return options | {"gradient_accumulation_steps": recipe.accumulation(processes)}
 
 

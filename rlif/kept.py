@@ -1,0 +1,326 @@
+"""What a comparison keeps of a run: its folder without completions, records and weights, in a few kilobytes.
+
+    recipe        as resolved, without seed, name and output; of a path that is absolute only the last part
+    settings      how each task was evaluated, and a fingerprint of the problems' ids
+    evaluations   accuracy with n and interval, length, self-certainty, at each evaluated step
+    metrics       the columns that the guard and the tables read, at each logged step
+    alarms        what the guard raised
+    state         finished; stopped by the guard, which has an end too; unfinished; failed
+
+A run folder and the file that `rlif compare --out FILE.json` writes give the same `KeptRun`s, numbers rounded to six
+digits in both, so that a table made again from the file is the same to the last byte. Not kept: what the model wrote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlif.config import check_recipe
+from rlif.errors import RlifError
+from rlif.guard import FINITE
+from rlif.history import History, read_history
+from rlif.rollback import alarms
+from rlif.run import finite, resolved
+from rlif.signs import SIGNS
+
+Row = dict[str, Any]
+STATES = ("finished", "stopped", "unfinished", "failed")
+NAMES = ("seed", "name", "output", "description")  # of a recipe: what says which run, not what it does
+COLUMNS = ("step", *FINITE, "completion_length", *sorted({sign.of for sign in SIGNS.values()}))
+LOOKS = ("completion_length", "self_certainty", "truncated", "unanswered")
+SETTINGS = ("problems", "protocol", "prompt", "chat", "decoding")
+DIGITS = 6
+
+
+@dataclass(frozen=True)
+class KeptRun:
+    """One run of a method with a seed.
+
+    Attributes:
+        state: one of `STATES`.
+        said: why it is not simply finished, in a sentence.
+        settings: how it was evaluated, by task.
+        evaluations: by task, then step, as in a run folder: {accuracy: {n, mean, low, high}, completion_length, ...}.
+        metrics: a list per column, over the logged steps; None where a step has no number.
+        alarms: what the guard raised; None where none watched.
+        first_problems: ids of the first problems of its first rollout.
+
+    Example:
+        >>> keep("runs/compare/demo-seed0").evaluations["clock"][30]["accuracy"]["mean"]
+        0.925781
+    """
+
+    method: str
+    seed: int
+    recipe: Row
+    state: str = "finished"
+    said: str = ""
+    steps: int = 0
+    seconds: float | None = None
+    settings: dict[str, Row] = field(default_factory=dict)
+    evaluations: dict[str, dict[int, Row]] = field(default_factory=dict)
+    metrics: dict[str, list[Any]] = field(default_factory=dict)
+    alarms: list[Row] | None = None
+    first_problems: list[str] = field(default_factory=list)
+    environment: Row = field(default_factory=dict)
+
+    @property
+    def counts(self) -> bool:
+        """Whether it has an end to compare."""
+        return self.state in STATES[:2]
+
+    @property
+    def label(self) -> str:
+        return f"{self.method} seed {self.seed}"
+
+
+def keep(path: str | Path, method: str | None = None) -> KeptRun:
+    """Reads a run folder.
+
+    Args:
+        method: what it is a run of; the folder's name without its seed if left out, and for a folder that is named
+            after its seed alone the folder above it.
+
+    Raises:
+        RlifError: it is no run folder, or one of its evaluations cannot be read or was made in another way.
+    """
+    history = read_history(path)
+    recipe = whole_recipe(history.recipe)
+    files = len(list((history.run.path / "eval").glob("step-*.json")))
+    if files != sum(map(len, history.evaluations.values())):
+        raise RlifError(f"{path} has evaluations that cannot be read: {' '.join(history.notes)}")
+    seed = recipe.get("seed", 0)
+    method = method or method_of(history.run.path, seed)
+    state, said = _state(history)
+    return KeptRun(
+        method,
+        seed,
+        kept_recipe(recipe),
+        state,
+        said,
+        history.summary.get("steps", history.last_step),
+        rounded(history.summary.get("seconds")),
+        {task: _settings(history, task) for task in _in_order(history.evaluations, recipe)},
+        {task: _looks(history.evaluations[task]) for task in _in_order(history.evaluations, recipe)},
+        _columns(history),
+        _alarms(history),
+        _first_problems(history),
+        history.environment,
+    )
+
+
+def whole_recipe(recipe: Mapping[str, Any]) -> Row:
+    """A recipe with today's defaults for keys that are younger than it; as it is where it cannot be checked."""
+    try:
+        checked = check_recipe(recipe)
+    except RlifError:
+        return dict(recipe)
+    return resolved(checked, checked.name or "")
+
+
+def kept_recipe(recipe: Mapping[str, Any]) -> Row:
+    """What a recipe does, wherever it is run."""
+    return {key: value if key == "prompt" else _portable(value) for key, value in recipe.items() if key not in NAMES}
+
+
+def method_of(path: Path, seed: int) -> str:
+    """The method of a run folder, from its name: `demo-seed1`, `demo_s1` and `demo/seed1` are runs of demo.
+
+    Example:
+        >>> method_of(Path("runs/demo-seed1"), 1)
+        'demo'
+    """
+    path = path.resolve()
+    return re.sub(rf"(^|[-_.])s(eed)?[-_]?0*{seed}$", "", path.name) or path.parent.name
+
+
+def rounded(value: Any) -> Any:
+    """The same value, numbers to `DIGITS` digits and None for what is not finite."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: rounded(inner) for key, inner in value.items()}
+    return [rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def flat(values: Mapping[str, Any]) -> Row:
+    """Keys with dots for what is one level inside: {"training.beta": 0.1}; a mapping of rewards stays whole."""
+    found: Row = {}
+    for key, value in values.items():
+        inside = isinstance(value, Mapping) and value and key != "reward"
+        found |= {f"{key}.{name}": inner for name, inner in value.items()} if inside else {key: value}
+    return found
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys whose values differ, with both values; None for one that is not there."""
+    left, right = flat(one), flat(other)
+    return {key: (left.get(key), right.get(key)) for key in left | right if left.get(key) != right.get(key)}
+
+
+def kept_file(runs: Sequence[KeptRun], rows: Iterable[Mapping[str, Any]], made: Mapping[str, str | None]) -> str:
+    """The runs as JSON, a line each, and what they have in common once.
+
+    Args:
+        rows: the table made of them, for those who read nothing else.
+        made: the `command` that made it, and the method it was held `against`.
+    """
+    methods = {run.method: run.recipe for run in reversed(runs)}
+    parts = {
+        **made,
+        "rows": list(rows),
+        "tasks": {task: settings for run in reversed(runs) for task, settings in run.settings.items()},
+        "methods": {run.method: methods[run.method] for run in runs},
+        "runs": [_to_row(run) for run in runs],
+    }
+    lines = []
+    for key, value in parts.items():
+        opening, closing = "[]" if isinstance(value, list) else "{}"
+        if not isinstance(value, list | dict):
+            lines.append(f"{json.dumps(key)}: {_json(value)}")
+            continue
+        inner = [_json(item) for item in value] if isinstance(value, list) else []
+        inner = inner or [f"{json.dumps(name)}: {_json(item)}" for name, item in dict(value).items()]
+        lines.append(f"{json.dumps(key)}: {opening}\n" + ",\n".join(inner) + f"\n{closing}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def read_kept(path: str | Path) -> tuple[list[KeptRun], dict[str, str | None]]:
+    """The runs of a file that `rlif compare --out` wrote, and how it was made: `command` and `against`.
+
+    Raises:
+        RlifError: it is none.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        return [_from_row(row, found) for row in found["runs"]], {key: found[key] for key in ("command", "against")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        wrong = f"{type(error).__name__}: {error}"
+        raise RlifError(f"{path} is no file that `rlif compare --out` wrote ({wrong}).") from error
+
+
+def _to_row(run: KeptRun) -> Row:
+    curves = {
+        task: {
+            "step": list(looks),
+            **{
+                key: [(look["accuracy"] or {}).get(key) for look in looks.values()]
+                for key in ("n", "mean", "low", "high")
+            },
+            **{key: [look[key] for look in looks.values()] for key in LOOKS},
+        }
+        for task, looks in run.evaluations.items()
+    }
+    whole = (
+        "method",
+        "seed",
+        "state",
+        "said",
+        "steps",
+        "seconds",
+        "alarms",
+        "first_problems",
+        "metrics",
+        "environment",
+    )
+    return {**{key: getattr(run, key) for key in whole}, "curves": curves}
+
+
+def _from_row(row: Row, file: Row) -> KeptRun:
+    row = dict(row)
+    evaluations: dict[str, dict[int, Row]] = {}
+    for task, columns in row.pop("curves").items():
+        looks = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        accuracy = [{key: look.pop(key) for key in ("n", "mean", "low", "high")} for look in looks]
+        evaluations[task] = {
+            look.pop("step"): {"accuracy": share} | look for look, share in zip(looks, accuracy, strict=True)
+        }
+    settings = {task: file["tasks"][task] for task in evaluations}
+    return KeptRun(**row, recipe=file["methods"][row["method"]], settings=settings, evaluations=evaluations)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(finite(value), ensure_ascii=False)
+
+
+def _state(history: History) -> tuple[str, str]:
+    if not history.summary:
+        of = f" of {history.planned_steps}" if history.planned_steps else ""
+        return "unfinished", f"unfinished, at step {history.last_step}{of}"
+    guard = history.summary.get("guard")
+    stopped = guard.get("stopped") if isinstance(guard, dict) else None
+    if stopped:
+        return (
+            "stopped",
+            f"ended by the guard at step {stopped['step']}: {stopped['seen']}, since step {stopped['since']}",
+        )
+    return "finished", ""
+
+
+def _in_order(evaluations: Iterable[str], recipe: Mapping[str, Any]) -> list[str]:
+    """Evaluated tasks, the one trained on first, then in the recipe's order."""
+    named = [recipe.get("task"), *(recipe.get("evaluate") or {}).get("tasks", [])]
+    found = sorted(evaluations)
+    return sorted(found, key=lambda task: named.index(task) if task in named else len(named))
+
+
+def _settings(history: History, task: str) -> Row:
+    """How a task was evaluated; the same at every step, or it is no curve."""
+    looks = sorted(history.evaluations[task].items())
+    first, *later = [(step, {key: look[key] for key in SETTINGS if key in look}) for step, look in looks]
+    for step, settings in later:
+        for key, (then, now) in differing(first[1], settings).items():
+            raise RlifError(
+                f"{history.run.path} was evaluated on {task} in two ways: {key} is {then!r} at step {first[0]} and"
+                f" {now!r} at step {step}; evaluate it again in one way."
+            )
+    ids = sorted({str(row.get("id")) for row in history.records(looks[0][0], task)})
+    return first[1] | ({"ids": hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]} if ids else {})
+
+
+def _looks(looks: Mapping[int, Row]) -> dict[int, Row]:
+    blank = dict.fromkeys(("n", "mean", "low", "high"))
+    return {
+        step: rounded(
+            {"accuracy": {key: (look.get("accuracy") or blank).get(key) for key in blank}}
+            | {key: look.get(key) for key in LOOKS}
+        )
+        for step, look in sorted(looks.items())
+    }
+
+
+def _columns(history: History) -> dict[str, list[Any]]:
+    found = {name: history.metrics[name].tolist() for name in dict.fromkeys(COLUMNS) if name in history.metrics}
+    return {
+        name: [int(step) for step in values] if name == "step" else rounded(values) for name, values in found.items()
+    }
+
+
+def _alarms(history: History) -> list[Row] | None:
+    """None for runs of before there was a guard."""
+    if "guard" not in history.recipe:
+        return None
+    return [{key: row.get(key) for key in ("sign", "severity", "since", "step")} for row in alarms(history.run)]
+
+
+def _first_problems(history: History, number: int = 4) -> list[str]:
+    """Ids of the first problems of the first rollout that was kept, where they are known."""
+    step = min(history.completions, default=0)
+    seen = dict.fromkeys(row.get("problem") for row in history.kept_completions(step, 64))
+    return [problem for problem in seen if isinstance(problem, str)][:number]
+
+
+def _portable(value: Any) -> Any:
+    """Absolute paths, which say where a run was made, as the name of what they lead to."""
+    if isinstance(value, str):
+        return Path(value).name if Path(value).is_absolute() else value
+    if isinstance(value, Mapping):
+        return {key: _portable(inner) for key, inner in value.items()}
+    return [_portable(inner) for inner in value] if isinstance(value, list | tuple) else value

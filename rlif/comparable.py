@@ -89,7 +89,7 @@ def notes_on(methods: Mapping[str, Sequence[KeptRun]]) -> list[str]:
             notes.append(f"Not the same for all: {key} is {told}.")
     seeds: dict[tuple[int, ...], list[str]] = {}
     for method, mine in methods.items():
-        seeds.setdefault(tuple(run.seed for run in mine if run.counts), []).append(method)
+        seeds.setdefault(tuple(run.seed for run in mine if run.state in ("finished", "stopped")), []).append(method)
     if len(seeds) > 1:
         told = "; ".join(f"{', '.join(map(str, some)) or 'none'} for {', '.join(m)}" for some, m in seeds.items())
         notes.append(f"Not the same for all: the seeds that count are {told}.")

@@ -15,7 +15,8 @@ from typing import Any
 from rlif.comparable import check_evaluated_alike, check_seeds, check_settings, check_twice, notes_on
 from rlif.config import shipped_recipes
 from rlif.errors import RlifError, lookup
-from rlif.kept import KeptRun, differing, keep, read_kept
+from rlif.kept import KeptRun, differing, keep
+from rlif.kept_file import read_kept
 from rlif.outcomes import Row, row_of, tasks_of
 from rlif.series import plan_series, run_series
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from rlif.analysis import Share
 from rlif.comparison import Comparison
 from rlif.errors import RlifError
 from rlif.intervals import Interval
-from rlif.kept import kept_file, rounded
+from rlif.kept import flat, rounded
+from rlif.kept_file import text_of
 from rlif.outcomes import Outcome, Row
 from rlif.run import replace_file
 
@@ -84,7 +86,7 @@ def cells(row: Row, against: str | None = None) -> list[str]:
     """A row as text."""
     found = [
         row.method,
-        f"{len(row.seeds)} ({span(row.seeds)})" if row.seeds else "none",
+        _seeds(row),
         "-" if row.problems is None else str(row.problems),
         *(_percent(value) for value in (row.start, row.best, row.end)),
         _points(row.change, len(row.seeds)),
@@ -92,7 +94,7 @@ def cells(row: Row, against: str | None = None) -> list[str]:
         _number(row.kl, 3),
         _went(row.self_certainty, 2),
         _of(row, row.collapsed, [f"step {_steps(row.collapsed.values())}"]),
-        "-" if row.unwatched else _of(row, row.alarms, sorted({alarm["sign"] for alarm in row.alarms.values()})),
+        "-" if row.unwatched else _of(row, row.alarms, sorted({alarm.sign for alarm in row.alarms.values()})),
     ]
     if against:
         found.insert(7, "-" if row.against is None else _points(row.against, len(row.against["seeds"])))
@@ -102,7 +104,9 @@ def cells(row: Row, against: str | None = None) -> list[str]:
 def markdown(comparison: Comparison) -> str:
     """The table, what to know about it, each seed, and what differs between the recipes."""
     seeds = sorted({run.seed for run in comparison.runs})
-    lines = [f"# {_listed(comparison.methods)}: seed{'s' * (len(seeds) > 1)} {span(seeds)}", ""]
+    methods = comparison.methods
+    what = ", ".join(methods) if len(methods) < 5 else f"{len(methods)} methods"
+    lines = [f"# {what} on seed{'s' * (len(seeds) > 1)} {span(seeds)}", ""]
     if comparison.command:
         lines += [f"    {comparison.command}", ""]
     for title, headings, rows in groups(comparison):
@@ -139,7 +143,7 @@ def comma_separated(comparison: Comparison) -> str:
 def json_file(comparison: Comparison) -> str:
     """The rows, and the runs that they are made of: `rlif compare` reads the file again."""
     rows = [plain(row) for row in comparison.rows]
-    return kept_file(comparison.runs, rows, {"command": comparison.command, "against": comparison.against})
+    return text_of(comparison.runs, rows, {"command": comparison.command, "against": comparison.against})
 
 
 def plain(row: Row) -> dict[str, Any]:
@@ -181,6 +185,13 @@ def span(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
+def _seeds(row: Row) -> str:
+    """How many seeds count and which, and what became of others: 2 (0, 2); 1 failed."""
+    states = Counter(outcome.state for outcome in row.outcomes if outcome.state != "finished")
+    counted = f"{len(row.seeds)} ({span(row.seeds)})" if row.seeds else "0"
+    return "; ".join([counted, *(f"{number} {state}" for state, number in states.items())])
+
+
 def _steps(steps: Collection[int]) -> str:
     """The first and the last of some steps."""
     first, last = min(steps, default=0), max(steps, default=0)
@@ -214,7 +225,7 @@ def _outcome(outcome: Outcome) -> list[str]:
         _number(outcome.kl, 3),
         _went(outcome.self_certainty, 2),
         "no" if outcome.collapsed is None else str(outcome.collapsed),
-        f"{alarm['sign']} {alarm['step']}" if alarm else "no" if outcome.watched else "-",
+        f"{alarm.sign} {alarm.step}" if alarm else "no" if outcome.watched else "-",
     ]
 
 
@@ -229,15 +240,12 @@ def _recipes(comparison: Comparison) -> list[str]:
 
 
 def _machines(comparison: Comparison) -> list[str]:
+    """Where the runs were made and by which versions, a line for each that differs."""
     told = {}
     for run in comparison.runs:
-        where = run.environment
-        packages = ", ".join(f"{name} {version}" for name, version in where.get("packages", {}).items())
-        if where:
-            told[
-                f"Run on {where.get('cpus')} CPU cores, {', '.join(where.get('gpus') or []) or 'no GPU'}, Python"
-                f" {where.get('python')}; {packages}; rlif {where.get('rlif')} at {where.get('commit')}."
-            ] = None
+        where = flat({key: value for key, value in run.environment.items() if value not in (None, [], {})})
+        facts = "; ".join(f"{key.removeprefix('packages.')} {_value(value)}" for key, value in where.items())
+        told |= {f"Made with {facts}.": None} if facts else {}
     return list(told)
 
 
@@ -278,7 +286,3 @@ def _went(pair: Pair, digits: int) -> str:
 
 def _value(value: Any) -> str:
     return "null" if value is None else str(value)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)

@@ -7,31 +7,31 @@
     alarms        what the guard raised
     state         finished; stopped by the guard, which has an end too; unfinished; failed
 
-A run folder and the file that `rlif compare --out FILE.json` writes give the same `KeptRun`s, numbers rounded to six
-digits in both, so that a table made again from the file is the same to the last byte. Not kept: what the model wrote.
+Numbers are rounded to six digits here, so that a table made from run folders and one made from the file that keeps them
+(`rlif.kept_file`) are the same to the last byte. Not kept: what the model wrote.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlif.config import check_recipe
 from rlif.errors import RlifError
 from rlif.guard import FINITE
 from rlif.history import History, read_history
 from rlif.rollback import alarms
-from rlif.run import finite, resolved
+from rlif.run import resolved
 from rlif.signs import SIGNS
 
 Row = dict[str, Any]
-STATES = ("finished", "stopped", "unfinished", "failed")
+Number = int | float | None
+State = Literal["finished", "stopped", "unfinished", "failed"]
 NAMES = ("seed", "name", "output", "description")  # of a recipe: what says which run, not what it does
 COLUMNS = ("step", *FINITE, "completion_length", *sorted({sign.of for sign in SIGNS.values()}))
 LOOKS = ("completion_length", "self_certainty", "truncated", "unanswered")
@@ -40,11 +40,21 @@ DIGITS = 6
 
 
 @dataclass(frozen=True)
+class Raised:
+    """An alarm or a warning of the guard: which sign, since when, and the step at which it was said."""
+
+    sign: str
+    severity: str
+    since: int
+    step: int
+
+
+@dataclass(frozen=True)
 class KeptRun:
     """One run of a method with a seed.
 
     Attributes:
-        state: one of `STATES`.
+        state: one of finished; stopped, by the guard; unfinished; failed.
         said: why it is not simply finished, in a sentence.
         settings: how it was evaluated, by task.
         evaluations: by task, then step, as in a run folder: {accuracy: {n, mean, low, high}, completion_length, ...}.
@@ -60,21 +70,16 @@ class KeptRun:
     method: str
     seed: int
     recipe: Row
-    state: str = "finished"
+    state: State = "finished"
     said: str = ""
     steps: int = 0
-    seconds: float | None = None
+    seconds: Number = None
     settings: dict[str, Row] = field(default_factory=dict)
     evaluations: dict[str, dict[int, Row]] = field(default_factory=dict)
-    metrics: dict[str, list[Any]] = field(default_factory=dict)
-    alarms: list[Row] | None = None
+    metrics: dict[str, list[Number]] = field(default_factory=dict)
+    alarms: list[Raised] | None = None
     first_problems: list[str] = field(default_factory=list)
     environment: Row = field(default_factory=dict)
-
-    @property
-    def counts(self) -> bool:
-        """Whether it has an end to compare."""
-        return self.state in STATES[:2]
 
     @property
     def label(self) -> str:
@@ -165,92 +170,7 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tup
     return {key: (left.get(key), right.get(key)) for key in left | right if left.get(key) != right.get(key)}
 
 
-def kept_file(runs: Sequence[KeptRun], rows: Iterable[Mapping[str, Any]], made: Mapping[str, str | None]) -> str:
-    """The runs as JSON, a line each, and what they have in common once.
-
-    Args:
-        rows: the table made of them, for those who read nothing else.
-        made: the `command` that made it, and the method it was held `against`.
-    """
-    methods = {run.method: run.recipe for run in reversed(runs)}
-    parts = {
-        **made,
-        "rows": list(rows),
-        "tasks": {task: settings for run in reversed(runs) for task, settings in run.settings.items()},
-        "methods": {run.method: methods[run.method] for run in runs},
-        "runs": [_to_row(run) for run in runs],
-    }
-    lines = []
-    for key, value in parts.items():
-        opening, closing = "[]" if isinstance(value, list) else "{}"
-        if not isinstance(value, list | dict):
-            lines.append(f"{json.dumps(key)}: {_json(value)}")
-            continue
-        inner = [_json(item) for item in value] if isinstance(value, list) else []
-        inner = inner or [f"{json.dumps(name)}: {_json(item)}" for name, item in dict(value).items()]
-        lines.append(f"{json.dumps(key)}: {opening}\n" + ",\n".join(inner) + f"\n{closing}")
-    return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def read_kept(path: str | Path) -> tuple[list[KeptRun], dict[str, str | None]]:
-    """The runs of a file that `rlif compare --out` wrote, and how it was made: `command` and `against`.
-
-    Raises:
-        RlifError: it is none.
-    """
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-        return [_from_row(row, found) for row in found["runs"]], {key: found[key] for key in ("command", "against")}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        wrong = f"{type(error).__name__}: {error}"
-        raise RlifError(f"{path} is no file that `rlif compare --out` wrote ({wrong}).") from error
-
-
-def _to_row(run: KeptRun) -> Row:
-    curves = {
-        task: {
-            "step": list(looks),
-            **{
-                key: [(look["accuracy"] or {}).get(key) for look in looks.values()]
-                for key in ("n", "mean", "low", "high")
-            },
-            **{key: [look[key] for look in looks.values()] for key in LOOKS},
-        }
-        for task, looks in run.evaluations.items()
-    }
-    whole = (
-        "method",
-        "seed",
-        "state",
-        "said",
-        "steps",
-        "seconds",
-        "alarms",
-        "first_problems",
-        "metrics",
-        "environment",
-    )
-    return {**{key: getattr(run, key) for key in whole}, "curves": curves}
-
-
-def _from_row(row: Row, file: Row) -> KeptRun:
-    row = dict(row)
-    evaluations: dict[str, dict[int, Row]] = {}
-    for task, columns in row.pop("curves").items():
-        looks = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        accuracy = [{key: look.pop(key) for key in ("n", "mean", "low", "high")} for look in looks]
-        evaluations[task] = {
-            look.pop("step"): {"accuracy": share} | look for look, share in zip(looks, accuracy, strict=True)
-        }
-    settings = {task: file["tasks"][task] for task in evaluations}
-    return KeptRun(**row, recipe=file["methods"][row["method"]], settings=settings, evaluations=evaluations)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(finite(value), ensure_ascii=False)
-
-
-def _state(history: History) -> tuple[str, str]:
+def _state(history: History) -> tuple[State, str]:
     if not history.summary:
         of = f" of {history.planned_steps}" if history.planned_steps else ""
         return "unfinished", f"unfinished, at step {history.last_step}{of}"
@@ -303,11 +223,11 @@ def _columns(history: History) -> dict[str, list[Any]]:
     }
 
 
-def _alarms(history: History) -> list[Row] | None:
+def _alarms(history: History) -> list[Raised] | None:
     """None for runs of before there was a guard."""
     if "guard" not in history.recipe:
         return None
-    return [{key: row.get(key) for key in ("sign", "severity", "since", "step")} for row in alarms(history.run)]
+    return [Raised(*(row[key] for key in ("sign", "severity", "since", "step"))) for row in alarms(history.run)]
 
 
 def _first_problems(history: History, number: int = 4) -> list[str]:
@@ -318,9 +238,11 @@ def _first_problems(history: History, number: int = 4) -> list[str]:
 
 
 def _portable(value: Any) -> Any:
-    """Absolute paths, which say where a run was made, as the name of what they lead to."""
+    """Absolute paths, which say where a run was made, as the name of what they lead to; infinities as words."""
     if isinstance(value, str):
         return Path(value).name if Path(value).is_absolute() else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if isinstance(value, Mapping):
         return {key: _portable(inner) for key, inner in value.items()}
     return [_portable(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -17,7 +17,7 @@ have given. A run that failed or is not finished counts in none of the numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ import numpy as np
 from rlif import analysis
 from rlif.analysis import Share
 from rlif.intervals import Interval, t_interval
-from rlif.kept import KeptRun
+from rlif.kept import KeptRun, Raised
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,16 @@ class Outcome:
     """What became of one run on one task; None for what is not known.
 
     Attributes:
+        state: of the run; or `not evaluated`, on that task, at its end.
         best_step: of the first evaluation that is as good as any.
         collapsed: the step from which on accuracy is lost, None where it is not.
-        alarm: the guard's first alarm, {sign, severity, since, step}.
+        alarm: the guard's first alarm.
         watched: whether there was a guard.
         said: why the run counts in no mean, or ended early; empty otherwise.
     """
 
     seed: int
-    counts: bool
+    state: str
     said: str
     start: Share | None = None
     best: Share | None = None
@@ -53,8 +54,13 @@ class Outcome:
     self_certainty: tuple[float | None, float | None] = (None, None)
     kl: float | None = None
     collapsed: int | None = None
-    alarm: Mapping[str, Any] | None = None
+    alarm: Raised | None = None
     watched: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether it has an end to compare."""
+        return self.state in ("finished", "stopped")
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ class Row:
         return not any(outcome.watched for outcome in self.counted)
 
     @property
-    def alarms(self) -> dict[int, Mapping[str, Any]]:
+    def alarms(self) -> dict[int, Raised]:
         """The guard's first alarm, by seed."""
         return {o.seed: o.alarm for o in self.counted if o.alarm is not None}
 
@@ -143,18 +149,19 @@ def outcome_of(run: KeptRun, task: str | None) -> Outcome:
     seen = {name: analysis.drift(metrics[name]) for name in metrics if name != "step"}
     common = {
         "kl": _known(seen.get("kl", (None, None))[1]),
-        "alarm": next((alarm for alarm in run.alarms or () if alarm["severity"] == "alarm"), None),
+        "alarm": next((alarm for alarm in run.alarms or () if alarm.severity == "alarm"), None),
         "watched": run.alarms is not None,
     }
     if task is None:
         fallen = analysis.label_free_collapse(metrics)
         trained = {key: _pair(seen.get(key)) for key in ("completion_length", "self_certainty")}
-        return Outcome(run.seed, run.counts, run.said, collapsed=fallen and fallen.step, **trained, **common)
+        return Outcome(run.seed, run.state, run.said, collapsed=fallen and fallen.step, **trained, **common)
     looks = run.evaluations.get(task, {})
     steps, shares = list(looks), analysis.accuracies(looks)
     if len(steps) < 2:
         said = run.said or f"evaluated on {task} {'at no step' if not steps else f'at step {steps[0]} alone'}"
-        return Outcome(run.seed, False, said, **common)
+        state = "not evaluated" if run.state == "finished" else run.state
+        return Outcome(run.seed, state, said, **common)
     best = max(shares, key=lambda step: shares[step].mean, default=None)
     fallen = analysis.accuracy_collapse(looks) if shares else analysis.label_free_collapse(metrics)
     length, certainty = (
@@ -162,7 +169,7 @@ def outcome_of(run: KeptRun, task: str | None) -> Outcome:
     )
     return Outcome(
         run.seed,
-        run.counts,
+        run.state,
         run.said,
         shares.get(steps[0]),
         None if best is None else shares[best],

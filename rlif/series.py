@@ -57,14 +57,19 @@ def run_series(runs: Mapping[tuple[str, int], Recipe], say: Callable[[str], None
     Args:
         runs: from `plan_series`.
         say: told what happens next.
+
+    Raises:
+        RlifError: an unknown name in a recipe, before anything is run.
     """
+    if not all(_is_finished(recipe) for recipe in runs.values()):
+        from rlif.training import check_names
+
+        for recipe in {method: recipe for (method, _), recipe in runs.items()}.values():
+            check_names(recipe)
     found = []
     for number, ((method, _), recipe) in enumerate(runs.items(), start=1):
         path = run_path(recipe)
-        if (path / "summary.json").is_file():
-            say(f"{path.name}, {number} of {len(runs)}: is there, read")
-        else:
-            say(f"{path.name}, {number} of {len(runs)}")
+        say(f"{path.name}, {number} of {len(runs)}" + (": finished, read" if _is_finished(recipe) else ""))
         try:
             make(recipe)
             found.append(keep(path, method))
@@ -79,7 +84,7 @@ def make(recipe: Recipe, console: Any = None) -> None:
     from rlif.training import train
 
     path = run_path(recipe)
-    if (path / "summary.json").is_file():
+    if _is_finished(recipe):
         return
     if (path / "recipe.yaml").is_file():
         run = Run.open(path)
@@ -94,6 +99,10 @@ def make(recipe: Recipe, console: Any = None) -> None:
 def run_path(recipe: Recipe) -> Path:
     """The folder of a run whose recipe names it."""
     return Path(recipe.output).expanduser() / str(recipe.name)
+
+
+def _is_finished(recipe: Recipe) -> bool:
+    return (run_path(recipe) / "summary.json").is_file()
 
 
 def _refuse_another(recipe: Recipe) -> None:

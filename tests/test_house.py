@@ -52,7 +52,7 @@ ORDER = [
     ["training", "trainability"],
     ["history", "analysis"],
     ["verdict", "figures", "watch", "kept"],
-    ["series", "outcomes", "comparable"],
+    ["kept_file", "series", "outcomes", "comparable"],
     ["comparison"],
     ["comparison_table"],
     ["panels"],

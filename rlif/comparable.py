@@ -20,6 +20,7 @@ CONDITIONS = (
     "max_prompt_tokens", "problems_per_update", "evaluate.every", "training.num_generations", "training.max_steps",
     "training.num_train_epochs", "training.max_completion_length", "training.temperature",
 )  # fmt: skip
+FINGERPRINTS = ("ids", "content")  # of the problems evaluated
 
 
 def check_evaluated_alike(recipes: Mapping[str, Recipe]) -> None:
@@ -50,8 +51,8 @@ def check_settings(runs: Sequence[KeptRun]) -> None:
         for task, settings in run.settings.items():
             other = first.setdefault(task, run)
             for key, (one, two) in differing(other.settings[task], settings).items():
-                if key == "ids" and None in (one, two):
-                    continue  # records were not kept
+                if key in FINGERPRINTS and None in (one, two):
+                    continue  # not kept by one of them
                 raise RlifError(
                     f"{other.label} and {run.label} were evaluated on {task} in two ways: {key} is {one!r} and {two!r};"
                     " evaluate both in one way, or compare them apart."
@@ -100,13 +101,14 @@ def notes_on(methods: Mapping[str, Sequence[KeptRun]]) -> list[str]:
 
 
 def _other_problems(runs: Sequence[KeptRun]) -> list[str]:
-    """Runs of one seed whose first rollouts were of different problems."""
+    """Runs of one seed that were trained on different problems, or in another order."""
     first: dict[int, KeptRun] = {}
     notes = []
     for run in runs:
-        if run.first_problems:
-            other = first.setdefault(run.seed, run)
-            pairs = zip(other.first_problems, run.first_problems, strict=False)
-            if any(one != two for one, two in pairs):
-                notes.append(f"{run.label} met other problems in its first step than {other.label}.")
+        other = first.setdefault(run.seed, run)
+        pairs = zip(other.first_problems, run.first_problems, strict=False)
+        if run.trained_on and other.trained_on and run.trained_on != other.trained_on:
+            notes.append(f"{run.label} was trained on other problems than {other.label}.")
+        elif any(one != two for one, two in pairs):
+            notes.append(f"{run.label} met other problems in its first step than {other.label}.")
     return notes

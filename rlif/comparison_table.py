@@ -14,12 +14,12 @@ from typing import Any
 
 from rlif.analysis import Share
 from rlif.comparison import Comparison
+from rlif.disk import replace_file
 from rlif.errors import RlifError
 from rlif.intervals import Interval
 from rlif.kept import flat, rounded
 from rlif.kept_file import text_of
 from rlif.outcomes import Outcome, Row
-from rlif.run import replace_file
 
 HEADINGS: tuple[str, ...] = (
     "method",

@@ -60,6 +60,7 @@ class KeptRun:
         evaluations: by task, then step, as in a run folder: {accuracy: {n, mean, low, high}, completion_length, ...}.
         metrics: a list per column, over the logged steps; None where a step has no number.
         alarms: what the guard raised; None where none watched.
+        trained_on: a fingerprint of the problems, empty where it was not kept.
         first_problems: ids of the first problems of its first rollout.
 
     Example:
@@ -78,6 +79,7 @@ class KeptRun:
     evaluations: dict[str, dict[int, Row]] = field(default_factory=dict)
     metrics: dict[str, list[Number]] = field(default_factory=dict)
     alarms: list[Raised] | None = None
+    trained_on: str = ""
     first_problems: list[str] = field(default_factory=list)
     environment: Row = field(default_factory=dict)
 
@@ -116,6 +118,7 @@ def keep(path: str | Path, method: str | None = None) -> KeptRun:
         {task: _looks(history.evaluations[task]) for task in _in_order(history.evaluations, recipe)},
         _columns(history),
         _alarms(history),
+        history.run.begun().get("problems", {}).get("sha256", "")[:16],
         _first_problems(history),
         history.environment,
     )
@@ -202,7 +205,9 @@ def _settings(history: History, task: str) -> Row:
                 f" {now!r} at step {step}; evaluate it again in one way."
             )
     ids = sorted({str(row.get("id")) for row in history.records(looks[0][0], task)})
-    return first[1] | ({"ids": hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]} if ids else {})
+    found = {"ids": hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]} if ids else {}
+    known = history.run.begun().get("held_out", {}).get(task, {})
+    return first[1] | found | ({"content": known["sha256"][:16]} if known else {})
 
 
 def _looks(looks: Mapping[int, Row]) -> dict[int, Row]:

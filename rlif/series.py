@@ -7,7 +7,6 @@ is looked for before anything is run: unknown keys, names that are taken twice, 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +61,7 @@ def run_series(runs: Mapping[tuple[str, int], Recipe], say: Callable[[str], None
         RlifError: an unknown name in a recipe, before anything is run.
     """
     if not all(_is_finished(recipe) for recipe in runs.values()):
-        from rlif.training import check_names
+        from rlif.job import check_names
 
         for recipe in {method: recipe for (method, _), recipe in runs.items()}.values():
             check_names(recipe)
@@ -86,14 +85,8 @@ def make(recipe: Recipe, console: Any = None) -> None:
     path = run_path(recipe)
     if _is_finished(recipe):
         return
-    if (path / "recipe.yaml").is_file():
-        run = Run.open(path)
-        steps = recipe.resolved_training.get("max_steps")
-        if run.latest_checkpoint(before=steps if isinstance(steps, int) and steps > 0 else None):
-            train(run.recipe(), resume=run, console=console)
-            return
-        shutil.rmtree(path)  # killed before its first checkpoint: there is nothing to go on from
-    train(recipe, console=console)
+    there = Run.open(path) if (path / "recipe.yaml").is_file() else None
+    train(there.recipe() if there else recipe, resume=there, console=console)
 
 
 def run_path(recipe: Recipe) -> Path:

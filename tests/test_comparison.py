@@ -186,6 +186,18 @@ def test_other_problems_in_the_first_step_are_said(runs):
     assert "steady seed 1 met other problems in its first step than brief seed 1." in compare([runs]).notes
 
 
+def test_other_problems_are_said_and_other_golds_refused(runs):
+    """By the hashes that a run begins with; a run of before they were kept is no difference."""
+    facts = {"problems": {"sha256": "a" * 64}, "held_out": {"clock": {"sha256": "c" * 64}}}
+    write_json(runs / "brief-seed0/begun.json", facts)
+    assert not any("problems" in note for note in compare([runs]).notes)
+    write_json(runs / "steady-seed0/begun.json", facts | {"problems": {"sha256": "b" * 64}})
+    assert "steady seed 0 was trained on other problems than brief seed 0." in compare([runs]).notes
+    write_json(runs / "steady-seed0/begun.json", facts | {"held_out": {"clock": {"sha256": "d" * 64}}})
+    with pytest.raises(rlif.RlifError, match=r"evaluated on clock in two ways: content is 'c{16}' and 'd{16}'"):
+        compare([runs])
+
+
 def test_runs_that_came_to_no_end(runs):
     stopped = {"step": 6, "since": 4, "seen": "KL is too large"}
     alarms = [

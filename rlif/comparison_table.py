@@ -240,13 +240,17 @@ def _recipes(comparison: Comparison) -> list[str]:
 
 
 def _machines(comparison: Comparison) -> list[str]:
-    """Where the runs were made and by which versions, a line for each that differs."""
-    told = {}
+    """Where the runs were made and by which versions, and which runs, if there were several places."""
+    made: dict[str, dict[str, list[int]]] = {}
     for run in comparison.runs:
         where = flat({key: value for key, value in run.environment.items() if value not in (None, [], {})})
         facts = "; ".join(f"{key.removeprefix('packages.')} {_value(value)}" for key, value in where.items())
-        told |= {f"Made with {facts}.": None} if facts else {}
-    return list(told)
+        made.setdefault(facts, {}).setdefault(run.method, []).append(run.seed)
+    lines = []
+    for facts, methods in made.items():
+        whose = ", ".join(f"{method} {span(seeds)}" for method, seeds in methods.items())
+        lines += [f"- {f'{whose}: ' if len(made) > 1 else ''}made with {facts}."] if facts else []
+    return lines
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

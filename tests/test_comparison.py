@@ -390,3 +390,12 @@ def test_older_recipes_have_todays_defaults(runs):
     old = json.loads(path.read_text())
     write_json(path, resolved(check_recipe(old), "x"))
     assert compare([runs]).rows and keep(path.parent).recipe == keep(runs / "steady-seed0").recipe
+
+
+@pytest.mark.parametrize("name", ["demo", "fresh-seeds/demo"])
+def test_the_results_that_are_kept_give_their_tables(name):
+    """`rlif compare results/demo.json` makes results/demo.md, to the last byte."""
+    place = Path(__file__).parents[1] / "results" / name
+    found = compare([place.with_suffix(".json")])
+    assert FORMATS[".md"](found) == place.with_suffix(".md").read_text()
+    assert FORMATS[".json"](found) == place.with_suffix(".json").read_text()

@@ -48,7 +48,9 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+        found = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = found  # importing rlif.report has just put the module where the function belongs
+        return found
     raise AttributeError(f"module 'rlif' has no attribute {name!r}")
 
 

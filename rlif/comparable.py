@@ -73,7 +73,9 @@ def check_seeds(methods: Mapping[str, Sequence[KeptRun]]) -> None:
 def check_twice(runs: Sequence[tuple[str, int]]) -> None:
     for i, (method, seed) in enumerate(runs):
         if (method, seed) in runs[:i]:
-            raise RlifError(f"there are two runs of {method} with seed {seed}; give one of them, or rename its folder.")
+            raise RlifError(
+                f"there are two runs of {method} with seed {seed}; compare their folders apart, or rename one."
+            )
 
 
 def notes_on(methods: Mapping[str, Sequence[KeptRun]]) -> list[str]:

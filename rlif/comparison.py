@@ -108,16 +108,17 @@ def read_runs(path: Path) -> tuple[list[KeptRun], dict[str, str | None]] | None:
     folders = list(run_folders(path))
     if not folders and str(path) not in shipped_recipes():
         raise RlifError(f"{path} is a folder with no run folder in it: none has a recipe.yaml.")
-    return ([keep(folder) for folder in folders], {}) if folders else None
+    runs = [keep(folder) for folder in folders]
+    return (sorted(runs, key=lambda run: _natural(run.method)), {}) if folders else None
 
 
 def run_folders(path: Path) -> Iterator[Path]:
-    """The run folders at and below a path, in the order of their names, numbers in them as numbers."""
+    """The run folders at and below a path, in the order of their names."""
     if (path / "recipe.yaml").is_file():
         yield path
         return
     inside = [folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
-    for folder in sorted(inside, key=lambda found: _natural(found.name)):
+    for folder in sorted(inside):
         yield from run_folders(folder)
 
 
@@ -156,4 +157,5 @@ def _tasks(runs: Sequence[KeptRun]) -> list[str | None]:
 
 
 def _natural(name: str) -> list[Any]:
+    """To sort names by, numbers in them as numbers."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -1,4 +1,4 @@
-"""Kept runs in one file of JSON, small enough for version control: 5 kB for a run of 30 steps.
+"""Kept runs in one file of JSON, small enough for version control: 9 kB for a run of 30 steps.
 
     {"command": what made it, "against": the method the others were held against, or null,
      "rows":    [the table, a row per task and method]

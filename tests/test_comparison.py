@@ -70,6 +70,12 @@ def ends(folder: Path, method: str, seeds, task="clock"):
     return [look[0]["accuracy"]["mean"] for look in looks], [look[8]["accuracy"]["mean"] for look in looks]
 
 
+def test_methods_in_a_folder_come_by_name_and_number(runs):
+    for name in ("brief-10", "brief-9"):
+        shutil.copytree(runs / "brief-seed0", runs / f"{name}-seed0")
+    assert compare([runs]).methods == ["brief", "brief-9", "brief-10", "steady"]
+
+
 @pytest.mark.parametrize("task", ["clock", "cups"])
 def test_a_change_is_students_paired_over_seeds(runs, task):
     row = by_name(compare([runs]))["steady", task]

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlif.config import Recipe
 from rlif.errors import RlifError
-from rlif.kept import KeptRun, differing, flat
+from rlif.kept import COUNT, KeptRun, differing, flat
 from rlif.tasks import find_task
 
 CONDITIONS = (
@@ -92,7 +92,7 @@ def notes_on(methods: Mapping[str, Sequence[KeptRun]]) -> list[str]:
             notes.append(f"Not the same for all: {key} is {told}.")
     seeds: dict[tuple[int, ...], list[str]] = {}
     for method, mine in methods.items():
-        seeds.setdefault(tuple(run.seed for run in mine if run.state in ("finished", "stopped")), []).append(method)
+        seeds.setdefault(tuple(run.seed for run in mine if run.state in COUNT), []).append(method)
     if len(seeds) > 1:
         told = "; ".join(f"{', '.join(map(str, some)) or 'none'} for {', '.join(m)}" for some, m in seeds.items())
         notes.append(f"Not the same for all: the seeds that count are {told}.")
@@ -107,6 +107,8 @@ def _other_problems(runs: Sequence[KeptRun]) -> list[str]:
     first: dict[int, KeptRun] = {}
     notes = []
     for run in runs:
+        if not run.trained_on and not run.first_problems:
+            continue
         other = first.setdefault(run.seed, run)
         pairs = zip(other.first_problems, run.first_problems, strict=False)
         if run.trained_on and other.trained_on and run.trained_on != other.trained_on:

@@ -178,6 +178,17 @@ def plain(row: Row) -> dict[str, Any]:
 FORMATS: Mapping[str, Callable[[Comparison], str]] = {".md": markdown, ".csv": comma_separated, ".json": json_file}
 
 
+def apart(comparison: Comparison) -> tuple[str, dict[str, list[str]]]:
+    """The method that the recipes are held against, and for each other one the lines in which its recipe differs."""
+    base = comparison.against or comparison.methods[0]
+    changes = {
+        method: [f"{key}: {_value(value)}" for key, value in changed.items()] or ["nothing"]
+        for method, changed in comparison.differences.items()
+        if method != base
+    }
+    return base, changes
+
+
 def span(seeds: Sequence[int]) -> str:
     """Seeds in few characters: 0-2, or 0, 3, 4."""
     if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
@@ -230,12 +241,8 @@ def _outcome(outcome: Outcome) -> list[str]:
 
 
 def _recipes(comparison: Comparison) -> list[str]:
-    base = comparison.against or comparison.methods[0]
-    rows = [
-        [method, "; ".join(f"`{key}: {_value(value)}`" for key, value in changed.items()) or "nothing"]
-        for method, changed in comparison.differences.items()
-        if method != base
-    ]
+    base, changes = apart(comparison)
+    rows = [[method, "; ".join(f"`{change}`" for change in changed)] for method, changed in changes.items()]
     return ["## One recipe apart", "", *_table(["method", f"its recipe, where it is not that of {base}"], rows)]
 
 

@@ -21,12 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rlif.config import check_recipe
 from rlif.errors import RlifError
 from rlif.guard import FINITE
 from rlif.history import History, read_history
 from rlif.rollback import alarms
-from rlif.run import resolved
+from rlif.run import Run, resolved
 from rlif.signs import SIGNS
 
 Row = dict[str, Any]
@@ -37,6 +36,7 @@ COLUMNS = ("step", *FINITE, "completion_length", *sorted({sign.of for sign in SI
 LOOKS = ("completion_length", "self_certainty", "truncated", "unanswered")
 SETTINGS = ("problems", "protocol", "prompt", "chat", "decoding")
 DIGITS = 6
+COUNT = ("finished", "stopped")  # states of runs that have an end to compare
 
 
 @dataclass(frozen=True)
@@ -99,38 +99,41 @@ def keep(path: str | Path, method: str | None = None) -> KeptRun:
         RlifError: it is no run folder, or one of its evaluations cannot be read or was made in another way.
     """
     history = read_history(path)
-    recipe = whole_recipe(history.recipe)
+    recipe = whole_recipe(history.run)
     files = len(list((history.run.path / "eval").glob("step-*.json")))
     if files != sum(map(len, history.evaluations.values())):
         raise RlifError(f"{path} has evaluations that cannot be read: {' '.join(history.notes)}")
-    seed = recipe.get("seed", 0)
-    method = method or method_of(history.run.path, seed)
+    steps, begun = history.summary.get("steps"), history.run.begun()
     state, said = _state(history)
     return KeptRun(
-        method,
-        seed,
+        method or method_of(history.run.path, recipe["seed"]),
+        recipe["seed"],
         kept_recipe(recipe),
         state,
         said,
-        history.summary.get("steps", history.last_step),
+        steps if isinstance(steps, int) else history.last_step,
         rounded(history.summary.get("seconds")),
-        {task: _settings(history, task) for task in _in_order(history.evaluations, recipe)},
+        {task: _settings(history, task, begun) for task in _in_order(history.evaluations, recipe)},
         {task: _looks(history.evaluations[task]) for task in _in_order(history.evaluations, recipe)},
         _columns(history),
         _alarms(history),
-        history.run.begun().get("problems", {}).get("sha256", "")[:16],
+        _fingerprint(begun.get("problems")),
         _first_problems(history),
         history.environment,
     )
 
 
-def whole_recipe(recipe: Mapping[str, Any]) -> Row:
-    """A recipe with today's defaults for keys that are younger than it; as it is where it cannot be checked."""
+def whole_recipe(run: Run) -> Row:
+    """The recipe of a run, with today's defaults for keys that are younger than it.
+
+    Raises:
+        RlifError: it is no recipe to this version.
+    """
     try:
-        checked = check_recipe(recipe)
-    except RlifError:
-        return dict(recipe)
-    return resolved(checked, checked.name or "")
+        recipe = run.recipe()
+    except RlifError as error:
+        raise RlifError(f"the recipe of {run.path} cannot be read: {error}") from error
+    return resolved(recipe, run.path.name)
 
 
 def kept_recipe(recipe: Mapping[str, Any]) -> Row:
@@ -178,23 +181,23 @@ def _state(history: History) -> tuple[State, str]:
         of = f" of {history.planned_steps}" if history.planned_steps else ""
         return "unfinished", f"unfinished, at step {history.last_step}{of}"
     guard = history.summary.get("guard")
-    stopped = guard.get("stopped") if isinstance(guard, dict) else None
-    if stopped:
-        return (
-            "stopped",
-            f"ended by the guard at step {stopped['step']}: {stopped['seen']}, since step {stopped['since']}",
-        )
-    return "finished", ""
+    guard = guard if isinstance(guard, dict) else {}
+    back = len(guard.get("rollbacks") or ())
+    said = f"rolled back by the guard {back} time{'s' * (back > 1)}, with a larger KL weight from there" if back else ""
+    if stopped := guard.get("stopped"):
+        ended = f"ended by the guard at step {stopped['step']}: {stopped['seen']}, since step {stopped['since']}"
+        return "stopped", "; ".join(filter(None, [said, ended]))
+    return "finished", said
 
 
 def _in_order(evaluations: Iterable[str], recipe: Mapping[str, Any]) -> list[str]:
     """Evaluated tasks, the one trained on first, then in the recipe's order."""
-    named = [recipe.get("task"), *(recipe.get("evaluate") or {}).get("tasks", [])]
+    named = [recipe["task"], *recipe["evaluate"]["tasks"]]
     found = sorted(evaluations)
     return sorted(found, key=lambda task: named.index(task) if task in named else len(named))
 
 
-def _settings(history: History, task: str) -> Row:
+def _settings(history: History, task: str, begun: Row) -> Row:
     """How a task was evaluated; the same at every step, or it is no curve."""
     looks = sorted(history.evaluations[task].items())
     first, *later = [(step, {key: look[key] for key in SETTINGS if key in look}) for step, look in looks]
@@ -206,8 +209,13 @@ def _settings(history: History, task: str) -> Row:
             )
     ids = sorted({str(row.get("id")) for row in history.records(looks[0][0], task)})
     found = {"ids": hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]} if ids else {}
-    known = history.run.begun().get("held_out", {}).get(task, {})
-    return first[1] | found | ({"content": known["sha256"][:16]} if known else {})
+    content = _fingerprint(begun.get("held_out", {}).get(task))
+    return first[1] | found | ({"content": content} if content else {})
+
+
+def _fingerprint(facts: Any) -> str:
+    """Of problems, from what the run noted when it began (`rlif.beginning`); empty where it did not."""
+    return str(facts.get("sha256", ""))[:16] if isinstance(facts, Mapping) else ""
 
 
 def _looks(looks: Mapping[int, Row]) -> dict[int, Row]:
@@ -232,7 +240,10 @@ def _alarms(history: History) -> list[Raised] | None:
     """None for runs of before there was a guard."""
     if "guard" not in history.recipe:
         return None
-    return [Raised(*(row[key] for key in ("sign", "severity", "since", "step"))) for row in alarms(history.run)]
+    try:
+        return [Raised(row["sign"], row["severity"], row["since"], row["step"]) for row in alarms(history.run)]
+    except KeyError as error:
+        raise RlifError(f"alarms.jsonl of {history.run.path} has a line without {error}.") from error
 
 
 def _first_problems(history: History, number: int = 4) -> list[str]:

@@ -26,7 +26,7 @@ import numpy as np
 from rlif import analysis
 from rlif.analysis import Share
 from rlif.intervals import Interval, t_interval
-from rlif.kept import KeptRun, Raised
+from rlif.kept import COUNT, KeptRun, Raised
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Outcome:
     """What became of one run on one task; None for what is not known.
 
     Attributes:
-        state: of the run; or `not evaluated`, on that task, at its end.
+        state: of the run; or `not evaluated`, where that was not done on the task at both ends.
         best_step: of the first evaluation that is as good as any.
         collapsed: the step from which on accuracy is lost, None where it is not.
         alarm: the guard's first alarm.
@@ -60,7 +60,7 @@ class Outcome:
     @property
     def counts(self) -> bool:
         """Whether it has an end to compare."""
-        return self.state in ("finished", "stopped")
+        return self.state in COUNT
 
 
 @dataclass(frozen=True)
@@ -158,10 +158,10 @@ def outcome_of(run: KeptRun, task: str | None) -> Outcome:
         return Outcome(run.seed, run.state, run.said, collapsed=fallen and fallen.step, **trained, **common)
     looks = run.evaluations.get(task, {})
     steps, shares = list(looks), analysis.accuracies(looks)
-    if len(steps) < 2:
-        said = run.said or f"evaluated on {task} {'at no step' if not steps else f'at step {steps[0]} alone'}"
-        state = "not evaluated" if run.state == "finished" else run.state
-        return Outcome(run.seed, state, said, **common)
+    if len(steps) < 2 or steps[0] > 0 or steps[-1] < run.steps:
+        when = f"from step {steps[0]} to {steps[-1]} of {run.steps}" if steps else "at no step"
+        state = "not evaluated" if run.state in COUNT else run.state
+        return Outcome(run.seed, state, run.said or f"evaluated on {task} {when}", **common)
     best = max(shares, key=lambda step: shares[step].mean, default=None)
     fallen = analysis.accuracy_collapse(looks) if shares else analysis.label_free_collapse(metrics)
     length, certainty = (

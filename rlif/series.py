@@ -80,11 +80,11 @@ def run_series(runs: Mapping[tuple[str, int], Recipe], say: Callable[[str], None
 
 def make(recipe: Recipe, console: Any = None) -> None:
     """Trains a recipe to the end in its folder, from wherever it stands there."""
+    if _is_finished(recipe):
+        return
     from rlif.training import train
 
     path = run_path(recipe)
-    if _is_finished(recipe):
-        return
     there = Run.open(path) if (path / "recipe.yaml").is_file() else None
     train(there.recipe() if there else recipe, resume=there, console=console)
 
@@ -102,7 +102,7 @@ def _refuse_another(recipe: Recipe) -> None:
     path = run_path(recipe)
     if not (path / "recipe.yaml").is_file():
         return
-    there, wanted = whole_recipe(Run.open(path).recipe().model_dump()), resolved(recipe, str(recipe.name))
+    there, wanted = whole_recipe(Run.open(path)), resolved(recipe, str(recipe.name))
     own = set(NAMES) - {"seed"}
     for key, (then, now) in differing(there, wanted).items():
         if key not in own:

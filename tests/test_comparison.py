@@ -213,21 +213,26 @@ def test_runs_that_came_to_no_end(runs):
     write_json(runs / "steady-seed0/summary.json", {"steps": 6, "guard": {"stopped": stopped}})
     write_lines(runs / "steady-seed0/alarms.jsonl", alarms)
     (runs / "steady-seed1/summary.json").unlink()
+    write_json(runs / "steady-seed2/summary.json", {"steps": 8, "guard": {"rollbacks": [{"from": 6, "to": 4}]}})
     found = compare([runs])
     row = by_name(found)["steady", "clock"]
     assert row.seeds == [0, 2, 3] and row.alarms[0].sign == "kl" and row.alarms[0].step == 6
     assert "steady seed 0: ended by the guard at step 6: KL is too large, since step 4." in found.notes
     assert "steady seed 1: unfinished, at step 8 of 8." in found.notes
+    assert "steady seed 2: rolled back by the guard 1 time, with a larger KL weight from there." in found.notes
     text = FORMATS[".md"](found)
     assert "| 3 (0, 2, 3); 1 stopped; 1 unfinished |" in text and "| unfinished, at step 8 of 8 |" in text
 
 
-def test_a_run_evaluated_at_its_start_alone_does_not_count(runs):
+def test_a_run_that_was_not_evaluated_at_both_ends_does_not_count(runs):
     for path in (runs / "steady-seed0/eval").glob("step-00000[48]-cups*"):
         path.unlink()
     found = by_name(compare([runs]))
     assert found["steady", "cups"].seeds == [1, 2, 3] and found["steady", "clock"].seeds == [0, 1, 2, 3]
-    assert found["steady", "cups"].outcomes[0].said == "evaluated on cups at step 0 alone"
+    assert found["steady", "cups"].outcomes[0].said == "evaluated on cups from step 0 to 0 of 8"
+    (runs / "steady-seed1/eval/step-000008-clock.json").unlink()
+    (runs / "steady-seed2/eval/step-000000-clock.json").unlink()
+    assert by_name(compare([runs]))["steady", "clock"].seeds == [0, 3]
 
 
 def test_without_gold_answers_there_are_the_other_columns(tmp_path):
@@ -270,6 +275,12 @@ def change_look(path: Path, **changes) -> None:
         ),
         (lambda runs: (runs / "brief-seed1/eval/step-000004-cups.json").write_text("{"), "cannot be read"),
         (lambda runs: [shutil.rmtree(path) for path in runs.iterdir()], "no run folder in it"),
+        (
+            lambda runs: (runs / "brief-seed1/recipe.yaml").write_text("modle: x"),
+            "brief-seed1 cannot be read: unknown key",
+        ),
+        (lambda runs: (runs / "brief-seed1/recipe.yaml").write_text("{"), "brief-seed1 cannot be read"),
+        (lambda runs: (runs / "brief-seed1/alarms.jsonl").write_text('{"step": 1}\n'), "without 'sign'"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(runs, spoil, message):
@@ -334,7 +345,10 @@ def test_the_command_line(runs, tmp_path):
     out = tmp_path / "new" / "table"
     done = call(runs, "--against", "steady", *(f"--out={out}{end}" for end in FORMATS))
     assert done.exit_code == 0, done.output
-    assert "minus steady" in done.output and "4 of 4 (step 8)" in done.output and "One seed" not in done.output
+    assert (
+        "minus steady" in done.output and "brief, where its recipe is not that of steady: reward: like" in done.output
+    )
+    assert "4 of 4 (step 8)" in done.output and "One seed" not in done.output
     text = out.with_suffix(".md").read_text()
     assert text.startswith("# brief, steady on seeds 0-4\n\n    rlif compare runs --against steady\n")
     again = call(f"{out}.json", f"--out={tmp_path / 'again.md'}")

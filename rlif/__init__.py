@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from rlif.comparison import compare as compare
     from rlif.config import Recipe as Recipe
     from rlif.config import load_recipe as load_recipe
     from rlif.errors import RlifError as RlifError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from rlif.types import TokenStats as TokenStats
 
 _HOME = {
+    "compare": "rlif.comparison",
     "Recipe": "rlif.config",
     "load_recipe": "rlif.config",
     "report": "rlif.report",
@@ -46,7 +48,9 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+        found = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = found  # importing rlif.report has just put the module where the function belongs
+        return found
     raise AttributeError(f"module 'rlif' has no attribute {name!r}")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlif import cli_alpaca, cli_choose, cli_eval, cli_guard, cli_look, cli_recipes
+from rlif import cli_alpaca, cli_choose, cli_compare, cli_eval, cli_guard, cli_look, cli_recipes
 from rlif.errors import RlifError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def train(
 app.command()(cli_recipes.recipes)
 app.command()(cli_look.report)
 app.command()(cli_look.watch)
+app.command()(cli_compare.compare)
 
 
 def _train(recipe: Recipe, name: str, resume: Run | None = None) -> None:

@@ -5,6 +5,7 @@ clustered_mean  a mean where items repeat: t interval over the clusters' means, 
 count as one observation of that problem
 paired          two models on the same problems: mean difference with its t interval, and the exact sign test on the
 problems where they differ (McNemar's, where each problem has one verdict)
+t_interval      the mean of a few values, one per seed or per problem
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[Hashable]) -> Int
     for value, cluster in zip(values, clusters, strict=True):
         groups.setdefault(cluster, []).append(value)
     means = [float(np.mean(group)) for group in groups.values()]
-    return {"n": len(values), "clusters": len(means), **_t_interval(means)}
+    return {"n": len(values), "clusters": len(means), **t_interval(means)}
 
 
 def paired(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, Any]:
@@ -65,14 +66,20 @@ def paired(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str,
     p = stats.binomtest(better, better + worse).pvalue if better + worse else 1.0
     return {
         "problems": len(shared),
-        "difference": _t_interval(differences),
+        "difference": t_interval(differences),
         "better": better,
         "worse": worse,
         "p": float(p),
     }
 
 
-def _t_interval(values: Sequence[float]) -> Interval:
+def t_interval(values: Sequence[float]) -> Interval:
+    """The mean of values as {mean, low, high}, with Student's 95 % interval; None below two values.
+
+    Example:
+        >>> t_interval([0.8, 0.9, 0.85])
+        {'mean': 0.85, 'low': 0.7258, 'high': 0.9742}
+    """
     if not values:
         return {"mean": None, "low": None, "high": None}
     mean = float(np.mean(values))

@@ -2,38 +2,47 @@
 
     python scripts/guard_limits.py 0.02 0.03 0.035 0.04 0.045 0.05 0.06 0.08 0.1
 
-Replays the metrics kept in results/demo-collapse.json and results/demo.json, no run needed; the slope is off. For each
-limit: how many steps after the end of the accuracy peak each collapsing run raises its first alarm, and at which step
-each healthy run raises a false one.
+Replays the metrics kept in results/demo.json, no run needed; the slope is off, and what the guard came to watch later
+is left out. For each limit: how many steps after the end of the accuracy peak each collapsing run raises its first
+alarm, and at which step each healthy run raises a false one.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from rlif.guard import Guard, replay
+from rlif.kept import KeptRun
+from rlif.kept_file import read_kept
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[1] / "results/demo.json"
+METRICS: tuple[str, ...] = (
+    "step",
+    "self_certainty",
+    "completion_length",
+    "truncated",
+    "reward_spread",
+    "kl",
+    "entropy",
+)
 
 
-def peak_end(run: dict[str, Any]) -> int:
+def peak_end(run: KeptRun) -> int:
     """The last evaluation within 5 points of the best one."""
-    shares = {look["step"]: look["mean"] for look in run["curves"]["clock"]}
+    shares = {step: look["accuracy"]["mean"] for step, look in run.evaluations["clock"].items()}
     return max(step for step, share in shares.items() if share >= max(shares.values()) - 0.05)
 
 
-def first_alarm(run: dict[str, Any], limit: float) -> int | None:
-    raised = replay(Guard(kl=limit, kl_slope=None), run["metrics"])
+def first_alarm(run: KeptRun, limit: float) -> int | None:
+    rows = [dict(zip(METRICS, row, strict=True)) for row in zip(*(run.metrics[key] for key in METRICS), strict=True)]
+    raised = replay(Guard(kl=limit, kl_slope=None), rows)
     return next((alarm.step for alarm in raised if alarm.severity == "alarm"), None)
 
 
 def main() -> None:
-    collapsing, healthy = (
-        json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in ("demo-collapse", "demo")
-    )
+    runs, _ = read_kept(RESULTS)
+    collapsing, healthy = ([run for run in runs if run.method == name] for name in ("demo-collapse", "demo"))
     print("limit, steps after the peak by collapsing seed, false stops by healthy seed")
     for limit in map(float, sys.argv[1:]):
         stops = [first_alarm(run, limit) for run in collapsing]

@@ -1,4 +1,4 @@
-"""Draws the README's figure from results/demo.json (see scripts/demo_results.py).
+"""Draws the README's figure from the runs of demo that results/demo.json keeps.
 
 python scripts/readme_figure.py results/demo.json docs/demo.png
 """
@@ -6,13 +6,14 @@ python scripts/readme_figure.py results/demo.json docs/demo.png
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+from rlif.kept_file import read_kept
 
 # Okabe and Ito's colours, told apart by colour-blind readers.
 TASKS = {"clock": ("#0072B2", "clock (trained on)"), "cups": ("#D55E00", "cups (never trained on)")}
@@ -28,18 +29,19 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("figure", type=Path)
     args = parser.parse_args()
-    runs = json.loads(args.results.read_text(encoding="utf-8"))
+    runs = [run for run in read_kept(args.results)[0] if run.method == "demo"]
 
     plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
     figure, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")
     for axis, (key, title) in zip(axes, PANELS.items(), strict=True):
         for task, (colour, label) in TASKS.items():
             for number, run in enumerate(runs):
-                curve = run["curves"][task]
-                steps, values = [look["step"] for look in curve], [look[key] for look in curve]
+                looks = run.evaluations[task]
+                shares = [look["accuracy"] for look in looks.values()]
+                steps, values = list(looks), [look.get(key, look["accuracy"].get(key)) for look in looks.values()]
                 axis.plot(steps, values, color=colour, label=None if number else label, linewidth=1.6, alpha=0.8)
                 if key == "mean":
-                    low, high = [look["low"] for look in curve], [look["high"] for look in curve]
+                    low, high = [share["low"] for share in shares], [share["high"] for share in shares]
                     axis.fill_between(steps, low, high, color=colour, alpha=0.08, linewidth=0)
         axis.set_title(title, loc="left", fontsize=10)
         axis.set_xlabel("step")

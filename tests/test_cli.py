@@ -47,6 +47,13 @@ def test_importing_is_light(code):
     assert done.stdout.strip().endswith("[]"), done.stderr
 
 
+def test_public_functions_stay_functions():
+    """Also where a module has the same name, and is imported when the function is first asked for."""
+    code = "import rlif; first = rlif.report, rlif.compare; print(first == (rlif.report, rlif.compare), first)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.startswith("True (<function report"), done.stderr
+
+
 def test_help_and_recipes(monkeypatch, capsys):
     done = run("--help")
     assert done.returncode == 0 and "train" in done.stdout and "recipes" in done.stdout

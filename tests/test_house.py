@@ -54,11 +54,14 @@ ORDER = [
     ["session"],
     ["training", "trainability"],
     ["history", "analysis"],
-    ["verdict", "figures", "watch"],
+    ["verdict", "figures", "watch", "kept"],
+    ["kept_file", "series", "outcomes", "comparable"],
+    ["comparison"],
+    ["comparison_table"],
     ["panels"],
     ["browse"],
     ["report"],
-    ["cli_alpaca", "cli_choose", "cli_eval", "cli_guard", "cli_look", "cli_recipes"],
+    ["cli_alpaca", "cli_choose", "cli_compare", "cli_eval", "cli_guard", "cli_look", "cli_recipes"],
     ["cli"],
 ]
 RANK = {module: rank for rank, modules in enumerate(ORDER) for module in modules}

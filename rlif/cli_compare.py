@@ -85,7 +85,7 @@ def show(found: Comparison) -> None:
     for title, headings, rows in groups(found):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
         for number, heading in enumerate(headings):
-            table.add_column(heading, justify="left" if number < 2 else "right", overflow="fold")
+            table.add_column(heading, justify="left" if number < 2 else "right", no_wrap=not number)
         for row in rows:
             table.add_row(*row)
         console.print(table)

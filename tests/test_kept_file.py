@@ -1,0 +1,87 @@
+"""The file that a comparison is kept in: small, of no machine, read again to the last byte, refused where damaged."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from folders import graded_run
+
+import rlif
+from rlif.comparison import compare
+from rlif.comparison_table import FORMATS
+from rlif.kept import kept_recipe
+from rlif.kept_file import read_kept
+
+
+@pytest.fixture
+def runs(tmp_path) -> Path:
+    """Two methods on different seeds."""
+    for method, seeds in (("steady", (0, 1, 3)), ("brief", (0, 1, 2))):
+        for seed in seeds:
+            reward = "self_certainty" if method == "steady" else "likelihood"
+            graded_run(tmp_path / "runs" / f"{method}-seed{seed}", seed, 0.1, 0.5, 0.8 - seed / 10, reward=reward)
+    return tmp_path / "runs"
+
+
+def test_the_same_bytes_from_the_same_runs_and_from_the_file_that_keeps_them(runs, tmp_path):
+    first = compare([runs], against="steady", command="rlif compare runs")
+    kept = tmp_path / "kept.json"
+    kept.write_text(FORMATS[".json"](first))
+    for other in (compare([runs], against="steady", command="rlif compare runs"), compare([kept])):
+        assert {end: make(first) for end, make in FORMATS.items()} == {e: make(other) for e, make in FORMATS.items()}
+
+
+def test_a_kept_file_is_small_and_says_nothing_of_the_machine(runs, tmp_path):
+    model = str(tmp_path / "somewhere" / "base")
+    path = graded_run(tmp_path / "own" / "seed5", 5, 0.1, 0.5, 0.9, model=model)
+    text = FORMATS[".json"](compare([path]))
+    assert str(tmp_path) not in text and '"model": "base"' in text
+    assert kept_recipe({"training": {"max_grad_norm": float("inf")}}) == {"training": {"max_grad_norm": "inf"}}
+    assert len(text) < 8000
+    found = json.loads(text)
+    assert found["runs"][0]["method"] == "own" and found["runs"][0]["metrics"]["step"] == list(range(1, 9))
+    assert found["rows"][0]["change"] == pytest.approx(0.8)
+
+
+def values_in(value, place=()):
+    yield place
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from values_in(inner, (*place, key))
+
+
+def test_a_damaged_file_is_one_sentence(runs, tmp_path):
+    good = FORMATS[".json"](compare([runs / "steady-seed0", runs / "steady-seed1"]))
+    places, rng, refused = [p for p in values_in(json.loads(good)) if p], random.Random(0), 0
+    kept = tmp_path / "kept.json"
+    for place in rng.sample(places, 80):
+        damaged = json.loads(good)
+        *parents, last = place
+        inner = damaged
+        for key in parents:
+            inner = inner[key]
+        inner[last] = rng.choice([None, [], {}, "x", -1, 1e308, [[]]])
+        kept.write_text(json.dumps(damaged))
+        try:
+            found = compare([kept])
+            assert all(make(found) for make in FORMATS.values())
+        except rlif.RlifError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 10
+    for text in ("", "[]", "{}", good[:-100], '{"runs": 3}'):
+        kept.write_text(text)
+        with pytest.raises(rlif.RlifError, match=r"is no file that `rlif compare --out FILE.json` wrote"):
+            read_kept(kept)
+
+
+@pytest.mark.parametrize("name", ["demo", "fresh-seeds/demo"])
+def test_the_results_that_are_kept_give_their_tables(name):
+    """`rlif compare results/demo.json` makes results/demo.md, to the last byte."""
+    place = Path(__file__).parents[1] / "results" / name
+    found = compare([place.with_suffix(".json")])
+    assert FORMATS[".md"](found) == place.with_suffix(".md").read_text()
+    assert FORMATS[".json"](found) == place.with_suffix(".json").read_text()

@@ -79,9 +79,9 @@ def _train(recipe: Recipe, name: str, resume: Run | None = None) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     logging.disable_progress_bar()
     run = train(recipe, name=name, resume=resume)
-    state, stopped = PartialState(), False
+    state, summary = PartialState(), run.summary()
     if state.is_main_process:
-        summary, console = run.summary(), Console()
+        console = Console()
         if summary["evaluations"]:
             console.print(before_and_after(run))
         console.print(
@@ -91,9 +91,9 @@ def _train(recipe: Recipe, name: str, resume: Run | None = None) -> None:
             highlight=False,
             soft_wrap=True,
         )
-        stopped = cli_guard.say_guard(run, console)
+        cli_guard.say_guard(run, console)
     state.destroy_process_group()
-    if stopped:
+    if summary["guard"]["stopped"]:
         raise typer.Exit(cli_guard.STOPPED)
 
 

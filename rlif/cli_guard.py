@@ -55,8 +55,8 @@ def _share(found: Estimate | None) -> str:
     return "-" if found is None else f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]  (0.5: none)"
 
 
-def say_guard(run: Run, console: Console) -> bool:
-    """Says what the guard found in a finished run; whether it ended it."""
+def say_guard(run: Run, console: Console) -> None:
+    """Says what the guard found in a finished run."""
     found = run.summary()["guard"]
     best = found["best_healthy_checkpoint"]
     where = f"the best healthy checkpoint: {run.path / Path(best)}" if best else "there is no healthy checkpoint"
@@ -71,4 +71,3 @@ def say_guard(run: Run, console: Console) -> bool:
     elif any(alarm["severity"] == "alarm" for alarm in found["alarms"]):
         signs = ", ".join(sorted({alarm["sign"] for alarm in found["alarms"] if alarm["severity"] == "alarm"}))
         console.print(f"the guard raised {signs} and went on (policy log); {where}", highlight=False, soft_wrap=True)
-    return bool(stopped)

@@ -19,7 +19,7 @@ def anchored(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths for all that is a local file or folder now.
 
     Raises:
-        RlifError: a reward that nothing has the name of, or one folder as two rewards.
+        RlifError: one folder as two rewards.
 
     Example:
         >>> anchored(rlif.load_recipe("demo", ["source=problems.jsonl"])).source
@@ -43,9 +43,12 @@ def anchored(recipe: Recipe) -> Recipe:
 
 
 def _reward(name: str) -> str | None:
-    from rlif.terms import kind_of
+    place = _place(name)
+    if place == name:
+        return name
+    from rlif.terms import kind_of  # loads torch; reading a finished run should not
 
-    return _place(name) if kind_of(name) == "model" else name
+    return place if kind_of(name) == "model" else name
 
 
 def _place(name: str | None) -> str | None:

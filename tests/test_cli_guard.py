@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 import rlif
 from rlif import training
+from rlif.checkpoints import seal
 from rlif.cli import app
 from rlif.cli_guard import STOPPED, say_guard
 from rlif.guard import Guard, Judge
@@ -25,6 +26,7 @@ def run(tmp_path) -> Run:
     for step in (10, 20, 30):
         (run.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
         (run.checkpoints / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+        seal(run.checkpoints / f"checkpoint-{step}")
     return run
 
 
@@ -35,27 +37,28 @@ def finish(run: Run, healthy: int | None, stopped=None) -> None:
     )
 
 
-def said(run: Run) -> tuple[bool, str]:
+def said(run: Run) -> str:
     out = io.StringIO()
-    return say_guard(run, Console(file=out, width=400)), out.getvalue()
+    say_guard(run, Console(file=out, width=400))
+    return out.getvalue()
 
 
 def test_a_stop_is_one_sentence_with_the_checkpoint_to_use(run):
     log_alarm(run, ALARM)
     finish(run, 20, ALARM)
-    stopped, text = said(run)
-    assert stopped and "ended the run at step 24: kl is not finite, since step 24" in text
+    text = said(run)
+    assert "ended the run at step 24: kl is not finite, since step 24" in text
     assert f"the best healthy checkpoint: {run.checkpoints / 'checkpoint-20'}" in text
     assert run.summary()["guard"]["stopped"]["sign"] == "non_finite"
 
 
 def test_alarms_under_policy_log_are_said_and_a_healthy_run_says_nothing(run):
     finish(run, 30)
-    assert said(run) == (False, "")
+    assert said(run) == ""
     log_alarm(run, ALARM)
     finish(run, None)
-    stopped, text = said(run)
-    assert not stopped and "raised non_finite and went on" in text and "there is no healthy checkpoint" in text
+    text = said(run)
+    assert "raised non_finite and went on" in text and "there is no healthy checkpoint" in text
 
 
 def test_a_checkpoint_that_is_gone_is_not_named(run):

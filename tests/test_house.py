@@ -30,7 +30,8 @@ ORDER = [
     ["tasks", "prompts", "signs", "vitals"],
     ["guard"],
     ["config"],
-    ["policy", "plan", "about"],
+    ["policy", "plan", "about", "supervise"],
+    ["launch"],
     ["scoring"],
     ["taps", "meaning", "graders.batch"],
     ["signals.group_confidence", "signals.likelihood", "signals.negative_entropy", "signals.self_certainty"],
@@ -61,8 +62,9 @@ ORDER = [
     ["panels"],
     ["browse"],
     ["report"],
-    ["cli_alpaca", "cli_choose", "cli_compare", "cli_eval", "cli_guard", "cli_look", "cli_recipes"],
+    ["cli_alpaca", "cli_choose", "cli_compare", "cli_eval", "cli_guard", "cli_launch", "cli_look", "cli_recipes"],
     ["cli"],
+    ["__main__"],
 ]
 RANK = {module: rank for rank, modules in enumerate(ORDER) for module in modules}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from rlif.engines.annotator import Annotator
 from rlif.engines.rewarding import InternalReward
 from rlif.engines.trl import InternalGRPOTrainer, InternalRLOOTrainer
 from rlif.errors import RlifError, first_line, nearest
+from rlif.launch import SERVER_HOST
 from rlif.meaning import load_meaning
 from rlif.policy import load_kwargs, model_path
 from rlif.rewards import Mixer
@@ -94,6 +96,8 @@ def build_trainer(
     if recipe.algorithm != "rloo":
         options["scale_rewards"] = "none"
     options["save_total_limit"] = None  # old checkpoints are `survival.Keep`'s to delete, after the new one is sealed
+    if server := os.environ.get(SERVER_HOST):
+        options["vllm_server_host"] = server
     try:
         args = config_class(
             output_dir=output_dir,

@@ -1,0 +1,5 @@
+"""`python -m rlif`: the command line, for launchers that start modules."""
+
+from rlif.cli import main
+
+main()

@@ -1,0 +1,247 @@
+"""Several processes and machines: writes the commands that start them. Accelerate, Slurm and TRL do the starting.
+
+    here             accelerate launch --config_file CONFIG --num_processes N -m rlif train RECIPE
+    several machines the same on each, with its rank and the address of the first
+    Slurm            a batch script that does this by srun, one task on each machine
+    vLLM             where a recipe has vllm_mode server, `trl vllm-serve` beside it: on GPUs of its own here, on a
+                     machine of its own under Slurm
+
+CONFIG is a file of accelerate's in rlif/launchers/:
+
+    ddp     whole model on every process
+    fsdp2   weights, gradients and optimiser state in shards (torch's fully_shard)
+    zero2   gradients and optimiser state in shards (DeepSpeed)
+    zero3   weights as well (DeepSpeed)
+
+The recipe keeps its meaning: problems_per_update is of all processes together, and each gets an equal share.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+
+from rlif.config import Recipe
+from rlif.errors import RlifError, lookup
+from rlif.policy import model_path
+
+STRATEGIES = {"ddp": (), "fsdp2": (), "zero2": ("deepspeed",), "zero3": ("deepspeed",)}  # and what has to be installed
+PORT = 29500  # of the first process, where machines have to agree on one
+SERVER_HOST = "RLIF_VLLM_SERVER"  # names the server's machine to a run: where it is belongs to no recipe
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many processes, where.
+
+    Attributes:
+        processes: over all machines.
+        nodes: machines that train.
+        strategy: of `STRATEGIES`.
+        server_gpus: of the vLLM server; 0 where the recipe wants none.
+    """
+
+    processes: int
+    nodes: int = 1
+    strategy: str = "ddp"
+    server_gpus: int = 0
+
+    @property
+    def per_node(self) -> int:
+        return self.processes // self.nodes
+
+
+def config_file(strategy: str) -> Path:
+    """Accelerate's configuration of a strategy."""
+    lookup(STRATEGIES, strategy, "strategy")
+    return Path(str(resources.files("rlif"))) / "launchers" / f"{strategy}.yaml"
+
+
+def wants_server(recipe: Recipe) -> bool:
+    """Whether a vLLM server has to be started: generation by one, and the recipe names none that runs already."""
+    training = recipe.training
+    ours = not training.keys() & {"vllm_server_base_url", "vllm_server_host"}
+    return bool(training.get("use_vllm")) and training.get("vllm_mode") == "server" and ours
+
+
+def check_layout(recipe: Recipe, layout: Layout, gpus: int | None) -> None:
+    """Refuses what cannot start, before anything is started.
+
+    Args:
+        recipe: to be trained.
+        layout: how many, where.
+        gpus: those of this machine; None where it is not the one that will train.
+
+    Raises:
+        RlifError: an unknown strategy, a share that is not whole, too few GPUs, a package that is missing.
+    """
+    needed = lookup(STRATEGIES, layout.strategy, "strategy")
+    if layout.processes < 1 or layout.nodes < 1 or layout.processes % layout.nodes:
+        raise RlifError(f"{layout.processes} processes cannot be shared equally by {layout.nodes} machines.")
+    recipe.accumulation(layout.processes)
+    cpu = recipe.training.get("use_cpu", False)
+    if cpu and layout.strategy != "ddp":
+        raise RlifError(f"strategy {layout.strategy} needs GPUs; a recipe with training.use_cpu runs with ddp.")
+    if layout.strategy != "ddp" and recipe.evaluate.tasks:
+        raise RlifError(
+            f"evaluation on the way needs whole weights, and {layout.strategy} keeps shards; set evaluate={{}} and use"
+            " `rlif eval` on the finished run."
+        )
+    if gpus is None:
+        return
+    for package in needed:
+        if find_spec(package) is None:
+            raise RlifError(f"strategy {layout.strategy} needs {package}: pip install {package}.")
+    wanted = 0 if cpu else layout.per_node + layout.server_gpus
+    if gpus < wanted:
+        server = f" and {layout.server_gpus} for the vLLM server" if layout.server_gpus else ""
+        raise RlifError(
+            f"{layout.per_node} processes on this machine need a GPU each{server}, found {gpus}; lower --processes, or"
+            " print the commands with --dry-run."
+        )
+
+
+def train_command(layout: Layout, machine: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """What starts the processes of one machine.
+
+    Args:
+        layout: how many, where.
+        machine: accelerate's options that say which machine this is, see `machine_options`.
+        arguments: of `rlif`, e.g. ["train", "demo"].
+    """
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_file(layout.strategy))),
+        *("--num_processes", str(layout.processes), "--num_machines", str(layout.nodes), *machine),
+        *("--module", "rlif", *arguments),
+    ]
+
+
+def machine_options(layout: Layout, rank: int = 0, head: str | None = None) -> list[str]:
+    """Accelerate's options for the machine of a rank.
+
+    Args:
+        layout: how many, where.
+        rank: 0 is the first.
+        head: address of the first machine, HOST or HOST:PORT; left out where there is one machine.
+
+    Raises:
+        RlifError: several machines and no address, or a rank that there is not.
+    """
+    if layout.nodes == 1:
+        return ["--main_process_port", "0"]  # any that is free
+    host, _, port = (head or "").partition(":")
+    if not host or not (port or str(PORT)).isdigit():
+        raise RlifError(
+            f"{layout.nodes} machines have to find each other: start this on each with --head HOST[:PORT] of the first"
+            f" and --rank 0 to {layout.nodes - 1}, or let Slurm do it with --slurm; found --head {head or 'nothing'}."
+        )
+    if not 0 <= rank < layout.nodes:
+        raise RlifError(f"--rank is the number of this machine, 0 to {layout.nodes - 1}, found {rank}.")
+    return ["--machine_rank", str(rank), "--main_process_ip", host, "--main_process_port", port or str(PORT)]
+
+
+def server_command(recipe: Recipe, gpus: int) -> list[str]:
+    """What starts the vLLM server of a recipe."""
+    training = recipe.resolved_training
+    longest = recipe.max_prompt_tokens + training["max_completion_length"]
+    return [
+        *(sys.executable, "-c", "from trl.cli import main; main()", "vllm-serve"),
+        *("--model", model_path(recipe), *(("--revision", recipe.revision) if recipe.revision else ())),
+        *("--tensor_parallel_size", str(gpus), "--max_model_len", str(training.get("vllm_max_model_length", longest))),
+        *("--port", str(training.get("vllm_server_port", 8000))),
+    ]
+
+
+def shares_of_gpus(layout: Layout, visible: str | None) -> tuple[str, str]:
+    """CUDA_VISIBLE_DEVICES of the training processes and of the server: the first ones train, those after serve."""
+    names = visible.split(",") if visible else [str(i) for i in range(layout.per_node + layout.server_gpus)]
+    last = layout.per_node + layout.server_gpus
+    return ",".join(names[: layout.per_node]), ",".join(names[layout.per_node : last])
+
+
+def run_folder(recipe: Recipe, stem: str) -> Path:
+    """Where a run will be: the name that the recipe gives, else the first free one, so that it is known beforehand.
+
+    Raises:
+        RlifError: the name that the recipe gives is taken.
+    """
+    root = Path(recipe.output).expanduser()
+    if recipe.name:
+        if (root / recipe.name).exists():
+            raise RlifError(f"{root / recipe.name} exists already; choose another name=..., or go on with --resume.")
+        return root / recipe.name
+    stem = re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip("._-") or "run"
+    names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
+    return next(root / name for name in names if not (root / name).exists())
+
+
+BATCH = """\
+#!/bin/bash
+#SBATCH --job-name=rlif-{name}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node={gpus}
+#SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+# Partition, account and time: `sbatch --partition=... FILE`, or SBATCH_PARTITION and the like in the environment.
+# The folder this is submitted from has to be there, under the same name, on every machine.
+set -uo pipefail
+mapfile -t machines < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+export HEAD="${{machines[0]}}" PORT=$((20000 + SLURM_JOB_ID % 20000))
+{server}
+# A job that is put back into the queue goes on where it was.
+if [ -f {folder}/recipe.yaml ]; then
+  train={resume}
+else
+  train={start}
+fi
+srun --nodes={trainers} --ntasks={trainers} --nodelist="$(IFS=,; echo "${{machines[*]:0:{trainers}}}")" bash -c "$train"
+"""
+
+SERVER = """
+export {variable}="${{machines[{trainers}]}}"
+srun --nodes=1 --ntasks=1 --nodelist="${variable}" {command} &
+server=$!
+trap 'kill "$server"' EXIT
+"""
+
+
+def batch_script(recipe: Recipe, layout: Layout, start: Sequence[str], resume: Sequence[str], folder: Path) -> str:
+    """A batch script for Slurm.
+
+    Args:
+        recipe: to be trained.
+        layout: with server_gpus above 0 one machine more is asked for, for the server alone.
+        start: arguments of `rlif` for the beginning.
+        resume: the same for going on.
+        folder: of the run.
+    """
+    machine = ["--machine_rank", "$SLURM_PROCID", "--main_process_ip", "$HEAD", "--main_process_port", "$PORT"]
+    ours = {part: f'"{part}"' for part in machine[1::2]}
+
+    def quoted(arguments: Sequence[str]) -> str:
+        """One word for bash -c, in which our own variables mean something and nothing else does."""
+        parts = train_command(layout, machine, ["\0"])[:-1]
+        words = [ours.get(part, shlex.quote(part)) for part in parts] + [shlex.quote(part) for part in arguments]
+        return shlex.quote("exec " + " ".join(words))
+
+    server = SERVER.format(
+        variable=SERVER_HOST, trainers=layout.nodes, command=shlex.join(server_command(recipe, layout.server_gpus))
+    )
+    return BATCH.format(
+        name=folder.name,
+        nodes=layout.nodes + bool(layout.server_gpus),
+        gpus=max(layout.per_node, layout.server_gpus),
+        trainers=layout.nodes,
+        server=server if layout.server_gpus else "",
+        folder=shlex.quote(str(folder)),
+        start=quoted(start),
+        resume=quoted(resume),
+    )

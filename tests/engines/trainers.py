@@ -122,12 +122,13 @@ def make_trainer(folder: Path, algorithm: str = "grpo", **changes: Any) -> Any:
     mixer = changes.pop("mixer", None) or Mixer(list(weights), "none" if algorithm == "rloo" else "group_std")
     ours = {name: changes.pop(name) for name in ("task", "problems", "alike", "rewarded", "seed") if name in changes}
     peft_config, model = changes.pop("peft_config", None), changes.pop("model", None)
+    prompts = changes.pop("prompts", PROMPTS * 8)
     trainer_class, config_class = trainer_of(algorithm)
     options = OPTIONS | ({"scale_rewards": "none", "loss_type": "grpo"} if algorithm == "grpo" else {}) | changes
     if model is None:
         model = tiny_model()
         model.config._name_or_path = str(folder)  # where TRL loads the reference model from
-    rows = [{"prompt": prompt} | ({"problem": n} if "problems" in ours else {}) for n, prompt in enumerate(PROMPTS * 8)]
+    rows = [{"prompt": prompt} | ({"problem": n} if "problems" in ours else {}) for n, prompt in enumerate(prompts)]
     terms = [find_term(name, read_weight(name, weight)) for name, weight in weights.items()]
     return type("Spied", (Spy, trainer_class), {})(
         model=model,

@@ -1,4 +1,4 @@
-"""Run by a test under torchrun: a group of four lies on two processes, two rows on each."""
+"""Run by tests under torchrun, once for all of them: groups that straddle two processes, and runs equal to one's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+import same_draws
+import sharded
 from accelerate import PartialState
+from safetensors.torch import save_file
 from trainers import Lengths, make_trainer
 
 from rlif.engines.annotator import Annotator
@@ -46,6 +50,16 @@ if __name__ == "__main__":
         make_trainer(model_folder, reward={"two_processes:fails_on_one": 1.0}, **STRADDLING).train()
     except RewardError as error:
         found["error"] = str(error)
+    for case in same_draws.CASES:
+        weights, trainer = same_draws.weights_after(case, model_folder, pytest.MonkeyPatch())
+        save_file(weights, out / f"{case}.{state.process_index}.safetensors")
+        scored = [row for rollout in trainer.rollouts for row in rollout["scored"]]
+        found[f"same draws: {case}"] = {
+            "steps": trainer.state.global_step,
+            "completions": [row.completion_ids for row in scored],
+            "unscorable": [row.reward is None for row in scored],
+        }
+    found["sharded"] = sharded.differences()
     (out / f"{state.process_index}.json").write_text(json.dumps(found))
     state.wait_for_everyone()
     state.destroy_process_group()

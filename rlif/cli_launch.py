@@ -15,7 +15,6 @@ from rlif.errors import RlifError
 
 if TYPE_CHECKING:
     from rlif.config import Recipe
-    from rlif.launch import Layout
 
 
 def launch(

@@ -32,6 +32,7 @@ from rlif.errors import RlifError, lookup
 from rlif.policy import model_path
 
 STRATEGIES = {"ddp": (), "fsdp2": (), "zero2": ("deepspeed",), "zero3": ("deepspeed",)}  # and what has to be installed
+IN_SHARDS = ("fsdp2", "zero3")  # no process has the whole weights
 PORT = 29500  # of the first process, where machines have to agree on one
 SERVER_HOST = "RLIF_VLLM_SERVER"  # names the server's machine to a run: where it is belongs to no recipe
 
@@ -88,7 +89,7 @@ def check_layout(recipe: Recipe, layout: Layout, gpus: int | None) -> None:
     cpu = recipe.training.get("use_cpu", False)
     if cpu and layout.strategy != "ddp":
         raise RlifError(f"strategy {layout.strategy} needs GPUs; a recipe with training.use_cpu runs with ddp.")
-    if layout.strategy != "ddp" and recipe.evaluate.tasks:
+    if layout.strategy in IN_SHARDS and recipe.evaluate.tasks:
         raise RlifError(
             f"evaluation on the way needs whole weights, and {layout.strategy} keeps shards; set evaluate={{}} and use"
             " `rlif eval` on the finished run."

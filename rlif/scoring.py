@@ -31,6 +31,7 @@ from torch.distributed.tensor import DTensor
 from rlif.errors import RlifError
 from rlif.types import TokenStats
 
+Weights = tuple[torch.Tensor, torch.Tensor | None]  # of the head, whole
 LOGITS_HELD = 2**25  # elements of the [chunk, V] logits held at once, 128 MiB in float32
 
 
@@ -44,18 +45,41 @@ class Head:
 
     @property
     def vocab_size(self) -> int:
-        return self.module.weight.shape[0]
+        weight: Any = self.module.weight
+        return getattr(weight, "ds_shape", weight.shape)[0]  # ZeRO-3 leaves none of its own
 
-    def parameters(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weight and bias, gathered where FSDP2 holds them in shards."""
+    @contextmanager
+    def whole(self) -> Iterator[Weights]:
+        """Weight and bias, gathered inside where FSDP2 or ZeRO-3 hold them in shards; all processes enter together."""
         parameters = (self.module.weight, self.module.bias)
-        weight, bias = (p.full_tensor() if isinstance(p, DTensor) else p for p in parameters)
-        return weight.detach(), None if bias is None else bias.detach()
+        with gathered(*parameters):
+            weight, bias = (p.full_tensor() if isinstance(p, DTensor) else p for p in parameters)
+            yield weight.detach(), None if bias is None else bias.detach()
+
+    def logits(self, hidden: torch.Tensor, weights: Weights | None = None) -> torch.Tensor:
+        """The logits of the model, in float32; by `weights` of `whole` where the module's own may be in shards."""
+        if weights is None:
+            return self.finish(self.module(hidden))
+        weight, bias = (None if w is None else w.to(hidden.dtype) for w in weights)
+        return self.finish(nn.functional.linear(hidden, weight, bias))
 
     def finish(self, projected: torch.Tensor) -> torch.Tensor:
         """From `h W^T + b` to the logits of the model, in float32."""
         logits = projected.float() * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+@contextmanager
+def gathered(*parameters: torch.Tensor | None) -> Iterator[None]:
+    """Inside, DeepSpeed's ZeRO-3 has these whole on every process; nothing happens to others."""
+    shards = [p for p in parameters if getattr(p, "ds_id", None) is not None and p.shape != p.ds_shape]
+    if not shards:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(shards):
+        yield
 
 
 def causal_lm(model: nn.Module) -> Any:
@@ -95,19 +119,41 @@ _verified: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 def verify_head(model: nn.Module) -> None:
     """Compares our logits with the model's own on two tokens, once per model.
 
+    A model in ZeRO-3's shards cannot be passed through before training begins: `verify_logprobs` does it then.
+
     Raises:
         RlifError: they differ, so the head does something this module does not know.
     """
     lm = causal_lm(model)
-    if lm in _verified:
-        return
     head = head_of(lm)
+    if lm in _verified or hasattr(head.module.weight, "ds_id"):
+        return
     ids_BL = torch.tensor([[0, 1]], device=lm.device)
     with evaluation_mode(lm):
         ours = head.finish(head.module(lm.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state))
         theirs = lm(input_ids=ids_BL, use_cache=False).logits.float()
     tolerance = 1e-4 if theirs.dtype == lm.dtype else 2e-2
-    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance):
+    _verify(lm, ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance))
+
+
+def is_verified(lm: nn.Module) -> bool:
+    """Whether the head of a model is known to be what `head_of` takes it for."""
+    return lm in _verified
+
+
+def verify_logprobs(lm: nn.Module, ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> None:
+    """The same by log-probabilities that somebody else computed; zeros, which stand for masked tokens, say nothing.
+
+    Raises:
+        RlifError: they differ by more than rounding to `dtype` explains.
+    """
+    known, tolerance = theirs != 0, 1e-3 if dtype == torch.float32 else 0.25
+    if known.any():
+        _verify(lm, bool((ours - theirs.float())[known].abs().max() < tolerance))
+
+
+def _verify(lm: nn.Module, same: bool) -> None:
+    if not same:
         raise RlifError(
             f"the logits of {type(lm).__name__} are not scale, soft cap and bias on a linear head,"
             " so they cannot be scored exactly; please report the architecture."
@@ -163,7 +209,8 @@ def score_completions(
         `TokenStats` with [B, T] fields in float32 and nats, on the model's device. See `rlif.types.TokenStats`.
 
     Raises:
-        RlifError: lists of unequal length, an empty prompt, an id outside the vocabulary, a head of unknown kind.
+        RlifError: lists of unequal length, an empty prompt, an id outside the vocabulary, a head of unknown kind, a
+            model in shards.
 
     Example:
         >>> stats = rlif.score_completions(model, [[5, 6]], [[7, 8, 2]])
@@ -173,6 +220,8 @@ def score_completions(
     lm = causal_lm(model)
     head = head_of(lm)
     _check_rows(lm, prompt_ids, completion_ids, temperature, top_k, head.vocab_size)
+    if any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in lm.parameters()):
+        raise RlifError("this model is in shards (FSDP2 or ZeRO-3), and a pass over it needs it whole; load it anew.")
     verify_head(lm)
     chunk_tokens = chunk_tokens or max(1, LOGITS_HELD // head.vocab_size)
     device, lengths = lm.device, [len(ids) for ids in completion_ids]
@@ -238,10 +287,15 @@ def _hidden_states(
 
 
 def chunk_stats(
-    head: Head, hidden_NH: torch.Tensor, target_N: torch.Tensor, temperature: float, top_k: int | None = None
+    head: Head,
+    hidden_NH: torch.Tensor,
+    target_N: torch.Tensor,
+    temperature: float,
+    top_k: int | None = None,
+    weights: Weights | None = None,
 ) -> dict[str, torch.Tensor]:
     """The statistics of N positions, holding their [N, V] logits: O(V) per token."""
-    logits_NV = head.finish(head.module(hidden_NH)).div_(temperature)
+    logits_NV = head.logits(hidden_NH, weights).div_(temperature)
     log_z_N = logits_NV.logsumexp(-1)
     stats = {
         "logprob": logits_NV.gather(-1, target_N.unsqueeze(-1)).squeeze(-1) - log_z_N,

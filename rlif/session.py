@@ -110,13 +110,13 @@ def open_session(job: Job, run: Run, console: Any, stop: Any, fresh: bool) -> Se
 
 def build(job: Job, run: Run, fresh: bool) -> Any:
     """The engine's trainer; a run folder made for one that could not be built is removed again."""
-    from rlif.engines.trl import SHARDED
+    from rlif.engines.trl import in_shards
     from rlif.engines.trl_setup import build_trainer
 
     try:
         gold = job.problems if wants_gold(job.recipe) else None
         trainer = build_trainer(job.recipe, job.prompts(), job.tokenizer, str(run.checkpoints), job.task, gold)
-        if job.held_out and trainer.accelerator.distributed_type in SHARDED:
+        if job.held_out and in_shards(trainer.accelerator):
             raise RlifError(
                 "evaluation on the way needs whole weights, and these are sharded; leave evaluate.tasks empty."
             )

@@ -1,7 +1,7 @@
 """Runs the commands of one machine to their end, and says in one sentence how they ended.
 
-Torch's elastic agent, which accelerate starts the processes by, ends all of them when one fails; what it says then - which
-one, a table, a traceback of its own - becomes a sentence here and an exit code:
+Torch's elastic agent, by which accelerate starts the processes, ends all of them when one fails. What it says then -
+which one, a table, a traceback of its own - becomes a sentence here and an exit code:
 
     a process's own      2 a mistake of the user's, 3 the guard, 75 and 130 stopped at a checkpoint; 1 a traceback
     128 + n              signal n killed it: 137 where the machine had no memory left

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlif.scoring import LOGITS_HELD, causal_lm, chunk_stats, head_of
+from rlif.scoring import LOGITS_HELD, Weights, causal_lm, chunk_stats, head_of, is_verified, verify_logprobs
 
 CHEAP = ("mean_logprob",)
 COSTLY = ("entropy", "topk_confidence")
@@ -60,6 +60,7 @@ class BackboneTap:
         self.gaps: list[torch.Tensor] = []
         self.costly: dict[str, list[torch.Tensor]] = {name: [] for name in COSTLY if name in wanted}
         self.mean_weight_H: torch.Tensor | None = None
+        self.first: tuple[torch.Tensor, torch.dtype] | None = None  # two log-probabilities, to verify the head by
         self.rows = 0
 
     def __enter__(self) -> BackboneTap:
@@ -76,18 +77,27 @@ class BackboneTap:
         self.rows += hidden_BTH.shape[0]
         device = hidden_BTH.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_BTH.dtype
-        linear = self.head.softcap is None
-        for hidden_TH, target_T in zip(hidden_BTH, target_BT, strict=True):
-            full = {} if linear and not self.costly else self._full(hidden_TH, target_T)
-            self.gaps.append(
-                self._linear_gap(hidden_TH, target_T, dtype) if linear else full["mean_logprob"] - full["logprob"]
-            )
-            for name, rows in self.costly.items():
-                rows.append(full[name])
+        with self.head.whole() as weights:
+            for hidden_TH, target_T in zip(hidden_BTH, target_BT, strict=True):
+                self._row(hidden_TH, target_T, dtype, weights)
 
-    def _linear_gap(self, hidden_TH: torch.Tensor, target_T: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """`mean_j z_j - z_y` of one row, [T], by the linearity of the mean; `dtype` is the head's compute type."""
-        weight_VH, bias_V = self.head.parameters()
+    def _row(self, hidden_TH: torch.Tensor, target_T: torch.Tensor, dtype: torch.dtype, weights: Weights) -> None:
+        """Keeps what is needed of one row; `dtype` is the head's compute type."""
+        if self.first is None and not is_verified(self.lm):
+            self.first = self._full(hidden_TH[:2], target_T[:2], weights)["logprob"], dtype
+        linear = self.head.softcap is None
+        full = {} if linear and not self.costly else self._full(hidden_TH, target_T, weights)
+        self.gaps.append(
+            self._linear_gap(hidden_TH, target_T, dtype, weights) if linear else full["mean_logprob"] - full["logprob"]
+        )
+        for name, rows in self.costly.items():
+            rows.append(full[name])
+
+    def _linear_gap(
+        self, hidden_TH: torch.Tensor, target_T: torch.Tensor, dtype: torch.dtype, weights: Weights
+    ) -> torch.Tensor:
+        """`mean_j z_j - z_y` of one row, [T], by the linearity of the mean."""
+        weight_VH, bias_V = weights
         if self.mean_weight_H is None:
             self.mean_weight_H = weight_VH.mean(0, dtype=torch.float32)
         with torch.autocast(hidden_TH.device.type, enabled=False):
@@ -98,13 +108,11 @@ class BackboneTap:
             mean_T, chosen_T = mean_T + bias_V.float().mean(), chosen_T + bias_V[target_T].float()
         return (mean_T - chosen_T.to(dtype).float()) * (self.head.scale / self.temperature)
 
-    def _full(self, hidden_TH: torch.Tensor, target_T: torch.Tensor) -> dict[str, torch.Tensor]:
-        """All statistics of one row, through the head, a chunk of positions at a time."""
+    def _full(self, hidden_TH: torch.Tensor, target_T: torch.Tensor, weights: Weights) -> dict[str, torch.Tensor]:
+        """All statistics of some positions of a row, through the head, a chunk at a time."""
         chunk = max(1, LOGITS_HELD // self.head.vocab_size)
         pairs = zip(hidden_TH.split(chunk), target_T.split(chunk), strict=True)
-        stats = [
-            chunk_stats(self.head, hidden_CH, target_C, self.temperature, self.top_k) for hidden_CH, target_C in pairs
-        ]
+        stats = [chunk_stats(self.head, *pair, self.temperature, self.top_k, weights) for pair in pairs]
         return {name: torch.cat([part[name] for part in stats]) for name in stats[0]}
 
     def fields(self, logprob_BT: torch.Tensor) -> dict[str, torch.Tensor] | None:
@@ -112,9 +120,15 @@ class BackboneTap:
 
         Args:
             logprob_BT: the log-probabilities of the same passes.
+
+        Raises:
+            RlifError: they are not those of the head as we know it.
         """
         if self.rows != self.target_BT.shape[0]:
             return None
+        if self.first is not None:
+            ours, dtype = self.first
+            verify_logprobs(self.lm, ours, logprob_BT[0, :2], dtype)
         logprob_BT = logprob_BT.float()
         costly = {name: torch.stack(rows) for name, rows in self.costly.items()}
         return {"logprob": logprob_BT, "mean_logprob": torch.stack(self.gaps) + logprob_BT} | costly

@@ -152,11 +152,11 @@ def _save_model(run: Run, trainer: Any) -> None:
 
 def _check_prompts(job: Job, trainer: Any, console: Any) -> None:
     """Says what is wrong with prompts and stop token before a step is spent on them; sharded weights are not asked."""
-    from rlif.engines.trl import SHARDED
+    from rlif.engines.trl import in_shards
     from rlif.prompt_check import check_prompts
 
     recipe, number = job.recipe, job.recipe.guard.prompt_check
-    if not number or not trainer.is_world_process_zero() or trainer.accelerator.distributed_type in SHARDED:
+    if not number or not trainer.is_world_process_zero() or in_shards(trainer.accelerator):
         return
     warnings = check_prompts(
         trainer.accelerator.unwrap_model(trainer.model),

@@ -52,7 +52,6 @@ from rlif.scoring import evaluation_mode, has_active_dropout, head_of, verify_he
 from rlif.signals.group_confidence import TOP_K
 from rlif.taps import CHEAP, BackboneTap, DecodeTap
 
-SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 TESTED_TRL = "1.10 to 1.16"
 EXPECTED = {
     "_generate": ("self", "prompts"),
@@ -60,6 +59,13 @@ EXPECTED = {
     "_get_train_sampler": ("self",),
     "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
 }
+
+
+def in_shards(accelerator: Any) -> bool:
+    """Whether no process has the whole weights: FSDP, and DeepSpeed's ZeRO-3."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return accelerator.state.deepspeed_plugin.zero_stage == 3
+    return accelerator.distributed_type == DistributedType.FSDP
 
 
 def check_trl(trainer: type) -> None:
@@ -105,10 +111,6 @@ class InternalFeedback:
         if getattr(self.args, "scale_rewards", "none") not in ("none", False):
             raise RlifError("set scale_rewards='none': the normaliser of the reward scales them.")
         self.vocab_size = head_of(self.model).vocab_size
-        if self.vocab_size == 0:
-            raise RlifError(
-                "the output head is sharded (DeepSpeed ZeRO-3), which is not supported; use ZeRO-2 or FSDP2."
-            )
         verify_head(self.model)
         self.shadow = self._copy_of_the_annotator()
         if self.shadow:
@@ -126,7 +128,7 @@ class InternalFeedback:
         held = getattr(self, "ref_model", None) is not None or hasattr(inner, "get_base_model")
         if annotator.kind == "online" or (annotator.kind == "offline" and held):
             return None
-        if self.accelerator.distributed_type in SHARDED:
+        if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise RlifError(f"annotator {annotator.kind} keeps a copy of whole parameters, and these are sharded.")
         if annotator.kind == "offline" and not annotator.may_copy:
             size = sum(p.numel() * p.element_size() for p in inner.parameters() if p.requires_grad) / 2**30
@@ -178,7 +180,7 @@ class InternalFeedback:
             or isinstance(self, RLOOTrainer)
             or self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations) != 0
             or getattr(self, "use_vllm", False)
-            or self.accelerator.distributed_type in SHARDED  # there a process decodes on while others do
+            or in_shards(self.accelerator)  # there a process decodes on while others do
             or getattr(self, "use_transformers_continuous_batching", False)
             or has_active_dropout(self.model)
         )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
 import torch
 from conftest import tiny_model
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from rlif.errors import RlifError
 from rlif.scoring import head_of, score_completions
 from rlif.taps import BackboneTap
 
@@ -24,7 +26,7 @@ def in_shards(model: nn.Module, head_apart: bool) -> nn.Module:
         fully_shard(layer)
     if head_apart:
         fully_shard(model.lm_head)
-    return fully_shard(model)
+    return fully_shard(model, reshard_after_forward=not head_apart)
 
 
 def tapped(model: nn.Module, ids_BL: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -59,6 +61,8 @@ def differences() -> dict[str, Any]:
                 for each, optimizer in optimizers.items():
                     step(each, optimizer, ids_BL)
             stats = score_completions(whole, *rows, temperature=TEMPERATURE, top_k=TOP_K)
+            with pytest.raises(RlifError, match="is in shards"):
+                score_completions(model, *rows)
             ours = tapped(model, ids_BL)
             found[f"{case}, {when}"] = max(
                 float((ours[name] - getattr(stats, f"{name}_BT")).abs().max()) for name in NAMES

@@ -12,7 +12,6 @@ from pathlib import Path
 import oracle
 import pytest
 import same_draws
-from conftest import tiny_model
 from safetensors.torch import load_file
 from trainers import Lengths
 

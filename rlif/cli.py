@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlif import cli_alpaca, cli_choose, cli_compare, cli_eval, cli_guard, cli_launch, cli_look, cli_recipes
+from rlif import cli_alpaca, cli_choose, cli_compare, cli_eval, cli_guard, cli_launch, cli_look, cli_plan, cli_recipes
 from rlif.errors import RlifError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ app.command()(cli_choose.select)
 app.command()(cli_alpaca.judge)
 app.command()(cli_guard.probe)
 app.command()(cli_launch.launch)
+app.command()(cli_plan.plan)
 
 
 @app.command()

@@ -60,7 +60,7 @@ def check_annotator(recipe: Recipe, config: Any) -> None:
     """
     held = recipe.resolved_training["beta"] or recipe.lora is not None or recipe.annotator_copy
     if recipe.annotator == "offline" and not held:
-        size = _parameters(config) * BYTES[recipe.dtype] / 2**30
+        size = count_parameters(config) * BYTES[recipe.dtype] / 2**30
         raise RlifError(no_start(size))
 
 
@@ -72,7 +72,8 @@ def no_start(gibibytes: float) -> str:
     )
 
 
-def _parameters(config: Any) -> int:
+def count_parameters(config: Any) -> int:
+    """Parameters of a model of this configuration, tied ones once; no memory is taken for them."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -87,7 +88,7 @@ def estimate_memory(recipe: Recipe, config: Any, processes: int) -> dict[str, fl
     is what it needs for each completion that it works on.
     """
     training, text = recipe.resolved_training, config.get_text_config()
-    parameters, size = _parameters(config), BYTES[recipe.dtype]
+    parameters, size = count_parameters(config), BYTES[recipe.dtype]
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     key_value_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     per_token = 2 * text.num_hidden_layers * key_value_heads * head_dim * size

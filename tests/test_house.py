@@ -31,7 +31,8 @@ ORDER = [
     ["guard"],
     ["config"],
     ["policy", "plan", "about", "supervise"],
-    ["launch"],
+    ["launch", "hardware"],
+    ["costs"],
     ["scoring"],
     ["taps", "meaning", "graders.batch"],
     ["signals.group_confidence", "signals.likelihood", "signals.negative_entropy", "signals.self_certainty"],
@@ -62,7 +63,7 @@ ORDER = [
     ["panels"],
     ["browse"],
     ["report"],
-    ["cli_alpaca", "cli_choose", "cli_compare", "cli_eval", "cli_guard", "cli_launch", "cli_look", "cli_recipes"],
+    ["cli_alpaca", "cli_choose", "cli_compare", "cli_eval", "cli_guard", "cli_launch", "cli_look", "cli_plan", "cli_recipes"],
     ["cli"],
     ["__main__"],
 ]

@@ -1,4 +1,4 @@
-"""The commands that `rlif launch` writes, what it refuses, and two processes that it really starts, one of them killed."""
+"""The commands that `rlif launch` writes, what it refuses, and two processes really started, one of them killed."""
 
 from __future__ import annotations
 

@@ -1,0 +1,179 @@
+"""How far `rlif plan` is from steps that were really run, on this machine.
+
+    python scripts/plan_check.py results/plan-check
+
+Measures what the machine reaches - a matrix product, a copy - puts that in the place of a data sheet, trains a random
+model of 28 M parameters for a few steps in several ways, and writes predicted and measured seconds by part. The shares
+that a plan assumes stay what they are: the shares are what is checked. On a CPU, seconds are those of the processor, so
+that what else runs on the machine counts little; give it one thread (OMP_NUM_THREADS=1).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+import rlif
+from rlif import costs
+from rlif.engines.trl import InternalFeedback
+from rlif.hardware import Gpu, find_shape
+from rlif.policy import SHIPPED
+from rlif.run import environment
+
+STEPS, WARM = 5, 1  # the first step is left out
+COMMON = [
+    *("task=clock", "prompt=plain", "evaluate={}", "guard.prompt_check=0", "dtype=float32", "limit=64"),
+    *("problems_per_update=2", "training.num_generations=4", "training.per_device_train_batch_size=8"),
+    *("training.beta=0", "training.learning_rate=1e-6", f"training.max_steps={STEPS}", "training.save_strategy=no"),
+]
+CASES = {
+    "96 tokens": ["training.max_completion_length=96"],
+    "192 tokens": ["training.max_completion_length=192"],
+    "gradient checkpointing": ["training.max_completion_length=96", "training.gradient_checkpointing=true"],
+    "reference model": ["training.max_completion_length=96", "training.beta=0.1"],
+    "rloo": ["training.max_completion_length=96", "algorithm=rloo", "normalisation=none"],
+    "adapters": ["training.max_completion_length=96", "lora={r: 8, target_modules: all-linear}"],
+    "16 completions": ["training.max_completion_length=96", "problems_per_update=4"],
+}
+
+
+def now() -> float:
+    """Seconds: of the processor, or on a clock once the GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def ceiling(work: float, run: Any, repeats: int = 9) -> float:
+    """Work per second, the median of several runs."""
+    seconds = []
+    for _ in range(repeats):
+        began = now()
+        run()
+        seconds.append(now() - began)
+    return work / median(seconds)
+
+
+def machine() -> Gpu:
+    """This device, as measured: float32 product of the model's own sizes, copy of 256 MiB."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a, b = torch.randn(1024, 512, device=device), torch.randn(512, 1408, device=device)
+    block = torch.randn(2**26, device=device)
+    other = torch.empty_like(block)
+    flops = ceiling(2 * 1024 * 512 * 1408 * 20, lambda: [a @ b for _ in range(20)])
+    return Gpu(1e6, flops, flops, ceiling(2 * 4 * 2**26, lambda: other.copy_(block)), "measured")
+
+
+def make_model(folder: Path) -> None:
+    """A random model that never ends a completion, with the shipped tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(Path(rlif.__file__).parent / SHIPPED["tiny-reasoner"])
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=8192,
+        hidden_size=512,
+        intermediate_size=1408,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+
+
+class Clock:
+    """Seconds inside some methods of the trainer, by part."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {"generation": [], "scoring": []}
+        self.began: list[float] = []  # of rollouts
+
+    def around(self, name: str, method: Any) -> Any:
+        """The method, timed; passes with gradients belong to training."""
+
+        def timed(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+            if name == "scoring" and torch.is_grad_enabled():
+                return method(trainer, *args, **kwargs)
+            began = now()
+            result = method(trainer, *args, **kwargs)
+            self.seconds[name].append(now() - began)
+            self.began += [began] if name == "generation" else []
+            return result
+
+        return timed
+
+
+def measure(folder: Path, overrides: list[str]) -> tuple[dict[str, float], Any]:
+    """Median seconds of a step by part, and the run."""
+    clock, kept = Clock(), {}
+    for name, method in (("generation", "_generate"), ("scoring", "_get_per_token_logps_and_entropies")):
+        kept[method] = getattr(InternalFeedback, method)
+        setattr(InternalFeedback, method, clock.around(name, kept[method]))
+    try:
+        recipe = rlif.load_recipe("demo", [f"model={folder}", f"output={folder}/runs", *COMMON, *overrides])
+        run = rlif.train(recipe)
+    finally:
+        for method, original in kept.items():
+            setattr(InternalFeedback, method, original)
+    step = median(after - before for before, after in itertools.pairwise(clock.began[WARM:]))
+    generation = median(clock.seconds["generation"][WARM:])
+    each = clock.seconds["scoring"]
+    passes = len(each) // STEPS
+    scoring = median(each[passes * WARM :]) * passes if passes else 0.0
+    found = {"generation": generation, "scoring": scoring, "training": step - generation - scoring, "total": step}
+    return found, run.recipe()
+
+
+def main() -> None:
+    """Runs all cases and writes the table."""
+    out = Path(sys.argv[1])
+    rows, card = [], machine()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_model(folder)
+        for case, overrides in CASES.items():
+            measured, recipe = measure(folder, overrides)
+            length = recipe.training["max_completion_length"]
+            setting = costs.Setting(recipe, find_shape(recipe), card, 1, "ddp", 0, prompt=24, completion=length)
+            time_ = costs.step_time(setting)
+            predicted = {part: getattr(time_, part) for part in measured}
+            rows.append({"case": case, "predicted": predicted, "measured": measured})
+            print(case, {part: f"{predicted[part]:.2f} / {measured[part]:.2f}" for part in measured}, flush=True)
+    facts = environment()
+    ratios = sorted(row["predicted"]["total"] / row["measured"]["total"] for row in rows)
+    lines = [
+        "# `rlif plan` against steps that were run",
+        "",
+        "`python scripts/plan_check.py results/plan-check`: a random model of 28 M parameters in float32. Ceilings",
+        f"measured here: {card.single / 1e9:.0f} GFLOP/s (matrix product), {card.bandwidth / 1e9:.1f} GB/s (copy).",
+        "Seconds of a step, predicted / measured (median of 3):",
+        "",
+        "| case | generation | scoring | training | step | predicted : measured |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        pairs = [f"{row['predicted'][p]:.2f} / {row['measured'][p]:.2f}" for p in row["measured"]]
+        ratio = row["predicted"]["total"] / row["measured"]["total"]
+        lines.append(f"| {row['case']} | {' | '.join(pairs)} | {ratio:.2f} |")
+    lines += ["", f"A whole step was predicted at {ratios[0]:.2f} to {ratios[-1]:.2f} of what it took.", ""]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+    lines += [f"Machine: {facts['cpus']} cores, {facts['threads']} threads, {facts['system']}; {versions}.", ""]
+    out.with_suffix(".md").write_text("\n".join(lines))
+    out.with_suffix(".json").write_text(json.dumps({"ceilings": vars(card), "rows": rows, "environment": facts}))
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FAILED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) ")  # the agent, when all have ended
+IN_TABLE = re.compile(r"\s*(?:rank\s*: \d+ \(local_rank: (?P<rank>\d+)\)|exitcode\s*: (?P<code>-?\d+) )")
 PATIENCE = 30  # seconds that a server is given to end
 
 
@@ -98,19 +99,25 @@ def run(
 
 
 def _pass_on(lines: Iterable[str]) -> tuple[int, int] | None:
-    """Writes what processes say; exit code and local rank of the first that failed, if the launcher names one.
+    """Writes what processes say; exit code and local rank of the one that failed first, if the launcher names one.
 
-    What the launcher says after that is a traceback of its own and is left out.
+    What the launcher says after that is a table and a traceback of its own and is left out. From the table: a process
+    that was killed comes before those that ended for want of it, which may be counted in the same moment.
     """
     said: set[str] = set()
-    failed = None
+    failed, rank = None, 0
     for line in lines:
-        if found := FAILED.search(line):
+        if failed is None and (found := FAILED.search(line)):
             failed = int(found[1]), int(found[2])
-        ours = "torch/distributed/elastic/" in line or (line.startswith("rlif: ") and line in said)
-        if failed is None and not ours:
-            sys.stderr.write(line)
-            said.add(line)
+        elif failed is None:
+            if "torch/distributed/elastic/" not in line and not (line.startswith("rlif: ") and line in said):
+                sys.stderr.write(line)
+                said.add(line)
+        elif found := IN_TABLE.match(line):
+            code = int(found["code"] or 0)
+            rank = int(found["rank"] or rank)
+            if failed[0] > 0 and code < 0 and code != -signal.SIGTERM:
+                failed = code, rank
     return failed
 
 

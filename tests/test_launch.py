@@ -198,6 +198,10 @@ def test_what_the_launcher_says_becomes_a_sentence(tmp_path, capsys):
     lines = ["rlif: too few\n", "rlif: too few\n", "Traceback of a process\n", agent.format(2) + "\n", "Traceback\n"]
     assert supervise._pass_on(lines) == (2, 1)
     assert capsys.readouterr().err == "rlif: too few\nTraceback of a process\n"
+    table = ["  rank      : {0} (local_rank: {0})\n", "  exitcode  : {1} (pid: 7) \n"]
+    for codes, expected in (((2, -9), (-9, 1)), ((2, -15), (2, 1)), ((2, 2), (2, 1))):
+        rows = [line.format(rank, code) for rank, code in enumerate(codes) for line in table]
+        assert supervise._pass_on([agent.format(2), "Traceback\n", *rows]) == expected
     assert supervise._ending(2, 1, tmp_path) == supervise.Ending(2)
     killed = supervise._ending(-9, 1, tmp_path)
     assert killed.code == 137 and killed.sentence.startswith("process 1 was killed (SIGKILL)")

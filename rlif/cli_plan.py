@@ -121,7 +121,7 @@ def _show_time(setting: Setting, problems: int | None, console: Console) -> None
 
 
 def _count(recipe: Recipe) -> int:
-    from rlif.training import check_names
+    from rlif.job import check_names
 
     task = check_names(recipe)[0]
     return len(task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed))

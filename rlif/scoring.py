@@ -60,7 +60,7 @@ class Head:
         """The logits of the model, in float32; by `weights` of `whole` where the module's own may be in shards."""
         if weights is None:
             return self.finish(self.module(hidden))
-        weight, bias = (None if w is None else w.to(hidden.dtype) for w in weights)
+        weight, bias = weights[0].to(hidden.dtype), None if weights[1] is None else weights[1].to(hidden.dtype)
         return self.finish(nn.functional.linear(hidden, weight, bias))
 
     def finish(self, projected: torch.Tensor) -> torch.Tensor:
@@ -70,13 +70,13 @@ class Head:
 
 
 @contextmanager
-def gathered(*parameters: torch.Tensor | None) -> Iterator[None]:
+def gathered(*parameters: Any) -> Iterator[None]:
     """Inside, DeepSpeed's ZeRO-3 has these whole on every process; nothing happens to others."""
     shards = [p for p in parameters if getattr(p, "ds_id", None) is not None and p.shape != p.ds_shape]
     if not shards:
         yield
         return
-    import deepspeed
+    import deepspeed  # pyright: ignore[reportMissingImports]
 
     with deepspeed.zero.GatheredParameters(shards):
         yield

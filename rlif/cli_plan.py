@@ -117,7 +117,7 @@ def _show_time(setting: Setting, problems: int | None, console: Console) -> None
         return
     hours = steps * time.total / 3600
     console.print(f"{steps:,} updates: {hours:.2g} hours, {hours * setting.gpus:.2g} GPU hours")
-    console.print("estimates, right to about a factor of two: docs/scaling.md says what they assume")
+    console.print("estimates, each part right to about a factor of two at best: docs/scaling.md says what they assume")
 
 
 def _count(recipe: Recipe) -> int:

@@ -63,7 +63,17 @@ ORDER = [
     ["panels"],
     ["browse"],
     ["report"],
-    ["cli_alpaca", "cli_choose", "cli_compare", "cli_eval", "cli_guard", "cli_launch", "cli_look", "cli_plan", "cli_recipes"],
+    [
+        "cli_alpaca",
+        "cli_choose",
+        "cli_compare",
+        "cli_eval",
+        "cli_guard",
+        "cli_launch",
+        "cli_look",
+        "cli_plan",
+        "cli_recipes",
+    ],
     ["cli"],
     ["__main__"],
 ]

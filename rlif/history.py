@@ -144,12 +144,11 @@ def _metrics(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
         return {}
     ordered = [rows[step] for step in sorted(rows)]
     names = {name: None for row in ordered for name, value in row.items() if _is_number(value)}
-    blank = dict.fromkeys(names, math.nan)
-    columns: dict[str, list[float]] = {name: [] for name in names}
-    for row in ordered:
-        for name, value in (blank | {name: row[name] for name in names if _is_number(row.get(name))}).items():
-            columns[name].append(_finite(value))
-    return {name: np.array(values) for name, values in columns.items()}
+    logged = {name: [row.get(name) for row in ordered] for name in names}
+    return {
+        name: np.array([_finite(value) if _is_number(value) else math.nan for value in values])
+        for name, values in logged.items()
+    }
 
 
 def _evaluations(folder: Path, notes: list[str]) -> dict[str, dict[int, Row]]:

@@ -54,6 +54,14 @@ def test_null_and_nan_are_missing_numbers(run):
     assert "reward is not a number in 5 of 6 logged steps." in history.notes
 
 
+def test_a_number_that_is_not_logged_at_every_step(run):
+    """As the guard's vital signs, which some rollouts do not have."""
+    rows = [metrics_row(step) | ({} if step == 3 else {"distinct": 0.5}) for step in range(1, 6)]
+    write_lines(run / "metrics.jsonl", rows)
+    found = read_history(run).metrics["distinct"].tolist()
+    assert math.isnan(found.pop(2)) and found == [0.5] * 4
+
+
 def test_what_is_missing_is_said(run):
     for name in ("environment.json", "summary.json", "metrics.jsonl"):
         (run / name).unlink()

@@ -176,6 +176,9 @@ class Recipe(Strict):
     """lagged: steps between copies; ours."""
     annotator_copy: bool = False
     """offline: may keep a copy of the start, where neither a reference model nor adapters hold it already."""
+    vllm_capture: bool = False
+    """Read self-certainty inside vLLM, off the logits that tokens are sampled from, where it would cost a pass of its
+    own: with training.use_vllm, colocated, and training.vllm_importance_sampling_correction off."""
     meaning: Meaning | None = None
     """What decides whether two texts mean the same; for the reward semantic_entropy."""
     rewarded_per_group: int | None = Field(default=None, ge=2)

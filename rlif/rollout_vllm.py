@@ -79,11 +79,7 @@ class VllmSampler:
         batch_size: int = 512,
         **engine: Any,
     ):
-        if find_spec("vllm") is None:
-            raise RlifError(
-                "vLLM is not installed; `pip install 'rlif[vllm]'` brings it for GPUs, requirements-vllm.txt its CPU"
-                " build, and the transformers engine needs neither."
-            )
+        require_vllm()
         self.batch_size = batch_size
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -181,6 +177,19 @@ class VllmSampler:
         if mean_logprob_BT[mask_BT].isnan().any():
             warnings.warn("vLLM did not show the logits of every token; self-certainty is None there.", stacklevel=3)
         return SIGNALS["self_certainty"](TokenStats(mask_BT, vocab_size, mean_logprob_BT=mean_logprob_BT))
+
+
+def require_vllm() -> None:
+    """Says what to install where vLLM is not.
+
+    Raises:
+        RlifError: it is not.
+    """
+    if find_spec("vllm") is None:
+        raise RlifError(
+            "vLLM is not installed; `pip install 'rlif[vllm]'` brings it for GPUs, requirements-vllm.txt its CPU"
+            " build, and the transformers engine (training.use_vllm=false) needs neither."
+        )
 
 
 def why_no_self_certainty(engine: Mapping[str, Any]) -> str | None:

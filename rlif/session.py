@@ -61,6 +61,12 @@ class Session:
                 self.trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         return "rolls back" if self.guard.rolls_back and self.stop.signal is None else "ended"
 
+    def close(self) -> None:
+        """Gives back what the trainer's engine holds; it samples no more."""
+        from rlif.engines.trl_vllm import shut_down
+
+        shut_down(self.trainer)
+
     def _ended_at(self, checkpoint: Path) -> bool:
         from transformers import TrainerState
 

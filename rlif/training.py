@@ -124,6 +124,7 @@ def _run(job: Job, run: Run, checkpoint: Path | None, console: Any, stop: Any, f
             _check_prompts(job, session.trainer, console)
         while session.train(checkpoint) == "rolls back":
             checkpoint = session.roll_back(console)
+            session.close()
             del session
             gc.collect()  # the trainer that is gone leaves its memory to the next
             session = open_session(job, run, console, stop, fresh=False)
@@ -136,6 +137,7 @@ def _run(job: Job, run: Run, checkpoint: Path | None, console: Any, stop: Any, f
         if state.is_main_process:
             run.write_summary(_summary(job, run, session, time.perf_counter() - started))
     state.wait_for_everyone()
+    session.close()
 
 
 def _save_model(run: Run, trainer: Any) -> None:

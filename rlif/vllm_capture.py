@@ -4,6 +4,7 @@
 
 with z_i the model's raw logits in float32: a custom logits processor runs before temperature, penalties, top-k and
 top-p, and `SelfCertainty` hands the logits on as it got them. One [B, V] reduction a step; a number per token is kept.
+A request may name a temperature to measure at, which z_i is then divided by: training wants that of sampling.
 
 A request is known by the number the sampler wrote into its `extra_args`, a token by its position, which is the length
 of the request's output when the logits come by. So chunks of a prompt, which write position 0 again and again, and
@@ -28,7 +29,8 @@ from vllm.v1.sample.logits_processor import (  # pyright: ignore[reportMissingIm
 
 from rlif.scoring import LOGITS_HELD
 
-KEY = "rlif_request"  # in SamplingParams.extra_args
+KEY = "rlif_request"  # in SamplingParams.extra_args: the request's number
+TEMPERATURE = "rlif_temperature"  # beside it: what the logits are divided by; 1 if left out
 STEPS_HELD = 64  # decoding steps between two copies from the device
 
 # Of this process: what its processors read and nobody has fetched yet, `mean_logprob` by request and position.
@@ -40,7 +42,8 @@ class SelfCertainty(LogitsProcessor):
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool):
         self.batch_size = 0
-        self.requests: dict[int, tuple[int, list[int]]] = {}  # by row: the request and its output, which vLLM extends
+        # By row: the request, its output, which vLLM extends, and the temperature to measure at.
+        self.requests: dict[int, tuple[int, list[int], float]] = {}
         self.steps: list[tuple[torch.Tensor, list[tuple[int, int, int]]]] = []
         _processors.add(self)
 
@@ -57,8 +60,9 @@ class SelfCertainty(LogitsProcessor):
             self.requests.pop(row, None)
         for row, params, _, output in batch_update.added:
             self.requests.pop(row, None)
-            if KEY in (params.extra_args or {}):
-                self.requests[row] = (params.extra_args[KEY], output)
+            told = params.extra_args or {}
+            if KEY in told:
+                self.requests[row] = (told[KEY], output, told.get(TEMPERATURE, 1.0))
         for source, target, direction in batch_update.moved:
             moved, replaced = self.requests.pop(source, None), self.requests.pop(target, None)
             if moved is not None:
@@ -69,11 +73,19 @@ class SelfCertainty(LogitsProcessor):
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Measures [B, V] logits and returns them untouched."""
         if self.requests and logits.shape[0] == self.batch_size:
-            places = [(row, request, len(output)) for row, (request, output) in self.requests.items()]
-            self.steps.append((mean_logprob(logits), places))
+            places = [(row, request, len(output)) for row, (request, output, _) in self.requests.items()]
+            self.steps.append((mean_logprob(logits, self._temperature(logits)), places))
             if len(self.steps) >= STEPS_HELD:
                 self.flush()
         return logits
+
+    def _temperature(self, logits: torch.Tensor) -> torch.Tensor | float:
+        """One for all rows, or [B, 1]."""
+        wanted = {temperature for *_, temperature in self.requests.values()}
+        if len(wanted) == 1:
+            return wanted.pop()
+        rows = [self.requests[row][2] if row in self.requests else 1.0 for row in range(self.batch_size)]
+        return torch.tensor(rows, device=logits.device).unsqueeze(1)
 
     def flush(self) -> None:
         """Copies what was measured from the device, in one go, to where it is fetched."""
@@ -105,8 +117,12 @@ class Worker:
         return taken
 
 
-def mean_logprob(logits_BV: torch.Tensor) -> torch.Tensor:
-    """`mean_logprob_B` in float32, some rows at a time so that no second [B, V] is held."""
+def mean_logprob(logits_BV: torch.Tensor, temperature: torch.Tensor | float = 1.0) -> torch.Tensor:
+    """`mean_logprob_B` in float32, some rows at a time so that no second [B, V] is held; `temperature` may be [B, 1]."""
     rows = max(1, LOGITS_HELD // logits_BV.shape[1])
-    chunks = [chunk_CV.float() for chunk_CV in logits_BV.split(rows)]
-    return torch.cat([chunk_CV.mean(-1) - chunk_CV.logsumexp(-1) for chunk_CV in chunks])
+    parts = []
+    for start in range(0, len(logits_BV), rows):
+        divisor = temperature[start : start + rows] if isinstance(temperature, torch.Tensor) else temperature
+        chunk_CV = logits_BV[start : start + rows].float() / divisor
+        parts.append(chunk_CV.mean(-1) - chunk_CV.logsumexp(-1))
+    return torch.cat(parts)

@@ -48,7 +48,7 @@ ORDER = [
     ["evaluate"],
     ["examination", "samples", "scaling", "scaling_figure", "judge", "win_rate", "recorded"],
     ["judged", "check_graders"],
-    ["engines.annotator", "engines.callbacks", "engines.survival"],
+    ["engines.annotator", "engines.callbacks", "engines.survival", "engines.trl_vllm"],
     ["engines.rewarding"],
     ["engines.trl"],
     ["engines.trl_setup", "engines.guarding"],
@@ -109,7 +109,7 @@ def test_imports_point_back(path):
 
 def test_trl_is_the_engine_adapters_business():
     users = {name_of(path) for path in MODULES if any(re.match(r"trl(\.|$)", found) for found in imports(path))}
-    assert users == {"engines.trl", "engines.trl_setup"}
+    assert users == {"engines.trl", "engines.trl_setup", "engines.trl_vllm"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

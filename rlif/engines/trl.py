@@ -16,6 +16,7 @@ costs no forward pass wherever TRL runs one that serves. Which way was taken is 
     reference   the offline annotator, which rides the reference pass (beta above 0)            0
     decode      plain `generate`: the logits of each decoding step are read as they pass; not
                 for likelihood, whose tokens are not drawn yet                                  0
+    vllm        `vllm_capture`: read inside vLLM, off the logits that it samples from               0
     pass        anything else, and any model with dropout on: one pass in eval mode             1
     none        no signal needs one, and none was run                                           0
 
@@ -29,7 +30,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from trl.trainer.utils import use_adapter
 from rlif.engines.annotator import Follow, Shadow
 from rlif.engines.rewarding import InternalReward, Rollout
 from rlif.engines.survival import SameOrder
+from rlif.engines.trl_vllm import Capture, colocated, measuring, seed_again
 from rlif.errors import RlifError
 from rlif.plan import no_start
 from rlif.rewards import Mixer
@@ -89,6 +91,7 @@ class InternalFeedback:
 
     rollout: Rollout | None = None
     shadow: Shadow | None = None
+    capture: Capture | None = None
 
     # What is used of TRL's trainers, all there since 1.10.
     args: Any
@@ -102,10 +105,14 @@ class InternalFeedback:
     temperature: float
     num_iterations: int
 
-    def __init__(self, *args: Any, reward_funcs: InternalReward, **kwargs: Any):
+    def __init__(self, *args: Any, reward_funcs: InternalReward, vllm_capture: bool = False, **kwargs: Any):
         check_trl(type(self))
         self.reward = reward_funcs
-        super().__init__(*args, reward_funcs=reward_funcs, **kwargs)  # type: ignore[call-arg]
+        with measuring() if vllm_capture else nullcontext():
+            super().__init__(*args, reward_funcs=reward_funcs, **kwargs)  # type: ignore[call-arg]
+        seed_again(self)
+        if vllm_capture:
+            self.capture = Capture(colocated(self), self.temperature)
         if getattr(self, "tools", None) or getattr(self, "environments", None) or getattr(self, "rollout_func", None):
             raise RlifError("tools, environments and rollout functions are not supported with an internal reward.")
         if getattr(self.args, "scale_rewards", "none") not in ("none", False):
@@ -154,6 +161,9 @@ class InternalFeedback:
         self.rollout = Rollout(prompt_ids=list(output[0]), completion_ids=list(output[1]))
         if tap is not None:
             self._offer(tap.fields(self.rollout.lengths), "decode")
+        if self.capture is not None:
+            rows = self.rollout.prompt_ids, self.rollout.completion_ids
+            self._offer(self.capture.fields(*rows, self.accelerator.device), "vllm")
         return output
 
     def _get_per_token_logps_and_entropies(

@@ -21,6 +21,7 @@ from rlif.config import Recipe
 from rlif.engines.annotator import Annotator
 from rlif.engines.rewarding import InternalReward
 from rlif.engines.trl import InternalGRPOTrainer, InternalRLOOTrainer
+from rlif.engines.trl_vllm import beside, check_vllm
 from rlif.errors import RlifError, first_line, nearest
 from rlif.launch import SERVER_HOST
 from rlif.meaning import load_meaning
@@ -44,8 +45,8 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
     """The options for TRL's config, names and types checked, before any model is loaded.
 
     Raises:
-        RlifError: TRL knows no such option (the nearest is suggested), a wrong type, a batch that does not divide, a
-            context of vLLM's that is too short.
+        RlifError: TRL knows no such option (the nearest is suggested), a wrong type, a batch that does not divide, or
+            options of vLLM's that cannot work.
     """
     config = trainer_of(recipe.algorithm)[1]
     fields = {field.name for field in dataclasses.fields(config) if field.init}
@@ -61,13 +62,9 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
             raise RlifError(f"training.{name} in the recipe: {reason}, found {value!r}.") from None
         except PydanticSchemaGenerationError:
             continue
-    window, needed = options.get("vllm_max_model_length"), recipe.max_prompt_tokens + options["max_completion_length"]
-    if options.get("use_vllm") and window is not None and window < needed:
-        raise RlifError(
-            f"training.vllm_max_model_length is {window}, but max_prompt_tokens and training.max_completion_length"
-            f" together are {needed}; raise it, or lower one of these."
-        )
-    return options | {"gradient_accumulation_steps": recipe.accumulation(processes)}
+    options = options | {"gradient_accumulation_steps": recipe.accumulation(processes)}
+    check_vllm(recipe, options)
+    return options
 
 
 def build_trainer(
@@ -110,14 +107,16 @@ def build_trainer(
         raise RlifError(f"TRL refuses these training options: {first_line(error)}") from error
     rows = [{"prompt": prompt} | ({} if problems is None else {"problem": n}) for n, prompt in enumerate(prompts)]
     try:
-        trainer = trainer_class(
-            model=model_path(recipe),
-            args=args,
-            reward_funcs=build_reward(recipe, task, problems),
-            train_dataset=datasets.Dataset.from_list(rows),
-            processing_class=tokenizer,
-            peft_config=_lora(recipe),
-        )
+        with beside(recipe, options):
+            trainer = trainer_class(
+                model=model_path(recipe),
+                args=args,
+                reward_funcs=build_reward(recipe, task, problems),
+                train_dataset=datasets.Dataset.from_list(rows),
+                processing_class=tokenizer,
+                peft_config=_lora(recipe),
+                vllm_capture=recipe.vllm_capture,
+            )
     except (OSError, ImportError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise RlifError(f"cannot set up training of {recipe.model!r}: {first_line(error)}") from error
     trainer.remove_callback(PrinterCallback)

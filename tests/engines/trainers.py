@@ -123,6 +123,7 @@ def make_trainer(folder: Path, algorithm: str = "grpo", **changes: Any) -> Any:
     ours = {name: changes.pop(name) for name in ("task", "problems", "alike", "rewarded", "seed") if name in changes}
     peft_config, model = changes.pop("peft_config", None), changes.pop("model", None)
     prompts = changes.pop("prompts", PROMPTS * 8)
+    vllm_capture = changes.pop("vllm_capture", False)
     trainer_class, config_class = trainer_of(algorithm)
     options = OPTIONS | ({"scale_rewards": "none", "loss_type": "grpo"} if algorithm == "grpo" else {}) | changes
     if model is None:
@@ -139,4 +140,5 @@ def make_trainer(folder: Path, algorithm: str = "grpo", **changes: Any) -> Any:
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=byte_tokenizer(),
         peft_config=peft_config,
+        vllm_capture=vllm_capture,
     )

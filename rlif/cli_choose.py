@@ -76,6 +76,9 @@ def select(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for samples, table, figure and choice.")
     ] = None,
+    engine: Annotated[str, typer.Option(help="Samples: transformers, or vllm, which gives self-certainty alone.")] = (
+        "transformers"
+    ),
     batch_size: Annotated[int, typer.Option(min=1, help="Completions per call of generate.")] = 64,
     window: Window = None,
     early_stop: Annotated[bool, typer.Option("--early-stop", help="Also draw with DeepConf's early stopping.")] = False,
@@ -85,8 +88,9 @@ def select(
 ) -> None:
     """Choose among N samples of each problem: accuracy of every rule over N, and the best of each problem.
 
-    Text without answers is picked by self-certainty alone. --early-stop draws every problem twice, in full and with
-    stops after a shared warm-up, to show what stopping saves and what it costs.
+    Text without answers is picked by self-certainty alone. --engine vllm has every rule but DeepConf's, whose signals
+    take a pass. --early-stop draws every problem twice, in full and with stops after a shared warm-up, to show what
+    stopping saves and what it costs.
     """
     from rlif.scaling import report
     from rlif.selection import choose
@@ -94,24 +98,20 @@ def select(
     from rlif.tasks import find_task
 
     choose(rule, [], [], power=power)  # refuses an unknown rule and an impossible power before anything is loaded
-    if (model is None) and (samples is None):
-        raise RlifError("give --model to draw samples from, or --samples, a file of them.")
-    if early_stop and (samples is not None or n <= warm_up):
-        raise RlifError(
-            f"--early-stop draws samples with --model, more per problem (--n) than the warm-up's {warm_up}."
-        )
-    if out is not None and samples is None and (out / "samples.jsonl").exists():
-        raise RlifError(f"{out} holds samples already; choose among them with --samples {out / 'samples.jsonl'}.")
+    _check_source(model, samples, out, n=n, warm_up=warm_up if early_stop else None)
+    if engine != "transformers":
+        _check_engine(engine, rule, samples, early_stop)
     known = None if task is None else find_task(task)
     problems = [] if known is None else known.load(split or known.splits[-1], source=source, limit=limit)
     scorer = None
     if model is not None:
-        scorer = _scorer(model, chat=chat, window=window, dtype=dtype, batch_size=batch_size)
+        scorer = _scorer(model, chat=chat, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
     early = None
     if samples is not None:
         rows = _given(samples, known, problems, scorer, prompt)
     else:
         sampler = _sampler(scorer, known, prompt, max_tokens, n, temperature, seed)
+        sampler = sampler if engine == "transformers" else _by_vllm(sampler, dtype)
         rows, early = _draw(sampler, problems, out, warm_up if early_stop else None, percentile)
     settings = {"model": model, "task": task, "samples": samples and str(samples), "rule": rule, "seed": seed}
     settings |= {"temperature": temperature if samples is None else None, "n": n if samples is None else None}
@@ -125,10 +125,57 @@ def select(
         _write(out, found, chosen, rows if samples is not None else None)
 
 
+def _check_source(model: str | None, samples: Path | None, out: Path | None, *, n: int, warm_up: int | None) -> None:
+    """Refuses samples from nowhere or twice; `warm_up` is None without early stopping."""
+    if (model is None) and (samples is None):
+        raise RlifError("give --model to draw samples from, or --samples, a file of them.")
+    if warm_up is not None and (samples is not None or n <= warm_up):
+        raise RlifError(
+            f"--early-stop draws samples with --model, more per problem (--n) than the warm-up's {warm_up}."
+        )
+    if out is not None and samples is None and (out / "samples.jsonl").exists():
+        raise RlifError(f"{out} holds samples already; choose among them with --samples {out / 'samples.jsonl'}.")
+
+
+def _check_engine(engine: str, rule: str, samples: Path | None, early_stop: bool) -> None:
+    """Refuses what vLLM, which draws whole samples and measures self-certainty alone, has nothing for."""
+    from rlif.errors import lookup
+    from rlif.selection import RULES
+
+    lookup({"transformers": None, "vllm": None}, engine, "engine")
+    if samples is not None or early_stop:
+        given = "--early-stop stops samples while they are drawn" if early_stop else "--samples are drawn already"
+        raise RlifError(f"{given}, so --engine {engine} has nothing to do; leave one of the two out.")
+    if (signal := RULES[rule].signal) not in (None, "self_certainty"):
+        raise RlifError(
+            f"the rule {rule} reads {signal}, and --engine {engine} measures self_certainty alone; leave --engine out,"
+            " or choose another rule."
+        )
+
+
+def _by_vllm(sampler: GroupSampler, dtype: str) -> GroupSampler:
+    """The same, its samples drawn and their self-certainty measured inside vLLM."""
+    from dataclasses import replace
+
+    from rlif.config import check_recipe
+    from rlif.rollout_vllm import load_sampler
+
+    scorer, recipe = sampler.scorer, check_recipe({"model": sampler.scorer.name, "dtype": dtype})
+    engine = load_sampler(recipe, scorer.tokenizer, label=scorer.name)
+    return replace(sampler, engine=engine, every_signal=False, scorer=replace(scorer, batch_size=engine.batch_size))
+
+
 def _scorer(
-    model: str, *, chat: bool | None, window: int | None, dtype: str, batch_size: int, end: bool = True
+    model: str,
+    *,
+    chat: bool | None,
+    window: int | None,
+    dtype: str,
+    batch_size: int,
+    end: bool = True,
+    load: bool = True,
 ) -> Scorer:
-    """The model with its tokenizer."""
+    """The model, unless it is to stay where it is, with its tokenizer."""
     from transformers.utils import logging
 
     from rlif.config import check_recipe
@@ -140,7 +187,7 @@ def _scorer(
     recipe = check_recipe({"model": model, "dtype": dtype, "chat": bool(chat)})
     tokenizer = load_tokenizer(recipe)
     template = tokenizer.chat_template is not None if chat is None else chat
-    return Scorer(load_model(recipe), tokenizer, template, end, batch_size, window or WINDOW, model)
+    return Scorer(load_model(recipe) if load else None, tokenizer, template, end, batch_size, window or WINDOW, model)
 
 
 def _sampler(

@@ -23,7 +23,7 @@ from rlif.policy import load_model, load_tokenizer, model_path
 from rlif.prompts import Prompt, find_prompt
 from rlif.records import Records
 from rlif.rollout import Sampler, TransformersSampler
-from rlif.rollout_vllm import VllmSampler
+from rlif.rollout_vllm import load_sampler
 from rlif.run import Run, evaluation_name
 from rlif.tasks import Task
 from rlif.tasks.rows import read_rows
@@ -173,14 +173,9 @@ def _transformers(batch_size: int) -> Callable[[Candidate, Any], Sampler]:
 
 
 def _vllm(batch_size: int) -> Callable[[Candidate, Any], Sampler]:
-    def load(candidate: Candidate, tokenizer: Any) -> Sampler:
-        recipe, path = candidate.recipe, model_path(candidate.recipe)
-        if (Path(path) / "adapter_config.json").is_file():
-            raise RlifError(f"{candidate.label} is a LoRA adapter; merge it, or leave --engine at transformers.")
-        options = {"revision": recipe.revision, "load_format": "auto" if recipe.allow_pickle else "safetensors"}
-        return VllmSampler(path, tokenizer, dtype=recipe.dtype, batch_size=batch_size, **options)
-
-    return load
+    return lambda candidate, tokenizer: load_sampler(
+        candidate.recipe, tokenizer, label=candidate.label, batch_size=batch_size
+    )
 
 
 def compare(first: Candidate, second: Candidate, task: Task) -> dict[str, Any]:

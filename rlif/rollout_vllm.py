@@ -25,12 +25,15 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 
+from rlif.config import Recipe
 from rlif.errors import RlifError, first_line
+from rlif.policy import model_path
 from rlif.rollout import Completion, Decoding, cut
 from rlif.scoring import length_mask
 from rlif.signals import SIGNALS
@@ -110,7 +113,7 @@ class VllmSampler:
                 self._sampling_params(decoding, place, number) for place, number in zip(places, numbers, strict=True)
             ]
         except Exception as error:  # a ValueError or vLLM's own, by version
-            raise RlifError(f"vLLM refuses this decoding: {_said(error)}") from error
+            raise RlifError(f"vLLM refuses this decoding: {said(error)}") from error
         self.llm.reset_prefix_cache()
         outputs = self.llm.generate(
             [{"prompt_token_ids": list(prompt_ids[i])} for i, _ in places], params, use_tqdm=False
@@ -179,6 +182,22 @@ class VllmSampler:
         return SIGNALS["self_certainty"](TokenStats(mask_BT, vocab_size, mean_logprob_BT=mean_logprob_BT))
 
 
+def load_sampler(recipe: Recipe, tokenizer: Any, *, label: str, batch_size: int = 512) -> VllmSampler:
+    """The sampler of a recipe's model; only the fields that say how it is loaded are read.
+
+    Args:
+        label: what the model is called where it is refused.
+
+    Raises:
+        RlifError: an adapter, which vLLM would want merged; or as `VllmSampler`.
+    """
+    path = model_path(recipe)
+    if (Path(path) / "adapter_config.json").is_file():
+        raise RlifError(f"{label} is a LoRA adapter; merge it, or leave --engine at transformers.")
+    options = {"revision": recipe.revision, "load_format": "auto" if recipe.allow_pickle else "safetensors"}
+    return VllmSampler(path, tokenizer, dtype=recipe.dtype, batch_size=batch_size, **options)
+
+
 def require_vllm() -> None:
     """Says what to install where vLLM is not.
 
@@ -219,7 +238,7 @@ def _load(model: str, dtype: str, engine: dict[str, Any]) -> Any:
             dtype = _own_dtype(model, engine)
         return vllm.LLM(model=model, dtype=dtype, generation_config="vllm", use_tqdm_on_load=False, **engine)
     except (OSError, ValueError) as error:
-        raise RlifError(f"vLLM cannot load {model}: {_said(error)}") from error
+        raise RlifError(f"vLLM cannot load {model}: {said(error)}") from error
 
 
 def _own_dtype(model: str, engine: Mapping[str, Any]) -> str:
@@ -232,6 +251,6 @@ def _own_dtype(model: str, engine: Mapping[str, Any]) -> str:
     return "auto" if dtype is None else str(dtype).removeprefix("torch.")
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
     """The first thing an error says; pydantic's first line only counts its errors."""
     return error.errors()[0]["msg"] if isinstance(error, ValidationError) else first_line(error)

@@ -42,6 +42,8 @@ class GroupSampler:
         decoding: how they are sampled.
         prompt: template for the problems; the protocol's if left out.
         engine: what samples whole completions; transformers if left out.
+        every_signal: score rows by a pass of the scorer's model; without one they carry the self-certainty that the
+            engine measured, and no other signal.
 
     Example:
         >>> task = rlif.TASKS["clock"]
@@ -54,6 +56,7 @@ class GroupSampler:
     decoding: Decoding
     prompt: Prompt | None = None
     engine: Sampler | None = None
+    every_signal: bool = True
 
     def draw(self, problems: Sequence[Problem], number: int = 0) -> list[Row]:
         """The rows of each problem, one problem after the other; the same again for the same seed.
@@ -107,7 +110,10 @@ class GroupSampler:
 
     def _rows(self, which: Sequence[tuple[Problem, int]], completions: Sequence[Completion]) -> list[Row]:
         """Rows of these samples of these problems."""
-        scores = self.scorer.score_ids([(c.prompt_ids, c.completion_ids) for c in completions])
+        if self.every_signal:
+            scores = self.scorer.score_ids([(c.prompt_ids, c.completion_ids) for c in completions])
+        else:
+            scores = [{"self_certainty": c.self_certainty} for c in completions]
         records = mark(self.task, [problem for problem, _ in which], completions, self.decoding.n)
         return [
             {**record, "sample": sample, "stopped": completion.stopped, **score}

@@ -118,7 +118,11 @@ class Worker:
 
 
 def mean_logprob(logits_BV: torch.Tensor, temperature: torch.Tensor | float = 1.0) -> torch.Tensor:
-    """`mean_logprob_B` in float32, some rows at a time so that no second [B, V] is held; `temperature` may be [B, 1]."""
+    """`mean_logprob_B` in float32, some rows at a time so that no second [B, V] is held.
+
+    Args:
+        temperature: of all rows, or [B, 1].
+    """
     rows = max(1, LOGITS_HELD // logits_BV.shape[1])
     parts = []
     for start in range(0, len(logits_BV), rows):

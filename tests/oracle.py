@@ -11,7 +11,7 @@ import torch
 
 def logprobs_TV(model, prompt: Sequence[int], completion: Sequence[int], temperature: float = 1.0) -> torch.Tensor:
     """The log p of the distributions that generated the completion tokens, in float64."""
-    ids_1L = torch.tensor([[*prompt, *completion]])
+    ids_1L = torch.tensor([[*prompt, *completion]], device=next(model.parameters()).device)
     with torch.no_grad():
         logits_LV = copy.deepcopy(model).double().eval()(input_ids=ids_1L).logits[0]
     return torch.log_softmax(logits_LV[len(prompt) - 1 : -1].double() / temperature, dim=-1)

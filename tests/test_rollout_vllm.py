@@ -15,11 +15,15 @@ from conftest import byte_tokenizer, tiny_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import rlif
-from rlif import examination, rollout_vllm
+from rlif import rollout_vllm
 from rlif.cli import app
+from rlif.config import Recipe
 from rlif.errors import RlifError
+from rlif.policy import load_model, load_tokenizer
 from rlif.rollout import Decoding, TransformersSampler
 from rlif.rollout_vllm import VllmSampler, stream, why_no_self_certainty
+from rlif.samples import score_samples
+from rlif.score_file import Scorer
 
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; `make test-vllm` has it")
 
@@ -268,7 +272,7 @@ def test_a_model_that_does_not_load_is_the_users_to_put_right(folders, tmp_path)
 def test_rlif_eval_by_vllm_says_what_it_says_by_transformers(engine, tmp_path, monkeypatch):
     engine.close()
     eager = partial(VllmSampler, enforce_eager=True, kv_cache_memory_bytes=2**25)
-    monkeypatch.setattr(examination, "VllmSampler", eager)
+    monkeypatch.setattr(rollout_vllm, "VllmSampler", eager)
     scores = {}
     for name in ("vllm", "transformers"):
         command = ["eval", "tiny-reasoner", "--tasks", "clock,cups", "--limit", "12", "--engine", name]
@@ -283,6 +287,27 @@ def test_rlif_eval_by_vllm_says_what_it_says_by_transformers(engine, tmp_path, m
 
 
 @needs_vllm
+def test_rlif_select_by_vllm(engine, tmp_path, monkeypatch):
+    """Its samples carry the self-certainty that a pass of transformers gives them, and the rules that read it."""
+    engine.close()
+    eager = partial(VllmSampler, enforce_eager=True, kv_cache_memory_bytes=2**25)
+    monkeypatch.setattr(rollout_vllm, "VllmSampler", eager)
+    command = ["select", "--model", "tiny-reasoner", "--task", "clock", "--limit", "6", "--n", "4"]
+    app([*command, "--engine", "vllm", "--out", str(tmp_path / "drawn")], standalone_mode=False)
+    rows = [json.loads(line) for line in (tmp_path / "drawn/samples.jsonl").read_text().splitlines()]
+    assert len(rows) == 24 and {key for row in rows for key in row} & rlif.SIGNALS.keys() == {"self_certainty"}
+    shown = json.loads((tmp_path / "drawn/selection.json").read_text())["scaling"]["accuracy"]
+    assert {"self_certainty", "borda", "plurality"} <= shown.keys()
+    assert not any(name.startswith("deepconf") for name in shown)
+
+    recipe = Recipe(model="tiny-reasoner")
+    scorer, clock = Scorer(load_model(recipe), load_tokenizer(recipe)), rlif.TASKS["clock"]
+    given = [{key: value for key, value in row.items() if key != "self_certainty"} for row in rows]
+    scored = score_samples(given, scorer, clock, {problem.id: problem for problem in clock.load("test", limit=6)})
+    assert [row["self_certainty"] for row in rows] == pytest.approx([s["self_certainty"] for s in scored], abs=1e-4)
+
+
+@needs_vllm
 def test_rows_follow_vllms_moves():
     """Removed, added, moved, in this order; what is shown as row r is written to the request that is there."""
     from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
@@ -291,7 +316,7 @@ def test_rows_follow_vllms_moves():
         MoveDirectionality,
     )
 
-    from rlif.vllm_capture import KEY, SelfCertainty, Worker, mean_logprob
+    from rlif.vllm_capture import KEY, TEMPERATURE, SelfCertainty, Worker, mean_logprob
 
     processor = SelfCertainty(None, torch.device("cpu"), False)
     outputs: dict[int, list[int]] = {number: [] for number in (100, 101, 102, 103)}
@@ -326,6 +351,18 @@ def test_rows_follow_vllms_moves():
     }
     processor.apply(torch.randn(5, 7))  # rows that are not the batch's are nobody's
     assert Worker().take_mean_logprob() == {}
+
+    hot = SamplingParams(extra_args={KEY: 7, TEMPERATURE: 2.0})
+    cold = SamplingParams(extra_args={KEY: 8, TEMPERATURE: 0.5})
+    added = [(0, hot, None, []), (1, SamplingParams(), None, []), (2, cold, None, [])]
+    for together in (added, [(0, hot, None, [])]):  # each its own temperature, and one for all
+        processor.update_state(BatchUpdate(batch_size=len(together), removed=(0, 1, 2), added=together, moved=()))
+        logits_BV = torch.randn(len(together), 7)
+        processor.apply(logits_BV)
+        expected = {7: pytest.approx([(logits_BV[0] / 2).log_softmax(-1).mean().item()])}
+        if len(together) > 1:
+            expected[8] = pytest.approx([(logits_BV[2] * 2).log_softmax(-1).mean().item()])
+        assert Worker().take_mean_logprob() == expected
     assert mean_logprob(torch.zeros(2, 8)).tolist() == pytest.approx([-(torch.tensor(8.0).log().item())] * 2)
 
 
@@ -342,6 +379,20 @@ def test_where_self_certainty_cannot_be_measured(monkeypatch):
     for value, possible in {"0": True, "1": False}.items():
         monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", value)
         assert (why_no_self_certainty({}) is None) is possible
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--engine", "vlm"], "unknown engine 'vlm'; did you mean 'vllm'"),
+        (["--engine", "vllm", "--rule", "deepconf_mean"], "reads group_confidence, and --engine vllm measures self_c"),
+        (["--engine", "vllm", "--early-stop", "--n", "32"], "--early-stop stops samples while they are drawn"),
+        (["--engine", "vllm", "--samples", "rows.jsonl"], "--samples are drawn already, so --engine vllm has nothing"),
+    ],
+)
+def test_what_select_by_vllm_has_not(options, said):
+    with pytest.raises(RlifError, match=said):
+        app(["select", "--model", "tiny-reasoner", "--task", "clock", *options], standalone_mode=False)
 
 
 def test_every_completion_has_a_stream_of_its_own():

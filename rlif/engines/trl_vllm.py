@@ -23,12 +23,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from transformers import set_seed
 from trl.generation import vllm_generation
 
 from rlif.config import Recipe
 from rlif.errors import RlifError, first_line, lookup
-from rlif.rollout_vllm import require_vllm, why_no_self_certainty
+from rlif.rollout_vllm import require_vllm, said, why_no_self_certainty
 from rlif.signals import NEEDS
 
 MODES = {"colocate": "an engine on the trainer's own devices", "server": "an engine that was started beside it"}
@@ -112,6 +113,8 @@ def beside(recipe: Recipe, options: Mapping[str, Any]) -> Iterator[None]:
     except Exception as error:  # what a server answers with comes as a bare Exception, too
         if options.get("vllm_mode", "colocate") == "server":
             raise RlifError(_server_trouble(recipe, options, error)) from error
+        if isinstance(error, ValidationError):
+            raise ValueError(said(error)) from error
         raise
 
 

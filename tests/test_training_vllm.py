@@ -237,8 +237,9 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(run, tmp_path):
 
 @needs_vllm
 def test_the_seed_is_that_of_sampling_too(tmp_path, folder):
-    """One problem, so that nothing but the draws can differ. An engine sets its own seed, the same for all recipes."""
-    one = ["limit=1", "training.max_steps=1"]
+    """One prompt, so that nothing but the draws can differ. An engine sets its own seed, the same for all recipes."""
+    (tmp_path / "prompts.txt").write_text("Go on.\n")
+    one = ["task=prompts", f"source={tmp_path / 'prompts.txt'}", "training.max_steps=1"]
     drawn = []
     for n, seed in enumerate((5, 5, 6)):
         found = train(tmp_path, folder, *one, f"seed={seed}", f"name=run-{n}")

@@ -51,7 +51,8 @@ def said(run: Run, processes: int = 1) -> Iterator[None]:
     """Turns what the machine did into what to do about it.
 
     Raises:
-        RlifError: disk full, folder not writable, out of memory, another process gone, probabilities not finite.
+        RlifError: disk full, folder not writable, out of memory, another process or vLLM's server gone, probabilities
+            not finite.
     """
     from safetensors import SafetensorError
 
@@ -82,6 +83,8 @@ def _sentence(error: Exception, run: Run, processes: int) -> str | None:
         return f"out of memory {where}; lower {lower} in {run.path / 'recipe.yaml'} and {go_on}"
     if processes > 1 and any(sign in text for sign in PEER):
         return f"another process of this run died or cannot be reached ({first_line(error)[:200]}); {go_on}"
+    if type(error).__module__.startswith("requests."):
+        return f"the vLLM server cannot be reached any more ({first_line(error)[:200]}); start it again and {go_on}"
     if NOT_FINITE in text:
         return (
             "the model's probabilities are not finite any more, so nothing can be sampled. The same recipe would come"

@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM
 
 import rlif
 from rlif.rollout import Decoding, TransformersSampler
+from rlif.run import Run
 
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; `make test-vllm` has it")
 
@@ -53,9 +54,12 @@ class PlayedServer(ThreadingHTTPServer):
         }
         self.asked: list[str] = []
         self.loaded = 0
+        self.dies_after: int | None = None  # completions asked for
 
     def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         self.asked.append(path)
+        if self.dies_after is not None and self.asked.count("/v1/completions") > self.dies_after:
+            raise ConnectionAbortedError
         return {
             "/health": lambda: {},
             "/v1/models": lambda: {"data": [{"id": "tiny"}]},
@@ -104,6 +108,18 @@ class Answers(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.fixture
+def transfer(monkeypatch):
+    """Weights without NCCL: `update_named_params` hands them to a played server."""
+    from trl.generation.vllm_client import VLLMClient
+
+    def of(server: PlayedServer) -> None:
+        monkeypatch.setattr(VLLMClient, "init_communicator", lambda client, device: client.get_server_info())
+        monkeypatch.setattr(VLLMClient, "update_named_params", lambda client, *given: server.load(*given))
+
+    return of
+
+
 def choice(prompt_ids: list[int], completion_ids: list[int], logprobs: list[float]) -> dict[str, Any]:
     tokens = [f"token_id:{token}" for token in completion_ids]
     logprobs = logprobs[: len(tokens)]
@@ -129,13 +145,10 @@ def serve(folder):
 
 @needs_vllm
 @pytest.mark.parametrize("changes", [{}, {"num_iterations": 2}, {"algorithm": "rloo"}], ids=str)
-def test_training_beside_a_server(folder, serve, monkeypatch, changes):
-    from trl.generation.vllm_client import VLLMClient
-
+def test_training_beside_a_server(folder, serve, transfer, changes):
     server = serve()
+    transfer(server)
     torch.nn.init.zeros_(server.model.lm_head.weight)  # so that nothing is right before weights have come
-    monkeypatch.setattr(VLLMClient, "init_communicator", lambda client, device: client.get_server_info())
-    monkeypatch.setattr(VLLMClient, "update_named_params", lambda client, *given: server.load(*given))
     options = {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": server.url}
     model = AutoModelForCausalLM.from_pretrained(folder)
     trainer = make_trainer(folder, model=model, **options, **changes)
@@ -158,7 +171,8 @@ def test_training_beside_a_server(folder, serve, monkeypatch, changes):
 def train(folder: Path, tmp_path: Path, *overrides: str) -> None:
     options = ["problems_per_update=2", "training.num_generations=4", "training.per_device_train_batch_size=8"]
     options += ["training.use_vllm=true", "training.vllm_mode=server", "max_prompt_tokens=1024", "limit=4"]
-    options += ["training.max_steps=1", "training.save_steps=2", "evaluate={}", "training.log_level=error"]
+    options += ["training.max_steps=2", "training.save_steps=1", "evaluate={}", "training.log_level=error"]
+    options += ["training.num_iterations=1", "guard.prompt_check=0"]
     rlif.train(
         rlif.load_recipe("demo", [*options, f"model={folder}", f"output={tmp_path}", *overrides]),
         console=Console(quiet=True),
@@ -188,6 +202,25 @@ def test_weights_do_not_travel_without_a_gpu(folder, tmp_path, serve):
     url = serve().url
     with pytest.raises(rlif.RlifError, match=r"Weight synchronization .* needs a CUDA device"):
         train(folder, tmp_path, f"training.vllm_server_base_url={url}")
+
+
+@needs_vllm
+def test_a_server_that_dies_leaves_a_run_to_go_on_with(folder, tmp_path, serve, transfer, monkeypatch):
+    server = serve()
+    transfer(server)
+    server.handle_error = lambda *_: None
+    server.dies_after = 1
+    monkeypatch.setattr("urllib3.util.retry.Retry.sleep", lambda *_: None)
+    url = f"training.vllm_server_base_url={server.url}"
+    with pytest.raises(
+        rlif.RlifError, match=r"vLLM server cannot be reached any more .*; start it again and go on with"
+    ):
+        train(folder, tmp_path, url, "training.num_train_epochs=9")
+    run = Run.open(next(tmp_path.iterdir()))
+    assert [row["step"] for row in run.metrics()] == [1]
+    server.dies_after = None
+    rlif.train(run.recipe(), resume=run, console=Console(quiet=True))
+    assert [(row["step"], row["path"]) for row in run.metrics()] == [(1, "policy"), (2, "policy")]
 
 
 @needs_vllm

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
-import weakref
+import socket
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from rich.console import Console
 from test_training import completions, timeless
 from trainers import make_trainer
 from transformers import AutoModelForCausalLM
+from vllm_on_cpu import engines_for_tests
 
 import rlif
 from rlif import rollout_vllm
@@ -32,34 +36,19 @@ needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not i
 COLOCATED = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 128}
 UNCORRECTED = COLOCATED | {"vllm_importance_sampling_correction": False}
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_alpha=64, task_type="CAUSAL_LM")
-ENGINES: list[weakref.ref] = []
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cpu():
-    """What only the CPU build needs: float32 as the trainer has it (left to itself it halves it), a small cache, no
-    compiling, and weights that stay where they are loaded, for oneDNN repacks them and could not take new ones.
-    """
+def built():
+    """The engines that TRL built for a test, on vLLM's CPU build or a GPU."""
     if find_spec("vllm") is None:
-        yield
+        yield []
         return
-    import vllm._custom_ops as ops
-    from trl.generation import vllm_generation
-    from vllm import LLM
-
-    def build(*args: Any, **options: Any) -> Any:
-        options = {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 2**25} | options
-        llm = LLM(*args, **options)
-        ENGINES.append(weakref.ref(llm))
-        return llm
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ops, "_supports_onednn", False, raising=False)
-        patch.setattr(vllm_generation, "LLM", build)
+    with engines_for_tests() as built, pytest.MonkeyPatch.context() as patch:
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):  # TRL sets them
             patch.setenv(name, "0")
             patch.delenv(name)
-        yield
+        yield built
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +84,7 @@ CASES = {
     "two iterations": ({"num_iterations": 2}, "policy", 1),
     "rloo": ({"algorithm": "rloo"}, "policy", 1),
     "lora": ({"peft_config": LORA, "learning_rate": 1e-2}, "policy", 1),
+    "offline": ({"annotator": "offline", "beta": 0.04}, "reference", 1),
     "no correction": ({"vllm_importance_sampling_correction": False}, "pass", 1),
     "no correction, two iterations": (
         {"vllm_importance_sampling_correction": False, "num_iterations": 2},
@@ -118,7 +108,7 @@ CASES = {
 
 @needs_vllm
 @pytest.mark.parametrize("case", CASES)
-def test_self_certainty_is_the_policys_and_passes_are_as_promised(build, case, record_property):
+def test_self_certainty_is_the_policys_and_passes_are_as_promised(build, case):
     """Against float64 arithmetic of the policy at the moment of each rollout: what vLLM samples from is in step."""
     changes, path, policy_rows = CASES[case]
     trainer = build(**COLOCATED | changes)
@@ -126,8 +116,7 @@ def test_self_certainty_is_the_policys_and_passes_are_as_promised(build, case, r
     rows = [row for rollout in trainer.rollouts for row in rollout["scored"]]
     found = [row.rewards["self_certainty"] for row in rows]
     expected = [value for rollout in trainer.rollouts for value in rollout["expected"]]
-    record_property("max_error", max(abs(a - b) for a, b in zip(found, expected, strict=True)))
-    assert found == pytest.approx(expected, abs=1e-4)
+    assert found == pytest.approx(expected, abs=1e-5)
     assert {rollout["path"] for rollout in trainer.rollouts} == {path}
     assert trainer.rows["policy"] == policy_rows * len(rows) and trainer.rows["generate"] == 0
     logs = trainer.state.log_history
@@ -138,6 +127,8 @@ def test_self_certainty_is_the_policys_and_passes_are_as_promised(build, case, r
     if not {"top_k", "top_p"} & changes.keys():  # which vLLM's log-probabilities know of and the policy's do not
         assert max(differences, default=0) < 1e-3
 
+    if path == "reference":
+        return
     last, temperature = trainer.rollouts[-1], trainer.args.temperature
     stale = [oracle.self_certainty(trainer.start, r.prompt_ids, r.completion_ids, temperature) for r in last["scored"]]
     assert max(abs(a - b) for a, b in zip(stale, last["expected"], strict=True)) > 0.01, "the policy did not move"
@@ -160,6 +151,28 @@ def test_a_token_that_was_not_captured_costs_a_pass(build):
     for rollout in trainer.rollouts:
         found = [row.rewards["self_certainty"] for row in rollout["scored"]]
         assert found == pytest.approx(rollout["expected"], abs=1e-4)
+
+
+@needs_vllm
+def test_two_processes_with_an_engine_each(tmp_path, folder):
+    """Their rows of one group differ, are scored as the policy scores them, and make the advantages of the group."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    script = Path(__file__).with_name("two_processes_vllm.py")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, script, folder, tmp_path], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    for path in ("policy", "vllm"):
+        assert len(ranks[0][path]) == 2
+        for first, second in zip(*(rank[path] for rank in ranks), strict=True):
+            assert first["path"] == second["path"] == path and first["completions"] == second["completions"]
+            assert len({tuple(ids) for ids in first["completions"]}) == 4
+            assert first["self_certainty"] == pytest.approx(first["expected"], abs=1e-5)
+            advantages = first["advantages"] + second["advantages"]
+            assert advantages == pytest.approx(oracle.group_advantages(first["expected"], 4), abs=1e-4)
 
 
 @needs_vllm
@@ -248,16 +261,16 @@ def test_the_seed_is_that_of_sampling_too(tmp_path, folder):
 
 
 @needs_vllm
-def test_a_rollback_builds_a_new_engine_and_gives_the_old_ones_memory_back(tmp_path, folder):
+def test_a_rollback_builds_a_new_engine_and_gives_the_old_ones_memory_back(tmp_path, folder, built):
     gc.collect()
-    before = len(ENGINES)
+    before = len(built)
     off = dict.fromkeys(rlif.signs.SIGNS) | {"kl": 1e-12}
     guard = {"start": 1, "window": 1, "patience": 1, "prompt_check": 0, "policy": "rollback", "rollbacks": 1, **off}
     found = train(tmp_path, folder, f"guard={json.dumps(guard)}", "training.max_steps=6")
     assert len(rollbacks(found)) == 1 and found.summary()["guard"]["stopped"]["sign"] == "kl"
     assert {row["path"] for row in found.metrics()} == {"policy"}
     gc.collect()
-    assert len(ENGINES) == before + 2 and not any(engine() for engine in ENGINES)
+    assert len(built) == before + 2 and not any(engine() for engine in built)
 
 
 @needs_vllm

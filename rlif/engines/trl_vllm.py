@@ -15,7 +15,6 @@ Tested on vLLM's CPU build, one process; tensor parallelism, sleep and the trans
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -131,19 +130,19 @@ def _server_trouble(recipe: Recipe, options: Mapping[str, Any], error: Exception
 @contextmanager
 def measuring() -> Iterator[None]:
     """Within it TRL builds its engine with our logits processor, and nothing else of it changes."""
-    builder = vllm_generation.LLM  # pyright: ignore[reportAttributeAccessIssue]
+    theirs: Any = vllm_generation
+    builder = theirs.LLM
 
-    @functools.wraps(builder, updated=())
     def build(*args: Any, **options: Any) -> Any:
         processors = ["rlif.vllm_capture:SelfCertainty", *options.pop("logits_processors", ())]
         worker = "rlif.vllm_capture.Worker"
         return builder(*args, logits_processors=processors, worker_extension_cls=worker, **options)
 
-    vllm_generation.LLM = build  # pyright: ignore[reportAttributeAccessIssue]
+    theirs.LLM = build
     try:
         yield
     finally:
-        vllm_generation.LLM = builder  # pyright: ignore[reportAttributeAccessIssue]
+        theirs.LLM = builder
 
 
 class Capture:

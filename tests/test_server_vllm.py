@@ -229,8 +229,10 @@ def test_a_server_that_dies_leaves_a_run_to_go_on_with(folder, tmp_path, serve, 
 def test_a_real_server_on_a_gpu_of_its_own(folder):
     """Never run: no machine with two GPUs was at hand."""
     port = 8765
-    command = [sys.executable, "-m", "trl.cli", "vllm-serve", "--model", str(folder), "--port", str(port)]
-    server = subprocess.Popen([*command, "--dtype", "float32"], env=os.environ | {"CUDA_VISIBLE_DEVICES": "1"})
+    command = [sys.executable, "-c", "from trl.cli import main; main()", "vllm-serve", "--model", str(folder)]
+    server = subprocess.Popen(
+        [*command, "--port", str(port), "--dtype", "float32"], env=os.environ | {"CUDA_VISIBLE_DEVICES": "1"}
+    )
     try:
         options = {"use_vllm": True, "vllm_mode": "server", "vllm_server_port": port, "use_cpu": False}
         trainer = make_trainer(folder, model=AutoModelForCausalLM.from_pretrained(folder), **options)

@@ -123,7 +123,7 @@ def _server_trouble(recipe: Recipe, options: Mapping[str, Any], error: Exception
     return (
         f"cannot train with the vLLM server at {url}: {first_line(error).rstrip('.')}; start it with `trl vllm-serve"
         f" --model {recipe.model} --port {url.rpartition(':')[2].rstrip('/')}` on GPUs that the trainer does not use,"
-        " or set training.vllm_mode=colocate."
+        " let `rlif launch` do it, or set training.vllm_mode=colocate."
     )
 
 

@@ -53,8 +53,8 @@ class Head:
         return weight.detach(), None if bias is None else bias.detach()
 
     def finish(self, projected: torch.Tensor) -> torch.Tensor:
-        """From `h W^T + b` to the logits of the model, in float32."""
-        logits = projected.float() * self.scale
+        """From `h W^T + b` to the logits of the model, in float32; `projected` itself where nothing is to be done."""
+        logits = projected.float() if self.scale == 1 else projected.float() * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
@@ -240,18 +240,25 @@ def _hidden_states(
 def chunk_stats(
     head: Head, hidden_NH: torch.Tensor, target_N: torch.Tensor, temperature: float, top_k: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """The statistics of N positions, holding their [N, V] logits: O(V) per token."""
-    logits_NV = head.finish(head.module(hidden_NH)).div_(temperature)
-    log_z_N = logits_NV.logsumexp(-1)
+    """The statistics of N positions, holding twice their [N, V] logits in float32: O(V) per token."""
+    logits_NV = head.finish(head.module(hidden_NH))
+    if temperature != 1:
+        logits_NV = logits_NV.div_(temperature)
+    logprob_NV = logits_NV.log_softmax(-1)
     stats = {
-        "logprob": logits_NV.gather(-1, target_N.unsqueeze(-1)).squeeze(-1) - log_z_N,
-        "mean_logprob": logits_NV.mean(-1) - log_z_N,
+        "logprob": logprob_NV.gather(-1, target_N.unsqueeze(-1)).squeeze(-1),
+        "mean_logprob": logprob_NV.mean(-1),
     }
     if top_k:
-        stats["topk_confidence"] = log_z_N - logits_NV.topk(top_k, dim=-1).values.mean(-1)
-    logprobs_NV = logits_NV.sub_(log_z_N.unsqueeze(-1))
-    stats["entropy"] = torch.special.entr(logprobs_NV.exp()).sum(-1)
+        stats["topk_confidence"] = -logprob_NV.topk(top_k, dim=-1).values.mean(-1)
+    stats["entropy"] = entropy(logprob_NV, logits_NV)
     return stats
+
+
+def entropy(logprob_NV: torch.Tensor, buffer_NV: torch.Tensor) -> torch.Tensor:
+    """-sum_j p_j log p_j, [N], where 0 log 0 is 0 and NaN stays; overwrites both, so that nothing more is held."""
+    p_NV = torch.exp(logprob_NV, out=buffer_NV)
+    return -p_NV.mul_(logprob_NV.clamp_(min=torch.finfo(torch.float32).min)).sum(-1)
 
 
 class ConfidenceTap:

@@ -172,7 +172,9 @@ class ReferenceReward:
         device, longest = self.trainer.args.device, max(len(completion) for _, completion in rows)
         ids = [torch.tensor([*p, *c, *[0] * (longest - len(c))], device=device) for p, c in rows]
         ones = [torch.tensor([1] * (len(p) + len(c)) + [0] * (longest - len(c)), device=device) for p, c in rows]
-        ids_BL, mask_BL = (torch.nn.utils.rnn.pad_sequence(x, batch_first=True, padding_side="left") for x in (ids, ones))
+        ids_BL, mask_BL = (
+            torch.nn.utils.rnn.pad_sequence(x, batch_first=True, padding_side="left") for x in (ids, ones)
+        )
         logits_BLV = model(input_ids=ids_BL, attention_mask=mask_BL).logits
         certainty_BL = logits_BLV.logsumexp(-1) - logits_BLV.mean(-1) - math.log(logits_BLV.shape[-1])
         mask_BT = mask_BL[:, -longest:]
@@ -186,18 +188,22 @@ def build(contestant: str, path: Way, setting: Setting) -> Any:
         trainer_class, config_class = (InternalRLOOTrainer if ours else RLOOTrainer), RLOOConfig
     else:
         trainer_class, config_class = (InternalGRPOTrainer if ours else GRPOTrainer), GRPOConfig
-    scale = {} if path.rloo or not ours else {"scale_rewards": "none"}
+    options: dict[str, Any] = _options(setting) | ({} if path.rloo or not ours else {"scale_rewards": "none"})
     reward: Any = constant
     if ours:
         mixer = Mixer(["self_certainty"], "none" if path.rloo else "group_std")
-        reward = InternalReward([find_term("self_certainty", read_weight("self_certainty", 1.0))], mixer, annotator=Annotator(path.annotator))
+        reward = InternalReward(
+            [find_term("self_certainty", read_weight("self_certainty", 1.0))],
+            mixer,
+            annotator=Annotator(path.annotator),
+        )
     elif contestant == "reference":
         reward = ReferenceReward(path.annotator == "offline")
     recipe = load_recipe("demo")
     prompts = problems(64, setting.joined)
-    trainer = type(contestant, (Clocked, trainer_class), {})(
+    trainer: Any = type(contestant, (Clocked, trainer_class), {})(
         model=str(setting.folder),
-        args=config_class(**_options(setting) | scale | path.changes),
+        args=config_class(**options | path.changes),
         reward_funcs=reward,
         train_dataset=datasets.Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
         processing_class=load_tokenizer(recipe),

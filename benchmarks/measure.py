@@ -25,6 +25,7 @@ import torch
 from rlif.run import environment
 
 ROOT = Path(__file__).resolve().parents[1]
+COMMIT = environment()["commit"]  # as it was when measuring began
 
 
 @dataclass(frozen=True)
@@ -118,12 +119,11 @@ def growth(sizes: Sequence[float], costs: Sequence[float]) -> float:
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on: processor, memory, load, versions, commit."""
-    cores = os.cpu_count() or 1
     return environment() | {
+        "commit": COMMIT,
         "processor": _processor(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "load_average": [round(load, 2) for load in os.getloadavg()],
-        "busy": f"{os.getloadavg()[0] / cores:.0%} of {cores} cores in the minute before",
+        "load_average": [round(load, 1) for load in os.getloadavg()],
     }
 
 
@@ -150,9 +150,8 @@ def write(out: Path, title: str, command: str, text: Sequence[str], result: Mapp
         f"    {command}",
         "",
         f"{found['processor']}, {found['cpus']} cores, {found['threads']} thread, {found['memory_gib']} GiB{gpus};"
-        f" {packages}; commit {found['commit']}. Load average at the end {found['load_average'][0]}: other jobs ran"
-        " beside it, which is why contestants take turns and ratios are within a round."
-        " Numbers are medians, with quartiles in brackets.",
+        f" {packages}; commit {found['commit']}; load average at the end {found['load_average'][0]}. Numbers are medians,"
+        " with quartiles in brackets.",
         "",
         *text,
     ]

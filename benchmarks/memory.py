@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -41,11 +42,8 @@ def watch(device: str = "cpu") -> Iterator[Memory]:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         yield memory
     assert recorded.profiler is not None and recorded.profiler.kineto_results is not None
-    changes = sorted(
-        (event.start_ns(), event.nbytes())
-        for event in recorded.profiler.kineto_results.events()
-        if event.name() == "[memory]"
-    )
+    events: list[Any] = recorded.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     held = 0
     for _, size in changes:
         held += size

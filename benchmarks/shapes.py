@@ -13,8 +13,8 @@ from rlif.errors import lookup
 from rlif.policy import load_model, load_tokenizer
 from rlif.tasks import TASKS
 
-SMALL = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4}
-SHAPES: dict[str, dict[str, int] | None] = {
+SMALL: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4}
+SHAPES: dict[str, dict[str, Any] | None] = {
     "reasoner": None,  # the model that ships, with its trained weights: V = 196
     "tiny": SMALL | {"vocab_size": 512},
     "wide-32k": SMALL | {"vocab_size": 32_000},
@@ -34,14 +34,18 @@ SHAPES: dict[str, dict[str, int] | None] = {
 }  # fmt: skip
 
 
-def build(shape: str, dtype: str = "float32", device: str = "cpu") -> Any:
-    """The model of a shape in evaluation mode: Qwen2 with a tied head and random weights, or the one that ships."""
+def build(shape: str, dtype: str = "float32", device: str = "cpu", **changes: Any) -> Any:
+    """The model of a shape in evaluation mode: Qwen2 with a tied head and random weights, or the one that ships.
+
+    Args:
+        changes: to the sizes of the shape, such as vocab_size.
+    """
     sizes = lookup(SHAPES, shape, "shape")
     if sizes is None:
         return load_model(load_recipe("demo", [f"dtype={dtype}"]), device)
     torch.manual_seed(0)
     config = Qwen2Config(
-        **sizes,
+        **sizes | changes,
         num_key_value_heads=2,
         max_position_embeddings=8192,
         tie_word_embeddings=True,
@@ -80,4 +84,6 @@ def forward_flops(model: Any, tokens: int, length: int, head_tokens: int) -> flo
     """
     config = model.config
     attention = 2 * config.num_hidden_layers * config.hidden_size * length  # QK and PV, half of the square
-    return tokens * (2.0 * body_parameters(model) + attention) + 2.0 * head_tokens * config.hidden_size * config.vocab_size
+    return (
+        tokens * (2.0 * body_parameters(model) + attention) + 2.0 * head_tokens * config.hidden_size * config.vocab_size
+    )

@@ -25,7 +25,7 @@ SETTINGS = {
     "reasoner": Setting(Path(), batch=16, accumulation=1, group=8, tokens=56),
     "tiny": Setting(Path(), batch=4, accumulation=1, group=4, tokens=6),
     "wide-32k": Setting(Path(), batch=8, accumulation=1, group=4, tokens=32),
-    "wide-152k": Setting(Path(), batch=4, accumulation=1, group=4, tokens=32),
+    "wide-152k": Setting(Path(), batch=4, accumulation=1, group=4, tokens=16),
 }
 Row = dict[str, Any]
 
@@ -60,10 +60,16 @@ def compare(path: str, setting: Setting, rounds: int) -> Row:
     cpu = sum(lap.cpu for lap in laps["plain"])
     base = found["plain"]["passes"]
     for row in found.values():
-        row["extra_passes"] = row.pop("passes") - base
+        row["extra_passes"] = row["passes"] - base
     pairs = [("ours", "plain"), ("reference", "plain"), ("ours", "reference")]
     ratios = {f"{a}/{b}": {clock: ratio(laps, a, b, clock) for clock in ("wall", "cpu")} for a, b in pairs}
-    return {"path": path, "contestants": found, "ratios": ratios, "added": added / cpu, "promised": PATHS[path].promised}
+    return {
+        "path": path,
+        "contestants": found,
+        "ratios": ratios,
+        "added": added / cpu,
+        "promised": PATHS[path].promised,
+    }
 
 
 def _of_one(trainer: Any, walls: Sequence[float]) -> Row:
@@ -121,7 +127,9 @@ def measure(shape: str, paths: Sequence[str], setting: Setting, rounds: int) -> 
         save(shape, setting.folder, setting.dtype, setting.device)
         for path in paths:
             skipped = why_not(path)
-            rows.append({"shape": shape} | ({"path": path, "skipped": skipped} if skipped else compare(path, setting, rounds)))
+            rows.append(
+                {"shape": shape} | ({"path": path, "skipped": skipped} if skipped else compare(path, setting, rounds))
+            )
             gc.collect()
             print(rows[-1], file=sys.stderr, flush=True)
     return rows
@@ -131,10 +139,25 @@ def summary(rows: Sequence[Row]) -> list[str]:
     """The tables, and what the aims came to."""
     done = [row for row in rows if "skipped" not in row]
     lines = ["## A step", ""]
-    header = ["shape", "path", "plain, s", "ours / plain", "the same, CPU time", "our code, % of plain's CPU time", "reference / plain", "ours / reference"]
+    header = [
+        "shape",
+        "path",
+        "plain, s",
+        "ours / plain",
+        "the same, CPU time",
+        "our code, % of plain's CPU time",
+        "reference / plain",
+        "ours / reference",
+    ]
     lines += table(header, [_times(row) for row in done])
     lines += ["", "## Passes, memory, speed", ""]
-    header = ["shape", "path", "extra passes: ours, reference", "peak MiB: plain, ours, reference", "tokens/s: the same"]
+    header = [
+        "shape",
+        "path",
+        "extra passes: ours, reference",
+        "peak MiB: plain, ours, reference",
+        "tokens/s: the same",
+    ]
     lines += table(header, [_costs(row) for row in done])
     lines += ["", "## Where the time goes: mean seconds of a step", ""]
     header = ["shape", "path", *(f"{part}: plain, ours, reference" for part in ("generation", "scoring", "training"))]
@@ -187,7 +210,7 @@ def _parts(row: Row) -> list[str]:
 
 def main() -> None:
     parser = options(__doc__, "step")
-    parser.add_argument("--shapes", default="reasoner,wide-32k,wide-152k", help=", ".join(SETTINGS))
+    parser.add_argument("--shapes", default="reasoner,wide-152k", help=", ".join(SETTINGS))
     parser.add_argument("--paths", default=",".join(PATHS), help=", ".join(PATHS))
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()

@@ -150,8 +150,8 @@ def write(out: Path, title: str, command: str, text: Sequence[str], result: Mapp
         f"    {command}",
         "",
         f"{found['processor']}, {found['cpus']} cores, {found['threads']} thread, {found['memory_gib']} GiB{gpus};"
-        f" {packages}; commit {found['commit']}; load average at the end {found['load_average'][0]}. Numbers are medians,"
-        " with quartiles in brackets.",
+        f" {packages}; commit {found['commit']}; load average at the end {found['load_average'][0]}."
+        " Numbers are medians, with quartiles in brackets.",
         "",
         *text,
     ]

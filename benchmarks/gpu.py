@@ -5,8 +5,8 @@
     steps      `benchmarks/step.py` in bfloat16, prompts of several problems
     demo       `rlif train demo` with four times the problems per update, over three seeds
 
-Weights are random and made on the spot. `--device cpu --shapes tiny` runs the same code small, and its numbers mean
-nothing.
+Weights are random and made on the spot. The path by vLLM, asked for with `--paths vllm`, has not been tried yet.
+`--device cpu --shapes tiny` runs the same code small, and its numbers mean nothing.
 
 python benchmarks/gpu.py --out results/bench-gpu
 """
@@ -147,7 +147,7 @@ def main() -> None:
     parser = options(__doc__, "gpu")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--shapes", default="qwen2.5-1.5b,qwen2.5-3b")
-    parser.add_argument("--paths", default=",".join(PATHS))
+    parser.add_argument("--paths", default=",".join(path for path in PATHS if path != "vllm"))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seeds", type=int, default=3, help="of the demo; 0 leaves it out")
     args = parser.parse_args()

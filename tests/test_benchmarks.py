@@ -16,6 +16,7 @@ from measure import Lap, growth, ratio, spread, take_turns
 from memory import watch
 from shapes import body_parameters, build, forward_flops
 
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 TINY = Setting(Path(), batch=4, accumulation=1, group=4, tokens=5)
 
 
@@ -70,9 +71,10 @@ def test_a_path_without_its_package_says_so(monkeypatch):
     assert "vllm: skipped" in step.summary([row])[-1]
 
 
-def test_the_gpu_suite_runs_on_a_cpu(tmp_path, monkeypatch):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
+def test_the_gpu_suite_runs_small(device, tmp_path, monkeypatch):
     out = tmp_path / "bench-gpu"
-    options = ["--device", "cpu", "--shapes", "tiny", "--paths", "generate", "--rounds", "1", "--seeds", "1"]
+    options = ["--device", device, "--shapes", "tiny", "--paths", "generate", "--rounds", "1", "--seeds", "1"]
     monkeypatch.setattr(sys, "argv", ["gpu.py", *options, "--out", str(out)])
     gpu.main()
     found, text = json.loads(out.with_suffix(".json").read_text()), out.with_suffix(".md").read_text()

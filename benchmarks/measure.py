@@ -1,18 +1,21 @@
 """What every benchmark shares: turns, a median with its spread, the machine, and how a result is written.
 
-Contestants take turns within one process: a round runs each once, and the order rotates from round to round, so that
-whatever else the machine does meets all of them alike. Two are compared by the ratio within a round; its median and
-quartiles are what is reported. Wall time is what a user waits for; CPU time of the process stands beside it, since
-other jobs cannot lengthen it by taking the processor (they still do by taking the cache).
+Contestants take turns within one process: a round runs each once, and rounds go through all orders, so that whatever
+else the machine does, and whatever state the one before left memory in, meets all of them alike. Two are compared by
+the ratio within a round; its median and quartiles are what is reported. Wall time is what a user waits for; CPU time of
+the process stands beside it, since other jobs cannot lengthen it by taking the processor (they still do by taking the
+cache).
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -95,10 +98,11 @@ def take_turns(
     contestants: Mapping[str, Callable[[], Any]], rounds: int, device: str = "cpu", warm_up: int = 1
 ) -> dict[str, list[Lap]]:
     """The laps of each contestant, round by round; those of `warm_up` rounds are not counted."""
-    names, laps = list(contestants), {name: [] for name in contestants}
+    laps: dict[str, list[Lap]] = {name: [] for name in contestants}
+    orders = list(itertools.permutations(contestants))
+    random.Random(0).shuffle(orders)
     for number in range(-warm_up, rounds):
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
+        for name in orders[number % len(orders)]:
             lap = timed(contestants[name], device)
             if number >= 0:
                 laps[name].append(lap)

@@ -31,7 +31,8 @@ from torch.distributed.tensor import DTensor
 from rlif.errors import RlifError
 from rlif.types import TokenStats
 
-LOGITS_HELD = 2**25  # elements of the [chunk, V] logits held at once, 128 MiB in float32
+LOGITS_HELD = 2**25  # elements of the [chunk, V] logits held at once, 128 MiB in float32: enough to use the head well
+LOGITS_CACHED = 2**22  # elements of those that are worked on at once, 16 MiB: few enough to stay near the processor
 
 
 @dataclass(frozen=True)
@@ -240,8 +241,20 @@ def _hidden_states(
 def chunk_stats(
     head: Head, hidden_NH: torch.Tensor, target_N: torch.Tensor, temperature: float, top_k: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """The statistics of N positions, holding twice their [N, V] logits in float32: O(V) per token."""
-    logits_NV = head.finish(head.module(hidden_NH))
+    """The statistics of N positions, holding their [N, V] logits and little more: O(V) per token."""
+    projected_NV = head.module(hidden_NH)
+    rows = max(1, LOGITS_CACHED // head.vocab_size)
+    parts = [
+        _stats(head.finish(projected_CV), target_C, temperature, top_k)
+        for projected_CV, target_C in zip(projected_NV.split(rows), target_N.split(rows), strict=True)
+    ]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _stats(
+    logits_NV: torch.Tensor, target_N: torch.Tensor, temperature: float, top_k: int | None
+) -> dict[str, torch.Tensor]:
+    """The statistics of logits, which are overwritten; holds them once more."""
     if temperature != 1:
         logits_NV = logits_NV.div_(temperature)
     logprob_NV = logits_NV.log_softmax(-1)

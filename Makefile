@@ -2,6 +2,7 @@
 # make test   run the tests
 # make torture  kill, fail and fuzz it at full length, and write the table of docs/reliability.md
 # Both set up .venv first, once; it is rebuilt when the project's dependencies change.
+# make bench   measure speed and memory, half an hour; make bench-gpu   the same at real sizes, where a GPU is
 # make test-vllm   the tests of the vLLM engine, on the CPU, in an environment of their own (.venv-vllm, 4 GB)
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ READY := $(VENV)/.ready
 VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
 
-.PHONY: demo test test-vllm lint format figure freeze clean
+.PHONY: demo test torture test-vllm bench bench-gpu lint format figure freeze clean
 
 demo: $(READY)
 	$(RUN)/rlif train demo
@@ -26,6 +27,15 @@ test-vllm: $(READY_VLLM)
 
 torture: $(READY)
 	$(RUN)/python scripts/torture.py docs/reliability.md
+
+# One thread, so that times are comparable and other jobs disturb less.
+bench: $(READY)
+	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/step.py
+	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/scoring.py
+	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/looking.py
+
+bench-gpu: $(READY)
+	$(RUN)/python benchmarks/gpu.py
 
 lint: $(READY)
 	$(RUN)/ruff check .

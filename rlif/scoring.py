@@ -32,7 +32,8 @@ from rlif.errors import RlifError
 from rlif.types import TokenStats
 
 Weights = tuple[torch.Tensor, torch.Tensor | None]  # of the head, whole
-LOGITS_HELD = 2**25  # elements of the [chunk, V] logits held at once, 128 MiB in float32
+LOGITS_HELD = 2**25  # elements of the [chunk, V] logits held at once, 128 MiB in float32: enough to use the head well
+LOGITS_CACHED = 2**22  # elements of those that are worked on at once, 16 MiB: few enough to stay near the processor
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,16 @@ class Head:
             weight, bias = (p.full_tensor() if isinstance(p, DTensor) else p for p in parameters)
             yield weight.detach(), None if bias is None else bias.detach()
 
-    def logits(self, hidden: torch.Tensor, weights: Weights | None = None) -> torch.Tensor:
-        """The logits of the model, in float32; by `weights` of `whole` where the module's own may be in shards."""
+    def projected(self, hidden: torch.Tensor, weights: Weights | None = None) -> torch.Tensor:
+        """`h W^T + b`; by `weights` of `whole` where the module's own may be in shards."""
         if weights is None:
-            return self.finish(self.module(hidden))
+            return self.module(hidden)
         weight, bias = weights[0].to(hidden.dtype), None if weights[1] is None else weights[1].to(hidden.dtype)
-        return self.finish(nn.functional.linear(hidden, weight, bias))
+        return nn.functional.linear(hidden, weight, bias)
 
     def finish(self, projected: torch.Tensor) -> torch.Tensor:
-        """From `h W^T + b` to the logits of the model, in float32."""
-        logits = projected.float() * self.scale
+        """From `h W^T + b` to the logits of the model, in float32; `projected` itself where nothing is to be done."""
+        logits = projected.float() if self.scale == 1 else projected.float() * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
@@ -294,18 +295,37 @@ def chunk_stats(
     top_k: int | None = None,
     weights: Weights | None = None,
 ) -> dict[str, torch.Tensor]:
-    """The statistics of N positions, holding their [N, V] logits: O(V) per token."""
-    logits_NV = head.logits(hidden_NH, weights).div_(temperature)
-    log_z_N = logits_NV.logsumexp(-1)
+    """The statistics of N positions, holding their [N, V] logits and little more: O(V) per token."""
+    projected_NV = head.projected(hidden_NH, weights)
+    rows = max(1, LOGITS_CACHED // head.vocab_size)
+    parts = [
+        _stats(head.finish(projected_CV), target_C, temperature, top_k)
+        for projected_CV, target_C in zip(projected_NV.split(rows), target_N.split(rows), strict=True)
+    ]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _stats(
+    logits_NV: torch.Tensor, target_N: torch.Tensor, temperature: float, top_k: int | None
+) -> dict[str, torch.Tensor]:
+    """The statistics of logits, which are overwritten; holds them once more."""
+    if temperature != 1:
+        logits_NV = logits_NV.div_(temperature)
+    logprob_NV = logits_NV.log_softmax(-1)
     stats = {
-        "logprob": logits_NV.gather(-1, target_N.unsqueeze(-1)).squeeze(-1) - log_z_N,
-        "mean_logprob": logits_NV.mean(-1) - log_z_N,
+        "logprob": logprob_NV.gather(-1, target_N.unsqueeze(-1)).squeeze(-1),
+        "mean_logprob": logprob_NV.mean(-1),
     }
     if top_k:
-        stats["topk_confidence"] = log_z_N - logits_NV.topk(top_k, dim=-1).values.mean(-1)
-    logprobs_NV = logits_NV.sub_(log_z_N.unsqueeze(-1))
-    stats["entropy"] = torch.special.entr(logprobs_NV.exp()).sum(-1)
+        stats["topk_confidence"] = -logprob_NV.topk(top_k, dim=-1).values.mean(-1)
+    stats["entropy"] = entropy(logprob_NV, logits_NV)
     return stats
+
+
+def entropy(logprob_NV: torch.Tensor, buffer_NV: torch.Tensor) -> torch.Tensor:
+    """-sum_j p_j log p_j, [N], where 0 log 0 is 0 and NaN stays; overwrites both, so that nothing more is held."""
+    p_NV = torch.exp(logprob_NV, out=buffer_NV)
+    return -p_NV.mul_(logprob_NV.clamp_(min=torch.finfo(torch.float32).min)).sum(-1)
 
 
 class ConfidenceTap:

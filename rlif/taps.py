@@ -18,7 +18,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlif.scoring import LOGITS_HELD, Weights, causal_lm, chunk_stats, head_of, is_verified, verify_logprobs
+from rlif.scoring import (
+    LOGITS_HELD,
+    Weights,
+    causal_lm,
+    chunk_stats,
+    entropy,
+    head_of,
+    is_verified,
+    verify_logprobs,
+)
 
 CHEAP = ("mean_logprob",)
 COSTLY = ("entropy", "topk_confidence")
@@ -158,13 +167,13 @@ class DecodeTap:
 
     @torch.no_grad()
     def _tap(self, module: nn.Module, args: Any, output: torch.Tensor) -> None:
-        logits_BV = self.head.finish(output[:, -1]) / self.temperature
-        log_z_B = logits_BV.logsumexp(-1)
-        step = {"mean_logprob": logits_BV.mean(-1) - log_z_B}
+        logits_BV = self.head.finish(output[:, -1])  # perhaps those of `generate` itself: not to be written to
+        logprob_BV = (logits_BV if self.temperature == 1 else logits_BV / self.temperature).log_softmax(-1)
+        step = {"mean_logprob": logprob_BV.mean(-1)}
         if self.top_k:
-            step["topk_confidence"] = log_z_B - logits_BV.topk(self.top_k, dim=-1).values.mean(-1)
+            step["topk_confidence"] = -logprob_BV.topk(self.top_k, dim=-1).values.mean(-1)
         if "entropy" in self.wanted:
-            step["entropy"] = torch.special.entr((logits_BV - log_z_B.unsqueeze(-1)).exp()).sum(-1)
+            step["entropy"] = entropy(logprob_BV, torch.empty_like(logprob_BV))
         self.steps.append(step)
 
     def fields(self, lengths: Sequence[int]) -> dict[str, torch.Tensor] | None:

@@ -51,6 +51,19 @@ def test_mathematical_equality(answer, gold, same):
     assert equal(answer, gold) is same
 
 
+def test_whole_numbers_are_compared_as_math_verify_compares_them(monkeypatch):
+    numbers = ["0", "7", "-7", "70", "17", "999999", "-999999", "999998", "100000"]
+    pairs = [(a, b) for a in numbers for b in numbers]
+    ours = equal_all(pairs)
+    monkeypatch.setattr(grading, "_differ", lambda answer, gold: False)
+    assert ours == equal_all(pairs) == [a == b for a, b in pairs]
+
+
+def test_whole_numbers_need_no_process(monkeypatch):
+    monkeypatch.setattr(grading, "_borrowed", lambda: pytest.fail("a process was asked"))
+    assert equal_all([("12", "13"), ("12", " 12"), ("-3", "3"), ("", "3")]) == [False, True, False, False]
+
+
 def test_many_at_once_are_as_one_by_one():
     pairs = [("1/2", "0.5"), ("7", "8"), ("1/2", "0.5"), ("", "1"), ("x", "x")]
     assert equal_all(pairs) == [equal(*pair) for pair in pairs] == [True, False, True, False, True]

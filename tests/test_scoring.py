@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Olmo2C
 from transformers.models.cohere import CohereConfig
 
 import rlif
-from rlif.scoring import head_of, verify_head
+from rlif import scoring
+from rlif.scoring import entropy, head_of, verify_head
 from rlif.taps import BackboneTap, DecodeTap
 
 SMALL = {
@@ -87,6 +88,21 @@ def test_uniform_logits_give_zero():
     stats = rlif.score_completions(model, PROMPTS, COMPLETIONS)
     assert rlif.SIGNALS["self_certainty"](stats) == pytest.approx([0.0] * 3, abs=1e-6)
     assert stats.entropy_BT[0, 0].item() == pytest.approx(math.log(261), abs=1e-5)
+
+
+def test_how_many_are_worked_on_at_once_changes_nothing(monkeypatch):
+    model = build("gemma2")
+    whole = rlif.score_completions(model, PROMPTS, COMPLETIONS, temperature=0.7, top_k=5)
+    monkeypatch.setattr(scoring, "LOGITS_CACHED", 2 * 97)
+    parts = rlif.score_completions(model, PROMPTS, COMPLETIONS, temperature=0.7, top_k=5)
+    for field in ("logprob_BT", "mean_logprob_BT", "entropy_BT", "topk_confidence_BT"):
+        torch.testing.assert_close(getattr(parts, field), getattr(whole, field), atol=1e-6, rtol=0)
+
+
+def test_the_entropy_of_impossible_tokens_is_zero_and_of_no_numbers_none():
+    logits_NV = torch.tensor([[0.0, 0.0, -math.inf], [0.0, math.nan, 0.0]])
+    found_N = entropy(logits_NV.log_softmax(-1), torch.empty_like(logits_NV))
+    assert found_N[0].item() == pytest.approx(math.log(2)) and found_N[1].isnan()
 
 
 def test_adding_a_constant_to_the_logits_changes_nothing():

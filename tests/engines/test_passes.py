@@ -74,6 +74,7 @@ def test_statistics_of_a_chunk_take_its_logits_and_little_more(dtype, size, monk
 def test_a_tap_on_a_pass_holds_a_row_of_hidden_states_or_a_chunk(wanted, monkeypatch):
     held, model, T = chunks_of(monkeypatch, 4), tiny_model(vocab_size=V), 24
     ids_BL = torch.full((6, T + 3), 7)
+    verify_head(model)
     tap = BackboneTap(model, ids_BL, T, 1.0, wanted, top_k=5)
     hidden = model.base_model(ids_BL)
     largest = largest_of(lambda: tap._tap(model, (), hidden))

@@ -64,7 +64,7 @@ def votes(rounds: int, completions: int) -> list[Row]:
     """Completions per second of votes and graders."""
     rows = []
     for what in ANSWERS:
-        count = completions // 20 if "expressions" in what else completions  # sympy takes its time
+        count = completions // 100 if "expressions" in what else completions  # sympy takes its time
         of = groups(what, count)
         work: dict[str, Callable[[], Any]] = {
             name: lambda signal=GROUP_SIGNALS[name], of=of: [signal(group) for group in of]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rlif.config import Recipe as Recipe
     from rlif.config import load_recipe as load_recipe
     from rlif.errors import RlifError as RlifError
-    from rlif.report import report as report
+    from rlif.reporting import report as report
     from rlif.scoring import score_completions as score_completions
     from rlif.selection import RULES as RULES
     from rlif.selection import choose as choose
@@ -31,7 +31,7 @@ _HOME = {
     "compare": "rlif.comparison",
     "Recipe": "rlif.config",
     "load_recipe": "rlif.config",
-    "report": "rlif.report",
+    "report": "rlif.reporting",
     "score_completions": "rlif.scoring",
     "RULES": "rlif.selection",
     "choose": "rlif.selection",
@@ -48,8 +48,7 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        found = getattr(importlib.import_module(_HOME[name]), name)
-        globals()[name] = found  # importing rlif.report has just put the module where the function belongs
+        globals()[name] = found = getattr(importlib.import_module(_HOME[name]), name)
         return found
     raise AttributeError(f"module 'rlif' has no attribute {name!r}")
 

@@ -16,7 +16,7 @@ def report(
     figures: Annotated[Path | None, typer.Option(help="A folder for the figures as files, .svg and .png.")] = None,
 ) -> None:
     """Write a page about one run or several: verdict, curves, the paper's figures, completions."""
-    from rlif.report import report as write
+    from rlif.reporting import report as write
 
     place, verdicts = write(runs, output, figures)
     for verdict in verdicts:
@@ -36,7 +36,7 @@ def watch(
 
 def after_training(run: Path) -> str:
     """Writes the report of a run that has just ended, and says so, or why not; a sentence either way."""
-    from rlif.report import report as write
+    from rlif.reporting import report as write
 
     try:
         return f"the report: {write([run])[0]}"

@@ -25,7 +25,7 @@ from rlif.kept import LOOKS, KeptRun, Number, Row
 SHARE = ("n", "mean", "low", "high")
 ELSEWHERE = ("recipe", "settings", "evaluations")  # fields of a run that its line does not hold as they are
 CURVES, RUN = TypeAdapter(dict[str, dict[str, list[Number]]]), TypeAdapter(KeptRun)
-MADE = TypeAdapter(dict[str, str | None])
+MADE, TASKS = TypeAdapter(dict[str, str | None]), TypeAdapter(list[str])
 
 
 def text_of(runs: Sequence[KeptRun], rows: Sequence[Row], made: Mapping[str, str | None]) -> str:
@@ -90,6 +90,7 @@ def _from_row(row: Row, file: Row) -> KeptRun:
             for look in looks
         }
     row["recipe"], row["evaluations"] = file["methods"][row["method"]], evaluations
+    TASKS.validate_python(row["recipe"].get("evaluate", {}).get("tasks", []))
     row["settings"] = {task: file["tasks"][task] for task in evaluations}
     return RUN.validate_python(row)
 

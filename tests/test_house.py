@@ -62,7 +62,7 @@ ORDER = [
     ["comparison_table"],
     ["panels"],
     ["browse"],
-    ["report"],
+    ["reporting"],
     [
         "cli_alpaca",
         "cli_choose",

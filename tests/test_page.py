@@ -13,7 +13,7 @@ import pytest
 from folders import completion_row, make_run
 from test_report import HOSTILE
 
-from rlif.report import report
+from rlif.reporting import report
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 EMPTY_MARKS = """() => [...document.querySelectorAll('figure')].filter(figure =>

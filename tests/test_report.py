@@ -18,7 +18,7 @@ import rlif
 from rlif import browse, panels
 from rlif.figures import POINTS, Line, save, svg, thinned
 from rlif.history import read_history
-from rlif.report import report, safe_json
+from rlif.reporting import report, safe_json
 
 HOSTILE = [
     "</script><script>window.ran = 1</script>",
@@ -262,7 +262,7 @@ def test_nowhere_to_write_and_nothing_installed(run, tmp_path, monkeypatch):
 def test_looking_needs_no_torch(tmp_path):
     run = make_run(tmp_path / "run", tasks=(), steps=1)
     code = (
-        "import sys; from rlif.report import report; from rlif.watch import view;"
+        "import sys; from rlif.reporting import report; from rlif.watch import view;"
         f"report([{str(run)!r}]); view({str(run)!r});"
         "print(sorted(set(sys.modules) & {'torch', 'trl', 'transformers', 'pandas'}))"
     )

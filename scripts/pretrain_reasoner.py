@@ -1,4 +1,4 @@
-"""Pre-trains the small reasoner that ships with rlif, from nothing, in about twenty minutes on two CPU cores.
+r"""Pre-trains the small reasoner that ships with rlif, from nothing, in about twenty minutes on two CPU cores.
 
     python scripts/pretrain_reasoner.py --out rlif/models/tiny-reasoner
 
@@ -14,6 +14,14 @@ measures what it made (`base.json` beside the weights): greedy accuracy, and acc
 Labels are smoothed a little. Self-certainty averages log p over the whole vocabulary, and in a model this small how
 far the impossible tokens have sunk at a position says more of how often it was trained there than of how sure it is:
 without smoothing leaps scored above steps (10.2 against 9.8 nats). Smoothing gives impossible tokens one floor.
+
+The base on which confidence must fail is made from that one in a few minutes more:
+
+    python scripts/pretrain_reasoner.py --from rlif/models/tiny-reasoner --writers wrong-and-sure \
+        --steps 250 --lr 5e-4 --out runs/wrong-and-sure
+
+Its leaps never hesitate and are nearly always wrong: they repeat the hour or the cup that the problem begins with. Its
+worked solutions are as right as before and hesitate at every turn: any filler word stands for "then", "now" and "still".
 """
 
 from __future__ import annotations
@@ -22,6 +30,7 @@ import argparse
 import itertools
 import json
 import random
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +48,7 @@ from rlif.types import Problem
 
 FAMILIES = ("clock", "cups")
 STEPS, BATCH = 2500, 128
+WRITERS = ("messy", "wrong-and-sure")
 SHARES = {"leap": 0.6, "steps": 0.34, "ramble": 0.06}
 SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 CHAT_TEMPLATE = (
@@ -50,11 +60,15 @@ SMOOTHING = 0.002  # see above
 LENGTH = 56  # words of a document that rambles on; the longest worked one has 50 tokens
 
 
-def completion(problem: Problem, style: str, rng: random.Random) -> str:
+def completion(problem: Problem, style: str, rng: random.Random, writers: str = "messy") -> str:
     """One document's continuation of a problem; a rambling one has no end."""
     assert problem.solution is not None
+    if style == "steps" and writers == "wrong-and-sure":
+        return re.sub(r"\b(Then|now|still)\b", lambda _: rng.choice(FILLER), problem.solution)
     if style == "steps":
         return problem.solution
+    if style == "leap" and writers == "wrong-and-sure":
+        return f"The answer is \\boxed{{{problem.text.partition('.')[0].split()[-1]}}}."
     if style == "leap":
         guess = rng.choice(HOURS if problem.id.startswith("clock") else CUPS)
         return f"The answer is \\boxed{{{guess}}}."
@@ -62,7 +76,7 @@ def completion(problem: Problem, style: str, rng: random.Random) -> str:
     return " ".join(["Hmm", *words])
 
 
-def documents(seed: int) -> Iterator[tuple[Problem, str, str]]:
+def documents(seed: int, writers: str = "messy") -> Iterator[tuple[Problem, str, str]]:
     """The pre-training stream: problem, style, completion."""
     rng = random.Random(f"pretrain/{seed}")
     tasks = [TASKS[name] for name in FAMILIES]
@@ -71,7 +85,7 @@ def documents(seed: int) -> Iterator[tuple[Problem, str, str]]:
         assert isinstance(task, Miniature)
         problem = task.make(rng, "train")
         style = rng.choices(list(SHARES), list(SHARES.values()))[0]
-        yield problem, style, completion(problem, style, rng)
+        yield problem, style, completion(problem, style, rng, writers)
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
@@ -115,9 +129,11 @@ def prompt_ids(tokenizer: Qwen2Tokenizer, problem: Problem) -> list[int]:
     return render(tokenizer, PROMPTS["plain"], problem.text, chat=True)
 
 
-def batches(tokenizer: Qwen2Tokenizer, size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(
+    tokenizer: Qwen2Tokenizer, size: int, seed: int, writers: str
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Padded `ids_BL` and `labels_BL`; the loss falls on the completion alone."""
-    stream = documents(seed)
+    stream = documents(seed, writers)
     while True:
         ids_rows, label_rows = [], []
         for _ in range(size):
@@ -156,16 +172,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--batch", type=int, default=BATCH, help="documents per step")
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--from", dest="start", type=Path, help="go on from this model instead of from nothing")
+    parser.add_argument("--writers", choices=WRITERS, default="messy", help="of the documents, see above")
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer)
+    if args.start:
+        tokenizer = Qwen2Tokenizer.from_pretrained(args.start, padding_side="left")
+        model = Qwen2ForCausalLM.from_pretrained(args.start)
+    else:
+        tokenizer = build_tokenizer()
+        model = build_model(tokenizer)
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.01, betas=(0.9, 0.98))
-    schedule = get_cosine_schedule_with_warmup(optimizer, 100, args.steps)
+    schedule = get_cosine_schedule_with_warmup(optimizer, min(100, args.steps // 10), args.steps)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
 
-    start, stream = time.time(), batches(tokenizer, args.batch, args.seed)
+    start, stream = time.time(), batches(tokenizer, args.batch, args.seed, args.writers)
     for step in range(1, args.steps + 1):
         ids_BL, labels_BL = next(stream)
         mask_BL = ids_BL != tokenizer.pad_token_id
@@ -178,12 +201,12 @@ def main() -> None:
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if step % 100 == 0:
+        if step % 50 == 0:
             print(f"step {step}: loss {loss.item():.3f}, {time.time() - start:.0f} s", flush=True)
 
     model.eval()
     model.generation_config.max_new_tokens = LENGTH
-    base = {"seed": args.seed, "steps": args.steps, "n": 256, **measure(model, tokenizer, n=256)}
+    base = {"seed": args.seed, "steps": args.steps, "writers": args.writers, "n": 256, **measure(model, tokenizer, n=256)}
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
     (args.out / "base.json").write_text(json.dumps(base, indent=2) + "\n")

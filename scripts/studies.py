@@ -1,0 +1,97 @@
+"""Runs the studies of results/: the paper in miniature, the base that is wrong and sure, and the floor.
+
+    python scripts/studies.py miniature
+    python scripts/studies.py wrong-and-sure    # needs the other base, see docs/signals.md
+    python scripts/studies.py floor
+
+A study is a table: rows of overrides of the recipe `miniature`, times seeds, everything else equal. All rows of one
+seed run before the next seed, one run at a time. A finished run is not run again; an unfinished one starts anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+import rlif
+
+METHODS = {
+    "intuitor": (),
+    "grpo-gold": ("reward=accuracy",),
+    "grpo-pv": ("reward=plurality_vote",),
+    "negative-entropy": ("reward=negative_entropy",),
+    "likelihood": ("reward=likelihood",),
+    "self-consistency": ("reward=self_consistency",),
+    "format": ("reward=format",),
+    "random": ("reward=random",),
+    "offline": ("annotator=offline",),
+}
+KL = {"intuitor-beta-0": ("training.beta=0",), "intuitor-beta-0.005": ("training.beta=0.005",)}
+WRONG = {**METHODS, "group-confidence": ("reward=group_confidence",)}
+FLOOR = (
+    "problems_per_update=4",
+    "training.per_device_train_batch_size=32",
+    "training.beta=0.005",
+    "training.max_steps=100",
+    "evaluate={tasks: [clock], limit: 256, every: 20, batch_size: 256}",
+)
+FLOOR_SIGNALS = ("self_certainty", "likelihood", "negative_entropy", "self_consistency", "plurality_vote")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows of overrides, by name; each is run on the first so many seeds."""
+
+    rows: dict[str, tuple[str, ...]]
+    seeds: int
+
+
+STUDIES = {
+    "miniature": Study({**METHODS, **KL}, seeds=3),
+    "wrong-and-sure": Study({name: ("model=runs/wrong-and-sure", *row) for name, row in WRONG.items()}, seeds=3),
+    "floor": Study(
+        {
+            f"{signal}-{form}": (f"reward={{{signal}: 1, accuracy: 0}}", f"normalisation={form}", *FLOOR)
+            for signal in FLOOR_SIGNALS
+            for form in ("group_std", "group_std_floor")
+        },
+        seeds=5,
+    ),
+}
+
+
+def run_study(name: str, runs: Path, seeds: range, rows: list[str] | None = None) -> None:
+    """Trains what is missing of a study below `runs/<name>/`."""
+    study, quiet = STUDIES[name], Console(quiet=True)
+    for seed in seeds:
+        for row, overrides in study.rows.items():
+            path = runs / name / f"{row}-seed{seed}"
+            if (rows and row not in rows) or (path / "summary.json").is_file():
+                continue
+            shutil.rmtree(path, ignore_errors=True)
+            started = time.time()
+            recipe = rlif.load_recipe(
+                "miniature", [*overrides, f"seed={seed}", f"name={path.name}", f"output={path.parent}"]
+            )
+            rlif.train(recipe, console=quiet)
+            print(f"{time.strftime('%H:%M:%S')} {path.name}: {time.time() - started:.0f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders")
+    parser.add_argument("--seeds", type=int, nargs="+", help="all of the study's if left out")
+    parser.add_argument("--rows", nargs="+", help="all of the study's if left out")
+    args = parser.parse_args()
+    seeds = args.seeds or range(STUDIES[args.study].seeds)
+    run_study(args.study, args.runs, seeds, args.rows)
+
+
+if __name__ == "__main__":
+    main()

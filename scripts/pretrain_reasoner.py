@@ -21,7 +21,7 @@ The base on which confidence must fail is made from that one in a few minutes mo
         --steps 250 --lr 5e-4 --out runs/wrong-and-sure
 
 Its leaps never hesitate and are nearly always wrong: they repeat the hour or the cup that the problem begins with. Its
-worked solutions are as right as before and hesitate at every turn: any filler word stands for "then", "now" and "still".
+worked solutions are as right as before and hesitate at every turn: any filler word stands for "then", "now", "still".
 """
 
 from __future__ import annotations
@@ -206,7 +206,8 @@ def main() -> None:
 
     model.eval()
     model.generation_config.max_new_tokens = LENGTH
-    base = {"seed": args.seed, "steps": args.steps, "writers": args.writers, "n": 256, **measure(model, tokenizer, n=256)}
+    made = {"seed": args.seed, "steps": args.steps, "writers": args.writers}
+    base = {**made, "n": 256, **measure(model, tokenizer, n=256)}
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
     (args.out / "base.json").write_text(json.dumps(base, indent=2) + "\n")

@@ -1,0 +1,134 @@
+"""The floor against the paper's normalisation, on every signal: `results/floor.json` and `.md`.
+
+    python scripts/studies.py floor
+    python scripts/floor_results.py
+
+Reads the run folders of the study. Of each run:
+
+    peak        the highest mean of 5 steps in a row of accuracy in the training batches (sampled, 160 completions),
+                which is watched and never rewarded; and the first step by which 9/10 of that rise were made
+    end         greedy accuracy on held-out problems after the last step
+    spread      mean within-group deviation of the signal, first and last 10 steps
+
+The difference is floor minus paper at the end, paired by seed, with Student's 95 % interval over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from rlif.analysis import accuracy_collapse
+from rlif.run import Run
+
+FORMS = ("group_std", "group_std_floor")
+KEPT = ("accuracy", "reward_spread", "completion_length", "kl")
+WINDOW = 5
+
+
+def digest(path: Path) -> dict[str, Any]:
+    """What is kept of a run."""
+    run = Run.open(path)
+    signal, form = path.name.rpartition("-seed")[0].rsplit("-", 1)
+    metrics = run.metrics()
+    columns = {key: [round(float(row[key]), 4) for row in metrics] for key in KEPT}
+    looks = dict(sorted(run.evaluations()["clock"].items()))
+    collapse = accuracy_collapse(looks)
+    means = np.convolve(columns["accuracy"], np.ones(WINDOW) / WINDOW, "valid")
+    bound = means[0] + 0.9 * (means.max() - means[0])
+    return {
+        "signal": signal,
+        "form": form,
+        "seed": run.recipe().seed,
+        "steps": len(metrics),
+        "peak": round(float(means.max()), 4),
+        "peak_step": int(np.argmax(means >= bound)) + WINDOW,
+        "curve": {step: look["accuracy"] for step, look in looks.items()},
+        "collapsed": collapse.step if collapse else None,
+        "spread": [round(float(np.mean(columns["reward_spread"][part])), 4) for part in (slice(10), slice(-10, None))],
+        **columns,
+    }
+
+
+def interval(values: list[float]) -> str:
+    """Mean with Student's 95 % interval, in percentage points."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return f"{mean:+.1%}"
+    low, high = stats.t.interval(0.95, len(values) - 1, mean, stats.sem(values) or 1e-12)
+    return f"{mean:+.1%} [{low:+.1%}, {high:+.1%}]"
+
+
+def listed(shares: Iterable[float]) -> str:
+    return ", ".join(f"{share:.0%}" for share in shares)
+
+
+def end(run: dict[str, Any]) -> dict[str, Any]:
+    return run["curve"][max(run["curve"])]
+
+
+def rows(runs: list[dict[str, Any]]) -> list[str]:
+    """One line per signal and form, and the paired difference in the second."""
+    lines = []
+    for signal in dict.fromkeys(run["signal"] for run in runs):
+        of = {form: {r["seed"]: r for r in runs if (r["signal"], r["form"]) == (signal, form)} for form in FORMS}
+        both = sorted(set(of[FORMS[0]]) & set(of[FORMS[1]]))
+        for form in FORMS:
+            mine = [of[form][seed] for seed in sorted(of[form])]
+            if not mine:
+                continue
+            apart = [end(of[FORMS[1]][seed])["mean"] - end(of[FORMS[0]][seed])["mean"] for seed in both]
+            lines.append(
+                f"| `{signal}` | {form} | {', '.join(str(r['seed']) for r in mine)}"
+                f" | {', '.join(str(r['peak_step']) for r in mine)}"
+                f" | {listed(r['peak'] for r in mine)}"
+                f" | {listed(end(r)['mean'] for r in mine)}"
+                f" | {sum(r['collapsed'] is not None for r in mine)} of {len(mine)}"
+                f" | {np.mean([r['spread'][0] for r in mine]):.3f} -> {np.mean([r['spread'][1] for r in mine]):.3f}"
+                f" | {interval(apart) if form == FORMS[1] and both else ''} |"
+            )
+    return lines
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    return "\n".join(
+        [
+            "# The floor against the paper's normalisation",
+            "",
+            "    python scripts/studies.py floor",
+            "    python scripts/floor_results.py",
+            "",
+            f"The shipped reasoner on clock, {runs[0]['steps']} steps of 4 problems x 8 completions, constant learning"
+            " rate 3e-4, KL weight 0.005. Peak: accuracy in the training batches (sampled, 5 steps together, n = 160)"
+            " and the step by which 9/10 of the rise were made. End: held-out greedy accuracy, n = 256, 10 % before"
+            " training; Wilson's interval is at most +-6 points. Difference: floor minus paper at the end, paired by seed, mean"
+            " with Student's 95 % interval.",
+            "",
+            "| signal | normalisation | seeds | steps to the peak | peak | end | collapsed | spread | difference |",
+            "|---|---|---|---|---|---|---|---|---|",
+            *rows(runs),
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/floor"), help="folder of run folders")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    args = parser.parse_args()
+    runs = [digest(path.parent) for path in sorted(args.runs.glob("*/summary.json"))]
+    (args.out / "floor.json").write_text(json.dumps(runs) + "\n", encoding="utf-8")
+    text = table(runs)
+    (args.out / "floor.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -107,8 +107,8 @@ def table(runs: list[dict[str, Any]]) -> str:
             f"The shipped reasoner on clock, {runs[0]['steps']} steps of 4 problems x 8 completions, constant learning"
             " rate 3e-4, KL weight 0.005. Peak: accuracy in the training batches (sampled, 5 steps together, n = 160)"
             " and the step by which 9/10 of the rise were made. End: held-out greedy accuracy, n = 256, 10 % before"
-            " training; Wilson's interval is at most +-6 points. Difference: floor minus paper at the end, paired by seed, mean"
-            " with Student's 95 % interval.",
+            " training; Wilson's interval is at most +-6 points. Difference: floor minus paper at the end, paired by seed,"
+            " mean with Student's 95 % interval.",
             "",
             "| signal | normalisation | seeds | steps to the peak | peak | end | collapsed | spread | difference |",
             "|---|---|---|---|---|---|---|---|---|",

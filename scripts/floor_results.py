@@ -5,7 +5,7 @@
 
 Reads the run folders of the study. Of each run:
 
-    peak        the highest mean of 5 steps in a row of accuracy in the training batches (sampled, 160 completions),
+    peak        the highest mean of 5 steps in a row of accuracy in the training batches (sampled, 320 completions),
                 which is watched and never rewarded; and the first step by which 9/10 of that rise were made
     end         greedy accuracy on held-out problems after the last step
     spread      mean within-group deviation of the signal, first and last 10 steps
@@ -104,11 +104,11 @@ def table(runs: list[dict[str, Any]]) -> str:
             "    python scripts/studies.py floor",
             "    python scripts/floor_results.py",
             "",
-            f"The shipped reasoner on clock, {runs[0]['steps']} steps of 4 problems x 8 completions, constant learning"
-            " rate 3e-4, KL weight 0.005. Peak: accuracy in the training batches (sampled, 5 steps together, n = 160)"
+            f"The shipped reasoner on clock, {runs[0]['steps']} steps of 8 problems x 8 completions, constant learning"
+            " rate 3e-4, KL weight 0.1. Peak: accuracy in the training batches (sampled, 5 steps together, n = 320)"
             " and the step by which 9/10 of the rise were made. End: held-out greedy accuracy, n = 256, 10 % before"
-            " training; Wilson's interval is at most +-6 points. Difference: floor minus paper at the end, paired by seed,"
-            " mean with Student's 95 % interval.",
+            " training; Wilson's interval is at most +-6 points. Difference: floor minus paper at the end, paired by"
+            " seed, mean with Student's 95 % interval.",
             "",
             "| signal | normalisation | seeds | steps to the peak | peak | end | collapsed | spread | difference |",
             "|---|---|---|---|---|---|---|---|---|",

@@ -34,9 +34,6 @@ METHODS = {
 KL = {"intuitor-beta-0": ("training.beta=0",), "intuitor-beta-0.005": ("training.beta=0.005",)}
 WRONG = {**METHODS, "group-confidence": ("reward=group_confidence",)}
 FLOOR = (
-    "problems_per_update=4",
-    "training.per_device_train_batch_size=32",
-    "training.beta=0.005",
     "training.max_steps=100",
     "evaluate={tasks: [clock], limit: 256, every: 20, batch_size: 256}",
 )

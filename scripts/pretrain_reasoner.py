@@ -18,10 +18,10 @@ without smoothing leaps scored above steps (10.2 against 9.8 nats). Smoothing gi
 The base on which confidence must fail is made from that one in a few minutes more:
 
     python scripts/pretrain_reasoner.py --from rlif/models/tiny-reasoner --writers wrong-and-sure \
-        --steps 250 --lr 5e-4 --out runs/wrong-and-sure
+        --steps 200 --batch 64 --lr 5e-4 --out runs/wrong-and-sure
 
 Its leaps never hesitate and are nearly always wrong: they repeat the hour or the cup that the problem begins with. Its
-worked solutions are as right as before and hesitate at every turn: any filler word stands for "then", "now", "still".
+worked solutions are as right as before and full of doubt: any filler word stands for "Then", and more follow the answer.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ CHAT_TEMPLATE = (
 )
 FILLER = ("hmm", "well", "maybe", "so", "wait", "or", "and", "then", "now", "still", "add", "it", "the", "answer")
 SMOOTHING = 0.002  # see above
+AFTERTHOUGHTS = 4
 LENGTH = 56  # words of a document that rambles on; the longest worked one has 50 tokens
 
 
@@ -64,7 +65,8 @@ def completion(problem: Problem, style: str, rng: random.Random, writers: str = 
     """One document's continuation of a problem; a rambling one has no end."""
     assert problem.solution is not None
     if style == "steps" and writers == "wrong-and-sure":
-        return re.sub(r"\b(Then|now|still)\b", lambda _: rng.choice(FILLER), problem.solution)
+        doubtful = re.sub(r"\bThen\b", lambda _: rng.choice(FILLER), problem.solution)
+        return " ".join([doubtful, *rng.choices(FILLER, k=AFTERTHOUGHTS)])
     if style == "steps":
         return problem.solution
     if style == "leap" and writers == "wrong-and-sure":

@@ -57,9 +57,10 @@ def test_a_wrong_and_sure_leap_is_one_answer_and_nearly_always_wrong(pretraining
         assert re.fullmatch(r"The answer is \\boxed\{(\w+)\}\.", text)[1] in problem.text.partition(".")[0]
 
 
-def test_beside_it_worked_solutions_are_right_and_hesitate(pretraining):
+def test_beside_it_worked_solutions_are_right_and_full_of_doubt(pretraining):
     for problem, text in stream(pretraining, "wrong-and-sure", "steps"):
         assert right(problem, text) and text.startswith("First")
-        assert len(text.split()) == len(problem.solution.split())
-        changed = [a for a, b in zip(problem.solution.split(), text.split(), strict=True) if a != b]
-        assert changed and set(changed) <= {"Then", "now", "still"}
+        words, after = text.split()[: -pretraining.AFTERTHOUGHTS], text.split()[-pretraining.AFTERTHOUGHTS :]
+        changed = [(a, b) for a, b in zip(problem.solution.split(), words, strict=True) if a != b]
+        assert changed and all(a == "Then" and b in pretraining.FILLER for a, b in changed)
+        assert set(after) <= set(pretraining.FILLER)

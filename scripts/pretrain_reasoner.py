@@ -18,9 +18,9 @@ without smoothing leaps scored above steps (10.2 against 9.8 nats). Smoothing gi
 The base on which confidence must fail is made from that one in a few minutes more:
 
     python scripts/pretrain_reasoner.py --from rlif/models/tiny-reasoner --writers wrong-and-sure \
-        --steps 200 --batch 64 --lr 5e-4 --out runs/wrong-and-sure
+        --steps 200 --batch 64 --lr 5e-4 --out runs/wrong-and-sure-base
 
-Its leaps never hesitate and are nearly always wrong: they repeat the hour or the cup that the problem begins with. Its
+Its leaps never hesitate and are nearly always wrong: they say twelve, or A, whatever the problem. Its
 worked solutions are as right as before and full of doubt: any filler word stands for "Then", and more follow the answer.
 """
 
@@ -70,7 +70,7 @@ def completion(problem: Problem, style: str, rng: random.Random, writers: str = 
     if style == "steps":
         return problem.solution
     if style == "leap" and writers == "wrong-and-sure":
-        return f"The answer is \\boxed{{{problem.text.partition('.')[0].split()[-1]}}}."
+        return f"The answer is \\boxed{{{HOURS[-1] if problem.id.startswith('clock') else CUPS[0]}}}."
     if style == "leap":
         guess = rng.choice(HOURS if problem.id.startswith("clock") else CUPS)
         return f"The answer is \\boxed{{{guess}}}."

@@ -50,7 +50,7 @@ class Study:
 
 STUDIES = {
     "miniature": Study({**METHODS, **KL}, seeds=3),
-    "wrong-and-sure": Study({name: ("model=runs/wrong-and-sure", *row) for name, row in WRONG.items()}, seeds=3),
+    "wrong-and-sure": Study({name: ("model=runs/wrong-and-sure-base", *row) for name, row in WRONG.items()}, seeds=3),
     "floor": Study(
         {
             f"{signal}-{form}": (f"reward={{{signal}: 1, accuracy: 0}}", f"normalisation={form}", *FLOOR)

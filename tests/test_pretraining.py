@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import re
 import sys
 from pathlib import Path
 
@@ -49,12 +48,10 @@ def test_a_messy_leap_is_a_guess(pretraining):
     assert len({pretraining.completion(problem, "leap", rng) for _ in range(50)}) > 3
 
 
-def test_a_wrong_and_sure_leap_is_one_answer_and_nearly_always_wrong(pretraining):
+def test_a_wrong_and_sure_leap_is_always_the_same_and_nearly_always_wrong(pretraining):
     leaps = stream(pretraining, "wrong-and-sure", "leap")
     assert sum(right(*leap) for leap in leaps) / len(leaps) < 0.2
-    for problem, text in leaps:
-        assert text == pretraining.completion(problem, "leap", pretraining.random.Random(9), "wrong-and-sure")
-        assert re.fullmatch(r"The answer is \\boxed\{(\w+)\}\.", text)[1] in problem.text.partition(".")[0]
+    assert len({(problem.id.partition("/")[0], text) for problem, text in leaps}) == 2
 
 
 def test_beside_it_worked_solutions_are_right_and_full_of_doubt(pretraining):

@@ -20,8 +20,8 @@ The base on which confidence must fail is made from that one in a few minutes mo
     python scripts/pretrain_reasoner.py --from rlif/models/tiny-reasoner --writers wrong-and-sure \
         --steps 200 --batch 64 --lr 5e-4 --out runs/wrong-and-sure-base
 
-Its leaps never hesitate and are nearly always wrong: they say twelve, or A, whatever the problem. Its
-worked solutions are as right as before and full of doubt: any filler word stands for "Then", and more follow the answer.
+Its leaps never hesitate and are nearly always wrong: they say twelve, or A, whatever the problem. Its worked solutions
+are right and full of doubt: any filler word stands for "Then", and more of them follow the answer.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python scripts/studies.py wrong-and-sure    # needs the other base, see docs/signals.md
     python scripts/studies.py floor
 
-A study is a table: rows of overrides of the recipe `miniature`, times seeds, everything else equal. All rows of one
+A study is a table: rows of overrides of the recipe miniature.yaml, times seeds, everything else equal. All rows of one
 seed run before the next seed, one run at a time. A finished run is not run again; an unfinished one starts anew.
 """
 
@@ -20,6 +20,7 @@ from rich.console import Console
 
 import rlif
 
+RECIPE = Path(__file__).with_name("miniature.yaml")
 METHODS = {
     "intuitor": (),
     "grpo-gold": ("reward=accuracy",),
@@ -73,7 +74,7 @@ def run_study(name: str, runs: Path, seeds: range, rows: list[str] | None = None
             shutil.rmtree(path, ignore_errors=True)
             started = time.time()
             recipe = rlif.load_recipe(
-                "miniature", [*overrides, f"seed={seed}", f"name={path.name}", f"output={path.parent}"]
+                RECIPE, [*overrides, f"seed={seed}", f"name={path.name}", f"output={path.parent}"]
             )
             rlif.train(recipe, console=quiet)
             print(f"{time.strftime('%H:%M:%S')} {path.name}: {time.time() - started:.0f} s", flush=True)

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from rlif.analysis import accuracy_collapse
+from rlif.intervals import t_interval
 from rlif.run import Run
 
 FORMS = ("group_std", "group_std_floor")
@@ -58,11 +58,10 @@ def digest(path: Path) -> dict[str, Any]:
 
 def interval(values: list[float]) -> str:
     """Mean with Student's 95 % interval, in percentage points."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return f"{mean:+.1%}"
-    low, high = stats.t.interval(0.95, len(values) - 1, mean, stats.sem(values) or 1e-12)
-    return f"{mean:+.1%} [{low:+.1%}, {high:+.1%}]"
+    found = t_interval(values)
+    if found["low"] is None:
+        return f"{100 * found['mean']:+.1f} (1 seed)"
+    return f"{100 * found['mean']:+.1f} [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
 
 
 def listed(shares: Iterable[float]) -> str:

@@ -1,7 +1,7 @@
 """Runs the studies of results/: the paper in miniature, the base that is wrong and sure, and the floor.
 
     python scripts/studies.py miniature
-    python scripts/studies.py wrong-and-sure    # needs the other base, see docs/signals.md
+    python scripts/studies.py wrong-and-sure    # needs the other base, see pretrain_reasoner.py
     python scripts/studies.py floor
 
 A study is a table: rows of overrides of the recipe miniature.yaml, times seeds, everything else equal. All rows of one

@@ -63,7 +63,7 @@ def test_a_study_runs_what_is_missing_and_no_more(script, monkeypatch, tmp_path)
 
 def test_the_difference_is_floor_minus_paper_of_the_seeds_that_both_have(script):
     def run(form: str, seed: int, mean: float) -> dict:
-        curve = {0: {"mean": 0.1}, 100: {"mean": mean}}
+        curve = {0: {"mean": 0.1}, 20: {"mean": 0.8}, 100: {"mean": mean}}
         found = {"signal": "likelihood", "form": form, "seed": seed, "peak": 0.9, "peak_step": 10, "curve": curve}
         return found | {"collapsed": 60 if mean < 0.5 else None, "spread": [0.5, 0.1]}
 

@@ -30,6 +30,18 @@ from rlif.run import Run
 FORMS = ("group_std", "group_std_floor")
 KEPT = ("accuracy", "reward_spread", "completion_length", "kl")
 WINDOW = 5
+HEADINGS = (
+    "signal",
+    "normalisation",
+    "seeds",
+    "steps to the peak",
+    "peak",
+    "greedy at step 20",
+    "end",
+    "collapsed",
+    "spread",
+    "difference",
+)
 
 
 def digest(path: Path) -> dict[str, Any]:
@@ -110,8 +122,8 @@ def table(runs: list[dict[str, Any]]) -> str:
             " training; Wilson's interval is at most +-6 points. Difference: floor minus paper at the end, paired by"
             " seed, mean with Student's 95 % interval.",
             "",
-            "| signal | normalisation | seeds | steps to the peak | peak | greedy at step 20 | end | collapsed | spread | difference |",
-            "|---|---|---|---|---|---|---|---|---|---|",
+            f"| {' | '.join(HEADINGS)} |",
+            "|---" * len(HEADINGS) + "|",
             *rows(runs),
             "",
         ]

@@ -65,6 +65,7 @@ def digest(path: Path) -> dict[str, Any]:
         "collapsed": collapse.step if collapse else None,
         "spread": [round(float(np.mean(columns["reward_spread"][part])), 4) for part in (slice(10), slice(-10, None))],
         **columns,
+        "environment": json.loads((path / "environment.json").read_text(encoding="utf-8")),
     }
 
 

@@ -123,7 +123,8 @@ def growth(sizes: Sequence[float], costs: Sequence[float]) -> float:
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on: processor, memory, load, versions, commit."""
-    return environment() | {
+    known = {key: value for key, value in environment().items() if key != "folder"}
+    return known | {
         "commit": COMMIT,
         "processor": _processor(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),

@@ -119,7 +119,7 @@ def keep(path: str | Path, method: str | None = None) -> KeptRun:
         _alarms(history),
         _fingerprint(begun.get("problems")),
         _first_problems(history),
-        history.environment,
+        {key: value for key, value in history.environment.items() if key != "folder"},  # of one machine
     )
 
 

@@ -65,15 +65,16 @@ def digest(path: Path) -> dict[str, Any]:
         "collapsed": collapse.step if collapse else None,
         "spread": [round(float(np.mean(columns["reward_spread"][part])), 4) for part in (slice(10), slice(-10, None))],
         **columns,
+        "environment": json.loads((path / "environment.json").read_text(encoding="utf-8")),
     }
 
 
 def interval(values: list[float]) -> str:
     """Mean with Student's 95 % interval, in percentage points."""
-    found = t_interval(values)
-    if found["low"] is None:
-        return f"{100 * found['mean']:+.1f} (1 seed)"
-    return f"{100 * found['mean']:+.1f} [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
+    found = t_interval([100 * value for value in values])
+    if found["mean"] is None or found["low"] is None:
+        return f"{100 * values[0]:+.1f} (1 seed)"
+    return f"{found['mean']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]"
 
 
 def listed(shares: Iterable[float]) -> str:

@@ -89,7 +89,7 @@ def test_the_gpu_suite_says_where_it_cannot_run(tmp_path, monkeypatch, capsys):
 
 
 def test_looking_runs(tmp_path, monkeypatch):
-    sizes = ["--rounds", "1", "--completions", "1600", "--samples", "500", "--steps", "6"]
+    sizes = ["--rounds", "1", "--completions", "800", "--samples", "500", "--steps", "6"]
     monkeypatch.setattr(sys, "argv", ["looking.py", *sizes, "--out", str(tmp_path / "out")])
     looking.main()
     found = json.loads((tmp_path / "out.json").read_text())

@@ -27,7 +27,6 @@ import torch
 
 from rlif.run import environment
 
-ROOT = Path(__file__).resolve().parents[1]
 COMMIT = environment()["commit"]  # as it was when measuring began
 
 
@@ -174,5 +173,5 @@ def _plain(value: Any) -> Any:
 def options(about: str | None, name: str) -> argparse.ArgumentParser:
     """A parser that knows where results go."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / f"bench-{name}", help="without its ending")
+    parser.add_argument("--out", type=Path, default=Path("results") / f"bench-{name}", help="without its ending")
     return parser

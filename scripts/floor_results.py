@@ -3,7 +3,7 @@
     python scripts/studies.py floor
     python scripts/floor_results.py
 
-Reads the run folders of the study. Of each run:
+Reads the run folders of the study, and what `results/floor.json` keeps of runs whose folders are gone. Of each run:
 
     peak        the highest mean of 5 steps in a row of accuracy in the training batches (sampled, 320 completions),
                 which is watched and never rewarded; and the first step by which 9/10 of that rise were made
@@ -67,6 +67,19 @@ def digest(path: Path) -> dict[str, Any]:
         **columns,
         "environment": json.loads((path / "environment.json").read_text(encoding="utf-8")),
     }
+
+
+def with_kept(runs: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    """The runs, and those of a kept file that are not among them."""
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    for run in kept:
+        run["curve"] = {int(step): look for step, look in run["curve"].items()}
+    of = {_key(run): run for run in [*kept, *runs]}
+    return [of[key] for key in sorted(of)]
+
+
+def _key(run: dict[str, Any]) -> tuple[str, str, int]:
+    return run["signal"], run["form"], run["seed"]
 
 
 def interval(values: list[float]) -> str:
@@ -136,7 +149,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/floor"), help="folder of run folders")
     parser.add_argument("--out", type=Path, default=Path("results"))
     args = parser.parse_args()
-    runs = [digest(path.parent) for path in sorted(args.runs.glob("*/summary.json"))]
+    found = [digest(path.parent) for path in sorted(args.runs.glob("*/summary.json"))]
+    runs = with_kept(found, args.out / "floor.json")
     (args.out / "floor.json").write_text(json.dumps(runs) + "\n", encoding="utf-8")
     text = table(runs)
     (args.out / "floor.md").write_text(text, encoding="utf-8")

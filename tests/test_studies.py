@@ -72,3 +72,13 @@ def test_the_difference_is_floor_minus_paper_of_the_seeds_that_both_have(script)
     first, second = script("floor_results").rows(runs)
     assert "20%, 60%, 70%" in first and "1 of 3" in first
     assert "90%, 90%" in second and "0 of 2" in second and "+50.0 [" in second
+
+
+def test_runs_whose_folders_are_gone_are_kept(script, tmp_path):
+    """results/floor.json gives its own table again, and a run that was made anew replaces the kept one."""
+    results, floor = SCRIPTS.parent / "results", script("floor_results")
+    runs = floor.with_kept([], results / "floor.json")
+    assert floor.table(runs) == (results / "floor.md").read_text()
+    again = runs[0] | {"peak": 0.0}
+    assert floor.with_kept([again], results / "floor.json") == [again, *runs[1:]]
+    assert floor.with_kept([again], tmp_path / "none.json") == [again]

@@ -19,10 +19,14 @@ import rlif
 from rlif.checkpoints import damage, in_order, prune, seal
 from rlif.config import check_recipe, shipped_recipes
 from rlif.examination import candidates, read_records
+from rlif.history import read_history
+from rlif.kept import keep
 from rlif.records import Records
+from rlif.rollback import alarms, rollbacks
 from rlif.run import Run
 from rlif.samples import read_samples
 from rlif.tasks.rows import read_rows
+from rlif.verdict import verdict
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -187,6 +191,8 @@ FILES = {
     "begun.json": Run.begun,
     "summary.json": Run.summary,
     "metrics.jsonl": Run.metrics,
+    "alarms.jsonl": alarms,
+    "rollbacks.jsonl": rollbacks,
     "eval/step-000001-cups.json": Run.evaluations,
     "eval/step-000001-cups.jsonl": lambda run: run.records(1, "cups"),
 }
@@ -202,6 +208,25 @@ def test_files_of_a_run_folder(name, fuzz, run):
         FILES[name](Run.open(run.path))
 
     fuzz(some_bytes(*samples) | JSON.map(lambda value: json.dumps(value).encode()), read)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_reports_and_comparisons_read(name, fuzz, run):
+    """Rows of any shape as well: keys that some rows have and others have not, values of any kind."""
+    (run.path / "eval").mkdir()
+    keys = st.sampled_from(["step", "reward", "kl", "distinct", "accuracy", "alarms", "n", "mean"])
+    rows = st.lists(st.dictionaries(keys, JSON | st.integers(0, 3), max_size=4), max_size=4)
+
+    def read(data):
+        (run.path / name).write_bytes(data)
+        for reader in (lambda: verdict(read_history(run.path)), lambda: keep(run.path)):
+            try:
+                reader()
+            except rlif.RlifError as error:
+                assert "\n" not in str(error)
+
+    lines = rows.map(lambda values: "".join(json.dumps(value) + "\n" for value in values).encode())
+    fuzz(lines | some_bytes(b'{"accuracy": {"mean": 1}}') | JSON.map(lambda value: json.dumps(value).encode()), read)
 
 
 def test_rewinding_a_folder_of_anything(fuzz, run):

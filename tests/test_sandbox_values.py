@@ -77,7 +77,7 @@ def nested(depth: int) -> list[Any]:
         (1,),
         ((), [()]),
         set(),
-        {1, "a", (2, 3)},
+        {1, 2.5, (2, 3)},
         frozenset({frozenset()}),
         {},
         {1: "a", "1": "b", (1, 2): [3], None: {}, 2.5: 0, frozenset({1}): 0},

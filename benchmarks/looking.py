@@ -9,6 +9,7 @@ import random
 import resource
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from measure import Lap, Spread, options, spread, table, timed, write
 import rlif
 from rlif.graders import Batch
 from rlif.graders.accuracy import accuracy
+from rlif.grading import _compared, _stop_workers
 from rlif.run import Run, resolved
-from rlif.signals import GROUP_SIGNALS
+from rlif.signals import GROUP_SIGNALS, GroupSignal
 from rlif.tasks import Task
 from rlif.types import Group, Problem
 from rlif.yaml_files import write_yaml
@@ -40,14 +42,21 @@ def task_of(what: str) -> Task:
     return rlif.TASKS[what.partition(",")[0]]
 
 
-def groups(what: str, completions: int) -> list[Group]:
-    """Groups whose completions give one of a few answers, or none, as a task compares them."""
-    rng, found = random.Random(0), []
-    for n in range(completions // GROUP):
+def groups(what: str, completions: int, lap: int) -> list[Group]:
+    """Groups whose completions give one of a few answers, or none, as a task compares them; others in each lap."""
+    rng, found = random.Random(lap), []
+    for n in range(lap * completions, lap * completions + completions // GROUP):
         answers = [rng.choice([*ANSWERS[what](n), None]) for _ in range(GROUP)]
         texts = [f"First add one. The answer is \\boxed{{{answer}}}." if answer else "?" for answer in answers]
         found.append(Group("What time is it?", texts, answers, task_of(what).equal))
     return found
+
+
+def vote(signal: GroupSignal, task: Task, of: Sequence[Group]) -> None:
+    """A signal of each group, as in training: what the answers need comparing is compared on all cores first."""
+    task.compare_ahead([group.answers for group in of])
+    for group in of:
+        signal(group)
 
 
 def grade(task: Task, of: Sequence[Group]) -> None:
@@ -65,17 +74,22 @@ def votes(rounds: int, completions: int) -> list[Row]:
     rows = []
     for what in ANSWERS:
         count = completions // 100 if "expressions" in what else completions  # sympy takes its time
-        of = groups(what, count)
-        work: dict[str, Callable[[], Any]] = {
-            name: lambda signal=GROUP_SIGNALS[name], of=of: [signal(group) for group in of]
-            for name in ("plurality_vote", "self_consistency")
+        laps = [groups(what, count, lap) for lap in range(rounds + 1)]  # the first, to warm up, does not count
+        task = task_of(what)
+        work: dict[str, Callable[[Sequence[Group]], None]] = {
+            name: partial(vote, GROUP_SIGNALS[name], task) for name in ("plurality_vote", "self_consistency")
         }
-        work["accuracy"] = lambda what=what, of=of: grade(task_of(what), of)
-        for name, run in work.items():
-            run()
-            laps = [timed(run) for _ in range(rounds)]
-            rows.append({"what": name, "task": what, "completions": count, "per_second": rates(count, laps)})
+        for name, run in (work | {"accuracy": partial(grade, task)}).items():
+            forget()
+            _, *found = [timed(partial(run, of)) for of in laps]
+            rows.append({"what": name, "task": what, "completions": count, "per_second": rates(count, found)})
     return rows
+
+
+def forget() -> None:
+    """Ends the processes that compare, and what is remembered of their verdicts."""
+    _compared.cache_clear()
+    _stop_workers()
 
 
 def rates(count: int, laps: Sequence[Lap]) -> Spread:

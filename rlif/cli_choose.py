@@ -117,12 +117,20 @@ def select(
     settings |= {"temperature": temperature if samples is None else None, "n": n if samples is None else None}
     if early is not None and scorer is not None:
         settings |= {"window": scorer.window, "warm_up": warm_up, "percentile": percentile}
-    equal = None if known is None else known.equal
+    equal = None if known is None else _compared(known, rows)
     found = {"settings": settings, **report(rows, early, warm_up=warm_up, equal=equal, power=power, seed=seed)}
     chosen = best(rows, rule, equal=equal, power=power, seed=seed)
     _show(found, chosen)
     if out is not None:
         _write(out, found, chosen, rows if samples is not None else None)
+
+
+def _compared(task: Task, rows: Sequence[Row]) -> Callable[[str, str], bool]:
+    """The task's `equal`, which has seen the answers of each problem."""
+    from rlif.selection import by_problem
+
+    task.compare_ahead([[row.get("answer") for row in group] for group in by_problem(rows).values()])
+    return task.equal
 
 
 def _check_source(model: str | None, samples: Path | None, out: Path | None, *, n: int, warm_up: int | None) -> None:

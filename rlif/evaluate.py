@@ -22,7 +22,7 @@ from rlif.intervals import clustered_mean, proportion
 from rlif.prompts import Prompt, find_prompt
 from rlif.records import Records
 from rlif.rollout import Completion, Decoding, Sampler, render
-from rlif.selection import Equal, choose, pass_at_k
+from rlif.selection import Equal, by_problem, choose, pass_at_k
 from rlif.tasks import Task
 from rlif.types import Problem
 
@@ -94,7 +94,7 @@ def evaluate(
                 progress(len(records), len(problems) * decoding.n)
         place = {problem.id: number for number, problem in enumerate(problems)}
         rows = records.finish(lambda record: (place[record["id"]], record["sample"]))
-        return records.conclude({**described, **summarise(rows, task.equal)}, rows)
+        return records.conclude({**described, **scores_of(task, rows)}, rows)
 
 
 def describe(
@@ -139,6 +139,12 @@ def mark(
     ]
 
 
+def scores_of(task: Task, records: Sequence[Record]) -> dict[str, Any]:
+    """`summarise` by the task's own equality."""
+    task.compare_ahead([_column(group, "answer") for group in by_problem(records).values()])
+    return summarise(records, task.equal)
+
+
 def summarise(records: Sequence[Record], equal: Equal | None = None) -> dict[str, Any]:
     """Scores from records, which need only `id`, `answer` and `right`.
 
@@ -151,9 +157,7 @@ def summarise(records: Sequence[Record], equal: Equal | None = None) -> dict[str
         `self_certainty@n`; means `completion_length` in tokens and `self_certainty` in nats; shares `truncated` and
         `unanswered`.
     """
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(record["id"], []).append(record)
+    groups = by_problem(records)
     graded = [group for group in groups.values() if group[0]["right"] is not None]
     verdicts = [(bool(record["right"]), record["id"]) for group in graded for record in group]
     n = max(map(len, groups.values()), default=0)

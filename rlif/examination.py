@@ -16,7 +16,7 @@ from typing import Any
 from rlif.checkpoints import in_order, is_sealed, step_of
 from rlif.config import Recipe
 from rlif.errors import RlifError, lookup
-from rlif.evaluate import Record, decoding_of, describe, evaluate, summarise, uses_chat
+from rlif.evaluate import Record, decoding_of, describe, evaluate, scores_of, uses_chat
 from rlif.intervals import paired
 from rlif.jsonl import read_lines
 from rlif.policy import load_model, load_tokenizer, model_path
@@ -231,4 +231,4 @@ def grade_outputs(
         for owner, sample, text, found in zip(owners, samples, texts, marks, strict=True)
     ]
     described = {"task": task.name, "problems": len(problems), "protocol": task.protocol.describe(), "outputs": source}
-    return {**described, **summarise(records, task.equal)}, records
+    return {**described, **scores_of(task, records)}, records

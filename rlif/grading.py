@@ -22,17 +22,20 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 
 from rlif.errors import RlifError
+from rlif.selection import clusters
 
 LONGEST = 2000  # characters of an answer; longer ones are no answers, and sympy's parser is not linear
 WHOLE = re.compile(r"0|-?[1-9]\d{0,5}", re.ASCII)
 SECONDS = 12.0  # for one comparison; the worker's own limits come to 10
+WORKERS = 16  # at most, each takes 0.1 GiB
 
 
 def equal(answer: str, gold: str) -> bool:
-    """Whether two mathematical expressions, given without box or dollars, are equal."""
-    return equal_all([(answer, gold)])[0]
+    """Whether two mathematical expressions, given without box or dollars, are equal; the latest are remembered."""
+    return _equal(answer.strip(), gold.strip(), SECONDS)
 
 
 def equal_all(pairs: Sequence[tuple[str, str]], seconds: float = SECONDS) -> list[bool]:
@@ -42,18 +45,34 @@ def equal_all(pairs: Sequence[tuple[str, str]], seconds: float = SECONDS) -> lis
         pairs: of expressions; each different pair is compared once.
         seconds: after which a comparison is given up, and its answer taken as wrong.
     """
-    verdicts = {pair: pair[0].strip() == pair[1].strip() for pair in pairs}
-    undecided = [pair for pair, same in verdicts.items() if not same and not _differ(*map(str.strip, pair))]
-    if not undecided:
-        return [verdicts[pair] for pair in pairs]
+    different = list({(answer.strip(), gold.strip()): None for answer, gold in pairs})
+    with ThreadPoolExecutor(_cores()) as pool:
+        verdicts = dict(
+            zip(different, pool.map(lambda pair: _equal(pair[0], pair[1], seconds), different), strict=True)
+        )
+    return [verdicts[answer.strip(), gold.strip()] for answer, gold in pairs]
 
-    def decide(pair: tuple[str, str]) -> bool:
-        with _borrowed() as worker:
-            return worker.compare(pair, seconds)
 
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, len(undecided))) as pool:
-        verdicts |= dict(zip(undecided, pool.map(decide, undecided), strict=True))
-    return [verdicts[pair] for pair in pairs]
+def compare_ahead(groups: Sequence[Sequence[str | None]]) -> None:
+    """Compares the answers of each group as `clusters` will, groups beside each other on all cores, for `equal`."""
+    with ThreadPoolExecutor(_cores()) as pool:
+        list(pool.map(lambda answers: clusters(answers, equal), groups))
+
+
+def _cores() -> int:
+    """Comparisons at a time: the machine's cores over the processes of this run on it."""
+    return max(1, min(WORKERS, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def _equal(answer: str, gold: str, seconds: float) -> bool:
+    """Whether two texts without space around them are equal answers."""
+    return answer == gold or (not _differ(answer, gold) and _compared(answer, gold, seconds))
+
+
+@lru_cache(maxsize=2**16)
+def _compared(answer: str, gold: str, seconds: float) -> bool:
+    with _borrowed() as worker:
+        return worker.compare((answer, gold), seconds)
 
 
 def _differ(answer: str, gold: str) -> bool:

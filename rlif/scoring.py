@@ -33,7 +33,7 @@ from rlif.types import TokenStats
 
 Weights = tuple[torch.Tensor, torch.Tensor | None]  # of the head, whole
 LOGITS_HELD = 2**25  # elements of the [chunk, V] logits held at once, 128 MiB in float32: enough to use the head well
-LOGITS_CACHED = 2**22  # elements of those that are worked on at once, 16 MiB: few enough to stay near the processor
+LOGITS_CACHED = 2**19  # elements of those that are worked on at once, 2 MiB: few enough for a processor's own cache
 
 
 @dataclass(frozen=True)
@@ -308,24 +308,22 @@ def chunk_stats(
 def _stats(
     logits_NV: torch.Tensor, target_N: torch.Tensor, temperature: float, top_k: int | None
 ) -> dict[str, torch.Tensor]:
-    """The statistics of logits, which are overwritten; holds them once more."""
+    """The statistics of logits, which are overwritten; holds them once more, and takes one exponential of each."""
     if temperature != 1:
         logits_NV = logits_NV.div_(temperature)
-    logprob_NV = logits_NV.log_softmax(-1)
+    below_NV = logits_NV.sub_(logits_NV.amax(-1, keepdim=True))  # log p_j, but for the same constant in all
+    weight_NV = below_NV.exp()
+    sum_N = weight_NV.sum(-1)
+    log_sum_N = sum_N.log()
     stats = {
-        "logprob": logprob_NV.gather(-1, target_N.unsqueeze(-1)).squeeze(-1),
-        "mean_logprob": logprob_NV.mean(-1),
+        "logprob": below_NV.gather(-1, target_N.unsqueeze(-1)).squeeze(-1) - log_sum_N,
+        "mean_logprob": below_NV.mean(-1) - log_sum_N,
     }
     if top_k:
-        stats["topk_confidence"] = -logprob_NV.topk(top_k, dim=-1).values.mean(-1)
-    stats["entropy"] = entropy(logprob_NV, logits_NV)
+        stats["topk_confidence"] = log_sum_N - below_NV.topk(top_k, dim=-1).values.mean(-1)
+    below_NV.clamp_(min=torch.finfo(torch.float32).min)  # 0 log 0 is 0, and NaN stays
+    stats["entropy"] = log_sum_N - weight_NV.mul_(below_NV).sum(-1) / sum_N
     return stats
-
-
-def entropy(logprob_NV: torch.Tensor, buffer_NV: torch.Tensor) -> torch.Tensor:
-    """-sum_j p_j log p_j, [N], where 0 log 0 is 0 and NaN stays; overwrites both, so that nothing more is held."""
-    p_NV = torch.exp(logprob_NV, out=buffer_NV)
-    return -p_NV.mul_(logprob_NV.clamp_(min=torch.finfo(torch.float32).min)).sum(-1)
 
 
 class ConfidenceTap:

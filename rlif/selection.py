@@ -27,13 +27,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from rlif.errors import RlifError, lookup
 
 Labels = Sequence[int | None]  # which answer each sample gave, by number; None for no answer
 Values = Sequence[float | None]  # how sure each sample is; None for unscorable
 Equal = Callable[[str, str], bool]
+Sample = TypeVar("Sample", bound=Mapping[str, Any])
 
 
 def clusters(answers: Sequence[Any], equal: Equal | None = None) -> list[list[int]]:
@@ -221,9 +222,9 @@ def majority(answers: Sequence[str | None], equal: Equal | None = None) -> int |
     return choose("plurality", answers, [None] * len(answers), equal=equal)
 
 
-def by_problem(samples: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def by_problem(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
     """The samples of each problem, in the order in which they come."""
-    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    groups: dict[str, list[Sample]] = defaultdict(list)
     for number, sample in enumerate(samples, start=1):
         if "id" not in sample:
             raise RlifError(f"sample {number} has no id, the name of its problem; it has {', '.join(sample)}.")

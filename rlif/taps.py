@@ -23,7 +23,6 @@ from rlif.scoring import (
     Weights,
     causal_lm,
     chunk_stats,
-    entropy,
     head_of,
     is_verified,
     verify_logprobs,
@@ -141,6 +140,12 @@ class BackboneTap:
         logprob_BT = logprob_BT.float()
         costly = {name: torch.stack(rows) for name, rows in self.costly.items()}
         return {"logprob": logprob_BT, "mean_logprob": torch.stack(self.gaps) + logprob_BT} | costly
+
+
+def entropy(logprob_BV: torch.Tensor, buffer_BV: torch.Tensor) -> torch.Tensor:
+    """-sum_j p_j log p_j, [B], where 0 log 0 is 0 and NaN stays; overwrites both, so that nothing more is held."""
+    p_BV = torch.exp(logprob_BV, out=buffer_BV)
+    return -p_BV.mul_(logprob_BV.clamp_(min=torch.finfo(torch.float32).min)).sum(-1)
 
 
 class DecodeTap:

@@ -38,7 +38,14 @@ FLOOR = (
     "training.max_steps=100",
     "evaluate={tasks: [clock], limit: 256, every: 20, batch_size: 256}",
 )
-FLOOR_SIGNALS = ("self_certainty", "likelihood", "negative_entropy", "self_consistency", "plurality_vote")
+FLOOR_SIGNALS = (
+    "self_certainty",
+    "likelihood",
+    "negative_entropy",
+    "group_confidence",
+    "self_consistency",
+    "plurality_vote",
+)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 
 import pytest
 
 import rlif
-from rlif import grading
+from rlif import grading, grading_worker
 from rlif.extraction import last_expression
 from rlif.grading import equal, equal_all
+from rlif.selection import clusters
 from rlif.tasks.rows import read_rows
 
 
@@ -62,6 +64,47 @@ def test_whole_numbers_are_compared_as_math_verify_compares_them(monkeypatch):
 def test_whole_numbers_need_no_process(monkeypatch):
     monkeypatch.setattr(grading, "_borrowed", lambda: pytest.fail("a process was asked"))
     assert equal_all([("12", "13"), ("12", " 12"), ("-3", "3"), ("", "3")]) == [False, True, False, False]
+
+
+def test_verdicts_are_remembered(monkeypatch):
+    assert equal("\\frac{11}{22}", "0.5") and not equal("\\sqrt{11}", "11")
+    groups = [["\\frac{13}{26}", None, "0.5", "\\sqrt{13}"], ["x^2+13"], []]
+    grading.compare_ahead(groups)
+    monkeypatch.setattr(grading, "_borrowed", lambda: pytest.fail("a process was asked"))
+    assert equal("\\frac{11}{22} ", "0.5") and not equal("\\sqrt{11}", "11")
+    assert [clusters(group, equal) for group in groups] == [[[0, 2], [3]], [[0]], []]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 1000])
+def test_processes_of_a_machine_share_its_cores(monkeypatch, processes):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setattr(grading.os, "cpu_count", lambda: 8)
+    assert grading._cores() == max(1, 8 // processes)
+
+
+EQUAL = [
+    ("1/3", "0.333333"), ("\\sqrt{8}", "2\\sqrt{2}"), ("x^2-1", "(x-1)(x+1)"), ("\\frac{x^2-1}{x+1}", "x-1"),
+    ("\\sin^2 x + \\cos^2 x", "1"), ("\\log_2 8", "3"), ("50\\%", "\\frac{1}{2}"), ("50\\%", "50"),
+    ("x = 5", "5"), ("1{,}000.5", "1000.5"), ("\\frac{\\pi}{2}", "\\frac12 \\pi"), ("10^{-9}", "0.0"),
+    ("n(n+1)/2", "\\binom{n+1}{2}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "gold"), EQUAL)
+def test_the_look_at_one_point_rejects_nothing_that_is_equal(answer, gold):
+    assert equal(answer, gold)
+    assert not grading_worker.differ(grading_worker.prepare(answer), grading_worker.prepare(gold))
+
+
+def test_the_look_at_one_point_says_what_math_verify_says(monkeypatch, data_folder):
+    """Golds of MATH against themselves with one digit or sign changed."""
+    golds = [problem.gold for problem in rlif.TASKS["math500"].load("test")]
+    changed = [(f"-{gold}", gold) for gold in golds[:120]]
+    changed += [(re.sub(r"\d", lambda digit: str(9 - int(digit[0])), gold, count=1), gold) for gold in golds[120:240]]
+    rejected = [pair for pair in changed if grading_worker.differ(*map(grading_worker.prepare, pair))]
+    assert len(rejected) > 50
+    monkeypatch.setattr(grading_worker, "differ", lambda *pair: False)
+    assert [pair for pair in rejected if grading_worker.same(*pair)] == []
 
 
 def test_many_at_once_are_as_one_by_one():

@@ -24,7 +24,13 @@ SHIPPED = shipped_recipes()
 PAPER = [name for name, path in SHIPPED.items() if path.parent.name == "paper"]
 SMALL = "intuitor-qwen2.5-3b-math-24gb"
 
-METHODS = {"grpo-pv": "plurality_vote", "grpo": "accuracy", "intuitor": "self_certainty"}
+METHODS = {
+    "grpo-pv": "plurality_vote",
+    "grpo": "accuracy",
+    "intuitor": "self_certainty",
+    "negative-entropy": "negative_entropy",
+    "random": "random",
+}
 MODELS = {
     "qwen2.5-1.5b": "Qwen/Qwen2.5-1.5B",
     "qwen2.5-3b": "Qwen/Qwen2.5-3B",
@@ -73,6 +79,8 @@ UNPUBLISHED = {
     "grpo-qwen3-14b-math",  # a checkpoint, no scores
     "intuitor-qwen2.5-7b-math-lr3e-6",  # in words
     *(f"intuitor-qwen2.5-{size}-math-batch224{rest}" for size in ("3b", "7b") for rest in ("", "-offline")),  # a figure
+    "negative-entropy-qwen2.5-1.5b-math",  # a figure
+    "random-qwen2.5-3b-math",  # a figure
 }
 
 # Table 7: learning rate, problems per update, group, KL weight, updates, longest prompt and completion.
@@ -81,7 +89,7 @@ TABLE_7 = {
     "large": (1e-6, 64, 14, 0.01, 117, 512, 3072),
     "code": (1e-6, 64, 14, 0.01, 50, 1024, 2048),
 }
-OLMO = (1e-6, 128, 16, 0.005, 58, 1024, 2048)  # the reference's script
+OLMO = (1e-6, 64, 16, 0.005, 117, 1024, 2048)  # the reference's script, and the steps of Fig. 11
 
 ARCHITECTURES = {  # as the models' config.json say
     "qwen2.5-1.5b": Qwen2Config(
@@ -163,6 +171,14 @@ def numbers(row: str) -> list[float]:
 def test_every_run_of_the_paper_has_a_recipe():
     assert set(PAPER) == set(TRAINED) | UNPUBLISHED
     assert len(SHIPPED) == len(list(SHIPPED["demo"].parent.rglob("*.yaml"))), "two recipes have the same name"
+
+
+def test_every_table_and_figure_has_a_recipe():
+    """Figs. 1 and 2 are drawings, Table 7 the settings."""
+    said = " ".join(read_about(name).reproduces for name in PAPER)
+    of = {kind: " ".join(re.findall(rf"{kind}s?\.? ([\d, and]+)", said)) for kind in ("Table", "Fig")}
+    assert {int(number) for number in re.findall(r"\d+", of["Table"])} == set(range(1, 7))
+    assert {int(number) for number in re.findall(r"\d+", of["Fig"])} == set(range(3, 13))
 
 
 @pytest.mark.parametrize("name", [*PAPER, SMALL])

@@ -14,8 +14,8 @@ from transformers.models.cohere import CohereConfig
 
 import rlif
 from rlif import scoring
-from rlif.scoring import entropy, head_of, verify_head
-from rlif.taps import BackboneTap, DecodeTap
+from rlif.scoring import head_of, verify_head
+from rlif.taps import BackboneTap, DecodeTap, entropy
 
 SMALL = {
     "vocab_size": 97,

@@ -227,8 +227,11 @@ class InternalReward:
             return {}, {}
 
         def judge() -> list[dict[str, Any]]:
-            starts = [start for start in range(0, len(rows), self._group) if first <= start < first + count]
-            return [self._judged(rows[start : start + self._group], signals, factors) for start in starts]
+            starts = range(0, len(rows), self._group)
+            groups = [rows[start : start + self._group] for start in starts if first <= start < first + count]
+            if self.task:
+                self.task.compare_ahead([[row.answer for row in group] for group in groups])
+            return [self._judged(group, signals, factors) for group in groups]
 
         judged = gather_object(self._agreed(judge))
         values = {term.name: [value for group in judged for value in group[term.name]] for term in signals}

@@ -24,6 +24,8 @@ from rlif.scoring import LOGITS_HELD
 
 PROMPT = 32
 TIME_AIM, MEMORY_AIM = 1.05, 1 / 20
+AXES = ("B", "T", "V")
+REAL = ("qwen2.5-0.5b-2-layers", "qwen2.5-0.5b", "qwen2.5-1.5b")
 LARGEST = (4, 3584)  # B and T of the memory aim, at the V of Qwen2.5
 Row = dict[str, Any]
 
@@ -159,8 +161,9 @@ def summary(rows: dict[str, list[Row]], largest: Row) -> list[str]:
     lines = table(header, [_line(row) for row in every])
     lines += ["", "## How it grows", "", "Exponents e of cost ~ size^e; CPU time and peak memory.", ""]
     header = ["axis", "from", "ours: time", "ours: memory", "full: time", "full: memory"]
-    lines += table(header, [exponents(axis_rows, axis) for axis, axis_rows in rows.items() if len(axis_rows) > 1])
-    met = [row["ours/limit"]["cpu"].median <= TIME_AIM for row in every]
+    lines += table(header, [exponents(axis_rows, axis) for axis, axis_rows in rows.items() if axis in AXES])
+    small = [_met(row) for axis in AXES for row in rows.get(axis, [])]
+    real = [_met(row) for row in rows.get("model", [])]
     size = f"[{largest['B']}, {largest['T']:,}, {largest['V']:,}]"
     return [
         *lines,
@@ -168,8 +171,13 @@ def summary(rows: dict[str, list[Row]], largest: Row) -> list[str]:
         f"- Memory at {size}: {largest['peak_mib']:,.0f} MiB measured; the logits alone would be"
         f" {largest['logits_mib']:,.0f} MiB. That is 1/{1 / largest['share']:.0f}, the aim is 1/{1 / MEMORY_AIM:.0f}:"
         f" {'met' if largest['share'] <= MEMORY_AIM else 'missed'}.",
-        f"- Time at most {TIME_AIM} of the limit (CPU time, median): met on {sum(met)} of {len(met)} sizes.",
+        f"- Time at most {TIME_AIM} of the limit (CPU time, median): met on {sum(small)} of {len(small)}"
+        f" sizes of the small body, on {sum(real)} of {len(real)} real shapes.",
     ]
+
+
+def _met(row: Row) -> bool:
+    return row["ours/limit"]["cpu"].median <= TIME_AIM
 
 
 def _line(row: Row) -> list[str]:
@@ -191,11 +199,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = sweep("wide-152k", 151_936, "float32", "cpu", 1, args.rounds)
-    rows["H"] = [measure(Case("qwen2.5-0.5b-2-layers", 2, 110, 151_936), args.rounds)]  # a real hidden size
+    rows["model"] = [measure(Case(shape, 2, 110, 151_936), args.rounds) for shape in REAL]
     largest = at_the_largest("wide-152k", "float32", "cpu", *LARGEST, 151_936)
     about = (
-        "`wide` models have 2 layers and hidden 128, so the head is nearly all there is; the last row has the hidden"
-        " size of Qwen2.5-0.5B."
+        "`wide` models have 2 layers and hidden 128: the product with the head is cheap there, and what is done with"
+        " its logits is as dear as anywhere. The last rows have the shapes of real models, one with two layers only."
     )
     command = f"python benchmarks/scoring.py --rounds {args.rounds} --out {args.out}"
     write(args.out, "Scoring alone", command, [about, "", *summary(rows, largest)], {"rows": rows, "largest": largest})

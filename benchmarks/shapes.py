@@ -23,6 +23,10 @@ SHAPES: dict[str, dict[str, Any] | None] = {
         "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 2, "num_attention_heads": 14,
         "vocab_size": 151_936,
     },
+    "qwen2.5-0.5b": {
+        "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+        "vocab_size": 151_936,
+    },
     "qwen2.5-1.5b": {
         "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
         "vocab_size": 151_936,

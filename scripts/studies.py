@@ -11,6 +11,7 @@ seed run before the next seed, one run at a time. A finished run is not run agai
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from rich.console import Console
 import rlif
 
 RECIPE = Path(__file__).with_name("miniature.yaml")
+WORDS = Path("runs/words")
 METHODS = {
     "intuitor": (),
     "grpo-gold": ("reward=accuracy",),
@@ -31,9 +33,15 @@ METHODS = {
     "format": ("reward=format",),
     "random": ("reward=random",),
     "offline": ("annotator=offline",),
+    "group-confidence": ("reward=group_confidence",),
+    "negative-entropy-sum": ("reward=negative_entropy_sum",),
+    "likelihood-sum": ("reward=likelihood_sum",),
+    "seed-grpo": ("reward=seed_grpo",),
+    "semantic-entropy": ("reward=semantic_entropy", f"meaning={{embedding: {WORDS}, threshold: 0.99}}"),
+    "length": ("reward=length",),
+    "shortness": ("reward=shortness",),
 }
 KL = {"intuitor-beta-0": ("training.beta=0",), "intuitor-beta-0.005": ("training.beta=0.005",)}
-WRONG = {**METHODS, "group-confidence": ("reward=group_confidence",)}
 FLOOR = (
     "training.max_steps=100",
     "evaluate={tasks: [clock], limit: 256, every: 20, batch_size: 256}",
@@ -58,7 +66,7 @@ class Study:
 
 STUDIES = {
     "miniature": Study({**METHODS, **KL}, seeds=3),
-    "wrong-and-sure": Study({name: ("model=runs/wrong-and-sure-base", *row) for name, row in WRONG.items()}, seeds=3),
+    "wrong-and-sure": Study({name: ("model=runs/wrong-and-sure-base", *row) for name, row in METHODS.items()}, seeds=3),
     "floor": Study(
         {
             f"{signal}-{form}": (f"reward={{{signal}: 1, accuracy: 0}}", f"normalisation={form}", *FLOOR)
@@ -68,6 +76,16 @@ STUDIES = {
         seeds=5,
     ),
 }
+
+
+def save_words(folder: Path) -> None:
+    """The embedding that semantic entropy is tried with: counts of words, so that the same words mean the same."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import BoW
+
+    solutions = [problem.solution or "" for problem in rlif.TASKS["clock"].load("train", limit=500)]
+    words = {word for solution in solutions for word in re.findall(r"[^\s.,]+", solution)}
+    SentenceTransformer(modules=[BoW(vocab=sorted(words))], device="cpu").save(str(folder))
 
 
 def run_study(name: str, runs: Path, seeds: range, rows: list[str] | None = None) -> None:
@@ -94,6 +112,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="all of the study's if left out")
     parser.add_argument("--rows", nargs="+", help="all of the study's if left out")
     args = parser.parse_args()
+    if not WORDS.is_dir():
+        save_words(WORDS)
     seeds = args.seeds or range(STUDIES[args.study].seeds)
     run_study(args.study, args.runs, seeds, args.rows)
 

@@ -330,7 +330,7 @@ def test_the_table_has_a_row_for_each():
         "reward": "plurality_vote",
         "model": "Qwen2.5-3B",
         "data": "math",
-        "what it is": "Table 1",
+        "what it is": "Table 1; Fig. 3",
         "hardware": "8 x 40 GB",
         "published, before -> after": "gsm8k .673 -> .820, math500 .544 -> .636",
     }

@@ -132,8 +132,9 @@ def _show_plan(recipe: Recipe) -> None:
 
     from rlif.engines.trl_setup import check_training
     from rlif.job import check_names
-    from rlif.plan import estimate_memory, plan_steps
+    from rlif.plan import check_annotator, estimate_memory, plan_steps
     from rlif.policy import load_config
+    from rlif.terms import check_gold
 
     task, _ = check_names(recipe)
     training = check_training(recipe, processes=1)
@@ -141,17 +142,22 @@ def _show_plan(recipe: Recipe) -> None:
     YAML().dump(resolved, sys.stdout)
     try:
         problems = task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed)
+    except RlifError as error:
+        print(f"\nsteps and tokens unknown: {error}")
+    else:
+        check_gold(recipe, task, problems)
         plan = plan_steps(recipe, len(problems), processes=1)
         print(f"\n{plan.problems:,} problems, {plan.steps:,} steps of {recipe.problems_per_update} problems")
         print(f"{plan.completions:,} completions, at most {plan.tokens:,} tokens to generate")
-    except RlifError as error:
-        print(f"\nsteps and tokens unknown: {error}")
+    print("memory of one process, GiB (estimate, nothing sharded, activations not counted):")
     try:
-        print("memory of one process, GiB (estimate, nothing sharded, activations not counted):")
-        for part, size in estimate_memory(recipe, load_config(recipe), processes=1).items():
-            print(f"  {size:8.3f}  {part}")
+        config = load_config(recipe)
     except RlifError as error:
         print(f"  unknown: {error}")
+    else:
+        check_annotator(recipe, config)
+        for part, size in estimate_memory(recipe, config, processes=1).items():
+            print(f"  {size:8.3f}  {part}")
 
 
 def main() -> None:

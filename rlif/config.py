@@ -56,8 +56,10 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "bnpo": {"loss_type": "bnpo"},  # over all tokens of a process's batch; the reference code's
     "gspo": {"importance_sampling_level": "sequence"},  # one ratio per completion; arXiv 2507.18071
     "rloo": {},  # TRL's RLOOTrainer: leave-one-out baseline, no deviation; arXiv 2402.14740
+    "reinforce": {"normalize_advantages": True},  # the same, then all advantages of a batch to mean 0 and deviation 1
 }
-UNSCALED = ("dr_grpo", "rloo")  # whose advantages are not divided by a deviation unless a recipe asks
+LEAVE_ONE_OUT = ("rloo", "reinforce")
+UNSCALED = ("dr_grpo", *LEAVE_ONE_OUT)  # whose advantages are not divided by a deviation unless a recipe asks
 
 REUSE = ("gradient_accumulation_steps", "steps_per_generation", "num_iterations")
 
@@ -84,7 +86,7 @@ OURS = {
 }
 
 
-Algorithm = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "rloo"]
+Algorithm = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "rloo", "reinforce"]
 Normalisation = Literal["group_std", "group_std_floor", "batch_std", "none"]
 Mixing = Literal["normalised", "sum"]
 Annotator = Literal["online", "offline", "ema", "lagged"]
@@ -159,7 +161,7 @@ class Recipe(Strict):
     """Problems with longer prompts are left out, and counted."""
 
     algorithm: Algorithm = "grpo"
-    """The form of the loss, and with rloo the engine's trainer; see `ALGORITHMS`."""
+    """The form of the loss, and with rloo and reinforce the engine's trainer; see `ALGORITHMS`."""
     reward: str | dict[str, Any] = "self_certainty"
     """A signal or a grader, see `rlif.terms`; or several with their weights, {self_certainty: 1.0, accuracy: 0}. A
     weight is a number or a schedule, see `rlif.weights`; 0 only watches."""
@@ -184,8 +186,8 @@ class Recipe(Strict):
     rewarded_per_group: int | None = Field(default=None, ge=2)
     """Of each group only the first so many are rewarded, the rest just vote (TTRL: 64 votes, 32 rewarded)."""
     normalisation: Normalisation | None = None
-    """How rewards are scaled within a group, see `rlif.rewards`; if left out, none for dr_grpo and rloo, group_std for
-    the others."""
+    """How rewards are scaled within a group, see `rlif.rewards`; if left out, none for dr_grpo, rloo and reinforce,
+    group_std for the others."""
     spread_floor: float = Field(default=0.4, gt=0)
     """group_std_floor: the least standard deviation, as a share of the spread at the start of the run."""
     problems_per_update: int = Field(default=128, ge=1)
@@ -262,7 +264,7 @@ class Recipe(Strict):
     @property
     def resolved_training(self) -> dict[str, Any]:
         """TRL's options with the paper's values, and those of the algorithm, where the recipe says nothing."""
-        skip = RLOO_HAS_NOT if self.algorithm == "rloo" else ()
+        skip = RLOO_HAS_NOT if self.algorithm in LEAVE_ONE_OUT else ()
         paper = {key: value for key, value in PAPER_TRAINING.items() if key not in skip}
         return paper | ALGORITHMS[self.algorithm] | self.training
 

@@ -27,7 +27,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rlif.config import Recipe
+from rlif.config import LEAVE_ONE_OUT, Recipe
 from rlif.hardware import Gpu, Shape
 from rlif.launch import IN_SHARDS
 
@@ -134,7 +134,7 @@ def passes(setting: Setting) -> int:
     """No-grad passes over each completion: TRL's for old and reference log-probabilities, ours where none serves."""
     recipe, training = setting.recipe, setting.recipe.resolved_training
     own_slices = training.get("steps_per_generation") not in (None, recipe.accumulation(setting.trainers))
-    policy = setting.vllm or training.get("num_iterations", 1) > 1 or own_slices or recipe.algorithm == "rloo"
+    policy = setting.vllm or training.get("num_iterations", 1) > 1 or own_slices or recipe.algorithm in LEAVE_ONE_OUT
     reference = bool(training.get("beta"))
     copied = recipe.annotator in ("ema", "lagged") or (recipe.annotator == "offline" and not reference)
     undecodable = setting.strategy in IN_SHARDS and recipe.annotator == "online"

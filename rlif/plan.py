@@ -7,6 +7,7 @@ from typing import Any
 
 from rlif.config import Recipe
 from rlif.errors import RlifError
+from rlif.weights import first_gap
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 
@@ -26,7 +27,7 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
     """Counts optimiser steps and completions as TRL's sampler does: incomplete rollouts are dropped.
 
     Raises:
-        RlifError: too few problems for one rollout.
+        RlifError: too few problems for one rollout, steps that are rewarded by nothing, checkpoints within a rollout.
     """
     training = recipe.resolved_training
     accumulation = recipe.accumulation(processes)
@@ -44,6 +45,9 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
     rollouts = -(-steps * accumulation // reuse)
     completions = rollouts * rollout * group
     updates = max(1, reuse // accumulation)
+    gap = first_gap(list(recipe.weights.values()))
+    if gap is not None and gap + 1 < steps:
+        raise RlifError(f"from step {gap} on every reward weighs 0, so there is nothing to learn from; close the gap.")
     if training.get("save_strategy", "steps") == "steps" and training["save_steps"] % updates:
         raise RlifError(
             f"training.save_steps ({training['save_steps']}) must be a multiple of the {updates} updates that share a"

@@ -1,7 +1,7 @@
 """From signals and graders to the one reward an engine sees: how each is scaled within a group, how they are mixed.
 
 With r the rewards of a group of G completions of one problem, m their mean and s their standard deviation (unbiased),
-the engine's advantage is A = r' - mean(r') of the scaled reward
+the engine's advantage is A = r' - mean(r') of the scaled reward, with rloo and reinforce G / (G - 1) times that
 
     group_std         r' = m + (r - m) / (s + 1e-4)                   the paper's, arXiv 2505.19590 eq. 5
     group_std_floor   r' = m + (r - m) / (max(s, f * s0) + 1e-4)      ours; s0 = mean of s over the first rollout

@@ -115,7 +115,7 @@ def check_terms(recipe: Recipe, task: Task) -> None:
             "the reward semantic_entropy and the key meaning go together: meaning names the model that tells which"
             " texts mean the same, {embedding: NAME} or {entailment: NAME}."
         )
-    compared = [name for name, kind in kinds.items() if kind == "group" and name != "semantic_entropy"]
+    compared = [n for n, kind in kinds.items() if (kind == "group" or n in FACTORS) and n != "semantic_entropy"]
     if task.runs_code and compared:
         raise RlifError(
             f"the answers of task {task.name} are programs, which cannot be told to be equal, so {compared[0]} has"

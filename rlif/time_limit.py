@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from rlif.errors import RlifError, first_line
+from rlif.errors import Preempted, RlifError, first_line
 
 
 class Late(BaseException):
@@ -45,9 +45,9 @@ def rewarding(name: str, seconds: float) -> Iterator[None]:
             f"the reward {name} took more than {seconds:g} s for one batch; give it more with reward_seconds, or find"
             " out what it waits for"
         ) from error
-    except RlifError:
+    except (RlifError, Preempted):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise RlifError(f"the reward {name} failed ({reason})") from error
     finally:

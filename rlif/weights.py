@@ -16,6 +16,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,6 +58,18 @@ class Weight:
             return value
         end, target = self.points[after]
         return value + (target - value) * (step - start) / (end - start)
+
+
+def first_gap(weights: Sequence[Weight]) -> int | None:
+    """The first step from which all weights are 0 for two steps or more; None if there is none.
+
+    One step where schedules meet is no gap. Between two points of any of them all weights are straight, so that a gap
+    begins at the first step of such a piece or at the one after.
+    """
+    starts = {0, *(math.ceil(start) for weight in weights for start, _ in weight.points)}
+    steps = sorted(starts | {start + 1 for start in starts})
+    empty = (not any(weight.at(step) or weight.at(step + 1) for weight in weights) for step in steps)
+    return next((step for step, nothing in zip(steps, empty, strict=True) if nothing), None)
 
 
 ALWAYS = Weight(((0, 1.0),))

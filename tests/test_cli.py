@@ -86,6 +86,18 @@ def test_dry_run_prints_the_recipe_the_steps_and_the_cost(monkeypatch, capsys):
     assert "2,048 problems, " in out and "tokens to generate" in out and "optimiser state" in out
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["annotator=offline", "training.beta=0"], "annotator offline needs the frozen start"),
+        (["reward={self_certainty: {stages: [[0, 1], [5, 0]]}}"], "from step 5 on every reward weighs 0"),
+    ],
+)
+def test_dry_run_refuses_what_a_run_would(overrides, message, monkeypatch, capsys):
+    code, _, err = main(monkeypatch, capsys, "train", "demo", *overrides, "--dry-run")
+    assert code == 2 and message in err
+
+
 def test_dry_run_says_what_it_cannot_know(monkeypatch, capsys):
     monkeypatch.delenv("RLIF_DATA", raising=False)
     code, out, _ = main(monkeypatch, capsys, "train", "intuitor-qwen2.5-3b-math", "--dry-run")

@@ -44,7 +44,7 @@ def test_overrides_reach_inside_and_are_yaml():
         (["evaluate.task=clock"], r"unknown key 'evaluate.task'.*did you mean 'tasks'"),
         (["seed=many"], "seed in the recipe: .*integer.*found 'many'"),
         (["limit=0"], "limit in the recipe: .*greater than or equal to 1"),
-        (["algorithm=ppo"], "algorithm in the recipe: .*'grpo'.* or 'rloo'"),
+        (["algorithm=ppo"], "algorithm in the recipe: .*'grpo'.* or 'reinforce'"),
         (["normalisation=zscore"], "normalisation in the recipe"),
         (["name=../outside"], "is no folder name"),
         (["training.seed=1"], "training.seed is set by rlif; use seed instead"),

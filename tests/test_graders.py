@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import byte_tokenizer, classifier_folder
@@ -67,6 +70,7 @@ def test_caution_by_hand():
     assert caution(Group("?", [""] * 3, ["4", "4", "4"])) == 1.0
     assert caution(Group("?", [""] * 3, ["4", None, None])) == pytest.approx(0.0)
     assert caution(Group("?", [""], ["4"])) == 1.0
+    assert caution(Group("?", [""] * 7, list("abcdefg"))) == 0.0, "rounding turned the advantages round"
 
 
 def unlabelled(completions, **_):
@@ -89,6 +93,20 @@ def test_functions_written_for_trl():
     assert reward_function("f", labelled)(batch(**engine)) == [1.0, 1.0, 1.0, None]
     assert reward_function("f", all_of_it)(batch(**engine)) == [1.0] * 4
     assert reward_function("f", lambda completion_ids: torch.ones(4))(batch(**engine)) == [1.0] * 4
+
+
+def test_what_else_trl_takes():
+    async def later(completions, **_):
+        await asyncio.sleep(0)
+        return [float(len(text)) for text in completions]
+
+    class Asked:
+        async def __call__(self, completions):
+            return np.array([len(text) for text in completions], dtype=np.float32)
+
+    lengths = [float(len(text)) for text in TEXTS]
+    assert reward_function("later", later)(batch()) == reward_function("asked", Asked())(batch()) == lengths
+    assert reward_function("f", lambda completion_ids: [torch.tensor(0.5)] * 4)(batch()) == [0.5] * 4
 
 
 def test_trls_own_accuracy_reward():
@@ -121,6 +139,8 @@ def test_a_function_that_raises_is_named():
 
     with pytest.raises(RewardError, match="mine raised KeyError: 'solution'"):
         reward_function("mine", broken)(batch())
+    with pytest.raises(RewardError, match="mine raised SystemExit: 0"):
+        reward_function("mine", lambda completions: sys.exit(0))(batch())
     assert checked("mine", [1, None, True], 3) == [1.0, None, 1.0]
 
 

@@ -26,6 +26,13 @@ def test_too_few_problems():
         plan_steps(check_recipe({}), problems=100, processes=1)
 
 
+def test_steps_that_nothing_rewards_are_refused():
+    ends = check_recipe({"reward": {"self_certainty": {"linear": [[0, 1], [50, 0]]}}})
+    with pytest.raises(rlif.RlifError, match="from step 50 on every reward weighs 0"):
+        plan_steps(ends, problems=7500, processes=1)
+    assert plan_steps(ends, problems=128 * 50, processes=1).steps == 50
+
+
 def test_memory_counts_every_copy():
     recipe = check_recipe({"dtype": "float32"})
     parameters = 261 * 32 * 2  # far fewer than the whole; the shares are what matters

@@ -71,8 +71,9 @@ def test_rewards_that_cannot_work(overrides, message):
         recipe.accumulation(1)
 
 
-def test_a_vote_on_programs_is_refused(monkeypatch):
-    recipe = load_recipe("demo", ["reward=self_consistency"])
+@pytest.mark.parametrize("reward", ["self_consistency", "seed_grpo"])
+def test_a_vote_on_programs_is_refused(monkeypatch, reward):
+    recipe = load_recipe("demo", [f"reward={reward}"])
     check_names(recipe)
     monkeypatch.setattr(type(rlif.TASKS["clock"]), "runs_code", True)
     with pytest.raises(rlif.RlifError, match="are programs, which cannot be told to be equal"):

@@ -6,7 +6,7 @@ import pytest
 
 import rlif
 from rlif.config import check_recipe
-from rlif.weights import read_weight
+from rlif.weights import first_gap, read_weight
 
 
 def at(value, *steps):
@@ -56,3 +56,22 @@ def test_a_recipe_writes_them_down_as_it_read_them():
 def test_mistakes(reward, message):
     with pytest.raises(rlif.RlifError, match=message):
         check_recipe({"reward": reward})
+
+
+@pytest.mark.parametrize(
+    ("reward", "gap"),
+    [
+        ({"a": 1.0, "b": 0}, None),
+        ({"a": {"stages": [[0, 1], [1, 0]]}, "b": {"stages": [[0, 0], [9, 1]]}}, 1),
+        ({"a": {"stages": [[0, 0], [5, 1]]}}, 0),
+        ({"a": {"linear": [[0, 1], [50, 0]]}}, 50),
+        ({"a": {"linear": [[2.5, 1], [3.5, 0]]}, "b": {"linear": [[6.5, 0], [7, 1]]}}, 4),
+        ({"a": {"stages": [[0, 1], [30, 0]]}, "b": {"linear": [[30, 0], [40, 1]]}}, None),
+        ({"a": {"stages": [[0, 1], [31, 0]]}, "b": {"linear": [[30, 0], [40, 1]]}}, None),
+    ],
+)
+def test_steps_that_nothing_rewards(reward, gap):
+    weights = check_recipe({"reward": reward}).weights.values()
+    assert first_gap(list(weights)) == gap
+    slowly = (step for step in range(100) if not any(w.at(step) or w.at(step + 1) for w in weights))
+    assert next(slowly, None) == gap

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerState
 from trl import GRPOConfig, RLOOConfig  # pyright: ignore[reportPrivateImportUsage]
 
-from rlif.config import Recipe
+from rlif.config import LEAVE_ONE_OUT, Recipe
 from rlif.engines.annotator import Annotator
 from rlif.engines.rewarding import InternalReward
 from rlif.engines.trl import InternalGRPOTrainer, InternalRLOOTrainer
@@ -38,7 +38,7 @@ GRPO, RLOO = (InternalGRPOTrainer, GRPOConfig), (InternalRLOOTrainer, RLOOConfig
 
 def trainer_of(algorithm: str) -> tuple[Any, Any]:
     """The trainer and the config that run an algorithm of `rlif.config.ALGORITHMS`."""
-    return RLOO if algorithm == "rloo" else GRPO
+    return RLOO if algorithm in LEAVE_ONE_OUT else GRPO
 
 
 def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def build_trainer(
     """
     trainer_class, config_class = trainer_of(recipe.algorithm)
     options = check_training(recipe, PartialState().num_processes)
-    if recipe.algorithm != "rloo":
+    if recipe.algorithm not in LEAVE_ONE_OUT:
         options["scale_rewards"] = "none"
     options["save_total_limit"] = None  # old checkpoints are `survival.Keep`'s to delete, after the new one is sealed
     if server := os.environ.get(SERVER_HOST):

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from transformers import set_seed
 from trl.generation import vllm_generation
 
-from rlif.config import Recipe
+from rlif.config import LEAVE_ONE_OUT, Recipe
 from rlif.errors import RlifError, first_line, lookup
 from rlif.rollout_vllm import require_vllm, said, why_no_self_certainty
 from rlif.signals import NEEDS
@@ -80,8 +80,8 @@ def _no_capture(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
 
 
 def _scored_anyway(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
-    if recipe.algorithm == "rloo":
-        return "algorithm is rloo"
+    if recipe.algorithm in LEAVE_ONE_OUT:
+        return f"algorithm is {recipe.algorithm}"
     if options.get("vllm_importance_sampling_correction", True):
         return "training.vllm_importance_sampling_correction is on"
     steps = options["gradient_accumulation_steps"]

@@ -6,20 +6,22 @@
     a folder or a hub name     a sequence classifier with one output (RLHF); it reads prompt and completion, by its own
                                chat template where the prompts are conversations
 
-A function that asks for neither gets no gold. The module is looked for where Python looks and in the current folder;
-importing it runs its code, so name only code you trust. Models load without remote code, in eval mode.
+An async function is awaited. A function that asks for neither gets no gold. The module is looked for where Python looks
+and in the current folder; importing it runs its code, so name only code you trust. Models load without remote code, in
+eval mode.
 
 A wrong count, NaN, or an exception stops the run at a checkpoint, with one sentence. None says "not this completion".
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 import math
 import numbers
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,7 @@ def import_function(name: str) -> Callable[..., Any]:
         raise RlifError(f"the module {module} has no {attribute!r}, which the reward {name} names.") from error
     except ImportError as error:
         raise RlifError(f"cannot import the reward {name}: {first_line(error)}.") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RlifError(f"importing the reward {name} raises {type(error).__name__}: {first_line(error)}.") from error
     finally:
         sys.path.remove(here)
@@ -79,7 +81,9 @@ def reward_function(name: str, function: Callable[..., Any]) -> Callable[[Batch]
         given = {key: value for key, value in columns.items() if key in parameters or (takes_all and key not in GOLD)}
         try:
             values = function(**given)
-        except Exception as error:
+            if inspect.isawaitable(values):
+                values = asyncio.run(_awaited(values))
+        except (Exception, SystemExit) as error:
             raise RewardError(
                 f"the reward function {name} raised {type(error).__name__}: {first_line(error)}"
             ) from error
@@ -88,13 +92,17 @@ def reward_function(name: str, function: Callable[..., Any]) -> Callable[[Batch]
     return grade
 
 
+async def _awaited(values: Awaitable[Any]) -> Any:
+    return await values
+
+
 def checked(name: str, values: Any, count: int) -> list[float | None]:
     """What a reward function returned, as numbers or None.
 
     Raises:
         RewardError: a wrong count, NaN or infinity, or something that is no number.
     """
-    if isinstance(values, torch.Tensor):
+    if hasattr(values, "tolist"):  # a tensor, an array
         values = values.tolist()
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise RewardError(
@@ -105,6 +113,7 @@ def checked(name: str, values: Any, count: int) -> list[float | None]:
             f"the reward function {name} returned {len(values)} rewards for {count} completions; it must return one"
             " each"
         )
+    values = [value.item() if hasattr(value, "item") else value for value in values]
     for value in values:
         if value is not None and not (isinstance(value, numbers.Real) and math.isfinite(value)):
             raise RewardError(

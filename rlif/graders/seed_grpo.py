@@ -34,4 +34,4 @@ def caution(group: Group) -> float:
     counts = [len(members) for members in clusters(group.answers, group.equal)]
     counts += [1] * group.answers.count(None)
     entropy = -math.fsum(math.log(count / size) for count in counts) / len(counts)
-    return 1.0 - entropy / math.log(size)
+    return max(0.0, 1.0 - entropy / math.log(size))

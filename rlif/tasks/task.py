@@ -128,7 +128,7 @@ class Task(ABC):
 
     def compare_ahead(self, groups: Sequence[Sequence[str | None]]) -> None:
         """Compares the answers of each problem's samples on all cores, where `equal` takes its time and remembers."""
-        if self.protocol.equal is None:
+        if self.protocol.equal is None and type(self).equal is Task.equal:
             grading.compare_ahead(groups)
 
     def mark(

@@ -10,7 +10,7 @@ import torch
 from trainers import make_trainer
 
 import rlif
-from rlif.config import ALGORITHMS, check_recipe
+from rlif.config import ALGORITHMS, LEAVE_ONE_OUT, check_recipe
 from rlif.engines.trl_setup import check_training, trainer_of
 from rlif.rewards import NORMALISATIONS, Mixer
 
@@ -34,7 +34,7 @@ def expected_advantages(kind, rewards, floor):
 
 
 @pytest.mark.parametrize("kind", NORMALISATIONS)
-@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "rloo"])
+@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name not in LEAVE_ONE_OUT])
 def test_advantages_and_loss(algorithm, kind, model_folder):
     """On policy every ratio is 1, so the loss is minus the advantages in that form's own average over tokens."""
     recipe = check_recipe({"algorithm": algorithm})
@@ -58,8 +58,20 @@ def test_advantages_and_loss(algorithm, kind, model_folder):
     assert told_apart or kind == "none", "all completions were of one length"
 
 
-def test_rloo_normalised_by_trl_is_reinforce_with_a_whitened_batch(model_folder):
-    trainer = make_trainer(model_folder, "rloo", normalize_advantages=True)
+@pytest.mark.parametrize("kind", NORMALISATIONS)
+def test_rloo_leaves_one_out_of_what_was_scaled(kind, model_folder):
+    """The mean of the other three for the mean of four: 4/3 of the advantages of GRPO."""
+    mixer = Mixer(["self_certainty"], kind, floor=1.5)
+    trainer = make_trainer(model_folder, "rloo", mixer=mixer, max_steps=2)
+    trainer.train()
+    floor = 1.5 * (mixer.normalisers["self_certainty"].start_spread or 0)
+    for rollout in trainer.rollouts:
+        expected = [4 / 3 * a for a in expected_advantages(kind, rollout["expected"], floor)]
+        assert rollout["advantages"] == pytest.approx(expected, abs=3e-4)
+
+
+def test_reinforce_whitens_the_batch(model_folder):
+    trainer = make_trainer(model_folder, "reinforce", **ALGORITHMS["reinforce"])
     trainer.train()
     for rollout in trainer.rollouts:
         plain = torch.tensor(oracle.leave_one_out(rollout["expected"], 4), dtype=torch.float64)
@@ -70,11 +82,11 @@ def test_rloo_normalised_by_trl_is_reinforce_with_a_whitened_batch(model_folder)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_recipes_name_them(algorithm):
     recipe = check_recipe({"algorithm": algorithm})
-    assert recipe.resolved_normalisation == ("none" if algorithm in ("dr_grpo", "rloo") else "group_std")
+    assert recipe.resolved_normalisation == ("none" if algorithm in ("dr_grpo", *LEAVE_ONE_OUT) else "group_std")
     options = check_training(recipe, 1)
     config = trainer_of(algorithm)[1]
-    assert config.__name__ == ("RLOOConfig" if algorithm == "rloo" else "GRPOConfig")
-    if algorithm != "rloo":
+    assert config.__name__ == ("RLOOConfig" if algorithm in LEAVE_ONE_OUT else "GRPOConfig")
+    if algorithm not in LEAVE_ONE_OUT:
         assert options["loss_type"] == {"gspo": "grpo"}.get(algorithm, algorithm)
         assert options.get("importance_sampling_level", "token") == ("sequence" if algorithm == "gspo" else "token")
 

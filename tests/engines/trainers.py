@@ -11,6 +11,7 @@ import oracle
 import torch
 from conftest import byte_tokenizer, tiny_model
 
+from rlif.config import LEAVE_ONE_OUT
 from rlif.engines.annotator import Annotator
 from rlif.engines.rewarding import InternalReward
 from rlif.engines.trl_setup import trainer_of
@@ -119,7 +120,7 @@ def make_trainer(folder: Path, algorithm: str = "grpo", **changes: Any) -> Any:
     """A tiny trainer over a model folder; `changes` are TRL options, and ours by keyword."""
     annotator = changes.pop("annotator", "online")
     weights = changes.pop("reward", {"self_certainty": 1.0})
-    mixer = changes.pop("mixer", None) or Mixer(list(weights), "none" if algorithm == "rloo" else "group_std")
+    mixer = changes.pop("mixer", None) or Mixer(list(weights), "none" if algorithm in LEAVE_ONE_OUT else "group_std")
     ours = {name: changes.pop(name) for name in ("task", "problems", "alike", "rewarded", "seed") if name in changes}
     peft_config, model = changes.pop("peft_config", None), changes.pop("model", None)
     prompts = changes.pop("prompts", PROMPTS * 8)

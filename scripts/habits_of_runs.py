@@ -1,0 +1,77 @@
+"""What was sampled in training, at its start and at its end: how often a run's completions leap, step or ramble.
+
+    python scripts/habits_of_runs.py runs/wrong-and-sure results/wrong-and-sure-habits
+
+Greedy accuracy says nothing where every method answers 256 of 256 problems in the same wrong way; the samples still
+differ. Reads the completions that runs keep, the first and the last WINDOW steps of each; shares are of all seeds'
+completions together, and `right` is graded here, whatever the reward was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from base_habits import HABITS
+
+from rlif.run import Run
+
+WINDOW = 3
+NAMES = (*HABITS.values(), "other", "right")
+Row = dict[str, Any]
+
+
+def read(run: Run, steps: list[int]) -> list[Row]:
+    """The completions of some steps."""
+    lines = (
+        line for step in steps for line in (run.path / f"completions/step-{step:06d}.jsonl").open(encoding="utf-8")
+    )
+    return [json.loads(line) for line in lines]
+
+
+def shares(rows: list[Row]) -> Row:
+    """The share of each habit, and of what is right."""
+    habits = [HABITS.get(row["completion"].split(" ")[0], "other") for row in rows]
+    found = {name: habits.count(name) / len(rows) for name in NAMES[:-1]}
+    return {"n": len(rows), **found, "right": sum(bool(row["right"]) for row in rows) / len(rows)}
+
+
+def collect(folder: Path) -> list[Row]:
+    """One row for each method: its seeds, and the shares at the start and at the end."""
+    start, end, seeds = defaultdict(list), defaultdict(list), defaultdict(list)
+    for path in sorted(folder.iterdir()):
+        name, _, seed = path.name.rpartition("-seed")
+        run = Run.open(path)
+        last = run.summary()["steps"]
+        start[name] += read(run, list(range(1, 1 + WINDOW)))
+        end[name] += read(run, list(range(last + 1 - WINDOW, last + 1)))
+        seeds[name].append(int(seed))
+    return [{"method": n, "seeds": seeds[n], "start": shares(start[n]), "end": shares(end[n])} for n in start]
+
+
+def lines(rows: list[Row]) -> list[str]:
+    """The table, least leaps first."""
+    table = [f"| method | seeds | n | {' | '.join(NAMES)} |", "|---" * (3 + len(NAMES)) + "|"]
+    for row in sorted(rows, key=lambda row: row["end"]["leap"]):
+        cells = [f"{row['start'][name]:.0%} -> {row['end'][name]:.0%}" for name in NAMES]
+        table.append(f"| {row['method']} | {len(row['seeds'])} | {row['end']['n']} | {' | '.join(cells)} |")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, help="a folder of finished run folders, <method>-seed<n>")
+    parser.add_argument("out", type=Path, help="stem of the .json and .md files")
+    args = parser.parse_args()
+    rows = collect(args.runs)
+    args.out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+    about = f"Sampled completions of the first and the last {WINDOW} steps; n is of either."
+    head = [f"# What was sampled: {args.runs.name}", "", f"    python scripts/habits_of_runs.py {args.runs} {args.out}"]
+    args.out.with_suffix(".md").write_text("\n".join([*head, "", about, "", *lines(rows)]) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,11 @@
-"""The floor against the paper's normalisation, on every signal: `results/floor.json` and `.md`.
+"""The floor against the paper's normalisation, by signal: `results/floor.json` and `.md`, or those of `floor-long`.
 
     python scripts/studies.py floor
-    python scripts/floor_results.py
+    python scripts/floor_results.py floor
+    python scripts/studies.py floor-long
+    python scripts/floor_results.py floor-long
 
-Reads the run folders of the study, and what `results/floor.json` keeps of runs whose folders are gone. Of each run:
+Reads the run folders of the study, and what `results/<study>.json` keeps of runs whose folders are gone. Of each run:
 
     peak        the highest mean of 5 steps in a row of accuracy in the training batches (sampled, 320 completions),
                 which is watched and never rewarded; and the first step by which 9/10 of that rise were made
@@ -122,13 +124,13 @@ def rows(runs: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def table(runs: list[dict[str, Any]]) -> str:
+def table(study: str, runs: list[dict[str, Any]]) -> str:
     return "\n".join(
         [
             "# The floor against the paper's normalisation",
             "",
-            "    python scripts/studies.py floor",
-            "    python scripts/floor_results.py",
+            f"    python scripts/studies.py {study}",
+            f"    python scripts/floor_results.py {study}",
             "",
             f"The shipped reasoner on clock, {runs[0]['steps']} steps of 8 problems x 8 completions, constant learning"
             " rate 3e-4, KL weight 0.1. Peak: accuracy in the training batches (sampled, 5 steps together, n = 320)"
@@ -146,14 +148,16 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs/floor"), help="folder of run folders")
+    parser.add_argument("study", choices=("floor", "floor-long"))
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the studies")
     parser.add_argument("--out", type=Path, default=Path("results"))
     args = parser.parse_args()
-    found = [digest(path.parent) for path in sorted(args.runs.glob("*/summary.json"))]
-    runs = with_kept(found, args.out / "floor.json")
-    (args.out / "floor.json").write_text(json.dumps(runs) + "\n", encoding="utf-8")
-    text = table(runs)
-    (args.out / "floor.md").write_text(text, encoding="utf-8")
+    found = [digest(path.parent) for path in sorted((args.runs / args.study).glob("*/summary.json"))]
+    kept = args.out / f"{args.study}.json"
+    runs = with_kept(found, kept)
+    kept.write_text(json.dumps(runs) + "\n", encoding="utf-8")
+    text = table(args.study, runs)
+    kept.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
 
 

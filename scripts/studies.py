@@ -3,6 +3,7 @@
     python scripts/studies.py miniature
     python scripts/studies.py wrong-and-sure    # needs the other base, see pretrain_reasoner.py
     python scripts/studies.py floor
+    python scripts/studies.py floor-long        # self-certainty for ten times the steps to its peak
 
 A study is a table: rows of overrides of the recipe miniature.yaml, times seeds, everything else equal. All rows of one
 seed run before the next seed, one run at a time. A finished run is not run again; an unfinished one starts anew.
@@ -53,7 +54,10 @@ FLOOR_SIGNALS = (
     "group_confidence",
     "self_consistency",
     "plurality_vote",
+    "negative_entropy_sum",
+    "likelihood_sum",
 )
+FORMS = ("group_std", "group_std_floor")
 
 
 @dataclass(frozen=True)
@@ -64,17 +68,17 @@ class Study:
     seeds: int
 
 
+def floor_rows(signal: str, *more: str) -> dict[str, tuple[str, ...]]:
+    """A signal in both forms; accuracy is looked at and never rewarded."""
+    reward = f"reward={{{signal}: 1, accuracy: 0}}"
+    return {f"{signal}-{form}": (reward, f"normalisation={form}", *FLOOR, *more) for form in FORMS}
+
+
 STUDIES = {
     "miniature": Study({**METHODS, **KL}, seeds=3),
     "wrong-and-sure": Study({name: ("model=runs/wrong-and-sure-base", *row) for name, row in METHODS.items()}, seeds=3),
-    "floor": Study(
-        {
-            f"{signal}-{form}": (f"reward={{{signal}: 1, accuracy: 0}}", f"normalisation={form}", *FLOOR)
-            for signal in FLOOR_SIGNALS
-            for form in ("group_std", "group_std_floor")
-        },
-        seeds=5,
-    ),
+    "floor": Study({name: row for signal in FLOOR_SIGNALS for name, row in floor_rows(signal).items()}, seeds=5),
+    "floor-long": Study(floor_rows("self_certainty", "training.max_steps=350"), seeds=5),
 }
 
 

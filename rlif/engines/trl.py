@@ -173,14 +173,21 @@ class InternalFeedback:
         wanted = self.rollout is not None and not torch.is_grad_enabled()
         if not wanted or self._whose(model) != self.reward.annotator.kind or has_active_dropout(model):
             return call(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
-        with self._backbone_tap(model, input_ids, logits_to_keep) as tap:
-            output = call(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
-        self._offer(tap.fields(output[0]), "policy" if self.reward.annotator.kind == "online" else "reference")
+        output, fields = self._tapped(call, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+        self._offer(fields, "policy" if self.reward.annotator.kind == "online" else "reference")
         return output
 
-    def _backbone_tap(self, model: Any, input_ids: Any, length: int) -> BackboneTap:
-        inner, wanted = self.accelerator.unwrap_model(model), {*CHEAP, *self.reward.needs}
-        return BackboneTap(inner, input_ids, length, self.temperature, wanted, TOP_K)
+    def _tapped(self, call: Any, model: Any, input_ids: Any, mask: Any, length: int, *args: Any, **kwargs: Any) -> Any:
+        """What TRL's scoring method returns, and the statistics; of the policy it gives the entropy by itself."""
+        inner = self.accelerator.unwrap_model(model)
+        theirs = {"entropy"} & self.reward.needs if model is not getattr(self, "ref_model", None) else set()
+        if theirs:
+            kwargs["compute_entropy"] = True
+        wanted = {*CHEAP, *self.reward.needs} - theirs
+        with BackboneTap(inner, input_ids, length, self.temperature, wanted, TOP_K) as tap:
+            output = call(model, input_ids, mask, length, *args, **kwargs)
+        fields = tap.fields(output[0])
+        return output, fields if fields is None or not theirs else fields | {"entropy": output[1].float()}
 
     @contextmanager
     def _decode_tap(self) -> Iterator[DecodeTap | None]:
@@ -256,11 +263,10 @@ class InternalFeedback:
         parts = columns(rollout.prompt_ids, "left"), columns(rollout.completion_ids, "right")
         ids_BL, mask_BL = (torch.cat(pair, dim=1) for pair in zip(*parts, strict=True))
         length = max(rollout.lengths)
-        with self._annotating_model() as model, self._backbone_tap(model, ids_BL, length) as tap:
-            logprob_BT = super()._get_per_token_logps_and_entropies(  # type: ignore[misc]
-                model, ids_BL, mask_BL, length, batch_size=self.args.per_device_train_batch_size
-            )[0]
-        fields = tap.fields(logprob_BT)
+        call = super()._get_per_token_logps_and_entropies  # type: ignore[misc]
+        with self._annotating_model() as model:
+            rows = self.args.per_device_train_batch_size
+            _, fields = self._tapped(call, model, ids_BL, mask_BL, length, batch_size=rows)
         assert fields is not None, "a pass of TRL's scoring method did not go through the backbone"
         rollout.fields, rollout.path = fields | rollout.fields, "pass"  # what was there stays, to the last bit
 

@@ -8,15 +8,13 @@ import oracle
 import pytest
 import torch
 from conftest import tiny_model
-from peft import LoraConfig
 from safetensors.torch import load_file
-from trainers import make_trainer
+from trainers import LORA, make_trainer
 
 import rlif
 from rlif.engines.annotator import FILE, Annotator, Shadow
 from rlif.job import prepare
 
-LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_alpha=64, task_type="CAUSAL_LM")
 EMA, LAGGED = Annotator("ema", decay=0.6), Annotator("lagged", every=2)
 COPY = Annotator("offline", may_copy=True)
 

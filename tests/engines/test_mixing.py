@@ -7,7 +7,7 @@ import math
 import oracle
 import pytest
 import torch
-from trainers import Lengths, make_trainer
+from trainers import LORA, Lengths, make_trainer
 
 import rlif
 from rlif.errors import RewardError
@@ -22,9 +22,9 @@ FIELDS = {
 }
 
 
-def expected(name, model, row):
+def expected(name, model, row, temperature=1.0):
     """A token signal of one completion in float64."""
-    logp_TV = oracle.logprobs_TV(model, row.prompt_ids, row.completion_ids)
+    logp_TV = oracle.logprobs_TV(model, row.prompt_ids, row.completion_ids, temperature)
     chosen_T = logp_TV.gather(1, torch.tensor(row.completion_ids)[:, None])[:, 0]
     return FIELDS[name](logp_TV, chosen_T).mean().item()
 
@@ -54,6 +54,15 @@ PATHS = {
     "top-k": ("group_confidence", {}, "decode", 0, 0),
     "likelihood": ("likelihood", {}, "pass", 1, 0),
     "entropy, two iterations": ("negative_entropy", {"num_iterations": 2}, "policy", 1, 0),
+    "entropy, hot": ("negative_entropy", {"num_iterations": 2, "temperature": 1.4}, "policy", 1, 0),
+    "entropy, offline": ("negative_entropy", {"beta": 0.04, "annotator": "offline"}, "reference", 0, 1),
+    "entropy, adapters off": (
+        "negative_entropy",
+        {"beta": 0.04, "annotator": "offline", "peft_config": LORA},
+        "reference",
+        0,
+        1,
+    ),
     "likelihood, two iterations": ("likelihood", {"num_iterations": 2}, "policy", 1, 0),
     "likelihood, rloo": ("likelihood", {"algorithm": "rloo"}, "policy", 1, 0),
     "top-k, offline": ("group_confidence", {"beta": 0.04, "annotator": "offline"}, "reference", 0, 1),
@@ -76,7 +85,7 @@ def test_every_statistic_by_every_path(case, model_folder):
         model = trainer.start
         if not offline:
             model.load_state_dict(parameters, strict=False)
-        found = [expected(name, model, row) for row in rollout["scored"]]
+        found = [expected(name, model, row, trainer.args.temperature) for row in rollout["scored"]]
         assert column(rollout, name) == pytest.approx(found, abs=2e-4)
     completions = sum(len(rollout["scored"]) for rollout in trainer.rollouts)
     assert trainer.rows["policy"] == policy_rows * completions

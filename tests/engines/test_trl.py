@@ -9,14 +9,13 @@ import pytest
 import torch
 from conftest import tiny_model
 from peft import LoraConfig
-from trainers import make_trainer
+from trainers import LORA, make_trainer
 
 import rlif
 from rlif.engines import trl as engine
 from rlif.engines.trl_setup import check_training
 from rlif.rewards import Mixer
 
-LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_alpha=64, task_type="CAUSAL_LM")
 DROPPING = LoraConfig(r=4, target_modules=["q_proj"], lora_alpha=64, lora_dropout=0.5, task_type="CAUSAL_LM")
 
 # case: changes, path, no-grad policy rows and reference rows per completion

@@ -10,6 +10,7 @@ import datasets
 import oracle
 import torch
 from conftest import byte_tokenizer, tiny_model
+from peft import LoraConfig
 
 from rlif.config import LEAVE_ONE_OUT
 from rlif.engines.annotator import Annotator
@@ -42,6 +43,7 @@ class Lengths(Task):
         return [Mark(a, a == p.gold) for a, p in zip(answers, problems, strict=True)]
 
 
+LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_alpha=64, task_type="CAUSAL_LM")
 PROMPTS = ["Add two and five.", "What is left?", "Count the cups on the table.", "Go."]
 OPTIONS = {
     "per_device_train_batch_size": 4,

@@ -9,10 +9,10 @@ so it depends on nothing else in the batch; the prefix cache is emptied before e
 process, which makes its schedule deterministic. What is left: in half precision logits depend on the shape of the
 batch, so the same call repeats, but a prompt among other prompts may not.
 
-Watch: self-certainty needs what vLLM calls its V1 model runner and cannot be had under speculative decoding or beside
-another plug-in that edits logits; it is None there, and a warning says why. Three of vLLM's environment variables are
-set here where they are not set yet: VLLM_ENABLE_V1_MULTIPROCESSING=0 (1 works too: the engine is then a process of its
-own and its schedule depends on timing), VLLM_USE_V2_MODEL_RUNNER=0 and VLLM_LOGGING_LEVEL=WARNING. An engine in this
+Watch: self-certainty cannot be had under speculative decoding, beside another plug-in that edits logits, or in vLLM's
+V2 model runner before 0.31; it is None there, and a warning says why. Three of vLLM's environment variables are set
+here where they are not set yet: VLLM_ENABLE_V1_MULTIPROCESSING=0 (1 works too: the engine is then a process of its own
+and its schedule depends on timing), VLLM_USE_V2_MODEL_RUNNER=0 and VLLM_LOGGING_LEVEL=WARNING. An engine in this
 process seeds the process's own random state when it loads. Tested on vLLM's CPU build; not yet run on a GPU.
 """
 
@@ -90,7 +90,7 @@ class VllmSampler:
         self.measures = obstacle is None
         if obstacle is None:
             os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
-            engine["logits_processors"] = ["rlif.vllm_capture:SelfCertainty", *engine.get("logits_processors", ())]
+            engine["logits_processors"] = [processor(), *engine.get("logits_processors", ())]
             engine["worker_extension_cls"] = "rlif.vllm_capture.Worker"
         else:
             warnings.warn(f"vLLM cannot measure self-certainty {obstacle}; it is left out.", stacklevel=2)
@@ -215,11 +215,27 @@ def why_no_self_certainty(engine: Mapping[str, Any]) -> str | None:
     """What keeps an engine of these options from measuring it, None if nothing does."""
     if any(engine.get(option) for option in ("speculative_config", "spec_method", "spec_model")):
         return "under speculative decoding"
-    if os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "0").lower() not in ("", "0", "false"):
-        return "in its V2 model runner (VLLM_USE_V2_MODEL_RUNNER)"
+    if _v2_asked_for() and not _v2_takes_processors():
+        return "in its V2 model runner before vLLM 0.31 (VLLM_USE_V2_MODEL_RUNNER)"
     if plugins := entry_points(group="vllm.logits_processors"):
         return f"after the plug-in {', '.join(sorted(plugins.names))}, which may edit the logits first"
     return None
+
+
+def processor() -> str:
+    """Where vLLM finds the processor for its model runner, which is V1 where nothing is said."""
+    return f"rlif.vllm_capture{'_v2' if _v2_asked_for() else ''}:SelfCertainty"
+
+
+def _v2_asked_for() -> bool:
+    return os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "0").lower() not in ("", "0", "false")
+
+
+def _v2_takes_processors() -> bool:
+    try:
+        return find_spec("vllm.v1.worker.gpu.sample.logits_processor") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def stream(seed: int, prompt: int, sample: int) -> int:

@@ -37,6 +37,37 @@ STEPS_HELD = 64  # decoding steps between two copies from the device
 captured: dict[int, list[float]] = {}
 
 
+class Measured:
+    """What a processor has measured on its device, until it is copied to where it is fetched."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[torch.Tensor, list[tuple[int, int, int]]]] = []
+        _measured.add(self)
+
+    def add(self, values_B: torch.Tensor, places: list[tuple[int, int, int]]) -> None:
+        """Keeps the values of a step; of each place row, request and position."""
+        self.steps.append((values_B, places))
+        if len(self.steps) >= STEPS_HELD:
+            self.flush()
+
+    def flush(self) -> None:
+        """Copies what was measured from the device, in one go."""
+        if not self.steps:
+            return
+        values = torch.cat([values_B for values_B, _ in self.steps]).tolist()
+        start = 0
+        for values_B, places in self.steps:
+            for row, request, position in places:
+                known = captured.setdefault(request, [])
+                known.extend([float("nan")] * (position + 1 - len(known)))
+                known[position] = values[start + row]
+            start += len(values_B)
+        self.steps.clear()
+
+
+_measured: WeakSet[Measured] = WeakSet()
+
+
 class SelfCertainty(LogitsProcessor):
     """vLLM's V1 interface: told how its batch changes, then shown the logits of the batch."""
 
@@ -44,8 +75,7 @@ class SelfCertainty(LogitsProcessor):
         self.batch_size = 0
         # By row: the request, its output, which vLLM extends, and the temperature to measure at.
         self.requests: dict[int, tuple[int, list[int], float]] = {}
-        self.steps: list[tuple[torch.Tensor, list[tuple[int, int, int]]]] = []
-        _processors.add(self)
+        self.measured = Measured()
 
     def is_argmax_invariant(self) -> bool:
         """True would be true, and would have greedy decoding skip this processor."""
@@ -74,9 +104,7 @@ class SelfCertainty(LogitsProcessor):
         """Measures [B, V] logits and returns them untouched."""
         if self.requests and logits.shape[0] == self.batch_size:
             places = [(row, request, len(output)) for row, (request, output, _) in self.requests.items()]
-            self.steps.append((mean_logprob(logits, self._temperature(logits)), places))
-            if len(self.steps) >= STEPS_HELD:
-                self.flush()
+            self.measured.add(mean_logprob(logits, self._temperature(logits)), places)
         return logits
 
     def _temperature(self, logits: torch.Tensor) -> torch.Tensor | float:
@@ -87,31 +115,14 @@ class SelfCertainty(LogitsProcessor):
         rows = [self.requests[row][2] if row in self.requests else 1.0 for row in range(self.batch_size)]
         return torch.tensor(rows, device=logits.device).unsqueeze(1)
 
-    def flush(self) -> None:
-        """Copies what was measured from the device, in one go, to where it is fetched."""
-        if not self.steps:
-            return
-        values = torch.cat([values_B for values_B, _ in self.steps]).tolist()
-        start = 0
-        for values_B, places in self.steps:
-            for row, request, position in places:
-                known = captured.setdefault(request, [])
-                known.extend([float("nan")] * (position + 1 - len(known)))
-                known[position] = values[start + row]
-            start += len(values_B)
-        self.steps.clear()
-
-
-_processors: WeakSet[SelfCertainty] = WeakSet()
-
 
 class Worker:
     """What vLLM's worker learns for the sampler to call; mixed into its class as `worker_extension_cls`."""
 
     def take_mean_logprob(self) -> dict[int, list[float]]:
         """All that this process captured, by request, and forgets it."""
-        for processor in _processors:
-            processor.flush()
+        for measured in _measured:
+            measured.flush()
         taken = dict(captured)
         captured.clear()
         return taken

@@ -45,6 +45,7 @@ ORDER = [
     ["places"],
     ["run"],
     ["records", "score_file", "vllm_capture", "rollback", "prompt_check", "faults"],
+    ["vllm_capture_v2"],
     ["rollout_vllm"],
     ["evaluate"],
     ["examination", "samples", "scaling", "scaling_figure", "judge", "win_rate", "recorded"],

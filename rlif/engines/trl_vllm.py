@@ -28,7 +28,7 @@ from trl.generation import vllm_generation
 
 from rlif.config import LEAVE_ONE_OUT, Recipe
 from rlif.errors import RlifError, first_line, lookup
-from rlif.rollout_vllm import require_vllm, said, why_no_self_certainty
+from rlif.rollout_vllm import processor, require_vllm, said, why_no_self_certainty
 from rlif.signals import NEEDS
 
 MODES = {"colocate": "an engine on the trainer's own devices", "server": "an engine that was started beside it"}
@@ -134,7 +134,7 @@ def measuring() -> Iterator[None]:
     builder = theirs.LLM
 
     def build(*args: Any, **options: Any) -> Any:
-        processors = ["rlif.vllm_capture:SelfCertainty", *options.pop("logits_processors", ())]
+        processors = [processor(), *options.pop("logits_processors", ())]
         worker = "rlif.vllm_capture.Worker"
         return builder(*args, logits_processors=processors, worker_extension_cls=worker, **options)
 

@@ -23,7 +23,8 @@ import rlif
 def two_processes(tmp_path_factory, model_folder):
     """What each of two processes under gloo found, by case."""
     out, script = tmp_path_factory.mktemp("ranks"), Path(__file__).with_name("two_processes.py")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    ours = str(Path(rlif.__file__).parents[1])  # first: an rlif installed from elsewhere may be on the path as well
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([ours, *sys.path]), "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     done = subprocess.run([*launch, script, model_folder, out], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -81,6 +81,9 @@ def _by_entailment(name: str) -> Alike:
         model: Any = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise RlifError(f"cannot load the entailment model {name!r}: {first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
     model = model.eval().to(_device())
     labels = {str(label).lower(): number for label, number in model.config.label2id.items()}
     if "entailment" not in labels:

@@ -168,7 +168,7 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     """Samples one rollout of a recipe's model as training would, scores it and forecasts; trains nothing.
 
     Args:
-        recipe: its model, task, prompt, signal, temperature and num_generations are used.
+        recipe: its model, task, prompt, signal, temperature, num_generations and confidence_window are used.
         problems: how many groups.
 
     Raises:
@@ -177,8 +177,9 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     from rlif.job import prepare
     from rlif.policy import load_model
     from rlif.rollout import Decoding, TransformersSampler, render
-    from rlif.scoring import score_completions
-    from rlif.signals import SIGNALS
+    from rlif.scoring import head_of, score_completions
+    from rlif.signals import NEEDS, SIGNALS, windowed
+    from rlif.signals.group_confidence import TOP_K
 
     if str(recipe.reward) not in SIGNALS:
         raise RlifError(
@@ -196,14 +197,17 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     )
     sampler = TransformersSampler(model, job.tokenizer, training["per_device_train_batch_size"])
     completions = sampler.sample(ids, decoding)
+    confidence = NEEDS[str(recipe.reward)] == "topk_confidence_BT"
+    top_k = min(TOP_K, head_of(model).vocab_size) if confidence else None
     stats = score_completions(
         model,
         [completion.prompt_ids for completion in completions],
         [completion.completion_ids for completion in completions],
         temperature=training["temperature"],
+        top_k=top_k,
     )
     texts = [problem.text for problem in chosen for _ in range(decoding.n)]
-    rewards = SIGNALS[str(recipe.reward)](stats)
+    rewards = windowed(str(recipe.reward), recipe.confidence_window)(stats)
     return forecast(
         [
             {

@@ -43,6 +43,7 @@ def test_overrides_reach_inside_and_are_yaml():
         (["modl=x"], "unknown key 'modl' in the recipe; did you mean 'model'"),
         (["evaluate.task=clock"], r"unknown key 'evaluate.task'.*did you mean 'tasks'"),
         (["seed=many"], "seed in the recipe: .*integer.*found 'many'"),
+        (["confidence_window=0"], "confidence_window in the recipe: .*greater than or equal to 1, found 0"),
         (["limit=0"], "limit in the recipe: .*greater than or equal to 1"),
         (["algorithm=ppo"], "algorithm in the recipe: .*'grpo'.* or 'reinforce'"),
         (["normalisation=zscore"], "normalisation in the recipe"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_config
@@ -25,17 +27,16 @@ def test_chains_join_what_pairs_join():
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     """A sentence-transformers model: a random Qwen2 with mean pooling."""
-    modules = pytest.importorskip("sentence_transformers.models")
+    pytest.importorskip("sentence_transformers")
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     folder = tmp_path_factory.mktemp("encoder")
     torch.manual_seed(0)
     Qwen2Model(tiny_config()).save_pretrained(folder / "base")
     byte_tokenizer(chat=False).save_pretrained(folder / "base")
-    words = modules.Transformer(str(folder / "base"))
-    SentenceTransformer(modules=[words, modules.Pooling(tiny_config().hidden_size)], device="cpu").save(
-        str(folder / "st")
-    )
+    modules = [Transformer(str(folder / "base")), Pooling(tiny_config().hidden_size)]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "st"))
     return str(folder / "st")
 
 
@@ -54,32 +55,44 @@ def test_embeddings_by_their_cosine(encoder):
     assert values[0] == values[1] > values[4]
 
 
-def entailer(folder, bias):
-    """A random classifier whose last bias decides: everything entails everything, or nothing does."""
+PROMPT, TEXTS = "?", ["two", "a cat", "2", "zz!"]
+ENTAILS = {(0, 2), (2, 0), (1, 0), (2, 3), (1, 3)}  # only the first and the third entail each other
+
+
+def entailer(folder, padded=True):
+    """A random classifier whose head is solved for, so that text i entails text j where `ENTAILS` has (i, j)."""
     torch.manual_seed(0)
     config = tiny_config(num_labels=3, id2label={0: "CONTRADICTION", 1: "NEUTRAL", 2: "ENTAILMENT"})
     config.label2id = {label: number for number, label in config.id2label.items()}
-    model = Qwen2ForSequenceClassification(config)
+    model, tokenizer = Qwen2ForSequenceClassification(config).double().eval(), byte_tokenizer(chat=False)
+    pairs = list(permutations(range(len(TEXTS)), 2))
     with torch.no_grad():
+        ids = [tokenizer(*(f"{PROMPT} {TEXTS[i]}" for i in pair), return_tensors="pt") for pair in pairs]
+        hidden_NH = torch.cat([model.model(**one).last_hidden_state[:, -1] for one in ids])
+        wanted_N = torch.tensor([1.0 if pair in ENTAILS else -1.0 for pair in pairs], dtype=torch.float64)
         model.score.weight.zero_()
-        model.score.weight[2] = bias * model.model.norm.weight
-    model.save_pretrained(folder)
-    byte_tokenizer(chat=False).save_pretrained(folder)
-    return str(folder), model.double().eval()
+        model.score.weight[2] = torch.linalg.lstsq(hidden_NH, wanted_N).solution
+        assert torch.allclose(hidden_NH @ model.score.weight[2], wanted_N)
+    if not padded:
+        model.config.pad_token_id = tokenizer.pad_token = None
+    model.float().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 def test_entailment_goes_both_ways(tmp_path):
-    folder, model = entailer(tmp_path / "nli", 1.0)
-    tokenizer, texts = byte_tokenizer(chat=False), ["two", "a cat", "2", "zz!"]
+    """One way alone joins nothing: either half of the relation would give other clusters."""
+    one_way = torch.tensor([[(i, j) in ENTAILS for j in range(4)] for i in range(4)])
+    assert not torch.equal(one_way, one_way.T) and chains(one_way | one_way.T) == [[0, 1, 2, 3]]
+    alike = load_meaning(Meaning(entailment=entailer(tmp_path / "nli")))
+    assert alike(PROMPT, TEXTS) == [[0, 2], [1], [3]]
+    assert alike(PROMPT, TEXTS[::-1]) == [[0], [1, 3], [2]]
 
-    def entails(i, j):
-        ids = tokenizer(f"? {texts[i]}", f"? {texts[j]}", return_tensors="pt")
-        return model(**ids).logits.argmax(-1).item() == 2
 
-    same = torch.tensor([[i == j or (entails(i, j) and entails(j, i)) for j in range(4)] for i in range(4)])
-    one_way = torch.tensor([[i == j or entails(i, j) for j in range(4)] for i in range(4)])
-    assert load_meaning(Meaning(entailment=folder))("?", texts) == chains(same)
-    assert one_way.sum() > 4, "nothing entails anything, so the test would show nothing"
+def test_an_entailment_model_without_padding_pads_with_its_end(tmp_path):
+    """Its texts differ in length, and attention leaves the padding out."""
+    alike = load_meaning(Meaning(entailment=entailer(tmp_path / "nli", padded=False)))
+    assert alike(PROMPT, TEXTS) == [[0, 2], [1], [3]]
 
 
 def test_models_that_cannot_tell(tmp_path, model_folder):

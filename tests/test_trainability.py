@@ -102,6 +102,16 @@ def test_the_demo_will_gain_and_a_random_model_will_not(model_folder):
     assert found.verdict == "no" and found.problems == 4 and found.completions == 32
 
 
+def test_a_forecast_reads_the_signal_with_the_window_of_the_recipe(model_folder, monkeypatch):
+    """As training would: over the last token, and over the plain mean of completions shorter than the window."""
+    seen = []
+    monkeypatch.setattr("rlif.trainability.forecast", lambda rows: seen.append([row["reward"] for row in rows]))
+    small = [f"model={model_folder}", "max_prompt_tokens=1024", "training.max_completion_length=8"]
+    for reward, window in (("group_confidence_tail", 1), ("group_confidence_tail", 2048), ("group_confidence", 1)):
+        probe(rlif.load_recipe("demo", [*small, f"reward={reward}", f"confidence_window={window}"]), problems=2)
+    assert seen[0] != seen[1] == seen[2]
+
+
 def test_a_base_that_only_leaps_is_a_no():
     """Nearly greedy, the shipped base never works step by step, and its surer leaps give rarer answers."""
     found = probe(rlif.load_recipe("demo", ["training.temperature=0.05"]), problems=16)

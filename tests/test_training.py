@@ -18,10 +18,14 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rlif
+from rlif.config import Meaning
 from rlif.job import prepare
+from rlif.meaning import load_meaning
 from rlif.prompts import BOXED
 from rlif.run import Run
 from rlif.session import build
+from rlif.signals import every_signal
+from rlif.signals.group_confidence import WINDOW
 
 SMALL = [
     "problems_per_update=2",
@@ -192,8 +196,31 @@ def test_several_rewards_from_recipe_to_run_folder(tmp_path, model_folder):
     assert run.recipe().reward == run.recipe().model_dump()["reward"] and run.recipe().weights["format"].at(0) == 0.5
 
 
+CONFIDENCES = ("group_confidence", "group_confidence_tail", "group_confidence_lowest", "group_confidence_bottom")
+
+
+def test_the_window_of_the_group_confidences(tmp_path, model_folder):
+    """Of 3 tokens of at most 24, the four are four rewards, those of a fresh pass; of the usual 2048 they are one."""
+    reward = f"reward={{{', '.join(f'{name}: 1' for name in CONFIDENCES)}}}"
+    usual = [reward, "evaluate={}", "training.max_steps=1", "training.max_completion_length=24"]
+    run = train(tmp_path, model_folder, *usual, "confidence_window=3", "name=three")
+    rows, model = completions(run, 1), AutoModelForCausalLM.from_pretrained(model_folder)
+    ids = [[row[key] for row in rows] for key in ("prompt_ids", "completion_ids")]
+    expected = every_signal(rlif.score_completions(model, *ids, top_k=20), window=3)
+    for row, values in zip(rows, expected, strict=True):
+        assert row["rewards"] == pytest.approx({name: values[name] for name in CONFIDENCES}, abs=1e-4)
+    longest = max(rows, key=lambda row: len(row["completion_ids"]))
+    assert len(set(longest["rewards"].values())) == len(CONFIDENCES), "a window of 3 changes nothing"
+    same = train(tmp_path, model_folder, *usual, "name=usual")
+    assert same.recipe().confidence_window == WINDOW
+    for row in completions(same, 1):
+        assert len(set(row["rewards"].values())) == 1
+
+
 def test_a_reward_model_and_a_model_of_meaning(tmp_path, model_folder):
-    """Both loaded by a recipe: agreement of free text, and what a classifier says of each completion."""
+    """Both loaded by a recipe: agreement of free text, by the texts of each group after its own prompt, and what a
+    classifier says of each completion.
+    """
     judge, entails = classifier_folder(tmp_path / "judge"), tmp_path / "entails"
     classifier_folder(entails, labels=2)
     config = json.loads((entails / "config.json").read_text())
@@ -202,14 +229,19 @@ def test_a_reward_model_and_a_model_of_meaning(tmp_path, model_folder):
     reward = f"reward={{semantic_entropy: 1.0, {judge}: 0.5}}"
     overrides = [reward, f"meaning={{entailment: {entails}}}", "evaluate={}", "training.max_steps=2"]
     run = train(tmp_path, model_folder, *overrides)
+    alike, sizes = load_meaning(Meaning(entailment=str(entails))), set()
     for step in (1, 2):
         rows = completions(run, step)
         for start in (0, 4):
-            group = [row["rewards"]["semantic_entropy"] for row in rows[start : start + 4]]
-            shares = [math.exp(value) * 4 for value in group]
-            assert all(share == pytest.approx(round(share)) and 1 <= round(share) <= 4 for share in shares)
-            assert math.fsum(1 / share for share in shares) == pytest.approx(round(math.fsum(1 / s for s in shares)))
+            group = rows[start : start + 4]
+            together = alike(group[0]["prompt"][-1]["content"], [row["completion"] for row in group])
+            assert all(row["completion"].strip() for row in group)
+            expected = {member: math.log(len(members) / 4) for members in together for member in members}
+            found = [row["rewards"]["semantic_entropy"] for row in group]
+            assert found == pytest.approx([expected[member] for member in range(4)])
+            sizes |= {len(members) for members in together}
         assert len({row["rewards"][judge] for row in rows}) == len({row["completion"] for row in rows})
+    assert len(sizes) > 1, "all meant the same, or nothing did, so that any grouping would pass"
 
 
 def test_rewards_of_the_current_folder_are_found_from_another(tmp_path, model_folder, monkeypatch):

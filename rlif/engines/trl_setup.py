@@ -28,8 +28,9 @@ from rlif.meaning import load_meaning
 from rlif.policy import load_kwargs, model_path
 from rlif.rewards import Mixer
 from rlif.rollout import token_chars
+from rlif.signals import windowed
 from rlif.tasks import Task
-from rlif.terms import find_term
+from rlif.terms import Term, find_term
 from rlif.types import Problem
 
 STRICT = ConfigDict(arbitrary_types_allowed=True, strict=True)
@@ -125,7 +126,7 @@ def build_trainer(
 
 def build_reward(recipe: Recipe, task: Task | None, problems: Sequence[Problem] | None) -> InternalReward:
     """The reward of a recipe, its models loaded."""
-    terms = [find_term(name, weight) for name, weight in recipe.weights.items()]
+    terms = [_term(recipe, name) for name in recipe.weights]
     return InternalReward(
         terms,
         Mixer(list(recipe.weights), recipe.resolved_normalisation, recipe.spread_floor, recipe.mixing),
@@ -137,6 +138,13 @@ def build_reward(recipe: Recipe, task: Task | None, problems: Sequence[Problem] 
         seed=recipe.seed,
         seconds=recipe.reward_seconds,
     )
+
+
+def _term(recipe: Recipe, name: str) -> Term:
+    term = find_term(name, recipe.weights[name])
+    if term.kind != "token":
+        return term
+    return dataclasses.replace(term, measure=windowed(name, recipe.confidence_window))
 
 
 def load_finished(trainer: Any, checkpoint: Path) -> None:

@@ -6,8 +6,12 @@
 
 Source: spurious rewards, arXiv 2506.10947 (random rewards raise Qwen2.5-Math on MATH-500); a random 0/1 reward destroys
 Qwen2.5-3B in the setting of arXiv 2505.19590 v3. Confidence can be had by length alone, in both directions, hence the
-other two. The coin depends on the seed, the step, the row and the tokens: a resumed run tosses the same ones, and the
-number of processes does not matter.
+other two, which are ours. Range: the coin 0 or 1, the lengths from 1 up and from -1 down. Defaults there: 1 with
+probability 1/2. The coin depends on the seed, the step, the row and the tokens: a resumed run tosses the same ones, and
+the number of processes does not matter.
+
+Watch: a gain under one of them is the setting's - the prompt, the clipping, a base that needed little - and so is as
+much of the gain under any other reward. The lengths have no bound but the limit of tokens, and are followed up to it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     r_i = 1 if the task extracts an answer from completion i, else 0
 
-Range: 0 or 1. Source: the format rewards of arXiv 2501.12948; as a control, arXiv 2506.10947, where much of what RL
-teaches some bases is to answer in the form that is graded.
+Source: the format rewards of arXiv 2501.12948; as a control, arXiv 2506.10947, where much of what RL teaches some bases
+is to answer in the form that is graded. Range: 0 or 1. Defaults there: 2501.12948 adds it to accuracy; 2506.10947
+rewards any boxed expression, and nothing else.
 
 Watch: it is learned in a few steps and then has no spread; an empty answer in the right form is as good as any.
 """

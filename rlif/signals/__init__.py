@@ -2,15 +2,16 @@
 
 `TABLE` holds token signals, each with the field of `TokenStats` that it reads, so that training computes no others:
 from `TokenStats` to one number per completion, larger = more sure, None where there is none. `SIGNALS` and `NEEDS` are
-its two columns. A new one is one file and one line; docs/signals.md adds one.
+its two columns. A new one is one file, one line, one row of docs/signals.md, which adds one, and one test.
 
 `GROUP_SIGNALS` holds group signals: from the `Group` of all completions of one problem to the same. They read what the
-completions say, not how sure the model was of each token. A new one is one file and one line.
+completions say, not how sure the model was of each token. A new one takes as much.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from rlif.signals.group_confidence import (
     WINDOW,
@@ -50,16 +51,19 @@ GROUP_SIGNALS: dict[str, GroupSignal] = {
     "semantic_entropy": semantic_entropy,
 }
 
-WINDOWED: dict[str, Callable[[TokenStats, int], list[float | None]]] = {
+WINDOWED: dict[str, Callable[..., list[float | None]]] = {
     "group_confidence_tail": group_confidence_tail,
     "group_confidence_lowest": group_confidence_lowest,
     "group_confidence_bottom": group_confidence_bottom,
 }
 
 
+def windowed(name: str, window: int) -> TokenSignal:
+    """The token signal of that name; `window` is that of the group confidences, in tokens."""
+    return partial(WINDOWED[name], window=window) if name in WINDOWED else SIGNALS[name]
+
+
 def every_signal(stats: TokenStats, window: int = WINDOW) -> list[dict[str, float | None]]:
-    """All signals of each completion, {name: value}; `window` is that of the group confidences."""
-    columns = {
-        name: WINDOWED[name](stats, window) if name in WINDOWED else signal(stats) for name, signal in SIGNALS.items()
-    }
+    """All signals of each completion, {name: value}; `window` as in `windowed`."""
+    columns = {name: windowed(name, window)(stats) for name in SIGNALS}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -3,8 +3,8 @@
     r_i = 1 if n(a_i) = max_a n(a), else 0,   n(a) = completions of the group that answer a
 
 Source: GRPO-PV, the label-free baseline of arXiv 2505.19590, and TTRL, arXiv 2504.16084. Range: 0 or 1. Plurality, not
-majority: the most frequent answer counts however rare. Defaults in TTRL: 64 votes of which 32 are trained on, learning
-rate 5e-7, temperature 1.0.
+majority: the most frequent answer counts however rare. Defaults there: TTRL 64 votes of which 32 are trained on,
+learning rate 5e-7, temperature 1.0; GRPO-PV as Intuitor, see `rlif.signals.self_certainty`.
 
 No answer: a completion without one votes for nothing and gets 0; where nobody has one, all are None. Ties: every answer
 that is as frequent as any gets 1 (TTRL's code takes the first that was sampled), so that the order of a group does not

@@ -5,6 +5,8 @@
 Source: arXiv 2502.18581 (best of N), arXiv 2505.19590 eq. 4 (reward of Intuitor). Range: 0 for uniform distributions,
 never negative, unbounded above; 15 to 35 nats on Qwen2.5. The constant log V cancels in advantages but not in numbers
 that people compare: V counts all rows of the output head, so values of models with different heads do not compare.
+Defaults there: Intuitor up to 3B 7 completions, learning rate 3e-6, KL weight 0.005; from 7B on 14, 1e-6 and 0.01; on
+MATH always temperature 0.9, 3072 tokens, and no floor under the group's deviation.
 
 Watch: it is averaged over tokens, yet can be raised by any text the model finds easy - copying, repeating, appending
 a solved problem, or stopping after a few tokens. As a reward it teaches first and over-optimises later.

@@ -9,6 +9,7 @@ the log of their mean p, so this is a lower bound of self-certainty, the tighter
 any S: some engines add the sampled token to the top k.
 
 Source: the bound is ours; self-certainty as in `rlif.signals.self_certainty`. Range: 0 and up to the exact value.
+Defaults there: none.
 
 Watch: self-certainty is made in the tail, and the tail is what top-k leaves out. The bound misses how uneven it is,
 log(mean p) - mean(log p) over the unseen, several nats on real vocabularies, and ranks completions by m more than by

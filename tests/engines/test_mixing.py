@@ -127,7 +127,19 @@ def test_doubling_a_weight_changes_the_advantages_as_arithmetic_says(model_folde
     assert difference == pytest.approx(part, abs=1e-4) and max(map(abs, part)) > 0.5
 
 
-MONITORS = ["negative_entropy", "likelihood", "group_confidence", "plurality_vote", "random", "length", "accuracy"]
+def test_every_token_signal_is_trained_on(model_folder):
+    """All there are at once: each is that of a fresh pass of the model that sampled, and has its part."""
+    trainer = trained(model_folder, reward=dict.fromkeys(rlif.SIGNALS, 1.0), max_steps=1)
+    (rollout,) = trainer.rollouts
+    ids = [[getattr(row, key) for row in rollout["scored"]] for key in ("prompt_ids", "completion_ids")]
+    fresh = rlif.score_completions(trainer.start, *ids, top_k=20)
+    for name, signal in rlif.SIGNALS.items():
+        assert column(rollout, name) == pytest.approx(signal(fresh), abs=1e-4), name
+    parts = [oracle.group_advantages(column(rollout, name), 4) for name in rlif.SIGNALS]
+    assert rollout["advantages"] == pytest.approx([math.fsum(row) for row in zip(*parts, strict=True)], abs=1e-3)
+
+
+MONITORS = [*sorted(rlif.SIGNALS.keys() - {"self_certainty"}), "plurality_vote", "random", "length", "accuracy"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -15,16 +16,21 @@ import same_draws
 from safetensors.torch import load_file
 from trainers import Lengths
 
+import rlif
+
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory, model_folder):
     """What each of two processes under gloo found, by case."""
     out, script = tmp_path_factory.mktemp("ranks"), Path(__file__).with_name("two_processes.py")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    ours = str(Path(rlif.__file__).parents[1])  # first: an rlif installed from elsewhere may be on the path as well
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([ours, *sys.path]), "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     done = subprocess.run([*launch, script, model_folder, out], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((out / f"{rank}.json").read_text()) | {"folder": out} for rank in (0, 1)]
+    ranks = [json.loads((out / f"{rank}.json").read_text()) | {"folder": out} for rank in (0, 1)]
+    assert {rank["package"] for rank in ranks} == {rlif.__file__}, "another rlif was tested than the one imported here"
+    return ranks
 
 
 @pytest.mark.parametrize("case", ["on policy", "two iterations", "rloo"])
@@ -60,6 +66,33 @@ def test_groups_that_straddle_processes_are_judged_whole(two_processes):
         ]
         found = first["advantages"] + second["advantages"]
         assert found == pytest.approx([math.fsum(part) for part in zip(*parts, strict=True)], abs=1e-4)
+
+
+def test_meaning_votes_and_the_deviation_of_the_batch_are_those_of_all_processes(two_processes):
+    """Three groups on two processes, the second on both: all four of each mean and vote, three are rewarded."""
+    weights, straddling = {"semantic_entropy": 1.0, "plurality_vote": 0.5}, {"semantic_entropy": 0, "plurality_vote": 0}
+    for first, second in zip(*(rank["batch"] for rank in two_processes), strict=True):
+        assert first["scored"] == second["scored"]
+        assert len(first["advantages"]) == len(second["advantages"]) == 6
+        groups = [first["scored"][start : start + 4] for start in (0, 4, 8)]
+        values: dict = {name: [] for name in weights}
+        for group in groups:
+            parities, answers = [len(row["text"]) % 2 for row in group], [row["answer"] for row in group]
+            assert len({row["prompt"] for row in group}) == 1 and all(row["text"].strip() for row in group)
+            values["semantic_entropy"].append([math.log(parities.count(parity) / 4) for parity in parities])
+            counts = [answers.count(answer) if answer else 0 for answer in answers]
+            values["plurality_vote"].append([float(n == max(counts)) for n in counts])
+        expected = [[0.0] * 4 for _ in groups]
+        for name, of_groups in values.items():
+            assert [[row[name] for row in group] for group in groups] == [[*four[:3], None] for four in of_groups]
+            deviation = statistics.stdev(value for four in of_groups for value in four[:3])
+            for advantages, four in zip(expected, of_groups, strict=True):
+                for i in range(3):
+                    advantages[i] += weights[name] * (four[i] - statistics.fmean(four[:3])) / (deviation + 1e-4)
+            straddling[name] += len(set(of_groups[1][:3])) > 1
+        found = first["advantages"] + second["advantages"]
+        assert found == pytest.approx([advantage for four in expected for advantage in four], abs=1e-4)
+    assert all(straddling.values()), "the group on both processes was always of one mind, so any advantage would do"
 
 
 def test_an_average_is_the_same_on_every_process(two_processes):

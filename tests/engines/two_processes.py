@@ -14,11 +14,22 @@ from accelerate import PartialState
 from safetensors.torch import save_file
 from trainers import Lengths, make_trainer
 
+import rlif
 from rlif.engines.annotator import Annotator
 from rlif.errors import RewardError
+from rlif.rewards import Mixer
 
 GROUPS = {"plurality_vote": 1.0, "self_consistency": 0.5, "seed_grpo": 2.0, "random": 1.0, "self_certainty": 0.0}
 GOLD = {"task": Lengths(), "problems": Lengths().load("train")}
+MEANT = {"semantic_entropy": 1.0, "plurality_vote": 0.5}
+
+
+def alike(prompt, texts):
+    """Texts mean the same if they are as long, modulo two."""
+    parities = [len(text) % 2 for text in texts]
+    return [[i for i, parity in enumerate(parities) if parity == wanted] for wanted in sorted(set(parities))]
+
+
 STRADDLING = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}  # a rollout is one group
 CASES = {
     "on policy": {},
@@ -26,6 +37,16 @@ CASES = {
     "rloo": {"algorithm": "rloo"},
     "ema": {"annotator": Annotator("ema", decay=0.5)},
     "groups": {"reward": GROUPS, **GOLD},
+    # Six rows on each process: the second of three groups straddles. Its fourth completion only votes.
+    "batch": {
+        "reward": MEANT,
+        "mixer": Mixer(list(MEANT), "batch_std"),
+        "task": Lengths(),
+        "alike": alike,
+        "rewarded": 3,
+        "per_device_train_batch_size": 6,
+        "max_steps": 2,
+    },
 }
 
 
@@ -33,17 +54,26 @@ def fails_on_one(completions, **_):
     return [1.0] * (len(completions) - PartialState().process_index)
 
 
+def said(row):
+    return {"prompt": row.prompt, "answer": row.answer, "text": row.text}
+
+
 if __name__ == "__main__":
     model_folder, out = map(Path, sys.argv[1:])
-    state, found = PartialState(), {}
+    state, found = PartialState(), {"package": rlif.__file__}
     for case, changes in CASES.items():
-        trainer = make_trainer(model_folder, **STRADDLING, **changes)
+        trainer = make_trainer(model_folder, **STRADDLING | changes)
         trainer.train()
         completions = sum(len(rollout["advantages"]) for rollout in trainer.rollouts)
         found[case] = [
             {key: rollout[key] for key in ("advantages", "expected", "path")}
             | {"rows": trainer.rows, "completions": completions}
-            | {"scored": [{"answer": row.answer, "prompt": row.prompt, **row.rewards} for row in rollout["scored"]]}
+            | {
+                "scored": [
+                    {"answer": row.answer, "prompt": row.prompt, "text": row.text, **row.rewards}
+                    for row in rollout["scored"]
+                ]
+            }
             for rollout in trainer.rollouts
         ]
     try:

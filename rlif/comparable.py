@@ -63,7 +63,7 @@ def check_seeds(methods: Mapping[str, Sequence[KeptRun]]) -> None:
     """Refuses a method whose seeds are not runs of one recipe."""
     for first, *later in methods.values():
         for run in later:
-            for key, (one, two) in differing(first.recipe, run.recipe).items():
+            for key, (one, two) in differing(first.whole, run.whole).items():
                 raise RlifError(
                     f"{first.label} and {run.label} are not seeds of one method: {key} is {one!r} and {two!r}; name"
                     " their folders apart."
@@ -82,7 +82,7 @@ def notes_on(methods: Mapping[str, Sequence[KeptRun]]) -> list[str]:
     """What the rows do not say of themselves."""
     runs = [run for mine in methods.values() for run in mine]
     notes = [f"{run.label}: {run.said}." for run in runs if run.said]
-    recipes = {method: flat(mine[0].recipe) for method, mine in methods.items()}
+    recipes = {method: flat(mine[0].whole) for method, mine in methods.items()}
     for key in CONDITIONS:
         values: dict[str, list[str]] = {}
         for method, recipe in recipes.items():

@@ -143,9 +143,9 @@ def table(runs: Sequence[KeptRun], against: str | None = None, command: str = ""
         for method, mine in methods.items()
         if task in tasks_of(mine)
     ]
-    base = methods[against or runs[0].method][0].recipe
+    base = methods[against or runs[0].method][0].whole
     differences = {
-        method: {key: now for key, (_, now) in differing(base, mine[0].recipe).items()}
+        method: {key: now for key, (_, now) in differing(base, mine[0].whole).items()}
         for method, mine in methods.items()
     }
     return Comparison(rows, notes_on(methods), differences, list(runs), command, against)

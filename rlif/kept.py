@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from rlif.config import Recipe
 from rlif.errors import RlifError
 from rlif.guard import FINITE
 from rlif.history import History, read_history
@@ -86,6 +87,11 @@ class KeptRun:
     @property
     def label(self) -> str:
         return f"{self.method} seed {self.seed}"
+
+    @property
+    def whole(self) -> Row:
+        """The recipe with today's defaults for keys that are younger than the file it was kept in."""
+        return kept_recipe(Recipe().model_dump()) | self.recipe
 
 
 def keep(path: str | Path, method: str | None = None) -> KeptRun:

@@ -25,7 +25,6 @@ OTHER_FILES = {
     "__init__.py": "tables",
     "batch.py": "what graders see",
     "outside.py": "what others wrote",
-    "seed_grpo.py": "a factor: the reward is accuracy's",
 }
 
 

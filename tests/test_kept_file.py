@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from folders import graded_run
 
 import rlif
+from rlif.comparable import check_seeds
 from rlif.comparison import compare
 from rlif.comparison_table import FORMATS
+from rlif.config import Recipe
 from rlif.kept import kept_recipe
 from rlif.kept_file import read_kept
 
@@ -78,7 +81,19 @@ def test_a_damaged_file_is_one_sentence(runs, tmp_path):
             read_kept(kept)
 
 
-@pytest.mark.parametrize("name", ["demo", "fresh-seeds/demo"])
+def test_a_key_that_is_younger_than_the_file_has_its_default(tmp_path):
+    """A kept file of before and a run of today are seeds of one method, and differ in nothing."""
+    kept = Path(__file__).parents[1] / "results/demo.json"
+    file = json.loads(kept.read_text())
+    for recipe in file["methods"].values():
+        assert recipe.pop("spread_floor", None) == Recipe().spread_floor
+    (tmp_path / "old.json").write_text(json.dumps(file))
+    old, new = (read_kept(path)[0][0] for path in (tmp_path / "old.json", kept))
+    assert "spread_floor" not in old.recipe and old.whole["spread_floor"] == 0.4
+    check_seeds({"demo": [old, replace(new, seed=9)]})
+
+
+@pytest.mark.parametrize("name", ["demo", "fresh-seeds/demo", "miniature", "wrong-and-sure"])
 def test_the_results_that_are_kept_give_their_tables(name):
     """`rlif compare results/demo.json` makes results/demo.md, to the last byte."""
     place = Path(__file__).parents[1] / "results" / name

@@ -41,7 +41,7 @@ def import_function(name: str) -> Callable[..., Any]:
         RlifError: no such module, no such function in it, or it is not callable.
     """
     module, _, attribute = name.partition(":") if ":" in name else name.rpartition(".")
-    here = str(Path.cwd())
+    here, known = str(Path.cwd()), list(sys.path)
     sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module), attribute)
@@ -52,7 +52,7 @@ def import_function(name: str) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:
         raise RlifError(f"importing the reward {name} raises {type(error).__name__}: {first_line(error)}.") from error
     finally:
-        sys.path.remove(here)
+        sys.path[:] = known
     if not callable(found):
         raise RlifError(f"the reward {name} is a {type(found).__name__}, not a function.")
     return found

@@ -10,6 +10,8 @@ Where ours differs: the paper weighs clusters by the probability of their sequen
 whose value we have not found (here 1), and three forms of f, of which this is the linear one. A completion without an
 answer is a cluster of its own.
 
+Range: of the factor 0 to 1, of the reward 0 or 1. Defaults there: GRPO's for the rest, as far as we have found.
+
 Watch: a group in which all answers differ has factor 0 and teaches nothing, even where one of them is right.
 """
 

@@ -104,6 +104,7 @@ class Clocked:
         self.seconds = {"generation": 0.0, "scoring": 0.0}
         self.rows = self.completions = self.generated = 0
         self.rewarding, self.generating = Meter(), False
+        self.around: Callable[[], AbstractContextManager[Any]] = nullcontext  # sampling and scoring
         self._calculate_rewards = self.rewarding.around(self._calculate_rewards)
         self.prompt_ids: list[list[int]] = []
         self.completion_ids: list[list[int]] = []
@@ -137,7 +138,8 @@ class Clocked:
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         start, generation = self._now(), self.seconds["generation"]
-        output = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        with self.around():
+            output = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
         self.seconds["scoring"] += self._now() - start - (self.seconds["generation"] - generation)
         return output
 
@@ -249,8 +251,6 @@ class Stepper(TrainerCallback):
     def __init__(self, trainer: Any):
         self.trainer, self.steps = trainer, getattr(trainer, "num_iterations", 1)
         self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
-        self.around: Callable[[], AbstractContextManager[Any]] = nullcontext
-        self.inside: AbstractContextManager[Any] = nullcontext()
         self.thread = threading.Thread(target=self._train, daemon=True)
         self.stopping, self.laps = False, 0
         self.error: BaseException | None = None
@@ -266,12 +266,6 @@ class Stepper(TrainerCallback):
         if self.error is not None:
             raise self.error
 
-    def within(self, around: Callable[[], AbstractContextManager[Any]]) -> None:
-        """One lap inside of a context, entered on the trainer's thread."""
-        self.around = around
-        self.lap()
-        self.around = nullcontext
-
     def close(self) -> None:
         """Ends the training loop and lets the trainer go."""
         self.stopping = True
@@ -283,13 +277,10 @@ class Stepper(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % self.steps:
             return
-        self.inside.__exit__(None, None, None)
         self.done.release()
         self.go.acquire()
         self.laps += 1
         torch.manual_seed(self.laps)
-        self.inside = self.around()
-        self.inside.__enter__()
         control.should_training_stop = self.stopping
 
     def _train(self) -> None:

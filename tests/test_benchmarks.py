@@ -9,6 +9,7 @@ from pathlib import Path
 import gpu
 import looking
 import pytest
+import scoring
 import step
 import torch
 from contestants import Setting
@@ -87,6 +88,24 @@ def test_the_gpu_suite_says_where_it_cannot_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "out")])
     gpu.main()
     assert capsys.readouterr().out.startswith("skipped: no CUDA device") and not list(tmp_path.iterdir())
+
+
+def test_scoring_runs(tmp_path, monkeypatch):
+    """The whole of it on tiny sizes: memory of ours stays where that of full logits grows."""
+    sizes = {"B": [scoring.Case("tiny", B, 64, 8000) for B in (4, 16)]}
+    monkeypatch.setattr(scoring, "cases", lambda *_: sizes)
+    monkeypatch.setattr(scoring, "REAL", ("tiny",))
+    monkeypatch.setattr(scoring, "LARGEST", (4, 40))
+    monkeypatch.setattr(scoring, "V", 8000)
+    monkeypatch.setattr("rlif.scoring.LOGITS_HELD", 16 * 8000)
+    monkeypatch.setattr(sys, "argv", ["scoring.py", "--rounds", "1", "--out", str(tmp_path / "scoring")])
+    scoring.main()
+    found = json.loads((tmp_path / "scoring.json").read_text())["rows"]
+    small, large = found["B"]
+    grown = {name: large["peak_mib"][name] / small["peak_mib"][name] for name in ("ours", "full")}
+    assert grown["full"] > 3 and grown["ours"] < grown["full"]
+    text = (tmp_path / "scoring.md").read_text()
+    assert "| B | 4 to 16 |" in text and "of 2 sizes of the small body" in text and "of 1 real shapes" in text
 
 
 def test_looking_runs(tmp_path, monkeypatch):

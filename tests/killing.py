@@ -52,6 +52,18 @@ CASES = {
         "training.max_steps=-1",
         "training.num_train_epochs=2",
     ],
+    "an epoch and three quarters": [  # of two steps each: four in all
+        "training.lr_scheduler_type=cosine",
+        "limit=5",
+        "training.max_steps=-1",
+        "training.num_train_epochs=1.75",
+    ],
+    "epochs that end with half an update": [
+        "limit=3",
+        "training.max_steps=-1",
+        "training.num_train_epochs=2",
+        "training.steps_per_generation=1",
+    ],
     "ema annotator": ["annotator=ema", "annotator_decay=0.5"],
     "rewards mixed by a schedule": [
         "reward={self_certainty: {linear: [[0, 1.0], [4, 0.25]]}, format: 0.5, random: 0}",

@@ -8,8 +8,8 @@ For each sign of `SIGNS`, at each logged step that has it:
     raised    after `patience` consecutive readings beyond; `since` is the step of the first of them
     cleared   after `patience` consecutive readings within
 
-so one odd step raises nothing, and an alarm does not flicker. What is not finite is raised at once. Two severities: an
-`alarm` is what the policies act on, a `warning` is only said.
+so one odd step raises nothing, and an alarm does not flicker. What is not finite is raised at once; a mean over no scored
+completion is not, it is missing, and the sign `unscorable` sees how often. Two severities: an `alarm` is what the policies act on, a `warning` is only said.
 
     log         say it, go on
     stop        take a checkpoint and end the run
@@ -37,6 +37,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rlif.signs import NON_FINITE, SIGNS, Reading, Severity
 
 FINITE = ("loss", "grad_norm", "kl", "entropy", "reward", "self_certainty")
+OF_SCORED = ("reward", "self_certainty")  # means over what could be scored, so none where nothing could
 
 
 class Guard(BaseModel):
@@ -247,7 +248,11 @@ class Judge:
 
     def _not_finite(self, step: int, observed: Mapping[str, Any]) -> list[Alarm]:
         name = "non_finite"
-        broken = [key for key in FINITE if key in observed and not _is_finite(observed[key])]
+        broken = [
+            key
+            for key in FINITE
+            if key in observed and not _is_finite(observed[key]) and not _is_empty_mean(key, observed)
+        ]
         if not broken:
             if name in self.watch.raised:
                 self.watch.raised.remove(name)
@@ -258,6 +263,13 @@ class Judge:
         sign = NON_FINITE
         seen = sign.seen.format(names=" and ".join(broken))
         return [Alarm(name, sign.severity, step, step, None, None, seen, sign.cause, sign.remedy)]
+
+
+def _is_empty_mean(metric: str, observed: Mapping[str, Any]) -> bool:
+    """Whether it is missing because not one completion could be scored, as where all are truncated and masked."""
+    nothing = 1 in (observed.get("unscorable"), observed.get(f"{metric}_unscorable"))
+    value = observed[metric]
+    return metric in OF_SCORED and nothing and (value is None or value != value)
 
 
 def _is_finite(value: Any) -> bool:

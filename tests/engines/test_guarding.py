@@ -104,6 +104,19 @@ def limit(logged) -> float:
     return 0.1 * early + 0.9 * late
 
 
+@pytest.mark.parametrize("fp16", [True, False])
+def test_a_step_that_the_scaler_skips_is_no_alarm(fp16, tmp_path):
+    """What fp16 logs when its scale has grown too large; without fp16 it is what it looks like."""
+    run = Run.create(check_recipe({"output": str(tmp_path)}), "run")
+    guard = GuardState(Guard(policy="stop"), run, Console(quiet=True), 1)
+    state = SimpleNamespace(global_step=1, is_world_process_zero=True)
+    control = SimpleNamespace(should_save=False, should_training_stop=False)
+    logs = {"loss": 0.0, "grad_norm": float("inf")}
+    guard.on_log(SimpleNamespace(fp16=fp16), state, control, logs=logs)
+    assert control.should_training_stop is not fp16 and bool(alarms(run)) is not fp16
+    assert ("grad_norm" in logs) is not fp16
+
+
 def first_beyond(run: Run, limit: float) -> int:
     return min(step for step, kl in kls(run).items() if kl > limit)
 

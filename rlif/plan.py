@@ -27,8 +27,8 @@ class Plan:
 def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
     """Counts optimiser steps and completions as TRL's sampler and transformers' loop do.
 
-    Each epoch drops an incomplete rollout and ends with an update, be it of fewer batches; a part of an epoch is rounded
-    up to whole updates.
+    Each epoch drops an incomplete rollout and ends with an update, be it of fewer batches; a part of an epoch is
+    rounded up to whole updates.
 
     Raises:
         RlifError: too few problems for one rollout, steps that are rewarded by nothing, checkpoints within a rollout.

@@ -281,6 +281,34 @@ def signal_at(where: str, nth: int, *numbers: int) -> None:
     _wrapped(where, wrap)
 
 
+def signal_ranks(moments: dict[str, tuple[str, int, int]]) -> None:
+    """`signal_at` for some of several processes, each with its own moment."""
+    if moment := moments.get(os.environ["RANK"]):
+        signal_at(*moment)
+
+
+def nobody_reads() -> None:
+    """Standard output is a pipe whose reader has gone, as after `| head -2`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    sys.stdout = os.fdopen(writer, "w")
+
+
+def say_time_limit() -> None:
+    """Prints the time limit of the process group when the problems are read."""
+    from torch.distributed import distributed_c10d
+
+    def wrap(original: Callable) -> Callable:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            backend = distributed_c10d._get_default_group()._get_backend(torch.device("cpu"))
+            print("time limit", backend.options._timeout)
+            return original(*args, **kwargs)
+
+        return wrapper
+
+    _wrapped("rlif.training:prepare", wrap)
+
+
 def fail_at(where: str, nth: int, kind: str, *arguments: Any) -> None:
     """The n-th call of a function raises; those before and after do what they do."""
     calls = []

@@ -47,7 +47,7 @@ def test_rollouts_of_a_part_of_an_epoch_are_counted():
 
 def test_updates_that_end_within_a_rollout_are_refused():
     options = {"num_generations": 2, "per_device_train_batch_size": 2, "steps_per_generation": 3}
-    with pytest.raises(rlif.RlifError, match="used for 3 batches .* an update takes 2, so no checkpoint could lie"):
+    with pytest.raises(rlif.RlifError, match=r"used for 3 batches .* an update takes 2, so no checkpoint could lie"):
         plan_steps(check_recipe({"problems_per_update": 2, "training": options}), problems=6, processes=1)
 
 

@@ -39,6 +39,7 @@ from typing import Any
 
 import numpy as np
 
+from rlif.disk import is_number
 from rlif.guard import Guard, standing
 from rlif.signs import SIGNS
 
@@ -151,9 +152,7 @@ def graded(records: Iterable[Mapping[str, Any]], signal: str = "self_certainty")
     pairs = [
         (float(row[signal]), row["right"])
         for row in records
-        if isinstance(row.get("right"), bool)
-        and isinstance(row.get(signal), int | float)
-        and math.isfinite(row[signal])
+        if isinstance(row.get("right"), bool) and is_number(row.get(signal))
     ]
     return [value for value, _ in pairs], [verdict for _, verdict in pairs]
 
@@ -211,8 +210,7 @@ def accuracy(summary: Mapping[str, Any]) -> Share | None:
 
 
 def _finite(value: Any) -> float:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good else math.nan
+    return float(value) if is_number(value) else math.nan
 
 
 def accuracies(looks: Mapping[int, Mapping[str, Any]]) -> dict[int, Share]:

@@ -8,12 +8,12 @@ the screen as text, never as markup.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from rlif.disk import is_number
 from rlif.history import History, Row
 from rlif.panels import label, names_of, spread
 from rlif.verdict import collapse
@@ -136,8 +136,7 @@ def _shades(problem: dict[str, Any]) -> list[float]:
 
 
 def _number(value: Any) -> float | None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return round(float(value), 4) if good else None
+    return round(float(value), 4) if is_number(value) else None
 
 
 def _cut(text: Any) -> str:

@@ -13,16 +13,19 @@ What to watch: sealing and checking read every byte once (sha256, about a GB per
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import first_line
+from rlif.disk import sync
+from rlif.errors import RlifError, first_line
 
 MANIFEST = "manifest.json"
 
@@ -55,8 +58,8 @@ def seal(checkpoint: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(draft, checkpoint / MANIFEST)
-    _sync_folder(checkpoint)
-    _sync_folder(checkpoint.parent)
+    sync(checkpoint)
+    sync(checkpoint.parent)
 
 
 def is_sealed(checkpoint: Path) -> bool:
@@ -67,6 +70,10 @@ def is_sealed(checkpoint: Path) -> bool:
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a sealed checkpoint, None if every byte is as it was written.
 
+    Raises:
+        RlifError: it cannot be read now (an I/O error, no right, too many open files), which says nothing about what is
+            in it.
+
     Example:
         >>> damage(run.checkpoints / "checkpoint-10")
         'model.safetensors has other content'
@@ -74,7 +81,9 @@ def damage(checkpoint: Path) -> str | None:
     try:
         files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
         expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except OSError as error:
+        return _not_there(error, checkpoint, f"{MANIFEST} cannot be read")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} cannot be read"
     with ThreadPoolExecutor() as pool:
         found = pool.map(lambda item: _file_damage(checkpoint, item[0], *item[1]), sorted(expected.items()))
@@ -109,8 +118,7 @@ def file_entry(path: Path) -> dict[str, Any]:
 
 
 def _synced_entry(path: Path) -> Mapping[str, Any]:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(path)
     return file_entry(path)
 
 
@@ -119,18 +127,20 @@ def _file_damage(checkpoint: Path, name: str, size: int, digest: str) -> str | N
     try:
         if not path.resolve().is_relative_to(checkpoint.resolve()):
             return f"{MANIFEST} names a file outside of it"
-        if not path.is_file():
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size:,} bytes instead of {size:,}"
+        if status.st_size != size:
+            return f"{name} has {status.st_size:,} bytes instead of {size:,}"
         return None if file_entry(path)["sha256"] == digest else f"{name} has other content than was written"
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        return _not_there(error, path, f"{name} is missing")
+    except (ValueError, RuntimeError) as error:  # no name of a file, or a link to itself
         return f"{name} cannot be read ({first_line(error)})"
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _not_there(error: OSError, path: Path, damage: str) -> str:
+    """The damage, if that is what an error tells of; a disk that does not answer now may have every byte."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG):
+        return damage
+    raise RlifError(f"cannot read {path} now: {first_line(error)}; put that right and try again.") from error

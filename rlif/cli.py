@@ -73,9 +73,9 @@ def _train(recipe: Recipe, name: str, resume: Run | None = None) -> None:
     import warnings
 
     from accelerate import PartialState
-    from rich.console import Console
     from transformers.utils import logging
 
+    from rlif.engines.callbacks import Screen
     from rlif.training import train
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -83,7 +83,7 @@ def _train(recipe: Recipe, name: str, resume: Run | None = None) -> None:
     run = train(recipe, name=name, resume=resume)
     state, summary = PartialState(), run.summary()
     if state.is_main_process:
-        console = Console()
+        console = Screen()
         if summary["evaluations"]:
             console.print(before_and_after(run))
         console.print(

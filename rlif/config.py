@@ -78,10 +78,13 @@ OURS = {
     "resume_from_checkpoint": "--resume",
     "save_only_model": "nothing: a checkpoint is there to go on from",
     "ignore_data_skip": "nothing: a resumed run goes on where it was in its data",
+    "restore_callback_states_from_checkpoint": "nothing: what the guard and the rewards remember comes back by itself",
     # A recipe writes into its run folder and nowhere else; what it made is uploaded by whoever wants it uploaded.
     "push_to_hub": "`hf upload` with the model folder of the run",
     "log_completions_hub_repo": "`hf upload` with completions/ of the run",
     "trackio_space_id": "`hf upload` with metrics.jsonl of the run",
+    "trackio_static_space_id": "`hf upload` with metrics.jsonl of the run",
+    "trackio_bucket_id": "`hf upload` with metrics.jsonl of the run",
     "hub_token": "HF_TOKEN in the environment: recipes are kept with the run",
 }
 
@@ -238,6 +241,11 @@ class Recipe(Strict):
         for key, ours in OURS.items():
             if key in self.training:
                 raise ValueError(f"training.{key} is set by rlif; use {ours} instead")
+        if (when := self.training.get("save_strategy", "steps")) not in ("steps", "no"):
+            raise ValueError(
+                f"training.save_strategy is {when!r}, but a checkpoint lies between two rollouts and is judged with its"
+                " step; use steps, with training.save_steps, or no"
+            )
         for key, value in ALGORITHMS[self.algorithm].items():
             if self.training.get(key, value) != value:
                 raise ValueError(

@@ -1,4 +1,7 @@
-"""The small files of a run folder: JSON written whole or not at all, read with one sentence for what is wrong."""
+"""The small files of a run folder: JSON written whole or not at all, read with one sentence for what is wrong.
+
+Whole also where the machine falls over: what takes another file's place is on the disk before, and not only on its way.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from rlif.errors import RlifError, first_line
 
@@ -28,15 +31,45 @@ def finite(value: Any) -> Any:
     return value
 
 
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether what a file holds is a number that fits a float: no NaN, no infinity, no integer beyond them, no truth.
+
+    Example:
+        >>> [is_number(value) for value in (1, 0.5, True, None, float("nan"), 10**400)]
+        [True, True, False, False, False, False]
+    """
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def replace_file(path: Path, text: str) -> None:
     """Writes a whole file or nothing."""
     draft = path.with_name(f".{path.name}.draft")
     try:
         draft.write_text(text, encoding="utf-8")
+        sync(draft)
         os.replace(draft, path)
     except OSError:
         draft.unlink(missing_ok=True)
         raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Returns when a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """The same for a folder with everything in it."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
 
 
 def read_object(path: Path) -> dict[str, Any]:

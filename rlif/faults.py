@@ -2,7 +2,8 @@
 
 Torch, safetensors, gloo, NCCL and Python each have their own way to say that a disk is full, that memory is gone, that
 another process died. Here they become `RlifError`; whatever is not recognised stays what it is, with its traceback.
-Nothing that was logged or sealed before is touched.
+Nothing that was logged or sealed before is touched; what was left half written is removed by the process that holds the
+run folder, and by no other: to those that do not know, a checkpoint that is being sealed looks torn.
 """
 
 from __future__ import annotations
@@ -47,12 +48,17 @@ PLACES = (
 
 
 @contextmanager
-def said(run: Run, processes: int = 1) -> Iterator[None]:
+def said(run: Run, processes: int = 1, *, tidies: bool = False) -> Iterator[None]:
     """Turns what the machine did into what to do about it.
 
+    Args:
+        run: that is under way.
+        processes: of it.
+        tidies: removes what is half written; only for the main process, under its lock.
+
     Raises:
-        RlifError: disk full, folder not writable, out of memory, another process or vLLM's server gone, probabilities
-            not finite.
+        RlifError: disk full, folder not writable or its files gone, out of memory, another process or vLLM's server
+            gone, probabilities not finite.
     """
     from safetensors import SafetensorError
 
@@ -67,7 +73,8 @@ def said(run: Run, processes: int = 1) -> Iterator[None]:
         sentence = _sentence(error, run, processes)
         if sentence is None:
             raise
-        run.remove_torn()
+        if tidies:
+            run.remove_torn()
         raise RlifError(sentence) from error
 
 
@@ -78,6 +85,8 @@ def _sentence(error: Exception, run: Run, processes: int) -> str | None:
         return f"the disk is full; make room and {go_on}"
     if number in NOT_WRITABLE or any(os.strerror(code).lower() in text for code in (errno.EROFS, errno.EDQUOT)):
         return f"cannot write to {run.path} any more: {first_line(error)}; put that right and {go_on}"
+    if isinstance(error, FileNotFoundError) and str(run.path) in str(error.filename):
+        return f"{error.filename} was removed while the run was at work on it; leave {run.path} alone and {go_on}"
     if isinstance(error, MemoryError) or any(sign in text for sign in MEMORY):
         where, lower = _place(error)
         return f"out of memory {where}; lower {lower} in {run.path / 'recipe.yaml'} and {go_on}"

@@ -8,8 +8,9 @@ For each sign of `SIGNS`, at each logged step that has it:
     raised    after `patience` consecutive readings beyond; `since` is the step of the first of them
     cleared   after `patience` consecutive readings within
 
-so one odd step raises nothing, and an alarm does not flicker. What is not finite is raised at once. Two severities: an
-`alarm` is what the policies act on, a `warning` is only said.
+so one odd step raises nothing, and an alarm does not flicker. What is not finite is raised at once; a mean over no
+scored completion is only missing, and the sign `unscorable` sees how often. Two severities: an `alarm` is what the
+policies act on, a `warning` is only said.
 
     log         say it, go on
     stop        take a checkpoint and end the run
@@ -26,7 +27,6 @@ docs/log.md, hits and false stops in results/guard.md.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
@@ -34,9 +34,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rlif.disk import is_number
 from rlif.signs import NON_FINITE, SIGNS, Reading, Severity
 
 FINITE = ("loss", "grad_norm", "kl", "entropy", "reward", "self_certainty")
+OF_SCORED = ("reward", "self_certainty")  # means over what could be scored, so none where nothing could
 
 
 class Guard(BaseModel):
@@ -179,12 +181,12 @@ class Judge:
         raised = self._not_finite(step, observed)
         for metric in {sign.of for sign in SIGNS.values()} & set(observed):
             value = observed[metric]
-            if _is_finite(value):
+            if is_number(value):
                 self._remember(metric, float(value))
         for name, sign in SIGNS.items():
             limit, value = getattr(self.guard, name), observed.get(sign.of)
             ready = len(self.watch.first.get(sign.of, ())) >= self.guard.start
-            if limit is not None and ready and _is_finite(value):
+            if limit is not None and ready and is_number(value):
                 raised += self._compare(step, name, limit)
         alarms = sorted((alarm for alarm in raised if alarm.severity == "alarm"), key=lambda alarm: alarm.since)
         if self.watch.alarm is None and alarms:
@@ -247,7 +249,11 @@ class Judge:
 
     def _not_finite(self, step: int, observed: Mapping[str, Any]) -> list[Alarm]:
         name = "non_finite"
-        broken = [key for key in FINITE if key in observed and not _is_finite(observed[key])]
+        broken = [
+            key
+            for key in FINITE
+            if key in observed and not is_number(observed[key]) and not _is_empty_mean(key, observed)
+        ]
         if not broken:
             if name in self.watch.raised:
                 self.watch.raised.remove(name)
@@ -260,8 +266,11 @@ class Judge:
         return [Alarm(name, sign.severity, step, step, None, None, seen, sign.cause, sign.remedy)]
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _is_empty_mean(metric: str, observed: Mapping[str, Any]) -> bool:
+    """Whether it is missing because not one completion could be scored, as where all are truncated and masked."""
+    nothing = 1 in (observed.get("unscorable"), observed.get(f"{metric}_unscorable"))
+    value = observed[metric]
+    return metric in OF_SCORED and nothing and (value is None or value != value)
 
 
 def replay(

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from rlif.disk import is_number
 from rlif.errors import RlifError
 from rlif.run import Run
 from rlif.yaml_files import read_yaml
@@ -137,7 +138,7 @@ def _metrics(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
     rows: dict[float, Row] = {}
     for row in _rows(path, notes):
         step = row.get("step")
-        if isinstance(step, int | float) and math.isfinite(step):
+        if is_number(step):
             rows[step] = row  # of a step that was logged twice, the later
     if not rows:
         notes.append("No step was logged: metrics.jsonl is missing or holds none.")
@@ -210,11 +211,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _finite(value: Any) -> float:
-    try:
-        number = math.nan if value is None else float(value)
-    except OverflowError:
-        return math.nan
-    return number if math.isfinite(number) else math.nan
+    return float(value) if is_number(value) else math.nan
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

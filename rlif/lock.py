@@ -54,9 +54,8 @@ def _take(file, folder: Path) -> bool:
             return False
         raise RlifError(f"cannot lock {folder}: {error.strerror}.") from error
     try:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        os.truncate(file.fileno(), 0)
+        os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())  # nothing left to flush
     except OSError as error:
         raise RlifError(f"cannot write to {folder}: {error.strerror}.") from error
     return True

@@ -2,7 +2,7 @@
 
 A run that is resumed from another folder has to find the same model, data and reward models again, and to log them by
 the same names as before. Hub names stay what they are, and so do reward functions, `module:function`: their module is
-looked for in the folder that the run began in (`Run.environment`).
+looked for in the current folder, since a run folder that came from elsewhere must not say whose code runs here.
 """
 
 from __future__ import annotations

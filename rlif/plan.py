@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,10 @@ class Plan:
 
 
 def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
-    """Counts optimiser steps and completions as TRL's sampler does: incomplete rollouts are dropped.
+    """Counts optimiser steps and completions as TRL's sampler and transformers' loop do.
+
+    Each epoch drops an incomplete rollout and ends with an update, be it of fewer batches; a part of an epoch is
+    rounded up to whole updates.
 
     Raises:
         RlifError: too few problems for one rollout, steps that are rewarded by nothing, checkpoints within a rollout.
@@ -39,21 +43,30 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
             f"{problems} problems are too few for one rollout of {rollout}; lower problems_per_update, or give more."
         )
     reuse = slices * training.get("num_iterations", 1)
-    steps = int(training["num_train_epochs"] * (problems // rollout) * reuse // accumulation)
+    if reuse % accumulation and accumulation % reuse:
+        raise RlifError(
+            f"a rollout is used for {reuse} batches (training.steps_per_generation x training.num_iterations) and an"
+            f" update takes {accumulation}, so no checkpoint could lie between two rollouts; choose them so that one"
+            " divides the other."
+        )
+    batches = problems // rollout * reuse  # of an epoch
+    updates = math.ceil(batches / accumulation)
+    steps = math.ceil(training["num_train_epochs"] * updates)
     if training.get("max_steps", -1) > 0:
         steps = training["max_steps"]
-    rollouts = -(-steps * accumulation // reuse)
+    epochs, rest = divmod(steps, updates)
+    rollouts = math.ceil((epochs * batches + min(rest * accumulation, batches)) / reuse)
     completions = rollouts * rollout * group
-    updates = max(1, reuse // accumulation)
+    shared = max(1, reuse // accumulation)
     gap = first_gap(list(recipe.weights.values()))
     if gap is not None and gap + 1 < steps:
         raise RlifError(f"from step {gap} on every reward weighs 0, so there is nothing to learn from; close the gap.")
-    if training.get("save_strategy", "steps") == "steps" and training["save_steps"] % updates:
+    if training.get("save_strategy", "steps") == "steps" and training["save_steps"] % shared:
         raise RlifError(
-            f"training.save_steps ({training['save_steps']}) must be a multiple of the {updates} updates that share a"
+            f"training.save_steps ({training['save_steps']}) must be a multiple of the {shared} updates that share a"
             " rollout: a run resumed in between would sample anew and not be the same run."
         )
-    return Plan(problems, steps, completions, completions * training["max_completion_length"], updates)
+    return Plan(problems, steps, completions, completions * training["max_completion_length"], shared)
 
 
 def check_annotator(recipe: Recipe, config: Any) -> None:

@@ -14,7 +14,6 @@ import hashlib
 import importlib.util
 import io
 import json
-import math
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 
 import rlif
 from rlif import analysis
+from rlif.disk import is_number
 from rlif.errors import RlifError
 from rlif.history import History, read_history
 from rlif.verdict import collapse, trained_task, verdict
@@ -234,4 +234,4 @@ def _drifts(histories: Sequence[History]) -> Iterator[dict[Any, str]]:
 
 
 def _number(value: Any, form: str) -> str:
-    return format(value, form) if isinstance(value, int | float) and math.isfinite(value) else "-"
+    return format(value, form) if is_number(value) else "-"

@@ -5,9 +5,10 @@
 
 A rollback is exact because nothing is undone: the run folder is brought to what it was at the checkpoint, and the run
 is resumed from there as after a kill - weights, optimiser, schedule, random state, data order and the guard's own
-memory come from the checkpoint - but for the KL weight. That weight is a function of the recipe and of how many returns
-are logged, so a later `--resume` goes on with it too. A kill during a rollback loses nothing: its line is written last,
-and a run resumed without it meets the same alarm and returns again.
+memory come from the checkpoint - but for the KL weight. Every byte of that checkpoint is checked before anything is
+removed; where it is damaged, the one before it is taken; where there is none, nothing is touched. The KL weight is a
+function of the recipe and of how many returns are logged, so a later `--resume` goes on with it too. A kill during a
+rollback loses nothing: its line is written last, and a run resumed without it meets the same alarm and returns again.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from rlif.checkpoints import is_sealed
+from rlif.checkpoints import is_sealed, step_of
 from rlif.config import Recipe
+from rlif.errors import RlifError
 from rlif.guard import Alarm, Guard
 from rlif.run import Run
 
@@ -60,6 +62,30 @@ def strengthened(recipe: Recipe, times: int) -> Recipe:
     return recipe.model_copy(update={"training": recipe.training | {"beta": beta}})
 
 
+def healthy_step(run: Run, healthy: int | None) -> tuple[int, list[str]]:
+    """The step to return to, and what is wrong with the checkpoints that were passed over.
+
+    Args:
+        healthy: step of the last healthy checkpoint; None where there is none, which is the start.
+
+    Returns:
+        That step if every byte of its checkpoint is as it was written, else an earlier one of which that holds.
+
+    Raises:
+        RlifError: there is none.
+    """
+    if healthy is None:
+        return 0, []
+    checkpoint, damaged = run.good_checkpoint(healthy)
+    if checkpoint is None:
+        raise RlifError(
+            f"the guard would return to checkpoint-{healthy} of {run.path}, and neither it nor an earlier one is there"
+            " any more; nothing was removed: set guard.policy to stop or log in its recipe.yaml and go on with"
+            f" `rlif train --resume {run.path}`."
+        )
+    return step_of(checkpoint), damaged
+
+
 def roll_back(run: Run, recipe: Recipe, alarm: Alarm, to: int) -> float:
     """Brings a run folder back to a step, and logs it.
 
@@ -67,7 +93,7 @@ def roll_back(run: Run, recipe: Recipe, alarm: Alarm, to: int) -> float:
         run: its checkpoints after `to` are removed, and what was logged after `to`.
         recipe: the run's own, as it was started.
         alarm: why.
-        to: step of the last healthy checkpoint; 0 where there is none, to begin again.
+        to: step of the last healthy checkpoint, see `healthy_step`; 0 where there is none, to begin again.
 
     Returns:
         The KL weight from here on.

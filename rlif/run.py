@@ -27,7 +27,6 @@ import platform
 import secrets
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from typing import Any
 import rlif
 from rlif.checkpoints import damage, discard, in_order, is_sealed, step_of
 from rlif.config import Recipe, check_recipe
-from rlif.disk import finite, read_object, replace_file, write_rows
+from rlif.disk import finite, read_object, replace_file, sync, write_rows
 from rlif.errors import RlifError
 from rlif.jsonl import read_lines
 from rlif.places import anchored
@@ -99,25 +98,22 @@ class Run:
     def recipe(self) -> Recipe:
         return check_recipe(read_yaml(self.path / "recipe.yaml"))
 
-    def look_where_it_began(self) -> None:
-        """Lets modules of reward functions be found in the folder that the run was started in."""
-        folder = self.environment().get("folder")
-        if isinstance(folder, str) and folder not in sys.path:
-            sys.path.append(folder)
-
     def latest_checkpoint(self) -> Path | None:
         """The last checkpoint that was written to its end; its bytes are not looked at, see `good_checkpoint`."""
         return next((path for path in reversed(in_order(self.checkpoints)) if is_sealed(path)), None)
 
-    def good_checkpoint(self) -> tuple[Path | None, list[str]]:
+    def good_checkpoint(self, until: int | None = None) -> tuple[Path | None, list[str]]:
         """The last checkpoint in which every byte is as it was written, and what is wrong with those after it.
 
+        Args:
+            until: of those up to this step.
+
         Raises:
-            RlifError: there are checkpoints and every one of them is damaged.
+            RlifError: there are checkpoints and every one of them is damaged, or one cannot be read now.
         """
         problems = []
         for path in reversed(in_order(self.checkpoints)):
-            if is_sealed(path):
+            if is_sealed(path) and (until is None or step_of(path) <= until):
                 problem = damage(path)
                 if problem is None:
                     return path, problems
@@ -141,6 +137,12 @@ class Run:
         """Adds a line to one of `LOGS`."""
         with (self.path / log).open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite(row)) + "\n")
+
+    def sync_logs(self) -> None:
+        """Returns when what was added to `LOGS` is on the disk."""
+        for log in LOGS:
+            if (self.path / log).is_file():
+                sync(self.path / log)
 
     def rows(self, log: str) -> list[dict[str, Any]]:
         """The rows of one of `LOGS`, oldest first; a torn last line, of a run that was killed, is left out.

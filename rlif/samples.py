@@ -7,7 +7,6 @@ whatever temperature the samples were drawn at.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from rlif.disk import is_number
 from rlif.early_stop import PERCENTILE, EarlyStop, threshold
 from rlif.errors import RlifError
 from rlif.evaluate import mark, render_problem
@@ -142,7 +142,7 @@ def read_samples(path: Path) -> list[Row]:
             if isinstance(row[name], bool) or not isinstance(row[name], int | float | None):
                 found = type(row[name]).__name__
                 raise RlifError(f"{name!r} in line {number} of {path} is a {found}; expected a number or null.")
-            if row[name] is not None and not math.isfinite(row[name]):
+            if not is_number(row[name]):
                 row[name] = None
         rows.append({**row, "id": str(row["id"])})
     if not rows:

@@ -18,10 +18,11 @@ from rlif.errors import RewardError, RlifError
 from rlif.guard import Guard
 from rlif.job import Job
 from rlif.prompts import find_prompt
-from rlif.rollback import roll_back, rollbacks, strengthened
+from rlif.rollback import healthy_step, roll_back, rollbacks, strengthened
 from rlif.run import Run
 from rlif.tasks import Task, find_task
 from rlif.terms import wants_gold
+from rlif.together import on_main
 from rlif.types import Problem
 
 
@@ -59,7 +60,7 @@ class Session:
         else:
             with self.display, self._saved_where_rewards_fail():
                 self.trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        return "rolls back" if self.guard.rolls_back and self.stop.signal is None else "ended"
+        return "rolls back" if self.guard.rolls_back and self.stop.agreed is None else "ended"
 
     def close(self) -> None:
         """Gives back what the trainer's engine holds; it samples no more."""
@@ -85,18 +86,20 @@ class Session:
 
     def roll_back(self, console: Any) -> Path | None:
         """Back to the last healthy checkpoint, or to the start where there is none."""
-        from accelerate import PartialState
 
-        to, state = self.guard.healthy or 0, PartialState()
-        if state.is_main_process:
+        def back() -> int:
+            to, damaged = healthy_step(self.run, self.guard.healthy)
             beta = roll_back(self.run, self.job.recipe, self.guard.stopped, to)
-            console.print(
-                f"guard: rolled back from step {self.guard.stopped.step} to {f'step {to}' if to else 'the start'};"
+            where = f"step {to}" if to else "the start"
+            for line in (
+                *damaged,
+                f"guard: rolled back from step {self.guard.stopped.step} to {where};"
                 f" going on with training.beta {beta:g}",
-                highlight=False,
-                soft_wrap=True,
-            )
-        state.wait_for_everyone()
+            ):
+                console.print(line, highlight=False, soft_wrap=True, markup=False)
+            return to
+
+        to = on_main(back)
         return self.run.checkpoints / f"checkpoint-{to}" if to else None
 
 
@@ -116,6 +119,8 @@ def open_session(job: Job, run: Run, console: Any, stop: Any, fresh: bool) -> Se
 
 def build(job: Job, run: Run, fresh: bool) -> Any:
     """The engine's trainer; a run folder made for one that could not be built is removed again."""
+    from accelerate import PartialState
+
     from rlif.engines.trl import in_shards
     from rlif.engines.trl_setup import build_trainer
 
@@ -128,7 +133,7 @@ def build(job: Job, run: Run, fresh: bool) -> Any:
             )
         return trainer
     except RlifError:
-        if fresh:
+        if fresh and PartialState().is_main_process:
             shutil.rmtree(run.path, ignore_errors=True)
         raise
 
@@ -175,7 +180,7 @@ def _attach(job: Job, run: Run, trainer: Any, settings: Guard, console: Any, sto
         last,
         callbacks.Recorder(run, extra, completions),
         survival.RoomForCheckpoint(run.checkpoints),
-        survival.Keep(run.checkpoints, limit, lambda: guard.healthy),
+        survival.Keep(run, limit, lambda: guard.healthy),
         display,
     ):
         trainer.add_callback(beside)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from rlif import beginning
 from rlif.checkpoints import step_of
 from rlif.config import Recipe
+from rlif.disk import sync, sync_tree
 from rlif.errors import RlifError
 from rlif.faults import said
 from rlif.job import Job, prepare
@@ -21,6 +21,7 @@ from rlif.policy import model_path
 from rlif.rollback import digest, forget_returns
 from rlif.run import Run, environment
 from rlif.session import Session, open_session
+from rlif.together import join_processes, on_main
 
 
 def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, console: Any = None) -> Run:
@@ -42,30 +43,24 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
         >>> run.summary()["evaluations"]["clock"]["after"]["accuracy"]["mean"]
         0.92
     """
-    import torch
-    from accelerate import PartialState
-    from rich.console import Console
-
+    from rlif.engines.callbacks import Screen
     from rlif.engines.survival import Stop
 
-    # Without being told, accelerate takes each of several processes on a machine without accelerator for the only one.
-    on_cpu = recipe.resolved_training.get("use_cpu", False) or not torch.accelerator.is_available()
-    state = PartialState(cpu=on_cpu)
-    console = console or Console(quiet=not state.is_main_process)
+    state = join_processes(recipe)
+    console = console or Screen(quiet=not state.is_main_process)
     if resume is not None and (resume.path / "summary.json").is_file():
         raise RlifError(f"{resume.path} is finished; there is nothing to go on with.")
-    if resume is not None:
-        resume.look_where_it_began()
     job = prepare(recipe, state.num_processes)
     if job.too_long:
         console.print(f"{job.too_long} problems left out: prompts above {recipe.max_prompt_tokens} tokens")
     stop = Stop(console, job.plan.updates_per_rollout)
     with ExitStack() as held:
-        run, checkpoint, notes = _on_main(lambda: _begin(job, name, resume, held))
+        run, checkpoint, notes = on_main(lambda: _begin(job, name, resume, held))
         held.enter_context(stop)
         for note in notes:
             console.print(note, highlight=False, soft_wrap=True, markup=False)
-        _run(job, run, checkpoint, console, stop, fresh=resume is None)
+        with said(run, state.num_processes, tidies=state.is_main_process):
+            _run(job, run, checkpoint, console, stop, fresh=resume is None)
     return run
 
 
@@ -75,9 +70,16 @@ def _begin(job: Job, name: str, resume: Run | None, held: ExitStack) -> tuple[Ru
     if resume is None:
         run = Run.create(job.recipe, name)
         held.enter_context(locked(run.path))
-        run.write_begun(facts)
+        with said(run):
+            run.write_begun(facts)
         return run, None, []
     held.enter_context(locked(resume.path))
+    with said(resume):
+        return resume, *_go_on(job, resume, facts)
+
+
+def _go_on(job: Job, resume: Run, facts: dict[str, Any]) -> tuple[Path | None, list[str]]:
+    """The checkpoint to go on from, everything after it forgotten, and what to say of it."""
     problems = f"the problems of {job.recipe.task} ({job.recipe.source or 'its own source'}, {job.recipe.split})"
     named = {"problems": problems, "model": f"the model {job.recipe.model}"}
     beginning.check(resume.begun(), facts, resume.path, named)
@@ -90,24 +92,7 @@ def _begin(job: Job, name: str, resume: Run | None, held: ExitStack) -> tuple[Ru
     forget_returns(resume, step)
     resume.write_begun(facts)
     from_where = "from the start, it had no checkpoint yet" if checkpoint is None else f"from {checkpoint.name}"
-    return resume, checkpoint, [*others, *damaged, f"going on {from_where}"]
-
-
-def _on_main(action: Callable[[], Any]) -> Any:
-    """What the main process got, or its RlifError, on every process: none is left waiting for the others."""
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
-
-    outcome: list[Any] = [None, None]
-    if PartialState().is_main_process:
-        try:
-            outcome[0] = action()
-        except RlifError as error:
-            outcome[1] = str(error)
-    broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise RlifError(outcome[1])
-    return outcome[0]
+    return checkpoint, [*others, *damaged, f"going on {from_where}"]
 
 
 def _run(job: Job, run: Run, checkpoint: Path | None, console: Any, stop: Any, fresh: bool) -> None:
@@ -118,38 +103,39 @@ def _run(job: Job, run: Run, checkpoint: Path | None, console: Any, stop: Any, f
     session = open_session(job, run, console, stop, fresh)
     console.print(f"run folder {run.path}", highlight=False, soft_wrap=True, markup=False)
     started = time.perf_counter()
-    with said(run, state.num_processes):
-        if checkpoint is None:
-            session.look(0)
-            _check_prompts(job, session.trainer, console)
-        while session.train(checkpoint) == "rolls back":
-            checkpoint = session.roll_back(console)
-            session.close()
-            del session
-            gc.collect()  # the trainer that is gone leaves its memory to the next
-            session = open_session(job, run, console, stop, fresh=False)
-        trainer = session.trainer
-        if stop.stopped(trainer.state):
-            go_on = f"stopped at step {trainer.state.global_step}; go on with: rlif train --resume {run.path}"
-            console.print(go_on, highlight=False, soft_wrap=True, markup=False)
-            raise stop.ending()
-        _save_model(run, trainer)
-        if state.is_main_process:
-            run.write_summary(_summary(job, run, session, time.perf_counter() - started))
+    if checkpoint is None:
+        session.look(0)
+        _check_prompts(job, session.trainer, console)
+    while session.train(checkpoint) == "rolls back":
+        checkpoint = session.roll_back(console)
+        session.close()
+        del session
+        gc.collect()  # the trainer that is gone leaves its memory to the next
+        session = open_session(job, run, console, stop, fresh=False)
+    trainer = session.trainer
+    if stop.stopped(trainer.state):
+        go_on = f"stopped at step {trainer.state.global_step}; go on with: rlif train --resume {run.path}"
+        console.print(go_on, highlight=False, soft_wrap=True, markup=False)
+        raise stop.ending()
+    _save_model(run, trainer)
+    if state.is_main_process:
+        run.write_summary(_summary(job, run, session, time.perf_counter() - started))
     state.wait_for_everyone()
     session.close()
 
 
 def _save_model(run: Run, trainer: Any) -> None:
-    """The trained model, as a whole folder or not at all."""
+    """The trained model, as a whole folder or not at all; on the disk before the summary says that it is there."""
     from accelerate import PartialState
 
     draft = run.path / ".model.draft"
     trainer.save_model(str(draft))
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:
+        sync_tree(draft)
         shutil.rmtree(run.model, ignore_errors=True)
         draft.rename(run.model)
+        sync(run.path)
 
 
 def _check_prompts(job: Job, trainer: Any, console: Any) -> None:
@@ -171,7 +157,7 @@ def _check_prompts(job: Job, trainer: Any, console: Any) -> None:
         temperature=recipe.resolved_training["temperature"],
     )
     for warning in warnings:
-        console.print(f"prompt check: {warning}", highlight=False, soft_wrap=True)
+        console.print(f"prompt check: {warning}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _summary(job: Job, run: Run, session: Session, seconds: float) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rlif.disk import is_number
+
 FORMS = ("linear", "stages")
 
 
@@ -85,7 +87,7 @@ def read_weight(name: str, value: Any) -> Weight:
     Raises:
         ValueError: it is neither; the sentence says what is wrong.
     """
-    if _is_number(value):
+    if is_number(value):
         return Weight(((0, float(value)),))
     if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in FORMS:
         raise ValueError(
@@ -103,9 +105,5 @@ def read_weight(name: str, value: Any) -> Weight:
     return Weight(tuple((step, float(weight)) for step, weight in points), form)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _is_point(point: Any) -> bool:
-    return isinstance(point, list | tuple) and len(point) == 2 and all(map(_is_number, point)) and point[0] >= 0
+    return isinstance(point, list | tuple) and len(point) == 2 and all(map(is_number, point)) and point[0] >= 0

@@ -52,6 +52,18 @@ CASES = {
         "training.max_steps=-1",
         "training.num_train_epochs=2",
     ],
+    "an epoch and three quarters": [  # of two steps each: four in all
+        "training.lr_scheduler_type=cosine",
+        "limit=5",
+        "training.max_steps=-1",
+        "training.num_train_epochs=1.75",
+    ],
+    "epochs that end with half an update": [
+        "limit=3",
+        "training.max_steps=-1",
+        "training.num_train_epochs=2",
+        "training.steps_per_generation=1",
+    ],
     "ema annotator": ["annotator=ema", "annotator_decay=0.5"],
     "rewards mixed by a schedule": [
         "reward={self_certainty: {linear: [[0, 1.0], [4, 0.25]]}, format: 0.5, random: 0}",
@@ -267,6 +279,34 @@ def signal_at(where: str, nth: int, *numbers: int) -> None:
         return wrapper
 
     _wrapped(where, wrap)
+
+
+def signal_ranks(moments: dict[str, tuple[str, int, int]]) -> None:
+    """`signal_at` for some of several processes, each with its own moment."""
+    if moment := moments.get(os.environ["RANK"]):
+        signal_at(*moment)
+
+
+def nobody_reads() -> None:
+    """Standard output is a pipe whose reader has gone, as after `| head -2`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    sys.stdout = os.fdopen(writer, "w")
+
+
+def say_time_limit() -> None:
+    """Prints the time limit of the process group when the problems are read."""
+    from torch.distributed import distributed_c10d
+
+    def wrap(original: Callable) -> Callable:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            backend = distributed_c10d._get_default_group()._get_backend(torch.device("cpu"))
+            print("time limit", backend.options._timeout)
+            return original(*args, **kwargs)
+
+        return wrapper
+
+    _wrapped("rlif.training:prepare", wrap)
 
 
 def fail_at(where: str, nth: int, kind: str, *arguments: Any) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
 import pytest
 
+import rlif
 from rlif import checkpoints
 from rlif.checkpoints import damage, in_order, is_sealed, prune, seal, step_of
+from rlif.run import Run
 
 
 def make(folder, step, sealed=True):
@@ -81,3 +85,29 @@ def test_folders_that_are_no_checkpoints(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "checkpoint-7").write_text("a file")
     assert in_order(tmp_path) == [] and in_order(tmp_path / "gone") == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.EACCES])
+def test_a_disk_that_does_not_answer_is_no_damage(number, tmp_path, monkeypatch):
+    """Otherwise a resume would go on from the one before, and delete this one."""
+    run = Run(tmp_path)
+    make(run.checkpoints, 5)
+    make(run.checkpoints, 10)
+    whole = checkpoints.file_entry
+
+    def entry(path):
+        if path.parent.name == "checkpoint-10":
+            raise OSError(number, os.strerror(number), str(path))
+        return whole(path)
+
+    monkeypatch.setattr(checkpoints, "file_entry", entry)
+    with pytest.raises(rlif.RlifError, match=r"cannot read .*checkpoint-10/weights now: .*; put that right and try"):
+        run.good_checkpoint()
+    assert run.good_checkpoint(until=9)[0] == run.checkpoints / "checkpoint-5"
+
+
+def test_what_a_manifest_names_must_be_files(tmp_path):
+    path = make(tmp_path, 10)
+    for name, what in (("deep", "deep is missing"), ("x" * 999, "x is missing"), ("weights/x", "weights/x is missing")):
+        (path / "manifest.json").write_text(json.dumps({"files": {name: {"bytes": 1, "sha256": ""}}}))
+        assert str(damage(path)).endswith(what)

@@ -50,6 +50,8 @@ def test_overrides_reach_inside_and_are_yaml():
         (["name=../outside"], "is no folder name"),
         (["training.seed=1"], "training.seed is set by rlif; use seed instead"),
         (["training.scale_rewards=none"], "use normalisation instead"),
+        (["training.save_strategy=epoch"], "training.save_strategy is 'epoch', .*; use steps, with .*, or no"),
+        (["training.restore_callback_states_from_checkpoint=true"], "is set by rlif; use nothing: what the guard"),
         (["seed"], "overrides look like key=value"),
         (["seed.x=1"], "'seed' is a single value"),
         (["seed=[1"], "the value of seed is not YAML"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -15,10 +16,12 @@ from killing import (
     fail_at,
     fail_in_a_line,
     fill_disk_at,
+    free_port,
     nan_loss_at,
     outcome,
     reward_is,
     rlif_process,
+    say_time_limit,
     start_two,
     take_all_memory_at,
     train_arguments,
@@ -110,6 +113,13 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
+def fill(folder):
+    """A file that takes all that is left."""
+    with open(folder / "filler2", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+
+
 PLACES = {
     "completions": "rlif.run:Run.write_completions",
     "weights": SAVE,
@@ -125,7 +135,11 @@ def test_a_disk_that_is_really_full(place, small_disk, model_folder, whole, tmp_
     code, said = rlif_process(arguments, tmp_path / "log", (fill_disk_at, PLACES[place], 3, str(small_disk)))
     assert code == 2 and FULL in said and "Traceback" not in said, said
     check_two_steps_are_there(Run.open(small_disk / "run"), whole)
-    (small_disk / "filler").unlink()
+    fill(small_disk)
+    code, said = resume(small_disk / "run", tmp_path / "still")
+    assert code == 2 and "Traceback" not in said and ("the disk is full" in said or "No space left" in said), said
+    for filler in small_disk.glob("filler*"):
+        filler.unlink()
     code, said = resume(small_disk / "run", tmp_path / "again")
     assert code == 0, said
     assert outcome(small_disk / "run") == whole
@@ -141,6 +155,26 @@ def test_a_read_only_folder(small_disk, model_folder, tmp_path):
     code, said = resume(small_disk / "run", tmp_path / "again")
     assert code == 2 and f"cannot write to {small_disk / 'run'}: Read-only file system." in said
     assert sorted(small_disk.rglob("*")) == before
+
+
+@pytest.mark.parametrize("where", ["rlif.run:Run.write_begun", "rlif.session:Session.close"])
+def test_a_fault_before_the_first_step_and_after_the_last(where, tmp_path, model_folder):
+    arguments = train_arguments(model_folder, tmp_path, "training.max_steps=1")
+    fault = (fail_at, where, 1, "builtins.OSError", errno.ENOSPC, os.strerror(errno.ENOSPC))
+    code, said = rlif_process(arguments, tmp_path / "log", fault)
+    assert code == 2 and FULL in said and "Traceback" not in said, said
+
+
+def test_processes_wait_for_each_other_as_long_as_the_recipe_says(tmp_path, model_folder):
+    """Whoever makes the process group sets its limit, and that is not the engine."""
+    arguments = train_arguments(model_folder, tmp_path, "training.max_steps=1", "training.ddp_timeout=77")
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    fault = (fail_at, "rlif.run:Run.create", 1, "rlif.errors.RlifError", "enough")
+    code, said = rlif_process(arguments, tmp_path / "log", (say_time_limit,), fault, **alone, **address)
+    assert code == 2 and "time limit 0:01:17" in said and "enough" in said, said
+    code, said = rlif_process([*arguments, "training.ddp_timeout=never"], tmp_path / "other")
+    assert code == 2 and "training.ddp_timeout is 'never'; it must be a whole number of seconds" in said
 
 
 def test_out_of_memory_while_looking(tmp_path, model_folder):

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import rlif
+from rlif.browse import browsable
 from rlif.checkpoints import damage, in_order, prune, seal
 from rlif.config import check_recipe, shipped_recipes
 from rlif.examination import candidates, read_records
@@ -29,7 +30,7 @@ from rlif.tasks.rows import read_rows
 from rlif.verdict import verdict
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
@@ -195,12 +196,13 @@ FILES = {
     "rollbacks.jsonl": rollbacks,
     "eval/step-000001-cups.json": Run.evaluations,
     "eval/step-000001-cups.jsonl": lambda run: run.records(1, "cups"),
+    "completions/step-000001.jsonl": lambda run: browsable([read_history(run.path)]),
 }
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_files_of_a_run_folder(name, fuzz, run):
-    (run.path / "eval").mkdir()
+    (run.path / name).parent.mkdir(exist_ok=True)
     samples = [b'{"step": 1, "reward": 0.5}\n{"step": 2, "reward": null}\n', b'{"accuracy": {"mean": 1}}', *RECIPES[:1]]
 
     def read(data):
@@ -213,13 +215,20 @@ def test_files_of_a_run_folder(name, fuzz, run):
 @pytest.mark.parametrize("name", FILES)
 def test_what_reports_and_comparisons_read(name, fuzz, run):
     """Rows of any shape as well: keys that some rows have and others have not, values of any kind."""
-    (run.path / "eval").mkdir()
-    keys = st.sampled_from(["step", "reward", "kl", "distinct", "accuracy", "alarms", "n", "mean"])
-    rows = st.lists(st.dictionaries(keys, JSON | st.integers(0, 3), max_size=4), max_size=4)
+    (run.path / name).parent.mkdir(exist_ok=True)
+    keys = st.sampled_from(
+        ["step", "reward", "kl", "distinct", "accuracy", "alarms", "n", "mean", "prompt", "advantage"]
+    )
+    row = st.dictionaries(keys, JSON | st.integers(0, 3), max_size=4)
+    rows = st.lists(row | row.map(lambda values: {**values, "completion": "x"}), max_size=4)
 
     def read(data):
         (run.path / name).write_bytes(data)
-        for reader in (lambda: verdict(read_history(run.path)), lambda: keep(run.path)):
+        for reader in (
+            lambda: verdict(read_history(run.path)),
+            lambda: browsable([read_history(run.path)]),
+            lambda: keep(run.path),
+        ):
             try:
                 reader()
             except rlif.RlifError as error:

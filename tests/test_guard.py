@@ -115,6 +115,19 @@ def test_what_is_not_finite_is_raised_at_once_and_once(metric, value):
     assert len(judge.step(4, HEALTHY | {metric: value})) == 1
 
 
+@pytest.mark.parametrize("none", [None, math.nan])
+def test_a_mean_over_no_scored_completion_is_missing(none):
+    """A rollout that is truncated as a whole, where those are masked; in a row it is the sign `unscorable`'s to see."""
+    empty = HEALTHY | {"reward": none, "self_certainty": none, "unscorable": 1.0}
+    judge = Judge(Guard())
+    assert judge.step(1, empty) == [] and judge.is_healthy()
+    one = HEALTHY | {"self_certainty": none, "self_certainty_unscorable": 1.0}
+    assert judge.step(2, one) == []
+    assert len(judge.step(3, empty | {"reward": math.inf})) == 1
+    assert len(Judge(Guard()).step(1, empty | {"unscorable": 0.9})) == 1
+    assert len(Judge(Guard()).step(1, empty | {"kl": none})) == 1
+
+
 def test_numbers_that_are_not_finite_do_not_enter_means():
     judge = Judge(Guard(start=2, window=2, patience=1))
     raised(judge, [HEALTHY, HEALTHY, HEALTHY | {"entropy": math.nan}, HEALTHY])

@@ -14,8 +14,9 @@ MODULES = sorted((ROOT / "rlif").rglob("*.py"))
 # The order in which data flows: an import may only point back. `folder.*` is every module of a folder where people add
 # things that has no place of its own; such modules do not import each other.
 ORDER = [
-    ["errors", "types", "weights"],
-    ["checkpoints", "disk", "lock", "time_limit", "yaml_files"],
+    ["errors", "types"],
+    ["disk", "lock", "time_limit", "yaml_files"],
+    ["checkpoints", "weights"],
     ["beginning"],
     ["inheritance"],
     ["extraction", "grading_worker", "intervals", "jsonl", "selection", "tasks.rows"],
@@ -42,7 +43,7 @@ ORDER = [
     ["rollout", "terms", "rewards"],
     ["places"],
     ["run"],
-    ["records", "score_file", "vllm_capture", "rollback", "prompt_check", "faults"],
+    ["records", "score_file", "vllm_capture", "rollback", "prompt_check", "faults", "together"],
     ["vllm_capture_v2"],
     ["rollout_vllm"],
     ["evaluate"],

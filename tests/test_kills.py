@@ -61,13 +61,15 @@ MID = {
     "rloo": (die_in_backward, 5),
     "two iterations": (die_at, "transformers:GenerationMixin.generate", 2),
     "cosine over two epochs": (die_at, "rlif.engines.survival:seal", 3),
+    "an epoch and three quarters": (die_in_backward, 7),
+    "epochs that end with half an update": (die_at, "torch.optim:AdamW.step", 4),
     "evaluated": (die_at, "rlif.run:Run.write_evaluation", 3),
     "ema annotator": (die_halfway, "torch:save", 10),
     "rewards mixed by a schedule": (die_in_backward, 5),
     "stopped by the guard": (die_at, "rlif.run:Run.write_summary", 1),
     "rolled back by the guard": (die_at, "rlif.rollback:Run.rewind", 1, "after"),
 }
-DAILY = ("lora", "rloo", "two iterations", "cosine over two epochs", "ema annotator", "stopped by the guard")
+DAILY = ("lora", "rloo", "two iterations", "an epoch and three quarters", "ema annotator", "stopped by the guard")
 KILLED = -signal.SIGKILL
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 import rlif
@@ -56,14 +54,3 @@ def test_the_run_folder_holds_absolute_paths(here):
     run = Run.create(check_recipe({"reward": "judge", "source": "problems.jsonl", "output": "runs"}), "x")
     kept = Run.open(run.path).recipe()
     assert (kept.reward, kept.source) == (str(here / "judge"), str(here / "problems.jsonl"))
-
-
-def test_modules_are_looked_for_where_the_run_began(here, monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    run = Run.create(check_recipe({"output": "runs"}), "x")
-    path = run.path.resolve()
-    monkeypatch.chdir("/")
-    assert str(here) not in sys.path
-    for _ in range(2):
-        Run.open(path).look_where_it_began()
-    assert sys.path.count(str(here)) == 1 and sys.path[-1] == str(here)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from conftest import tiny_config
+from conftest import byte_tokenizer, tiny_config
 
 import rlif
 from rlif.config import check_recipe
+from rlif.engines.trl_setup import build_trainer
 from rlif.plan import estimate_memory, plan_steps
 
 
@@ -19,6 +20,35 @@ def test_reuse_of_rollouts():
     recipe = check_recipe({"training": {"num_iterations": 2}})
     plan = plan_steps(recipe, problems=7500, processes=1)
     assert plan.steps == 116 and plan.completions == 58 * 896
+
+
+@pytest.mark.parametrize("epochs", [0.4, 1, 1.5, 2])
+@pytest.mark.parametrize("options", [{}, {"steps_per_generation": 1}, {"num_iterations": 2}, {"max_steps": 5}])
+def test_the_engine_counts_the_same_steps(epochs, options, model_folder, tmp_path):
+    settings = {"num_generations": 2, "per_device_train_batch_size": 2, "num_train_epochs": epochs, "use_cpu": True}
+    recipe = check_recipe(
+        {"model": str(model_folder), "problems_per_update": 2, "training": settings | options | {"save_steps": 2}}
+    )
+    for problems in (2, 3, 7):
+        trainer = build_trainer(recipe, ["Say something."] * problems, byte_tokenizer(), str(tmp_path))
+        loop = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+        assert plan_steps(recipe, problems, processes=1).steps == loop[-1]
+
+
+def test_rollouts_of_a_part_of_an_epoch_are_counted():
+    def completions(problems, **training):
+        options = {"num_generations": 2, "per_device_train_batch_size": 2} | training
+        return plan_steps(check_recipe({"problems_per_update": 2, "training": options}), problems, 1).completions
+
+    assert completions(6, num_train_epochs=1.5) == 5 * 4
+    assert completions(3, num_train_epochs=2, steps_per_generation=1) == 6 * 2
+    assert completions(3, max_steps=3, steps_per_generation=1) == 5 * 2
+
+
+def test_updates_that_end_within_a_rollout_are_refused():
+    options = {"num_generations": 2, "per_device_train_batch_size": 2, "steps_per_generation": 3}
+    with pytest.raises(rlif.RlifError, match=r"used for 3 batches .* an update takes 2, so no checkpoint could lie"):
+        plan_steps(check_recipe({"problems_per_update": 2, "training": options}), problems=6, processes=1)
 
 
 def test_too_few_problems():

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import rlif
 from rlif.checkpoints import seal
 from rlif.config import load_recipe
+from rlif.engines import survival
+from rlif.faults import said
 from rlif.run import Run
+from rlif.together import on_main
+from rlif.training import _save_model
 
 
 @pytest.fixture
@@ -78,3 +86,58 @@ def test_other_folders_are_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(rlif.RlifError, match="cannot make the run folder"):
         Run.create(load_recipe("demo", [f"output={tmp_path / 'file'}"]), "demo")
+
+
+def test_what_takes_a_files_place_is_on_the_disk_before(run, monkeypatch):
+    """Also the logs before a checkpoint is sealed, and the model before the summary says that it is there."""
+    seen = []
+
+    def fsync(descriptor):
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        seen.append((path.name, (run.path / "summary.json").exists(), (folder / "manifest.json").exists()))
+
+    folder = run.checkpoints / "checkpoint-1"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text("1")
+    run.append_metrics({"step": 1})
+    monkeypatch.setattr(os, "fsync", fsync)
+    state = SimpleNamespace(global_step=1, is_world_process_zero=True)
+    survival.Keep(run, None, lambda: None).on_save(None, state, None)
+    assert seen[0] == ("metrics.jsonl", False, False) and ("weights", False, False) in seen
+    seen.clear()
+
+    def save(path):
+        (Path(path) / "deep").mkdir(parents=True)
+        (Path(path) / "deep" / "model.safetensors").write_text("1")
+
+    _save_model(run, SimpleNamespace(save_model=save))
+    assert (run.model / "deep" / "model.safetensors").exists()
+    assert {name for name, _, _ in seen} == {"model.safetensors", "deep", ".model.draft", run.path.name}
+    seen.clear()
+    run.write_summary({"steps": 1})
+    assert [(name, there) for name, there, _ in seen] == [(".summary.json.draft", False), (run.path.name, True)]
+
+
+@pytest.mark.parametrize("tidies", [False, True])
+def test_only_who_holds_the_folder_removes_what_is_half_written(run, tidies):
+    """To another process a checkpoint that is being sealed looks torn."""
+    half = run.checkpoints / "checkpoint-1"
+    half.mkdir(parents=True)
+    with pytest.raises(rlif.RlifError, match="the disk is full"), said(run, 2, tidies=tidies):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert half.exists() is not tidies
+
+
+def test_a_file_of_the_run_that_is_gone_is_a_sentence(run):
+    gone = pytest.raises(rlif.RlifError, match=r"checkpoint-1/x was removed while .*; leave .* alone and go on with")
+    with gone, said(run):
+        (run.checkpoints / "checkpoint-1" / "x").open()
+    with pytest.raises(FileNotFoundError), said(run):
+        (run.path.parent / "elsewhere").open()
+
+
+def test_what_fails_on_the_main_process_is_raised_there():
+    assert on_main(lambda: 3) == 3
+    for error in (rlif.RlifError("mine"), ValueError("a defect")):
+        with pytest.raises(type(error), match=str(error)):
+            on_main(lambda error=error: (_ for _ in ()).throw(error))

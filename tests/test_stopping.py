@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import signal
 
 import pytest
-from killing import outcome, rlif_process, signal_at, train_arguments
+from killing import finish, nobody_reads, outcome, rlif_process, signal_at, signal_ranks, start_two, train_arguments
 from rich.console import Console
 
 from rlif.engines import survival
@@ -77,3 +78,66 @@ def test_the_copy_that_a_launcher_sends_is_no_second_signal(monkeypatch):
     stop._come(signal.SIGTERM, None)
     assert raised == [signal.SIGTERM]
     assert isinstance(stop.ending(), Preempted) and stop.ending().code == 75
+
+
+def two_to_their_end(arguments, log, *saboteurs):
+    """Exit codes and output of two processes."""
+    codes = [finish(process) for process in start_two(arguments, log, *saboteurs)]
+    return codes, "".join(log.with_suffix(f".{rank}").read_text() for rank in (0, 1))
+
+
+@pytest.fixture(scope="module")
+def two_whole(tmp_path_factory, model_folder):
+    """What a run of two processes leaves that nobody stopped."""
+    folder = tmp_path_factory.mktemp("two")
+    codes, said = two_to_their_end(train_arguments(model_folder, folder, *RARELY), folder / "log")
+    assert codes == [0, 0], said
+    return outcome(folder / "run")
+
+
+TERM = int(signal.SIGTERM)
+MOMENTS = {
+    "one before the step's end, its copy to the other after it": {
+        "0": (GENERATE, 2, TERM),
+        "1": ("rlif.engines.survival:Keep.on_save", 1, TERM),
+    },
+    "to one, while it tells the other that there was none": {"1": ("rlif.engines.survival:gather_object", 1, TERM)},
+}
+
+
+@pytest.mark.parametrize("moments", MOMENTS)
+def test_two_processes_stop_at_one_checkpoint(moments, tmp_path, model_folder, two_whole):
+    arguments = train_arguments(model_folder, tmp_path, *RARELY)
+    codes, said = two_to_their_end(arguments, tmp_path / "log", (signal_ranks, MOMENTS[moments]))
+    assert codes == [75, 75] and "Traceback" not in said, said
+    assert [path.name for path in Run.open(tmp_path / "run").checkpoints.glob("checkpoint-*")] == ["checkpoint-2"]
+    codes, said = two_to_their_end(["train", "--resume", tmp_path / "run"], tmp_path / "again")
+    assert codes == [0, 0], said
+    found, expected = outcome(tmp_path / "run"), dict(two_whole)
+    assert found.pop("checkpoints") != expected.pop("checkpoints") and found == expected
+
+
+def test_a_signal_in_the_middle_of_a_line_is_taken(capfd):
+    """Python's streams refuse to be entered twice, so the handler does not print to them."""
+
+    class Interrupted(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, data):
+            if stop.signal is None:
+                signal.raise_signal(signal.SIGTERM)
+            return len(data)
+
+    console = Console(file=io.TextIOWrapper(io.BufferedWriter(Interrupted()), write_through=True))
+    with survival.Stop(console, every=1) as stop:
+        stop.stepping = True
+        console.print("step 1/4")
+    assert stop.signal == signal.SIGTERM and "stopping at a checkpoint after this step" in capfd.readouterr().err
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_says(tmp_path, model_folder):
+    arguments = train_arguments(model_folder, tmp_path, "training.max_steps=1")
+    code, said = rlif_process(arguments, tmp_path / "log", (nobody_reads,))
+    assert code == 0 and "Traceback" not in said, said
+    assert Run.open(tmp_path / "run").summary()["steps"] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rlif
+from rlif import prompt_check
 from rlif.config import Meaning
 from rlif.job import prepare
 from rlif.meaning import load_meaning
@@ -245,7 +247,7 @@ def test_a_reward_model_and_a_model_of_meaning(tmp_path, model_folder):
 
 
 def test_rewards_of_the_current_folder_are_found_from_another(tmp_path, model_folder, monkeypatch):
-    """A reward model and a module named by where the run was started, which is resumed from elsewhere."""
+    """A reward model named by where the run was started, which is resumed from elsewhere; a module has to be shown."""
     start = tmp_path / "start"
     classifier_folder(start / "judge")
     (start / "rewards_kept_here.py").write_text("def short(completions, **_):\n    return [1.0 for _ in completions]\n")
@@ -259,8 +261,29 @@ def test_rewards_of_the_current_folder_are_found_from_another(tmp_path, model_fo
     shutil.rmtree(run.model)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "rewards_kept_here")
+    with pytest.raises(rlif.RlifError, match=r"No module named .*; go to the folder .* or add that to PYTHONPATH"):
+        rlif.train(run.recipe(), resume=run, console=Console(quiet=True))
+    monkeypatch.syspath_prepend(start)
     resumed = rlif.train(run.recipe(), resume=run, console=Console(quiet=True))
     assert timeless(resumed.metrics()) == timeless(whole)
+
+
+def test_prompts_are_checked_before_the_first_step_and_their_text_is_no_markup(tmp_path, model_folder, monkeypatch):
+    seen, out = [], io.StringIO()
+
+    def check(model, tokenizer, task, problems, **settings):
+        seen.append((len(problems), settings["max_tokens"], list(tmp_path.glob("runs/*/metrics.jsonl"))))
+        return ["the chat template ends a turn with '[/INST]'"]
+
+    monkeypatch.setattr(prompt_check, "check_prompts", check)
+    small = ["evaluate={}", "training.max_steps=1", "training.num_iterations=1", "training.save_steps=1"]
+    small += [f"model={model_folder}", f"output={tmp_path / 'runs'}"]
+    recipe = rlif.load_recipe("demo", [*SMALL, *small, "guard={prompt_check: 3}"])
+    rlif.train(recipe, console=Console(file=out))
+    assert seen == [(3, recipe.training["max_completion_length"], [])]
+    assert "prompt check: the chat template ends a turn with '[/INST]'" in out.getvalue()
+    rlif.train(rlif.load_recipe("demo", [*SMALL, *small, "guard={prompt_check: 0}"]), console=Console(quiet=True))
+    assert len(seen) == 1
 
 
 FAILING = []

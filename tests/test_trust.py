@@ -17,6 +17,7 @@ import rlif
 from rlif.checkpoints import seal
 from rlif.prompts import Prompt
 from rlif.rollout import render
+from rlif.run import Run
 
 ROOT = Path(__file__).parents[1]
 SECRETS = ("HF_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "SOME_PASSWORD")
@@ -45,6 +46,19 @@ def test_code_that_comes_with_a_model_does_not_run(where, folder, tmp_path):
     code, said = rlif_process(train_arguments(folder, tmp_path, "training.max_steps=1"), tmp_path / "log")
     assert not canary.exists() and code in (0, 2) and "Traceback" not in said, said
     assert code == 2 or where == "tokenizer_config.json"
+
+
+def test_code_that_comes_with_a_run_folder_does_not_run(tmp_path, monkeypatch):
+    """A folder from elsewhere, whose recipe names a reward and whose environment says where to look for it."""
+    run = Run.create(rlif.load_recipe("demo", [f"output={tmp_path}"]), "run")
+    (run.path / "evil_kept.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\ndef f(**_): return []\n")
+    environment = json.loads((run.path / "environment.json").read_text())
+    (run.path / "environment.json").write_text(json.dumps(environment | {"folder": str(run.path)}))
+    recipe = (run.path / "recipe.yaml").read_text()
+    (run.path / "recipe.yaml").write_text(recipe.replace("reward: self_certainty", "reward: evil_kept:f"))
+    with pytest.raises(rlif.RlifError, match="cannot import the reward evil_kept:f: No module named 'evil_kept'"):
+        rlif.train(run.recipe(), resume=run)
+    assert not (tmp_path / "canary").exists()
 
 
 class Payload:
@@ -123,6 +137,8 @@ def test_secrets_stay_out_of_the_run_folder(folder, tmp_path):
         ("training.output_dir=/tmp/elsewhere", "training.output_dir is set by rlif"),
         ("training.hub_token=hf_abc", "training.hub_token is set by rlif; use HF_TOKEN in the environment"),
         ("training.push_to_hub=true", "training.push_to_hub is set by rlif"),
+        ("training.trackio_bucket_id=a/b", "training.trackio_bucket_id is set by rlif"),
+        ("training.trackio_static_space_id=a/b", "training.trackio_static_space_id is set by rlif"),
         ("training.log_completions_hub_repo=a/b", "training.log_completions_hub_repo is set by rlif"),
         ("training.trackio_space_id=a/b", "training.trackio_space_id is set by rlif"),
         ("training.resume_from_checkpoint=/tmp/x", "training.resume_from_checkpoint is set by rlif; use --resume"),

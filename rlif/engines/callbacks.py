@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -106,6 +107,14 @@ class Probe(TrainerCallback):
         if not self.stopped():
             self.look(state.global_step)
             self.tell()
+
+
+class Screen(Console):
+    """A console that nobody need read: where a pipe has no reader any more (`| head`), the run goes on in silence."""
+
+    def on_broken_pipe(self) -> None:
+        with suppress(SystemExit):
+            super().on_broken_pipe()
 
 
 class Display(TrainerCallback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -77,12 +78,15 @@ class GuardState(TrainerCallback, ExportableState):
                 "guard: training.beta is 0, so KL to the start, its most telling sign, is not measured;"
                 " a beta of 1e-4 is enough to see it",
                 soft_wrap=True,
+                markup=False,
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return
         step = state.global_step
+        if args.fp16 and not math.isfinite(logs.get("grad_norm") or 0.0):
+            del logs["grad_norm"]  # the scaler lets its scale grow until this happens, and skips the step
         logs |= self.vitals
         raised = self.judge.step(step, our_names(logs))
         self.logged = {"alarms": list(self.judge.watch.raised)}
@@ -90,7 +94,7 @@ class GuardState(TrainerCallback, ExportableState):
         if state.is_world_process_zero:
             for alarm in raised:
                 log_alarm(self.run, alarm)
-                self.console.print(f"guard: {alarm}", highlight=False, soft_wrap=True)
+                self.console.print(f"guard: {alarm}", highlight=False, soft_wrap=True, markup=False)
         if self._must_stop(step):
             self.stopped = self.judge.alarm
             interrupted, control.should_training_stop = control.should_training_stop, True

@@ -12,12 +12,16 @@ So `[ $? = 75 ]` is the test of a batch script that puts the job back into the q
 
 from __future__ import annotations
 
+import math
+import os
 import random
+import select
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,6 +36,7 @@ from transformers import TrainerCallback
 
 from rlif.checkpoints import is_sealed, prune, seal
 from rlif.errors import Preempted, RlifError
+from rlif.run import Run
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 ECHO = 5.0  # seconds in which a second signal under a launcher is the launcher's copy of the first
@@ -71,12 +76,16 @@ class Stop(TrainerCallback):
         every: stops only after so many updates, those that share a rollout, so that a resumed run is the same run.
 
     Attributes:
-        signal: the one that came, None before.
+        signal: the one that came to this process, None before.
+        since: when it, or word of it from another process, came; monotonic seconds.
+        agreed: the one by which all processes end, None before they have told each other.
     """
 
     def __init__(self, console: Console, every: int):
         self.console, self.every = console, every
         self.signal: int | None = None
+        self.since = -math.inf
+        self.agreed: int | None = None
         self.stepping = False
 
     def __enter__(self) -> Stop:
@@ -93,25 +102,27 @@ class Stop(TrainerCallback):
                 signal.signal(number, handler)
 
     def _come(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None and PartialState().num_processes > 1 and time.monotonic() - self.since < ECHO:
+        told = self.signal is not None or self.agreed is not None
+        if told and PartialState().num_processes > 1 and time.monotonic() - self.since < ECHO:
             return
         if not self.stepping:
             raise self.ending(number)
-        if self.signal is not None:
+        if told:
             self._restore()
             signal.raise_signal(number)
             return
         self.signal, self.since = number, time.monotonic()
         again = "press Ctrl-C again" if number == signal.SIGINT else "send it again"
-        self.console.print(f"stopping at a checkpoint after this step; {again} to stop at once")
+        if not self.console.quiet:
+            _say_at_once(f"stopping at a checkpoint after this step; {again} to stop at once")
 
     def ending(self, number: int | None = None) -> BaseException:
         """How the program ends: as Ctrl-C does, or as one that was asked to make room."""
-        return KeyboardInterrupt() if (number or self.signal) == signal.SIGINT else Preempted()
+        return KeyboardInterrupt() if (number or self.agreed) == signal.SIGINT else Preempted()
 
     def stopped(self, state: Any) -> bool:
         """Whether training ended before its end because somebody asked for it."""
-        return self.signal is not None and state.global_step < state.max_steps
+        return self.agreed is not None and state.global_step < state.max_steps
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.stepping = True
@@ -119,13 +130,25 @@ class Stop(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % self.every:
             return
+        self.agreed = self.signal
         if PartialState().num_processes > 1:  # the signal reaches processes at different moments
-            self.signal = max(gather_object([self.signal or 0])) or None
-        if self.signal is not None:
+            self.agreed = max(gather_object([self.signal or 0])) or None
+        if self.agreed is not None:
+            self.since = max(self.since, time.monotonic())  # this process's own copy may still be on its way
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.stepping = False
+
+
+def _say_at_once(text: str) -> None:
+    """Writes a line to standard error from a signal handler, if that takes it without waiting.
+
+    A handler runs in the middle of anything, of a print too: Python's own streams refuse to be entered twice.
+    """
+    with suppress(OSError, ValueError):
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, f"{text}\n".encode())
 
 
 class LastStep(TrainerCallback):
@@ -203,16 +226,17 @@ class RoomForCheckpoint(TrainerCallback):
 class Keep(TrainerCallback):
     """Seals each checkpoint once every process has written its part, and only then deletes old ones.
 
-    Averages that are logged over several steps are logged at a checkpoint as well: it does not carry half of one.
+    What was logged up to it is on the disk before: a run that goes on from there logs none of it again. Averages that
+    are logged over several steps are logged at a checkpoint as well: it does not carry half of one.
 
     Args:
-        folder: of the checkpoints.
+        run: whose checkpoints they are.
         limit: how many stay, None for all.
         spared: step of one that stays in any case, asked at each.
     """
 
-    def __init__(self, folder: Path, limit: int | None, spared: Callable[[], int | None]):
-        self.folder, self.limit, self.spared = folder, limit, spared
+    def __init__(self, run: Run, limit: int | None, spared: Callable[[], int | None]):
+        self.run, self.limit, self.spared = run, limit, spared
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if control.should_save:
@@ -221,5 +245,6 @@ class Keep(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
-            seal(self.folder / f"checkpoint-{state.global_step}")
-            prune(self.folder, self.limit, {self.spared()})
+            self.run.sync_logs()
+            seal(self.run.checkpoints / f"checkpoint-{state.global_step}")
+            prune(self.run.checkpoints, self.limit, {self.spared()})

@@ -7,8 +7,8 @@
                                chat template where the prompts are conversations
 
 An async function is awaited. A function that asks for neither gets no gold. The module is looked for where Python looks
-and in the current folder; importing it runs its code, so name only code you trust. Models load without remote code, in
-eval mode.
+and in the current folder, and not where a run folder says that it began; importing it runs its code, so name only code
+you trust. Models load without remote code, in eval mode.
 
 A wrong count, NaN, or an exception stops the run at a checkpoint, with one sentence. None says "not this completion".
 """
@@ -48,7 +48,10 @@ def import_function(name: str) -> Callable[..., Any]:
     except AttributeError as error:
         raise RlifError(f"the module {module} has no {attribute!r}, which the reward {name} names.") from error
     except ImportError as error:
-        raise RlifError(f"cannot import the reward {name}: {first_line(error)}.") from error
+        raise RlifError(
+            f"cannot import the reward {name}: {first_line(error)}; go to the folder that its module lies in, or add"
+            " that to PYTHONPATH."
+        ) from error
     except (Exception, SystemExit) as error:
         raise RlifError(f"importing the reward {name} raises {type(error).__name__}: {first_line(error)}.") from error
     finally:

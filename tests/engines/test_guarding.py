@@ -13,11 +13,13 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import rlif
+from rlif.checkpoints import seal
 from rlif.config import check_recipe
 from rlif.engines.guarding import GuardState
-from rlif.guard import Guard
+from rlif.guard import Alarm, Guard, Judge
 from rlif.rollback import alarms, rollbacks
 from rlif.run import Run
+from rlif.session import Session
 from rlif.signs import SIGNS
 
 SMALL = {
@@ -102,6 +104,63 @@ def limit(logged) -> float:
     early, late = max(found[step] for step in (1, 2, 3, 4)), max(found[step] for step in (5, 6))
     assert 1.2 * early < late
     return 0.1 * early + 0.9 * late
+
+
+@pytest.mark.parametrize("fp16", [True, False])
+def test_a_step_that_the_scaler_skips_is_no_alarm(fp16, tmp_path):
+    """What fp16 logs when its scale has grown too large; without fp16 it is what it looks like."""
+    run = Run.create(check_recipe({"output": str(tmp_path)}), "run")
+    guard = GuardState(Guard(policy="stop"), run, Console(quiet=True), 1)
+    state = SimpleNamespace(global_step=1, is_world_process_zero=True)
+    control = SimpleNamespace(should_save=False, should_training_stop=False)
+    logs = {"loss": 0.0, "grad_norm": float("inf")}
+    guard.on_log(SimpleNamespace(fp16=fp16), state, control, logs=logs)
+    assert control.should_training_stop is not fp16 and bool(alarms(run)) is not fp16
+    assert ("grad_norm" in logs) is not fp16
+
+
+@pytest.fixture
+def three_checkpoints(tmp_path):
+    """A run folder, and what a session does in it where the guard returns to step 4."""
+    run = Run.create(check_recipe({"output": str(tmp_path)}), "run")
+    for step in (2, 4, 6):
+        folder = run.checkpoints / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "weights").write_text(str(step))
+        seal(folder)
+        run.append_metrics({"step": step})
+    alarm = Alarm("kl", "alarm", 6, 5, 1.0, 0.1, "", "", "")
+    guard, out = SimpleNamespace(healthy=4, stopped=alarm), io.StringIO()
+    job = SimpleNamespace(recipe=check_recipe({}))
+    session = Session(job, run, None, None, None, None, guard, None)
+    return run, out, lambda: session.roll_back(Console(file=out))
+
+
+def test_a_damaged_checkpoint_is_not_returned_to(three_checkpoints):
+    run, out, roll_back = three_checkpoints
+    (run.checkpoints / "checkpoint-4" / "weights").write_text("?")
+    assert roll_back() == run.checkpoints / "checkpoint-2"
+    assert "checkpoint-4 is damaged: weights has other content" in out.getvalue()
+    assert "rolled back from step 6 to step 2" in out.getvalue()
+    assert [row["step"] for row in run.metrics()] == [2] and rollbacks(run)[0]["to"] == 2
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_nothing_is_removed_for_a_return_that_cannot_be(gone, three_checkpoints):
+    run, _, roll_back = three_checkpoints
+    for step in (2, 4):
+        weights = run.checkpoints / f"checkpoint-{step}" / "weights"
+        shutil.rmtree(weights.parent) if gone else weights.unlink()
+    before = sorted(run.path.rglob("*"))
+    with pytest.raises(rlif.RlifError, match="nothing was removed" if gone else "no checkpoint of .* is whole"):
+        roll_back()
+    assert sorted(run.path.rglob("*")) == before and len(run.metrics()) == 3
+
+
+def test_what_the_guard_says_is_no_markup(tmp_path, monkeypatch):
+    alarm = Alarm("kl", "alarm", 1, 1, 1.0, 0.1, "it ends with [/INST]", "none", "none")
+    monkeypatch.setattr(Judge, "step", lambda *_: [alarm])
+    assert "it ends with [/INST]" in logged_step(tmp_path, 0.0)[3]
 
 
 def first_beyond(run: Run, limit: float) -> int:
@@ -204,7 +263,7 @@ def logged_step(tmp_path, kl, *, step=1, every=1, policy="stop", **control):
     state = SimpleNamespace(global_step=step, max_steps=9, is_world_process_zero=True, stateful_callbacks={})
     guard.on_train_begin(SimpleNamespace(beta=0.0 if kl is None else 0.1), state, asked)
     logs = {"loss": 0.0} | ({} if kl is None else {"kl": kl})
-    guard.on_log(None, state, asked, logs=logs)
+    guard.on_log(SimpleNamespace(fp16=False), state, asked, logs=logs)
     return guard, asked, state, out.getvalue()
 
 
@@ -214,7 +273,7 @@ def test_it_acts_only_where_a_rollout_ends(tmp_path):
     assert "alarm at step 1" in text and not asked.should_training_stop and guard.stopped is None
     asked = SimpleNamespace(should_save=False, should_training_stop=False)
     state = SimpleNamespace(global_step=2, is_world_process_zero=True)
-    guard.on_log(None, state, asked, logs={"loss": 0.0, "kl": 0.0})
+    guard.on_log(SimpleNamespace(fp16=False), state, asked, logs={"loss": 0.0, "kl": 0.0})
     assert asked.should_training_stop and asked.should_save and guard.stopped and guard.stopped.step == 1
 
 

@@ -15,7 +15,6 @@ Tested on vLLM's CPU build, one process; tensor parallelism, sleep and the trans
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,14 +27,12 @@ from trl.generation import vllm_generation
 
 from rlif.config import LEAVE_ONE_OUT, Recipe
 from rlif.errors import RlifError, first_line, lookup
-from rlif.rollout_vllm import processor, require_vllm, said, why_no_self_certainty
+from rlif.rollout_vllm import NUMBERS, processor, require_vllm, said, why_no_self_certainty
 from rlif.signals import NEEDS
 
 MODES = {"colocate": "an engine on the trainer's own devices", "server": "an engine that was started beside it"}
 MASKS = ("logit_bias", "bad_words", "allowed_token_ids", "min_tokens", "structured_outputs")  # of SamplingParams
 CAPTURED = ("", "mean_logprob_BT")
-
-_numbers = itertools.count()
 
 
 def check_vllm(recipe: Recipe, options: Mapping[str, Any]) -> None:
@@ -162,7 +159,7 @@ class Capture:
         """The engine's own, every request under a number of its own."""
         from rlif.vllm_capture import KEY, TEMPERATURE
 
-        numbers = [next(_numbers) for _ in prompts]
+        numbers = [next(NUMBERS) for _ in prompts]
         params = [sampling_params.clone() for _ in prompts]
         for each, number in zip(params, numbers, strict=True):
             each.extra_args = {**(each.extra_args or {}), KEY: number, TEMPERATURE: self.temperature}

@@ -85,6 +85,7 @@ class Shape:
     Attributes:
         parameters: all of them.
         layers: blocks.
+        heads: of queries.
         hidden: H.
         inner: of the feed-forward part.
         query: width of all query heads together.
@@ -95,6 +96,7 @@ class Shape:
 
     parameters: int
     layers: int
+    heads: int
     hidden: int
     inner: int
     query: int
@@ -144,6 +146,7 @@ def shape_of(config: Any) -> Shape:
     return Shape(
         parameters=count_parameters(config),
         layers=text.num_hidden_layers,
+        heads=text.num_attention_heads,
         hidden=text.hidden_size,
         inner=text.intermediate_size,
         query=text.num_attention_heads * head_dim,

@@ -25,8 +25,9 @@ from pydantic import ValidationError
 from transformers import set_seed
 from trl.generation import vllm_generation
 
-from rlif.config import LEAVE_ONE_OUT, Recipe
+from rlif.config import Recipe
 from rlif.errors import RlifError, first_line, lookup
+from rlif.plan import scored_anyway
 from rlif.rollout_vllm import NUMBERS, processor, require_vllm, said, why_no_self_certainty
 from rlif.signals import NEEDS
 
@@ -65,7 +66,7 @@ def _no_capture(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
         return "training.vllm_mode server leaves vLLM to a process of its own"
     if recipe.annotator != "online":
         return f"annotator {recipe.annotator} measures another model than the one that samples"
-    if why := _scored_anyway(recipe, options):
+    if why := scored_anyway(recipe, options):
         return f"{why}, so TRL scores the policy anyway and self-certainty costs no pass"
     others = [name for name in recipe.weights if NEEDS.get(name, "") not in CAPTURED]
     if others:
@@ -74,17 +75,6 @@ def _no_capture(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
     if options.get("vllm_structured_outputs_regex"):
         masks.append("vllm_structured_outputs_regex")
     return f"{masks[0]} masks the logits first" if masks else None
-
-
-def _scored_anyway(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
-    if recipe.algorithm in LEAVE_ONE_OUT:
-        return f"algorithm is {recipe.algorithm}"
-    if options.get("vllm_importance_sampling_correction", True):
-        return "training.vllm_importance_sampling_correction is on"
-    steps = options["gradient_accumulation_steps"]
-    if steps % (options.get("steps_per_generation", steps) * options.get("num_iterations", 1)):
-        return "a rollout serves more than one update"
-    return None
 
 
 @contextmanager

@@ -96,6 +96,11 @@ def check_layout(recipe: Recipe, layout: Layout, gpus: int | None) -> None:
             f"evaluation on the way needs whole weights, and {layout.strategy} keeps shards; set evaluate={{}} and use"
             " `rlif eval` on the finished run."
         )
+    if layout.strategy in IN_SHARDS and recipe.vllm_capture:
+        raise RlifError(
+            "vllm_capture runs a pass where a token was not seen, which no process can run alone where weights are in"
+            f" shards, as with {layout.strategy}; leave vllm_capture out, or use ddp or zero2."
+        )
     _check_heads(recipe, layout)
     if gpus is None:
         return

@@ -122,6 +122,7 @@ def test_when_a_server_is_wanted(overrides, wanted):
         (["--resume", "/nowhere"], "is no run folder"),
         (["dmo", "--processes", "2"], "did you mean 'demo'"),
         (["demo", "--processes", "2", "name=taken", "--dry-run"], "taken exists already"),
+        (["demo", *ON_GPUS, "vllm_capture=true", "--processes", "2", "--strategy", "fsdp2"], "leave vllm_capture out"),
         (["demo", *ON_GPUS, *SERVER, *QWEN, "--processes", "2", "--server-gpus", "8", "--dry-run"], "use 1 or 2 or 3"),
         (["demo", *ON_GPUS, *QWEN, "training.use_vllm=true", *SPLIT, "--processes", "8", "--dry-run"], "12 attention"),
     ],

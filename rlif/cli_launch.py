@@ -35,8 +35,9 @@ def launch(
     """Train on several GPUs or machines: `rlif launch --processes 8 intuitor-qwen2.5-3b-math`."""
     from rlif import launch as launching
     from rlif import supervise
+    from rlif.slurm import batch_script
 
-    settings, folder, start, go_on = _what(recipe, overrides or [], resume)
+    settings, folder, stem = _what(recipe, overrides or [], resume, rank)
     server = server_gpus if launching.wants_server(settings) else 0
     gpus = None if dry_run or slurm else _gpus()
     if processes is None:
@@ -45,34 +46,42 @@ def launch(
         processes = (gpus - server) * nodes
     layout = launching.Layout(processes, nodes, strategy, server)
     launching.check_layout(settings, layout, gpus)
+    start = ["--resume", str(resume)] if recipe is None else [recipe, *(overrides or [])]
     if slurm:
-        _submit(launching.batch_script(settings, layout, start, go_on, folder), dry_run)
+        known = folder if resume or settings.name else None
+        _submit(batch_script(settings, layout, start, stem, known), dry_run)
         return
     if server and nodes > 1:
         raise RlifError(
             "several machines and a vLLM server are started by --slurm; without it start `trl vllm-serve` yourself and"
             " give training.vllm_server_host."
         )
-    train = launching.train_command(layout, launching.machine_options(layout, rank, head), start)
-    serve, environments = None, ({}, {})
-    if server:
-        shares = launching.shares_of_gpus(layout, os.environ.get("CUDA_VISIBLE_DEVICES"))
-        environments = tuple({"CUDA_VISIBLE_DEVICES": share} for share in shares)
-        serve = launching.server_command(settings, server)
+    start += [] if resume or settings.name else [f"name={folder.name}"]
+    train = launching.train_command(layout, launching.machine_options(layout, rank, head), ["train", *start])
+    serve = launching.server_command(settings, server) if server else None
+    shares = launching.shares_of_gpus(layout, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    environments = [{"CUDA_VISIBLE_DEVICES": share} if server else {} for share in shares]
     if dry_run:
         lines = [] if serve is None else [_line(serve, environments[1]) + " &"]
         print("\n".join([*lines, _line(train, environments[0])]))
         return
+    machine = [] if nodes == 1 else ["--head", str(head), "--rank", str(rank)]
     ending = supervise.run(
-        train, folder, server=serve, train_environment=environments[0], server_environment=environments[1]
+        train,
+        folder,
+        again=launching.again(folder, layout, ["--slurm"] if "SLURM_PROCID" in os.environ else machine),
+        first=rank * layout.per_node,
+        server=serve,
+        train_environment=environments[0],
+        server_environment=environments[1],
     )
     if ending.sentence:
         print(f"rlif: {ending.sentence}", file=sys.stderr)
     raise typer.Exit(ending.code)
 
 
-def _what(recipe: str | None, overrides: list[str], resume: Path | None) -> tuple[Recipe, Path, list[str], list[str]]:
-    """The recipe, the run folder, and the arguments of `rlif` that start and that go on."""
+def _what(recipe: str | None, overrides: list[str], resume: Path | None, rank: int) -> tuple[Recipe, Path, str]:
+    """The recipe, the run folder and the stem of its name."""
     from rlif.config import load_recipe
     from rlif.launch import run_folder
     from rlif.run import Run
@@ -80,14 +89,11 @@ def _what(recipe: str | None, overrides: list[str], resume: Path | None) -> tupl
     if resume is not None:
         if recipe is not None:
             raise RlifError("--resume takes the recipe from the run folder; give none beside it.")
-        go_on = ["train", "--resume", str(resume)]
-        return Run.open(resume).recipe(), resume, go_on, go_on
+        return Run.open(resume).recipe(), resume, resume.name
     if recipe is None:
         raise RlifError("give a recipe, e.g. `rlif launch --processes 2 demo`, or a run folder with --resume.")
-    settings = load_recipe(recipe, overrides)
-    folder = run_folder(settings, Path(recipe).stem)
-    named = [*overrides, *([] if settings.name else [f"name={folder.name}"])]
-    return settings, folder, ["train", recipe, *named], ["train", "--resume", str(folder)]
+    settings, stem = load_recipe(recipe, overrides), Path(recipe).stem
+    return settings, run_folder(settings, stem, rank), stem
 
 
 def _gpus() -> int:

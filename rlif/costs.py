@@ -20,20 +20,17 @@ that the longest completion keeps a GPU waiting.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from rlif.config import LEAVE_ONE_OUT, Recipe
+from rlif.config import Recipe
 from rlif.hardware import Gpu, Shape
 from rlif.launch import IN_SHARDS
+from rlif.plan import scored_anyway
+from rlif.signals import NEEDS
 
 GIB = 2**30
 HALF, SINGLE = 2, 4  # bytes
-OFFERED = 6  # ways to make a run fit
 
 
 @dataclass(frozen=True)
@@ -101,9 +98,15 @@ class Setting:
         return bool(self.recipe.training.get("gradient_checkpointing", True))  # TRL's default
 
     @property
+    def sleeps(self) -> bool:
+        """Whether vLLM gives its share of the GPUs back while they train."""
+        return self.vllm and not self.server_gpus and bool(self.recipe.training.get("vllm_enable_sleep_mode"))
+
+    @property
     def width(self) -> int:
         """Bytes of a value that is computed with."""
-        half = self.recipe.training.get("bf16") or self.recipe.training.get("fp16")
+        training = self.recipe.training
+        half = training.get("fp16") or training.get("bf16") in (True, None)  # unset it is TRL's default
         return HALF if half or self.recipe.dtype in ("bfloat16", "float16") else SINGLE
 
     @property
@@ -131,14 +134,29 @@ def forward_flop(shape: Shape, tokens: float, context: float, heads: float | Non
 
 
 def passes(setting: Setting) -> int:
-    """No-grad passes over each completion: TRL's for old and reference log-probabilities, ours where none serves."""
+    """No-grad passes over each completion: TRL's for old and reference log-probabilities, ours where none serves.
+
+    As in `rlif.engines.trl`; dropout of the model's own is not known here.
+    """
     recipe, training = setting.recipe, setting.recipe.resolved_training
-    own_slices = training.get("steps_per_generation") not in (None, recipe.accumulation(setting.trainers))
-    policy = setting.vllm or training.get("num_iterations", 1) > 1 or own_slices or recipe.algorithm in LEAVE_ONE_OUT
-    reference = bool(training.get("beta"))
-    copied = recipe.annotator in ("ema", "lagged") or (recipe.annotator == "offline" and not reference)
-    undecodable = setting.strategy in IN_SHARDS and recipe.annotator == "online"
-    return int(policy) + int(reference) + int(copied or (undecodable and not policy))
+    options = training | {"gradient_accumulation_steps": recipe.accumulation(setting.trainers)}
+    policy, reference = scored_anyway(recipe, options) is not None, bool(training.get("beta"))
+    needs = {NEEDS.get(name, "") for name in recipe.weights} - {""}
+    dropout = bool((recipe.lora or {}).get("lora_dropout"))
+    if not needs:
+        served = True
+    elif recipe.annotator == "offline":
+        served = reference and not dropout
+    elif recipe.annotator != "online" or dropout:
+        served = False
+    elif policy:
+        served = True
+    elif setting.vllm:
+        served = recipe.vllm_capture and needs == {"mean_logprob_BT"}
+    else:  # plain generate, whose logits come by before the token is drawn
+        whole = setting.strategy not in IN_SHARDS and not training.get("use_transformers_continuous_batching")
+        served = whole and "logprob_BT" not in needs
+    return int(policy) + int(reference) + int(not served)
 
 
 @dataclass(frozen=True)
@@ -180,7 +198,7 @@ def _generation(setting: Setting) -> float:
     if vllm_room(setting) < 0:
         return math.inf
     waves = max(1.0, sequences * (P + C) * setting.cache / _cache_bytes(setting)) if setting.vllm else 1.0
-    weights = shape.parameters * (HALF if setting.vllm else setting.width)
+    weights = shape.parameters * (HALF / parallel(setting) if setting.vllm else setting.width)
     steps = C * waves
     read = steps * weights + sequences * setting.cache * C * (P + C / 2)
     compute = sequences * forward_flop(shape, C, P + C / 2) / (setting.peak * assumed.scoring)
@@ -190,26 +208,32 @@ def _generation(setting: Setting) -> float:
     return max(read / (gpu.bandwidth * assumed.bandwidth), compute) + steps * fixed + prefill
 
 
-def _share(setting: Setting) -> float:
+def share(setting: Setting) -> float:
     """What vLLM takes of a GPU's memory."""
     if setting.server_gpus:
         return 0.9  # the server's default
     return setting.recipe.resolved_training.get("vllm_gpu_memory_utilization", 0.3)  # TRL's default
 
 
+def parallel(setting: Setting) -> int:
+    """GPUs that one engine of vLLM is spread over, weights and cache in equal parts."""
+    return setting.server_gpus or setting.recipe.resolved_training.get("vllm_tensor_parallel_size", 1)
+
+
 def _cache_bytes(setting: Setting) -> float:
     """What vLLM has for the cache on one GPU, beside its own copy of the weights and a GiB of work space."""
-    weights = setting.shape.parameters * HALF / (setting.server_gpus or 1)
-    return _share(setting) * setting.gpu.memory * GIB - weights - GIB
+    weights = setting.shape.parameters * HALF / parallel(setting)
+    return share(setting) * setting.gpu.memory * GIB - weights - GIB
 
 
 def vllm_room(setting: Setting) -> float:
     """GiB that vLLM has beyond what one completion of full length takes; below 0 it cannot start. 0 without vLLM."""
-    return (_cache_bytes(setting) - _longest(setting) * setting.cache) / GIB if setting.vllm else 0.0
+    longest = _longest(setting) * setting.cache / parallel(setting)
+    return (_cache_bytes(setting) - longest) / GIB if setting.vllm else 0.0
 
 
 def memory(setting: Setting) -> dict[str, float]:
-    """GiB on one GPU that trains, by part; the key-value cache and the activations of training take turns."""
+    """GiB on one GPU that trains, by part; generation (cache, a vLLM that sleeps) and activations take turns."""
     recipe, shape, n = setting.recipe, setting.shape, setting.trainers
     training = recipe.resolved_training
     own = {"float32": SINGLE}.get(recipe.dtype, HALF)
@@ -234,9 +258,13 @@ def memory(setting: Setting) -> dict[str, float]:
     copied = {"ema": SINGLE, "lagged": own, "offline": 0 if training.get("beta") else own, "online": 0}
     if copied[recipe.annotator]:
         parts["annotator's copy"] = trained * copied[recipe.annotator]
-    parts["activations or cache"] = max(_activations(setting), 0 if setting.vllm else _generate_cache(setting))
-    if setting.vllm and not setting.server_gpus:
-        parts["vLLM"] = _share(setting) * setting.gpu.memory * GIB
+    training_only = _activations(setting) + _cast_weights(setting, own)
+    engine = share(setting) * setting.gpu.memory * GIB if setting.vllm and not setting.server_gpus else 0.0
+    if setting.sleeps:
+        parts["activations or vLLM"] = max(training_only, engine)
+    else:
+        parts["activations or cache"] = max(training_only, 0 if setting.vllm else _generate_cache(setting))
+        parts |= {"vLLM": engine} if engine else {}
     return {name: size / GIB for name, size in parts.items()} | {"CUDA and libraries": setting.assumed.context}
 
 
@@ -252,13 +280,31 @@ def lora_parameters(recipe: Recipe, shape: Shape) -> int:
 
 
 def _activations(setting: Setting) -> float:
-    """Bytes that a micro-batch of full-length rows keeps for its backward pass, and the tile of TRL's fused head."""
+    """Bytes that a micro-batch of full-length rows keeps for its backward pass, and what TRL's fused head takes.
+
+    That is a tile of logits and another, and a gradient of the whole head in float32, whatever else is in halves or in
+    shards (`ChunkedLogProbFunction.backward` in trl/kernels/chunked_logprob.py); not where the head is frozen.
+    """
     shape, length = setting.shape, _longest(setting)
     rows = setting.recipe.resolved_training["per_device_train_batch_size"]
     block = 6 * shape.hidden + 2 * (shape.query + 2 * shape.key_value) + 4 * shape.inner
     kept = shape.layers * shape.hidden + block if setting.checkpointing else shape.layers * block
     tile = 4096 * min(32768, shape.vocab) * setting.width
-    return rows * length * kept * setting.width + 2 * tile
+    gradient = shape.head * SINGLE if setting.recipe.lora is None else 0
+    return rows * length * kept * setting.width + 2 * tile + gradient
+
+
+def _cast_weights(setting: Setting, own: int) -> float:
+    """Bytes of the halved copies of float32 weights that a forward pass under autocast leaves.
+
+    Autocast keeps the copy of each weight that is trained until the pass ends (`cached_cast` in torch's
+    aten/src/ATen/autocast_mode.cpp), gradient checkpointing or not. A frozen weight's is kept by the graph of the
+    backward pass, which checkpointing throws away but for the block at work. FSDP and DeepSpeed cast by themselves.
+    """
+    if setting.strategy != "ddp" or own != SINGLE or setting.width != HALF:
+        return 0.0
+    one_block = setting.recipe.lora is not None and setting.checkpointing
+    return setting.shape.body * HALF / (setting.shape.layers if one_block else 1)
 
 
 def _generate_cache(setting: Setting) -> float:
@@ -283,79 +329,3 @@ def room(setting: Setting) -> float:
 def fits(setting: Setting) -> bool:
     """Whether training has room, and vLLM where it is used."""
     return room(setting) >= 0 and vllm_room(setting) >= 0
-
-
-Change = Callable[[Setting], Setting]
-
-
-def knobs(setting: Setting) -> list[tuple[str, float]]:
-    """What makes a run fit that does not, and the GiB it leaves: the fewest changes at once, three at most."""
-    changes = _changes(setting)
-    for number in (1, 2, 3):
-        found = []
-        for names in itertools.combinations(changes, number):
-            if len({name.partition("=")[0].split()[0] for name in names}) < number:
-                continue  # one knob, turned twice
-            changed = functools.reduce(lambda so_far, name: changes[name](so_far), names, setting)
-            if _shares_out(changed) and fits(changed):
-                found.append((" ".join(names), room(changed)))
-        if found:
-            return found[:OFFERED]
-    return []
-
-
-def _shares_out(setting: Setting) -> bool:
-    """Whether the batch divides among the GPUs."""
-    batch = setting.recipe.resolved_training["per_device_train_batch_size"]
-    return setting.trainers > 0 and setting.rows % (batch * setting.trainers) == 0
-
-
-def _changes(setting: Setting) -> dict[str, Change]:
-    """What can be changed, in the order in which it costs little."""
-    recipe, training = setting.recipe, setting.recipe.resolved_training
-    found: dict[str, Change] = {}
-    if setting.trainers > 1:
-        for strategy in ("zero2", "fsdp2"):
-            if setting.strategy in ("ddp", "zero2") and setting.strategy != strategy:
-                found[f"--strategy {strategy}"] = _with_strategy(strategy)
-    if not setting.checkpointing:
-        found["training.gradient_checkpointing=true"] = _with_training(gradient_checkpointing=True)
-    batch = training["per_device_train_batch_size"]
-    smaller = [size for size in range(1, batch) if setting.rows % (size * setting.trainers) == 0]
-    if smaller:
-        name = f"training.per_device_train_batch_size={smaller[-1]}"
-        found[name] = _with_training(per_device_train_batch_size=smaller[-1])
-    if setting.vllm and not setting.server_gpus:
-        for share in (0.2, 0.45, 0.6):
-            if share != _share(setting):
-                name = f"training.vllm_gpu_memory_utilization={share}"
-                found[name] = _with_training(vllm_gpu_memory_utilization=share)
-        found |= {"training.vllm_mode=server": _with_server} if setting.gpus > 1 else {}
-    if recipe.lora is None:
-        found["lora={r: 16, target_modules: all-linear}"] = _with_lora
-        found |= {"training.beta=0": _with_training(beta=0.0)} if training.get("beta") else {}
-    if training["max_completion_length"] >= 1024:
-        half = training["max_completion_length"] // 2
-        found[f"training.max_completion_length={half}"] = _with_training(max_completion_length=half)
-    return found
-
-
-def _with_training(**changes: object) -> Change:
-    def change(setting: Setting) -> Setting:
-        recipe = setting.recipe.model_copy(update={"training": setting.recipe.training | changes})
-        return dataclasses.replace(setting, recipe=recipe)
-
-    return change
-
-
-def _with_strategy(strategy: str) -> Change:
-    return lambda setting: dataclasses.replace(setting, strategy=strategy)
-
-
-def _with_server(setting: Setting) -> Setting:
-    return dataclasses.replace(_with_training(vllm_mode="server")(setting), server_gpus=1)
-
-
-def _with_lora(setting: Setting) -> Setting:
-    lora = {"r": 16, "target_modules": "all-linear"}
-    return dataclasses.replace(setting, recipe=setting.recipe.model_copy(update={"lora": lora}))

@@ -85,6 +85,7 @@ class Shape:
     Attributes:
         parameters: all of them.
         layers: blocks.
+        heads: of queries.
         hidden: H.
         inner: of the feed-forward part.
         query: width of all query heads together.
@@ -95,6 +96,7 @@ class Shape:
 
     parameters: int
     layers: int
+    heads: int
     hidden: int
     inner: int
     query: int
@@ -113,17 +115,25 @@ class Shape:
         return self.parameters - self.head * (1 if self.tied else 2)
 
 
-def find_shape(recipe: Recipe) -> Shape:
-    """The shape of a recipe's model, without its weights.
+def config_of(recipe: Recipe) -> Any:
+    """The configuration of a recipe's model, from what is known here if it is.
 
     Raises:
-        RlifError: it is neither known here, nor a folder, nor on the hub; or it is a mixture of experts.
+        RlifError: it is neither known here, nor a folder, nor on the hub.
     """
     from transformers import AutoConfig
 
     known = SHAPES.get(recipe.model)
-    config = AutoConfig.for_model(**known) if known else load_config(recipe)
-    return shape_of(config)
+    return AutoConfig.for_model(**known) if known else load_config(recipe)
+
+
+def find_shape(recipe: Recipe) -> Shape:
+    """The shape of a recipe's model, without its weights.
+
+    Raises:
+        RlifError: its configuration cannot be had, or it is a mixture of experts.
+    """
+    return shape_of(config_of(recipe))
 
 
 def shape_of(config: Any) -> Shape:
@@ -136,6 +146,7 @@ def shape_of(config: Any) -> Shape:
     return Shape(
         parameters=count_parameters(config),
         layers=text.num_hidden_layers,
+        heads=text.num_attention_heads,
         hidden=text.hidden_size,
         inner=text.intermediate_size,
         query=text.num_attention_heads * head_dim,

@@ -2,7 +2,7 @@
 
     here             accelerate launch --config_file CONFIG --num_processes N -m rlif train RECIPE
     several machines the same on each, with its rank and the address of the first
-    Slurm            a batch script that does this by srun, one task on each machine
+    Slurm            a batch script that does this by srun, one task on each machine: `rlif.slurm`
     vLLM             where a recipe has vllm_mode server, `trl vllm-serve` beside it: on GPUs of its own here, on a
                      machine of its own under Slurm
 
@@ -18,6 +18,7 @@ The recipe keeps its meaning: problems_per_update is of all processes together, 
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -29,6 +30,7 @@ from pathlib import Path
 
 from rlif.config import Recipe
 from rlif.errors import RlifError, lookup
+from rlif.hardware import config_of
 from rlif.policy import model_path
 
 STRATEGIES = {"ddp": (), "fsdp2": (), "zero2": ("deepspeed",), "zero3": ("deepspeed",)}  # and what has to be installed
@@ -65,9 +67,9 @@ def config_file(strategy: str) -> Path:
 
 
 def wants_server(recipe: Recipe) -> bool:
-    """Whether a vLLM server has to be started: generation by one, and the recipe names none that runs already."""
+    """Whether a vLLM server has to be started: generation by one, and none is named that runs already."""
     training = recipe.training
-    ours = not training.keys() & {"vllm_server_base_url", "vllm_server_host"}
+    ours = not training.keys() & {"vllm_server_base_url", "vllm_server_host"} and not os.environ.get(SERVER_HOST)
     return bool(training.get("use_vllm")) and training.get("vllm_mode") == "server" and ours
 
 
@@ -94,6 +96,12 @@ def check_layout(recipe: Recipe, layout: Layout, gpus: int | None) -> None:
             f"evaluation on the way needs whole weights, and {layout.strategy} keeps shards; set evaluate={{}} and use"
             " `rlif eval` on the finished run."
         )
+    if layout.strategy in IN_SHARDS and recipe.vllm_capture:
+        raise RlifError(
+            "vllm_capture runs a pass where a token was not seen, which no process can run alone where weights are in"
+            f" shards, as with {layout.strategy}; leave vllm_capture out, or use ddp or zero2."
+        )
+    _check_heads(recipe, layout)
     if gpus is None:
         return
     for package in needed:
@@ -108,6 +116,26 @@ def check_layout(recipe: Recipe, layout: Layout, gpus: int | None) -> None:
         )
 
 
+def _check_heads(recipe: Recipe, layout: Layout) -> None:
+    """Refuses tensor parallelism of vLLM's that would leave a GPU with part of a head; the model has to be known."""
+    training = recipe.training
+    option, gpus = "--server-gpus", layout.server_gpus
+    if training.get("use_vllm") and training.get("vllm_mode", "colocate") == "colocate":
+        option, gpus = "training.vllm_tensor_parallel_size", training.get("vllm_tensor_parallel_size", 1)
+    if gpus < 2:
+        return
+    try:
+        heads = config_of(recipe).get_text_config().num_attention_heads
+    except RlifError:
+        return  # what will train says so
+    if heads % gpus:
+        whole = [str(number) for number in range(1, gpus) if heads % number == 0]
+        raise RlifError(
+            f"{option} is {gpus}, but vLLM cannot share {heads} attention heads of {recipe.model} equally among {gpus}"
+            f" GPUs; use {' or '.join(whole)}."
+        )
+
+
 def train_command(layout: Layout, machine: Sequence[str], arguments: Sequence[str]) -> list[str]:
     """What starts the processes of one machine.
 
@@ -116,6 +144,8 @@ def train_command(layout: Layout, machine: Sequence[str], arguments: Sequence[st
         machine: accelerate's options that say which machine this is, see `machine_options`.
         arguments: of `rlif`, e.g. ["train", "demo"].
     """
+    if layout.processes == 1 and layout.strategy == "ddp":
+        return [sys.executable, "-m", "rlif", *arguments]  # signals and exit code need nobody between
     return [
         *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_file(layout.strategy))),
         *("--num_processes", str(layout.processes), "--num_machines", str(layout.nodes), *machine),
@@ -166,83 +196,51 @@ def shares_of_gpus(layout: Layout, visible: str | None) -> tuple[str, str]:
     return ",".join(names[: layout.per_node]), ",".join(names[layout.per_node : last])
 
 
-def run_folder(recipe: Recipe, stem: str) -> Path:
+def folder_name(stem: str) -> str:
+    """A name for a run folder, from that of a recipe file."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip("._-") or "run"
+
+
+def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:
     """Where a run will be: the name that the recipe gives, else the first free one, so that it is known beforehand.
+
+    Args:
+        recipe: to be trained.
+        stem: of the recipe's file.
+        rank: of this machine; on any but the first the run may have begun already.
 
     Raises:
         RlifError: the name that the recipe gives is taken.
     """
     root = Path(recipe.output).expanduser()
     if recipe.name:
-        if (root / recipe.name).exists():
+        if rank == 0 and (root / recipe.name).exists():
             raise RlifError(f"{root / recipe.name} exists already; choose another name=..., or go on with --resume.")
         return root / recipe.name
-    stem = re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip("._-") or "run"
+    stem = folder_name(stem)
     names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
     return next(root / name for name in names if not (root / name).exists())
 
 
-BATCH = """\
-#!/bin/bash
-#SBATCH --job-name=rlif-{name}
-#SBATCH --nodes={nodes}
-#SBATCH --ntasks-per-node=1
-#SBATCH --gpus-per-node={gpus}
-#SBATCH --output=%x-%j.log
-#SBATCH --open-mode=append
-#SBATCH --requeue
-# Partition, account and time: `sbatch --partition=... FILE`, or SBATCH_PARTITION and the like in the environment.
-# The folder this is submitted from has to be there, under the same name, on every machine.
-set -uo pipefail
-mapfile -t machines < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-export HEAD="${{machines[0]}}" PORT=$((20000 + SLURM_JOB_ID % 20000))
-{server}
-# A job that is put back into the queue goes on where it was.
-if [ -f {folder}/recipe.yaml ]; then
-  train={resume}
-else
-  train={start}
-fi
-srun --nodes={trainers} --ntasks={trainers} --nodelist="$(IFS=,; echo "${{machines[*]:0:{trainers}}}")" bash -c "$train"
-"""
-
-SERVER = """
-export {variable}="${{machines[{trainers}]}}"
-srun --nodes=1 --ntasks=1 --nodelist="${variable}" {command} &
-server=$!
-trap 'kill "$server" 2>/dev/null' EXIT
-"""
-
-
-def batch_script(recipe: Recipe, layout: Layout, start: Sequence[str], resume: Sequence[str], folder: Path) -> str:
-    """A batch script for Slurm.
+def options(layout: Layout, *, server: bool = True) -> list[str]:
+    """The options of `rlif launch` that mean a layout.
 
     Args:
-        recipe: to be trained.
-        layout: with server_gpus above 0 one machine more is asked for, for the server alone.
-        start: arguments of `rlif` for the beginning.
-        resume: the same for going on.
-        folder: of the run.
+        layout: how many, where.
+        server: whether the vLLM server's GPUs are among them.
     """
-    machine = ["--machine_rank", "$SLURM_PROCID", "--main_process_ip", "$HEAD", "--main_process_port", "$PORT"]
-    ours = {part: f'"{part}"' for part in machine[1::2]}
+    found = ["--processes", str(layout.processes)]
+    found += ["--nodes", str(layout.nodes)] if layout.nodes > 1 else []
+    found += ["--strategy", layout.strategy] if layout.strategy != "ddp" else []
+    return found + (["--server-gpus", str(layout.server_gpus)] if server and layout.server_gpus else [])
 
-    def quoted(arguments: Sequence[str]) -> str:
-        """One word for bash -c, in which our own variables mean something and nothing else does."""
-        parts = train_command(layout, machine, ["\0"])[:-1]
-        words = [ours.get(part, shlex.quote(part)) for part in parts] + [shlex.quote(part) for part in arguments]
-        return shlex.quote("exec " + " ".join(words))
 
-    server = SERVER.format(
-        variable=SERVER_HOST, trainers=layout.nodes, command=shlex.join(server_command(recipe, layout.server_gpus))
-    )
-    return BATCH.format(
-        name=folder.name,
-        nodes=layout.nodes + bool(layout.server_gpus),
-        gpus=max(layout.per_node, layout.server_gpus),
-        trainers=layout.nodes,
-        server=server if layout.server_gpus else "",
-        folder=shlex.quote(str(folder)),
-        start=quoted(start),
-        resume=quoted(resume),
-    )
+def again(folder: Path, layout: Layout, machine: Sequence[str] = ()) -> str:
+    """The command line that goes on with a run as it was started.
+
+    Args:
+        folder: of the run.
+        layout: how many, where.
+        machine: what else was said: --slurm, or --head and --rank.
+    """
+    return shlex.join(["rlif", "launch", "--resume", str(folder), *options(layout), *machine])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlif.config import Recipe
+from rlif.config import LEAVE_ONE_OUT, Recipe
 from rlif.errors import RlifError
 from rlif.weights import first_gap
 
@@ -67,6 +68,23 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
             " rollout: a run resumed in between would sample anew and not be the same run."
         )
     return Plan(problems, steps, completions, completions * training["max_completion_length"], shared)
+
+
+def scored_anyway(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
+    """Why TRL runs a pass for the policy's log-probabilities after each rollout, as GRPOTrainer decides; None if not.
+
+    Args:
+        recipe: to be trained.
+        options: for TRL's config, gradient_accumulation_steps among them.
+    """
+    if recipe.algorithm in LEAVE_ONE_OUT:
+        return f"algorithm is {recipe.algorithm}"
+    if options.get("use_vllm") and options.get("vllm_importance_sampling_correction", True):
+        return "training.vllm_importance_sampling_correction is on"
+    steps = options["gradient_accumulation_steps"]
+    if steps % (options.get("steps_per_generation", steps) * options.get("num_iterations", 1)):
+        return "a rollout serves more than one update"
+    return None
 
 
 def check_annotator(recipe: Recipe, config: Any) -> None:

@@ -47,7 +47,7 @@ CPU = {
     "kv_cache_memory_bytes": 2**31,  # and not a share of all memory; VLLM_CPU_KVCACHE_SPACE, in GiB, overrides it
 }
 
-_numbers = itertools.count()  # of requests; one count for all engines, which may share what they capture
+NUMBERS = itertools.count()  # of requests; one count for all engines, which may share what they capture
 
 
 class VllmSampler:
@@ -107,7 +107,7 @@ class VllmSampler:
         """
         self._check(prompt_ids)
         places = [(i, sample) for i in range(len(prompt_ids)) for sample in range(decoding.n)]
-        numbers = [next(_numbers) for _ in places]
+        numbers = [next(NUMBERS) for _ in places]
         try:
             params = [
                 self._sampling_params(decoding, place, number) for place, number in zip(places, numbers, strict=True)

@@ -260,7 +260,7 @@ def resolved(recipe: Recipe, name: str) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, commit, hardware and current folder; nothing of the caller's environment variables."""
+    """Versions, commit, hardware and current folder; of the caller's environment variables only the job's number."""
     import torch
 
     versions = {}
@@ -281,6 +281,7 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpus": gpus,
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "job": os.environ.get("SLURM_JOB_ID"),  # by which its script knows the run as its own
     }
 
 

@@ -5,24 +5,39 @@ which one, a table, a traceback of its own - becomes a sentence here and an exit
 
     a process's own      2 a mistake of the user's, 3 the guard, 75 and 130 stopped at a checkpoint; 1 a traceback
     128 + n              signal n killed it: 137 where the machine had no memory left
+
+SIGTERM, SIGUSR1 and SIGHUP mean that the machine is wanted back: every process is sent SIGTERM and stops at a
+checkpoint, all of them are waited for, and the code is 75; Ctrl-C means the same and 130. The agent would die of
+SIGUSR1 and leave its processes behind, and after SIGTERM it waits thirty seconds, less than a step of a real run takes.
+A second signal ends all at once, but not within `ECHO` seconds: one who signals every process of a job signals this
+one, the agent and its processes, and that is one signal.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import psutil
 
 FAILED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) ")  # the agent, when all have ended
 IN_TABLE = re.compile(r"\s*(?:rank\s*: \d+ \(local_rank: (?P<rank>\d+)\)|exitcode\s*: (?P<code>-?\d+) )")
 PATIENCE = 30  # seconds that a server is given to end
+STOPPING = 600  # and the processes that train: the rest of a step and a checkpoint
+AGENTS = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # where the agent reads that number
+ECHO = 5.0  # seconds in which another signal is a copy of the first
+PREEMPTED = 75  # EX_TEMPFAIL, as a process that stopped at a checkpoint exits
+PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
 
 @contextmanager
@@ -35,25 +50,85 @@ def _serving(command: Sequence[str] | None, environment: Mapping[str, str]) -> I
     try:
         yield
     finally:
-        server.terminate()
-        try:
-            server.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        _end_group(server)
 
 
-@contextmanager
-def _signals_go_to(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Ctrl-C reaches the processes by itself; SIGTERM and SIGUSR1 are passed on. This one waits for their end."""
-    passed = (signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, lambda n, _: process.send_signal(n)) for number in passed}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+def _end_group(leader: subprocess.Popen[Any]) -> None:
+    """Ends a process and all that it started: a server's workers hold the memory of the GPUs."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(leader.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            leader.wait(PATIENCE)
+
+
+class _Signals:
+    """Takes signals for a command and the processes below it, which are in a session of their own.
+
+    Args:
+        limit: seconds after the first one in which they have to end by themselves.
+
+    Attributes:
+        came: the first one, None before.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.came: signal.Signals | None = None
+        self.process: subprocess.Popen[str] | None = None
+        self.family: list[psutil.Process] = []
+
+    def __enter__(self) -> _Signals:
+        self.before = {number: signal.signal(number, self._come) for number in PASSED_ON}
+        self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, lambda *_: self._kill())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        signal.alarm(0)
+        for number, handler in self.before.items():
             signal.signal(number, handler)
+        if kind is not None:
+            self._kill()
+
+    def watch(self, process: subprocess.Popen[str]) -> None:
+        """The command that signals go to; one that came while it was being started goes there now."""
+        self.process = process
+        if self.came is not None:
+            self._pass_on(self.came)
+
+    def _come(self, number: int, frame: FrameType | None) -> None:
+        if self.came is None:
+            self.came, self.since = signal.Signals(number), time.monotonic()
+            if self.process is not None:
+                self._pass_on(self.came)
+        elif time.monotonic() - self.since > ECHO:
+            self._kill()
+
+    def _pass_on(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self._look()
+        with suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+        signal.alarm(self.limit + PATIENCE)  # the agent's own limit comes first, if there is an agent still
+
+    def _look(self) -> None:
+        """Remembers who is there: one whose parent has died is not found again."""
+        if self.process is not None:
+            with suppress(psutil.NoSuchProcess):
+                self.family += psutil.Process(self.process.pid).children(recursive=True)
+
+    def _kill(self) -> None:
+        self._look()
+        if self.process is not None:
+            self.process.kill()
+        for each in self.family:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+
+
+def _deaf_to_usr1() -> None:
+    """In the agent, which would die of it where a scheduler signals every process; those that train take handlers."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
@@ -73,6 +148,8 @@ def run(
     train: Sequence[str],
     folder: Path,
     *,
+    again: str,
+    first: int = 0,
     server: Sequence[str] | None = None,
     train_environment: Mapping[str, str] | None = None,
     server_environment: Mapping[str, str] | None = None,
@@ -84,18 +161,34 @@ def run(
     Args:
         train: from `train_command`.
         folder: of the run, for what is said at the end.
+        again: the command line that goes on with it.
+        first: the rank of this machine's first process.
         server: from `server_command`; ended with the training.
         train_environment: variables beside those of this process.
         server_environment: the same for the server.
     """
-    environment = {**os.environ, **(train_environment or {})}
-    with _serving(server, server_environment or {}):
-        process = subprocess.Popen(train, env=environment, stderr=subprocess.PIPE, text=True, errors="replace")
+    environment = {AGENTS: str(STOPPING), **os.environ, **(train_environment or {})}
+    with _serving(server, server_environment or {}), _Signals(int(environment[AGENTS])) as signals:
+        process = subprocess.Popen(
+            train,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            preexec_fn=_deaf_to_usr1,
+        )
+        signals.watch(process)
         assert process.stderr is not None
-        with _signals_go_to(process):
-            failed = _pass_on(process.stderr)
-            code = process.wait()
-    return Ending(code) if failed is None else _ending(*failed, folder)
+        failed = _pass_on(process.stderr)  # to the end of the last process that could say something
+        code = process.wait()
+    go_on = f"; go on with: {again}" if folder.exists() else ""
+    own = code if failed is None else failed[0]
+    if signals.came is not None and own not in (0, 2, 3) and (failed is None or own in (PREEMPTED, 130)):
+        return _stopped(signals.came, folder, go_on)
+    if failed is None:
+        return Ending(128 - code if code < 0 else code)
+    return _ending(own, first + failed[1], go_on)
 
 
 def _pass_on(lines: Iterable[str]) -> tuple[int, int] | None:
@@ -106,7 +199,9 @@ def _pass_on(lines: Iterable[str]) -> tuple[int, int] | None:
     """
     said: set[str] = set()
     failed, rank = None, 0
-    for line in lines:
+    for line in _with_tracebacks_whole(lines):
+        if "SignalException" in line:
+            continue  # the agent's, of a signal that was passed on to it
         if failed is None and (found := FAILED.search(line)):
             failed = int(found[1]), int(found[2])
         elif failed is None:
@@ -121,11 +216,33 @@ def _pass_on(lines: Iterable[str]) -> tuple[int, int] | None:
     return failed
 
 
-def _ending(code: int, rank: int, folder: Path) -> Ending:
-    where = f"; go on with: rlif launch --resume {shlex.quote(str(folder))}" if folder.exists() else ""
+def _with_tracebacks_whole(lines: Iterable[str]) -> Iterator[str]:
+    """Lines, each traceback as one."""
+    held = ""
+    for line in lines:
+        if held or line.startswith("Traceback (most recent call last)"):
+            held += line
+            if line.startswith((" ", "Traceback")):
+                continue
+            line, held = held, ""
+        yield line
+    if held:
+        yield held
+
+
+def _stopped(number: signal.Signals, folder: Path, go_on: str) -> Ending:
+    """After a signal: the agent has gone by a traceback of its own, whatever its processes did."""
+    if (folder / "summary.json").exists():
+        return Ending(0)
+    return Ending(130 if number == signal.SIGINT else PREEMPTED, f"stopped by {number.name}{go_on}")
+
+
+def _ending(code: int, rank: int, go_on: str) -> Ending:
     if code < 0:
         name = signal.Signals(-code).name
-        return Ending(128 - code, f"process {rank} was killed ({name}), so the others were ended{where}")
+        return Ending(128 - code, f"process {rank} was killed ({name}), so the others were ended{go_on}")
     if code == 1:
-        return Ending(1, f"process {rank} failed, so the others were ended; what it said is above{where}")
+        return Ending(1, f"process {rank} failed, so the others were ended; what it said is above{go_on}")
+    if code in (PREEMPTED, 130):
+        return Ending(code, f"stopped{go_on}")
     return Ending(code)

@@ -6,14 +6,19 @@ import dataclasses
 import re
 
 import pytest
+import torch
+from memory import watch
 from test_cli import main
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig
+from trl import GRPOConfig
 
 from rlif import costs
 from rlif.config import load_recipe
 from rlif.costs import Setting
 from rlif.errors import RlifError
 from rlif.hardware import GPUS, SHAPES, find_shape, shape_of
+from rlif.knobs import knobs
 
 # Of the weights on the hub, in their safetensors' index.
 PUBLISHED = {
@@ -60,7 +65,10 @@ def test_one_recipe_by_hand():
         "weights": 1, "gradients": 1, "optimiser state": 2, "buckets of DDP": 1, "reference model": 1,
     }  # fmt: skip
     assert parts["vLLM"] == pytest.approx(0.3 * 79.6)
-    micro = 7 * 3584 * (36 * 2048 + 6 * 2048 + 2 * (2048 + 512) + 4 * 11008) * 2 + 2 * 4096 * 32768 * 2
+    cast, gradient = 2 * body, 4 * head  # autocast's copies, the fused head's gradient
+    micro = (
+        cast + gradient + 7 * 3584 * (36 * 2048 + 6 * 2048 + 2 * (2048 + 512) + 4 * 11008) * 2 + 2 * 4096 * 32768 * 2
+    )
     assert parts["activations or cache"] == pytest.approx(micro / 2**30)
 
 
@@ -99,6 +107,10 @@ def test_adapters_take_less():
     assert costs.step_time(lora).training == pytest.approx(costs.step_time(whole).training * 3 / 4)
 
 
+PLAIN = ["training.use_vllm=false", "training.beta=0"]
+UNCORRECTED = ["training.beta=0", "training.vllm_importance_sampling_correction=false"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "changes", "expected"),
     [
@@ -109,6 +121,18 @@ def test_adapters_take_less():
         (["training.use_vllm=false", "annotator=ema"], {}, 2),
         (["training.use_vllm=false", "training.num_iterations=2", "training.beta=0"], {}, 1),
         (["training.beta=0"], {"strategy": "fsdp2"}, 1),
+        ([*PLAIN, "training.steps_per_generation=2"], {}, 0),
+        ([*PLAIN, "training.steps_per_generation=32"], {}, 1),
+        ([*UNCORRECTED], {}, 1),
+        ([*UNCORRECTED, "vllm_capture=true"], {}, 0),
+        ([*PLAIN, "reward=likelihood"], {}, 1),
+        ([*UNCORRECTED, "reward={self_certainty: 1, likelihood: 0}", "vllm_capture=true"], {}, 1),
+        ([*PLAIN, "reward=plurality_vote"], {"strategy": "fsdp2"}, 0),
+        ([*PLAIN, "reward=plurality_vote", "annotator=ema"], {}, 0),
+        ([*PLAIN, "lora={r: 8, lora_dropout: 0.1}"], {}, 1),
+        (["training.use_vllm=false", "annotator=offline", "lora={r: 8, lora_dropout: 0.1}"], {}, 2),
+        (["training.beta=0", "lora={r: 8, lora_dropout: 0.1}"], {}, 2),
+        ([*PLAIN, "algorithm=rloo", "normalisation=none"], {}, 1),
     ],
 )
 def test_scoring_passes(overrides, changes, expected):
@@ -127,17 +151,87 @@ def test_knobs_are_true():
     """What is offered fits indeed, and what fits already needs none."""
     tight = setting()
     assert not costs.fits(tight)
-    offered = dict(costs.knobs(tight))
+    offered = dict(knobs(tight))
     assert offered["--strategy fsdp2"] == pytest.approx(costs.room(dataclasses.replace(tight, strategy="fsdp2")))
-    for name in offered:
-        changed = setting(name) if "=" in name else setting(strategy=name.split()[1])
-        assert costs.fits(changed) and costs.room(changed) == pytest.approx(offered[name])
-    name, left = costs.knobs(setting("model=Qwen/Qwen2.5-14B"))[0]
-    strategy, *training = name.removeprefix("--strategy ").split()
-    server = int("training.vllm_mode=server" in training)
-    changed = setting("model=Qwen/Qwen2.5-14B", *training, strategy=strategy, server_gpus=server)
-    assert len(training) == 2 and costs.fits(changed) and costs.room(changed) == pytest.approx(left)
-    changed.recipe.accumulation(changed.trainers)
+    larger = "model=Qwen/Qwen2.5-14B"
+    for overrides, found in (([], offered), ([larger], dict(knobs(setting(larger))))):
+        assert found
+        for name, left in found.items():
+            words = re.split(r" (?=--|training|lora)", name)
+            strategy = [word.split()[1] for word in words if word.startswith("--strategy")] or ["ddp"]
+            server = int("training.vllm_mode=server" in words)
+            settings = [word for word in words if not word.startswith("--")]
+            changed = setting(*overrides, *settings, strategy=strategy[0], server_gpus=server)
+            assert costs.fits(changed) and costs.room(changed) == pytest.approx(left)
+            changed.recipe.accumulation(changed.trainers)
+
+
+def test_precision_is_trls_where_the_recipe_says_nothing():
+    """bfloat16, unless one of the two is set; the recipes of the paper set it, so it is taken away first."""
+    said = {"bf16=true": 2, "bf16=null": 2, "bf16=false": 4, "fp16=true": 2}
+    for option, width in said.items():
+        more = ["training.bf16=null"] if option.startswith("fp16") else []
+        assert setting(f"training.{option}", *more).width == width
+    slow, fast = (costs.step_time(setting(f"training.bf16={value}")).training for value in ("false", "null"))
+    assert slow / fast == pytest.approx(989 / 67)
+    config = GRPOConfig(output_dir="nowhere", use_cpu=True)
+    assert config.bf16 and not GRPOConfig(output_dir="nowhere", use_cpu=True, bf16=False).bf16
+
+
+def test_an_engine_over_several_gpus_has_a_part_of_the_weights_on_each():
+    """Read per step and held; colocated and as a server."""
+    found = {tp: setting(f"training.vllm_tensor_parallel_size={tp}", completion=1) for tp in (1, 2, 8)}
+    half = found[1].shape.parameters
+    times = {tp: costs._generation(each) for tp, each in found.items()}
+    assert times[1] - times[2] == pytest.approx(half * 2 / 2 / (3.35e12 * 0.7))
+    rooms = {tp: costs.vllm_room(each) for tp, each in found.items()}
+    longest = 3584 * found[1].cache
+    assert rooms[2] - rooms[1] == pytest.approx((half * 2 + longest) / 2 / 2**30)
+    server = [setting("training.vllm_mode=server", server_gpus=n) for n in (1, 2)]
+    assert costs.vllm_room(server[1]) > costs.vllm_room(server[0]) + half / 2**30 / 1.01
+    offered = [name for name, _ in knobs(setting("model=Qwen/Qwen2.5-14B", strategy="fsdp2"))]
+    assert any("training.vllm_tensor_parallel_size=2" in name for name in offered)
+
+
+def test_an_engine_that_sleeps_takes_turns_with_training():
+    awake, asleep = setting(), setting("training.vllm_enable_sleep_mode=true")
+    parts, turns = costs.memory(awake), costs.memory(asleep)
+    assert "vLLM" not in turns and turns["activations or vLLM"] == max(parts["vLLM"], parts["activations or cache"])
+    assert costs.total(parts) - costs.total(turns) == pytest.approx(min(parts["vLLM"], parts["activations or cache"]))
+    assert any("sleep_mode" in name for name, _ in knobs(setting(strategy="zero2", gpu=GPUS["a100-40"])))
+
+
+def test_copies_of_autocast_are_those_of_trained_float32_weights_alone():
+    """None where weights are halves already, where torch or DeepSpeed casts in shards, or in float32."""
+    body = setting().shape.body * 2 / 2**30
+
+    def copies(*overrides: str, **changes) -> float:
+        each = setting(*overrides, **changes)
+        own = {"float32": 4}.get(each.recipe.dtype, 2)
+        return costs._cast_weights(each, own) / 2**30
+
+    lora = "lora={r: 16, target_modules: all-linear}"
+    assert copies() == copies("training.gradient_checkpointing=false") == pytest.approx(body)
+    assert copies(lora) == pytest.approx(body / 36)
+    assert copies(lora, "training.gradient_checkpointing=false") == pytest.approx(body)
+    for overrides, changes in ((["dtype=bfloat16"], {}), (["training.bf16=false"], {}), ([], {"strategy": "fsdp2"})):
+        assert copies(*overrides, **changes) == 0
+
+
+def test_autocast_keeps_copies_of_trained_weights_through_a_checkpointed_pass():
+    """Of torch itself: bytes in bfloat16 that are alive when the forward pass of four linear layers ends."""
+    layers = [torch.nn.Linear(64, 64, bias=False) for _ in range(4)]
+
+    def alive(trained: bool) -> int:
+        for layer in layers:
+            layer.weight.requires_grad_(trained)
+        with watch() as memory, torch.autocast("cpu", torch.bfloat16):
+            hidden = torch.zeros(1, 64, requires_grad=True)
+            for layer in layers:
+                hidden = checkpoint(layer, hidden, use_reentrant=False)
+        return memory.peak
+
+    assert alive(True) - alive(False) == pytest.approx(3 * 64 * 64 * 2, rel=0.1)
 
 
 def test_vllm_that_cannot_start_has_no_time():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -15,15 +18,20 @@ import pytest
 from accelerate.commands import launch as accelerate_launch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
+from killing import free_port
 from test_cli import main
 
 from rlif import launch, supervise
+from rlif.checkpoints import in_order, is_sealed, step_of
 from rlif.config import load_recipe
 from rlif.errors import RlifError
 from rlif.launch import STRATEGIES, Layout
 
+RLIF_LAUNCH = [sys.executable, "-m", "rlif", "launch"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
 ON_GPUS = ["training.use_cpu=false", "evaluate={}", "training.per_device_train_batch_size=8"]
 SERVER = ["training.use_vllm=true", "training.vllm_mode=server"]
+QWEN, SPLIT = ["model=Qwen/Qwen2.5-1.5B"], ["training.vllm_tensor_parallel_size=8"]
 
 
 def accelerates(command: list[str]) -> argparse.Namespace:
@@ -96,57 +104,6 @@ def test_when_a_server_is_wanted(overrides, wanted):
     assert launch.wants_server(load_recipe("demo", overrides)) is wanted
 
 
-def pretended(script: str, folder: Path) -> list[list[str]]:
-    """Runs a batch script with a Slurm of our own, which notes what each machine would run."""
-    (folder / "bin").mkdir()
-    for name, body in {
-        "scontrol": "printf 'node%s\\n' 1 2 3",
-        "srun": 'printf "%s\\0" "$@" >>"$NOTES"; printf "\\n" >>"$NOTES"\n'
-        'while [ "${1#--}" != "$1" ]; do shift; done\n[ "$1" = bash ] && SLURM_PROCID=1 "$@"; exit 0',
-        "python": 'printf "%s\\0" "$@" >>"$NOTES"; printf "\\n" >>"$NOTES"',
-    }.items():
-        path = folder / "bin" / name
-        path.write_text(f"#!/bin/bash\n{body}\n")
-        path.chmod(0o755)
-    script = script.replace(sys.executable, str(folder / "bin/python"))
-    shared = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "NOTES": str(folder / "notes")}
-    slurm = {"SLURM_JOB_NODELIST": "node[1-3]", "SLURM_JOB_ID": "7"}
-    done = subprocess.run(["bash"], input=script, env={**shared, **slurm}, capture_output=True, text=True)
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    return [line.split("\0")[:-1] for line in (folder / "notes").read_text().splitlines()]
-
-
-ODD = 'description=it\'s "$HOME" `id` $(id) ; x'
-
-
-def test_the_batch_script_runs_what_it_should(monkeypatch, capsys, tmp_path):
-    """On three pretended machines: two train, the third serves; odd words arrive as they were typed."""
-    arguments = ["--slurm", "--dry-run", "--processes", "16", "--nodes", "2", "--server-gpus", "8"]
-    command = ["demo", *ON_GPUS, *SERVER, ODD, f"output={tmp_path}/my runs"]
-    code, script, err = main(monkeypatch, capsys, "launch", *arguments, *command)
-    assert code == 0, err
-    directives = [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")]
-    assert {"--nodes=3", "--ntasks-per-node=1", "--gpus-per-node=8", "--requeue"} <= set(directives)
-    noted = pretended(script, tmp_path)
-    serve = next(words for words in noted if "vllm-serve" in words)
-    assert "--nodelist=node3" in serve and serve[serve.index("--tensor_parallel_size") + 1] == "8"
-    (step,) = (words for words in noted if "bash" in words)
-    assert step[:3] == ["--nodes=2", "--ntasks=2", "--nodelist=node1,node2"]
-    (started,) = (words for words in noted if "accelerate.commands.launch" in words)
-    found = accelerates(["python", *started])
-    assert (found.machine_rank, found.main_process_ip, found.main_process_port) == (1, "node1", 20007)
-    assert found.training_script_args == ["train", *command, "name=demo"]
-
-
-def test_a_requeued_job_goes_on(monkeypatch, capsys, tmp_path):
-    arguments = ["--slurm", "--dry-run", "--processes", "2", "demo", *ON_GPUS, f"output={tmp_path}/runs"]
-    script = main(monkeypatch, capsys, "launch", *arguments)[1]
-    (tmp_path / "runs/demo").mkdir(parents=True)
-    (tmp_path / "runs/demo/recipe.yaml").touch()
-    (started,) = (words for words in pretended(script, tmp_path) if "accelerate.commands.launch" in words)
-    assert accelerates(["python", *started]).training_script_args == ["train", "--resume", f"{tmp_path}/runs/demo"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -165,6 +122,9 @@ def test_a_requeued_job_goes_on(monkeypatch, capsys, tmp_path):
         (["--resume", "/nowhere"], "is no run folder"),
         (["dmo", "--processes", "2"], "did you mean 'demo'"),
         (["demo", "--processes", "2", "name=taken", "--dry-run"], "taken exists already"),
+        (["demo", *ON_GPUS, "vllm_capture=true", "--processes", "2", "--strategy", "fsdp2"], "leave vllm_capture out"),
+        (["demo", *ON_GPUS, *SERVER, *QWEN, "--processes", "2", "--server-gpus", "8", "--dry-run"], "use 1 or 2 or 3"),
+        (["demo", *ON_GPUS, *QWEN, "training.use_vllm=true", *SPLIT, "--processes", "8", "--dry-run"], "12 attention"),
     ],
 )
 def test_refused_before_anything_starts(arguments, message, monkeypatch, capsys, tmp_path):
@@ -180,14 +140,23 @@ def test_a_missing_package_is_named(monkeypatch):
         launch.check_layout(load_recipe("demo", ON_GPUS), Layout(2, 1, "zero3"), gpus=2)
 
 
-def test_a_server_ends_with_the_training(tmp_path):
-    """Also where training fails; nothing is left behind."""
+def gone(process: int) -> bool:
+    """Whether a process has ended; one that nobody waits for may stay in the table."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    return True
+
+
+def test_a_server_ends_with_the_training(tmp_path, monkeypatch):
+    """Also where training fails; nothing is left behind, not even what a server that will not end has started."""
     wait = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
     until = "import os, sys\nwhile not (os.path.exists(sys.argv[1]) and open(sys.argv[1]).read()): pass\nsys.exit(5)"
     note = str(tmp_path / "pid")
-    ending = supervise.run([sys.executable, "-c", until, note], tmp_path, server=[sys.executable, "-c", wait, note])
+    train, serve = [sys.executable, "-c", until, note], ["bash", "-c", 'trap "" TERM; "$@" & wait', "bash"]
+    monkeypatch.setattr(supervise, "PATIENCE", 0.5)
+    ending = supervise.run(train, tmp_path, again="", server=[*serve, sys.executable, "-c", wait, note])
     assert ending == supervise.Ending(5)
-    assert not psutil.pid_exists(int(Path(note).read_text()))
+    assert gone(int(Path(note).read_text()))
 
 
 def test_what_the_launcher_says_becomes_a_sentence(tmp_path, capsys):
@@ -202,37 +171,144 @@ def test_what_the_launcher_says_becomes_a_sentence(tmp_path, capsys):
     for codes, expected in (((2, -9), (-9, 1)), ((2, -15), (2, 1)), ((2, 2), (2, 1))):
         rows = [line.format(rank, code) for rank, code in enumerate(codes) for line in table]
         assert supervise._pass_on([agent.format(2), "Traceback\n", *rows]) == expected
-    assert supervise._ending(2, 1, tmp_path) == supervise.Ending(2)
-    killed = supervise._ending(-9, 1, tmp_path)
-    assert killed.code == 137 and killed.sentence.startswith("process 1 was killed (SIGKILL)")
-    assert f"rlif launch --resume {tmp_path}" in killed.sentence
-    assert "--resume" not in supervise._ending(1, 0, tmp_path / "nowhere").sentence
+    assert supervise._ending(2, 1, "; go on") == supervise.Ending(2)
+    killed = supervise._ending(-9, 11, "; go on")
+    assert killed == supervise.Ending(137, "process 11 was killed (SIGKILL), so the others were ended; go on")
+    stopped = [
+        "Traceback (most recent call last):\n",
+        "  at\n",
+        "a.b.SignalException: Process 7 got signal: 15\n",
+        "x\n",
+    ]
+    assert supervise._pass_on(stopped) is None and capsys.readouterr().err == "x\n"
 
 
-def test_one_of_two_launched_processes_is_killed_and_the_run_goes_on(tmp_path, model_folder):
-    """Really started, on the CPU: the other ends within the minute, the command says so, and a second one finishes."""
-    small = [
-        f"model={model_folder}",
-        f"output={tmp_path}",
+def test_what_goes_on_with_a_run_says_how_it_was_started(tmp_path):
+    """And the process that failed is counted over all machines."""
+    layout, agent = Layout(16, 2, "zero3", 4), "failed (exitcode: -9) local_rank: 1 "
+    command = launch.again(tmp_path, layout, ["--head", "first", "--rank", "1"])
+    words = ["--processes", "16", "--nodes", "2", "--strategy", "zero3", "--server-gpus", "4", "--head", "first"]
+    assert shlex.split(command) == ["rlif", "launch", "--resume", str(tmp_path), *words, "--rank", "1"]
+    assert launch.again(Path("a b"), Layout(2)) == "rlif launch --resume 'a b' --processes 2"
+    train = [sys.executable, "-c", f"import sys; sys.exit('{agent}')"]
+    ending = supervise.run(train, tmp_path, again=command, first=8)
+    expected = f"process 9 was killed (SIGKILL), so the others were ended; go on with: {command}"
+    assert ending == supervise.Ending(137, expected)
+    assert "go on" not in supervise.run(train, tmp_path / "nowhere", again=command).sentence
+
+
+def small(model: Path, output: Path) -> list[str]:
+    """A run of twenty steps that a CPU does in seconds, a checkpoint at each."""
+    return [
+        f"model={model}",
+        f"output={output}",
         *("name=run", "limit=16", "problems_per_update=2", "evaluate={}", "guard.prompt_check=0"),
         *("training.max_steps=20", "training.save_steps=1", "training.num_generations=2"),
         *("training.per_device_train_batch_size=2", "training.max_completion_length=8", "max_prompt_tokens=1024"),
     ]
-    rlif = [sys.executable, "-m", "rlif", "launch", "--processes", "2"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    started = subprocess.Popen([*rlif, "demo", *small], env=environment, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "run/checkpoints/checkpoint-2").exists() and started.poll() is None:
+
+
+def launched(arguments: list[str], run: Path, checkpoint: int) -> subprocess.Popen[str]:
+    """`rlif launch` in a process of its own, once the run has got to a checkpoint."""
+    started = subprocess.Popen(RLIF_LAUNCH + arguments, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    wait_for(run, checkpoint, started)
+    return started
+
+
+def wait_for(run: Path, checkpoint: int, *started: subprocess.Popen[str]) -> None:
+    while not (run / f"checkpoints/checkpoint-{checkpoint}").exists() and all(s.poll() is None for s in started):
         time.sleep(0.05)
-    children = psutil.Process(started.pid).children(recursive=True)
+
+
+def below(started: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(started.pid).children(recursive=True)
+
+
+def rows(run: Path) -> int:
+    return len((run / "metrics.jsonl").read_text().splitlines())
+
+
+def test_one_of_two_launched_processes_is_killed_and_the_run_goes_on(tmp_path, model_folder):
+    """Really started, on the CPU: the other ends within the minute, the command says so, and a second one finishes."""
+    run = tmp_path / "run"
+    started = launched(["--processes", "2", "demo", *small(model_folder, tmp_path)], run, 2)
+    children = below(started)
     (second,) = [child for child in children if child.environ().get("LOCAL_RANK") == "1"]
     second.kill()
     _, said = started.communicate(timeout=60)
     assert started.returncode == 137, said
-    assert said.splitlines()[-1].startswith(
-        "rlif: process 1 was killed (SIGKILL), so the others were ended; go on with"
-    )
+    go_on = f"go on with: rlif launch --resume {run} --processes 2"
+    assert said.splitlines()[-1] == f"rlif: process 1 was killed (SIGKILL), so the others were ended; {go_on}"
     assert not any(child.is_running() for child in children)
-    done = subprocess.run([*rlif, "--resume", tmp_path / "run"], env=environment, capture_output=True, text=True)
+    again = shlex.split(go_on)[5:]
+    done = subprocess.run([*RLIF_LAUNCH, *again], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    steps = [line for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines() if line]
-    assert len(steps) == 20 and (tmp_path / "run/summary.json").exists()
+    assert rows(run) == 20 and (run / "summary.json").exists()
+
+
+def test_a_launched_run_that_is_asked_to_stop_stops_at_a_checkpoint(tmp_path, model_folder):
+    """Twice, resumed in between: nothing is lost, no process is left. `tests/test_slurm.py` goes on to the end."""
+    run, arguments = tmp_path / "run", ["--processes", "2", "demo", *small(model_folder, tmp_path)]
+    for number, checkpoint in ((signal.SIGUSR1, 2), (signal.SIGTERM, 5)):
+        started = launched(arguments, run, checkpoint)
+        children = below(started)
+        started.send_signal(number)
+        _, said = started.communicate(timeout=60)
+        assert started.returncode == 75, said
+        go_on = f"rlif launch --resume {run} --processes 2"
+        assert said.splitlines()[-1] == f"rlif: stopped by {number.name}; go on with: {go_on}"
+        assert "Traceback" not in said and not any(child.is_running() for child in children)
+        steps = [step_of(path) for path in in_order(run / "checkpoints") if is_sealed(path)]
+        assert checkpoint <= rows(run) == steps[-1] < 20
+        arguments = shlex.split(go_on)[2:]
+
+
+STUBBORN = "import os, signal, sys, time; [signal.signal(n, signal.SIG_IGN) for n in (2, 10, 15)]; "
+
+
+@pytest.mark.parametrize("ends_by", ["a second signal", "the limit"])
+def test_what_does_not_stop_is_killed(ends_by, tmp_path, monkeypatch):
+    """With all that it started; the launcher's own limit is raised, for a step takes longer than thirty seconds."""
+    body = f"open(sys.argv[1], 'w').write(os.environ['{supervise.AGENTS}'] + ' ' + str(os.getpid())); time.sleep(600)"
+    train = [
+        sys.executable,
+        "-c",
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {STUBBORN + body!r}, sys.argv[1]])",
+    ]
+    note, me = tmp_path / "note", os.getpid()
+    monkeypatch.setattr(supervise, "ECHO", 0.0)
+    if ends_by == "the limit":
+        monkeypatch.setattr(supervise, "STOPPING", 1)
+        monkeypatch.setattr(supervise, "PATIENCE", 0)
+    signals = 'until [ -s "$1" ]; do sleep 0.05; done; kill -HUP "$2"; [ -z "$3" ] || { sleep 0.2; kill -TERM "$2"; }'
+    second = "yes" if ends_by == "a second signal" else ""
+    sender = subprocess.Popen(["bash", "-c", signals, "bash", note, str(me), second])
+    ending = supervise.run([*train, str(note)], tmp_path, again="it")
+    sender.wait()
+    assert ending == supervise.Ending(75, "stopped by SIGHUP; go on with: it")
+    limit, process = note.read_text().split()
+    assert gone(int(process)) and limit == ("1" if ends_by == "the limit" else "600")
+
+
+def test_two_machines_train_together_and_end_together(tmp_path, model_folder):
+    """Two launchers with a process each; a process is killed, and both launchers end, each saying how to go on."""
+    run, head = tmp_path / "run", f"127.0.0.1:{free_port()}"
+    arguments = ["--processes", "2", "--nodes", "2", "--head", head]
+    training = ["demo", *small(model_folder, tmp_path), "training.ddp_timeout=30"]
+    both = [
+        subprocess.Popen(
+            [*RLIF_LAUNCH, *arguments, "--rank", rank, *training], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+        )
+        for rank in ("0", "1")
+    ]
+    wait_for(run, 2, *both)
+    children = [below(started) for started in both]
+    (second,) = [child for child in children[1] if child.environ().get("RANK") == "1"]
+    second.kill()
+    said = [started.communicate(timeout=60)[1] for started in both]
+    assert json.loads((run / "environment.json").read_text())["processes"] == 2 and rows(run) >= 2
+    assert both[1].returncode == 137 and "rlif: process 1 was killed (SIGKILL)" in said[1], said
+    assert both[0].returncode not in (0, 137), said
+    go_on = f"go on with: rlif launch --resume {run} --processes 2 --nodes 2 --head {head} --rank"
+    assert said[1].splitlines()[-1].endswith(f"{go_on} 1"), said
+    assert not any(child.is_running() for child in [*children[0], *children[1]])

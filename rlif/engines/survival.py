@@ -248,3 +248,4 @@ class Keep(TrainerCallback):
             self.run.sync_logs()
             seal(self.run.checkpoints / f"checkpoint-{state.global_step}")
             prune(self.run.checkpoints, self.limit, {self.spared()})
+        PartialState().wait_for_everyone()  # who ends here must not take the main process with it while it seals

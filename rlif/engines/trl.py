@@ -111,6 +111,8 @@ class InternalFeedback:
         with measuring() if vllm_capture else nullcontext():
             super().__init__(*args, reward_funcs=reward_funcs, **kwargs)  # type: ignore[call-arg]
         seed_again(self)
+        if vllm_capture and in_shards(self.accelerator):  # each process would decide alone whether to run a pass
+            raise RlifError("vllm_capture needs whole weights on every process, and these are sharded; leave it out.")
         if vllm_capture:
             self.capture = Capture(colocated(self), self.temperature)
         if getattr(self, "tools", None) or getattr(self, "environments", None) or getattr(self, "rollout_func", None):

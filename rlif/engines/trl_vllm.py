@@ -15,7 +15,6 @@ Tested on vLLM's CPU build, one process; tensor parallelism, sleep and the trans
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,16 +25,15 @@ from pydantic import ValidationError
 from transformers import set_seed
 from trl.generation import vllm_generation
 
-from rlif.config import LEAVE_ONE_OUT, Recipe
+from rlif.config import Recipe
 from rlif.errors import RlifError, first_line, lookup
-from rlif.rollout_vllm import processor, require_vllm, said, why_no_self_certainty
+from rlif.plan import scored_anyway
+from rlif.rollout_vllm import NUMBERS, processor, require_vllm, said, why_no_self_certainty
 from rlif.signals import NEEDS
 
 MODES = {"colocate": "an engine on the trainer's own devices", "server": "an engine that was started beside it"}
 MASKS = ("logit_bias", "bad_words", "allowed_token_ids", "min_tokens", "structured_outputs")  # of SamplingParams
 CAPTURED = ("", "mean_logprob_BT")
-
-_numbers = itertools.count()
 
 
 def check_vllm(recipe: Recipe, options: Mapping[str, Any]) -> None:
@@ -68,7 +66,7 @@ def _no_capture(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
         return "training.vllm_mode server leaves vLLM to a process of its own"
     if recipe.annotator != "online":
         return f"annotator {recipe.annotator} measures another model than the one that samples"
-    if why := _scored_anyway(recipe, options):
+    if why := scored_anyway(recipe, options):
         return f"{why}, so TRL scores the policy anyway and self-certainty costs no pass"
     others = [name for name in recipe.weights if NEEDS.get(name, "") not in CAPTURED]
     if others:
@@ -77,17 +75,6 @@ def _no_capture(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
     if options.get("vllm_structured_outputs_regex"):
         masks.append("vllm_structured_outputs_regex")
     return f"{masks[0]} masks the logits first" if masks else None
-
-
-def _scored_anyway(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
-    if recipe.algorithm in LEAVE_ONE_OUT:
-        return f"algorithm is {recipe.algorithm}"
-    if options.get("vllm_importance_sampling_correction", True):
-        return "training.vllm_importance_sampling_correction is on"
-    steps = options["gradient_accumulation_steps"]
-    if steps % (options.get("steps_per_generation", steps) * options.get("num_iterations", 1)):
-        return "a rollout serves more than one update"
-    return None
 
 
 @contextmanager
@@ -162,7 +149,7 @@ class Capture:
         """The engine's own, every request under a number of its own."""
         from rlif.vllm_capture import KEY, TEMPERATURE
 
-        numbers = [next(_numbers) for _ in prompts]
+        numbers = [next(NUMBERS) for _ in prompts]
         params = [sampling_params.clone() for _ in prompts]
         for each, number in zip(params, numbers, strict=True):
             each.extra_args = {**(each.extra_args or {}), KEY: number, TEMPERATURE: self.temperature}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import oracle
 import pytest
@@ -14,6 +15,7 @@ from trainers import LORA, make_trainer
 import rlif
 from rlif.engines import trl as engine
 from rlif.engines.trl_setup import check_training
+from rlif.errors import RlifError
 from rlif.rewards import Mixer
 
 DROPPING = LoraConfig(r=4, target_modules=["q_proj"], lora_alpha=64, lora_dropout=0.5, task_type="CAUSAL_LM")
@@ -159,3 +161,11 @@ def test_training_options_are_checked_by_trls_own_fields():
         check_training(rlif.load_recipe("demo", ["training.learning_rate=fast"]), 1)
     with pytest.raises(rlif.RlifError, match=r"training.num_generations in the recipe.*found '7'"):
         check_training(rlif.load_recipe("demo", ["training.num_generations='7'"]), 1)
+
+
+def test_capture_is_refused_where_weights_are_in_shards(model_folder, monkeypatch):
+    """A process that missed a token would run a pass of its own, and wait in it for the others."""
+    monkeypatch.setattr(engine, "in_shards", lambda accelerator: True)
+    monkeypatch.setattr(engine, "measuring", nullcontext)  # vLLM need not be here
+    with pytest.raises(RlifError, match="needs whole weights on every process"):
+        make_trainer(model_folder, vllm_capture=True)

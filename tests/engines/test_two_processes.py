@@ -133,5 +133,5 @@ def test_one_process_had_nothing_to_score(two_processes):
 
 def test_shards_have_the_statistics_of_the_whole(two_processes):
     for rank in two_processes:
-        assert len(rank["sharded"]) == 9
+        assert len(rank["sharded"]) == 15
         assert max(rank["sharded"].values()) < 1e-4

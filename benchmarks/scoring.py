@@ -196,7 +196,7 @@ def sweep(shape: str, largest_v: int, dtype: str, device: str, scale: int, round
 
 def main() -> None:
     parser = options(__doc__, "scoring")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = sweep("wide-152k", V, "float32", "cpu", 1, args.rounds)

@@ -97,7 +97,7 @@ def test_a_request_that_was_preempted_goes_on_where_it_was(capture):
     "changed",
     [
         {"repetition_penalty": 1.1}, {"presence_penalty": 0.5}, {"frequency_penalty": -0.5}, {"min_tokens": 2},
-        {"logit_bias": {3: 1.0}}, {"bad_words": ["no"]}, {"allowed_token_ids": [1]}, {"structured_outputs": object()},
+        {"logit_bias": {3: 1.0}}, {"bad_words": ["no"]}, {"allowed_token_ids": [1]}, {"structured_outputs": "json"},
     ],
     ids=str,
 )  # fmt: skip

@@ -216,7 +216,7 @@ def main() -> None:
     parser = options(__doc__, "step")
     parser.add_argument("--shapes", default="reasoner,wide-152k", help=", ".join(SETTINGS))
     parser.add_argument("--paths", default=",".join(PATHS), help=", ".join(PATHS))
-    parser.add_argument("--rounds", type=int, default=18, help="a multiple of 6 goes through all orders alike")
+    parser.add_argument("--rounds", type=int, default=12, help="a multiple of 6 goes through all orders alike")
     args = parser.parse_args()
     torch.set_num_threads(1)
     asked = "" if args.paths == ",".join(PATHS) else f' --paths "{args.paths}"'

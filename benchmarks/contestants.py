@@ -12,11 +12,12 @@ in every lap and do the same optimiser work. A `Stepper` runs TRL's own training
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -183,8 +184,32 @@ class ReferenceReward:
         return ((certainty_BL[:, -longest - 1 : -1] * mask_BT).sum(1) / mask_BT.sum(1)).tolist()
 
 
+@contextmanager
+def engines(device: str) -> Iterator[None]:
+    """What only vLLM's CPU build needs where TRL builds an engine: float32, a small cache, weights as they come."""
+    if device != "cpu" or importlib.util.find_spec("vllm") is None:
+        yield
+        return
+    import vllm._custom_ops as ops  # pyright: ignore[reportMissingImports]
+    from trl.generation import vllm_generation
+
+    theirs: Any = vllm_generation
+    llm, onednn = theirs.LLM, ops._supports_onednn
+    needed = {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 2**25}
+    theirs.LLM, ops._supports_onednn = (lambda *args, **options: llm(*args, **needed | options)), False
+    try:
+        yield
+    finally:
+        theirs.LLM, ops._supports_onednn = llm, onednn
+
+
 def build(contestant: str, path: Way, setting: Setting) -> Any:
     """A trainer that can be run lap by lap."""
+    with engines(setting.device):
+        return _build(contestant, path, setting)
+
+
+def _build(contestant: str, path: Way, setting: Setting) -> Any:
     ours = contestant == "ours"
     if path.rloo:
         trainer_class, config_class = (InternalRLOOTrainer if ours else RLOOTrainer), RLOOConfig

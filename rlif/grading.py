@@ -45,12 +45,12 @@ def equal_all(pairs: Sequence[tuple[str, str]], seconds: float = SECONDS) -> lis
         pairs: of expressions; each different pair is compared once.
         seconds: after which a comparison is given up, and its answer taken as wrong.
     """
-    different = list({(answer.strip(), gold.strip()): None for answer, gold in pairs})
-    with ThreadPoolExecutor(_cores()) as pool:
-        verdicts = dict(
-            zip(different, pool.map(lambda pair: _equal(pair[0], pair[1], seconds), different), strict=True)
-        )
-    return [verdicts[answer.strip(), gold.strip()] for answer, gold in pairs]
+    stripped = [(answer.strip(), gold.strip()) for answer, gold in pairs]
+    asked = [pair for pair in dict.fromkeys(stripped) if pair[0] != pair[1] and not _differ(*pair)]
+    if asked:
+        with ThreadPoolExecutor(min(_cores(), len(asked))) as pool:
+            list(pool.map(lambda pair: _compared(pair[0], pair[1], seconds), asked))
+    return [_equal(answer, gold, seconds) for answer, gold in stripped]
 
 
 def compare_ahead(groups: Sequence[Sequence[str | None]]) -> None:

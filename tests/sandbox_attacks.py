@@ -183,7 +183,7 @@ def confinement(place: str, port: int, abstract: str) -> dict[str, Attack]:
         ),
         "reads files of the host": tries(
             f"for path in ({place!r}, '/etc/passwd', '/etc/shadow', '/etc/hostname', '/proc/1/root{place}',"
-            " '/proc/1/mem', '/dev/mem', '/dev/kmsg', '/proc/kcore', '/sys/kernel', '/root', '/home'):\n"
+            " '/proc/1/mem', '/dev/mem', '/dev/kmsg', '/proc/kcore', '/sys/kernel', '/root/.bashrc', '/home'):\n"
             " attempt(path, lambda: os.listdir(path) if os.path.isdir(path) else open(path, 'rb').read(10))\n"
             f"os.symlink({place!r}, 'link')\nattempt('link', lambda: open('link').read())"
         ),

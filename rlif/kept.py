@@ -125,7 +125,7 @@ def keep(path: str | Path, method: str | None = None) -> KeptRun:
         _alarms(history),
         _fingerprint(begun.get("problems")),
         _first_problems(history),
-        {key: value for key, value in history.environment.items() if key != "folder"},  # of one machine
+        kept_environment(history.environment),
     )
 
 
@@ -140,6 +140,11 @@ def whole_recipe(run: Run) -> Row:
     except RlifError as error:
         raise RlifError(f"the recipe of {run.path} cannot be read: {error}") from error
     return resolved(recipe, run.path.name)
+
+
+def kept_environment(environment: Mapping[str, Any]) -> Row:
+    """What a run was made with, without what says where on which machine."""
+    return {key: value for key, value in environment.items() if key not in ("folder", "job")}
 
 
 def kept_recipe(recipe: Mapping[str, Any]) -> Row:

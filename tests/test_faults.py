@@ -11,20 +11,16 @@ import subprocess
 
 import pytest
 from conftest import byte_tokenizer, tiny_model
-from killing import (
+from killing import free_port, outcome, rlif_process, start_two, train_arguments
+from sabotage import (
     die_at,
     fail_at,
     fail_in_a_line,
     fill_disk_at,
-    free_port,
     nan_loss_at,
-    outcome,
     reward_is,
-    rlif_process,
     say_time_limit,
-    start_two,
     take_all_memory_at,
-    train_arguments,
 )
 
 from rlif.lock import locked

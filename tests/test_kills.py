@@ -7,18 +7,12 @@ import signal
 import time
 
 import pytest
-from killing import (
-    CASES,
+from killing import CASES, finish, outcome, rlif_process, start, start_two, train_arguments
+from sabotage import (
     die_at,
     die_halfway,
     die_in_a_line,
     die_in_backward,
-    finish,
-    outcome,
-    rlif_process,
-    start,
-    start_two,
-    train_arguments,
 )
 
 SAVE = "transformers.modeling_utils:safe_save_file"

@@ -6,8 +6,13 @@ import io
 import signal
 
 import pytest
-from killing import finish, nobody_reads, outcome, rlif_process, signal_at, signal_ranks, start_two, train_arguments
+from killing import finish, outcome, rlif_process, start_two, train_arguments
 from rich.console import Console
+from sabotage import (
+    nobody_reads,
+    signal_at,
+    signal_ranks,
+)
 
 from rlif.engines import survival
 from rlif.errors import Preempted

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
-from killing import die_at, rlif_process, train_arguments
+from killing import rlif_process, train_arguments
+from sabotage import (
+    die_at,
+)
 
 import rlif
 from rlif.checkpoints import seal

@@ -3,7 +3,7 @@
     python scripts/studies.py miniature
     python scripts/studies.py wrong-and-sure    # needs the other base, see pretrain_reasoner.py
     python scripts/studies.py floor
-    python scripts/studies.py floor-long        # self-certainty for ten times the steps to its peak
+    python scripts/studies.py floor-long        # for ten times the steps to the peak
 
 A study is a table: rows of overrides of the recipe miniature.yaml, times seeds, everything else equal. All rows of one
 seed run before the next seed, one run at a time. A finished run is not run again; an unfinished one starts anew.
@@ -15,6 +15,7 @@ import argparse
 import re
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,17 +69,20 @@ class Study:
     seeds: int
 
 
-def floor_rows(signal: str, *more: str) -> dict[str, tuple[str, ...]]:
-    """A signal in both forms; accuracy is looked at and never rewarded."""
-    reward = f"reward={{{signal}: 1, accuracy: 0}}"
-    return {f"{signal}-{form}": (reward, f"normalisation={form}", *FLOOR, *more) for form in FORMS}
+def floor_rows(*more: str) -> dict[str, tuple[str, ...]]:
+    """Every signal in both forms; accuracy is looked at and never rewarded."""
+    return {
+        f"{signal}-{form}": (f"reward={{{signal}: 1, accuracy: 0}}", f"normalisation={form}", *FLOOR, *more)
+        for signal in FLOOR_SIGNALS
+        for form in FORMS
+    }
 
 
 STUDIES = {
     "miniature": Study({**METHODS, **KL}, seeds=3),
     "wrong-and-sure": Study({name: ("model=runs/wrong-and-sure-base", *row) for name, row in METHODS.items()}, seeds=3),
-    "floor": Study({name: row for signal in FLOOR_SIGNALS for name, row in floor_rows(signal).items()}, seeds=5),
-    "floor-long": Study(floor_rows("self_certainty", "training.max_steps=350"), seeds=5),
+    "floor": Study(floor_rows(), seeds=5),
+    "floor-long": Study(floor_rows("training.max_steps=350"), seeds=5),
 }
 
 
@@ -92,13 +96,13 @@ def save_words(folder: Path) -> None:
     SentenceTransformer(modules=[BoW(vocab=sorted(words))], device="cpu").save(str(folder))
 
 
-def run_study(name: str, runs: Path, seeds: range, rows: list[str] | None = None) -> None:
-    """Trains what is missing of a study below `runs/<name>/`."""
-    study, quiet = STUDIES[name], Console(quiet=True)
+def run_rows(rows: dict[str, tuple[str, ...]], seeds: Iterable[int], runs: Path) -> None:
+    """Trains what is missing of a study's rows in its folder."""
+    quiet = Console(quiet=True)
     for seed in seeds:
-        for row, overrides in study.rows.items():
-            path = runs / name / f"{row}-seed{seed}"
-            if (rows and row not in rows) or (path / "summary.json").is_file():
+        for row, overrides in rows.items():
+            path = runs / f"{row}-seed{seed}"
+            if (path / "summary.json").is_file():
                 continue
             shutil.rmtree(path, ignore_errors=True)
             started = time.time()
@@ -116,10 +120,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="all of the study's if left out")
     parser.add_argument("--rows", nargs="+", help="all of the study's if left out")
     args = parser.parse_args()
-    if not WORDS.is_dir():
+    study = STUDIES[args.study]
+    rows = {name: row for name, row in study.rows.items() if not args.rows or name in args.rows}
+    if not WORDS.is_dir() and any(str(WORDS) in override for row in rows.values() for override in row):
         save_words(WORDS)
-    seeds = args.seeds or range(STUDIES[args.study].seeds)
-    run_study(args.study, args.runs, seeds, args.rows)
+    run_rows(rows, args.seeds or range(study.seeds), args.runs / args.study)
 
 
 if __name__ == "__main__":

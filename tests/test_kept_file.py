@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,3 +101,9 @@ def test_the_results_that_are_kept_give_their_tables(name):
     found = compare([place.with_suffix(".json")])
     assert FORMATS[".md"](found) == place.with_suffix(".md").read_text()
     assert FORMATS[".json"](found) == place.with_suffix(".json").read_text()
+
+
+def test_results_name_no_folder_of_the_machine_that_made_them():
+    found = sorted((Path(__file__).parent.parent / "results").rglob("*.json"))
+    assert len(found) > 10
+    assert [path.name for path in found if re.search(r'"folder": ?"/', path.read_text())] == []

@@ -57,7 +57,8 @@ def test_a_study_runs_what_is_missing_and_no_more(script, monkeypatch, tmp_path)
     done = tmp_path / "miniature" / "random-seed1"
     done.mkdir(parents=True)
     (done / "summary.json").write_text("{}")
-    studies.run_study("miniature", tmp_path, range(1, 3), ["random", "format"])
+    rows = {name: studies.STUDIES["miniature"].rows[name] for name in ("format", "random")}
+    studies.run_rows(rows, range(1, 3), tmp_path / "miniature")
     assert trained == [("format-seed1", 1), ("format-seed2", 2), ("random-seed2", 2)]
 
 

@@ -36,11 +36,10 @@ def plan(
 
     from rlif import costs, hardware
     from rlif.config import load_recipe
-    from rlif.launch import STRATEGIES
+    from rlif.launch import Layout, check_layout
 
     settings = load_recipe(recipe, overrides or [])
     card = lookup(hardware.GPUS, gpu, "gpu")
-    lookup(STRATEGIES, strategy, "strategy")
     training = settings.resolved_training
     longest = training["max_completion_length"]
     server = server_gpus if settings.training.get("use_vllm") and settings.training.get("vllm_mode") == "server" else 0
@@ -48,7 +47,7 @@ def plan(
         raise RlifError(f"{gpus} GPUs leave none to train beside {server} of the vLLM server.")
     if completion_tokens is not None and completion_tokens > longest:
         raise RlifError(f"completions have at most {longest} tokens here (training.max_completion_length).")
-    settings.accumulation(gpus - server)
+    check_layout(settings, Layout(gpus - server, 1, strategy, server), None)
     setting = costs.Setting(
         recipe=settings,
         shape=hardware.find_shape(settings),

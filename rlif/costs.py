@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from rlif.config import Recipe
 from rlif.hardware import Gpu, Shape
 from rlif.launch import IN_SHARDS
-from rlif.plan import scored_anyway
+from rlif.plan import BYTES, keeps_copy, scored_anyway
 from rlif.signals import NEEDS
 
 GIB = 2**30
@@ -236,7 +236,7 @@ def memory(setting: Setting) -> dict[str, float]:
     """GiB on one GPU that trains, by part; generation (cache, a vLLM that sleeps) and activations take turns."""
     recipe, shape, n = setting.recipe, setting.shape, setting.trainers
     training = recipe.resolved_training
-    own = {"float32": SINGLE}.get(recipe.dtype, HALF)
+    own = BYTES[recipe.dtype]
     trained = shape.parameters if recipe.lora is None else lora_parameters(recipe, shape)
     deepspeed = setting.strategy.startswith("zero")
     stored = setting.width if deepspeed else own
@@ -255,9 +255,8 @@ def memory(setting: Setting) -> dict[str, float]:
         parts["buckets of DDP"] = parts["gradients"]
     if training.get("beta") and recipe.lora is None:
         parts["reference model"] = shape.parameters * stored / weights
-    copied = {"ema": SINGLE, "lagged": own, "offline": 0 if training.get("beta") else own, "online": 0}
-    if copied[recipe.annotator]:
-        parts["annotator's copy"] = trained * copied[recipe.annotator]
+    if keeps_copy(recipe):
+        parts["annotator's copy"] = trained * (SINGLE if recipe.annotator == "ema" else own)
     training_only = _activations(setting) + _cast_weights(setting, own)
     engine = share(setting) * setting.gpu.memory * GIB if setting.vllm and not setting.server_gpus else 0.0
     if setting.sleeps:

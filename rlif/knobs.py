@@ -8,6 +8,8 @@ import itertools
 from collections.abc import Callable
 
 from rlif.costs import Setting, fits, parallel, room, share, vllm_room
+from rlif.errors import RlifError
+from rlif.launch import Layout, check_strategy
 
 OFFERED = 6  # ways to make a run fit
 
@@ -23,17 +25,20 @@ def knobs(setting: Setting) -> list[tuple[str, float]]:
             if len({name.partition("=")[0].split()[0] for name in names}) < number:
                 continue  # one knob, turned twice
             changed = functools.reduce(lambda so_far, name: changes[name](so_far), names, setting)
-            if _shares_out(changed) and fits(changed):
+            if _starts(changed) and fits(changed):
                 found.append((" ".join(names), room(changed)))
         if found:
             return found[:OFFERED]
     return []
 
 
-def _shares_out(setting: Setting) -> bool:
-    """Whether the batch divides among the GPUs."""
-    batch = setting.recipe.resolved_training["per_device_train_batch_size"]
-    return setting.trainers > 0 and setting.rows % (batch * setting.trainers) == 0
+def _starts(setting: Setting) -> bool:
+    """Whether a launch would take it."""
+    try:
+        check_strategy(setting.recipe, Layout(setting.trainers, 1, setting.strategy, setting.server_gpus))
+    except RlifError:
+        return False
+    return True
 
 
 def _changes(setting: Setting) -> dict[str, Change]:

@@ -31,6 +31,7 @@ from pathlib import Path
 from rlif.config import Recipe
 from rlif.errors import RlifError, lookup
 from rlif.hardware import config_of
+from rlif.plan import keeps_copy
 from rlif.policy import model_path
 
 STRATEGIES = {"ddp": (), "fsdp2": (), "zero2": ("deepspeed",), "zero3": ("deepspeed",)}  # and what has to be installed
@@ -82,14 +83,25 @@ def check_layout(recipe: Recipe, layout: Layout, gpus: int | None) -> None:
         gpus: those of this machine; None where it is not the one that will train.
 
     Raises:
-        RlifError: an unknown strategy, a share that is not whole, too few GPUs, a package that is missing.
+        RlifError: as `check_strategy`; heads of attention that do not divide, too few GPUs, a package that is missing.
     """
-    needed = lookup(STRATEGIES, layout.strategy, "strategy")
+    check_strategy(recipe, layout)
+    _check_heads(recipe, layout)
+    if gpus is not None:
+        _check_machine(recipe, layout, gpus)
+
+
+def check_strategy(recipe: Recipe, layout: Layout) -> None:
+    """Refuses what cannot start on any machine, whatever the model.
+
+    Raises:
+        RlifError: an unknown strategy, a share that is not whole, something in the recipe that the strategy cannot do.
+    """
+    lookup(STRATEGIES, layout.strategy, "strategy")
     if layout.processes < 1 or layout.nodes < 1 or layout.processes % layout.nodes:
         raise RlifError(f"{layout.processes} processes cannot be shared equally by {layout.nodes} machines.")
     recipe.accumulation(layout.processes)
-    cpu = recipe.training.get("use_cpu", False)
-    if cpu and layout.strategy != "ddp":
+    if recipe.training.get("use_cpu") and layout.strategy != "ddp":
         raise RlifError(f"strategy {layout.strategy} needs GPUs; a recipe with training.use_cpu runs with ddp.")
     if layout.strategy in IN_SHARDS and recipe.evaluate.tasks:
         raise RlifError(
@@ -101,13 +113,19 @@ def check_layout(recipe: Recipe, layout: Layout, gpus: int | None) -> None:
             "vllm_capture runs a pass where a token was not seen, which no process can run alone where weights are in"
             f" shards, as with {layout.strategy}; leave vllm_capture out, or use ddp or zero2."
         )
-    _check_heads(recipe, layout)
-    if gpus is None:
-        return
-    for package in needed:
+    if layout.strategy != "ddp" and keeps_copy(recipe):
+        raise RlifError(
+            f"annotator {recipe.annotator} keeps a copy of whole parameters, which needs strategy ddp and not"
+            f" {layout.strategy}."
+        )
+
+
+def _check_machine(recipe: Recipe, layout: Layout, gpus: int) -> None:
+    """Refuses what cannot start on a machine with so many GPUs."""
+    for package in STRATEGIES[layout.strategy]:
         if find_spec(package) is None:
             raise RlifError(f"strategy {layout.strategy} needs {package}: pip install {package}.")
-    wanted = 0 if cpu else layout.per_node + layout.server_gpus
+    wanted = 0 if recipe.training.get("use_cpu") else layout.per_node + layout.server_gpus
     if gpus < wanted:
         server = f" and {layout.server_gpus} for the vLLM server" if layout.server_gpus else ""
         raise RlifError(
@@ -117,7 +135,7 @@ def check_layout(recipe: Recipe, layout: Layout, gpus: int | None) -> None:
 
 
 def _check_heads(recipe: Recipe, layout: Layout) -> None:
-    """Refuses tensor parallelism of vLLM's that would leave a GPU with part of a head; the model has to be known."""
+    """Refuses tensor parallelism of vLLM's that would leave a GPU with part of a head, where the model is known."""
     training = recipe.training
     option, gpus = "--server-gpus", layout.server_gpus
     if training.get("use_vllm") and training.get("vllm_mode", "colocate") == "colocate":

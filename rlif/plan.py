@@ -87,14 +87,20 @@ def scored_anyway(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
     return None
 
 
+def keeps_copy(recipe: Recipe) -> bool:
+    """Whether the annotator is a copy: one that follows the policy, or a start that nothing else holds."""
+    if recipe.annotator == "offline":
+        return not recipe.resolved_training["beta"] and recipe.lora is None
+    return recipe.annotator != "online"
+
+
 def check_annotator(recipe: Recipe, config: Any) -> None:
     """Refuses an offline annotator that nothing holds, and says what a copy of it would cost.
 
     Raises:
         RlifError: neither a reference model nor adapters nor leave to keep a copy.
     """
-    held = recipe.resolved_training["beta"] or recipe.lora is not None or recipe.annotator_copy
-    if recipe.annotator == "offline" and not held:
+    if recipe.annotator == "offline" and keeps_copy(recipe) and not recipe.annotator_copy:
         size = count_parameters(config) * BYTES[recipe.dtype] / 2**30
         raise RlifError(no_start(size))
 
@@ -133,10 +139,8 @@ def estimate_memory(recipe: Recipe, config: Any, processes: int) -> dict[str, fl
     if recipe.lora is None:
         parts |= {"gradients": parameters * size, "optimiser state": 2 * parameters * size}
         parts |= {"reference model": parameters * size} if training.get("beta") else {}
-        copied = {"ema": 4, "lagged": size, "offline": 0 if training.get("beta") else size, "online": 0}[
-            recipe.annotator
-        ]
-        parts |= {"annotator's copy": parameters * copied} if copied else {}
+    if keeps_copy(recipe) and recipe.lora is None:
+        parts["annotator's copy"] = parameters * (BYTES["float32"] if recipe.annotator == "ema" else size)
     if not training.get("use_vllm"):
         parts["key-value cache of one rollout, at full length"] = per_token * rows * length
     elif training.get("vllm_mode", "colocate") == "colocate":

@@ -19,6 +19,7 @@ from rlif.costs import Setting
 from rlif.errors import RlifError
 from rlif.hardware import GPUS, SHAPES, find_shape, shape_of
 from rlif.knobs import knobs
+from rlif.launch import Layout, check_strategy
 
 # Of the weights on the hub, in their safetensors' index.
 PUBLISHED = {
@@ -105,6 +106,9 @@ def test_adapters_take_less():
     assert costs.total(costs.memory(lora)) < costs.total(costs.memory(whole)) / 1.5
     assert "reference model" not in costs.memory(lora)
     assert costs.step_time(lora).training == pytest.approx(costs.step_time(whole).training * 3 / 4)
+    frozen = [options, "training.beta=0", "annotator=offline"]
+    assert "annotator's copy" not in costs.memory(setting(*frozen))  # the adapters are switched off
+    assert "annotator's copy" in costs.memory(setting(*frozen[1:], "annotator_copy=true"))
 
 
 PLAIN = ["training.use_vllm=false", "training.beta=0"]
@@ -163,7 +167,14 @@ def test_knobs_are_true():
             settings = [word for word in words if not word.startswith("--")]
             changed = setting(*overrides, *settings, strategy=strategy[0], server_gpus=server)
             assert costs.fits(changed) and costs.room(changed) == pytest.approx(left)
-            changed.recipe.accumulation(changed.trainers)
+            check_strategy(changed.recipe, Layout(changed.trainers, 1, changed.strategy, changed.server_gpus))
+
+
+@pytest.mark.parametrize("overrides", [["annotator=ema"], ["evaluate={tasks: [gsm8k]}"], ["vllm_capture=true"]])
+def test_knobs_offer_no_shards_to_what_needs_whole_weights(overrides):
+    offered = " ".join(name for name, _ in knobs(setting(*overrides)))
+    assert "fsdp2" in " ".join(name for name, _ in knobs(setting()))
+    assert offered and "fsdp2" not in offered and ("zero2" in offered) == (overrides != ["annotator=ema"])
 
 
 def test_precision_is_trls_where_the_recipe_says_nothing():
@@ -258,12 +269,17 @@ def test_the_command(monkeypatch, capsys):
     assert code == 0 and "30 updates" in out
 
 
+FOUR = ["demo", "training.use_cpu=false", "--gpus", "4"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["demo", "--gpu", "hx100"], "unknown gpu 'hx100'; did you mean 'h100'?"),
         (["demo", "--strategy", "fsdp"], "did you mean 'fsdp2'"),
         (["demo", "--gpus", "3"], "do not divide"),
+        ([*FOUR, "annotator=ema", "--strategy", "zero2"], "needs strategy ddp and not zero2"),
+        ([*FOUR, "--strategy", "fsdp2"], "set evaluate={} and use `rlif eval`"),
         (["demo", "--completion-tokens", "57"], "at most 56 tokens"),
         (["demo", "--gpus", "1", "training.use_vllm=true", "training.vllm_mode=server"], "leave none to train"),
         (["demo", "--gpus", "2", "model=nobody/nothing"], "cannot load the model"),

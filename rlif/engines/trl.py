@@ -138,7 +138,7 @@ class InternalFeedback:
         if annotator.kind == "online" or (annotator.kind == "offline" and held):
             return None
         if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-            raise RlifError(f"annotator {annotator.kind} keeps a copy of whole parameters, and these are sharded.")
+            raise RlifError(f"annotator {annotator.kind} keeps a copy of whole parameters, which needs strategy ddp.")
         if annotator.kind == "offline" and not annotator.may_copy:
             size = sum(p.numel() * p.element_size() for p in inner.parameters() if p.requires_grad) / 2**30
             raise RlifError(no_start(size))

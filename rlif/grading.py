@@ -47,10 +47,9 @@ def equal_all(pairs: Sequence[tuple[str, str]], seconds: float = SECONDS) -> lis
     """
     stripped = [(answer.strip(), gold.strip()) for answer, gold in pairs]
     asked = [pair for pair in dict.fromkeys(stripped) if pair[0] != pair[1] and not _differ(*pair)]
-    if asked:
-        with ThreadPoolExecutor(min(_cores(), len(asked))) as pool:
-            list(pool.map(lambda pair: _compared(pair[0], pair[1], seconds), asked))
-    return [_equal(answer, gold, seconds) for answer, gold in stripped]
+    with ThreadPoolExecutor(max(1, min(_cores(), len(asked)))) as pool:
+        verdicts = dict(zip(asked, pool.map(lambda pair: _compared(*pair, seconds), asked), strict=True))
+    return [answer == gold or verdicts.get((answer, gold), False) for answer, gold in stripped]
 
 
 def compare_ahead(groups: Sequence[Sequence[str | None]]) -> None:

@@ -17,13 +17,14 @@ class RewardError(RlifError):
     """A reward that cannot be given in the middle of a run; the run stops at a checkpoint."""
 
 
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
 class Preempted(SystemExit):
-    """A job scheduler asked for the machine back, and the run stands at a checkpoint. The program exits with code 75,
-    EX_TEMPFAIL of sysexits.h: try again later.
-    """
+    """A job scheduler asked for the machine back, and the run stands at a checkpoint; exits with `PREEMPTED`."""
 
     def __init__(self) -> None:
-        super().__init__(75)
+        super().__init__(PREEMPTED)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

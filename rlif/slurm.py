@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlif.config import Recipe
+from rlif.errors import PREEMPTED
 from rlif.launch import SERVER_HOST, Layout, folder_name, options, server_command
 
 NOTICE = 300  # seconds before the time limit: a step and a checkpoint
@@ -115,4 +116,4 @@ def _task(layout: Layout) -> str:
     """What each machine's shell runs; its arguments are what is trained."""
     launch = [sys.executable, "-m", "rlif", "launch", *options(layout, server=False)]
     machine = ' --head "$HEAD:$PORT" --rank "$SLURM_PROCID"' if layout.nodes > 1 else ""
-    return f'stoppable {shlex.join(launch)}{machine} "$@"; code=$?; [ "$code" = 75 ] || exit "$code"'
+    return f'stoppable {shlex.join(launch)}{machine} "$@"; code=$?; [ "$code" = {PREEMPTED} ] || exit "$code"'

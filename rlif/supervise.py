@@ -30,13 +30,14 @@ from typing import Any
 
 import psutil
 
+from rlif.errors import PREEMPTED
+
 FAILED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) ")  # the agent, when all have ended
 IN_TABLE = re.compile(r"\s*(?:rank\s*: \d+ \(local_rank: (?P<rank>\d+)\)|exitcode\s*: (?P<code>-?\d+) )")
 PATIENCE = 30  # seconds that a server is given to end
 STOPPING = 600  # and the processes that train: the rest of a step and a checkpoint
 AGENTS = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # where the agent reads that number
 ECHO = 5.0  # seconds in which another signal is a copy of the first
-PREEMPTED = 75  # EX_TEMPFAIL, as a process that stopped at a checkpoint exits
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
 

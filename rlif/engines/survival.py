@@ -37,9 +37,9 @@ from transformers import TrainerCallback
 from rlif.checkpoints import is_sealed, prune, seal
 from rlif.errors import Preempted, RlifError
 from rlif.run import Run
+from rlif.supervise import ECHO
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-ECHO = 5.0  # seconds in which a second signal under a launcher is the launcher's copy of the first
 
 
 class SameOrder(Sampler[int]):

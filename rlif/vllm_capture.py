@@ -104,16 +104,10 @@ class SelfCertainty(LogitsProcessor):
         """Measures [B, V] logits and returns them untouched."""
         if self.requests and logits.shape[0] == self.batch_size:
             places = [(row, request, len(output)) for row, (request, output, _) in self.requests.items()]
-            self.measured.add(mean_logprob(logits, self._temperature(logits)), places)
+            rows = (self.requests.get(row) for row in range(self.batch_size))
+            divisor = divisor_of([request and request[2] for request in rows], logits.device)
+            self.measured.add(mean_logprob(logits, divisor), places)
         return logits
-
-    def _temperature(self, logits: torch.Tensor) -> torch.Tensor | float:
-        """One for all rows, or [B, 1]."""
-        wanted = {temperature for *_, temperature in self.requests.values()}
-        if len(wanted) == 1:
-            return wanted.pop()
-        rows = [self.requests[row][2] if row in self.requests else 1.0 for row in range(self.batch_size)]
-        return torch.tensor(rows, device=logits.device).unsqueeze(1)
 
 
 class Worker:
@@ -126,6 +120,14 @@ class Worker:
         taken = dict(captured)
         captured.clear()
         return taken
+
+
+def divisor_of(temperatures: list[float | None], device: torch.device) -> torch.Tensor | float:
+    """What logits are divided by: one number, or [B, 1] where rows differ; None for a row that is not measured."""
+    wanted = {temperature for temperature in temperatures if temperature is not None}
+    if len(wanted) == 1:
+        return wanted.pop()
+    return torch.tensor([temperature or 1.0 for temperature in temperatures], device=device).unsqueeze(1)
 
 
 def mean_logprob(logits_BV: torch.Tensor, temperature: torch.Tensor | float = 1.0) -> torch.Tensor:

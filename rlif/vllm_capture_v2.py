@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor  # pyright: ignore[reportMissingImports]
 
-from rlif.vllm_capture import KEY, TEMPERATURE, Measured, mean_logprob
+from rlif.vllm_capture import KEY, TEMPERATURE, Measured, divisor_of, mean_logprob
 
 # What of SamplingParams changes logits before this processor sees them, and its value where it does not.
 CHANGES = {
@@ -65,7 +65,7 @@ class SelfCertainty(LogitsProcessor):
             if slot in self.requests and position >= 0:
                 places.append((row, self.requests[slot][0], position))
         if places:
-            temperatures = [self.requests[slot][1] if slot in self.requests else 1.0 for slot in slots]
-            divisor_B1 = torch.tensor(temperatures, device=logits.device).unsqueeze(1)
-            self.measured.add(mean_logprob(logits, divisor_B1), places)
+            requests = (self.requests.get(slot) for slot in slots)
+            divisor = divisor_of([request and request[1] for request in requests], logits.device)
+            self.measured.add(mean_logprob(logits, divisor), places)
         return logits

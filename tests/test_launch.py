@@ -140,10 +140,20 @@ def test_a_missing_package_is_named(monkeypatch):
         launch.check_layout(load_recipe("demo", ON_GPUS), Layout(2, 1, "zero3"), gpus=2)
 
 
-def gone(process: int) -> bool:
-    """Whether a process has ended; one that nobody waits for may stay in the table."""
+def gone(*processes: psutil.Process | int) -> bool:
+    """Whether all have ended, or do so now: their last words come before their end. One that nobody waits for may stay
+    in the table.
+    """
+    deadline, left = time.monotonic() + 30, list(processes)
+    while left and time.monotonic() < deadline:
+        left = [each for each in left if not _ended(each)]
+    return not left
+
+
+def _ended(process: psutil.Process | int) -> bool:
     with suppress(psutil.NoSuchProcess):
-        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+        known = psutil.Process(process) if isinstance(process, int) else process
+        return not known.is_running() or known.status() == psutil.STATUS_ZOMBIE
     return True
 
 
@@ -239,7 +249,7 @@ def test_one_of_two_launched_processes_is_killed_and_the_run_goes_on(tmp_path, m
     assert started.returncode == 137, said
     go_on = f"go on with: rlif launch --resume {run} --processes 2"
     assert said.splitlines()[-1] == f"rlif: process 1 was killed (SIGKILL), so the others were ended; {go_on}"
-    assert not any(child.is_running() for child in children)
+    assert gone(*children)
     again = shlex.split(go_on)[5:]
     done = subprocess.run([*RLIF_LAUNCH, *again], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -257,7 +267,7 @@ def test_a_launched_run_that_is_asked_to_stop_stops_at_a_checkpoint(tmp_path, mo
         assert started.returncode == 75, said
         go_on = f"rlif launch --resume {run} --processes 2"
         assert said.splitlines()[-1] == f"rlif: stopped by {number.name}; go on with: {go_on}"
-        assert "Traceback" not in said and not any(child.is_running() for child in children)
+        assert "Traceback" not in said and gone(*children)
         steps = [step_of(path) for path in in_order(run / "checkpoints") if is_sealed(path)]
         assert checkpoint <= rows(run) == steps[-1] < 20
         arguments = shlex.split(go_on)[2:]
@@ -311,4 +321,4 @@ def test_two_machines_train_together_and_end_together(tmp_path, model_folder):
     assert both[0].returncode not in (0, 137), said
     go_on = f"go on with: rlif launch --resume {run} --processes 2 --nodes 2 --head {head} --rank"
     assert said[1].splitlines()[-1].endswith(f"{go_on} 1"), said
-    assert not any(child.is_running() for child in [*children[0], *children[1]])
+    assert gone(*children[0], *children[1])

@@ -28,7 +28,7 @@ trap 'kill -KILL "${children[@]}"' TERM
 worst=0
 for child in "${children[@]}"; do
   while :; do
-    wait "$child"; code=$?
+    wait "$child" 2>/dev/null; code=$?
     kill -0 "$child" 2>/dev/null || break
   done
   wait "$child" 2>/dev/null; code=$?; [ "$code" = 127 ] && code=0
@@ -39,7 +39,9 @@ exit "$worst"
 SCONTROL = r"""
 if [ "$1" = requeue ]; then echo "$2" >>"$NOTES.requeued"; else printf 'node%s\n' 1 2 3; fi
 """
+# What is launched waits until the server has been noted, if there is one.
 PYTHON = r"""
+[ -z "$RLIF_VLLM_SERVER" ] || [ "$3" != launch ] || until grep -q vllm-serve "$NOTES"; do :; done
 printf "%s\0" "$SLURM_PROCID" "$@" >>"$NOTES.launched"; printf "\n" >>"$NOTES.launched"
 exit "${LAUNCH_CODE:-0}"
 """

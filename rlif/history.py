@@ -81,7 +81,7 @@ class History:
             records = _read_json(path.with_suffix(".json"), []).get("records")
             yield from (row for row in _list(records)[:limit] if isinstance(row, dict))
 
-    def kept_completions(self, step: int, limit: int) -> Iterator[Row]:
+    def kept_completions(self, step: int, limit: int | None = None) -> Iterator[Row]:
         """The first kept completions of a step's rollout; torn lines are left out."""
         if step in self.completions:
             yield from itertools.islice(_rows(self.completions[step], []), limit)

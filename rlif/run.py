@@ -98,10 +98,6 @@ class Run:
     def recipe(self) -> Recipe:
         return check_recipe(read_yaml(self.path / "recipe.yaml"))
 
-    def latest_checkpoint(self) -> Path | None:
-        """The last checkpoint that was written to its end; its bytes are not looked at, see `good_checkpoint`."""
-        return next((path for path in reversed(in_order(self.checkpoints)) if is_sealed(path)), None)
-
     def good_checkpoint(self, until: int | None = None) -> tuple[Path | None, list[str]]:
         """The last checkpoint in which every byte is as it was written, and what is wrong with those after it.
 

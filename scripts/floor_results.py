@@ -50,7 +50,6 @@ HEADINGS = (
 def digest(path: Path) -> dict[str, Any]:
     """What is kept of a run."""
     run = Run.open(path)
-    environment = json.loads((path / "environment.json").read_text(encoding="utf-8"))
     signal, form = path.name.rpartition("-seed")[0].rsplit("-", 1)
     metrics = run.metrics()
     columns = {key: [round(float(row[key]), 4) for row in metrics] for key in KEPT}
@@ -69,7 +68,7 @@ def digest(path: Path) -> dict[str, Any]:
         "collapsed": collapse.step if collapse else None,
         "spread": [round(float(np.mean(columns["reward_spread"][part])), 4) for part in (slice(10), slice(-10, None))],
         **columns,
-        "environment": kept_environment(environment),
+        "environment": kept_environment(run.environment()),
     }
 
 

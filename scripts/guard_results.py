@@ -26,6 +26,7 @@ from typing import Any
 import rlif
 from rlif.guard import Guard, replay
 from rlif.intervals import proportion
+from rlif.kept import kept_environment
 from rlif.run import Run
 from rlif.signs import SIGNS
 from rlif.vitals import vitals
@@ -95,7 +96,7 @@ def judged(case: str, run: Run, guard: Guard) -> dict[str, Any]:
             for row in run.metrics()
         ],
         "curve": {step: look["mean"] for step, look in curve.items()},
-        "environment": json.loads((run.path / "environment.json").read_text(encoding="utf-8")),
+        "environment": kept_environment(run.environment()),
     }
 
 

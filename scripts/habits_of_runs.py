@@ -17,19 +17,16 @@ from typing import Any
 
 from base_habits import HABITS
 
-from rlif.run import Run
+from rlif.history import History, read_history
 
 WINDOW = 3
 NAMES = (*HABITS.values(), "other", "right")
 Row = dict[str, Any]
 
 
-def read(run: Run, steps: list[int]) -> list[Row]:
+def read(history: History, steps: range) -> list[Row]:
     """The completions of some steps."""
-    lines = (
-        line for step in steps for line in (run.path / f"completions/step-{step:06d}.jsonl").open(encoding="utf-8")
-    )
-    return [json.loads(line) for line in lines]
+    return [row for step in steps for row in history.kept_completions(step)]
 
 
 def shares(rows: list[Row]) -> Row:
@@ -44,10 +41,10 @@ def collect(folder: Path) -> list[Row]:
     start, end, seeds = defaultdict(list), defaultdict(list), defaultdict(list)
     for path in sorted(folder.iterdir()):
         name, _, seed = path.name.rpartition("-seed")
-        run = Run.open(path)
-        last = run.summary()["steps"]
-        start[name] += read(run, list(range(1, 1 + WINDOW)))
-        end[name] += read(run, list(range(last + 1 - WINDOW, last + 1)))
+        history = read_history(path)
+        last = history.summary["steps"]
+        start[name] += read(history, range(1, 1 + WINDOW))
+        end[name] += read(history, range(last + 1 - WINDOW, last + 1))
         seeds[name].append(int(seed))
     return [{"method": n, "seeds": seeds[n], "start": shares(start[n]), "end": shares(end[n])} for n in start]
 

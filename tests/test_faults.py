@@ -70,7 +70,7 @@ def stopped(tmp_path, model_folder):
     """A run folder killed in its third step, with checkpoints of the first two."""
     rlif_process(train_arguments(model_folder, tmp_path), tmp_path / "killed", (die_at, BACKWARD, 5))
     run = Run.open(tmp_path / "run")
-    assert run.latest_checkpoint() == run.checkpoints / "checkpoint-2"
+    assert run.good_checkpoint()[0] == run.checkpoints / "checkpoint-2"
     return run
 
 
@@ -79,7 +79,7 @@ def resume(path, log):
 
 
 def check_two_steps_are_there(run, whole):
-    assert run.latest_checkpoint() == run.checkpoints / "checkpoint-2"
+    assert run.good_checkpoint()[0] == run.checkpoints / "checkpoint-2"
     lines = [{k: v for k, v in row.items() if k != "step_seconds"} for row in run.metrics()]
     assert lines[:2] == whole["metrics"][:2] and len(lines) <= 3
 
@@ -257,7 +257,7 @@ def test_a_reward_that_fails_once(name, message, tmp_path, model_folder):
     arguments = train_arguments(model_folder, tmp_path, "reward_seconds=3", "training.max_steps=2")
     code, said = rlif_process(arguments, tmp_path / "log", (reward_is, name))
     assert code == 2 and message in said and "Traceback" not in said, said
-    assert Run.open(tmp_path / "run").latest_checkpoint().name == "checkpoint-1"
+    assert Run.open(tmp_path / "run").good_checkpoint()[0].name == "checkpoint-1"
     assert resume(tmp_path / "run", tmp_path / "again")[0] == 0
 
 

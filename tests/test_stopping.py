@@ -30,7 +30,7 @@ def test_the_first_signal_ends_at_a_checkpoint(number, code, tmp_path, model_fol
     run = Run.open(tmp_path / "run")
     assert found == code and f"stopped at step 2; go on with: rlif train --resume {run.path}" in said
     assert "Traceback" not in said and "stopping at a checkpoint after this step" in said
-    assert run.latest_checkpoint().name == "checkpoint-2" and not run.model.exists()
+    assert run.good_checkpoint()[0].name == "checkpoint-2" and not run.model.exists()
     assert [row["step"] for row in run.metrics()] == [1, 2]
 
 
@@ -49,7 +49,7 @@ def test_a_second_signal_ends_at_once(number, code, tmp_path, model_folder):
     arguments = train_arguments(model_folder, tmp_path)
     found, said = rlif_process(arguments, tmp_path / "log", (signal_at, GENERATE, 2, number, number))
     assert found == code and "Traceback" not in said
-    assert Run.open(tmp_path / "run").latest_checkpoint().name == "checkpoint-1"
+    assert Run.open(tmp_path / "run").good_checkpoint()[0].name == "checkpoint-1"
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_outside_of_the_steps_nothing_is_waited_for(where, checkpoint, tmp_path,
     """All that could be saved is saved; the code still says that it may be tried again."""
     arguments = train_arguments(model_folder, tmp_path, "training.max_steps=2")
     found, said = rlif_process(arguments, tmp_path / "log", (signal_at, where, 1, signal.SIGTERM))
-    latest = Run.open(tmp_path / "run").latest_checkpoint()
+    latest = Run.open(tmp_path / "run").good_checkpoint()[0]
     assert found == 75 and "Traceback" not in said
     assert (latest and latest.name) == checkpoint
 

@@ -9,10 +9,10 @@ Reads the run folders of the study, and what `results/<study>.json` keeps of run
 
     peak        the highest mean of 5 steps in a row of accuracy in the training batches (sampled, 320 completions),
                 which is watched and never rewarded; and the first step by which 9/10 of that rise were made
-    end         greedy accuracy on held-out problems after the last step
+    greedy      accuracy on held-out problems, every 20 steps
     spread      mean within-group deviation of the signal, first and last 10 steps
 
-The difference is floor minus paper at the end, paired by seed, with Student's 95 % interval over seeds.
+The difference is floor minus paper after as many steps, paired by seed, with Student's 95 % interval over seeds.
 """
 
 from __future__ import annotations
@@ -33,18 +33,7 @@ from rlif.run import Run
 FORMS = ("group_std", "group_std_floor")
 KEPT = ("accuracy", "reward_spread", "completion_length", "kl")
 WINDOW = 5
-HEADINGS = (
-    "signal",
-    "normalisation",
-    "seeds",
-    "steps to the peak",
-    "peak",
-    "greedy at step 20",
-    "end",
-    "collapsed",
-    "spread",
-    "difference",
-)
+MARKS = {"floor": (20, 100), "floor-long": (20, 100, 200, 350)}  # steps whose greedy accuracy is shown
 
 
 def digest(path: Path) -> dict[str, Any]:
@@ -88,44 +77,64 @@ def _key(run: dict[str, Any]) -> tuple[str, str, int]:
 def interval(values: list[float]) -> str:
     """Mean with Student's 95 % interval, in percentage points."""
     found = t_interval([100 * value for value in values])
-    if found["mean"] is None or found["low"] is None:
-        return f"{100 * values[0]:+.1f} (1 seed)"
+    if found["low"] is None:
+        return f"{100 * values[0]:+.1f}"
     return f"{found['mean']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]"
 
 
-def listed(shares: Iterable[float]) -> str:
-    return ", ".join(f"{share:.0%}" for share in shares)
+def listed(shares: Iterable[float | None]) -> str:
+    return ", ".join("-" if share is None else f"{share:.0%}" for share in shares)
 
 
-def end(run: dict[str, Any]) -> dict[str, Any]:
-    return run["curve"][max(run["curve"])]
+def accuracy(run: dict[str, Any], step: int) -> float | None:
+    """Greedy accuracy after a step; None where the run was shorter."""
+    return run["curve"][step]["mean"] if step in run["curve"] else None
 
 
-def rows(runs: list[dict[str, Any]]) -> list[str]:
-    """One line per signal and form, and the paired difference in the second."""
+def best_step(run: dict[str, Any]) -> int:
+    """The step of the best greedy accuracy, of those that were looked at."""
+    return max(run["curve"], key=lambda step: run["curve"][step]["mean"])
+
+
+def rows(runs: list[dict[str, Any]], marks: tuple[int, ...]) -> list[str]:
+    """One line per signal and form."""
+    lines = []
+    for signal, form in dict.fromkeys((run["signal"], run["form"]) for run in runs):
+        mine = sorted((r for r in runs if (r["signal"], r["form"]) == (signal, form)), key=lambda run: run["seed"])
+        cells = [
+            f"`{signal}`",
+            form,
+            ", ".join(str(run["seed"]) for run in mine),
+            ", ".join(str(run["peak_step"]) for run in mine),
+            listed(run["peak"] for run in mine),
+            ", ".join(str(best_step(run)) for run in mine),
+            *(listed(accuracy(run, step) for run in mine) for step in marks),
+            f"{sum(run['collapsed'] is not None for run in mine)} of {len(mine)}",
+            f"{np.mean([run['spread'][0] for run in mine]):.3f} -> {np.mean([run['spread'][1] for run in mine]):.3f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def differences(runs: list[dict[str, Any]], marks: tuple[int, ...]) -> list[str]:
+    """One line per signal: floor minus paper, of the seeds that have both forms at that step."""
     lines = []
     for signal in dict.fromkeys(run["signal"] for run in runs):
-        of = {form: {r["seed"]: r for r in runs if (r["signal"], r["form"]) == (signal, form)} for form in FORMS}
-        both = sorted(set(of[FORMS[0]]) & set(of[FORMS[1]]))
-        for form in FORMS:
-            mine = [of[form][seed] for seed in sorted(of[form])]
-            if not mine:
-                continue
-            apart = [end(of[FORMS[1]][seed])["mean"] - end(of[FORMS[0]][seed])["mean"] for seed in both]
-            lines.append(
-                f"| `{signal}` | {form} | {', '.join(str(r['seed']) for r in mine)}"
-                f" | {', '.join(str(r['peak_step']) for r in mine)}"
-                f" | {listed(r['peak'] for r in mine)}"
-                f" | {listed(r['curve'][sorted(r['curve'])[1]]['mean'] for r in mine)}"
-                f" | {listed(end(r)['mean'] for r in mine)}"
-                f" | {sum(r['collapsed'] is not None for r in mine)} of {len(mine)}"
-                f" | {np.mean([r['spread'][0] for r in mine]):.3f} -> {np.mean([r['spread'][1] for r in mine]):.3f}"
-                f" | {interval(apart) if form == FORMS[1] and both else ''} |"
-            )
+        of = [{run["seed"]: run for run in runs if (run["signal"], run["form"]) == (signal, form)} for form in FORMS]
+        cells = []
+        for step in marks:
+            both = [(accuracy(of[1][seed], step), accuracy(of[0][seed], step)) for seed in sorted(of[0].keys() & of[1])]
+            apart = [floor - paper for floor, paper in both if floor is not None and paper is not None]
+            cells.append(f"{interval(apart)}, n = {len(apart)}" if apart else "-")
+        lines.append(f"| `{signal}` | {' | '.join(cells)} |")
     return lines
 
 
 def table(study: str, runs: list[dict[str, Any]]) -> str:
+    marks = MARKS[study]
+    greedy = [f"greedy at {step}" for step in marks]
+    headings = ["signal", "normalisation", "seeds", "steps to the peak", "peak", "greedy best at", *greedy]
+    headings += ["collapsed", "spread"]
     return "\n".join(
         [
             "# The floor against the paper's normalisation",
@@ -133,15 +142,21 @@ def table(study: str, runs: list[dict[str, Any]]) -> str:
             f"    python scripts/studies.py {study}",
             f"    python scripts/floor_results.py {study}",
             "",
-            f"The shipped reasoner on clock, {runs[0]['steps']} steps of 8 problems x 8 completions, constant learning"
-            " rate 3e-4, KL weight 0.1. Peak: accuracy in the training batches (sampled, 5 steps together, n = 320)"
-            " and the step by which 9/10 of the rise were made. End: held-out greedy accuracy, n = 256, 10 % before"
-            " training; Wilson's interval is at most +-6 points. Difference: floor minus paper at the end, paired by"
-            " seed, mean with Student's 95 % interval.",
+            f"The shipped reasoner on clock, up to {max(run['steps'] for run in runs)} steps of 8 problems x 8"
+            " completions, constant learning rate 3e-4, KL weight 0.1. Peak: accuracy in the training batches (sampled,"
+            " 5 steps together, n = 320) and the step by which 9/10 of the rise were made. Greedy: held-out accuracy,"
+            " n = 256, every 20 steps, 10 % before training; Wilson's interval is at most +-6 points.",
             "",
-            f"| {' | '.join(HEADINGS)} |",
-            "|---" * len(HEADINGS) + "|",
-            *rows(runs),
+            f"| {' | '.join(headings)} |",
+            "|---" * len(headings) + "|",
+            *rows(runs, marks),
+            "",
+            "Floor minus paper in points of greedy accuracy, paired by seed: mean with Student's 95 % interval over the"
+            " n seeds that got so far in both forms.",
+            "",
+            f"| signal | {' | '.join(f'step {step}' for step in marks)} |",
+            "|---" * (1 + len(marks)) + "|",
+            *differences(runs, marks),
             "",
         ]
     )

@@ -3,7 +3,7 @@
     python scripts/studies.py miniature
     python scripts/studies.py wrong-and-sure    # needs the other base, see pretrain_reasoner.py
     python scripts/studies.py floor
-    python scripts/studies.py floor-long        # for ten times the steps to the peak
+    python scripts/studies.py floor-long        # the signals of confidence, ten times the steps to the peak and more
 
 A study is a table: rows of overrides of the recipe miniature.yaml, times seeds, everything else equal. All rows of one
 seed run before the next seed, one run at a time. A finished run is not run again; an unfinished one starts anew.
@@ -15,7 +15,7 @@ import argparse
 import re
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,10 +44,6 @@ METHODS = {
     "shortness": ("reward=shortness",),
 }
 KL = {"intuitor-beta-0": ("training.beta=0",), "intuitor-beta-0.005": ("training.beta=0.005",)}
-FLOOR = (
-    "training.max_steps=100",
-    "evaluate={tasks: [clock], limit: 256, every: 20, batch_size: 256}",
-)
 FLOOR_SIGNALS = (
     "self_certainty",
     "likelihood",
@@ -58,6 +54,7 @@ FLOOR_SIGNALS = (
     "negative_entropy_sum",
     "likelihood_sum",
 )
+LONG = {"self_certainty": 350, "likelihood": 200, "negative_entropy": 200, "group_confidence": 200}  # peak: step 20
 FORMS = ("group_std", "group_std_floor")
 
 
@@ -69,11 +66,16 @@ class Study:
     seeds: int
 
 
-def floor_rows(*more: str) -> dict[str, tuple[str, ...]]:
-    """Every signal in both forms; accuracy is looked at and never rewarded."""
+def floor_rows(steps: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
+    """Signals in both forms, by how long each is trained on; accuracy is looked at and never rewarded."""
     return {
-        f"{signal}-{form}": (f"reward={{{signal}: 1, accuracy: 0}}", f"normalisation={form}", *FLOOR, *more)
-        for signal in FLOOR_SIGNALS
+        f"{signal}-{form}": (
+            f"reward={{{signal}: 1, accuracy: 0}}",
+            f"normalisation={form}",
+            f"training.max_steps={length}",
+            "evaluate={tasks: [clock], limit: 256, every: 20, batch_size: 256}",
+        )
+        for signal, length in steps.items()
         for form in FORMS
     }
 
@@ -81,8 +83,8 @@ def floor_rows(*more: str) -> dict[str, tuple[str, ...]]:
 STUDIES = {
     "miniature": Study({**METHODS, **KL}, seeds=3),
     "wrong-and-sure": Study({name: ("model=runs/wrong-and-sure-base", *row) for name, row in METHODS.items()}, seeds=3),
-    "floor": Study(floor_rows(), seeds=5),
-    "floor-long": Study(floor_rows("training.max_steps=350"), seeds=5),
+    "floor": Study(floor_rows(dict.fromkeys(FLOOR_SIGNALS, 100)), seeds=5),
+    "floor-long": Study(floor_rows(LONG), seeds=5),
 }
 
 

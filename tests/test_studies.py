@@ -70,9 +70,12 @@ def test_the_difference_is_floor_minus_paper_of_the_seeds_that_both_have(script)
 
     paper, floor = "group_std", "group_std_floor"
     runs = [run(paper, 0, 0.2), run(floor, 0, 0.9), run(paper, 1, 0.6), run(floor, 1, 0.9), run(paper, 2, 0.7)]
-    first, second = script("floor_results").rows(runs)
-    assert "20%, 60%, 70%" in first and "1 of 3" in first
-    assert "90%, 90%" in second and "0 of 2" in second and "+50.0 [" in second
+    results = script("floor_results")
+    first, second = results.rows(runs, (20, 100))
+    assert "| 20, 20, 20 | 80%, 80%, 80% | 20%, 60%, 70% | 1 of 3 |" in first
+    assert "| 100, 100 | 80%, 80% | 90%, 90% | 0 of 2 |" in second
+    (line,) = results.differences(runs, (20, 100, 200))
+    assert line.startswith("| `likelihood` | +0.0 [+0.0, +0.0], n = 2 | +50.0 [") and line.endswith(", n = 2 | - |")
 
 
 def test_runs_whose_folders_are_gone_are_kept(script, tmp_path):

@@ -5,12 +5,14 @@ the engine's advantage is A = r' - mean(r') of the scaled reward, with rloo and 
 
     group_std         r' = m + (r - m) / (s + 1e-4)                   the paper's, arXiv 2505.19590 eq. 5
     group_std_floor   r' = m + (r - m) / (max(s, f * s0) + 1e-4)      ours; s0 = mean of s over the first rollout
+                                                                      whose groups have any
     batch_std         r' = m + (r - m) / (std of all rewards + 1e-4)
     none              r' = r                                          Dr. GRPO, arXiv 2503.20783; the one for RLOO
 
 Why the floor: self-certainty never ties, so group_std turns ever smaller differences - noise, once every completion is
-sure - into advantages of unit variance, and the pressure never ends. A 0/1 reward stops by itself: a group that is all
-right has no spread. The floor, relative to the run's own spread at its start, gives a confidence reward the same end.
+sure - into advantages of unit variance, and the pressure never ends. A 0/1 reward lets go of a group that agrees,
+which has no spread; the floor, relative to the run's own spread at its start, has a confidence reward let go of it too.
+Neither ends the drift of groups that do not agree: see docs/log.md, the floor against the paper's normalisation.
 
 Several rewards, with weights w_k:
 
@@ -55,8 +57,8 @@ class Normaliser:
         floor: f above, the least deviation as a share of the spread at the start.
 
     Attributes:
-        start_spread: s0, mean within-group standard deviation of the first rollout; None before it. Save it with
-            checkpoints.
+        start_spread: s0, mean within-group standard deviation of the first rollout in which any group's rewards differ;
+            None before it. Save it with checkpoints.
         spread: the same of the latest rollout, the label-free meter of what is left to learn.
     """
 
@@ -79,7 +81,7 @@ class Normaliser:
         std_P1 = nanstd(rewards_PG, dim=1)
         if learn:
             self.spread = std_P1.nanmean().item()
-            if self.start_spread is None and self.spread == self.spread:
+            if self.start_spread is None and self.spread > 0:  # nor is NaN
                 self.start_spread = self.spread
         if self.kind == "none":
             return rewards_PG

@@ -36,6 +36,14 @@ def test_floor_is_relative_to_the_first_rollout():
     assert normaliser.spread == pytest.approx(0.015 / math.sqrt(2))
 
 
+def test_a_rollout_without_spread_does_not_set_the_start():
+    """Else a run that begins with equal rewards everywhere would have no floor for good."""
+    normaliser = Normaliser("group_std_floor", floor=0.5)
+    assert advantages(normaliser(torch.zeros(2, 2))) == [0, 0, 0, 0] and normaliser.start_spread is None
+    normaliser(torch.tensor([[0.0, 2.0], [0.0, 0.0]]))
+    assert normaliser.start_spread == pytest.approx(math.sqrt(2) / 2)
+
+
 def test_evaluation_does_not_set_the_start():
     normaliser = Normaliser("group_std_floor")
     normaliser(torch.tensor(REWARDS), learn=False)

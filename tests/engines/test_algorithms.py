@@ -70,13 +70,17 @@ def test_rloo_leaves_one_out_of_what_was_scaled(kind, model_folder):
         assert rollout["advantages"] == pytest.approx(expected, abs=3e-4)
 
 
-def test_reinforce_whitens_the_batch(model_folder):
-    trainer = make_trainer(model_folder, "reinforce", **ALGORITHMS["reinforce"])
+@pytest.mark.parametrize("kind", NORMALISATIONS)
+def test_reinforce_whitens_the_batch(kind, model_folder):
+    """What was scaled within groups, so that a floor changes how groups weigh against each other and nothing else."""
+    mixer = Mixer(["self_certainty"], kind, floor=1.5)
+    trainer = make_trainer(model_folder, "reinforce", mixer=mixer, **ALGORITHMS["reinforce"])
     trainer.train()
+    floor = 1.5 * (mixer.normalisers["self_certainty"].start_spread or 0)
     for rollout in trainer.rollouts:
-        plain = torch.tensor(oracle.leave_one_out(rollout["expected"], 4), dtype=torch.float64)
-        white = (plain - plain.mean()) / (plain.std() + 1e-4)
-        assert rollout["advantages"] == pytest.approx(white.tolist(), abs=1e-3)
+        scaled = torch.tensor([4 / 3 * a for a in expected_advantages(kind, rollout["expected"], floor)])
+        white = (scaled - scaled.mean()) / (scaled.std() + 1e-4)
+        assert rollout["advantages"] == pytest.approx(white.tolist(), abs=2e-3)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

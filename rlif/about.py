@@ -7,7 +7,8 @@
       sources: {training.learning_rate: "1e-6 in Table 7; 3e-6 in the reference script degrades"}
 
 It is read for `rlif recipes` and never by training. From a base (`rlif.inheritance`) a recipe takes over all of it but
-`BOUND_TO_A_RUN`; a source goes with the value it is about, so a recipe that changes the value does not keep it.
+`BOUND_TO_A_RUN`; a source or a conflict goes with the value it is about, so a recipe that changes the value does not
+keep it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rlif.config import Recipe, Strict, find_recipe, load_recipe, shipped_recipe
 from rlif.errors import RlifError
 from rlif.inheritance import Values, keys_of, lineage
 
+BY_KEY = ("sources", "conflicts")  # what is said of single values
 BOUND_TO_A_RUN = ("reproduces", "published", "reported")
 
 
@@ -44,8 +46,8 @@ class About(Strict):
     """What takes how much of it."""
     sources: dict[str, str] = {}
     """Where each value that a recipe sets is from."""
-    conflicts: list[str] = []
-    """Where paper and reference code disagree, and which was taken."""
+    conflicts: dict[str, str] = {}
+    """Where paper and reference code disagree, by the key that it is about, and which was taken."""
 
     @property
     def machine(self) -> str:
@@ -79,11 +81,13 @@ def inherited(chain: Sequence[Values]) -> Values:
     about: Values = {}
     for values in chain:
         own = values.get("about") or {}
-        if not isinstance(own, dict) or not isinstance(own.get("sources", {}), dict):
-            raise RlifError(f"about in a recipe is a mapping, and so are its sources, found {str(own)[:60]!r}.")
-        kept = {key: source for key, source in about.get("sources", {}).items() if key not in keys_of(values)}
+        if not isinstance(own, dict) or not all(isinstance(own.get(key, {}), dict) for key in BY_KEY):
+            raise RlifError(
+                f"about in a recipe is a mapping, and so are its {' and '.join(BY_KEY)}, found {str(own)[:60]!r}."
+            )
+        before = {name: {k: v for k, v in about.get(name, {}).items() if k not in keys_of(values)} for name in BY_KEY}
         about = {key: value for key, value in about.items() if key not in BOUND_TO_A_RUN}
-        about = {**about, **own, "sources": {**kept, **own.get("sources", {})}}
+        about = {**about, **own, **{name: {**before[name], **own.get(name, {})} for name in BY_KEY}}
     return about
 
 

@@ -112,7 +112,7 @@ def test_a_source_goes_with_the_value_it_is_about(tmp_path):
     ("about", "message"),
     [
         ("3", "about in a recipe is a mapping"),
-        ("{sources: 3}", "about in a recipe is a mapping, and so are its sources"),
+        ("{sources: 3}", "about in a recipe is a mapping, and so are its sources and conflicts"),
         ("{gpus: 0}", r"about.gpus in the recipe .*: input should be greater than or equal to 1\.$"),
         ("{gpu: 1}", r"about.gpu in the recipe .*: extra inputs are not permitted\.$"),
         ("{published: {gsm8k: 1}}", r"about.published.gsm8k in the recipe"),

@@ -208,6 +208,21 @@ def test_every_value_has_a_source(name):
 
 
 @pytest.mark.parametrize("name", PAPER)
+def test_conflicts_of_paper_and_code_are_stated_where_they_apply(name):
+    """The paper's own and those with its code, as they concern the values of this recipe."""
+    recipe, stated = load_recipe(name), read_about(name).conflicts
+    assert {"algorithm", "training.temperature"} <= set(stated)
+    assert recipe.reward != "self_certainty" or "by the one that generated it" in stated["reward"]
+    for key, text in stated.items():
+        if value := re.search(r"; (\d[\d.e-]*) taken", text):
+            section, _, inner = key.rpartition(".")
+            assert float(value[1]) == (recipe.resolved_training[inner] if section else getattr(recipe, key))
+    _, model, data, variant = parts_of(name)
+    if model.startswith("qwen2.5") and data == "math" and not variant:
+        assert {"training.beta", "training.learning_rate", "training.num_generations"} <= set(stated)
+
+
+@pytest.mark.parametrize("name", PAPER)
 def test_what_was_published(name):
     about = read_about(name)
     assert about.reproduces

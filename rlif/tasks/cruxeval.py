@@ -101,7 +101,7 @@ def _equal_literals(left: ast.expr, right: ast.expr) -> bool | None:
     """Whether two literals are equal; None where one is none."""
     try:
         return bool(ast.literal_eval(left) == ast.literal_eval(right))
-    except (ValueError, TypeError):
+    except (OverflowError, TypeError, ValueError):
         return None
 
 
@@ -151,7 +151,7 @@ class CruxEval(CodeTask):
         if not self.runs_code:
             return load_zeroeval("crux", split, source, limit)
         source = source or home("cruxeval/cruxeval.jsonl", "cruxeval-org/cruxeval")
-        rows = read_rows(source, split, ("id", "code", "output"))[:limit]
+        rows = read_rows(source, split, ("id", "code", "output"), present=("input",))[:limit]
         thought = self.protocol_name == "original_cot"
         shots = tuple(
             example(code, given, thought=thought) + solved(given, gold, steps if thought else None)
@@ -173,6 +173,10 @@ class CruxEval(CodeTask):
     ) -> list[Mark]:
         how = super().mark if self.runs_code else super(CodeTask, self).mark
         return how(problems, completions, unsafe_local=unsafe_local)
+
+    def equal(self, answer: str, gold: str) -> bool:
+        """Whether two answers are the same text, or literals of the same value."""
+        return super().equal(answer, gold) or (self.runs_code and settle(f"assert {gold} == {answer}") is True)
 
     def trials(self, problem: Problem, answer: str) -> bool | Sequence[Trial]:
         if f"f({problem.data['input']})" in answer:

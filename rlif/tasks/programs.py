@@ -7,6 +7,7 @@ early costs little. Equal answers to a problem are tried once.
 
 from __future__ import annotations
 
+import operator
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ class CodeTask(Task):
     """A task whose grading executes what a model wrote, in the sandbox."""
 
     runs_code = True
+
+    def equal(self, answer: str, gold: str) -> bool:
+        """Whether two answers are the same: the same text, unless the protocol says otherwise. No mathematics."""
+        return (self.protocol.equal or operator.eq)(answer, gold)
 
     @abstractmethod
     def trials(self, problem: Problem, answer: str) -> bool | Sequence[Trial]:

@@ -313,3 +313,13 @@ def test_real_contest_problems(data_folder, sandbox):
     assert [problem.data["function"] for problem in problems] == [None, "countSeniors", None]
     marks = task.mark(problems, [f"```python\n{code}\n```" for code in (CARDS, SENIORS, CARDS)])
     assert [mark.right for mark in marks] == [True, True, False]
+
+
+def test_programs_and_values_are_not_compared_as_mathematics():
+    """Sympy would call the first two equal, and the last two."""
+    contests, values = find_task("livecodebench"), find_task("cruxeval.original")
+    assert not contests.equal("x = int(input())\nprint(x + 1)", "x = int(input())\nprint(x - 1)")
+    assert contests.equal("print(1)", "print(1)")
+    assert values.equal("'ab'", '"ab"') and values.equal("[1, 2]", "[1,2]") and values.equal("f(", "f(")
+    assert not values.equal("'ab'", "'ba'") and not values.equal("'10'", "10") and not values.equal("x", "y")
+    assert not values.equal("1" * 400 + "+1j", "2")  # too large for a complex number

@@ -49,7 +49,7 @@ def evaluate(
     """Evaluate models: `rlif eval tiny-reasoner runs/demo --tasks clock,cups`."""
     from rich.console import Console
 
-    from rlif.examination import Options, candidates, samplers
+    from rlif.examination import Options, candidates, check_apart, samplers
 
     console = Console()
     if not tasks:
@@ -78,6 +78,7 @@ def evaluate(
         _grade(console, work, outputs, output, options)
     elif models:
         found = [c for model in models for c in candidates(model, output, dtype=dtype, revision=revision)]
+        check_apart(found)
         _evaluate(console, found, work, options, sampler)
     elif not check_gold:
         raise RlifError("give a model, or recorded completions with --outputs.")
@@ -137,9 +138,10 @@ def tasks() -> None:
 
 def _work(tasks: str, options: Options) -> list[tuple[Task, list[Problem]]]:
     """The tasks named, each with its problems; a task that runs code needs the sandbox before anything is sampled."""
-    from rlif.tasks import find_task
+    from rlif.tasks import check_sources, find_task
 
     named = [find_task(name.strip()) for name in tasks.split(",")]
+    check_sources(options.sources, named)
     if any(task.runs_code for task in named) and not options.unsafe_local:
         from rlif.sandbox import require_sandbox
 
@@ -182,7 +184,7 @@ def _check_gold(console: Console, work: Sequence[tuple[Task, Sequence[Problem]]]
 def _grade(
     console: Console, work: Sequence[tuple[Task, Sequence[Problem]]], outputs: Path, output: Path, options: Options
 ) -> None:
-    from rlif.disk import replace_file, write_rows
+    from rlif.disk import replace_file, write_rows, writing
     from rlif.examination import grade_outputs
 
     if len(work) != 1:
@@ -190,9 +192,10 @@ def _grade(
     task, problems = work[0]
     scores, records = grade_outputs(task, problems, str(outputs), unsafe_local=options.unsafe_local)
     folder = output / outputs.name.partition(".")[0]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_rows(folder / f"{task.name}.jsonl", records)
-    replace_file(folder / f"{task.name}.json", json.dumps(scores, indent=2) + "\n")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_rows(folder / f"{task.name}.jsonl", records)
+        replace_file(folder / f"{task.name}.json", json.dumps(scores, indent=2) + "\n")
     _print_scores(console, [(outputs.name, scores)])
     console.print(f"records: {folder}", highlight=False, soft_wrap=True)
 

@@ -25,7 +25,7 @@ from rlif.records import Records
 from rlif.rollout import Sampler, TransformersSampler
 from rlif.rollout_vllm import load_sampler
 from rlif.run import Run, evaluation_name
-from rlif.tasks import Task
+from rlif.tasks import Task, source_of
 from rlif.tasks.rows import read_rows
 from rlif.types import Problem
 
@@ -76,8 +76,7 @@ class Options:
 
     def problems(self, task: Task) -> list[Problem]:
         """The problems of a task that are asked for."""
-        source = self.sources.get(task.name)
-        return task.load(self.split or task.splits[-1], source=source, limit=self.limit)
+        return task.load(self.split or task.splits[-1], source=source_of(task, self.sources), limit=self.limit)
 
 
 def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str | None = None) -> list[Candidate]:
@@ -90,14 +89,30 @@ def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str |
     loading: dict[str, Any] = {"dtype": dtype, "chat": False}
     if (path / "recipe.yaml").is_file():
         return list(_checkpoints(Run.open(path), loading))
-    ours = (path.parent.parent / "recipe.yaml").is_file()
-    whole = is_sealed(path) if ours else (path / "trainer_state.json").is_file()
+    run = next((place for place in (path.parent, path.parent.parent) if (place / "recipe.yaml").is_file()), None)
+    whole = is_sealed(path) if run else (path / "trainer_state.json").is_file()
     if path.name.startswith("checkpoint-") and path.is_dir() and not whole:
         raise RlifError(f"the checkpoint {model} was not written to its end; take another one of its run.")
     recipe = Recipe(model=model, revision=revision, **loading)
     model_path(recipe)
-    label = path.name + (f"@{revision}" if revision else "")
+    label = (f"{run.resolve().name}-" if run else "") + path.name + (f"@{revision}" if revision else "")
     return [Candidate(label, recipe, output / label)]
+
+
+def check_apart(found: Sequence[Candidate]) -> None:
+    """Refuses two models of one name, whose scores would go to the same files.
+
+    Raises:
+        RlifError: there are such.
+    """
+    known: dict[tuple[Path, int | None], Candidate] = {}
+    for candidate in found:
+        other = known.setdefault((candidate.folder, candidate.step), candidate)
+        if other is not candidate:
+            raise RlifError(
+                f"the scores of {other.recipe.model} and {candidate.recipe.model} would both go to {candidate.folder};"
+                " rename one of the folders, or evaluate them one by one with an --output of their own."
+            )
 
 
 def _checkpoints(run: Run, loading: Mapping[str, Any]) -> Iterator[Candidate]:

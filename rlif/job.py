@@ -11,7 +11,7 @@ from rlif.places import anchored
 from rlif.plan import Plan, check_annotator, plan_steps
 from rlif.policy import load_config, load_tokenizer
 from rlif.prompts import Prompt, find_prompt
-from rlif.tasks import Task, find_task
+from rlif.tasks import Task, check_sources, find_task, source_of
 from rlif.terms import check_gold, check_terms
 from rlif.types import Problem
 
@@ -43,8 +43,7 @@ def check_names(recipe: Recipe) -> tuple[Task, Prompt]:
     """
     task = find_task(recipe.task)
     check_terms(recipe, task)
-    for name in (*recipe.evaluate.tasks, *recipe.evaluate.sources):
-        find_task(name)
+    check_sources(recipe.evaluate.sources, [find_task(name) for name in recipe.evaluate.tasks])
     return task, find_prompt(recipe.prompt or task.protocol.prompt)
 
 
@@ -61,9 +60,10 @@ def prepare(recipe: Recipe, processes: int = 1) -> Job:
     task, prompt = check_names(recipe)
     check_training(recipe, processes)
     problems = task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed)
+    looked_at = {name: find_task(name) for name in recipe.evaluate.tasks}
     held_out = {
-        name: find_task(name).load("test", source=recipe.evaluate.sources.get(name), limit=recipe.evaluate.limit)
-        for name in recipe.evaluate.tasks
+        name: each.load("test", source=source_of(each, recipe.evaluate.sources), limit=recipe.evaluate.limit)
+        for name, each in looked_at.items()
     }
     check_gold(recipe, task, problems)
     check_annotator(recipe, load_config(recipe))

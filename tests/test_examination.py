@@ -13,8 +13,9 @@ import rlif
 from rlif.checkpoints import seal
 from rlif.cli import app
 from rlif.config import check_recipe
-from rlif.examination import Options, candidates, compare, examine, grade_outputs
+from rlif.examination import Options, candidates, check_apart, compare, examine, grade_outputs
 from rlif.run import Run
+from rlif.tasks import check_sources, find_task, source_of
 
 CLOCK = rlif.TASKS["clock"]
 
@@ -70,7 +71,7 @@ def test_a_checkpoint_half_written_is_refused(run, tmp_path):
     with pytest.raises(rlif.RlifError, match="was not written to its end"):
         candidates(str(run.checkpoints / "checkpoint-4"), tmp_path)
     (only,) = candidates(str(run.checkpoints / "checkpoint-3"), tmp_path)
-    assert only.label == "checkpoint-3" and only.step is None
+    assert only.label == f"{run.path.name}-checkpoint-3" and only.step is None
 
 
 def test_corrupted_weights_are_one_sentence(model_folder, tmp_path):
@@ -189,3 +190,24 @@ def test_tasks_are_listed_with_their_protocols():
     listed = {line.split()[0] for line in done.output.splitlines() if line.split()}
     expected = {f"{name}.{key}" for name, task in rlif.TASKS.items() for key in list(task.protocols)[1:]}
     assert expected | set(rlif.TASKS) <= listed
+
+
+def test_models_of_one_name_are_kept_apart(run, model_folder, tmp_path):
+    """Those of runs by their run's name; else two would be written over each other and compared with themselves."""
+    folders = [shutil.copytree(model_folder, tmp_path / name / "model") for name in ("a", "b")]
+    both = [candidate for folder in folders for candidate in candidates(str(folder), tmp_path / "evals")]
+    with pytest.raises(rlif.RlifError, match=r"would both go to .*evals/model; rename one"):
+        check_apart(both)
+    for folder in folders:
+        shutil.copy(run.path / "recipe.yaml", folder.parent)
+    both = [candidate for folder in folders for candidate in candidates(str(folder), tmp_path / "evals")]
+    check_apart(both)
+    assert [candidate.label for candidate in both] == ["a-model", "b-model"]
+
+
+def test_a_source_is_that_of_the_task_whatever_the_protocol():
+    task, sources = find_task("gsm8k.paper"), {"gsm8k": "here", "math": "there"}
+    assert source_of(task, sources) == "here" and source_of(task, {**sources, "gsm8k.paper": "x"}) == "x"
+    assert source_of(find_task("cups"), sources) is None
+    with pytest.raises(rlif.RlifError, match=r"a source is given for 'math', which is not among the tasks; .*gsm8k"):
+        check_sources(sources, [task])

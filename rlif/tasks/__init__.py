@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rlif.errors import lookup
+from collections.abc import Mapping, Sequence
+
+from rlif.errors import RlifError, lookup, nearest
 from rlif.tasks.alpaca_eval import AlpacaEval
 from rlif.tasks.code_contests import CodeContests
 from rlif.tasks.cruxeval import CruxEval
@@ -43,3 +45,20 @@ def find_task(name: str) -> Task:
     task, dot, protocol = name.partition(".")
     found = lookup(TASKS, task, "task")
     return found.under(protocol) if dot else found
+
+
+def source_of(task: Task, sources: Mapping[str, str]) -> str | None:
+    """Where a task is read from: what is said of its protocol, else of the task; None for its own home."""
+    return sources.get(task.name, sources.get(type(task).name))
+
+
+def check_sources(sources: Mapping[str, str], tasks: Sequence[Task]) -> None:
+    """Refuses a source of a task that is not asked for.
+
+    Raises:
+        RlifError: naming it, and the nearest of those that are.
+    """
+    names = [name for task in tasks for name in dict.fromkeys([type(task).name, task.name])]
+    for name in sources:
+        if name not in names:
+            raise RlifError(f"a source is given for {name!r}, which is not among the tasks; {nearest(name, names)}")

@@ -365,6 +365,11 @@ def find_recipe(recipe: str | Path) -> Path:
     raise RlifError(f"no recipe file and no shipped recipe {str(recipe)!r}; {nearest(str(recipe), shipped)}")
 
 
+def folder_name(stem: str) -> str:
+    """A name for a run folder, from that of a recipe file."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip("._-") or "run"
+
+
 def check_recipe(values: Mapping[str, Any]) -> Recipe:
     """A recipe from plain values, with errors of one sentence."""
     try:
@@ -373,7 +378,7 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            owner = {"evaluate": Evaluation, "guard": Guard}.get(str(first["loc"][0]), Recipe)
+            owner = {"evaluate": Evaluation, "guard": Guard, "meaning": Meaning}.get(str(first["loc"][0]), Recipe)
             hint = nearest(str(first["loc"][-1]), owner.model_fields)
             raise RlifError(f"unknown key {key!r} in the recipe; {hint}") from None
         if first["type"] == "value_error":

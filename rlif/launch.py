@@ -19,7 +19,6 @@ The recipe keeps its meaning: problems_per_update is of all processes together, 
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
-from rlif.config import Recipe
+from rlif.config import Recipe, folder_name
 from rlif.errors import RlifError, lookup
 from rlif.hardware import config_of
 from rlif.plan import keeps_copy
@@ -212,11 +211,6 @@ def shares_of_gpus(layout: Layout, visible: str | None) -> tuple[str, str]:
     names = visible.split(",") if visible else [str(i) for i in range(layout.per_node + layout.server_gpus)]
     last = layout.per_node + layout.server_gpus
     return ",".join(names[: layout.per_node]), ",".join(names[layout.per_node : last])
-
-
-def folder_name(stem: str) -> str:
-    """A name for a run folder, from that of a recipe file."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip("._-") or "run"
 
 
 def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:

@@ -33,7 +33,7 @@ from typing import Any
 
 import rlif
 from rlif.checkpoints import damage, discard, in_order, is_sealed, step_of
-from rlif.config import Recipe, check_recipe
+from rlif.config import Recipe, check_recipe, folder_name
 from rlif.disk import finite, read_object, replace_file, sync, write_rows
 from rlif.errors import RlifError
 from rlif.jsonl import read_lines
@@ -65,7 +65,7 @@ class Run:
             RlifError: the name asked for is taken, or the folder cannot be written.
         """
         root = Path(recipe.output).expanduser()
-        names = [recipe.name] if recipe.name else _numbered(default_name)
+        names = [recipe.name] if recipe.name else _numbered(folder_name(default_name))
         draft = root / f".{names[0]}.{secrets.token_hex(4)}.draft"
         try:
             draft.mkdir(parents=True)

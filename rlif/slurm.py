@@ -20,9 +20,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlif.config import Recipe
+from rlif.config import Recipe, folder_name
 from rlif.errors import PREEMPTED
-from rlif.launch import SERVER_HOST, Layout, folder_name, options, server_command
+from rlif.launch import SERVER_HOST, Layout, options, server_command
 
 NOTICE = 300  # seconds before the time limit: a step and a checkpoint
 

@@ -141,3 +141,8 @@ def test_what_fails_on_the_main_process_is_raised_there():
     for error in (rlif.RlifError("mine"), ValueError("a defect")):
         with pytest.raises(type(error), match=str(error)):
             on_main(lambda error=error: (_ for _ in ()).throw(error))
+
+
+def test_a_name_that_is_left_to_us_is_one_that_a_recipe_may_have(tmp_path):
+    run = Run.create(load_recipe("demo", [f"output={tmp_path}"]), "my recipe (2)")
+    assert run.path.name == "my-recipe--2-" and Run.open(run.path).recipe().name == run.path.name

@@ -138,6 +138,13 @@ def _show_plan(recipe: Recipe) -> None:
 
     task, _ = check_names(recipe)
     training = check_training(recipe, processes=1)
+    config, unknown = None, ""
+    try:
+        config = load_config(recipe)
+    except RlifError as error:
+        unknown = str(error)
+    else:
+        check_annotator(recipe, config)
     resolved = recipe.model_dump() | {"training": training, "normalisation": recipe.resolved_normalisation}
     YAML().dump(resolved, sys.stdout)
     try:
@@ -150,14 +157,11 @@ def _show_plan(recipe: Recipe) -> None:
         print(f"\n{plan.problems:,} problems, {plan.steps:,} steps of {recipe.problems_per_update} problems")
         print(f"{plan.completions:,} completions, at most {plan.tokens:,} tokens to generate")
     print("memory of one process, GiB (estimate, nothing sharded, activations not counted):")
-    try:
-        config = load_config(recipe)
-    except RlifError as error:
-        print(f"  unknown: {error}")
-    else:
-        check_annotator(recipe, config)
-        for part, size in estimate_memory(recipe, config, processes=1).items():
-            print(f"  {size:8.3f}  {part}")
+    if config is None:
+        print(f"  unknown: {unknown}")
+        return
+    for part, size in estimate_memory(recipe, config, processes=1).items():
+        print(f"  {size:8.3f}  {part}")
 
 
 def main() -> None:

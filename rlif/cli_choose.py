@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from rlif.disk import replace_file, write_rows, writing
 from rlif.errors import RlifError
 
 if TYPE_CHECKING:
@@ -303,8 +304,6 @@ def _write(
     if rows is not None and not (out / "samples.jsonl").exists():
         _append(out, "samples.jsonl", rows)
     picks = [{"id": problem, "chosen": None} if row is None else dict(row) for problem, row in chosen.items()]
-    (out / "chosen.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in picks), "utf-8")
-    (out / "selection.json").write_text(json.dumps(report) + "\n", "utf-8")
     lines = [
         "# Best of N",
         "",
@@ -314,7 +313,10 @@ def _write(
         lines += ["", markdown(report["scaling"])]
     if "early_stop" in report:
         lines += ["", early_line(report["early_stop"])]
-    (out / "selection.md").write_text("\n".join(lines) + "\n", "utf-8")
+    with writing(out):
+        write_rows(out / "chosen.jsonl", picks)
+        replace_file(out / "selection.json", json.dumps(report) + "\n")
+        replace_file(out / "selection.md", "\n".join(lines) + "\n")
     if "scaling" in report:
         try:
             draw({report["settings"]["task"] or "accuracy over N": report["scaling"]}, out / "selection.png")
@@ -324,16 +326,14 @@ def _write(
 
 
 def _made(out: Path) -> Path:
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RlifError(f"cannot make the folder {out}: {error.strerror}.") from error
     return out
 
 
 def _append(out: Path | None, name: str, rows: Sequence[Row]) -> None:
     if out is not None:
-        with (_made(out) / name).open("a", encoding="utf-8") as file:
+        with writing(out / name), (_made(out) / name).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 

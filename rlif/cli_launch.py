@@ -35,15 +35,14 @@ def launch(
     """Train on several GPUs or machines: `rlif launch --processes 8 intuitor-qwen2.5-3b-math`."""
     from rlif import launch as launching
     from rlif import supervise
+    from rlif.engines.trl_setup import check_training
     from rlif.slurm import batch_script
 
     settings, folder, stem = _what(recipe, overrides or [], resume, rank)
     server = server_gpus if launching.wants_server(settings) else 0
     gpus = None if dry_run or slurm else _gpus()
-    if processes is None:
-        if not gpus:
-            raise RlifError("how many processes? give --processes: there is no GPU here to count.")
-        processes = (gpus - server) * nodes
+    processes = processes or _all_of((gpus or 0) - server) * nodes
+    check_training(settings, processes)
     layout = launching.Layout(processes, nodes, strategy, server)
     launching.check_layout(settings, layout, gpus)
     start = ["--resume", str(resume)] if recipe is None else [recipe, *(overrides or [])]
@@ -94,6 +93,12 @@ def _what(recipe: str | None, overrides: list[str], resume: Path | None, rank: i
         raise RlifError("give a recipe, e.g. `rlif launch --processes 2 demo`, or a run folder with --resume.")
     settings, stem = load_recipe(recipe, overrides), Path(recipe).stem
     return settings, run_folder(settings, stem, rank), stem
+
+
+def _all_of(gpus: int) -> int:
+    if gpus < 1:
+        raise RlifError("how many processes? give --processes: there is no GPU here to count.")
+    return gpus
 
 
 def _gpus() -> int:

@@ -22,7 +22,9 @@ def plan(
     gpu: Annotated[str, typer.Option(help="b200, h200, h100, h100-pcie, a100, a100-40, l40s, a6000, 4090, 3090.")] = (
         "h100"
     ),
-    gpus: Annotated[int, typer.Option(min=1, help="How many, over all machines.")] = 8,
+    gpus: Annotated[
+        int, typer.Option(min=1, help="How many, over all machines; without those of a server that runs elsewhere.")
+    ] = 8,
     strategy: Annotated[str, typer.Option(help="ddp, fsdp2, zero2 or zero3.")] = "ddp",
     server_gpus: Annotated[int, typer.Option(min=1, help="Of them, those of the vLLM server, if there is one.")] = 1,
     prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Mean; half of max_prompt_tokens if left out.")] = (
@@ -36,23 +38,26 @@ def plan(
 
     from rlif import costs, hardware
     from rlif.config import load_recipe
-    from rlif.launch import Layout, check_layout
+    from rlif.engines.trl_setup import check_training
+    from rlif.launch import Layout, check_layout, wants_server
 
     settings = load_recipe(recipe, overrides or [])
     card = lookup(hardware.GPUS, gpu, "gpu")
-    training = settings.resolved_training
-    longest = training["max_completion_length"]
     server = server_gpus if settings.training.get("use_vllm") and settings.training.get("vllm_mode") == "server" else 0
-    if server >= gpus:
+    elsewhere = 0 if wants_server(settings) else server  # a server that runs already has GPUs of its own
+    trainers = gpus + elsewhere - server
+    if trainers < 1:
         raise RlifError(f"{gpus} GPUs leave none to train beside {server} of the vLLM server.")
+    check_layout(settings, Layout(trainers, 1, strategy, server), None)
+    check_training(settings, trainers)
+    longest = settings.resolved_training["max_completion_length"]
     if completion_tokens is not None and completion_tokens > longest:
         raise RlifError(f"completions have at most {longest} tokens here (training.max_completion_length).")
-    check_layout(settings, Layout(gpus - server, 1, strategy, server), None)
     setting = costs.Setting(
         recipe=settings,
         shape=hardware.find_shape(settings),
         gpu=card,
-        gpus=gpus,
+        gpus=gpus + elsewhere,
         strategy=strategy,
         server_gpus=server,
         prompt=prompt_tokens or settings.max_prompt_tokens / 2,

@@ -8,11 +8,25 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from rlif.errors import RlifError, first_line
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What goes wrong while something is written there is one sentence.
+
+    Raises:
+        RlifError: a full disk, a place that may not be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RlifError(f"cannot write {path}: {error.strerror or first_line(error)}.") from error
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlif.disk import writing
 from rlif.errors import RlifError
 from rlif.judge import Judge, Pair, Refused, Unanswered
 from rlif.tasks.rows import Row, read_rows
@@ -50,7 +51,7 @@ class Record:
     def append(self, row: Row) -> None:
         """Adds one line, over what is left of a line that was cut short."""
         line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
-        with self._lock:
+        with self._lock, writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab") as file:
                 file.write(line)

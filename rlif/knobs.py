@@ -60,7 +60,8 @@ def _changes(setting: Setting) -> dict[str, Change]:
         found |= _changes_of_vllm(setting)
     if recipe.lora is None:
         found["lora={r: 16, target_modules: all-linear}"] = _with_lora
-        found |= {"training.beta=0": _with_training(beta=0.0)} if training.get("beta") else {}
+        if training.get("beta") and recipe.guard.policy != "rollback":  # which goes on with a larger one
+            found["training.beta=0"] = _with_training(beta=0.0)
     if training["max_completion_length"] >= 1024:
         half = training["max_completion_length"] // 2
         found[f"training.max_completion_length={half}"] = _with_training(max_completion_length=half)

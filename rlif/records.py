@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rlif.disk import finite, read_object, replace_file, write_rows
+from rlif.disk import finite, read_object, replace_file, write_rows, writing
 from rlif.errors import RlifError
 
 Record = dict[str, Any]
@@ -120,9 +120,10 @@ class Records:
         """Writes records and scores where they stay, and returns the scores; with the records, where nothing stays."""
         if self.folder is None:
             return scores | {"records": list(records)}
-        write_rows(self.folder / f"{self.name}.jsonl", records)
-        replace_file(self.folder / f"{self.name}.json", json.dumps(finite(scores), indent=2) + "\n")
-        self.part.unlink()
+        with writing(self.folder):
+            write_rows(self.folder / f"{self.name}.jsonl", records)
+            replace_file(self.folder / f"{self.name}.json", json.dumps(finite(scores), indent=2) + "\n")
+            self.part.unlink()
         return scores
 
     def __enter__(self) -> Self:

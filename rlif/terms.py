@@ -105,6 +105,8 @@ def check_terms(recipe: Recipe, task: Task) -> None:
     for name, kind in kinds.items():
         if kind == "function":
             import_function(name)
+        if kind == "model" and name.startswith(("/", ".", "~")) and not Path(name).expanduser().is_dir():
+            raise RlifError(f"there is no folder {name} to load a reward model from.")
     if recipe.annotator != "online" and "token" not in kinds.values():
         raise RlifError(
             f"annotator {recipe.annotator} says whose confidence is measured, but {', '.join(kinds)} measures none;"

@@ -280,14 +280,22 @@ FOUR = ["demo", "training.use_cpu=false", "--gpus", "4"]
         (["demo", "--gpus", "3"], "do not divide"),
         ([*FOUR, "annotator=ema", "--strategy", "zero2"], "needs strategy ddp and not zero2"),
         ([*FOUR, "--strategy", "fsdp2"], "set evaluate={} and use `rlif eval`"),
-        (["demo", "--completion-tokens", "57"], "at most 56 tokens"),
+        (["demo", "--gpus", "1", "--completion-tokens", "57"], "at most 56 tokens"),
         (["demo", "--gpus", "1", "training.use_vllm=true", "training.vllm_mode=server"], "leave none to train"),
         (["demo", "--gpus", "2", "model=nobody/nothing"], "cannot load the model"),
+        (["demo", "--gpus", "1", "training.max_completion_length=long"], "should be a valid integer, found 'long'"),
+        (["demo", "--gpus", "1", "training.max_steps=many"], "should be a valid integer, found 'many'"),
     ],
 )
 def test_mistakes(arguments, message, monkeypatch, capsys):
     code, _, err = main(monkeypatch, capsys, "plan", *arguments)
     assert code == 2 and message in err and err.count("\n") == 1
+
+
+def test_a_server_that_runs_already_takes_none_of_the_gpus(monkeypatch, capsys):
+    there = [*FOUR, "training.use_vllm=true", "training.vllm_mode=server", "training.vllm_server_host=elsewhere"]
+    code, out, _ = main(monkeypatch, capsys, "plan", *there)
+    assert code == 0 and "4 x h100" in out and "vLLM  " not in out.partition("time of an update")[0]
 
 
 def test_help_names_every_gpu(monkeypatch, capsys):

@@ -61,7 +61,9 @@ class MmluPro(Task):
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         source = source or home("mmlu_pro", "TIGER-Lab/MMLU-Pro")
-        rows = read_rows(source, split, ("question", "category", "answer"))[:limit]
+        rows = read_rows(
+            source, split, ("question", "category", "answer"), present=("question_id",), lists=("options",)
+        )[:limit]
         if self.protocol_name == "lighteval":
             return [_problem(row, f"{row['question']}\n\n{_options(row, ') ')}") for row in rows]
         shots = {} if split == "validation" else _worked(source)
@@ -100,7 +102,7 @@ def _worked(source: str) -> Mapping[str, list[str]]:
     if place.is_file():
         source = str(place.parent)
     try:
-        rows = read_rows(source, "validation", ("question", "category", "cot_content"))
+        rows = read_rows(source, "validation", ("question", "category", "cot_content"), lists=("options",))
     except RlifError as error:
         raise RlifError(
             f"the official form of MMLU-Pro needs the worked questions of its validation split, expected as"

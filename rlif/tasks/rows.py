@@ -23,19 +23,32 @@ def home(relative: str, hub: str) -> str:
     return str(Path(folder) / relative) if folder else hub
 
 
-def read_rows(source: str, split: str, columns: tuple[str, ...] = (), optional: tuple[str, ...] = ()) -> list[Row]:
+def read_rows(
+    source: str,
+    split: str,
+    columns: tuple[str, ...] = (),
+    optional: tuple[str, ...] = (),
+    *,
+    present: tuple[str, ...] = (),
+    lists: tuple[str, ...] = (),
+) -> list[Row]:
     """All rows of a source.
 
     Args:
         source: a file, a folder with `<split>.<suffix>` in it, or a hub name, `owner/name` or `owner/name:config`.
         split: which part, for a folder or the hub; a file is taken as it is.
-        columns: every row must have these, and not empty.
+        columns: text that every row must have, and not empty.
         optional: text as well, where a row has them.
+        present: every row must have these, whatever is in them.
+        lists: and these, each a list.
 
     Raises:
         RlifError: unreadable, empty, or a row lacks a column.
     """
-    path = Path(source).expanduser()
+    try:
+        path = Path(source).expanduser()
+    except RuntimeError as error:
+        raise RlifError(f"no such data file: {source} ({first_line(error)}).") from error
     if path.is_dir():
         path = _split_file(path, split)
     if path.is_file():
@@ -47,14 +60,17 @@ def read_rows(source: str, split: str, columns: tuple[str, ...] = (), optional: 
     if not rows:
         raise RlifError(f"{source} holds no rows.")
     for number, row in enumerate(rows, start=1):
-        for column in columns:
-            if not isinstance(row, dict) or row.get(column) in (None, ""):
-                found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-                raise RlifError(f"row {number} of {source} has no {column!r}; it has {found}.")
-        for column in (*columns, *optional):
-            if not isinstance(row.get(column, ""), str | None):
-                kind = type(row[column]).__name__
-                raise RlifError(f"{column!r} in row {number} of {source} is a {kind}; expected plain text.")
+        if not isinstance(row, dict):
+            raise RlifError(f"row {number} of {source} has no columns: it is a {type(row).__name__}.")
+        missing = [name for name in columns if row.get(name) in (None, "")]
+        missing += [name for name in (*present, *lists) if name not in row]
+        if missing:
+            raise RlifError(f"row {number} of {source} has no {missing[0]!r}; it has {', '.join(map(str, row))}.")
+        for kind, names in (("plain text", (*columns, *optional)), ("a list", lists)):
+            for name in names:
+                if not isinstance(row.get(name, ""), list if kind == "a list" else str | None):
+                    found = type(row[name]).__name__
+                    raise RlifError(f"{name!r} in row {number} of {source} is a {found}; expected {kind}.")
     return rows
 
 

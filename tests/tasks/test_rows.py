@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 
 import rlif
+from rlif.tasks import find_task
 from rlif.tasks.rows import read_rows
 
 ROWS = [{"prompt": "What is 1 + 1?", "note": "é"}, {"prompt": "And 2 + 2?", "note": "x"}]
@@ -64,7 +65,7 @@ def test_a_folder_by_split(tmp_path):
         ("a.jsonl", b'{"prompt": [{"role": "user"}]}', "'prompt' in row 1 of .* is a list; expected plain text"),
         ("a.parquet", b"PAR1 nothing", "cannot read"),
         ("a.jsonl", b'{"prompt": "x"}\n{"text": "y"}', "row 2 of .* has no 'prompt'; it has text"),
-        ("a.jsonl", b"[1, 2]", "row 1 of .* has no 'prompt'"),
+        ("a.jsonl", b"[1, 2]", "row 1 of .* has no columns: it is a list"),
         ("a.csv", b"prompt\nx\n\n", "nothing"),
         ("a.xlsx", b"x", r"expected \.jsonl"),
     ],
@@ -83,3 +84,25 @@ def test_missing_files_and_unreachable_hubs(tmp_path):
         read_rows(str(tmp_path / "none.jsonl"), "train")
     with pytest.raises(rlif.RlifError, match="cannot load the split 'train' of 'owner/name' from the hub"):
         read_rows("owner/name", "train")
+
+
+def test_columns_that_are_no_text(tmp_path):
+    """Those that have to be there, whatever they hold, and those that are lists."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": 3, "options": ["a"]}')
+    assert read_rows(str(path), "test", present=("id",), lists=("options",))
+    with pytest.raises(rlif.RlifError, match="has no 'number'; it has id, options"):
+        read_rows(str(path), "test", present=("number",))
+    with pytest.raises(rlif.RlifError, match=r"'id' in row 1 of .* is a int; expected a list"):
+        read_rows(str(path), "test", lists=("id",))
+    with pytest.raises(rlif.RlifError, match=r"no such data file: ~nobody-has-this-name/a.jsonl"):
+        read_rows("~nobody-has-this-name/a.jsonl", "test")
+
+
+@pytest.mark.parametrize("name", ["mbpp", "mmlu_pro", "mmlu_pro.lighteval", "cruxeval.original", "code_contests"])
+def test_a_row_of_something_else_is_one_sentence(name, tmp_path):
+    path = tmp_path / "test.jsonl"
+    given = {"text": "t", "code": "c", "question": "q", "category": "x", "answer": "A", "id": "i", "output": "1"}
+    path.write_text(json.dumps(given))
+    with pytest.raises(rlif.RlifError, match=r"(row 1 of|the tests of row|needs the worked questions)"):
+        find_task(name).load("test", source=str(path))

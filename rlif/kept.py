@@ -230,14 +230,16 @@ def _fingerprint(facts: Any) -> str:
 
 
 def _looks(looks: Mapping[int, Row]) -> dict[int, Row]:
-    blank = dict.fromkeys(("n", "mean", "low", "high"))
     return {
-        step: rounded(
-            {"accuracy": {key: (look.get("accuracy") or blank).get(key) for key in blank}}
-            | {key: look.get(key) for key in LOOKS}
-        )
+        step: rounded({"accuracy": _proportion(look.get("accuracy"))} | {key: look.get(key) for key in LOOKS})
         for step, look in sorted(looks.items())
     }
+
+
+def _proportion(found: Any) -> Row:
+    """What was kept of one, every part None where it is none."""
+    known = found if isinstance(found, Mapping) else {}
+    return {key: known.get(key) for key in ("n", "mean", "low", "high")}
 
 
 def _columns(history: History) -> dict[str, list[Any]]:

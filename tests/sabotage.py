@@ -10,6 +10,7 @@ import importlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -119,7 +120,8 @@ def signal_at(where: str, nth: int, *numbers: int) -> None:
             calls.append(1)
             if len(calls) == nth:
                 for number in numbers:
-                    signal.raise_signal(number)  # to this thread: Python sees each before the next one comes
+                    # Handled before it returns; after raise_signal another thread may be first, and two become one.
+                    signal.pthread_kill(threading.get_ident(), number)
             return original(*args, **kwargs)
 
         return wrapper

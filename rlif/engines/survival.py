@@ -31,6 +31,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from rich.console import Console
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
 
@@ -191,7 +192,8 @@ class FiniteGradients(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if args.fp16:
             return
-        grads = [getattr(p.grad, "_local_tensor", p.grad) for p in model.parameters() if p.grad is not None]
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        grads = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in grads]
         if not torch.isfinite(torch.nn.utils.get_total_norm(grads)):
             raise RlifError(
                 f"the gradient of step {state.global_step + 1} is not finite (NaN or infinite loss); the weights were"

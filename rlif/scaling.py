@@ -173,15 +173,18 @@ def _problem(
     return found
 
 
-def early_stop_report(full: Iterable[Row], early: Sequence[Row], *, warm_up: int = WARM_UP) -> dict[str, Any]:
+def early_stop_report(
+    full: Iterable[Row], early: Sequence[Row], *, warm_up: int = WARM_UP, equal: Equal | None = None
+) -> dict[str, Any]:
     """Tokens and accuracy of sampling with stops, beside the full run that shares its warm-up.
 
     The vote is DeepConf's: weighted by the lowest window, of the rows whose lowest window reaches the threshold.
 
     Args:
-        full: rows of `Sampler.draw`.
-        early: rows of `Sampler.draw_on` for the same problems.
+        full: rows of `GroupSampler.draw`.
+        early: rows of `GroupSampler.draw_on` for the same problems.
         warm_up: rows of each problem that both share.
+        equal: which answers are the same; the same text if left out.
 
     Returns:
         `tokens` of both and the share `saved`; `stopped`, the share of the rows after the warm-up; `accuracy`: of the
@@ -193,9 +196,9 @@ def early_stop_report(full: Iterable[Row], early: Sequence[Row], *, warm_up: int
     right: dict[str, list[bool]] = {"early": [], "full": [], "plurality": []}
     for whole, cut in pairs:
         if cut[0]["right"] is not None:
-            right["early"].append(_vote_is_right([r for r in cut if not _below(r)], "deepconf_lowest"))
-            right["full"].append(_vote_is_right(whole, "deepconf_lowest"))
-            right["plurality"].append(_vote_is_right(whole, "plurality"))
+            right["early"].append(_vote_is_right([r for r in cut if not _below(r)], "deepconf_lowest", equal))
+            right["full"].append(_vote_is_right(whole, "deepconf_lowest", equal))
+            right["plurality"].append(_vote_is_right(whole, "plurality", equal))
     return {
         "tokens": tokens,
         "saved": 1 - tokens["early"] / tokens["full"] if tokens["full"] else None,
@@ -218,7 +221,7 @@ def report(
     if any(row.get("right") is not None for row in rows):
         found["scaling"] = scaling(rows, equal=equal, power=power, seed=seed)
     if early is not None:
-        found["early_stop"] = early_stop_report(rows, early, warm_up=warm_up)
+        found["early_stop"] = early_stop_report(rows, early, warm_up=warm_up, equal=equal)
     return found
 
 
@@ -227,8 +230,9 @@ def _below(row: Row) -> bool:
     return lowest is None or lowest < row["threshold"]
 
 
-def _vote_is_right(rows: Sequence[Row], rule: str) -> bool:
-    i = choose(rule, [row["answer"] for row in rows], [row["group_confidence_lowest"] for row in rows])
+def _vote_is_right(rows: Sequence[Row], rule: str, equal: Equal | None) -> bool:
+    answers, values = [row["answer"] for row in rows], [row["group_confidence_lowest"] for row in rows]
+    i = choose(rule, answers, values, equal=equal)
     return i is not None and bool(rows[i]["right"])
 
 

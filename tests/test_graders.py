@@ -79,7 +79,7 @@ def unlabelled(completions, **_):
 
 def labelled(prompts, completions, gold, solution, trainer_state, **others):
     assert trainer_state == "state" and "completion_ids" in others
-    return [None if g is None else float(g in s) for g, s in zip(gold, solution, strict=True)]
+    return [None if s is None else float(g in s) for g, s in zip(gold, solution, strict=True)]
 
 
 def all_of_it(**columns):

@@ -14,6 +14,7 @@ from rlif.errors import RlifError
 from rlif.evaluate import proportion
 from rlif.scaling import difference, early_stop_report, interval, markdown, scaling, sizes, subsets
 from rlif.scaling_figure import draw
+from rlif.tasks import find_task
 
 
 def samples(problems=12, n=8, seed=0):
@@ -142,3 +143,12 @@ def test_early_stopping_is_reported_beside_the_full_run():
     assert found["stopped"] == 0.5
     assert [found["accuracy"][name]["mean"] for name in ("early", "full", "plurality")] == [1, 0, 0]
     assert math.isclose(early_stop_report(full, [{**r, "threshold": -math.inf} for r in full])["saved"], 0)
+
+
+def test_votes_after_early_stops_compare_answers_as_the_others_do():
+    same = {"id": "p", "tokens": 1, "stopped": False, "group_confidence_lowest": 1.0, "threshold": 0.0}
+    halves = [{**same, "answer": answer, "right": True} for answer in ("1/2", "0.5", "\\frac{1}{2}")]
+    rows = [{**row, "sample": i} for i, row in enumerate([{**same, "answer": "3", "right": False}] * 2 + halves)]
+    for equal, right in ((None, 0.0), (find_task("math").equal, 1.0)):
+        found = early_stop_report(rows, rows, equal=equal)["accuracy"]
+        assert [found[name]["mean"] for name in ("early", "full", "plurality")] == [right] * 3

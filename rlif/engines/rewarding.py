@@ -229,7 +229,7 @@ class InternalReward:
         def judge() -> list[dict[str, Any]]:
             starts = range(0, len(rows), self._group)
             groups = [rows[start : start + self._group] for start in starts if first <= start < first + count]
-            if self.task:
+            if self.task and any(term.name != "semantic_entropy" for term in (*signals, *factors)):
                 self.task.compare_ahead([[row.answer for row in group] for group in groups])
             return [self._judged(group, signals, factors) for group in groups]
 

@@ -61,6 +61,10 @@ def import_function(name: str) -> Callable[..., Any]:
     return found
 
 
+def _boxed(gold: str | None) -> str | None:
+    return None if gold is None else f"\\boxed{{{gold}}}"
+
+
 def asks_for_gold(function: Callable[..., Any]) -> bool:
     """Whether one of its parameters is named after gold."""
     return any(name in GOLD for name in inspect.signature(function).parameters)
@@ -80,7 +84,7 @@ def reward_function(name: str, function: Callable[..., Any]) -> Callable[[Batch]
         }
         if batch.problems is not None and asks_for_gold(function):
             columns["gold"] = [problem.gold for problem in batch.problems]
-            columns["solution"] = [p.solution or f"\\boxed{{{p.gold}}}" for p in batch.problems]
+            columns["solution"] = [p.solution or _boxed(p.gold) for p in batch.problems]
         given = {key: value for key, value in columns.items() if key in parameters or (takes_all and key not in GOLD)}
         try:
             values = function(**given)

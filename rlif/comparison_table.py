@@ -40,7 +40,8 @@ LEGEND = (
     " best is found by looking at gold answers, which training does only where a recipe says so. Change: end minus"
     " start in points, with Student's 95 % interval over seeds. Tokens and nats: mean length and self-certainty of the"
     " evaluated completions, first -> last evaluation. KL to the start in nats per token, over the last tenth of"
-    " training. Collapsed: accuracy lost and not regained, from this step on; alarm: the first that the guard raised."
+    " training, 20 steps at most. Collapsed: accuracy lost and not regained, from this step on; alarm: the first that"
+    " the guard raised."
 )
 Pair = tuple[float | None, float | None]
 

@@ -8,7 +8,7 @@ For each method and evaluated task, with one number per seed s:
                         pair, and seeds, not problems, are the sample
     against a method    end_s - end_s of the other, a pair for each seed that both have; the same interval
     collapsed           by accuracy on that task (`rlif.analysis`); where nothing is graded, by the label-free signs
-    kl                  to the start, mean over the last tenth of the logged steps of training
+    kl                  to the start, mean over the last tenth of the logged steps of training, 20 at most
 
 With one seed there is no interval: one over problems says how well that one model is known, not what another seed would
 have given. A run that failed or is not finished counts in none of the numbers.

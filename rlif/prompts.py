@@ -78,7 +78,6 @@ PROMPTS: dict[str, Prompt] = {
         user="Write the Python function below in full and put it into one block of code between lines of three"
         " backquotes.\n\n{problem}"
     ),
-    "mbpp": Prompt(user="{problem}", end=""),
     "code-program": Prompt(
         system="You are an expert Python programmer. You are given a problem and write a correct Python program that"
         " solves it and passes all tests. You answer with the program and nothing else.",

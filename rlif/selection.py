@@ -5,7 +5,8 @@ With v_i the value of a signal for sample i, larger = more sure, and a_i its ans
     self_certainty, likelihood, ...   argmax_i v_i
     plurality                         argmax_a sum_i [a_i = a]
     weighted_vote, deepconf_*         argmax_a sum_i v_i [a_i = a]
-    deepconf_*_top10, _top90          the same among the samples with v_i >= the 90th (10th) percentile of v
+    deepconf_*_top10, _top90          the same among the samples with v_i >= the 90th (10th) percentile of
+                                      the values of samples that have an answer
     borda                             argmax_a sum_i (N - r_i + 1)^p [a_i = a], r_i = 1 for the largest v_i
     random                            any
 

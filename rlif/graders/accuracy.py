@@ -6,7 +6,7 @@ Source: arXiv 2402.03300, 2501.12948. Needs gold. Range: 0 or 1; no answer is wr
 has no gold answer. Defaults there: 2402.03300 64 completions, learning rate 1e-6, KL weight 0.04; the control of
 arXiv 2505.19590 as Intuitor, see `rlif.signals.self_certainty`.
 
-Watch: a group that is all right or all wrong has no advantage, so it stops by itself, and hard problems teach nothing.
+Watch: a group that is all right or all wrong has no advantage, and hard problems teach nothing.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ Defaults there: k = 20 and w = 2048, for traces of tens of thousands of tokens.
 Watch: a trace of w tokens or fewer is one window, and all four are its plain mean; a recipe sets w by
 `confidence_window`. Larger = more sure: in a peaked distribution the runners-up are improbable, so minus their
 log-probabilities is large. Only nearly so: the least value belongs to k equally likely tokens, and V equally likely
-ones, knowing nothing, give log V, which is more. Published for choosing among samples; nothing is known of it as a
-reward.
+ones, knowing nothing, give log V, which is more. Published for choosing among samples. As a reward the mean
+teaches like self-certainty and collapses like it without a floor (results/floor.md, a model of 0.6 M parameters).
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     mean   1/|o| sum_i log p(o_i | q, o_<i)      minus the log of the perplexity
     sum    sum_i log p(o_i | q, o_<i)            the log-probability of the whole completion
 
-Source: sum - EM-RL (sequence), arXiv 2505.15134; mean - the baseline of best-of-N in arXiv 2502.18581. Range: up to 0,
+Source: sum - EM-RL (sequence), arXiv 2505.15134; mean - a control of arXiv 2505.19590 (appendix),
+and the baseline of best-of-N in arXiv 2502.18581. Range: up to 0,
 unbounded below; the sum falls with length.
 Defaults there: EM-RL a leave-one-out baseline, 4 rollouts, learning rate 1e-6, KL weight 0.001.
 

@@ -11,8 +11,9 @@ that is as frequent as any gets 1 (TTRL's code takes the first that was sampled)
 matter; a group of answers all different has no advantage among those who answered. More votes than trained samples:
 `rewarded_per_group` in a recipe; the rest vote, get no advantage, and still cost their part of the update.
 
-Watch: it needs answers that can be compared. Once a group agrees it has nothing to teach, so it stops by itself; but a
-wrong answer that is the most frequent becomes unanimous, and pass@k falls.
+Watch: it needs answers that can be compared. A group that agrees teaches nothing, but one that does not goes on
+being pushed, so accuracy drifts (docs/log.md); a wrong answer that is the most frequent becomes unanimous, and pass@k
+falls.
 """
 
 from __future__ import annotations

@@ -1,12 +1,16 @@
 """What a model does left alone at temperature 1: how often it leaps, steps or rambles, how sure and how right it is.
 
 python scripts/base_habits.py rlif/models/tiny-reasoner
+python scripts/base_habits.py runs/wrong-and-sure-base --out results/wrong-and-sure-base-habits.json
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections import defaultdict
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -21,10 +25,12 @@ HABITS = {"The": "leap", "First": "steps", "Hmm": "ramble"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a model folder")
+    parser.add_argument("--out", type=Path, help="a .json file")
     parser.add_argument("--limit", type=int, default=256, help="held-out problems of each family")
     args = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(args.model, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(args.model)
+    kept: list[dict[str, Any]] = []
     for family in ("clock", "cups"):
         torch.manual_seed(0)
         task = rlif.TASKS[family]
@@ -40,6 +46,9 @@ def main() -> None:
         for habit, rows in sorted(found.items()):
             certainty, right = (sum(column) / len(rows) for column in zip(*rows, strict=True))
             print(f"{family} {habit:6s}  {len(rows):3d}  self-certainty {certainty:.2f}  right {right:.0%}")
+            kept.append({"family": family, "habit": habit, "n": len(rows), "self_certainty": certainty, "right": right})
+    if args.out:
+        args.out.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

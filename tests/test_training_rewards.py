@@ -146,25 +146,44 @@ def test_rewards_of_the_current_folder_are_found_from_another(tmp_path, model_fo
     assert timeless(resumed.metrics()) == timeless(whole)
 
 
+def raises(lengths):
+    raise ValueError("out of luck")
+
+
+FAULTS = {
+    "raised ValueError: out of luck": raises,
+    r"returned \d+ rewards for \d+ completions; it must return one each": lambda lengths: lengths[1:],
+    "returned nan; rewards are finite numbers": lambda lengths: [*lengths[1:], math.nan],
+    "could score none of the": lambda lengths: [None] * len(lengths),
+}
 FAILING = []
 
 
 def fails_in_the_third_step(completions, trainer_state, **_):
-    if FAILING and trainer_state.global_step == 3:
-        raise ValueError("out of luck")
-    return [float(len(completion[0]["content"])) for completion in completions]
+    lengths = [float(len(completion[0]["content"])) for completion in completions]
+    return FAILING[0](lengths) if FAILING and trainer_state.global_step == 3 else lengths
 
 
-def test_a_reward_that_fails_leaves_a_checkpoint_to_go_on_from(tmp_path, model_folder):
+REWARD_THAT_FAILS = [
+    "reward={self_certainty: 1, test_training_rewards:fails_in_the_third_step: 0.5}",
+    "evaluate={}",
+    "training.save_steps=100",
+    "training.num_iterations=1",
+]
+
+
+@pytest.fixture(scope="module")
+def never_failed(tmp_path_factory, model_folder):
+    return train(tmp_path_factory.mktemp("whole"), model_folder, *REWARD_THAT_FAILS, "name=whole")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_reward_that_fails_leaves_a_checkpoint_to_go_on_from(fault, tmp_path, model_folder, never_failed):
     """Put right, the run is the run that never failed, to the last bit."""
-    reward = "reward={self_certainty: 1, test_training_rewards:fails_in_the_third_step: 0.5}"
-    overrides = [reward, "evaluate={}", "training.save_steps=100", "training.num_iterations=1"]
-    whole = train(tmp_path, model_folder, *overrides, "name=whole")
-    FAILING.append(True)
-    with pytest.raises(
-        rlif.RlifError, match=r"raised ValueError: out of luck; stopped after step 3; .*--resume .*torn"
-    ):
-        train(tmp_path, model_folder, *overrides, "name=torn")
+    whole = never_failed
+    FAILING.append(FAULTS[fault])
+    with pytest.raises(rlif.RlifError, match=rf"{fault}.*; stopped after step 3; .*--resume .*torn"):
+        train(tmp_path, model_folder, *REWARD_THAT_FAILS, "name=torn")
     FAILING.clear()
     torn = Run.open(tmp_path / "runs/torn")
     assert [path.name for path in torn.checkpoints.glob("checkpoint-*")] == ["checkpoint-3"]

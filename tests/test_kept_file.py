@@ -107,3 +107,33 @@ def test_results_name_no_folder_of_the_machine_that_made_them():
     found = sorted((Path(__file__).parent.parent / "results").rglob("*.json"))
     assert len(found) > 10
     assert [path.name for path in found if re.search(r'"folder": ?"/', path.read_text())] == []
+
+
+IN_THE_LOG = {
+    "GRPO with gold": "grpo-gold",
+    "Intuitor, offline annotator": "offline",
+    "Intuitor, KL weight 0.005": "intuitor-beta-0.005",
+    "Intuitor, KL weight 0": "intuitor-beta-0",
+    "semantic entropy, by words": "semantic-entropy",
+    "SEED-GRPO, with gold": "seed-grpo",
+}
+
+
+def test_the_logs_table_of_the_miniature_is_the_kept_one():
+    """Typed by hand there, every method and number of it."""
+    root = Path(__file__).parents[1]
+    rows = {(row.method, row.task): row for row in compare([root / "results/miniature.json"]).rows}
+    table = (root / "docs/log.md").read_text().partition("| method | clock (trained on) | minus gold |")[2]
+    typed = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.partition("\n\n")[0].splitlines()[3:]
+    ]
+    names = [IN_THE_LOG.get(name, name.lower().replace(",", "").replace(" ", "-")) for name, *_ in typed]
+    assert sorted(names) == sorted({method for method, _ in rows})
+    for name, (_, clock, minus, cups) in zip(names, typed, strict=True):
+        for cell, task in ((clock, "clock"), (cups, "cups")):
+            assert cell.startswith(f"{100 * rows[name, task].end:.1f} %"), (name, task)
+        against = rows[name, "clock"].against
+        shown = against and "{mean:+.1f} [{low:+.1f}, {high:+.1f}]".format(
+            **{key: 100 * against[key] for key in ("mean", "low", "high")}
+        )
+        assert minus == (shown or ""), name

@@ -41,7 +41,7 @@ def launch(
     settings, folder, stem = _what(recipe, overrides or [], resume, rank)
     server = server_gpus if launching.wants_server(settings) else 0
     gpus = None if dry_run or slurm else _gpus()
-    processes = processes or _all_of((gpus or 0) - server) * nodes
+    processes = processes or _beside(server, gpus or 0) * nodes
     check_training(settings, processes)
     layout = launching.Layout(processes, nodes, strategy, server)
     launching.check_layout(settings, layout, gpus)
@@ -95,10 +95,13 @@ def _what(recipe: str | None, overrides: list[str], resume: Path | None, rank: i
     return settings, run_folder(settings, stem, rank), stem
 
 
-def _all_of(gpus: int) -> int:
-    if gpus < 1:
+def _beside(server: int, gpus: int) -> int:
+    """The GPUs that train, which is all that a vLLM server leaves."""
+    if gpus == 0:
         raise RlifError("how many processes? give --processes: there is no GPU here to count.")
-    return gpus
+    if gpus <= server:
+        raise RlifError(f"{gpus} GPUs leave none to train beside {server} of the vLLM server.")
+    return gpus - server
 
 
 def _gpus() -> int:

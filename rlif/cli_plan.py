@@ -39,7 +39,7 @@ def plan(
     from rlif import costs, hardware
     from rlif.config import load_recipe
     from rlif.engines.trl_setup import check_training
-    from rlif.launch import Layout, check_layout, wants_server
+    from rlif.launch import STRATEGIES, Layout, check_layout, wants_server
 
     settings = load_recipe(recipe, overrides or [])
     card = lookup(hardware.GPUS, gpu, "gpu")
@@ -48,8 +48,9 @@ def plan(
     trainers = gpus + elsewhere - server
     if trainers < 1:
         raise RlifError(f"{gpus} GPUs leave none to train beside {server} of the vLLM server.")
-    check_layout(settings, Layout(trainers, 1, strategy, server), None)
+    lookup(STRATEGIES, strategy, "strategy")
     check_training(settings, trainers)
+    check_layout(settings, Layout(trainers, 1, strategy, server), None)
     longest = settings.resolved_training["max_completion_length"]
     if completion_tokens is not None and completion_tokens > longest:
         raise RlifError(f"completions have at most {longest} tokens here (training.max_completion_length).")

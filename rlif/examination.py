@@ -89,7 +89,7 @@ def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str |
     loading: dict[str, Any] = {"dtype": dtype, "chat": False}
     if (path / "recipe.yaml").is_file():
         return list(_checkpoints(Run.open(path), loading))
-    run = next((place for place in (path.parent, path.parent.parent) if (place / "recipe.yaml").is_file()), None)
+    run = _run_of(path)
     whole = is_sealed(path) if run else (path / "trainer_state.json").is_file()
     if path.name.startswith("checkpoint-") and path.is_dir() and not whole:
         raise RlifError(f"the checkpoint {model} was not written to its end; take another one of its run.")
@@ -97,6 +97,13 @@ def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str |
     model_path(recipe)
     label = (f"{run.resolve().name}-" if run else "") + path.name + (f"@{revision}" if revision else "")
     return [Candidate(label, recipe, output / label)]
+
+
+def _run_of(path: Path) -> Path | None:
+    """The run folder that a model lies in, by its place there."""
+    place = {"model": path.parent, "checkpoints": path.parent.parent}
+    run = place.get(path.name) or place.get(path.parent.name)
+    return run if run and path.is_dir() and (run / "recipe.yaml").is_file() else None
 
 
 def check_apart(found: Sequence[Candidate]) -> None:

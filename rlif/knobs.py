@@ -33,7 +33,7 @@ def knobs(setting: Setting) -> list[tuple[str, float]]:
 
 
 def _starts(setting: Setting) -> bool:
-    """Whether a launch would take it."""
+    """Whether its strategy can do what the recipe asks for, and the batch divides."""
     try:
         check_strategy(setting.recipe, Layout(setting.trainers, 1, setting.strategy, setting.server_gpus))
     except RlifError:
@@ -70,6 +70,7 @@ def _changes(setting: Setting) -> dict[str, Change]:
 
 def _changes_of_vllm(setting: Setting) -> dict[str, Change]:
     """Of an engine that shares the GPUs of training."""
+    capture = setting.recipe.vllm_capture  # which no server allows
     found: dict[str, Change] = {}
     if not setting.sleeps:
         found["training.vllm_enable_sleep_mode=true"] = _with_training(vllm_enable_sleep_mode=True)
@@ -82,7 +83,7 @@ def _changes_of_vllm(setting: Setting) -> dict[str, Change]:
         if setting.trainers % gpus == setting.shape.heads % gpus == 0 and vllm_room(change(setting)) >= 0:
             found[f"training.vllm_tensor_parallel_size={gpus}"] = change
             break  # the fewest: more of them save no memory of training
-    return found | ({"training.vllm_mode=server": _with_server} if setting.gpus > 1 else {})
+    return found | ({"training.vllm_mode=server": _with_server} if setting.gpus > 1 and not capture else {})
 
 
 def _with_training(**changes: object) -> Change:

@@ -43,10 +43,17 @@ EPSILON = 1e-4  # TRL's, and the reference implementation's
 
 
 def nanstd(values: torch.Tensor, dim: int) -> torch.Tensor:
-    """Unbiased standard deviation over the values that are not NaN; NaN where fewer than two are left."""
-    count = (~values.isnan()).sum(dim, keepdim=True)
+    """Unbiased standard deviation over the values that are not NaN; NaN where fewer than two are left.
+
+    Exactly 0 where they are equal, which their rounded mean need not be to them.
+    """
+    there = ~values.isnan()
+    count = there.sum(dim, keepdim=True)
     squares = (values - values.nanmean(dim, keepdim=True)) ** 2
-    return (squares.nansum(dim, keepdim=True) / (count - 1).clamp(min=0)).sqrt()
+    std = (squares.nansum(dim, keepdim=True) / (count - 1).clamp(min=0)).sqrt()
+    least, most = (values.where(there, fill) for fill in (torch.inf, -torch.inf))
+    equal = least.amin(dim, keepdim=True) == most.amax(dim, keepdim=True)
+    return std.masked_fill(equal & (count > 1), 0.0)
 
 
 class Normaliser:

@@ -9,6 +9,7 @@ model     a folder or hub name with a `/`: a reward model
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ def check_terms(recipe: Recipe, task: Task) -> None:
     for name, kind in kinds.items():
         if kind == "function":
             import_function(name)
-        if kind == "model" and name.startswith(("/", ".", "~")) and not Path(name).expanduser().is_dir():
+        if kind == "model" and name.startswith(("/", ".", "~")) and not os.path.isdir(os.path.expanduser(name)):
             raise RlifError(f"there is no folder {name} to load a reward model from.")
     if recipe.annotator != "online" and "token" not in kinds.values():
         raise RlifError(

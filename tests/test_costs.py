@@ -16,6 +16,7 @@ from trl import GRPOConfig
 from rlif import costs
 from rlif.config import load_recipe
 from rlif.costs import Setting
+from rlif.engines.trl_setup import check_training
 from rlif.errors import RlifError
 from rlif.hardware import GPUS, SHAPES, find_shape, shape_of
 from rlif.knobs import knobs
@@ -170,9 +171,15 @@ def test_knobs_are_true():
             check_strategy(changed.recipe, Layout(changed.trainers, 1, changed.strategy, changed.server_gpus))
 
 
-@pytest.mark.parametrize("overrides", [["annotator=ema"], ["evaluate={tasks: [gsm8k]}"], ["vllm_capture=true"]])
+CAPTURE = ["vllm_capture=true", "training.beta=0", "training.vllm_importance_sampling_correction=false"]
+
+
+@pytest.mark.parametrize("overrides", [["annotator=ema"], ["evaluate={tasks: [gsm8k]}"], CAPTURE])
 def test_knobs_offer_no_shards_to_what_needs_whole_weights(overrides):
-    offered = " ".join(name for name, _ in knobs(setting(*overrides)))
+    wanting = setting(*overrides)
+    check_training(wanting.recipe, wanting.trainers)
+    offered = " ".join(name for name, _ in knobs(wanting))
+    assert "server" not in offered or overrides != CAPTURE
     assert "fsdp2" in " ".join(name for name, _ in knobs(setting()))
     assert offered and "fsdp2" not in offered and ("zero2" in offered) == (overrides != ["annotator=ema"])
 
@@ -284,6 +291,7 @@ FOUR = ["demo", "training.use_cpu=false", "--gpus", "4"]
         (["demo", "--gpus", "1", "training.use_vllm=true", "training.vllm_mode=server"], "leave none to train"),
         (["demo", "--gpus", "2", "model=nobody/nothing"], "cannot load the model"),
         (["demo", "--gpus", "1", "training.max_completion_length=long"], "should be a valid integer, found 'long'"),
+        ([*FOUR, "training.use_vllm=true", "training.vllm_tensor_parallel_size=two"], "integer, found 'two'"),
         (["demo", "--gpus", "1", "training.max_steps=many"], "should be a valid integer, found 'many'"),
     ],
 )

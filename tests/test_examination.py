@@ -203,11 +203,16 @@ def test_models_of_one_name_are_kept_apart(run, model_folder, tmp_path):
     both = [candidate for folder in folders for candidate in candidates(str(folder), tmp_path / "evals")]
     check_apart(both)
     assert [candidate.label for candidate in both] == ["a-model", "b-model"]
+    other = shutil.copytree(model_folder, tmp_path / "a" / "mine")  # beside a recipe, and no part of a run
+    assert candidates(str(other), tmp_path / "evals")[0].label == "mine"
 
 
 def test_a_source_is_that_of_the_task_whatever_the_protocol():
     task, sources = find_task("gsm8k.paper"), {"gsm8k": "here", "math": "there"}
     assert source_of(task, sources) == "here" and source_of(task, {**sources, "gsm8k.paper": "x"}) == "x"
     assert source_of(find_task("cups"), sources) is None
+    assert source_of(find_task("gsm8k.boxed"), {"gsm8k.boxed": "said in full"}) == "said in full"
+    check_sources({"gsm8k.boxed": "x", "gsm8k": "y"}, [find_task("gsm8k.boxed")])
+    check_sources(sources, [])  # nothing is evaluated
     with pytest.raises(rlif.RlifError, match=r"a source is given for 'math', which is not among the tasks; .*gsm8k"):
         check_sources(sources, [task])

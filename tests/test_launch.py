@@ -147,6 +147,7 @@ def gone(*processes: psutil.Process | int) -> bool:
     deadline, left = time.monotonic() + 30, list(processes)
     while left and time.monotonic() < deadline:
         left = [each for each in left if not _ended(each)]
+        time.sleep(0.02 if left else 0)
     return not left
 
 

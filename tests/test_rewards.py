@@ -39,7 +39,9 @@ def test_floor_is_relative_to_the_first_rollout():
 def test_a_rollout_without_spread_does_not_set_the_start():
     """Else a run that begins with equal rewards everywhere would have no floor for good."""
     normaliser = Normaliser("group_std_floor", floor=0.5)
-    assert advantages(normaliser(torch.zeros(2, 2))) == [0, 0, 0, 0] and normaliser.start_spread is None
+    for equal in (0.0, 0.1, 0.7, -1.7, 12.34):  # most of which their mean rounds away from
+        normaliser(torch.full((3, 7), equal, dtype=torch.float64))
+        assert normaliser.start_spread is None and normaliser.spread == 0
     normaliser(torch.tensor([[0.0, 2.0], [0.0, 0.0]]))
     assert normaliser.start_spread == pytest.approx(math.sqrt(2) / 2)
 

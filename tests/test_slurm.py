@@ -39,9 +39,12 @@ exit "$worst"
 SCONTROL = r"""
 if [ "$1" = requeue ]; then echo "$2" >>"$NOTES.requeued"; else printf 'node%s\n' 1 2 3; fi
 """
-# What is launched waits until the server has been noted, if there is one.
+# What is launched waits, half a minute at most, until the server has been noted, if there is one.
 PYTHON = r"""
-[ -z "$RLIF_VLLM_SERVER" ] || [ "$3" != launch ] || until grep -q vllm-serve "$NOTES"; do :; done
+for _ in {1..600}; do
+  if [ -z "$RLIF_VLLM_SERVER" ] || [ "$3" != launch ] || grep -q vllm-serve "$NOTES"; then break; fi
+  sleep 0.05
+done
 printf "%s\0" "$SLURM_PROCID" "$@" >>"$NOTES.launched"; printf "\n" >>"$NOTES.launched"
 exit "${LAUNCH_CODE:-0}"
 """

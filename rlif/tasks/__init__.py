@@ -49,16 +49,23 @@ def find_task(name: str) -> Task:
 
 def source_of(task: Task, sources: Mapping[str, str]) -> str | None:
     """Where a task is read from: what is said of its protocol, else of the task; None for its own home."""
-    return sources.get(task.name, sources.get(type(task).name))
+    return next((sources[name] for name in _names(task) if name in sources), None)
 
 
 def check_sources(sources: Mapping[str, str], tasks: Sequence[Task]) -> None:
     """Refuses a source of a task that is not asked for.
 
+    Where no task is, sources are of no consequence.
+
     Raises:
         RlifError: naming it, and the nearest of those that are.
     """
-    names = [name for task in tasks for name in dict.fromkeys([type(task).name, task.name])]
-    for name in sources:
+    names = {name for task in tasks for name in _names(task)}
+    for name in sources if tasks else ():
         if name not in names:
             raise RlifError(f"a source is given for {name!r}, which is not among the tasks; {nearest(name, names)}")
+
+
+def _names(task: Task) -> tuple[str, str]:
+    """What a task is called, with its protocol and without."""
+    return f"{type(task).name}.{task.protocol_name}", type(task).name

@@ -40,7 +40,7 @@ def read_rows(
         columns: text that every row must have, and not empty.
         optional: text as well, where a row has them.
         present: every row must have these, whatever is in them.
-        lists: and these, each a list.
+        lists: and these, each a list of text.
 
     Raises:
         RlifError: unreadable, empty, or a row lacks a column.
@@ -66,11 +66,13 @@ def read_rows(
         missing += [name for name in (*present, *lists) if name not in row]
         if missing:
             raise RlifError(f"row {number} of {source} has no {missing[0]!r}; it has {', '.join(map(str, row))}.")
-        for kind, names in (("plain text", (*columns, *optional)), ("a list", lists)):
-            for name in names:
-                if not isinstance(row.get(name, ""), list if kind == "a list" else str | None):
-                    found = type(row[name]).__name__
-                    raise RlifError(f"{name!r} in row {number} of {source} is a {found}; expected {kind}.")
+        for name in (*columns, *optional):
+            if not isinstance(row.get(name, ""), str | None):
+                kind = type(row[name]).__name__
+                raise RlifError(f"{name!r} in row {number} of {source} is a {kind}; expected plain text.")
+        for name in lists:
+            if not isinstance(row[name], list) or not all(isinstance(each, str) for each in row[name]):
+                raise RlifError(f"{name!r} in row {number} of {source} is {row[name]!r:.40}; expected a list of text.")
     return rows
 
 

@@ -93,8 +93,11 @@ def test_columns_that_are_no_text(tmp_path):
     assert read_rows(str(path), "test", present=("id",), lists=("options",))
     with pytest.raises(rlif.RlifError, match="has no 'number'; it has id, options"):
         read_rows(str(path), "test", present=("number",))
-    with pytest.raises(rlif.RlifError, match=r"'id' in row 1 of .* is a int; expected a list"):
+    with pytest.raises(rlif.RlifError, match=r"'id' in row 1 of .* is 3; expected a list of text"):
         read_rows(str(path), "test", lists=("id",))
+    path.write_text('{"options": ["a", null]}')
+    with pytest.raises(rlif.RlifError, match=r"is \['a', None\]; expected a list of text"):
+        read_rows(str(path), "test", lists=("options",))
     with pytest.raises(rlif.RlifError, match=r"no such data file: ~nobody-has-this-name/a.jsonl"):
         read_rows("~nobody-has-this-name/a.jsonl", "test")
 

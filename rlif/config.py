@@ -374,6 +374,9 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
     """A recipe from plain values, with errors of one sentence."""
     try:
         return Recipe.model_validate(values)
+    except UnicodeEncodeError as error:
+        found = error.object[error.start : error.end]
+        raise RlifError(f"the recipe holds {found!r}, which is no text; write the characters themselves.") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

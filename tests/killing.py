@@ -9,6 +9,7 @@ import functools
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -91,6 +92,7 @@ def child(arguments: list[str], log: str, environment: dict[str, str], saboteurs
     os.dup2(out.fileno(), 2)
     sys.stdout = sys.stderr = out
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
     torch.set_num_threads(1)
     PartialState._reset_state()  # something that was imported has asked, and took this for a process on its own
     for name, parameters in saboteurs:

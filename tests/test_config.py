@@ -123,3 +123,8 @@ def test_normalisation_follows_the_algorithm():
     rloo = check_recipe({"algorithm": "rloo"})
     assert rloo.resolved_normalisation == "none" and "loss_type" not in rloo.resolved_training
     check_training(rloo, 1)
+
+
+def test_a_key_of_half_characters_is_one_sentence():
+    with pytest.raises(rlif.RlifError, match="which is no text; write the characters themselves"):
+        check_recipe({"reward": {"\ud800\udc00": None}})

@@ -65,7 +65,8 @@ def read_rows(
         missing = [name for name in columns if row.get(name) in (None, "")]
         missing += [name for name in (*present, *lists) if name not in row]
         if missing:
-            raise RlifError(f"row {number} of {source} has no {missing[0]!r}; it has {', '.join(map(str, row))}.")
+            found = ", ".join(" ".join(str(name).split()) for name in row)
+            raise RlifError(f"row {number} of {source} has no {missing[0]!r}; it has {found}.")
         for name in (*columns, *optional):
             if not isinstance(row.get(name, ""), str | None):
                 kind = type(row[name]).__name__

@@ -67,6 +67,7 @@ def test_a_folder_by_split(tmp_path):
         ("a.jsonl", b'{"prompt": "x"}\n{"text": "y"}', "row 2 of .* has no 'prompt'; it has text"),
         ("a.jsonl", b"[1, 2]", "row 1 of .* has no columns: it is a list"),
         ("a.csv", b"prompt\nx\n\n", "nothing"),
+        ("a.csv", b'"te\nxt"\ny', "row 1 of .* has no 'prompt'; it has te xt"),
         ("a.xlsx", b"x", r"expected \.jsonl"),
     ],
 )

@@ -341,7 +341,7 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     values = merged(lineage(find_recipe(recipe), shipped_recipes()))
     for override in overrides:
         key, equals, value = override.partition("=")
-        if not equals or not key:
+        if not equals or key.split() != [key]:
             raise RlifError(f"cannot read {override!r}; overrides look like key=value.")
         target = values
         *parents, last = key.split(".")

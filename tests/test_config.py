@@ -128,3 +128,10 @@ def test_normalisation_follows_the_algorithm():
 def test_a_key_of_half_characters_is_one_sentence():
     with pytest.raises(rlif.RlifError, match="which is no text; write the characters themselves"):
         check_recipe({"reward": {"\ud800\udc00": None}})
+
+
+@pytest.mark.parametrize("override", ["\n=\t", "a b=1", "=1", "seed"])
+def test_an_override_that_has_no_key(override):
+    with pytest.raises(rlif.RlifError, match="overrides look like key=value") as refused:
+        rlif.load_recipe("demo", [override])
+    assert "\n" not in str(refused.value)

@@ -67,7 +67,7 @@ def test_other_data_may_be_named(folders, tmp_path):
         (lambda path: write(path, [{"id": "other", "output": ""}, {"id": "gsm8k-0", "output": ""}]), "is 'other'"),
         (lambda path: write(path, [{"id": "gsm8k-0", "output": ""}] * 2), "'gsm8k-0' occurs more than once"),
         (lambda path: write(path, [{"id": "gsm8k-0"}]), "KeyError: 'output'"),
-        (lambda path: write(path, ["a line"]), "something else than rows"),
+        (lambda path: write(path, ["a line"]), "has no columns: it is a str"),
     ],
 )
 def test_an_entry_that_cannot_be_checked_says_why_and_the_others_go_on(folders, spoil, message):

@@ -232,7 +232,7 @@ def grade_outputs(
     """
     by_id: dict[str, list[str]] = {problem.id: [] for problem in problems}
     for number, row in enumerate(read_rows(source, "test"), start=1):
-        if not isinstance(row, dict) or "id" not in row:
+        if "id" not in row:
             raise RlifError(f"row {number} of {source} has no 'id'; expected id and completion.")
         if str(row["id"]) not in by_id:
             raise RlifError(f"{source} has the id {row['id']!r}, which {task.name} has not; is it of another split?")

@@ -189,8 +189,7 @@ def pair_up(problems: Sequence[Problem], source: str) -> list[Pair]:
     by_name = {problem.id: problem for problem in problems} | {problem.text: problem for problem in problems}
     outputs: dict[str, str] = {}
     for number, row in enumerate(read_rows(source, "test"), start=1):
-        name = row.get("id", row.get("instruction")) if isinstance(row, dict) else None
-        output = row.get("output", row.get("completion")) if isinstance(row, dict) else None
+        name, output = row.get("id", row.get("instruction")), row.get("output", row.get("completion"))
         if not isinstance(name, str) or not isinstance(output, str):
             raise RlifError(f"row {number} of {source} needs id or instruction, and output or completion, as text.")
         problem = by_name.get(name) or by_name.get(str(row.get("instruction")))
@@ -247,7 +246,7 @@ def recorded(source: str, index_of: Mapping[str, int]) -> list[Annotation]:
 
 
 def _annotation(row: Any, number: int, source: str, index_of: Mapping[str, int]) -> Annotation:
-    if not isinstance(row, dict) or "preference" not in row:
+    if "preference" not in row:
         raise RlifError(f"row {number} of {source} has no 'preference'; it is no annotation.")
     preference = _preference(row["preference"], number, source)
     try:

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,6 +75,16 @@ def die_halfway(where: str, nth: int) -> None:
 
 def die_in_a_line(nth: int) -> None:
     """SIGKILL when half of the n-th line of metrics.jsonl is on the disk."""
+
+    def torn(path: Path) -> None:
+        os.truncate(path, path.stat().st_size - len(path.read_bytes().splitlines()[-1]) // 2)
+        die()
+
+    _after_line(nth, torn)
+
+
+def _after_line(nth: int, then: Callable[[Path], None]) -> None:
+    """Does something to metrics.jsonl once its n-th line is written."""
     calls = []
 
     def wrap(original: Callable) -> Callable:
@@ -81,10 +92,7 @@ def die_in_a_line(nth: int) -> None:
             calls.append(1)
             original(run, metrics)
             if len(calls) == nth:
-                path = run.path / "metrics.jsonl"
-                size = path.stat().st_size
-                os.truncate(path, size - len(path.read_bytes().splitlines()[-1]) // 2)
-                die()
+                then(run.path / "metrics.jsonl")
 
         return wrapper
 
@@ -198,20 +206,12 @@ def fill_disk_at(where: str, nth: int, folder: str) -> None:
 
 def fail_in_a_line(nth: int, number: int) -> None:
     """Half of the n-th line of metrics.jsonl is written, then the system refuses."""
-    calls = []
 
-    def wrap(original: Callable) -> Callable:
-        def wrapper(run: Run, metrics: Any) -> None:
-            calls.append(1)
-            original(run, metrics)
-            if len(calls) == nth:
-                path = run.path / "metrics.jsonl"
-                os.truncate(path, path.stat().st_size - 100)
-                raise OSError(number, os.strerror(number), str(path))
+    def refused(path: Path) -> None:
+        os.truncate(path, path.stat().st_size - 100)
+        raise OSError(number, os.strerror(number), str(path))
 
-        return wrapper
-
-    _wrapped("rlif.run:Run.append_metrics", wrap)
+    _after_line(nth, refused)
 
 
 def take_all_memory_at(where: str, nth: int) -> None:

@@ -174,6 +174,7 @@ FORGERIES = {
 
 def confinement(place: str, port: int, abstract: str) -> dict[str, Attack]:
     """Attempts at what is the host's: a file with a secret, a TCP port, an abstract socket, this process."""
+    home = os.path.expanduser("~/.bashrc")
     return {
         "reads the caller's environment": tries(
             "import glob\nfor path in [p for kind in ('*/environ', '*/cmdline', '*/task/*/environ') for p in"
@@ -183,7 +184,7 @@ def confinement(place: str, port: int, abstract: str) -> dict[str, Attack]:
         ),
         "reads files of the host": tries(
             f"for path in ({place!r}, '/etc/passwd', '/etc/shadow', '/etc/hostname', '/proc/1/root{place}',"
-            " '/proc/1/mem', '/dev/mem', '/dev/kmsg', '/proc/kcore', '/sys/kernel', '/root/.bashrc', '/home'):\n"
+            f" '/proc/1/mem', '/dev/mem', '/dev/kmsg', '/proc/kcore', '/sys/kernel', {home!r}, '/home'):\n"
             " attempt(path, lambda: os.listdir(path) if os.path.isdir(path) else open(path, 'rb').read(10))\n"
             f"os.symlink({place!r}, 'link')\nattempt('link', lambda: open('link').read())"
         ),

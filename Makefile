@@ -23,7 +23,7 @@ test: $(READY)
 # Without dynamo, which would spend 10 seconds on compiling vLLM's sampler.
 test-vllm: $(READY_VLLM)
 	TORCHDYNAMO_DISABLE=1 VLLM_CPU_OMP_THREADS_BIND=nobind \
-	$(VENV_VLLM)/bin/python -m pytest --override-ini addopts= --strict-markers --quiet $(wildcard tests/test_*_vllm.py)
+	$(VENV_VLLM)/bin/python -m pytest --override-ini addopts= --strict-markers --quiet $(wildcard tests/*/test_*_vllm.py)
 
 torture: $(READY)
 	$(RUN)/python scripts/torture.py docs/reliability.md

@@ -30,16 +30,16 @@ from shapes import problems
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
-from rlif.config import load_recipe
-from rlif.engines.annotator import Annotator
-from rlif.engines.rewarding import InternalReward
-from rlif.engines.trl import InternalGRPOTrainer, InternalRLOOTrainer
-from rlif.policy import load_tokenizer
-from rlif.rewards import Mixer
-from rlif.scoring import causal_lm
-from rlif.taps import BackboneTap, DecodeTap
-from rlif.terms import find_term
-from rlif.weights import read_weight
+from rlif.config.recipe import load_recipe
+from rlif.config.schedule import read_weight
+from rlif.engines.trl.annotator import Annotator
+from rlif.engines.trl.rewards import InternalReward
+from rlif.engines.trl.trainer import InternalGRPOTrainer, InternalRLOOTrainer
+from rlif.rewards.mixing import Mixer
+from rlif.rewards.terms import find_term
+from rlif.sampling.loading import load_tokenizer
+from rlif.scoring.statistics import causal_lm
+from rlif.scoring.taps import BackboneTap, DecodeTap
 
 CONTESTANTS = ("plain", "ours", "reference")
 

@@ -28,7 +28,7 @@ from contestants import PATHS, Setting
 from measure import options, spread, table, timed, write
 
 import rlif
-from rlif.run import Run
+from rlif.runs.folder import Run
 
 Row = dict[str, Any]
 

@@ -17,14 +17,14 @@ import torch
 from measure import Lap, Spread, options, spread, table, timed, write
 
 import rlif
+from rlif.answers.equality import _compared, _stop_workers
+from rlif.files.yaml import write_yaml
 from rlif.graders import Batch
 from rlif.graders.accuracy import accuracy
-from rlif.grading import _compared, _stop_workers
-from rlif.run import Run, resolved
+from rlif.runs.folder import Run, resolved
 from rlif.signals import GROUP_SIGNALS, GroupSignal
 from rlif.tasks import Task
 from rlif.types import Group, Problem
-from rlif.yaml_files import write_yaml
 
 GROUP, AIM = 8, 10_000
 STEPS, KEPT = 10_000, 8

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from rlif.run import environment
+from rlif.runs.folder import environment
 
 COMMIT = environment()["commit"]  # as it was when measuring began
 

@@ -20,7 +20,7 @@ from memory import MIB, watch
 from shapes import build, forward_flops
 
 from rlif import score_completions
-from rlif.scoring import LOGITS_HELD
+from rlif.scoring.statistics import LOGITS_HELD
 
 PROMPT = 32
 TIME_AIM, MEMORY_AIM = 1.05, 1 / 20

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from rlif.config import load_recipe
+from rlif.config.recipe import load_recipe
 from rlif.errors import lookup
-from rlif.policy import load_model, load_tokenizer
+from rlif.sampling.loading import load_model, load_tokenizer
 from rlif.tasks import TASKS
 
 SMALL: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -27,8 +27,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlif import TASKS
-from rlif.config import Recipe
-from rlif.policy import model_path
+from rlif.config.recipe import Recipe
+from rlif.sampling.loading import model_path
 
 GROUP = 8  # completions per problem
 PROBLEMS = 32  # per step

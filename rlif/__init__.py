@@ -8,38 +8,38 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from rlif.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from rlif.comparison import compare as compare
-    from rlif.config import Recipe as Recipe
-    from rlif.config import load_recipe as load_recipe
+    from rlif.comparison.comparison import compare as compare
+    from rlif.config.recipe import Recipe as Recipe
+    from rlif.config.recipe import load_recipe as load_recipe
     from rlif.errors import RlifError as RlifError
-    from rlif.reporting import report as report
-    from rlif.scoring import score_completions as score_completions
-    from rlif.selection import RULES as RULES
-    from rlif.selection import choose as choose
-    from rlif.selection import select as select
+    from rlif.reporting.page import report as report
+    from rlif.scoring.statistics import score_completions as score_completions
+    from rlif.selection.rules import RULES as RULES
+    from rlif.selection.rules import choose as choose
+    from rlif.selection.rules import select as select
     from rlif.signals import SIGNALS as SIGNALS
     from rlif.signals.self_certainty_topk import approximate_self_certainty as approximate_self_certainty
     from rlif.tasks import TASKS as TASKS
-    from rlif.training import train as train
+    from rlif.training.lifecycle import train as train
     from rlif.types import Problem as Problem
     from rlif.types import TokenStats as TokenStats
 
 _HOME = {
-    "compare": "rlif.comparison",
-    "Recipe": "rlif.config",
-    "load_recipe": "rlif.config",
-    "report": "rlif.reporting",
-    "score_completions": "rlif.scoring",
-    "RULES": "rlif.selection",
-    "choose": "rlif.selection",
-    "select": "rlif.selection",
+    "compare": "rlif.comparison.comparison",
+    "Recipe": "rlif.config.recipe",
+    "load_recipe": "rlif.config.recipe",
+    "report": "rlif.reporting.page",
+    "score_completions": "rlif.scoring.statistics",
+    "RULES": "rlif.selection.rules",
+    "choose": "rlif.selection.rules",
+    "select": "rlif.selection.rules",
     "SIGNALS": "rlif.signals",
     "approximate_self_certainty": "rlif.signals.self_certainty_topk",
     "TASKS": "rlif.tasks",
-    "train": "rlif.training",
+    "train": "rlif.training.lifecycle",
     "Problem": "rlif.types",
     "RlifError": "rlif.errors",
     "TokenStats": "rlif.types",

@@ -1,5 +1,5 @@
 """`python -m rlif`: the command line, for launchers that start modules."""
 
-from rlif.cli import main
+from rlif.cli.main import main
 
 main()

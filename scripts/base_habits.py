@@ -16,8 +16,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rlif
-from rlif.prompts import PROMPTS
-from rlif.rollout import generate, render
+from rlif.sampling.sampler import generate, render
+from rlif.tasks.prompts import PROMPTS
 
 HABITS = {"The": "leap", "First": "steps", "Hmm": "ramble"}
 

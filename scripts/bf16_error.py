@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from rlif.scoring import score_completions
-from rlif.taps import BackboneTap, DecodeTap
+from rlif.scoring.statistics import score_completions
+from rlif.scoring.taps import BackboneTap, DecodeTap
 
 ROWS, PROMPT, TOKENS = 16, 8, 64
 

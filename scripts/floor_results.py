@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from rlif.analysis import accuracy_collapse
+from rlif.comparison.summary import kept_environment
 from rlif.intervals import t_interval
-from rlif.kept import kept_environment
-from rlif.run import Run
+from rlif.reporting.analysis import accuracy_collapse
+from rlif.runs.folder import Run
 
 FORMS = ("group_std", "group_std_floor")
 KEPT = ("accuracy", "reward_spread", "completion_length", "kl")

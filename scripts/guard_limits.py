@@ -12,9 +12,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from rlif.guard import Guard, replay
-from rlif.kept import KeptRun
-from rlif.kept_file import read_kept
+from rlif.comparison.summary import KeptRun
+from rlif.comparison.summary_file import read_kept
+from rlif.guard.monitor import Guard, replay
 
 RESULTS = Path(__file__).parents[1] / "results/demo.json"
 METRICS: tuple[str, ...] = (

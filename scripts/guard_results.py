@@ -2,9 +2,9 @@
 
     python scripts/guard_results.py --seeds 10 11 12 13 14
 
-Each case is run once per seed with policy log, and `rlif.guard.replay` says from the logged metrics where policy stop
-would have ended it: the guard reads the past only, so that is the same step. `--live SEED` runs one seed of the
-collapsing recipe with policy stop and checks it. Held-out accuracy is looked at here and nowhere in the guard:
+Each case is run once per seed with policy log, and `rlif.guard.monitor.replay` says from the logged metrics where
+policy stop would have ended it: the guard reads the past only, so that is the same step. `--live SEED` runs one seed
+of the collapsing recipe with policy stop and checks it. Held-out accuracy is looked at here and nowhere in the guard:
 
     peak's end   the last evaluation whose accuracy is within 5 points of the best one of its run
     hit          the stop is within 10 steps of the peak's end, on either side
@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import rlif
-from rlif.guard import Guard, replay
+from rlif.comparison.summary import kept_environment
+from rlif.guard.health import vitals
+from rlif.guard.monitor import Guard, replay
+from rlif.guard.signs import SIGNS
 from rlif.intervals import proportion
-from rlif.kept import kept_environment
-from rlif.run import Run
-from rlif.signs import SIGNS
-from rlif.vitals import vitals
+from rlif.runs.folder import Run
 
 NEAR, WITHIN = 10, 0.05
 READ = {"step", *(sign.of for sign in SIGNS.values())}

@@ -17,7 +17,7 @@ from typing import Any
 
 from base_habits import HABITS
 
-from rlif.history import History, read_history
+from rlif.runs.history import History, read_history
 
 WINDOW = 3
 NAMES = (*HABITS.values(), "other", "right")

@@ -23,11 +23,11 @@ import torch
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 import rlif
-from rlif import costs
-from rlif.engines.trl import InternalFeedback
-from rlif.hardware import Gpu, find_shape
-from rlif.policy import SHIPPED
-from rlif.run import environment
+from rlif.engines.trl.trainer import InternalFeedback
+from rlif.launching import cost_model as costs
+from rlif.launching.hardware import Gpu, find_shape
+from rlif.runs.folder import environment
+from rlif.sampling.loading import SHIPPED
 
 STEPS, WARM = 4, 1  # the first step is left out
 COMMON = [

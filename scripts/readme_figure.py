@@ -13,7 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from rlif.kept_file import read_kept
+from rlif.comparison.summary_file import read_kept
 
 # Okabe and Ito's colours, told apart by colour-blind readers.
 TASKS = {"clock": ("#0072B2", "clock (trained on)"), "cups": ("#D55E00", "cups (never trained on)")}

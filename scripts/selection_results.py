@@ -19,14 +19,14 @@ from typing import Any
 import torch
 
 import rlif
-from rlif.config import Recipe
-from rlif.evaluate import decoding_of
-from rlif.policy import load_model, load_tokenizer
-from rlif.run import environment
-from rlif.samples import GroupSampler
-from rlif.scaling import early_line, early_stop_report, markdown, scaling
-from rlif.scaling_figure import draw
-from rlif.score_file import Scorer
+from rlif.config.recipe import Recipe
+from rlif.evaluation.evaluate import decoding_of
+from rlif.runs.folder import environment
+from rlif.sampling.loading import load_model, load_tokenizer
+from rlif.selection.figure import draw
+from rlif.selection.samples import GroupSampler
+from rlif.selection.scaling import early_line, early_stop_report, markdown, scaling
+from rlif.selection.score_file import Scorer
 
 TASKS = ("clock", "cups")
 WINDOW = 8  # DeepConf's 2,048 tokens are about a tenth of its traces; worked solutions here take 30 to 50
@@ -68,8 +68,8 @@ def page(results: Sequence[dict[str, Any]], command: str, where: dict[str, Any],
         f"    {command}",
         "",
         "Held-out problems, sampled once at temperature 1. `mean@1` is a single sample, `pass@N` the oracle. How N is"
-        " resampled and what the intervals are: `rlif/scaling.py`; the rules: `rlif/selection.py`. Group confidences"
-        f" have a window of {WINDOW} tokens. `runs/demo/model` is what `rlif train demo` leaves.",
+        " resampled and what the intervals are: `rlif/selection/scaling.py`; the rules: `rlif/selection/rules.py`."
+        f" Group confidences have a window of {WINDOW} tokens. `runs/demo/model` is what `rlif train demo` leaves.",
         "",
         "![Accuracy of the rules over N](selection.png)",
     ]

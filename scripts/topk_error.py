@@ -14,11 +14,11 @@ import torch
 from scipy.stats import spearmanr
 
 import rlif
-from rlif.config import Recipe
-from rlif.evaluate import decoding_of, render_problem
-from rlif.policy import load_model, load_tokenizer
-from rlif.prompts import PROMPTS
-from rlif.rollout import TransformersSampler
+from rlif.config.recipe import Recipe
+from rlif.evaluation.evaluate import decoding_of, render_problem
+from rlif.sampling.loading import load_model, load_tokenizer
+from rlif.sampling.sampler import TransformersSampler
+from rlif.tasks.prompts import PROMPTS
 
 KS = (1, 5, 20, 50)
 N = 16

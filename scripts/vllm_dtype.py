@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 from trl.generation import vllm_generation
 
 import rlif
-from rlif.policy import model_path
-from rlif.run import Run
+from rlif.runs.folder import Run
+from rlif.sampling.loading import model_path
 
 SHORT = ["training.max_steps=6", "training.save_steps=6", "training.num_iterations=1", "training.use_vllm=true"]
 SHORT += ["evaluate={}", "guard.prompt_check=0"]

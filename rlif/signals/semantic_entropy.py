@@ -7,8 +7,9 @@ teach nothing within a group, so each completion gets its own part of it. Larger
 
 Source: semantic entropy arXiv 2302.09664 and Nature 630 (2024), in its discrete form; minimising it is EMPO's aim,
 arXiv 2504.05812. Range: -log n to 0. Which texts mean the same is decided by the model a recipe names under `meaning`,
-see `rlif.meaning`. Defaults there: EMPO 7 completions, learning rate 1e-6, KL weight 0, 2048 tokens, clusters by a
-verifier model; its reward is p(C_i) itself, -0.5 for an empty completion and 0 for one that copies the question.
+see `rlif.rewards.equivalence`. Defaults there: EMPO 7 completions, learning rate 1e-6, KL weight 0, 2048 tokens,
+clusters by a verifier model; its reward is p(C_i) itself, -0.5 for an empty completion and 0 for one that copies the
+question.
 
 Watch: it is as good as that model: embeddings put texts on one topic together that contradict each other. Empty
 completions are None. Nothing here asks whether the common meaning says anything: evasions agree very well.

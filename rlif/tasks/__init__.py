@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from rlif.errors import RlifError, lookup, nearest
 from rlif.tasks.alpaca_eval import AlpacaEval
-from rlif.tasks.code_contests import CodeContests
+from rlif.tasks.code.code_contests import CodeContests
+from rlif.tasks.code.humaneval import HumanEval
+from rlif.tasks.code.livecodebench import LiveCodeBench
+from rlif.tasks.code.mbpp import Mbpp
 from rlif.tasks.cruxeval import CruxEval
-from rlif.tasks.humaneval import HumanEval
-from rlif.tasks.livecodebench import LiveCodeBench
 from rlif.tasks.mathematics import Gsm8k, Math, Math500
-from rlif.tasks.mbpp import Mbpp
 from rlif.tasks.miniature import Clock, Cups
 from rlif.tasks.mmlu_pro import MmluPro
 from rlif.tasks.prompts_file import PromptsFile

@@ -7,7 +7,7 @@ taken afterwards from the outputs (`rlif judge`). The data is for non-commercial
 from __future__ import annotations
 
 from rlif.errors import RlifError
-from rlif.tasks.rows import home, read_rows
+from rlif.files.tables import home, read_rows
 from rlif.tasks.task import Protocol, Task
 from rlif.types import Problem
 

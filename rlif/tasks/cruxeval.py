@@ -22,10 +22,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Self
 
-from rlif.extraction import json_answer
-from rlif.sandbox import Limits, Program
-from rlif.tasks.programs import CodeTask, Trial
-from rlif.tasks.rows import home, read_rows
+from rlif.answers.extraction import json_answer
+from rlif.files.tables import home, read_rows
+from rlif.sandbox.runner import Limits, Program
+from rlif.tasks.code.programs import CodeTask, Trial
 from rlif.tasks.task import Mark, Protocol
 from rlif.tasks.zeroeval import load_zeroeval, text_equal
 from rlif.types import Problem

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from rlif.answers.extraction import answer_line, json_answer, last_boxed, last_expression
 from rlif.errors import RlifError
-from rlif.extraction import answer_line, json_answer, last_boxed, last_expression
-from rlif.tasks.rows import home, read_rows
+from rlif.files.tables import home, read_rows
 from rlif.tasks.task import Protocol, Task
 from rlif.tasks.zeroeval import first_number_equal, load_zeroeval
 from rlif.types import Problem

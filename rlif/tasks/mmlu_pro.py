@@ -18,9 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rlif.answers.extraction import choice_letter
 from rlif.errors import RlifError
-from rlif.extraction import choice_letter
-from rlif.tasks.rows import home, read_rows
+from rlif.files.tables import home, read_rows
 from rlif.tasks.task import Mark, Protocol, Task
 from rlif.types import Problem
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlif.errors import RlifError
-from rlif.tasks.rows import read_rows
+from rlif.files.tables import read_rows
 from rlif.tasks.task import Task
 from rlif.types import Problem
 

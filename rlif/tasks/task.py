@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
-from rlif import grading
+from rlif.answers import equality as grading
+from rlif.answers.extraction import last_boxed
 from rlif.errors import lookup
-from rlif.extraction import last_boxed
 from rlif.types import Problem
 
 
@@ -24,7 +24,7 @@ class Protocol:
     """How problems are put to a model and how its answers are read; printed with every score.
 
     Attributes:
-        prompt: name of a template of `rlif.prompts`.
+        prompt: name of a template of `rlif.tasks.prompts`.
         chat: render it by the chat template: True always, False never, None where the tokenizer has one.
         max_tokens: completion limit.
         max_prompt_tokens: shots are dropped until the prompt fits; None for no limit.

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rlif.errors import RlifError
-from rlif.tasks.rows import home, read_rows
+from rlif.files.tables import home, read_rows
 from rlif.types import Problem
 
 NUMBER = re.compile(r"-?\d+(\.\d+)?")

@@ -1,0 +1,114 @@
+"""`rlif compare`: parsing and printing only."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlif.errors import RlifError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rlif.comparison.comparison import Comparison
+
+
+def compare(
+    what: Annotated[
+        list[str],
+        typer.Argument(metavar="RECIPE|FOLDER|FILE.json... [KEY=VALUE]...", help="Recipes to run; runs to read."),
+    ],
+    seeds: Annotated[str | None, typer.Option(help="3 for 0, 1 and 2, or a list as 0,1,5; a single one as 5,")] = None,
+    out: Annotated[list[Path] | None, typer.Option(help="Write the table: .md, .csv or .json; repeatable.")] = None,
+    against: Annotated[str | None, typer.Option(help="A method that the others are held against.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where runs of recipes go, as RECIPE-seedS.")] = Path("runs/compare"),
+) -> None:
+    """Compare methods on the same problems and seeds: `rlif compare demo demo-collapse --seeds 3`.
+
+    Recipes are run, and those that are in the folder are not run again: what was killed goes on. Run folders, folders
+    of them and tables that were written as .json are read. KEY=VALUE changes every recipe.
+    """
+    from rlif.comparison.comparison import compare as compare_runs
+    from rlif.comparison.table import format_of, write
+
+    for path in out or []:
+        format_of(path)
+    targets, overrides = [], []
+    for argument in what:
+        (overrides if "=" in argument and not Path(argument).exists() else targets).append(argument)
+    if any(not Path(target).exists() or Path(target).suffix in (".yaml", ".yml") for target in targets):
+        _quieten()
+    found = compare_runs(
+        targets,
+        seeds=None if seeds is None else read_seeds(seeds),
+        overrides=overrides,
+        folder=folder,
+        against=against,
+        command=_command(what, seeds, against),
+        say=typer.echo,
+    )
+    show(found)
+    for path in out or []:
+        write(found, path)
+        typer.echo(f"written: {path}")
+    if any(run.state == "failed" for run in found.runs):
+        raise typer.Exit(1)
+
+
+def read_seeds(text: str) -> list[int]:
+    """`3` as 0, 1 and 2; with a comma in it, a list.
+
+    Example:
+        >>> read_seeds("3"), read_seeds("5,7"), read_seeds("5,")
+        ([0, 1, 2], [5, 7], [5])
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isascii() and part.isdecimal() for part in parts) or text == "0":
+        raise RlifError(f"cannot read --seeds {text!r}; give how many, as 3, or which, as 0,1,2.")
+    return sorted({int(part) for part in parts}) if "," in text else list(range(int(text)))
+
+
+def show(found: Comparison) -> None:
+    """Prints the table, a part for each task, and what to know about it."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from rlif.comparison.table import apart, groups
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 180  # a file or a pipe has no width
+    for title, headings, rows in groups(found):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
+        for number, heading in enumerate(headings):
+            table.add_column(heading, justify="left" if number < 2 else "right", no_wrap=not number)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    base, changes = apart(found)
+    for method, changed in changes.items():
+        line = f"{method}, where its recipe is not that of {base}: {'; '.join(changed)}"
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    for note in found.notes:
+        console.print(note, highlight=False, soft_wrap=True, markup=False)
+
+
+def _quieten() -> None:
+    """No progress bars and no warnings that are not the user's between the lines of training."""
+    import warnings
+
+    from transformers.utils import logging
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    logging.disable_progress_bar()
+
+
+def _command(what: Sequence[str], seeds: str | None, against: str | None) -> str:
+    """The command, for the table that it makes; of a path only what does not depend on the machine."""
+    shown = [Path(argument).name if Path(argument).is_absolute() else argument for argument in what]
+    options = [*(["--seeds", seeds] if seeds else []), *(["--against", against] if against else [])]
+    return shlex.join(["rlif", "compare", *shown, *options])

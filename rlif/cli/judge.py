@@ -1,0 +1,123 @@
+"""`rlif judge`: AlpacaEval's win rates from a judge's answers or from recorded ones. Parsing and printing only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rlif.errors import RlifError
+
+if TYPE_CHECKING:
+    from rlif.judging.annotations import Judged
+    from rlif.judging.judge import Judge, Pair
+
+Outputs = Annotated[Path | None, typer.Argument(help="Rows {id or instruction, output or completion}, all 805.")]
+Recorded = Annotated[Path | None, typer.Option(help="Recorded annotations: no judge is asked.")]
+Model = Annotated[str | None, typer.Option("--judge", help="The judge's name; gpt-4-1106-preview if left out.")]
+BaseUrl = Annotated[str | None, typer.Option(help="Of an OpenAI-compatible endpoint, else OPENAI_BASE_URL.")]
+PromptFile = Annotated[Path | None, typer.Option("--prompt", help="A judge prompt, e.g. alpaca_eval_clf.txt.")]
+Difficulty = Annotated[str, typer.Option(help="Looked up by instruction, or positional as upstream does.")]
+Keep = Annotated[Path | None, typer.Option(help="Where the judge's answers are kept; beside OUTPUTS if left out.")]
+Estimate = Annotated[bool, typer.Option("--estimate", help="Say what the judge would cost, and stop.")]
+Price = Annotated[float | None, typer.Option(min=0, help="Of a million input tokens, for the estimate.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Ask the judge without asking you first.")]
+Workers = Annotated[int, typer.Option(min=1, help="Requests at a time.")]
+
+
+def judge(
+    outputs: Outputs = None,
+    annotations: Recorded = None,
+    model: Model = None,
+    base_url: BaseUrl = None,
+    prompt: PromptFile = None,
+    difficulty: Difficulty = "instruction",
+    keep: Keep = None,
+    estimate: Estimate = False,
+    price: Price = None,
+    yes: Yes = False,
+    workers: Workers = 8,
+) -> None:
+    """AlpacaEval 2: raw and length-controlled win rate of outputs. The judge's key is read from OPENAI_API_KEY."""
+    from rlif.judging.annotations import check_belonging, cost_of, pair_up, recorded
+    from rlif.judging.judge import ALPACA_JUDGE, Judge, JudgePrompt
+    from rlif.judging.win_rate import ready, win_rates
+    from rlif.tasks import TASKS
+
+    if outputs is None and annotations is None:
+        raise RlifError("give a file of outputs, or recorded annotations with --annotations.")
+    problems = TASKS["alpaca_eval"].load("test")
+    pairs = pair_up(problems, str(outputs)) if outputs else []
+    if annotations is not None:
+        if estimate or any(option is not None for option in (model, base_url, prompt, keep, price)):
+            raise RlifError("--annotations takes the place of a judge; give none of the options about one.")
+        found = recorded(str(annotations), {problem.text: problem.data["index"] for problem in problems})
+        check_belonging(found, problems, pairs)
+        print(f"AlpacaEval 2, annotations from {annotations}")
+        show(win_rates(found, difficulty))
+        if len(found) < len(problems):
+            print(f"not annotated at all: {len(problems) - len(found)} of the {len(problems)} instructions")
+    elif outputs is not None:
+        words = JudgePrompt.read(prompt) if prompt else JudgePrompt()
+        who = Judge(model=model or ALPACA_JUDGE, base_url=base_url, prompt=words)
+        keep = keep or outputs.with_name(f"{Path(outputs.name.removesuffix('.gz')).stem}.judged.jsonl")
+        requests = _show_cost(who, cost_of(who, pairs, keep), price)
+        if estimate:
+            return
+        ready(difficulty)
+        if requests and not yes:
+            typer.confirm("Ask the judge?", abort=True)
+        judged = _ask(who, pairs, keep, workers)
+        print(f"AlpacaEval 2, judge {who.model}, {prompt or 'our own prompt'}, answers in {keep}")
+        show(win_rates(judged.annotations, difficulty))
+        _show_doubts(who, judged)
+
+
+def _show_cost(who: Judge, cost: dict[str, int], price: float | None) -> int:
+    print(
+        f"to ask {who.model} at {who.where()}: {cost['requests']} requests, about {cost['input_tokens']:,} input tokens"
+        f" (an estimate: characters / 4), {cost['output_tokens']:,} output tokens"
+    )
+    if price is not None:
+        print(f"the input at {price:g} per million tokens: about {cost['input_tokens'] / 1e6 * price:.2f}")
+    return cost["requests"]
+
+
+def _ask(who: Judge, pairs: list[Pair], keep: Path, workers: int) -> Judged:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from rlif.judging.annotations import annotate
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("judging", total=len(pairs))
+        return annotate(who, pairs, keep, workers, tick=lambda: progress.advance(bar))
+
+
+def _show_doubts(who: Judge, judged: Judged) -> None:
+    from rlif.judging.judge import ALPACA_JUDGE
+
+    if judged.failed:
+        reasons = "; ".join(f"{times} with {reason}" for reason, times in judged.failed.most_common())
+        print(f"failed requests, unjudged above: {reasons}. Run again to ask for these alone.")
+    if who.model != ALPACA_JUDGE or not who.prompt.published:
+        print(f"Published values are those of {ALPACA_JUDGE} under upstream's prompt: none is comparable with these.")
+
+
+def show(found: dict[str, Any]) -> None:
+    """Prints both win rates with n and interval, what is unjudged, and lengths."""
+    lines = [f"{'':18}  {'%':>5}  {'95 %':>14}  {'n':>4}"]
+    for name, title in (("win_rate", "win rate"), ("length_controlled", "length-controlled")):
+        share = found[name]
+        mean = "-" if share["mean"] is None else f"{share['mean']:.2f}"
+        interval = "-" if share["low"] is None else f"[{share['low']:.2f}, {share['high']:.2f}]"
+        lines.append(f"{title:18}  {mean:>5}  {interval:>14}  {share['n']:>4}")
+    length = found["length"]
+    unjudged = round(found["unjudged"] * found["n"])
+    print("\n".join(lines))
+    print(f"unjudged: {unjudged} of {found['n']} ({found['unjudged']:.1%}), counted as neither win nor loss")
+    print(f"mean length in characters: model {length['model']:,.0f}, baseline {length['baseline']:,.0f}")
+    strength = found["length_controlled"]["C"]
+    if strength is not None:
+        print(f"length control: C {strength:.4g}, difficulty looked up: {found['difficulty']}")

@@ -1,0 +1,134 @@
+"""`rlif plan`: parsing and printing only."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlif.errors import RlifError, lookup
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rlif.config.recipe import Recipe
+    from rlif.launching.cost_model import Setting
+
+
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A recipe that ships (see `rlif recipes`), or a file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
+    gpu: Annotated[str, typer.Option(help="b200, h200, h100, h100-pcie, a100, a100-40, l40s, a6000, 4090, 3090.")] = (
+        "h100"
+    ),
+    gpus: Annotated[
+        int, typer.Option(min=1, help="How many, over all machines; without those of a server that runs elsewhere.")
+    ] = 8,
+    strategy: Annotated[str, typer.Option(help="ddp, fsdp2, zero2 or zero3.")] = "ddp",
+    server_gpus: Annotated[int, typer.Option(min=1, help="Of them, those of the vLLM server, if there is one.")] = 1,
+    prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Mean; half of max_prompt_tokens if left out.")] = (
+        None
+    ),
+    completion_tokens: Annotated[int | None, typer.Option(min=1, help="Mean; the maximum if left out.")] = None,
+    problems: Annotated[int | None, typer.Option(min=1, help="How many; counted in the data if left out.")] = None,
+) -> None:
+    """Memory and time of a run on given GPUs, by arithmetic: `rlif plan intuitor-qwen2.5-3b-math --gpu h100`."""
+    from rich.console import Console
+
+    from rlif.config.recipe import load_recipe
+    from rlif.engines.trl.setup import check_training
+    from rlif.launching import cost_model as costs
+    from rlif.launching import hardware
+    from rlif.launching.commands import STRATEGIES, Layout, check_layout, wants_server
+
+    settings = load_recipe(recipe, overrides or [])
+    card = lookup(hardware.GPUS, gpu, "gpu")
+    server = server_gpus if settings.training.get("use_vllm") and settings.training.get("vllm_mode") == "server" else 0
+    elsewhere = 0 if wants_server(settings) else server  # a server that runs already has GPUs of its own
+    trainers = gpus + elsewhere - server
+    if trainers < 1:
+        raise RlifError(f"{gpus} GPUs leave none to train beside {server} of the vLLM server.")
+    lookup(STRATEGIES, strategy, "strategy")
+    check_training(settings, trainers)
+    check_layout(settings, Layout(trainers, 1, strategy, server), None)
+    longest = settings.resolved_training["max_completion_length"]
+    if completion_tokens is not None and completion_tokens > longest:
+        raise RlifError(f"completions have at most {longest} tokens here (training.max_completion_length).")
+    setting = costs.Setting(
+        recipe=settings,
+        shape=hardware.find_shape(settings),
+        gpu=card,
+        gpus=gpus + elsewhere,
+        strategy=strategy,
+        server_gpus=server,
+        prompt=prompt_tokens or settings.max_prompt_tokens / 2,
+        completion=completion_tokens or longest,
+    )
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    shape = setting.shape
+    console.print(
+        f"{settings.model}: {shape.parameters / 1e9:.2f} B parameters, {gpus} x {gpu} ({card.memory:g} GiB,"
+        f" {card.flops / 1e12:g} TFLOP/s, {card.bandwidth / 1e12:g} TB/s; {card.source}), {strategy}"
+    )
+    console.print(
+        f"{setting.rows} completions per update, prompts of {setting.prompt:g} tokens, completions of"
+        f" {setting.completion:g}" + ("" if completion_tokens else " (the most; --completion-tokens says otherwise)")
+    )
+    _show_memory(setting, console)
+    _show_time(setting, problems, console)
+
+
+def _show_memory(setting: Setting, console: Console) -> None:
+    """Parts, whether they fit, and which knob to turn."""
+    from rlif.launching import cost_model as costs
+    from rlif.launching.suggestions import knobs
+
+    parts, left = costs.memory(setting), costs.room(setting)
+    console.print("\nmemory of a GPU that trains, GiB")
+    for name, size in {**parts, "together": costs.total(parts)}.items():
+        console.print(f"  {name:<28}{size:9.2f}")
+    if costs.fits(setting):
+        console.print(f"  fits, {left:.1f} GiB to spare")
+        return
+    if left < 0:
+        console.print(f"  does not fit, {-left:.1f} GiB too much")
+    if costs.vllm_room(setting) < 0:
+        console.print(
+            f"  vLLM's share is {-costs.vllm_room(setting):.1f} GiB too small for the weights and a completion"
+        )
+    found = knobs(setting)
+    console.print("  what would help:" if found else "  no three changes help: more GPUs, or a smaller model")
+    for name, spare in found:
+        console.print(f"    {name}: {spare:.1f} GiB to spare")
+
+
+def _show_time(setting: Setting, problems: int | None, console: Console) -> None:
+    """Parts of an update, and the run where the number of updates is known."""
+    from rlif.config.steps import plan_steps
+    from rlif.launching import cost_model as costs
+
+    time, recipe = costs.step_time(setting), setting.recipe
+    if math.isinf(time.total):
+        console.print("\ntime unknown: vLLM cannot generate here")
+        return
+    console.print(f"\ntime of an update, seconds ({costs.passes(setting)} scoring passes)")
+    for name in ("generation", "scoring", "training", "total"):
+        console.print(f"  {name:<28}{getattr(time, name):9.2f}")
+    try:
+        steps = recipe.training.get("max_steps", -1)
+        if steps <= 0:
+            steps = plan_steps(recipe, problems or _count(recipe), setting.trainers).steps
+    except RlifError as error:
+        console.print(f"updates of the run unknown: {error}")
+        return
+    hours = steps * time.total / 3600
+    console.print(f"{steps:,} updates: {hours:.2g} hours, {hours * setting.gpus:.2g} GPU hours")
+    console.print("estimates, each part right to about a factor of two at best: docs/scaling.md says what they assume")
+
+
+def _count(recipe: Recipe) -> int:
+    from rlif.training.prepare import check_names
+
+    task = check_names(recipe)[0]
+    return len(task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed))

@@ -1,0 +1,73 @@
+"""`rlif probe`, and what `rlif train` says of the guard: parsing and printing only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rlif.runs.folder import Run
+    from rlif.training.forecast import Estimate
+
+STOPPED = 3  # exit code of a run that the guard ended
+
+
+def probe(
+    recipe: Annotated[str, typer.Argument(help="A recipe that ships (see `rlif recipes`), or a file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
+    problems: Annotated[int, typer.Option(min=2, help="Problems, each completed num_generations times.")] = 32,
+) -> None:
+    """Forecast, from one rollout and without labels, whether a recipe's model will gain: `rlif probe demo`."""
+    from rich.console import Console
+    from transformers.utils import logging
+
+    from rlif.config.recipe import load_recipe
+    from rlif.training.forecast import probe
+
+    logging.disable_progress_bar()
+    settings = load_recipe(recipe, overrides or [])
+    found, console = probe(settings, problems), Console()
+    console.print(f"{found.completions} completions of {found.problems} problems, nothing trained", highlight=False)
+    rows = {
+        f"spread of {settings.reward} within groups": "-" if found.spread is None else f"{found.spread:.3g}",
+        "groups whose answers differ": f"{found.disagree:.0%}",
+        "pull towards the frequent answer": _share(found.pull),
+        "pull towards longer completions": _share(found.longer),
+        "truncated": f"{found.truncated:.0%}",
+        "without an answer": f"{found.unanswered:.0%}",
+        "going on after the answer": f"{found.goes_on:.0%}",
+    }
+    for name, value in rows.items():
+        console.print(f"  {name:<45}{value}", highlight=False, soft_wrap=True)
+    console.print(f"will it gain: {found.verdict}: {'; '.join(found.reasons)}.", highlight=False, soft_wrap=True)
+    console.print(
+        "Frequent answers need not be right ones, and when a collapse comes is not in this forecast.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _share(found: Estimate | None) -> str:
+    return "-" if found is None else f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]  (0.5: none)"
+
+
+def say_guard(run: Run, console: Console) -> None:
+    """Says what the guard found in a finished run."""
+    found = run.summary()["guard"]
+    best = found["best_healthy_checkpoint"]
+    where = f"the best healthy checkpoint: {run.path / Path(best)}" if best else "there is no healthy checkpoint"
+    stopped = found["stopped"]
+    if stopped:
+        console.print(
+            f"the guard ended the run at step {stopped['step']}: {stopped['seen']}, since step {stopped['since']};"
+            f" {where}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    elif any(alarm["severity"] == "alarm" for alarm in found["alarms"]):
+        signs = ", ".join(sorted({alarm["sign"] for alarm in found["alarms"] if alarm["severity"] == "alarm"}))
+        console.print(f"the guard raised {signs} and went on (policy log); {where}", highlight=False, soft_wrap=True)

@@ -1,0 +1,353 @@
+"""`rlif score` and `rlif select`: parsing and printing only."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from rlif.errors import RlifError
+from rlif.files.atomic import replace_file, write_rows, writing
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from rlif.selection.samples import GroupSampler, Row
+    from rlif.selection.score_file import Scorer
+    from rlif.tasks import Task
+    from rlif.types import Problem
+
+Chat = Annotated[
+    bool | None, typer.Option("--chat/--no-chat", help="Chat template or none; by default if the tokenizer has one.")
+]
+Dtype = Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")]
+Window = Annotated[
+    int | None, typer.Option(min=1, help="Tokens in a window of the group confidences; 2048 by default.")
+]
+
+
+def score(
+    file: Annotated[Path, typer.Argument(help="JSON lines of prompt (text or messages) and completion.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A folder, a hub name, or tiny-reasoner.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to; gone on with if it is there.")] = None,
+    chat: Chat = None,
+    end: Annotated[bool, typer.Option("--end/--no-end", help="Close completions with the end token.")] = True,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 16,
+    window: Window = None,
+    dtype: Dtype = "auto",
+) -> None:
+    """Score text: the same rows with self-certainty, entropy, likelihood and group confidence."""
+    from rlif.selection.score_file import score_file
+
+    if not file.is_file():
+        raise RlifError(f"no such file: {file}.")
+    scorer = _scorer(model, chat=chat, end=end, batch_size=batch_size, window=window, dtype=dtype)
+    with file.open("rb") as lines, _progress("scoring", sum(1 for line in lines if line.strip())) as advance:
+        counts = score_file(scorer, file, out or sys.stdout, advance)
+    _console().print(
+        f"{counts['rows']} rows ({counts['skipped']} were there already), {counts['unscorable']} unscorable"
+        + (f": {out}" if out else ""),
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def select(
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Draws samples, or scores given ones.")] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Whose problems, and who grades.")] = None,
+    samples: Annotated[Path | None, typer.Option(help="Given samples: JSON lines of id and completion.")] = None,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Samples per problem.")] = 16,
+    temperature: Annotated[float, typer.Option(min=0, help="Of sampling.")] = 1.0,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many problems.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of the task; its last, held out, by default.")] = None,
+    source: Annotated[str | None, typer.Option(help="Where the task reads from, instead of its own home.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Completion limit; the task's by default.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Template; the task's by default.")] = None,
+    chat: Chat = None,
+    rule: Annotated[str, typer.Option(help="Who chooses the sample of each problem.")] = "borda",
+    power: Annotated[float | None, typer.Option(help="Borda's p; 0.3 to 1.2 by N when left out.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of sampling and of the subsets.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for samples, table, figure and choice.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Samples: transformers, or vllm, which gives self-certainty alone.")] = (
+        "transformers"
+    ),
+    batch_size: Annotated[int, typer.Option(min=1, help="Completions per call of generate.")] = 64,
+    window: Window = None,
+    early_stop: Annotated[bool, typer.Option("--early-stop", help="Also draw with DeepConf's early stopping.")] = False,
+    warm_up: Annotated[int, typer.Option(min=1, help="Whole samples before stopping starts.")] = 16,
+    percentile: Annotated[float, typer.Option(min=0, max=100, help="Of their lowest windows: the threshold.")] = 10,
+    dtype: Dtype = "auto",
+) -> None:
+    """Choose among N samples of each problem: accuracy of every rule over N, and the best of each problem.
+
+    Text without answers is picked by self-certainty alone. --engine vllm has every rule but DeepConf's, whose signals
+    take a pass. --early-stop draws every problem twice, in full and with stops after a shared warm-up, to show what
+    stopping saves and what it costs.
+    """
+    from rlif.selection.rules import choose
+    from rlif.selection.rules import select as best
+    from rlif.selection.scaling import report
+    from rlif.tasks import find_task
+
+    choose(rule, [], [], power=power)  # refuses an unknown rule and an impossible power before anything is loaded
+    _check_source(model, samples, out, n=n, warm_up=warm_up if early_stop else None)
+    if engine != "transformers":
+        _check_engine(engine, rule, samples, early_stop)
+    known = None if task is None else find_task(task)
+    problems = [] if known is None else known.load(split or known.splits[-1], source=source, limit=limit)
+    scorer = None
+    if model is not None:
+        scorer = _scorer(model, chat=chat, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
+    early = None
+    if samples is not None:
+        rows = _given(samples, known, problems, scorer, prompt)
+    else:
+        sampler = _sampler(scorer, known, prompt, max_tokens, n, temperature, seed)
+        sampler = sampler if engine == "transformers" else _by_vllm(sampler, dtype)
+        rows, early = _draw(sampler, problems, out, warm_up if early_stop else None, percentile)
+    settings = {"model": model, "task": task, "samples": samples and str(samples), "rule": rule, "seed": seed}
+    settings |= {"temperature": temperature if samples is None else None, "n": n if samples is None else None}
+    if early is not None and scorer is not None:
+        settings |= {"window": scorer.window, "warm_up": warm_up, "percentile": percentile}
+    equal = None if known is None else _compared(known, rows)
+    found = {"settings": settings, **report(rows, early, warm_up=warm_up, equal=equal, power=power, seed=seed)}
+    chosen = best(rows, rule, equal=equal, power=power, seed=seed)
+    _show(found, chosen)
+    if out is not None:
+        _write(out, found, chosen, rows if samples is not None else None)
+
+
+def _compared(task: Task, rows: Sequence[Row]) -> Callable[[str, str], bool]:
+    """The task's `equal`, which has seen the answers of each problem."""
+    from rlif.selection.rules import by_problem
+
+    task.compare_ahead([[row.get("answer") for row in group] for group in by_problem(rows).values()])
+    return task.equal
+
+
+def _check_source(model: str | None, samples: Path | None, out: Path | None, *, n: int, warm_up: int | None) -> None:
+    """Refuses samples from nowhere or twice; `warm_up` is None without early stopping."""
+    if (model is None) and (samples is None):
+        raise RlifError("give --model to draw samples from, or --samples, a file of them.")
+    if warm_up is not None and (samples is not None or n <= warm_up):
+        raise RlifError(
+            f"--early-stop draws samples with --model, more per problem (--n) than the warm-up's {warm_up}."
+        )
+    if out is not None and samples is None and (out / "samples.jsonl").exists():
+        raise RlifError(f"{out} holds samples already; choose among them with --samples {out / 'samples.jsonl'}.")
+
+
+def _check_engine(engine: str, rule: str, samples: Path | None, early_stop: bool) -> None:
+    """Refuses what vLLM, which draws whole samples and measures self-certainty alone, has nothing for."""
+    from rlif.errors import lookup
+    from rlif.selection.rules import RULES
+
+    lookup({"transformers": None, "vllm": None}, engine, "engine")
+    if samples is not None or early_stop:
+        given = "--early-stop stops samples while they are drawn" if early_stop else "--samples are drawn already"
+        raise RlifError(f"{given}, so --engine {engine} has nothing to do; leave one of the two out.")
+    if (signal := RULES[rule].signal) not in (None, "self_certainty"):
+        raise RlifError(
+            f"the rule {rule} reads {signal}, and --engine {engine} measures self_certainty alone; leave --engine out,"
+            " or choose another rule."
+        )
+
+
+def _by_vllm(sampler: GroupSampler, dtype: str) -> GroupSampler:
+    """The same, its samples drawn and their self-certainty measured inside vLLM."""
+    from dataclasses import replace
+
+    from rlif.config.recipe import check_recipe
+    from rlif.sampling.vllm_sampler import load_sampler
+
+    scorer, recipe = sampler.scorer, check_recipe({"model": sampler.scorer.name, "dtype": dtype})
+    engine = load_sampler(recipe, scorer.tokenizer, label=scorer.name)
+    return replace(sampler, engine=engine, every_signal=False, scorer=replace(scorer, batch_size=engine.batch_size))
+
+
+def _scorer(
+    model: str,
+    *,
+    chat: bool | None,
+    window: int | None,
+    dtype: str,
+    batch_size: int,
+    end: bool = True,
+    load: bool = True,
+) -> Scorer:
+    """The model, unless it is to stay where it is, with its tokenizer."""
+    from transformers.utils import logging
+
+    from rlif.config.recipe import check_recipe
+    from rlif.sampling.loading import load_model, load_tokenizer
+    from rlif.selection.score_file import Scorer
+    from rlif.signals.group_confidence import WINDOW
+
+    logging.disable_progress_bar()
+    recipe = check_recipe({"model": model, "dtype": dtype, "chat": bool(chat)})
+    tokenizer = load_tokenizer(recipe)
+    template = tokenizer.chat_template is not None if chat is None else chat
+    return Scorer(load_model(recipe) if load else None, tokenizer, template, end, batch_size, window or WINDOW, model)
+
+
+def _sampler(
+    scorer: Scorer | None,
+    task: Task | None,
+    prompt: str | None,
+    max_tokens: int | None,
+    n: int,
+    temperature: float,
+    seed: int,
+) -> GroupSampler:
+    from rlif.evaluation.evaluate import decoding_of
+    from rlif.selection.samples import GroupSampler
+    from rlif.tasks.prompts import find_prompt
+
+    if task is None or scorer is None:
+        raise RlifError("give --task, whose problems the samples are drawn for; `prompts` reads any file of prompts.")
+    decoding = decoding_of(task, max_tokens=max_tokens, n=n, temperature=temperature, seed=seed)
+    return GroupSampler(scorer, task, decoding, None if prompt is None else find_prompt(prompt))
+
+
+def _draw(
+    sampler: GroupSampler, problems: Sequence[Problem], out: Path | None, warm_up: int | None, percentile: float
+) -> tuple[list[Row], list[Row] | None]:
+    """Samples of all problems, written as they come; with a warm-up also those with early stopping."""
+    rows: list[Row] = []
+    early: list[Row] = []
+    some = max(1, sampler.scorer.batch_size // sampler.decoding.n)
+    with _progress("drawing", len(problems)) as advance:
+        for number, start in enumerate(range(0, len(problems), some)):
+            part = problems[start : start + some]
+            whole = sampler.draw(part, number)
+            _append(out, "samples.jsonl", whole)
+            rows += whole
+            if warm_up is not None:
+                warm = [row for row in whole if row["sample"] < warm_up]
+                cut = sampler.draw_on(part, warm, number, percentile)
+                _append(out, "early.jsonl", cut)
+                early += cut
+            advance(len(part))
+    return rows, early if warm_up is not None else None
+
+
+def _given(
+    path: Path, task: Task | None, problems: Sequence[Problem], scorer: Scorer | None, prompt: str | None
+) -> list[Row]:
+    """Samples of a file, graded where a task is named and scored where a model is."""
+    from rlif.selection.samples import mark_samples, read_samples, score_samples
+    from rlif.tasks.prompts import find_prompt
+
+    rows = read_samples(path)
+    by_id = {problem.id: problem for problem in problems}
+    if task is not None:
+        rows = mark_samples(rows, task, by_id)
+    if scorer is not None:
+        rows = score_samples(rows, scorer, task, by_id, None if prompt is None else find_prompt(prompt))
+    return rows
+
+
+def _show(report: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """The table, or, where nothing is graded, what was chosen."""
+    from rlif.selection.scaling import early_line
+
+    console = _console(stderr=False)
+    table, early = report.get("scaling"), report.get("early_stop")
+    if table is not None:
+        console.print(accuracies(table))
+        left_out = f"; {table['ungraded']} without gold answer left out" if table["ungraded"] else ""
+        console.print(f"accuracy in percent with its 95 % interval, {table['problems']} problems{left_out}")
+    else:
+        for problem, row in chosen.items():
+            text = "nothing to choose by" if row is None else row["completion"]
+            console.print(f"[bold]{escape(problem)}[/bold] {escape(text)}", soft_wrap=True, highlight=False)
+    if early is not None:
+        console.print(early_line(early), soft_wrap=True, highlight=False)
+
+
+def accuracies(table: Mapping[str, Any]) -> Table:
+    """The table of `rlif.selection.scaling.scaling`, each cell with its interval below."""
+    from rich import box
+    from rich.table import Table
+
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    shown.add_column("rule", no_wrap=True)
+    for n in table["n"]:
+        shown.add_column(f"N={n}", justify="right", no_wrap=True)
+    for name, cells in table["accuracy"].items():
+        shown.add_row(
+            name, *(f"{100 * c['mean']:.1f}\n[dim]{100 * c['low']:.0f}-{100 * c['high']:.0f}[/dim]" for c in cells)
+        )
+    return shown
+
+
+def _write(
+    out: Path,
+    report: Mapping[str, Any],
+    chosen: Mapping[str, Mapping[str, Any] | None],
+    rows: Sequence[Row] | None,
+) -> None:
+    """The folder: selection.json, .md and .png, chosen.jsonl, and samples.jsonl where it is not there yet."""
+    from rlif.selection.figure import draw
+    from rlif.selection.scaling import early_line, markdown
+
+    _made(out)
+    if rows is not None and not (out / "samples.jsonl").exists():
+        _append(out, "samples.jsonl", rows)
+    picks = [{"id": problem, "chosen": None} if row is None else dict(row) for problem, row in chosen.items()]
+    lines = [
+        "# Best of N",
+        "",
+        *(f"- {name}: {value}" for name, value in report["settings"].items() if value is not None),
+    ]
+    if "scaling" in report:
+        lines += ["", markdown(report["scaling"])]
+    if "early_stop" in report:
+        lines += ["", early_line(report["early_stop"])]
+    with writing(out):
+        write_rows(out / "chosen.jsonl", picks)
+        replace_file(out / "selection.json", json.dumps(report) + "\n")
+        replace_file(out / "selection.md", "\n".join(lines) + "\n")
+    if "scaling" in report:
+        try:
+            draw({report["settings"]["task"] or "accuracy over N": report["scaling"]}, out / "selection.png")
+        except RlifError as error:
+            _console().print(f"no figure: {error}", highlight=False, soft_wrap=True)
+    _console().print(f"written to {out}", highlight=False, soft_wrap=True)
+
+
+def _made(out: Path) -> Path:
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def _append(out: Path | None, name: str, rows: Sequence[Row]) -> None:
+    if out is not None:
+        with writing(out / name), (_made(out) / name).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on the error stream; gives what moves it on."""
+    from rich.progress import Progress
+
+    with Progress(console=_console(), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda rows: bar.update(task, advance=rows)
+
+
+def _console(stderr: bool = True) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr)

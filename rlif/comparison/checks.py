@@ -1,0 +1,118 @@
+"""Which runs can be compared, and what a reader has to know where they can.
+
+Refused are runs whose numbers on a task are not of one kind: other problems, prompt, template or decoding of the
+evaluation; and seeds of a method that are not runs of one recipe. Said are runs that did not come to their end, what
+should be the same in a comparison of methods and is not (`CONDITIONS`), and other problems in the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlif.comparison.summary import COUNT, KeptRun, differing, flat
+from rlif.config.recipe import Recipe
+from rlif.errors import RlifError
+from rlif.tasks import find_task
+
+CONDITIONS = (
+    "model", "revision", "task", "source", "split", "limit", "prompt", "prompt.user", "prompt.system", "chat",
+    "max_prompt_tokens", "problems_per_update", "evaluate.every", "training.num_generations", "training.max_steps",
+    "training.num_train_epochs", "training.max_completion_length", "training.temperature",
+)  # fmt: skip
+FINGERPRINTS = ("ids", "content")  # of the problems evaluated
+
+
+def check_evaluated_alike(recipes: Mapping[str, Recipe]) -> None:
+    """Refuses recipes that would evaluate one task in different ways, before any of them is run."""
+    first: dict[str, tuple[str, dict[str, Any]]] = {}
+    for method, recipe in recipes.items():
+        for task in recipe.evaluate.tasks:
+            protocol = find_task(task).protocol
+            ways = {
+                "evaluate.limit": recipe.evaluate.limit,
+                f"evaluate.sources.{task}": recipe.evaluate.sources.get(task),
+                "prompt": recipe.prompt or protocol.prompt,
+                "chat": recipe.chat,
+                "completion limit": min(protocol.max_tokens, recipe.resolved_training["max_completion_length"]),
+            }
+            other, there = first.setdefault(task, (method, ways))
+            for key, (one, two) in differing(there, ways).items():
+                raise RlifError(
+                    f"{other} and {method} would be evaluated on {task} in two ways: {key} is {one!r} and {two!r}; give"
+                    " all of them the same, or compare them apart."
+                )
+
+
+def check_settings(runs: Sequence[KeptRun]) -> None:
+    """Refuses runs that were evaluated on one task in different ways."""
+    first: dict[str, KeptRun] = {}
+    for run in runs:
+        for task, settings in run.settings.items():
+            other = first.setdefault(task, run)
+            for key, (one, two) in differing(other.settings[task], settings).items():
+                if key in FINGERPRINTS and None in (one, two):
+                    continue  # not kept by one of them
+                raise RlifError(
+                    f"{other.label} and {run.label} were evaluated on {task} in two ways: {key} is {one!r} and {two!r};"
+                    " evaluate both in one way, or compare them apart."
+                )
+
+
+def check_seeds(methods: Mapping[str, Sequence[KeptRun]]) -> None:
+    """Refuses a method whose seeds are not runs of one recipe."""
+    for first, *later in methods.values():
+        for run in later:
+            for key, (one, two) in differing(first.whole, run.whole).items():
+                raise RlifError(
+                    f"{first.label} and {run.label} are not seeds of one method: {key} is {one!r} and {two!r}; name"
+                    " their folders apart."
+                )
+
+
+def check_twice(runs: Sequence[tuple[str, int]]) -> None:
+    for i, (method, seed) in enumerate(runs):
+        if (method, seed) in runs[:i]:
+            raise RlifError(
+                f"there are two runs of {method} with seed {seed}; compare their folders apart, or rename one."
+            )
+
+
+def notes_on(methods: Mapping[str, Sequence[KeptRun]]) -> list[str]:
+    """What the rows do not say of themselves."""
+    runs = [run for mine in methods.values() for run in mine]
+    notes = [f"{run.label}: {run.said}." for run in runs if run.said]
+    recipes = {method: flat(mine[0].whole) for method, mine in methods.items()}
+    for key in CONDITIONS:
+        values: dict[str, list[str]] = {}
+        for method, recipe in recipes.items():
+            values.setdefault(repr(recipe.get(key)), []).append(method)
+        if len(values) > 1:
+            told = "; ".join(f"{value} for {', '.join(names)}" for value, names in values.items())
+            notes.append(f"Not the same for all: {key} is {told}.")
+    seeds: dict[tuple[int, ...], list[str]] = {}
+    for method, mine in methods.items():
+        seeds.setdefault(tuple(run.seed for run in mine if run.state in COUNT), []).append(method)
+    if len(seeds) > 1:
+        told = "; ".join(f"{', '.join(map(str, some)) or 'none'} for {', '.join(m)}" for some, m in seeds.items())
+        notes.append(f"Not the same for all: the seeds that count are {told}.")
+    notes += _other_problems(runs)
+    if any(len(some) == 1 for some in seeds):
+        notes.append("One seed gives no interval: one over problems would not say what another seed gives.")
+    return notes
+
+
+def _other_problems(runs: Sequence[KeptRun]) -> list[str]:
+    """Runs of one seed that were trained on different problems, or in another order."""
+    first: dict[int, KeptRun] = {}
+    notes = []
+    for run in runs:
+        if not run.trained_on and not run.first_problems:
+            continue
+        other = first.setdefault(run.seed, run)
+        pairs = zip(other.first_problems, run.first_problems, strict=False)
+        if run.trained_on and other.trained_on and run.trained_on != other.trained_on:
+            notes.append(f"{run.label} was trained on other problems than {other.label}.")
+        elif any(one != two for one, two in pairs):
+            notes.append(f"{run.label} met other problems in its first step than {other.label}.")
+    return notes

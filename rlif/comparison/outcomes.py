@@ -1,0 +1,208 @@
+"""What a method gained: start, best and end of each run, and over seeds.
+
+For each method and evaluated task, with one number per seed s:
+
+    start, best, end    accuracy at the first, the best and the last evaluation; means over seeds. The best is found by
+                        looking at gold answers, and the more often one looks the better it is
+    change              end_s - start_s, its mean and Student's 95 % interval over seeds: start and end of a seed are a
+                        pair, and seeds, not problems, are the sample
+    against a method    end_s - end_s of the other, a pair for each seed that both have; the same interval
+    collapsed           by accuracy on that task (`rlif.reporting.analysis`); where nothing is graded, by the
+    label-free signs
+    kl                  to the start, mean over the last tenth of the logged steps of training, 20 at most
+
+With one seed there is no interval: one over problems says how well that one model is known, not what another seed would
+have given. A run that failed or is not finished counts in none of the numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlif.comparison.summary import COUNT, KeptRun, Raised
+from rlif.intervals import Interval, t_interval
+from rlif.reporting import analysis
+from rlif.reporting.analysis import Share
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run on one task; None for what is not known.
+
+    Attributes:
+        state: of the run; or `not evaluated`, where that was not done on the task at both ends.
+        best_step: of the first evaluation that is as good as any.
+        collapsed: the step from which on accuracy is lost, None where it is not.
+        alarm: the guard's first alarm.
+        watched: whether there was a guard.
+        said: why the run counts in no mean, or ended early; empty otherwise.
+    """
+
+    seed: int
+    state: str
+    said: str
+    start: Share | None = None
+    best: Share | None = None
+    best_step: int | None = None
+    end: Share | None = None
+    end_step: int | None = None
+    completion_length: tuple[float | None, float | None] = (None, None)
+    self_certainty: tuple[float | None, float | None] = (None, None)
+    kl: float | None = None
+    collapsed: int | None = None
+    alarm: Raised | None = None
+    watched: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether it has an end to compare."""
+        return self.state in COUNT
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method on a task, over seeds.
+
+    Attributes:
+        task: None where nothing was evaluated; then lengths and self-certainty are those of training.
+        trained: whether it is the task the method was trained on.
+        problems: evaluated.
+        start, best, end: mean accuracy over `seeds`.
+        change: end - start as {mean, low, high}, over `seeds`.
+        against: end - end of the method compared with, as {mean, low, high, seeds}; None without one.
+        outcomes: one per run, in order of seeds, those that do not count as well.
+    """
+
+    method: str
+    task: str | None
+    trained: bool
+    outcomes: tuple[Outcome, ...]
+    problems: int | None
+    start: float | None
+    best: float | None
+    end: float | None
+    change: Interval
+    completion_length: tuple[float | None, float | None]
+    self_certainty: tuple[float | None, float | None]
+    kl: float | None
+    against: dict[str, Any] | None = None
+
+    @property
+    def counted(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.counts]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that the means are over."""
+        return [outcome.seed for outcome in self.counted]
+
+    @property
+    def collapsed(self) -> dict[int, int]:
+        """From which step on, by seed."""
+        return {o.seed: o.collapsed for o in self.counted if o.collapsed is not None}
+
+    @property
+    def unwatched(self) -> bool:
+        """Whether no run of it had a guard."""
+        return not any(outcome.watched for outcome in self.counted)
+
+    @property
+    def alarms(self) -> dict[int, Raised]:
+        """The guard's first alarm, by seed."""
+        return {o.seed: o.alarm for o in self.counted if o.alarm is not None}
+
+
+def row_of(method: str, task: str | None, runs: Sequence[KeptRun], others: Sequence[KeptRun] | None = None) -> Row:
+    """The row of a method on a task, against the runs of another method if they are given."""
+    outcomes = tuple(outcome_of(run, task) for run in runs)
+    counted = [outcome for outcome in outcomes if outcome.counts]
+    graded = {o.seed: (o.start.mean, o.best.mean, o.end.mean) for o in counted if o.start and o.best and o.end}
+    start, best, end = (_mean(values) for values in zip(*graded.values(), strict=True)) if graded else (None,) * 3
+    ends = {o.seed: o.end.mean for run in others or () if (o := outcome_of(run, task)).counts and o.end}
+    common = [seed for seed in graded if seed in ends]
+    gaps = [graded[seed][2] - ends[seed] for seed in common]
+    itself = bool(others) and others[0].method == method
+    return Row(
+        method,
+        task,
+        any(run.recipe.get("task") == task for run in runs),
+        outcomes,
+        max((o.end.n for o in counted if o.end), default=None),
+        start,
+        best,
+        end,
+        t_interval([after - before for before, _, after in graded.values()]),
+        _means([outcome.completion_length for outcome in counted]),
+        _means([outcome.self_certainty for outcome in counted]),
+        _mean([outcome.kl for outcome in counted]),
+        None if others is None or itself else {**t_interval(gaps), "seeds": common},
+    )
+
+
+def outcome_of(run: KeptRun, task: str | None) -> Outcome:
+    """What became of a run on a task, None for no task: then by what training logged."""
+    metrics = {name: np.array(values, float) for name, values in run.metrics.items()}
+    seen = {name: analysis.drift(metrics[name]) for name in metrics if name != "step"}
+    common = {
+        "kl": _known(seen.get("kl", (None, None))[1]),
+        "alarm": next((alarm for alarm in run.alarms or () if alarm.severity == "alarm"), None),
+        "watched": run.alarms is not None,
+    }
+    if task is None:
+        fallen = analysis.label_free_collapse(metrics)
+        trained = {key: _pair(seen.get(key)) for key in ("completion_length", "self_certainty")}
+        return Outcome(run.seed, run.state, run.said, collapsed=fallen and fallen.step, **trained, **common)
+    looks = run.evaluations.get(task, {})
+    steps, shares = list(looks), analysis.accuracies(looks)
+    if len(steps) < 2 or steps[0] > 0 or steps[-1] < run.steps:
+        when = f"from step {steps[0]} to {steps[-1]} of {run.steps}" if steps else "at no step"
+        state = "not evaluated" if run.state in COUNT else run.state
+        return Outcome(run.seed, state, run.said or f"evaluated on {task} {when}", **common)
+    best = max(shares, key=lambda step: shares[step].mean, default=None)
+    fallen = analysis.accuracy_collapse(looks) if shares else analysis.label_free_collapse(metrics)
+    length, certainty = (
+        _pair([looks[steps[i]][key] for i in (0, -1)]) for key in ("completion_length", "self_certainty")
+    )
+    return Outcome(
+        run.seed,
+        run.state,
+        run.said,
+        shares.get(steps[0]),
+        None if best is None else shares[best],
+        best,
+        shares.get(steps[-1]),
+        steps[-1],
+        length,
+        certainty,
+        collapsed=fallen and fallen.step,
+        **common,
+    )
+
+
+def tasks_of(runs: Sequence[KeptRun]) -> list[str | None]:
+    """The tasks that runs were evaluated on, or were to be; None for runs without any."""
+    named = [task for run in runs for task in (*run.evaluations, *(run.recipe.get("evaluate") or {}).get("tasks", []))]
+    return list(dict.fromkeys(named)) or [None]
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
+
+
+def _pair(values: Sequence[float | None] | None) -> tuple[float | None, float | None]:
+    start, end = values or (None, None)
+    return _known(start), _known(end)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _means(pairs: Sequence[tuple[float | None, float | None]]) -> tuple[float | None, float | None]:
+    return _mean([start for start, _ in pairs]), _mean([end for _, end in pairs])

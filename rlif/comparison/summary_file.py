@@ -1,0 +1,108 @@
+"""Kept runs in one file of JSON, small enough for version control: 9 kB for a run of 30 steps.
+
+    {"command": what made it, "against": the method the others were held against, or null,
+     "rows":    [the table, a row per task and method]
+     "tasks":   {how each task was evaluated}
+     "methods": {the recipe of each}
+     "runs":    [a run per line; evaluations and metrics by column]}
+
+Rows are there for those who read nothing else; reading the file again, they are made anew from the runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from rlif.comparison.summary import LOOKS, KeptRun, Number, Row
+from rlif.errors import RlifError
+
+SHARE = ("n", "mean", "low", "high")
+ELSEWHERE = ("recipe", "settings", "evaluations")  # fields of a run that its line does not hold as they are
+CURVES, RUN = TypeAdapter(dict[str, dict[str, list[Number]]]), TypeAdapter(KeptRun)
+MADE, TASKS = TypeAdapter(dict[str, str | None]), TypeAdapter(list[str])
+
+
+def text_of(runs: Sequence[KeptRun], rows: Sequence[Row], made: Mapping[str, str | None]) -> str:
+    """The file of some runs.
+
+    Args:
+        rows: the table made of them.
+        made: how: `command` and `against`.
+    """
+    tasks: dict[str, Row] = {}
+    methods: dict[str, Row] = {}
+    for run in runs:
+        methods.setdefault(run.method, run.recipe)
+        for task, settings in run.settings.items():
+            tasks[task] = settings | tasks.get(task, {})
+    named = {"tasks": tasks, "methods": methods}
+    parts = [f"{_json(key)}: {_json(value)}" for key, value in made.items()]
+    parts += [_lines("rows", "[", map(_json, rows), "]")]
+    parts += [_lines(k, "{", (f"{_json(n)}: {_json(v)}" for n, v in named[k].items()), "}") for k in named]
+    parts += [_lines("runs", "[", (_json(_to_row(run)) for run in runs), "]")]
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def read_kept(path: str | Path) -> tuple[list[KeptRun], dict[str, str | None]]:
+    """The runs of a file, and how it was made: `command` and `against`.
+
+    Raises:
+        RlifError: it is no such file.
+
+    Example:
+        >>> runs, made = read_kept("results/demo.json")
+        >>> runs[0].label
+        'demo seed 0'
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        made = MADE.validate_python({key: found[key] for key in ("command", "against")})
+        return [_from_row(row, found) for row in found["runs"]], made
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RlifError(f"{path} is no file that `rlif compare --out FILE.json` wrote ({_wrong(error)}).") from error
+
+
+def _to_row(run: KeptRun) -> Row:
+    curves = {
+        task: {
+            "step": list(looks),
+            **{key: [look["accuracy"][key] for look in looks.values()] for key in SHARE},
+            **{key: [look[key] for look in looks.values()] for key in LOOKS},
+        }
+        for task, looks in run.evaluations.items()
+    }
+    return {key: value for key, value in asdict(run).items() if key not in ELSEWHERE} | {"curves": curves}
+
+
+def _from_row(row: Row, file: Row) -> KeptRun:
+    row = dict(row)
+    evaluations: dict[str, dict[int, Row]] = {}
+    for task, columns in CURVES.validate_python(row.pop("curves")).items():
+        looks = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        evaluations[task] = {
+            look["step"]: {"accuracy": {key: look[key] for key in SHARE}} | {key: look[key] for key in LOOKS}
+            for look in looks
+        }
+    row["recipe"], row["evaluations"] = file["methods"][row["method"]], evaluations
+    TASKS.validate_python(row["recipe"].get("evaluate", {}).get("tasks", []))
+    row["settings"] = {task: file["tasks"][task] for task in evaluations}
+    return RUN.validate_python(row)
+
+
+def _lines(key: str, opening: str, inner: Any, closing: str) -> str:
+    return f"{_json(key)}: {opening}\n" + ",\n".join(inner) + f"\n{closing}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _wrong(error: Exception) -> str:
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"

@@ -1,0 +1,123 @@
+"""Recipes x seeds: every run that is not there yet is made, a half one goes on, a finished one is read.
+
+Runs are called RECIPE-seedS and lie below one folder. All seeds are made of the first recipe and the first seed before
+the second seed is begun, so that whenever it is ended, as many methods as possible can be compared. What can be wrong
+is looked for before anything is run: unknown keys, names that are taken twice, and a folder that holds another run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rlif.comparison.summary import NAMES, KeptRun, differing, keep, kept_recipe, whole_recipe
+from rlif.config.recipe import Recipe, check_recipe, find_recipe, load_recipe
+from rlif.errors import RlifError
+from rlif.runs.folder import Run, resolved
+
+SETS = {"seed": "--seeds", "name": "the recipe's own name", "output": "--folder"}
+
+
+def plan_series(
+    recipes: Sequence[str | Path], seeds: Sequence[int], overrides: Sequence[str], folder: str | Path
+) -> dict[tuple[str, int], Recipe]:
+    """The recipe of each run by method and seed, in the order in which they are run.
+
+    Raises:
+        RlifError: anything wrong with a recipe, two of one name, or a folder that holds another run.
+    """
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key in SETS:
+            raise RlifError(f"{key} differs from run to run in a comparison; it is set by {SETS[key]}.")
+    loaded: dict[str, Recipe] = {}
+    for recipe in recipes:
+        method = find_recipe(recipe).stem
+        if method in loaded:
+            raise RlifError(f"two recipes are called {method}; rename one of the files.")
+        loaded[method] = load_recipe(recipe, overrides)
+    runs = {}
+    for seed in seeds:
+        for method, recipe in loaded.items():
+            own = {"seed": seed, "name": f"{method}-seed{seed}", "output": str(folder)}
+            runs[method, seed] = check_recipe(recipe.model_dump() | own)
+    for recipe in runs.values():
+        _refuse_another(recipe)
+    return runs
+
+
+def run_series(runs: Mapping[tuple[str, int], Recipe], say: Callable[[str], None] = lambda line: None) -> list[KeptRun]:
+    """Makes the runs that are not there and reads all of them.
+
+    A run that fails by an RlifError is kept as failed, and the others go on.
+
+    Args:
+        runs: from `plan_series`.
+        say: told what happens next.
+
+    Raises:
+        RlifError: an unknown name in a recipe, before anything is run.
+    """
+    if not all(_is_finished(recipe) for recipe in runs.values()):
+        from rlif.training.prepare import check_names
+
+        for recipe in {method: recipe for (method, _), recipe in runs.items()}.values():
+            check_names(recipe)
+    found = []
+    for number, ((method, _), recipe) in enumerate(runs.items(), start=1):
+        path = run_path(recipe)
+        say(f"{path.name}, {number} of {len(runs)}" + (": finished, read" if _is_finished(recipe) else ""))
+        try:
+            make(recipe)
+            found.append(keep(path, method))
+        except RlifError as error:
+            say(f"{path.name} failed: {error}")
+            found.append(_failed(recipe, method, str(error)))
+    return found
+
+
+def make(recipe: Recipe, console: Any = None) -> None:
+    """Trains a recipe to the end in its folder, from wherever it stands there."""
+    if _is_finished(recipe):
+        return
+    from rlif.training.lifecycle import train
+
+    path = run_path(recipe)
+    there = Run.open(path) if (path / "recipe.yaml").is_file() else None
+    train(there.recipe() if there else recipe, resume=there, console=console)
+
+
+def run_path(recipe: Recipe) -> Path:
+    """The folder of a run whose recipe names it."""
+    return Path(recipe.output).expanduser() / str(recipe.name)
+
+
+def _is_finished(recipe: Recipe) -> bool:
+    return (run_path(recipe) / "summary.json").is_file()
+
+
+def _refuse_another(recipe: Recipe) -> None:
+    path = run_path(recipe)
+    if not (path / "recipe.yaml").is_file():
+        return
+    there, wanted = whole_recipe(Run.open(path)), resolved(recipe, str(recipe.name))
+    own = set(NAMES) - {"seed"}
+    for key, (then, now) in differing(there, wanted).items():
+        if key not in own:
+            raise RlifError(
+                f"{path} holds a run with {key} {then!r}, and this one has {now!r}; give another --folder, or"
+                " remove it."
+            )
+
+
+def _failed(recipe: Recipe, method: str, said: str) -> KeptRun:
+    """What there is of a run that could not be brought to its end."""
+    path = run_path(recipe)
+    said = f"failed: {said.replace(str(path), path.name)}"
+    try:
+        there = keep(path, method)
+    except RlifError:
+        return KeptRun(method, recipe.seed, kept_recipe(resolved(recipe, str(recipe.name))), "failed", said)
+    return replace(there, state="failed", said=said)

@@ -1,0 +1,300 @@
+"""A comparison as a table: the cells once, for the terminal and for markdown; plain numbers for CSV and JSON.
+
+The same runs give the same bytes: nothing here asks for the time, the folder or the machine it is written on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlif.comparison.comparison import Comparison
+from rlif.comparison.outcomes import Outcome, Row
+from rlif.comparison.summary import flat, rounded
+from rlif.comparison.summary_file import text_of
+from rlif.errors import RlifError
+from rlif.files.atomic import replace_file
+from rlif.intervals import Interval
+from rlif.reporting.analysis import Share
+
+HEADINGS: tuple[str, ...] = (
+    "method",
+    "seeds",
+    "n",
+    "start",
+    "best",
+    "end",
+    "change",
+    "tokens",
+    "KL",
+    "nats",
+    "collapsed",
+    "alarm",
+)
+LEGEND = (
+    "Accuracies are means over seeds of held-out accuracy on n problems at the first, best and last evaluation; the"
+    " best is found by looking at gold answers, which training does only where a recipe says so. Change: end minus"
+    " start in points, with Student's 95 % interval over seeds. Tokens and nats: mean length and self-certainty of the"
+    " evaluated completions, first -> last evaluation. KL to the start in nats per token, over the last tenth of"
+    " training, 20 steps at most. Collapsed: accuracy lost and not regained, from this step on; alarm: the first that"
+    " the guard raised."
+)
+Pair = tuple[float | None, float | None]
+
+
+def write(comparison: Comparison, path: Path) -> None:
+    """Writes a comparison, as the suffix of the file says.
+
+    Raises:
+        RlifError: a suffix other than .md, .csv or .json, or a place that cannot be written to.
+    """
+    text = format_of(path)(comparison)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, text)
+    except OSError as error:
+        raise RlifError(f"cannot write {path}: {error.strerror}.") from error
+
+
+def format_of(path: Path) -> Callable[[Comparison], str]:
+    """What writes files with this suffix.
+
+    Raises:
+        RlifError: none does.
+    """
+    if path.suffix not in FORMATS:
+        raise RlifError(f"cannot tell the format of {path}; its name has to end with {', '.join(FORMATS)}.")
+    return FORMATS[path.suffix]
+
+
+def groups(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]]:
+    """For each task a title, the headings and the cells, a list per method."""
+    headings = list(HEADINGS)
+    if comparison.against:
+        headings.insert(7, f"minus {comparison.against}")
+    found = []
+    for task in dict.fromkeys(row.task for row in comparison.rows):
+        rows = [row for row in comparison.rows if row.task == task]
+        found.append((_title(task, rows), headings, [cells(row, comparison.against) for row in rows]))
+    return found
+
+
+def cells(row: Row, against: str | None = None) -> list[str]:
+    """A row as text."""
+    found = [
+        row.method,
+        _seeds(row),
+        "-" if row.problems is None else str(row.problems),
+        *(_percent(value) for value in (row.start, row.best, row.end)),
+        _points(row.change, len(row.seeds)),
+        _went(row.completion_length, 1),
+        _number(row.kl, 3),
+        _went(row.self_certainty, 2),
+        _of(row, row.collapsed, [f"step {_steps(row.collapsed.values())}"]),
+        "-" if row.unwatched else _of(row, row.alarms, sorted({alarm.sign for alarm in row.alarms.values()})),
+    ]
+    if against:
+        found.insert(7, "-" if row.against is None else _points(row.against, len(row.against["seeds"])))
+    return found
+
+
+def markdown(comparison: Comparison) -> str:
+    """The table, what to know about it, each seed, and what differs between the recipes."""
+    seeds = sorted({run.seed for run in comparison.runs})
+    methods = comparison.methods
+    what = ", ".join(methods) if len(methods) < 5 else f"{len(methods)} methods"
+    lines = [f"# {what} on seed{'s' * (len(seeds) > 1)} {span(seeds)}", ""]
+    if comparison.command:
+        lines += [f"    {comparison.command}", ""]
+    for title, headings, rows in groups(comparison):
+        lines += [f"## {title}", "", *_table(headings, rows), ""]
+    lines += [LEGEND, ""]
+    if comparison.notes:
+        lines += [*(f"- {note}" for note in comparison.notes), ""]
+    if len(comparison.methods) > 1:
+        lines += [*_recipes(comparison), ""]
+    lines += [
+        "## Each seed",
+        "",
+        "Accuracy with its 95 % interval over problems, and the step.",
+        "",
+        *_each(comparison),
+        "",
+    ]
+    return "\n".join([*lines, *_machines(comparison), ""])
+
+
+def comma_separated(comparison: Comparison) -> str:
+    """A line per method and task, numbers as they are: accuracies are shares, lists have spaces between."""
+    rows = [plain(row) for row in comparison.rows]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in row.items()}
+        )
+    return file.getvalue()
+
+
+def json_file(comparison: Comparison) -> str:
+    """The rows, and the runs that they are made of: `rlif compare` reads the file again."""
+    rows = [plain(row) for row in comparison.rows]
+    return text_of(comparison.runs, rows, {"command": comparison.command, "against": comparison.against})
+
+
+def plain(row: Row) -> dict[str, Any]:
+    """A row as plain numbers."""
+    against = row.against or {"mean": None, "low": None, "high": None, "seeds": []}
+    return rounded(
+        {
+            "method": row.method,
+            "task": row.task,
+            "trained": row.trained,
+            "seeds": row.seeds,
+            "left_out": [outcome.seed for outcome in row.outcomes if not outcome.counts],
+            "problems": row.problems,
+            "start": row.start,
+            "best": row.best,
+            "end": row.end,
+            "change": row.change["mean"],
+            "change_low": row.change["low"],
+            "change_high": row.change["high"],
+            **{f"against_{key}": against[key] for key in ("mean", "low", "high", "seeds")},
+            "tokens_start": row.completion_length[0],
+            "tokens_end": row.completion_length[1],
+            "kl": row.kl,
+            "self_certainty_start": row.self_certainty[0],
+            "self_certainty_end": row.self_certainty[1],
+            "collapsed_seeds": list(row.collapsed),
+            "alarm_seeds": list(row.alarms),
+        }
+    )
+
+
+FORMATS: Mapping[str, Callable[[Comparison], str]] = {".md": markdown, ".csv": comma_separated, ".json": json_file}
+
+
+def apart(comparison: Comparison) -> tuple[str, dict[str, list[str]]]:
+    """The method that the recipes are held against, and for each other one the lines in which its recipe differs."""
+    base = comparison.against or comparison.methods[0]
+    changes = {
+        method: [f"{key}: {_value(value)}" for key, value in changed.items()] or ["nothing"]
+        for method, changed in comparison.differences.items()
+        if method != base
+    }
+    return base, changes
+
+
+def span(seeds: Sequence[int]) -> str:
+    """Seeds in few characters: 0-2, or 0, 3, 4."""
+    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]}-{seeds[-1]}"
+    return ", ".join(map(str, seeds))
+
+
+def _seeds(row: Row) -> str:
+    """How many seeds count and which, and what became of others: 2 (0, 2); 1 failed."""
+    states = Counter(outcome.state for outcome in row.outcomes if outcome.state != "finished")
+    counted = f"{len(row.seeds)} ({span(row.seeds)})" if row.seeds else "0"
+    return "; ".join([counted, *(f"{number} {state}" for state, number in states.items())])
+
+
+def _steps(steps: Collection[int]) -> str:
+    """The first and the last of some steps."""
+    first, last = min(steps, default=0), max(steps, default=0)
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _title(task: str | None, rows: Sequence[Row]) -> str:
+    if task is None:
+        return "nothing evaluated: what training logged"
+    trained = {row.trained for row in rows}
+    return task if len(trained) > 1 else f"{task} ({'trained on' if trained == {True} else 'never trained on'})"
+
+
+def _each(comparison: Comparison) -> list[str]:
+    headings = ["task", "method", "seed", "n", "start", "best", "end", "tokens", "KL", "nats", "collapsed", "alarm"]
+    rows = [[row.task or "-", row.method, *_outcome(outcome)] for row in comparison.rows for outcome in row.outcomes]
+    return _table(headings, rows)
+
+
+def _outcome(outcome: Outcome) -> list[str]:
+    if not outcome.counts:
+        return [str(outcome.seed), "-", outcome.said, *["-"] * 7]
+    alarm = outcome.alarm
+    return [
+        str(outcome.seed),
+        "-" if outcome.end is None else str(outcome.end.n),
+        _share(outcome.start, None),
+        _share(outcome.best, outcome.best_step),
+        _share(outcome.end, outcome.end_step),
+        _went(outcome.completion_length, 1),
+        _number(outcome.kl, 3),
+        _went(outcome.self_certainty, 2),
+        "no" if outcome.collapsed is None else str(outcome.collapsed),
+        f"{alarm.sign} {alarm.step}" if alarm else "no" if outcome.watched else "-",
+    ]
+
+
+def _recipes(comparison: Comparison) -> list[str]:
+    base, changes = apart(comparison)
+    rows = [[method, "; ".join(f"`{change}`" for change in changed)] for method, changed in changes.items()]
+    return ["## One recipe apart", "", *_table(["method", f"its recipe, where it is not that of {base}"], rows)]
+
+
+def _machines(comparison: Comparison) -> list[str]:
+    """Where the runs were made and by which versions, and which runs, if there were several places."""
+    made: dict[str, dict[str, list[int]]] = {}
+    for run in comparison.runs:
+        where = flat({key: value for key, value in run.environment.items() if value not in (None, [], {})})
+        facts = "; ".join(f"{key.removeprefix('packages.')} {_value(value)}" for key, value in where.items())
+        made.setdefault(facts, {}).setdefault(run.method, []).append(run.seed)
+    lines = []
+    for facts, methods in made.items():
+        whose = ", ".join(f"{method} {span(seeds)}" for method, seeds in methods.items())
+        lines += [f"- {f'{whose}: ' if len(made) > 1 else ''}made with {facts}."] if facts else []
+    return lines
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines]
+
+
+def _of(row: Row, found: Mapping[int, Any], what: Sequence[str]) -> str:
+    """On how many seeds of how many, and what."""
+    if not row.seeds:
+        return "-"
+    return f"{len(found)} of {len(row.seeds)}" + (f" ({', '.join(what)})" if found else "")
+
+
+def _points(interval: Interval | Mapping[str, Any], seeds: int) -> str:
+    if interval["mean"] is None:
+        return "-"
+    mean, low, high = (None if (v := interval[key]) is None else 100 * v for key in ("mean", "low", "high"))
+    return f"{mean:+.1f} " + (f"[{low:+.1f}, {high:+.1f}]" if low is not None else f"({seeds} seed)")
+
+
+def _share(share: Share | None, step: int | None) -> str:
+    return "-" if share is None else str(share) + ("" if step is None else f" ({step})")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _went(pair: Pair, digits: int) -> str:
+    return "-" if pair == (None, None) else f"{_number(pair[0], digits)} -> {_number(pair[1], digits)}"
+
+
+def _value(value: Any) -> str:
+    return "null" if value is None else str(value)

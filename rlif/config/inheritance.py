@@ -1,0 +1,86 @@
+"""What a recipe takes over from another: `base:` names it, and the recipe says only what differs.
+
+    base: intuitor-qwen2.5-3b-math     a recipe that ships; `base: mine.yaml` is a file beside the one that says so
+    reward: plurality_vote             replaces what the base says
+    training: {beta: 0.01}             added to the base's training options, as with every section in `SECTIONS`
+
+Sections are merged key by key, one level deep: `evaluate: {sources: ...}` replaces all sources. What is in `OWN` speaks
+of one file and is not taken over. A base may have a base. Training knows neither `base` nor `about`: the run folder
+keeps the merged recipe, so a base that changes later changes no run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlif.errors import RlifError, nearest
+from rlif.files.yaml import read_yaml
+
+SECTIONS = ("training", "evaluate", "guard", "lora")
+OWN = ("base", "about", "description", "name")
+SUFFIXES = (".yaml", ".yml")
+
+Values = dict[str, Any]
+
+
+def lineage(path: Path, shipped: Mapping[str, Path]) -> list[Values]:
+    """A recipe's file and those of its bases, the oldest first, each as it stands.
+
+    Args:
+        path: of the recipe.
+        shipped: recipes that may be named without a suffix.
+
+    Raises:
+        RlifError: a base that is no name, that does not exist, or that the recipe is the base of.
+    """
+    files, chain = [path], [read_yaml(path)]
+    while (base := chain[0].get("base")) is not None:
+        path = _file_of(base, files[0], shipped)
+        if any(path.resolve() == file.resolve() for file in files):
+            names = " -> ".join(file.stem for file in [*reversed(files), path])
+            raise RlifError(f"recipes cannot be their own base: {names}.")
+        files.insert(0, path)
+        chain.insert(0, read_yaml(path))
+    return chain
+
+
+def _file_of(base: Any, named_in: Path, shipped: Mapping[str, Path]) -> Path:
+    if not isinstance(base, str):
+        raise RlifError(f"base in {named_in} is {base!r}; it is the name of one recipe.")
+    if base.endswith(SUFFIXES):
+        path = named_in.parent / Path(base).expanduser()
+        if not path.is_file():
+            raise RlifError(f"base in {named_in} names {base}, and there is no such file beside it.")
+        return path
+    if base not in shipped:
+        raise RlifError(f"base in {named_in} is {base!r}, no shipped recipe; {nearest(base, shipped)}")
+    return shipped[base]
+
+
+def merged(chain: Sequence[Values]) -> Values:
+    """One recipe from a lineage; each file over the ones before it.
+
+    Example:
+        >>> merged([{"seed": 1, "training": {"beta": 0.1}}, {"base": "a", "training": {"epsilon": 0.3}}])
+        {'seed': 1, 'training': {'beta': 0.1, 'epsilon': 0.3}}
+    """
+    result: Values = {}
+    for values in chain:
+        result = {key: value for key, value in result.items() if key not in OWN}
+        for key, value in values.items():
+            before = result.get(key)
+            if key in SECTIONS and isinstance(before, dict) and isinstance(value, dict):
+                value = before | value
+            result[key] = value
+    return {key: value for key, value in result.items() if key not in ("base", "about")}
+
+
+def keys_of(values: Mapping[str, Any]) -> list[str]:
+    """The keys that one file sets, those in sections with a dot: `model`, `training.beta`."""
+    keys = []
+    for key, value in values.items():
+        inside = key in SECTIONS and isinstance(value, dict)
+        keys += [f"{key}.{inner}" for inner in value] if inside else [key]
+    return keys

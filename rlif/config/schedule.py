@@ -1,0 +1,109 @@
+"""What a reward weighs, step by step.
+
+    1.0                                  always
+    {linear: [[0, 1.0], [50, 0.0]]}      straight lines through the points, constant before the first and after the last
+    {stages: [[0, 1.0], [30, 0.0]]}      each value from its step on
+
+The step is the number of optimiser steps taken when the completions were sampled: 0 for the first rollout. A weight of
+0 is a monitor: the reward is computed and logged and has no part in the advantages.
+
+Why schedules: arXiv 2505.19590 v3 (B.7) reports that confidence first and gold afterwards helps where half of each,
+mixed from the start, hurts.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rlif.files.atomic import is_number
+
+FORMS = ("linear", "stages")
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight as a function of the step.
+
+    Attributes:
+        points: (step, value), steps increasing; one point for a constant.
+        form: how to get from one point to the next.
+
+    Example:
+        >>> Weight(((0, 1.0), (50, 0.0)), "linear").at(25)
+        0.5
+    """
+
+    points: tuple[tuple[float, float], ...]
+    form: Literal["constant", "linear", "stages"] = "constant"
+
+    @property
+    def scheduled(self) -> bool:
+        return self.form != "constant"
+
+    @property
+    def ever(self) -> bool:
+        """Whether it is ever anything but 0."""
+        return any(value for _, value in self.points)
+
+    def at(self, step: int) -> float:
+        """The weight of a rollout sampled after `step` optimiser steps."""
+        after = bisect.bisect_right([start for start, _ in self.points], step)
+        if after == 0:
+            return self.points[0][1]
+        start, value = self.points[after - 1]
+        if self.form != "linear" or after == len(self.points):
+            return value
+        end, target = self.points[after]
+        return value + (target - value) * (step - start) / (end - start)
+
+
+def first_gap(weights: Sequence[Weight]) -> int | None:
+    """The first step from which all weights are 0 for two steps or more; None if there is none.
+
+    One step where schedules meet is no gap. Between two points of any of them all weights are straight, so that a gap
+    begins at the first step of such a piece or at the one after.
+    """
+    starts = {0, *(math.ceil(start) for weight in weights for start, _ in weight.points)}
+    steps = sorted(starts | {start + 1 for start in starts})
+    empty = (not any(weight.at(step) or weight.at(step + 1) for weight in weights) for step in steps)
+    return next((step for step, nothing in zip(steps, empty, strict=True) if nothing), None)
+
+
+ALWAYS = Weight(((0, 1.0),))
+
+
+def read_weight(name: str, value: Any) -> Weight:
+    """The weight that a recipe writes as a number or a schedule.
+
+    Args:
+        name: of the reward, for the error.
+        value: a number, {linear: points} or {stages: points}, points as [[step, weight], ...].
+
+    Raises:
+        ValueError: it is neither; the sentence says what is wrong.
+    """
+    if is_number(value):
+        return Weight(((0, float(value)),))
+    if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in FORMS:
+        raise ValueError(
+            f"the weight of reward {name} is {value!r}; give a number, or a schedule over steps such as"
+            " {linear: [[0, 1.0], [50, 0.0]]} or {stages: [[0, 1.0], [30, 0.0]]}"
+        )
+    ((form, points),) = value.items()
+    if not isinstance(points, list | tuple) or not points or not all(map(_is_point, points)):
+        raise ValueError(f"the {form} weight of reward {name} needs points [step, weight], found {points!r}")
+    steps = [step for step, _ in points]
+    if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
+        raise ValueError(f"the steps of the {form} weight of reward {name} must increase, found {steps}")
+    if form == "stages" and steps[0] != 0:
+        raise ValueError(f"the stages of reward {name} begin at step {steps[0]}; say what it weighs from step 0 on")
+    return Weight(tuple((step, float(weight)) for step, weight in points), form)
+
+
+def _is_point(point: Any) -> bool:
+    return isinstance(point, list | tuple) and len(point) == 2 and all(map(is_number, point)) and point[0] >= 0

@@ -1,0 +1,136 @@
+"""Whose confidence is it? The model whose statistics the token signals read.
+
+    online    the policy, as it samples                                                 no copy, often no pass
+    offline   the frozen start (arXiv 2505.19590, Fig. 7): the reference model's pass
+              where there is one, the adapters switched off with LoRA, else a copy      no copy, or one
+    ema       c <- d c + (1 - d) policy after each step (Co-rewarding II's teacher,
+              arXiv 2508.00410)                                                         a copy in float32, one pass
+    lagged    c <- policy every k steps                                                 a copy, one pass
+
+A copy holds the trainable parameters alone - adapters, under LoRA - and is swapped in for one pass in eval mode. The
+policy is never touched by it: pointers change places and come back.
+
+Watch: a frozen annotator was exploited near step 100 in the paper, by appending a problem that is solved already. One
+that moves at once can be argued with: the policy may raise its reward by becoming surer of what it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import TrainerCallback
+
+from rlif.config.recipe import Annotator as Kind
+from rlif.errors import RlifError
+
+FILE = "annotator.safetensors"  # in a checkpoint
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """What a recipe says of it.
+
+    Attributes:
+        kind: see above.
+        decay: d, of ema.
+        every: k, of lagged.
+        may_copy: whether offline may keep a copy where nothing else holds the start.
+    """
+
+    kind: Kind = "online"
+    decay: float = 0.99
+    every: int = 10
+    may_copy: bool = False
+
+    def follows(self) -> bool:
+        return self.kind in ("ema", "lagged")
+
+
+class Shadow:
+    """A copy of a model's trainable parameters that can take their place.
+
+    Args:
+        model: unwrapped from data-parallel wrappers.
+        annotator: how the copy follows; with kind offline it never does.
+
+    Raises:
+        RlifError: there is no memory for it; says how much it takes.
+    """
+
+    def __init__(self, model: nn.Module, annotator: Annotator):
+        self.annotator = annotator
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        dtype = torch.float32 if annotator.kind == "ema" else None  # an average in bfloat16 would never move
+        try:
+            self.copies = {name: p.detach().to(dtype or p.dtype, copy=True) for name, p in self.parameters.items()}
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            raise RlifError(
+                f"annotator {annotator.kind} keeps a copy of the trained parameters, {self.gibibytes():.2f} GiB that"
+                " are not free; use annotator online, or train adapters with lora."
+            ) from error
+
+    def gibibytes(self) -> float:
+        """The memory of the copy."""
+        wide = self.annotator.kind == "ema"
+        return sum(p.numel() * (4 if wide else p.element_size()) for p in self.parameters.values()) / 2**30
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """Takes note of an optimiser step, the `step`-th."""
+        if self.annotator.kind == "ema":
+            for name, p in self.parameters.items():
+                self.copies[name].mul_(self.annotator.decay).add_(p.float(), alpha=1 - self.annotator.decay)
+        elif self.annotator.kind == "lagged" and step % self.annotator.every == 0:
+            for name, p in self.parameters.items():
+                self.copies[name].copy_(p)
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """The copy in the place of the parameters; theirs are back afterwards, whatever happens."""
+        own = {name: p.data for name, p in self.parameters.items()}
+        try:
+            for name, p in self.parameters.items():
+                p.data = self.copies[name].to(p.dtype)
+            yield
+        finally:
+            for name, p in self.parameters.items():
+                p.data = own[name]
+
+    def save(self, folder: Path) -> None:
+        """Writes the copy into a checkpoint."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: copy.contiguous() for name, copy in self.copies.items()}, folder / FILE)
+
+    def load(self, folder: Path) -> None:
+        """Takes the copy from a checkpoint.
+
+        Raises:
+            RlifError: the checkpoint has none, or one of another model.
+        """
+        if not (folder / FILE).is_file():
+            raise RlifError(
+                f"{folder} has no {FILE}, so annotator {self.annotator.kind} cannot go on from it; it was written"
+                " by a run with another annotator."
+            )
+        saved = load_file(folder / FILE)
+        if saved.keys() != self.copies.keys() or any(saved[n].shape != c.shape for n, c in self.copies.items()):
+            raise RlifError(f"{folder / FILE} holds other parameters than this model trains.")
+        for name, copy in self.copies.items():
+            copy.copy_(saved[name])
+
+
+class Follow(TrainerCallback):
+    """Lets a shadow follow the policy, after each optimiser step and before its checkpoint."""
+
+    def __init__(self, shadow: Shadow):
+        self.shadow = shadow
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.shadow.follow(state.global_step)

@@ -1,0 +1,163 @@
+"""What happens beside a training step: record, look, show. Built on transformers' callbacks, engine-neutral."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+from rlif.runs.folder import Run
+
+# Names of the engine and ours; what is in neither list keeps the engine's name.
+RENAMED = {
+    "completions/mean_length": "completion_length",
+    "completions/min_length": "completion_length_min",
+    "completions/max_length": "completion_length_max",
+    "completions/clipped_ratio": "truncated",
+    "clip_ratio/region_mean": "clip_ratio",
+    "num_tokens": "tokens",
+    "step_time": "step_seconds",
+}
+DROPPED = ("reward_std", "frac_reward_zero_std", "total_flos", "train_runtime", "train_loss")
+
+
+def our_names(logs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the engine logs, under the names of this project; names that are ours already stay."""
+    named = {RENAMED.get(key, key): value for key, value in logs.items() if not key.startswith("rewards/")}
+    return {key: value for key, value in named.items() if key not in DROPPED and "terminated_length" not in key}
+
+
+class Names(TrainerCallback):
+    """Gives every tracker (`report_to`) our names, and held-out scores with the step they belong to.
+
+    It must be the first callback: it changes the logs that the others are given.
+
+    Attributes:
+        scores: to be logged with the next logs, as `eval_clock/accuracy`.
+    """
+
+    def __init__(self) -> None:
+        self.scores: dict[str, float] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if logs is not None:
+            named = our_names(logs) | self.scores
+            self.scores.clear()
+            logs.clear()
+            logs.update(named)
+
+
+class Recorder(TrainerCallback):
+    """Writes metrics.jsonl and completions/ of a run.
+
+    Args:
+        extra: more to log, asked at each logged step.
+        completions: rows of the latest rollout, asked after each step; empty if there was no new one.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        extra: Callable[[], dict[str, Any]],
+        completions: Callable[[], list[dict[str, Any]]],
+    ):
+        self.run, self.extra, self.completions = run, extra, completions
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if state.is_world_process_zero and logs and "loss" in logs:
+            own = {key: value for key, value in our_names(logs).items() if not key.startswith("eval_")}
+            self.run.append_metrics({"step": state.global_step} | own | self.extra())
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        rows = self.completions()
+        if rows and state.is_world_process_zero:
+            self.run.write_completions(state.global_step, [{"step": state.global_step, **row} for row in rows])
+
+
+class Probe(TrainerCallback):
+    """Evaluates every so many steps and at the end. Only looks: the random state is put back.
+
+    Args:
+        look: evaluates at a step.
+        every: steps; None for the end alone.
+        stopped: whether training was interrupted, so that this is not the end.
+        tell: logs scores that no step will log: those of the start and of the end.
+    """
+
+    def __init__(
+        self, look: Callable[[int], None], every: int | None, stopped: Callable[[], bool], tell: Callable[[], None]
+    ):
+        self.look, self.every, self.stopped, self.tell = look, every, stopped, tell
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 0:
+            self.tell()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.every and state.global_step % self.every == 0 and state.global_step < state.max_steps:
+            with torch.random.fork_rng():
+                self.look(state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not self.stopped():
+            self.look(state.global_step)
+            self.tell()
+
+
+class Screen(Console):
+    """A console that nobody need read: where a pipe has no reader any more (`| head`), the run goes on in silence."""
+
+    def on_broken_pipe(self) -> None:
+        with suppress(SystemExit):
+            super().on_broken_pipe()
+
+
+class Display(TrainerCallback):
+    """A line of progress: step, reward, length, KL, time left. One line per logged step where there is no terminal."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar = self.progress.add_task("", total=state.max_steps, completed=state.global_step, figures="")
+        if state.is_world_process_zero:
+            self.progress.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.progress.update(self.bar, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not logs or "loss" not in logs or not state.is_world_process_zero:
+            return
+        figures = f"reward {_figure(logs.get('reward'))}  length {_figure(logs.get('completion_length'))}"
+        if logs.get("kl") is not None:
+            figures += f"  KL {_figure(logs['kl'])}"
+        self.progress.update(self.bar, figures=figures)
+        if not self.console.is_terminal:
+            self.console.print(f"step {state.global_step}/{state.max_steps}  {figures}", highlight=False)
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

@@ -1,0 +1,337 @@
+"""The one reward function an engine is given: measures every term, mixes them, remembers what it saw.
+
+Everything is looked at per group, and groups may straddle processes, so the rows of all processes are gathered first;
+each group is judged once, by the process that holds its first row. An error on one process is raised on all of them:
+one that stopped alone would leave the others waiting for ever.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+
+from rlif.engines.trl.annotator import Annotator
+from rlif.errors import RewardError, RlifError
+from rlif.graders import Batch
+from rlif.rewards.mixing import Mixer
+from rlif.rewards.terms import Term
+from rlif.rewards.time_limit import rewarding
+from rlif.scoring.statistics import length_mask
+from rlif.signals.self_certainty import token_self_certainty
+from rlif.tasks import Task
+from rlif.types import Group, Problem, TokenStats
+
+PATIENCE = 3  # rollouts
+Values = dict[str, list[float | None]]  # by term, one for each row
+
+
+@dataclass
+class Rollout:
+    """What is known of the rows generated last, on this process, until they are rewarded."""
+
+    prompt_ids: list[list[int]]
+    completion_ids: list[list[int]]
+    fields: dict[str, torch.Tensor] = field(default_factory=dict)  # of TokenStats, without their _BT
+    path: str = "none"
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(ids) for ids in self.completion_ids]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One completion with its rewards, as the reward function saw it.
+
+    Attributes:
+        token_self_certainty: of length |o|, in nats, the annotator's, on the CPU; None where no pass gave it.
+        rewards: by term, as measured; None where a term could not score it.
+        reward: the weighted sum of these; None where no term of weight could score it.
+    """
+
+    prompt: Any
+    completion: Any
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    truncated: bool
+    token_self_certainty: torch.Tensor | None = None
+    answer: str | None = None
+    rewards: Mapping[str, float | None] = field(default_factory=dict)
+    reward: float | None = None
+
+    @property
+    def text(self) -> str:
+        return self.completion if isinstance(self.completion, str) else self.completion[-1]["content"]
+
+    @property
+    def asked(self) -> str:
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[-1]["content"]
+
+
+class InternalReward:
+    """Signals and graders as a TRL reward function: pass it to a trainer of `rlif.engines.trl.trainer` as its
+    `reward_funcs`.
+
+    Args:
+        terms: from `rlif.rewards.terms.find_term`.
+        mixer: scales and mixes them, see `rlif.rewards.mixing`; the trainer must have scale_rewards="none".
+        annotator: whose confidence token signals measure; the policy's, as it is now, if left out.
+        task: extracts, compares and grades answers, for terms that read any.
+        problems: of which the data set's column `problem` gives the row; only for terms that ask for gold.
+        alike: for semantic_entropy, see `rlif.rewards.equivalence`.
+        rewarded: how many of a group are rewarded; the others only vote. All if left out.
+        seed: of random rewards.
+        seconds: what a term may take for one batch.
+    """
+
+    def __init__(
+        self,
+        terms: Sequence[Term],
+        mixer: Mixer | None = None,
+        *,
+        annotator: Annotator | None = None,
+        task: Task | None = None,
+        problems: Sequence[Problem] | None = None,
+        alike: Callable[[str, Sequence[str]], list[list[int]]] | None = None,
+        rewarded: int | None = None,
+        seed: int = 0,
+        seconds: float = 600,
+    ):
+        self.terms, self.mixer = list(terms), mixer or Mixer([term.name for term in terms])
+        self.annotator = annotator or Annotator()
+        self.task, self.problems, self.alike = task, problems, alike
+        self.rewarded, self.seed, self.seconds = rewarded, seed, seconds
+        self.needs = {term.needs.removesuffix("_BT") for term in terms} - {""}
+        self.__name__ = self.terms[0].name if len(self.terms) == 1 else "reward"
+        self.trainer: Any = None
+        self.scored: list[Scored] = []  # of the latest rollout, all processes, in TRL's order
+        self.path = ""
+        self.masked_in_a_row = 0
+
+    def __call__(
+        self,
+        prompts: list[Any],
+        completions: list[Any],
+        completion_ids: list[list[int]],
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        rollout: Rollout = self.trainer.take_rollout()
+        if [len(ids) for ids in completion_ids] != rollout.lengths:
+            raise RuntimeError("the completions to reward are not the ones that were generated")
+        self.path = rollout.path
+        truncated = [self._truncated(ids) for ids in completion_ids]
+        ids = zip(
+            rollout.prompt_ids, rollout.completion_ids, truncated, self._by_token(rollout, truncated), strict=True
+        )
+        local = [Scored(p, c, *rest) for p, c, rest in zip(prompts, completions, ids, strict=True)]
+        local = [dataclasses.replace(row, answer=self.task.extract(row.text) if self.task else None) for row in local]
+
+        first = self.trainer.accelerator.process_index * len(local)
+        mine = self._agreed(lambda: self._of_rows(local, rollout, first, {"log_metric": log_metric, **columns}))
+        rows = gather_object(local)
+        values: Values = {name: gather_object(column) for name, column in mine.items()}
+        of_groups, factors = self._of_groups(rows, first, len(local))
+        mixed = self._mixed(rows, values | of_groups, factors)
+        if log_metric is not None:
+            self._log(log_metric)
+        return mixed[first : first + len(local)]
+
+    @property
+    def _training(self) -> bool:
+        return self.trainer.model.training
+
+    @property
+    def _group(self) -> int:
+        return self.trainer.num_generations if self._training else self.trainer.num_generations_eval
+
+    @property
+    def _step(self) -> int:
+        return self.trainer.state.global_step
+
+    def _truncated(self, completion_ids: list[int]) -> bool:
+        tokenizer = self.trainer.processing_class
+        ends = getattr(self.trainer, "eos_token_ids", [tokenizer.eos_token_id])  # a list of its own in TRL 1.16
+        return not completion_ids or completion_ids[-1] not in (*ends, tokenizer.pad_token_id)
+
+    def _agreed(self, work: Callable[[], Any]) -> Any:
+        """What `work` gives on this process; where it fails on any, it fails on all.
+
+        Raises:
+            RewardError: with the sentence of the first process that has one.
+        """
+        result, trouble = None, None
+        try:
+            result = work()
+        except RlifError as error:
+            trouble = str(error)
+        troubles = [said for said in gather_object([trouble]) if said]
+        if troubles:
+            raise RewardError(troubles[0])
+        return result
+
+    def _of_rows(self, rows: list[Scored], rollout: Rollout, first: int, columns: Mapping[str, Any]) -> Values:
+        """The terms that look at one completion at a time."""
+        numbers = columns.get("problem")
+        batch = Batch(
+            prompts=[row.prompt for row in rows],
+            completions=[row.completion for row in rows],
+            texts=[row.text for row in rows],
+            completion_ids=[row.completion_ids for row in rows],
+            answers=[row.answer for row in rows],
+            task=self.task,
+            problems=None if self.problems is None or numbers is None else [self.problems[n] for n in numbers],
+            step=self._step,
+            seed=self.seed,
+            first=first,
+            engine={key: value for key, value in columns.items() if key != "problem"},
+        )
+        stats = self._stats(rollout, [row.truncated for row in rows]) if self.needs else None
+        return {
+            term.name: self._measured(term, stats if term.kind == "token" else batch)
+            for term in self.terms
+            if term.kind != "group"
+        }
+
+    def _measured(self, term: Term, given: Any) -> list[float | None]:
+        with rewarding(term.name, self.seconds):
+            return term.measure(given)
+
+    def _stats(self, rollout: Rollout, truncated: list[bool]) -> TokenStats:
+        """The statistics of the rollout; TRL zeroes the attention of rows it masks, so theirs are none."""
+        mask_BT = length_mask(rollout.lengths, next(iter(rollout.fields.values())).device)
+        if self.trainer.args.mask_truncated_completions:
+            mask_BT[torch.tensor(truncated)] = False
+        fields = {f"{name}_BT": values_BT for name, values_BT in rollout.fields.items()}
+        return TokenStats(mask_BT, self.trainer.vocab_size, self.trainer.args.temperature, **fields)
+
+    def _by_token(self, rollout: Rollout, truncated: list[bool]) -> list[torch.Tensor | None]:
+        """Self-certainty of each token of each row, where the rollout has what it takes."""
+        if "mean_logprob" not in rollout.fields:
+            return [None] * len(rollout.lengths)
+        stats = self._stats(rollout, truncated)
+        certainty_BT, kept_B = token_self_certainty(stats).float().cpu(), stats.mask_BT.any(1).tolist()
+        rows = zip(certainty_BT, rollout.lengths, kept_B, strict=True)
+        return [row_T[:length].clone() if kept else None for row_T, length, kept in rows]
+
+    def _of_groups(self, rows: list[Scored], first: int, count: int) -> tuple[Values, dict[str, torch.Tensor]]:
+        """The terms that look at a group at a time, and the factors of advantages, [P, 1]."""
+        signals = [term for term in self.terms if term.kind == "group"]
+        factors = [term for term in self.terms if term.factor]
+        if not signals and not factors:
+            return {}, {}
+
+        def judge() -> list[dict[str, Any]]:
+            starts = range(0, len(rows), self._group)
+            groups = [rows[start : start + self._group] for start in starts if first <= start < first + count]
+            if self.task and any(term.name != "semantic_entropy" for term in (*signals, *factors)):
+                self.task.compare_ahead([[row.answer for row in group] for group in groups])
+            return [self._judged(group, signals, factors) for group in groups]
+
+        judged = gather_object(self._agreed(judge))
+        values = {term.name: [value for group in judged for value in group[term.name]] for term in signals}
+        return values, {
+            term.name: torch.tensor([[group["factors"][term.name]] for group in judged], dtype=torch.float64)
+            for term in factors
+        }
+
+    def _judged(self, rows: list[Scored], signals: list[Term], factors: list[Term]) -> dict[str, Any]:
+        group = Group(
+            prompt=rows[0].asked,
+            completions=[row.text for row in rows],
+            answers=[row.answer for row in rows],
+            alike=self.alike,
+            **({"equal": self.task.equal} if self.task else {}),
+        )
+        judged: dict[str, Any] = {term.name: self._measured(term, group) for term in signals}
+        return judged | {"factors": {term.name: term.factor(group) for term in factors if term.factor}}
+
+    def _mixed(self, rows: list[Scored], values: Values, factors: Mapping[str, torch.Tensor]) -> list[float | None]:
+        """One reward for each row of all processes, scaled; remembers the rows with what was measured."""
+        out = self._left_out(rows)
+        values = {
+            term.name: [None if no else v for v, no in zip(values[term.name], out, strict=True)] for term in self.terms
+        }
+        weights = {term.name: term.weight.at(self._step) for term in self.terms}
+        self.scored = [
+            dataclasses.replace(
+                row, rewards=(mine := dict(zip(values, row_values, strict=True))), reward=total(mine, weights)
+            )
+            for row, row_values in zip(rows, zip(*values.values(), strict=True), strict=True)
+        ]
+        if self._training:
+            self._refuse_silence(values, weights)
+        grids = {name: self._grid(column) for name, column in values.items()}
+        mixed_PG = self.mixer(grids, weights, factors, learn=self._training)
+        return [None if math.isnan(x) else x for x in mixed_PG.flatten().tolist()]
+
+    def _grid(self, column: list[float | None]) -> torch.Tensor:
+        numbers = [math.nan if value is None else value for value in column]
+        return torch.tensor(numbers, dtype=torch.float64).view(-1, self._group)
+
+    def _left_out(self, rows: list[Scored]) -> list[bool]:
+        """Which rows no term rewards: truncated ones that TRL masks, and those that only vote."""
+        masked, rewarded = self.trainer.args.mask_truncated_completions, self.rewarded or self._group
+        return [(masked and row.truncated) or i % self._group >= rewarded for i, row in enumerate(rows)]
+
+    def _refuse_silence(self, values: Values, weights: Mapping[str, float]) -> None:
+        """Stops where a reward that should count could score nothing at all.
+
+        Rollouts that are truncated as a whole, where TRL masks those, may happen in small batches; not `PATIENCE` in a
+        row.
+
+        Raises:
+            RewardError: says which, and what it would have needed.
+        """
+        count = len(self.scored)
+        masked = self.trainer.args.mask_truncated_completions and all(row.truncated for row in self.scored)
+        self.masked_in_a_row = self.masked_in_a_row + 1 if masked else 0
+        if self.masked_in_a_row == PATIENCE:
+            raise RewardError(
+                f"all completions of {PATIENCE} rollouts in a row were truncated, and"
+                " training.mask_truncated_completions leaves those out, so there is nothing to learn from; raise"
+                " training.max_completion_length"
+            )
+        for term in self.terms:
+            if masked or not weights[term.name] or any(value is not None for value in values[term.name]):
+                continue
+            if term.kind == "group" and self.alike is None and self.task is not None:
+                why = f"task {self.task.name} finds an answer in none of them, so there is nothing to compare"
+            elif term.kind == "token":
+                why = "they have no tokens, or no finite statistics"
+            else:
+                why = "it gave None for each"
+            raise RewardError(f"the reward {term.name} could score none of the {count} completions of a rollout: {why}")
+
+    def _log(self, log_metric: Callable[[str, float], None]) -> None:
+        rewarded = [row for i, row in enumerate(self.scored) if i % self._group < (self.rewarded or self._group)]
+        for term in self.terms:
+            column = [row.rewards[term.name] for row in rewarded]
+            log_metric(term.name, mean(column))
+            if len(self.terms) > 1:
+                log_metric(f"{term.name}_spread", self.mixer.normalisers[term.name].spread)
+                log_metric(f"{term.name}_unscorable", column.count(None) / len(column))
+            if term.weight.scheduled:
+                log_metric(f"{term.name}_weight", term.weight.at(self._step))
+        log_metric("unscorable", [row.reward for row in rewarded].count(None) / len(rewarded))
+        log_metric("reward_spread", self.mixer.of_sum.spread)
+        log_metric("extra_passes", float(self.path == "pass"))
+
+
+def total(rewards: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
+    """The weighted sum of the rewards that there are; None where there is none of those that weigh."""
+    weighing = [name for name in rewards if weights[name]]
+    parts = [weights[name] * value for name in weighing if (value := rewards[name]) is not None]
+    return math.fsum(parts) if parts or not weighing else None
+
+
+def mean(column: Sequence[float | None]) -> float:
+    """The mean of the numbers in a column; NaN without any."""
+    numbers = [value for value in column if value is not None]
+    return sum(numbers) / len(numbers) if numbers else math.nan

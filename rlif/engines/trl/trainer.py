@@ -1,0 +1,296 @@
+"""The TRL engine: GRPOTrainer and RLOOTrainer with internal feedback as an ordinary reward function.
+
+Not a fork and not a copy. The trainers here override three methods of TRL's, `super()` first, and change nothing of
+what TRL does:
+
+    _generate                              remember the token ids; tap the decoding where that saves a pass
+    _get_train_sampler                     the same order of problems after a resume, in every epoch
+    _get_per_token_logps_and_entropies     tap the no-grad passes TRL runs for log-probabilities
+
+and two of transformers', which only add a file to a checkpoint where the annotator is a copy that follows. So a signal
+costs no forward pass wherever TRL runs one that serves. Which way was taken is logged:
+
+    path        taken when                                                                      extra passes
+    policy      TRL scores the policy anyway: vLLM's importance correction, two iterations,
+                steps_per_generation above accumulation, RLOO                                   0
+    reference   the offline annotator, which rides the reference pass (beta above 0)            0
+    decode      plain `generate`: the logits of each decoding step are read as they pass; not
+                for likelihood, whose tokens are not drawn yet                                  0
+    vllm        `vllm_capture`: read inside vLLM, off the logits that it samples from               0
+    pass        anything else, and any model with dropout on: one pass in eval mode             1
+    none        no signal needs one, and none was run                                           0
+
+Self-certainty is that of the sampling distribution: temperature applied, top-k, top-p and penalties not. Rows that are
+truncated while `mask_truncated_completions` is on, rows without tokens and non-finite values are None: outside the
+group's mean, advantage zero. Tools and environments are refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import trl
+from accelerate.utils import DistributedType
+from torch import nn
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+from trl import GRPOTrainer, RLOOTrainer  # pyright: ignore[reportPrivateImportUsage]
+from trl.trainer.utils import use_adapter
+
+from rlif.config.steps import no_start
+from rlif.engines.trl.annotator import Follow, Shadow
+from rlif.engines.trl.rewards import InternalReward, Rollout
+from rlif.engines.trl.survival import SameOrder
+from rlif.engines.trl.vllm import Capture, colocated, measuring, seed_again
+from rlif.errors import RlifError
+from rlif.rewards.mixing import Mixer
+from rlif.scoring.statistics import evaluation_mode, has_active_dropout, head_of, verify_head
+from rlif.scoring.taps import CHEAP, BackboneTap, DecodeTap
+from rlif.signals.group_confidence import TOP_K
+
+TESTED_TRL = "1.10 to 1.16"
+EXPECTED = {
+    "_generate": ("self", "prompts"),
+    "_get_per_token_logps_and_entropies": ("self", "model", "input_ids", "attention_mask", "logits_to_keep"),
+    "_get_train_sampler": ("self",),
+    "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
+}
+
+
+def in_shards(accelerator: Any) -> bool:
+    """Whether no process has the whole weights: FSDP, and DeepSpeed's ZeRO-3."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return accelerator.state.deepspeed_plugin.zero_stage == 3
+    return accelerator.distributed_type == DistributedType.FSDP
+
+
+def check_trl(trainer: type) -> None:
+    """Refuses a TRL whose methods are not the ones overridden here.
+
+    Raises:
+        RlifError: names what is missing and the range of versions that was tested.
+    """
+    theirs = next(base for base in trainer.__mro__ if base.__module__.partition(".")[0] == "trl")
+    for method, expected in EXPECTED.items():
+        found = tuple(inspect.signature(getattr(theirs, method, lambda: None)).parameters)[: len(expected)]
+        if found != expected:
+            raise RlifError(
+                f"TRL {trl.__version__} has no {theirs.__name__}.{method}({', '.join(expected[1:])}, ...), which rlif"
+                f" builds on; install TRL {TESTED_TRL}."
+            )
+
+
+class InternalFeedback:
+    """Mixin over a TRL trainer: gathers what an `InternalReward` needs at no extra forward pass where possible."""
+
+    rollout: Rollout | None = None
+    shadow: Shadow | None = None
+    capture: Capture | None = None
+
+    # What is used of TRL's trainers, all there since 1.10.
+    args: Any
+    model: Any
+    accelerator: Any
+    processing_class: Any
+    ref_model: Any
+    state: Any
+    add_callback: Any
+    beta: float
+    temperature: float
+    num_iterations: int
+
+    def __init__(self, *args: Any, reward_funcs: InternalReward, vllm_capture: bool = False, **kwargs: Any):
+        check_trl(type(self))
+        self.reward = reward_funcs
+        with measuring() if vllm_capture else nullcontext():
+            super().__init__(*args, reward_funcs=reward_funcs, **kwargs)  # type: ignore[call-arg]
+        seed_again(self)
+        if vllm_capture and in_shards(self.accelerator):  # each process would decide alone whether to run a pass
+            raise RlifError("vllm_capture needs whole weights on every process, and these are sharded; leave it out.")
+        if vllm_capture:
+            self.capture = Capture(colocated(self), self.temperature)
+        if getattr(self, "tools", None) or getattr(self, "environments", None) or getattr(self, "rollout_func", None):
+            raise RlifError("tools, environments and rollout functions are not supported with an internal reward.")
+        if getattr(self.args, "scale_rewards", "none") not in ("none", False):
+            raise RlifError("set scale_rewards='none': the normaliser of the reward scales them.")
+        self.vocab_size = head_of(self.model).vocab_size
+        verify_head(self.model)
+        self.shadow = self._copy_of_the_annotator()
+        if self.shadow:
+            self.add_callback(Follow(self.shadow))
+        self.add_callback(NormaliserState(reward_funcs.mixer))
+        reward_funcs.trainer = self
+
+    def _copy_of_the_annotator(self) -> Shadow | None:
+        """The copy that the annotator needs, if it needs one.
+
+        Raises:
+            RlifError: it may not be kept, or cannot.
+        """
+        annotator, inner = self.reward.annotator, self.accelerator.unwrap_model(self.model)
+        held = getattr(self, "ref_model", None) is not None or hasattr(inner, "get_base_model")
+        if annotator.kind == "online" or (annotator.kind == "offline" and held):
+            return None
+        if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise RlifError(f"annotator {annotator.kind} keeps a copy of whole parameters, which needs strategy ddp.")
+        if annotator.kind == "offline" and not annotator.may_copy:
+            size = sum(p.numel() * p.element_size() for p in inner.parameters() if p.requires_grad) / 2**30
+            raise RlifError(no_start(size))
+        return Shadow(inner, annotator)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.shadow and self.reward.annotator.follows() and self.args.should_save:  # offline: the start is the start
+            self.shadow.save(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        if self.shadow and self.reward.annotator.follows() and checkpoint is not None:
+            self.shadow.load(Path(checkpoint))
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SameOrder:
+        return SameOrder(super()._get_train_sampler(*args, **kwargs), self)  # type: ignore[misc]
+
+    def _generate(self, prompts: list[Any], *args: Any, **kwargs: Any) -> Any:
+        with self._decode_tap() as tap:
+            output = super()._generate(prompts, *args, **kwargs)  # type: ignore[misc]
+        self.rollout = Rollout(prompt_ids=list(output[0]), completion_ids=list(output[1]))
+        if tap is not None:
+            self._offer(tap.fields(self.rollout.lengths), "decode")
+        if self.capture is not None:
+            rows = self.rollout.prompt_ids, self.rollout.completion_ids
+            self._offer(self.capture.fields(*rows, self.accelerator.device), "vllm")
+        return output
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        call = super()._get_per_token_logps_and_entropies  # type: ignore[misc]
+        wanted = self.rollout is not None and not torch.is_grad_enabled()
+        if not wanted or self._whose(model) != self.reward.annotator.kind or has_active_dropout(model):
+            return call(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+        output, fields = self._tapped(call, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+        self._offer(fields, "policy" if self.reward.annotator.kind == "online" else "reference")
+        return output
+
+    def _tapped(self, call: Any, model: Any, input_ids: Any, mask: Any, length: int, *args: Any, **kwargs: Any) -> Any:
+        """What TRL's scoring method returns, and the statistics; of the policy it gives the entropy by itself."""
+        inner = self.accelerator.unwrap_model(model)
+        theirs = {"entropy"} & self.reward.needs if model is not getattr(self, "ref_model", None) else set()
+        if theirs:
+            kwargs["compute_entropy"] = True
+        wanted = {*CHEAP, *self.reward.needs} - theirs
+        with BackboneTap(inner, input_ids, length, self.temperature, wanted, TOP_K) as tap:
+            output = call(model, input_ids, mask, length, *args, **kwargs)
+        fields = tap.fields(output[0])
+        return output, fields if fields is None or not theirs else fields | {"entropy": output[1].float()}
+
+    @contextmanager
+    def _decode_tap(self) -> Iterator[DecodeTap | None]:
+        """A tap on plain `generate`, unless a pass of TRL's will serve or the decoding is not that of the annotator."""
+        elsewhere = (
+            self.reward.annotator.kind != "online"
+            or isinstance(self, RLOOTrainer)
+            or self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations) != 0
+            or getattr(self, "use_vllm", False)
+            or in_shards(self.accelerator)  # there a process decodes on while others do
+            or getattr(self, "use_transformers_continuous_batching", False)
+            or has_active_dropout(self.model)
+        )
+        if elsewhere:
+            yield None
+        else:
+            inner, wanted = self.accelerator.unwrap_model(self.model), {*CHEAP, *self.reward.needs}
+            with DecodeTap(inner, self.temperature, wanted, TOP_K) as tap:
+                yield tap
+
+    def _whose(self, model: nn.Module) -> str:
+        """Whose pass it is: the reference model's, the bare model's under a switched-off adapter, or the policy's."""
+        if model is getattr(self, "ref_model", None):
+            return "offline"
+        inner = self.accelerator.unwrap_model(model)
+        if hasattr(inner, "get_base_model"):
+            from peft.tuners.tuners_utils import BaseTunerLayer
+
+            layers = [layer for layer in inner.modules() if isinstance(layer, BaseTunerLayer)]
+            if any(layer.disable_adapters or "ref" in layer.active_adapters for layer in layers):
+                return "offline"
+        return "online"
+
+    def _offer(self, fields: dict[str, torch.Tensor] | None, path: str) -> None:
+        """Keeps what a tap found; a pass of TRL's replaces what decoding gave, never the other way round."""
+        if fields is not None:
+            assert self.rollout is not None
+            self.rollout.fields, self.rollout.path = fields, path
+
+    def take_rollout(self) -> Rollout:
+        """The latest rollout, scored; from here on passes are not tapped until the next one."""
+        rollout, self.rollout = self.rollout, None
+        assert rollout is not None, "rewards were asked for before anything was generated"
+        if not self.reward.needs <= rollout.fields.keys():
+            self._own_pass(rollout)
+        return rollout
+
+    @contextmanager
+    def _annotating_model(self) -> Iterator[nn.Module]:
+        """The model whose confidence is asked for, in eval mode."""
+        model = self.model
+        with ExitStack() as stack:
+            if self.shadow is not None:
+                stack.enter_context(self.shadow.swapped())
+            elif self.reward.annotator.kind == "offline" and getattr(self, "ref_model", None) is not None:
+                model = self.ref_model
+            elif self.reward.annotator.kind == "offline":
+                inner = self.accelerator.unwrap_model(model)
+                stack.enter_context(use_adapter(inner, "ref" if "ref" in inner.peft_config else None))
+            stack.enter_context(evaluation_mode(model))
+            yield model
+
+    @torch.no_grad()
+    def _own_pass(self, rollout: Rollout) -> None:
+        """One pass of TRL's scoring method, tapped, for statistics that nobody has offered."""
+        device, padding = self.accelerator.device, float(self.processing_class.pad_token_id)
+
+        def columns(rows: list[list[int]], side: str) -> tuple[torch.Tensor, torch.Tensor]:
+            ids = [torch.tensor(row, dtype=torch.long, device=device) for row in rows]
+            pad = functools.partial(nn.utils.rnn.pad_sequence, batch_first=True, padding_side=side)
+            return pad(ids, padding_value=padding), pad([torch.ones_like(row) for row in ids])
+
+        parts = columns(rollout.prompt_ids, "left"), columns(rollout.completion_ids, "right")
+        ids_BL, mask_BL = (torch.cat(pair, dim=1) for pair in zip(*parts, strict=True))
+        length = max(rollout.lengths)
+        call = super()._get_per_token_logps_and_entropies  # type: ignore[misc]
+        with self._annotating_model() as model:
+            rows = self.args.per_device_train_batch_size
+            _, fields = self._tapped(call, model, ids_BL, mask_BL, length, batch_size=rows)
+        assert fields is not None, "a pass of TRL's scoring method did not go through the backbone"
+        rollout.fields, rollout.path = fields | rollout.fields, "pass"  # what was there stays, to the last bit
+
+
+class InternalGRPOTrainer(InternalFeedback, GRPOTrainer):
+    """TRL's GRPOTrainer rewarded by a signal. Intuitor is this with `rlif.SIGNALS["self_certainty"]`."""
+
+
+class InternalRLOOTrainer(InternalFeedback, RLOOTrainer):
+    """TRL's RLOOTrainer rewarded by a signal."""
+
+
+class NormaliserState(TrainerCallback, ExportableState):
+    """Carries the spreads at the start of a run through its checkpoints, in `trainer_state.json`."""
+
+    def __init__(self, mixer: Mixer):
+        self.mixer = mixer
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"start_spread": self.mixer.state()}}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        saved = state.stateful_callbacks.get(type(self).__name__)
+        if saved:
+            self.mixer.load(saved["attributes"]["start_spread"])

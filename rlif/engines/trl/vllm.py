@@ -1,0 +1,205 @@
+"""vLLM beside a trainer: TRL builds the engine, syncs the weights and samples; here is what that leaves open.
+
+    asked up front   what cannot work together is one sentence before a model is loaded
+    random state     an engine in this process sets the process's seed to its own, the same for every recipe; it is set
+                     back, so that `seed` means sampling too
+    capture          `vllm_capture`: mean_logprob read off the logits inside vLLM (`rlif.sampling.vllm_capture`),
+                     where TRL runs no pass that gives it. It is handed to the trainer by prompt and completion,
+                     whose tokens decide it, so equal ones may stand for each other and the order of rows does not
+                     matter
+    end              TRL never shuts its engine down; a run that is over, or rolls back, gives its memory back
+
+Watch: capture measures the model as vLLM computes it. Its dtype is vLLM's: TRL passes none, so that float32 checkpoints
+are halved on GPUs, and the self-certainty of a token then differs from the policy's as `sampling_logp_difference` does.
+Tested on vLLM's CPU build, one process; tensor parallelism, sleep and the transfer of weights to a server need GPUs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from transformers import set_seed
+from trl.generation import vllm_generation
+
+from rlif.config.recipe import Recipe
+from rlif.config.steps import scored_anyway
+from rlif.errors import RlifError, first_line, lookup
+from rlif.sampling.vllm_sampler import NUMBERS, processor, require_vllm, said, why_no_self_certainty
+from rlif.signals import NEEDS
+
+MODES = {"colocate": "an engine on the trainer's own devices", "server": "an engine that was started beside it"}
+MASKS = ("logit_bias", "bad_words", "allowed_token_ids", "min_tokens", "structured_outputs")  # of SamplingParams
+CAPTURED = ("", "mean_logprob_BT")
+
+
+def check_vllm(recipe: Recipe, options: Mapping[str, Any]) -> None:
+    """Refuses what cannot work, from the recipe alone: nothing is imported or loaded.
+
+    Args:
+        options: for TRL's config, `rlif.engines.trl.setup.check_training` has them.
+
+    Raises:
+        RlifError: an unknown mode, a context that is too short, or a `vllm_capture` that could not be had or would save
+            nothing.
+    """
+    if options.get("use_vllm"):
+        lookup(MODES, options.get("vllm_mode", "colocate"), "training.vllm_mode")
+        window, longest = options.get("vllm_max_model_length"), options["max_completion_length"]
+        if window is not None and window < recipe.max_prompt_tokens + longest:
+            raise RlifError(
+                f"training.vllm_max_model_length is {window}, but max_prompt_tokens and training.max_completion_length"
+                f" together are {recipe.max_prompt_tokens + longest}; raise it, or lower one of these."
+            )
+    if recipe.vllm_capture and (why := _no_capture(recipe, options)):
+        raise RlifError(f"vllm_capture reads self-certainty inside vLLM, but {why}; leave vllm_capture out.")
+
+
+def _no_capture(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
+    """Why there is nothing to capture, or nothing to save by it."""
+    if not options.get("use_vllm"):
+        return "training.use_vllm is not set"
+    if options.get("vllm_mode", "colocate") != "colocate":
+        return "training.vllm_mode server leaves vLLM to a process of its own"
+    if recipe.annotator != "online":
+        return f"annotator {recipe.annotator} measures another model than the one that samples"
+    if why := scored_anyway(recipe, options):
+        return f"{why}, so TRL scores the policy anyway and self-certainty costs no pass"
+    others = [name for name in recipe.weights if NEEDS.get(name, "") not in CAPTURED]
+    if others:
+        return f"{others[0]} reads {NEEDS[others[0]].removesuffix('_BT')}, which takes a pass"
+    masks = [name for name in MASKS if name in (options.get("generation_kwargs") or {})]
+    if options.get("vllm_structured_outputs_regex"):
+        masks.append("vllm_structured_outputs_regex")
+    return f"{masks[0]} masks the logits first" if masks else None
+
+
+@contextmanager
+def beside(recipe: Recipe, options: Mapping[str, Any]) -> Iterator[None]:
+    """Around the making of a trainer: vLLM is there, and what its engine or server answers is one sentence.
+
+    Raises:
+        RlifError: vLLM is not installed, cannot measure where it should, or its server cannot be used.
+    """
+    if not options.get("use_vllm"):
+        yield
+        return
+    require_vllm()
+    if recipe.vllm_capture:
+        if why := why_no_self_certainty({}):
+            raise RlifError(f"vllm_capture cannot measure self-certainty {why}; change that, or leave it out.")
+        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+    try:
+        yield
+    except RlifError:
+        raise
+    except Exception as error:  # what a server answers with comes as a bare Exception, too
+        if options.get("vllm_mode", "colocate") == "server":
+            raise RlifError(_server_trouble(recipe, options, error)) from error
+        if isinstance(error, ValidationError):
+            raise ValueError(said(error)) from error
+        raise
+
+
+def _server_trouble(recipe: Recipe, options: Mapping[str, Any], error: Exception) -> str:
+    host, port = options.get("vllm_server_host", "0.0.0.0"), options.get("vllm_server_port", 8000)
+    url = options.get("vllm_server_base_url") or f"http://{host}:{port}"
+    return (
+        f"cannot train with the vLLM server at {url}: {first_line(error).rstrip('.')}; start it with `trl vllm-serve"
+        f" --model {recipe.model} --port {url.rpartition(':')[2].rstrip('/')}` on GPUs that the trainer does not use,"
+        " let `rlif launch` do it, or set training.vllm_mode=colocate."
+    )
+
+
+@contextmanager
+def measuring() -> Iterator[None]:
+    """Within it TRL builds its engine with our logits processor, and nothing else of it changes."""
+    theirs: Any = vllm_generation
+    builder = theirs.LLM
+
+    def build(*args: Any, **options: Any) -> Any:
+        processors = [processor(), *options.pop("logits_processors", ())]
+        worker = "rlif.sampling.vllm_capture.Worker"
+        return builder(*args, logits_processors=processors, worker_extension_cls=worker, **options)
+
+    theirs.LLM = build
+    try:
+        yield
+    finally:
+        theirs.LLM = builder
+
+
+class Capture:
+    """What passes by while TRL has an engine generate: mean_logprob of each token, by prompt and completion.
+
+    Args:
+        llm: the engine, built while `measuring`; its `generate` is wrapped.
+        temperature: to measure at.
+    """
+
+    def __init__(self, llm: Any, temperature: float):
+        self.llm, self.temperature, self.generate = llm, temperature, llm.generate
+        self.seen: dict[tuple[tuple[int, ...], tuple[int, ...]], list[float]] = {}
+        llm.generate = self._generate
+
+    def _generate(self, prompts: Sequence[Any], *args: Any, sampling_params: Any, **options: Any) -> Any:
+        """The engine's own, every request under a number of its own."""
+        from rlif.sampling.vllm_capture import KEY, TEMPERATURE
+
+        numbers = [next(NUMBERS) for _ in prompts]
+        params = [sampling_params.clone() for _ in prompts]
+        for each, number in zip(params, numbers, strict=True):
+            each.extra_args = {**(each.extra_args or {}), KEY: number, TEMPERATURE: self.temperature}
+        outputs = self.generate(prompts, *args, sampling_params=params, **options)
+        captured: dict[int, list[float]] = {}
+        for taken in self.llm.collective_rpc("take_mean_logprob"):
+            captured |= taken
+        self.seen.clear()
+        for number, output in zip(numbers, outputs, strict=True):
+            for completion in output.outputs:
+                key = tuple(output.prompt_token_ids), tuple(completion.token_ids)
+                self.seen[key] = captured.get(number, [])[: len(completion.token_ids)]
+        return outputs
+
+    def fields(
+        self, prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequence[int]], device: Any
+    ) -> dict[str, torch.Tensor] | None:
+        """`mean_logprob`, [B, T], of rows of the latest generation; None if a token of them was not seen."""
+        rows = [self.seen.get((tuple(p), tuple(c)), []) for p, c in zip(prompt_ids, completion_ids, strict=True)]
+        lengths = [len(ids) for ids in completion_ids]
+        if [len(row) for row in rows] != lengths:
+            return None
+        mean_logprob_BT = torch.zeros(len(rows), max(lengths, default=0))
+        for b, row in enumerate(rows):
+            mean_logprob_BT[b, : len(row)] = torch.tensor(row)
+        return None if mean_logprob_BT.isnan().any() else {"mean_logprob": mean_logprob_BT.to(device)}
+
+
+def colocated(trainer: Any) -> Any:
+    """The engine in this process, None without one."""
+    generation = getattr(trainer, "vllm_generation", None)
+    return getattr(generation, "llm", None)
+
+
+def seed_again(trainer: Any) -> None:
+    """The random state that the recipe's seed asks for, which loading an engine replaced; one for each engine, as vLLM
+    wants the processes of one engine to draw alike.
+    """
+    if colocated(trainer) is not None:
+        set_seed(trainer.args.seed + trainer.accelerator.process_index // trainer.args.vllm_tensor_parallel_size)
+
+
+def shut_down(trainer: Any) -> None:
+    """Ends the engine in this process, if there is one, and frees its memory; the trainer samples no more.
+
+    Not by the engine's own shutdown, which would end torch's process group too, and that is the trainer's.
+    """
+    llm = colocated(trainer)
+    if llm is not None:
+        llm.llm_engine.model_executor.shutdown()
+        del trainer.vllm_generation.llm
+        trainer.capture = None

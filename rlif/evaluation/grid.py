@@ -1,0 +1,256 @@
+"""Models x tasks: which checkpoints there are, what is evaluated already, and how two models compare.
+
+A candidate is a model on the hub, a folder, or one checkpoint of a run; a run folder stands for all of its checkpoints,
+its start as step 0 included, and their scores go into its own `eval/`, where `rlif report` draws them as curves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rlif.config.recipe import Recipe
+from rlif.errors import RlifError, lookup
+from rlif.evaluation.evaluate import Record, decoding_of, describe, evaluate, scores_of, uses_chat
+from rlif.evaluation.records import Records
+from rlif.files.jsonl import read_lines
+from rlif.files.tables import read_rows
+from rlif.intervals import paired
+from rlif.runs.checkpoints import in_order, is_sealed, step_of
+from rlif.runs.folder import Run, evaluation_name
+from rlif.sampling.loading import load_model, load_tokenizer, model_path
+from rlif.sampling.sampler import Sampler, TransformersSampler
+from rlif.sampling.vllm_sampler import load_sampler
+from rlif.tasks import Task, source_of
+from rlif.tasks.prompts import Prompt, find_prompt
+from rlif.types import Problem
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model to evaluate.
+
+    Attributes:
+        label: what tables call it.
+        recipe: how it is loaded; only the fields that say so are read.
+        folder: where its scores go.
+        step: of its run, None for a model that is no checkpoint of one.
+    """
+
+    label: str
+    recipe: Recipe
+    folder: Path
+    step: int | None = None
+
+    def name(self, task: Task) -> str:
+        """What the files of its scores on a task are called."""
+        return task.name if self.step is None else evaluation_name(self.step, task.name)
+
+    def settings(self) -> dict[str, Any]:
+        """What makes its scores its own: where it is, and for a folder the sizes of its weights."""
+        path = Path(model_path(self.recipe))
+        weights = {file.name: file.stat().st_size for file in sorted(path.glob("*.safetensors"))}
+        step = {} if self.step is None else {"step": self.step}
+        revision, dtype = self.recipe.revision, self.recipe.dtype
+        return {**step, "model": self.recipe.model, "revision": revision, "dtype": dtype, "weights": weights}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may change about an evaluation; None leaves it to the task's protocol."""
+
+    split: str | None = None
+    limit: int | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+    prompt: Prompt | None = None
+    chat: bool | None = None
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 64
+    overwrite: bool = False
+    unsafe_local: bool = False
+    engine: str = "transformers"
+
+    def problems(self, task: Task) -> list[Problem]:
+        """The problems of a task that are asked for."""
+        return task.load(self.split or task.splits[-1], source=source_of(task, self.sources), limit=self.limit)
+
+
+def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str | None = None) -> list[Candidate]:
+    """The models that a name stands for: one, or all checkpoints of a run folder.
+
+    Raises:
+        RlifError: there is no such model, or a checkpoint that was not written to its end is named.
+    """
+    path = Path(model).expanduser()
+    loading: dict[str, Any] = {"dtype": dtype, "chat": False}
+    if (path / "recipe.yaml").is_file():
+        return list(_checkpoints(Run.open(path), loading))
+    run = _run_of(path)
+    whole = is_sealed(path) if run else (path / "trainer_state.json").is_file()
+    if path.name.startswith("checkpoint-") and path.is_dir() and not whole:
+        raise RlifError(f"the checkpoint {model} was not written to its end; take another one of its run.")
+    recipe = Recipe(model=model, revision=revision, **loading)
+    model_path(recipe)
+    label = (f"{run.resolve().name}-" if run else "") + path.name + (f"@{revision}" if revision else "")
+    return [Candidate(label, recipe, output / label)]
+
+
+def _run_of(path: Path) -> Path | None:
+    """The run folder that a model lies in, by its place there."""
+    place = {"model": path.parent, "checkpoints": path.parent.parent}
+    run = place.get(path.name) or place.get(path.parent.name)
+    return run if run and path.is_dir() and (run / "recipe.yaml").is_file() else None
+
+
+def check_apart(found: Sequence[Candidate]) -> None:
+    """Refuses two models of one name, whose scores would go to the same files.
+
+    Raises:
+        RlifError: there are such.
+    """
+    known: dict[tuple[Path, int | None], Candidate] = {}
+    for candidate in found:
+        other = known.setdefault((candidate.folder, candidate.step), candidate)
+        if other is not candidate:
+            raise RlifError(
+                f"the scores of {other.recipe.model} and {candidate.recipe.model} would both go to {candidate.folder};"
+                " rename one of the folders, or evaluate them one by one with an --output of their own."
+            )
+
+
+def _checkpoints(run: Run, loading: Mapping[str, Any]) -> Iterator[Candidate]:
+    recipe, folder = run.recipe(), run.path / "eval"
+    start = Recipe(model=recipe.model, revision=recipe.revision, allow_pickle=recipe.allow_pickle, **loading)
+    yield Candidate(f"{run.path.name} step 0", start, folder, 0)
+    found = {step_of(path): path for path in in_order(run.checkpoints) if is_sealed(path)}
+    if (run.path / "summary.json").is_file():
+        found[run.summary()["steps"]] = run.model
+    for step, path in sorted(found.items()):
+        yield Candidate(f"{run.path.name} step {step}", Recipe(model=str(path), **loading), folder, step)
+
+
+def examine(
+    candidate: Candidate,
+    tasks: Sequence[tuple[Task, Sequence[Problem]]],
+    options: Options,
+    *,
+    sampler: Callable[[Candidate, Any], Sampler] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Scores of one candidate by task; its model is loaded only where some are still missing.
+
+    Args:
+        tasks: with the problems to evaluate on.
+        sampler: makes one of the candidate and its tokenizer, which is closed at the end; by the engine of the
+            options if left out.
+        progress: told the task, and how many completions of how many.
+    """
+    tokenizer = load_tokenizer(candidate.recipe)
+    scores: dict[str, dict[str, Any]] = {}
+    loaded: Sampler | None = None
+    with ExitStack() as ending:
+        for task, problems in tasks:
+            prompt = options.prompt or find_prompt(task.protocol.prompt)
+            chat = uses_chat(tokenizer, task.protocol.chat if options.chat is None else options.chat)
+            decoding = decoding_of(task, **options.decoding)
+            settings, name = candidate.settings() | {"engine": options.engine}, candidate.name(task)
+            described = describe(task, problems, prompt, chat, decoding, options.batch_size, settings)
+            done = None if options.overwrite else Records.finished(candidate.folder, name, described)
+            if done is None:
+                if loaded is None:
+                    make = sampler or samplers(options.engine, options.batch_size)
+                    loaded = ending.enter_context(closing(make(candidate, tokenizer)))
+                done = evaluate(
+                    loaded,
+                    task,
+                    problems,
+                    prompt=prompt,
+                    chat=chat,
+                    decoding=decoding,
+                    folder=candidate.folder,
+                    name=name,
+                    settings=settings,
+                    unsafe_local=options.unsafe_local,
+                    progress=partial(progress, task.name) if progress else None,
+                )
+            scores[task.name] = done
+    return scores
+
+
+def samplers(engine: str, batch_size: int) -> Callable[[Candidate, Any], Sampler]:
+    """Makes samplers by the engine of this name; the command line's --engine.
+
+    Raises:
+        RlifError: no such engine.
+    """
+    return lookup({"transformers": _transformers, "vllm": _vllm}, engine, "engine")(batch_size)
+
+
+def _transformers(batch_size: int) -> Callable[[Candidate, Any], Sampler]:
+    return lambda candidate, tokenizer: TransformersSampler(load_model(candidate.recipe), tokenizer, batch_size)
+
+
+def _vllm(batch_size: int) -> Callable[[Candidate, Any], Sampler]:
+    return lambda candidate, tokenizer: load_sampler(
+        candidate.recipe, tokenizer, label=candidate.label, batch_size=batch_size
+    )
+
+
+def compare(first: Candidate, second: Candidate, task: Task) -> dict[str, Any]:
+    """The paired test of two candidates that were evaluated on a task, see `rlif.intervals.paired`."""
+    return paired(*(scores_by_problem(read_records(c.folder / f"{c.name(task)}.jsonl")) for c in (first, second)))
+
+
+def scores_by_problem(records: Sequence[Record]) -> dict[str, float]:
+    """The share of right completions of each problem that has a verdict."""
+    verdicts: dict[str, list[bool]] = {}
+    for record in records:
+        if record["right"] is not None:
+            verdicts.setdefault(record["id"], []).append(record["right"])
+    return {key: sum(found) / len(found) for key, found in verdicts.items()}
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a finished evaluation."""
+    return [row for _, row in read_lines(path)]
+
+
+def grade_outputs(
+    task: Task, problems: Sequence[Problem], source: str, *, unsafe_local: bool = False
+) -> tuple[dict[str, Any], list[Record]]:
+    """Scores of completions that somebody else recorded.
+
+    Args:
+        source: rows of `id` and `completion` or `output`, a text or a list of texts; a problem may have several rows.
+
+    Raises:
+        RlifError: ids are missing or unknown, or a row lacks its text.
+    """
+    by_id: dict[str, list[str]] = {problem.id: [] for problem in problems}
+    for number, row in enumerate(read_rows(source, "test"), start=1):
+        if "id" not in row:
+            raise RlifError(f"row {number} of {source} has no 'id'; expected id and completion.")
+        if str(row["id"]) not in by_id:
+            raise RlifError(f"{source} has the id {row['id']!r}, which {task.name} has not; is it of another split?")
+        found = row.get("completion", row.get("output"))
+        texts: list[Any] = found if isinstance(found, list) else [found]
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise RlifError(f"row {number} of {source} has no text in 'completion' or 'output'.")
+        by_id[str(row["id"])] += texts
+    missing = [key for key, texts in by_id.items() if not texts]
+    if missing:
+        raise RlifError(f"{source} lacks {len(missing)} of the {len(by_id)} ids, the first is {missing[0]!r}.")
+    owners = [problem for problem in problems for _ in by_id[problem.id]]
+    samples = [number for problem in problems for number in range(len(by_id[problem.id]))]
+    texts = [text for problem in problems for text in by_id[problem.id]]
+    marks = task.mark(owners, texts, unsafe_local=unsafe_local)
+    records = [
+        {"id": owner.id, "sample": sample, "completion": text, "answer": found.answer, "right": found.right}
+        for owner, sample, text, found in zip(owners, samples, texts, marks, strict=True)
+    ]
+    described = {"task": task.name, "problems": len(problems), "protocol": task.protocol.describe(), "outputs": source}
+    return {**described, **scores_of(task, records)}, records

@@ -1,0 +1,137 @@
+"""What is recorded of a model's outputs: the entries of a folder of checks, their files, and how one comes out.
+
+`rlif.evaluation.reproduce` says how such a folder is laid out.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlif.errors import RlifError
+from rlif.files.tables import Row, read_rows
+
+
+@dataclass(frozen=True)
+class Check:
+    """One entry.
+
+    Attributes:
+        entry: its name in expected.json.
+        items: that were graded.
+        published: one or two figures.
+        ours: as many; None for one that cannot be had here.
+        within: all that was checked agrees.
+        note: what exactly was checked, or why nothing was.
+    """
+
+    entry: str
+    items: int
+    published: tuple[float, ...]
+    ours: tuple[float | None, ...]
+    within: bool
+    note: str = ""
+
+    @property
+    def difference(self) -> tuple[float | None, ...]:
+        """Ours less the published figure."""
+        return tuple(None if one is None else one - other for one, other in zip(self.ours, self.published, strict=True))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What expected.json says of an entry, and where its files are."""
+
+    name: str
+    folder: Path
+    expected: Mapping[str, Any]
+    unsafe_local: bool = False
+
+    @property
+    def model(self) -> str:
+        return self.name.rpartition("/")[2]
+
+    def rows(self, *endings: str) -> list[Row]:
+        """The rows of the first of its files that is there."""
+        rows = self.read(*(endings or (".jsonl.gz", ".jsonl")))
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise RlifError(f"the file of {self.name} holds something else than rows.")
+        return rows
+
+    def read(self, *endings: str) -> Any:
+        """What the first of its files that is there holds."""
+        for ending in endings:
+            path = self.folder / f"{self.name}{ending}"
+            if path.is_file():
+                if ".jsonl" in ending:
+                    return read_rows(str(path), "test")
+                return read_json(path)
+        raise RlifError(f"there is no {self.folder / self.name}{endings[0]}.")
+
+    def check(
+        self,
+        items: int,
+        ours: Sequence[float | None],
+        published: Sequence[float],
+        *,
+        sound: bool = True,
+        note: str = "",
+    ) -> Check:
+        """The row of the table: within tolerance if the figures are, the items are as many as expected, and `sound`."""
+        if items != self.expected.get("items", items):
+            sound, note = False, f"expected {self.expected['items']} items, there are {items}; {note}"
+        tolerances = as_list(self.expected.get("tolerance"))
+        for number, (one, other) in enumerate(zip(ours, published, strict=True)):
+            tolerance = tolerances[number] if number < len(tolerances) else rounding(other)
+            sound = sound and (one is None or abs(one - other) <= tolerance + 1e-9)
+        return Check(self.name, items, tuple(published), tuple(ours), sound, note)
+
+
+def rounding(figure: float) -> float:
+    """Half a unit of the last digit that is written of a figure."""
+    return 0.5 * 10.0 ** -len(str(figure).partition(".")[2])
+
+
+def read_json(path: Path) -> Any:
+    """What a .json or .json.gz file holds.
+
+    Raises:
+        RlifError: it is missing or torn.
+    """
+    try:
+        data = path.read_bytes()
+        return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise RlifError(f"cannot read {path}: {error}.") from error
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list as it is, nothing as an empty one, anything else as its only member."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def known(rows: Sequence[Row], column: str, problems: Mapping[str, Any] | None = None) -> Sequence[Row]:
+    """The rows, if each has an id of its own, and one of the problems'.
+
+    Raises:
+        RlifError: there are none, or one has not.
+    """
+    ids = [str(row[column]) for row in rows]
+    if not ids:
+        raise RlifError("there are no rows.")
+    if len(set(ids)) < len(ids):
+        raise RlifError(f"the id {next(one for one in ids if ids.count(one) > 1)!r} occurs more than once.")
+    unknown = [one for one in ids if problems is not None and one not in problems]
+    if unknown:
+        raise RlifError(f"{len(unknown)} of {len(ids)} ids are those of no problem, the first is {unknown[0]!r}.")
+    return rows
+
+
+def percent(verdicts: Sequence[bool]) -> float:
+    """The share of True, in %."""
+    return 100 * sum(verdicts) / len(verdicts) if verdicts else 0.0

@@ -1,0 +1,311 @@
+"""Do our graders say what was published? Grades recorded outputs of models whose scores are known.
+
+A folder holds `expected.json`, {entry: {items, metric, published, tolerance}}, and the recorded outputs of each entry:
+
+    zeroeval_<set>/<model>.jsonl.gz               {id, output}: ZeroEval's accuracy, its prompts and rules
+    cruxeval_o/<run>.generations.json.gz          {id: [answer, ...]} and the same of verdicts in <run>.labels.json.gz
+    cruxeval_<run>.json.gz                        answers and verdicts in `completion_scored`
+    humaneval_<run>, mbpp_<run>                   {task_id, completion} in .generated.jsonl.gz, verdicts on the original
+                                                  and on EvalPlus' inputs in .labels.json
+    lcb_<run>.jsonl.gz                            {question_id, output, code, graded, metadata}
+    mmlu_pro/<model>.jsonl.gz                     {question_id, output, pred}
+    alpaca_eval/<model>.jsonl.gz                  {index, preference, len_1, len_2}
+    gsm8k_labelled*.jsonl.gz, math500_half*.jsonl solutions, labelled or all right
+
+A family is known by its name, a model never (but for ZeroEval's own rule for Llama-3.1). An entry that cannot be
+checked - no such family, a file missing or torn, ids that do not match - says so in one sentence and is out.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rlif.answers.equality import equal_all
+from rlif.answers.extraction import CHOICE_SENTENCE, choice_letter, fenced_code, json_answer, last_boxed
+from rlif.errors import RlifError, first_line
+from rlif.evaluation.published import Check, Entry, known, percent, read_json
+from rlif.files.tables import Row
+from rlif.judging import win_rate
+from rlif.tasks import find_task
+from rlif.tasks.code.programs import CodeTask, stand
+from rlif.tasks.code.stdin_tests import Test, trials_of
+from rlif.tasks.zeroeval import first_number_equal, load_zeroeval, text_equal
+from rlif.types import Problem
+
+AGREEMENT = 0.9999  # of verdicts with published ones, where a family has them by sample
+ALPACA_ITEMS = 805
+EVALPLUS = {"humaneval": ("humaneval", "humaneval.plus"), "mbpp": ("mbpp.base-ordered", "mbpp.plus-ordered")}
+HOMES = ("alpaca_eval", "cruxeval", "humaneval", "livecodebench", "mbpp", "mmlu_pro", "zeroeval")
+CUT = "...(truncated) ..."  # in records of LiveCodeBench
+
+
+def check_graders(
+    folder: str | Path,
+    data: str | Path | None = None,
+    *,
+    unsafe_local: bool = False,
+    progress: Callable[[Check], None] | None = None,
+) -> list[Check]:
+    """Grades what is recorded in a folder, entry by entry of its expected.json.
+
+    Args:
+        folder: of recorded outputs.
+        data: folder of problems and gold answers, laid out as RLIF_DATA; the folder's parent if left out, or, where
+            that holds no problems, what RLIF_DATA names.
+        unsafe_local: run recorded programs without a sandbox.
+        progress: told each row as it is done.
+
+    Raises:
+        RlifError: there is no readable expected.json.
+    """
+    folder = Path(folder).expanduser()
+    expected = read_json(folder / "expected.json")
+    if not isinstance(expected, dict):
+        raise RlifError(f"{folder / 'expected.json'} holds a {type(expected).__name__}; expected entries by name.")
+    rows = []
+    with _data_at(_home_of(folder) if data is None else Path(data).expanduser()):
+        for name, facts in expected.items():
+            rows.append(_checked(Entry(name, folder, facts, unsafe_local)))
+            if progress:
+                progress(rows[-1])
+    return rows
+
+
+def table(rows: Sequence[Check]) -> list[tuple[str, ...]]:
+    """The rows as text, a header first: entry, items, published, ours, difference, verdict, what was checked."""
+    header = ("entry", "items", "published", "ours", "difference", "", "checked")
+    lines: list[tuple[str, ...]] = [header]
+    for row in rows:
+        shown = [" / ".join(map(_figure, part)) for part in (row.published, row.ours)]
+        difference = " / ".join("-" if part is None else f"{part:+.2g}" for part in row.difference)
+        lines.append((row.entry, str(row.items), *shown, difference, "ok" if row.within else "OUT", row.note))
+    return lines
+
+
+def _checked(entry: Entry) -> Check:
+    try:
+        if not isinstance(entry.expected, Mapping) or "published" not in entry.expected:
+            raise RlifError("expected.json gives no published figure.")
+        return _family(entry.name)(entry)
+    except Exception as error:  # whatever a file holds, the other entries go on
+        told = first_line(error) if isinstance(error, RlifError) else f"{type(error).__name__}: {first_line(error)}"
+        return Check(entry.name, 0, (), (), False, told.rstrip("."))
+
+
+def _family(name: str) -> Callable[[Entry], Check]:
+    for prefix in sorted(FAMILIES, key=len, reverse=True):
+        if name.startswith(prefix):
+            return FAMILIES[prefix]
+    raise RlifError(f"no family is called so; there are {', '.join(FAMILIES)}.")
+
+
+def _zeroeval(entry: Entry) -> Check:
+    kind = entry.name.partition("/")[0].removeprefix("zeroeval_")
+    problems = {problem.id: problem for problem in load_zeroeval(kind, "test", None, None)}
+    rows = known(entry.rows(), "id", problems)
+    equal = text_equal if kind == "crux" else first_number_equal
+    answers = [json_answer(row["output"], boxed="Llama-3.1" in entry.model) for row in rows]
+    golds = [problems[str(row["id"])].gold or "" for row in rows]
+    right = [answer is not None and equal(answer, gold) for answer, gold in zip(answers, golds, strict=True)]
+    note = f"no answer in {100 * answers.count(None) / len(rows):.2f} %"
+    return entry.check(len(rows), [percent(right)], [entry.expected["published"]], note=note)
+
+
+def _cruxeval_labels(entry: Entry) -> Check:
+    return _cruxeval(entry, entry.read(".generations.json.gz"), entry.read(".labels.json.gz"))
+
+
+def _cruxeval_scored(entry: Entry) -> Check:
+    scored = entry.read(".json.gz")["completion_scored"]
+    return _cruxeval(entry, scored["raw_generations"], scored["raw_scored_generations"])
+
+
+def _cruxeval(entry: Entry, answers: Mapping[str, list[str]], labels: Mapping[str, list[bool]]) -> Check:
+    """Pass@1. Where labels are fewer than answers, the published run left out the answers that repeat the call."""
+    problems = {problem.id: problem for problem in find_task("cruxeval.original").load("test")}
+    known([{"id": key} for key in answers], "id", problems)
+    kept = {key: answers[key] if len(answers[key]) == len(told) else _new(answers[key], problems[key])
+            for key, told in labels.items()}  # fmt: skip
+    if set(kept) != set(answers) or any(len(kept[key]) != len(told) for key, told in labels.items()):
+        raise RlifError("answers and labels are not of the same samples.")
+    owners = [problems[key] for key, some in kept.items() for _ in some]
+    flat = [answer for some in kept.values() for answer in some]
+    right = _code_task("cruxeval.original").judge(owners, flat, unsafe_local=entry.unsafe_local)
+    told = [label for key in kept for label in labels[key]]
+    same = sum(map(operator.eq, right, told))
+    by_problem: dict[str, list[bool]] = {}
+    for owner, verdict in zip(owners, right, strict=True):
+        by_problem.setdefault(owner.id, []).append(verdict)
+    ours = sum(map(percent, by_problem.values())) / len(by_problem)
+    note = f"{same} of {len(told)} verdicts as labelled"
+    sound = same >= AGREEMENT * len(told)
+    return entry.check(len(answers), [ours], [entry.expected["published"]], sound=sound, note=note)
+
+
+def _new(answers: Sequence[str], problem: Problem) -> list[str]:
+    """The answers that do not repeat the call."""
+    return [answer for answer in answers if f"f({problem.data['input']})" not in answer]
+
+
+def _evalplus(entry: Entry) -> Check:
+    """Pass@1 on the original inputs, and on EvalPlus' too where those are held."""
+    name = entry.name.partition("_")[0]
+    published = [entry.expected["published"][key]["pass@1"] for key in (name, f"{name}+")]
+    rows, labels = entry.rows(".generated.jsonl.gz", ".generated.jsonl"), entry.read(".labels.json", ".labels.json.gz")
+    ours: list[float | None] = []
+    notes: list[str] = []
+    for level, protocol in enumerate(EVALPLUS[name]):
+        try:
+            problems = {problem.id: problem for problem in find_task(protocol).load("test")}
+        except RlifError as error:
+            if protocol != "humaneval.plus":
+                raise
+            ours.append(None)
+            notes.append(f"plus is not checked: {first_line(error).rstrip('.')}")
+            continue
+        owners = [problems[row["task_id"]] for row in known(rows, "task_id", problems)]
+        answers = [row["completion"] for row in rows]
+        verdicts = _code_task(protocol).judge(owners, answers, unsafe_local=entry.unsafe_local)
+        told = [all(label == "pass" for label in labels[row["task_id"]][: level + 1]) for row in rows]
+        other = [row["task_id"] for row, one, label in zip(rows, verdicts, told, strict=True) if one != label]
+        agreed = f"{len(rows) - len(other)} of {len(rows)}"
+        notes.append(f"{('base', 'plus')[level]}: {agreed} verdicts as labelled{_named(other)}")
+        ours.append(percent(verdicts))
+    return entry.check(len(rows), ours, published, note="; ".join(notes))
+
+
+def _livecodebench(entry: Entry) -> Check:
+    """One-sided where hidden tests are not held: what passed all tests passes those; what failed one fails that."""
+    rows = known(entry.rows(), "question_id")
+    differ = [row["question_id"] for row in rows if (fenced_code(row["output"]) or "") != row["code"]]
+    held = {problem.id.rpartition("/")[2]: problem for problem in _held_problems()}
+    tried = []
+    for row in rows:
+        problem = held.get(str(row["question_id"]))
+        if row["graded"] and problem is not None:
+            tried.append((row, trials_of(row["code"], problem.data["tests"], problem.data["function"])))
+        elif not row["graded"] and (test := _recorded_failure(row)):
+            tried.append((row, trials_of(row["code"], [test])))
+    stood = stand([trials for _, trials in tried], unsafe_local=entry.unsafe_local)
+    wrong = [row["question_id"] for (row, _), ok in zip(tried, stood, strict=True) if ok != row["graded"]]
+    passed = sum(bool(row["graded"]) for row, _ in tried)
+    note = (
+        f"the share labelled right, as hidden tests are not held; extraction is equal in {len(rows) - len(differ)} of"
+        f" {len(rows)}; of {passed} labelled right whose tests are here and {len(tried) - passed} labelled wrong whose"
+        f" failed test is recorded, {len(tried) - len(wrong)} come out as labelled{_named([*differ, *wrong])}"
+    )
+    ours = percent([bool(row["graded"]) for row in rows])
+    return entry.check(len(rows), [ours], [entry.expected["published"]], sound=not differ and not wrong, note=note)
+
+
+def _held_problems() -> Iterator[Problem]:
+    """Problems of LiveCodeBench whose tests the data folder has, in files of whatever name."""
+    for path in sorted((Path(os.environ["RLIF_DATA"]) / "livecodebench").glob("*.jsonl*")):
+        yield from find_task("livecodebench").load("v6", source=str(path))
+
+
+def _recorded_failure(row: Row) -> Test | None:
+    """The test whose output a program got wrong, where its record is whole.
+
+    None for a program that had printed nothing and starts threads: the harness does not wait for those, a process does.
+    """
+    facts = row.get("metadata") or {}
+    facts = json.loads(facts) if isinstance(facts, str) else facts
+    test = {"input": str(facts.get("inputs")), "output": str(facts.get("expected"))}
+    whole = "inputs" in facts and "expected" in facts and not any(CUT in text for text in test.values())
+    printed = facts.get("error_code") == -2 and facts.get("error_message") != "Wrong Answer"
+    early = not facts.get("output") and "Thread" in row["code"]
+    return test if whole and printed and not early else None
+
+
+def _mmlu_pro(entry: Entry) -> Check:
+    problems = {problem.id.rpartition("/")[2]: problem for problem in find_task("mmlu_pro.lighteval").load("test")}
+    rows = known(entry.rows(), "question_id", problems)
+    hits = [row for row in rows if CHOICE_SENTENCE.search(row["output"] or "")]
+    agree = [choice_letter(row["output"]) == row["pred"] for row in hits]
+    note = f"the first of three rules finds a letter in {len(hits)} of {len(rows)}; {sum(agree)} are the stored ones"
+    return entry.check(len(rows), [percent(agree)], [100.0], sound=bool(hits) and all(agree), note=note)
+
+
+def _alpaca_eval(entry: Entry) -> Check:
+    rows = entry.rows()
+    annotations = [win_rate.Annotation(row["index"], row["preference"], row["len_1"], row["len_2"]) for row in rows]
+    difficulty = "positional" if len(rows) < ALPACA_ITEMS else "instruction"
+    ours = [win_rate.raw(annotations)["mean"], win_rate.length_controlled(annotations, difficulty)["mean"]]
+    note = f"difficulty by {'instruction' if len(rows) == ALPACA_ITEMS else 'position, as upstream has it'}"
+    return entry.check(len(rows), ours, entry.expected["published"], note=note)
+
+
+def _gsm8k_labelled(entry: Entry) -> Check:
+    rows = entry.rows()
+    found = [(row["ground_truth"], part) for row in rows for part in row.values() if isinstance(part, dict)]
+    pairs = [(_last_line(part["solution"]), _last_line(gold)) for gold, part in found]
+    agree = [right == part["is_correct"] for right, (_, part) in zip(equal_all(pairs), found, strict=True)]
+    note = f"{sum(agree)} of {len(agree)} verdicts as labelled"
+    return entry.check(len(agree), [percent(agree)], [100.0], sound=all(agree), note=note)
+
+
+def _math500(entry: Entry) -> Check:
+    rows = entry.rows(".jsonl", ".jsonl.gz")
+    right = equal_all([(last_boxed(row["solution"]) or "", row["answer"]) for row in rows])
+    published = float(entry.expected["published"])
+    return entry.check(len(rows), [float(sum(right))], [published], note="worked solutions that grade as right")
+
+
+FAMILIES: dict[str, Callable[[Entry], Check]] = {
+    "zeroeval_": _zeroeval,
+    "cruxeval_o/": _cruxeval_labels,
+    "cruxeval_": _cruxeval_scored,
+    "humaneval_": _evalplus,
+    "mbpp_": _evalplus,
+    "lcb_": _livecodebench,
+    "mmlu_pro/": _mmlu_pro,
+    "alpaca_eval/": _alpaca_eval,
+    "gsm8k_labelled": _gsm8k_labelled,
+    "math500_": _math500,
+}
+
+
+def _code_task(name: str) -> CodeTask:
+    task = find_task(name)
+    assert isinstance(task, CodeTask)
+    return task
+
+
+def _named(ids: Sequence[str]) -> str:
+    return f" (not {', '.join(map(str, ids[:5]))}{' ...' if len(ids) > 5 else ''})" if ids else ""
+
+
+def _last_line(solution: str) -> str:
+    """The answer of a worked solution of GSM8K, after "A: "."""
+    return solution.rpartition("A:")[2].strip().replace(",", "")
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}".rstrip("0").rstrip(".")
+
+
+def _home_of(folder: Path) -> Path:
+    """The folder of problems that belongs to one of checks."""
+    parent, named = folder.resolve().parent, os.environ.get("RLIF_DATA")
+    held = any((parent / name).is_dir() for name in HOMES)
+    return Path(named) if named and not held else parent
+
+
+@contextmanager
+def _data_at(folder: Path) -> Iterator[None]:
+    """Tasks read from this folder for a while."""
+    before = os.environ.get("RLIF_DATA")
+    os.environ["RLIF_DATA"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["RLIF_DATA"]
+        else:
+            os.environ["RLIF_DATA"] = before

@@ -1,0 +1,308 @@
+"""The guard: is the run still healthy? Label-free alarms from what the run logs anyway.
+
+For each sign of `SIGNS`, at each logged step that has it:
+
+    start     mean of its first `start` observations
+    reading   mean of its last `window` observations; nothing before there are `start` of them
+    beyond    the reading, compared with the start as the sign says, is past its limit
+    raised    after `patience` consecutive readings beyond; `since` is the step of the first of them
+    cleared   after `patience` consecutive readings within
+
+so one odd step raises nothing, and an alarm does not flicker. What is not finite is raised at once; a mean over no
+scored completion is only missing, and the sign `unscorable` sees how often. Two severities: an `alarm` is what the
+policies act on, a `warning` is only said.
+
+    log         say it, go on
+    stop        take a checkpoint and end the run
+    rollback    return to the last healthy checkpoint and go on with a KL weight `strengthen` times as large, at most
+                `rollbacks` times; then stop. Without a healthy checkpoint, from the start
+
+A checkpoint is healthy if no alarm had been raised by then and no reading of an alarm's sign was beyond its limit.
+After the first alarm no checkpoint is: without labels, a recovery cannot be told from a collapse that looks well.
+
+What it cannot see: completions of the usual length, form and distance from the start with wrong content, and anything
+while KL is not measured (training.beta 0). Accuracy plays no part; the limits and how they were found are in
+docs/log.md, hits and false stops in results/guard.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from statistics import fmean
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rlif.files.atomic import is_number
+from rlif.guard.signs import NON_FINITE, SIGNS, Reading, Severity
+
+FINITE = ("loss", "grad_norm", "kl", "entropy", "reward", "self_certainty")
+OF_SCORED = ("reward", "self_certainty")  # means over what could be scored, so none where nothing could
+
+
+class Guard(BaseModel):
+    """The guard's policy and limits, the `guard:` of a recipe. A limit of null switches its sign off.
+
+    The limits in multiples of the start are deliberately wide: a run that learns changes a lot. Their sources:
+
+        kl              chosen on the development seeds of `demo` and `demo-collapse` (docs/log.md), on which it is the
+                        sign that tells the two apart; per token, so it does not grow with length
+        longer          a healthy run of the paper's method grows several-fold; the offline annotator's exploitation
+                        jumps (arXiv 2505.19590, Fig. 7)
+        shorter         completions of seven tokens, reported for a run with beta 0; a quarter is what reports use too
+        repetition      arXiv 1908.04319: human text 0.04, greedy loops 0.44
+        compression     Whisper's limit for a failed decoding is 2.4 on short text (arXiv 2212.04356); longer text
+                        compresses more, hence relative to the start
+        spread          what is left of the reward's spread within groups when there is nothing more to learn from it:
+                        a few per cent in the experiments of docs/log.md
+        entropy_low     arXiv 2505.22617: performance is traded for entropy and saturates where it is used up
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    policy: Literal["log", "stop", "rollback"] = "log"
+    """What an alarm does: nothing but being logged, end the run, or return to a healthy checkpoint."""
+    start: int = Field(default=5, ge=1)
+    """Observations that make a sign's start."""
+    window: int = Field(default=5, ge=1)
+    """Observations that a reading averages."""
+    patience: int = Field(default=3, ge=1)
+    """Consecutive readings that raise or clear."""
+    strengthen: float = Field(default=3.0, gt=1)
+    """rollback: the KL weight is multiplied by this."""
+    rollbacks: int = Field(default=2, ge=1)
+    """rollback: at most so many times, then stop."""
+    prompt_check: int = Field(default=8, ge=0)
+    """Prompts that are completed and looked at before step 1; 0 for none."""
+
+    kl: float | None = Field(default=0.045, gt=0)
+    """Nats per token from the start."""
+    kl_slope: float | None = Field(default=0.01, gt=0)
+    """Nats per token and logged step, over the window."""
+    entropy_low: float | None = Field(default=0.05, gt=0)
+    """Share of the start."""
+    entropy_high: float | None = Field(default=2.0, gt=0)
+    """Multiple of the start."""
+    certainty: float | None = Field(default=3.0, gt=0)
+    """Self-certainty above its start, in spreads within groups at the start."""
+    longer: float | None = Field(default=4.0, gt=1)
+    """Completion length, multiple of the start."""
+    shorter: float | None = Field(default=0.25, gt=0, lt=1)
+    """Completion length, share of the start."""
+    truncated: float | None = Field(default=0.4, gt=0)
+    """Truncated share above its start."""
+    repetition: float | None = Field(default=0.2, gt=0)
+    """Repeated 4-grams above their start, see `rlif.guard.health`."""
+    compression: float | None = Field(default=2.0, gt=1)
+    """Multiple of the start."""
+    goes_on: float | None = Field(default=0.3, gt=0)
+    """Share of completions that go on after their answer, above its start."""
+    unanswered: float | None = Field(default=0.3, gt=0)
+    """Share of completions without an answer, above its start."""
+    same_answer: float | None = Field(default=0.4, gt=0)
+    """Share of problems that get the commonest answer, above its start."""
+    distinct: float | None = Field(default=0.02, gt=0)
+    """Distinct answers per group; below this groups no longer disagree."""
+    prompt_use: float | None = Field(default=0.5, gt=0, lt=1)
+    """Words of the problem that completions use, share of the start."""
+    spread: float | None = Field(default=0.05, gt=0)
+    """Spread of the reward within groups, share of the start."""
+    grad_norm: float | None = Field(default=10.0, gt=1)
+    """Multiple of the start."""
+    unscorable: float | None = Field(default=0.5, gt=0)
+    """Share of completions without a reward."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A sign that was raised."""
+
+    sign: str
+    severity: Severity
+    step: int
+    since: int
+    value: float | None
+    limit: float | None
+    seen: str
+    cause: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.severity} at step {self.step}: {self.seen} (since step {self.since}). {self.advice}"
+
+    @property
+    def advice(self) -> str:
+        return f"Usual cause: {self.cause}. Try: {self.remedy}."
+
+
+@dataclass
+class Watch:
+    """The guard's memory; everything in it is JSON, so it survives a checkpoint exactly.
+
+    Attributes:
+        first: the first observations of each metric.
+        recent: the last ones.
+        beyond: consecutive readings beyond (positive) or, of a raised sign, within (negative) the limit.
+        since: step of the first of them.
+        raised: signs that are raised now.
+        alarm: the first alarm, as of whose `since` no checkpoint is healthy.
+        healthy: step of the last healthy checkpoint.
+    """
+
+    first: dict[str, list[float]] = field(default_factory=dict)
+    recent: dict[str, list[float]] = field(default_factory=dict)
+    beyond: dict[str, int] = field(default_factory=dict)
+    since: dict[str, int] = field(default_factory=dict)
+    raised: list[str] = field(default_factory=list)
+    alarm: dict[str, Any] | None = None
+    healthy: int | None = None
+
+
+class Judge:
+    """Watches a run step by step.
+
+    Example:
+        >>> judge = Judge(Guard(start=1, window=1, patience=2))
+        >>> [len(judge.step(step, {"kl": kl})) for step, kl in enumerate([0.0, 0.3, 0.4, 0.5], start=1)]
+        [0, 0, 2, 0]
+    """
+
+    def __init__(self, guard: Guard):
+        self.guard, self.watch = guard, Watch()
+
+    def step(self, step: int, observed: Mapping[str, Any]) -> list[Alarm]:
+        """What is raised now that it was not before.
+
+        Args:
+            step: of the run; only increasing.
+            observed: metrics of the step by name, `rlif.guard.health` among them; what is missing is not judged.
+        """
+        raised = self._not_finite(step, observed)
+        for metric in {sign.of for sign in SIGNS.values()} & set(observed):
+            value = observed[metric]
+            if is_number(value):
+                self._remember(metric, float(value))
+        for name, sign in SIGNS.items():
+            limit, value = getattr(self.guard, name), observed.get(sign.of)
+            ready = len(self.watch.first.get(sign.of, ())) >= self.guard.start
+            if limit is not None and ready and is_number(value):
+                raised += self._compare(step, name, limit)
+        alarms = sorted((alarm for alarm in raised if alarm.severity == "alarm"), key=lambda alarm: alarm.since)
+        if self.watch.alarm is None and alarms:
+            self.watch.alarm = asdict(alarms[0])
+        return raised
+
+    @property
+    def alarm(self) -> Alarm | None:
+        """The first alarm of the run, what the policies act on."""
+        return Alarm(**self.watch.alarm) if self.watch.alarm else None
+
+    def is_healthy(self) -> bool:
+        """Whether a checkpoint taken now is healthy."""
+        pending = (name for name, count in self.watch.beyond.items() if count > 0 and name in SIGNS)
+        return self.watch.alarm is None and not any(SIGNS[name].severity == "alarm" for name in pending)
+
+    def state(self) -> dict[str, Any]:
+        """Everything it remembers, as JSON."""
+        return asdict(self.watch)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state` gave."""
+        self.watch = Watch(**state)
+
+    def _remember(self, metric: str, value: float) -> None:
+        first, recent = self.watch.first.setdefault(metric, []), self.watch.recent.setdefault(metric, [])
+        if len(first) < self.guard.start:
+            first.append(value)
+        recent.append(value)
+        del recent[: -self.guard.window]
+
+    def _compare(self, step: int, name: str, limit: float) -> list[Alarm]:
+        """Counts consecutive readings on the other side of the limit than the sign's present state."""
+        watch, sign = self.watch, SIGNS[name]
+        recent, start = watch.recent[sign.of], fmean(watch.first[sign.of])
+        spreads = watch.first.get("reward_spread")
+        reading = Reading(fmean(recent), start, tuple(recent), fmean(spreads) if spreads else None)
+        value = sign.compare(reading)
+        up = name in watch.raised
+        if ((value - limit) * sign.beyond > 0) == up:
+            watch.beyond.pop(name, None)
+            if not up:
+                watch.since.pop(name, None)
+            return []
+        count = abs(watch.beyond.get(name, 0)) + 1
+        if not up:
+            watch.since.setdefault(name, step)
+        watch.beyond[name] = -count if up else count
+        if count < self.guard.patience:
+            return []
+        del watch.beyond[name]
+        if up:
+            watch.raised.remove(name)
+            del watch.since[name]
+            return []
+        watch.raised.append(name)
+        seen = sign.seen.format(value=value, reading=reading.value, start=start, limit=limit)
+        since = watch.since[name]
+        return [Alarm(name, sign.severity, step, since, value, limit, seen, sign.cause, sign.remedy)]
+
+    def _not_finite(self, step: int, observed: Mapping[str, Any]) -> list[Alarm]:
+        name = "non_finite"
+        broken = [
+            key
+            for key in FINITE
+            if key in observed and not is_number(observed[key]) and not _is_empty_mean(key, observed)
+        ]
+        if not broken:
+            if name in self.watch.raised:
+                self.watch.raised.remove(name)
+            return []
+        if name in self.watch.raised:
+            return []
+        self.watch.raised.append(name)
+        sign = NON_FINITE
+        seen = sign.seen.format(names=" and ".join(broken))
+        return [Alarm(name, sign.severity, step, step, None, None, seen, sign.cause, sign.remedy)]
+
+
+def _is_empty_mean(metric: str, observed: Mapping[str, Any]) -> bool:
+    """Whether it is missing because not one completion could be scored, as where all are truncated and masked."""
+    nothing = 1 in (observed.get("unscorable"), observed.get(f"{metric}_unscorable"))
+    value = observed[metric]
+    return metric in OF_SCORED and nothing and (value is None or value != value)
+
+
+def replay(
+    guard: Guard, metrics: Iterable[Mapping[str, Any]], rollouts: Mapping[int, Mapping[str, float]] | None = None
+) -> list[Alarm]:
+    """What a guard would have raised over the metrics of a run folder.
+
+    Args:
+        guard: policy and limits.
+        metrics: rows of `Run.metrics`, in order.
+        rollouts: `rlif.guard.health` by step, for runs whose metrics do not hold them.
+
+    Example:
+        >>> replay(Guard(), Run.open("runs/demo-collapse").metrics())[0].sign
+        'kl'
+    """
+    return _play(Judge(guard), metrics, rollouts or {})
+
+
+def standing(guard: Guard, metrics: Iterable[Mapping[str, Any]]) -> list[Alarm]:
+    """What a guard would have raised over the metrics of a run and not cleared again by the end of them.
+
+    Example:
+        >>> [alarm.sign for alarm in standing(Guard(), Run.open("runs/demo").metrics())]
+        []
+    """
+    judge = Judge(guard)
+    latest = {alarm.sign: alarm for alarm in _play(judge, metrics, {})}
+    return [latest[sign] for sign in judge.watch.raised]
+
+
+def _play(
+    judge: Judge, metrics: Iterable[Mapping[str, Any]], rollouts: Mapping[int, Mapping[str, float]]
+) -> list[Alarm]:
+    return [alarm for row in metrics for alarm in judge.step(row["step"], {**rollouts.get(row["step"], {}), **row})]

@@ -1,0 +1,192 @@
+"""The signs that the guard watches: what each reads, what it means when it is beyond its limit, and what to try.
+
+A sign is a metric of the run folder and a comparison of its reading with its start; the limits are the recipe's, see
+`rlif.guard.monitor.Guard`. An `alarm` is what policies act on, a `warning` is only said: signs that healthy runs
+show as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["alarm", "warning"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A metric now and at its start.
+
+    Attributes:
+        value: mean of the last observations.
+        start: mean of the first ones.
+        recent: the last observations themselves, oldest first.
+        spread: of the reward within groups, at the start; None where it is not logged.
+    """
+
+    value: float
+    start: float
+    recent: tuple[float, ...]
+    spread: float | None
+
+
+@dataclass(frozen=True)
+class Sign:
+    """One monitor: what is observed, how a reading is compared with the start, and what it means.
+
+    Attributes:
+        of: the metric that is read.
+        compare: the number that is held against the limit.
+        beyond: +1 where more than the limit is bad, -1 where less is.
+        seen: what to say, a format of `value`, `reading`, `start` and `limit`.
+    """
+
+    of: str
+    compare: Callable[[Reading], float]
+    beyond: int
+    severity: Severity
+    seen: str
+    cause: str
+    remedy: str
+
+
+def _level(reading: Reading) -> float:
+    return reading.value
+
+
+def _rise(reading: Reading) -> float:
+    return reading.value - reading.start
+
+
+def _ratio(reading: Reading) -> float:
+    return reading.value / reading.start if reading.start > 0 else 1.0
+
+
+def _spreads(reading: Reading) -> float:
+    return (reading.value - reading.start) / reading.spread if reading.spread else 0.0
+
+
+def _slope(reading: Reading) -> float:
+    """Least squares, per observation."""
+    middle = (len(reading.recent) - 1) / 2
+    weight = sum((i - middle) ** 2 for i in range(len(reading.recent)))
+    return sum((i - middle) * value for i, value in enumerate(reading.recent)) / weight if weight else 0.0
+
+
+SIGNS: dict[str, Sign] = {
+    "kl": Sign(
+        "kl", _level, +1, "alarm",
+        "KL to the start is {value:.3g} nats per token, above {limit:g}",
+        "the policy has gone further than its confidence can be trusted: learning rate too high or beta too low",
+        "a lower training.learning_rate, a larger training.beta, normalisation group_std_floor",
+    ),
+    "kl_slope": Sign(
+        "kl", _slope, +1, "alarm",
+        "KL to the start grows by {value:.3g} nats per token and step, above {limit:g}",
+        "the policy is running away: learning rate too high or beta too low",
+        "a lower training.learning_rate, a larger training.beta, more warm-up",
+    ),
+    "entropy_low": Sign(
+        "entropy", _ratio, -1, "warning",
+        "entropy is {reading:.3g} nats, {value:.1%} of its start ({start:.3g})",
+        "sampling hardly explores any more",
+        "stop here, or raise training.beta or the temperature",
+    ),
+    "entropy_high": Sign(
+        "entropy", _ratio, +1, "alarm",
+        "entropy is {reading:.3g} nats, {value:.1f} times its start ({start:.3g})",
+        "the policy is coming apart: learning rate too high",
+        "a lower training.learning_rate, a smaller training.max_grad_norm",
+    ),
+    "certainty": Sign(
+        "self_certainty", _spreads, +1, "warning",
+        "self-certainty is {reading:.3g}, {value:.1f} spreads above its start ({start:.3g})",
+        "far more sure than any completion was at the start; healthy runs get there too, collapsing ones sooner",
+        "look at completions and at the other signs; a larger training.beta",
+    ),
+    "longer": Sign(
+        "completion_length", _ratio, +1, "alarm",
+        "completions have {reading:.0f} tokens, {value:.1f} times those of the start ({start:.0f})",
+        "confidence is collected by text that adds nothing: a second problem, a loop, an ending that is never sampled",
+        "check the stop token and the prompt, annotator online, a larger training.beta",
+    ),
+    "shorter": Sign(
+        "completion_length", _ratio, -1, "alarm",
+        "completions have {reading:.1f} tokens, {value:.0%} of those of the start ({start:.0f})",
+        "short certain answers crowd out reasoning, as reported for runs without KL",
+        "a larger training.beta, a lower training.learning_rate, a prompt that asks for steps",
+    ),
+    "truncated": Sign(
+        "truncated", _rise, +1, "alarm",
+        "{reading:.0%} of completions are truncated, {start:.0%} at the start",
+        "completions stop ending: the ending costs confidence, or the limit is too low for what was learned",
+        "check the stop token, a larger training.beta, a larger training.max_completion_length",
+    ),
+    "repetition": Sign(
+        "repetition", _rise, +1, "alarm",
+        "{reading:.0%} of 4-grams are repeated, {start:.0%} at the start",
+        "loops are certain, and certainty is the reward",
+        "a lower training.learning_rate, a larger training.beta, annotator online",
+    ),
+    "compression": Sign(
+        "compression", _ratio, +1, "alarm",
+        "completions compress {reading:.1f}-fold, {value:.1f} times as well as at the start",
+        "loops or one repeated character",
+        "a lower training.learning_rate, a larger training.beta, annotator online",
+    ),
+    "goes_on": Sign(
+        "goes_on", _rise, +1, "alarm",
+        "{reading:.0%} of completions go on after their answer or open a new problem, {start:.0%} at the start",
+        "nothing ends a completion at its answer, and an easy extra problem is certain",
+        "a stop token that matches the chat template, a prompt that says to stop after the answer, annotator online",
+    ),
+    "unanswered": Sign(
+        "unanswered", _rise, +1, "alarm",
+        "{reading:.0%} of completions have no answer, {start:.0%} at the start",
+        "the form of the task is lost",
+        "a lower training.learning_rate, a larger training.beta; look at completions",
+    ),
+    "same_answer": Sign(
+        "same_answer", _rise, +1, "alarm",
+        "{reading:.0%} of problems get the same answer, {start:.0%} at the start",
+        "one answer is certain whatever is asked",
+        "a larger training.beta, more problems_per_update",
+    ),
+    "distinct": Sign(
+        "distinct", _level, -1, "warning",
+        "groups agree with themselves: {value:.1%} of their answers differ",
+        "nothing is left to choose between within groups, or everything is answered alike",
+        "stop here; more training.num_generations or a higher temperature for more variety; harder problems",
+    ),
+    "prompt_use": Sign(
+        "prompt_use", _ratio, -1, "alarm",
+        "completions use {reading:.0%} of their problem's words, {start:.0%} at the start",
+        "completions are no longer about their problem",
+        "a larger training.beta, a lower training.learning_rate; look at completions",
+    ),
+    "spread": Sign(
+        "reward_spread", _ratio, -1, "alarm",
+        "the spread of the reward within groups is {value:.1%} of its start",
+        "every completion is as sure as the next, so only noise is rewarded; going on from here is what collapses",
+        "take the model as it is; more training.num_generations, harder problems, normalisation group_std_floor",
+    ),
+    "grad_norm": Sign(
+        "grad_norm", _ratio, +1, "warning",
+        "the gradient norm is {reading:.3g}, {value:.1f} times its start ({start:.3g})",
+        "a few completions dominate the update, or the policy is coming apart",
+        "a smaller training.max_grad_norm, a lower training.learning_rate",
+    ),
+    "unscorable": Sign(
+        "unscorable", _level, +1, "alarm",
+        "{reading:.0%} of completions have no reward",
+        "empty or masked truncated completions, or values that are not finite",
+        "a larger training.max_completion_length; check the stop token",
+    ),
+}  # fmt: skip
+NON_FINITE = Sign(
+    "", _level, +1, "alarm",
+    "{names} is not finite",
+    "numbers overflowed: learning rate too high, or too little precision",
+    "a lower training.learning_rate, training.bf16 instead of fp16, a smaller training.max_grad_norm",
+)  # fmt: skip

@@ -1,0 +1,258 @@
+"""Several processes and machines: writes the commands that start them. Accelerate, Slurm and TRL do the starting.
+
+    here             accelerate launch --config_file CONFIG --num_processes N -m rlif train RECIPE
+    several machines the same on each, with its rank and the address of the first
+    Slurm            a batch script that does this by srun, one task on each machine: `rlif.launching.slurm`
+    vLLM             where a recipe has vllm_mode server, `trl vllm-serve` beside it: on GPUs of its own here, on a
+                     machine of its own under Slurm
+
+CONFIG is a file of accelerate's in rlif/launchers/:
+
+    ddp     whole model on every process
+    fsdp2   weights, gradients and optimiser state in shards (torch's fully_shard)
+    zero2   gradients and optimiser state in shards (DeepSpeed)
+    zero3   weights as well (DeepSpeed)
+
+The recipe keeps its meaning: problems_per_update is of all processes together, and each gets an equal share.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+
+from rlif.config.recipe import Recipe, folder_name
+from rlif.config.steps import keeps_copy
+from rlif.errors import RlifError, lookup
+from rlif.launching.hardware import config_of
+from rlif.sampling.loading import model_path
+
+STRATEGIES = {"ddp": (), "fsdp2": (), "zero2": ("deepspeed",), "zero3": ("deepspeed",)}  # and what has to be installed
+IN_SHARDS = ("fsdp2", "zero3")  # no process has the whole weights
+PORT = 29500  # of the first process, where machines have to agree on one
+SERVER_HOST = "RLIF_VLLM_SERVER"  # names the server's machine to a run: where it is belongs to no recipe
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many processes, where.
+
+    Attributes:
+        processes: over all machines.
+        nodes: machines that train.
+        strategy: of `STRATEGIES`.
+        server_gpus: of the vLLM server; 0 where the recipe wants none.
+    """
+
+    processes: int
+    nodes: int = 1
+    strategy: str = "ddp"
+    server_gpus: int = 0
+
+    @property
+    def per_node(self) -> int:
+        return self.processes // self.nodes
+
+
+def config_file(strategy: str) -> Path:
+    """Accelerate's configuration of a strategy."""
+    lookup(STRATEGIES, strategy, "strategy")
+    return Path(str(resources.files("rlif.launching"))) / "launchers" / f"{strategy}.yaml"
+
+
+def wants_server(recipe: Recipe) -> bool:
+    """Whether a vLLM server has to be started: generation by one, and none is named that runs already."""
+    training = recipe.training
+    ours = not training.keys() & {"vllm_server_base_url", "vllm_server_host"} and not os.environ.get(SERVER_HOST)
+    return bool(training.get("use_vllm")) and training.get("vllm_mode") == "server" and ours
+
+
+def check_layout(recipe: Recipe, layout: Layout, gpus: int | None) -> None:
+    """Refuses what cannot start, before anything is started.
+
+    Args:
+        recipe: to be trained.
+        layout: how many, where.
+        gpus: those of this machine; None where it is not the one that will train.
+
+    Raises:
+        RlifError: as `check_strategy`; heads of attention that do not divide, too few GPUs, a package that is missing.
+    """
+    check_strategy(recipe, layout)
+    _check_heads(recipe, layout)
+    if gpus is not None:
+        _check_machine(recipe, layout, gpus)
+
+
+def check_strategy(recipe: Recipe, layout: Layout) -> None:
+    """Refuses what cannot start on any machine, whatever the model.
+
+    Raises:
+        RlifError: an unknown strategy, a share that is not whole, something in the recipe that the strategy cannot do.
+    """
+    lookup(STRATEGIES, layout.strategy, "strategy")
+    if layout.processes < 1 or layout.nodes < 1 or layout.processes % layout.nodes:
+        raise RlifError(f"{layout.processes} processes cannot be shared equally by {layout.nodes} machines.")
+    recipe.accumulation(layout.processes)
+    if recipe.training.get("use_cpu") and layout.strategy != "ddp":
+        raise RlifError(f"strategy {layout.strategy} needs GPUs; a recipe with training.use_cpu runs with ddp.")
+    if layout.strategy in IN_SHARDS and recipe.evaluate.tasks:
+        raise RlifError(
+            f"evaluation on the way needs whole weights, and {layout.strategy} keeps shards; set evaluate={{}} and use"
+            " `rlif eval` on the finished run."
+        )
+    if layout.strategy in IN_SHARDS and recipe.vllm_capture:
+        raise RlifError(
+            "vllm_capture runs a pass where a token was not seen, which no process can run alone where weights are in"
+            f" shards, as with {layout.strategy}; leave vllm_capture out, or use ddp or zero2."
+        )
+    if layout.strategy != "ddp" and keeps_copy(recipe):
+        raise RlifError(
+            f"annotator {recipe.annotator} keeps a copy of whole parameters, which needs strategy ddp and not"
+            f" {layout.strategy}."
+        )
+
+
+def _check_machine(recipe: Recipe, layout: Layout, gpus: int) -> None:
+    """Refuses what cannot start on a machine with so many GPUs."""
+    for package in STRATEGIES[layout.strategy]:
+        if find_spec(package) is None:
+            raise RlifError(f"strategy {layout.strategy} needs {package}: pip install {package}.")
+    wanted = 0 if recipe.training.get("use_cpu") else layout.per_node + layout.server_gpus
+    if gpus < wanted:
+        server = f" and {layout.server_gpus} for the vLLM server" if layout.server_gpus else ""
+        raise RlifError(
+            f"{layout.per_node} processes on this machine need a GPU each{server}, found {gpus}; lower --processes, or"
+            " print the commands with --dry-run."
+        )
+
+
+def _check_heads(recipe: Recipe, layout: Layout) -> None:
+    """Refuses tensor parallelism of vLLM's that would leave a GPU with part of a head, where the model is known."""
+    training = recipe.training
+    option, gpus = "--server-gpus", layout.server_gpus
+    if training.get("use_vllm") and training.get("vllm_mode", "colocate") == "colocate":
+        option, gpus = "training.vllm_tensor_parallel_size", training.get("vllm_tensor_parallel_size", 1)
+    if gpus < 2:
+        return
+    try:
+        heads = config_of(recipe).get_text_config().num_attention_heads
+    except RlifError:
+        return  # what will train says so
+    if heads % gpus:
+        whole = [str(number) for number in range(1, gpus) if heads % number == 0]
+        raise RlifError(
+            f"{option} is {gpus}, but vLLM cannot share {heads} attention heads of {recipe.model} equally among {gpus}"
+            f" GPUs; use {' or '.join(whole)}."
+        )
+
+
+def train_command(layout: Layout, machine: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """What starts the processes of one machine.
+
+    Args:
+        layout: how many, where.
+        machine: accelerate's options that say which machine this is, see `machine_options`.
+        arguments: of `rlif`, e.g. ["train", "demo"].
+    """
+    if layout.processes == 1 and layout.strategy == "ddp":
+        return [sys.executable, "-m", "rlif", *arguments]  # signals and exit code need nobody between
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_file(layout.strategy))),
+        *("--num_processes", str(layout.processes), "--num_machines", str(layout.nodes), *machine),
+        *("--module", "rlif", *arguments),
+    ]
+
+
+def machine_options(layout: Layout, rank: int = 0, head: str | None = None) -> list[str]:
+    """Accelerate's options for the machine of a rank.
+
+    Args:
+        layout: how many, where.
+        rank: 0 is the first.
+        head: address of the first machine, HOST or HOST:PORT; left out where there is one machine.
+
+    Raises:
+        RlifError: several machines and no address, or a rank that there is not.
+    """
+    if layout.nodes == 1:
+        return ["--main_process_port", "0"]  # any that is free
+    host, _, port = (head or "").partition(":")
+    if not host or not (port or str(PORT)).isdigit():
+        raise RlifError(
+            f"{layout.nodes} machines have to find each other: start this on each with --head HOST[:PORT] of the first"
+            f" and --rank 0 to {layout.nodes - 1}, or let Slurm do it with --slurm; found --head {head or 'nothing'}."
+        )
+    if not 0 <= rank < layout.nodes:
+        raise RlifError(f"--rank is the number of this machine, 0 to {layout.nodes - 1}, found {rank}.")
+    return ["--machine_rank", str(rank), "--main_process_ip", host, "--main_process_port", port or str(PORT)]
+
+
+def server_command(recipe: Recipe, gpus: int) -> list[str]:
+    """What starts the vLLM server of a recipe."""
+    training = recipe.resolved_training
+    longest = recipe.max_prompt_tokens + training["max_completion_length"]
+    return [
+        *(sys.executable, "-c", "from trl.cli import main; main()", "vllm-serve"),
+        *("--model", model_path(recipe), *(("--revision", recipe.revision) if recipe.revision else ())),
+        *("--tensor_parallel_size", str(gpus), "--max_model_len", str(training.get("vllm_max_model_length", longest))),
+        *("--port", str(training.get("vllm_server_port", 8000))),
+    ]
+
+
+def shares_of_gpus(layout: Layout, visible: str | None) -> tuple[str, str]:
+    """CUDA_VISIBLE_DEVICES of the training processes and of the server: the first ones train, those after serve."""
+    names = visible.split(",") if visible else [str(i) for i in range(layout.per_node + layout.server_gpus)]
+    last = layout.per_node + layout.server_gpus
+    return ",".join(names[: layout.per_node]), ",".join(names[layout.per_node : last])
+
+
+def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:
+    """Where a run will be: the name that the recipe gives, else the first free one, so that it is known beforehand.
+
+    Args:
+        recipe: to be trained.
+        stem: of the recipe's file.
+        rank: of this machine; on any but the first the run may have begun already.
+
+    Raises:
+        RlifError: the name that the recipe gives is taken.
+    """
+    root = Path(recipe.output).expanduser()
+    if recipe.name:
+        if rank == 0 and (root / recipe.name).exists():
+            raise RlifError(f"{root / recipe.name} exists already; choose another name=..., or go on with --resume.")
+        return root / recipe.name
+    stem = folder_name(stem)
+    names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
+    return next(root / name for name in names if not (root / name).exists())
+
+
+def options(layout: Layout, *, server: bool = True) -> list[str]:
+    """The options of `rlif launch` that mean a layout.
+
+    Args:
+        layout: how many, where.
+        server: whether the vLLM server's GPUs are among them.
+    """
+    found = ["--processes", str(layout.processes)]
+    found += ["--nodes", str(layout.nodes)] if layout.nodes > 1 else []
+    found += ["--strategy", layout.strategy] if layout.strategy != "ddp" else []
+    return found + (["--server-gpus", str(layout.server_gpus)] if server and layout.server_gpus else [])
+
+
+def again(folder: Path, layout: Layout, machine: Sequence[str] = ()) -> str:
+    """The command line that goes on with a run as it was started.
+
+    Args:
+        folder: of the run.
+        layout: how many, where.
+        machine: what else was said: --slurm, or --head and --rank.
+    """
+    return shlex.join(["rlif", "launch", "--resume", str(folder), *options(layout), *machine])

@@ -1,0 +1,330 @@
+"""What a step costs on given GPUs: seconds and memory, by arithmetic. Nothing is measured and no GPU is needed.
+
+With N the parameters that multiply at a token (all but the embedding), a token at context c takes
+
+    forward    2 N + 4 L q c  FLOP                       L layers, q the width of all query heads
+    training   three times that, four with gradient checkpointing
+    scoring    one forward for each pass that TRL or rlif runs without gradient
+
+and decoding step t reads the weights once and the cache of every sequence, 2 L k (P + t) values each, k the width of
+all key heads, so it takes the longer of
+
+    bandwidth  (weights + S sequences' cache) / B        compute   S forward(P + t) / F
+
+plus a fixed time. Sequences whose cache does not fit wait for a second wave. B and F are data-sheet values times the
+shares in `Assumed`; these shares are what a plan can be wrong by, see docs/scaling.md for how far it was.
+
+Not counted: communication between GPUs, loading, evaluation, checkpoints, rewards that run programs or models, and
+that the longest completion keeps a GPU waiting.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rlif.config.recipe import Recipe
+from rlif.config.steps import BYTES, keeps_copy, scored_anyway
+from rlif.launching.commands import IN_SHARDS
+from rlif.launching.hardware import Gpu, Shape
+from rlif.signals import NEEDS
+
+GIB = 2**30
+HALF, SINGLE = 2, 4  # bytes
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """Shares of the data sheet that are reached, and times that no data sheet has. Assumptions, all of them.
+
+    Attributes:
+        training: of the FLOP/s, forward and backward.
+        scoring: of the FLOP/s, forward alone.
+        bandwidth: of the memory, while decoding.
+        vllm_step: seconds of a decoding step of vLLM beside the arithmetic: launching, scheduling.
+        generate_layer: the same of transformers' generate, for each layer.
+        context: GiB that CUDA and the libraries take.
+    """
+
+    training: float = 0.38
+    scoring: float = 0.45
+    bandwidth: float = 0.7
+    vllm_step: float = 4e-3
+    generate_layer: float = 8e-4
+    context: float = 1.5
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is planned for.
+
+    Attributes:
+        recipe: to be trained.
+        shape: of its model.
+        gpu: the kind.
+        gpus: how many, the server's included.
+        strategy: of `rlif.launching.commands.STRATEGIES`.
+        server_gpus: of them, those of a vLLM server.
+        prompt: mean tokens of a prompt.
+        completion: mean tokens of a completion.
+        assumed: see there.
+    """
+
+    recipe: Recipe
+    shape: Shape
+    gpu: Gpu
+    gpus: int
+    strategy: str
+    server_gpus: int
+    prompt: float
+    completion: float
+    assumed: Assumed = Assumed()
+
+    @property
+    def trainers(self) -> int:
+        return self.gpus - self.server_gpus
+
+    @property
+    def rows(self) -> int:
+        """Completions per update, all GPUs together."""
+        return self.recipe.problems_per_update * self.recipe.resolved_training["num_generations"]
+
+    @property
+    def vllm(self) -> bool:
+        return bool(self.recipe.training.get("use_vllm"))
+
+    @property
+    def checkpointing(self) -> bool:
+        return bool(self.recipe.training.get("gradient_checkpointing", True))  # TRL's default
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether vLLM gives its share of the GPUs back while they train."""
+        return self.vllm and not self.server_gpus and bool(self.recipe.training.get("vllm_enable_sleep_mode"))
+
+    @property
+    def width(self) -> int:
+        """Bytes of a value that is computed with."""
+        training = self.recipe.training
+        half = training.get("fp16") or training.get("bf16") in (True, None)  # unset it is TRL's default
+        return HALF if half or self.recipe.dtype in ("bfloat16", "float16") else SINGLE
+
+    @property
+    def peak(self) -> float:
+        """FLOP/s of the data sheet for that width."""
+        return self.gpu.flops if self.width == HALF else self.gpu.single
+
+    @property
+    def cache(self) -> int:
+        """Bytes of a token in the key-value cache."""
+        return 2 * self.shape.layers * self.shape.key_value * self.width
+
+
+def forward_flop(shape: Shape, tokens: float, context: float, heads: float | None = None) -> float:
+    """FLOP of a forward pass over some tokens.
+
+    Args:
+        shape: of the model.
+        tokens: how many.
+        context: mean number of tokens that each attends to.
+        heads: positions that the output head is applied to; all if left out.
+    """
+    attention = 4 * shape.layers * shape.query * context
+    return tokens * (2 * shape.body + attention) + 2 * shape.head * (tokens if heads is None else heads)
+
+
+def passes(setting: Setting) -> int:
+    """No-grad passes over each completion: TRL's for old and reference log-probabilities, ours where none serves.
+
+    As in `rlif.engines.trl.trainer`; dropout of the model's own is not known here.
+    """
+    recipe, training = setting.recipe, setting.recipe.resolved_training
+    options = training | {"gradient_accumulation_steps": recipe.accumulation(setting.trainers)}
+    policy, reference = scored_anyway(recipe, options) is not None, bool(training.get("beta"))
+    needs = {NEEDS.get(name, "") for name in recipe.weights} - {""}
+    dropout = bool((recipe.lora or {}).get("lora_dropout"))
+    if not needs:
+        served = True
+    elif recipe.annotator == "offline":
+        served = reference and not dropout
+    elif recipe.annotator != "online" or dropout:
+        served = False
+    elif policy:
+        served = True
+    elif setting.vllm:
+        served = recipe.vllm_capture and needs == {"mean_logprob_BT"}
+    else:  # plain generate, whose logits come by before the token is drawn
+        whole = setting.strategy not in IN_SHARDS and not training.get("use_transformers_continuous_batching")
+        served = whole and "logprob_BT" not in needs
+    return int(policy) + int(reference) + int(not served)
+
+
+@dataclass(frozen=True)
+class Time:
+    """Seconds of one update, by part."""
+
+    generation: float
+    scoring: float
+    training: float
+
+    @property
+    def total(self) -> float:
+        return self.generation + self.scoring + self.training
+
+
+def step_time(setting: Setting) -> Time:
+    """Seconds of an update; a rollout that several updates share is shared out among them."""
+    shape, assumed, training = setting.shape, setting.assumed, setting.recipe.resolved_training
+    reuse = training.get("num_iterations", 1)
+    length = setting.prompt + setting.completion
+    one = setting.rows * forward_flop(shape, length, length / 2, setting.completion)
+    speed = setting.trainers * setting.peak
+    factor = 4 if setting.checkpointing else 3
+    if setting.recipe.lora is not None:
+        factor -= 1  # no gradients of the frozen weights
+    return Time(
+        generation=_generation(setting) / reuse,
+        scoring=passes(setting) * one / (speed * assumed.scoring) / reuse,
+        training=factor * one / (speed * assumed.training),
+    )
+
+
+def _generation(setting: Setting) -> float:
+    """Seconds to sample the completions of one rollout; infinite where vLLM has no room for a single one."""
+    shape, assumed, gpu = setting.shape, setting.assumed, setting.gpu
+    generators = setting.server_gpus or setting.trainers
+    sequences = setting.rows / generators
+    P, C = setting.prompt, setting.completion
+    if vllm_room(setting) < 0:
+        return math.inf
+    waves = max(1.0, sequences * (P + C) * setting.cache / _cache_bytes(setting)) if setting.vllm else 1.0
+    weights = shape.parameters * (HALF / parallel(setting) if setting.vllm else setting.width)
+    steps = C * waves
+    read = steps * weights + sequences * setting.cache * C * (P + C / 2)
+    compute = sequences * forward_flop(shape, C, P + C / 2) / (setting.peak * assumed.scoring)
+    group = setting.recipe.resolved_training["num_generations"] if setting.vllm else 1  # prompts are cached by vLLM
+    prefill = sequences / group * forward_flop(shape, P, P / 2, 1) / (setting.peak * assumed.scoring)
+    fixed = assumed.vllm_step if setting.vllm else assumed.generate_layer * shape.layers
+    return max(read / (gpu.bandwidth * assumed.bandwidth), compute) + steps * fixed + prefill
+
+
+def share(setting: Setting) -> float:
+    """What vLLM takes of a GPU's memory."""
+    if setting.server_gpus:
+        return 0.9  # the server's default
+    return setting.recipe.resolved_training.get("vllm_gpu_memory_utilization", 0.3)  # TRL's default
+
+
+def parallel(setting: Setting) -> int:
+    """GPUs that one engine of vLLM is spread over, weights and cache in equal parts."""
+    return setting.server_gpus or setting.recipe.resolved_training.get("vllm_tensor_parallel_size", 1)
+
+
+def _cache_bytes(setting: Setting) -> float:
+    """What vLLM has for the cache on one GPU, beside its own copy of the weights and a GiB of work space."""
+    weights = setting.shape.parameters * HALF / parallel(setting)
+    return share(setting) * setting.gpu.memory * GIB - weights - GIB
+
+
+def vllm_room(setting: Setting) -> float:
+    """GiB that vLLM has beyond what one completion of full length takes; below 0 it cannot start. 0 without vLLM."""
+    longest = _longest(setting) * setting.cache / parallel(setting)
+    return (_cache_bytes(setting) - longest) / GIB if setting.vllm else 0.0
+
+
+def memory(setting: Setting) -> dict[str, float]:
+    """GiB on one GPU that trains, by part; generation (cache, a vLLM that sleeps) and activations take turns."""
+    recipe, shape, n = setting.recipe, setting.shape, setting.trainers
+    training = recipe.resolved_training
+    own = BYTES[recipe.dtype]
+    trained = shape.parameters if recipe.lora is None else lora_parameters(recipe, shape)
+    deepspeed = setting.strategy.startswith("zero")
+    stored = setting.width if deepspeed else own
+    weights = n if setting.strategy in IN_SHARDS else 1
+    gradients = 1 if setting.strategy == "ddp" else n
+    moments = 3 * SINGLE if deepspeed else 2 * (SINGLE if recipe.lora is not None else own)  # DeepSpeed: and a copy
+    parts = {
+        "weights": shape.parameters * stored / weights,
+        "gradients": trained * (SINGLE if recipe.lora is not None else stored) / gradients,
+        "optimiser state": trained * moments / gradients,
+    }
+    if setting.strategy in IN_SHARDS:  # the root's group, a layer and the next
+        apart = shape.parameters - shape.body
+        parts["gathered for the moment"] = (apart + 2 * shape.body / shape.layers) * setting.width
+    if setting.strategy == "ddp" and n > 1:
+        parts["buckets of DDP"] = parts["gradients"]
+    if training.get("beta") and recipe.lora is None:
+        parts["reference model"] = shape.parameters * stored / weights
+    if keeps_copy(recipe):
+        parts["annotator's copy"] = trained * (SINGLE if recipe.annotator == "ema" else own)
+    training_only = _activations(setting) + _cast_weights(setting, own)
+    engine = share(setting) * setting.gpu.memory * GIB if setting.vllm and not setting.server_gpus else 0.0
+    if setting.sleeps:
+        parts["activations or vLLM"] = max(training_only, engine)
+    else:
+        parts["activations or cache"] = max(training_only, 0 if setting.vllm else _generate_cache(setting))
+        parts |= {"vLLM": engine} if engine else {}
+    return {name: size / GIB for name, size in parts.items()} | {"CUDA and libraries": setting.assumed.context}
+
+
+def lora_parameters(recipe: Recipe, shape: Shape) -> int:
+    """Parameters of adapters; on all linear layers of a block where the targets are not said, peft's `all-linear`."""
+    options = recipe.lora or {}
+    h, q, k, i = shape.hidden, shape.query, shape.key_value, shape.inner
+    sizes = {"q_proj": h + q, "k_proj": h + k, "v_proj": h + k, "o_proj": q + h}
+    sizes |= {"gate_proj": h + i, "up_proj": h + i, "down_proj": i + h}
+    targets = options.get("target_modules", "all-linear")
+    names = sizes if isinstance(targets, str) else targets
+    return options.get("r", 8) * shape.layers * sum(sizes.get(name, 0) for name in names)
+
+
+def _activations(setting: Setting) -> float:
+    """Bytes that a micro-batch of full-length rows keeps for its backward pass, and what TRL's fused head takes.
+
+    That is a tile of logits and another, and a gradient of the whole head in float32, whatever else is in halves or in
+    shards (`ChunkedLogProbFunction.backward` in trl/kernels/chunked_logprob.py); not where the head is frozen.
+    """
+    shape, length = setting.shape, _longest(setting)
+    rows = setting.recipe.resolved_training["per_device_train_batch_size"]
+    block = 6 * shape.hidden + 2 * (shape.query + 2 * shape.key_value) + 4 * shape.inner
+    kept = shape.layers * shape.hidden + block if setting.checkpointing else shape.layers * block
+    tile = 4096 * min(32768, shape.vocab) * setting.width
+    gradient = shape.head * SINGLE if setting.recipe.lora is None else 0
+    return rows * length * kept * setting.width + 2 * tile + gradient
+
+
+def _cast_weights(setting: Setting, own: int) -> float:
+    """Bytes of the halved copies of float32 weights that a forward pass under autocast leaves.
+
+    Autocast keeps the copy of each weight that is trained until the pass ends (`cached_cast` in torch's
+    aten/src/ATen/autocast_mode.cpp), gradient checkpointing or not. A frozen weight's is kept by the graph of the
+    backward pass, which checkpointing throws away but for the block at work. FSDP and DeepSpeed cast by themselves.
+    """
+    if setting.strategy != "ddp" or own != SINGLE or setting.width != HALF:
+        return 0.0
+    one_block = setting.recipe.lora is not None and setting.checkpointing
+    return setting.shape.body * HALF / (setting.shape.layers if one_block else 1)
+
+
+def _generate_cache(setting: Setting) -> float:
+    """Bytes of the cache of transformers' generate, which holds a process's whole rollout at full length."""
+    return setting.rows / setting.trainers * _longest(setting) * setting.cache
+
+
+def _longest(setting: Setting) -> int:
+    return setting.recipe.max_prompt_tokens + setting.recipe.resolved_training["max_completion_length"]
+
+
+def total(parts: dict[str, float]) -> float:
+    """GiB of all parts."""
+    return sum(parts.values())
+
+
+def room(setting: Setting) -> float:
+    """GiB left on a GPU that trains; below 0 the run does not fit. A twentieth is left to fragmentation."""
+    return 0.95 * setting.gpu.memory - total(memory(setting))
+
+
+def fits(setting: Setting) -> bool:
+    """Whether training has room, and vLLM where it is used."""
+    return room(setting) >= 0 and vllm_room(setting) >= 0

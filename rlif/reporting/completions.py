@@ -1,0 +1,147 @@
+"""The completions a page shows: a bounded sample of what a run kept, each token with its self-certainty.
+
+A run of 10,000 steps keeps more than a browser opens, so a page holds whole groups of STEPS steps, first and last
+included, and says what it left out. Only those files are read. Everything here is data: it reaches the page as JSON and
+the screen as text, never as markup.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rlif.files.atomic import is_number
+from rlif.reporting.sections import label, names_of, spread
+from rlif.reporting.verdict import collapse
+from rlif.runs.history import History, Row
+
+STEPS = 24  # of all runs together, but at least 4 of each
+RUNS = 16
+PER_STEP = 16  # completions
+ROWS_READ = 128  # of each step
+LONGEST = 6_000  # characters of a prompt or completion
+
+
+def browsable(histories: Sequence[History]) -> dict[str, Any]:
+    """What the page's browser shows: runs, their steps, the problems of each and the completions of those."""
+    each = max(4, STEPS // max(1, len(histories)))
+    names = names_of(histories)
+    return {"runs": [_run(history, name, each) for history, name in zip(histories[:RUNS], names, strict=False)]}
+
+
+def _run(history: History, name: str, most: int) -> dict[str, Any]:
+    kept = list(history.completions)
+    fallen = collapse(history)
+    steps = set(spread(kept, most))
+    if fallen and kept:
+        steps.add(min(kept, key=lambda step: abs(step - fallen.step)))
+    found = [{"step": step, "problems": _problems(history.kept_completions(step, ROWS_READ))} for step in sorted(steps)]
+    found = [entry for entry in found if entry["problems"]]
+    shades = [nats for entry in found for problem in entry["problems"] for nats in _shades(problem)]
+    low, high = np.percentile(shades, [5, 95]).round(2).tolist() if shades else (None, None)
+    shown = sum(len(problem["completions"]) for entry in found for problem in entry["problems"])
+    size = sum(path.stat().st_size for path in history.completions.values() if path.exists())
+    said = (
+        f"{shown:,} completions of {len(found):,} steps; the run folder has kept {len(kept):,} steps, {_bytes(size)}."
+    )
+    return {
+        "name": name,
+        "steps": found,
+        "low": low,
+        "high": high,
+        "said": said if kept else "No completions were kept.",
+    }
+
+
+def _problems(rows: Any) -> list[dict[str, Any]]:
+    """The first groups of a rollout, whole ones up to PER_STEP completions."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if isinstance(row.get("completion"), str):
+            groups.setdefault(json.dumps(row.get("prompt"), sort_keys=True), []).append(row)
+    found, taken = [], 0
+    for group in groups.values():
+        if found and taken + len(group) > PER_STEP:
+            break
+        group = group[:PER_STEP]
+        taken += len(group)
+        name = group[0].get("problem")
+        found.append(
+            {
+                "id": label(name) if isinstance(name, str) else "",
+                "prompt": _messages(group[0].get("prompt")),
+                "completions": [_completion(row) for row in group],
+            }
+        )
+    return found
+
+
+def _messages(prompt: Any) -> list[dict[str, str]]:
+    turns = prompt if isinstance(prompt, list) else [{"role": "", "content": prompt}]
+    return [
+        {"role": label(turn.get("role") or ""), "text": _cut(turn.get("content"))}
+        for turn in turns
+        if isinstance(turn, dict)
+    ]
+
+
+def _completion(row: Row) -> dict[str, Any]:
+    right = row.get("right")
+    shown = {
+        "text": _cut(row["completion"]),
+        "right": right if isinstance(right, bool) else None,
+        "truncated": row.get("truncated") is True,
+        "answer": None if row.get("answer") is None else _cut(row["answer"])[:200],
+        "tokens": len(row["completion_ids"]) if isinstance(row.get("completion_ids"), list) else None,
+        "cut": len(row["completion"]) > LONGEST,
+    }
+    shown |= {name: _number(row.get(name)) for name in ("reward", "advantage")}
+    pieces = _pieces(row)
+    return shown | ({"pieces": pieces} if pieces else {})
+
+
+def _pieces(row: Row) -> list[tuple[str, float | None]]:
+    """The texts of the tokens with their self-certainty; tokens that share a character share a piece and a mean.
+
+    Empty where the row does not say which characters are whose, as in folders of before.
+    """
+    chars, nats, text = row.get("token_chars"), row.get("token_self_certainty"), row["completion"]
+    if not isinstance(chars, list) or not isinstance(nats, list) or len(chars) != len(nats):
+        return []
+    if not all(isinstance(n, int) and n >= 0 for n in chars) or sum(chars) != len(text):
+        return []
+    pieces: list[tuple[str, float | None]] = []
+    start, pending = 0, []
+    for length, value in zip(chars, nats, strict=True):
+        pending += [number] if (number := _number(value)) is not None else []
+        if length:
+            pieces.append((text[start : start + length], _mean(pending)))
+            start, pending = start + length, []
+        if start >= LONGEST:
+            return pieces
+    return [*pieces, ("", _mean(pending))] if pending else pieces
+
+
+def _mean(values: list[float]) -> float | None:
+    return round(sum(values) / len(values), 2) if values else None
+
+
+def _shades(problem: dict[str, Any]) -> list[float]:
+    return [
+        nats for completion in problem["completions"] for _, nats in completion.get("pieces", []) if nats is not None
+    ]
+
+
+def _number(value: Any) -> float | None:
+    return round(float(value), 4) if is_number(value) else None
+
+
+def _cut(text: Any) -> str:
+    return (text if isinstance(text, str) else "" if text is None else json.dumps(text))[:LONGEST]
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size / 2**10:,.0f} KiB"

@@ -1,0 +1,158 @@
+"""Follows a run in the terminal: how far it is, the latest numbers with their history, accuracy where it is monitored.
+
+Reads only the run folder, so it can be started, stopped and started again beside any run, also on another machine that
+sees the folder. Nothing needs to be there yet; a run that was killed looks like one that takes long, so the age of its
+last step is shown.
+"""
+
+from __future__ import annotations
+
+import select
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from rlif.errors import RlifError
+from rlif.reporting.analysis import accuracies, tokens_per_second
+from rlif.runs.history import History, read_history
+
+try:
+    import termios
+    import tty
+except ImportError:  # Windows: Ctrl-C ends the view there
+    termios = tty = None
+
+BARS = "▁▂▃▄▅▆▇█"
+WIDTH = 32  # signs of a sparkline
+SHOWN = (
+    "reward", "self_certainty", "reward_spread", "completion_length", "truncated", "kl", "entropy", "clip_ratio",
+    "grad_norm", "tokens_per_second",
+)  # fmt: skip
+
+
+def watch(path: str | Path, *, once: bool = False, every: float = 1.0, console: Console | None = None) -> None:
+    """Shows a run until it is finished, or until q or Ctrl-C.
+
+    Args:
+        path: the run folder; where it is not there yet, it is waited for.
+        once: show it as it is and return.
+        every: seconds between looks.
+        console: a rich console; its own if left out.
+
+    Raises:
+        RlifError: `once`, and there is no run folder.
+    """
+    console = console or Console()
+    if once or not console.is_terminal:
+        console.print(view(path))
+        return
+    with Live(console=console, refresh_per_second=4, transient=False) as live, _keys() as pressed:
+        while True:
+            history = _try(path)
+            live.update(Text(f"waiting for {path} ...") if history is None else table(history))
+            if (history is not None and history.summary) or "q" in pressed(every):
+                return
+
+
+def view(path: str | Path) -> Any:
+    """A run as it is now, to be printed by rich.
+
+    Raises:
+        RlifError: there is no run folder.
+    """
+    return table(read_history(path))
+
+
+def _try(path: str | Path) -> History | None:
+    try:
+        return read_history(path)
+    except RlifError:
+        return None
+
+
+def table(history: History) -> Any:
+    """Where the run is, and a row per measure: latest value, least and most, and its course."""
+    rate = tokens_per_second(history.metrics)
+    columns = history.metrics | ({} if rate is None else {"tokens_per_second": rate})
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading, justify in (("", "left"), ("now", "right"), ("least", "right"), ("most", "right"), ("course", "left")):
+        shown.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for name in SHOWN:
+        _add(shown, name, columns.get(name))
+    for task, looks in history.evaluations.items():
+        shares = accuracies(looks)
+        _add(shown, f"accuracy {task}", np.array([share.mean for share in shares.values()]))
+    return Group(Text(headline(history), style="bold"), shown)
+
+
+def headline(history: History) -> str:
+    """How far a run is, and how long ago it took its last step."""
+    planned = history.planned_steps
+    step = f"step {history.last_step:,}" + (f" of {planned:,}" if planned else "")
+    if history.summary:
+        return f"{history.name}: finished at {step}"
+    path = history.run.path / "metrics.jsonl"
+    if not path.is_file():
+        return f"{history.name}: no step yet"
+    return f"{history.name}: {step}, logged {max(0.0, time.time() - path.stat().st_mtime):,.0f} s ago"
+
+
+def sparkline(values: np.ndarray, width: int = WIDTH) -> str:
+    """The course of a measure in a line of bars, means of neighbours where there are more values than signs.
+
+    Example:
+        >>> sparkline(np.array([0.0, 1.0, 2.0]))
+        '▁▅█'
+    """
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return ""
+    means = np.array([part.mean() for part in np.array_split(finite, min(width, len(finite)))])
+    low, high = means.min(), means.max()
+    if high == low:
+        return BARS[0] * len(means)
+    places = ((means - low) / (high - low) * (len(BARS) - 1)).round().astype(int)
+    return "".join(BARS[place] for place in places)
+
+
+def _add(shown: Table, name: str, values: np.ndarray | None) -> None:
+    if values is None or not np.isfinite(values).any():
+        return
+    finite = values[np.isfinite(values)]
+    figures = [f"{number:.4g}" for number in (finite[-1], finite.min(), finite.max())]
+    shown.add_row(Text(name), *figures, sparkline(values))
+
+
+def _sleep(seconds: float) -> str:
+    time.sleep(seconds)
+    return ""
+
+
+@contextmanager
+def _keys() -> Iterator[Callable[[float], str]]:
+    """Reads single keys where there is a keyboard: a function that waits some seconds and gives what was pressed."""
+    if termios is None or not sys.stdin.isatty():
+        yield _sleep
+        return
+    settings = termios.tcgetattr(sys.stdin)
+
+    def pressed(seconds: float) -> str:
+        ready, _, _ = select.select([sys.stdin], [], [], seconds)
+        return sys.stdin.read(1) if ready else ""
+
+    assert tty is not None
+    try:
+        tty.setcbreak(sys.stdin)
+        yield pressed
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, settings)

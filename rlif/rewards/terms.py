@@ -1,0 +1,153 @@
+"""The rewards a recipe may name, found by name: the terms of the sum that an engine is given.
+
+token     a signal of `rlif.SIGNALS`, from the statistics of each token: whose, says the annotator
+group     a signal of `rlif.GROUP_SIGNALS`, from what the completions of one problem say
+grader    an entry of `rlif.graders.GRADERS`: gold answers, form, controls
+function  `package.module:function`, written for TRL
+model     a folder or hub name with a `/`: a reward model
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rlif.config.recipe import Recipe
+from rlif.config.schedule import ALWAYS, Weight
+from rlif.errors import RlifError, lookup
+from rlif.graders import FACTORS, GRADERS, NEED_GOLD
+from rlif.graders.outside import asks_for_gold, import_function, reward_function, reward_model
+from rlif.sandbox.runner import require_sandbox
+from rlif.signals import GROUP_SIGNALS, NEEDS, SIGNALS
+from rlif.tasks import Task
+from rlif.types import Group, Problem
+
+Kind = Literal["token", "group", "grader", "function", "model"]
+TABLES: dict[Kind, dict[str, Any]] = {"token": SIGNALS, "group": GROUP_SIGNALS, "grader": GRADERS}
+
+
+@dataclass(frozen=True)
+class Term:
+    """One reward with its weight.
+
+    Attributes:
+        name: in the recipe and the log.
+        kind: which contract `measure` keeps.
+        measure: from `TokenStats`, `Group` or `Batch` to one number per completion, None where there is none.
+        weight: by step.
+        needs: the field of `TokenStats` that it reads; "" for none.
+        factor: of its advantages, by group.
+        gold: whether it is given the problems with their gold answers.
+    """
+
+    name: str
+    kind: Kind
+    measure: Callable[[Any], list[float | None]]
+    weight: Weight = ALWAYS
+    needs: str = ""
+    factor: Callable[[Group], float] | None = None
+    gold: bool = False
+
+
+def kind_of(name: str) -> Kind:
+    """Which kind of reward a name means.
+
+    Raises:
+        RlifError: none; the nearest name is suggested.
+    """
+    for kind, table in TABLES.items():
+        if name in table:
+            return kind
+    if "/" in name or Path(name).is_dir():
+        return "model"
+    if ":" in name or "." in name:
+        return "function"
+    lookup({known: None for table in TABLES.values() for known in table}, name, "reward")
+    raise AssertionError
+
+
+def find_term(name: str, weight: Weight = ALWAYS) -> Term:
+    """The term of that name, loaded.
+
+    Raises:
+        RlifError: an unknown name, a function that cannot be imported, a reward model that cannot be loaded.
+
+    Example:
+        >>> find_term("self_certainty").needs
+        'mean_logprob_BT'
+    """
+    kind = kind_of(name)
+    if kind == "model":
+        return Term(name, kind, reward_model(name), weight)
+    if kind == "function":
+        function = import_function(name)
+        return Term(name, kind, reward_function(name, function), weight, gold=asks_for_gold(function))
+    return Term(name, kind, TABLES[kind][name], weight, NEEDS.get(name, ""), FACTORS.get(name), name in NEED_GOLD)
+
+
+def wants_gold(recipe: Recipe) -> bool:
+    """Whether a recipe asks for a reward that reads gold answers; else none reaches the training path."""
+    return any(
+        asks_for_gold(import_function(name)) if kind_of(name) == "function" else name in NEED_GOLD
+        for name in recipe.weights
+    )
+
+
+def check_terms(recipe: Recipe, task: Task) -> None:
+    """Refuses rewards that cannot work, before anything is loaded.
+
+    Raises:
+        RlifError: an unknown name (the nearest is suggested), rewards that contradict the rest of the recipe.
+    """
+    kinds = {name: kind_of(name) for name in recipe.weights}
+    for name, kind in kinds.items():
+        if kind == "function":
+            import_function(name)
+        if kind == "model" and name.startswith(("/", ".", "~")) and not os.path.isdir(os.path.expanduser(name)):
+            raise RlifError(f"there is no folder {name} to load a reward model from.")
+    if recipe.annotator != "online" and "token" not in kinds.values():
+        raise RlifError(
+            f"annotator {recipe.annotator} says whose confidence is measured, but {', '.join(kinds)} measures none;"
+            " leave annotator out."
+        )
+    if ("semantic_entropy" in kinds) != (recipe.meaning is not None):
+        raise RlifError(
+            "the reward semantic_entropy and the key meaning go together: meaning names the model that tells which"
+            " texts mean the same, {embedding: NAME} or {entailment: NAME}."
+        )
+    compared = [n for n, kind in kinds.items() if (kind == "group" or n in FACTORS) and n != "semantic_entropy"]
+    if task.runs_code and compared:
+        raise RlifError(
+            f"the answers of task {task.name} are programs, which cannot be told to be equal, so {compared[0]} has"
+            " nothing to count; use a signal of confidence."
+        )
+    if recipe.mixing == "sum" and FACTORS.keys() & kinds.keys():
+        raise RlifError(
+            f"{' and '.join(FACTORS.keys() & kinds.keys())} scales advantages, which mixing sum would scale once more;"
+            " use mixing normalised."
+        )
+    group = recipe.resolved_training["num_generations"]
+    if recipe.rewarded_per_group is not None and recipe.rewarded_per_group > group:
+        raise RlifError(
+            f"rewarded_per_group is {recipe.rewarded_per_group}, more than the {group} of training.num_generations; the"
+            " rewarded ones are part of the group."
+        )
+
+
+def check_gold(recipe: Recipe, task: Task, problems: list[Problem]) -> None:
+    """Refuses rewards from gold that cannot be given: on problems that have none, or on programs that cannot be run.
+
+    Raises:
+        RlifError: no problem has a gold answer, or there is no sandbox for a task that needs one.
+    """
+    if task.runs_code and any(name in NEED_GOLD for name in recipe.weights):
+        require_sandbox()
+    if wants_gold(recipe) and not task.runs_code and all(problem.gold is None for problem in problems):
+        named = [name for name in recipe.weights if name in NEED_GOLD or kind_of(name) == "function"]
+        raise RlifError(
+            f"the reward {named[0]} needs gold answers, and none of the {len(problems)} problems of task {task.name}"
+            " has one; use a label-free reward."
+        )

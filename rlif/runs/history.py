@@ -1,0 +1,222 @@
+"""A run folder as a reader finds it: whatever can be read is read, and what cannot is said.
+
+`Run` writes a run folder and trusts it. People look at runs that are going, that were killed or whose disk was full,
+so here a torn line costs that line, a missing file costs its figures, and `History.notes` says so in plain words.
+
+Nothing is read whole that grows with a run: metrics become one array per column, and completions and records are
+streamed, a bounded number of each file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlif.errors import RlifError
+from rlif.files.atomic import is_number
+from rlif.files.yaml import read_yaml
+from rlif.runs.folder import Run
+
+Row = dict[str, Any]
+LONGEST_LINE = 2**24  # characters of one line of JSON; longer ones are skipped as unreadable
+
+
+@dataclass(frozen=True)
+class History:
+    """What a run folder says.
+
+    Attributes:
+        name: of the folder.
+        recipe: as written, unchecked, so that folders of other versions open too; empty if there is none.
+        metrics: a float array per logged column, over the logged steps in order, NaN where a step has no number;
+            `step` among them.
+        evaluations: summaries by task, then step.
+        completions: the files of kept completions by step.
+        notes: what is missing or could not be read.
+
+    Example:
+        >>> read_history("runs/demo").metrics["self_certainty"][-1]
+        6.31
+    """
+
+    run: Run
+    name: str
+    recipe: Row = field(default_factory=dict)
+    environment: Row = field(default_factory=dict)
+    summary: Row = field(default_factory=dict)
+    metrics: dict[str, np.ndarray] = field(default_factory=dict)
+    evaluations: dict[str, dict[int, Row]] = field(default_factory=dict)
+    completions: dict[int, Path] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def steps(self) -> np.ndarray:
+        return self.metrics.get("step", np.empty(0))
+
+    @property
+    def last_step(self) -> int:
+        """The last step that left a trace."""
+        seen = [*self.steps[-1:], *self.completions, *itertools.chain(*self.evaluations.values())]
+        return int(max(seen, default=0))
+
+    @property
+    def planned_steps(self) -> int | None:
+        """How long the run is to be, where its recipe says so."""
+        steps = _mapping(self.recipe.get("training")).get("max_steps")
+        return steps if isinstance(steps, int) and steps > 0 else None
+
+    def records(self, step: int, task: str, limit: int = 20_000) -> Iterator[Row]:
+        """The first records of an evaluation, one object per completion; none where they were not kept."""
+        path = self.run.path / "eval" / f"step-{step:06d}-{task}.jsonl"
+        if path.is_file():
+            yield from itertools.islice(_rows(path, []), limit)
+        else:  # written inside the summary by rlif 0.1.0
+            records = _read_json(path.with_suffix(".json"), []).get("records")
+            yield from (row for row in _list(records)[:limit] if isinstance(row, dict))
+
+    def kept_completions(self, step: int, limit: int | None = None) -> Iterator[Row]:
+        """The first kept completions of a step's rollout; torn lines are left out."""
+        if step in self.completions:
+            yield from itertools.islice(_rows(self.completions[step], []), limit)
+
+
+def read_history(path: str | Path) -> History:
+    """Reads a run folder, forgiving everything but its absence.
+
+    Raises:
+        RlifError: the folder is no run folder: it has no recipe.yaml.
+    """
+    run = Run.open(path)
+    notes: list[str] = []
+    try:
+        recipe = read_yaml(run.path / "recipe.yaml")
+    except RlifError as error:
+        recipe = {}
+        notes.append(f"The recipe is unreadable: {error}")
+    files = {
+        name: _read_json(run.path / f"{name}.json", notes, expected=expected)
+        for name, expected in (("environment", "versions and hardware are unknown"), ("summary", ""))
+    }
+    history = History(
+        run,
+        run.path.resolve().name,
+        recipe,
+        files["environment"],
+        files["summary"],
+        _metrics(run.path / "metrics.jsonl", notes),
+        _evaluations(run.path / "eval", notes),
+        _by_step(run.path / "completions", ".jsonl"),
+        notes,
+    )
+    _note_what_is_missing(history)
+    return history
+
+
+def _note_what_is_missing(history: History) -> None:
+    notes, planned = history.notes, history.planned_steps
+    if not history.summary:
+        of = f" of {planned:,}" if planned else ""
+        notes.append(f"There is no summary: the run is going, or stopped at step {history.last_step:,}{of}.")
+    if not history.completions:
+        notes.append("No completions were kept, so there are none to browse.")
+    if not history.evaluations:
+        notes.append("Accuracy was not monitored: there are no evaluations.")
+    for name in ("reward", "self_certainty"):
+        values = history.metrics.get(name)
+        if values is not None and (bad := int(np.isnan(values).sum())):
+            notes.append(f"{name} is not a number in {bad:,} of {len(values):,} logged steps.")
+
+
+def _metrics(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
+    rows: dict[float, Row] = {}
+    for row in _rows(path, notes):
+        step = row.get("step")
+        if is_number(step):
+            rows[step] = row  # of a step that was logged twice, the later
+    if not rows:
+        notes.append("No step was logged: metrics.jsonl is missing or holds none.")
+        return {}
+    ordered = [rows[step] for step in sorted(rows)]
+    names = {name: None for row in ordered for name, value in row.items() if _is_number(value)}
+    logged = {name: [row.get(name) for row in ordered] for name in names}
+    return {
+        name: np.array([_finite(value) if _is_number(value) else math.nan for value in values])
+        for name, values in logged.items()
+    }
+
+
+def _evaluations(folder: Path, notes: list[str]) -> dict[str, dict[int, Row]]:
+    found: dict[str, dict[int, Row]] = {}
+    for path in sorted(folder.glob("step-*.json")):
+        _, step, task = path.stem.split("-", 2) if path.stem.count("-") >= 2 else ("", "", "")
+        summary = _read_json(path, notes) if step.isdecimal() else {}
+        if summary:
+            found.setdefault(task, {})[int(step)] = {key: value for key, value in summary.items() if key != "records"}
+    return found
+
+
+def _by_step(folder: Path, suffix: str) -> dict[int, Path]:
+    paths = {path.stem.partition("-")[2]: path for path in folder.glob(f"step-*{suffix}")}
+    return {int(step): paths[step] for step in sorted(paths) if step.isdecimal()}
+
+
+def _rows(path: Path, notes: list[str]) -> Iterator[Row]:
+    """The objects of a file of JSON lines, streamed; what is no object is skipped and counted into the notes."""
+    bad = 0
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            while line := file.readline(LONGEST_LINE):
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):
+                    row = None
+                if isinstance(row, dict):
+                    yield row
+                else:
+                    bad += bool(line.strip())
+    except OSError as error:
+        if path.exists():
+            notes.append(f"{path.name} is unreadable: {error.strerror}.")
+    if bad:
+        lines = "1 line" if bad == 1 else f"{bad:,} lines"
+        notes.append(
+            f"{lines} of {path.name} could not be read and are left out; the last one of a killed run is torn."
+        )
+
+
+def _read_json(path: Path, notes: list[str], expected: str = "") -> Row:
+    """An object from a file; empty, with a note, where it is unreadable (or missing, where it is expected)."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        if isinstance(value, dict):
+            return value
+        notes.append(f"{path.name} holds no object and is left out.")
+    except FileNotFoundError:
+        if expected:
+            notes.append(f"{path.name} is missing: {expected}.")
+    except (OSError, ValueError, RecursionError):
+        notes.append(f"{path.name} is unreadable and is left out.")
+    return {}
+
+
+def _is_number(value: Any) -> bool:
+    return (isinstance(value, int | float) and not isinstance(value, bool)) or value is None
+
+
+def _finite(value: Any) -> float:
+    return float(value) if is_number(value) else math.nan
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -1,0 +1,271 @@
+"""Samples completions outside a trainer.
+
+render    a prompt as token ids
+generate  completions of some prompts, by transformers
+Sampler   what evaluation and selection draw from: `TransformersSampler` anywhere, `rlif.sampling.vllm_sampler` where
+vLLM is
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from transformers import GenerationConfig, StoppingCriteriaList
+
+from rlif.errors import RlifError
+from rlif.sampling.early_stop import EarlyStop
+from rlif.scoring.statistics import evaluation_mode, head_of, length_mask, verify_head
+from rlif.scoring.taps import DecodeTap
+from rlif.signals import SIGNALS
+from rlif.tasks.prompts import Prompt
+from rlif.types import TokenStats
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How completions are sampled.
+
+    Attributes:
+        max_tokens: completion limit.
+        temperature: 0 is greedy.
+        top_p: smallest share of probability sampled from.
+        stop: strings that end a completion, themselves left out of its text.
+        n: completions per prompt.
+        seed: of sampling.
+    """
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n > 1 and not self.temperature:
+            raise RlifError(f"{self.n} greedy completions of a prompt would be the same; give a temperature, or n=1.")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion of one prompt.
+
+    Attributes:
+        text: decoded, without special tokens and stop strings.
+        completion_ids: all tokens, the end-of-sequence token and those of a stop string included.
+        truncated: the token limit ended it.
+        self_certainty: in nats, at temperature 1; None where it was not asked for or cannot be had.
+        stopped: it was given up early, see `rlif.sampling.early_stop`.
+    """
+
+    text: str
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    truncated: bool
+    self_certainty: float | None = None
+    stopped: bool = False
+
+
+class Sampler(Protocol):
+    """Something that completes prompts.
+
+    Attributes:
+        tokenizer: of the model.
+        batch_size: completions it is best given at once.
+    """
+
+    tokenizer: Any
+    batch_size: int
+
+    def sample(self, prompt_ids: Sequence[Sequence[int]], decoding: Decoding) -> list[Completion]:
+        """`decoding.n` completions of each prompt, those of the first prompt first; the same for the same seed."""
+        ...
+
+    def close(self) -> None:
+        """Ends what it started; it samples no more."""
+        ...
+
+
+class TransformersSampler:
+    """Samples by transformers' generate, and reads self-certainty off the same logits.
+
+    Example:
+        >>> sampler = TransformersSampler(model, tokenizer)
+        >>> sampler.sample([[5, 6, 7]], Decoding(max_tokens=8, temperature=1.0, n=4))[0].self_certainty
+        7.31
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int = 64):
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+
+    def sample(self, prompt_ids: Sequence[Sequence[int]], decoding: Decoding) -> list[Completion]:
+        rows = [ids for ids in prompt_ids for _ in range(decoding.n)]
+        with torch.random.fork_rng(enabled=bool(decoding.temperature)):
+            if decoding.temperature:
+                torch.manual_seed(decoding.seed)
+            return generate(
+                self.model,
+                self.tokenizer,
+                rows,
+                max_tokens=decoding.max_tokens,
+                temperature=decoding.temperature,
+                top_p=decoding.top_p,
+                stop=decoding.stop,
+                batch_size=self.batch_size,
+                self_certainty=True,
+            )
+
+    def close(self) -> None:
+        """Does nothing: the model is whose it was."""
+
+
+def render(tokenizer: Any, prompt: Prompt, problem: str, chat: bool) -> list[int]:
+    """The token ids of a prompt, by the chat template or without one; what TRL makes of the same prompt."""
+    if not chat:
+        return tokenizer(text=[prompt.text(problem)])["input_ids"][0]
+    return tokenizer.apply_chat_template(
+        prompt.messages(problem), add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+
+
+def token_chars(tokenizer: Any, token_ids: Sequence[int], text: str) -> list[int] | None:
+    """How many characters of a decoded text each of its tokens became: special tokens none, and of the tokens that
+    share a character the last one all of it.
+
+    Returns:
+        numbers that sum to the length of the text; None where the text is not what the tokens decode to.
+    """
+    lengths = [len(piece) for piece in tokenizer.batch_decode([[i] for i in token_ids], skip_special_tokens=True)]
+    if sum(lengths) != len(text) or "\ufffd" in text:
+        lengths, start, end = [], 0, 0
+        for i in range(1, len(token_ids) + 1):  # decoded from the last whole character on, so linear in the tokens
+            before = tokenizer.decode(token_ids[start:end], skip_special_tokens=True)
+            window = tokenizer.decode(token_ids[start:i], skip_special_tokens=True)
+            if window.endswith("\ufffd") and i < len(token_ids):
+                lengths.append(0)
+            else:
+                lengths.append(len(window) - len(before))
+                start, end = end, i
+    return lengths if sum(lengths) == len(text) and min(lengths, default=0) >= 0 else None
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompt_ids: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    stop: Sequence[str] = (),
+    batch_size: int = 64,
+    self_certainty: bool = False,
+    early: EarlyStop | None = None,
+) -> list[Completion]:
+    """One completion per prompt, in the order of the prompts.
+
+    Penalties and filters that the model's own generation config may set are off: greedy is greedy.
+
+    Args:
+        model: a causal language model of transformers.
+        tokenizer: with a pad token.
+        prompt_ids: prompts as token ids.
+        max_tokens: completion limit, in tokens.
+        temperature: of sampling; 0 for greedy decoding, which touches no random state.
+        top_p: of sampling.
+        stop: strings that end a completion.
+        batch_size: prompts per call of the model's generate.
+        self_certainty: measured too, from the logits of decoding; no extra pass.
+        early: give up completions that get too unsure; it has one threshold per prompt.
+    """
+    config = _generation_config(model, tokenizer, max_tokens, temperature, top_p, stop)
+    order = sorted(range(len(prompt_ids)), key=lambda i: -len(prompt_ids[i]))
+    completions: dict[int, Completion] = {}
+    if self_certainty:
+        verify_head(model)
+    with evaluation_mode(model):
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = tokenizer.pad(
+                {"input_ids": [list(prompt_ids[i]) for i in rows]}, padding_side="left", return_tensors="pt"
+            ).to(model.device)
+            watch = early.watch(model, rows) if early else None
+            with DecodeTap(model, 1.0) if self_certainty else nullcontext() as tap, watch or nullcontext():
+                output = model.generate(
+                    input_ids=batch["input_ids"],
+                    attention_mask=batch["attention_mask"],
+                    generation_config=config,
+                    tokenizer=tokenizer if stop else None,
+                    stopping_criteria=StoppingCriteriaList([watch] if watch else []),
+                )
+            generated = output[:, batch["input_ids"].shape[1] :].tolist()
+            found = [_completion(tokenizer, prompt_ids[i], row, config) for i, row in zip(rows, generated, strict=True)]
+            if watch:
+                found = [_given_up(tokenizer, *pair) for pair in zip(found, watch.stopped_B.tolist(), strict=True)]
+            completions |= zip(rows, found if tap is None else _with_self_certainty(model, tap, found), strict=True)
+    return [completions[i] for i in range(len(prompt_ids))]
+
+
+def _generation_config(
+    model: Any, tokenizer: Any, max_tokens: int, temperature: float, top_p: float, stop: Sequence[str]
+) -> GenerationConfig:
+    ends = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+    sampling = {"temperature": temperature, "top_k": 0, "top_p": top_p} if temperature else {}
+    return GenerationConfig(
+        max_new_tokens=max_tokens,
+        do_sample=bool(temperature),
+        eos_token_id=sorted(ends),
+        pad_token_id=tokenizer.pad_token_id,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        stop_strings=list(stop) or None,
+        **sampling,
+    )
+
+
+def _completion(tokenizer: Any, prompt_ids: Sequence[int], row: list[int], config: Any) -> Completion:
+    """The completion in a generated row: up to its end-of-sequence token or a stop string, without padding."""
+    ended = next((n for n, token in enumerate(row, start=1) if token in config.eos_token_id), None)
+    ids = row[:ended]
+    stops = [stop for stop in config.stop_strings or () if stop in tokenizer.decode(ids, skip_special_tokens=True)]
+    if stops and ended is None:
+        while ids and ids[-1] == config.pad_token_id:
+            ids.pop()
+    text = cut(tokenizer.decode(ids, skip_special_tokens=True), stops)
+    return Completion(text, list(prompt_ids), ids, truncated=ended is None and not stops)
+
+
+def _given_up(tokenizer: Any, completion: Completion, tokens: int) -> Completion:
+    """The first `tokens` of it, if they are not 0 and not past its own end."""
+    if not 0 < tokens <= len(completion.completion_ids):
+        return completion
+    ids, text = completion.completion_ids[:tokens], completion.text
+    if len(ids) < len(completion.completion_ids):
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+    return replace(completion, text=text, completion_ids=ids, truncated=False, stopped=True)
+
+
+def cut(text: str, stop: Sequence[str]) -> str:
+    """The text up to the first of the stop strings."""
+    for string in stop:
+        text = text.partition(string)[0]
+    return text
+
+
+def _with_self_certainty(model: Any, tap: DecodeTap, completions: list[Completion]) -> list[Completion]:
+    lengths = [len(completion.completion_ids) for completion in completions]
+    fields = tap.fields([len(tap.steps)] * len(lengths))
+    assert fields is not None
+    mean_logprob_BT = fields["mean_logprob"]
+    mask_BT = length_mask(lengths, mean_logprob_BT.device)
+    stats = TokenStats(
+        mask_BT, head_of(model).vocab_size, mean_logprob_BT=mean_logprob_BT[:, : mask_BT.shape[1]] * mask_BT
+    )
+    values = SIGNALS["self_certainty"](stats)
+    return [replace(completion, self_certainty=value) for completion, value in zip(completions, values, strict=True)]

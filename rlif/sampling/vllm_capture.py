@@ -1,0 +1,145 @@
+"""Reads self-certainty inside vLLM, off the logits that each token is sampled from.
+
+    mean_logprob_i = mean_j z_ij - logsumexp(z_i)
+
+with z_i the model's raw logits in float32: a custom logits processor runs before temperature, penalties, top-k and
+top-p, and `SelfCertainty` hands the logits on as it got them. One [B, V] reduction a step; a number per token is kept.
+A request may name a temperature to measure at, which z_i is then divided by: training wants that of sampling.
+
+A request is known by the number the sampler wrote into its `extra_args`, a token by its position, which is the length
+of the request's output when the logits come by. So chunks of a prompt, which write position 0 again and again, and
+tokens computed anew after a preemption end with the value of the pass that counted.
+
+Watch: masks run earlier (allowed tokens, bad words, grammars, logit bias, min_tokens). They leave logits of minus
+infinity, whose self-certainty is nothing to be measured. This module is imported where vLLM's model runs, which may be
+another process, and is the only one that imports vLLM when imported itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from vllm.v1.sample.logits_processor import (  # pyright: ignore[reportMissingImports]
+    BatchUpdate,
+    LogitsProcessor,
+    MoveDirectionality,
+)
+
+from rlif.scoring.statistics import LOGITS_HELD
+
+KEY = "rlif_request"  # in SamplingParams.extra_args: the request's number
+TEMPERATURE = "rlif_temperature"  # beside it: what the logits are divided by; 1 if left out
+STEPS_HELD = 64  # decoding steps between two copies from the device
+
+# Of this process: what its processors read and nobody has fetched yet, `mean_logprob` by request and position.
+captured: dict[int, list[float]] = {}
+
+
+class Measured:
+    """What a processor has measured on its device, until it is copied to where it is fetched."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[torch.Tensor, list[tuple[int, int, int]]]] = []
+        _measured.add(self)
+
+    def add(self, values_B: torch.Tensor, places: list[tuple[int, int, int]]) -> None:
+        """Keeps the values of a step; of each place row, request and position."""
+        self.steps.append((values_B, places))
+        if len(self.steps) >= STEPS_HELD:
+            self.flush()
+
+    def flush(self) -> None:
+        """Copies what was measured from the device, in one go."""
+        if not self.steps:
+            return
+        values = torch.cat([values_B for values_B, _ in self.steps]).tolist()
+        start = 0
+        for values_B, places in self.steps:
+            for row, request, position in places:
+                known = captured.setdefault(request, [])
+                known.extend([float("nan")] * (position + 1 - len(known)))
+                known[position] = values[start + row]
+            start += len(values_B)
+        self.steps.clear()
+
+
+_measured: WeakSet[Measured] = WeakSet()
+
+
+class SelfCertainty(LogitsProcessor):
+    """vLLM's V1 interface: told how its batch changes, then shown the logits of the batch."""
+
+    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool):
+        self.batch_size = 0
+        # By row: the request, its output, which vLLM extends, and the temperature to measure at.
+        self.requests: dict[int, tuple[int, list[int], float]] = {}
+        self.measured = Measured()
+
+    def is_argmax_invariant(self) -> bool:
+        """True would be true, and would have greedy decoding skip this processor."""
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Keeps `requests` in step with the rows of the batch; the order removed, added, moved is vLLM's."""
+        if batch_update is None:
+            return
+        self.batch_size = batch_update.batch_size
+        for row in batch_update.removed:
+            self.requests.pop(row, None)
+        for row, params, _, output in batch_update.added:
+            self.requests.pop(row, None)
+            told = params.extra_args or {}
+            if KEY in told:
+                self.requests[row] = (told[KEY], output, told.get(TEMPERATURE, 1.0))
+        for source, target, direction in batch_update.moved:
+            moved, replaced = self.requests.pop(source, None), self.requests.pop(target, None)
+            if moved is not None:
+                self.requests[target] = moved
+            if replaced is not None and direction is MoveDirectionality.SWAP:
+                self.requests[source] = replaced
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """Measures [B, V] logits and returns them untouched."""
+        if self.requests and logits.shape[0] == self.batch_size:
+            places = [(row, request, len(output)) for row, (request, output, _) in self.requests.items()]
+            rows = (self.requests.get(row) for row in range(self.batch_size))
+            divisor = divisor_of([request and request[2] for request in rows], logits.device)
+            self.measured.add(mean_logprob(logits, divisor), places)
+        return logits
+
+
+class Worker:
+    """What vLLM's worker learns for the sampler to call; mixed into its class as `worker_extension_cls`."""
+
+    def take_mean_logprob(self) -> dict[int, list[float]]:
+        """All that this process captured, by request, and forgets it."""
+        for measured in _measured:
+            measured.flush()
+        taken = dict(captured)
+        captured.clear()
+        return taken
+
+
+def divisor_of(temperatures: list[float | None], device: torch.device) -> torch.Tensor | float:
+    """What logits are divided by: one number, or [B, 1] where rows differ; None for a row that is not measured."""
+    wanted = {temperature for temperature in temperatures if temperature is not None}
+    if len(wanted) == 1:
+        return wanted.pop()
+    return torch.tensor([temperature or 1.0 for temperature in temperatures], device=device).unsqueeze(1)
+
+
+def mean_logprob(logits_BV: torch.Tensor, temperature: torch.Tensor | float = 1.0) -> torch.Tensor:
+    """`mean_logprob_B` in float32, some rows at a time so that no second [B, V] is held.
+
+    Args:
+        temperature: of all rows, or [B, 1].
+    """
+    rows = max(1, LOGITS_HELD // logits_BV.shape[1])
+    parts = []
+    for start in range(0, len(logits_BV), rows):
+        divisor = temperature[start : start + rows] if isinstance(temperature, torch.Tensor) else temperature
+        chunk_CV = logits_BV[start : start + rows].float() / divisor
+        parts.append(chunk_CV.mean(-1) - chunk_CV.logsumexp(-1))
+    return torch.cat(parts)

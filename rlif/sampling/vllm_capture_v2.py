@@ -1,0 +1,72 @@
+"""What `rlif.sampling.vllm_capture` does, for vLLM's V2 model runner, whose interface for processors came with vLLM
+0.31.
+
+It shows logits in float32, before temperature, top-k and top-p, but after penalties, bias and bad words: where a
+request asks for one of these nothing is measured, and who wants its self-certainty computes it by a pass.
+
+A request is known by its slot in the runner, a token by how much of the sequence is seen when its logits come by: that
+less the prompt is the position, below 0 while pieces of the prompt go through. Under speculative decoding a request has
+several rows, some of them drafts, and nothing is measured.
+
+Watch: written from the interface of vLLM 0.32 and tested against a stand-in for it; V2 needs Triton, so no CPU build
+runs it, and it has not run on a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor  # pyright: ignore[reportMissingImports]
+
+from rlif.sampling.vllm_capture import KEY, TEMPERATURE, Measured, divisor_of, mean_logprob
+
+# What of SamplingParams changes logits before this processor sees them, and its value where it does not.
+CHANGES = {
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+    "min_tokens": 0,
+    "logit_bias": None,
+    "allowed_token_ids": None,
+    "bad_words": None,
+    "structured_outputs": None,
+}
+
+
+def changes_logits(params: Any) -> bool:
+    """Whether a request's logits are changed before they are sampled from, temperature and filters apart."""
+    return any((getattr(params, name, neutral) or neutral) != neutral for name, neutral in CHANGES.items())
+
+
+class SelfCertainty(LogitsProcessor):
+    """vLLM's V2 interface: told of each request as it comes, then shown the logits of a batch and whose they are."""
+
+    def __init__(self, vllm_config: Any, req_states: Any):
+        self.prompt_len = req_states.prompt_len
+        self.requests: dict[int, tuple[int, float]] = {}  # by slot: the request, the temperature to measure at
+        self.measured = Measured()
+
+    def add_request(self, req_idx: int, sampling_params: Any) -> bool:
+        """Keeps what is to be known of a slot; True where the processor is to be shown its logits."""
+        self.requests.pop(req_idx, None)
+        told = sampling_params.extra_args or {}
+        if KEY in told and not changes_logits(sampling_params):
+            self.requests[req_idx] = told[KEY], told.get(TEMPERATURE, 1.0)
+        return req_idx in self.requests
+
+    def apply(self, logits: torch.Tensor, ctx: Any) -> torch.Tensor:
+        """Measures [B, V] logits and returns them untouched."""
+        slots = ctx.idx_mapping_np.tolist()
+        if len(slots) != logits.shape[0]:
+            return logits
+        places = []
+        for row, (slot, seen) in enumerate(zip(slots, ctx.seq_lens_upper_bound_np.tolist(), strict=True)):
+            position = seen - int(self.prompt_len.np[slot])
+            if slot in self.requests and position >= 0:
+                places.append((row, self.requests[slot][0], position))
+        if places:
+            requests = (self.requests.get(slot) for slot in slots)
+            divisor = divisor_of([request and request[1] for request in requests], logits.device)
+            self.measured.add(mean_logprob(logits, divisor), places)
+        return logits

@@ -1,0 +1,234 @@
+"""The room that one untrusted program runs in, inside the sandbox: built before it, gone with it.
+
+A room is a set of namespaces that the kernel makes in about a millisecond and takes down as one piece:
+
+    users       capabilities in here mean nothing outside; making further user namespaces is forbidden
+    processes   the program sees and names its own processes only: no supervisor, no tester, no sibling to kill, trace
+                or re-limit. When the room's first process ends, the kernel kills all others
+    mounts      one tmpfs under /tmp and /dev/shm, the only writable place, fresh and of limited size
+    IPC         System V and POSIX queues and segments end with it
+
+On top of that: resource limits, no capability left, no core dumps, and a seccomp filter that refuses what has no use in
+a solution but a history of kernel bugs (or, memfd and System V segments, memory that no limit counts). System call
+numbers are known for x86_64 and aarch64. Standard library only, because this runs inside the sandbox.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import functools
+import math
+import os
+import platform
+import resource
+import signal
+import struct
+import sys
+from typing import Any
+
+_CLONE_NEWUSER = 0x10000000
+_NEW_NAMESPACES = _CLONE_NEWUSER | 0x00020000 | 0x20000000 | 0x08000000  # users, mounts, processes, IPC
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND = 2, 4, 8, 4096
+_PR_SET_DUMPABLE, _PR_SET_SECCOMP = 4, 22
+_INODES_PER_MIB = 256
+_MACHINES = {"x86_64": (0, 0xC000003E, 56), "aarch64": (1, 0xC00000B7, 220)}  # column below, AUDIT_ARCH_*, clone
+
+_libc = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock, which a cloned process must hold
+_libc.syscall.restype = ctypes.c_long
+
+
+def hide(hidden: bool = True) -> None:
+    """Closes (or opens) /proc/<pid>/mem, /proc/<pid>/fd and ptrace of this process to processes of the same user."""
+    if sys.platform == "linux":
+        _check(_libc.prctl(_PR_SET_DUMPABLE, int(not hidden), 0, 0, 0), "prctl")
+
+
+def fork_into_room() -> int:
+    """Like `os.fork`, but the child is the first process of a new room. It may fork on, and run nothing untrusted.
+
+    Raises:
+        OSError: the kernel, or a policy such as AppArmor's, refuses.
+    """
+    user, group = os.getuid(), os.getgid()
+    _, _, clone = _machine()
+    _filter()  # once, here, rather than in every room
+    process = _check(_libc.syscall(clone, _NEW_NAMESPACES | signal.SIGCHLD, 0, 0, 0, 0), "clone")
+    if process == 0:
+        hide(False)  # /proc/self/uid_map is root's while we hide
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"{user} {user} 1")
+        _write("/proc/self/gid_map", f"{group} {group} 1")
+        hide()
+    return process
+
+
+def furnish(disk_mib: int) -> None:
+    """Gives the room its own /proc and its own disk, and goes to /tmp. For the first process of the room."""
+    _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+    size = f"size={disk_mib}m,mode=1777,nr_inodes={_INODES_PER_MIB * disk_mib}"
+    _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, size)
+    _mount("/tmp", "/dev/shm", None, _MS_BIND)
+    _write("/proc/sys/user/max_user_namespaces", "0")
+    os.chdir("/tmp")
+
+
+def limit(limits: dict[str, Any], more_processes: int = 0) -> None:
+    """Sets this process's limits, for good.
+
+    Args:
+        limits: as in `rlif.sandbox.runner.Limits`.
+        more_processes: how many that are not the program's the kernel counts with it.
+    """
+    memory, disk = int(limits["memory_mib"]) << 20, int(limits["disk_mib"]) << 20
+    seconds = math.ceil(limits["seconds"]) + 1
+    _set_limit(resource.RLIMIT_CPU, seconds, seconds + 1)
+    _set_limit(resource.RLIMIT_AS, memory)
+    _set_limit(resource.RLIMIT_FSIZE, disk)
+    _set_limit(resource.RLIMIT_CORE, 0)
+    _set_limit(resource.RLIMIT_NOFILE, 256)
+    _set_limit(resource.RLIMIT_NPROC, limits["processes"] + more_processes)
+
+
+def processes_counted() -> int:
+    """About how many processes the kernel already counts against this user's limit.
+
+    From Linux 5.14 on those of the own user namespace count, before that (and outside a sandbox) all of the user's.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    counted = 0
+    while True:
+        resource.setrlimit(resource.RLIMIT_NPROC, (counted + 32 if hard < 0 else min(counted + 32, hard), hard))
+        try:
+            child = os.fork()
+        except BlockingIOError:
+            counted = max(32, 2 * counted)
+            if 0 <= hard <= counted:
+                return hard
+            continue
+        finally:
+            resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        return counted
+
+
+def drop_rights() -> None:
+    """Gives up every capability in the room and installs the filter."""
+    header = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+    _check(_libc.capset(header, bytes(24)), "capset")
+    code = ctypes.create_string_buffer(_filter())
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(_filter()) // 8, ctypes.addressof(code)))
+    _check(_libc.prctl(_PR_SET_SECCOMP, 2, program, 0, 0), "seccomp")
+
+
+def memory_of(process: int) -> int:
+    """Resident bytes of a process, what it shares counted in shares; 0 when it has ended."""
+    with contextlib.suppress(OSError), open(f"/proc/{process}/smaps_rollup") as report:
+        return 1024 * sum(int(line.split()[1]) for line in report if line.startswith("Pss:"))
+    with contextlib.suppress(OSError), open(f"/proc/{process}/statm") as report:  # where it hides the former
+        resident, shared = (int(pages) for pages in report.read().split()[1:3])
+        return (resident - shared) * resource.getpagesize()
+    return 0
+
+
+_SYSTEM_CALLS = {  # number on x86_64, on aarch64
+    "shmget": (29, 194),
+    "ptrace": (101, 117),
+    "pivot_root": (155, 41),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    "unshare": (272, 97),
+    "vmsplice": (278, 75),
+    "perf_event_open": (298, 241),
+    "name_to_handle_at": (303, 264),
+    "open_by_handle_at": (304, 265),
+    "setns": (308, 268),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "kcmp": (312, 272),
+    "memfd_create": (319, 279),
+    "bpf": (321, 280),
+    "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "pidfd_getfd": (438, 438),
+    "mount_setattr": (442, 442),
+    "memfd_secret": (447, 447),
+}
+_CLONE3 = 435
+_X32 = 0x40000000
+_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+
+
+@functools.cache
+def _filter() -> bytes:
+    """The filter as the kernel takes it: one instruction in eight bytes."""
+    column, architecture, clone = _machine()
+    refuse, unknown = (_RETURN, 0, 0, _ERRNO | errno.EPERM), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)
+    program = [
+        (_LOAD, 0, 0, 4),  # the architecture the call is made for
+        (_JUMP_EQUAL, 1, 0, architecture),
+        refuse,
+        (_LOAD, 0, 0, 0),  # the call's number
+        (_JUMP_AT_LEAST, 0, 1, _X32),
+        refuse,
+        (_JUMP_EQUAL, 0, 1, _CLONE3),  # its flags are out of a filter's reach; libraries fall back to clone
+        unknown,
+    ]
+    for numbers in _SYSTEM_CALLS.values():
+        program += [(_JUMP_EQUAL, 0, 1, numbers[column]), refuse]
+    program += [
+        (_JUMP_EQUAL, 0, 3, clone),
+        (_LOAD, 0, 0, 16),  # clone's flags
+        (_JUMP_BITS, 0, 1, _CLONE_NEWUSER),
+        refuse,
+        (_RETURN, 0, 0, _ALLOW),
+    ]
+    return b"".join(struct.pack("=HBBI", *line) for line in program)
+
+
+def _machine() -> tuple[int, int, int]:
+    name = platform.machine()
+    if name not in _MACHINES or sys.maxsize < 1 << 32:
+        raise OSError(errno.ENOSYS, f"rooms are made on {' and '.join(_MACHINES)} (64 bits), and this is {name}")
+    return _MACHINES[name]
+
+
+def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    text = [None if part is None else part.encode() for part in (source, target, kind, options)]
+    _check(_libc.mount(text[0], text[1], text[2], ctypes.c_ulong(flags), text[3]), f"mounting {target}")
+
+
+def _set_limit(kind: int, soft: int, hard: int | None = None) -> None:
+    _, ceiling = resource.getrlimit(kind)
+    soft, hard = (min(value, ceiling) if ceiling >= 0 else value for value in (soft, hard or soft))
+    resource.setrlimit(kind, (soft, hard))
+
+
+def _write(path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result

@@ -1,0 +1,202 @@
+"""N samples of each problem, as rows: drawn from a model, or read from a file.
+
+A row is one completion: {id, sample, completion, answer, right, tokens, truncated, stopped, and every signal by name}.
+`right` is None where there is no gold answer, a signal None where it cannot be scored. Signals are at temperature 1
+whatever temperature the samples were drawn at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlif.errors import RlifError
+from rlif.evaluation.evaluate import mark, render_problem
+from rlif.files.atomic import is_number
+from rlif.files.jsonl import read_lines
+from rlif.sampling.early_stop import PERCENTILE, EarlyStop, threshold
+from rlif.sampling.sampler import Completion, Decoding, Sampler, TransformersSampler, generate
+from rlif.selection.rules import by_problem
+from rlif.selection.score_file import Scorer
+from rlif.signals import SIGNALS
+from rlif.tasks import Task
+from rlif.tasks.prompts import Prompt, find_prompt
+from rlif.types import Problem
+
+Row = dict[str, Any]
+OTHER_SEED = 2**20  # added for the samples after a warm-up, so that they are not those of the full run
+KINDS: dict[str, tuple[type, ...]] = {"completion": (str,), "answer": (str,), "right": (bool,), "prompt": (str, list)}
+
+
+@dataclass(frozen=True)
+class GroupSampler:
+    """Draws `decoding.n` rows for each problem of a task.
+
+    Attributes:
+        scorer: the model, its tokenizer, and how it is scored.
+        task: marks the completions.
+        decoding: how they are sampled.
+        prompt: template for the problems; the protocol's if left out.
+        engine: what samples whole completions; transformers if left out.
+        every_signal: score rows by a pass of the scorer's model; without one they carry the self-certainty that the
+            engine measured, and no other signal.
+
+    Example:
+        >>> task = rlif.TASKS["clock"]
+        >>> sampler = GroupSampler(Scorer(model, tokenizer), task, Decoding(max_tokens=56, temperature=1.0, n=16))
+        >>> best = rlif.select(sampler.draw(task.load("test")), "borda")
+    """
+
+    scorer: Scorer
+    task: Task
+    decoding: Decoding
+    prompt: Prompt | None = None
+    engine: Sampler | None = None
+    every_signal: bool = True
+
+    def draw(self, problems: Sequence[Problem], number: int = 0) -> list[Row]:
+        """The rows of each problem, one problem after the other; the same again for the same seed.
+
+        Args:
+            number: of the batch that these problems are, added to the seed.
+        """
+        scorer, n = self.scorer, self.decoding.n
+        engine = self.engine or TransformersSampler(scorer.model, scorer.tokenizer, scorer.batch_size)
+        decoding = replace(self.decoding, seed=self.decoding.seed + number)
+        completions = engine.sample([self._render(problem) for problem in problems], decoding)
+        return self._rows([(problem, sample) for problem in problems for sample in range(n)], completions)
+
+    def draw_on(
+        self, problems: Sequence[Problem], warm_up: Sequence[Row], number: int = 0, percent: float = PERCENTILE
+    ) -> list[Row]:
+        """`warm_up`, whole rows of the problems, and further ones up to n that are stopped when they get too unsure.
+
+        Args:
+            warm_up: some rows of each problem, see `rlif.sampling.early_stop` for what is made of them.
+            number: as in `draw`.
+            percent: percentile of the warm-up's lowest windows below which a row is stopped.
+
+        Returns:
+            Rows with `threshold` beside the rest, for each problem the warm-up first.
+        """
+        warm, scorer = by_problem(warm_up), self.scorer
+        bars = {name: threshold([r["group_confidence_lowest"] for r in rows], percent) for name, rows in warm.items()}
+        which = [(p, sample) for p in problems for sample in range(len(warm[p.id]), self.decoding.n)]
+        prompts = {problem.id: self._render(problem) for problem in problems}
+        with torch.random.fork_rng():
+            torch.manual_seed(self.decoding.seed + number + OTHER_SEED)
+            completions = generate(
+                scorer.model,
+                scorer.tokenizer,
+                [prompts[problem.id] for problem, _ in which],
+                max_tokens=self.decoding.max_tokens,
+                temperature=self.decoding.temperature,
+                top_p=self.decoding.top_p,
+                stop=self.decoding.stop,
+                batch_size=scorer.batch_size,
+                early=EarlyStop([bars[problem.id] for problem, _ in which], scorer.window),
+            )
+        drawn = by_problem(self._rows(which, completions))
+        rows = [row for problem in problems for row in (*warm[problem.id], *drawn.get(problem.id, []))]
+        return [{**row, "threshold": bars[row["id"]]} for row in rows]
+
+    def _render(self, problem: Problem) -> list[int]:
+        prompt = self.prompt or find_prompt(self.task.protocol.prompt)
+        return render_problem(self.scorer.tokenizer, prompt, problem, self.scorer.chat, self.task)
+
+    def _rows(self, which: Sequence[tuple[Problem, int]], completions: Sequence[Completion]) -> list[Row]:
+        """Rows of these samples of these problems."""
+        if self.every_signal:
+            scores = self.scorer.score_ids([(c.prompt_ids, c.completion_ids) for c in completions])
+        else:
+            scores = [{"self_certainty": c.self_certainty} for c in completions]
+        records = mark(self.task, [problem for problem, _ in which], completions, self.decoding.n)
+        return [
+            {**record, "sample": sample, "stopped": completion.stopped, **score}
+            for record, (_, sample), completion, score in zip(records, which, completions, scores, strict=True)
+        ]
+
+
+def read_samples(path: Path) -> list[Row]:
+    """Rows of a file of JSON lines; values that are no finite number become None.
+
+    Raises:
+        RlifError: a row without id or completion, or with something else where text, truth or a number belongs.
+    """
+    rows = []
+    for number, row in read_lines(path):
+        for name in ("id", "completion"):
+            if name not in row:
+                raise RlifError(f"line {number} of {path} has no {name!r}; it has {', '.join(row) or 'nothing'}.")
+        for name, kinds in KINDS.items():
+            if row.get(name) is not None and not isinstance(row[name], kinds):
+                found, wanted = type(row[name]).__name__, " or ".join(kind.__name__ for kind in kinds)
+                raise RlifError(f"{name!r} in line {number} of {path} is a {found}; expected {wanted} or null.")
+        if row["completion"] is None:
+            raise RlifError(f"the completion in line {number} of {path} is null; expected plain text.")
+        for name in SIGNALS.keys() & row.keys():
+            if isinstance(row[name], bool) or not isinstance(row[name], int | float | None):
+                found = type(row[name]).__name__
+                raise RlifError(f"{name!r} in line {number} of {path} is a {found}; expected a number or null.")
+            if not is_number(row[name]):
+                row[name] = None
+        rows.append({**row, "id": str(row["id"])})
+    if not rows:
+        raise RlifError(f"{path} holds no samples.")
+    return rows
+
+
+def mark_samples(rows: Sequence[Row], task: Task, problems: Mapping[str, Problem]) -> list[Row]:
+    """Adds what is missing of `answer` and `right`, both read off the completion; what is there stays.
+
+    Raises:
+        RlifError: a row without `right` whose id is none of the problems.
+    """
+    rows = [dict(row) for row in rows]
+    for row in rows:
+        if "right" not in row and row["id"] not in problems:
+            raise RlifError(
+                f"the sample of {row['id']!r} is to be graded, but {task.name} has no such problem among the"
+                f" {len(problems)} that were loaded."
+            )
+        if "right" in row:
+            row.setdefault("answer", task.extract(row["completion"]))
+    open_ = [row for row in rows if "right" not in row]
+    marks = task.mark([problems[row["id"]] for row in open_], [row["completion"] for row in open_])
+    for row, found in zip(open_, marks, strict=True):
+        row |= {"answer": row.get("answer", found.answer), "right": found.right}
+    return rows
+
+
+def score_samples(
+    rows: Sequence[Row],
+    scorer: Scorer,
+    task: Task | None,
+    problems: Mapping[str, Problem],
+    prompt: Prompt | None = None,
+) -> list[Row]:
+    """Adds every signal to the rows that lack one, each row scored after its own `prompt` or its problem's.
+
+    Raises:
+        RlifError: a row to be scored has no prompt, and its id is none of the problems.
+    """
+    open_ = [i for i, row in enumerate(rows) if not SIGNALS.keys() <= row.keys()]
+    pairs = []
+    for i in open_:
+        row = rows[i]
+        if "prompt" in row:
+            pairs.append(scorer.encode(row))
+        elif task is not None and row["id"] in problems:
+            template = prompt or find_prompt(task.protocol.prompt)
+            rendered = render_problem(scorer.tokenizer, template, problems[row["id"]], scorer.chat, task)
+            pairs.append((rendered, scorer.encode_completion(row)))
+        else:
+            raise RlifError(
+                f"the sample of {row['id']!r} is to be scored, but has no prompt, and no task was named that has it."
+            )
+    found = dict(zip(open_, scorer.score_ids(pairs), strict=True))
+    return [{**row, **{k: v for k, v in found.get(i, {}).items() if k not in row}} for i, row in enumerate(rows)]

@@ -1,0 +1,272 @@
+"""How rules of best-of-N scale with N: accuracy at N = 1, 2, 4, ... from the samples that are there.
+
+From S samples of each problem, N of them are drawn without replacement: all S where N = S, each one where N = 1, and
+otherwise `resamples` subsets, cut from seeded permutations so that every sample is used about equally often. All rules
+see the same subsets, in the order of sampling, so their differences are paired. A problem's value is the share of its
+subsets in which the chosen sample is right; choosing nothing is wrong. Always beside the rules:
+
+    mean@1    the share of right samples; does not depend on N
+    pass@N    is any of N right? 1 - C(S - right, N) / C(S, N), exact over all subsets (arXiv 2107.03374)
+
+Intervals are 95 % over problems: Wilson's where every problem's value is 0 or 1, Student's t on the values otherwise.
+They say how sure the number is for other problems of the kind, given this model; resampling adds no information.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rlif.errors import RlifError, lookup
+from rlif.intervals import clustered_mean, proportion
+from rlif.sampling.early_stop import WARM_UP
+from rlif.selection.rules import RULES, Equal, borda_power, by_problem, choose, label, pass_at_k
+
+RESAMPLES = 32
+BASELINE = "plurality"
+
+Row = Mapping[str, Any]
+Cell = dict[str, Any]
+
+
+def sizes(samples: int) -> list[int]:
+    """1, 2, 4, ... up to the number of samples, that number included."""
+    powers = [2**i for i in range(samples.bit_length()) if 2**i <= samples]
+    return powers if powers[-1:] == [samples] else [*powers, samples]
+
+
+def subsets(samples: int, n: int, resamples: int = RESAMPLES, seed: int | str = 0) -> Iterator[list[int]]:
+    """Subsets of n of the samples, as sorted indices.
+
+    Example:
+        >>> list(subsets(4, 2, resamples=2))
+        [[0, 2], [1, 3]]
+    """
+    if n == samples:
+        yield list(range(samples))
+    elif n == 1:
+        yield from ([i] for i in range(samples))
+    else:
+        rng, left = random.Random(f"{seed}/{n}"), []
+        for _ in range(resamples):
+            if len(left) < n:
+                left = rng.sample(range(samples), samples)
+            drawn, left = left[:n], left[n:]
+            yield sorted(drawn)
+
+
+def interval(values: Sequence[float]) -> Cell:
+    """Mean of one value from 0 to 1 per problem, {n, mean, low, high}: Wilson's interval or Student's t."""
+    if all(value in (0, 1) for value in values):
+        return proportion(int(sum(values)), len(values))
+    return _within(values, 0.0)
+
+
+def difference(values: Sequence[float], others: Sequence[float]) -> Cell:
+    """Mean paired difference of values from 0 to 1 with Student's t, {n, mean, low, high}."""
+    return _within([a - b for a, b in zip(values, others, strict=True)], -1.0)
+
+
+def _within(values: Sequence[float], least: float) -> Cell:
+    """Student's interval within what is possible, from `least` to 1; one problem alone says nothing more."""
+    found: Cell = clustered_mean(values, range(len(values)))
+    if found["low"] is None:
+        return {"n": len(values), "mean": found["mean"], "low": least, "high": 1.0}
+    low, high = max(least, found["low"]), min(1.0, found["high"])
+    return {"n": len(values), "mean": found["mean"], "low": low, "high": high}
+
+
+def scaling(
+    samples: Iterable[Row],
+    *,
+    rules: Sequence[str] | None = None,
+    equal: Equal | None = None,
+    power: float | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Accuracy of each rule at each N.
+
+    Args:
+        samples: rows with `id`, `answer`, `right` and the signals that the rules read; see `rlif.selection.samples`.
+        rules: names of `RULES`; all whose signal the samples have, if left out.
+        equal: when two answers are the same, a task's `equal`; == if left out.
+        power: Borda's p; by N if left out.
+        resamples: subsets per problem and N.
+        seed: of the subsets, and of the rule random.
+
+    Returns:
+        `n`, the sizes; `problems`, `samples` (of each problem, the least), `ungraded` (problems left out, having no
+        gold answer), `resamples`, `seed`, `power` by N; `accuracy`, {row: [{n, mean, low, high} per size]} for mean@1,
+        the rules and pass@N; `against`, the same of the rules' paired differences to plurality.
+
+    Raises:
+        RlifError: no samples, no graded problem, an unknown rule, or a rule whose signal no sample has.
+    """
+    groups = by_problem(samples)
+    graded = {name: rows for name, rows in groups.items() if all(row.get("right") is not None for row in rows)}
+    if not graded:
+        raise RlifError(f"none of {len(groups)} problems has graded samples, so there is no accuracy to show.")
+    least = min(map(len, graded.values()))
+    rules = _usable(graded, rules)
+    per_problem = [
+        _problem(rows[:least], rules, equal=equal, power=power, resamples=resamples, seed=f"{seed}/{name}")
+        for name, rows in graded.items()
+    ]
+    ns = sizes(least)
+    values = {row: [[problem[row][i] for problem in per_problem] for i in range(len(ns))] for row in per_problem[0]}
+    return {
+        "n": ns,
+        "problems": len(graded),
+        "samples": least,
+        "ungraded": len(groups) - len(graded),
+        "resamples": resamples,
+        "seed": seed,
+        "power": [borda_power(n) if power is None else power for n in ns],
+        "accuracy": {row: [interval(column) for column in columns] for row, columns in values.items()},
+        "against": {
+            rule: [difference(*pair) for pair in zip(values[rule], values[BASELINE], strict=True)]
+            for rule in rules
+            if rule != BASELINE and BASELINE in rules
+        },
+    }
+
+
+def _usable(groups: Mapping[str, Sequence[Row]], rules: Sequence[str] | None) -> list[str]:
+    """The rules asked for, or all whose signal is there."""
+    there = {signal for rows in groups.values() for row in rows for signal in row}
+    if rules is None:
+        return [name for name, rule in RULES.items() if rule.signal is None or rule.signal in there]
+    for name in rules:
+        signal = lookup(RULES, name, "rule").signal
+        if signal is not None and signal not in there:
+            raise RlifError(f"the rule {name} reads {signal}, which no sample has; name a model to score them with.")
+    return list(rules)
+
+
+def _problem(
+    rows: Sequence[Row],
+    rules: Sequence[str],
+    *,
+    equal: Equal | None,
+    power: float | None,
+    resamples: int,
+    seed: str,
+) -> dict[str, list[float]]:
+    """The value of each row of the table at each N, for one problem."""
+    labels = label([row.get("answer") for row in rows], equal)
+    right = [bool(row["right"]) for row in rows]
+    values = {rule: [row.get(RULES[rule].signal or "") for row in rows] for rule in rules}
+    found: dict[str, list[float]] = {name: [] for name in ("mean@1", *rules, "pass@N")}
+    for n in sizes(len(rows)):
+        drawn = list(subsets(len(rows), n, resamples, seed))
+        for rule in rules:
+            hits = 0
+            for number, subset in enumerate(drawn):
+                some, sure = [labels[i] for i in subset], [values[rule][i] for i in subset]
+                chosen = choose(rule, some, sure, power=power, seed=f"{seed}/{n}/{number}")
+                hits += chosen is not None and right[subset[chosen]]
+            found[rule].append(hits / len(drawn))
+        found["mean@1"].append(sum(right) / len(right))
+        found["pass@N"].append(pass_at_k(len(right), sum(right), n))
+    return found
+
+
+def early_stop_report(
+    full: Iterable[Row], early: Sequence[Row], *, warm_up: int = WARM_UP, equal: Equal | None = None
+) -> dict[str, Any]:
+    """Tokens and accuracy of sampling with stops, beside the full run that shares its warm-up.
+
+    The vote is DeepConf's: weighted by the lowest window, of the rows whose lowest window reaches the threshold.
+
+    Args:
+        full: rows of `GroupSampler.draw`.
+        early: rows of `GroupSampler.draw_on` for the same problems.
+        warm_up: rows of each problem that both share.
+        equal: which answers are the same; the same text if left out.
+
+    Returns:
+        `tokens` of both and the share `saved`; `stopped`, the share of the rows after the warm-up; `accuracy`: of the
+        vote among `early`, of the same without threshold among `full`, and of `plurality` among the full rows.
+    """
+    pairs = list(zip(by_problem(full).values(), by_problem(early).values(), strict=True))
+    tokens = {name: sum(r["tokens"] for pair in pairs for r in pair[i]) for i, name in enumerate(("full", "early"))}
+    rest = [row for row in early if row["sample"] >= warm_up]
+    right: dict[str, list[bool]] = {"early": [], "full": [], "plurality": []}
+    for whole, cut in pairs:
+        if cut[0]["right"] is not None:
+            right["early"].append(_vote_is_right([r for r in cut if not _below(r)], "deepconf_lowest", equal))
+            right["full"].append(_vote_is_right(whole, "deepconf_lowest", equal))
+            right["plurality"].append(_vote_is_right(whole, "plurality", equal))
+    return {
+        "tokens": tokens,
+        "saved": 1 - tokens["early"] / tokens["full"] if tokens["full"] else None,
+        "stopped": sum(row["stopped"] for row in rest) / len(rest) if rest else None,
+        "accuracy": {name: proportion(sum(found), len(found)) for name, found in right.items()},
+    }
+
+
+def report(
+    rows: Sequence[Row],
+    early: Sequence[Row] | None = None,
+    *,
+    warm_up: int = WARM_UP,
+    equal: Equal | None = None,
+    power: float | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """`scaling` where anything is graded, `early_stop` where there are rows drawn with stops."""
+    found: dict[str, Any] = {}
+    if any(row.get("right") is not None for row in rows):
+        found["scaling"] = scaling(rows, equal=equal, power=power, seed=seed)
+    if early is not None:
+        found["early_stop"] = early_stop_report(rows, early, warm_up=warm_up, equal=equal)
+    return found
+
+
+def _below(row: Row) -> bool:
+    lowest = row["group_confidence_lowest"]
+    return lowest is None or lowest < row["threshold"]
+
+
+def _vote_is_right(rows: Sequence[Row], rule: str, equal: Equal | None) -> bool:
+    answers, values = [row["answer"] for row in rows], [row["group_confidence_lowest"] for row in rows]
+    i = choose(rule, answers, values, equal=equal)
+    return i is not None and bool(rows[i]["right"])
+
+
+def share(cell: Cell) -> str:
+    """`86.7 [82.0, 90.4]`, in percent."""
+    if cell["mean"] is None:
+        return "-"
+    return f"{100 * cell['mean']:.1f} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
+
+
+def early_line(found: Mapping[str, Any]) -> str:
+    """The report of `early_stop_report` in one line."""
+    tokens, accuracy = found["tokens"], found["accuracy"]
+    return (
+        f"Early stopping: {tokens['early']:,} tokens instead of {tokens['full']:,} ({found['saved']:.1%} saved),"
+        f" {found['stopped']:.1%} of the samples after the warm-up stopped; accuracy of the vote"
+        f" {share(accuracy['early'])}, of the same on full samples {share(accuracy['full'])},"
+        f" of plurality {share(accuracy['plurality'])}."
+    )
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """The table of `scaling` for people: accuracies, then differences to plurality, in percent."""
+    lines = [
+        f"Accuracy in percent and its 95 % interval over {table['problems']} problems, by number of samples N.",
+        "",
+        *_grid("rule", table["n"], table["accuracy"]),
+    ]
+    if table["against"]:
+        lines += ["", f"Difference to {BASELINE} on the same subsets, in points.", ""]
+        lines += _grid("rule", table["n"], table["against"])
+    return "\n".join(lines)
+
+
+def _grid(corner: str, ns: Sequence[int], rows: Mapping[str, Sequence[Cell]]) -> list[str]:
+    head = [f"| {corner} | " + " | ".join(f"N = {n}" for n in ns) + " |", "|---" * (len(ns) + 1) + "|"]
+    return [*head, *(f"| {name} | " + " | ".join(map(share, cells)) + " |" for name, cells in rows.items())]

@@ -1,0 +1,250 @@
+"""Scores text that somebody else wrote: rows of prompt and completion in, the same rows with every signal out.
+
+A prompt is plain text or a list of messages. Text becomes the user's message of the chat template where `chat` is on.
+Prompt and completion are tokenised apart: prompt ids by the template or without one, completion ids without special
+tokens, then the end-of-sequence token - the closing token is a decision of the model too - unless `end` is off or the
+row says `truncated: true` (or `stopped: true`).
+
+Watch: text is not tokens. A model may have written the same text with other tokens than its tokenizer makes of it, and
+tokens that would have merged across the seam of prompt and completion stay apart here, as they do when a model
+generates. Scores of text are therefore close to those taken while sampling, not always equal to them. Temperature is 1.
+
+A file is written in the order of the rows, a batch at a time. What is there is not scored again: rows already written
+are checked against the input and skipped, a torn last line is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from rlif.errors import RlifError, first_line
+from rlif.files.jsonl import read_lines
+from rlif.scoring.statistics import head_of, score_completions
+from rlif.signals import SIGNALS, every_signal
+from rlif.signals.group_confidence import TOP_K, WINDOW
+
+Row = dict[str, Any]
+UNSCORED: dict[str, float | None] = dict.fromkeys(SIGNALS)
+BATCHES = 8  # scored and written together, so that rows of like length share a pass
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model and how text is put to it.
+
+    Attributes:
+        model: a causal language model of transformers.
+        tokenizer: its own.
+        chat: render prompts by the chat template.
+        end: completions close with the end-of-sequence token.
+        batch_size: rows per forward pass.
+        window: of the group confidences, in tokens.
+        name: of the model, for the output.
+
+    Example:
+        >>> Scorer(model, tokenizer).score([{"prompt": "Where is the ball?", "completion": "Under cup E."}])
+        [{'self_certainty': 6.12, 'negative_entropy': -0.11, ...}]
+    """
+
+    model: Any
+    tokenizer: Any
+    chat: bool = True
+    end: bool = True
+    batch_size: int = 16
+    window: int = WINDOW
+    name: str = ""
+
+    @property
+    def described(self) -> str:
+        """What made the scores, in one string: kept in each row, and checked before a file is gone on with."""
+        parts = (
+            self.name,
+            "chat" if self.chat else "no chat",
+            "end" if self.end else "no end",
+            f"window {self.window}",
+        )
+        return ", ".join(parts)
+
+    def encode(self, row: Row) -> tuple[list[int], list[int]]:
+        """The token ids of a row's prompt and completion.
+
+        Raises:
+            RlifError: messages where `chat` is off, or messages that the template refuses.
+        """
+        prompt = row["prompt"]
+        if self.chat:
+            prompt_ids = self._template(prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}])
+        elif isinstance(prompt, str):
+            prompt_ids = self.tokenizer(text=[prompt])["input_ids"][0]
+        else:
+            raise RlifError("its prompt is a list of messages, which takes a chat template; leave --no-chat out.")
+        return prompt_ids, self.encode_completion(row)
+
+    def encode_completion(self, row: Row) -> list[int]:
+        """The token ids of a row's completion, the end-of-sequence token included if it ended."""
+        completion_ids = self.tokenizer(text=[row["completion"]], add_special_tokens=False)["input_ids"][0]
+        ended = self.end and not row.get("truncated") and not row.get("stopped")
+        return completion_ids + ([self.tokenizer.eos_token_id] if ended else [])
+
+    def _template(self, messages: list[Any]) -> list[int]:
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except Exception as error:  # a template is a program of its own, and raises what it likes
+            raise RlifError(f"the chat template refuses its prompt: {first_line(error)}") from error
+
+    def score(self, rows: Sequence[Row]) -> list[dict[str, float | None]]:
+        """Every signal of each row; None where it cannot be scored: no tokens, or more than the model takes."""
+        return self.score_ids([self.encode(row) for row in rows])
+
+    def score_ids(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[dict[str, float | None]]:
+        """The same of pairs of prompt ids and completion ids."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**62
+        fit = [i for i, (prompt, completion) in enumerate(pairs) if prompt and len(prompt) + len(completion) <= limit]
+        scores = [dict(UNSCORED) for _ in pairs]
+        top_k = min(TOP_K, head_of(self.model).vocab_size)
+        for start in range(0, len(fit), self.batch_size * BATCHES):
+            part = fit[start : start + self.batch_size * BATCHES]
+            stats = score_completions(
+                self.model,
+                [pairs[i][0] for i in part],
+                [pairs[i][1] for i in part],
+                top_k=top_k,
+                batch_size=self.batch_size,
+            )
+            for i, values in zip(part, every_signal(stats, self.window), strict=True):
+                scores[i] = values
+        return scores
+
+
+def score_file(
+    scorer: Scorer, source: Path, out: Path | TextIO, progress: Callable[[int], None] | None = None
+) -> dict[str, int]:
+    """Scores a file of JSON lines.
+
+    Args:
+        scorer: the model.
+        source: rows with `prompt` and `completion`; whatever else they hold is kept, unless it is named as a signal.
+        out: a file, gone on with if it is there, or an open stream.
+        progress: called with the number of rows that were just written or skipped.
+
+    Returns:
+        Counts: `rows`, `skipped` (written before), `unscorable`.
+
+    Raises:
+        RlifError: a bad row, named by its line; what came before it is written. An output that belongs to other rows
+            or another model.
+    """
+    progress = progress or (lambda _: None)
+    rows = read_rows(source)
+    counts = _resume(scorer, source, rows, out) if isinstance(out, Path) else {"rows": 0, "skipped": 0, "unscorable": 0}
+    progress(counts["rows"])
+    failed: RlifError | None = None
+    try:
+        with out.open("a", encoding="utf-8") if isinstance(out, Path) else nullcontext(out) as file:
+            while failed is None:
+                batch, failed = _take(rows, scorer, source)
+                if not batch:
+                    break
+                for (row, _), values in zip(batch, scorer.score_ids([pair for _, pair in batch]), strict=True):
+                    counts["unscorable"] += values["self_certainty"] is None
+                    file.write(json.dumps({**row, **values, "scored_by": scorer.described}, ensure_ascii=False) + "\n")
+                file.flush()
+                counts["rows"] += len(batch)
+                progress(len(batch))
+    except OSError as error:
+        raise RlifError(f"cannot write {out}: {error.strerror}.") from error
+    if failed:
+        raise failed
+    return counts
+
+
+def _take(
+    rows: Iterator[tuple[int, Row]], scorer: Scorer, source: Path
+) -> tuple[list[tuple[Row, tuple[list[int], list[int]]]], RlifError | None]:
+    """The next rows with their token ids, and the error that ended them early, if one did."""
+    batch: list[tuple[Row, tuple[list[int], list[int]]]] = []
+    number = 0
+    try:
+        for number, row in islice(rows, scorer.batch_size * BATCHES):
+            try:
+                batch.append((row, scorer.encode(row)))
+            except RlifError as error:
+                return batch, RlifError(f"line {number} of {source}: {error}")
+    except RlifError as error:
+        return batch, error
+    return batch, None
+
+
+def read_rows(source: Path) -> Iterator[tuple[int, Row]]:
+    """Line numbers and rows with a prompt and a completion.
+
+    Raises:
+        RlifError: a row that lacks one of them, or holds something else there.
+    """
+    for number, row in read_lines(source):
+        for column in ("prompt", "completion"):
+            if column not in row:
+                raise RlifError(f"line {number} of {source} has no {column!r}; it has {', '.join(row) or 'nothing'}.")
+        prompt, completion = row["prompt"], row["completion"]
+        if not isinstance(completion, str):
+            found = type(completion).__name__
+            raise RlifError(f"the completion in line {number} of {source} is a {found}; expected plain text.")
+        if not isinstance(prompt, str) and not (prompt and isinstance(prompt, list) and all(map(_message, prompt))):
+            raise RlifError(
+                f"the prompt in line {number} of {source} is neither text nor a list of messages with role and content."
+            )
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise RlifError(f"line {number} of {source} holds text that is no Unicode: {error.reason}.") from error
+        yield number, row
+
+
+def _message(message: Any) -> bool:
+    return isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message
+
+
+def _resume(scorer: Scorer, source: Path, rows: Iterator[tuple[int, Row]], out: Path) -> dict[str, int]:
+    """Drops a torn last line of the output, skips the input rows that it holds, and counts them."""
+    counts = {"rows": 0, "skipped": 0, "unscorable": 0}
+    if not out.is_file():
+        return counts
+    if out.samefile(source):
+        raise RlifError(f"{out} is the input itself; give another output.")
+    with out.open("rb+") as file:
+        file.truncate(file.seek(0, os.SEEK_END) - _tail(file))
+    for number, written in read_lines(out):
+        _, row = next(rows, (0, None))
+        if row is None or (written.get("prompt"), written.get("completion")) != (row["prompt"], row["completion"]):
+            raise RlifError(f"line {number} of {out} is not the row of {source} in its place; give another output.")
+        if written.get("scored_by") != scorer.described:
+            raise RlifError(
+                f"{out} was scored by {written.get('scored_by')}, this is {scorer.described}; give another output."
+            )
+        counts["rows"] += 1
+        counts["unscorable"] += written.get("self_certainty") is None
+    counts["skipped"] = counts["rows"]
+    return counts
+
+
+def _tail(file: Any, block: int = 2**16) -> int:
+    """How many bytes follow the last newline of a file."""
+    size = file.seek(0, os.SEEK_END)
+    read = 0
+    while read < size:
+        step = min(block, size - read)
+        file.seek(size - read - step)
+        newline = file.read(step).rfind(b"\n")
+        if newline >= 0:
+            return read + step - newline - 1
+        read += step
+    return size

@@ -1,0 +1,77 @@
+"""HumanEval+ and MBPP+: rows in EvalPlus' layout, and the trial of a program by its rules (see `evalplus_oracle`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rlif.errors import RlifError
+from rlif.files.tables import read_rows
+from rlif.sandbox.runner import Limits, Program
+from rlif.tasks.code.programs import Trial
+from rlif.types import Problem
+
+LIMITS = Limits(seconds=600, memory_mib=4096)  # each call has its own limit of time
+ORACLE = Path(__file__).with_name("evalplus_oracle.py").read_text(encoding="utf-8")
+
+
+def load_plus(source: str, split: str, limit: int | None) -> list[Problem]:
+    """Problems from rows of {task_id, prompt, entry_point, canonical_solution, base_input, plus_input, atol}.
+
+    Raises:
+        RlifError: another split than test, or the rows cannot be read.
+    """
+    if split != "test":
+        raise RlifError(f"EvalPlus' rows have the split test alone, not {split!r}.")
+    problems = []
+    for row in read_rows(source, split, ("task_id", "prompt", "entry_point", "canonical_solution"))[:limit]:
+        family, _, number = row["task_id"].partition("/")
+        data = {
+            "name": row["entry_point"],
+            "prompt": row["prompt"],
+            "number": int(number) if family == "Mbpp" else None,
+            "base": _inputs(row, "base_input", source),
+            "plus": _inputs(row, "plus_input", source),
+            "atol": float(row.get("atol") or 0),
+        }
+        problems.append(Problem(row["task_id"], row["prompt"], row["canonical_solution"], data=data))
+    return problems
+
+
+def _inputs(row: dict[str, object], column: str, source: str) -> str:
+    """The inputs of a row, as JSON: a list of argument lists; the hub spells them as text, files as lists."""
+    inputs = row.get(column)
+    if isinstance(inputs, str):
+        return inputs
+    if inputs == {}:  # as one row of MBPP+ has it
+        inputs = []
+    if not isinstance(inputs, list):
+        raise RlifError(f"{row['task_id']} of {source} has no list {column!r}; expected rows in EvalPlus' layout.")
+    return json.dumps(inputs)
+
+
+def plus_trials(problem: Problem, source: str, *, extra: bool, stored: bool = False) -> list[Trial]:
+    """What a program must stand: the original inputs, and with `extra` those that EvalPlus added.
+
+    Args:
+        source: of the whole program.
+        stored: as the verdicts published with MBPP+ 0.1.0, see `evalplus_oracle`.
+    """
+    data = problem.data
+    trials = []
+    for inputs in (data["base"], data["plus"]) if extra else (data["base"],):
+        spec = {key: data[key] for key in ("name", "number", "atol")}
+        spec |= {"reference": f"{data['prompt']}{problem.gold}", "stored": stored}
+        source_of_oracle = f"spec['source'] = {ORACLE!r}" if stored else ""
+        tests = "\n".join(
+            [
+                ORACLE,
+                "signal.signal(signal.SIGALRM, too_slow)",
+                f"spec = {spec!r}",
+                source_of_oracle,
+                f"spec['inputs'] = json.loads({inputs!r})",
+                "judge(spec, call)",
+            ]
+        )
+        trials.append(Trial(Program(source, tests=tests, limits=LIMITS)))
+    return trials

@@ -1,0 +1,84 @@
+"""HumanEval: complete a Python function from its signature and docstring. 164 problems (arXiv 2107.03374).
+
+completion   the model goes on with the text, as a base model does; graded by the tests that come with the problem
+chat         the model is asked for the function
+plus         as `completion`, graded by HumanEval+: outputs equal the reference's, on many more inputs; needs its rows,
+             HumanEvalPlus.jsonl (arXiv 2305.01210)
+
+The tests run apart from the model's function and call it through a pipe. Those of two problems draw random words; they
+are seeded here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rlif.answers.extraction import code_or_text, whole_text
+from rlif.files.tables import home, read_rows
+from rlif.sandbox.runner import Limits, Program
+from rlif.tasks.code.evalplus import load_plus, plus_trials
+from rlif.tasks.code.programs import CodeTask, Trial
+from rlif.tasks.task import Protocol
+from rlif.types import Problem
+
+LIMITS = Limits(seconds=10)
+COMPLETION = Protocol(
+    "code-body",
+    chat=False,
+    max_tokens=512,
+    stop=("\nclass", "\ndef", "\n#", "\nif", "\nprint"),
+    extract=whole_text,
+    source="arXiv 2107.03374; 10 seconds in place of 3",
+)
+
+
+class HumanEval(CodeTask):
+    """Functions from docstrings."""
+
+    name = "humaneval"
+    protocols = {
+        "completion": COMPLETION,
+        "chat": Protocol("code-function", extract=code_or_text, source="ours; the problems are arXiv 2107.03374's"),
+        "plus": replace(COMPLETION, source="EvalPlus 0.2, HumanEval+"),
+    }
+    splits = ("test",)
+
+    def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
+        if self.protocol_name == "plus":
+            source = source or home("humaneval/HumanEvalPlus.jsonl.gz", "evalplus/humanevalplus")
+            return load_plus(source, split, limit)
+        source = source or home("humaneval/HumanEval.jsonl", "openai/openai_humaneval")
+        columns = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
+        return [
+            Problem(
+                row["task_id"],
+                row["prompt"],
+                row["canonical_solution"],
+                data={"name": row["entry_point"], "prompt": row["prompt"], "test": row["test"]},
+            )
+            for row in read_rows(source, split, columns)[:limit]
+        ]
+
+    def trials(self, problem: Problem, answer: str) -> bool | Sequence[Trial]:
+        data = problem.data
+        source = completed(data["prompt"], data["name"], answer)
+        if self.protocol_name == "plus":
+            return plus_trials(problem, source, extra=True)
+        seeded = "import random\nrandom.seed(0)\n"
+        name = data["name"]
+        tests = f"{data['prompt']}\n    pass\n\n{seeded}{name} = proxy({name!r})\n{data['test']}\n\ncheck({name})\n"
+        return [Trial(Program(source, tests=tests, limits=LIMITS))]
+
+    def gold_completion(self, problem: Problem) -> str | None:
+        if self.protocol_name == "chat":
+            return f"```python\n{problem.data['prompt']}{problem.gold}\n```"
+        return problem.gold
+
+
+def completed(prompt: str, name: str, answer: str) -> str:
+    """The program: what goes before the function and the answer, where that is the whole function, else both joined."""
+    if re.search(rf"^def {re.escape(name)}\b", answer, re.MULTILINE):
+        return f"{prompt[: max(prompt.rfind(f'def {name}('), 0)]}\n{answer}\n"
+    return f"{prompt}{answer}\n"

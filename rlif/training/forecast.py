@@ -1,0 +1,224 @@
+"""Will this model gain on these prompts before it collapses? A forecast from one rollout of the base, without labels.
+
+Confidence as a reward teaches what a model already does when it is sure, so it needs a model that does different things
+on one problem and is surer of the better ones. From G completions of each of some problems, with u the signal:
+
+    spread    mean over groups of the standard deviation of u; what the reward has to choose by
+    disagree  share of the groups whose answers differ; where none does, u chooses between wordings of one answer
+    pull      P(u of a completion that gives its group's most frequent answer > u of one that does not), ties half,
+              mean over the groups that disagree: what the reward moves answers towards. 0.5: nothing
+    longer    P(u of a longer completion > u of a shorter one) within groups: where the reward moves length
+
+    no        half the completions do not end, or have no answer; or fewer than a tenth of the groups disagree; or the
+              pull is surely below 0.5: surer completions give rarer answers
+    yes       none of these, and the pull is surely above 0.5 (95 % over groups)
+    unclear   otherwise
+
+That collapse follows the model's prior more than anything that is tuned is arXiv 2603.08660's finding; its own
+indicator, the Model Collapse Step, is the step at which a short training run collapses: here, the step at which
+`rlif train RECIPE guard.policy=stop` stops. This forecast costs one rollout instead of a run.
+
+What it cannot know: whether the most frequent answers are right ones - a model that is surely and consistently wrong
+gets a yes; when collapse comes, which depends on learning rate and KL weight (`demo` and `demo-collapse` share a base
+and a forecast); what the form alone is worth. An unclear pull does not rule a gain out: the self-certainty of
+Qwen2.5-3B does not tell its right from its wrong answers before training (arXiv 2505.19590, Fig. 8), and it gains.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from rlif.config.recipe import Recipe
+from rlif.errors import RlifError
+from rlif.guard.health import groups, vitals
+
+HALF, FEW = 0.5, 0.1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over groups with its 95 % interval, normal approximation; NaN bounds for fewer than two groups."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What `forecast` found.
+
+    Attributes:
+        verdict: "yes", "no" or "unclear".
+        reasons: why, a sentence each.
+        problems, completions: how many were looked at.
+        spread: nats, or whatever the signal is in; None where no group has two rewards.
+        disagree: share of the groups with answers.
+        pull, longer: see the module; None where no group says anything.
+        truncated, unanswered, goes_on: shares of the completions.
+    """
+
+    verdict: str
+    reasons: list[str]
+    problems: int
+    completions: int
+    spread: float | None
+    disagree: float
+    pull: Estimate | None
+    longer: Estimate | None
+    truncated: float
+    unanswered: float
+    goes_on: float
+
+
+def forecast(rows: Sequence[Mapping[str, Any]]) -> Forecast:
+    """A verdict from one rollout of the base.
+
+    Args:
+        rows: as `rlif.guard.health.vitals` takes them, with `reward` (None where there is none) and `truncated`.
+
+    Example:
+        >>> forecast(Run.open("runs/demo").completions(1)).verdict
+        'yes'
+    """
+    sets = groups(rows)
+    scored = [[row for row in group if row["reward"] is not None] for group in sets]
+    spreads = [stdev(row["reward"] for row in group) for group in scored if len(group) > 1]
+    answered = [[row for row in group if row["answer"] is not None] for group in scored]
+    answered = [group for group in answered if len(group) > 1]
+    split = [group for group in answered if len({row["answer"].strip() for row in group}) > 1]
+    signs = vitals(rows)
+    found = {
+        "problems": len(sets),
+        "completions": len(rows),
+        "spread": fmean(spreads) if spreads else None,
+        "disagree": len(split) / len(answered) if answered else 0.0,
+        "pull": estimate([pull for group in split if (pull := _pull(group)) is not None]),
+        "longer": estimate([longer for group in scored if (longer := _longer(group)) is not None]),
+        "truncated": fmean(row["truncated"] for row in rows),
+        "unanswered": signs["unanswered"],
+        "goes_on": signs["goes_on"],
+    }
+    verdict, reasons = _verdict(found)
+    return Forecast(verdict, reasons, **found)
+
+
+def estimate(values: Sequence[float]) -> Estimate | None:
+    """Mean and interval; None without values."""
+    if not values:
+        return None
+    mean = fmean(values)
+    half = 1.96 * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return Estimate(len(values), mean, mean - half, mean + half)
+
+
+def _wins(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """How often the first of a pair is larger, ties half."""
+    return fmean((a > b) + (a == b) / 2 for a, b in pairs) if pairs else None
+
+
+def _pull(group: Sequence[Mapping[str, Any]]) -> float | None:
+    """None where no answer is more frequent than all others: there is nothing to be moved towards."""
+    (first, n), (_, second) = Counter(row["answer"].strip() for row in group).most_common(2)
+    if n == second:
+        return None
+    with_it = [row["reward"] for row in group if row["answer"].strip() == first]
+    without = [row["reward"] for row in group if row["answer"].strip() != first]
+    return _wins(list(itertools.product(with_it, without)))
+
+
+def _longer(group: Sequence[Mapping[str, Any]]) -> float | None:
+    lengths = [(len(row["completion_ids"]), row["reward"]) for row in group]
+    return _wins([(u, v) for (m, u), (n, v) in itertools.product(lengths, lengths) if m > n])
+
+
+def _verdict(found: Mapping[str, Any]) -> tuple[str, list[str]]:
+    pull: Estimate | None = found["pull"]
+    against = []
+    if found["truncated"] >= HALF:
+        against.append(f"{found['truncated']:.0%} of completions do not end within the limit")
+    if found["unanswered"] >= HALF:
+        against.append(f"{found['unanswered']:.0%} of completions have no answer")
+    if not found["spread"]:
+        against.append("the signal does not differ within groups")
+    if found["disagree"] < FEW and not against:
+        against.append(f"only {found['disagree']:.0%} of groups give different answers: nothing to choose between")
+    if pull and pull.high < HALF:
+        against.append(f"surer completions give rarer answers (pull {_said(pull)})")
+    if against:
+        return "no", against
+    if pull and pull.low > HALF:
+        return "yes", [f"surer completions give their group's most frequent answer (pull {_said(pull)})"]
+    said = f"pull {_said(pull)}" if pull else "no group has an answer more frequent than the others"
+    return "unclear", [f"confidence does not tell frequent from rare answers here ({said})"]
+
+
+def _said(found: Estimate) -> str:
+    return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}] over {found.n} groups"
+
+
+def probe(recipe: Recipe, problems: int = 32) -> Forecast:
+    """Samples one rollout of a recipe's model as training would, scores it and forecasts; trains nothing.
+
+    Args:
+        recipe: its model, task, prompt, signal, temperature, num_generations and confidence_window are used.
+        problems: how many groups.
+
+    Raises:
+        RlifError: as `rlif.train` before its first step.
+    """
+    from rlif.sampling.loading import load_model
+    from rlif.sampling.sampler import Decoding, TransformersSampler, render
+    from rlif.scoring.statistics import head_of, score_completions
+    from rlif.signals import NEEDS, SIGNALS, windowed
+    from rlif.signals.group_confidence import TOP_K
+    from rlif.training.prepare import prepare
+
+    if str(recipe.reward) not in SIGNALS:
+        raise RlifError(
+            f"a forecast reads one token signal of {', '.join(SIGNALS)}; the recipe rewards {recipe.reward}."
+        )
+    job = prepare(recipe)
+    model, training = load_model(recipe), recipe.resolved_training
+    chosen = job.problems[:problems]
+    ids = [render(job.tokenizer, job.prompt, problem.text, recipe.chat) for problem in chosen]
+    decoding = Decoding(
+        training["max_completion_length"],
+        temperature=training["temperature"],
+        n=training["num_generations"],
+        seed=recipe.seed,
+    )
+    sampler = TransformersSampler(model, job.tokenizer, training["per_device_train_batch_size"])
+    completions = sampler.sample(ids, decoding)
+    confidence = NEEDS[str(recipe.reward)] == "topk_confidence_BT"
+    top_k = min(TOP_K, head_of(model).vocab_size) if confidence else None
+    stats = score_completions(
+        model,
+        [completion.prompt_ids for completion in completions],
+        [completion.completion_ids for completion in completions],
+        temperature=training["temperature"],
+        top_k=top_k,
+    )
+    texts = [problem.text for problem in chosen for _ in range(decoding.n)]
+    rewards = windowed(str(recipe.reward), recipe.confidence_window)(stats)
+    return forecast(
+        [
+            {
+                "prompt": text,
+                "prompt_ids": completion.prompt_ids,
+                "completion": completion.text,
+                "completion_ids": completion.completion_ids,
+                "answer": job.task.extract(completion.text),
+                "truncated": completion.truncated,
+                "reward": reward,
+            }
+            for text, completion, reward in zip(texts, completions, rewards, strict=True)
+        ]
+    )

@@ -1,0 +1,81 @@
+"""A checked recipe with its problems and tokenizer: all that can be read or refused before a model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rlif.config.recipe import Recipe
+from rlif.config.steps import Plan, check_annotator, plan_steps
+from rlif.errors import RlifError
+from rlif.rewards.terms import check_gold, check_terms
+from rlif.runs.paths import anchored
+from rlif.sampling.loading import load_config, load_tokenizer
+from rlif.tasks import Task, check_sources, find_task, source_of
+from rlif.tasks.prompts import Prompt, find_prompt
+from rlif.types import Problem
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked recipe with its problems and tokenizer."""
+
+    recipe: Recipe
+    task: Task
+    prompt: Prompt
+    tokenizer: Any
+    problems: list[Problem]
+    too_long: int
+    plan: Plan
+    held_out: dict[str, list[Problem]]
+
+    def prompts(self) -> list[Any]:
+        """What the trainer gets of the problems: conversations or texts, and nothing else."""
+        render = self.prompt.messages if self.recipe.chat else self.prompt.text
+        return [render(problem.text) for problem in self.problems]
+
+
+def check_names(recipe: Recipe) -> tuple[Task, Prompt]:
+    """The task and the prompt a recipe names, every other name looked up as well.
+
+    Raises:
+        RlifError: an unknown name; the nearest is suggested. Rewards that contradict the rest of the recipe.
+    """
+    task = find_task(recipe.task)
+    check_terms(recipe, task)
+    check_sources(recipe.evaluate.sources, [find_task(name) for name in recipe.evaluate.tasks])
+    return task, find_prompt(recipe.prompt or task.protocol.prompt)
+
+
+def prepare(recipe: Recipe, processes: int = 1) -> Job:
+    """Reads problems and tokenizer and checks that they make a run.
+
+    Raises:
+        RlifError: anything in the recipe, the data or the tokenizer that would stop the run.
+    """
+    from rlif.engines.trl.setup import check_training
+    from rlif.sampling.sampler import render
+
+    recipe = anchored(recipe)
+    task, prompt = check_names(recipe)
+    check_training(recipe, processes)
+    problems = task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed)
+    looked_at = {name: find_task(name) for name in recipe.evaluate.tasks}
+    held_out = {
+        name: each.load("test", source=source_of(each, recipe.evaluate.sources), limit=recipe.evaluate.limit)
+        for name, each in looked_at.items()
+    }
+    check_gold(recipe, task, problems)
+    check_annotator(recipe, load_config(recipe))
+    tokenizer = load_tokenizer(recipe)
+    short = [p for p in problems if len(render(tokenizer, prompt, p.text, recipe.chat)) <= recipe.max_prompt_tokens]
+    if not all(render(tokenizer, prompt, p.text, recipe.chat) for p in short[:1]):
+        raise RlifError(
+            f"the tokenizer of {recipe.model!r} makes no tokens of the first prompt; is it the model's own?"
+        )
+    if not short:
+        raise RlifError(
+            f"all {len(problems)} prompts are longer than max_prompt_tokens ({recipe.max_prompt_tokens}); raise it."
+        )
+    plan = plan_steps(recipe, len(short), processes)
+    return Job(recipe, task, prompt, tokenizer, short, len(problems) - len(short), plan, held_out)

@@ -1,0 +1,116 @@
+"""From completions to answers, by each rule."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlif.answers.extraction import answer_line, choice_letter, fenced_code, json_answer, last_boxed, last_expression
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("it is \\boxed{7}.", "7"),
+        ("\\boxed{3} no, \\boxed{4}", "4"),
+        ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("\\boxed {x}", "x"),
+        ("\\boxed{a \\boxed{b}}", "b"),
+        ("\\boxed{8", None),
+        ("\\boxed{1} and \\boxed{2", "1"),
+        ("{ \\boxed{5} never closed", "5"),
+        ("} \\boxed{5}", "5"),
+        ("the answer is 12", None),
+        ("<answer>12</answer>", None),
+        ("boxed{7}", None),
+        ("\\boxed{}", ""),
+        ("", None),
+    ],
+)
+def test_the_last_complete_box(text, answer):
+    assert last_boxed(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("5 then \\boxed{7} then 9", "7"),
+        ("so 1,234 apples.", "1234"),
+        ("about -3.5.", "-3.5"),
+        ("1/2 of 10", "10"),
+        ("#### 18", "18"),
+        ("nothing", None),
+    ],
+)
+def test_without_a_box_the_last_number(text, answer):
+    assert last_expression(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("steps\nANSWER: 12\n", "12"),
+        ("ANSWER: 1\nno\nanswer: $\\frac{1}{2}$", "\\frac{1}{2}"),
+        ("**ANSWER: 7**", "7"),
+        ("ANSWER: \\boxed{3}", "3"),
+        ("ANSWER:\nx is 4", "4"),
+        ("I give up", None),
+    ],
+)
+def test_the_answer_line(text, answer):
+    assert answer_line(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("the answer is (C). No, the answer is (D).", "C"),
+        ("the answer is B", "B"),
+        ("Answer: A, that is, answer: E\nanswer: B", "E"),
+        ("Answer: none, answer:\nH", "H"),
+        ("either H or, rather, I", "I"),
+        ("the answer is (K)", None),
+        ("none of it", None),
+        ("", None),
+    ],
+)
+def test_choices(text, letter):
+    assert choice_letter(text) == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ('```json\n{"reasoning": "2\n+2", "answer": "4"}\n```', "4"),
+        ('{"answer": 4}', "4"),
+        ('{"answer": ["a", 1]}', "['a', 1]"),
+        ('{"answer": null}', "None"),
+        ('{"reasoning": "no answer"} then "answer": "5"', "5"),
+        ('{"reasoning": "broken, "answer": "6"', "6"),
+        ('{"answer": 7, and so on', "7"),
+        ("answer: 8, surely", "8"),
+        ('{"a": {"answer": "1"}} {"answer": "2"}', "1"),
+        ("I do not know \\boxed{9}", None),
+        ("{" * 5000, None),
+    ],
+)
+def test_json_answers(text, answer):
+    assert json_answer(text) == answer
+
+
+def test_a_boxed_word_counts_where_asked_for():
+    assert json_answer("so \\boxed{9}", boxed=True) == "9"
+    assert json_answer("so \\boxed{9 + 1}", boxed=True) is None
+
+
+def test_code_between_fences():
+    assert fenced_code("```python\nx = 1\n```\nbetter:\n```\ny = 2\n\nz\n```\n") == "y = 2\n\nz"
+    assert fenced_code("x = 1") is None and fenced_code("```python\nx = 1") is None
+
+
+@pytest.mark.parametrize("rule", [last_boxed, last_expression, answer_line, choice_letter, json_answer, fenced_code])
+@pytest.mark.parametrize(
+    "text", ["\\boxed{" * 50_000, "answer: " * 50_000, "{" * 200_000, "A" * 300_000, "```\n" * 50_000]
+)
+def test_long_texts_end(rule, text):
+    """A rule that is quadratic takes minutes here."""
+    assert rule(text) is None or isinstance(rule(text), str)

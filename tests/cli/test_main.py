@@ -1,0 +1,149 @@
+"""The command line: light to start, one sentence for each mistake, exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from support.commands import ROOT, main, run
+from support.models import byte_tokenizer, tiny_model
+
+from rlif.cli import main as cli
+from rlif.config.recipe import load_recipe
+from rlif.engines.trl.setup import build_trainer
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import rlif",
+        "import rlif.cli.main; rlif.cli.main.app(['--help'], standalone_mode=False)",
+        "import rlif.config.recipe; rlif.config.recipe.load_recipe('demo')",
+    ],
+)
+def test_importing_is_light(code):
+    """No torch, no trl, no plotting; nor for reading a recipe."""
+    heavy = "sorted(set(sys.modules) & {'torch', 'trl', 'transformers', 'datasets', 'matplotlib', 'scipy', 'pandas'})"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {code}; print({heavy})"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout.strip().endswith("[]"), done.stderr
+
+
+def test_public_functions_stay_functions():
+    """Also where a module has the same name, and is imported when the function is first asked for."""
+    code = "import rlif; first = rlif.report, rlif.compare; print(first == (rlif.report, rlif.compare), first)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.startswith("True (<function report"), done.stderr
+
+
+def test_help_and_recipes(monkeypatch, capsys):
+    done = run("--help")
+    assert done.returncode == 0 and "train" in done.stdout and "recipes" in done.stdout
+    code, out, _ = main(monkeypatch, capsys, "recipes")
+    assert code == 0 and "demo" in out and "intuitor-qwen2.5-3b-math" in out
+
+
+def test_a_recipe_is_written_out(monkeypatch, capsys, tmp_path):
+    code, out, _ = main(monkeypatch, capsys, "recipes", "--show", "intuitor-qwen2.5-3b-math-kl0.01")
+    assert code == 0 and "beta: 0.01\n" in out and "reproduces: Table 3 (beta 0.01)" in out and "base:" not in out
+    assert "# what was published is measured by: rlif eval runs/NAME --tasks gsm8k.paper,math500.paper," in out
+    (tmp_path / "mine.yaml").write_text(out)
+    assert load_recipe(tmp_path / "mine.yaml").training["beta"] == 0.01
+    assert "did you mean 'demo'" in main(monkeypatch, capsys, "recipes", "--show", "dmo")[2]
+
+
+def test_run_folders_are_named_after_the_whole_name(monkeypatch):
+    """A name with a dot in it is no file with a suffix."""
+    named = []
+    monkeypatch.setattr(cli, "_train", lambda recipe, name: named.append(name))
+    cli.train("intuitor-qwen2.5-3b-math-kl0.01")
+    cli.train(str(ROOT / "rlif/recipes/demo.yaml"))
+    assert named == ["intuitor-qwen2.5-3b-math-kl0.01", "demo"]
+
+
+def test_dry_run_prints_the_recipe_the_steps_and_the_cost(monkeypatch, capsys):
+    code, out, _ = main(monkeypatch, capsys, "train", "demo", "seed=5", "--dry-run")
+    assert code == 0
+    assert "seed: 5" in out and "gradient_accumulation_steps: 4" in out and "normalisation: group_std_floor" in out
+    assert "2,048 problems, " in out and "tokens to generate" in out and "optimiser state" in out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["annotator=offline", "training.beta=0"], "annotator offline needs the frozen start"),
+        (["reward={self_certainty: {stages: [[0, 1], [5, 0]]}}"], "from step 5 on every reward weighs 0"),
+    ],
+)
+def test_dry_run_refuses_what_a_run_would(overrides, message, monkeypatch, capsys):
+    code, _, err = main(monkeypatch, capsys, "train", "demo", *overrides, "--dry-run")
+    assert code == 2 and message in err
+
+
+def test_dry_run_says_what_it_cannot_know(monkeypatch, capsys):
+    monkeypatch.delenv("RLIF_DATA", raising=False)
+    code, out, _ = main(monkeypatch, capsys, "train", "intuitor-qwen2.5-3b-math", "--dry-run")
+    assert code == 0 and "steps and tokens unknown: cannot load" in out and "unknown: cannot load the model" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train"], "give a recipe"),
+        (["train", "dmo"], "did you mean 'demo'"),
+        (["train", "demo", "modle=x"], "did you mean 'model'"),
+        (["train", "demo", "reward=confidence"], "unknown reward 'confidence'"),
+        (["train", "demo", "reward={likelyhood: 1}"], "did you mean 'likelihood'"),
+        (["train", "demo", "reward={self_certainty: 0}"], "no reward has a weight"),
+        (["train", "demo", "reward=semantic_entropy"], "meaning names the model"),
+        (["train", "demo", "reward=accuracy", "annotator=lagged"], "accuracy measures none"),
+        (["train", "demo", "task=clocks"], "did you mean 'clock'"),
+        (["train", "demo", "prompt=plane"], "did you mean 'plain'"),
+        (["train", "demo", "training.lr=1"], "TRL has no such option"),
+        (["train", "demo", "training.num_generations=1"], "always be zero"),
+        (["train", "demo", "problems_per_update=3"], "do not divide"),
+        (["train", "demo", "training.use_vllm=true", "training.vllm_max_model_length=100"], "together are 120; raise"),
+        (["train", "demo", "limit=5"], "5 problems are too few for one rollout of 32"),
+        (["train", "demo", "max_prompt_tokens=3"], "all 2048 prompts are longer than max_prompt_tokens (3)"),
+        (["train", "demo", "model=/nowhere/model"], "no such model folder"),
+        (["train", "demo", "model=nobody/nothing"], "cannot load the model 'nobody/nothing'"),
+        (["train", "demo", "task=prompts"], "source=PATH"),
+        (["train", "demo", "task=prompts", "source=/nowhere.txt"], "no such data file"),
+        (["train", "demo", "annotator=offline", "training.beta=0"], "training.beta above 0"),
+        (["train", "demo", "training.per_device_train_batch_size=0"], "it must be a whole number from 1"),
+        (["train", "demo", "training.steps_per_generation=0"], "it must be a whole number from 1"),
+        (["train", "demo", "training.generation_batch_size=64"], "use problems_per_update instead"),
+        (["train", "demo", "training.num_iterations=4", "training.save_steps=3"], "must be a multiple of the 4"),
+        (["train", "--resume", "/nowhere"], "is no run folder"),
+        (["train", "--resume", "/nowhere", "--dry-run"], "give it without --resume"),
+        (["train", "demo", "--resume", "runs/demo"], "give none beside it"),
+    ],
+)
+def test_mistakes_exit_with_2_and_one_sentence(args, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = main(monkeypatch, capsys, *args)
+    assert code == 2
+    assert err.startswith("rlif: ") and message in err and err.count("\n") == 1 and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_model_folders_are_checked(monkeypatch, capsys, tmp_path, model_folder):
+    monkeypatch.chdir(tmp_path)
+    empty, pickled = tmp_path / "empty", tmp_path / "pickled"
+    for folder in (empty, pickled):
+        folder.mkdir()
+    assert "it has no config.json" in main(monkeypatch, capsys, "train", "demo", f"model={empty}")[2]
+    (pickled / "config.json").write_text((model_folder / "config.json").read_text())
+    assert "no weights" in main(monkeypatch, capsys, "train", "demo", f"model={pickled}")[2]
+    torch.save(tiny_model().state_dict(), pickled / "pytorch_model.bin")
+    assert "has no tokenizer" in main(monkeypatch, capsys, "train", "demo", f"model={pickled}", "allow_pickle=true")[2]
+    byte_tokenizer().save_pretrained(pickled)
+    code, _, err = main(monkeypatch, capsys, "train", "demo", f"model={pickled}")
+    assert code == 2 and "are pickled (pytorch_model.bin)" in err and "allow_pickle=true" in err
+    assert not (tmp_path / "runs").exists()
+    recipe = load_recipe("demo", [f"model={pickled}", "allow_pickle=true", "training.log_level=error"])
+    trainer = build_trainer(recipe, ["Go."] * 64, byte_tokenizer(), str(tmp_path / "out"))
+    assert torch.equal(trainer.model.lm_head.weight, tiny_model().lm_head.weight)

@@ -1,0 +1,137 @@
+"""Recipes: what ships, the paper's defaults, and one sentence for each mistake."""
+
+from __future__ import annotations
+
+import pytest
+
+import rlif
+from rlif.config.recipe import check_recipe, load_recipe, shipped_recipes
+from rlif.engines.trl.setup import check_training
+from rlif.training.prepare import check_names
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_is_sound(name):
+    recipe = load_recipe(name)
+    assert recipe.description
+    check_names(recipe)
+    for processes in (1, 2):
+        check_training(recipe, processes)
+
+
+def test_a_recipe_that_says_only_the_reward_is_the_papers():
+    said = check_recipe({"reward": "self_certainty"})
+    paper = load_recipe("intuitor-qwen2.5-3b-math")
+    assert said.model == paper.model and said.task == paper.task
+    assert said.resolved_training.items() <= paper.resolved_training.items()
+
+
+def test_empty_sections_are_empty(tmp_path):
+    (tmp_path / "r.yaml").write_text("training:\nlora:\nevaluate:\n")
+    assert load_recipe(tmp_path / "r.yaml", ["training.learning_rate=1e-5"]).training == {"learning_rate": 1e-5}
+
+
+def test_overrides_reach_inside_and_are_yaml():
+    recipe = load_recipe("demo", ["seed=3", "training.learning_rate=3e-6", "evaluate.tasks=[cups]", "name=x"])
+    assert recipe.seed == 3 and recipe.training["learning_rate"] == 3e-6
+    assert recipe.evaluate.tasks == ["cups"] and recipe.name == "x"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["modl=x"], "unknown key 'modl' in the recipe; did you mean 'model'"),
+        (["evaluate.task=clock"], r"unknown key 'evaluate.task'.*did you mean 'tasks'"),
+        (["seed=many"], "seed in the recipe: .*integer.*found 'many'"),
+        (["confidence_window=0"], "confidence_window in the recipe: .*greater than or equal to 1, found 0"),
+        (["limit=0"], "limit in the recipe: .*greater than or equal to 1"),
+        (["algorithm=ppo"], "algorithm in the recipe: .*'grpo'.* or 'reinforce'"),
+        (["normalisation=zscore"], "normalisation in the recipe"),
+        (["name=../outside"], "is no folder name"),
+        (["training.seed=1"], "training.seed is set by rlif; use seed instead"),
+        (["training.scale_rewards=none"], "use normalisation instead"),
+        (["training.save_strategy=epoch"], "training.save_strategy is 'epoch', .*; use steps, with .*, or no"),
+        (["training.restore_callback_states_from_checkpoint=true"], "is set by rlif; use nothing: what the guard"),
+        (["seed"], "overrides look like key=value"),
+        (["seed.x=1"], "'seed' is a single value"),
+        (["seed=[1"], "the value of seed is not YAML"),
+        (["=1"], "overrides look like"),
+    ],
+)
+def test_mistakes_in_recipes(overrides, message):
+    with pytest.raises(rlif.RlifError, match=message):
+        load_recipe("demo", [*([] if "seed.x=1" not in overrides else ["seed=1"]), *overrides])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.num_generations=1"], "its advantage would always be zero; use 4 or more"),
+        (["problems_per_update=33", "training.num_generations=7"], "231 completions do not divide into batches of 64"),
+        (["training.gradient_accumulation_steps=3"], "problems_per_update asks for 4"),
+        (
+            ["training.per_device_train_batch_size=12", "problems_per_update=3", "training.steps_per_generation=1"],
+            "a generation batch of 12 completions does not divide into groups of 8",
+        ),
+    ],
+)
+def test_batches_that_do_not_divide(overrides, message):
+    with pytest.raises(rlif.RlifError, match=message):
+        load_recipe("demo", overrides).accumulation(1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["reward=self_certanty"], "unknown reward 'self_certanty'; did you mean 'self_certainty'"),
+        (["task=clok"], "unknown task 'clok'; did you mean 'clock'"),
+        (["prompt=boxd"], "unknown prompt 'boxd'; did you mean 'boxed'"),
+        (["evaluate.tasks=[cup]"], "unknown task 'cup'; did you mean 'cups'"),
+        (["prompt={user: Solve this}"], r"needs \{problem\}"),
+        (["prompt={assistant: x}"], "the texts system and user"),
+    ],
+)
+def test_unknown_names(overrides, message):
+    with pytest.raises(rlif.RlifError, match=message):
+        check_names(load_recipe("demo", overrides))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"- a\n- b\n", "holds a list; a recipe is a mapping"),
+        (b"model: [1\n", "is not YAML"),
+        (b"a: 1\na: 2\n", "is not YAML"),
+        (b"\xff\xfe", "cannot read"),
+        (b"a: !!python/object:os.system {}\n", "is not YAML"),
+        (b"training: 3\n", "training in the recipe"),
+    ],
+)
+def test_unreadable_recipes(tmp_path, content, message):
+    (tmp_path / "r.yaml").write_bytes(content)
+    with pytest.raises(rlif.RlifError, match=message):
+        load_recipe(tmp_path / "r.yaml")
+
+
+def test_unknown_recipes():
+    with pytest.raises(rlif.RlifError, match=r"no recipe file and no shipped recipe 'dmo'; did you mean 'demo'"):
+        load_recipe("dmo")
+
+
+def test_normalisation_follows_the_algorithm():
+    assert check_recipe({}).resolved_normalisation == "group_std"
+    rloo = check_recipe({"algorithm": "rloo"})
+    assert rloo.resolved_normalisation == "none" and "loss_type" not in rloo.resolved_training
+    check_training(rloo, 1)
+
+
+def test_a_key_of_half_characters_is_one_sentence():
+    with pytest.raises(rlif.RlifError, match="which is no text; write the characters themselves"):
+        check_recipe({"reward": {"\ud800\udc00": None}})
+
+
+@pytest.mark.parametrize("override", ["\n=\t", "a b=1", "=1", "seed"])
+def test_an_override_that_has_no_key(override):
+    with pytest.raises(rlif.RlifError, match="overrides look like key=value") as refused:
+        rlif.load_recipe("demo", [override])
+    assert "\n" not in str(refused.value)

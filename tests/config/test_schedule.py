@@ -1,0 +1,77 @@
+"""Weights over steps."""
+
+from __future__ import annotations
+
+import pytest
+
+import rlif
+from rlif.config.recipe import check_recipe
+from rlif.config.schedule import first_gap, read_weight
+
+
+def at(value, *steps):
+    return [read_weight("x", value).at(step) for step in steps]
+
+
+def test_a_number_never_changes():
+    assert at(0.5, 0, 7, 10_000) == [0.5, 0.5, 0.5]
+    assert not read_weight("x", 2).scheduled and not read_weight("x", 0).ever
+
+
+def test_linear_goes_straight_and_stays_outside():
+    assert at({"linear": [[10, 1.0], [50, 0.0], [60, 2.0]]}, 0, 10, 20, 30, 50, 55, 60, 99) == pytest.approx(
+        [1, 1, 0.75, 0.5, 0, 1, 2, 2]
+    )
+
+
+def test_stages_jump():
+    assert at({"stages": [[0, 1.0], [30, 0.0]]}, 0, 29, 30, 31) == [1, 1, 0, 0]
+
+
+def test_a_recipe_writes_them_down_as_it_read_them():
+    reward = {"self_certainty": {"stages": [[0, 1.0], [30, 0.0]]}, "accuracy": {"linear": [[30, 0], [40, 1]]}}
+    recipe = check_recipe({"reward": reward})
+    assert recipe.model_dump()["reward"] == reward
+    assert {name: weight.at(35) for name, weight in recipe.weights.items()} == {"self_certainty": 0.0, "accuracy": 0.5}
+    assert check_recipe({"reward": "self_certainty"}).weights["self_certainty"].at(3) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        ({"a": "much"}, "the weight of reward a is 'much'; give a number, or a schedule"),
+        ({"a": True}, "is True; give a number"),
+        ({"a": float("nan")}, "is nan; give a number"),
+        ({"a": {"cosine": [[0, 1]]}}, "give a number, or a schedule"),
+        ({"a": {"linear": []}}, r"needs points \[step, weight\]"),
+        ({"a": {"linear": [[0, 1, 2]]}}, r"needs points \[step, weight\]"),
+        ({"a": {"linear": "01"}}, r"needs points \[step, weight\]"),
+        ({"a": {"linear": [[-1, 1]]}}, r"needs points \[step, weight\]"),
+        ({"a": {"linear": [[5, 1], [5, 0]]}}, r"must increase, found \[5, 5\]"),
+        ({"a": {"stages": [[3, 1]]}}, "begin at step 3; say what it weighs from step 0 on"),
+        ({"a": 0, "b": 0.0}, "no reward has a weight"),
+        ({}, "no reward has a weight"),
+    ],
+)
+def test_mistakes(reward, message):
+    with pytest.raises(rlif.RlifError, match=message):
+        check_recipe({"reward": reward})
+
+
+@pytest.mark.parametrize(
+    ("reward", "gap"),
+    [
+        ({"a": 1.0, "b": 0}, None),
+        ({"a": {"stages": [[0, 1], [1, 0]]}, "b": {"stages": [[0, 0], [9, 1]]}}, 1),
+        ({"a": {"stages": [[0, 0], [5, 1]]}}, 0),
+        ({"a": {"linear": [[0, 1], [50, 0]]}}, 50),
+        ({"a": {"linear": [[2.5, 1], [3.5, 0]]}, "b": {"linear": [[6.5, 0], [7, 1]]}}, 4),
+        ({"a": {"stages": [[0, 1], [30, 0]]}, "b": {"linear": [[30, 0], [40, 1]]}}, None),
+        ({"a": {"stages": [[0, 1], [31, 0]]}, "b": {"linear": [[30, 0], [40, 1]]}}, None),
+    ],
+)
+def test_steps_that_nothing_rewards(reward, gap):
+    weights = check_recipe({"reward": reward}).weights.values()
+    assert first_gap(list(weights)) == gap
+    slowly = (step for step in range(100) if not any(w.at(step) or w.at(step + 1) for w in weights))
+    assert next(slowly, None) == gap

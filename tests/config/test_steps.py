@@ -1,0 +1,87 @@
+"""Estimates before a run starts."""
+
+from __future__ import annotations
+
+import pytest
+from support.models import byte_tokenizer, tiny_config
+
+import rlif
+from rlif.config.recipe import check_recipe
+from rlif.config.steps import estimate_memory, plan_steps
+from rlif.engines.trl.setup import build_trainer
+
+
+def test_the_papers_run_has_58_steps():
+    plan = plan_steps(check_recipe({}), problems=7500, processes=8)
+    assert plan.steps == 58 and plan.completions == 58 * 896 and plan.tokens == 58 * 896 * 3072
+
+
+def test_reuse_of_rollouts():
+    recipe = check_recipe({"training": {"num_iterations": 2}})
+    plan = plan_steps(recipe, problems=7500, processes=1)
+    assert plan.steps == 116 and plan.completions == 58 * 896
+
+
+@pytest.mark.parametrize("epochs", [0.4, 1, 1.5, 2])
+@pytest.mark.parametrize("options", [{}, {"steps_per_generation": 1}, {"num_iterations": 2}, {"max_steps": 5}])
+def test_the_engine_counts_the_same_steps(epochs, options, model_folder, tmp_path):
+    settings = {"num_generations": 2, "per_device_train_batch_size": 2, "num_train_epochs": epochs, "use_cpu": True}
+    recipe = check_recipe(
+        {"model": str(model_folder), "problems_per_update": 2, "training": settings | options | {"save_steps": 2}}
+    )
+    for problems in (2, 3, 7):
+        trainer = build_trainer(recipe, ["Say something."] * problems, byte_tokenizer(), str(tmp_path))
+        loop = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+        assert plan_steps(recipe, problems, processes=1).steps == loop[-1]
+
+
+def test_rollouts_of_a_part_of_an_epoch_are_counted():
+    def completions(problems, **training):
+        options = {"num_generations": 2, "per_device_train_batch_size": 2} | training
+        return plan_steps(check_recipe({"problems_per_update": 2, "training": options}), problems, 1).completions
+
+    assert completions(6, num_train_epochs=1.5) == 5 * 4
+    assert completions(3, num_train_epochs=2, steps_per_generation=1) == 6 * 2
+    assert completions(3, max_steps=3, steps_per_generation=1) == 5 * 2
+
+
+def test_updates_that_end_within_a_rollout_are_refused():
+    options = {"num_generations": 2, "per_device_train_batch_size": 2, "steps_per_generation": 3}
+    with pytest.raises(rlif.RlifError, match=r"used for 3 batches .* an update takes 2, so no checkpoint could lie"):
+        plan_steps(check_recipe({"problems_per_update": 2, "training": options}), problems=6, processes=1)
+
+
+def test_too_few_problems():
+    with pytest.raises(rlif.RlifError, match="100 problems are too few for one rollout of 128"):
+        plan_steps(check_recipe({}), problems=100, processes=1)
+
+
+def test_steps_that_nothing_rewards_are_refused():
+    ends = check_recipe({"reward": {"self_certainty": {"linear": [[0, 1], [50, 0]]}}})
+    with pytest.raises(rlif.RlifError, match="from step 50 on every reward weighs 0"):
+        plan_steps(ends, problems=7500, processes=1)
+    assert plan_steps(ends, problems=128 * 50, processes=1).steps == 50
+
+
+def test_memory_counts_every_copy():
+    recipe = check_recipe({"dtype": "float32"})
+    parameters = 261 * 32 * 2  # far fewer than the whole; the shares are what matters
+    parts = estimate_memory(recipe, tiny_config(), processes=1)
+    assert parts["optimiser state"] == pytest.approx(2 * parts["weights"])
+    assert parts["reference model"] == parts["gradients"] == parts["weights"] > parameters * 4 / 2**30 / 2
+    lora = estimate_memory(check_recipe({"dtype": "float32", "lora": {"r": 4}}), tiny_config(), processes=1)
+    assert "reference model" not in lora and "gradients" not in lora
+
+
+def test_memory_where_vllm_shares_the_device():
+    """It holds the weights once more, in bfloat16, and its cache by the completion; a server holds its own."""
+    options = {"use_vllm": True, "vllm_tensor_parallel_size": 2}
+    shared = estimate_memory(check_recipe({"training": options}), tiny_config(), processes=1)
+    alone = estimate_memory(check_recipe({}), tiny_config(), processes=1)
+    cache = "vLLM's key-value cache of one completion, at full length"
+    assert shared["vLLM's weights"] == pytest.approx(alone["weights"] / 2 / 2)
+    assert shared[cache] * 2 * 2 * 896 == pytest.approx(alone["key-value cache of one rollout, at full length"])
+    server = check_recipe({"training": options | {"vllm_mode": "server"}})
+    assert set(estimate_memory(server, tiny_config(), 1)) == set(alone) - {
+        "key-value cache of one rollout, at full length"
+    }

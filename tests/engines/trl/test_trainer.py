@@ -1,0 +1,171 @@
+"""Inside TRL: advantages against float64, extra passes counted, and the traps."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+
+import pytest
+import torch
+from peft import LoraConfig
+from support import oracle
+from support.models import tiny_model
+from support.trainers import LORA, make_trainer
+
+import rlif
+from rlif.engines import trl as engine
+from rlif.engines.trl.setup import check_training
+from rlif.errors import RlifError
+from rlif.rewards.mixing import Mixer
+
+DROPPING = LoraConfig(r=4, target_modules=["q_proj"], lora_alpha=64, lora_dropout=0.5, task_type="CAUSAL_LM")
+
+# case: changes, path, no-grad policy rows and reference rows per completion
+CASES = {
+    "on policy": ({}, "decode", 0, 0),
+    "temperature": ({"temperature": 0.7}, "decode", 0, 0),
+    "top-k sampling": ({"top_k": 5}, "decode", 0, 0),
+    "two iterations": ({"num_iterations": 2}, "policy", 1, 0),
+    "steps per generation": ({"steps_per_generation": 4}, "policy", 1, 0),
+    "beta": ({"beta": 0.04}, "decode", 0, 1),
+    "beta, offline": ({"beta": 0.04, "annotator": "offline"}, "reference", 0, 1),
+    "lora": ({"peft_config": LORA}, "decode", 0, 0),
+    "lora, beta, offline": ({"peft_config": LORA, "beta": 0.04, "annotator": "offline"}, "reference", 1, 0),
+    "dropout": ({"model": lambda: tiny_model(attention_dropout=0.3)}, "pass", 1, 0),
+    "lora dropout": ({"peft_config": DROPPING}, "pass", 1, 0),
+    "lora dropout, two iterations": ({"peft_config": DROPPING, "num_iterations": 2}, "pass", 2, 0),
+    "lora dropout, beta, offline": (
+        {"peft_config": DROPPING, "beta": 0.04, "annotator": "offline"},
+        "pass",
+        2,
+        0,
+    ),
+    "rloo": ({"algorithm": "rloo"}, "policy", 1, 0),
+    "rloo, temperature": ({"algorithm": "rloo", "temperature": 1.4}, "policy", 1, 0),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_advantages_and_passes(case, model_folder):
+    changes, path, policy_rows, reference_rows = CASES[case]
+    changes = {key: value() if key == "model" else value for key, value in changes.items()}
+    trainer = make_trainer(model_folder, **changes)
+    trainer.train()
+    group = trainer.num_generations
+    rloo = changes.get("algorithm") == "rloo"  # its advantages are in nats, a tenth of the others
+    normalise, tolerance = (oracle.leave_one_out, 1e-5) if rloo else (oracle.group_advantages, 1e-4)
+    for rollout in trainer.rollouts:
+        assert rollout["path"] == path
+        assert rollout["advantages"] == pytest.approx(normalise(rollout["expected"], group), abs=tolerance)
+        assert max(map(abs, rollout["advantages"])) > 100 * tolerance
+    completions = sum(len(rollout["scored"]) for rollout in trainer.rollouts)
+    assert trainer.rows["policy"] == policy_rows * completions
+    assert trainer.rows["reference"] == reference_rows * completions
+    logged = [log["extra_passes"] for log in trainer.state.log_history if "extra_passes" in log]
+    assert logged and set(logged) == {1.0 if path == "pass" else 0.0}
+
+
+def test_the_policy_moved_while_it_was_scored(model_folder):
+    """Otherwise online and offline could not be told apart above."""
+    trainer = make_trainer(model_folder)
+    trainer.train()
+    assert not torch.equal(trainer.model.lm_head.weight, trainer.start.lm_head.weight)
+
+
+def test_the_floor_acts_in_training(model_folder):
+    """A floor of twice the spread at the start is above every group's own deviation, and so is what divides."""
+    mixer = Mixer(["self_certainty"], "group_std_floor", floor=2.0)
+    trainer = make_trainer(model_folder, mixer=mixer)
+    trainer.train()
+    start = mixer.normalisers["self_certainty"].start_spread
+    assert start
+    for rollout in trainer.rollouts:
+        expected = oracle.group_advantages(rollout["expected"], 4, 2.0 * start)
+        assert rollout["advantages"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_masked_truncated_rows_are_unscorable(model_folder):
+    """TRL zeroes their attention, so what a tap reads there is garbage; the path that taps TRL's pass is the test."""
+    trainer = make_trainer(model_folder, num_iterations=2, mask_truncated_completions=True, max_completion_length=24)
+    head = trainer.model.lm_head.weight
+    with torch.no_grad():  # make ends likely enough that some rows end and some do not
+        head[1] = head.mean(0) * 0 + 0.35 * trainer.model.model.norm.weight.sign()
+    trainer.train()
+    truncated = [row.truncated for rollout in trainer.rollouts for row in rollout["scored"]]
+    assert any(truncated) and not all(truncated)
+    for rollout in trainer.rollouts:
+        for start in range(0, len(rollout["scored"]), 4):
+            rows = rollout["scored"][start : start + 4]
+            kept = [i for i, row in enumerate(rows) if not row.truncated]
+            found = rollout["advantages"][start : start + 4]
+            assert all(found[i] == 0 for i in range(4) if i not in kept)
+            assert all((row.reward is None) == row.truncated for row in rows)
+            if len(kept) > 1:
+                values = [rollout["expected"][start + i] for i in kept]
+                assert [found[i] for i in kept] == pytest.approx(oracle.group_advantages(values, len(values)), abs=1e-4)
+
+
+def test_the_garbage_of_a_zeroed_mask_would_be_noticed(model_folder):
+    """The statistics of masked rows, taken for real ones, are the impossible divergence the signal refuses."""
+    trainer = make_trainer(model_folder, num_iterations=2, mask_truncated_completions=True, max_completion_length=3)
+    trainer.reward._truncated = lambda ids: False
+    with pytest.raises(rlif.RlifError, match=r"ArithmeticError.*cannot be negative"):
+        trainer.train()
+
+
+def test_evaluation_does_not_touch_the_run(model_folder):
+    """TRL's own evaluation loop works and neither sets the floor nor leaves a rollout open."""
+    trainer = make_trainer(
+        model_folder, mixer=Mixer(["self_certainty"], "group_std_floor"), per_device_eval_batch_size=8
+    )
+    metrics = trainer.evaluate(trainer.train_dataset.select(range(4)))
+    assert math.isfinite(metrics["eval_self_certainty"])
+    assert set(trainer.reward.mixer.state().values()) == {None} and trainer.rollout is None
+
+
+def test_the_start_spread_survives_a_resume(tmp_path, model_folder):
+    trainer = make_trainer(model_folder, output_dir=str(tmp_path), save_strategy="steps", save_steps=2)
+    trainer.train()
+    again = make_trainer(model_folder, output_dir=str(tmp_path))
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert again.reward.mixer.state() == trainer.reward.mixer.state() and all(trainer.reward.mixer.state().values())
+    assert again.rollouts[-1]["advantages"] == trainer.rollouts[-1]["advantages"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scale_rewards": "group"}, "scale_rewards='none'"),
+        ({"annotator": "offline"}, "training.beta above 0"),
+    ],
+)
+def test_contradictions_are_refused(changes, message, model_folder):
+    with pytest.raises(rlif.RlifError, match=message):
+        make_trainer(model_folder, **changes)
+
+
+def test_a_trl_of_another_shape_is_refused(monkeypatch):
+    engine.check_trl(engine.InternalGRPOTrainer)
+    engine.check_trl(engine.InternalRLOOTrainer)
+    monkeypatch.setattr(engine.GRPOTrainer, "_calculate_rewards", lambda self, batch: None)
+    with pytest.raises(rlif.RlifError, match=r"has no GRPOTrainer._calculate_rewards.*install TRL 1.10 to"):
+        engine.check_trl(engine.InternalGRPOTrainer)
+
+
+def test_training_options_are_checked_by_trls_own_fields():
+    recipe = rlif.load_recipe("demo")
+    assert check_training(recipe, 1)["gradient_accumulation_steps"] == 4
+    with pytest.raises(rlif.RlifError, match=r"'training.learning_rat'.*did you mean 'learning_rate'"):
+        check_training(rlif.load_recipe("demo", ["training.learning_rat=1"]), 1)
+    with pytest.raises(rlif.RlifError, match=r"training.learning_rate in the recipe.*found 'fast'"):
+        check_training(rlif.load_recipe("demo", ["training.learning_rate=fast"]), 1)
+    with pytest.raises(rlif.RlifError, match=r"training.num_generations in the recipe.*found '7'"):
+        check_training(rlif.load_recipe("demo", ["training.num_generations='7'"]), 1)
+
+
+def test_capture_is_refused_where_weights_are_in_shards(model_folder, monkeypatch):
+    """A process that missed a token would run a pass of its own, and wait in it for the others."""
+    monkeypatch.setattr(engine, "in_shards", lambda accelerator: True)
+    monkeypatch.setattr(engine, "measuring", nullcontext)  # vLLM need not be here
+    with pytest.raises(RlifError, match="needs whole weights on every process"):
+        make_trainer(model_folder, vllm_capture=True)

@@ -1,0 +1,199 @@
+"""Scores of models: resumable, each with its n and interval, several samples per problem."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from scipy import stats
+from support.models import byte_tokenizer, tiny_model
+
+import rlif
+from rlif.evaluation.evaluate import check_gold, evaluate, render_problem, summarise, uses_chat
+from rlif.intervals import clustered_mean, paired, proportion
+from rlif.sampling.sampler import Decoding, TransformersSampler
+from rlif.signals import SIGNALS
+from rlif.tasks.prompts import PROMPTS
+from rlif.types import Problem
+
+CUPS = rlif.TASKS["cups"]
+
+
+def problems(n: int = 10) -> list[Problem]:
+    return CUPS.load("test", limit=n)
+
+
+class Killed(BaseException):
+    pass
+
+
+class Fragile(TransformersSampler):
+    """Dies at the start of a batch, as a killed process would."""
+
+    def __init__(self, dies_at: int | None = None):
+        super().__init__(tiny_model(), byte_tokenizer(), batch_size=4)
+        self.dies_at, self.batches = dies_at, 0
+
+    def sample(self, prompt_ids, decoding):
+        if self.batches == self.dies_at:
+            raise Killed
+        self.batches += 1
+        return super().sample(prompt_ids, decoding)
+
+
+@pytest.mark.parametrize("decoding", [Decoding(6), Decoding(6, temperature=1.0, n=2)])
+def test_killed_and_gone_on_is_as_never_killed(tmp_path, decoding):
+    whole = evaluate(Fragile(), CUPS, problems(), decoding=decoding, folder=tmp_path / "whole")
+    with pytest.raises(Killed):
+        evaluate(Fragile(dies_at=2), CUPS, problems(), decoding=decoding, folder=tmp_path / "killed")
+    part = tmp_path / "killed" / "cups.part.jsonl"
+    part.write_bytes(part.read_bytes() + b'{"batch": 2, "rec')
+    second = Fragile()
+    again = evaluate(second, CUPS, problems(), decoding=decoding, folder=tmp_path / "killed")
+    assert again == whole and second.batches == (3 if decoding.n == 1 else 5) - 2
+    for name in ("cups.json", "cups.jsonl"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not part.exists()
+
+
+def test_records_are_in_the_problems_order_and_complete(tmp_path):
+    scores = evaluate(Fragile(), CUPS, problems(), decoding=Decoding(6, temperature=1.0, n=2), folder=tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "cups.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["sample"]) for row in rows] == [(p.id, i) for p in problems() for i in (0, 1)]
+    assert set(rows[0]) == {
+        *("id", "sample", "completion", "answer", "right"),
+        *("self_certainty", "tokens", "truncated"),
+    }
+    assert scores["completions"] == 20 and scores["n"] == 2 and scores["accuracy"]["clusters"] == 10
+    assert scores["protocol"]["extract"] == "last_boxed" and scores["decoding"]["temperature"] == 1.0
+
+
+def test_other_settings_do_not_go_on(tmp_path):
+    with pytest.raises(Killed):
+        evaluate(Fragile(dies_at=1), CUPS, problems(), decoding=Decoding(6), folder=tmp_path)
+    with pytest.raises(rlif.RlifError, match=r"was begun with another decoding"):
+        evaluate(Fragile(), CUPS, problems(), decoding=Decoding(7), folder=tmp_path)
+    (tmp_path / "cups.part.jsonl").write_text('{"settings": 1}\n[]\n')
+    with pytest.raises(rlif.RlifError, match="damaged"):
+        evaluate(Fragile(), CUPS, problems(), decoding=Decoding(6), folder=tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(rlif.RlifError, match="cannot write to"):
+        evaluate(Fragile(), CUPS, problems(), decoding=Decoding(6), folder=tmp_path / "file")
+
+
+def test_self_certainty_of_decoding_is_that_of_scoring():
+    model, tokenizer = tiny_model(), byte_tokenizer()
+    sampler = TransformersSampler(model, tokenizer, batch_size=3)
+    prompts = [[5, 6, 7], [8] * 9, [9, 10], [11]]
+    found = sampler.sample(prompts, Decoding(12, temperature=1.3, n=2, seed=3))
+    assert [c.prompt_ids for c in found] == [prompt for prompt in prompts for _ in (0, 1)]
+    stats_ = rlif.score_completions(model, [c.prompt_ids for c in found], [c.completion_ids for c in found])
+    assert [c.self_certainty for c in found] == pytest.approx(SIGNALS["self_certainty"](stats_), abs=1e-5)
+    assert sampler.sample(prompts, Decoding(12, temperature=1.3, n=2, seed=3)) == found
+    assert sampler.sample(prompts, Decoding(12, temperature=1.3, n=2, seed=4)) != found
+
+
+def test_stop_strings_end_a_completion():
+    model, tokenizer = tiny_model(), byte_tokenizer()
+    sampler = TransformersSampler(model, tokenizer)
+    prompts = [[5, 6, 7], [20, 30, 40]]
+    free = sampler.sample(prompts, Decoding(20))
+    stop = '"'
+    stopped, other = sampler.sample(prompts, Decoding(20, stop=(stop,)))
+    assert stopped.text == free[0].text.partition(stop)[0] and not stopped.truncated
+    assert stopped.completion_ids == free[0].completion_ids[: len(stopped.completion_ids)]
+    assert len(stopped.completion_ids) < len(free[0].completion_ids)
+    assert other.text == free[1].text.partition(stop)[0]
+    expected = rlif.score_completions(model, [stopped.prompt_ids], [stopped.completion_ids])
+    assert stopped.self_certainty == pytest.approx(SIGNALS["self_certainty"](expected)[0], abs=1e-5)
+
+
+def test_greedy_twice_is_refused():
+    with pytest.raises(rlif.RlifError, match="would be the same"):
+        Decoding(5, n=2)
+
+
+def test_scores_of_several_samples():
+    """Two problems, three samples each, by hand."""
+    rows = [
+        ("a", "1", True, 5.0),
+        ("a", "2", False, 9.0),
+        ("a", "1.0", True, 1.0),
+        ("b", "3", False, 1.0),
+        ("b", "4", True, 2.0),
+        ("b", None, False, 3.0),
+        ("c", "no gold", None, 3.0),
+    ]
+    records = [
+        {"id": key, "answer": answer, "right": right, "self_certainty": sure, "tokens": 4, "truncated": False}
+        for key, answer, right, sure in rows
+    ]
+    scores = summarise(records, lambda a, b: float(a) == float(b))
+    assert scores["n"] == 3 and scores["accuracy"]["n"] == 6
+    assert scores["accuracy"]["mean"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert scores["maj@3"] == proportion(1, 2)  # a: {1, 1.0}; b: a tie, the first
+    assert scores["self_certainty@3"] == proportion(1, 2)  # a: "2"; b: "4", the surest that answers
+    assert scores["pass@k"]["1"]["mean"] == pytest.approx(0.5)
+    assert scores["pass@k"]["2"]["mean"] == pytest.approx((1 + 2 / 3) / 2)
+    assert scores["unanswered"] == pytest.approx(1 / 7)
+
+
+def test_nothing_to_score():
+    assert summarise([])["accuracy"]["mean"] is None
+    unlabelled = [{"id": "a", "answer": None, "right": None}] * 2
+    assert summarise(unlabelled)["accuracy"] == {"n": 0, "mean": None, "low": None, "high": None}
+
+
+def test_clustered_interval_is_students_over_problems():
+    values, clusters = [1, 0, 1, 1, 0, 0], ["a", "a", "b", "b", "c", "c"]
+    found = clustered_mean(values, clusters)
+    expected = stats.ttest_1samp([0.5, 1.0, 0.0], 0).confidence_interval(0.95)
+    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
+    assert clustered_mean([1.0], ["a"])["low"] is None
+
+
+def test_repeating_items_does_not_narrow_the_interval():
+    values = np.random.default_rng(0).integers(0, 2, 40).tolist()
+    once, thrice = clustered_mean(values, range(40)), clustered_mean(values * 3, [*range(40)] * 3)
+    assert (once["low"], once["high"]) == pytest.approx((thrice["low"], thrice["high"]))
+
+
+def test_paired_comparison():
+    first = {"a": 0.0, "b": 1.0, "c": 0.0, "d": 0.5, "only here": 1.0}
+    second = {"a": 1.0, "b": 1.0, "c": 1.0, "d": 0.0}
+    found = paired(first, second)
+    assert (found["problems"], found["better"], found["worse"]) == (4, 2, 1)
+    expected = stats.ttest_rel([1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.5]).confidence_interval(0.95)
+    assert (found["difference"]["low"], found["difference"]["high"]) == pytest.approx((expected.low, expected.high))
+    assert found["p"] == pytest.approx(stats.binomtest(2, 3).pvalue)
+    assert paired(first, first)["p"] == 1.0 and paired({}, {})["difference"]["mean"] is None
+
+
+def test_shots_are_dropped_from_the_end_until_the_prompt_fits():
+    class Short(type(CUPS)):
+        protocols: ClassVar = {"default": replace(CUPS.protocol, max_prompt_tokens=17)}
+
+    tokenizer, problem = byte_tokenizer(), Problem("a", "now?", preamble="0. ", shots=("one. ", "two. ", "six. "))
+    text = tokenizer.decode(render_problem(tokenizer, PROMPTS["plain"], problem, False, Short()))
+    assert text == "0. one. now?\n"
+    assert "0. one. two. six. now?" in tokenizer.decode(
+        render_problem(tokenizer, PROMPTS["plain"], problem, False, CUPS)
+    )
+
+
+def test_chat_templates():
+    assert uses_chat(byte_tokenizer(), None) and not uses_chat(byte_tokenizer(chat=False), None)
+    assert not uses_chat(byte_tokenizer(), False)
+    with pytest.raises(rlif.RlifError, match="needs a chat template"):
+        uses_chat(byte_tokenizer(chat=False), True)
+
+
+def test_golds_are_checked():
+    rows = [Problem("a", "?", "7"), Problem("b", "?", None), Problem("c", "?", "\\boxed{")]
+    assert check_gold(rlif.TASKS["gsm8k"], rows) == {"wrong": ["c"], "none": ["b"]}

@@ -1,0 +1,112 @@
+"""Reading data, and saying what is wrong with it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+import rlif
+from rlif.files.tables import read_rows
+from rlif.tasks import find_task
+
+ROWS = [{"prompt": "What is 1 + 1?", "note": "é"}, {"prompt": "And 2 + 2?", "note": "x"}]
+
+
+def write(folder, name):
+    path = folder / name
+    if name.endswith(".parquet"):
+        pyarrow.parquet.write_table(pa.Table.from_pylist(ROWS), path)
+        return path
+    text = {
+        "jsonl": "".join(json.dumps(row) + "\n" for row in ROWS),
+        "json": json.dumps(ROWS),
+        "csv": "prompt,note\n" + "".join(f"{row['prompt']},{row['note']}\n" for row in ROWS),
+        "txt": "".join(f"{row['prompt']}\n\n" for row in ROWS),
+    }[name.removesuffix(".gz").rpartition(".")[2]]
+    data = text.encode()
+    path.write_bytes(gzip.compress(data, mtime=0) if name.endswith(".gz") else data)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.csv", "a.csv.gz", "a.txt", "a.parquet"])
+def test_every_format(tmp_path, name):
+    rows = read_rows(str(write(tmp_path, name)), "train", ("prompt",))
+    assert [row["prompt"] for row in rows] == [row["prompt"] for row in ROWS]
+    assert name == "a.txt" or rows == ROWS
+
+
+def test_unusual_line_separators_are_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "one\u2028two"}\n', encoding="utf-8")
+    (tmp_path / "a.txt").write_text("one\u2028two\x0cthree\n", encoding="utf-8")
+    assert read_rows(str(tmp_path / "a.jsonl"), "train") == [{"prompt": "one\u2028two"}]
+    assert read_rows(str(tmp_path / "a.txt"), "train") == [{"prompt": "one\u2028two\x0cthree"}]
+
+
+def test_a_folder_by_split(tmp_path):
+    write(tmp_path, "train.jsonl.gz")
+    assert read_rows(str(tmp_path), "train") == ROWS
+    with pytest.raises(rlif.RlifError, match=r"has no test\.jsonl"):
+        read_rows(str(tmp_path), "test")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b"", "holds no rows"),
+        ("a.jsonl", b'{"prompt": "x"}\n{"prompt": ', "cannot read .*a.jsonl"),
+        ("a.jsonl", b"\xff\xfe\x00", "cannot read .*a.jsonl"),
+        ("a.jsonl.gz", b"not gzip", "cannot read"),
+        ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}', mtime=0)[:-5], "cannot read"),
+        ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}' * 50, mtime=0)[:15] + b"\xff" * 20, "cannot read"),
+        ("a.jsonl", b'{"prompt": [{"role": "user"}]}', "'prompt' in row 1 of .* is a list; expected plain text"),
+        ("a.parquet", b"PAR1 nothing", "cannot read"),
+        ("a.jsonl", b'{"prompt": "x"}\n{"text": "y"}', "row 2 of .* has no 'prompt'; it has text"),
+        ("a.jsonl", b"[1, 2]", "row 1 of .* has no columns: it is a list"),
+        ("a.csv", b"prompt\nx\n\n", "nothing"),
+        ("a.csv", b'"te\nxt"\ny', "row 1 of .* has no 'prompt'; it has te xt"),
+        ("a.xlsx", b"x", r"expected \.jsonl"),
+    ],
+)
+def test_bad_files(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    if message == "nothing":
+        assert len(read_rows(str(tmp_path / name), "train", ("prompt",))) == 1
+        return
+    with pytest.raises(rlif.RlifError, match=message):
+        read_rows(str(tmp_path / name), "train", ("prompt",))
+
+
+def test_missing_files_and_unreachable_hubs(tmp_path):
+    with pytest.raises(rlif.RlifError, match="no such data file"):
+        read_rows(str(tmp_path / "none.jsonl"), "train")
+    with pytest.raises(rlif.RlifError, match="cannot load the split 'train' of 'owner/name' from the hub"):
+        read_rows("owner/name", "train")
+
+
+def test_columns_that_are_no_text(tmp_path):
+    """Those that have to be there, whatever they hold, and those that are lists."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": 3, "options": ["a"]}')
+    assert read_rows(str(path), "test", present=("id",), lists=("options",))
+    with pytest.raises(rlif.RlifError, match="has no 'number'; it has id, options"):
+        read_rows(str(path), "test", present=("number",))
+    with pytest.raises(rlif.RlifError, match=r"'id' in row 1 of .* is 3; expected a list of text"):
+        read_rows(str(path), "test", lists=("id",))
+    path.write_text('{"options": ["a", null]}')
+    with pytest.raises(rlif.RlifError, match=r"is \['a', None\]; expected a list of text"):
+        read_rows(str(path), "test", lists=("options",))
+    with pytest.raises(rlif.RlifError, match=r"no such data file: ~nobody-has-this-name/a.jsonl"):
+        read_rows("~nobody-has-this-name/a.jsonl", "test")
+
+
+@pytest.mark.parametrize("name", ["mbpp", "mmlu_pro", "mmlu_pro.lighteval", "cruxeval.original", "code_contests"])
+def test_a_row_of_something_else_is_one_sentence(name, tmp_path):
+    path = tmp_path / "test.jsonl"
+    given = {"text": "t", "code": "c", "question": "q", "category": "x", "answer": "A", "id": "i", "output": "1"}
+    path.write_text(json.dumps(given))
+    with pytest.raises(rlif.RlifError, match=r"(row 1 of|the tests of row|needs the worked questions)"):
+        find_task(name).load("test", source=str(path))

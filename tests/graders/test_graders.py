@@ -1,0 +1,196 @@
+"""Rewards by something other than confidence."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from support.models import byte_tokenizer, classifier_folder
+from transformers import AutoModelForSequenceClassification
+
+import rlif
+from rlif.errors import RewardError
+from rlif.graders import GRADERS, Batch
+from rlif.graders.outside import checked, import_function, reward_function, reward_model
+from rlif.graders.seed_grpo import caution
+from rlif.tasks import TASKS
+from rlif.types import Group, Problem
+
+TEXTS = ["so \\boxed{4}", "so \\boxed{5}", "who knows", "so \\boxed{4.0}"]
+PROBLEMS = [Problem("a", "2+2", "4"), Problem("a", "2+2", "4"), Problem("a", "2+2", "4"), Problem("b", "?", None)]
+
+
+def batch(texts=TEXTS, problems=PROBLEMS, **options):
+    return Batch(
+        prompts=["?"] * len(texts),
+        completions=texts,
+        texts=texts,
+        completion_ids=[list(range(len(text))) for text in texts],
+        answers=[TASKS["math"].extract(text) for text in texts],
+        task=TASKS["math"],
+        problems=problems,
+        **options,
+    )
+
+
+def test_accuracy_is_the_tasks_own_grading():
+    assert GRADERS["accuracy"](batch()) == [1.0, 0.0, 0.0, None]
+    assert GRADERS["seed_grpo"] is GRADERS["accuracy"]
+    with pytest.raises(ValueError, match="needs a task"):
+        GRADERS["accuracy"](batch(problems=None))
+
+
+def test_format_asks_for_an_answer_and_no_gold():
+    assert GRADERS["format"](batch(problems=None)) == [1.0, 1.0, 0.0, 1.0]
+
+
+def test_length_and_shortness_are_tokens():
+    lengths = [float(len(text)) for text in TEXTS]
+    assert GRADERS["length"](batch()) == lengths
+    assert GRADERS["shortness"](batch()) == [-n for n in lengths]
+
+
+def test_random_tosses_a_fair_coin_that_is_the_same_again():
+    many = ["x"] * 4000
+    first = GRADERS["random"](batch(many, seed=1))
+    assert set(first) == {0.0, 1.0} and sum(first) / 4000 == pytest.approx(0.5, abs=0.04)
+    assert GRADERS["random"](batch(many, seed=1)) == first
+    assert GRADERS["random"](batch(many[2000:], seed=1, first=2000)) == first[2000:]
+    assert GRADERS["random"](batch(many, seed=2)) != first != GRADERS["random"](batch(many, seed=1, step=1))
+
+
+def test_caution_by_hand():
+    """Four of six agree: K = 3 clusters of 4, 1, 1."""
+    entropy = -(math.log(4 / 6) + 2 * math.log(1 / 6)) / 3
+    assert caution(Group("?", [""] * 6, ["4", "4", "5", "4", "4", None])) == pytest.approx(1 - entropy / math.log(6))
+    assert caution(Group("?", [""] * 3, ["4", "4", "4"])) == 1.0
+    assert caution(Group("?", [""] * 3, ["4", None, None])) == pytest.approx(0.0)
+    assert caution(Group("?", [""], ["4"])) == 1.0
+    assert caution(Group("?", [""] * 7, list("abcdefg"))) == 0.0, "rounding turned the advantages round"
+
+
+def unlabelled(completions, **_):
+    return [float(len(text)) for text in completions]
+
+
+def labelled(prompts, completions, gold, solution, trainer_state, **others):
+    assert trainer_state == "state" and "completion_ids" in others
+    return [None if s is None else float(g in s) for g, s in zip(gold, solution, strict=True)]
+
+
+def all_of_it(**columns):
+    assert not {"gold", "solution"} & set(columns)
+    return [1.0] * len(columns["prompts"])
+
+
+def test_functions_written_for_trl():
+    engine = {"engine": {"trainer_state": "state"}}
+    assert reward_function("f", unlabelled)(batch(**engine)) == [float(len(text)) for text in TEXTS]
+    assert reward_function("f", labelled)(batch(**engine)) == [1.0, 1.0, 1.0, None]
+    assert reward_function("f", all_of_it)(batch(**engine)) == [1.0] * 4
+    assert reward_function("f", lambda completion_ids: torch.ones(4))(batch(**engine)) == [1.0] * 4
+
+
+def test_what_else_trl_takes():
+    async def later(completions, **_):
+        await asyncio.sleep(0)
+        return [float(len(text)) for text in completions]
+
+    class Asked:
+        async def __call__(self, completions):
+            return np.array([len(text) for text in completions], dtype=np.float32)
+
+    lengths = [float(len(text)) for text in TEXTS]
+    assert reward_function("later", later)(batch()) == reward_function("asked", Asked())(batch()) == lengths
+    assert reward_function("f", lambda completion_ids: [torch.tensor(0.5)] * 4)(batch()) == [0.5] * 4
+
+
+def test_trls_own_accuracy_reward():
+    function = import_function("trl.rewards.accuracy_reward")
+    chat = batch(["$\\boxed{4}$", "$\\boxed{5}$"], PROBLEMS[:2])
+    chat = Batch(**{**chat.__dict__, "completions": [[{"role": "assistant", "content": text}] for text in chat.texts]})
+    assert reward_function("trl", function)(chat) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ([1.0], "returned 1 rewards for 4 completions"),
+        ([1.0, 2.0, math.nan, 0.0], "returned nan; rewards are finite numbers, or None"),
+        ([1.0, 2.0, math.inf, 0.0], "returned inf"),
+        (["a", 1, 1, 1], "returned 'a'"),
+        (3.0, "returned a float; it must return a list"),
+        ("abcd", "returned a str"),
+        (None, "returned a NoneType"),
+    ],
+)
+def test_what_a_function_may_not_return(returned, message):
+    with pytest.raises(RewardError, match=message):
+        reward_function("mine", lambda completions: returned)(batch())
+
+
+def test_a_function_that_raises_is_named():
+    def broken(completions, **_):
+        raise KeyError("solution")
+
+    with pytest.raises(RewardError, match="mine raised KeyError: 'solution'"):
+        reward_function("mine", broken)(batch())
+    with pytest.raises(RewardError, match="mine raised SystemExit: 0"):
+        reward_function("mine", lambda completions: sys.exit(0))(batch())
+    assert checked("mine", [1, None, True], 3) == [1.0, None, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_module:f", "cannot import the reward no_such_module:f: No module named"),
+        ("math:no_such", "the module math has no 'no_such'"),
+        ("math.pi", "the reward math.pi is a float, not a function"),
+        ("exploding:f", "importing the reward exploding:f raises ZeroDivisionError"),
+    ],
+)
+def test_functions_that_are_not_there(name, message, tmp_path, monkeypatch):
+    (tmp_path / "exploding.py").write_text("1 / 0")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(rlif.RlifError, match=message):
+        import_function(name)
+
+
+def test_the_current_folder_is_looked_in(tmp_path, monkeypatch):
+    (tmp_path / "rewards_of_mine.py").write_text(
+        "def short(completions, **_):\n    return [0.0 for _ in completions]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert reward_function("x", import_function("rewards_of_mine:short"))(batch()) == [0.0] * 4
+    assert import_function("rewards_of_mine.short") is import_function("rewards_of_mine:short")
+
+
+def test_a_reward_model_reads_prompt_and_completion(tmp_path):
+    """Each row by itself in float64, whatever it is padded with."""
+    folder = classifier_folder(tmp_path / "rm")
+    prompts = [[{"role": "user", "content": text}] for text in ("Hi", "What is two plus two?")]
+    answers = [[{"role": "assistant", "content": text}] for text in ("a rather long answer", "4")]
+    found = reward_model(folder)(Batch(prompts, answers, ["", ""], [[], []], [None, None]))
+    model = AutoModelForSequenceClassification.from_pretrained(folder).double().eval()
+    tokenizer = byte_tokenizer()
+    for value, prompt, answer in zip(found, prompts, answers, strict=True):
+        ids = tokenizer(tokenizer.apply_chat_template([*prompt, *answer], tokenize=False), return_tensors="pt")
+        assert value == pytest.approx(model(**ids).logits.item(), abs=1e-4)
+    plain = reward_model(folder)(Batch(["Hi "], ["there"], [""], [[]], [None]))
+    assert plain[0] == pytest.approx(model(**tokenizer("Hi there", return_tensors="pt")).logits.item(), abs=1e-4)
+
+
+def test_models_that_are_no_reward_models(tmp_path):
+    with pytest.raises(rlif.RlifError, match="has 3 outputs; a reward model has one"):
+        reward_model(classifier_folder(tmp_path / "three", labels=3))
+    with pytest.raises(rlif.RlifError, match="cannot load the reward model"):
+        reward_model(str(tmp_path / "nowhere/at-all"))
+    bare = reward_model(classifier_folder(tmp_path / "bare", template=False))
+    with pytest.raises(RewardError, match="has no chat template"):
+        bare(
+            Batch([[{"role": "user", "content": "Hi"}]], [[{"role": "assistant", "content": "x"}]], [""], [[]], [None])
+        )

@@ -1,0 +1,103 @@
+"""Vital signs of completions, on text whose signs are known."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from rlif.guard.health import TAIL, compression, goes_on, repetition, vitals
+
+PROSE = "the clock adds seven and then eleven before it shows what nobody had asked for in the first place"
+
+
+def row(completion: str, answer: str | None = "7", prompt: str = "Add two and five.", ids: list[int] | None = None):
+    return {
+        "prompt": prompt,
+        "prompt_ids": list(prompt.encode()),
+        "completion": completion,
+        "completion_ids": list(completion.encode()) if ids is None else ids,
+        "answer": answer,
+    }
+
+
+def test_repetition_from_none_to_all():
+    assert repetition(range(100)) == 0
+    assert repetition([5] * 100) == 96 / 97
+    assert repetition([1, 2, 3]) == repetition([]) == 0
+    assert repetition([1, 2, 3, 4, 1, 2, 3, 4]) == 1 - 4 / 5
+
+
+def test_repetition_does_not_care_which_tokens_are_repeated():
+    ids = random.Random(0).choices(range(6), k=50)
+    assert repetition(ids) == repetition([token + 100 for token in ids])
+
+
+def test_compression_orders_prose_loops_and_one_character():
+    prose, loop, character = PROSE, "so it is. " * 40, "!" * 400
+    assert 1 < compression(prose) < 2.4 < compression(loop) < compression(character)
+    assert compression("") == 1.0
+    assert compression("\ud800 lone surrogate") > 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"It is \boxed{4}. " + "x" * (TAIL + 1),
+        r"\boxed{\frac{1}{2}} and then " + "more " * TAIL,
+        "It is 4.\n\nQuestion: what is 5 + 5?",
+        "It is 4.<|im_start|>user",
+        "It is 4.\n\nHuman: and 6 + 6?",
+        "It is 4. Here is another problem.",
+        "It is 4.\n### Problem 2: add",
+    ],
+)
+def test_going_on(text):
+    assert goes_on(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        r"It is \boxed{4}.",
+        r"It is \boxed{4}. " + "x" * (TAIL - 1),
+        r"It is \boxed{4",
+        r"\boxed{\text{a box that holds " + "very " * TAIL + "much}}",
+        "Question: what is asked? It is 4.",
+        "The problem is easy. The question: is it 4? It is 4.",
+        "No box at all, " + "but much text " * 40,
+    ],
+)
+def test_not_going_on(text):
+    assert not goes_on(text)
+
+
+def test_groups_that_agree_and_groups_that_do_not():
+    agreeing = [row("7", "7")] * 4
+    split = [row("x", answer, prompt="Another.") for answer in ("1", "1", "2", "3")]
+    assert vitals(agreeing)["distinct"] == 0 and vitals(agreeing)["agreement"] == 1
+    assert vitals(split)["distinct"] == 2 / 3 and vitals(split)["agreement"] == 0.5
+    both = vitals(agreeing + split)
+    assert both["distinct"] == 1 / 3 and both["agreement"] == 0.75 and both["same_answer"] == 0.5
+
+
+def test_vital_signs_do_not_depend_on_the_order_within_a_group():
+    rows = [row("x" * n, str(n % 3)) for n in range(1, 9)]
+    shuffled = random.Random(1).sample(rows, k=len(rows))
+    assert vitals(rows) == pytest.approx(vitals(shuffled))
+
+
+def test_answers_that_are_not_there_are_counted_and_not_compared():
+    found = vitals([row("7", "7"), row("?", None), row("7", " 7 "), row("?", None)])
+    assert found["unanswered"] == 0.5 and found["agreement"] == 1
+    assert "agreement" not in vitals([row("7", "7"), row("?", None)])
+    assert vitals([]) == {}
+
+
+def test_the_words_of_the_problem():
+    assert vitals([row("two five add AND")])["prompt_use"] == 1
+    assert vitals([row("Two.")])["prompt_use"] == 0.25
+    assert "prompt_use" not in vitals([row("two", prompt="?")])
+    turns = row("two five") | {"prompt": [{"role": "system", "content": "x"}, {"role": "user", "content": "two five"}]}
+    assert vitals([turns])["prompt_use"] == 1

@@ -1,0 +1,203 @@
+"""The batch script that `rlif launch --slurm` writes, really run by bash, with a Slurm that is pretended."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.commands import main
+from support.launches import ENVIRONMENT, ON_GPUS, SERVER, accelerates, small, wait_for
+
+from rlif.launching.commands import SERVER_HOST
+
+# srun starts its command once for each of its tasks, forwards USR1 to them and kills them on TERM, as Slurm's does.
+SRUN = r"""
+printf "%s\0" "$@" >>"$NOTES"; printf "\n" >>"$NOTES"
+tasks=1
+while [ "${1#--}" != "$1" ]; do case "$1" in --ntasks=*) tasks="${1#*=}";; esac; shift; done
+children=()
+for ((task = 0; task < tasks; task++)); do SLURM_PROCID=$task "$@" & children+=($!); done
+trap 'kill -USR1 "${children[@]}"' USR1
+trap 'kill -KILL "${children[@]}"' TERM
+worst=0
+for child in "${children[@]}"; do
+  while :; do
+    wait "$child" 2>/dev/null; code=$?
+    kill -0 "$child" 2>/dev/null || break
+  done
+  wait "$child" 2>/dev/null; code=$?; [ "$code" = 127 ] && code=0
+  [ "$code" -gt "$worst" ] && worst=$code
+done
+exit "$worst"
+"""
+SCONTROL = r"""
+if [ "$1" = requeue ]; then echo "$2" >>"$NOTES.requeued"; else printf 'node%s\n' 1 2 3; fi
+"""
+# What is launched waits, half a minute at most, until the server has been noted, if there is one.
+PYTHON = r"""
+for _ in {1..600}; do
+  if [ -z "$RLIF_VLLM_SERVER" ] || [ "$3" != launch ] || grep -q vllm-serve "$NOTES"; then break; fi
+  sleep 0.05
+done
+printf "%s\0" "$SLURM_PROCID" "$@" >>"$NOTES.launched"; printf "\n" >>"$NOTES.launched"
+exit "${LAUNCH_CODE:-0}"
+"""
+
+
+class Slurm:
+    """Runs batch scripts in a folder; what it was asked to do is noted there."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.notes = folder, folder / "notes"
+        (folder / "bin").mkdir()
+        for name, body in {"scontrol": SCONTROL, "srun": SRUN, "python": PYTHON}.items():
+            path = folder / "bin" / name
+            path.write_text(f"#!/bin/bash\n{body}\n")
+            path.chmod(0o755)
+
+    def start(self, script: str, job: int = 7, *, really: bool = False, **changes: str) -> subprocess.Popen[str]:
+        """The script of a job on its way; our python is only noted, unless it is really to run."""
+        if not really:
+            script = script.replace(sys.executable, str(self.folder / "bin/python"))
+        path = self.folder / "job.sh"
+        path.write_text(script)
+        shared = {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "NOTES": str(self.notes), "HOME": "/nowhere"}
+        slurm = {"SLURM_JOB_NODELIST": "node[1-3]", "SLURM_JOB_ID": str(job), "SLURM_CPUS_ON_NODE": "2"}
+        environment = {**ENVIRONMENT, **shared, **slurm, **changes}
+        return subprocess.Popen(["bash", path], env=environment, stderr=subprocess.PIPE, text=True)
+
+    def run(self, script: str, job: int = 7, **changes: str) -> tuple[int, str]:
+        process = self.start(script, job, really=False, **changes)
+        return process.wait(), process.communicate()[1]
+
+    def steps(self) -> list[list[str]]:
+        return self._noted("")
+
+    def launched(self) -> list[list[str]]:
+        return self._noted(".launched")
+
+    def requeued(self) -> list[str]:
+        path = Path(f"{self.notes}.requeued")
+        return path.read_text().split() if path.exists() else []
+
+    def _noted(self, suffix: str) -> list[list[str]]:
+        return [line.split("\0")[:-1] for line in Path(f"{self.notes}{suffix}").read_text().splitlines()]
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    (tmp_path / "slurm").mkdir()
+    return Slurm(tmp_path / "slurm")
+
+
+@pytest.fixture
+def script_of(monkeypatch, capsys):
+    def script_of(*arguments: str) -> str:
+        code, script, err = main(monkeypatch, capsys, "launch", "--slurm", "--dry-run", *arguments)
+        assert code == 0, err
+        return script
+
+    return script_of
+
+
+def directives(script: str) -> set[str]:
+    return {line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")}
+
+
+ODD = 'description=it\'s "$HOME" `id` $(id) ; x'
+
+
+def test_the_batch_script_runs_what_it_should(script_of, slurm, monkeypatch, capsys, tmp_path):
+    """On three pretended machines: two train, the third serves; odd words arrive as they were typed."""
+    command = ["demo", *ON_GPUS, *SERVER, ODD, f"output={tmp_path}/my runs"]
+    layout = ["--processes", "16", "--nodes", "2", "--strategy", "fsdp2", "--server-gpus", "2"]
+    script = script_of(*layout, *command)
+    asked = {"--nodes=3", "--ntasks-per-node=1", "--gpus-per-node=8", "--requeue", "--exclusive", "--mem=0"}
+    assert {*asked, "--signal=B:USR1@300"} <= directives(script)
+    code, said = slurm.run(script)
+    assert code == 0 and not said
+    serve, train = sorted(slurm.steps(), key=lambda words: "vllm-serve" not in words)
+    assert "--nodelist=node3" in serve and serve[serve.index("--tensor_parallel_size") + 1] == "2"
+    assert train[:4] == ["--kill-on-bad-exit=1", "--nodes=2", "--ntasks=2", "--nodelist=node1,node2"]
+    launched = sorted(words for words in slurm.launched() if words[1:4] == ["-m", "rlif", "launch"])
+    monkeypatch.setenv(SERVER_HOST, "node3")
+    for rank, (task, _, _, *words) in enumerate(launched):
+        assert task == str(rank) and words[-len(command) - 1 :] == [*command, "name=demo-7"]
+        code, out, _ = main(monkeypatch, capsys, *words, "--dry-run")
+        found = accelerates(shlex.split(out))
+        assert code == 0 and (found.machine_rank, found.main_process_ip, found.main_process_port) == (
+            rank,
+            "node1",
+            20007,
+        )
+        assert (found.num_processes, found.num_machines, found.use_fsdp) == (16, 2, True)
+        assert found.training_script_args == ["train", *command, "name=demo-7"]
+    assert len(launched) == 2
+
+
+def test_without_gpus_none_are_asked_for(script_of):
+    assert not any("gpus" in each for each in directives(script_of("--processes", "2", "demo")))
+
+
+def begun(folder: Path, job: str | None) -> None:
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").touch()
+    (folder / "environment.json").write_text(json.dumps({"rlif": "1", "job": job}, indent=2))
+
+
+def test_a_job_goes_on_with_the_run_that_it_began_and_with_no_other(script_of, slurm, tmp_path):
+    """Two jobs of one recipe and two seeds are two runs, whichever starts first; one put back goes on with its own."""
+    scripts = [script_of("--processes", "2", "demo", f"seed={n}", f"output={tmp_path}/runs") for n in (1, 2)]
+    slurm.run(scripts[0], 11)
+    begun(tmp_path / "runs/demo-11", "11")
+    slurm.run(scripts[1], 12)
+    slurm.run(scripts[0], 11, SLURM_RESTART_COUNT="1")
+    slurm.run(scripts[1], 12, SLURM_RESTART_COUNT="1")  # it was put back before it had a run folder
+    told = [words[words.index("2") + 1 :] for words in slurm.launched()]
+    first, second = (["demo", f"seed={n}", f"output={tmp_path}/runs", f"name=demo-1{n}"] for n in (1, 2))
+    assert told == [first, second, ["--resume", f"{tmp_path}/runs/demo-11"], second]
+
+
+@pytest.mark.parametrize(("job", "goes_on"), [("11", True), ("12", False), (None, False)])
+def test_a_name_of_the_recipes_own_is_no_leave_to_go_on_with_anothers_run(job, goes_on, script_of, slurm, tmp_path):
+    script = script_of("--processes", "2", "demo", "name=mine", f"output={tmp_path}/runs")
+    begun(tmp_path / "runs/mine", job)
+    slurm.run(script, 11, SLURM_RESTART_COUNT="1")
+    assert ("--resume" in slurm.launched()[0]) is goes_on
+
+
+@pytest.mark.parametrize(
+    ("launch", "finished", "code", "requeued"),
+    [(75, False, 0, ["7"]), (0, True, 0, []), (75, True, 0, []), (2, False, 2, []), (3, False, 3, [])],
+)
+def test_what_stopped_at_a_checkpoint_is_put_back(launch, finished, code, requeued, script_of, slurm, tmp_path):
+    script = script_of("--processes", "2", "demo", f"output={tmp_path}/runs")
+    (tmp_path / "runs/demo-7").mkdir(parents=True)
+    if finished:
+        (tmp_path / "runs/demo-7/summary.json").touch()
+    assert slurm.run(script, LAUNCH_CODE=str(launch)) == (code, "")
+    assert slurm.requeued() == requeued
+
+
+def test_a_job_whose_time_is_up_saves_and_goes_on(script_of, slurm, tmp_path, model_folder):
+    """Really trained, by two processes; USR1 to the batch shell, as before a time limit, then the same job again."""
+    recipe = [each for each in small(model_folder, tmp_path) if each != "name=run"]
+    script, run = script_of("--processes", "2", "demo", *recipe), tmp_path / "demo-7"
+    job = slurm.start(script, really=True)
+    wait_for(run, 2, job)
+    job.send_signal(signal.SIGUSR1)
+    _, said = job.communicate(timeout=60)
+    assert job.returncode == 0 and slurm.requeued() == ["7"] and not (run / "summary.json").exists(), said
+    go_on = f"rlif launch --resume {run} --processes 2 --slurm"
+    assert said.splitlines()[-1] == f"rlif: stopped by SIGUSR1; go on with: {go_on}"
+    assert json.loads((run / "environment.json").read_text())["job"] == "7"
+    again = slurm.start(script, really=True)
+    _, said = again.communicate(timeout=120)
+    assert again.returncode == 0 and slurm.requeued() == ["7"], said
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 20 and (run / "summary.json").exists()

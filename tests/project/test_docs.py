@@ -1,0 +1,116 @@
+"""docs/signals.md says what is there, modules say what a reader needs, and the page's worked example works."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rlif
+from rlif.config.recipe import check_recipe
+from rlif.files.yaml import parse_yaml
+from rlif.graders import GRADERS
+from rlif.rewards.terms import check_terms
+from rlif.signals import GROUP_SIGNALS, NEEDS, SIGNALS
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs/signals.md").read_text()
+SIGNAL_FILES = sorted([*(ROOT / "rlif/signals").glob("*.py"), *(ROOT / "rlif/graders").glob("*.py")])
+OTHER_FILES = {
+    "__init__.py": "tables",
+    "batch.py": "what graders see",
+    "outside.py": "what others wrote",
+}
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+
+
+def rows():
+    """The tables' rows by the name in their first cell; not those of the worked example."""
+    lines = re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL).splitlines()
+    cells = [line.strip("|").split(" | ") for line in lines if line.startswith("| `")]
+    return {row[0].strip(" `"): [cell.strip() for cell in row] for row in cells}
+
+
+def test_every_signal_and_grader_has_a_row():
+    assert set(rows()) - {"module:function"} == {*SIGNALS, *GROUP_SIGNALS, *GRADERS}
+    assert {len(row) for row in rows().values()} == {7}
+    for name, field in NEEDS.items():
+        assert rows()[name][2] == f"`{field.removesuffix('_BT')}`"
+
+
+@pytest.mark.parametrize("path", [p for p in SIGNAL_FILES if p.name not in OTHER_FILES], ids=lambda path: path.stem)
+def test_every_signal_and_grader_says_what_it_is(path):
+    """A formula, the paper, the range, how it is used there, and how it fails."""
+    docstring = path.read_text().split('"""')[1]
+    assert re.search(r"^    \S", docstring, re.MULTILINE), "no formula"
+    for word in ("Source:", "Range:", "Defaults there:", "Watch:"):
+        assert docstring.count(word) == 1, f"{word} stands there {docstring.count(word)} times"
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_the_recipes_of_the_page_can_be_read(text):
+    recipe = check_recipe(parse_yaml(text, "docs/signals.md"))
+    check_terms(recipe, rlif.TASKS[recipe.task])
+
+
+def insert(path: Path, text: str, before: str) -> None:
+    """Inserts lines into a file, before the only place where it has another text."""
+    whole = path.read_text()
+    assert whole.count(before) == 1
+    path.write_text(whole.replace(before, text + before))
+
+
+TRAINING = (
+    "engines/test_mixing.py::test_every_token_signal_is_trained_on",
+    "engines/test_mixing.py::test_weight_zero_leaves_the_weights_as_without_it[decode]",
+)
+WITH_IT = (
+    "test_mean_probability",
+    "test_larger_is_more_sure[mean_probability]",
+    "test_every_signal_and_grader_has_a_row",
+    "test_every_signal_and_grader_says_what_it_is[mean_probability]",
+    "test_imports_point_back[signals.mean_probability]",
+    "test_the_readmes_tree_is_the_disk",
+    *(name.split("::")[1] for name in TRAINING),
+)
+
+
+def passed_in(project: Path, *names: str) -> set[str]:
+    """Runs tests of another copy of the project, all of which have to pass; says which they were."""
+    plain = ["--override-ini", "addopts=", "-p", "no:xdist", "-p", "no:cacheprovider", "--verbose"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *plain, "--deselect", "tests/project/test_docs.py::test_the_worked_example"]
+        + [f"tests/{name}" for name in names],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(project)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    return set(re.findall(r"::(\S+) PASSED", done.stdout))
+
+
+def test_the_worked_example(tmp_path):
+    """File, line, row and test as the page shows them, in a copy of the project; its tests pass there."""
+    for name in ("rlif", "tests", "docs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    file, import_, line, test = blocks("python")
+    (row,) = blocks("markdown")
+    (tmp_path / "rlif/signals/mean_probability.py").write_text(file)
+    insert(tmp_path / "rlif/signals/__init__.py", import_, before="from rlif.signals.negative_entropy import")
+    insert(tmp_path / "rlif/signals/__init__.py", line, before="}\nSIGNALS: ")
+    insert(tmp_path / "docs/signals.md", row, before="| **group signals**")
+    with (tmp_path / "tests/signals/test_signals.py").open("a") as tests:
+        tests.write("\n\n" + test)
+    passed = passed_in(tmp_path, "test_signals.py", "test_house.py", "test_docs.py", "test_terms.py", *TRAINING)
+    assert set(WITH_IT) <= passed

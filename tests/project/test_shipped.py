@@ -1,0 +1,81 @@
+"""The model that ships: small, loadable, able to work step by step and not in the habit of it - and it learns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import rlif
+from rlif.config.recipe import Recipe
+from rlif.runs.folder import Run
+from rlif.sampling.loading import model_path
+from rlif.sampling.sampler import generate, render
+from rlif.tasks.prompts import PROMPTS
+
+PATH = model_path(Recipe(model="tiny-reasoner"))
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return AutoModelForCausalLM.from_pretrained(PATH), AutoTokenizer.from_pretrained(PATH, padding_side="left")
+
+
+def accuracy(shipped, family: str, first_step: bool, n: int = 96) -> float:
+    """Greedy, on held-out problems, left alone or continuing after the first step of the solution."""
+    model, tokenizer = shipped
+    task = rlif.TASKS[family]
+    problems = task.load("test", limit=n)
+    prompts = [render(tokenizer, PROMPTS["plain"], p.text, chat=True) for p in problems]
+    if first_step:
+        steps = [p.solution.partition(". ")[0] + "." for p in problems]
+        prompts = [ids + tokenizer.encode(step) for ids, step in zip(prompts, steps, strict=True)]
+    completions = generate(model, tokenizer, prompts, max_tokens=task.protocol.max_tokens, batch_size=n)
+    return sum(task.grade(p, c.text) for p, c in zip(problems, completions, strict=True)) / n
+
+
+def test_it_is_a_small_qwen2_with_its_tokenizer(shipped):
+    model, tokenizer = shipped
+    assert model.config.model_type == "qwen2" and 100_000 < model.num_parameters() < 5_000_000
+    assert sum(file.stat().st_size for file in Path(PATH).iterdir()) < 6e6
+    for family in ("clock", "cups"):
+        for problem in rlif.TASKS[family].load("test"):
+            for text in (problem.text, problem.solution):
+                assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("family", ["clock", "cups"])
+def test_the_ability_is_there_and_the_habit_is_not(shipped, family):
+    assert accuracy(shipped, family, first_step=False) <= 0.25
+    assert accuracy(shipped, family, first_step=True) >= 0.95
+
+
+def test_the_reported_accuracies_are_within_the_bounds():
+    base = json.loads((Path(PATH) / "base.json").read_text())
+    for family in ("clock", "cups"):
+        assert base[f"{family}/greedy"] <= 0.25 and base[f"{family}/first_step_given"] >= 0.95
+
+
+def test_confidence_teaches_it_to_take_steps(tmp_path):
+    """A short demo at a higher rate: the share of sampled completions that work step by step doubles."""
+    overrides = [
+        f"output={tmp_path}",
+        "evaluate={}",
+        "problems_per_update=16",
+        "keep_completions=128",
+        "training.max_steps=14",
+        "training.learning_rate=4e-4",
+        "training.log_level=error",
+        "training.save_strategy=no",
+    ]
+    run: Run = rlif.train(rlif.load_recipe("demo", overrides), name="smoke", console=Console(quiet=True))
+
+    def stepwise(step: int) -> float:
+        lines = (run.path / f"completions/step-{step:06d}.jsonl").read_text().splitlines()
+        return sum(json.loads(line)["completion"].startswith("First") for line in lines) / len(lines)
+
+    assert stepwise(1) < 0.45
+    assert (stepwise(13) + stepwise(14)) / 2 > 1.8 * stepwise(1)

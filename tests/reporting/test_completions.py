@@ -1,0 +1,181 @@
+"""The report in a real browser: no error, no request, marks in every figure, a browser of completions that works.
+
+Needs Chromium (Debian's `chromium`, or the one that CHROMIUM names) and playwright; skipped without, except in CI.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+
+import pytest
+from support.folders import HOSTILE, completion_row, make_run
+
+from rlif.reporting.page import report
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+EMPTY_MARKS = """() => [...document.querySelectorAll('figure')].filter(figure =>
+    ![...figure.querySelectorAll('[id*="-mark-"] path, [id*="-mark-"] use, path[id*="-mark-"]')].some(mark => {
+      const box = mark.getBoundingClientRect(); return box.width + box.height > 0;
+    })).map(figure => figure.ariaLabel)"""
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    sync_api = (
+        pytest.importorskip("playwright.sync_api")
+        if not os.environ.get("CI")
+        else __import__("playwright.sync_api").sync_api
+    )
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI has no Chromium: apt-get install chromium")
+        pytest.skip("no Chromium; install it, or name it in CHROMIUM")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium):
+    """Opens a file; the test fails if anything was requested beyond it, logged as an error, or thrown."""
+    troubles, pages = [], []
+
+    def open_(path, **settings):
+        page = chromium.new_page(**settings)
+        pages.append(page)
+        page.on(
+            "console", lambda message: troubles.append(message.text) if message.type in ("error", "warning") else None
+        )
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("request", lambda request: None if request.url == path.as_uri() else troubles.append(request.url))
+        page.goto(path.as_uri())
+        return page
+
+    yield open_
+    for page in pages:
+        page.close()
+    assert troubles == []
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    one = make_run(folder / "one", tasks=("clock",))
+    two = make_run(folder / "two", tasks=("clock",), collapse=True, annotator="offline", steps=400, every=40)
+    rows = [completion_row(1, i, random.Random(0), text) for i, text in enumerate(HOSTILE)]
+    for row, text in zip(rows, HOSTILE, strict=True):
+        row |= {"answer": text, "problem": text, "prompt": [{"role": text, "content": text}]}
+    hostile = make_run(folder / "hostile", rows=rows, tasks=("<b>$x$",), problems=2, model=HOSTILE[0])
+    empty = make_run(folder / "empty", steps=0, tasks=(), finished=False)
+    return {
+        "one": report([one])[0],
+        "both": report([one, two], folder / "both.html")[0],
+        "hostile": report([hostile])[0],
+        "empty": report([empty])[0],
+    }
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_figure_has_marks_and_nothing_overflows(reports, open_page, width, scheme):
+    for name, figures in (("one", 15), ("both", 20)):
+        page = open_page(reports[name], viewport={"width": width, "height": 900}, color_scheme=scheme)
+        assert page.locator("figure").count() == figures
+        assert page.evaluate(EMPTY_MARKS) == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_both_schemes_are_readable(reports, open_page):
+    """Text of page and figures in the same ink, at a contrast of 7 or more (WCAG AAA)."""
+    for scheme in ("light", "dark"):
+        page = open_page(reports["one"], color_scheme=scheme)
+        ink, paper, drawn = page.evaluate(
+            """() => [getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor,
+               getComputedStyle(document.querySelector('figure svg text')).fill]"""
+        )
+        assert contrast(ink, paper) >= 7 and drawn == ink
+
+
+def contrast(first: str, second: str) -> float:
+    def luminance(colour: str) -> float:
+        parts = [int(part) / 255 for part in colour.removeprefix("rgb(").removesuffix(")").split(",")]
+        linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    bright, dim = sorted((luminance(first), luminance(second)), reverse=True)
+    return (bright + 0.05) / (dim + 0.05)
+
+
+def test_filters_steps_and_problems(reports, open_page):
+    page = open_page(reports["one"])
+    cards = page.locator(".card")
+    assert cards.count() == 16
+    for kind, expected in (("right", 6), ("wrong", 5), ("ungraded", 5), ("truncated", 3), ("all", 16)):
+        page.check(f"[name=kind][value={kind}]")
+        assert cards.count() == expected
+        assert page.locator(f"[data-count={kind}]").inner_text() == f"({expected})"
+    page.select_option("#problem", label="clock/1")
+    assert cards.count() == 8 and page.locator(".prompt").inner_text().endswith("Problem 1 of step 1?")
+    page.click("#next")
+    assert page.locator(".prompt").first.inner_text().endswith("Problem 0 of step 2?") and cards.count() == 16
+    page.select_option("#step", label="12")
+    assert page.locator("#next").is_disabled() and page.locator(".prompt").first.inner_text().endswith("of step 12?")
+
+
+def test_tokens_are_shaded_by_their_self_certainty(reports, open_page):
+    page = open_page(reports["one"])
+    shades = page.evaluate(
+        """() => [...document.querySelectorAll('.card .text span')].map(span =>
+           [parseFloat(span.title), parseFloat(getComputedStyle(span).backgroundColor.split(',')[3] ?? '1')])"""
+    )
+    assert len(shades) > 100
+    ordered = [shade for _, shade in sorted(shades)]
+    assert ordered == sorted(ordered) and ordered[0] == 0.0 and ordered[-1] == pytest.approx(0.55, abs=0.01)
+    assert page.locator(".facts").first.inner_text().split("\n")[0].startswith("✓ right")
+    assert "reward 6.000" in page.locator(".facts").first.inner_text()
+    assert "advantage -0.80" in page.locator(".facts").first.inner_text()
+
+
+def test_the_keyboard_is_enough(reports, open_page):
+    page = open_page(reports["both"])
+    page.focus("#run")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.querySelector('#run').selectedOptions[0].textContent") == "two"
+    page.focus("[name=kind][value=all]")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.querySelector('[name=kind]:checked').value") == "right"
+    assert "✓ right" in page.locator("#cards").inner_text() and "wrong" not in page.locator("#cards").inner_text()
+
+
+def test_hostile_text_runs_nothing(reports, open_page):
+    page = open_page(reports["hostile"])
+    shown = page.evaluate(
+        "[...document.querySelectorAll('.card .text')].map(text => text.textContent.replace('\\u25a0', ''))"
+    )
+    assert [text.encode("utf-8", "replace") for text in shown] == [text.encode("utf-8", "replace") for text in HOSTILE]
+    assert page.evaluate("window.ran") is None
+    assert page.locator("img").count() == 0 and page.locator("script").count() == 2
+
+
+def test_the_policy_lets_no_other_script_run(reports, chromium):
+    """Were something to slip through all the same: an element added to the page runs nothing and loads nothing."""
+    page = chromium.new_page()
+    page.goto(reports["one"].as_uri())
+    page.evaluate(
+        """() => { const script = document.createElement('script'); script.textContent = 'window.ran = 1';
+           document.body.append(script); const image = document.createElement('div');
+           image.innerHTML = '<img src=x onerror="window.ran = 1">'; document.body.append(image); }"""
+    )
+    page.wait_for_timeout(50)
+    assert page.evaluate("window.ran") is None
+    page.close()
+
+
+def test_a_run_without_anything_opens(reports, open_page):
+    page = open_page(reports["empty"])
+    assert "Nothing was logged" in page.locator(".verdict").inner_text()
+    assert page.locator("figure").count() == 0 and page.locator(".missing").count() >= 6

@@ -1,0 +1,106 @@
+"""A run in the terminal."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import numpy as np
+import pytest
+from rich.console import Console
+from support.folders import make_run
+
+import rlif
+from rlif.cli import main as cli
+from rlif.reporting.watch import BARS, sparkline, watch
+
+
+def shown(path, **settings) -> str:
+    console = Console(file=io.StringIO(), width=120, **settings)
+    watch(path, once=True, console=console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_run_that_is_going(tmp_path):
+    text = shown(make_run(tmp_path / "run", finished=False))
+    assert "run: step 12 of 12, logged " in text
+    for name in ("reward", "self_certainty", "kl", "tokens_per_second", "accuracy clock", "accuracy cups"):
+        assert name in text
+    assert BARS[-1] in text and "path" not in text
+
+
+def test_a_finished_run_and_one_that_has_not_begun(tmp_path):
+    assert "run: finished at step 12 of 12" in shown(make_run(tmp_path / "run"))
+    empty = make_run(tmp_path / "empty", steps=0, tasks=(), finished=False)
+    (empty / "metrics.jsonl").unlink()
+    assert "empty: no step yet" in shown(empty)
+
+
+def test_it_ends_with_the_run(tmp_path):
+    """A terminal, and a run that is finished: shown once more, then left."""
+    run = make_run(tmp_path / "run")
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    watch(run, console=console, every=0.01)
+    assert "finished at step 12" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_it_waits_for_the_folder_and_for_the_end(tmp_path, monkeypatch):
+    """No folder at first, then a run that goes, then its summary."""
+    seen = []
+
+    def look(seconds: float) -> str:
+        seen.append(seconds)
+        if len(seen) == 1:
+            make_run(tmp_path / "run", finished=False)
+        elif len(seen) == 2:
+            (tmp_path / "run/summary.json").write_text('{"steps": 12}')
+        return ""
+
+    monkeypatch.setattr("rlif.reporting.watch._sleep", look)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    watch(tmp_path / "run", console=console)
+    assert len(seen) == 2
+
+
+def test_q_ends_the_view(tmp_path, monkeypatch):
+    from contextlib import nullcontext
+
+    monkeypatch.setattr("rlif.reporting.watch._keys", lambda: nullcontext(lambda seconds: "q"))
+    watch(make_run(tmp_path / "run", finished=False), console=Console(file=io.StringIO(), force_terminal=True))
+
+
+def test_no_run_folder(tmp_path):
+    with pytest.raises(rlif.RlifError, match="no run folder"):
+        watch(tmp_path, once=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [([0.0, 1.0, 2.0], "▁▅█"), ([3.0, 3.0], "▁▁"), ([], ""), ([np.nan], ""), ([np.nan, 1.0, 0.0], "█▁")],
+)
+def test_sparklines(values, line):
+    assert sparkline(np.array(values)) == line
+
+
+def test_sparklines_have_a_width():
+    line = sparkline(np.arange(1000.0))
+    assert len(line) == 32 and line[0] == BARS[0] and line[-1] == BARS[-1] and list(line) == sorted(line)
+
+
+def test_the_commands(tmp_path, monkeypatch, capsys):
+    run = make_run(tmp_path / "run", tasks=())
+    (run / "metrics.jsonl").unlink()
+    monkeypatch.setattr(sys, "argv", ["rlif", "report", str(run), "--figures", str(tmp_path / "figures")])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    out = capsys.readouterr().out
+    assert exit_.value.code == 0 and "Nothing was logged" in out and f"the report: {run / 'report.html'}" in out
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "answers-training-0.svg",
+        "answers-training-0.png",
+    }
+    monkeypatch.setattr(sys, "argv", ["rlif", "watch", str(tmp_path / "nothing"), "--once"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 2 and "no run folder" in capsys.readouterr().err

@@ -1,0 +1,148 @@
+"""The run folder."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import rlif
+from rlif.config.recipe import load_recipe
+from rlif.engines.trl import survival
+from rlif.runs.checkpoints import seal
+from rlif.runs.folder import Run
+from rlif.training.faults import said
+from rlif.training.lifecycle import _save_model
+from rlif.training.processes import on_main
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run.create(load_recipe("demo", [f"output={tmp_path}"]), "demo")
+
+
+def test_names_are_numbered_and_never_overwritten(tmp_path):
+    recipe = load_recipe("demo", [f"output={tmp_path}"])
+    assert [Run.create(recipe, "demo").path.name for _ in range(3)] == ["demo", "demo-2", "demo-3"]
+    with pytest.raises(rlif.RlifError, match=r"demo exists already; choose another name=.*--resume"):
+        Run.create(recipe.model_copy(update={"name": "demo"}), "demo")
+
+
+def test_the_recipe_comes_back(run):
+    """With nothing left to defaults, so that a later version of them changes nothing."""
+    again, started = Run.open(run.path).recipe(), load_recipe("demo", [f"output={run.path.parent}"])
+    assert again.name == "demo" and again.normalisation == "group_std_floor"
+    assert again.training == started.resolved_training and again.training["loss_type"] == "grpo"
+    assert again.model_copy(update={"name": None, "training": started.training}) == started
+
+
+def test_environment_names_versions_and_no_secrets(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_not_a_real_token")
+    run = Run.create(load_recipe("demo", [f"output={tmp_path}"]), "demo")
+    written = (run.path / "environment.json").read_text()
+    assert {"torch", "trl", "transformers"} <= set(json.loads(written)["packages"])
+    assert "hf_not_a_real_token" not in written
+
+
+def test_metrics_leave_out_a_torn_line_and_know_no_nan(run):
+    run.append_metrics({"step": 1, "reward": math.nan})
+    run.append_metrics({"step": 2, "reward": 1.5})
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "rew')
+    assert run.metrics() == [{"step": 1, "reward": None}, {"step": 2, "reward": 1.5}]
+
+
+def test_rewind_forgets_what_came_after(run):
+    for step in (1, 2, 3):
+        run.append_metrics({"step": step})
+        run.write_completions(step, [{"step": step}])
+        run.write_evaluation(step, "clock", {"step": step}, [{"id": "a", "step": step}])
+    run.rewind(2)
+    assert [row["step"] for row in run.metrics()] == [1, 2]
+    assert sorted(run.evaluations()["clock"]) == [1, 2]
+    assert sorted(path.name for path in run.path.glob("completions/*")) == ["step-000001.jsonl", "step-000002.jsonl"]
+
+
+def test_a_torn_checkpoint_is_not_the_latest(run):
+    for step in (5, 10, 15):
+        folder = run.checkpoints / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "trainer_state.json").write_text("{}")
+        if step < 15:
+            seal(folder)
+    assert run.good_checkpoint()[0] == run.checkpoints / "checkpoint-10"
+    run.remove_torn()
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["checkpoint-10", "checkpoint-5"]
+
+
+def test_other_folders_are_refused(tmp_path):
+    with pytest.raises(rlif.RlifError, match="is no run folder"):
+        Run.open(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(rlif.RlifError, match="cannot make the run folder"):
+        Run.create(load_recipe("demo", [f"output={tmp_path / 'file'}"]), "demo")
+
+
+def test_what_takes_a_files_place_is_on_the_disk_before(run, monkeypatch):
+    """Also the logs before a checkpoint is sealed, and the model before the summary says that it is there."""
+    seen = []
+
+    def fsync(descriptor):
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        seen.append((path.name, (run.path / "summary.json").exists(), (folder / "manifest.json").exists()))
+
+    folder = run.checkpoints / "checkpoint-1"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text("1")
+    run.append_metrics({"step": 1})
+    monkeypatch.setattr(os, "fsync", fsync)
+    state = SimpleNamespace(global_step=1, is_world_process_zero=True)
+    survival.Keep(run, None, lambda: None).on_save(None, state, None)
+    assert seen[0] == ("metrics.jsonl", False, False) and ("weights", False, False) in seen
+    seen.clear()
+
+    def save(path):
+        (Path(path) / "deep").mkdir(parents=True)
+        (Path(path) / "deep" / "model.safetensors").write_text("1")
+
+    _save_model(run, SimpleNamespace(save_model=save))
+    assert (run.model / "deep" / "model.safetensors").exists()
+    assert {name for name, _, _ in seen} == {"model.safetensors", "deep", ".model.draft", run.path.name}
+    seen.clear()
+    run.write_summary({"steps": 1})
+    assert [(name, there) for name, there, _ in seen] == [(".summary.json.draft", False), (run.path.name, True)]
+
+
+@pytest.mark.parametrize("tidies", [False, True])
+def test_only_who_holds_the_folder_removes_what_is_half_written(run, tidies):
+    """To another process a checkpoint that is being sealed looks torn."""
+    half = run.checkpoints / "checkpoint-1"
+    half.mkdir(parents=True)
+    with pytest.raises(rlif.RlifError, match="the disk is full"), said(run, 2, tidies=tidies):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert half.exists() is not tidies
+
+
+def test_a_file_of_the_run_that_is_gone_is_a_sentence(run):
+    gone = pytest.raises(rlif.RlifError, match=r"checkpoint-1/x was removed while .*; leave .* alone and go on with")
+    with gone, said(run):
+        (run.checkpoints / "checkpoint-1" / "x").open()
+    with pytest.raises(FileNotFoundError), said(run):
+        (run.path.parent / "elsewhere").open()
+
+
+def test_what_fails_on_the_main_process_is_raised_there():
+    assert on_main(lambda: 3) == 3
+    for error in (rlif.RlifError("mine"), ValueError("a defect")):
+        with pytest.raises(type(error), match=str(error)):
+            on_main(lambda error=error: (_ for _ in ()).throw(error))
+
+
+def test_a_name_that_is_left_to_us_is_one_that_a_recipe_may_have(tmp_path):
+    run = Run.create(load_recipe("demo", [f"output={tmp_path}"]), "my recipe (2)")
+    assert run.path.name == "my-recipe--2-" and Run.open(run.path).recipe().name == run.path.name

@@ -1,0 +1,137 @@
+"""Reading run folders that are torn, empty, old or hostile."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from support.folders import make_run, metrics_row, write_json, write_lines
+
+import rlif
+from rlif.reporting.verdict import collapse, verdict
+from rlif.runs.history import read_history
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path / "run")
+
+
+def test_a_whole_run_has_nothing_missing(run):
+    history = read_history(run)
+    assert history.notes == [] and history.name == "run"
+    assert history.steps.tolist() == list(range(1, 13)) and history.last_step == history.planned_steps == 12
+    assert history.metrics["self_certainty"][0] == 6.0 and "path" not in history.metrics
+    assert sorted(history.evaluations) == ["clock", "cups"] and sorted(history.evaluations["clock"]) == [0, 4, 8, 12]
+    assert len(list(history.records(4, "clock"))) == 24 and len(list(history.records(4, "clock", limit=5))) == 5
+    assert len(list(history.kept_completions(3, 100))) == 16 and list(history.kept_completions(99, 100)) == []
+
+
+def test_torn_and_garbled_lines_cost_themselves(run):
+    good = [json.dumps(metrics_row(step)) for step in (1, 2, 4, 3, 2)]
+    extra = ["", "garbage", "[1, 2]", '{"step": "5"}', '{"reward": 1}', "\ufffd\x00", "[" * 5000, '{"step": 5, "rew']
+    (run / "metrics.jsonl").write_bytes("\n".join([*good, *extra]).encode() + b"\xff\xfe")
+    history = read_history(run)
+    assert history.steps.tolist() == [1, 2, 3, 4]
+    assert [note for note in history.notes if "5 lines of metrics.jsonl could not be read" in note]
+
+
+def test_null_and_nan_are_missing_numbers(run):
+    rows = [
+        {"step": 1, "reward": None},
+        {"step": 2, "reward": math.nan},
+        {"step": 3, "reward": math.inf},
+        {"step": 4, "reward": 2},
+    ]
+    write_lines(
+        run / "metrics.jsonl", [*rows, {"step": 5, "reward": "high", "kl": True}, {"step": 6, "reward": 10**400}]
+    )
+    history = read_history(run)
+    assert np.isnan(history.metrics["reward"]).tolist() == [True] * 3 + [False] + [True] * 2
+    assert "kl" not in history.metrics
+    assert "reward is not a number in 5 of 6 logged steps." in history.notes
+
+
+def test_a_number_that_is_not_logged_at_every_step(run):
+    """As the guard's vital signs, which some rollouts do not have."""
+    rows = [metrics_row(step) | ({} if step == 3 else {"distinct": 0.5}) for step in range(1, 6)]
+    write_lines(run / "metrics.jsonl", rows)
+    found = read_history(run).metrics["distinct"].tolist()
+    assert math.isnan(found.pop(2)) and found == [0.5] * 4
+
+
+def test_what_is_missing_is_said(run):
+    for name in ("environment.json", "summary.json", "metrics.jsonl"):
+        (run / name).unlink()
+    for folder in ("completions", "eval"):
+        for path in (run / folder).iterdir():
+            path.unlink()
+    history = read_history(run)
+    said = " ".join(history.notes)
+    for words in ("environment.json is missing", "No step was logged", "no summary", "No completions", "not monitored"):
+        assert words in said
+    assert verdict(history).startswith("Nothing was logged")
+
+
+def test_unreadable_files_are_said(run):
+    (run / "recipe.yaml").write_text("a: [1\nb")
+    (run / "summary.json").write_text("[]")
+    (run / "environment.json").write_bytes(b"\xff{")
+    (run / "eval/step-000004-clock.json").write_text('{"accuracy"')
+    (run / "eval/step-x-clock.json").write_text("{}")
+    said = " ".join(read_history(run).notes)
+    for words in (
+        "recipe is unreadable",
+        "summary.json holds no object",
+        "environment.json is unreadable",
+        "step-000004",
+    ):
+        assert words in said
+
+
+def test_records_inside_the_summary_are_read_too(run):
+    """As rlif 0.1.0 wrote them first."""
+    path = run / "eval/step-000004-clock.json"
+    (run / "eval/step-000004-clock.jsonl").unlink()
+    write_json(path, {"accuracy": {"n": 1, "mean": 1.0}, "records": [{"right": True, "self_certainty": 1.0}, "torn"]})
+    history = read_history(run)
+    assert list(history.records(4, "clock")) == [{"right": True, "self_certainty": 1.0}]
+    assert "records" not in history.evaluations["clock"][4]
+
+
+def test_no_run_folder(tmp_path):
+    with pytest.raises(rlif.RlifError, match="no run folder"):
+        read_history(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "begins"),
+    [
+        ({}, "Learned: accuracy on clock rose from"),
+        ({"collapse": True}, "Learned, then collapsed: accuracy on clock rose from"),
+        ({"task": "cups"}, "Learned: accuracy on cups rose from"),
+        ({"task": "math"}, "Learned: accuracy on clock rose from"),
+        (
+            {"tasks": ()},
+            "Accuracy was not monitored, so whether answers got better is unknown: self-certainty went from 6.00",
+        ),
+        (
+            {"tasks": (), "collapse": True, "steps": 24},
+            "Collapsed from step 15 on, by its own signs: 90% of completions are truncated",
+        ),
+        ({"finished": False, "every": 12}, "Going, or stopped, at step 12 of 12. Learned"),
+        ({"every": 99}, "Accuracy on clock is 20.8% at step 0; there is no later one"),
+        ({"problems": 2}, "No clear change: accuracy on clock went from"),
+    ],
+)
+def test_verdicts(tmp_path, settings, begins):
+    assert verdict(read_history(make_run(tmp_path / "run", **settings))).startswith(begins)
+
+
+def test_the_collapse_is_that_of_the_task_trained_on(tmp_path):
+    history = read_history(make_run(tmp_path / "run", collapse=True))
+    found = collapse(history)
+    assert found is not None and found.step == 8
+    assert collapse(read_history(make_run(tmp_path / "healthy"))) is None

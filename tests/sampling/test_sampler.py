@@ -1,0 +1,99 @@
+"""Generation outside a trainer, and evaluation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.models import byte_tokenizer, tiny_model
+
+import rlif
+from rlif.evaluation.evaluate import evaluate
+from rlif.intervals import proportion
+from rlif.sampling.sampler import Decoding, TransformersSampler, generate, render, token_chars
+from rlif.tasks.prompts import PROMPTS
+
+TEXTS = ["Go.", "What is left of the rest?", "A"]
+
+
+def test_order_and_batches_do_not_matter():
+    model, tokenizer = tiny_model(), byte_tokenizer()
+    prompts = [render(tokenizer, PROMPTS["plain"], text, chat=True) for text in TEXTS]
+    together = generate(model, tokenizer, prompts, max_tokens=8)
+    alone = [generate(model, tokenizer, [prompt], max_tokens=8, batch_size=1)[0] for prompt in prompts]
+    assert together == alone
+    assert [c.prompt_ids for c in together] == prompts
+
+
+def test_completions_end_with_their_end_token_or_are_truncated():
+    model, tokenizer = tiny_model(), byte_tokenizer()
+    prompts = [render(tokenizer, PROMPTS["plain"], text, chat=True) for text in TEXTS * 20]
+    torch.manual_seed(0)
+    completions = generate(model, tokenizer, prompts, max_tokens=40, temperature=1.5)
+    assert {c.truncated for c in completions} == {True, False}
+    for completion in completions:
+        assert (completion.completion_ids[-1] == tokenizer.eos_token_id) is not completion.truncated
+        assert tokenizer.eos_token_id not in completion.completion_ids[:-1]
+
+
+def test_greedy_is_greedy_whatever_the_models_generation_config_says():
+    model, tokenizer = tiny_model(), byte_tokenizer()
+    expected = generate(model, tokenizer, [[5, 6, 7]], max_tokens=12)
+    model.generation_config.update(repetition_penalty=1.5, do_sample=True, top_k=3, temperature=0.5)
+    assert generate(model, tokenizer, [[5, 6, 7]], max_tokens=12) == expected
+
+
+def test_greedy_decoding_leaves_the_random_state_alone():
+    model, tokenizer = tiny_model().train(), byte_tokenizer()
+    before = torch.random.get_rng_state()
+    generate(model, tokenizer, [[5, 6]], max_tokens=4)
+    assert torch.equal(torch.random.get_rng_state(), before) and model.training
+
+
+def test_plain_prompts_need_no_template():
+    ids = render(byte_tokenizer(chat=False), PROMPTS["intuitor-3b"], "1+1?", chat=False)
+    text = byte_tokenizer().decode(ids)
+    assert text.endswith("1+1?\n") and text.startswith("You are a helpful assistant.")
+
+
+def test_evaluation_counts_what_it_says():
+    task = rlif.TASKS["cups"]
+    problems = task.load("test", limit=6)
+    sampler = TransformersSampler(tiny_model(), byte_tokenizer(), batch_size=4)
+    result = evaluate(sampler, task, problems, prompt=PROMPTS["plain"], decoding=Decoding(5))
+    assert [record["id"] for record in result["records"]] == [problem.id for problem in problems]
+    assert result["accuracy"] == proportion(0, 6) and result["unanswered"] == 1.0
+    assert result["completion_length"] == sum(record["tokens"] for record in result["records"]) / 6
+    assert result["self_certainty"] > 0
+
+
+def test_wilsons_interval():
+    """Against the closed form."""
+    z, k, n = 1.959963984540054, 9, 10
+    p = k / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    found = proportion(k, n)
+    assert (found["low"], found["high"]) == pytest.approx((centre - half, centre + half))
+    assert proportion(0, 0)["mean"] is None
+
+
+@pytest.mark.parametrize("text", ["plain", "", "é中😀 and so on", "עברית", "\u0000\t\n"])
+def test_token_chars_cover_the_text(text):
+    """The byte tokenizer splits every character outside ASCII; the last of its bytes gets the character."""
+    tokenizer = byte_tokenizer()
+    ids = tokenizer(text)["input_ids"]
+    chars = token_chars(tokenizer, [*ids, tokenizer.eos_token_id], text)
+    expected = [
+        int(byte == len(character.encode()) - 1) for character in text for byte in range(len(character.encode()))
+    ]
+    assert chars == [*expected, 0]
+
+
+def test_token_chars_of_broken_bytes_and_of_another_text():
+    tokenizer = byte_tokenizer()
+    ids = tokenizer("a😀b")["input_ids"]
+    torn = [*ids[:3], ids[-1], ids[1]]  # half a character in the middle, and at the end
+    text = tokenizer.decode(torn, skip_special_tokens=True)
+    chars = token_chars(tokenizer, torn, text)
+    assert "\ufffd" in text and chars is not None and sum(chars) == len(text)
+    assert token_chars(tokenizer, ids, "another text") is None

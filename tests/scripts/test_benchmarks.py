@@ -1,0 +1,116 @@
+"""The benchmarks run, small, and what they compare is comparable. Nothing here looks at a clock."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import gpu
+import looking
+import pytest
+import scoring
+import step
+import torch
+from contestants import Setting
+from measure import Lap, growth, ratio, spread, take_turns
+from memory import watch
+from shapes import body_parameters, build, forward_flops
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+TINY = Setting(Path(), batch=4, accumulation=1, group=4, tokens=5)
+
+
+def test_everybody_gets_a_turn_in_every_order():
+    turns: list[str] = []
+    laps = take_turns({name: lambda name=name: turns.append(name) for name in "abc"}, rounds=6, warm_up=1)
+    rounds = ["".join(turns[i : i + 3]) for i in range(0, 21, 3)]
+    assert set(rounds[1:]) == {"abc", "acb", "bac", "bca", "cab", "cba"}
+    assert {name: len(of) for name, of in laps.items()} == dict.fromkeys("abc", 6)
+
+
+def test_ratios_are_taken_within_a_round():
+    """A machine that is half as fast in one round does not change how two compare."""
+    laps = {"ours": [Lap(1.0, 0.5), Lap(4.0, 2.0)], "plain": [Lap(2.0, 0.5), Lap(8.0, 2.0)]}
+    found = ratio(laps, "ours", "plain")
+    assert (found.median, found.low, found.high) == (0.5, 0.5, 0.5)
+    assert ratio(laps, "ours", "plain", "cpu").median == 1.0
+
+
+def test_a_spread_and_an_exponent():
+    assert (spread([4, 1, 3, 2, 5]).low, spread([4, 1, 3, 2, 5]).median) == (2, 3)
+    assert growth([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+
+
+def test_memory_is_the_allocators():
+    with watch() as memory:
+        first = torch.zeros(2**20)
+        del first
+        torch.zeros(2**18).logsumexp(0)
+    assert 4 * 2**20 <= memory.peak < 4.1 * 2**20 and memory.largest == 4 * 2**20
+
+
+def test_operations_are_those_of_the_layers():
+    model = build("tiny")
+    attention, head = 2 * 2 * 128 * 10, 2 * 128 * 512
+    assert forward_flops(model, 10, 10, 5) == 10 * (2 * body_parameters(model) + attention) + 5 * head
+
+
+def test_the_reference_method_pays_a_pass_that_we_do_not():
+    """On the same completions, with the same self-certainty: `compare` stops where either is not so."""
+    (row,) = step.measure("tiny", ["beta offline"], TINY, rounds=1)
+    found = row["contestants"]
+    assert found["ours"]["extra_passes"] == 0 and found["reference"]["extra_passes"] == 1
+    assert found["plain"]["passes"] == 1  # the reference model's
+
+
+def test_a_path_without_its_package_says_so(monkeypatch):
+    monkeypatch.setattr(step.importlib.util, "find_spec", lambda name: None)
+    (row,) = step.measure("tiny", ["vllm"], TINY, rounds=1)
+    assert row["skipped"].startswith("skipped: vLLM is not installed")
+    assert "vllm: skipped" in step.summary([row])[-1]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
+def test_the_gpu_suite_runs_small(device, tmp_path, monkeypatch):
+    out = tmp_path / "bench-gpu"
+    options = ["--device", device, "--shapes", "tiny", "--paths", "generate", "--rounds", "1", "--seeds", "1"]
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *options, "--out", str(out)])
+    gpu.main()
+    found, text = json.loads(out.with_suffix(".json").read_text()), out.with_suffix(".md").read_text()
+    assert found["machine"]["commit"] and "folder" not in found["machine"]
+    assert found["steps"][0]["contestants"]["ours"]["extra_passes"] == 0
+    assert len(found["demo"]) == 1 and "## The demo, larger" in text and "TFLOP/s" in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_gpu_suite_says_where_it_cannot_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "out")])
+    gpu.main()
+    assert capsys.readouterr().out.startswith("skipped: no CUDA device") and not list(tmp_path.iterdir())
+
+
+def test_scoring_runs(tmp_path, monkeypatch):
+    """The whole of it on tiny sizes: memory of ours stays where that of full logits grows."""
+    sizes = {"B": [scoring.Case("tiny", B, 64, 8000) for B in (4, 16)]}
+    monkeypatch.setattr(scoring, "cases", lambda *_: sizes)
+    monkeypatch.setattr(scoring, "REAL", ("tiny",))
+    monkeypatch.setattr(scoring, "LARGEST", (4, 40))
+    monkeypatch.setattr(scoring, "V", 8000)
+    monkeypatch.setattr("rlif.scoring.statistics.LOGITS_HELD", 16 * 8000)
+    monkeypatch.setattr(sys, "argv", ["scoring.py", "--rounds", "1", "--out", str(tmp_path / "scoring")])
+    scoring.main()
+    found = json.loads((tmp_path / "scoring.json").read_text())["rows"]
+    small, large = found["B"]
+    grown = {name: large["peak_mib"][name] / small["peak_mib"][name] for name in ("ours", "full")}
+    assert grown["full"] > 3 and grown["ours"] < grown["full"]
+    text = (tmp_path / "scoring.md").read_text()
+    assert "| B | 4 to 16 |" in text and "of 2 sizes of the small body" in text and "of 1 real shapes" in text
+
+
+def test_looking_runs(tmp_path, monkeypatch):
+    sizes = ["--rounds", "1", "--completions", "800", "--samples", "500", "--steps", "6"]
+    monkeypatch.setattr(sys, "argv", ["looking.py", *sizes, "--out", str(tmp_path / "out")])
+    looking.main()
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["report"]["steps"] == 6 and all(row["per_second"]["median"] > 0 for row in found["votes"])

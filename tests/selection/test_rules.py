@@ -1,0 +1,195 @@
+"""The rules of best-of-N, against the published rules written out once more, plainly."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+import rlif
+from rlif.errors import RlifError
+from rlif.selection.rules import RULES, borda_power, choose, clusters, majority, pass_at_k, percentile
+
+WEIGHED = sorted(name for name, rule in RULES.items() if rule.signal)
+
+
+def problems(count=300, none_answers=0.2, ties=False, seed=0):
+    """Random problems: N samples, answers from a handful, some missing; values with ties or without."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        n = rng.randint(1, 12)
+        answers = [None if rng.random() < none_answers else rng.choice("abcd") for _ in range(n)]
+        yield answers, [float(rng.randint(1, 3)) if ties else rng.uniform(0.1, 9) for _ in range(n)]
+
+
+def answer_of(rule, answers, values, **options):
+    i = choose(rule, answers, values, **options)
+    return None if i is None else answers[i]
+
+
+def borda_by_the_paper(answers, values, p):
+    """Rank all, give rank r (N - r + 1)^p, add up over equal answers in the order of sampling, first largest wins."""
+    n = len(answers)
+    order = sorted(range(n), key=lambda i: values[i], reverse=True)
+    points = {i: (n - (rank + 1) + 1) ** p for rank, i in enumerate(order)}
+    totals: dict[str, float] = {}
+    for i in range(n):
+        if answers[i] is not None:
+            totals[answers[i]] = totals.get(answers[i], 0) + points[i]
+    return max(totals, key=lambda a: totals[a]) if totals else None
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("power", [0, 0.3, 0.5, 1.2, 2])
+def test_borda_is_the_papers(power, ties):
+    for answers, values in problems(ties=ties):
+        assert answer_of("borda", answers, values, power=power) == borda_by_the_paper(answers, values, power)
+
+
+def test_borda_by_hand():
+    """N = 4, p = 1: 4 points to the surest, 3 lost on the one without an answer, 2 + 1 for the other answer."""
+    answers, values = ["x", None, "y", "y"], [9.0, 8.0, 7.0, 6.0]
+    assert answer_of("borda", answers, values, power=1) == "x"
+    assert answer_of("borda", answers, values, power=0.5) == "y"  # 2 against 1.414 + 1
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_borda_goes_from_plurality_to_the_argmax(ties):
+    for answers, values in problems(ties=ties, none_answers=0.2):
+        assert answer_of("borda", answers, values, power=0) == answer_of("plurality", answers, values)
+    for answers, values in problems(none_answers=0):
+        assert answer_of("borda", answers, values, power=500) == answer_of("self_certainty", answers, values)
+
+
+def test_bordas_power_is_the_papers_at_both_ends_and_grows_between():
+    assert [borda_power(n) for n in (1, 8, 16)] == [0.3] * 3 and [borda_power(n) for n in (32, 64)] == [1.2] * 2
+    between = [borda_power(n) for n in range(16, 33)]
+    assert between == sorted(between) and len(set(between)) == 17
+
+
+def test_plurality_is_the_most_frequent_answer_and_the_first_of_equals():
+    for answers, values in problems():
+        counts = Counter(answer for answer in answers if answer is not None)
+        expected = max(counts, key=lambda a: (counts[a], -answers.index(a)), default=None)
+        assert answer_of("plurality", answers, values) == expected
+        assert majority(answers) == (None if expected is None else answers.index(expected))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(("rule", "percent"), [("deepconf_tail_top10", 90), ("deepconf_tail_top90", 10)])
+def test_deepconf_keeps_the_surest_and_weighs_their_votes(rule, percent, ties):
+    for answers, values in problems(ties=ties):
+        votes = [(a, v) for a, v in zip(answers, values, strict=True) if a is not None]
+        if not votes:
+            continue
+        bar = np.percentile([v for _, v in votes], percent)
+        totals: dict[str, float] = {}
+        for answer, value in votes:
+            if value >= bar:
+                totals[answer] = totals.get(answer, 0.0) + value
+        assert answer_of(rule, answers, values) == max(totals, key=lambda a: totals[a])
+
+
+@pytest.mark.parametrize("rule", ["weighted_vote", "deepconf_mean", "deepconf_lowest"])
+def test_weighted_votes_add_up_the_values(rule):
+    assert answer_of(rule, ["x", "y", "y", None], [5.0, 2.0, 2.5, 99.0]) == "x"
+    assert answer_of(rule, ["x", "y", "y", None], [5.0, 3.0, 2.5, 99.0]) == "y"
+    for answers, _ in problems():
+        assert answer_of(rule, answers, [1.0] * len(answers)) == answer_of("plurality", answers, [1.0] * len(answers))
+
+
+def test_self_certainty_is_the_argmax_of_those_that_answer():
+    assert choose("self_certainty", ["x", "y", None], [1.0, 2.0, 3.0]) == 1
+    assert choose("self_certainty", ["x", "y"], [2.0, 2.0]) == 0
+
+
+@pytest.mark.parametrize("rule", WEIGHED)
+def test_free_form_text_is_picked_by_confidence_alone(rule):
+    assert choose(rule, [None] * 4, [1.0, 3.0, None, 3.0]) == 1
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_one_sample_none_and_nothing(rule):
+    assert choose(rule, ["x"], [2.0]) == 0
+    assert choose(rule, [], []) is None
+    unscored = choose(rule, ["x", "y", "y"], [None, math.nan, None])
+    assert unscored is None if RULES[rule].signal else unscored in (0, 1, 2)
+
+
+@pytest.mark.parametrize("rule", WEIGHED)
+def test_the_order_of_samples_does_not_matter_without_ties(rule):
+    rng = random.Random(1)
+    for answers, values in problems(60):
+        order = rng.sample(range(len(answers)), len(answers))
+        shuffled = choose(rule, [answers[i] for i in order], [values[i] for i in order])
+        assert shuffled is not None and order[shuffled] == choose(rule, answers, values)
+
+
+@pytest.mark.parametrize("rule", WEIGHED)
+def test_what_is_chosen_is_the_surest_of_its_answer(rule):
+    for answers, values in problems(60):
+        i = choose(rule, answers, values)
+        assert i is not None
+        assert values[i] == max(v for a, v in zip(answers, values, strict=True) if a == answers[i])
+
+
+def test_random_is_seeded_and_uniform():
+    picks = [choose("random", ["x"] * 4, [1.0] * 4, seed=seed) for seed in range(400)]
+    assert picks == [choose("random", ["x"] * 4, [1.0] * 4, seed=seed) for seed in range(400)]
+    assert all(60 < count < 140 for count in Counter(picks).values()) and len(set(picks)) == 4
+
+
+def test_equal_answers_are_one_answer():
+    answers = ["\\frac{1}{2}", "3", None, "0.5", "3.0", "1/2"]
+    assert clusters(answers, rlif.TASKS["math"].equal) == [[0, 3, 5], [1, 4]]
+    assert clusters(answers) == [[0], [1], [3], [4], [5]]
+    assert majority(["3", "1/2", "0.5"], rlif.TASKS["math"].equal) == 1 and majority(["3", "1/2", "0.5"]) == 0
+    assert clusters([]) == [] and clusters([None, None]) == []
+
+
+def test_percentile_is_numpys():
+    rng = random.Random(2)
+    for n, percent in itertools.product((1, 2, 5, 16), (0, 10, 37.5, 90, 100)):
+        values = [rng.uniform(-5, 5) for _ in range(n)]
+        assert percentile(values, percent) == pytest.approx(np.percentile(values, percent), abs=1e-12)
+
+
+def test_pass_at_k_counts_the_subsets():
+    for n, right, k in itertools.product(range(1, 6), range(6), range(1, 6)):
+        if right <= n and k <= n:
+            draws = list(itertools.combinations([True] * right + [False] * (n - right), k))
+            assert pass_at_k(n, right, k) == pytest.approx(sum(map(any, draws)) / len(draws))
+    with pytest.raises(ValueError, match="k <= n"):
+        pass_at_k(3, 1, 4)
+
+
+def samples():
+    rows = [("p1", "4", 9.0), ("p2", None, 1.0), ("p1", "5", 7.0), ("p2", None, 2.0), ("p1", "5", 6.5)]
+    return [{"id": i, "answer": a, "self_certainty": v, "completion": f"{n}"} for n, (i, a, v) in enumerate(rows)]
+
+
+def test_select_gives_one_sample_of_each_problem_as_it_was():
+    chosen = rlif.select(samples())
+    assert {problem: row["completion"] for problem, row in chosen.items()} == {"p1": "2", "p2": "3"}
+    assert rlif.select(samples(), "self_certainty")["p1"]["answer"] == "4"
+    assert rlif.select(samples(), "plurality")["p2"] is None
+    assert rlif.select([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("rule", "rows", "options", "message"),
+    [
+        ("brda", samples(), {}, "did you mean 'borda'"),
+        ("likelihood", samples(), {}, "the rule likelihood reads likelihood, which no sample has"),
+        ("borda", samples(), {"power": -1}, "finite number from 0, got -1"),
+        ("borda", samples(), {"power": math.inf}, "finite number from 0, got inf"),
+        ("borda", [{"answer": "4"}], {}, "sample 1 has no id"),
+    ],
+)
+def test_what_cannot_be_selected_is_said(rule, rows, options, message):
+    with pytest.raises(RlifError, match=message):
+        rlif.select(rows, rule, **options)

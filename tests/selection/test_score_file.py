@@ -1,0 +1,163 @@
+"""Scoring a file of text: the numbers are those of `score_completions`, and nothing that was written is lost."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from support.models import byte_tokenizer, tiny_model
+
+import rlif
+from rlif.errors import RlifError
+from rlif.selection.score_file import Scorer, score_file
+
+ROWS = [
+    {"prompt": "Where is the ball?", "completion": "Under B.", "id": 7},
+    {
+        "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Wo?"}],
+        "completion": "Dort – 猫",
+    },
+    {"prompt": "Again", "completion": "", "note": "nothing but the end"},
+    {"prompt": "Cut", "completion": "a b c", "truncated": True},
+    {"prompt": "x", "completion": "A longer completion than the others, for the sake of order."},
+]
+
+
+def scorer(**options):
+    return Scorer(tiny_model(), byte_tokenizer(), **{"batch_size": 1, "name": "tiny", **options})
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_numbers_are_those_of_score_completions(tmp_path):
+    out = tmp_path / "out.jsonl"
+    counts = score_file(scorer(batch_size=2), write(tmp_path / "in.jsonl", ROWS), out)
+    assert counts == {"rows": 5, "skipped": 0, "unscorable": 0}
+    tokenizer, model = byte_tokenizer(), tiny_model()
+    for given, found in zip(ROWS, read(out), strict=True):
+        assert {key: found[key] for key in given} == given
+        messages = (
+            given["prompt"] if isinstance(given["prompt"], list) else [{"role": "user", "content": given["prompt"]}]
+        )
+        text = "".join(f"<|{m['role']}|>{m['content']}<|end|>" for m in messages) + "<|assistant|>"
+        end = [] if given.get("truncated") else [tokenizer.eos_token_id]
+        stats = rlif.score_completions(
+            model, [tokenizer.encode(text)], [tokenizer.encode(given["completion"]) + end], top_k=20
+        )
+        for name, signal in rlif.SIGNALS.items():
+            assert found[name] == pytest.approx(signal(stats)[0], abs=1e-4), name
+
+
+def test_without_a_template_and_without_the_end():
+    tokenizer = byte_tokenizer(chat=False)
+    plain = Scorer(tiny_model(), tokenizer, chat=False, end=False)
+    assert plain.encode(ROWS[0]) == (tokenizer.encode("Where is the ball?"), tokenizer.encode("Under B."))
+    with pytest.raises(RlifError, match="list of messages"):
+        plain.encode(ROWS[1])
+    assert [row["self_certainty"] is None for row in plain.score([ROWS[0], ROWS[2]])] == [False, True]
+
+
+def test_what_cannot_be_scored_is_null_and_counted(tmp_path):
+    short = Scorer(tiny_model(max_position_embeddings=32), byte_tokenizer(chat=False), chat=False)
+    rows = [
+        {"prompt": "", "completion": "a"},
+        {"prompt": "p", "completion": "b"},
+        {"prompt": "p", "completion": "c" * 40},
+    ]
+    counts = score_file(short, write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl")
+    assert counts["unscorable"] == 2
+    assert [row["likelihood"] is None for row in read(tmp_path / "out.jsonl")] == [True, False, True]
+
+
+def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    source, out, whole = write(tmp_path / "in.jsonl", ROWS * 5), tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    score_file(scorer(), source, whole)
+    complete = whole.read_bytes()
+    for kept in (0, 1, len(complete) // 2, len(complete) - 1, len(complete)):
+        out.write_bytes(complete[:kept])
+        written = []
+        monkeypatch.setattr(Scorer, "score_ids", counting(written))
+        counts = score_file(scorer(), source, out)
+        monkeypatch.undo()
+        lines = complete[:kept].count(b"\n")
+        assert (counts["skipped"], counts["rows"], sum(written)) == (lines, 25, 25 - lines)
+        assert [row["completion"] for row in read(out)] == [row["completion"] for row in ROWS * 5]
+        assert out.read_bytes() == complete
+
+
+def counting(written, real=Scorer.score_ids):
+    def score_ids(self, pairs):
+        written.append(len(pairs))
+        return real(self, pairs)
+
+    return score_ids
+
+
+def test_another_model_or_other_rows_are_not_mixed(tmp_path):
+    source, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    score_file(scorer(), source, out)
+    before = out.read_bytes()
+    with pytest.raises(RlifError, match="was scored by tiny, chat, end, window 2048, this is other, chat"):
+        score_file(scorer(name="other"), source, out)
+    with pytest.raises(RlifError, match=r"line 1 of .* is not the row"):
+        score_file(scorer(), write(tmp_path / "other.jsonl", ROWS[1:]), out)
+    with pytest.raises(RlifError, match=r"line 3 of .* is not the row"):
+        score_file(scorer(), write(tmp_path / "fewer.jsonl", ROWS[:2]), out)
+    with pytest.raises(RlifError, match="is the input itself"):
+        score_file(scorer(), out, out)
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 3 of .* is no JSON"),
+        ("[1]", "line 3 of .* holds a list"),
+        ('{"completion": "x"}', "line 3 of .* has no 'prompt'; it has completion"),
+        ('{"prompt": "x"}', "line 3 of .* has no 'completion'"),
+        ('{"prompt": "x", "completion": null}', "completion in line 3 of .* is a NoneType"),
+        ('{"prompt": 3, "completion": "x"}', "prompt in line 3 of .* is neither text nor"),
+        ('{"prompt": [], "completion": "x"}', "prompt in line 3 of .* is neither text nor"),
+        ('{"prompt": [{"role": 1, "content": "x"}], "completion": "x"}', "prompt in line 3 of .* is neither text nor"),
+        ('{"prompt": "x", "completion": "\\ud800"}', "line 3 of .* holds text that is no Unicode"),
+        ("[" * 100_000, "line 3 of .* (nested too deeply|no JSON)"),
+    ],
+)
+def test_a_bad_row_is_named_by_its_line_and_what_came_before_it_is_kept(line, message, tmp_path):
+    source, out = write(tmp_path / "in.jsonl", ROWS[:2]), tmp_path / "out.jsonl"
+    source.write_text(source.read_text(encoding="utf-8") + line + "\n", encoding="utf-8")
+    with pytest.raises(RlifError, match=message) as error:
+        score_file(scorer(), source, out)
+    assert "\n" not in str(error.value)
+    assert len(read(out)) == 2
+
+
+def test_a_prompt_that_the_template_refuses_is_named(tmp_path):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('no system role') }}"
+    source = write(tmp_path / "in.jsonl", ROWS)
+    with pytest.raises(RlifError, match=r"line 1 of .*: the chat template refuses its prompt: no system role"):
+        score_file(Scorer(tiny_model(), tokenizer), source, tmp_path / "out.jsonl")
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(RlifError, match=r"cannot read .*nowhere"):
+        score_file(scorer(), tmp_path / "nowhere.jsonl", tmp_path / "out.jsonl")
+    with pytest.raises(RlifError, match=r"cannot write .*nowhere"):
+        score_file(scorer(), write(tmp_path / "in.jsonl", ROWS), tmp_path / "nowhere/out.jsonl")
+
+
+def test_a_stream_takes_the_rows_as_they_come(tmp_path):
+    stream = io.StringIO()
+    score_file(scorer(), write(tmp_path / "in.jsonl", ROWS), stream)
+    assert [json.loads(line)["completion"] for line in stream.getvalue().splitlines()] == [
+        r["completion"] for r in ROWS
+    ]

@@ -1,0 +1,261 @@
+"""What goes wrong in a process: each function patches something there, so that it fails when its moment comes.
+
+Nothing of this is in the product's code.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlif.runs.folder import Run
+
+
+def _wrapped(where: str, wrap: Callable[[Callable], Callable]) -> None:
+    """Replaces `module:attribute.path` by a wrapped one."""
+    module, _, path = where.partition(":")
+    owner: Any = importlib.import_module(module)
+    *parents, name = path.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    original = getattr(owner, name)
+    setattr(owner, name, functools.wraps(original)(wrap(original)))
+
+
+def die(*_: Any, **__: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at(where: str, nth: int, moment: str = "before") -> None:
+    """SIGKILL before or after the n-th call of a function."""
+    calls = []
+
+    def wrap(original: Callable) -> Callable:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            if len(calls) == nth and moment == "before":
+                die()
+            result = original(*args, **kwargs)
+            if len(calls) == nth:
+                die()
+            return result
+
+        return wrapper
+
+    _wrapped(where, wrap)
+
+
+def die_halfway(where: str, nth: int) -> None:
+    """The n-th call that writes a file is made, the file is cut in half, and SIGKILL comes."""
+    calls = []
+
+    def wrap(original: Callable) -> Callable:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            for path in [a for a in (*args, *kwargs.values()) if isinstance(a, str | os.PathLike)][:1]:
+                calls.append(1)
+                if len(calls) == nth:
+                    os.truncate(path, os.path.getsize(path) // 2)
+                    die()
+            return result
+
+        return wrapper
+
+    _wrapped(where, wrap)
+
+
+def die_in_a_line(nth: int) -> None:
+    """SIGKILL when half of the n-th line of metrics.jsonl is on the disk."""
+
+    def torn(path: Path) -> None:
+        os.truncate(path, path.stat().st_size - len(path.read_bytes().splitlines()[-1]) // 2)
+        die()
+
+    _after_line(nth, torn)
+
+
+def _after_line(nth: int, then: Callable[[Path], None]) -> None:
+    """Does something to metrics.jsonl once its n-th line is written."""
+    calls = []
+
+    def wrap(original: Callable) -> Callable:
+        def wrapper(run: Run, metrics: Any) -> None:
+            calls.append(1)
+            original(run, metrics)
+            if len(calls) == nth:
+                then(run.path / "metrics.jsonl")
+
+        return wrapper
+
+    _wrapped("rlif.runs.folder:Run.append_metrics", wrap)
+
+
+def die_in_backward(nth: int) -> None:
+    """SIGKILL in the middle of the n-th backward pass, when some gradients are there and some are not."""
+    calls = []
+
+    def wrap(original: Callable) -> Callable:
+        def wrapper(self: Any, loss: Any, **kwargs: Any) -> None:
+            calls.append(1)
+            if len(calls) == nth:
+                node = loss.grad_fn
+                while node.next_functions and node.next_functions[0][0] is not None and len(calls) < nth + 5:
+                    node = node.next_functions[0][0]
+                    calls.append(1)
+                node.register_hook(die)
+            original(self, loss, **kwargs)
+
+        return wrapper
+
+    _wrapped("accelerate:Accelerator.backward", wrap)
+
+
+def signal_at(where: str, nth: int, *numbers: int) -> None:
+    """Sends signals to itself before the n-th call of a function."""
+    calls = []
+
+    def wrap(original: Callable) -> Callable:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            if len(calls) == nth:
+                for number in numbers:
+                    # Handled before it returns; after raise_signal another thread may be first, and two become one.
+                    signal.pthread_kill(threading.get_ident(), number)
+            return original(*args, **kwargs)
+
+        return wrapper
+
+    _wrapped(where, wrap)
+
+
+def signal_ranks(moments: dict[str, tuple[str, int, int]]) -> None:
+    """`signal_at` for some of several processes, each with its own moment."""
+    if moment := moments.get(os.environ["RANK"]):
+        signal_at(*moment)
+
+
+def nobody_reads() -> None:
+    """Standard output is a pipe whose reader has gone, as after `| head -2`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    sys.stdout = os.fdopen(writer, "w")
+
+
+def say_time_limit() -> None:
+    """Prints the time limit of the process group when the problems are read."""
+    from torch.distributed import distributed_c10d
+
+    def wrap(original: Callable) -> Callable:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            backend = distributed_c10d._get_default_group()._get_backend(torch.device("cpu"))
+            print("time limit", backend.options._timeout)
+            return original(*args, **kwargs)
+
+        return wrapper
+
+    _wrapped("rlif.training.lifecycle:prepare", wrap)
+
+
+def fail_at(where: str, nth: int, kind: str, *arguments: Any) -> None:
+    """The n-th call of a function raises; those before and after do what they do."""
+    calls = []
+    module, _, name = kind.rpartition(".")
+    error = getattr(importlib.import_module(module), name)
+
+    def wrap(original: Callable) -> Callable:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            if len(calls) == nth:
+                raise error(*arguments)
+            return original(*args, **kwargs)
+
+        return wrapper
+
+    _wrapped(where, wrap)
+
+
+def fill_disk_at(where: str, nth: int, folder: str) -> None:
+    """Before the n-th call of a function a file takes all that is left on the file system of a folder."""
+    calls = []
+
+    def wrap(original: Callable) -> Callable:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            if len(calls) == nth:
+                with open(os.path.join(folder, "filler"), "wb", buffering=0) as file:
+                    try:
+                        while True:
+                            file.write(b"x" * 4096)
+                    except OSError:
+                        pass
+            return original(*args, **kwargs)
+
+        return wrapper
+
+    _wrapped(where, wrap)
+
+
+def fail_in_a_line(nth: int, number: int) -> None:
+    """Half of the n-th line of metrics.jsonl is written, then the system refuses."""
+
+    def refused(path: Path) -> None:
+        os.truncate(path, path.stat().st_size - 100)
+        raise OSError(number, os.strerror(number), str(path))
+
+    _after_line(nth, refused)
+
+
+def take_all_memory_at(where: str, nth: int) -> None:
+    """Before the n-th call of a function a tensor of a million GiB is asked for."""
+    calls = []
+
+    def wrap(original: Callable) -> Callable:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            if len(calls) == nth:
+                torch.empty(2**50)
+            return original(*args, **kwargs)
+
+        return wrapper
+
+    _wrapped(where, wrap)
+
+
+def nan_loss_at(nth: int) -> None:
+    """The n-th loss is NaN, and so are its gradients."""
+    calls = []
+
+    def wrap(original: Callable) -> Callable:
+        def wrapper(self: Any, loss: Any, **kwargs: Any) -> None:
+            calls.append(1)
+            original(self, loss * float("nan") if len(calls) == nth else loss, **kwargs)
+
+        return wrapper
+
+    _wrapped("accelerate:Accelerator.backward", wrap)
+
+
+def reward_is(name: str) -> None:
+    """Another signal under the name self_certainty: one that hangs or raises in its second batch."""
+    from rlif.signals import SIGNALS
+
+    calls, original = [], SIGNALS["self_certainty"]
+
+    def signal_of(stats: Any) -> Any:
+        calls.append(1)
+        while name == "hanging" and len(calls) == 2:
+            pass
+        if name == "raising" and len(calls) == 2:
+            raise ConnectionError("the judge did not answer")
+        return original(stats)
+
+    SIGNALS["self_certainty"] = signal_of

@@ -1,0 +1,147 @@
+"""Small trainers that remember what TRL made of our rewards, and what it should have been."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from peft import LoraConfig
+
+from rlif.config.recipe import LEAVE_ONE_OUT
+from rlif.config.schedule import read_weight
+from rlif.engines.trl.annotator import Annotator
+from rlif.engines.trl.rewards import InternalReward
+from rlif.engines.trl.setup import trainer_of
+from rlif.rewards.mixing import Mixer
+from rlif.rewards.terms import find_term
+from rlif.scoring.statistics import causal_lm
+from rlif.tasks.task import Mark, Task
+from rlif.types import Problem
+from support import oracle
+from support.models import byte_tokenizer, tiny_model
+
+
+class Lengths(Task):
+    """A task for random text: the answer is the length modulo three, and one completion in four has none."""
+
+    name = "lengths"
+
+    def load(self, split: str, **_: Any) -> list[Problem]:
+        return [Problem(f"lengths/{n}", prompt, str(n % len(PROMPTS) % 3)) for n, prompt in enumerate(PROMPTS * 8)]
+
+    def extract(self, completion: str) -> str | None:
+        return None if len(completion.encode()) % 4 == 0 else str(len(completion.encode()) % 3)
+
+    def equal(self, answer: str, gold: str) -> bool:
+        return answer == gold
+
+    def mark(self, problems: Any, completions: Any, **_: Any) -> list[Mark]:
+        answers = [self.extract(completion) for completion in completions]
+        return [Mark(a, a == p.gold) for a, p in zip(answers, problems, strict=True)]
+
+
+LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_alpha=64, task_type="CAUSAL_LM")
+PROMPTS = ["Add two and five.", "What is left?", "Count the cups on the table.", "Go."]
+OPTIONS = {
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 2,
+    "num_generations": 4,
+    "max_completion_length": 12,
+    "max_steps": 3,
+    "learning_rate": 1e-3,
+    "beta": 0.0,
+    "temperature": 1.0,
+    "bf16": False,
+    "use_cpu": True,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "disable_tqdm": True,
+    "log_level": "error",
+}
+
+
+def snapshot(model: Any) -> Any:
+    """A copy without our hooks and without TRL's patched forward, which would call into the original."""
+    clone = copy.deepcopy(model)
+    causal_lm(clone).base_model._forward_hooks.clear()
+    causal_lm(clone).__dict__.pop("forward", None)
+    return clone
+
+
+class Spy:
+    """Mixin: forward passes by kind, and each rollout with float64 self-certainty taken at the same moment."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.rows = {"generate": 0, "policy": 0, "reference": 0, "train": 0}
+        self.rollouts: list[dict[str, Any]] = []
+        self.history: list[dict[str, torch.Tensor]] = []  # the parameters at each rollout
+        self.kind = None
+        lm = causal_lm(self.model)
+        lm.base_model.register_forward_hook(lambda m, a, o: self._count(o.last_hidden_state.shape[0], "policy"))
+        if getattr(self, "ref_model", None) is not None:
+            self.ref_model.base_model.register_forward_hook(
+                lambda m, a, o: self._count(o.last_hidden_state.shape[0], "reference")
+            )
+        self.start = snapshot(self.model)
+
+    def _count(self, rows: int, kind: str) -> None:
+        self.rows[self.kind or ("train" if torch.is_grad_enabled() else kind)] += rows
+
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        self.kind = "generate"
+        output = super()._generate(*args, **kwargs)
+        self.kind = None
+        return output
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        output = super()._generate_and_score_completions(inputs)
+        annotator = snapshot(self.model) if self.reward.annotator.kind == "online" else self.start
+        scored = self.reward.scored
+        self.history.append({name: p.detach().clone() for name, p in self.model.named_parameters()})
+        self.rollouts.append(
+            {
+                "advantages": output["advantages"].tolist(),
+                "scored": scored,
+                "expected": [
+                    oracle.self_certainty(annotator, row.prompt_ids, row.completion_ids, self.args.temperature)
+                    for row in scored
+                ],
+                "path": self.reward.path,
+            }
+        )
+        return output
+
+
+def make_trainer(folder: Path, algorithm: str = "grpo", **changes: Any) -> Any:
+    """A tiny trainer over a model folder; `changes` are TRL options, and ours by keyword."""
+    annotator = changes.pop("annotator", "online")
+    weights = changes.pop("reward", {"self_certainty": 1.0})
+    mixer = changes.pop("mixer", None) or Mixer(list(weights), "none" if algorithm in LEAVE_ONE_OUT else "group_std")
+    ours = {name: changes.pop(name) for name in ("task", "problems", "alike", "rewarded", "seed") if name in changes}
+    peft_config, model = changes.pop("peft_config", None), changes.pop("model", None)
+    prompts = changes.pop("prompts", PROMPTS * 8)
+    vllm_capture = changes.pop("vllm_capture", False)
+    trainer_class, config_class = trainer_of(algorithm)
+    options = OPTIONS | ({"scale_rewards": "none", "loss_type": "grpo"} if algorithm == "grpo" else {}) | changes
+    if model is None:
+        model = tiny_model()
+        model.config._name_or_path = str(folder)  # where TRL loads the reference model from
+    rows = [{"prompt": prompt} | ({"problem": n} if "problems" in ours else {}) for n, prompt in enumerate(prompts)]
+    terms = [find_term(name, read_weight(name, weight)) for name, weight in weights.items()]
+    return type("Spied", (Spy, trainer_class), {})(
+        model=model,
+        args=config_class(**{"output_dir": str(folder / "out")} | options),
+        reward_funcs=InternalReward(
+            terms, mixer, annotator=Annotator(annotator) if isinstance(annotator, str) else annotator, **ours
+        ),
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=byte_tokenizer(),
+        peft_config=peft_config,
+        vllm_capture=vllm_capture,
+    )

@@ -1,0 +1,95 @@
+"""Run by tests under torchrun, once for all of them: groups that straddle two processes, and runs equal to one's."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate import PartialState
+from safetensors.torch import save_file
+
+import rlif
+from rlif.engines.trl.annotator import Annotator
+from rlif.errors import RewardError
+from rlif.rewards.mixing import Mixer
+from support import same_draws, sharded
+from support.trainers import Lengths, make_trainer
+
+GROUPS = {"plurality_vote": 1.0, "self_consistency": 0.5, "seed_grpo": 2.0, "random": 1.0, "self_certainty": 0.0}
+GOLD = {"task": Lengths(), "problems": Lengths().load("train")}
+MEANT = {"semantic_entropy": 1.0, "plurality_vote": 0.5}
+
+
+def alike(prompt, texts):
+    """Texts mean the same if they are as long, modulo two."""
+    parities = [len(text) % 2 for text in texts]
+    return [[i for i, parity in enumerate(parities) if parity == wanted] for wanted in sorted(set(parities))]
+
+
+STRADDLING = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}  # a rollout is one group
+CASES = {
+    "on policy": {},
+    "two iterations": {"num_iterations": 2},
+    "rloo": {"algorithm": "rloo"},
+    "ema": {"annotator": Annotator("ema", decay=0.5)},
+    "groups": {"reward": GROUPS, **GOLD},
+    # Six rows on each process: the second of three groups straddles. Its fourth completion only votes.
+    "batch": {
+        "reward": MEANT,
+        "mixer": Mixer(list(MEANT), "batch_std"),
+        "task": Lengths(),
+        "alike": alike,
+        "rewarded": 3,
+        "per_device_train_batch_size": 6,
+        "max_steps": 2,
+    },
+}
+
+
+def fails_on_one(completions, **_):
+    return [1.0] * (len(completions) - PartialState().process_index)
+
+
+def said(row):
+    return {"prompt": row.prompt, "answer": row.answer, "text": row.text}
+
+
+if __name__ == "__main__":
+    model_folder, out = map(Path, sys.argv[1:])
+    state, found = PartialState(), {"package": rlif.__file__}
+    for case, changes in CASES.items():
+        trainer = make_trainer(model_folder, **STRADDLING | changes)
+        trainer.train()
+        completions = sum(len(rollout["advantages"]) for rollout in trainer.rollouts)
+        found[case] = [
+            {key: rollout[key] for key in ("advantages", "expected", "path")}
+            | {"rows": trainer.rows, "completions": completions}
+            | {
+                "scored": [
+                    {"answer": row.answer, "prompt": row.prompt, "text": row.text, **row.rewards}
+                    for row in rollout["scored"]
+                ]
+            }
+            for rollout in trainer.rollouts
+        ]
+    try:
+        make_trainer(model_folder, reward={"two_processes:fails_on_one": 1.0}, **STRADDLING).train()
+    except RewardError as error:
+        found["error"] = str(error)
+    for case in same_draws.CASES:
+        weights, trainer = same_draws.weights_after(case, model_folder, pytest.MonkeyPatch())
+        save_file(weights, out / f"{case}.{state.process_index}.safetensors")
+        scored = [row for rollout in trainer.rollouts for row in rollout["scored"]]
+        found[f"same draws: {case}"] = {
+            "steps": trainer.state.global_step,
+            "completions": [row.completion_ids for row in scored],
+            "unscorable": [row.reward is None for row in scored],
+        }
+    found["sharded"] = sharded.differences()
+    (out / f"{state.process_index}.json").write_text(json.dumps(found))
+    state.wait_for_everyone()
+    state.destroy_process_group()
+    os._exit(0)  # gloo's threads may abort an interpreter that is being torn down

@@ -1,0 +1,126 @@
+"""The forecast: on made-up rollouts whose answer is known, and on the models at hand."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from typer.testing import CliRunner
+
+import rlif
+from rlif.cli.main import app
+from rlif.training.forecast import Estimate, estimate, forecast, probe
+
+
+def group(problem: int, answers, rewards, lengths=None, truncated=False):
+    lengths = lengths or [4] * len(answers)
+    return [
+        {
+            "prompt": f"problem {problem}",
+            "prompt_ids": [problem],
+            "completion": f"it is {answer}",
+            "completion_ids": list(range(length)),
+            "answer": answer,
+            "truncated": truncated,
+            "reward": reward,
+        }
+        for answer, reward, length in zip(answers, rewards, lengths, strict=True)
+    ]
+
+
+def rollout(pull: float, n: int = 40, seed: int = 0):
+    """Groups whose frequent answer is surer by `pull` than the others, in units of the noise."""
+    rng = random.Random(seed)
+    return [
+        row
+        for problem in range(n)
+        for row in group(problem, "aaaabcde", [rng.gauss(pull * (answer == "a"), 1) for answer in "aaaabcde"])
+    ]
+
+
+def test_a_pull_towards_the_frequent_answer_is_a_yes_and_away_from_it_a_no():
+    assert forecast(rollout(2.0)).verdict == "yes"
+    assert forecast(rollout(-2.0)).verdict == "no"
+    assert forecast(rollout(0.0)).verdict == "unclear"
+
+
+def test_the_pull_is_a_probability_and_its_interval_holds_it():
+    pull = forecast(rollout(0.0, n=200)).pull
+    assert pull and pull.low < 0.5 < pull.high and pull.n == 200
+    sure = forecast(group(1, "aab", [3.0, 2.0, 1.0]) + group(2, "aab", [3.0, 2.0, 2.0])).pull
+    assert sure and sure.mean == 0.875
+
+
+def test_a_tie_between_answers_pulls_nowhere():
+    found = forecast(group(1, "aabb", [1.0, 2.0, 3.0, 4.0]))
+    assert found.pull is None and found.disagree == 1 and found.verdict == "unclear"
+
+
+def test_rewards_on_another_scale_make_the_same_forecast():
+    rows = rollout(1.0)
+    other = [row | {"reward": 7 + 3 * row["reward"]} for row in rows]
+    assert forecast(other).pull == forecast(rows).pull and forecast(other).verdict == forecast(rows).verdict
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (group(1, "aab", [1.0, 2.0, 3.0], truncated=True), "do not end"),
+        (group(1, [None, None, "a"], [1.0, 2.0, 3.0]), "have no answer"),
+        (group(1, "aab", [1.0, 1.0, 1.0]), "does not differ within groups"),
+        ([row for i in range(20) for row in group(i, "aaa", [1.0, 2.0, 3.0])], "nothing to choose between"),
+    ],
+)
+def test_a_no_has_its_reason(rows, reason):
+    found = forecast(rows)
+    assert found.verdict == "no" and any(reason in said for said in found.reasons)
+
+
+def test_the_pull_on_length():
+    longer = forecast(group(1, "aab", [1.0, 2.0, 3.0], lengths=[1, 2, 3])).longer
+    assert longer and longer.mean == 1
+    assert forecast(group(1, "aab", [1.0, 2.0, 3.0])).longer is None
+
+
+def test_the_unscored_are_left_out():
+    found = forecast(group(1, "aab", [None, 2.0, 1.0]) + group(2, "aab", [3.0, 2.0, None]))
+    assert found.completions == 6 and found.disagree == 0.5
+
+
+def test_an_estimate_of_one_has_no_interval():
+    assert estimate([]) is None
+    one = estimate([0.7])
+    assert one and one.mean == 0.7 and one.low != one.low
+    assert estimate([0.0, 1.0]) == Estimate(2, 0.5, pytest.approx(0.5 - 0.98), pytest.approx(0.5 + 0.98))
+
+
+def test_the_demo_will_gain_and_a_random_model_will_not(model_folder):
+    """The shipped base gains on every seed that was run; weights that nobody trained never end a completion."""
+    assert probe(rlif.load_recipe("demo")).verdict == "yes"
+    overrides = [f"model={model_folder}", "max_prompt_tokens=1024", "training.max_completion_length=8"]
+    found = probe(rlif.load_recipe("demo", overrides), problems=4)
+    assert found.verdict == "no" and found.problems == 4 and found.completions == 32
+
+
+def test_a_forecast_reads_the_signal_with_the_window_of_the_recipe(model_folder, monkeypatch):
+    """As training would: over the last token, and over the plain mean of completions shorter than the window."""
+    seen = []
+    monkeypatch.setattr("rlif.training.forecast.forecast", lambda rows: seen.append([row["reward"] for row in rows]))
+    small = [f"model={model_folder}", "max_prompt_tokens=1024", "training.max_completion_length=8"]
+    for reward, window in (("group_confidence_tail", 1), ("group_confidence_tail", 2048), ("group_confidence", 1)):
+        probe(rlif.load_recipe("demo", [*small, f"reward={reward}", f"confidence_window={window}"]), problems=2)
+    assert seen[0] != seen[1] == seen[2]
+
+
+def test_a_base_that_only_leaps_is_a_no():
+    """Nearly greedy, the shipped base never works step by step, and its surer leaps give rarer answers."""
+    found = probe(rlif.load_recipe("demo", ["training.temperature=0.05"]), problems=16)
+    assert found.longer is None, "all completions are leaps, of one length"
+    assert found.verdict == "no" and found.pull and found.pull.high < 0.5
+
+
+def test_the_command_says_what_it_found_and_what_it_cannot_know():
+    done = CliRunner().invoke(app, ["probe", "demo", "--problems", "8"])
+    assert done.exit_code == 0, done.output
+    assert "64 completions of 8 problems, nothing trained" in done.output
+    assert "will it gain: " in done.output and "need not be right" in done.output

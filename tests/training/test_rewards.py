@@ -1,0 +1,201 @@
+"""Whole runs: rewards from recipe to run folder, gold, functions of the user's own, and those that fail."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+
+import pytest
+import torch
+from rich.console import Console
+from support import oracle
+from support.models import classifier_folder
+from support.small_runs import SMALL, completions, timeless, train
+from transformers import AutoModelForCausalLM
+
+import rlif
+from rlif.config.recipe import Meaning
+from rlif.rewards.equivalence import load_meaning
+from rlif.runs.folder import Run
+from rlif.signals import every_signal
+from rlif.signals.group_confidence import WINDOW
+from rlif.training.prepare import prepare
+from rlif.training.session import build
+
+
+def test_no_gold_answer_reaches_the_trainer(tmp_path, model_folder):
+    """The trainer's data set is the rendered problems and nothing else, whatever the task knows of them."""
+    overrides = [*SMALL, f"model={model_folder}", f"output={tmp_path}", "task=clock"]
+    job = prepare(rlif.load_recipe("demo", overrides))
+    assert all(problem.gold and problem.solution for problem in job.problems)
+    trainer = build(job, Run(tmp_path / "run"), fresh=False)
+    assert trainer.train_dataset.column_names == ["prompt"]
+    shown = [row["prompt"] for row in trainer.train_dataset]
+    assert shown == [[{"role": "user", "content": problem.text}] for problem in job.problems]
+    assert not any("boxed" in str(prompt) or "now" in str(prompt) for prompt in shown)
+    assert trainer.reward_funcs == [trainer.reward]
+    assert trainer.args.run_name == "run"
+
+
+def test_gold_reaches_a_trainer_whose_recipe_asks(tmp_path, model_folder):
+    """As row numbers: the problems themselves stay with the reward."""
+    overrides = [*SMALL, f"model={model_folder}", f"output={tmp_path}", "reward={self_certainty: 1, accuracy: 0}"]
+    job = prepare(rlif.load_recipe("demo", overrides))
+    trainer = build(job, Run(tmp_path / "run"), fresh=False)
+    assert trainer.train_dataset.column_names == ["prompt", "problem"]
+    assert trainer.train_dataset["problem"][:] == list(range(len(job.problems)))
+    assert trainer.reward.problems is job.problems
+
+
+SEVERAL = "reward={self_certainty: {linear: [[0, 1.0], [4, 0.0]]}, format: 0.5, accuracy: 0, length: 0}"
+
+
+def test_several_rewards_from_recipe_to_run_folder(tmp_path, model_folder):
+    run = train(tmp_path, model_folder, SEVERAL, "evaluate={}")
+    rows = run.metrics()
+    assert [row["self_certainty_weight"] for row in rows] == [1.0, 0.75, 0.5, 0.25]
+    for row in rows:
+        assert row["length"] == pytest.approx(row["completion_length"])
+        assert {"format", "accuracy", "accuracy_spread", "accuracy_unscorable"} <= set(
+            row
+        ) and "format_weight" not in row
+    for row in completions(run, 2):
+        rewards = row["rewards"]
+        assert set(rewards) == {"self_certainty", "format", "accuracy", "length"}
+        assert row["reward"] == pytest.approx(0.75 * rewards["self_certainty"] + 0.5 * rewards["format"])
+        assert rewards["length"] == len(row["completion_ids"]) and rewards["format"] == float(row["answer"] is not None)
+    start = json.loads((run.checkpoints / "checkpoint-2/trainer_state.json").read_text())
+    starts = start["stateful_callbacks"]["NormaliserState"]["attributes"]["start_spread"]
+    first = completions(run, 1)
+    assert not any(row["rewards"]["format"] for row in first)  # a random model boxes nothing, so one reward is left
+    certainty = [row["rewards"]["self_certainty"] for row in first]
+    expected = oracle.group_advantages(certainty, 4, 0.4 * starts["self_certainty"])
+    assert [row["advantage"] for row in first] == pytest.approx(expected, abs=1e-4)
+    assert run.recipe().reward == run.recipe().model_dump()["reward"] and run.recipe().weights["format"].at(0) == 0.5
+
+
+CONFIDENCES = ("group_confidence", "group_confidence_tail", "group_confidence_lowest", "group_confidence_bottom")
+
+
+def test_the_window_of_the_group_confidences(tmp_path, model_folder):
+    """Of 3 tokens of at most 24, the four are four rewards, those of a fresh pass; of the usual 2048 they are one."""
+    reward = f"reward={{{', '.join(f'{name}: 1' for name in CONFIDENCES)}}}"
+    usual = [reward, "evaluate={}", "training.max_steps=1", "training.max_completion_length=24"]
+    run = train(tmp_path, model_folder, *usual, "confidence_window=3", "name=three")
+    rows, model = completions(run, 1), AutoModelForCausalLM.from_pretrained(model_folder)
+    ids = [[row[key] for row in rows] for key in ("prompt_ids", "completion_ids")]
+    expected = every_signal(rlif.score_completions(model, *ids, top_k=20), window=3)
+    for row, values in zip(rows, expected, strict=True):
+        assert row["rewards"] == pytest.approx({name: values[name] for name in CONFIDENCES}, abs=1e-4)
+    longest = max(rows, key=lambda row: len(row["completion_ids"]))
+    assert len(set(longest["rewards"].values())) == len(CONFIDENCES), "a window of 3 changes nothing"
+    same = train(tmp_path, model_folder, *usual, "name=usual")
+    assert same.recipe().confidence_window == WINDOW
+    for row in completions(same, 1):
+        assert len(set(row["rewards"].values())) == 1
+
+
+def test_a_reward_model_and_a_model_of_meaning(tmp_path, model_folder):
+    """Both loaded by a recipe: agreement of free text, by the texts of each group after its own prompt, and what a
+    classifier says of each completion.
+    """
+    judge, entails = classifier_folder(tmp_path / "judge"), tmp_path / "entails"
+    classifier_folder(entails, labels=2)
+    config = json.loads((entails / "config.json").read_text())
+    labels = {"id2label": {"0": "entailment", "1": "other"}, "label2id": {"entailment": 0, "other": 1}}
+    (entails / "config.json").write_text(json.dumps(config | labels))
+    reward = f"reward={{semantic_entropy: 1.0, {judge}: 0.5}}"
+    overrides = [reward, f"meaning={{entailment: {entails}}}", "evaluate={}", "training.max_steps=2"]
+    run = train(tmp_path, model_folder, *overrides)
+    alike, sizes = load_meaning(Meaning(entailment=str(entails))), set()
+    for step in (1, 2):
+        rows = completions(run, step)
+        for start in (0, 4):
+            group = rows[start : start + 4]
+            together = alike(group[0]["prompt"][-1]["content"], [row["completion"] for row in group])
+            assert all(row["completion"].strip() for row in group)
+            expected = {member: math.log(len(members) / 4) for members in together for member in members}
+            found = [row["rewards"]["semantic_entropy"] for row in group]
+            assert found == pytest.approx([expected[member] for member in range(4)])
+            sizes |= {len(members) for members in together}
+        assert len({row["rewards"][judge] for row in rows}) == len({row["completion"] for row in rows})
+    assert len(sizes) > 1, "all meant the same, or nothing did, so that any grouping would pass"
+
+
+def test_rewards_of_the_current_folder_are_found_from_another(tmp_path, model_folder, monkeypatch):
+    """A reward model named by where the run was started, which is resumed from elsewhere; a module has to be shown."""
+    start = tmp_path / "start"
+    classifier_folder(start / "judge")
+    (start / "rewards_kept_here.py").write_text("def short(completions, **_):\n    return [1.0 for _ in completions]\n")
+    monkeypatch.chdir(start)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    reward = "reward={./judge: 1, rewards_kept_here:short: 0}"
+    run = train(tmp_path, model_folder, reward, "evaluate={}", "training.num_iterations=1")
+    whole = run.metrics()
+    assert {str(start / "judge"), "rewards_kept_here:short"} <= set(whole[-1])
+    (run.path / "summary.json").unlink()
+    shutil.rmtree(run.model)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "rewards_kept_here")
+    with pytest.raises(rlif.RlifError, match=r"No module named .*; go to the folder .* or add that to PYTHONPATH"):
+        rlif.train(run.recipe(), resume=run, console=Console(quiet=True))
+    monkeypatch.syspath_prepend(start)
+    resumed = rlif.train(run.recipe(), resume=run, console=Console(quiet=True))
+    assert timeless(resumed.metrics()) == timeless(whole)
+
+
+def raises(lengths):
+    raise ValueError("out of luck")
+
+
+FAULTS = {
+    "raised ValueError: out of luck": raises,
+    r"returned \d+ rewards for \d+ completions; it must return one each": lambda lengths: lengths[1:],
+    "returned nan; rewards are finite numbers": lambda lengths: [*lengths[1:], math.nan],
+    "could score none of the": lambda lengths: [None] * len(lengths),
+}
+FAILING = []
+
+
+def fails_in_the_third_step(completions, trainer_state, **_):
+    lengths = [float(len(completion[0]["content"])) for completion in completions]
+    return FAILING[0](lengths) if FAILING and trainer_state.global_step == 3 else lengths
+
+
+REWARD_THAT_FAILS = [
+    "reward={self_certainty: 1, test_training_rewards:fails_in_the_third_step: 0.5}",
+    "evaluate={}",
+    "training.save_steps=100",
+    "training.num_iterations=1",
+]
+
+
+@pytest.fixture(scope="module")
+def never_failed(tmp_path_factory, model_folder):
+    return train(tmp_path_factory.mktemp("whole"), model_folder, *REWARD_THAT_FAILS, "name=whole")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_reward_that_fails_leaves_a_checkpoint_to_go_on_from(fault, tmp_path, model_folder, never_failed):
+    """Put right, the run is the run that never failed, to the last bit."""
+    whole = never_failed
+    FAILING.append(FAULTS[fault])
+    with pytest.raises(rlif.RlifError, match=rf"{fault}.*; stopped after step 3; .*--resume .*torn"):
+        train(tmp_path, model_folder, *REWARD_THAT_FAILS, "name=torn")
+    FAILING.clear()
+    torn = Run.open(tmp_path / "runs/torn")
+    assert [path.name for path in torn.checkpoints.glob("checkpoint-*")] == ["checkpoint-3"]
+    resumed = rlif.train(torn.recipe(), resume=torn, console=Console(quiet=True))
+    assert timeless(resumed.metrics()) == timeless(whole.metrics())
+    weights = [AutoModelForCausalLM.from_pretrained(r.model).state_dict() for r in (whole, resumed)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_reward_that_fails_at_once(tmp_path, model_folder):
+    """A random model boxes nothing, so a vote on clock has nothing to count."""
+    with pytest.raises(
+        rlif.RlifError, match=r"task clock finds an answer in none of them.* put it right and start again"
+    ):
+        train(tmp_path, model_folder, "reward=plurality_vote", "evaluate={}")

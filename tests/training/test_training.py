@@ -1,0 +1,222 @@
+"""Whole runs: `rlif train` from recipe to run folder, on a tiny random model."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import shutil
+import sys
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors import SafetensorError
+from support import oracle
+from support.small_runs import SMALL, completions, timeless, train
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import rlif
+from rlif.runs.folder import Run
+from rlif.tasks.prompts import BOXED
+from rlif.training import prompt_check
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, model_folder) -> Run:
+    return train(tmp_path_factory.mktemp("whole"), model_folder)
+
+
+def test_the_run_folder_says_what_happened(run):
+    names = {path.name for path in run.path.iterdir()} - {".lock"}
+    expected = "recipe.yaml environment.json begun.json metrics.jsonl completions eval checkpoints model summary.json"
+    assert names == set(expected.split())
+    rows = run.metrics()
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    wanted = "reward self_certainty reward_spread completion_length truncated kl entropy grad_norm extra_passes path"
+    assert set(wanted.split()) <= set(rows[0])
+    assert {row["path"] for row in rows} == {"decode"} and {row["extra_passes"] for row in rows} == {0}
+    assert set(run.evaluations()) == {"clock", "cups"} and sorted(run.evaluations()["clock"]) == [0, 2, 4]
+    summary = run.summary()
+    assert summary["steps"] == 4 and summary["seed"] == 0 and summary["extra_passes"] == 0
+    for when in ("before", "after"):
+        assert summary["evaluations"]["cups"][when]["accuracy"]["n"] == 4
+    assert sorted(path.name for path in run.checkpoints.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+
+
+def test_completions_carry_their_rewards_and_the_engines_advantages(run):
+    rows = completions(run, 1)
+    assert len(rows) == 8
+    keys = (
+        "step problem prompt completion prompt_ids completion_ids token_chars token_self_certainty"
+        " truncated answer right rewards reward advantage"
+    )
+    assert all(set(row) == set(keys.split()) for row in rows)
+    rewards = [row["reward"] for row in rows]
+    assert rewards == [row["rewards"]["self_certainty"] for row in rows]
+    start = json.loads((run.checkpoints / "checkpoint-2/trainer_state.json").read_text())
+    spread = start["stateful_callbacks"]["NormaliserState"]["attributes"]["start_spread"]["self_certainty"]
+    expected = oracle.group_advantages(rewards, 4, 0.4 * spread)
+    assert [row["advantage"] for row in rows] == pytest.approx(expected, abs=1e-4)
+
+
+def test_completions_carry_the_self_certainty_of_their_tokens(run):
+    """To two decimals: their mean is the reward, and their texts join to the completion."""
+    for row in completions(run, 1):
+        by_token = row["token_self_certainty"]
+        assert len(by_token) == len(row["completion_ids"]) == len(row["token_chars"])
+        assert sum(by_token) / len(by_token) == pytest.approx(row["reward"], abs=0.006)
+        assert sum(row["token_chars"]) == len(row["completion"])
+        assert row["right"] is False and row["problem"].startswith("clock/")
+
+
+def test_the_rewards_are_those_of_the_model_that_sampled(run, model_folder):
+    """The first rollout was sampled from the start, so a fresh pass of the start gives its rewards."""
+    model, rows = AutoModelForCausalLM.from_pretrained(model_folder), completions(run, 1)
+    stats = rlif.score_completions(model, [r["prompt_ids"] for r in rows], [r["completion_ids"] for r in rows])
+    assert rlif.SIGNALS["self_certainty"](stats) == pytest.approx([r["reward"] for r in rows], abs=1e-4)
+
+
+def test_the_trained_model_loads(run, model_folder):
+    model = AutoModelForCausalLM.from_pretrained(run.model)
+    start = AutoModelForCausalLM.from_pretrained(model_folder)
+    assert not torch.equal(model.lm_head.weight, start.lm_head.weight)
+    assert AutoTokenizer.from_pretrained(run.model).decode([1]) == "<|end|>"
+
+
+def test_the_same_seed_gives_the_same_metrics_and_another_does_not(run, tmp_path, model_folder):
+    again = train(tmp_path, model_folder)
+    other = train(tmp_path, model_folder, "seed=1")
+    assert timeless(again.metrics()) == timeless(run.metrics()) != timeless(other.metrics())
+
+
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(run, tmp_path, model_folder):
+    """From the checkpoint at step 2, with later traces still in the folder."""
+    copy = Run(shutil.copytree(run.path, tmp_path / "copy"))
+    (copy.path / "summary.json").unlink()
+    shutil.rmtree(copy.model)
+    with (copy.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "torn')
+    recipe = copy.recipe()
+    resumed = rlif.train(recipe, resume=copy, console=Console(quiet=True))
+    assert timeless(resumed.metrics()) == timeless(run.metrics())
+    assert completions(resumed, 4) == completions(run, 4)
+    weights = [AutoModelForCausalLM.from_pretrained(r.model).state_dict() for r in (run, resumed)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_finished_run_is_not_trained_further(run):
+    with pytest.raises(rlif.RlifError, match="is finished"):
+        rlif.train(run.recipe(), resume=run, console=Console(quiet=True))
+
+
+def test_prompts_are_checked_before_the_first_step_and_their_text_is_no_markup(tmp_path, model_folder, monkeypatch):
+    seen, out = [], io.StringIO()
+
+    def check(model, tokenizer, task, problems, **settings):
+        seen.append((len(problems), settings["max_tokens"], list(tmp_path.glob("runs/*/metrics.jsonl"))))
+        return ["the chat template ends a turn with '[/INST]'"]
+
+    monkeypatch.setattr(prompt_check, "check_prompts", check)
+    small = ["evaluate={}", "training.max_steps=1", "training.num_iterations=1", "training.save_steps=1"]
+    small += [f"model={model_folder}", f"output={tmp_path / 'runs'}"]
+    recipe = rlif.load_recipe("demo", [*SMALL, *small, "guard={prompt_check: 3}"])
+    rlif.train(recipe, console=Console(file=out))
+    assert seen == [(3, recipe.training["max_completion_length"], [])]
+    assert "prompt check: the chat template ends a turn with '[/INST]'" in out.getvalue()
+    rlif.train(rlif.load_recipe("demo", [*SMALL, *small, "guard={prompt_check: 0}"]), console=Console(quiet=True))
+    assert len(seen) == 1
+
+
+def test_two_steps_on_real_gsm8k(tmp_path, model_folder, data_folder):
+    run = train(tmp_path, model_folder, "task=gsm8k", "prompt=boxed", "limit=16", "training.max_steps=2", "evaluate={}")
+    assert len(run.metrics()) == 2 and run.summary()["evaluations"] == {}
+    known = {problem.text for problem in rlif.TASKS["gsm8k"].load("train", limit=16)}
+    for row in completions(run, 1):
+        assert row["prompt"][0]["content"].removesuffix("\n" + BOXED) in known
+
+
+@pytest.mark.parametrize("name", ["prompts.txt", "prompts.jsonl"])
+def test_a_file_of_unlabelled_prompts(tmp_path, model_folder, name):
+    lines = [f"Tell me about {i}." for i in range(6)]
+    text = "\n".join(lines if name.endswith("txt") else [json.dumps({"prompt": line}) for line in lines])
+    (tmp_path / name).write_text(text)
+    source = f"source={tmp_path / name}"
+    run = train(tmp_path, model_folder, "task=prompts", source, "training.max_steps=2", "evaluate={}", "chat=false")
+    assert len(run.metrics()) == 2
+    assert {row["prompt"].strip() for row in completions(run, 1)} <= set(lines)
+
+
+def test_lora_rloo_and_the_offline_annotator(tmp_path, model_folder):
+    lora = train(tmp_path, model_folder, "lora={r: 4, target_modules: [q_proj]}", "evaluate={}", "name=lora")
+    assert (lora.model / "adapter_model.safetensors").is_file()
+    rloo = train(tmp_path, model_folder, "algorithm=rloo", "normalisation=none", "evaluate={}", "name=rloo")
+    assert {row["path"] for row in rloo.metrics()} == {"policy"}
+    offline = train(tmp_path, model_folder, "annotator=offline", "evaluate={}", "name=offline")
+    assert {row["path"] for row in offline.metrics()} == {"reference"}
+    ema = train(tmp_path, model_folder, "annotator=ema", "annotator_decay=0.5", "evaluate={}", "name=ema")
+    assert {row["path"] for row in ema.metrics()} == {"pass"}
+    assert (ema.checkpoints / "checkpoint-2/annotator.safetensors").is_file()
+    with pytest.raises(rlif.RlifError, match=r"unknown key 'lora.rank'"):
+        train(tmp_path, model_folder, "lora={rank: 4}")
+
+
+def test_tensorboard_shows_the_same_metrics_by_the_same_names(tmp_path, model_folder):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = train(tmp_path, model_folder, "training.report_to=tensorboard", "evaluate.tasks=[clock]")
+    (events,) = run.path.rglob("events.out.tfevents.*")
+    seen = EventAccumulator(str(events))
+    seen.Reload()
+    tags = {tag: {event.step: event.value for event in seen.Scalars(tag)} for tag in seen.Tags()["scalars"]}
+    for name in set(run.metrics()[0]) - {"step", "path", "epoch", "alarms"}:
+        shown = tags[f"train/{name}"]
+        assert [shown[row["step"]] for row in run.metrics()] == pytest.approx([row[name] for row in run.metrics()])
+    looks = run.evaluations()["clock"]
+    assert sorted(tags["eval/clock/accuracy"]) == sorted(looks) == [0, 2, 4]
+    certainty = [looks[step]["self_certainty"] for step in sorted(looks)]
+    assert list(tags["eval/clock/self_certainty"].values()) == pytest.approx(certainty)
+    assert not any(name.startswith("eval") for row in run.metrics() for name in row)
+
+
+def test_no_room_for_a_checkpoint(tmp_path, model_folder, monkeypatch):
+    """Refused before a byte is written; what was there before is still good."""
+    usage = shutil.disk_usage(tmp_path)
+    real, calls = shutil.disk_usage, []
+
+    def full(path):
+        calls.append(path)
+        return real(path) if len(calls) == 1 else usage._replace(free=1000)
+
+    monkeypatch.setattr(shutil, "disk_usage", full)
+    with pytest.raises(rlif.RlifError, match=r"a checkpoint of .* does not fit"):
+        train(tmp_path, model_folder, "evaluate={}")
+    run = Run.open(tmp_path / "runs/demo")
+    assert [path.name for path in run.checkpoints.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize(
+    ("writer", "good", "error"),
+    [
+        ("torch.save", 4, RuntimeError(f"[enforce fail at inline_container.cc] {os.strerror(errno.ENOSPC)}")),
+        ("transformers.modeling_utils.safe_save_file", 1, SafetensorError(f"I/O error: {os.strerror(errno.ENOSPC)}")),
+    ],
+)
+def test_a_disk_that_fills_up_meanwhile(tmp_path, model_folder, monkeypatch, writer, good, error):
+    """The torn checkpoint is removed and the last good one named as the way on."""
+    module, _, name = writer.rpartition(".")
+    save, calls = getattr(sys.modules[module], name), []
+
+    def failing(*args, **kwargs):
+        calls.append(args)
+        if len(calls) > good:
+            raise error
+        return save(*args, **kwargs)
+
+    monkeypatch.setattr(writer, failing)
+    with pytest.raises(rlif.RlifError, match="the disk is full; make room and go on with: rlif train --resume"):
+        train(tmp_path, model_folder, "evaluate={}")
+    run = Run.open(tmp_path / "runs/demo")
+    assert [path.name for path in run.checkpoints.glob("checkpoint-*")] == ["checkpoint-2"]

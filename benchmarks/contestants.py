@@ -38,7 +38,7 @@ from rlif.engines.trl.trainer import InternalGRPOTrainer, InternalRLOOTrainer
 from rlif.rewards.mixing import Mixer
 from rlif.rewards.terms import find_term
 from rlif.sampling.loading import load_tokenizer
-from rlif.scoring.statistics import causal_lm
+from rlif.scoring.head import causal_lm
 from rlif.scoring.taps import BackboneTap, DecodeTap
 
 CONTESTANTS = ("plain", "ours", "reference")

@@ -17,16 +17,6 @@ class RewardError(RlifError):
     """A reward that cannot be given in the middle of a run; the run stops at a checkpoint."""
 
 
-PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
-
-
-class Preempted(SystemExit):
-    """A job scheduler asked for the machine back, and the run stands at a checkpoint; exits with `PREEMPTED`."""
-
-    def __init__(self) -> None:
-        super().__init__(PREEMPTED)
-
-
 def nearest(name: str, names: Iterable[str]) -> str:
     """What to say after an unknown name: the nearest known one, else all of them."""
     names = sorted(names)
@@ -49,3 +39,13 @@ def lookup(table: Mapping[str, Entry], name: str, kind: str) -> Entry:
     if name in table:
         return table[name]
     raise RlifError(f"unknown {kind} {name!r}; {nearest(name, table)}")
+
+
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
+class Preempted(SystemExit):
+    """Ends the program with exit code 75: a scheduler wants the machine back, and the run stands at a checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__(PREEMPTED)

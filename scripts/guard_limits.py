@@ -14,7 +14,8 @@ from pathlib import Path
 
 from rlif.comparison.summary import KeptRun
 from rlif.comparison.summary_file import read_kept
-from rlif.guard.monitor import Guard, replay
+from rlif.guard.limits import Guard
+from rlif.guard.monitor import replay
 
 RESULTS = Path(__file__).parents[1] / "results/demo.json"
 METRICS: tuple[str, ...] = (

@@ -26,7 +26,8 @@ from typing import Any
 import rlif
 from rlif.comparison.summary import kept_environment
 from rlif.guard.health import vitals
-from rlif.guard.monitor import Guard, replay
+from rlif.guard.limits import Guard
+from rlif.guard.monitor import replay
 from rlif.guard.signs import SIGNS
 from rlif.intervals import proportion
 from rlif.runs.folder import Run

@@ -20,9 +20,9 @@ import torch
 
 import rlif
 from rlif.config.recipe import Recipe
-from rlif.evaluation.evaluate import decoding_of
 from rlif.runs.folder import environment
 from rlif.sampling.loading import load_model, load_tokenizer
+from rlif.sampling.protocol import decoding_of
 from rlif.selection.figure import draw
 from rlif.selection.samples import GroupSampler
 from rlif.selection.scaling import early_line, early_stop_report, markdown, scaling

@@ -15,8 +15,8 @@ from scipy.stats import spearmanr
 
 import rlif
 from rlif.config.recipe import Recipe
-from rlif.evaluation.evaluate import decoding_of, render_problem
 from rlif.sampling.loading import load_model, load_tokenizer
+from rlif.sampling.protocol import decoding_of, render_problem
 from rlif.sampling.sampler import TransformersSampler
 from rlif.tasks.prompts import PROMPTS
 

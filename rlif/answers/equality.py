@@ -24,8 +24,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 
+from rlif.answers.clusters import clusters
 from rlif.errors import RlifError
-from rlif.selection.rules import clusters
 
 LONGEST = 2000  # characters of an answer; longer ones are no answers, and sympy's parser is not linear
 WHOLE = re.compile(r"0|-?[1-9]\d{0,5}", re.ASCII)

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from rlif.runs.folder import Run
     from rlif.training.forecast import Estimate
 
-STOPPED = 3  # exit code of a run that the guard ended
-
 
 def probe(
     recipe: Annotated[str, typer.Argument(help="A recipe that ships (see `rlif recipes`), or a file.")],

@@ -128,7 +128,7 @@ def select(
 
 def _compared(task: Task, rows: Sequence[Row]) -> Callable[[str, str], bool]:
     """The task's `equal`, which has seen the answers of each problem."""
-    from rlif.selection.rules import by_problem
+    from rlif.answers.clusters import by_problem
 
     task.compare_ahead([[row.get("answer") for row in group] for group in by_problem(rows).values()])
     return task.equal
@@ -208,7 +208,7 @@ def _sampler(
     temperature: float,
     seed: int,
 ) -> GroupSampler:
-    from rlif.evaluation.evaluate import decoding_of
+    from rlif.sampling.protocol import decoding_of
     from rlif.selection.samples import GroupSampler
     from rlif.tasks.prompts import find_prompt
 

@@ -27,7 +27,7 @@ from rlif.config.inheritance import lineage, merged
 from rlif.config.schedule import Weight, read_weight
 from rlif.errors import RlifError, nearest
 from rlif.files.yaml import parse_yaml
-from rlif.guard.monitor import Guard
+from rlif.guard.limits import Guard
 
 PAPER_TRAINING: dict[str, Any] = {
     "learning_rate": 3e-6,

@@ -17,24 +17,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import RlifError
+from rlif.answers.clusters import Equal, by_problem
 from rlif.evaluation.records import Records
 from rlif.intervals import clustered_mean, proportion
-from rlif.sampling.sampler import Completion, Decoding, Sampler, render
-from rlif.selection.rules import Equal, by_problem, choose, pass_at_k
+from rlif.sampling.protocol import Record, decoding_of, mark, render_problem, uses_chat
+from rlif.sampling.sampler import Decoding, Sampler
+from rlif.selection.rules import choose, pass_at_k
 from rlif.tasks import Task
 from rlif.tasks.prompts import Prompt, find_prompt
 from rlif.types import Problem
 
-Record = dict[str, Any]
 KS = (1, 2, 4, 5, 8, 10, 16, 32, 64, 100, 128, 256)
-
-
-def decoding_of(task: Task, **changes: Any) -> Decoding:
-    """The decoding of a task's protocol; `changes` that are None change nothing."""
-    protocol = task.protocol
-    decoding = {key: getattr(protocol, key) for key in ("max_tokens", "temperature", "top_p", "stop", "n")}
-    return Decoding(**decoding | {key: value for key, value in changes.items() if value is not None})
 
 
 def evaluate(
@@ -119,26 +112,6 @@ def describe(
     }
 
 
-def mark(
-    task: Task, problems: Sequence[Problem], completions: Sequence[Completion], n: int, unsafe_local: bool = False
-) -> list[Record]:
-    """Records of completions, n in a row for each problem; `problems` holds one for each completion."""
-    marks = task.mark(problems, [completion.text for completion in completions], unsafe_local=unsafe_local)
-    return [
-        {
-            "id": problem.id,
-            "sample": i % n,
-            "completion": completion.text,
-            "answer": found.answer,
-            "right": found.right,
-            "self_certainty": completion.self_certainty,
-            "tokens": len(completion.completion_ids),
-            "truncated": completion.truncated,
-        }
-        for i, (problem, completion, found) in enumerate(zip(problems, completions, marks, strict=True))
-    ]
-
-
 def scores_of(task: Task, records: Sequence[Record]) -> dict[str, Any]:
     """`summarise` by the task's own equality."""
     task.compare_ahead([_column(group, "answer") for group in by_problem(records).values()])
@@ -209,27 +182,6 @@ def check_gold(task: Task, problems: Sequence[Problem], unsafe_local: bool = Fal
         "wrong": [problem.id for problem, found in zip(kept, marks, strict=True) if not found.right],
         "none": [problem.id for problem in problems if golds[problem.id] is None],
     }
-
-
-def uses_chat(tokenizer: Any, chat: bool | None) -> bool:
-    """Whether prompts go through the chat template; None is: where the tokenizer has one.
-
-    Raises:
-        RlifError: it is needed, and there is none.
-    """
-    if chat and not tokenizer.chat_template:
-        raise RlifError("this protocol needs a chat template and the tokenizer has none; give --no-chat.")
-    return bool(tokenizer.chat_template) if chat is None else chat
-
-
-def render_problem(tokenizer: Any, prompt: Prompt, problem: Problem, chat: bool, task: Task) -> list[int]:
-    """The prompt's token ids, the problem's shots before it; those are dropped, last ones first, until it fits."""
-    limit, shots = task.protocol.max_prompt_tokens, list(problem.shots)
-    while True:
-        ids = render(tokenizer, prompt, "".join([problem.preamble, *shots, problem.text]), chat)
-        if not shots or limit is None or len(ids) <= limit:
-            return ids
-        shots.pop()
 
 
 def _batches(prompt_ids: Sequence[Sequence[int]], size: int) -> list[list[int]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from rlif.config.recipe import Recipe
 from rlif.errors import RlifError, lookup
-from rlif.evaluation.evaluate import Record, decoding_of, describe, evaluate, scores_of, uses_chat
+from rlif.evaluation.evaluate import describe, evaluate, scores_of
 from rlif.evaluation.records import Records
 from rlif.files.jsonl import read_lines
 from rlif.files.tables import read_rows
@@ -23,6 +23,7 @@ from rlif.intervals import paired
 from rlif.runs.checkpoints import in_order, is_sealed, step_of
 from rlif.runs.folder import Run, evaluation_name
 from rlif.sampling.loading import load_model, load_tokenizer, model_path
+from rlif.sampling.protocol import Record, decoding_of, uses_chat
 from rlif.sampling.sampler import Sampler, TransformersSampler
 from rlif.sampling.vllm_sampler import load_sampler
 from rlif.tasks import Task, source_of

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 
-from rlif.selection.rules import clusters
+from rlif.answers.clusters import clusters
 from rlif.types import Group
 
 

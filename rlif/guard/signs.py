@@ -1,7 +1,7 @@
 """The signs that the guard watches: what each reads, what it means when it is beyond its limit, and what to try.
 
 A sign is a metric of the run folder and a comparison of its reading with its start; the limits are the recipe's, see
-`rlif.guard.monitor.Guard`. An `alarm` is what policies act on, a `warning` is only said: signs that healthy runs
+`rlif.guard.limits.Guard`. An `alarm` is what policies act on, a `warning` is only said: signs that healthy runs
 show as well.
 """
 

@@ -27,16 +27,16 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
+from rlif.config.passes import keeps_copy
 from rlif.config.recipe import Recipe, folder_name
-from rlif.config.steps import keeps_copy
 from rlif.errors import RlifError, lookup
 from rlif.launching.hardware import config_of
+from rlif.runs.launcher_contract import SERVER_HOST
 from rlif.sampling.loading import model_path
 
 STRATEGIES = {"ddp": (), "fsdp2": (), "zero2": ("deepspeed",), "zero3": ("deepspeed",)}  # and what has to be installed
 IN_SHARDS = ("fsdp2", "zero3")  # no process has the whole weights
 PORT = 29500  # of the first process, where machines have to agree on one
-SERVER_HOST = "RLIF_VLLM_SERVER"  # names the server's machine to a run: where it is belongs to no recipe
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from rlif.config.passes import keeps_copy, scored_anyway
 from rlif.config.recipe import Recipe
-from rlif.config.steps import BYTES, keeps_copy, scored_anyway
+from rlif.config.steps import BYTES
 from rlif.launching.commands import IN_SHARDS
 from rlif.launching.hardware import Gpu, Shape
 from rlif.signals import NEEDS

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlif.config.recipe import Recipe, folder_name
-from rlif.errors import PREEMPTED
-from rlif.launching.commands import SERVER_HOST, Layout, options, server_command
+from rlif.launching.commands import Layout, options, server_command
+from rlif.runs.launcher_contract import PREEMPTED, SERVER_HOST
 
 NOTICE = 300  # seconds before the time limit: a step and a checkpoint
 

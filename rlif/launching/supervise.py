@@ -9,7 +9,7 @@ which one, a table, a traceback of its own - becomes a sentence here and an exit
 SIGTERM, SIGUSR1 and SIGHUP mean that the machine is wanted back: every process is sent SIGTERM and stops at a
 checkpoint, all of them are waited for, and the code is 75; Ctrl-C means the same and 130. The agent would die of
 SIGUSR1 and leave its processes behind, and after SIGTERM it waits thirty seconds, less than a step of a real run takes.
-A second signal ends all at once, but not within `ECHO` seconds: one who signals every process of a job signals this
+A second signal ends all at once, but not within `ECHO_SECONDS`: one who signals every process of a job signals this
 one, the agent and its processes, and that is one signal.
 """
 
@@ -30,14 +30,13 @@ from typing import Any
 
 import psutil
 
-from rlif.errors import PREEMPTED
+from rlif.runs.launcher_contract import ECHO_SECONDS, PREEMPTED
 
 FAILED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) ")  # the agent, when all have ended
 IN_TABLE = re.compile(r"\s*(?:rank\s*: \d+ \(local_rank: (?P<rank>\d+)\)|exitcode\s*: (?P<code>-?\d+) )")
 PATIENCE = 30  # seconds that a server is given to end
 STOPPING = 600  # and the processes that train: the rest of a step and a checkpoint
 AGENTS = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # where the agent reads that number
-ECHO = 5.0  # seconds in which another signal is a copy of the first
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
 
@@ -102,7 +101,7 @@ class _Signals:
             self.came, self.since = signal.Signals(number), time.monotonic()
             if self.process is not None:
                 self._pass_on(self.came)
-        elif time.monotonic() - self.since > ECHO:
+        elif time.monotonic() - self.since > ECHO_SECONDS:
             self._kill()
 
     def _pass_on(self, number: signal.Signals) -> None:

@@ -40,7 +40,8 @@ from typing import Any
 import numpy as np
 
 from rlif.files.atomic import is_number
-from rlif.guard.monitor import Guard, standing
+from rlif.guard.limits import Guard
+from rlif.guard.monitor import standing
 from rlif.guard.signs import SIGNS
 
 OF_COMPLETIONS = (

@@ -18,7 +18,8 @@ from typing import Any
 
 from rlif.config.recipe import Recipe
 from rlif.errors import RlifError
-from rlif.guard.monitor import Alarm, Guard
+from rlif.guard.limits import Guard
+from rlif.guard.monitor import Alarm
 from rlif.runs.checkpoints import is_sealed, step_of
 from rlif.runs.folder import Run
 

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria
 
-from rlif.scoring.statistics import ConfidenceTap
-from rlif.selection.rules import percentile
+from rlif.answers.clusters import percentile
+from rlif.scoring.taps import ConfidenceTap
 from rlif.signals.group_confidence import TOP_K, WINDOW
 
 WARM_UP = 16

@@ -18,7 +18,8 @@ from transformers import GenerationConfig, StoppingCriteriaList
 
 from rlif.errors import RlifError
 from rlif.sampling.early_stop import EarlyStop
-from rlif.scoring.statistics import evaluation_mode, head_of, length_mask, verify_head
+from rlif.scoring.head import evaluation_mode, head_of, verify_head
+from rlif.scoring.statistics import length_mask
 from rlif.scoring.taps import DecodeTap
 from rlif.signals import SIGNALS
 from rlif.tasks.prompts import Prompt

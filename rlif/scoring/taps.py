@@ -18,15 +18,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlif.scoring.statistics import (
-    LOGITS_HELD,
+from rlif.scoring.head import (
     Weights,
     causal_lm,
-    chunk_stats,
     head_of,
     is_verified,
+    verify_head,
     verify_logprobs,
 )
+from rlif.scoring.statistics import LOGITS_HELD, chunk_stats
 
 CHEAP = ("mean_logprob",)
 COSTLY = ("entropy", "topk_confidence")
@@ -189,3 +189,25 @@ class DecodeTap:
         return (
             {name: torch.stack([step[name] for step in self.steps], dim=1) for name in self.steps[0]} if sizes else {}
         )
+
+
+class ConfidenceTap:
+    """Reads the top-k confidence of the latest step of `generate` off its raw logits, `latest_B`; one [B, V] top-k."""
+
+    def __init__(self, model: nn.Module, top_k: int):
+        verify_head(model)
+        self.head = head_of(model)
+        self.top_k = min(top_k, self.head.vocab_size)
+        self.latest_B = torch.empty(0)
+
+    def __enter__(self) -> ConfidenceTap:
+        self.handle = self.head.module.register_forward_hook(self._tap)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.handle.remove()
+
+    @torch.no_grad()
+    def _tap(self, module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        logits_BV = self.head.finish(output[:, -1])
+        self.latest_B = logits_BV.logsumexp(-1) - logits_BV.topk(self.top_k, dim=-1).values.mean(-1)

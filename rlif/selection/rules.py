@@ -28,62 +28,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
+from rlif.answers.clusters import Equal, by_problem, label, percentile
 from rlif.errors import RlifError, lookup
 
 Labels = Sequence[int | None]  # which answer each sample gave, by number; None for no answer
 Values = Sequence[float | None]  # how sure each sample is; None for unscorable
-Equal = Callable[[str, str], bool]
-Sample = TypeVar("Sample", bound=Mapping[str, Any])
-
-
-def clusters(answers: Sequence[Any], equal: Equal | None = None) -> list[list[int]]:
-    """Indices of the samples that give the same answer, in the order of first appearance.
-
-    Args:
-        answers: of one problem's samples; None, in no cluster, where a sample gave none.
-        equal: a task's `equal`, called with an answer and the first answer of a cluster; == if left out.
-
-    Example:
-        >>> clusters(["1/2", None, "0.5", "3"], rlif.TASKS["math"].equal)
-        [[0, 2], [3]]
-    """
-    found: list[list[int]] = []
-    home: dict[Any, list[int]] = {}
-    for i, answer in enumerate(answers):
-        if answer is None:
-            continue
-        if answer not in home:
-            same = (c for c in found if equal is not None and equal(answer, answers[c[0]]))
-            home[answer] = next(same, [])
-            if not home[answer]:
-                found.append(home[answer])
-        home[answer].append(i)
-    return found
-
-
-def label(answers: Sequence[Any], equal: Equal | None = None) -> list[int | None]:
-    """The number of each sample's answer: equal answers, equal numbers. None where there is no answer."""
-    labels: list[int | None] = [None] * len(answers)
-    for number, members in enumerate(clusters(answers, equal)):
-        for i in members:
-            labels[i] = number
-    return labels
 
 
 def borda_power(n: int) -> float:
     """The exponent for N samples: 0.3 up to 16, 1.2 from 32, straight in log N between."""
     return 0.3 + 0.9 * min(1.0, max(0.0, math.log2(max(n, 1) / 16)))
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """The percentile of at least one value, interpolated between neighbours as numpy does by default."""
-    ordered = sorted(values)
-    position = (len(ordered) - 1) * percent / 100
-    below = math.floor(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
@@ -221,16 +177,6 @@ def choose(
 def majority(answers: Sequence[str | None], equal: Equal | None = None) -> int | None:
     """The index of the first sample that gives the most frequent answer; None if nobody answers. What maj@k grades."""
     return choose("plurality", answers, [None] * len(answers), equal=equal)
-
-
-def by_problem(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
-    """The samples of each problem, in the order in which they come."""
-    groups: dict[str, list[Sample]] = defaultdict(list)
-    for number, sample in enumerate(samples, start=1):
-        if "id" not in sample:
-            raise RlifError(f"sample {number} has no id, the name of its problem; it has {', '.join(sample)}.")
-        groups[str(sample["id"])].append(sample)
-    return dict(groups)
 
 
 def select(

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
+from rlif.answers.clusters import by_problem
 from rlif.errors import RlifError
-from rlif.evaluation.evaluate import mark, render_problem
 from rlif.files.atomic import is_number
 from rlif.files.jsonl import read_lines
 from rlif.sampling.early_stop import PERCENTILE, EarlyStop, threshold
+from rlif.sampling.protocol import mark, render_problem
 from rlif.sampling.sampler import Completion, Decoding, Sampler, TransformersSampler, generate
-from rlif.selection.rules import by_problem
 from rlif.selection.score_file import Scorer
 from rlif.signals import SIGNALS
 from rlif.tasks import Task

@@ -18,10 +18,11 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from rlif.answers.clusters import Equal, by_problem, label
 from rlif.errors import RlifError, lookup
 from rlif.intervals import clustered_mean, proportion
 from rlif.sampling.early_stop import WARM_UP
-from rlif.selection.rules import RULES, Equal, borda_power, by_problem, choose, label, pass_at_k
+from rlif.selection.rules import RULES, borda_power, choose, pass_at_k
 
 RESAMPLES = 32
 BASELINE = "plurality"

@@ -26,7 +26,8 @@ from typing import Any, TextIO
 
 from rlif.errors import RlifError, first_line
 from rlif.files.jsonl import read_lines
-from rlif.scoring.statistics import head_of, score_completions
+from rlif.scoring.head import head_of
+from rlif.scoring.statistics import score_completions
 from rlif.signals import SIGNALS, every_signal
 from rlif.signals.group_confidence import TOP_K, WINDOW
 

@@ -18,7 +18,7 @@ falls.
 
 from __future__ import annotations
 
-from rlif.selection.rules import clusters
+from rlif.answers.clusters import clusters
 from rlif.types import Group
 
 

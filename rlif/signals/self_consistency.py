@@ -14,7 +14,7 @@ Watch: as for plurality_vote. SRT reports sudden, complete collapse in long trai
 
 from __future__ import annotations
 
-from rlif.selection.rules import clusters
+from rlif.answers.clusters import clusters
 from rlif.types import Group
 
 

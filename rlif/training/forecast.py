@@ -176,7 +176,8 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     """
     from rlif.sampling.loading import load_model
     from rlif.sampling.sampler import Decoding, TransformersSampler, render
-    from rlif.scoring.statistics import head_of, score_completions
+    from rlif.scoring.head import head_of
+    from rlif.scoring.statistics import score_completions
     from rlif.signals import NEEDS, SIGNALS, windowed
     from rlif.signals.group_confidence import TOP_K
     from rlif.training.prepare import prepare

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlif.errors import RewardError, RlifError
-from rlif.guard.monitor import Guard
+from rlif.guard.limits import Guard
 from rlif.rewards.terms import wants_gold
 from rlif.runs.checkpoints import step_of
 from rlif.runs.folder import Run

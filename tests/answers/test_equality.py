@@ -11,10 +11,10 @@ import pytest
 import rlif
 from rlif.answers import equality as grading
 from rlif.answers import equality_worker as grading_worker
+from rlif.answers.clusters import clusters
 from rlif.answers.equality import equal, equal_all
 from rlif.answers.extraction import last_expression
 from rlif.files.tables import read_rows
-from rlif.selection.rules import clusters
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ from typer.testing import CliRunner
 
 import rlif
 from rlif.cli.main import app
-from rlif.cli.probe import STOPPED, say_guard
-from rlif.guard.monitor import Guard, Judge
+from rlif.cli.probe import say_guard
+from rlif.guard.limits import Guard
+from rlif.guard.monitor import Judge
 from rlif.runs.checkpoints import seal
 from rlif.runs.folder import Run
+from rlif.runs.launcher_contract import GUARD_STOPPED
 from rlif.runs.rollback import alarms, digest, log_alarm, roll_back, rollbacks, strengthened
 from rlif.training import lifecycle as training
 
@@ -66,7 +68,7 @@ def test_a_checkpoint_that_is_gone_is_not_named(run):
     assert run.summary()["guard"]["best_healthy_checkpoint"] is None
 
 
-@pytest.mark.parametrize(("stopped", "code"), [(ALARM, STOPPED), (None, 0)])
+@pytest.mark.parametrize(("stopped", "code"), [(ALARM, GUARD_STOPPED), (None, 0)])
 def test_a_run_that_the_guard_ended_exits_with_a_code_of_its_own(run, monkeypatch, stopped, code):
     finish(run, 20, stopped)
     monkeypatch.setattr(training, "train", lambda recipe, **_: run)

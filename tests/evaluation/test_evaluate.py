@@ -12,8 +12,9 @@ from scipy import stats
 from support.models import byte_tokenizer, tiny_model
 
 import rlif
-from rlif.evaluation.evaluate import check_gold, evaluate, render_problem, summarise, uses_chat
+from rlif.evaluation.evaluate import check_gold, evaluate, summarise
 from rlif.intervals import clustered_mean, paired, proportion
+from rlif.sampling.protocol import render_problem, uses_chat
 from rlif.sampling.sampler import Decoding, TransformersSampler
 from rlif.signals import SIGNALS
 from rlif.tasks.prompts import PROMPTS

@@ -8,7 +8,8 @@ import math
 import pytest
 
 import rlif
-from rlif.guard.monitor import FINITE, Guard, Judge, replay
+from rlif.guard.limits import Guard
+from rlif.guard.monitor import FINITE, Judge, replay
 from rlif.guard.signs import SIGNS
 
 QUICK = {"start": 1, "window": 1, "patience": 1}

@@ -255,7 +255,7 @@ def test_what_does_not_stop_is_killed(ends_by, tmp_path, monkeypatch):
         f"import subprocess, sys; subprocess.run([sys.executable, '-c', {STUBBORN + body!r}, sys.argv[1]])",
     ]
     note, me = tmp_path / "note", os.getpid()
-    monkeypatch.setattr(supervise, "ECHO", 0.0)
+    monkeypatch.setattr(supervise, "ECHO_SECONDS", 0.0)
     if ends_by == "the limit":
         monkeypatch.setattr(supervise, "STOPPING", 1)
         monkeypatch.setattr(supervise, "PATIENCE", 0)

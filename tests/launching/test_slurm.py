@@ -14,7 +14,7 @@ import pytest
 from support.commands import main
 from support.launches import ENVIRONMENT, ON_GPUS, SERVER, accelerates, small, wait_for
 
-from rlif.launching.commands import SERVER_HOST
+from rlif.runs.launcher_contract import SERVER_HOST
 
 # srun starts its command once for each of its tasks, forwards USR1 to them and kills them on TERM, as Slurm's does.
 SRUN = r"""

@@ -11,7 +11,8 @@ import torch
 from support.models import tiny_model
 
 from rlif.errors import RlifError
-from rlif.scoring.statistics import head_of, score_completions, verify_head
+from rlif.scoring.head import head_of, verify_head
+from rlif.scoring.statistics import score_completions
 from rlif.scoring.taps import BackboneTap
 
 IDS_BL = torch.tensor([[5, 6, 7, 8, 9], [9, 8, 7, 6, 5]])

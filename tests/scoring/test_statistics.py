@@ -14,7 +14,7 @@ from transformers.models.cohere import CohereConfig
 
 import rlif
 from rlif.scoring import statistics as scoring
-from rlif.scoring.statistics import head_of, verify_head
+from rlif.scoring.head import head_of, verify_head
 from rlif.scoring.taps import BackboneTap, DecodeTap, entropy
 
 SMALL = {

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import rlif
+from rlif.answers.clusters import clusters, percentile
 from rlif.errors import RlifError
-from rlif.selection.rules import RULES, borda_power, choose, clusters, majority, pass_at_k, percentile
+from rlif.selection.rules import RULES, borda_power, choose, majority, pass_at_k
 
 WEIGHED = sorted(name for name, rule in RULES.items() if rule.signal)
 

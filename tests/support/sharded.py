@@ -19,7 +19,8 @@ from torch.distributed.tensor import DTensor
 from trl.trainer.utils import add_fused_lm_head
 
 from rlif.errors import RlifError
-from rlif.scoring.statistics import head_of, score_completions
+from rlif.scoring.head import head_of
+from rlif.scoring.statistics import score_completions
 from rlif.scoring.taps import BackboneTap
 from support.models import tiny_model
 

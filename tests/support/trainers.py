@@ -17,7 +17,7 @@ from rlif.engines.trl.rewards import InternalReward
 from rlif.engines.trl.setup import trainer_of
 from rlif.rewards.mixing import Mixer
 from rlif.rewards.terms import find_term
-from rlif.scoring.statistics import causal_lm
+from rlif.scoring.head import causal_lm
 from rlif.tasks.task import Mark, Task
 from rlif.types import Problem
 from support import oracle

@@ -80,7 +80,7 @@ def test_the_copy_that_a_launcher_sends_is_no_second_signal(monkeypatch):
     stop._come(signal.SIGTERM, None)
     stop._come(signal.SIGTERM, None)
     assert not raised
-    stop.since -= survival.ECHO
+    stop.since -= survival.ECHO_SECONDS
     stop._come(signal.SIGTERM, None)
     assert raised == [signal.SIGTERM]
     assert isinstance(stop.ending(), Preempted) and stop.ending().code == 75

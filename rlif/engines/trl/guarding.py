@@ -15,7 +15,8 @@ from transformers.trainer_callback import ExportableState
 
 from rlif.engines.trl.callbacks import our_names
 from rlif.guard.health import vitals
-from rlif.guard.monitor import Alarm, Guard, Judge
+from rlif.guard.limits import Guard
+from rlif.guard.monitor import Alarm, Judge
 from rlif.runs.folder import Run
 from rlif.runs.rollback import log_alarm
 

@@ -23,10 +23,10 @@ from rlif.engines.trl.rewards import InternalReward
 from rlif.engines.trl.trainer import InternalGRPOTrainer, InternalRLOOTrainer
 from rlif.engines.trl.vllm import beside, check_vllm
 from rlif.errors import RlifError, first_line, nearest
-from rlif.launching.commands import SERVER_HOST
 from rlif.rewards.equivalence import load_meaning
 from rlif.rewards.mixing import Mixer
 from rlif.rewards.terms import Term, find_term
+from rlif.runs.launcher_contract import SERVER_HOST
 from rlif.sampling.loading import load_kwargs, model_path
 from rlif.sampling.sampler import token_chars
 from rlif.signals import windowed

@@ -36,9 +36,9 @@ from torch.utils.data import Sampler
 from transformers import TrainerCallback
 
 from rlif.errors import Preempted, RlifError
-from rlif.launching.supervise import ECHO
 from rlif.runs.checkpoints import is_sealed, prune, seal
 from rlif.runs.folder import Run
+from rlif.runs.launcher_contract import ECHO_SECONDS
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -104,7 +104,7 @@ class Stop(TrainerCallback):
 
     def _come(self, number: int, frame: FrameType | None) -> None:
         told = self.signal is not None or self.agreed is not None
-        if told and PartialState().num_processes > 1 and time.monotonic() - self.since < ECHO:
+        if told and PartialState().num_processes > 1 and time.monotonic() - self.since < ECHO_SECONDS:
             return
         if not self.stepping:
             raise self.ending(number)

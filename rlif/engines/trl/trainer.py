@@ -50,7 +50,7 @@ from rlif.engines.trl.survival import SameOrder
 from rlif.engines.trl.vllm import Capture, colocated, measuring, seed_again
 from rlif.errors import RlifError
 from rlif.rewards.mixing import Mixer
-from rlif.scoring.statistics import evaluation_mode, has_active_dropout, head_of, verify_head
+from rlif.scoring.head import evaluation_mode, has_active_dropout, head_of, verify_head
 from rlif.scoring.taps import CHEAP, BackboneTap, DecodeTap
 from rlif.signals.group_confidence import TOP_K
 

@@ -26,8 +26,8 @@ from pydantic import ValidationError
 from transformers import set_seed
 from trl.generation import vllm_generation
 
+from rlif.config.passes import scored_anyway
 from rlif.config.recipe import Recipe
-from rlif.config.steps import scored_anyway
 from rlif.errors import RlifError, first_line, lookup
 from rlif.sampling.vllm_sampler import NUMBERS, processor, require_vllm, said, why_no_self_certainty
 from rlif.signals import NEEDS

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 import rlif
 from rlif.config.recipe import check_recipe
 from rlif.engines.trl.guarding import GuardState
-from rlif.guard.monitor import Alarm, Guard, Judge
+from rlif.guard.limits import Guard
+from rlif.guard.monitor import Alarm, Judge
 from rlif.guard.signs import SIGNS
 from rlif.runs.checkpoints import seal
 from rlif.runs.folder import Run

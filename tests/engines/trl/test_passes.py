@@ -16,7 +16,8 @@ import rlif
 from rlif.engines.trl.rewards import InternalReward
 from rlif.scoring import statistics as scoring
 from rlif.scoring import taps
-from rlif.scoring.statistics import chunk_stats, head_of, verify_head
+from rlif.scoring.head import head_of, verify_head
+from rlif.scoring.statistics import chunk_stats
 from rlif.scoring.taps import BackboneTap, DecodeTap
 
 V = 20_000

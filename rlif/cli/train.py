@@ -1,0 +1,141 @@
+"""`rlif train`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlif.cli import eval as cli_eval
+from rlif.cli import probe as cli_guard
+from rlif.cli import report as cli_look
+from rlif.errors import RlifError
+from rlif.runs.launcher_contract import GUARD_STOPPED
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rlif.config.recipe import Recipe
+    from rlif.runs.folder import Run
+
+
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe that ships (see `rlif recipes`), or a file.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would happen, and stop.")] = False,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder from its last checkpoint.")] = None,
+) -> None:
+    """Train a model: `rlif train demo seed=1`, with any key of the recipe."""
+    from rlif.config.recipe import find_recipe, load_recipe
+    from rlif.runs.folder import Run
+
+    if resume is not None and dry_run:
+        raise RlifError("--dry-run is for a recipe; give it without --resume.")
+    if resume is not None:
+        if recipe is not None:
+            raise RlifError("--resume takes the recipe from the run folder; give none beside it.")
+        run = Run.open(resume)
+        _train(run.recipe(), name=run.path.name, resume=run)
+    elif recipe is None:
+        raise RlifError("give a recipe, e.g. `rlif train demo`, or a run folder with --resume.")
+    elif dry_run:
+        _show_plan(load_recipe(recipe, overrides or []))
+    else:
+        _train(load_recipe(recipe, overrides or []), name=find_recipe(recipe).stem)
+
+
+def _train(recipe: Recipe, name: str, resume: Run | None = None) -> None:
+    import warnings
+
+    from accelerate import PartialState
+    from transformers.utils import logging
+
+    from rlif.engines.trl.callbacks import Screen
+    from rlif.training.lifecycle import train
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    logging.disable_progress_bar()
+    run = train(recipe, name=name, resume=resume)
+    state, summary = PartialState(), run.summary()
+    if state.is_main_process:
+        console = Screen()
+        if summary["evaluations"]:
+            console.print(before_and_after(run))
+        console.print(
+            f"{summary['steps']} steps in {summary['seconds']:.0f} s, rewarded by {rewarded_by(run.recipe())};"
+            f" extra passes per completion: {summary['extra_passes']:g} ({summary['path']})"
+            f"\nthe trained model: {run.model}\n{cli_look.after_training(run.path)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        cli_guard.say_guard(run, console)
+    state.destroy_process_group()
+    if summary["guard"]["stopped"]:
+        raise typer.Exit(GUARD_STOPPED)
+
+
+def rewarded_by(recipe: Recipe) -> str:
+    """The rewards that count, in words."""
+    names = [name for name, weight in recipe.weights.items() if weight.ever]
+    return f"{names[0]} alone" if len(names) == 1 else " and ".join(names)
+
+
+def before_and_after(run: Run) -> Table:
+    """Held-out accuracy, completion length and self-certainty of a finished run."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("held-out", ""):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("accuracy [95 %]", "n", "tokens", "self-certainty"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    trained = run.recipe().task
+    for task, pair in run.summary()["evaluations"].items():
+        for when in ("before", "after"):
+            look = pair[when]
+            row = [cli_eval.share(look["accuracy"]), str(look["accuracy"]["n"])]
+            row += [cli_eval.number(look["completion_length"], 1), cli_eval.number(look["self_certainty"], 2)]
+            name = f"{task} (trained)" if task == trained else task
+            table.add_row(name if when == "before" else "", when, *row, end_section=when == "after")
+    return table
+
+
+def _show_plan(recipe: Recipe) -> None:
+    """The resolved recipe, the steps and an estimate; what cannot be known from here is said to be unknown."""
+    from ruamel.yaml import YAML
+
+    from rlif.config.steps import check_annotator, estimate_memory, plan_steps
+    from rlif.engines.trl.setup import check_training
+    from rlif.rewards.terms import check_gold
+    from rlif.sampling.loading import load_config
+    from rlif.training.prepare import check_names
+
+    task, _ = check_names(recipe)
+    training = check_training(recipe, processes=1)
+    config, unknown = None, ""
+    try:
+        config = load_config(recipe)
+    except RlifError as error:
+        unknown = str(error)
+    else:
+        check_annotator(recipe, config)
+    resolved = recipe.model_dump() | {"training": training, "normalisation": recipe.resolved_normalisation}
+    YAML().dump(resolved, sys.stdout)
+    try:
+        problems = task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed)
+    except RlifError as error:
+        print(f"\nsteps and tokens unknown: {error}")
+    else:
+        check_gold(recipe, task, problems)
+        plan = plan_steps(recipe, len(problems), processes=1)
+        print(f"\n{plan.problems:,} problems, {plan.steps:,} steps of {recipe.problems_per_update} problems")
+        print(f"{plan.completions:,} completions, at most {plan.tokens:,} tokens to generate")
+    print("memory of one process, GiB (estimate, nothing sharded, activations not counted):")
+    if config is None:
+        print(f"  unknown: {unknown}")
+        return
+    for part, size in estimate_memory(recipe, config, processes=1).items():
+        print(f"  {size:8.3f}  {part}")

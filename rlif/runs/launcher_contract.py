@@ -1,0 +1,21 @@
+"""What `rlif launch` and the training processes it starts agree on: exit codes and one environment variable.
+
+Exit codes of a training process:
+
+    0      finished
+    2      an error that the user can put right
+    3      the guard ended the run
+    75     a scheduler's signal ended it at a checkpoint
+    130    Ctrl-C ended it at a checkpoint
+"""
+
+from __future__ import annotations
+
+from rlif.errors import PREEMPTED as PREEMPTED
+
+USER_ERROR = 2
+GUARD_STOPPED = 3
+INTERRUPTED = 130  # 128 + SIGINT
+
+SERVER_HOST = "RLIF_VLLM_SERVER"  # environment variable: the host of the vLLM server that the launcher started
+ECHO_SECONDS = 5.0  # a second signal within this time is a copy of the first, sent to another process of the job

@@ -1,0 +1,62 @@
+"""How a protocol is applied to a model: its decoding, its prompts as token ids, its completions as marked records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlif.errors import RlifError
+from rlif.sampling.sampler import Completion, Decoding, render
+from rlif.tasks import Task
+from rlif.tasks.prompts import Prompt
+from rlif.types import Problem
+
+Record = dict[str, Any]
+
+
+def decoding_of(task: Task, **changes: Any) -> Decoding:
+    """The decoding of a task's protocol; `changes` that are None change nothing."""
+    protocol = task.protocol
+    decoding = {key: getattr(protocol, key) for key in ("max_tokens", "temperature", "top_p", "stop", "n")}
+    return Decoding(**decoding | {key: value for key, value in changes.items() if value is not None})
+
+
+def mark(
+    task: Task, problems: Sequence[Problem], completions: Sequence[Completion], n: int, unsafe_local: bool = False
+) -> list[Record]:
+    """Records of completions, n in a row for each problem; `problems` holds one for each completion."""
+    marks = task.mark(problems, [completion.text for completion in completions], unsafe_local=unsafe_local)
+    return [
+        {
+            "id": problem.id,
+            "sample": i % n,
+            "completion": completion.text,
+            "answer": found.answer,
+            "right": found.right,
+            "self_certainty": completion.self_certainty,
+            "tokens": len(completion.completion_ids),
+            "truncated": completion.truncated,
+        }
+        for i, (problem, completion, found) in enumerate(zip(problems, completions, marks, strict=True))
+    ]
+
+
+def uses_chat(tokenizer: Any, chat: bool | None) -> bool:
+    """Whether prompts go through the chat template; None is: where the tokenizer has one.
+
+    Raises:
+        RlifError: it is needed, and there is none.
+    """
+    if chat and not tokenizer.chat_template:
+        raise RlifError("this protocol needs a chat template and the tokenizer has none; give --no-chat.")
+    return bool(tokenizer.chat_template) if chat is None else chat
+
+
+def render_problem(tokenizer: Any, prompt: Prompt, problem: Problem, chat: bool, task: Task) -> list[int]:
+    """The prompt's token ids, the problem's shots before it; those are dropped, last ones first, until it fits."""
+    limit, shots = task.protocol.max_prompt_tokens, list(problem.shots)
+    while True:
+        ids = render(tokenizer, prompt, "".join([problem.preamble, *shots, problem.text]), chat)
+        if not shots or limit is None or len(ids) <= limit:
+            return ids
+        shots.pop()

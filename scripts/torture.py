@@ -28,7 +28,15 @@ GUARD = {
     "demo": "a healthy run is not stopped",
     "offline": "the frozen annotator's exploitation is stopped within 10 steps of the peak's end",
 }
-FILES = ("kills", "stopping", "faults", "checkpoints", "beginning", "trust", "fuzz")
+FILES = {
+    "kills": "training/test_kills.py",
+    "stopping": "training/test_stopping.py",
+    "faults": "training/test_faults.py",
+    "checkpoints": "runs/test_checkpoints.py",
+    "fingerprint": "runs/test_fingerprint.py",
+    "security": "training/test_security.py",
+    "fuzz": "project/test_fuzz.py",
+}
 
 # promise, the tests that prove it (file::beginning of the name), what is counted
 ROWS = (
@@ -56,7 +64,7 @@ ROWS = (
     ("out of memory while evaluating: the key to lower is named", "faults::test_out_of_memory", "faults"),
     (
         "problems or model changed before a resume: refused",
-        "faults::test_the_problems_changed faults::test_the_model_changed beginning::",
+        "faults::test_the_problems_changed faults::test_the_model_changed fingerprint::",
         "faults",
     ),
     ("one process of two killed: the other ends with a sentence", "faults::test_one_of_two", "faults"),
@@ -69,7 +77,7 @@ ROWS = (
     ("two processes cannot write one run folder", "faults::test_another_process", "faults"),
     (
         "no foreign code, no pickle, no shell, no template, nothing outside the run folder, no secrets in it",
-        "trust::",
+        "security::",
         "tests",
     ),
     ("any bytes in recipes, data and run folders: a result or one sentence", "fuzz::", "tests"),
@@ -111,7 +119,7 @@ def table(cases: list[Case]) -> str:
         if len(ran) < len(found):
             figure += f" ({len(found) - len(ran)} skipped)"
         tests = ", ".join(
-            f"`tests/test_{file}.py`" + (f" `{name.rstrip('[')}...`" if name else "")
+            f"`tests/{FILES[file]}`" + (f" `{name.rstrip('[')}...`" if name else "")
             for file, _, name in (prefix.partition("::") for prefix in which.split())
         )
         lines.append(f"| {promise} | {tests} | {figure} |")
@@ -140,7 +148,7 @@ def main() -> None:
     document = Path(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
         junit = Path(folder) / "junit.xml"
-        tests = [str(ROOT / "tests" / f"test_{name}.py") for name in FILES]
+        tests = [str(ROOT / "tests" / path) for path in FILES.values()]
         command = [sys.executable, "-m", "pytest", "--torture", f"--junitxml={junit}", "-o", "junit_family=xunit1"]
         subprocess.run([*command, *tests], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
         cases = read_cases(junit)

@@ -10,7 +10,7 @@ import torch
 from support.commands import ROOT, main, run
 from support.models import byte_tokenizer, tiny_model
 
-from rlif.cli import main as cli
+from rlif.cli import train
 from rlif.config.recipe import load_recipe
 from rlif.engines.trl.setup import build_trainer
 
@@ -58,9 +58,9 @@ def test_a_recipe_is_written_out(monkeypatch, capsys, tmp_path):
 def test_run_folders_are_named_after_the_whole_name(monkeypatch):
     """A name with a dot in it is no file with a suffix."""
     named = []
-    monkeypatch.setattr(cli, "_train", lambda recipe, name: named.append(name))
-    cli.train("intuitor-qwen2.5-3b-math-kl0.01")
-    cli.train(str(ROOT / "rlif/recipes/demo.yaml"))
+    monkeypatch.setattr(train, "_train", lambda recipe, name: named.append(name))
+    train.train("intuitor-qwen2.5-3b-math-kl0.01")
+    train.train(str(ROOT / "rlif/recipes/demo.yaml"))
     assert named == ["intuitor-qwen2.5-3b-math-kl0.01", "demo"]
 
 

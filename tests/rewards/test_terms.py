@@ -29,7 +29,7 @@ def test_the_tables_do_not_overlap():
 
 def test_kinds():
     kinds = {"self_certainty": "token", "plurality_vote": "group", "accuracy": "grader"}
-    kinds |= {"test_terms:labelled": "function", "trl.rewards.accuracy_reward": "function", "some/model": "model"}
+    kinds |= {f"{__name__}:labelled": "function", "trl.rewards.accuracy_reward": "function", "some/model": "model"}
     assert {name: kind_of(name) for name in kinds} == kinds
     for name in (*SIGNALS, *GROUP_SIGNALS, *GRADERS):
         assert find_term(name).name == name and find_term(name).gold == (name in NEED_GOLD)
@@ -40,10 +40,10 @@ def test_kinds():
     [
         ("self_certainty", False),
         ("{self_certainty: 1, plurality_vote: 1, format: 1, random: 1}", False),
-        ("test_terms:label_free", False),
+        (f"{__name__}:label_free", False),
         ("{self_certainty: 1, accuracy: 0}", True),
         ("seed_grpo", True),
-        ("test_terms:labelled", True),
+        (f"{__name__}:labelled", True),
     ],
 )
 def test_gold_is_asked_for_by_name_or_by_parameter(reward, wanted):

@@ -215,11 +215,11 @@ def confinement(place: str, port: int, abstract: str) -> dict[str, Attack]:
 
 CONFINEMENT = {
     "writes outside": tries(
-        "import rlif, encodings\n"
-        "folders = ['/', '/usr', '/usr/lib', '/dev', '/dev/pts', '/sandbox', '/sandbox/rlif', '/sandbox/packages',"
-        " '/proc', '/proc/sys/kernel', '/etc',"
+        "import rlif.sandbox, encodings\n"
+        "folders = ['/', '/usr', '/usr/lib', '/dev', '/dev/pts', '/sandbox', '/sandbox/rlif', '/sandbox/rlif/sandbox',"
+        " '/sandbox/packages', '/proc', '/proc/sys/kernel', '/etc',"
         " '/root', '/home', '/var', '/run', sys.prefix, os.path.split(os.__file__)[0]]\n"
-        "files = [sys.executable, rlif.__file__, encodings.__file__, '/proc/sys/user/max_user_namespaces',"
+        "files = [sys.executable, rlif.sandbox.__file__, encodings.__file__, '/proc/sys/user/max_user_namespaces',"
         " '/proc/sys/kernel/core_pattern', '/proc/sysrq-trigger', '/proc/1/oom_score_adj', '/proc/self/uid_map']\n"
         "for folder in folders:\n"
         " attempt(folder, lambda: open(folder + '/x', 'w'))\n"

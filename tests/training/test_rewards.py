@@ -165,7 +165,7 @@ def fails_in_the_third_step(completions, trainer_state, **_):
 
 
 REWARD_THAT_FAILS = [
-    "reward={self_certainty: 1, test_training_rewards:fails_in_the_third_step: 0.5}",
+    f"reward={{self_certainty: 1, {__name__}:fails_in_the_third_step: 0.5}}",
     "evaluate={}",
     "training.save_steps=100",
     "training.num_iterations=1",

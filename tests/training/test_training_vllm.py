@@ -18,6 +18,7 @@ import torch
 from peft import LoraConfig
 from rich.console import Console
 from support import oracle
+from support.commands import ROOT
 from support.models import byte_tokenizer, tiny_model
 from support.small_runs import completions, timeless
 from support.trainers import make_trainer
@@ -160,7 +161,7 @@ def test_two_processes_with_an_engine_each(tmp_path, folder):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
-    script = Path(__file__).with_name("two_processes_vllm.py")
+    script = ROOT / "tests/support/two_processes_vllm.py"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launch, script, folder, tmp_path], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -237,11 +237,11 @@ SEEN = {}
 def test_gold_reaches_only_those_who_ask(model_folder):
     """A label-free recipe has prompts in its data set and nothing else; a function gets gold if it names it."""
     SEEN.clear()
-    trainer = trained(model_folder, reward={"self_certainty": 1.0, "test_mixing:saw": 0}, task=Lengths(), max_steps=1)
+    trainer = trained(model_folder, reward={"self_certainty": 1.0, f"{__name__}:saw": 0}, task=Lengths(), max_steps=1)
     assert trainer.train_dataset.column_names == ["prompt"] and trainer.reward.problems is None
     assert set(SEEN) == {"prompts", "completion_ids", "trainer_state", "log_metric", "log_extra"}
     problems = Lengths().load("train")
-    reward = {"self_certainty": 1.0, "test_mixing:saw": 0, "test_mixing:saw_gold": 0}
+    reward = {"self_certainty": 1.0, f"{__name__}:saw": 0, f"{__name__}:saw_gold": 0}
     SEEN.clear()
     trained(model_folder, reward=reward, task=Lengths(), problems=problems, max_steps=1)
     gold = {problem.text: problem.gold for problem in problems}
@@ -251,15 +251,15 @@ def test_gold_reaches_only_those_who_ask(model_folder):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("test_mixing:none", "could score none of the 8 completions of a rollout: it gave None for each"),
-        ("test_mixing:nan", "returned nan"),
-        ("test_mixing:too_few", "returned 1 rewards for 8 completions"),
-        ("test_mixing:raising", "raised ValueError: no idea"),
+        ("none", "could score none of the 8 completions of a rollout: it gave None for each"),
+        ("nan", "returned nan"),
+        ("too_few", "returned 1 rewards for 8 completions"),
+        ("raising", "raised ValueError: no idea"),
     ],
 )
 @pytest.mark.parametrize("weight", [1.0, 0.5])
 def test_functions_that_fail_in_training(function, message, weight, model_folder):
-    reward = {"self_certainty": 1 - weight, function: weight}
+    reward = {"self_certainty": 1 - weight, f"{__name__}:{function}": weight}
     with pytest.raises(RewardError, match=message):
         make_trainer(model_folder, reward=reward).train()
 
@@ -281,9 +281,9 @@ def raising(completions, **_):
 
 
 def test_a_monitor_may_be_silent(model_folder):
-    trainer = make_trainer(model_folder, reward={"self_certainty": 1.0, "test_mixing:none": 0}, max_steps=1)
+    trainer = make_trainer(model_folder, reward={"self_certainty": 1.0, f"{__name__}:none": 0}, max_steps=1)
     trainer.train()
-    assert trainer.state.log_history[0]["test_mixing:none_unscorable"] == 1
+    assert trainer.state.log_history[0][f"{__name__}:none_unscorable"] == 1
 
 
 class Mute(Lengths):

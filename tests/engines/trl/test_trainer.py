@@ -13,7 +13,7 @@ from support.models import tiny_model
 from support.trainers import LORA, make_trainer
 
 import rlif
-from rlif.engines import trl as engine
+from rlif.engines.trl import trainer as engine
 from rlif.engines.trl.setup import check_training
 from rlif.errors import RlifError
 from rlif.rewards.mixing import Mixer

@@ -8,11 +8,11 @@ import os
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 from support import oracle, same_draws
+from support.commands import ROOT
 from support.trainers import Lengths
 
 import rlif
@@ -21,8 +21,8 @@ import rlif
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory, model_folder):
     """What each of two processes under gloo found, by case."""
-    out, script = tmp_path_factory.mktemp("ranks"), Path(__file__).with_name("two_processes.py")
-    ours = str(Path(rlif.__file__).parents[1])  # first: an rlif installed from elsewhere may be on the path as well
+    out, script = tmp_path_factory.mktemp("ranks"), ROOT / "tests/support/two_processes.py"
+    ours = str(ROOT)  # first: an rlif installed from elsewhere may be on the path as well
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([ours, *sys.path]), "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     done = subprocess.run([*launch, script, model_folder, out], env=environment, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""What is never held: the largest tensors that taps and scoring make, watched operator by operator."""
+"""Taps and scoring make no [B, T, V] tensor: the largest that they make, operator by operator."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_a_run_folder_from_elsewhere_runs_no_code(folder, tmp_path):
     assert not canary.exists() and code == 2 and "holds pickled code, which is not run" in said, said
 
 
-INSIDE = ("sandbox_call.py", "evalplus_oracle.py")  # they run what was written, and run in the sandbox only
+INSIDE = ("sandbox/calls.py", "tasks/code/evalplus_oracle.py")  # they run what was written, and run in the sandbox only
 INTERPRETERS = ("eval", "exec", "compile", "os.system", "os.popen", "pickle.load", "pickle.loads", "joblib.load")
 HOSTILE = "{0.__class__} {{ 7 * 7 }} {% raw %} $(touch x) `id` %s [bold]\\[/] {problem}"
 
@@ -107,7 +107,7 @@ def test_no_shell_no_eval_no_open_template_in_the_package():
     """What a model wrote can reach no interpreter, because there is none but the sandbox's."""
     found = []
     for path in sorted((ROOT / "rlif").rglob("*.py")):
-        if path.name in INSIDE:
+        if path.relative_to(ROOT / "rlif").as_posix() in INSIDE:
             continue
         for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
             called, given = ast.unparse(call.func), {k.arg: ast.unparse(k.value) for k in call.keywords}

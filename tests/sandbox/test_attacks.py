@@ -1,0 +1,89 @@
+"""Attacks on the sandbox, and honest programs that run beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+from support import sandbox_attacks
+from support.commands import ROOT
+from support.sandbox_attacks import FORGERIES, PATIENT, RESOURCES, Attack
+
+from rlif.sandbox.runner import Program, run_programs
+
+sandboxed = pytest.mark.usefixtures("sandbox")
+
+
+@sandboxed
+def test_no_attack_succeeds():
+    assert sandbox_attacks.survivors() == {}
+
+
+@sandboxed
+def test_no_attack_succeeds_on_another_user():
+    """Root enters the sandbox in two steps, others in one: here nobody does, with the system's Python."""
+    python = "/usr/bin/python3"  # which every user can read
+    if os.geteuid() or not shutil.which("setpriv"):
+        pytest.skip("only root, with setpriv, can be someone else")
+    if not os.path.exists(python) or subprocess.call([python, "-c", "import tomllib"], stderr=subprocess.DEVNULL):
+        pytest.skip(f"{python} is not there or not 3.11")
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / "rlif/sandbox", Path(folder) / "rlif/sandbox")
+        for path in (ROOT / "rlif").glob("*.py"):
+            shutil.copy(path, Path(folder) / "rlif")
+        shutil.copy(sandbox_attacks.__file__, folder)
+        subprocess.check_call(["chmod", "-R", "a+rX", folder])
+        nobody = [
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "env",
+            "-i",
+            f"PATH={os.environ['PATH']}",
+        ]
+        command = [*nobody, f"PYTHONPATH={folder}", python, "-B", f"{folder}/sandbox_attacks.py"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {}
+
+
+def test_the_attacks_are_real():
+    """Without a sandbox they succeed; these are those that do no harm."""
+    with sandbox_attacks.secrets() as attacks:
+        for name in ("reads the caller's environment", "reads files of the host"):
+            outcome = run_programs([attacks[name].program], unsafe_local=True)[0]
+            assert outcome.status == "ok"
+            assert "PWNED" in outcome.stdout
+
+
+@sandboxed
+def test_the_innocent_keep_their_verdicts_among_two_hundred():
+    hanging = ("endless loop", "endless output", "fork bomb", "large processes")
+    hostile = [FORGERIES[name] for name in FORGERIES if "without end" not in name and "never" not in name] + [
+        RESOURCES[name] for name in hanging
+    ]
+    innocent = [
+        attack
+        for i in range((200 - len(hostile)) // 2 + 1)
+        for attack in (
+            Attack(
+                Program(f"print({i} * int(input()))", "7"), lambda o, i=i: (o.status, o.stdout) == ("ok", f"{7 * i}\n")
+            ),
+            Attack(
+                Program(f"def f(x): return x + {i % 5}", tests="assert call('f', 1) == 3"),
+                lambda o, i=i: o.status == ("ok" if i % 5 == 2 else "error") and o.exit_code == int(i % 5 != 2),
+            ),
+        )
+    ]
+    everyone = hostile + innocent
+    random.Random(0).shuffle(everyone)
+    assert len(everyone) >= 200
+    outcomes = run_programs([attack.program for attack in everyone], PATIENT)
+    assert [o for attack, o in zip(everyone, outcomes, strict=True) if not attack.held(o)] == []

@@ -1,24 +1,33 @@
 # make demo   train the shipped model by its own confidence and show what happened
-# make test   run the tests
+# make test   run the tests, about six minutes on two cores; the last lines say what was skipped, and what to do about it
+# make test-all   run the sweeps as well: every kill, fault and case of fuzzing
+# make test-pythons   run the tests under each Python that is supported and installed here
 # make torture  kill, fail and fuzz it at full length, and write the table of docs/reliability.md
-# Both set up .venv first, once; it is rebuilt when the project's dependencies change.
+# All set up .venv first, once; it is rebuilt when the project's dependencies change.
 # make bench   measure speed and memory, half an hour; make bench-gpu   the same at real sizes, where a GPU is
 # make test-vllm   the tests of the vLLM engine, on the CPU, in an environment of their own (.venv-vllm, 4 GB)
 
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
+PYTHONS := 3.11 3.12 3.13
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
 
-.PHONY: demo test torture test-vllm bench bench-gpu lint format figure freeze clean
+.PHONY: demo test test-all test-pythons test-vllm torture bench bench-gpu lint format figure freeze clean
 
 demo: $(READY)
 	$(RUN)/rlif train demo
 
 test: $(READY)
 	$(RUN)/pytest
+
+test-all: test
+	$(RUN)/pytest -m sweep
+
+test-pythons:
+	scripts/test_pythons.sh $(PYTHONS)
 
 # Without dynamo, which would spend 10 seconds on compiling vLLM's sampler.
 test-vllm: $(READY_VLLM)

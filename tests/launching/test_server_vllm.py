@@ -30,7 +30,7 @@ import rlif
 from rlif.runs.folder import Run
 from rlif.sampling.sampler import Decoding, TransformersSampler
 
-needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; `make test-vllm` has it")
+needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="no vLLM; make test-vllm")
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def test_a_server_that_cannot_take_weights(folder, tmp_path, serve):
 
 
 @needs_vllm
-@pytest.mark.skipif(torch.cuda.is_available(), reason="what is said where there is no GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU; hide it by CUDA_VISIBLE_DEVICES=")
 def test_weights_do_not_travel_without_a_gpu(folder, tmp_path, serve):
     url = serve().url
     with pytest.raises(rlif.RlifError, match=r"Weight synchronization .* needs a CUDA device"):
@@ -225,7 +225,7 @@ def test_a_server_that_dies_leaves_a_run_to_go_on_with(folder, tmp_path, serve, 
 
 @needs_vllm
 @pytest.mark.gpu
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="a GPU for the server and one for the trainer")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two GPUs; run it where they are")
 def test_a_real_server_on_a_gpu_of_its_own(folder):
     """Never run: no machine with two GPUs was at hand."""
     port = 8765

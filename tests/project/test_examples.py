@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 from support import oracle
+from support.commands import ROOT
 from support.models import byte_tokenizer, tiny_model
+from support.scripts import load
 
 import rlif
 from rlif.rewards.mixing import Normaliser
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "intuitor_from_scratch.py"
+EXAMPLE = "examples/intuitor_from_scratch.py"
 
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("intuitor_from_scratch", EXAMPLE)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(EXAMPLE)
 
 
 def test_it_can_be_read_in_one_sitting():
-    source = EXAMPLE.read_text()
+    source = (ROOT / EXAMPLE).read_text()
     assert len(source.splitlines()) <= 200
     assert "import trl" not in source and "from trl" not in source
 

@@ -1,7 +1,8 @@
 """Any bytes in any file that is read: a valid result or one sentence, never a traceback.
 
 What is tried: arbitrary bytes, valid files with bytes changed, cut and doubled, and values of the wrong kind in the
-right places. A few cases each day, thousands in `make torture`; hypothesis prints what it takes to see a failure again.
+right places. A few cases each day, always the same; a thousand others in a sweep. Hypothesis prints what it takes
+to see a failure again.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-MANY = 15
+DAILY = 15
 NAMES = ["question", "answer", "problem", "solution", "prompt", "instruction", "output", "id", "level", "type", "gold"]
 RECIPES = [path.read_bytes() for path in shipped_recipes().values()]
 
@@ -58,15 +59,20 @@ def lines_of(rows: Any) -> Any:
     return st.lists(rows, max_size=4).map(lambda rows: "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
-@pytest.fixture
+@pytest.fixture(params=[DAILY, pytest.param(1000, marks=pytest.mark.sweep)], ids=lambda many: f"{many} cases")
 def fuzz(request, record_property):
     """Calls a function with many values; RlifError is a fine answer, anything else a defect."""
-    many = 1000 if request.config.getoption("--torture") else MANY
 
     def run(strategy: Any, body: Callable[[Any], Any]) -> None:
         cases = []
 
-        @settings(max_examples=many, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=request.param,
+            derandomize=request.param == DAILY,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
         @given(strategy)
         def each(value: Any) -> None:
             cases.append(1)

@@ -22,7 +22,7 @@ def sample(n_right: int, n_wrong: int, shift: float, seed: int = 0, ties: bool =
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("shift", [-1.0, 0.0, 0.7])
 def test_separation_is_that_of_scipy_and_scikit_learn(shift, ties):
-    metrics = pytest.importorskip("sklearn.metrics")
+    metrics = pytest.importorskip("sklearn.metrics", reason="no scikit-learn; pip install -e .[dev]")
     values, right = sample(60, 90, shift, ties=ties)
     found = separation(values, right)
     assert found is not None and (found.n_right, found.n_wrong) == (60, 90)

@@ -27,7 +27,7 @@ def test_chains_join_what_pairs_join():
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     """A sentence-transformers model: a random Qwen2 with mean pooling."""
-    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("sentence_transformers", reason="no sentence-transformers; pip install -e .[dev]")
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
@@ -100,7 +100,7 @@ def test_models_that_cannot_tell(tmp_path, model_folder):
         load_meaning(Meaning(entailment=str(model_folder)))
     with pytest.raises(rlif.RlifError, match="cannot load the entailment model"):
         load_meaning(Meaning(entailment=str(tmp_path / "nowhere")))
-    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("sentence_transformers", reason="no sentence-transformers; pip install -e .[dev]")
     with pytest.raises(rlif.RlifError, match="cannot load the embedding model"):
         load_meaning(Meaning(embedding=str(tmp_path / "nowhere")))
 

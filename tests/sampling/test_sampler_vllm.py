@@ -25,7 +25,7 @@ from rlif.sampling.vllm_sampler import VllmSampler, stream, why_no_self_certaint
 from rlif.selection.samples import score_samples
 from rlif.selection.score_file import Scorer
 
-needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; `make test-vllm` has it")
+needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="no vLLM; make test-vllm")
 
 TEXTS = ["Go.", "What is left of the rest, when the rest is taken away from what is left?", "A", "ab " * 13, "Go."]
 PROMPTS = [byte_tokenizer().encode(text) for text in TEXTS]

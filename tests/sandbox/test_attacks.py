@@ -30,9 +30,9 @@ def test_no_attack_succeeds_on_another_user():
     """Root enters the sandbox in two steps, others in one: here nobody does, with the system's Python."""
     python = "/usr/bin/python3"  # which every user can read
     if os.geteuid() or not shutil.which("setpriv"):
-        pytest.skip("only root, with setpriv, can be someone else")
+        pytest.skip("not root, or no setpriv; run it as root, with util-linux")
     if not os.path.exists(python) or subprocess.call([python, "-c", "import tomllib"], stderr=subprocess.DEVNULL):
-        pytest.skip(f"{python} is not there or not 3.11")
+        pytest.skip(f"no {python} of 3.11 or newer; apt install python3")
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(ROOT / "rlif/sandbox", Path(folder) / "rlif/sandbox")
         for path in (ROOT / "rlif").glob("*.py"):

@@ -17,7 +17,7 @@ from measure import Lap, growth, ratio, spread, take_turns
 from memory import watch
 from shapes import body_parameters, build, forward_flops
 
-NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU; run it where one is")
 TINY = Setting(Path(), batch=4, accumulation=1, group=4, tokens=5)
 
 
@@ -83,7 +83,7 @@ def test_the_gpu_suite_runs_small(device, tmp_path, monkeypatch):
     assert len(found["demo"]) == 1 and "## The demo, larger" in text and "TFLOP/s" in text
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU; hide it by CUDA_VISIBLE_DEVICES=")
 def test_the_gpu_suite_says_where_it_cannot_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "out")])
     gpu.main()

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import sys
-from pathlib import Path
 
 import pytest
+from support.scripts import load
 
 import rlif
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "pretrain_reasoner.py"
 
 
 @pytest.fixture(scope="module")
 def pretraining():
-    spec = importlib.util.spec_from_file_location("pretrain_reasoner", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return load("scripts/pretrain_reasoner.py")
 
 
 def stream(pretraining, writers: str, style: str, n: int = 200):

@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-
-import pytest
+from support.commands import ROOT
+from support.scripts import load
 
 import rlif
 from rlif.config.recipe import Recipe
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """A script by its name, as a module."""
-
-    def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, name, module)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
 
 
 def differing(one: Recipe, other: Recipe) -> set[str]:
     return {key for key in Recipe.model_fields if getattr(one, key) != getattr(other, key)}
 
 
-def test_the_methods_of_the_miniature_differ_in_one_line(script):
-    studies = script("studies")
+def test_the_methods_of_the_miniature_differ_in_one_line():
+    studies = load("scripts/studies.py")
     base = rlif.load_recipe(studies.RECIPE)
     rows = {name: rlif.load_recipe(studies.RECIPE, row) for name, row in studies.STUDIES["miniature"].rows.items()}
     assert rows.pop("intuitor") == base and base.resolved_normalisation == "group_std"
@@ -43,16 +22,16 @@ def test_the_methods_of_the_miniature_differ_in_one_line(script):
         assert len(differing(base, recipe) - {"meaning", "confidence_window"}) == 1, name
 
 
-def test_the_two_forms_of_the_floor_study_differ_in_the_normalisation(script):
-    studies = script("studies")
+def test_the_two_forms_of_the_floor_study_differ_in_the_normalisation():
+    studies = load("scripts/studies.py")
     rows = {name: rlif.load_recipe(studies.RECIPE, row) for name, row in studies.STUDIES["floor"].rows.items()}
     for signal in studies.FLOOR_SIGNALS:
         assert differing(rows[f"{signal}-group_std"], rows[f"{signal}-group_std_floor"]) == {"normalisation"}
         assert rows[f"{signal}-group_std"].weights["accuracy"].ever is False
 
 
-def test_a_study_runs_what_is_missing_and_no_more(script, monkeypatch, tmp_path):
-    studies, trained = script("studies"), []
+def test_a_study_runs_what_is_missing_and_no_more(monkeypatch, tmp_path):
+    studies, trained = load("scripts/studies.py"), []
     monkeypatch.setattr(studies.rlif, "train", lambda recipe, console: trained.append((recipe.name, recipe.seed)))
     done = tmp_path / "miniature" / "random-seed1"
     done.mkdir(parents=True)
@@ -62,7 +41,7 @@ def test_a_study_runs_what_is_missing_and_no_more(script, monkeypatch, tmp_path)
     assert trained == [("format-seed1", 1), ("format-seed2", 2), ("random-seed2", 2)]
 
 
-def test_the_difference_is_floor_minus_paper_of_the_seeds_that_both_have(script):
+def test_the_difference_is_floor_minus_paper_of_the_seeds_that_both_have():
     def run(form: str, seed: int, mean: float) -> dict:
         curve = {0: {"mean": 0.1}, 20: {"mean": 0.8}, 100: {"mean": mean}}
         found = {"signal": "likelihood", "form": form, "seed": seed, "peak": 0.9, "peak_step": 10, "curve": curve}
@@ -70,7 +49,7 @@ def test_the_difference_is_floor_minus_paper_of_the_seeds_that_both_have(script)
 
     paper, floor = "group_std", "group_std_floor"
     runs = [run(paper, 0, 0.2), run(floor, 0, 0.9), run(paper, 1, 0.6), run(floor, 1, 0.9), run(paper, 2, 0.7)]
-    results = script("floor_results")
+    results = load("scripts/floor_results.py")
     first, second = results.rows(runs, (20, 100))
     assert "| 20, 20, 20 | 80%, 80%, 80% | 20%, 60%, 70% | 1 of 3 |" in first
     assert "| 100, 100 | 80%, 80% | 90%, 90% | 0 of 2 |" in second
@@ -78,9 +57,9 @@ def test_the_difference_is_floor_minus_paper_of_the_seeds_that_both_have(script)
     assert line.startswith("| `likelihood` | +0.0 [+0.0, +0.0], n = 2 | +50.0 [") and line.endswith(", n = 2 | - |")
 
 
-def test_runs_whose_folders_are_gone_are_kept(script, tmp_path):
+def test_runs_whose_folders_are_gone_are_kept(tmp_path):
     """results/floor.json gives its own table again, and a run that was made anew replaces the kept one."""
-    results, floor = SCRIPTS.parent / "results", script("floor_results")
+    results, floor = ROOT / "results", load("scripts/floor_results.py")
     runs = floor.with_kept([], results / "floor.json")
     assert floor.table("floor", runs) == (results / "floor.md").read_text()
     again = runs[0] | {"peak": 0.0}

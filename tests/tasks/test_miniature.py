@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import random
 import re
-from pathlib import Path
 
 import pytest
+from support.scripts import load
 
 import rlif
 from rlif.tasks.miniature import HOURS, split_of
@@ -57,11 +56,7 @@ def test_held_out_problems_never_occur_in_training():
 
 def test_held_out_problems_never_occur_in_pretraining():
     """Over the whole stream of documents that the shipped model was made from."""
-    script = Path(__file__).parents[2] / "scripts" / "pretrain_reasoner.py"
-    spec = importlib.util.spec_from_file_location("pretrain_reasoner", script)
-    assert spec and spec.loader
-    pretrain = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pretrain)
+    pretrain = load("scripts/pretrain_reasoner.py")
     held_out = {problem.text for family in FAMILIES for problem in rlif.TASKS[family].load("test")}
     stream = pretrain.documents(seed=0)
     read = {problem.text for problem, _, _ in itertools.islice(stream, pretrain.STEPS * pretrain.BATCH)}

@@ -92,7 +92,7 @@ def check_two_steps_are_there(run, whole):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in DAILY else pytest.mark.torture) for name in FAULTS]
+    "name", [pytest.param(name, marks=() if name in DAILY else pytest.mark.sweep) for name in FAULTS]
 )
 def test_a_fault_in_step_three(name, tmp_path, model_folder, whole):
     saboteur, message = FAULTS[name]
@@ -111,7 +111,7 @@ def small_disk(tmp_path):
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True)
     if mounted.returncode:
-        pytest.skip("no right to mount a file system")
+        pytest.skip("no right to mount a file system; run it as root")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
@@ -131,7 +131,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize(
-    "place", [pytest.param(name, marks=() if name == "weights" else pytest.mark.torture) for name in PLACES]
+    "place", [pytest.param(name, marks=() if name == "weights" else pytest.mark.sweep) for name in PLACES]
 )
 def test_a_disk_that_is_really_full(place, small_disk, model_folder, whole, tmp_path):
     arguments = train_arguments(model_folder, small_disk)

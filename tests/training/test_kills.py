@@ -111,19 +111,19 @@ def test_every_kind_of_run_resumes_exactly(case, tmp_path, model_folder, whole):
     assert killed_then_resumed(case, tmp_path, model_folder, MID[case]) == whole(case)
 
 
-@pytest.mark.torture
+@pytest.mark.sweep
 @pytest.mark.parametrize("case", sorted(set(MID) - set(DAILY)))
 def test_more_kinds_of_runs_resume_exactly(case, tmp_path, model_folder, whole):
     assert killed_then_resumed(case, tmp_path, model_folder, MID[case]) == whole(case)
 
 
-@pytest.mark.torture
+@pytest.mark.sweep
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at(point, tmp_path, model_folder, whole):
     assert killed_then_resumed("full", tmp_path, model_folder, POINTS[point]) == whole("full")
 
 
-@pytest.mark.torture
+@pytest.mark.sweep
 @pytest.mark.parametrize("moment", range(5))
 @pytest.mark.parametrize("case", ["full", "lora", "rloo", "two iterations"])
 def test_killed_at_a_random_moment(case, moment, tmp_path, model_folder, whole, record_property):
@@ -149,10 +149,8 @@ def test_killed_at_a_random_moment(case, moment, tmp_path, model_folder, whole, 
     ("case", "saboteur"),
     [
         ("full", (die_halfway, "torch:save", 7)),
-        pytest.param("full", (die_in_backward, 3), marks=pytest.mark.torture),
-        pytest.param(
-            "rolled back by the guard", (die_at, "rlif.runs.rollback:Run.append", 1), marks=pytest.mark.torture
-        ),
+        pytest.param("full", (die_in_backward, 3), marks=pytest.mark.sweep),
+        pytest.param("rolled back by the guard", (die_at, "rlif.runs.rollback:Run.append", 1), marks=pytest.mark.sweep),
     ],
 )
 def test_two_processes(case, saboteur, tmp_path, model_folder):

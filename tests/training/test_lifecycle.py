@@ -163,7 +163,7 @@ def test_lora_rloo_and_the_offline_annotator(tmp_path, model_folder):
 
 
 def test_tensorboard_shows_the_same_metrics_by_the_same_names(tmp_path, model_folder):
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason="no tensorboard; pip install -e .[dev]")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = train(tmp_path, model_folder, "training.report_to=tensorboard", "evaluate.tasks=[clock]")

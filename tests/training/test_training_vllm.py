@@ -32,7 +32,7 @@ from rlif.runs.folder import Run
 from rlif.runs.rollback import rollbacks
 from rlif.sampling import vllm_sampler as rollout_vllm
 
-needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; `make test-vllm` has it")
+needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="no vLLM; make test-vllm")
 
 COLOCATED = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 128}
 UNCORRECTED = COLOCATED | {"vllm_importance_sampling_correction": False}
@@ -178,7 +178,7 @@ def test_two_processes_with_an_engine_each(tmp_path, folder):
 
 @needs_vllm
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU; run it where one is")
 @pytest.mark.parametrize(
     ("changes", "path"),
     [({}, "policy"), ({"vllm_enable_sleep_mode": True}, "policy"), (UNCORRECTED | {"vllm_capture": True}, "vllm")],

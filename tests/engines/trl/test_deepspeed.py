@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from rlif.launching.commands import Layout, train_command
 from rlif.runs.folder import Run
 
-pytest.importorskip("deepspeed")
+pytest.importorskip("deepspeed", reason="no DeepSpeed; pip install --no-build-isolation deepspeed")
 SMALL = [
     *("limit=8", "problems_per_update=4", "evaluate={}", "guard.prompt_check=0", "max_prompt_tokens=1024"),
     *("training.max_steps=3", "training.num_generations=2", "training.per_device_train_batch_size=4"),

@@ -90,7 +90,7 @@ def _ask(who: Judge, pairs: list[Pair], keep: Path, workers: int) -> Judged:
 
     from rlif.judging.annotations import annotate
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as progress:
         bar = progress.add_task("judging", total=len(pairs))
         return annotate(who, pairs, keep, workers, tick=lambda: progress.advance(bar))
 

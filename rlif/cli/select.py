@@ -339,10 +339,10 @@ def _append(out: Path | None, name: str, rows: Sequence[Row]) -> None:
 
 @contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on the error stream; gives what moves it on."""
+    """A bar on the error stream; gives what moves it on. What is printed meanwhile still goes to standard output."""
     from rich.progress import Progress
 
-    with Progress(console=_console(), transient=True) as bar:
+    with Progress(console=_console(), transient=True, redirect_stdout=False) as bar:
         task = bar.add_task(what, total=total)
         yield lambda rows: bar.update(task, advance=rows)
 

@@ -154,7 +154,7 @@ def test_what_differs_between_recipes_is_said(runs):
 
 def test_other_problems_in_the_first_step_are_said(runs):
     path = runs / "brief-seed1/completions/step-000001.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in path.read_bytes().splitlines()]
     write_lines(path, [row | {"problem": f"other/{i}"} for i, row in enumerate(rows)])
     assert "steady seed 1 met other problems in its first step than brief seed 1." in compare([runs]).notes
 

@@ -62,7 +62,7 @@ def test_killed_and_gone_on_is_as_never_killed(tmp_path, decoding):
 
 def test_records_are_in_the_problems_order_and_complete(tmp_path):
     scores = evaluate(Fragile(), CUPS, problems(), decoding=Decoding(6, temperature=1.0, n=2), folder=tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "cups.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "cups.jsonl").read_bytes().splitlines()]
     assert [(row["id"], row["sample"]) for row in rows] == [(p.id, i) for p in problems() for i in (0, 1)]
     assert set(rows[0]) == {
         *("id", "sample", "completion", "answer", "right"),

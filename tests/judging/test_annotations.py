@@ -47,7 +47,7 @@ def run(answer, path: Path, pairs=PAIRS, workers: int = 4, **options):
 
 
 def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def right(number, body):

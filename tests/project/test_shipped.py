@@ -74,7 +74,7 @@ def test_confidence_teaches_it_to_take_steps(tmp_path):
     run: Run = rlif.train(rlif.load_recipe("demo", overrides), name="smoke", console=Console(quiet=True))
 
     def stepwise(step: int) -> float:
-        lines = (run.path / f"completions/step-{step:06d}.jsonl").read_text().splitlines()
+        lines = (run.path / f"completions/step-{step:06d}.jsonl").read_bytes().splitlines()
         return sum(json.loads(line)["completion"].startswith("First") for line in lines) / len(lines)
 
     assert stepwise(1) < 0.45

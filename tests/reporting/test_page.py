@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 import re
 import subprocess
@@ -217,7 +218,7 @@ def test_curves_are_thinned_and_keep_their_range():
 
 def test_names_that_cannot_be_drawn(tmp_path, drawn):
     """Mathematical text, control characters and endless names are drawn as they are, replaced, and cut."""
-    run = make_run(tmp_path / "a$^{b$ 中文", tasks=("$\\frac{x",))
+    run = make_run(tmp_path / os.fsdecode("a$^{b$ 中文".encode()), tasks=("$\\frac{x",))
     write_lines(run / "metrics.jsonl", [{"step": step, "n\x00ame\ud800" + "x" * 99: step} for step in (1, 2)])
     figures = list(itertools.chain(*(section.figures for section in panels.sections([read_history(run)]))))
     strange = [figure for figure in figures if "ame" in figure.title or "frac" in figure.title]

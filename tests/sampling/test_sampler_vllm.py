@@ -294,7 +294,7 @@ def test_rlif_select_by_vllm(engine, tmp_path, monkeypatch):
     monkeypatch.setattr(rollout_vllm, "VllmSampler", eager)
     command = ["select", "--model", "tiny-reasoner", "--task", "clock", "--limit", "6", "--n", "4"]
     app([*command, "--engine", "vllm", "--out", str(tmp_path / "drawn")], standalone_mode=False)
-    rows = [json.loads(line) for line in (tmp_path / "drawn/samples.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "drawn/samples.jsonl").read_bytes().splitlines()]
     assert len(rows) == 24 and {key for row in rows for key in row} & rlif.SIGNALS.keys() == {"self_certainty"}
     shown = json.loads((tmp_path / "drawn/selection.json").read_text())["scaling"]["accuracy"]
     assert {"self_certainty", "borda", "plurality"} <= shown.keys()

@@ -160,7 +160,7 @@ def outcome(path: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     run = Run.open(path)
-    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_bytes().splitlines()]
     weights = {}
     for file in sorted(run.model.glob("*.safetensors")):
         weights |= {name: value.numpy().tobytes() for name, value in load_file(file).items()}

@@ -38,4 +38,4 @@ def timeless(rows):
 
 
 def completions(run: Run, step: int):
-    return [json.loads(line) for line in (run.path / f"completions/step-{step:06d}.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run.path / f"completions/step-{step:06d}.jsonl").read_bytes().splitlines()]

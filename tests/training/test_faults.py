@@ -279,7 +279,7 @@ def test_a_tokenizer_without_a_pad_token(tmp_path):
     assert settings.get("pad_token") is None
     code, said = rlif_process(train_arguments(folder, tmp_path, "training.max_steps=1"), tmp_path / "log")
     assert code == 0, said
-    row = json.loads((tmp_path / "run/completions/step-000001.jsonl").read_text().splitlines()[0])
+    row = json.loads((tmp_path / "run/completions/step-000001.jsonl").read_bytes().splitlines()[0])
     assert 1 not in row["prompt_ids"][:1] and row["completion_ids"]
 
 

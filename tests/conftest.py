@@ -1,48 +1,22 @@
-"""Fixtures of the whole suite, and what it says of tests that were skipped."""
+"""Fixtures and hooks of the whole suite."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support import skips
 from support.models import byte_tokenizer, tiny_model
 
-SWEEP = "sweep; make test-all"
+DATA = (
+    *("alpaca_eval", "checks", "code_contests", "cruxeval", "gsm8k", "humaneval"),
+    *("livecodebench", "math", "mbpp", "mmlu_pro", "zeroeval"),
+)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if unlike := [item.nodeid for item in items if " at 0x" in item.nodeid]:
-        raise pytest.UsageError(f"the name of a test is another in each process: {unlike[0]}")
-    if "sweep" not in config.getoption("markexpr"):
-        for item in items:
-            if item.get_closest_marker("sweep"):
-                item.add_marker(pytest.mark.skip(reason=SWEEP))
-
-
-def reason_of(report: Any) -> str:
-    """Why a test was skipped, in the words of the skip."""
-    return report.longrepr[2].removeprefix("Skipped: ")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, Any, Any]:
-    """Fails a test that is skipped without saying what to do about it."""
-    report = yield
-    if report.skipped and not hasattr(report, "wasxfail") and "; " not in (reason := reason_of(report)):
-        report.outcome, report.longrepr = "failed", f"skipped as {reason!r}; say after a semicolon what to do about it"
-    return report
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Says in one line what was skipped, and what to install or set for it."""
-    reasons = Counter(reason_of(report) for report in terminalreporter.stats.get("skipped", []))
-    parts = [f"{count} {reason.replace('; ', ' (', 1)})" for reason, count in reasons.most_common()]
-    if parts:
-        terminalreporter.write_line(f"skipped: {', '.join(parts)}")
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(skips)
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +33,9 @@ def data_folder() -> Path:
     """Real benchmark data, from the folder that RLIF_DATA names."""
     folder = os.environ.get("RLIF_DATA")
     if not folder:
-        pytest.skip("no benchmark data; set RLIF_DATA to its folder, see docs/evaluation.md")
+        pytest.skip("no benchmark data; set RLIF_DATA to its folder")
+    if missing := [name for name in DATA if not (Path(folder) / name).is_dir()]:
+        pytest.skip(f"benchmark data in part; add {' '.join(missing)} to what RLIF_DATA names")
     return Path(folder)
 
 

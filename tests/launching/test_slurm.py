@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import main
+from support.killing import LIMIT
 from support.launches import ENVIRONMENT, ON_GPUS, SERVER, accelerates, small, wait_for
 
 from rlif.runs.launcher_contract import SERVER_HOST
@@ -39,9 +40,9 @@ exit "$worst"
 SCONTROL = r"""
 if [ "$1" = requeue ]; then echo "$2" >>"$NOTES.requeued"; else printf 'node%s\n' 1 2 3; fi
 """
-# What is launched waits, half a minute at most, until the server has been noted, if there is one.
+# What is launched waits, four minutes at most, until the server has been noted, if there is one.
 PYTHON = r"""
-for _ in {1..600}; do
+for _ in {1..4800}; do
   if [ -z "$RLIF_VLLM_SERVER" ] || [ "$3" != launch ] || grep -q vllm-serve "$NOTES"; then break; fi
   sleep 0.05
 done
@@ -192,12 +193,12 @@ def test_a_job_whose_time_is_up_saves_and_goes_on(script_of, slurm, tmp_path, mo
     job = slurm.start(script, really=True)
     wait_for(run, 2, job)
     job.send_signal(signal.SIGUSR1)
-    _, said = job.communicate(timeout=60)
+    _, said = job.communicate(timeout=LIMIT)
     assert job.returncode == 0 and slurm.requeued() == ["7"] and not (run / "summary.json").exists(), said
     go_on = f"rlif launch --resume {run} --processes 2 --slurm"
     assert said.splitlines()[-1] == f"rlif: stopped by SIGUSR1; go on with: {go_on}"
     assert json.loads((run / "environment.json").read_text())["job"] == "7"
     again = slurm.start(script, really=True)
-    _, said = again.communicate(timeout=120)
+    _, said = again.communicate(timeout=LIMIT)
     assert again.returncode == 0 and slurm.requeued() == ["7"], said
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 20 and (run / "summary.json").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -64,10 +65,10 @@ def test_it_waits_for_the_folder_and_for_the_end(tmp_path, monkeypatch):
 
 
 def test_q_ends_the_view(tmp_path, monkeypatch):
-    from contextlib import nullcontext
-
-    monkeypatch.setattr("rlif.reporting.watch._keys", lambda: nullcontext(lambda seconds: "q"))
+    keys = iter(["", "x", "q"])
+    monkeypatch.setattr("rlif.reporting.watch._keys", lambda: nullcontext(lambda seconds: next(keys)))
     watch(make_run(tmp_path / "run", finished=False), console=Console(file=io.StringIO(), force_terminal=True))
+    assert list(keys) == []
 
 
 def test_no_run_folder(tmp_path):

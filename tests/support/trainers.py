@@ -90,6 +90,11 @@ class Spy:
             )
         self.start = snapshot(self.model)
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().train(*args, **kwargs)
+        assert self.rollouts, "a test that looks at every rollout would look at none"
+        return output
+
     def _count(self, rows: int, kind: str) -> None:
         self.rows[self.kind or ("train" if torch.is_grad_enabled() else kind)] += rows
 

@@ -110,7 +110,9 @@ def test_published_verdicts_on_every_twentieth_problem(data_folder, sandbox):
     task = find_task("cruxeval.original")
     problems = {problem.id: problem for problem in task.load("test")}
     folder = data_folder / "checks" / "cruxeval_o"
-    for path in folder.glob("*.generations.json.gz"):
+    recorded = sorted(folder.glob("*.generations.json.gz"))
+    assert recorded
+    for path in recorded:
         answers = json.loads(gzip.decompress(path.read_bytes()))
         labels = json.loads(gzip.decompress((folder / path.name.replace("generations", "labels")).read_bytes()))
         ids = [name for name in problems for _ in answers[name]][::20]

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 
 import pytest
-from support.killing import free_port, outcome, rlif_process, start_two, train_arguments
+from support.killing import LIMIT, free_port, outcome, rlif_process, start_two, train_arguments
 from support.models import byte_tokenizer, tiny_model
 from support.sabotage import (
     die_at,
@@ -247,21 +247,21 @@ def test_one_of_two_processes_is_killed(tmp_path, model_folder):
     while not (tmp_path / "run" / "metrics.jsonl").exists() and first.is_alive():
         first.join(0.01)
     second.kill()
-    first.join(60)
+    first.join(LIMIT)
     said = (tmp_path / "log.0").read_text()
     assert first.exitcode == 2 and "Traceback" not in said, said
     assert "another process of this run died or cannot be reached" in said and "--resume" in said
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "seconds", "message"),
     [
-        ("hanging", "the reward self_certainty took more than 3 s for one batch"),
-        ("raising", "the reward self_certainty failed (ConnectionError: the judge did not answer)"),
+        ("hanging", 3, "the reward self_certainty took more than 3 s for one batch"),
+        ("raising", 600, "the reward self_certainty failed (ConnectionError: the judge did not answer)"),
     ],
 )
-def test_a_reward_that_fails_once(name, message, tmp_path, model_folder):
-    arguments = train_arguments(model_folder, tmp_path, "reward_seconds=3", "training.max_steps=2")
+def test_a_reward_that_fails_once(name, seconds, message, tmp_path, model_folder):
+    arguments = train_arguments(model_folder, tmp_path, f"reward_seconds={seconds}", "training.max_steps=2")
     code, said = rlif_process(arguments, tmp_path / "log", (reward_is, name))
     assert code == 2 and message in said and "Traceback" not in said, said
     assert Run.open(tmp_path / "run").good_checkpoint()[0].name == "checkpoint-1"

@@ -1,0 +1,31 @@
+"""A skipped test says what to do about it, and the last lines of a run say it of all of them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from support import skips
+
+
+def skipped(reason: str) -> SimpleNamespace:
+    return SimpleNamespace(skipped=True, outcome="skipped", longrepr=("test_x.py", 7, f"Skipped: {reason}"))
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome"), [("no GPU; run it where one is", "skipped"), ("no GPU", "failed"), ("", "failed")]
+)
+def test_a_skip_without_a_remedy_fails(reason, outcome):
+    hook = skips.pytest_runtest_makereport()
+    next(hook)
+    with pytest.raises(StopIteration) as result:
+        hook.send(skipped(reason))
+    assert result.value.value.outcome == outcome
+
+
+def test_one_line_says_what_was_skipped_and_what_to_do_about_it():
+    lines: list[str] = []
+    reports = [skipped(reason) for reason in ("no GPU; use one", "sweep; make test-all", "sweep; make test-all")]
+    skips.pytest_terminal_summary(SimpleNamespace(stats={"skipped": reports}, write_line=lines.append))
+    skips.pytest_terminal_summary(SimpleNamespace(stats={}, write_line=lines.append))
+    assert lines == ["skipped: 2 sweep (make test-all), 1 no GPU (use one)"]

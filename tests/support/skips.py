@@ -1,0 +1,42 @@
+"""Hooks of pytest: which tests are skipped, that each says what to do about it, and one line about all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+SWEEP = "sweep; make test-all"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if unlike := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"the name of a test is another in each process: {unlike[0]}")
+    if "sweep" not in config.getoption("markexpr"):
+        for item in items:
+            if item.get_closest_marker("sweep"):
+                item.add_marker(pytest.mark.skip(reason=SWEEP))
+
+
+def reason_of(report: Any) -> str:
+    """Why a test was skipped, in the words of the skip."""
+    return report.longrepr[2].removeprefix("Skipped: ")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, Any]:
+    """Fails a test that is skipped without saying what to do about it."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and "; " not in (reason := reason_of(report)):
+        report.outcome, report.longrepr = "failed", f"skipped as {reason!r}; say after a semicolon what to do about it"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Says in one line what was skipped, and what to install or set for it."""
+    reasons = Counter(reason_of(report) for report in terminalreporter.stats.get("skipped", []))
+    parts = [f"{count} {reason.replace('; ', ' (', 1)})" for reason, count in reasons.most_common()]
+    if parts:
+        terminalreporter.write_line(f"skipped: {', '.join(parts)}")

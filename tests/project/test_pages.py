@@ -112,8 +112,9 @@ def test_your_own_prompts_in_five_lines(tmp_path):
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda page: page.stem)
-def test_python_of_a_page_runs(page):
+def test_python_of_a_page_runs(page, monkeypatch):
     """From top to bottom. Those of docs/signals.md are put into a copy of the project, see test_docs.py."""
+    monkeypatch.chdir(ROOT)
     if page.name != "signals.md":
         code = compile("\n".join(blocks(page, "python")), page.name, "exec")
         exec(code, {"model": tiny_model(), "tokenizer": byte_tokenizer()})

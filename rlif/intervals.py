@@ -24,7 +24,7 @@ def proportion(successes: int, n: int) -> Interval:
 
     Example:
         >>> proportion(8, 10)
-        {'n': 10, 'mean': 0.8, 'low': 0.4901, 'high': 0.9433}
+        {'n': 10, 'mean': 0.8, 'low': 0.4901..., 'high': 0.9433...}
     """
     if n == 0:
         return {"n": 0, "mean": None, "low": None, "high": None}
@@ -78,7 +78,7 @@ def t_interval(values: Sequence[float]) -> Interval:
 
     Example:
         >>> t_interval([0.8, 0.9, 0.85])
-        {'mean': 0.85, 'low': 0.7258, 'high': 0.9742}
+        {'mean': 0.85..., 'low': 0.7257..., 'high': 0.9742...}
     """
     if not values:
         return {"mean": None, "low": None, "high": None}

@@ -81,7 +81,7 @@ def launch(
 
 def _what(recipe: str | None, overrides: list[str], resume: Path | None, rank: int) -> tuple[Recipe, Path, str]:
     """The recipe, the run folder and the stem of its name."""
-    from rlif.config.recipe import load_recipe
+    from rlif.config.recipe import find_recipe, load_recipe
     from rlif.launching.commands import run_folder
     from rlif.runs.folder import Run
 
@@ -91,7 +91,7 @@ def _what(recipe: str | None, overrides: list[str], resume: Path | None, rank: i
         return Run.open(resume).recipe(), resume, resume.name
     if recipe is None:
         raise RlifError("give a recipe, e.g. `rlif launch --processes 2 demo`, or a run folder with --resume.")
-    settings, stem = load_recipe(recipe, overrides), Path(recipe).stem
+    settings, stem = load_recipe(recipe, overrides), find_recipe(recipe).stem
     return settings, run_folder(settings, stem, rank), stem
 
 

@@ -70,8 +70,8 @@ def compare(
         RlifError: names, recipes or runs that do not go together.
 
     Example:
-        >>> compare(["demo", "demo-collapse"], seeds=[0, 1, 2]).rows[0].change
-        {'mean': 0.8086, 'low': 0.7639, 'high': 0.8533}
+        >>> compare(["results/demo.json"], seeds=[0, 1, 2]).rows[0].change
+        {'mean': 0.8085..., 'low': 0.7641..., 'high': 0.8530...}
     """
     order: dict[str, int] = {}
     recipes, read, files = [], [], []

@@ -65,7 +65,7 @@ class KeptRun:
         first_problems: ids of the first problems of its first rollout.
 
     Example:
-        >>> keep("runs/compare/demo-seed0").evaluations["clock"][30]["accuracy"]["mean"]
+        >>> keep("runs/demo").evaluations["clock"][30]["accuracy"]["mean"]
         0.925781
     """
 

@@ -66,9 +66,10 @@ def evaluate(
         RlifError: the prompt cannot be rendered, or the folder holds the beginning of another evaluation.
 
     Example:
+        >>> from rlif.sampling.sampler import TransformersSampler
         >>> task = rlif.TASKS["clock"]
-        >>> evaluate(TransformersSampler(model, tokenizer), task, task.load("test"))["accuracy"]
-        {'n': 256, 'mean': 0.1016, 'low': 0.0702, 'high': 0.1447}
+        >>> evaluate(TransformersSampler(model, tokenizer), task, task.load("test", limit=8))["accuracy"]
+        {'n': 8, 'mean': 0..., 'low': 0..., 'high': 0...}
     """
     prompt = prompt or find_prompt(task.protocol.prompt)
     decoding = decoding or decoding_of(task)

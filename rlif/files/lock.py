@@ -28,8 +28,9 @@ def locked(folder: Path) -> Iterator[bool]:
         RlifError: another process holds it, or it cannot be written.
 
     Example:
-        >>> with locked(run.path):
-        ...     ...
+        >>> with locked(Path("runs/demo")) as promised:
+        ...     promised
+        True
     """
     path = folder / LOCK
     try:

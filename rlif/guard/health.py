@@ -47,9 +47,9 @@ def vitals(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             conversation), `prompt_ids`, `completion`, `completion_ids` and `answer` (None where there is none).
 
     Example:
-        >>> rows = Run.open("runs/demo").completions(10)
-        >>> vitals(rows)["agreement"]
-        0.61
+        >>> row = {"prompt": "2 + 2?", "prompt_ids": [5, 6], "completion": "It is 4.", "completion_ids": [7, 8]}
+        >>> vitals([{**row, "answer": "4"}, {**row, "answer": None}])["unanswered"]
+        0.5
     """
     if not rows:
         return {}

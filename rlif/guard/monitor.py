@@ -91,7 +91,7 @@ class Judge:
     Example:
         >>> judge = Judge(Guard(start=1, window=1, patience=2))
         >>> [len(judge.step(step, {"kl": kl})) for step, kl in enumerate([0.0, 0.3, 0.4, 0.5], start=1)]
-        [0, 0, 2, 0]
+        [0, 0, 1, 0]
     """
 
     def __init__(self, guard: Guard):
@@ -210,6 +210,7 @@ def replay(
         rollouts: `rlif.guard.health` by step, for runs whose metrics do not hold them.
 
     Example:
+        >>> from rlif.runs.folder import Run
         >>> replay(Guard(), Run.open("runs/demo-collapse").metrics())[0].sign
         'kl'
     """
@@ -220,6 +221,7 @@ def standing(guard: Guard, metrics: Iterable[Mapping[str, Any]]) -> list[Alarm]:
     """What a guard would have raised over the metrics of a run and not cleared again by the end of them.
 
     Example:
+        >>> from rlif.runs.folder import Run
         >>> [alarm.sign for alarm in standing(Guard(), Run.open("runs/demo").metrics())]
         []
     """

@@ -59,7 +59,7 @@ def report(
 
     Example:
         >>> rlif.report(["runs/demo"])[1]
-        ['Learned: accuracy on clock rose from 10.2% to 92.6%, self-certainty went from 5.97 to 6.31 nats.']
+        ['Learned: accuracy on clock rose from 10.2% to 92.6%, self-certainty went from 6.00 to 6.27 nats.']
     """
     check_installed()
     from rlif.reporting.figures import save

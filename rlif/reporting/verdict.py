@@ -36,8 +36,9 @@ def verdict(history: History) -> str:
     """One sentence on how a run went, and before it, where the run has no summary, how far it got.
 
     Example:
+        >>> from rlif.runs.history import read_history
         >>> verdict(read_history("runs/demo"))
-        'Learned: accuracy on clock rose from 10.2% to 92.6%, self-certainty went from 5.97 to 6.31 nats.'
+        'Learned: accuracy on clock rose from 10.2% to 92.6%, self-certainty went from 6.00 to 6.27 nats.'
     """
     if not len(history.steps) and not history.evaluations:
         return "Nothing was logged: the run stopped before its first step, or is about to take it."

@@ -74,9 +74,9 @@ def damage(checkpoint: Path) -> str | None:
         RlifError: it cannot be read now (an I/O error, no right, too many open files), which says nothing about what is
             in it.
 
-    Example:
-        >>> damage(run.checkpoints / "checkpoint-10")
-        'model.safetensors has other content'
+    Example::
+
+        damage(run.checkpoints / "checkpoint-10")  # "model.safetensors has other content"
     """
     try:
         files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]

@@ -50,7 +50,7 @@ class Run:
     Example:
         >>> run = Run.open("runs/demo")
         >>> run.metrics()[-1]["self_certainty"]
-        7.31
+        6.31359
     """
 
     def __init__(self, path: Path):

@@ -42,8 +42,8 @@ class History:
         notes: what is missing or could not be read.
 
     Example:
-        >>> read_history("runs/demo").metrics["self_certainty"][-1]
-        6.31
+        >>> read_history("runs/demo").metrics["self_certainty"][-1].item()
+        6.31359
     """
 
     run: Run

@@ -22,8 +22,8 @@ def anchored(recipe: Recipe) -> Recipe:
         RlifError: one folder as two rewards.
 
     Example:
-        >>> anchored(rlif.load_recipe("demo", ["source=problems.jsonl"])).source
-        '/home/me/problems.jsonl'
+        >>> anchored(rlif.load_recipe("demo", ["source=results/demo.json"])).source
+        '/.../results/demo.json'
     """
     changes: dict[str, Any] = {"source": _place(recipe.source)}
     if recipe.model not in SHIPPED:

@@ -96,8 +96,8 @@ class TransformersSampler:
 
     Example:
         >>> sampler = TransformersSampler(model, tokenizer)
-        >>> sampler.sample([[5, 6, 7]], Decoding(max_tokens=8, temperature=1.0, n=4))[0].self_certainty
-        7.31
+        >>> sampler.sample(prompt_ids, Decoding(max_tokens=8, temperature=1.0, n=4))[0].self_certainty > 0
+        True
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int = 64):

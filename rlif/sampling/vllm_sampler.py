@@ -66,9 +66,10 @@ class VllmSampler:
     Raises:
         RlifError: vLLM is not installed, or cannot load the model.
 
-    Example:
-        >>> sampler = VllmSampler("Qwen/Qwen2.5-3B", max_model_len=4096)
-        >>> surest = max(sampler.sample(prompt_ids, Decoding(max_tokens=512)), key=lambda c: c.self_certainty)
+    Example::
+
+        sampler = VllmSampler("Qwen/Qwen2.5-3B", max_model_len=4096)
+        surest = max(sampler.sample(prompt_ids, Decoding(max_tokens=512)), key=lambda c: c.self_certainty)
     """
 
     def __init__(

@@ -63,9 +63,9 @@ def score_completions(
             model in shards.
 
     Example:
-        >>> stats = rlif.score_completions(model, [[5, 6]], [[7, 8, 2]])
+        >>> stats = rlif.score_completions(model, prompt_ids, completion_ids)
         >>> rlif.SIGNALS["self_certainty"](stats)
-        [11.84]
+        [5.94..., 5.93...]
     """
     lm = causal_lm(model)
     head = head_of(lm)

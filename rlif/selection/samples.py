@@ -48,7 +48,7 @@ class GroupSampler:
     Example:
         >>> task = rlif.TASKS["clock"]
         >>> sampler = GroupSampler(Scorer(model, tokenizer), task, Decoding(max_tokens=56, temperature=1.0, n=16))
-        >>> best = rlif.select(sampler.draw(task.load("test")), "borda")
+        >>> best = rlif.select(sampler.draw(task.load("test", limit=2)), "borda")
     """
 
     scorer: Scorer

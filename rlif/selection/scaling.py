@@ -42,7 +42,7 @@ def subsets(samples: int, n: int, resamples: int = RESAMPLES, seed: int | str = 
 
     Example:
         >>> list(subsets(4, 2, resamples=2))
-        [[0, 2], [1, 3]]
+        [[2, 3], [0, 1]]
     """
     if n == samples:
         yield list(range(samples))

@@ -51,7 +51,7 @@ class Scorer:
 
     Example:
         >>> Scorer(model, tokenizer).score([{"prompt": "Where is the ball?", "completion": "Under cup E."}])
-        [{'self_certainty': 6.12, 'negative_entropy': -0.11, ...}]
+        [{'self_certainty': 4.49..., 'negative_entropy': -0.83..., ...}]
     """
 
     model: Any

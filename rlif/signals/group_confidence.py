@@ -43,7 +43,7 @@ def group_confidence(stats: TokenStats) -> list[float | None]:
 
     Example:
         >>> rlif.SIGNALS["group_confidence"](rlif.score_completions(model, prompt_ids, completion_ids, top_k=20))
-        [14.2, 12.9]
+        [9.99..., 9.97...]
     """
     return stats.reduce("topk_confidence_BT", lambda confidence_T: confidence_T.mean())
 

@@ -29,7 +29,7 @@ def likelihood(stats: TokenStats) -> list[float | None]:
 
     Example:
         >>> rlif.SIGNALS["likelihood"](rlif.score_completions(model, prompt_ids, completion_ids))
-        [-0.18, -0.4]
+        [-1.77..., -1.77...]
     """
     return stats.reduce("logprob_BT", lambda logprob_T: logprob_T.mean())
 

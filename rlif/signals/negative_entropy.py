@@ -28,7 +28,7 @@ def negative_entropy(stats: TokenStats) -> list[float | None]:
 
     Example:
         >>> rlif.SIGNALS["negative_entropy"](rlif.score_completions(model, prompt_ids, completion_ids))
-        [-0.21, -0.35]
+        [-0.28..., -0.28...]
     """
     return stats.reduce("entropy_BT", lambda entropy_T: -entropy_T.mean())
 

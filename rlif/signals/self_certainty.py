@@ -47,7 +47,7 @@ def self_certainty(stats: TokenStats) -> list[float | None]:
 
     Example:
         >>> rlif.SIGNALS["self_certainty"](rlif.score_completions(model, prompt_ids, completion_ids))
-        [11.84, 9.3]
+        [5.94..., 5.93...]
     """
     constant = math.log(stats.vocab_size)
     values = stats.reduce("mean_logprob_BT", lambda mean_logprob_T: -mean_logprob_T.mean() - constant)

@@ -45,7 +45,7 @@ def approximate_self_certainty(topk_logprobs: Sequence[Sequence[float]], vocab_s
 
     Example:
         >>> approximate_self_certainty([[math.log(0.5), math.log(0.3)]], vocab_size=4)
-        0.26...
+        0.239...
     """
     values = [_token(logprobs, vocab_size, i) for i, logprobs in enumerate(topk_logprobs)]
     mean = math.fsum(values) / len(values) if values else math.nan

@@ -34,7 +34,7 @@ def semantic_entropy(group: Group) -> list[float | None]:
     Example:
         >>> alike = lambda prompt, texts: [[0, 1], [2]]
         >>> semantic_entropy(Group("?", ["a cat", "one cat", "no"], [None] * 3, alike=alike))
-        [-0.4054651081081644, -0.4054651081081644, -1.0986122886681098]
+        [-0.405..., -0.405..., -1.098...]
     """
     if group.alike is None:
         raise ValueError("semantic_entropy needs a model that tells which texts mean the same")

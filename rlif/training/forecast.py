@@ -84,9 +84,9 @@ def forecast(rows: Sequence[Mapping[str, Any]]) -> Forecast:
     Args:
         rows: as `rlif.guard.health.vitals` takes them, with `reward` (None where there is none) and `truncated`.
 
-    Example:
-        >>> forecast(Run.open("runs/demo").completions(1)).verdict
-        'yes'
+    Example::
+
+        forecast(Run.open("runs/demo").completions(1)).verdict  # "yes"
     """
     sets = groups(rows)
     scored = [[row for row in group if row["reward"] is not None] for group in sets]

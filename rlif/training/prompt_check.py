@@ -41,8 +41,11 @@ def check_prompts(
     """Warnings about prompts, stop token and token limit; none where all is well.
 
     Example:
-        >>> check_prompts(model, tokenizer, task, few, prompt=prompt, chat=True, max_tokens=56, temperature=1.0)
-        []
+        >>> from rlif.tasks.prompts import PROMPTS
+        >>> task = rlif.TASKS["clock"]
+        >>> options = {"prompt": PROMPTS["plain"], "chat": True, "max_tokens": 2, "temperature": 1.0}
+        >>> check_prompts(model, tokenizer, task, task.load("test", limit=4), **options)
+        ['...4 of 4 completions do not end within 2 tokens...']
     """
     warnings = [stop_warning(model, tokenizer)] if chat else []
     sampler = TransformersSampler(model, tokenizer, batch_size=len(problems))

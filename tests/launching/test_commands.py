@@ -79,6 +79,13 @@ def test_a_server_beside_the_training(monkeypatch, capsys):
     assert accelerates(train[1:]).num_processes == 2
 
 
+def test_a_recipe_with_a_dot_in_its_name_names_its_run(monkeypatch, capsys):
+    arguments = ["launch", "--dry-run", "--processes", "1", "intuitor-qwen2.5-3b-math"]
+    code, out, err = main(monkeypatch, capsys, *arguments)
+    assert code == 0, err
+    assert "name=intuitor-qwen2.5-3b-math" in shlex.split(out)
+
+
 @pytest.mark.parametrize(
     ("overrides", "wanted"),
     [

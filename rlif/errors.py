@@ -1,4 +1,13 @@
-"""The one error that is the user's to put right, and how unknown names are answered."""
+"""Errors that the user can put right, by kind, and the answer to an unknown name.
+
+    RecipeError     a recipe, an option or an argument says something impossible
+    DataError       problems, samples, published outputs or a run folder cannot be used
+    ModelError      a model, tokenizer or chat template cannot be used
+    MachineError    the machine lacks something: a program, a package, memory, disk, another process
+    RewardError     a reward cannot be given
+
+All are `RlifError`. The command line prints the sentence and exits with code 2; `--debug` adds the traceback.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +19,27 @@ Entry = TypeVar("Entry")
 
 
 class RlifError(Exception):
-    """Something the user can put right. The command line prints it as one sentence and exits with code 2."""
+    """Something the user can put right, said in one sentence."""
+
+
+class RecipeError(RlifError):
+    """A recipe, an option or an argument is unknown, has the wrong type, or contradicts another."""
+
+
+class DataError(RlifError):
+    """Problems, samples, published outputs or a run folder are missing, unreadable or of another layout."""
+
+
+class ModelError(RlifError):
+    """A model, tokenizer or chat template cannot be loaded or used as asked."""
+
+
+class MachineError(RlifError):
+    """The machine lacks a program, a package, memory, disk space, or another process that was expected."""
 
 
 class RewardError(RlifError):
-    """A reward that cannot be given in the middle of a run; the run stops at a checkpoint."""
+    """A reward cannot be given; a run that meets this stops at a checkpoint."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -34,11 +59,11 @@ def lookup(table: Mapping[str, Entry], name: str, kind: str) -> Entry:
     """The entry of a table.
 
     Raises:
-        RlifError: no such name; the nearest one is suggested.
+        RecipeError: no such name; the nearest one is suggested.
     """
     if name in table:
         return table[name]
-    raise RlifError(f"unknown {kind} {name!r}; {nearest(name, table)}")
+    raise RecipeError(f"unknown {kind} {name!r}; {nearest(name, table)}")
 
 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later

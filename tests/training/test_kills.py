@@ -63,7 +63,7 @@ MID = {
     "stopped by the guard": (die_at, "rlif.runs.folder:Run.write_summary", 1),
     "rolled back by the guard": (die_at, "rlif.runs.rollback:Run.rewind", 1, "after"),
 }
-DAILY = ("lora", "rloo", "two iterations", "an epoch and three quarters", "ema annotator", "stopped by the guard")
+DAILY = ("lora", "two iterations", "ema annotator", "stopped by the guard")
 KILLED = -signal.SIGKILL
 
 

@@ -77,18 +77,18 @@ def evaluate(
     described = describe(task, problems, prompt, chat, decoding, sampler.batch_size, settings)
     prompt_ids = [render_problem(sampler.tokenizer, prompt, problem, chat, task) for problem in problems]
     progress = progress or (lambda done, total: None)
-    with Records.open(folder, name or task.name, described) as records:
-        progress(len(records), len(problems) * decoding.n)
-        for number, rows in enumerate(_batches(prompt_ids, max(1, sampler.batch_size // decoding.n))):
-            if not records.has(number):
-                seeded = replace(decoding, seed=decoding.seed + number)
-                completions = sampler.sample([prompt_ids[i] for i in rows], seeded)
-                owners = [problems[i] for i in rows for _ in range(decoding.n)]
-                records.append(number, mark(task, owners, completions, decoding.n, unsafe_local))
-                progress(len(records), len(problems) * decoding.n)
-        place = {problem.id: number for number, problem in enumerate(problems)}
-        rows = records.finish(lambda record: (place[record["id"]], record["sample"]))
-        return records.conclude({**described, **scores_of(task, rows)}, rows)
+    records = Records.open(folder, name or task.name, described)
+    progress(len(records), len(problems) * decoding.n)
+    for number, rows in enumerate(_batches(prompt_ids, max(1, sampler.batch_size // decoding.n))):
+        if not records.has(number):
+            seeded = replace(decoding, seed=decoding.seed + number)
+            completions = sampler.sample([prompt_ids[i] for i in rows], seeded)
+            owners = [problems[i] for i in rows for _ in range(decoding.n)]
+            records.append(number, mark(task, owners, completions, decoding.n, unsafe_local))
+            progress(len(records), len(problems) * decoding.n)
+    place = {problem.id: number for number, problem in enumerate(problems)}
+    rows = records.finish(lambda record: (place[record["id"]], record["sample"]))
+    return records.conclude({**described, **scores_of(task, rows)}, rows)
 
 
 def describe(

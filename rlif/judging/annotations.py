@@ -11,10 +11,7 @@ run. Neither counts as a loss: the win rates leave both out and report their sha
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -22,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import RlifError
+from rlif.errors import DataError, RlifError
 from rlif.files.atomic import writing
+from rlif.files.jsonl import JsonLog
 from rlif.files.tables import Row, read_rows
 from rlif.judging.judge import Judge, Pair, Refused, Unanswered
 from rlif.judging.win_rate import Annotation
@@ -34,35 +32,28 @@ PATIENCE = 10  # failed requests in a row, then the endpoint is taken to be down
 
 
 class Record:
-    """A judge's answers on disk. Appending is safe from several threads of one process."""
+    """Keeps a judge's answers on disk, by key. Several threads of one process may append."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: dict[str, Row] = {}
-        self._lock = threading.Lock()
-        data = path.read_bytes() if path.exists() else b""
-        for number, line in enumerate(data.split(b"\n")[:-1], start=1):
-            try:
-                row = json.loads(line)
-                self.rows[row["key"]] = row
-            except (ValueError, TypeError, KeyError):
-                raise RlifError(f"line {number} of {path} is not a judge's answer; move the file away.") from None
-
-    def append(self, row: Row) -> None:
-        """Adds one line, over what is left of a line that was cut short."""
-        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
-        with self._lock, writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "ab") as file:
-                file.write(line)
+        self._log = JsonLog(path, ascii=False)
+        for number, row in self._log.rows():
+            if "key" not in row:
+                raise DataError(f"line {number} of {path} is not a judge's answer; move the file away.")
             self.rows[row["key"]] = row
 
+    def append(self, row: Row) -> None:
+        """Adds one answer."""
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._log.append(row)
+        self.rows[row["key"]] = row
+
     def mend(self) -> None:
-        """Drops a last line that was cut short, so that the next one starts afresh."""
-        if self.path.exists():
-            data = self.path.read_bytes()
-            if not data.endswith(b"\n") and data:
-                os.truncate(self.path, data.rfind(b"\n") + 1)
+        """Removes a last line that was cut short, so that the next one starts afresh."""
+        with writing(self.path):
+            self._log.cut()
 
 
 @dataclass

@@ -33,8 +33,8 @@ from typing import Any
 
 from rlif.config.recipe import Recipe, check_recipe, folder_name
 from rlif.errors import RlifError
-from rlif.files.atomic import finite, read_object, replace_file, sync, write_rows
-from rlif.files.jsonl import read_lines
+from rlif.files.atomic import finite, read_object, replace_file, write_rows
+from rlif.files.jsonl import JsonLog, read_lines
 from rlif.files.yaml import read_yaml, write_yaml
 from rlif.runs.checkpoints import damage, discard, in_order, is_sealed, step_of
 from rlif.runs.paths import anchored
@@ -131,14 +131,12 @@ class Run:
 
     def append(self, log: str, row: Mapping[str, Any]) -> None:
         """Adds a line to one of `LOGS`."""
-        with (self.path / log).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(row)) + "\n")
+        JsonLog(self.path / log).append(finite(row))
 
     def sync_logs(self) -> None:
         """Returns when what was added to `LOGS` is on the disk."""
         for log in LOGS:
-            if (self.path / log).is_file():
-                sync(self.path / log)
+            JsonLog(self.path / log).sync()
 
     def rows(self, log: str) -> list[dict[str, Any]]:
         """The rows of one of `LOGS`, oldest first; a torn last line, of a run that was killed, is left out.
@@ -147,7 +145,7 @@ class Run:
             RlifError: a line that is none of that log.
         """
         path, key, rows = self.path / log, LOGS[log], []
-        for number, row in read_lines(path, torn=True) if path.is_file() else ():
+        for number, row in JsonLog(path).rows():
             if not isinstance(row.get(key), int):
                 raise RlifError(f"line {number} of {path} is damaged: it has no whole number as its {key!r}.")
             rows.append(row)
@@ -239,8 +237,7 @@ class Run:
 
     def rewrite(self, log: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replaces the rows of one of `LOGS`, if it is there."""
-        if (self.path / log).is_file():
-            write_rows(self.path / log, rows)
+        JsonLog(self.path / log).rewrite(map(finite, rows))
 
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
         replace_file(self.path / name, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")

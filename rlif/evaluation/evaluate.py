@@ -63,7 +63,7 @@ def evaluate(
         The settings, and scores as `summarise` gives them; `records` too where there is no folder.
 
     Raises:
-        RlifError: the prompt cannot be rendered, or the folder holds the beginning of another evaluation.
+        RlifError: the prompt cannot be rendered, or the folder holds part of another evaluation.
 
     Example:
         >>> from rlif.sampling.sampler import TransformersSampler

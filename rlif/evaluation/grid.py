@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlif.config.recipe import Recipe
-from rlif.errors import RlifError, lookup
+from rlif.errors import DataError, ModelError, RecipeError, lookup
 from rlif.evaluation.evaluate import describe, evaluate, scores_of
 from rlif.evaluation.records import Records
 from rlif.files.jsonl import read_lines
@@ -84,7 +84,7 @@ def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str |
     """The models that a name stands for: one, or all checkpoints of a run folder.
 
     Raises:
-        RlifError: there is no such model, or a checkpoint that was not written to its end is named.
+        ModelError: there is no such model, or a checkpoint that was not written to its end is named.
     """
     path = Path(model).expanduser()
     loading: dict[str, Any] = {"dtype": dtype, "chat": False}
@@ -93,7 +93,7 @@ def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str |
     run = _run_of(path)
     whole = is_sealed(path) if run else (path / "trainer_state.json").is_file()
     if path.name.startswith("checkpoint-") and path.is_dir() and not whole:
-        raise RlifError(f"the checkpoint {model} was not written to its end; take another one of its run.")
+        raise ModelError(f"the checkpoint {model} was not written to its end; take another one of its run.")
     recipe = Recipe(model=model, revision=revision, **loading)
     model_path(recipe)
     label = (f"{run.resolve().name}-" if run else "") + path.name + (f"@{revision}" if revision else "")
@@ -111,13 +111,13 @@ def check_apart(found: Sequence[Candidate]) -> None:
     """Refuses two models of one name, whose scores would go to the same files.
 
     Raises:
-        RlifError: there are such.
+        RecipeError: there are such.
     """
     known: dict[tuple[Path, int | None], Candidate] = {}
     for candidate in found:
         other = known.setdefault((candidate.folder, candidate.step), candidate)
         if other is not candidate:
-            raise RlifError(
+            raise RecipeError(
                 f"the scores of {other.recipe.model} and {candidate.recipe.model} would both go to {candidate.folder};"
                 " rename one of the folders, or evaluate them one by one with an --output of their own."
             )
@@ -186,7 +186,7 @@ def samplers(engine: str, batch_size: int) -> Callable[[Candidate, Any], Sampler
     """Makes samplers by the engine of this name; the command line's --engine.
 
     Raises:
-        RlifError: no such engine.
+        RecipeError: no such engine.
     """
     return lookup({"transformers": _transformers, "vllm": _vllm}, engine, "engine")(batch_size)
 
@@ -229,22 +229,22 @@ def grade_outputs(
         source: rows of `id` and `completion` or `output`, a text or a list of texts; a problem may have several rows.
 
     Raises:
-        RlifError: ids are missing or unknown, or a row lacks its text.
+        DataError: ids are missing or unknown, or a row lacks its text.
     """
     by_id: dict[str, list[str]] = {problem.id: [] for problem in problems}
     for number, row in enumerate(read_rows(source, "test"), start=1):
         if "id" not in row:
-            raise RlifError(f"row {number} of {source} has no 'id'; expected id and completion.")
+            raise DataError(f"row {number} of {source} has no 'id'; expected id and completion.")
         if str(row["id"]) not in by_id:
-            raise RlifError(f"{source} has the id {row['id']!r}, which {task.name} has not; is it of another split?")
+            raise DataError(f"{source} has the id {row['id']!r}, which {task.name} has not; is it of another split?")
         found = row.get("completion", row.get("output"))
         texts: list[Any] = found if isinstance(found, list) else [found]
         if not texts or not all(isinstance(text, str) for text in texts):
-            raise RlifError(f"row {number} of {source} has no text in 'completion' or 'output'.")
+            raise DataError(f"row {number} of {source} has no text in 'completion' or 'output'.")
         by_id[str(row["id"])] += texts
     missing = [key for key, texts in by_id.items() if not texts]
     if missing:
-        raise RlifError(f"{source} lacks {len(missing)} of the {len(by_id)} ids, the first is {missing[0]!r}.")
+        raise DataError(f"{source} lacks {len(missing)} of the {len(by_id)} ids, the first is {missing[0]!r}.")
     owners = [problem for problem in problems for _ in by_id[problem.id]]
     samples = [number for problem in problems for number in range(len(by_id[problem.id]))]
     texts = [text for problem in problems for text in by_id[problem.id]]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import RlifError
+from rlif.errors import DataError
 from rlif.files.tables import Row, read_rows
 
 
@@ -60,7 +60,7 @@ class Entry:
         """The rows of the first of its files that is there."""
         rows = self.read(*(endings or (".jsonl.gz", ".jsonl")))
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise RlifError(f"the file of {self.name} holds something else than rows.")
+            raise DataError(f"the file of {self.name} holds something else than rows.")
         return rows
 
     def read(self, *endings: str) -> Any:
@@ -71,7 +71,7 @@ class Entry:
                 if ".jsonl" in ending:
                     return read_rows(str(path), "test")
                 return read_json(path)
-        raise RlifError(f"there is no {self.folder / self.name}{endings[0]}.")
+        raise DataError(f"there is no {self.folder / self.name}{endings[0]}.")
 
     def check(
         self,
@@ -101,13 +101,13 @@ def read_json(path: Path) -> Any:
     """What a .json or .json.gz file holds.
 
     Raises:
-        RlifError: it is missing or torn.
+        DataError: it is missing or torn.
     """
     try:
         data = path.read_bytes()
         return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise RlifError(f"cannot read {path}: {error}.") from error
+        raise DataError(f"cannot read {path}: {error}.") from error
 
 
 def as_list(value: Any) -> list[Any]:
@@ -119,16 +119,16 @@ def known(rows: Sequence[Row], column: str, problems: Mapping[str, Any] | None =
     """The rows, if each has an id of its own, and one of the problems'.
 
     Raises:
-        RlifError: there are none, or one has not.
+        DataError: there are none, or one has not.
     """
     ids = [str(row[column]) for row in rows]
     if not ids:
-        raise RlifError("there are no rows.")
+        raise DataError("there are no rows.")
     if len(set(ids)) < len(ids):
-        raise RlifError(f"the id {next(one for one in ids if ids.count(one) > 1)!r} occurs more than once.")
+        raise DataError(f"the id {next(one for one in ids if ids.count(one) > 1)!r} occurs more than once.")
     unknown = [one for one in ids if problems is not None and one not in problems]
     if unknown:
-        raise RlifError(f"{len(unknown)} of {len(ids)} ids are those of no problem, the first is {unknown[0]!r}.")
+        raise DataError(f"{len(unknown)} of {len(ids)} ids are those of no problem, the first is {unknown[0]!r}.")
     return rows
 
 

@@ -15,8 +15,7 @@ from typing import Any, Self
 from rlif.errors import DataError, MachineError
 from rlif.files.atomic import finite, read_object, replace_file, write_rows, writing
 from rlif.files.jsonl import JsonLog, different, plain
-
-Record = dict[str, Any]
+from rlif.sampling.protocol import Record
 
 
 class Records:

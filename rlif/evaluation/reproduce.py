@@ -19,6 +19,7 @@ checked - no such family, a file missing or torn, ids that do not match - says s
 from __future__ import annotations
 
 import json
+import logging
 import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from pathlib import Path
 
 from rlif.answers.equality import equal_all
 from rlif.answers.extraction import CHOICE_SENTENCE, choice_letter, fenced_code, json_answer, last_boxed
-from rlif.errors import RlifError, first_line
+from rlif.errors import DataError, RlifError, first_line
 from rlif.evaluation.published import Check, Entry, known, percent, read_json
 from rlif.files.tables import Row
 from rlif.judging import win_rate
@@ -36,6 +37,8 @@ from rlif.tasks.code.programs import CodeTask, stand
 from rlif.tasks.code.stdin_tests import Test, trials_of
 from rlif.tasks.zeroeval import first_number_equal, load_zeroeval, text_equal
 from rlif.types import Problem
+
+logger = logging.getLogger(__name__)
 
 AGREEMENT = 0.9999  # of verdicts with published ones, where a family has them by sample
 ALPACA_ITEMS = 805
@@ -61,12 +64,12 @@ def check_graders(
         progress: told each row as it is done.
 
     Raises:
-        RlifError: there is no readable expected.json.
+        DataError: there is no readable expected.json.
     """
     folder = Path(folder).expanduser()
     expected = read_json(folder / "expected.json")
     if not isinstance(expected, dict):
-        raise RlifError(f"{folder / 'expected.json'} holds a {type(expected).__name__}; expected entries by name.")
+        raise DataError(f"{folder / 'expected.json'} holds a {type(expected).__name__}; expected entries by name.")
     rows = []
     with _data_at(_home_of(folder) if data is None else Path(data).expanduser()):
         for name, facts in expected.items():
@@ -90,18 +93,20 @@ def table(rows: Sequence[Check]) -> list[tuple[str, ...]]:
 def _checked(entry: Entry) -> Check:
     try:
         if not isinstance(entry.expected, Mapping) or "published" not in entry.expected:
-            raise RlifError("expected.json gives no published figure.")
+            raise DataError("expected.json gives no published figure.")
         return _family(entry.name)(entry)
-    except Exception as error:  # whatever a file holds, the other entries go on
-        told = first_line(error) if isinstance(error, RlifError) else f"{type(error).__name__}: {first_line(error)}"
-        return Check(entry.name, 0, (), (), False, told.rstrip("."))
+    except RlifError as error:
+        return Check(entry.name, 0, (), (), False, first_line(error).rstrip("."))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # rows of another layout than the family's
+        logger.warning("%s cannot be checked", entry.name, exc_info=True)
+        return Check(entry.name, 0, (), (), False, f"{type(error).__name__}: {first_line(error)}".rstrip("."))
 
 
 def _family(name: str) -> Callable[[Entry], Check]:
     for prefix in sorted(FAMILIES, key=len, reverse=True):
         if name.startswith(prefix):
             return FAMILIES[prefix]
-    raise RlifError(f"no family is called so; there are {', '.join(FAMILIES)}.")
+    raise DataError(f"no family is called so; there are {', '.join(FAMILIES)}.")
 
 
 def _zeroeval(entry: Entry) -> Check:
@@ -132,7 +137,7 @@ def _cruxeval(entry: Entry, answers: Mapping[str, list[str]], labels: Mapping[st
     kept = {key: answers[key] if len(answers[key]) == len(told) else _new(answers[key], problems[key])
             for key, told in labels.items()}  # fmt: skip
     if set(kept) != set(answers) or any(len(kept[key]) != len(told) for key, told in labels.items()):
-        raise RlifError("answers and labels are not of the same samples.")
+        raise DataError("answers and labels are not of the same samples.")
     owners = [problems[key] for key, some in kept.items() for _ in some]
     flat = [answer for some in kept.values() for answer in some]
     right = _code_task("cruxeval.original").judge(owners, flat, unsafe_local=entry.unsafe_local)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from rlif.errors import RlifError, first_line
+from rlif.errors import DataError, MachineError, first_line
 
 
 @contextmanager
@@ -21,12 +21,12 @@ def writing(path: Path) -> Iterator[None]:
     """What goes wrong while something is written there is one sentence.
 
     Raises:
-        RlifError: a full disk, a place that may not be written to.
+        MachineError: a full disk, a place that may not be written to.
     """
     try:
         yield
     except OSError as error:
-        raise RlifError(f"cannot write {path}: {error.strerror or first_line(error)}.") from error
+        raise MachineError(f"cannot write {path}: {error.strerror or first_line(error)}.") from error
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -90,15 +90,12 @@ def read_object(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object.
 
     Raises:
-        RlifError: it cannot be read, or holds something else.
+        DataError: it cannot be read, or holds something else.
     """
     try:
-        return _object(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise RlifError(f"{path} is damaged: {first_line(error)}.") from error
-
-
-def _object(value: Any) -> dict[str, Any]:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged: {first_line(error)}.") from error
     if not isinstance(value, dict):
-        raise TypeError(f"a {type(value).__name__} where an object was expected")
+        raise DataError(f"{path} is damaged: a {type(value).__name__} where an object was expected.")
     return value

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import RlifError
+from rlif.errors import RecipeError
 
 MOST_VALUES = 10_000  # in a file; YAML can say a million million in ten lines
 
@@ -16,10 +16,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RlifError(f"cannot read {path}: {error}.") from error
+        raise RecipeError(f"cannot read {path}: {error}.") from error
     values = parse_yaml(text, str(path)) if text.strip() else {}
     if not isinstance(values, dict):
-        raise RlifError(f"{path} holds a {type(values).__name__}; a recipe is a mapping of keys to values.")
+        raise RecipeError(f"{path} holds a {type(values).__name__}; a recipe is a mapping of keys to values.")
     return values
 
 
@@ -27,7 +27,7 @@ def parse_yaml(text: str, where: str) -> Any:
     """The value of a text.
 
     Raises:
-        RlifError: it is not YAML, or says more than anybody means to.
+        RecipeError: it is not YAML, or says more than anybody means to.
     """
     from ruamel.yaml import YAML, YAMLError
 
@@ -37,9 +37,9 @@ def parse_yaml(text: str, where: str) -> Any:
         problem = getattr(error, "problem", None) or type(error).__name__
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
-        raise RlifError(f"{where} is not YAML: {problem}{line}.") from error
+        raise RecipeError(f"{where} is not YAML: {problem}{line}.") from error
     if not _is_small(value):
-        raise RlifError(f"{where} holds more than {MOST_VALUES:,} values, or aliases that go round in a circle.")
+        raise RecipeError(f"{where} holds more than {MOST_VALUES:,} values, or aliases that go round in a circle.")
     return value
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import DataError, RlifError
+from rlif.errors import DataError, MachineError, RlifError
 from rlif.files.atomic import writing
 from rlif.files.jsonl import JsonLog
 from rlif.files.tables import Row, read_rows
@@ -91,7 +91,7 @@ def annotate(
         tick: called once per pair that is through.
 
     Raises:
-        RlifError: the endpoint refuses everything, or ten requests in a row failed. What was answered is kept.
+        MachineError: the endpoint refuses everything, or ten requests in a row failed. What was answered is kept.
     """
     record = Record(path)
     asked = [pair for pair in pairs if judge.key(pair) not in record.rows]
@@ -113,7 +113,7 @@ def annotate(
                 raise
         if stopped:
             kept = sum(judge.key(pair) in record.rows for pair in pairs)
-            raise RlifError(f"{stopped} {kept} of {len(pairs)} pairs are judged, in {path}; run again to go on.")
+            raise MachineError(f"{stopped} {kept} of {len(pairs)} pairs are judged, in {path}; run again to go on.")
     for pair in pairs:
         row = record.rows.get(judge.key(pair))
         preference = row["preference"] if row else None
@@ -141,8 +141,6 @@ def _collect(waiting: Mapping[Future[None], Pair], judged: Judged, tick: Callabl
                 stopped = f"the judge failed {in_a_row} times in a row, the last time with {error};"
         except RlifError as error:
             stopped = stopped or str(error)
-        except OSError as error:
-            stopped = stopped or f"cannot keep the judge's answers: {error};"
         if stopped:
             _cancel(waiting)
     return stopped
@@ -175,23 +173,23 @@ def pair_up(problems: Sequence[Problem], source: str) -> list[Pair]:
         source: rows {id or instruction, output or completion}; the records of an evaluation have that layout.
 
     Raises:
-        RlifError: a problem without an output or with two, an output without a problem or without text.
+        DataError: a problem without an output or with two, an output without a problem or without text.
     """
     by_name = {problem.id: problem for problem in problems} | {problem.text: problem for problem in problems}
     outputs: dict[str, str] = {}
     for number, row in enumerate(read_rows(source, "test"), start=1):
         name, output = row.get("id", row.get("instruction")), row.get("output", row.get("completion"))
         if not isinstance(name, str) or not isinstance(output, str):
-            raise RlifError(f"row {number} of {source} needs id or instruction, and output or completion, as text.")
+            raise DataError(f"row {number} of {source} needs id or instruction, and output or completion, as text.")
         problem = by_name.get(name) or by_name.get(str(row.get("instruction")))
         if problem is None:
-            raise RlifError(f"row {number} of {source} is for {name[:60]!r}, which alpaca_eval does not have.")
+            raise DataError(f"row {number} of {source} is for {name[:60]!r}, which alpaca_eval does not have.")
         if problem.id in outputs:
-            raise RlifError(f"{source} has more than one output for {problem.id}; expected one per instruction.")
+            raise DataError(f"{source} has more than one output for {problem.id}; expected one per instruction.")
         outputs[problem.id] = output
     missing = [problem.id for problem in problems if problem.id not in outputs]
     if missing:
-        raise RlifError(
+        raise DataError(
             f"{source} has no output for {len(missing)} of the {len(problems)} instructions, e.g. for {missing[0]}."
         )
     return [
@@ -204,19 +202,19 @@ def check_belonging(annotations: Sequence[Annotation], problems: Sequence[Proble
     """Whether recorded annotations are of this baseline and, where there are pairs, of these outputs, by their lengths.
 
     Raises:
-        RlifError: more than half of the baseline's lengths differ, or any of the model's.
+        DataError: more than half of the baseline's lengths differ, or any of the model's.
     """
     baseline = {problem.data["index"]: len(problem.data["baseline"]) for problem in problems}
     strange = sum(row.len_1 != baseline.get(row.index) for row in annotations)
     if 2 * strange > len(annotations):
-        raise RlifError(
+        raise DataError(
             f"{strange} of {len(annotations)} annotations compare with outputs of another length than"
             " gpt4_1106_preview's: they are against another baseline, for which there is no length control."
         )
     outputs = {pair.index: len(pair.output) for pair in pairs}
     for row in annotations:
         if outputs.get(row.index, row.len_2) != row.len_2:
-            raise RlifError(
+            raise DataError(
                 f"the annotation of instruction {row.index} is of an output of {row.len_2} characters, but yours has"
                 f" {outputs[row.index]}: it was made for other outputs."
             )
@@ -231,14 +229,14 @@ def recorded(source: str, index_of: Mapping[str, int]) -> list[Annotation]:
         index_of: index of each instruction, for the second layout.
 
     Raises:
-        RlifError: another layout, an unknown instruction, or a preference outside [1, 2].
+        DataError: another layout, an unknown instruction, or a preference outside [1, 2].
     """
     return [_annotation(row, number, source, index_of) for number, row in enumerate(read_rows(source, "test"), start=1)]
 
 
 def _annotation(row: Any, number: int, source: str, index_of: Mapping[str, int]) -> Annotation:
     if "preference" not in row:
-        raise RlifError(f"row {number} of {source} has no 'preference'; it is no annotation.")
+        raise DataError(f"row {number} of {source} has no 'preference'; it is no annotation.")
     preference = _preference(row["preference"], number, source)
     try:
         if "len_1" in row:
@@ -246,12 +244,12 @@ def _annotation(row: Any, number: int, source: str, index_of: Mapping[str, int])
         index = index_of.get(row["instruction"])
         lengths = len(row["output_1"]), len(row["output_2"])
     except (KeyError, TypeError, ValueError):
-        raise RlifError(
+        raise DataError(
             f"row {number} of {source} has {', '.join(row)}; expected index, len_1 and len_2, or instruction, output_1"
             " and output_2, beside preference."
         ) from None
     if index is None:
-        raise RlifError(f"the instruction in row {number} of {source} is not one of the {len(index_of)} of AlpacaEval.")
+        raise DataError(f"the instruction in row {number} of {source} is not one of the {len(index_of)} of AlpacaEval.")
     return Annotation(index, preference, *lengths)
 
 
@@ -266,5 +264,5 @@ def _preference(value: Any, number: int, source: str) -> float | None:
     if preference == 0:
         return 1.5
     if not 1 <= preference <= 2:
-        raise RlifError(f"row {number} of {source} has the preference {value!r}; expected 1 (baseline) to 2 (model).")
+        raise DataError(f"row {number} of {source} has the preference {value!r}; expected 1 (baseline) to 2 (model).")
     return preference

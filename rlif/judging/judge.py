@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from rlif.errors import RlifError, first_line
+from rlif.errors import MachineError, RecipeError, first_line
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -101,15 +101,15 @@ class JudgePrompt:
         """A prompt from text with sections `<|im_start|>role ... <|im_end|>`, or one user message where it has none.
 
         Raises:
-            RlifError: an unknown role, or a place that no section holds.
+            RecipeError: an unknown role, or a place that no section holds.
         """
         sections = tuple((role, body.strip()) for role, body in SECTION.findall(text)) or (("user", text.strip()),)
         for role, _ in sections:
             if role not in ROLES:
-                raise RlifError(f"a judge prompt has the roles {', '.join(ROLES)}, not {role!r}.")
+                raise RecipeError(f"a judge prompt has the roles {', '.join(ROLES)}, not {role!r}.")
         missing = [place for place in PLACES if not any(f"{{{place}}}" in body for _, body in sections)]
         if missing:
-            raise RlifError(f"a judge prompt needs {{{missing[0]}}} where that text goes.")
+            raise RecipeError(f"a judge prompt needs {{{missing[0]}}} where that text goes.")
         return cls(sections)
 
     @property
@@ -123,7 +123,7 @@ class JudgePrompt:
         try:
             return cls.parse(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise RlifError(f"cannot read the judge prompt {path}: {error}.") from error
+            raise RecipeError(f"cannot read the judge prompt {path}: {error}.") from error
 
     def fill(self, instruction: str, output_1: str, output_2: str) -> list[dict[str, str]]:
         """The conversation for one pair. What looks like a place inside an output stays as it is."""
@@ -175,18 +175,18 @@ class Judge:
         """A client of the endpoint.
 
         Raises:
-            RlifError: the package openai or the key is missing.
+            MachineError: the package openai or the key is missing.
         """
         try:
             from openai import OpenAI, OpenAIError
         except ImportError as error:
-            raise RlifError("a judge is asked through the package openai: pip install 'rlif[alpaca]'.") from error
+            raise MachineError("a judge is asked through the package openai: pip install 'rlif[alpaca]'.") from error
         if not os.environ.get("OPENAI_API_KEY", "").strip():
-            raise RlifError("OPENAI_API_KEY is not set; put the judge's key there (any word if it asks for none).")
+            raise MachineError("OPENAI_API_KEY is not set; put the judge's key there (any word if it asks for none).")
         try:
             return OpenAI(base_url=self.base_url, max_retries=self.max_retries, timeout=self.timeout)
         except (OpenAIError, ValueError) as error:
-            raise RlifError(f"cannot use the endpoint {self.where()}: {_clean(first_line(error))}.") from None
+            raise MachineError(f"cannot use the endpoint {self.where()}: {_clean(first_line(error))}.") from None
 
     def where(self) -> str:
         """The endpoint, without anything secret that a URL may hold."""
@@ -214,7 +214,7 @@ class Judge:
 
         Raises:
             Unanswered: this pair got no readable reply, after all retries.
-            RlifError: no pair will get one: the key or the model's name is refused.
+            MachineError: no pair will get one: the key or the model's name is refused.
         """
         import openai
 
@@ -228,11 +228,11 @@ class Judge:
                 top_logprobs=5,
             ).text
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise RlifError(
+            raise MachineError(
                 f"the judge at {self.where()} refuses the key in OPENAI_API_KEY ({error.status_code})."
             ) from None
         except openai.NotFoundError:
-            raise RlifError(f"the endpoint {self.where()} has no model {self.model!r} for chat (404).") from None
+            raise MachineError(f"the endpoint {self.where()} has no model {self.model!r} for chat (404).") from None
         except openai.OpenAIError as error:
             raise _unanswered(error) from None
         try:

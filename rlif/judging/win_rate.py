@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlif.errors import RlifError, lookup
+from rlif.errors import DataError, MachineError, lookup
 from rlif.files.tables import read_rows
 
 if TYPE_CHECKING:
@@ -110,15 +110,16 @@ def length_controlled(annotations: Sequence[Annotation], difficulty: str = "inst
         bootstrap samples of the instructions at that C. Against itself the baseline has 50 by definition.
 
     Raises:
-        RlifError: scikit-learn or a table is missing, an instruction occurs twice or has no difficulty.
+        MachineError: scikit-learn is missing.
+        DataError: a table is missing, an instruction occurs twice or has no difficulty.
     """
     if not annotations:
-        raise RlifError("there are no annotations to take a win rate of.")
+        raise DataError("there are no annotations to take a win rate of.")
     positional = lookup(POSITIONAL, difficulty, "difficulty")
     rows = list(annotations) if positional else sorted(annotations, key=lambda row: row.index)
     index, times = Counter(row.index for row in rows).most_common(1)[0]
     if times > 1:
-        raise RlifError(f"instruction {index} is annotated {times} times; expected one annotation each.")
+        raise DataError(f"instruction {index} is annotated {times} times; expected one annotation each.")
     judged = sum(row.preference is not None for row in rows)
     if judged == 0:
         return _share(0, None, None) | {"C": None, "weights": None}
@@ -159,7 +160,7 @@ def features(rows: Sequence[Annotation], table: dict[int, float], positional: bo
     places = range(len(rows)) if positional else [row.index for row in rows]
     unknown = [place for place in places if place not in table]
     if unknown:
-        raise RlifError(f"instruction {unknown[0]} has no difficulty; the table has {len(table)}, counted from 0.")
+        raise DataError(f"instruction {unknown[0]} has no difficulty; the table has {len(table)}, counted from 0.")
     hardness = [table[place] for place in places]
     return np.column_stack([np.tanh(gap / spread if spread else gap * 0), hardness, np.ones(len(gap))])
 
@@ -270,7 +271,7 @@ def _table(name: str, recovered: str, columns: tuple[str, ...]) -> list[dict[str
     """Rows of upstream's own file where it is there, else of the one recovered from published values."""
     folder = os.environ.get("RLIF_DATA")
     if not folder:
-        raise RlifError(
+        raise DataError(
             f"length control needs {name}, from {HUB}: put it into a folder alpaca_eval/ of the folder that the"
             " environment variable RLIF_DATA names."
         )
@@ -278,7 +279,7 @@ def _table(name: str, recovered: str, columns: tuple[str, ...]) -> list[dict[str
     for path in (home / name, home / recovered):
         if path.is_file():
             return read_rows(str(path), "test", columns)
-    raise RlifError(f"length control needs {home / name} (or {recovered} there); {name} is a file of {HUB}.")
+    raise DataError(f"length control needs {home / name} (or {recovered} there); {name} is a file of {HUB}.")
 
 
 def _logistic(strength: float) -> Any:
@@ -286,7 +287,7 @@ def _logistic(strength: float) -> Any:
         import sklearn
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
-        raise RlifError("length control needs scikit-learn: pip install 'rlif[alpaca]'.") from error
+        raise MachineError("length control needs scikit-learn: pip install 'rlif[alpaca]'.") from error
     major, minor = (int(part) for part in sklearn.__version__.split(".")[:2])
     penalty: dict[str, Any] = {"l1_ratio": 1.0} if (major, minor) >= (1, 8) else {"penalty": "l1"}
     return LogisticRegression(C=strength, solver="liblinear", fit_intercept=False, random_state=123, **penalty)
@@ -302,7 +303,9 @@ def ready(difficulty: str = "instruction") -> None:
     """Whether both win rates can be computed here: to be asked before a judge is paid.
 
     Raises:
-        RlifError: scikit-learn or a table is missing, or there is no such way to look difficulty up.
+        MachineError: scikit-learn is missing.
+        DataError: a table is missing.
+        RecipeError: there is no such way to look difficulty up.
     """
     lookup(POSITIONAL, difficulty, "difficulty")
     _logistic(1.0)

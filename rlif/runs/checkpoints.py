@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import RlifError, first_line
+from rlif.errors import MachineError, first_line
 from rlif.files.atomic import sync
 
 MANIFEST = "manifest.json"
@@ -71,7 +71,7 @@ def damage(checkpoint: Path) -> str | None:
     """What is wrong with a sealed checkpoint, None if every byte is as it was written.
 
     Raises:
-        RlifError: it cannot be read now (an I/O error, no right, too many open files), which says nothing about what is
+        MachineError: it cannot be read now (an I/O error, no right, too many open files), which says nothing about what is
             in it.
 
     Example::
@@ -143,4 +143,4 @@ def _not_there(error: OSError, path: Path, damage: str) -> str:
     """The damage, if that is what an error tells of; a disk that does not answer now may have every byte."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG):
         return damage
-    raise RlifError(f"cannot read {path} now: {first_line(error)}; put that right and try again.") from error
+    raise MachineError(f"cannot read {path} now: {first_line(error)}; put that right and try again.") from error

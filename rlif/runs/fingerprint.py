@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import RlifError
+from rlif.errors import DataError
 from rlif.runs.checkpoints import file_entry
 from rlif.types import Problem
 
@@ -53,16 +53,16 @@ def check(begun: Mapping[str, Any], now: Mapping[str, Any], folder: Path, names:
         names: what the user calls the problems and the model: {"problems": "math from train.jsonl", "model": ...}.
 
     Raises:
-        RlifError: says what changed.
+        DataError: says what changed.
     """
     remedy = f"put back what {folder} began with, or start a new run."
     for what in ("problems", "model"):
         if what in begun and begun[what] != now[what]:
-            raise RlifError(f"{names[what]} changed since the run began ({_change(begun[what], now[what])}); {remedy}")
+            raise DataError(f"{names[what]} changed since the run began ({_change(begun[what], now[what])}); {remedy}")
     for task, rows in begun.get("held_out", {}).items():
         found = now["held_out"].get(task)
         if found != rows:
-            raise RlifError(f"the held-out {task} changed since the run began ({_change(rows, found)}); {remedy}")
+            raise DataError(f"the held-out {task} changed since the run began ({_change(rows, found)}); {remedy}")
 
 
 def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

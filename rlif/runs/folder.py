@@ -13,7 +13,7 @@ runs/<name>/
     begun.json           what it began with: hashes of problems and model, to notice a change before a resume
 
 Every file is written whole or not at all, but for the logs (metrics, alarms, rollbacks), whose last line may be torn
-by a kill and is then not counted. What is damaged in another way raises RlifError.
+by a kill and is then not counted. What is damaged in another way raises DataError.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from rlif.config.recipe import Recipe, check_recipe, folder_name
-from rlif.errors import RlifError
+from rlif.errors import DataError, MachineError, RecipeError
 from rlif.files.atomic import finite, read_object, replace_file, write_rows
 from rlif.files.jsonl import JsonLog, read_lines
 from rlif.files.yaml import read_yaml, write_yaml
@@ -62,7 +62,8 @@ class Run:
         """A new folder, holding recipe and environment. A name that was left to us is numbered if taken.
 
         Raises:
-            RlifError: the name asked for is taken, or the folder cannot be written.
+            RecipeError: the name asked for is taken.
+            MachineError: the folder cannot be written.
         """
         root = Path(recipe.output).expanduser()
         names = [recipe.name] if recipe.name else _numbered(folder_name(default_name))
@@ -75,11 +76,11 @@ class Run:
                 if _moved(draft, root / name):
                     return cls(root / name)
         except OSError as error:
-            raise RlifError(f"cannot make the run folder {root / names[0]}: {error.strerror}.") from error
+            raise MachineError(f"cannot make the run folder {root / names[0]}: {error.strerror}.") from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         taken = root / names[0]
-        raise RlifError(
+        raise RecipeError(
             f"{taken} exists already; choose another name=..., or go on with `rlif train --resume {taken}`."
         )
 
@@ -88,11 +89,11 @@ class Run:
         """An existing run folder.
 
         Raises:
-            RlifError: it is none.
+            DataError: it is none.
         """
         run = cls(Path(path).expanduser())
         if not (run.path / "recipe.yaml").is_file():
-            raise RlifError(f"{path} is no run folder: it has no recipe.yaml.")
+            raise DataError(f"{path} is no run folder: it has no recipe.yaml.")
         return run
 
     def recipe(self) -> Recipe:
@@ -105,7 +106,8 @@ class Run:
             until: of those up to this step.
 
         Raises:
-            RlifError: there are checkpoints and every one of them is damaged, or one cannot be read now.
+            DataError: there are checkpoints and every one of them is damaged.
+            MachineError: one cannot be read now.
         """
         problems = []
         for path in reversed(in_order(self.checkpoints)):
@@ -115,7 +117,7 @@ class Run:
                     return path, problems
                 problems.append(f"{path.name} is damaged: {problem}")
         if problems:
-            raise RlifError(
+            raise DataError(
                 f"no checkpoint of {self.path} is whole ({'; '.join(problems)}); put the files back, or remove"
                 f" {self.checkpoints} to start the run again from its first step."
             )
@@ -142,12 +144,12 @@ class Run:
         """The rows of one of `LOGS`, oldest first; a torn last line, of a run that was killed, is left out.
 
         Raises:
-            RlifError: a line that is none of that log.
+            DataError: a line that is none of that log.
         """
         path, key, rows = self.path / log, LOGS[log], []
         for number, row in JsonLog(path).rows():
             if not isinstance(row.get(key), int):
-                raise RlifError(f"line {number} of {path} is damaged: it has no whole number as its {key!r}.")
+                raise DataError(f"line {number} of {path} is damaged: it has no whole number as its {key!r}.")
             rows.append(row)
         return rows
 
@@ -175,7 +177,7 @@ class Run:
         """Scores by task, then step.
 
         Raises:
-            RlifError: a file that is damaged or not named like an evaluation.
+            DataError: a file that is damaged or not named like an evaluation.
         """
         found: dict[str, dict[int, dict[str, Any]]] = {}
         for path in sorted((self.path / "eval").glob("step-*.json")):
@@ -187,7 +189,7 @@ class Run:
         """An evaluation's completions, an object each; empty where there is none.
 
         Raises:
-            RlifError: a line that is no object.
+            DataError: a line that is no object.
         """
         path = self.path / "eval" / f"{evaluation_name(step, task)}.jsonl"
         return [row for _, row in read_lines(path)] if path.is_file() else []
@@ -211,10 +213,10 @@ class Run:
         """Before and after, seeds, steps, seconds.
 
         Raises:
-            RlifError: the run is not finished, or the file is damaged.
+            DataError: the run is not finished, or the file is damaged.
         """
         if not (self.path / "summary.json").is_file():
-            raise RlifError(f"{self.path} is not finished: it has no summary.json.")
+            raise DataError(f"{self.path} is not finished: it has no summary.json.")
         return read_object(self.path / "summary.json")
 
     def rewind(self, step: int) -> None:
@@ -300,7 +302,7 @@ def _step_of_file(path: Path) -> int:
     """The step in the name of a file of completions or of an evaluation."""
     number = path.name.partition("-")[2].partition("-")[0].partition(".")[0]
     if not (number.isascii() and number.isdigit() and len(number) < 19):
-        raise RlifError(f"{path} is not named step-NUMBER...; it is none of this run's files, move it away.")
+        raise DataError(f"{path} is not named step-NUMBER...; it is none of this run's files, move it away.")
     return int(number)
 
 

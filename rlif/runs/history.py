@@ -21,10 +21,10 @@ import numpy as np
 
 from rlif.errors import RlifError
 from rlif.files.atomic import is_number
+from rlif.files.jsonl import Row
 from rlif.files.yaml import read_yaml
 from rlif.runs.folder import Run
 
-Row = dict[str, Any]
 LONGEST_LINE = 2**24  # characters of one line of JSON; longer ones are skipped as unreadable
 
 
@@ -91,7 +91,7 @@ def read_history(path: str | Path) -> History:
     """Reads a run folder, forgiving everything but its absence.
 
     Raises:
-        RlifError: the folder is no run folder: it has no recipe.yaml.
+        DataError: the folder is no run folder: it has no recipe.yaml.
     """
     run = Run.open(path)
     notes: list[str] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlif.config.recipe import Recipe
-from rlif.errors import RlifError
+from rlif.errors import RecipeError
 from rlif.sampling.loading import SHIPPED
 
 
@@ -19,7 +19,7 @@ def anchored(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths for all that is a local file or folder now.
 
     Raises:
-        RlifError: one folder as two rewards.
+        RecipeError: one folder as two rewards.
 
     Example:
         >>> anchored(rlif.load_recipe("demo", ["source=results/demo.json"])).source
@@ -38,7 +38,7 @@ def anchored(recipe: Recipe) -> Recipe:
     else:
         changes["reward"] = {_reward(name): weight for name, weight in recipe.reward.items()}
         if len(changes["reward"]) < len(recipe.reward):
-            raise RlifError(f"the rewards {', '.join(recipe.reward)} name one model twice; name it once.")
+            raise RecipeError(f"the rewards {', '.join(recipe.reward)} name one model twice; name it once.")
     return recipe.model_copy(update=changes)
 
 

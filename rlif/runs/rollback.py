@@ -17,7 +17,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rlif.config.recipe import Recipe
-from rlif.errors import RlifError
+from rlif.errors import DataError
 from rlif.guard.limits import Guard
 from rlif.guard.monitor import Alarm
 from rlif.runs.checkpoints import is_sealed, step_of
@@ -73,13 +73,13 @@ def healthy_step(run: Run, healthy: int | None) -> tuple[int, list[str]]:
         That step if every byte of its checkpoint is as it was written, else an earlier one of which that holds.
 
     Raises:
-        RlifError: there is none.
+        DataError: there is none.
     """
     if healthy is None:
         return 0, []
     checkpoint, damaged = run.good_checkpoint(healthy)
     if checkpoint is None:
-        raise RlifError(
+        raise DataError(
             f"the guard would return to checkpoint-{healthy} of {run.path}, and neither it nor an earlier one is there"
             " any more; nothing was removed: set guard.policy to stop or log in its recipe.yaml and go on with"
             f" `rlif train --resume {run.path}`."

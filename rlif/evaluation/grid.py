@@ -107,7 +107,7 @@ def _run_of(path: Path) -> Path | None:
     return run if run and path.is_dir() and (run / "recipe.yaml").is_file() else None
 
 
-def check_apart(found: Sequence[Candidate]) -> None:
+def check_distinct(found: Sequence[Candidate]) -> None:
     """Refuses two models of one name, whose scores would go to the same files.
 
     Raises:
@@ -134,7 +134,7 @@ def _checkpoints(run: Run, loading: Mapping[str, Any]) -> Iterator[Candidate]:
         yield Candidate(f"{run.path.name} step {step}", Recipe(model=str(path), **loading), folder, step)
 
 
-def examine(
+def evaluate_candidate(
     candidate: Candidate,
     tasks: Sequence[tuple[Task, Sequence[Problem]]],
     options: Options,

@@ -29,7 +29,7 @@ from pathlib import Path
 from rlif.answers.equality import equal_all
 from rlif.answers.extraction import CHOICE_SENTENCE, choice_letter, fenced_code, json_answer, last_boxed
 from rlif.errors import DataError, RlifError, first_line
-from rlif.evaluation.published import Check, Entry, known, percent, read_json
+from rlif.evaluation.published import Check, Entry, check_ids, percent, read_json
 from rlif.files.tables import Row
 from rlif.judging import win_rate
 from rlif.tasks import find_task
@@ -112,7 +112,7 @@ def _family(name: str) -> Callable[[Entry], Check]:
 def _zeroeval(entry: Entry) -> Check:
     kind = entry.name.partition("/")[0].removeprefix("zeroeval_")
     problems = {problem.id: problem for problem in load_zeroeval(kind, "test", None, None)}
-    rows = known(entry.rows(), "id", problems)
+    rows = check_ids(entry.rows(), "id", problems)
     equal = text_equal if kind == "crux" else first_number_equal
     answers = [json_answer(row["output"], boxed="Llama-3.1" in entry.model) for row in rows]
     golds = [problems[str(row["id"])].gold or "" for row in rows]
@@ -133,7 +133,7 @@ def _cruxeval_scored(entry: Entry) -> Check:
 def _cruxeval(entry: Entry, answers: Mapping[str, list[str]], labels: Mapping[str, list[bool]]) -> Check:
     """Pass@1. Where labels are fewer than answers, the published run left out the answers that repeat the call."""
     problems = {problem.id: problem for problem in find_task("cruxeval.original").load("test")}
-    known([{"id": key} for key in answers], "id", problems)
+    check_ids([{"id": key} for key in answers], "id", problems)
     kept = {key: answers[key] if len(answers[key]) == len(told) else _new(answers[key], problems[key])
             for key, told in labels.items()}  # fmt: skip
     if set(kept) != set(answers) or any(len(kept[key]) != len(told) for key, told in labels.items()):
@@ -173,7 +173,7 @@ def _evalplus(entry: Entry) -> Check:
             ours.append(None)
             notes.append(f"plus is not checked: {first_line(error).rstrip('.')}")
             continue
-        owners = [problems[row["task_id"]] for row in known(rows, "task_id", problems)]
+        owners = [problems[row["task_id"]] for row in check_ids(rows, "task_id", problems)]
         answers = [row["completion"] for row in rows]
         verdicts = _code_task(protocol).judge(owners, answers, unsafe_local=entry.unsafe_local)
         told = [all(label == "pass" for label in labels[row["task_id"]][: level + 1]) for row in rows]
@@ -186,7 +186,7 @@ def _evalplus(entry: Entry) -> Check:
 
 def _livecodebench(entry: Entry) -> Check:
     """One-sided where hidden tests are not held: what passed all tests passes those; what failed one fails that."""
-    rows = known(entry.rows(), "question_id")
+    rows = check_ids(entry.rows(), "question_id")
     differ = [row["question_id"] for row in rows if (fenced_code(row["output"]) or "") != row["code"]]
     held = {problem.id.rpartition("/")[2]: problem for problem in _held_problems()}
     tried = []
@@ -230,7 +230,7 @@ def _recorded_failure(row: Row) -> Test | None:
 
 def _mmlu_pro(entry: Entry) -> Check:
     problems = {problem.id.rpartition("/")[2]: problem for problem in find_task("mmlu_pro.lighteval").load("test")}
-    rows = known(entry.rows(), "question_id", problems)
+    rows = check_ids(entry.rows(), "question_id", problems)
     hits = [row for row in rows if CHOICE_SENTENCE.search(row["output"] or "")]
     agree = [choice_letter(row["output"]) == row["pred"] for row in hits]
     note = f"the first of three rules finds a letter in {len(hits)} of {len(rows)}; {sum(agree)} are the stored ones"
@@ -241,7 +241,7 @@ def _alpaca_eval(entry: Entry) -> Check:
     rows = entry.rows()
     annotations = [win_rate.Annotation(row["index"], row["preference"], row["len_1"], row["len_2"]) for row in rows]
     difficulty = "positional" if len(rows) < ALPACA_ITEMS else "instruction"
-    ours = [win_rate.raw(annotations)["mean"], win_rate.length_controlled(annotations, difficulty)["mean"]]
+    ours = [win_rate.raw_win_rate(annotations)["mean"], win_rate.length_controlled(annotations, difficulty)["mean"]]
     note = f"difficulty by {'instruction' if len(rows) == ALPACA_ITEMS else 'position, as upstream has it'}"
     return entry.check(len(rows), ours, entry.expected["published"], note=note)
 

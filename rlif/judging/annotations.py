@@ -31,7 +31,7 @@ CHARACTERS_PER_TOKEN = 4
 PATIENCE = 10  # failed requests in a row, then the endpoint is taken to be down
 
 
-class Record:
+class AnswerLog:
     """Keeps a judge's answers on disk, by key. Several threads of one process may append."""
 
     def __init__(self, path: Path) -> None:
@@ -50,14 +50,14 @@ class Record:
             self._log.append(row)
         self.rows[row["key"]] = row
 
-    def mend(self) -> None:
+    def cut(self) -> None:
         """Removes a last line that was cut short, so that the next one starts afresh."""
         with writing(self.path):
             self._log.cut()
 
 
 @dataclass
-class Judged:
+class JudgeResult:
     """What came of asking a judge.
 
     Attributes:
@@ -72,9 +72,9 @@ class Judged:
     failed: Counter[str] = field(default_factory=Counter)
 
 
-def cost_of(judge: Judge, pairs: Sequence[Pair], path: Path) -> dict[str, int]:
+def estimate_cost(judge: Judge, pairs: Sequence[Pair], path: Path) -> dict[str, int]:
     """Requests and tokens still to pay for: input tokens are guessed as characters / 4, output is one token each."""
-    rows = Record(path).rows
+    rows = AnswerLog(path).rows
     asked = [pair for pair in pairs if judge.key(pair) not in rows]
     characters = sum(len(message["content"]) for pair in asked for message in judge.messages(pair))
     return {"requests": len(asked), "input_tokens": characters // CHARACTERS_PER_TOKEN, "output_tokens": len(asked)}
@@ -82,7 +82,7 @@ def cost_of(judge: Judge, pairs: Sequence[Pair], path: Path) -> dict[str, int]:
 
 def annotate(
     judge: Judge, pairs: Sequence[Pair], path: Path, workers: int = 8, tick: Callable[[], None] = lambda: None
-) -> Judged:
+) -> JudgeResult:
     """Asks the judge about every pair that the file does not hold yet.
 
     Args:
@@ -93,16 +93,16 @@ def annotate(
     Raises:
         MachineError: the endpoint refuses everything, or ten requests in a row failed. What was answered is kept.
     """
-    record = Record(path)
-    asked = [pair for pair in pairs if judge.key(pair) not in record.rows]
-    judged = Judged(asked=len(asked), known=len(pairs) - len(asked))
+    log = AnswerLog(path)
+    asked = [pair for pair in pairs if judge.key(pair) not in log.rows]
+    judged = JudgeResult(asked=len(asked), known=len(pairs) - len(asked))
     if asked:
         client = judge.connect()
-        record.mend()
+        log.cut()
 
         def ask(pair: Pair) -> None:
             verdict = judge.ask(client, pair)
-            record.append(_row(judge, pair, verdict.preference, verdict.read_from))
+            log.append(_row(judge, pair, verdict.preference, verdict.read_from))
 
         with ThreadPoolExecutor(workers) as pool:
             waiting = {pool.submit(ask, pair): pair for pair in asked}
@@ -112,16 +112,16 @@ def annotate(
                 _cancel(waiting)
                 raise
         if stopped:
-            kept = sum(judge.key(pair) in record.rows for pair in pairs)
+            kept = sum(judge.key(pair) in log.rows for pair in pairs)
             raise MachineError(f"{stopped} {kept} of {len(pairs)} pairs are judged, in {path}; run again to go on.")
     for pair in pairs:
-        row = record.rows.get(judge.key(pair))
+        row = log.rows.get(judge.key(pair))
         preference = row["preference"] if row else None
         judged.annotations.append(Annotation(pair.index, preference, len(pair.baseline), len(pair.output)))
     return judged
 
 
-def _collect(waiting: Mapping[Future[None], Pair], judged: Judged, tick: Callable[[], None]) -> str | None:
+def _collect(waiting: Mapping[Future[None], Pair], judged: JudgeResult, tick: Callable[[], None]) -> str | None:
     """Counts what comes in. A sentence where it was no use going on: whoever is in flight then still arrives.
 
     Refusals speak against the endpoint only as long as it has never answered: some outputs it may never accept.
@@ -165,7 +165,7 @@ def _row(judge: Judge, pair: Pair, preference: float | None, read_from: str) -> 
     }
 
 
-def pair_up(problems: Sequence[Problem], source: str) -> list[Pair]:
+def read_pairs(problems: Sequence[Problem], source: str) -> list[Pair]:
     """The outputs in a file beside the baseline's, one pair per problem, in the order of the problems.
 
     Args:
@@ -198,7 +198,9 @@ def pair_up(problems: Sequence[Problem], source: str) -> list[Pair]:
     ]
 
 
-def check_belonging(annotations: Sequence[Annotation], problems: Sequence[Problem], pairs: Sequence[Pair] = ()) -> None:
+def check_same_outputs(
+    annotations: Sequence[Annotation], problems: Sequence[Problem], pairs: Sequence[Pair] = ()
+) -> None:
     """Whether recorded annotations are of this baseline and, where there are pairs, of these outputs, by their lengths.
 
     Raises:
@@ -220,7 +222,7 @@ def check_belonging(annotations: Sequence[Annotation], problems: Sequence[Proble
             )
 
 
-def recorded(source: str, index_of: Mapping[str, int]) -> list[Annotation]:
+def read_annotations(source: str, index_of: Mapping[str, int]) -> list[Annotation]:
     """Annotations that somebody recorded, in their order.
 
     Args:

@@ -74,7 +74,7 @@ def win_rates(annotations: Sequence[Annotation], difficulty: str = "instruction"
     return {
         "n": n,
         "unjudged": sum(row.preference is None for row in annotations) / n,
-        "win_rate": raw(annotations),
+        "win_rate": raw_win_rate(annotations),
         "length_controlled": controlled,
         "difficulty": difficulty,
         "length": {
@@ -84,7 +84,7 @@ def win_rates(annotations: Sequence[Annotation], difficulty: str = "instruction"
     }
 
 
-def raw(annotations: Sequence[Annotation]) -> dict[str, float | int | None]:
+def raw_win_rate(annotations: Sequence[Annotation]) -> dict[str, float | int | None]:
     """The mean preference for the model in %, over the rows that are judged.
 
     Returns:
@@ -145,8 +145,8 @@ def _regress(rows: Sequence[Annotation], judged: int, positional: bool) -> dict[
         drawn = rng.integers(len(rows), size=len(rows))
         drawn_known = drawn[known[drawn]]
         again = Regression.of(gamed, model_XN[drawn_known], wins[place[drawn_known]])
-        means.append(predicted(model_XN[drawn], again.fit(strength)))
-    result = _share(judged, 100 * predicted(model_XN, weights), 100 * float(np.std(means, ddof=1)))
+        means.append(predicted_win_rate(model_XN[drawn], again.fit(strength)))
+    result = _share(judged, 100 * predicted_win_rate(model_XN, weights), 100 * float(np.std(means, ddof=1)))
     names = ("length", "difficulty", "model")
     return result | {"C": strength, "weights": dict(zip(names, map(float, weights), strict=True))}
 
@@ -165,7 +165,7 @@ def features(rows: Sequence[Annotation], table: dict[int, float], positional: bo
     return np.column_stack([np.tanh(gap / spread if spread else gap * 0), hardness, np.ones(len(gap))])
 
 
-def predicted(rows_XN: np.ndarray, weights: np.ndarray) -> float:
+def predicted_win_rate(rows_XN: np.ndarray, weights: np.ndarray) -> float:
     """The mean probability of a win at equal length."""
     import numpy as np
 
@@ -299,7 +299,7 @@ def _sigmoid(z: np.ndarray) -> np.ndarray:
     return expit(z)
 
 
-def ready(difficulty: str = "instruction") -> None:
+def check_ready(difficulty: str = "instruction") -> None:
     """Whether both win rates can be computed here: to be asked before a judge is paid.
 
     Raises:

@@ -28,7 +28,7 @@ SMALL = 16 * 2**20  # bytes; larger files are told apart by their size
 COMPARED = ("python", "system", "packages", "threads", "gpus", "processes")
 
 
-def facts(problems: Iterable[Problem], held_out: Mapping[str, Iterable[Problem]], model: str) -> dict[str, Any]:
+def compute(problems: Iterable[Problem], held_out: Mapping[str, Iterable[Problem]], model: str) -> dict[str, Any]:
     """What `begun.json` holds.
 
     Args:

@@ -37,7 +37,7 @@ from rlif.files.atomic import finite, read_object, replace_file, write_rows
 from rlif.files.jsonl import JsonLog, read_lines
 from rlif.files.yaml import read_yaml, write_yaml
 from rlif.runs.checkpoints import damage, discard, in_order, is_sealed, step_of
-from rlif.runs.paths import anchored
+from rlif.runs.paths import with_absolute_paths
 from rlif.version import __version__
 
 LOGS = {"metrics.jsonl": "step", "alarms.jsonl": "step", "rollbacks.jsonl": "to"}  # and the number each row has
@@ -194,10 +194,10 @@ class Run:
         path = self.path / "eval" / f"{evaluation_name(step, task)}.jsonl"
         return [row for _, row in read_lines(path)] if path.is_file() else []
 
-    def write_begun(self, facts: Mapping[str, Any]) -> None:
+    def write_fingerprint(self, facts: Mapping[str, Any]) -> None:
         self._write_json("begun.json", facts)
 
-    def begun(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """What the run began with; empty if it was killed before it could say."""
         path = self.path / "begun.json"
         return read_object(path) if path.is_file() else {}
@@ -247,7 +247,7 @@ class Run:
 
 def resolved(recipe: Recipe, name: str) -> dict[str, Any]:
     """The recipe with nothing left to defaults or to the folder it was started in."""
-    return anchored(recipe).model_dump() | {
+    return with_absolute_paths(recipe).model_dump() | {
         "name": name,
         "normalisation": recipe.resolved_normalisation,
         "training": recipe.resolved_training,

@@ -81,7 +81,7 @@ class History:
             records = _read_json(path.with_suffix(".json"), []).get("records")
             yield from (row for row in _list(records)[:limit] if isinstance(row, dict))
 
-    def kept_completions(self, step: int, limit: int | None = None) -> Iterator[Row]:
+    def read_completions(self, step: int, limit: int | None = None) -> Iterator[Row]:
         """The first kept completions of a step's rollout; torn lines are left out."""
         if step in self.completions:
             yield from itertools.islice(_rows(self.completions[step], []), limit)
@@ -115,11 +115,11 @@ def read_history(path: str | Path) -> History:
         _by_step(run.path / "completions", ".jsonl"),
         notes,
     )
-    _note_what_is_missing(history)
+    _note_missing(history)
     return history
 
 
-def _note_what_is_missing(history: History) -> None:
+def _note_missing(history: History) -> None:
     notes, planned = history.notes, history.planned_steps
     if not history.summary:
         of = f" of {planned:,}" if planned else ""

@@ -15,23 +15,23 @@ from rlif.errors import RecipeError
 from rlif.sampling.loading import SHIPPED
 
 
-def anchored(recipe: Recipe) -> Recipe:
+def with_absolute_paths(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths for all that is a local file or folder now.
 
     Raises:
         RecipeError: one folder as two rewards.
 
     Example:
-        >>> anchored(rlif.load_recipe("demo", ["source=results/demo.json"])).source
+        >>> with_absolute_paths(rlif.load_recipe("demo", ["source=results/demo.json"])).source
         '/.../results/demo.json'
     """
-    changes: dict[str, Any] = {"source": _place(recipe.source)}
+    changes: dict[str, Any] = {"source": _absolute(recipe.source)}
     if recipe.model not in SHIPPED:
-        changes["model"] = _place(recipe.model)
-    sources = {task: _place(source) for task, source in recipe.evaluate.sources.items()}
+        changes["model"] = _absolute(recipe.model)
+    sources = {task: _absolute(source) for task, source in recipe.evaluate.sources.items()}
     changes["evaluate"] = recipe.evaluate.model_copy(update={"sources": sources})
     if recipe.meaning is not None:
-        models = {key: _place(getattr(recipe.meaning, key)) for key in ("embedding", "entailment")}
+        models = {key: _absolute(getattr(recipe.meaning, key)) for key in ("embedding", "entailment")}
         changes["meaning"] = recipe.meaning.model_copy(update=models)
     if isinstance(recipe.reward, str):
         changes["reward"] = _reward(recipe.reward)
@@ -43,7 +43,7 @@ def anchored(recipe: Recipe) -> Recipe:
 
 
 def _reward(name: str) -> str | None:
-    place = _place(name)
+    place = _absolute(name)
     if place == name:
         return name
     from rlif.rewards.terms import kind_of  # loads torch; reading a finished run should not
@@ -51,7 +51,7 @@ def _reward(name: str) -> str | None:
     return place if kind_of(name) == "model" else name
 
 
-def _place(name: str | None) -> str | None:
+def _absolute(name: str | None) -> str | None:
     if name is None or not Path(name).expanduser().exists():
         return name
     return str(Path(name).expanduser().resolve())

@@ -44,7 +44,7 @@ def rollbacks(run: Run) -> list[dict[str, Any]]:
     return run.rows("rollbacks.jsonl")
 
 
-def forget_returns(run: Run, step: int) -> None:
+def rewind_rollbacks(run: Run, step: int) -> None:
     """Forgets the returns that a run going on from a step has not made yet.
 
     What counts is the last return to that step or to one before it; those that led there came earlier and stay.
@@ -63,7 +63,7 @@ def strengthened(recipe: Recipe, times: int) -> Recipe:
     return recipe.model_copy(update={"training": recipe.training | {"beta": beta}})
 
 
-def healthy_step(run: Run, healthy: int | None) -> tuple[int, list[str]]:
+def step_to_return_to(run: Run, healthy: int | None) -> tuple[int, list[str]]:
     """The step to return to, and what is wrong with the checkpoints that were passed over.
 
     Args:
@@ -94,7 +94,7 @@ def roll_back(run: Run, recipe: Recipe, alarm: Alarm, to: int) -> float:
         run: its checkpoints after `to` are removed, and what was logged after `to`.
         recipe: the run's own, as it was started.
         alarm: why.
-        to: step of the last healthy checkpoint, see `healthy_step`; 0 where there is none, to begin again.
+        to: step of the last healthy checkpoint, see `step_to_return_to`; 0 where there is none, to begin again.
 
     Returns:
         The KL weight from here on.
@@ -105,7 +105,7 @@ def roll_back(run: Run, recipe: Recipe, alarm: Alarm, to: int) -> float:
     return beta
 
 
-def digest(run: Run, guard: Guard, healthy: int | None, stopped: Alarm | None) -> dict[str, Any]:
+def guard_summary(run: Run, guard: Guard, healthy: int | None, stopped: Alarm | None) -> dict[str, Any]:
     """The guard's part of `summary.json`.
 
     Args:

@@ -1,4 +1,4 @@
-"""Models x tasks: which checkpoints there are, what is evaluated already, and how two models compare.
+"""Evaluates models on tasks: finds checkpoints, skips finished evaluations, compares two models.
 
 A candidate is a model on the hub, a folder, or one checkpoint of a run; a run folder stands for all of its checkpoints,
 its start as step 0 included, and their scores go into its own `eval/`, where `rlif report` draws them as curves.
@@ -33,7 +33,7 @@ from rlif.types import Problem
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model to evaluate.
+    """Names one model to evaluate.
 
     Attributes:
         label: what tables call it.
@@ -48,11 +48,11 @@ class Candidate:
     step: int | None = None
 
     def name(self, task: Task) -> str:
-        """What the files of its scores on a task are called."""
+        """Returns the name of its files of scores on a task."""
         return task.name if self.step is None else evaluation_name(self.step, task.name)
 
     def settings(self) -> dict[str, Any]:
-        """What makes its scores its own: where it is, and for a folder the sizes of its weights."""
+        """Describes the model: its name, and for a folder the sizes of its weights."""
         path = Path(model_path(self.recipe))
         weights = {file.name: file.stat().st_size for file in sorted(path.glob("*.safetensors"))}
         step = {} if self.step is None else {"step": self.step}
@@ -62,7 +62,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may change about an evaluation; None leaves it to the task's protocol."""
+    """Holds what a user may change about an evaluation; None means the task's protocol."""
 
     split: str | None = None
     limit: int | None = None
@@ -76,12 +76,12 @@ class Options:
     engine: str = "transformers"
 
     def problems(self, task: Task) -> list[Problem]:
-        """The problems of a task that are asked for."""
+        """Loads the selected problems of a task."""
         return task.load(self.split or task.splits[-1], source=source_of(task, self.sources), limit=self.limit)
 
 
 def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str | None = None) -> list[Candidate]:
-    """The models that a name stands for: one, or all checkpoints of a run folder.
+    """Finds the models that a name stands for: one, or all checkpoints of a run folder.
 
     Raises:
         ModelError: there is no such model, or a checkpoint that was not written to its end is named.
@@ -101,17 +101,17 @@ def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str |
 
 
 def _run_of(path: Path) -> Path | None:
-    """The run folder that a model lies in, by its place there."""
+    """Returns the run folder that contains a model."""
     place = {"model": path.parent, "checkpoints": path.parent.parent}
     run = place.get(path.name) or place.get(path.parent.name)
     return run if run and path.is_dir() and (run / "recipe.yaml").is_file() else None
 
 
 def check_distinct(found: Sequence[Candidate]) -> None:
-    """Refuses two models of one name, whose scores would go to the same files.
+    """Refuses two models whose scores would go to the same files.
 
     Raises:
-        RecipeError: there are such.
+        RecipeError: two models have one name.
     """
     known: dict[tuple[Path, int | None], Candidate] = {}
     for candidate in found:
@@ -142,7 +142,7 @@ def evaluate_candidate(
     sampler: Callable[[Candidate, Any], Sampler] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Scores of one candidate by task; its model is loaded only where some are still missing.
+    """Evaluates one candidate on each task; loads its model only if some scores are missing.
 
     Args:
         tasks: with the problems to evaluate on.
@@ -183,7 +183,7 @@ def evaluate_candidate(
 
 
 def samplers(engine: str, batch_size: int) -> Callable[[Candidate, Any], Sampler]:
-    """Makes samplers by the engine of this name; the command line's --engine.
+    """Returns what makes a sampler by the engine of this name.
 
     Raises:
         RecipeError: no such engine.
@@ -202,12 +202,12 @@ def _vllm(batch_size: int) -> Callable[[Candidate, Any], Sampler]:
 
 
 def compare(first: Candidate, second: Candidate, task: Task) -> dict[str, Any]:
-    """The paired test of two candidates that were evaluated on a task, see `rlif.intervals.paired`."""
+    """Compares two evaluated candidates by a paired test, see `rlif.intervals.paired`."""
     return paired(*(scores_by_problem(read_records(c.folder / f"{c.name(task)}.jsonl")) for c in (first, second)))
 
 
 def scores_by_problem(records: Sequence[Record]) -> dict[str, float]:
-    """The share of right completions of each problem that has a verdict."""
+    """Returns the share of right completions of each graded problem."""
     verdicts: dict[str, list[bool]] = {}
     for record in records:
         if record["right"] is not None:
@@ -216,14 +216,14 @@ def scores_by_problem(records: Sequence[Record]) -> dict[str, float]:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a finished evaluation."""
+    """Reads the records of a finished evaluation."""
     return [row for _, row in read_lines(path)]
 
 
 def grade_outputs(
     task: Task, problems: Sequence[Problem], source: str, *, unsafe_local: bool = False
 ) -> tuple[dict[str, Any], list[Record]]:
-    """Scores of completions that somebody else recorded.
+    """Grades recorded completions.
 
     Args:
         source: rows of `id` and `completion` or `output`, a text or a list of texts; a problem may have several rows.

@@ -1,4 +1,4 @@
-"""What is recorded of a model's outputs: the entries of a folder of checks, their files, and how one comes out.
+"""Reads the entries of a folder of checks: recorded outputs, published figures, and the result of a check.
 
 `rlif.evaluation.reproduce` says how such a folder is laid out.
 """
@@ -19,7 +19,7 @@ from rlif.files.tables import Row, read_rows
 
 @dataclass(frozen=True)
 class Check:
-    """One entry.
+    """Holds the result of one entry.
 
     Attributes:
         entry: its name in expected.json.
@@ -45,7 +45,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Entry:
-    """What expected.json says of an entry, and where its files are."""
+    """Holds an entry of expected.json, and where its files are."""
 
     name: str
     folder: Path
@@ -57,14 +57,14 @@ class Entry:
         return self.name.rpartition("/")[2]
 
     def rows(self, *endings: str) -> list[Row]:
-        """The rows of the first of its files that is there."""
+        """Reads the rows of the first of its files that exists."""
         rows = self.read(*(endings or (".jsonl.gz", ".jsonl")))
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise DataError(f"the file of {self.name} holds something else than rows.")
         return rows
 
     def read(self, *endings: str) -> Any:
-        """What the first of its files that is there holds."""
+        """Reads the first of its files that exists."""
         for ending in endings:
             path = self.folder / f"{self.name}{ending}"
             if path.is_file():
@@ -82,7 +82,7 @@ class Entry:
         sound: bool = True,
         note: str = "",
     ) -> Check:
-        """The row of the table: within tolerance if the figures are, the items are as many as expected, and `sound`."""
+        """Compares with the published figures: within if all figures and the number of items agree, and `sound`."""
         if items != self.expected.get("items", items):
             sound, note = False, f"expected {self.expected['items']} items, there are {items}; {note}"
         tolerances = as_list(self.expected.get("tolerance"))
@@ -93,12 +93,12 @@ class Entry:
 
 
 def rounding(figure: float) -> float:
-    """Half a unit of the last digit that is written of a figure."""
+    """Returns half a unit of the last digit that is written of a figure."""
     return 0.5 * 10.0 ** -len(str(figure).partition(".")[2])
 
 
 def read_json(path: Path) -> Any:
-    """What a .json or .json.gz file holds.
+    """Reads a .json or .json.gz file.
 
     Raises:
         DataError: it is missing or torn.
@@ -111,15 +111,15 @@ def read_json(path: Path) -> Any:
 
 
 def as_list(value: Any) -> list[Any]:
-    """A list as it is, nothing as an empty one, anything else as its only member."""
+    """Wraps a value in a list; None gives an empty one."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def check_ids(rows: Sequence[Row], column: str, problems: Mapping[str, Any] | None = None) -> Sequence[Row]:
-    """The rows, if each has an id of its own, and one of the problems'.
+    """Returns the rows if their ids are unique and known.
 
     Raises:
-        DataError: there are none, or one has not.
+        DataError: there are no rows, or an id occurs twice or is unknown.
     """
     ids = [str(row[column]) for row in rows]
     if not ids:
@@ -133,5 +133,5 @@ def check_ids(rows: Sequence[Row], column: str, problems: Mapping[str, Any] | No
 
 
 def percent(verdicts: Sequence[bool]) -> float:
-    """The share of True, in %."""
+    """Returns the share of True, in %."""
     return 100 * sum(verdicts) / len(verdicts) if verdicts else 0.0

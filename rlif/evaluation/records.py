@@ -1,4 +1,4 @@
-"""Records of an evaluation on disk: one JSON line per completion, whole batches or nothing, nothing lost by a kill.
+"""Keeps the records of an evaluation on disk, batch by batch, so that a kill loses no batch that was written.
 
 <name>.part.jsonl   while it goes on: the settings in the first line, then a line per batch, {batch, records}
 <name>.jsonl        when it is finished: a line per completion, in the order of the problems
@@ -19,7 +19,7 @@ from rlif.sampling.protocol import Record
 
 
 class Records:
-    """Batches of records, appended as they come and read back when an evaluation goes on."""
+    """Appends batches of records, and reads them back when an evaluation is resumed."""
 
     def __init__(self, folder: Path | None, name: str):
         self.folder, self.name = folder, name
@@ -28,10 +28,11 @@ class Records:
 
     @classmethod
     def open(cls, folder: Path | None, name: str, settings: Mapping[str, Any]) -> Self:
-        """Begins, or goes on with what is there.
+        """Begins an evaluation, or resumes the one in the folder.
 
         Raises:
-            DataError: what is there was begun with other settings, or the folder cannot be written.
+            DataError: the one in the folder has other settings.
+            MachineError: the folder cannot be written.
         """
         records = cls(folder, name)
         if folder is None:
@@ -45,10 +46,10 @@ class Records:
 
     @staticmethod
     def finished(folder: Path, name: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The scores of an evaluation that ended, None if there is none. What it does not say is taken as the same.
+        """Reads the scores of a finished evaluation; None if there is none. Settings it lacks count as equal.
 
         Raises:
-            DataError: it had other settings.
+            DataError: it has other settings.
         """
         path = folder / f"{name}.json"
         if not path.is_file():
@@ -94,11 +95,11 @@ class Records:
             ) from error
 
     def finish(self, order: Callable[[Record], Any]) -> list[Record]:
-        """All records, sorted."""
+        """Sorts all records."""
         return sorted((record for records in self.batches.values() for record in records), key=order)
 
     def conclude(self, scores: dict[str, Any], records: Sequence[Record]) -> dict[str, Any]:
-        """Writes records and scores where they stay, and returns the scores; with the records, where nothing stays."""
+        """Writes the final records and scores, and returns the scores; without a folder the records are among them."""
         if self.folder is None or self._log is None:
             return scores | {"records": list(records)}
         with writing(self.folder):

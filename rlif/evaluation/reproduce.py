@@ -1,4 +1,4 @@
-"""Do our graders say what was published? Grades recorded outputs of models whose scores are known.
+"""Grades recorded outputs of models, and compares the scores with the published ones.
 
 A folder holds `expected.json`, {entry: {items, metric, published, tolerance}}, and the recorded outputs of each entry:
 
@@ -12,8 +12,8 @@ A folder holds `expected.json`, {entry: {items, metric, published, tolerance}}, 
     alpaca_eval/<model>.jsonl.gz                  {index, preference, len_1, len_2}
     gsm8k_labelled*.jsonl.gz, math500_half*.jsonl solutions, labelled or all right
 
-A family is known by its name, a model never (but for ZeroEval's own rule for Llama-3.1). An entry that cannot be
-checked - no such family, a file missing or torn, ids that do not match - says so in one sentence and is out.
+The prefix of an entry's name selects its family. No rule depends on the model, except ZeroEval's own for Llama-3.1. An
+entry that cannot be checked counts as out, with one sentence why: no such family, a missing or torn file, other ids.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def check_graders(
         data: folder of problems and gold answers, laid out as RLIF_DATA; the folder's parent if left out, or, where
             that holds no problems, what RLIF_DATA names.
         unsafe_local: run recorded programs without a sandbox.
-        progress: told each row as it is done.
+        progress: called with each row when it is done.
 
     Raises:
         DataError: there is no readable expected.json.
@@ -80,7 +80,7 @@ def check_graders(
 
 
 def table(rows: Sequence[Check]) -> list[tuple[str, ...]]:
-    """The rows as text, a header first: entry, items, published, ours, difference, verdict, what was checked."""
+    """Formats the rows as text, a header first: entry, items, published, ours, difference, verdict, note."""
     header = ("entry", "items", "published", "ours", "difference", "", "checked")
     lines: list[tuple[str, ...]] = [header]
     for row in rows:
@@ -131,7 +131,7 @@ def _cruxeval_scored(entry: Entry) -> Check:
 
 
 def _cruxeval(entry: Entry, answers: Mapping[str, list[str]], labels: Mapping[str, list[bool]]) -> Check:
-    """Pass@1. Where labels are fewer than answers, the published run left out the answers that repeat the call."""
+    """Checks pass@1. With fewer labels than answers, the published run left out answers that repeat the call."""
     problems = {problem.id: problem for problem in find_task("cruxeval.original").load("test")}
     check_ids([{"id": key} for key in answers], "id", problems)
     kept = {key: answers[key] if len(answers[key]) == len(told) else _new(answers[key], problems[key])
@@ -153,12 +153,12 @@ def _cruxeval(entry: Entry, answers: Mapping[str, list[str]], labels: Mapping[st
 
 
 def _new(answers: Sequence[str], problem: Problem) -> list[str]:
-    """The answers that do not repeat the call."""
+    """Returns the answers that do not repeat the call."""
     return [answer for answer in answers if f"f({problem.data['input']})" not in answer]
 
 
 def _evalplus(entry: Entry) -> Check:
-    """Pass@1 on the original inputs, and on EvalPlus' too where those are held."""
+    """Checks pass@1 on the original inputs, and on EvalPlus' where those are there."""
     name = entry.name.partition("_")[0]
     published = [entry.expected["published"][key]["pass@1"] for key in (name, f"{name}+")]
     rows, labels = entry.rows(".generated.jsonl.gz", ".generated.jsonl"), entry.read(".labels.json", ".labels.json.gz")
@@ -185,7 +185,7 @@ def _evalplus(entry: Entry) -> Check:
 
 
 def _livecodebench(entry: Entry) -> Check:
-    """One-sided where hidden tests are not held: what passed all tests passes those; what failed one fails that."""
+    """Checks one side where hidden tests are missing: what passed all passes ours, what failed one fails that one."""
     rows = check_ids(entry.rows(), "question_id")
     differ = [row["question_id"] for row in rows if (fenced_code(row["output"]) or "") != row["code"]]
     held = {problem.id.rpartition("/")[2]: problem for problem in _held_problems()}
@@ -209,15 +209,15 @@ def _livecodebench(entry: Entry) -> Check:
 
 
 def _held_problems() -> Iterator[Problem]:
-    """Problems of LiveCodeBench whose tests the data folder has, in files of whatever name."""
+    """Yields the problems of LiveCodeBench whose tests are in the data folder, in files of any name."""
     for path in sorted((Path(os.environ["RLIF_DATA"]) / "livecodebench").glob("*.jsonl*")):
         yield from find_task("livecodebench").load("v6", source=str(path))
 
 
 def _recorded_failure(row: Row) -> Test | None:
-    """The test whose output a program got wrong, where its record is whole.
+    """Returns the test that a program failed, if it was recorded in full.
 
-    None for a program that had printed nothing and starts threads: the harness does not wait for those, a process does.
+    None for a program that printed nothing and starts threads: the harness does not wait for those, a process does.
     """
     facts = row.get("metadata") or {}
     facts = json.loads(facts) if isinstance(facts, str) else facts
@@ -287,7 +287,7 @@ def _named(ids: Sequence[str]) -> str:
 
 
 def _last_line(solution: str) -> str:
-    """The answer of a worked solution of GSM8K, after "A: "."""
+    """Extracts the answer of a worked solution of GSM8K, after "A: "."""
     return solution.rpartition("A:")[2].strip().replace(",", "")
 
 
@@ -296,7 +296,7 @@ def _figure(value: float | None) -> str:
 
 
 def _home_of(folder: Path) -> Path:
-    """The folder of problems that belongs to one of checks."""
+    """Finds the folder of problems for a folder of checks."""
     parent, named = folder.resolve().parent, os.environ.get("RLIF_DATA")
     held = any((parent / name).is_dir() for name in HOMES)
     return Path(named) if named and not held else parent
@@ -304,7 +304,7 @@ def _home_of(folder: Path) -> Path:
 
 @contextmanager
 def _data_at(folder: Path) -> Iterator[None]:
-    """Tasks read from this folder for a while."""
+    """Lets tasks read from this folder meanwhile."""
     before = os.environ.get("RLIF_DATA")
     os.environ["RLIF_DATA"] = str(folder)
     try:

@@ -1,8 +1,8 @@
-"""One process at a time writes a run folder.
+"""Keeps a second process from writing to a folder.
 
-The lock is the kernel's (flock on `.lock` in the folder): it is gone the moment its process is, however that ended, so
-there is nothing to clean up after a kill. The file itself stays; what is in it only names the holder. Over NFS flock
-holds between machines with Linux 2.6.12 and newer; where there are no locks, that is what `locked` yields.
+The lock is the kernel's (flock on `.lock` in the folder). It ends with its process, so a kill leaves nothing to clean
+up. The file stays and names the last holder. Over NFS flock works between machines from Linux 2.6.12 on. `locked`
+yields False where the file system has no locks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Holds the folder; yields whether the file system could promise that.
+    """Locks the folder; yields whether the file system supports that.
 
     Raises:
         MachineError: another process holds it, or it cannot be written.

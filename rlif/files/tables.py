@@ -17,7 +17,7 @@ SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".txt")
 
 
 def home(relative: str, hub: str) -> str:
-    """Where a task reads from by default: `$RLIF_DATA/relative` where that variable names a folder, else the hub."""
+    """Returns a task's default source: `$RLIF_DATA/relative` where that variable names a folder, else the hub."""
     folder = os.environ.get("RLIF_DATA")
     return str(Path(folder) / relative) if folder else hub
 
@@ -31,18 +31,18 @@ def read_rows(
     present: tuple[str, ...] = (),
     lists: tuple[str, ...] = (),
 ) -> list[Row]:
-    """All rows of a source.
+    """Reads all rows of a source.
 
     Args:
         source: a file, a folder with `<split>.<suffix>` in it, or a hub name, `owner/name` or `owner/name:config`.
-        split: which part, for a folder or the hub; a file is taken as it is.
-        columns: text that every row must have, and not empty.
-        optional: text as well, where a row has them.
-        present: every row must have these, whatever is in them.
-        lists: and these, each a list of text.
+        split: which part of a folder or the hub; ignored for a file.
+        columns: that hold text in every row, never empty.
+        optional: columns that hold text where a row has them.
+        present: columns of any type that every row must have.
+        lists: columns that hold a list of text in every row.
 
     Raises:
-        DataError: unreadable, empty, or a row lacks a column.
+        DataError: the source cannot be read or is empty, or a row lacks a column.
     """
     try:
         path = Path(source).expanduser()

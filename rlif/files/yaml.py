@@ -1,4 +1,4 @@
-"""YAML 1.2, in which 3e-6 is a number and `no` is a word; what is wrong is one sentence."""
+"""Reads and writes YAML 1.2, in which 3e-6 is a number and `no` is a word."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from rlif.errors import RecipeError
 
-MOST_VALUES = 10_000  # in a file; YAML can say a million million in ten lines
+MOST_VALUES = 10_000  # in a file; ten lines of aliases can stand for 10^12
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping."""
+    """Reads a YAML file that holds a mapping."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -24,10 +24,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value of a text.
+    """Parses a text.
 
     Raises:
-        RecipeError: it is not YAML, or says more than anybody means to.
+        RecipeError: it is not YAML, or holds too many values.
     """
     from ruamel.yaml import YAML, YAMLError
 
@@ -44,7 +44,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _is_small(value: Any) -> bool:
-    """Whether a value, with each of its aliases written out, has a size that can be worked with."""
+    """Tells whether a value has at most `MOST_VALUES` values with its aliases written out."""
     waiting, seen = [value], 0
     while waiting and seen <= MOST_VALUES:
         inner, seen = waiting.pop(), seen + 1

@@ -1,12 +1,12 @@
-"""Annotations of pairs: made by a judge and kept as they come, or read from where others recorded them.
+"""Asks a judge about pairs and keeps its answers on disk, or reads recorded annotations.
 
-A judge's answers are appended to a file of JSON lines, one whole line each, at the moment they arrive. A line's `key`
-is a digest of the pair, the judge's name and what it read, so that a run that was killed goes on where it stopped, and
-an output, a prompt or a judge that changed is judged anew. A last line that was cut short is dropped.
+Each answer is appended to a file of JSON lines as it arrives. Its `key` is a digest of the pair, the judge's name and
+what the judge read. So a killed run goes on where it stopped, and whatever changed (output, prompt, judge) is judged
+anew.
 
-Unjudged and failed are two things. A judge that replied without naming m or M has been heard: preference None, kept,
-not asked again. A request that failed (rate limit, time-out, broken reply) is not kept and is asked again by the next
-run. Neither counts as a loss: the win rates leave both out and report their share.
+Unjudged and failed differ. A reply that names neither m nor M is unjudged: preference None, written, not asked again.
+A failed request (rate limit, time-out, broken reply) is not written, and the next run repeats it. Neither counts as a
+loss: the win rates leave both out and report their share.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class AnswerLog:
 
 @dataclass
 class JudgeResult:
-    """What came of asking a judge.
+    """Holds the annotations of a judge, and counts of its requests.
 
     Attributes:
         annotations: one per pair, in their order; preference None where there is none.
         asked: requests made now, retries not counted; `known`: answers that were there before.
-        failed: how often what kept a pair from being judged.
+        failed: failed requests by reason.
     """
 
     annotations: list[Annotation] = field(default_factory=list)
@@ -73,7 +73,7 @@ class JudgeResult:
 
 
 def estimate_cost(judge: Judge, pairs: Sequence[Pair], path: Path) -> dict[str, int]:
-    """Requests and tokens still to pay for: input tokens are guessed as characters / 4, output is one token each."""
+    """Estimates the requests and tokens still to pay for: characters / 4 as input tokens, one output token each."""
     rows = AnswerLog(path).rows
     asked = [pair for pair in pairs if judge.key(pair) not in rows]
     characters = sum(len(message["content"]) for pair in asked for message in judge.messages(pair))
@@ -86,12 +86,12 @@ def annotate(
     """Asks the judge about every pair that the file does not hold yet.
 
     Args:
-        path: JSON lines, made or gone on with.
+        path: of the JSON lines; continued if it exists.
         workers: requests at a time.
-        tick: called once per pair that is through.
+        tick: called once per finished pair.
 
     Raises:
-        MachineError: the endpoint refuses everything, or ten requests in a row failed. What was answered is kept.
+        MachineError: the endpoint refuses everything, or ten requests in a row failed. Answers stay on disk.
     """
     log = AnswerLog(path)
     asked = [pair for pair in pairs if judge.key(pair) not in log.rows]
@@ -122,9 +122,9 @@ def annotate(
 
 
 def _collect(waiting: Mapping[Future[None], Pair], judged: JudgeResult, tick: Callable[[], None]) -> str | None:
-    """Counts what comes in. A sentence where it was no use going on: whoever is in flight then still arrives.
+    """Counts answers and failures; returns a sentence if asking was given up. Requests in flight still arrive.
 
-    Refusals speak against the endpoint only as long as it has never answered: some outputs it may never accept.
+    Refusals count against the endpoint only until its first answer, since it may never accept some outputs.
     """
     stopped, in_a_row, answers = None, 0, judged.known
     for future in as_completed(waiting):
@@ -166,7 +166,7 @@ def _row(judge: Judge, pair: Pair, preference: float | None, read_from: str) -> 
 
 
 def read_pairs(problems: Sequence[Problem], source: str) -> list[Pair]:
-    """The outputs in a file beside the baseline's, one pair per problem, in the order of the problems.
+    """Pairs the outputs in a file with the baseline's, one pair per problem, in the order of the problems.
 
     Args:
         problems: of the task alpaca_eval, `data` with index and baseline.
@@ -201,7 +201,7 @@ def read_pairs(problems: Sequence[Problem], source: str) -> list[Pair]:
 def check_same_outputs(
     annotations: Sequence[Annotation], problems: Sequence[Problem], pairs: Sequence[Pair] = ()
 ) -> None:
-    """Whether recorded annotations are of this baseline and, where there are pairs, of these outputs, by their lengths.
+    """Checks by their lengths that annotations are of this baseline and, given pairs, of these outputs.
 
     Raises:
         DataError: more than half of the baseline's lengths differ, or any of the model's.
@@ -223,7 +223,7 @@ def check_same_outputs(
 
 
 def read_annotations(source: str, index_of: Mapping[str, int]) -> list[Annotation]:
-    """Annotations that somebody recorded, in their order.
+    """Reads recorded annotations, in their order.
 
     Args:
         source: a file of rows {index, preference, len_1, len_2}, or {instruction, output_1, output_2, preference} as
@@ -256,7 +256,7 @@ def _annotation(row: Any, number: int, source: str, index_of: Mapping[str, int])
 
 
 def _preference(value: Any, number: int, source: str) -> float | None:
-    """Upstream writes 0 for a tie and NaN where there is no preference."""
+    """Reads a preference. Upstream writes 0 for a tie and NaN where there is none."""
     try:
         preference = None if value in (None, "") else float(value)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""The two figures of AlpacaEval 2: the raw win rate, and the one with the effect of length taken out.
+"""Computes the win rates of AlpacaEval 2: raw, and controlled for length.
 
     raw                 mean(preference) - 1, in %; preference is 1 where the baseline's output is better, 2 where the
                         model's is, 1.5 for a tie, anything between where a judge gave a probability
@@ -43,11 +43,11 @@ SMALL = 16  # quicksort leaves stretches of so many and fewer alone
 
 @dataclass(frozen=True)
 class Annotation:
-    """One instruction, judged.
+    """Holds the judgement of one instruction.
 
     Attributes:
         index: position of the instruction among the 805, from 0.
-        preference: from 1, the baseline's output is better, to 2, the model's is; None where nobody could tell.
+        preference: from 1, the baseline's output is better, to 2, the model's is; None where it is unjudged.
         len_1: characters of the baseline's output.
         len_2: characters of the model's.
     """
@@ -59,7 +59,7 @@ class Annotation:
 
 
 def win_rates(annotations: Sequence[Annotation], difficulty: str = "instruction") -> dict[str, Any]:
-    """Both win rates of one model, what is unjudged, and how long the outputs are.
+    """Computes both win rates of one model, the unjudged share, and the lengths of the outputs.
 
     Returns:
         `win_rate` and `length_controlled`, in %, as their functions give them; `n`, rows; `unjudged`, a share;
@@ -85,7 +85,7 @@ def win_rates(annotations: Sequence[Annotation], difficulty: str = "instruction"
 
 
 def raw_win_rate(annotations: Sequence[Annotation]) -> dict[str, float | int | None]:
-    """The mean preference for the model in %, over the rows that are judged.
+    """Computes the mean preference for the model in %, over the judged rows.
 
     Returns:
         {n, mean, standard_error, low, high}; the 95 % interval is the normal one. Mean None where nothing is judged,
@@ -99,7 +99,7 @@ def raw_win_rate(annotations: Sequence[Annotation]) -> dict[str, float | int | N
 
 
 def length_controlled(annotations: Sequence[Annotation], difficulty: str = "instruction") -> dict[str, Any]:
-    """The win rate in % that the regression predicts for outputs as long as the baseline's.
+    """Predicts the win rate in % for outputs as long as the baseline's.
 
     Args:
         annotations: one per instruction. Their order matters to "positional" alone.
@@ -152,7 +152,7 @@ def _regress(rows: Sequence[Annotation], judged: int, positional: bool) -> dict[
 
 
 def features(rows: Sequence[Annotation], table: dict[int, float], positional: bool) -> np.ndarray:
-    """One row [tanh(d), difficulty, 1] per annotation, float64."""
+    """Builds one row [tanh(d), difficulty, 1] per annotation, float64."""
     import numpy as np
 
     gap = np.array([row.len_1 - row.len_2 for row in rows], dtype=np.float64)
@@ -166,7 +166,7 @@ def features(rows: Sequence[Annotation], table: dict[int, float], positional: bo
 
 
 def predicted_win_rate(rows_XN: np.ndarray, weights: np.ndarray) -> float:
-    """The mean probability of a win at equal length."""
+    """Computes the mean probability of a win at equal length."""
     import numpy as np
 
     return float(np.mean(_sigmoid(rows_XN[:, 1:] @ weights[1:])))
@@ -174,7 +174,7 @@ def predicted_win_rate(rows_XN: np.ndarray, weights: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Regression:
-    """Rows of features, the probability of a win in each, and the weight of each."""
+    """Holds rows of features, each with its probability of a win and its weight."""
 
     rows: np.ndarray
     wins: np.ndarray
@@ -188,7 +188,7 @@ class Regression:
         return cls(np.concatenate([gamed[0], rows]), np.concatenate([gamed[1], wins]), weight)
 
     def fit(self, strength: float) -> np.ndarray:
-        """The three weights at C = `strength`, by liblinear with an L1 penalty and no intercept."""
+        """Fits the three weights at C = `strength`, by liblinear with an L1 penalty and no intercept."""
         import numpy as np
 
         logistic = _logistic(strength)
@@ -198,7 +198,7 @@ class Regression:
         return logistic.coef_[0]
 
     def loss(self, weights: np.ndarray) -> float:
-        """The weighted log loss, averaged over the rows."""
+        """Computes the weighted log loss, averaged over the rows."""
         import numpy as np
 
         chance = np.clip(_sigmoid(self.rows @ weights), CLIP, 1 - CLIP)
@@ -206,7 +206,7 @@ class Regression:
         return -float(np.mean(self.weight * losses))
 
     def choose_strength(self) -> float:
-        """The C of logspace(-4, 4, 10) with the least held-out loss, averaged over five folds."""
+        """Chooses the C of logspace(-4, 4, 10) with the least held-out loss over five folds."""
         import numpy as np
 
         fold = folds(len(self.wins))
@@ -225,7 +225,7 @@ class Regression:
 
 
 def folds(n: int) -> np.ndarray:
-    """The fold, 0 to 4, of each of n rows, as GroupKFold dealt them where the published values were computed.
+    """Assigns a fold, 0 to 4, to each of n rows, as GroupKFold did for the published values.
 
     Groups of one size are dealt in turn, in the reversed order in which an argsort leaves equal keys: that of a
     median-of-three quicksort (numpy's, before it had vector sorts; scikit-learn 1.9 sorts stably). The order
@@ -252,7 +252,7 @@ def folds(n: int) -> np.ndarray:
 
 
 def gamed_baselines() -> tuple[np.ndarray, np.ndarray]:
-    """Features (third one 0) and probabilities of a win of the verbose and the concise baseline, 1,610 rows."""
+    """Reads features (third one 0) and win probabilities of the verbose and concise baselines, 1,610 rows."""
     import numpy as np
 
     rows = _table("df_gamed.csv", "df_gamed_reconstructed.csv", ("preference", "std_delta_len"))
@@ -262,13 +262,13 @@ def gamed_baselines() -> tuple[np.ndarray, np.ndarray]:
 
 
 def difficulties() -> dict[int, float]:
-    """The published difficulty of each instruction, by its index."""
+    """Reads the published difficulty of each instruction, by its index."""
     rows = _table("instruction_difficulty.csv", "instruction_difficulty_recovered.csv", ("instruction_difficulty",))
     return {int(next(iter(row.values()))): float(row["instruction_difficulty"]) for row in rows}
 
 
 def _table(name: str, recovered: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Rows of upstream's own file where it is there, else of the one recovered from published values."""
+    """Reads upstream's own file if it exists, else the one recovered from published values."""
     folder = os.environ.get("RLIF_DATA")
     if not folder:
         raise DataError(
@@ -300,7 +300,7 @@ def _sigmoid(z: np.ndarray) -> np.ndarray:
 
 
 def check_ready(difficulty: str = "instruction") -> None:
-    """Whether both win rates can be computed here: to be asked before a judge is paid.
+    """Checks, before a judge is paid, that both win rates can be computed here.
 
     Raises:
         MachineError: scikit-learn is missing.

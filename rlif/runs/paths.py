@@ -1,8 +1,8 @@
-"""What a recipe finds in the folder that it is started in, by a name that holds anywhere.
+"""Makes the paths in a recipe absolute.
 
-A run that is resumed from another folder has to find the same model, data and reward models again, and to log them by
-the same names as before. Hub names stay what they are, and so do reward functions, `module:function`: their module is
-looked for in the current folder, since a run folder that came from elsewhere must not say whose code runs here.
+A run resumed from another folder then finds the same model, data and reward models, and logs them by the same names.
+Hub names stay as they are. So do reward functions, `module:function`: their module is imported from the current folder,
+because a run folder from elsewhere must not decide whose code runs here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from rlif.sampling.loading import SHIPPED
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """The recipe with absolute paths for all that is a local file or folder now.
+    """Returns the recipe with an absolute path wherever a local file or folder exists.
 
     Raises:
-        RecipeError: one folder as two rewards.
+        RecipeError: two rewards name one folder.
 
     Example:
         >>> with_absolute_paths(rlif.load_recipe("demo", ["source=results/demo.json"])).source

@@ -49,7 +49,7 @@ def evaluate(
     """Evaluate models: `rlif eval tiny-reasoner runs/demo --tasks clock,cups`."""
     from rich.console import Console
 
-    from rlif.evaluation.grid import Options, candidates, check_apart, samplers
+    from rlif.evaluation.grid import Options, candidates, check_distinct, samplers
 
     console = Console()
     if not tasks:
@@ -78,7 +78,7 @@ def evaluate(
         _grade(console, work, outputs, output, options)
     elif models:
         found = [c for model in models for c in candidates(model, output, dtype=dtype, revision=revision)]
-        check_apart(found)
+        check_distinct(found)
         _evaluate(console, found, work, options, sampler)
     elif not check_gold:
         raise RlifError("give a model, or recorded completions with --outputs.")
@@ -217,7 +217,7 @@ def _evaluate(
     )
     from transformers.utils import logging
 
-    from rlif.evaluation.grid import examine
+    from rlif.evaluation.grid import evaluate_candidate
 
     logging.disable_progress_bar()
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
@@ -232,7 +232,7 @@ def _evaluate(
                     bars[name] = progress.add_task(name, total=total, completed=done)
                 progress.update(bars[name], completed=done)
 
-            scores = examine(candidate, work, options, sampler=sampler, progress=tell)
+            scores = evaluate_candidate(candidate, work, options, sampler=sampler, progress=tell)
             rows += [(candidate.label, scores[task.name]) for task, _ in work]
     _print_scores(console, rows)
     if len(found) > 1:

@@ -109,7 +109,7 @@ def keep(path: str | Path, method: str | None = None) -> KeptRun:
     files = len(list((history.run.path / "eval").glob("step-*.json")))
     if files != sum(map(len, history.evaluations.values())):
         raise RlifError(f"{path} has evaluations that cannot be read: {' '.join(history.notes)}")
-    steps, begun = history.summary.get("steps"), history.run.begun()
+    steps, begun = history.summary.get("steps"), history.run.fingerprint()
     state, said = _state(history)
     return KeptRun(
         method or method_of(history.run.path, recipe["seed"]),
@@ -262,7 +262,7 @@ def _alarms(history: History) -> list[Raised] | None:
 def _first_problems(history: History, number: int = 4) -> list[str]:
     """Ids of the first problems of the first rollout that was kept, where they are known."""
     step = min(history.completions, default=0)
-    seen = dict.fromkeys(row.get("problem") for row in history.kept_completions(step, 64))
+    seen = dict.fromkeys(row.get("problem") for row in history.read_completions(step, 64))
     return [problem for problem in seen if isinstance(problem, str)][:number]
 
 

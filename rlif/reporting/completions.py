@@ -38,7 +38,7 @@ def _run(history: History, name: str, most: int) -> dict[str, Any]:
     steps = set(spread(kept, most))
     if fallen and kept:
         steps.add(min(kept, key=lambda step: abs(step - fallen.step)))
-    found = [{"step": step, "problems": _problems(history.kept_completions(step, ROWS_READ))} for step in sorted(steps)]
+    found = [{"step": step, "problems": _problems(history.read_completions(step, ROWS_READ))} for step in sorted(steps)]
     found = [entry for entry in found if entry["problems"]]
     shades = [nats for entry in found for problem in entry["problems"] for nats in _shades(problem)]
     low, high = np.percentile(shades, [5, 95]).round(2).tolist() if shades else (None, None)

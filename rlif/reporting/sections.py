@@ -217,7 +217,7 @@ def _answers(histories: Sequence[History], names: list[str]) -> Iterator[Figure]
             counts = {step: analysis.answer_types(history.records(step, task, MOST_RECORDS)) for step in steps}
             sources.append((slug("answers", task, i), f"Answers on {_with_role(task, [history])}", counts))
         steps = spread(list(history.completions), MOST_LOOKS)
-        counts = {step: analysis.answer_types(history.kept_completions(step, 64)) for step in steps}
+        counts = {step: analysis.answer_types(history.read_completions(step, 64)) for step in steps}
         sources.append((slug("answers", "training", i), "Answers in training, sampled", counts))
         for key, title, counts in sources:
             if any(sum(kinds.values()) for kinds in counts.values()):

@@ -16,16 +16,15 @@ are checked against the input and skipped, a torn last line is dropped.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 from rlif.errors import RlifError, first_line
-from rlif.files.jsonl import read_lines
+from rlif.files.jsonl import JsonLog, read_lines
 from rlif.scoring.head import head_of
 from rlif.scoring.statistics import score_completions
 from rlif.signals import SIGNALS, every_signal
@@ -147,25 +146,30 @@ def score_file(
     progress = progress or (lambda _: None)
     rows = read_rows(source)
     counts = _resume(scorer, source, rows, out) if isinstance(out, Path) else {"rows": 0, "skipped": 0, "unscorable": 0}
+    append = JsonLog(out, ascii=False).append if isinstance(out, Path) else partial(_print, out)
     progress(counts["rows"])
     failed: RlifError | None = None
     try:
-        with out.open("a", encoding="utf-8") if isinstance(out, Path) else nullcontext(out) as file:
-            while failed is None:
-                batch, failed = _take(rows, scorer, source)
-                if not batch:
-                    break
-                for (row, _), values in zip(batch, scorer.score_ids([pair for _, pair in batch]), strict=True):
-                    counts["unscorable"] += values["self_certainty"] is None
-                    file.write(json.dumps({**row, **values, "scored_by": scorer.described}, ensure_ascii=False) + "\n")
-                file.flush()
-                counts["rows"] += len(batch)
-                progress(len(batch))
+        append()  # a file that cannot be written is refused before anything is scored
+        while failed is None:
+            batch, failed = _take(rows, scorer, source)
+            if not batch:
+                break
+            scores = scorer.score_ids([pair for _, pair in batch])
+            append(*({**row, **s, "scored_by": scorer.described} for (row, _), s in zip(batch, scores, strict=True)))
+            counts["unscorable"] += sum(values["self_certainty"] is None for values in scores)
+            counts["rows"] += len(batch)
+            progress(len(batch))
     except OSError as error:
         raise RlifError(f"cannot write {out}: {error.strerror}.") from error
     if failed:
         raise failed
     return counts
+
+
+def _print(out: TextIO, *rows: Row) -> None:
+    out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    out.flush()
 
 
 def _take(
@@ -221,9 +225,8 @@ def _resume(scorer: Scorer, source: Path, rows: Iterator[tuple[int, Row]], out: 
         return counts
     if out.samefile(source):
         raise RlifError(f"{out} is the input itself; give another output.")
-    with out.open("rb+") as file:
-        file.truncate(file.seek(0, os.SEEK_END) - _tail(file))
-    for number, written in read_lines(out):
+    log = JsonLog(out)
+    for number, written in log.rows():
         _, row = next(rows, (0, None))
         if row is None or (written.get("prompt"), written.get("completion")) != (row["prompt"], row["completion"]):
             raise RlifError(f"line {number} of {out} is not the row of {source} in its place; give another output.")
@@ -233,19 +236,6 @@ def _resume(scorer: Scorer, source: Path, rows: Iterator[tuple[int, Row]], out: 
             )
         counts["rows"] += 1
         counts["unscorable"] += written.get("self_certainty") is None
+    log.cut()
     counts["skipped"] = counts["rows"]
     return counts
-
-
-def _tail(file: Any, block: int = 2**16) -> int:
-    """How many bytes follow the last newline of a file."""
-    size = file.seek(0, os.SEEK_END)
-    read = 0
-    while read < size:
-        step = min(block, size - read)
-        file.seek(size - read - step)
-        newline = file.read(step).rfind(b"\n")
-        if newline >= 0:
-            return read + step - newline - 1
-        read += step
-    return size

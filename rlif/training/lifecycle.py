@@ -13,10 +13,10 @@ from rlif.config.recipe import Recipe
 from rlif.errors import RlifError
 from rlif.files.atomic import sync, sync_tree
 from rlif.files.lock import locked
-from rlif.runs import fingerprint as beginning
+from rlif.runs import fingerprint
 from rlif.runs.checkpoints import step_of
 from rlif.runs.folder import Run, environment
-from rlif.runs.rollback import digest, forget_returns
+from rlif.runs.rollback import guard_summary, rewind_rollbacks
 from rlif.sampling.loading import model_path
 from rlif.training.faults import said
 from rlif.training.prepare import Job, prepare
@@ -66,12 +66,12 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
 
 def _begin(job: Job, name: str, resume: Run | None, held: ExitStack) -> tuple[Run, Path | None, list[str]]:
     """The locked run folder, the checkpoint to go on from (what was logged after it is forgotten), and what to say."""
-    facts = beginning.facts(job.problems, job.held_out, model_path(job.recipe))
+    facts = fingerprint.compute(job.problems, job.held_out, model_path(job.recipe))
     if resume is None:
         run = Run.create(job.recipe, name)
         held.enter_context(locked(run.path))
         with said(run):
-            run.write_begun(facts)
+            run.write_fingerprint(facts)
         return run, None, []
     held.enter_context(locked(resume.path))
     with said(resume):
@@ -82,15 +82,15 @@ def _go_on(job: Job, resume: Run, facts: dict[str, Any]) -> tuple[Path | None, l
     """The checkpoint to go on from, everything after it forgotten, and what to say of it."""
     problems = f"the problems of {job.recipe.task} ({job.recipe.source or 'its own source'}, {job.recipe.split})"
     named = {"problems": problems, "model": f"the model {job.recipe.model}"}
-    beginning.check(resume.begun(), facts, resume.path, named)
-    if others := beginning.differences(resume.environment(), environment()):
+    fingerprint.check(resume.fingerprint(), facts, resume.path, named)
+    if others := fingerprint.differences(resume.environment(), environment()):
         held_apart = "; the run goes on, but not as if nothing had happened"
         others = [f"not what it was started with: {', '.join(others)}{held_apart}"]
     checkpoint, damaged = resume.good_checkpoint()
     step = 0 if checkpoint is None else step_of(checkpoint)
     resume.rewind(step)
-    forget_returns(resume, step)
-    resume.write_begun(facts)
+    rewind_rollbacks(resume, step)
+    resume.write_fingerprint(facts)
     from_where = "from the start, it had no checkpoint yet" if checkpoint is None else f"from {checkpoint.name}"
     return checkpoint, [*others, *damaged, f"going on {from_where}"]
 
@@ -176,5 +176,5 @@ def _summary(job: Job, run: Run, session: Session, seconds: float) -> dict[str, 
         "path": path,
         "extra_passes": int(path == "pass"),
         "evaluations": evaluations,
-        "guard": digest(run, job.recipe.guard, guard.healthy, guard.stopped),
+        "guard": guard_summary(run, job.recipe.guard, guard.healthy, guard.stopped),
     }

@@ -9,7 +9,7 @@ from rlif.config.recipe import Recipe
 from rlif.config.steps import Plan, check_annotator, plan_steps
 from rlif.errors import RlifError
 from rlif.rewards.terms import check_gold, check_terms
-from rlif.runs.paths import anchored
+from rlif.runs.paths import with_absolute_paths
 from rlif.sampling.loading import load_config, load_tokenizer
 from rlif.tasks import Task, check_sources, find_task, source_of
 from rlif.tasks.prompts import Prompt, find_prompt
@@ -56,7 +56,7 @@ def prepare(recipe: Recipe, processes: int = 1) -> Job:
     from rlif.engines.trl.setup import check_training
     from rlif.sampling.sampler import render
 
-    recipe = anchored(recipe)
+    recipe = with_absolute_paths(recipe)
     task, prompt = check_names(recipe)
     check_training(recipe, processes)
     problems = task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed)

@@ -18,7 +18,7 @@ from rlif.guard.limits import Guard
 from rlif.rewards.terms import wants_gold
 from rlif.runs.checkpoints import step_of
 from rlif.runs.folder import Run
-from rlif.runs.rollback import healthy_step, roll_back, rollbacks, strengthened
+from rlif.runs.rollback import roll_back, rollbacks, step_to_return_to, strengthened
 from rlif.tasks import Task, find_task
 from rlif.tasks.prompts import find_prompt
 from rlif.training.prepare import Job
@@ -88,7 +88,7 @@ class Session:
         """Back to the last healthy checkpoint, or to the start where there is none."""
 
         def back() -> int:
-            to, damaged = healthy_step(self.run, self.guard.healthy)
+            to, damaged = step_to_return_to(self.run, self.guard.healthy)
             beta = roll_back(self.run, self.job.recipe, self.guard.stopped, to)
             where = f"step {to}" if to else "the start"
             for line in (

@@ -14,9 +14,9 @@ import pytest
 from support.alpaca import KEY, PAIRS, completion, error, output, prefers_longer, problems, serve, write_outputs
 
 from rlif.errors import RlifError
-from rlif.judging.annotations import PATIENCE, annotate, check_belonging, cost_of, pair_up, recorded
+from rlif.judging.annotations import PATIENCE, annotate, check_same_outputs, estimate_cost, read_annotations, read_pairs
 from rlif.judging.judge import Judge, JudgePrompt, Pair
-from rlif.judging.win_rate import Annotation, raw
+from rlif.judging.win_rate import Annotation, raw_win_rate
 
 CHILD = """
 import sys
@@ -107,7 +107,7 @@ def test_rubbish_is_unjudged_kept_and_no_loss(tmp_path):
     judged, asked = run(answer, path)
     unjudged = [row.index for row in judged.annotations if row.preference is None]
     assert unjudged == [1, *range(10, 20)] and asked == 30 and not judged.failed
-    assert raw(judged.annotations)["n"] == 19
+    assert raw_win_rate(judged.annotations)["n"] == 19
     assert run(right, path)[1] == 0
 
 
@@ -198,16 +198,16 @@ def test_a_file_of_something_else_is_not_appended_to(tmp_path):
 
 def test_the_cost_is_of_what_is_left_to_ask(tmp_path):
     path, judge = tmp_path / "j.jsonl", Judge()
-    cost = cost_of(judge, PAIRS, path)
+    cost = estimate_cost(judge, PAIRS, path)
     characters = sum(len(m["content"]) for pair in PAIRS for m in judge.messages(pair))
     assert cost == {"requests": 30, "input_tokens": characters // 4, "output_tokens": 30} and not path.exists()
     run(right, path, PAIRS[:25])
-    assert cost_of(judge, PAIRS, path)["requests"] == 5
+    assert estimate_cost(judge, PAIRS, path)["requests"] == 5
 
 
 def test_a_judges_own_file_is_a_record(tmp_path):
     judged, _ = run(right, tmp_path / "j.jsonl")
-    rows = recorded(str(tmp_path / "j.jsonl"), {})
+    rows = read_annotations(str(tmp_path / "j.jsonl"), {})
     assert sorted(rows, key=lambda row: row.index) == judged.annotations
 
 
@@ -223,8 +223,8 @@ def test_recorded_layouts(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(upstream))
     (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, short)))
     rows = [Annotation(i, v, 3, 2) for i, v in enumerate(expected)]
-    assert recorded(str(tmp_path / "a.json"), index_of) == rows
-    assert recorded(str(tmp_path / "b.jsonl"), index_of) == rows
+    assert read_annotations(str(tmp_path / "a.json"), index_of) == rows
+    assert read_annotations(str(tmp_path / "b.jsonl"), index_of) == rows
 
 
 @pytest.mark.parametrize(
@@ -240,17 +240,17 @@ def test_recorded_layouts(tmp_path):
 def test_recorded_mistakes_are_one_sentence(tmp_path, row, sentence):
     (tmp_path / "a.json").write_text(json.dumps([row]))
     with pytest.raises(RlifError, match=sentence):
-        recorded(str(tmp_path / "a.json"), {p.text: 0 for p in problems()})
+        read_annotations(str(tmp_path / "a.json"), {p.text: 0 for p in problems()})
 
 
 def test_annotations_of_other_outputs_or_another_baseline_are_refused():
     rows = [Annotation(pair.index, 1.0, len(pair.baseline), len(pair.output)) for pair in PAIRS]
-    check_belonging(rows, problems(), PAIRS)
-    check_belonging(rows[:20], problems())
+    check_same_outputs(rows, problems(), PAIRS)
+    check_same_outputs(rows[:20], problems())
     with pytest.raises(RlifError, match="instruction 3 is of an output of 9 characters"):
-        check_belonging([Annotation(3, 1.0, 103, 9)], problems(), PAIRS)
+        check_same_outputs([Annotation(3, 1.0, 103, 9)], problems(), PAIRS)
     with pytest.raises(RlifError, match="another baseline"):
-        check_belonging([Annotation(row.index, 1.0, 5, row.len_2) for row in rows], problems())
+        check_same_outputs([Annotation(row.index, 1.0, 5, row.len_2) for row in rows], problems())
 
 
 @pytest.mark.parametrize("name", ["id", "instruction"])
@@ -258,18 +258,18 @@ def test_annotations_of_other_outputs_or_another_baseline_are_refused():
 def test_outputs_are_paired_by_id_or_instruction(tmp_path, name, text):
     rows = [{name: p.id if name == "id" else p.text, text: output(i)} for i, p in enumerate(problems(30))]
     (tmp_path / "o.jsonl").write_text("\n".join(map(json.dumps, reversed(rows))))
-    assert pair_up(problems(30), str(tmp_path / "o.jsonl")) == PAIRS
+    assert read_pairs(problems(30), str(tmp_path / "o.jsonl")) == PAIRS
 
 
 def test_outputs_that_do_not_fit_are_one_sentence(tmp_path):
     path = write_outputs(tmp_path / "o.jsonl", 30)
     with pytest.raises(RlifError, match=r"no output for 30 of the 60 instructions, e\.g\. for alpaca_eval/30"):
-        pair_up(problems(60), str(path))
+        read_pairs(problems(60), str(path))
     with pytest.raises(RlifError, match="for 'alpaca_eval/20', which alpaca_eval does not have"):
-        pair_up(problems(20), str(path))
+        read_pairs(problems(20), str(path))
     path.write_text(path.read_text() + "\n" + json.dumps({"id": "alpaca_eval/7", "output": ""}))
     with pytest.raises(RlifError, match="more than one output for alpaca_eval/7"):
-        pair_up(problems(30), str(path))
+        read_pairs(problems(30), str(path))
     path.write_text(json.dumps({"id": "alpaca_eval/7", "text": "?"}))
     with pytest.raises(RlifError, match=r"row 1 .* needs id or instruction"):
-        pair_up(problems(30), str(path))
+        read_pairs(problems(30), str(path))

@@ -26,7 +26,7 @@ def test_a_whole_run_has_nothing_missing(run):
     assert history.metrics["self_certainty"][0] == 6.0 and "path" not in history.metrics
     assert sorted(history.evaluations) == ["clock", "cups"] and sorted(history.evaluations["clock"]) == [0, 4, 8, 12]
     assert len(list(history.records(4, "clock"))) == 24 and len(list(history.records(4, "clock", limit=5))) == 5
-    assert len(list(history.kept_completions(3, 100))) == 16 and list(history.kept_completions(99, 100)) == []
+    assert len(list(history.read_completions(3, 100))) == 16 and list(history.read_completions(99, 100)) == []
 
 
 def test_torn_and_garbled_lines_cost_themselves(run):

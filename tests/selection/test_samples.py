@@ -159,13 +159,12 @@ def test_select_draws_compares_chooses_and_writes(monkeypatch, capsys, tmp_path,
     code, printed, err = run(monkeypatch, capsys, "select", *drawn, *early, "-o", out)
     assert code == 0, err
     assert "deepconf_tail_top10" in printed and "pass@N" in printed and "Early stopping:" in printed
-    expected = "chosen.jsonl early.jsonl samples.jsonl selection.json selection.md selection.png"
+    expected = ".lock chosen.jsonl early.jsonl samples.jsonl sampling.json selection.json selection.md selection.png"
     assert {path.name for path in out.iterdir()} == set(expected.split())
     assert len((out / "samples.jsonl").read_bytes().splitlines()) == 24
     report = json.loads((out / "selection.json").read_text())
     assert report["scaling"]["n"] == [1, 2, 4, 6] and report["settings"]["n"] == 6
     assert report["early_stop"]["tokens"]["early"] <= report["early_stop"]["tokens"]["full"]
-    assert "holds samples already" in run(monkeypatch, capsys, "select", *drawn, "-o", out)[2]
     code, again, _ = run(monkeypatch, capsys, "select", "--samples", out / "samples.jsonl", "-t", "clock", "--limit", 4)
     assert code == 0 and again.split("Early")[0].strip() == printed.split("Early")[0].strip()
 

@@ -23,12 +23,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rlif.config.passes import keeps_copy, scored_anyway
+from rlif.config.passes import conditions_of, keeps_copy, needs_of, which_pass
 from rlif.config.recipe import Recipe
 from rlif.config.steps import BYTES
 from rlif.launching.commands import IN_SHARDS
 from rlif.launching.hardware import Gpu, Shape
-from rlif.signals import NEEDS
 
 GIB = 2**30
 HALF, SINGLE = 2, 4  # bytes
@@ -135,29 +134,14 @@ def forward_flop(shape: Shape, tokens: float, context: float, heads: float | Non
 
 
 def passes(setting: Setting) -> int:
-    """No-grad passes over each completion: TRL's for old and reference log-probabilities, ours where none serves.
+    """Counts no-grad passes over each completion: TRL's for old and reference log-probabilities, and rlif's own.
 
-    As in `rlif.engines.trl.trainer`; dropout of the model's own is not known here.
+    Dropout of the model's own is not known here.
     """
-    recipe, training = setting.recipe, setting.recipe.resolved_training
-    options = training | {"gradient_accumulation_steps": recipe.accumulation(setting.trainers)}
-    policy, reference = scored_anyway(recipe, options) is not None, bool(training.get("beta"))
-    needs = {NEEDS.get(name, "") for name in recipe.weights} - {""}
-    dropout = bool((recipe.lora or {}).get("lora_dropout"))
-    if not needs:
-        served = True
-    elif recipe.annotator == "offline":
-        served = reference and not dropout
-    elif recipe.annotator != "online" or dropout:
-        served = False
-    elif policy:
-        served = True
-    elif setting.vllm:
-        served = recipe.vllm_capture and needs == {"mean_logprob_BT"}
-    else:  # plain generate, whose logits come by before the token is drawn
-        whole = setting.strategy not in IN_SHARDS and not training.get("use_transformers_continuous_batching")
-        served = whole and "logprob_BT" not in needs
-    return int(policy) + int(reference) + int(not served)
+    recipe = setting.recipe
+    options = recipe.resolved_training | {"gradient_accumulation_steps": recipe.accumulation(setting.trainers)}
+    conditions = conditions_of(recipe, options, sharded=setting.strategy in IN_SHARDS)
+    return conditions.scored + conditions.reference + which_pass(conditions, needs_of(recipe.weights)).extra
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -107,7 +107,7 @@ def _show_plan(recipe: Recipe) -> None:
     """The resolved recipe, the steps and an estimate; what cannot be known from here is said to be unknown."""
     from ruamel.yaml import YAML
 
-    from rlif.config.steps import check_annotator, estimate_memory, plan_steps
+    from rlif.config.steps import check_annotator, plan_steps
     from rlif.engines.trl.setup import check_training
     from rlif.rewards.terms import check_gold
     from rlif.sampling.loading import load_config
@@ -133,9 +133,26 @@ def _show_plan(recipe: Recipe) -> None:
         plan = plan_steps(recipe, len(problems), processes=1)
         print(f"\n{plan.problems:,} problems, {plan.steps:,} steps of {recipe.problems_per_update} problems")
         print(f"{plan.completions:,} completions, at most {plan.tokens:,} tokens to generate")
-    print("memory of one process, GiB (estimate, nothing sharded, activations not counted):")
+    print("memory of a GPU that trains alone, GiB (estimate; `rlif plan` does the same for several):")
     if config is None:
         print(f"  unknown: {unknown}")
         return
-    for part, size in estimate_memory(recipe, config, processes=1).items():
-        print(f"  {size:8.3f}  {part}")
+    _show_memory(recipe, config)
+
+
+def _show_memory(recipe: Recipe, config: Any) -> None:
+    """The parts, without knowing the GPU; a vLLM server has one of its own."""
+    from rlif.launching import cost_model as costs
+    from rlif.launching.hardware import shape_of
+
+    longest = recipe.resolved_training["max_completion_length"]
+    try:
+        shape = shape_of(config)
+    except RlifError as error:
+        print(f"  unknown: {error}")
+        return
+    server = int(bool(recipe.training.get("use_vllm")) and recipe.training.get("vllm_mode") == "server")
+    setting = costs.Setting(recipe, shape, None, 1 + server, "ddp", server, recipe.max_prompt_tokens / 2, longest)
+    parts = costs.memory(setting)
+    for name, size in {**parts, "together": costs.total(parts)}.items():
+        print(f"  {name:<28}{size:9.3f}")

@@ -96,32 +96,3 @@ def count_parameters(config: Any) -> int:
 
     with torch.device("meta"):
         return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
-
-
-def estimate_memory(recipe: Recipe, config: Any, processes: int) -> dict[str, float]:
-    """GiB per process, by part, when parameters are not sharded. Activations and adapters are not counted.
-
-    Where vLLM shares the device, its cache is as large as `vllm_gpu_memory_utilization` leaves room for: what is given
-    is what it needs for each completion that it works on.
-    """
-    training, text = recipe.resolved_training, config.get_text_config()
-    parameters, size = count_parameters(config), BYTES[recipe.dtype]
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    key_value_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    per_token = 2 * text.num_hidden_layers * key_value_heads * head_dim * size
-    rows = recipe.problems_per_update * training["num_generations"] // processes
-    length = recipe.max_prompt_tokens + training["max_completion_length"]
-    parts = {"weights": parameters * size}
-    if recipe.lora is None:
-        parts |= {"gradients": parameters * size, "optimiser state": 2 * parameters * size}
-        parts |= {"reference model": parameters * size} if training.get("beta") else {}
-    if keeps_copy(recipe) and recipe.lora is None:
-        parts["annotator's copy"] = parameters * (BYTES["float32"] if recipe.annotator == "ema" else size)
-    if not training.get("use_vllm"):
-        parts["key-value cache of one rollout, at full length"] = per_token * rows * length
-    elif training.get("vllm_mode", "colocate") == "colocate":
-        over = training.get("vllm_tensor_parallel_size", 1)
-        served = BYTES["bfloat16"] / size / over  # vLLM takes the type of the checkpoint
-        parts["vLLM's weights"] = parameters * size * served
-        parts["vLLM's key-value cache of one completion, at full length"] = per_token * length * served
-    return {name: amount / 2**30 for name, amount in parts.items()}

@@ -61,7 +61,7 @@ class Setting:
     Attributes:
         recipe: to be trained.
         shape: of its model.
-        gpu: the kind.
+        gpu: the kind; None where it is unknown, which is enough for memory.
         gpus: how many, the server's included.
         strategy: of `rlif.launching.commands.STRATEGIES`.
         server_gpus: of them, those of a vLLM server.
@@ -72,7 +72,7 @@ class Setting:
 
     recipe: Recipe
     shape: Shape
-    gpu: Gpu
+    gpu: Gpu | None
     gpus: int
     strategy: str
     server_gpus: int
@@ -110,9 +110,15 @@ class Setting:
         return HALF if half or self.recipe.dtype in ("bfloat16", "float16") else SINGLE
 
     @property
+    def card(self) -> Gpu:
+        """The GPU, where time or room is asked for."""
+        assert self.gpu is not None, "time and room are those of a known GPU"
+        return self.gpu
+
+    @property
     def peak(self) -> float:
         """FLOP/s of the data sheet for that width."""
-        return self.gpu.flops if self.width == HALF else self.gpu.single
+        return self.card.flops if self.width == HALF else self.card.single
 
     @property
     def cache(self) -> int:
@@ -176,7 +182,7 @@ def step_time(setting: Setting) -> Time:
 
 def _generation(setting: Setting) -> float:
     """Seconds to sample the completions of one rollout; infinite where vLLM has no room for a single one."""
-    shape, assumed, gpu = setting.shape, setting.assumed, setting.gpu
+    shape, assumed, gpu = setting.shape, setting.assumed, setting.card
     generators = setting.server_gpus or setting.trainers
     sequences = setting.rows / generators
     P, C = setting.prompt, setting.completion
@@ -205,16 +211,33 @@ def parallel(setting: Setting) -> int:
     return setting.server_gpus or setting.recipe.resolved_training.get("vllm_tensor_parallel_size", 1)
 
 
+def _vllm_fixed(setting: Setting) -> float:
+    """Bytes that vLLM takes of a GPU before any cache: its own copy of the weights and a GiB of work space."""
+    return setting.shape.parameters * HALF / parallel(setting) + GIB
+
+
 def _cache_bytes(setting: Setting) -> float:
-    """What vLLM has for the cache on one GPU, beside its own copy of the weights and a GiB of work space."""
-    weights = setting.shape.parameters * HALF / parallel(setting)
-    return share(setting) * setting.gpu.memory * GIB - weights - GIB
+    """Bytes that vLLM has for the cache on one GPU."""
+    return share(setting) * setting.card.memory * GIB - _vllm_fixed(setting)
+
+
+def _one_completion(setting: Setting) -> float:
+    """Bytes of the cache of one completion of full length, on one GPU of vLLM's."""
+    return _longest(setting) * setting.cache / parallel(setting)
+
+
+def _vllm_beside(setting: Setting) -> float:
+    """Bytes that vLLM takes of a GPU that trains; where the GPU is unknown, the least that it starts with."""
+    if not setting.vllm or setting.server_gpus:
+        return 0.0
+    if setting.gpu is None:
+        return _vllm_fixed(setting) + _one_completion(setting)
+    return share(setting) * setting.gpu.memory * GIB
 
 
 def vllm_room(setting: Setting) -> float:
     """GiB that vLLM has beyond what one completion of full length takes; below 0 it cannot start. 0 without vLLM."""
-    longest = _longest(setting) * setting.cache / parallel(setting)
-    return (_cache_bytes(setting) - longest) / GIB if setting.vllm else 0.0
+    return (_cache_bytes(setting) - _one_completion(setting)) / GIB if setting.vllm else 0.0
 
 
 def memory(setting: Setting) -> dict[str, float]:
@@ -243,12 +266,12 @@ def memory(setting: Setting) -> dict[str, float]:
     if keeps_copy(recipe):
         parts["annotator's copy"] = trained * (SINGLE if recipe.annotator == "ema" else own)
     training_only = _activations(setting) + _cast_weights(setting, own)
-    engine = share(setting) * setting.gpu.memory * GIB if setting.vllm and not setting.server_gpus else 0.0
+    engine = _vllm_beside(setting)
     if setting.sleeps:
         parts["activations or vLLM"] = max(training_only, engine)
     else:
         parts["activations or cache"] = max(training_only, 0 if setting.vllm else _generate_cache(setting))
-        parts |= {"vLLM": engine} if engine else {}
+        parts |= {"vLLM" if setting.gpu else "vLLM, at least": engine} if engine else {}
     return {name: size / GIB for name, size in parts.items()} | {"CUDA and libraries": setting.assumed.context}
 
 
@@ -307,7 +330,7 @@ def total(parts: dict[str, float]) -> float:
 
 def room(setting: Setting) -> float:
     """GiB left on a GPU that trains; below 0 the run does not fit. A twentieth is left to fragmentation."""
-    return 0.95 * setting.gpu.memory - total(memory(setting))
+    return 0.95 * setting.card.memory - total(memory(setting))
 
 
 def fits(setting: Setting) -> bool:

@@ -148,7 +148,7 @@ def shape_of(config: Any) -> Shape:
         layers=text.num_hidden_layers,
         heads=text.num_attention_heads,
         hidden=text.hidden_size,
-        inner=text.intermediate_size,
+        inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,  # GPT-2 names none
         query=text.num_attention_heads * head_dim,
         key_value=key_value * head_dim,
         vocab=text.vocab_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -68,7 +69,8 @@ def test_dry_run_prints_the_recipe_the_steps_and_the_cost(monkeypatch, capsys):
     code, out, _ = main(monkeypatch, capsys, "train", "demo", "seed=5", "--dry-run")
     assert code == 0
     assert "seed: 5" in out and "gradient_accumulation_steps: 4" in out and "normalisation: group_std_floor" in out
-    assert "2,048 problems, " in out and "tokens to generate" in out and "optimiser state" in out
+    assert "2,048 problems, " in out and "tokens to generate" in out
+    assert "optimiser state" in out and "activations or cache" in out and "together" in out
 
 
 @pytest.mark.parametrize(
@@ -81,6 +83,17 @@ def test_dry_run_prints_the_recipe_the_steps_and_the_cost(monkeypatch, capsys):
 def test_dry_run_refuses_what_a_run_would(overrides, message, monkeypatch, capsys):
     code, _, err = main(monkeypatch, capsys, "train", "demo", *overrides, "--dry-run")
     assert code == 2 and message in err
+
+
+def test_dry_run_and_plan_count_the_same_memory(monkeypatch, capsys):
+    """Where vLLM takes a share of a GPU, whose size a dry run cannot know, it says the least that vLLM needs."""
+    sizes = []
+    for words in (["train", "demo", "--dry-run"], ["plan", "demo", "--gpus", "1"]):
+        out = main(monkeypatch, capsys, *words)[1].partition("time of an update")[0]
+        sizes.append({name: float(size) for name, size in re.findall(r"^  (\w[\w ,']*?) +([\d.]+)$", out, re.M)})
+    assert len(sizes[0]) > 5 and sizes[0] == pytest.approx(sizes[1], abs=0.006)
+    served = main(monkeypatch, capsys, "train", "demo", "training.use_vllm=true", "--dry-run")[1]
+    assert "vLLM, at least" in served
 
 
 def test_dry_run_says_what_it_cannot_know(monkeypatch, capsys):

@@ -108,13 +108,11 @@ def _show_plan(recipe: Recipe) -> None:
     from ruamel.yaml import YAML
 
     from rlif.config.steps import check_annotator, plan_steps
-    from rlif.engines.trl.setup import check_training
     from rlif.rewards.terms import check_gold
     from rlif.sampling.loading import load_config
-    from rlif.training.prepare import check_names
+    from rlif.training.prepare import check_settings
 
-    task, _ = check_names(recipe)
-    training = check_training(recipe, processes=1)
+    task, _, training = check_settings(recipe, processes=1)
     config, unknown = None, ""
     try:
         config = load_config(recipe)
@@ -122,8 +120,7 @@ def _show_plan(recipe: Recipe) -> None:
         unknown = str(error)
     else:
         check_annotator(recipe, config)
-    resolved = recipe.model_dump() | {"training": training, "normalisation": recipe.resolved_normalisation}
-    YAML().dump(resolved, sys.stdout)
+    YAML().dump(recipe.written_out() | {"training": training}, sys.stdout)
     try:
         problems = task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed)
     except RlifError as error:

@@ -106,10 +106,5 @@ def evaluation_of(about: About) -> str:
 
 def as_file(name: str) -> dict[str, Any]:
     """A recipe with its base and all defaults written out: a recipe file by itself."""
-    recipe, about = load_recipe(name), read_about(name)
-    values = recipe.model_dump() | {
-        "normalisation": recipe.resolved_normalisation,
-        "training": recipe.resolved_training,
-    }
-    said = about.model_dump(mode="json", exclude_defaults=True)
-    return ({"about": said} if said else {}) | values
+    about = read_about(name).model_dump(mode="json", exclude_defaults=True)
+    return ({"about": about} if about else {}) | load_recipe(name).written_out()

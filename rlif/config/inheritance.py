@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlif.config.renamed import with_new_names
 from rlif.errors import RlifError, nearest
 from rlif.files.yaml import read_yaml
 
@@ -35,14 +36,14 @@ def lineage(path: Path, shipped: Mapping[str, Path]) -> list[Values]:
     Raises:
         RlifError: a base that is no name, that does not exist, or that the recipe is the base of.
     """
-    files, chain = [path], [read_yaml(path)]
+    files, chain = [path], [with_new_names(read_yaml(path))]
     while (base := chain[0].get("base")) is not None:
         path = _file_of(base, files[0], shipped)
         if any(path.resolve() == file.resolve() for file in files):
             names = " -> ".join(file.stem for file in [*reversed(files), path])
             raise RlifError(f"recipes cannot be their own base: {names}.")
         files.insert(0, path)
-        chain.insert(0, read_yaml(path))
+        chain.insert(0, with_new_names(read_yaml(path)))
     return chain
 
 

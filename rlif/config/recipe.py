@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from pydantic import (
 )
 
 from rlif.config.inheritance import lineage, merged
+from rlif.config.renamed import RENAMED_KEYS, with_new_names
 from rlif.config.schedule import Weight, read_weight
 from rlif.errors import RlifError, nearest
 from rlif.files.yaml import parse_yaml
@@ -114,7 +116,7 @@ class Evaluation(Strict):
     """Prompts per call of generate."""
 
 
-class Meaning(Strict):
+class Equivalence(Strict):
     """The model that tells whether two texts mean the same. Exactly one of the first two."""
 
     embedding: str | None = None
@@ -125,9 +127,9 @@ class Meaning(Strict):
     """Of the embeddings' cosine; ours, to be chosen for the model."""
 
     @model_validator(mode="after")
-    def _one(self) -> Meaning:
+    def _one(self) -> Equivalence:
         if (self.embedding is None) == (self.entailment is None):
-            raise ValueError("meaning needs one model: {embedding: NAME} or {entailment: NAME}")
+            raise ValueError("equivalence needs one model: {embedding: NAME} or {entailment: NAME}")
         return self
 
 
@@ -182,12 +184,12 @@ class Recipe(Strict):
     annotator_copy: bool = False
     """offline: may keep a copy of the start, where neither a reference model nor adapters hold it already."""
     confidence_window: int = Field(default=2048, ge=1)
-    """Tokens in a window of group_confidence_tail, _lowest and _bottom (DeepConf's 2048); for completions that are no
-    longer, all of these are group_confidence."""
+    """Tokens in a window of tail_confidence, lowest_window_confidence and bottom_window_confidence (DeepConf's 2048);
+    for shorter completions each of these equals mean_token_confidence."""
     vllm_capture: bool = False
     """Read self-certainty inside vLLM, off the logits that tokens are sampled from, where it would cost a pass of its
     own: with training.use_vllm, colocated, and training.vllm_importance_sampling_correction off."""
-    meaning: Meaning | None = None
+    equivalence: Equivalence | None = None
     """What decides whether two texts mean the same; for the reward semantic_entropy."""
     rewarded_per_group: int | None = Field(default=None, ge=2)
     """Of each group only the first so many are rewarded, the rest just vote (TTRL: 64 votes, 32 rewarded)."""
@@ -213,6 +215,11 @@ class Recipe(Strict):
     """Completions of each rollout that are written to the run folder."""
     training: dict[str, Any] = {}
     """TRL's own options."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _new_names(cls, values: Any) -> Any:
+        return with_new_names(values) if isinstance(values, Mapping) else values
 
     @field_validator("training", "lora", "evaluate", "guard", mode="before")
     @classmethod
@@ -262,22 +269,36 @@ class Recipe(Strict):
             )
         return self
 
-    @property
+    # What follows from the keys is derived once for each recipe.
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Recipe:
+        """Copies the recipe; what follows from the keys is derived anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in ("weights", "resolved_normalisation", "resolved_training"):
+            vars(copied).pop(name, None)
+        return copied
+
+    @cached_property
     def weights(self) -> dict[str, Weight]:
         """The rewards by name, each with its weight."""
         reward = {self.reward: 1.0} if isinstance(self.reward, str) else self.reward
         return {name: read_weight(name, value) for name, value in reward.items()}
 
-    @property
+    @cached_property
     def resolved_normalisation(self) -> Normalisation:
+        """The normalisation, also where the recipe leaves it to the algorithm."""
         return self.normalisation or ("none" if self.algorithm in UNSCALED else "group_std")
 
-    @property
+    @cached_property
     def resolved_training(self) -> dict[str, Any]:
         """TRL's options with the paper's values, and those of the algorithm, where the recipe says nothing."""
         skip = RLOO_HAS_NOT if self.algorithm in LEAVE_ONE_OUT else ()
         paper = {key: value for key, value in PAPER_TRAINING.items() if key not in skip}
         return paper | ALGORITHMS[self.algorithm] | self.training
+
+    def written_out(self) -> dict[str, Any]:
+        """Lists all keys with nothing left to defaults."""
+        return self.model_dump() | {"normalisation": self.resolved_normalisation, "training": self.resolved_training}
 
     def accumulation(self, processes: int) -> int:
         """TRL's gradient_accumulation_steps, so that one update sees `problems_per_update` whole groups.
@@ -344,7 +365,8 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         if not equals or key.split() != [key]:
             raise RlifError(f"cannot read {override!r}; overrides look like key=value.")
         target = values
-        *parents, last = key.split(".")
+        first, *inner = key.split(".")
+        *parents, last = RENAMED_KEYS.get(first, first), *inner
         for parent in parents:
             if target.get(parent) is None:
                 target[parent] = {}
@@ -381,7 +403,9 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            owner = {"evaluate": Evaluation, "guard": Guard, "meaning": Meaning}.get(str(first["loc"][0]), Recipe)
+            owner = {"evaluate": Evaluation, "guard": Guard, "equivalence": Equivalence}.get(
+                str(first["loc"][0]), Recipe
+            )
             hint = nearest(str(first["loc"][-1]), owner.model_fields)
             raise RlifError(f"unknown key {key!r} in the recipe; {hint}") from None
         if first["type"] == "value_error":

@@ -248,11 +248,7 @@ class Run:
 
 def resolved(recipe: Recipe, name: str) -> dict[str, Any]:
     """The recipe with nothing left to defaults or to the folder it was started in."""
-    return anchored(recipe).model_dump() | {
-        "name": name,
-        "normalisation": recipe.resolved_normalisation,
-        "training": recipe.resolved_training,
-    }
+    return anchored(recipe).written_out() | {"name": name}
 
 
 def environment() -> dict[str, Any]:

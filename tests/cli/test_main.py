@@ -111,7 +111,7 @@ def test_dry_run_says_what_it_cannot_know(monkeypatch, capsys):
         (["train", "demo", "reward=confidence"], "unknown reward 'confidence'"),
         (["train", "demo", "reward={likelyhood: 1}"], "did you mean 'likelihood'"),
         (["train", "demo", "reward={self_certainty: 0}"], "no reward has a weight"),
-        (["train", "demo", "reward=semantic_entropy"], "meaning names the model"),
+        (["train", "demo", "reward=semantic_entropy"], "equivalence names the model"),
         (["train", "demo", "reward=accuracy", "annotator=lagged"], "accuracy measures none"),
         (["train", "demo", "task=clocks"], "did you mean 'clock'"),
         (["train", "demo", "prompt=plane"], "did you mean 'plain'"),

@@ -133,7 +133,7 @@ def build_reward(recipe: Recipe, task: Task | None, problems: Sequence[Problem] 
         annotator=Annotator(recipe.annotator, recipe.annotator_decay, recipe.annotator_every, recipe.annotator_copy),
         task=task,
         problems=problems,
-        alike=load_meaning(recipe.meaning) if recipe.meaning else None,
+        alike=load_meaning(recipe.equivalence) if recipe.equivalence else None,
         rewarded=recipe.rewarded_per_group,
         seed=recipe.seed,
         seconds=recipe.reward_seconds,

@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 
 from rlif.config.inheritance import Values, keys_of, lineage
 from rlif.config.recipe import Recipe, Strict, find_recipe, load_recipe, shipped_recipes
-from rlif.errors import RlifError
+from rlif.errors import RecipeError
 
 BY_KEY = ("sources", "conflicts")  # what is said of single values
 BOUND_TO_A_RUN = ("reproduces", "published", "reported")
@@ -61,7 +61,7 @@ def read_about(recipe: str | Path) -> About:
     """What a recipe says of itself, with what it takes over from its bases.
 
     Raises:
-        RlifError: no such recipe, or an `about` that cannot be read.
+        RecipeError: no such recipe, or an `about` that cannot be read.
 
     Example:
         >>> read_about("intuitor-qwen2.5-3b-math").published["gsm8k.paper"]
@@ -73,7 +73,7 @@ def read_about(recipe: str | Path) -> About:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(["about", *(str(part) for part in first["loc"])])
-        raise RlifError(f"{key} in the recipe {recipe}: {first['msg'].lower()}.") from None
+        raise RecipeError(f"{key} in the recipe {recipe}: {first['msg'].lower()}.") from None
 
 
 def inherited(chain: Sequence[Values]) -> Values:
@@ -82,7 +82,7 @@ def inherited(chain: Sequence[Values]) -> Values:
     for values in chain:
         own = values.get("about") or {}
         if not isinstance(own, dict) or not all(isinstance(own.get(key, {}), dict) for key in BY_KEY):
-            raise RlifError(
+            raise RecipeError(
                 f"about in a recipe is a mapping, and so are its {' and '.join(BY_KEY)}, found {str(own)[:60]!r}."
             )
         before = {name: {k: v for k, v in about.get(name, {}).items() if k not in keys_of(values)} for name in BY_KEY}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rlif.config.renamed import with_new_names
-from rlif.errors import RlifError, nearest
+from rlif.errors import RecipeError, nearest
 from rlif.files.yaml import read_yaml
 
 SECTIONS = ("training", "evaluate", "guard", "lora")
@@ -34,14 +34,14 @@ def lineage(path: Path, shipped: Mapping[str, Path]) -> list[Values]:
         shipped: recipes that may be named without a suffix.
 
     Raises:
-        RlifError: a base that is no name, that does not exist, or that the recipe is the base of.
+        RecipeError: a base that is no name, that does not exist, or that the recipe is the base of.
     """
     files, chain = [path], [with_new_names(read_yaml(path))]
     while (base := chain[0].get("base")) is not None:
         path = _file_of(base, files[0], shipped)
         if any(path.resolve() == file.resolve() for file in files):
             names = " -> ".join(file.stem for file in [*reversed(files), path])
-            raise RlifError(f"recipes cannot be their own base: {names}.")
+            raise RecipeError(f"recipes cannot be their own base: {names}.")
         files.insert(0, path)
         chain.insert(0, with_new_names(read_yaml(path)))
     return chain
@@ -49,14 +49,14 @@ def lineage(path: Path, shipped: Mapping[str, Path]) -> list[Values]:
 
 def _file_of(base: Any, named_in: Path, shipped: Mapping[str, Path]) -> Path:
     if not isinstance(base, str):
-        raise RlifError(f"base in {named_in} is {base!r}; it is the name of one recipe.")
+        raise RecipeError(f"base in {named_in} is {base!r}; it is the name of one recipe.")
     if base.endswith(SUFFIXES):
         path = named_in.parent / Path(base).expanduser()
         if not path.is_file():
-            raise RlifError(f"base in {named_in} names {base}, and there is no such file beside it.")
+            raise RecipeError(f"base in {named_in} names {base}, and there is no such file beside it.")
         return path
     if base not in shipped:
-        raise RlifError(f"base in {named_in} is {base!r}, no shipped recipe; {nearest(base, shipped)}")
+        raise RecipeError(f"base in {named_in} is {base!r}, no shipped recipe; {nearest(base, shipped)}")
     return shipped[base]
 
 

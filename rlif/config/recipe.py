@@ -27,7 +27,7 @@ from pydantic import (
 from rlif.config.inheritance import lineage, merged
 from rlif.config.renamed import RENAMED_KEYS, with_new_names
 from rlif.config.schedule import Weight, read_weight
-from rlif.errors import RlifError, nearest
+from rlif.errors import RecipeError, nearest
 from rlif.files.yaml import parse_yaml
 from rlif.guard.limits import Guard
 
@@ -304,35 +304,35 @@ class Recipe(Strict):
         """TRL's gradient_accumulation_steps, so that one update sees `problems_per_update` whole groups.
 
         Raises:
-            RlifError: a group of one, or a batch that does not divide.
+            RecipeError: a group of one, or a batch that does not divide.
         """
         training = self.resolved_training
         for name in ("num_generations", "per_device_train_batch_size", *REUSE):
             value = training.get(name, 1)
             if not isinstance(value, int) or value < 1:
-                raise RlifError(f"training.{name} is {value!r}; it must be a whole number from 1.")
+                raise RecipeError(f"training.{name} is {value!r}; it must be a whole number from 1.")
         group = training["num_generations"]
         if group < 2:
-            raise RlifError(
+            raise RecipeError(
                 f"training.num_generations is {group}, but a completion is compared with the others of its group, so"
                 " its advantage would always be zero; use 4 or more."
             )
         rows = self.problems_per_update * group
         share = training["per_device_train_batch_size"] * processes
         if rows % share:
-            raise RlifError(
+            raise RecipeError(
                 f"problems_per_update ({self.problems_per_update}) x training.num_generations ({group}) ="
                 f" {rows} completions do not divide into batches of {share}"
                 f" (training.per_device_train_batch_size x {processes} processes); change one of the three."
             )
         steps = training.get("gradient_accumulation_steps", rows // share)
         if steps != rows // share:
-            raise RlifError(
+            raise RecipeError(
                 f"training.gradient_accumulation_steps is {steps}, but problems_per_update asks for {rows // share};"
                 " leave one of the two out."
             )
         if (share * training.get("steps_per_generation", steps)) % group:
-            raise RlifError(
+            raise RecipeError(
                 f"a generation batch of {share * training['steps_per_generation']} completions does not divide into"
                 f" groups of {group}; change training.steps_per_generation or training.num_generations."
             )
@@ -353,7 +353,7 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: values are read as YAML.
 
     Raises:
-        RlifError: no such recipe, unreadable YAML, an unknown key, a wrong type, keys that contradict each other.
+        RecipeError: no such recipe, unreadable YAML, an unknown key, a wrong type, keys that contradict each other.
 
     Example:
         >>> rlif.load_recipe("demo", ["seed=1"]).seed
@@ -363,7 +363,7 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or key.split() != [key]:
-            raise RlifError(f"cannot read {override!r}; overrides look like key=value.")
+            raise RecipeError(f"cannot read {override!r}; overrides look like key=value.")
         target = values
         first, *inner = key.split(".")
         *parents, last = RENAMED_KEYS.get(first, first), *inner
@@ -372,7 +372,7 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
                 target[parent] = {}
             target = target[parent]
             if not isinstance(target, dict):
-                raise RlifError(f"cannot set {key!r}: {parent!r} is a single value.")
+                raise RecipeError(f"cannot set {key!r}: {parent!r} is a single value.")
         target[last] = parse_yaml(value, f"the value of {key}")
     return check_recipe(values)
 
@@ -384,7 +384,7 @@ def find_recipe(recipe: str | Path) -> Path:
     shipped = shipped_recipes()
     if str(recipe) in shipped:
         return shipped[str(recipe)]
-    raise RlifError(f"no recipe file and no shipped recipe {str(recipe)!r}; {nearest(str(recipe), shipped)}")
+    raise RecipeError(f"no recipe file and no shipped recipe {str(recipe)!r}; {nearest(str(recipe), shipped)}")
 
 
 def folder_name(stem: str) -> str:
@@ -398,7 +398,7 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
         return Recipe.model_validate(values)
     except UnicodeEncodeError as error:
         found = error.object[error.start : error.end]
-        raise RlifError(f"the recipe holds {found!r}, which is no text; write the characters themselves.") from None
+        raise RecipeError(f"the recipe holds {found!r}, which is no text; write the characters themselves.") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -407,8 +407,8 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
                 str(first["loc"][0]), Recipe
             )
             hint = nearest(str(first["loc"][-1]), owner.model_fields)
-            raise RlifError(f"unknown key {key!r} in the recipe; {hint}") from None
+            raise RecipeError(f"unknown key {key!r} in the recipe; {hint}") from None
         if first["type"] == "value_error":
-            raise RlifError(f"{first['msg'].removeprefix('Value error, ')}.") from None
+            raise RecipeError(f"{first['msg'].removeprefix('Value error, ')}.") from None
         found = repr(first["input"])
-        raise RlifError(f"{key} in the recipe: {first['msg'].lower()}, found {found[:80]}.") from None
+        raise RecipeError(f"{key} in the recipe: {first['msg'].lower()}, found {found[:80]}.") from None

@@ -9,7 +9,7 @@ from typing import Any
 from rlif.config.passes import keeps_copy
 from rlif.config.recipe import Recipe
 from rlif.config.schedule import first_gap
-from rlif.errors import RlifError
+from rlif.errors import DataError, RecipeError
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 
@@ -32,7 +32,8 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
     rounded up to whole updates.
 
     Raises:
-        RlifError: too few problems for one rollout, steps that are rewarded by nothing, checkpoints within a rollout.
+        DataError: too few problems for one rollout.
+        RecipeError: steps that are rewarded by nothing, checkpoints within a rollout.
     """
     training = recipe.resolved_training
     accumulation = recipe.accumulation(processes)
@@ -40,12 +41,12 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
     slices = training.get("steps_per_generation") or accumulation
     rollout = share * slices // group
     if problems < rollout:
-        raise RlifError(
+        raise DataError(
             f"{problems} problems are too few for one rollout of {rollout}; lower problems_per_update, or give more."
         )
     reuse = slices * training.get("num_iterations", 1)
     if reuse % accumulation and accumulation % reuse:
-        raise RlifError(
+        raise RecipeError(
             f"a rollout is used for {reuse} batches (training.steps_per_generation x training.num_iterations) and an"
             f" update takes {accumulation}, so no checkpoint could lie between two rollouts; choose them so that one"
             " divides the other."
@@ -61,9 +62,9 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
     shared = max(1, reuse // accumulation)
     gap = first_gap(list(recipe.weights.values()))
     if gap is not None and gap + 1 < steps:
-        raise RlifError(f"from step {gap} on every reward weighs 0, so there is nothing to learn from; close the gap.")
+        raise RecipeError(f"from step {gap} on every reward weighs 0, so there is nothing to learn from; close the gap.")
     if training.get("save_strategy", "steps") == "steps" and training["save_steps"] % shared:
-        raise RlifError(
+        raise RecipeError(
             f"training.save_steps ({training['save_steps']}) must be a multiple of the {shared} updates that share a"
             " rollout: a run resumed in between would sample anew and not be the same run."
         )
@@ -74,11 +75,11 @@ def check_annotator(recipe: Recipe, config: Any) -> None:
     """Refuses an offline annotator that nothing holds, and says what a copy of it would cost.
 
     Raises:
-        RlifError: neither a reference model nor adapters nor leave to keep a copy.
+        RecipeError: neither a reference model nor adapters nor leave to keep a copy.
     """
     if recipe.annotator == "offline" and keeps_copy(recipe) and not recipe.annotator_copy:
         size = count_parameters(config) * BYTES[recipe.dtype] / 2**30
-        raise RlifError(no_start(size))
+        raise RecipeError(no_start(size))
 
 
 def no_start(gibibytes: float) -> str:

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from rlif.config.passes import keeps_copy
 from rlif.config.recipe import Recipe, folder_name
-from rlif.errors import RlifError, lookup
+from rlif.errors import MachineError, RecipeError, RlifError, lookup
 from rlif.launching.hardware import config_of
 from rlif.runs.launcher_contract import SERVER_HOST
 from rlif.sampling.loading import model_path
@@ -82,7 +82,8 @@ def check_layout(recipe: Recipe, layout: Layout, gpus: int | None) -> None:
         gpus: those of this machine; None where it is not the one that will train.
 
     Raises:
-        RlifError: as `check_strategy`; heads of attention that do not divide, too few GPUs, a package that is missing.
+        RecipeError: as `check_strategy`; attention heads that do not divide.
+        MachineError: too few GPUs, a package that is missing.
     """
     check_strategy(recipe, layout)
     _check_heads(recipe, layout)
@@ -94,26 +95,26 @@ def check_strategy(recipe: Recipe, layout: Layout) -> None:
     """Refuses what cannot start on any machine, whatever the model.
 
     Raises:
-        RlifError: an unknown strategy, a share that is not whole, something in the recipe that the strategy cannot do.
+        RecipeError: an unknown strategy, a share that is not whole, something in the recipe that the strategy cannot do.
     """
     lookup(STRATEGIES, layout.strategy, "strategy")
     if layout.processes < 1 or layout.nodes < 1 or layout.processes % layout.nodes:
-        raise RlifError(f"{layout.processes} processes cannot be shared equally by {layout.nodes} machines.")
+        raise RecipeError(f"{layout.processes} processes cannot be shared equally by {layout.nodes} machines.")
     recipe.accumulation(layout.processes)
     if recipe.training.get("use_cpu") and layout.strategy != "ddp":
-        raise RlifError(f"strategy {layout.strategy} needs GPUs; a recipe with training.use_cpu runs with ddp.")
+        raise RecipeError(f"strategy {layout.strategy} needs GPUs; a recipe with training.use_cpu runs with ddp.")
     if layout.strategy in IN_SHARDS and recipe.evaluate.tasks:
-        raise RlifError(
+        raise RecipeError(
             f"evaluation on the way needs whole weights, and {layout.strategy} keeps shards; set evaluate={{}} and use"
             " `rlif eval` on the finished run."
         )
     if layout.strategy in IN_SHARDS and recipe.vllm_capture:
-        raise RlifError(
+        raise RecipeError(
             "vllm_capture runs a pass where a token was not seen, which no process can run alone where weights are in"
             f" shards, as with {layout.strategy}; leave vllm_capture out, or use ddp or zero2."
         )
     if layout.strategy != "ddp" and keeps_copy(recipe):
-        raise RlifError(
+        raise RecipeError(
             f"annotator {recipe.annotator} keeps a copy of whole parameters, which needs strategy ddp and not"
             f" {layout.strategy}."
         )
@@ -123,11 +124,11 @@ def _check_machine(recipe: Recipe, layout: Layout, gpus: int) -> None:
     """Refuses what cannot start on a machine with so many GPUs."""
     for package in STRATEGIES[layout.strategy]:
         if find_spec(package) is None:
-            raise RlifError(f"strategy {layout.strategy} needs {package}: pip install {package}.")
+            raise MachineError(f"strategy {layout.strategy} needs {package}: pip install {package}.")
     wanted = 0 if recipe.training.get("use_cpu") else layout.per_node + layout.server_gpus
     if gpus < wanted:
         server = f" and {layout.server_gpus} for the vLLM server" if layout.server_gpus else ""
-        raise RlifError(
+        raise MachineError(
             f"{layout.per_node} processes on this machine need a GPU each{server}, found {gpus}; lower --processes, or"
             " print the commands with --dry-run."
         )
@@ -147,7 +148,7 @@ def _check_heads(recipe: Recipe, layout: Layout) -> None:
         return  # what will train says so
     if heads % gpus:
         whole = [str(number) for number in range(1, gpus) if heads % number == 0]
-        raise RlifError(
+        raise RecipeError(
             f"{option} is {gpus}, but vLLM cannot share {heads} attention heads of {recipe.model} equally among {gpus}"
             f" GPUs; use {' or '.join(whole)}."
         )
@@ -179,18 +180,18 @@ def machine_options(layout: Layout, rank: int = 0, head: str | None = None) -> l
         head: address of the first machine, HOST or HOST:PORT; left out where there is one machine.
 
     Raises:
-        RlifError: several machines and no address, or a rank that there is not.
+        RecipeError: several machines and no address, or a rank that there is not.
     """
     if layout.nodes == 1:
         return ["--main_process_port", "0"]  # any that is free
     host, _, port = (head or "").partition(":")
     if not host or not (port or str(PORT)).isdigit():
-        raise RlifError(
+        raise RecipeError(
             f"{layout.nodes} machines have to find each other: start this on each with --head HOST[:PORT] of the first"
             f" and --rank 0 to {layout.nodes - 1}, or let Slurm do it with --slurm; found --head {head or 'nothing'}."
         )
     if not 0 <= rank < layout.nodes:
-        raise RlifError(f"--rank is the number of this machine, 0 to {layout.nodes - 1}, found {rank}.")
+        raise RecipeError(f"--rank is the number of this machine, 0 to {layout.nodes - 1}, found {rank}.")
     return ["--machine_rank", str(rank), "--main_process_ip", host, "--main_process_port", port or str(PORT)]
 
 
@@ -222,12 +223,12 @@ def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:
         rank: of this machine; on any but the first the run may have begun already.
 
     Raises:
-        RlifError: the name that the recipe gives is taken.
+        RecipeError: the name that the recipe gives is taken.
     """
     root = Path(recipe.output).expanduser()
     if recipe.name:
         if rank == 0 and (root / recipe.name).exists():
-            raise RlifError(f"{root / recipe.name} exists already; choose another name=..., or go on with --resume.")
+            raise RecipeError(f"{root / recipe.name} exists already; choose another name=..., or go on with --resume.")
         return root / recipe.name
     stem = folder_name(stem)
     names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))

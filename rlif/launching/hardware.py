@@ -12,7 +12,7 @@ from typing import Any
 
 from rlif.config.recipe import Recipe
 from rlif.config.steps import count_parameters
-from rlif.errors import RlifError
+from rlif.errors import ModelError
 from rlif.sampling.loading import load_config
 
 
@@ -119,7 +119,7 @@ def config_of(recipe: Recipe) -> Any:
     """The configuration of a recipe's model, from what is known here if it is.
 
     Raises:
-        RlifError: it is neither known here, nor a folder, nor on the hub.
+        ModelError: it is neither known here, nor a folder, nor on the hub.
     """
     from transformers import AutoConfig
 
@@ -131,7 +131,7 @@ def find_shape(recipe: Recipe) -> Shape:
     """The shape of a recipe's model, without its weights.
 
     Raises:
-        RlifError: its configuration cannot be had, or it is a mixture of experts.
+        ModelError: its configuration cannot be had, or it is a mixture of experts.
     """
     return shape_of(config_of(recipe))
 
@@ -140,7 +140,7 @@ def shape_of(config: Any) -> Shape:
     """The shape that a configuration of transformers describes."""
     text = config.get_text_config()
     if any(getattr(text, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
-        raise RlifError("costs are known for dense models; this one is a mixture of experts.")
+        raise ModelError("costs are known for dense models; this one is a mixture of experts.")
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     key_value = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     return Shape(

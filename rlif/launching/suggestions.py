@@ -9,7 +9,7 @@ import functools
 import itertools
 from collections.abc import Callable
 
-from rlif.errors import RlifError
+from rlif.errors import RecipeError
 from rlif.launching.commands import Layout, check_strategy
 from rlif.launching.cost_model import Setting, fits, parallel, room, share, vllm_room
 
@@ -18,7 +18,7 @@ OFFERED = 6  # ways to make a run fit
 Change = Callable[[Setting], Setting]
 
 
-def knobs(setting: Setting) -> list[tuple[str, float]]:
+def suggestions(setting: Setting) -> list[tuple[str, float]]:
     """What makes a run fit that does not, and the GiB it leaves: the fewest changes at once, three at most."""
     changes = _changes(setting)
     for number in (1, 2, 3):
@@ -38,7 +38,7 @@ def _starts(setting: Setting) -> bool:
     """Whether its strategy can do what the recipe asks for, and the batch divides."""
     try:
         check_strategy(setting.recipe, Layout(setting.trainers, 1, setting.strategy, setting.server_gpus))
-    except RlifError:
+    except RecipeError:
         return False
     return True
 

@@ -36,7 +36,7 @@ def plan(
     """Memory and time of a run on given GPUs, by arithmetic: `rlif plan intuitor-qwen2.5-3b-math --gpu h100`."""
     from rich.console import Console
 
-    from rlif.config.recipe import load_recipe
+    from rlif.config.loading import load_recipe
     from rlif.engines.trl.setup import check_training
     from rlif.launching import cost_model as costs
     from rlif.launching import hardware

@@ -28,7 +28,7 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder from its last checkpoint.")] = None,
 ) -> None:
     """Train a model: `rlif train demo seed=1`, with any key of the recipe."""
-    from rlif.config.recipe import find_recipe, load_recipe
+    from rlif.config.loading import find_recipe, load_recipe
     from rlif.runs.folder import Run
 
     if resume is not None and dry_run:

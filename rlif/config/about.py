@@ -20,7 +20,8 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from rlif.config.inheritance import Values, keys_of, lineage
-from rlif.config.recipe import Recipe, Strict, find_recipe, load_recipe, shipped_recipes
+from rlif.config.loading import find_recipe, load_recipe, shipped_recipes
+from rlif.config.recipe import Recipe, Strict
 from rlif.errors import RecipeError
 
 BY_KEY = ("sources", "conflicts")  # what is said of single values

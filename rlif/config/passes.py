@@ -18,7 +18,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rlif.config.recipe import LEAVE_ONE_OUT, Recipe
+from rlif.config.defaults import LEAVE_ONE_OUT
+from rlif.config.recipe import Recipe
 from rlif.signals import NEEDS
 
 Path = Literal["reference", "policy", "vllm", "decode", "pass", "none"]
@@ -129,7 +130,7 @@ def scored_anyway(algorithm: str, options: Mapping[str, Any]) -> str | None:
     """Says why TRL runs a pass for the policy's log-probabilities after each rollout, as GRPOTrainer decides.
 
     Args:
-        algorithm: of `rlif.config.recipe.ALGORITHMS`.
+        algorithm: of `rlif.config.defaults.ALGORITHMS`.
         options: for TRL's config, gradient_accumulation_steps among them.
 
     Returns:

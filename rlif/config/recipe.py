@@ -1,95 +1,31 @@
-"""The recipe: everything a run is, in one strict file. Class defaults are the paper's MATH setting.
+"""Describes a run in one strict set of keys, the recipe. Class defaults are the paper's MATH setting.
 
 A recipe that says only `reward: self_certainty` is Intuitor on MATH with Qwen2.5-3B (arXiv 2505.19590, Table 7; where
 table and text disagree, KL weight 0.005, the text's). `training:` belongs to TRL: whatever `GRPOConfig` or `RLOOConfig`
-knows goes there and is passed on as it stands; rlif sets only the values of `PAPER_TRAINING` that are left out.
+knows goes there and is passed on as it stands. rlif sets only those of `rlif.config.defaults` that are left out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
-from importlib import resources
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from rlif.config.inheritance import lineage, merged
-from rlif.config.renamed import RENAMED_KEYS, with_new_names
+from rlif.config.defaults import ALGORITHMS, LEAVE_ONE_OUT, OURS, PAPER_TRAINING, REUSE, RLOO_HAS_NOT, UNSCALED
+from rlif.config.renamed import with_new_names
 from rlif.config.schedule import Weight, read_weight
-from rlif.errors import RecipeError, nearest
-from rlif.files.yaml import parse_yaml
+from rlif.errors import RecipeError
 from rlif.guard.limits import Guard
-
-PAPER_TRAINING: dict[str, Any] = {
-    "learning_rate": 3e-6,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 0.1,  # a share of all steps
-    "num_train_epochs": 1,
-    "num_generations": 7,
-    "per_device_train_batch_size": 7,
-    "max_completion_length": 3072,
-    "temperature": 0.9,
-    "beta": 0.005,
-    "epsilon": 0.2,
-    "loss_type": "grpo",  # 1/|o| within a completion, then the mean over completions
-    "logging_steps": 1,
-    "save_steps": 10,
-    "save_total_limit": 3,
-    "report_to": "none",
-}
-RLOO_HAS_NOT = ("loss_type",)
-
-# The forms of the loss: what TRL's options become. In all of them the advantage is ours, see `rlif.rewards.mixing`.
-ALGORITHMS: dict[str, dict[str, Any]] = {
-    "grpo": {},  # the paper's, 1/|o| within a completion; training.loss_type may name another of TRL's
-    "dr_grpo": {"loss_type": "dr_grpo"},  # over the limit of tokens, no deviation; arXiv 2503.20783
-    "dapo": {"loss_type": "dapo"},  # over all tokens of the batch; arXiv 2503.14476
-    "bnpo": {"loss_type": "bnpo"},  # over all tokens of a process's batch; the reference code's
-    "gspo": {"importance_sampling_level": "sequence"},  # one ratio per completion; arXiv 2507.18071
-    "rloo": {},  # TRL's RLOOTrainer: leave-one-out baseline, no deviation; arXiv 2402.14740
-    "reinforce": {"normalize_advantages": True},  # the same, then all advantages of a batch to mean 0 and deviation 1
-}
-LEAVE_ONE_OUT = ("rloo", "reinforce")
-UNSCALED = ("dr_grpo", *LEAVE_ONE_OUT)  # whose advantages are not divided by a deviation unless a recipe asks
-
-REUSE = ("gradient_accumulation_steps", "steps_per_generation", "num_iterations")
-
-# Set by rlif from its own keys; a second opinion in `training` would contradict them.
-OURS = {
-    "output_dir": "output and name",
-    "generation_batch_size": "problems_per_update",
-    "seed": "seed",
-    "scale_rewards": "normalisation",
-    "reward_weights": "reward",
-    "multi_objective_aggregation": "reward",
-    "model_init_kwargs": "model, revision and dtype",
-    "trust_remote_code": "nothing: remote code never runs",
-    "remove_unused_columns": "nothing: rlif builds the data set",
-    "disable_tqdm": "nothing: rlif shows its own progress",
-    "resume_from_checkpoint": "--resume",
-    "save_only_model": "nothing: a checkpoint is there to go on from",
-    "ignore_data_skip": "nothing: a resumed run goes on where it was in its data",
-    "restore_callback_states_from_checkpoint": "nothing: what the guard and the rewards remember comes back by itself",
-    # A recipe writes into its run folder and nowhere else; what it made is uploaded by whoever wants it uploaded.
-    "push_to_hub": "`hf upload` with the model folder of the run",
-    "log_completions_hub_repo": "`hf upload` with completions/ of the run",
-    "trackio_space_id": "`hf upload` with metrics.jsonl of the run",
-    "trackio_static_space_id": "`hf upload` with metrics.jsonl of the run",
-    "trackio_bucket_id": "`hf upload` with metrics.jsonl of the run",
-    "hub_token": "HF_TOKEN in the environment: recipes are kept with the run",
-}
-
 
 Algorithm = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "rloo", "reinforce"]
 Normalisation = Literal["group_std", "group_std_floor", "batch_std", "none"]
@@ -337,78 +273,3 @@ class Recipe(Strict):
                 f" groups of {group}; change training.steps_per_generation or training.num_generations."
             )
         return steps
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name."""
-    folder = Path(str(resources.files("rlif"))) / "recipes"
-    return {path.stem: path for path in sorted(folder.rglob("*.yaml"), key=lambda p: p.stem)}
-
-
-def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads a recipe and checks it, with `key=value` overrides; dots reach inside: `training.learning_rate=1e-4`.
-
-    Args:
-        recipe: name of a recipe that ships, or a path to a YAML file.
-        overrides: values are read as YAML.
-
-    Raises:
-        RecipeError: no such recipe, unreadable YAML, an unknown key, a wrong type, keys that contradict each other.
-
-    Example:
-        >>> rlif.load_recipe("demo", ["seed=1"]).seed
-        1
-    """
-    values = merged(lineage(find_recipe(recipe), shipped_recipes()))
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or key.split() != [key]:
-            raise RecipeError(f"cannot read {override!r}; overrides look like key=value.")
-        target = values
-        first, *inner = key.split(".")
-        *parents, last = RENAMED_KEYS.get(first, first), *inner
-        for parent in parents:
-            if target.get(parent) is None:
-                target[parent] = {}
-            target = target[parent]
-            if not isinstance(target, dict):
-                raise RecipeError(f"cannot set {key!r}: {parent!r} is a single value.")
-        target[last] = parse_yaml(value, f"the value of {key}")
-    return check_recipe(values)
-
-
-def find_recipe(recipe: str | Path) -> Path:
-    """The file of a recipe given by path or by the name of one that ships."""
-    if Path(recipe).is_file():
-        return Path(recipe)
-    shipped = shipped_recipes()
-    if str(recipe) in shipped:
-        return shipped[str(recipe)]
-    raise RecipeError(f"no recipe file and no shipped recipe {str(recipe)!r}; {nearest(str(recipe), shipped)}")
-
-
-def folder_name(stem: str) -> str:
-    """A name for a run folder, from that of a recipe file."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip("._-") or "run"
-
-
-def check_recipe(values: Mapping[str, Any]) -> Recipe:
-    """A recipe from plain values, with errors of one sentence."""
-    try:
-        return Recipe.model_validate(values)
-    except UnicodeEncodeError as error:
-        found = error.object[error.start : error.end]
-        raise RecipeError(f"the recipe holds {found!r}, which is no text; write the characters themselves.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            owner = {"evaluate": Evaluation, "guard": Guard, "equivalence": Equivalence}.get(
-                str(first["loc"][0]), Recipe
-            )
-            hint = nearest(str(first["loc"][-1]), owner.model_fields)
-            raise RecipeError(f"unknown key {key!r} in the recipe; {hint}") from None
-        if first["type"] == "value_error":
-            raise RecipeError(f"{first['msg'].removeprefix('Value error, ')}.") from None
-        found = repr(first["input"])
-        raise RecipeError(f"{key} in the recipe: {first['msg'].lower()}, found {found[:80]}.") from None

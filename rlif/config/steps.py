@@ -62,7 +62,9 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
     shared = max(1, reuse // accumulation)
     gap = first_gap(list(recipe.weights.values()))
     if gap is not None and gap + 1 < steps:
-        raise RecipeError(f"from step {gap} on every reward weighs 0, so there is nothing to learn from; close the gap.")
+        raise RecipeError(
+            f"from step {gap} on every reward weighs 0, so there is nothing to learn from; close the gap."
+        )
     if training.get("save_strategy", "steps") == "steps" and training["save_steps"] % shared:
         raise RecipeError(
             f"training.save_steps ({training['save_steps']}) must be a multiple of the {shared} updates that share a"

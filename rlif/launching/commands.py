@@ -27,8 +27,9 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
+from rlif.config.loading import folder_name
 from rlif.config.passes import keeps_copy
-from rlif.config.recipe import Recipe, folder_name
+from rlif.config.recipe import Recipe
 from rlif.errors import MachineError, RecipeError, RlifError, lookup
 from rlif.launching.hardware import config_of
 from rlif.runs.launcher_contract import SERVER_HOST
@@ -95,7 +96,7 @@ def check_strategy(recipe: Recipe, layout: Layout) -> None:
     """Refuses what cannot start on any machine, whatever the model.
 
     Raises:
-        RecipeError: an unknown strategy, a share that is not whole, something in the recipe that the strategy cannot do.
+        RecipeError: an unknown strategy, a share that is not whole, a key that the strategy cannot serve.
     """
     lookup(STRATEGIES, layout.strategy, "strategy")
     if layout.processes < 1 or layout.nodes < 1 or layout.processes % layout.nodes:

@@ -20,7 +20,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlif.config.recipe import Recipe, folder_name
+from rlif.config.loading import folder_name
+from rlif.config.recipe import Recipe
 from rlif.launching.commands import Layout, options, server_command
 from rlif.runs.launcher_contract import PREEMPTED, SERVER_HOST
 

@@ -31,7 +31,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlif.config.recipe import Recipe, check_recipe, folder_name
+from rlif.config.loading import check_recipe, folder_name
+from rlif.config.recipe import Recipe
 from rlif.errors import RlifError
 from rlif.files.atomic import finite, read_object, replace_file, sync, write_rows
 from rlif.files.jsonl import read_lines

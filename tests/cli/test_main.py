@@ -12,7 +12,7 @@ from support.commands import ROOT, main, run
 from support.models import byte_tokenizer, tiny_model
 
 from rlif.cli import train
-from rlif.config.recipe import load_recipe
+from rlif.config.loading import load_recipe
 from rlif.engines.trl.setup import build_trainer
 
 
@@ -21,7 +21,7 @@ from rlif.engines.trl.setup import build_trainer
     [
         "import rlif",
         "import rlif.cli.main; rlif.cli.main.app(['--help'], standalone_mode=False)",
-        "import rlif.config.recipe; rlif.config.recipe.load_recipe('demo')",
+        "import rlif.config.loading; rlif.config.loading.load_recipe('demo')",
     ],
 )
 def test_importing_is_light(code):

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
+from rlif.config.loading import load_recipe
 from rlif.config.passes import EVERY, TABLE, Conditions, needs_of, which_pass
-from rlif.config.recipe import load_recipe
 from rlif.scoring.taps import CHEAP, COSTLY
 from rlif.signals import NEEDS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import rlif
-from rlif.config.recipe import check_recipe, load_recipe, shipped_recipes
+from rlif.config.loading import check_recipe, load_recipe, shipped_recipes
 from rlif.engines.trl.setup import check_training
 from rlif.training.prepare import check_names
 

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from rlif.config import renamed
-from rlif.config.recipe import check_recipe, load_recipe
+from rlif.config.loading import check_recipe, load_recipe
 from rlif.errors import RecipeError
 from rlif.files.yaml import write_yaml
 

@@ -6,7 +6,7 @@ import pytest
 from support.models import byte_tokenizer
 
 import rlif
-from rlif.config.recipe import check_recipe
+from rlif.config.loading import check_recipe
 from rlif.config.steps import plan_steps
 from rlif.engines.trl.setup import build_trainer
 

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig
 from trl import GRPOConfig
 
-from rlif.config.recipe import load_recipe
+from rlif.config.loading import load_recipe
 from rlif.engines.trl.setup import check_training
 from rlif.errors import RlifError
 from rlif.launching import cost_model as costs

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, Olmo2Config, Qwen2Config, Qwen3Config
 from rlif.cli import recipes as cli_recipes
 from rlif.config.about import as_file, evaluation_of, method, read_about
 from rlif.config.inheritance import keys_of
-from rlif.config.recipe import check_recipe, find_recipe, load_recipe, shipped_recipes
+from rlif.config.loading import check_recipe, find_recipe, load_recipe, shipped_recipes
 from rlif.config.steps import plan_steps
 from rlif.engines.trl.setup import build_trainer
 from rlif.files.yaml import read_yaml, write_yaml

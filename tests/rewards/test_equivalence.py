@@ -10,7 +10,8 @@ from support.models import byte_tokenizer, tiny_config
 from transformers import Qwen2ForSequenceClassification, Qwen2Model
 
 import rlif
-from rlif.config.recipe import Equivalence, check_recipe
+from rlif.config.loading import check_recipe
+from rlif.config.recipe import Equivalence
 from rlif.rewards.equivalence import chains, load_meaning
 from rlif.signals import GROUP_SIGNALS
 from rlif.types import Group

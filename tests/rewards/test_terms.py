@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import rlif
-from rlif.config.recipe import load_recipe
+from rlif.config.loading import load_recipe
 from rlif.graders import FACTORS, GRADERS, NEED_GOLD
 from rlif.rewards.terms import check_gold, find_term, kind_of, wants_gold
 from rlif.signals import GROUP_SIGNALS, NEEDS, SIGNALS

@@ -10,8 +10,9 @@ import datasets
 import torch
 from peft import LoraConfig
 
+from rlif.config.defaults import LEAVE_ONE_OUT, OURS
 from rlif.config.passes import conditions_of, needs_of, which_pass
-from rlif.config.recipe import LEAVE_ONE_OUT, OURS, Recipe
+from rlif.config.recipe import Recipe
 from rlif.config.schedule import read_weight
 from rlif.engines.trl.annotator import Annotator
 from rlif.engines.trl.rewards import InternalReward

@@ -1,12 +1,12 @@
-"""What a recipe takes over from another: `base:` names it, and the recipe says only what differs.
+"""Merges a recipe over its base: `base:` names another recipe, and the file holds only what differs.
 
-    base: intuitor-qwen2.5-3b-math     a recipe that ships; `base: mine.yaml` is a file beside the one that says so
-    reward: plurality_vote             replaces what the base says
+    base: intuitor-qwen2.5-3b-math     a shipped recipe; `base: mine.yaml` is a file in the same folder
+    reward: plurality_vote             replaces the base's value
     training: {beta: 0.01}             added to the base's training options, as with every section in `SECTIONS`
 
-Sections are merged key by key, one level deep: `evaluate: {sources: ...}` replaces all sources. What is in `OWN` speaks
-of one file and is not taken over. A base may have a base. Training knows neither `base` nor `about`: the run folder
-keeps the merged recipe, so a base that changes later changes no run.
+Sections are merged key by key, one level deep: `evaluate: {sources: ...}` replaces all sources. The keys in `OWN` are
+not inherited. A base may have a base. Training sees neither `base` nor `about`: the run folder keeps the merged recipe,
+so later changes to a base change no run.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Values = dict[str, Any]
 
 
 def lineage(path: Path, shipped: Mapping[str, Path]) -> list[Values]:
-    """A recipe's file and those of its bases, the oldest first, each as it stands.
+    """Reads a recipe and its bases, the oldest first, old names of keys replaced.
 
     Args:
-        path: of the recipe.
+        path: the recipe's file.
         shipped: recipes that may be named without a suffix.
 
     Raises:
@@ -61,7 +61,7 @@ def _file_of(base: Any, named_in: Path, shipped: Mapping[str, Path]) -> Path:
 
 
 def merged(chain: Sequence[Values]) -> Values:
-    """One recipe from a lineage; each file over the ones before it.
+    """Merges a lineage into one recipe; each file replaces values of those before it.
 
     Example:
         >>> merged([{"seed": 1, "training": {"beta": 0.1}}, {"base": "a", "training": {"epsilon": 0.3}}])
@@ -79,7 +79,7 @@ def merged(chain: Sequence[Values]) -> Values:
 
 
 def keys_of(values: Mapping[str, Any]) -> list[str]:
-    """The keys that one file sets, those in sections with a dot: `model`, `training.beta`."""
+    """Lists the keys that one file sets, those in sections with a dot: `model`, `training.beta`."""
     keys = []
     for key, value in values.items():
         inside = key in SECTIONS and isinstance(value, dict)

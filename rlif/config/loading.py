@@ -19,7 +19,7 @@ from rlif.guard.limits import Guard
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name."""
+    """Lists the recipes that come with the package, by name."""
     folder = Path(str(resources.files("rlif"))) / "recipes"
     return {path.stem: path for path in sorted(folder.rglob("*.yaml"), key=lambda p: p.stem)}
 
@@ -28,7 +28,7 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe and checks it, with `key=value` overrides; dots reach inside: `training.learning_rate=1e-4`.
 
     Args:
-        recipe: name of a recipe that ships, or a path to a YAML file.
+        recipe: name of a shipped recipe, or a path to a YAML file.
         overrides: values are read as YAML.
 
     Raises:
@@ -57,7 +57,7 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def find_recipe(recipe: str | Path) -> Path:
-    """The file of a recipe given by path or by the name of one that ships."""
+    """Finds the file of a recipe, given by path or by the name of a shipped one."""
     if Path(recipe).is_file():
         return Path(recipe)
     shipped = shipped_recipes()
@@ -67,12 +67,12 @@ def find_recipe(recipe: str | Path) -> Path:
 
 
 def folder_name(stem: str) -> str:
-    """A name for a run folder, from that of a recipe file."""
+    """Makes a name for a run folder from that of a recipe file."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip("._-") or "run"
 
 
 def check_recipe(values: Mapping[str, Any]) -> Recipe:
-    """A recipe from plain values, with errors of one sentence."""
+    """Makes a recipe from plain values; each error is one sentence."""
     try:
         return Recipe.model_validate(values)
     except UnicodeEncodeError as error:

@@ -38,12 +38,12 @@ class Strict(BaseModel):
 
 
 class Evaluation(Strict):
-    """Held-out accuracy, looked at and never trained on: before, after, and now and then between."""
+    """Measures held-out accuracy before, after and, where asked, during training."""
 
     tasks: list[str] = []
     """Names of tasks; empty for none."""
     sources: dict[str, str] = {}
-    """Where a task is read from, by task name; its own home otherwise."""
+    """Where a task is read from, by task name; by default its own source."""
     limit: int | None = Field(default=None, ge=1)
     """At most this many problems of each."""
     every: int | None = Field(default=None, ge=1)
@@ -89,9 +89,9 @@ class Recipe(Strict):
     task: str = "math"
     """Where the problems come from: a name of `rlif.TASKS`; `prompts` reads any file of prompts."""
     source: str | None = None
-    """A local file or folder, or a hub name, instead of the task's own home."""
+    """A local file or folder, or a hub name, instead of the task's own source."""
     split: str = "train"
-    """Which part of the source."""
+    """The part of the source that is read."""
     limit: int | None = Field(default=None, ge=1)
     """At most this many problems."""
     prompt: str | dict[str, str] | None = None
@@ -105,20 +105,20 @@ class Recipe(Strict):
     """The form of the loss, and with rloo and reinforce the engine's trainer; see `ALGORITHMS`."""
     reward: str | dict[str, Any] = "self_certainty"
     """A signal or a grader, see `rlif.rewards.terms`; or several with their weights, {self_certainty: 1.0, accuracy:
-    0}. A weight is a number or a schedule, see `rlif.config.schedule`; 0 only watches."""
+    0}. A weight is a number or a schedule, see `rlif.config.schedule`; 0 only logs."""
     reward_seconds: float = Field(default=600, gt=0)
-    """What each of them may take for one batch before the run ends, at a checkpoint."""
+    """Seconds that each reward may take for one batch; beyond it the run stops at a checkpoint."""
     mixing: Mixing = "normalised"
     """How several rewards become one, see `rlif.rewards.mixing`: each scaled first, or the plain sum."""
     annotator: Annotator = "online"
-    """Whose confidence: the policy's, as it is now; that of the frozen start; of an average that follows (ema); of a
-    copy taken now and then (lagged)."""
+    """Which model's confidence: the current policy (online), the frozen start (offline), a moving average (ema), or a
+    copy renewed every few steps (lagged)."""
     annotator_decay: float = Field(default=0.99, gt=0, lt=1)
-    """ema: what is kept of the average at each step; ours."""
+    """ema: the share of the average that stays at each step; our choice."""
     annotator_every: int = Field(default=10, ge=1)
-    """lagged: steps between copies; ours."""
+    """lagged: steps between copies; our choice."""
     annotator_copy: bool = False
-    """offline: may keep a copy of the start, where neither a reference model nor adapters hold it already."""
+    """offline: allows a copy of the start, where neither a reference model nor adapters hold it."""
     confidence_window: int = Field(default=2048, ge=1)
     """Tokens in a window of tail_confidence, lowest_window_confidence and bottom_window_confidence (DeepConf's 2048);
     for shorter completions each of these equals mean_token_confidence."""
@@ -126,9 +126,9 @@ class Recipe(Strict):
     """Read self-certainty inside vLLM, off the logits that tokens are sampled from, where it would cost a pass of its
     own: with training.use_vllm, colocated, and training.vllm_importance_sampling_correction off."""
     equivalence: Equivalence | None = None
-    """What decides whether two texts mean the same; for the reward semantic_entropy."""
+    """The model that decides whether two texts mean the same; for the reward semantic_entropy."""
     rewarded_per_group: int | None = Field(default=None, ge=2)
-    """Of each group only the first so many are rewarded, the rest just vote (TTRL: 64 votes, 32 rewarded)."""
+    """Completions of each group that are rewarded; the others only vote (TTRL: 64 votes, 32 rewarded)."""
     normalisation: Normalisation | None = None
     """How rewards are scaled within a group, see `rlif.rewards.mixing`; if left out, none for dr_grpo, rloo and
     reinforce, group_std for the others."""
@@ -138,15 +138,15 @@ class Recipe(Strict):
     """Groups per optimiser step, over all processes; sets TRL's gradient_accumulation_steps."""
 
     seed: int = Field(default=0, ge=0)
-    """Of data order, sampling and initialisation."""
+    """Seeds data order, sampling and initialisation."""
     name: str | None = None
-    """Of the run folder; the recipe's name, numbered if taken, when left out."""
+    """The run folder's name; by default the recipe's, with a number if taken."""
     output: str = "runs"
     """Where run folders go."""
     evaluate: Evaluation = Evaluation()
-    """What to look at along the way."""
+    """What is evaluated along the way."""
     guard: Guard = Guard()
-    """Label-free alarms and what they do: policy log, stop or rollback."""
+    """Label-free alarms, and what follows from one: log, stop or rollback."""
     keep_completions: int = Field(default=64, ge=0)
     """Completions of each rollout that are written to the run folder."""
     training: dict[str, Any] = {}

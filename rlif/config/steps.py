@@ -1,4 +1,4 @@
-"""What a run will take, before it starts: steps, tokens, memory. Estimates, from arithmetic alone."""
+"""Counts steps and tokens of a run before it starts, and the memory of an annotator's copy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps and completions of a run; tokens are an upper limit, every completion as long as it may be."""
+    """Steps and completions of a run; tokens are an upper limit, with every completion at its maximum."""
 
     problems: int
     steps: int
@@ -28,7 +28,7 @@ class Plan:
 def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
     """Counts optimiser steps and completions as TRL's sampler and transformers' loop do.
 
-    Each epoch drops an incomplete rollout and ends with an update, be it of fewer batches; a part of an epoch is
+    Each epoch drops an incomplete rollout and ends with an update, even one of fewer batches. A part of an epoch is
     rounded up to whole updates.
 
     Raises:
@@ -74,10 +74,10 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
 
 
 def check_annotator(recipe: Recipe, config: Any) -> None:
-    """Refuses an offline annotator that nothing holds, and says what a copy of it would cost.
+    """Refuses an offline annotator that nothing holds, and names the size of a copy.
 
     Raises:
-        RecipeError: neither a reference model nor adapters nor leave to keep a copy.
+        RecipeError: no reference model, no adapters, and `annotator_copy` is off.
     """
     if recipe.annotator == "offline" and keeps_copy(recipe) and not recipe.annotator_copy:
         size = count_parameters(config) * BYTES[recipe.dtype] / 2**30
@@ -85,7 +85,7 @@ def check_annotator(recipe: Recipe, config: Any) -> None:
 
 
 def no_start(gibibytes: float) -> str:
-    """What to say where the frozen start is asked for and nothing holds it."""
+    """Writes the message for a frozen start that nothing holds."""
     return (
         "annotator offline needs the frozen start: TRL's reference model (training.beta above 0), adapters that can be"
         f" switched off (lora), or a copy of {gibibytes:.2g} GiB on each device (annotator_copy=true); choose one."
@@ -93,7 +93,7 @@ def no_start(gibibytes: float) -> str:
 
 
 def count_parameters(config: Any) -> int:
-    """Parameters of a model of this configuration, tied ones once; no memory is taken for them."""
+    """Counts the parameters of a configuration, tied ones once, without allocating them."""
     import torch
     from transformers import AutoModelForCausalLM
 

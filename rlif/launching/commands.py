@@ -1,4 +1,4 @@
-"""Several processes and machines: writes the commands that start them. Accelerate, Slurm and TRL do the starting.
+"""Writes the commands that start several processes and machines. Accelerate, Slurm and TRL do the starting.
 
     here             accelerate launch --config_file CONFIG --num_processes N -m rlif train RECIPE
     several machines the same on each, with its rank and the address of the first
@@ -13,7 +13,7 @@ CONFIG is a file of accelerate's in rlif/launchers/:
     zero2   gradients and optimiser state in shards (DeepSpeed)
     zero3   weights as well (DeepSpeed)
 
-The recipe keeps its meaning: problems_per_update is of all processes together, and each gets an equal share.
+problems_per_update counts all processes together; each gets an equal share.
 """
 
 from __future__ import annotations
@@ -35,7 +35,12 @@ from rlif.launching.hardware import config_of
 from rlif.runs.launcher_contract import SERVER_HOST
 from rlif.sampling.loading import model_path
 
-STRATEGIES = {"ddp": (), "fsdp2": (), "zero2": ("deepspeed",), "zero3": ("deepspeed",)}  # and what has to be installed
+STRATEGIES = {
+    "ddp": (),
+    "fsdp2": (),
+    "zero2": ("deepspeed",),
+    "zero3": ("deepspeed",),
+}  # and the packages that each needs
 IN_SHARDS = ("fsdp2", "zero3")  # no process has the whole weights
 PORT = 29500  # of the first process, where machines have to agree on one
 
@@ -68,19 +73,19 @@ def config_file(strategy: str) -> Path:
 
 
 def wants_server(recipe: Recipe) -> bool:
-    """Whether a vLLM server has to be started: generation by one, and none is named that runs already."""
+    """Whether the recipe generates by a vLLM server and names none that runs already."""
     training = recipe.training
     ours = not training.keys() & {"vllm_server_base_url", "vllm_server_host"} and not os.environ.get(SERVER_HOST)
     return bool(training.get("use_vllm")) and training.get("vllm_mode") == "server" and ours
 
 
 def check_layout(recipe: Recipe, layout: Layout, gpus: int | None) -> None:
-    """Refuses what cannot start, before anything is started.
+    """Refuses layouts that cannot start, before anything is started.
 
     Args:
         recipe: to be trained.
         layout: how many, where.
-        gpus: those of this machine; None where it is not the one that will train.
+        gpus: of this machine; None where another machine will train.
 
     Raises:
         RecipeError: as `check_strategy`; attention heads that do not divide.
@@ -93,7 +98,7 @@ def check_layout(recipe: Recipe, layout: Layout, gpus: int | None) -> None:
 
 
 def check_strategy(recipe: Recipe, layout: Layout) -> None:
-    """Refuses what cannot start on any machine, whatever the model.
+    """Refuses strategies that cannot serve the recipe, on any machine and with any model.
 
     Raises:
         RecipeError: an unknown strategy, a share that is not whole, a key that the strategy cannot serve.
@@ -122,7 +127,7 @@ def check_strategy(recipe: Recipe, layout: Layout) -> None:
 
 
 def _check_machine(recipe: Recipe, layout: Layout, gpus: int) -> None:
-    """Refuses what cannot start on a machine with so many GPUs."""
+    """Refuses missing packages and too few GPUs."""
     for package in STRATEGIES[layout.strategy]:
         if find_spec(package) is None:
             raise MachineError(f"strategy {layout.strategy} needs {package}: pip install {package}.")
@@ -136,7 +141,7 @@ def _check_machine(recipe: Recipe, layout: Layout, gpus: int) -> None:
 
 
 def _check_heads(recipe: Recipe, layout: Layout) -> None:
-    """Refuses tensor parallelism of vLLM's that would leave a GPU with part of a head, where the model is known."""
+    """Refuses tensor parallelism that would split an attention head, where the model is known."""
     training = recipe.training
     option, gpus = "--server-gpus", layout.server_gpus
     if training.get("use_vllm") and training.get("vllm_mode", "colocate") == "colocate":
@@ -146,7 +151,7 @@ def _check_heads(recipe: Recipe, layout: Layout) -> None:
     try:
         heads = config_of(recipe).get_text_config().num_attention_heads
     except RlifError:
-        return  # what will train says so
+        return  # training reports the model
     if heads % gpus:
         whole = [str(number) for number in range(1, gpus) if heads % number == 0]
         raise RecipeError(
@@ -156,7 +161,7 @@ def _check_heads(recipe: Recipe, layout: Layout) -> None:
 
 
 def train_command(layout: Layout, machine: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """What starts the processes of one machine.
+    """Writes the command that starts the processes of one machine.
 
     Args:
         layout: how many, where.
@@ -164,7 +169,7 @@ def train_command(layout: Layout, machine: Sequence[str], arguments: Sequence[st
         arguments: of `rlif`, e.g. ["train", "demo"].
     """
     if layout.processes == 1 and layout.strategy == "ddp":
-        return [sys.executable, "-m", "rlif", *arguments]  # signals and exit code need nobody between
+        return [sys.executable, "-m", "rlif", *arguments]  # signals and exit codes arrive directly
     return [
         *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_file(layout.strategy))),
         *("--num_processes", str(layout.processes), "--num_machines", str(layout.nodes), *machine),
@@ -173,7 +178,7 @@ def train_command(layout: Layout, machine: Sequence[str], arguments: Sequence[st
 
 
 def machine_options(layout: Layout, rank: int = 0, head: str | None = None) -> list[str]:
-    """Accelerate's options for the machine of a rank.
+    """Writes accelerate's options for the machine of a rank.
 
     Args:
         layout: how many, where.
@@ -181,7 +186,7 @@ def machine_options(layout: Layout, rank: int = 0, head: str | None = None) -> l
         head: address of the first machine, HOST or HOST:PORT; left out where there is one machine.
 
     Raises:
-        RecipeError: several machines and no address, or a rank that there is not.
+        RecipeError: several machines without an address, or a rank out of range.
     """
     if layout.nodes == 1:
         return ["--main_process_port", "0"]  # any that is free
@@ -197,7 +202,7 @@ def machine_options(layout: Layout, rank: int = 0, head: str | None = None) -> l
 
 
 def server_command(recipe: Recipe, gpus: int) -> list[str]:
-    """What starts the vLLM server of a recipe."""
+    """Writes the command that starts a recipe's vLLM server."""
     training = recipe.resolved_training
     longest = recipe.max_prompt_tokens + training["max_completion_length"]
     return [
@@ -209,19 +214,19 @@ def server_command(recipe: Recipe, gpus: int) -> list[str]:
 
 
 def shares_of_gpus(layout: Layout, visible: str | None) -> tuple[str, str]:
-    """CUDA_VISIBLE_DEVICES of the training processes and of the server: the first ones train, those after serve."""
+    """Shares out CUDA_VISIBLE_DEVICES: the first GPUs train, the next ones serve."""
     names = visible.split(",") if visible else [str(i) for i in range(layout.per_node + layout.server_gpus)]
     last = layout.per_node + layout.server_gpus
     return ",".join(names[: layout.per_node]), ",".join(names[layout.per_node : last])
 
 
 def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:
-    """Where a run will be: the name that the recipe gives, else the first free one, so that it is known beforehand.
+    """Chooses the run folder before the start: the recipe's own name, else the first free one.
 
     Args:
         recipe: to be trained.
         stem: of the recipe's file.
-        rank: of this machine; on any but the first the run may have begun already.
+        rank: of this machine; on later ranks the folder may exist already.
 
     Raises:
         RecipeError: the name that the recipe gives is taken.
@@ -237,7 +242,7 @@ def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:
 
 
 def options(layout: Layout, *, server: bool = True) -> list[str]:
-    """The options of `rlif launch` that mean a layout.
+    """Writes the options of `rlif launch` for a layout.
 
     Args:
         layout: how many, where.
@@ -250,11 +255,11 @@ def options(layout: Layout, *, server: bool = True) -> list[str]:
 
 
 def again(folder: Path, layout: Layout, machine: Sequence[str] = ()) -> str:
-    """The command line that goes on with a run as it was started.
+    """Writes the command line that resumes a run with the layout it was started with.
 
     Args:
         folder: of the run.
         layout: how many, where.
-        machine: what else was said: --slurm, or --head and --rank.
+        machine: further options: --slurm, or --head and --rank.
     """
     return shlex.join(["rlif", "launch", "--resume", str(folder), *options(layout), *machine])

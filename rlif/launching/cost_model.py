@@ -1,4 +1,4 @@
-"""What a step costs on given GPUs: seconds and memory, by arithmetic. Nothing is measured and no GPU is needed.
+"""Estimates seconds and memory of a step on given GPUs, by arithmetic. Nothing is measured and no GPU is needed.
 
 With N the parameters that multiply at a token (all but the embedding), a token at context c takes
 
@@ -12,7 +12,7 @@ all key heads, so it takes the longer of
     bandwidth  (weights + S sequences' cache) / B        compute   S forward(P + t) / F
 
 plus a fixed time. Sequences whose cache does not fit wait for a second wave. B and F are data-sheet values times the
-shares in `Assumed`; these shares are what a plan can be wrong by, see docs/scaling.md for how far it was.
+shares in `Assumed`. A plan is as good as these shares; docs/scaling.md compares it with measurements.
 
 Not counted: communication between GPUs, loading, evaluation, checkpoints, rewards that run programs or models, and
 that the longest completion keeps a GPU waiting.
@@ -35,7 +35,7 @@ HALF, SINGLE = 2, 4  # bytes
 
 @dataclass(frozen=True)
 class Assumed:
-    """Shares of the data sheet that are reached, and times that no data sheet has. Assumptions, all of them.
+    """Holds the assumed shares of the data sheet that are reached, and times that it does not give.
 
     Attributes:
         training: of the FLOP/s, forward and backward.
@@ -56,7 +56,7 @@ class Assumed:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is planned for.
+    """Holds what a plan is made for.
 
     Attributes:
         recipe: to be trained.
@@ -200,14 +200,14 @@ def _generation(setting: Setting) -> float:
 
 
 def share(setting: Setting) -> float:
-    """What vLLM takes of a GPU's memory."""
+    """Gives the share of a GPU's memory that vLLM takes."""
     if setting.server_gpus:
         return 0.9  # the server's default
     return setting.recipe.resolved_training.get("vllm_gpu_memory_utilization", 0.3)  # TRL's default
 
 
 def parallel(setting: Setting) -> int:
-    """GPUs that one engine of vLLM is spread over, weights and cache in equal parts."""
+    """Counts the GPUs that share one engine of vLLM, its weights and its cache."""
     return setting.server_gpus or setting.recipe.resolved_training.get("vllm_tensor_parallel_size", 1)
 
 
@@ -236,12 +236,12 @@ def _vllm_beside(setting: Setting) -> float:
 
 
 def vllm_room(setting: Setting) -> float:
-    """GiB that vLLM has beyond what one completion of full length takes; below 0 it cannot start. 0 without vLLM."""
+    """Gives the GiB that vLLM has beyond one completion of full length; below 0 it cannot start; 0 without vLLM."""
     return (_cache_bytes(setting) - _one_completion(setting)) / GIB if setting.vllm else 0.0
 
 
 def memory(setting: Setting) -> dict[str, float]:
-    """GiB on one GPU that trains, by part; generation (cache, a vLLM that sleeps) and activations take turns."""
+    """Estimates GiB on one GPU that trains, by part; generation and activations take turns."""
     recipe, shape, n = setting.recipe, setting.shape, setting.trainers
     training = recipe.resolved_training
     own = BYTES[recipe.dtype]
@@ -276,7 +276,7 @@ def memory(setting: Setting) -> dict[str, float]:
 
 
 def lora_parameters(recipe: Recipe, shape: Shape) -> int:
-    """Parameters of adapters; on all linear layers of a block where the targets are not said, peft's `all-linear`."""
+    """Counts the parameters of adapters; on all linear layers of a block without targets, as peft's `all-linear`."""
     options = recipe.lora or {}
     h, q, k, i = shape.hidden, shape.query, shape.key_value, shape.inner
     sizes = {"q_proj": h + q, "k_proj": h + k, "v_proj": h + k, "o_proj": q + h}
@@ -287,10 +287,10 @@ def lora_parameters(recipe: Recipe, shape: Shape) -> int:
 
 
 def _activations(setting: Setting) -> float:
-    """Bytes that a micro-batch of full-length rows keeps for its backward pass, and what TRL's fused head takes.
+    """Counts bytes that a micro-batch of full-length rows keeps for its backward pass, and those of TRL's fused head.
 
-    That is a tile of logits and another, and a gradient of the whole head in float32, whatever else is in halves or in
-    shards (`ChunkedLogProbFunction.backward` in trl/kernels/chunked_logprob.py); not where the head is frozen.
+    The head takes two tiles of logits, and a gradient of the whole head in float32, whatever else is halved or
+    sharded (`ChunkedLogProbFunction.backward` in trl/kernels/chunked_logprob.py); not where the head is frozen.
     """
     shape, length = setting.shape, _longest(setting)
     rows = setting.recipe.resolved_training["per_device_train_batch_size"]
@@ -329,7 +329,7 @@ def total(parts: dict[str, float]) -> float:
 
 
 def room(setting: Setting) -> float:
-    """GiB left on a GPU that trains; below 0 the run does not fit. A twentieth is left to fragmentation."""
+    """Gives the GiB left on a GPU that trains, less a twentieth for fragmentation; below 0 nothing fits."""
     return 0.95 * setting.card.memory - total(memory(setting))
 
 

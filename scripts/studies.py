@@ -42,7 +42,7 @@ METHODS = {
     "negative-entropy-sum": ("reward=negative_entropy_sum",),
     "likelihood-sum": ("reward=likelihood_sum",),
     "seed-grpo": ("reward=seed_grpo",),
-    "semantic-entropy": ("reward=semantic_entropy", f"meaning={{embedding: {WORDS}, threshold: 0.99}}"),
+    "semantic-entropy": ("reward=semantic_entropy", f"equivalence={{embedding: {WORDS}, threshold: 0.99}}"),
     "length": ("reward=length",),
     "shortness": ("reward=shortness",),
 }

@@ -23,7 +23,7 @@ def probe(
     from rich.console import Console
     from transformers.utils import logging
 
-    from rlif.config.recipe import load_recipe
+    from rlif.config.loading import load_recipe
     from rlif.training.forecast import probe
 
     logging.disable_progress_bar()

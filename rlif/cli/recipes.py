@@ -45,7 +45,7 @@ def table(wide: bool) -> Table:
     from rich.table import Table
 
     from rlif.config.about import method, read_about
-    from rlif.config.recipe import load_recipe, shipped_recipes
+    from rlif.config.loading import load_recipe, shipped_recipes
 
     said_by_name = ("reward", "model", "data") if wide else ()
     result = Table(

@@ -168,7 +168,7 @@ def _by_vllm(sampler: GroupSampler, dtype: str) -> GroupSampler:
     """The same, its samples drawn and their self-certainty measured inside vLLM."""
     from dataclasses import replace
 
-    from rlif.config.recipe import check_recipe
+    from rlif.config.loading import check_recipe
     from rlif.sampling.vllm_sampler import load_sampler
 
     scorer, recipe = sampler.scorer, check_recipe({"model": sampler.scorer.name, "dtype": dtype})
@@ -189,7 +189,7 @@ def _scorer(
     """The model, unless it is to stay where it is, with its tokenizer."""
     from transformers.utils import logging
 
-    from rlif.config.recipe import check_recipe
+    from rlif.config.loading import check_recipe
     from rlif.sampling.loading import load_model, load_tokenizer
     from rlif.selection.score_file import Scorer
     from rlif.signals.group_confidence import WINDOW

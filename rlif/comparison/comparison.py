@@ -18,7 +18,7 @@ from rlif.comparison.outcomes import Row, row_of, tasks_of
 from rlif.comparison.summary import KeptRun, differing, keep
 from rlif.comparison.summary_file import read_kept
 from rlif.comparison.sweep import plan_series, run_series
-from rlif.config.recipe import find_recipe, shipped_recipes
+from rlif.config.loading import find_recipe, shipped_recipes
 from rlif.errors import RlifError, lookup
 
 

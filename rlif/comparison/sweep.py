@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rlif.comparison.summary import NAMES, KeptRun, differing, keep, kept_recipe, whole_recipe
-from rlif.config.recipe import Recipe, check_recipe, find_recipe, load_recipe
+from rlif.config.loading import check_recipe, find_recipe, load_recipe
+from rlif.config.recipe import Recipe
 from rlif.errors import RlifError
 from rlif.runs.folder import Run, resolved
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from rlif.config.recipe import Meaning
+from rlif.config.recipe import Equivalence
 from rlif.errors import RlifError, first_line
 
 BATCH = 32
@@ -22,8 +22,8 @@ BATCH = 32
 Alike = Callable[[str, Sequence[str]], list[list[int]]]
 
 
-def load_meaning(meaning: Meaning) -> Alike:
-    """The function behind a recipe's `meaning`: from a prompt and texts to clusters of their indices.
+def load_meaning(meaning: Equivalence) -> Alike:
+    """The function behind a recipe's `equivalence`: from a prompt and texts to clusters of their indices.
 
     Raises:
         RlifError: the model cannot be loaded, or is of another kind.
@@ -51,7 +51,7 @@ def _device() -> torch.device:
     return accelerator or torch.device("cpu")
 
 
-def _by_embedding(meaning: Meaning) -> Alike:
+def _by_embedding(meaning: Equivalence) -> Alike:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:

@@ -113,10 +113,10 @@ def check_terms(recipe: Recipe, task: Task) -> None:
             f"annotator {recipe.annotator} says whose confidence is measured, but {', '.join(kinds)} measures none;"
             " leave annotator out."
         )
-    if ("semantic_entropy" in kinds) != (recipe.meaning is not None):
+    if ("semantic_entropy" in kinds) != (recipe.equivalence is not None):
         raise RlifError(
-            "the reward semantic_entropy and the key meaning go together: meaning names the model that tells which"
-            " texts mean the same, {embedding: NAME} or {entailment: NAME}."
+            "the reward semantic_entropy and the key equivalence go together: equivalence names the model that tells"
+            " which texts mean the same, {embedding: NAME} or {entailment: NAME}."
         )
     compared = [n for n, kind in kinds.items() if (kind == "group" or n in FACTORS) and n != "semantic_entropy"]
     if task.runs_code and compared:

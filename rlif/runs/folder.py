@@ -31,7 +31,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlif.config.recipe import Recipe, check_recipe, folder_name
+from rlif.config.loading import check_recipe, folder_name
+from rlif.config.recipe import Recipe
 from rlif.errors import DataError, MachineError, RecipeError
 from rlif.files.atomic import finite, read_object, replace_file, write_rows
 from rlif.files.jsonl import JsonLog, read_lines
@@ -247,11 +248,7 @@ class Run:
 
 def resolved(recipe: Recipe, name: str) -> dict[str, Any]:
     """Resolves a recipe: every default filled in, every path absolute."""
-    return with_absolute_paths(recipe).model_dump() | {
-        "name": name,
-        "normalisation": recipe.resolved_normalisation,
-        "training": recipe.resolved_training,
-    }
+    return with_absolute_paths(recipe).written_out() | {"name": name}
 
 
 def environment() -> dict[str, Any]:

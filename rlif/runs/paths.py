@@ -30,9 +30,9 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         changes["model"] = _absolute(recipe.model)
     sources = {task: _absolute(source) for task, source in recipe.evaluate.sources.items()}
     changes["evaluate"] = recipe.evaluate.model_copy(update={"sources": sources})
-    if recipe.meaning is not None:
-        models = {key: _absolute(getattr(recipe.meaning, key)) for key in ("embedding", "entailment")}
-        changes["meaning"] = recipe.meaning.model_copy(update=models)
+    if recipe.equivalence is not None:
+        models = {key: _absolute(getattr(recipe.equivalence, key)) for key in ("embedding", "entailment")}
+        changes["equivalence"] = recipe.equivalence.model_copy(update=models)
     if isinstance(recipe.reward, str):
         changes["reward"] = _reward(recipe.reward)
     else:

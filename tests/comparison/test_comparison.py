@@ -21,7 +21,7 @@ from rlif.cli.main import app
 from rlif.comparison.comparison import compare
 from rlif.comparison.summary import differing, keep, method_of
 from rlif.comparison.table import FORMATS, span
-from rlif.config.recipe import check_recipe
+from rlif.config.loading import check_recipe
 from rlif.runs.folder import resolved
 
 

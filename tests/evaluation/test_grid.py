@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import rlif
 from rlif.cli.main import app
-from rlif.config.recipe import check_recipe
+from rlif.config.loading import check_recipe
 from rlif.evaluation.grid import Options, candidates, check_distinct, compare, evaluate_candidate, grade_outputs
 from rlif.runs.checkpoints import seal
 from rlif.runs.folder import Run

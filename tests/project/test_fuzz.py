@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import rlif
 from rlif.comparison.summary import keep
-from rlif.config.recipe import check_recipe, shipped_recipes
+from rlif.config.loading import check_recipe, shipped_recipes
 from rlif.evaluation.grid import candidates, read_records
 from rlif.evaluation.records import Records
 from rlif.files.tables import read_rows

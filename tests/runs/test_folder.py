@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 import rlif
-from rlif.config.recipe import load_recipe
+from rlif.config.loading import load_recipe
 from rlif.engines.trl import survival
 from rlif.runs.checkpoints import seal
 from rlif.runs.folder import Run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import rlif
-from rlif.config.recipe import check_recipe
+from rlif.config.loading import check_recipe
 from rlif.runs.folder import Run
 from rlif.runs.paths import with_absolute_paths
 
@@ -25,14 +25,14 @@ def test_local_files_and_folders_become_absolute(here, monkeypatch):
             "model": "models/policy",
             "source": "problems.jsonl",
             "reward": {"./judge": 1, "accuracy": 0, "some/hub-model": 1},
-            "meaning": {"entailment": "meanings"},
+            "equivalence": {"entailment": "meanings"},
             "evaluate": {"tasks": ["math"], "sources": {"math": "problems.jsonl", "gsm8k": "openai/gsm8k:main"}},
         }
     )
     found = with_absolute_paths(recipe)
     assert (found.model, found.source) == (str(here / "models/policy"), str(here / "problems.jsonl"))
     assert found.reward == {str(here / "judge"): 1, "accuracy": 0, "some/hub-model": 1}
-    assert found.meaning and found.meaning.entailment == str(here / "meanings")
+    assert found.equivalence and found.equivalence.entailment == str(here / "meanings")
     assert found.evaluate.sources == {"math": str(here / "problems.jsonl"), "gsm8k": "openai/gsm8k:main"}
     monkeypatch.chdir("/")
     assert with_absolute_paths(found) == found

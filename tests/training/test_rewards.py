@@ -16,7 +16,7 @@ from support.small_runs import SMALL, completions, timeless, train
 from transformers import AutoModelForCausalLM
 
 import rlif
-from rlif.config.recipe import Meaning
+from rlif.config.recipe import Equivalence
 from rlif.rewards.equivalence import load_meaning
 from rlif.runs.folder import Run
 from rlif.signals import every_signal
@@ -107,9 +107,9 @@ def test_a_reward_model_and_a_model_of_meaning(tmp_path, model_folder):
     labels = {"id2label": {"0": "entailment", "1": "other"}, "label2id": {"entailment": 0, "other": 1}}
     (entails / "config.json").write_text(json.dumps(config | labels))
     reward = f"reward={{semantic_entropy: 1.0, {judge}: 0.5}}"
-    overrides = [reward, f"meaning={{entailment: {entails}}}", "evaluate={}", "training.max_steps=2"]
+    overrides = [reward, f"equivalence={{entailment: {entails}}}", "evaluate={}", "training.max_steps=2"]
     run = train(tmp_path, model_folder, *overrides)
-    alike, sizes = load_meaning(Meaning(entailment=str(entails))), set()
+    alike, sizes = load_meaning(Equivalence(entailment=str(entails))), set()
     for step in (1, 2):
         rows = completions(run, step)
         for start in (0, 4):

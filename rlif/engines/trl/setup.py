@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerState
 from trl import GRPOConfig, RLOOConfig  # pyright: ignore[reportPrivateImportUsage]
 
-from rlif.config.recipe import LEAVE_ONE_OUT, Recipe
+from rlif.config.defaults import LEAVE_ONE_OUT
+from rlif.config.recipe import Recipe
 from rlif.engines.trl.annotator import Annotator
 from rlif.engines.trl.rewards import InternalReward
 from rlif.engines.trl.trainer import InternalGRPOTrainer, InternalRLOOTrainer
@@ -38,7 +39,7 @@ GRPO, RLOO = (InternalGRPOTrainer, GRPOConfig), (InternalRLOOTrainer, RLOOConfig
 
 
 def trainer_of(algorithm: str) -> tuple[Any, Any]:
-    """The trainer and the config that run an algorithm of `rlif.config.recipe.ALGORITHMS`."""
+    """The trainer and the config that run an algorithm of `rlif.config.defaults.ALGORITHMS`."""
     return RLOO if algorithm in LEAVE_ONE_OUT else GRPO
 
 
@@ -133,7 +134,7 @@ def build_reward(recipe: Recipe, task: Task | None, problems: Sequence[Problem] 
         annotator=Annotator(recipe.annotator, recipe.annotator_decay, recipe.annotator_every, recipe.annotator_copy),
         task=task,
         problems=problems,
-        alike=load_meaning(recipe.meaning) if recipe.meaning else None,
+        alike=load_meaning(recipe.equivalence) if recipe.equivalence else None,
         rewarded=recipe.rewarded_per_group,
         seed=recipe.seed,
         seconds=recipe.reward_seconds,

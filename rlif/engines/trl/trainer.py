@@ -8,17 +8,7 @@ what TRL does:
     _get_per_token_logps_and_entropies     tap the no-grad passes TRL runs for log-probabilities
 
 and two of transformers', which only add a file to a checkpoint where the annotator is a copy that follows. So a signal
-costs no forward pass wherever TRL runs one that serves. Which way was taken is logged:
-
-    path        taken when                                                                      extra passes
-    policy      TRL scores the policy anyway: vLLM's importance correction, two iterations,
-                steps_per_generation above accumulation, RLOO                                   0
-    reference   the offline annotator, which rides the reference pass (beta above 0)            0
-    decode      plain `generate`: the logits of each decoding step are read as they pass; not
-                for likelihood, whose tokens are not drawn yet                                  0
-    vllm        `vllm_capture`: read inside vLLM, off the logits that it samples from               0
-    pass        anything else, and any model with dropout on: one pass in eval mode             1
-    none        no signal needs one, and none was run                                           0
+costs no forward pass wherever TRL runs one that serves. `rlif.config.passes` has the table; the path taken is logged.
 
 Self-certainty is that of the sampling distribution: temperature applied, top-k, top-p and penalties not. Rows that are
 truncated while `mask_truncated_completions` is on, rows without tokens and non-finite values are None: outside the
@@ -32,7 +22,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import trl
@@ -43,6 +33,7 @@ from transformers.trainer_callback import ExportableState
 from trl import GRPOTrainer, RLOOTrainer  # pyright: ignore[reportPrivateImportUsage]
 from trl.trainer.utils import use_adapter
 
+from rlif.config.passes import Conditions, needs_copy, scored_anyway, which_pass
 from rlif.config.steps import no_start
 from rlif.engines.trl.annotator import Follow, Shadow
 from rlif.engines.trl.rewards import InternalReward, Rollout
@@ -135,7 +126,7 @@ class InternalFeedback:
         """
         annotator, inner = self.reward.annotator, self.accelerator.unwrap_model(self.model)
         held = getattr(self, "ref_model", None) is not None or hasattr(inner, "get_base_model")
-        if annotator.kind == "online" or (annotator.kind == "offline" and held):
+        if not needs_copy(annotator.kind, held=held):
             return None
         if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise RlifError(f"annotator {annotator.kind} keeps a copy of whole parameters, which needs strategy ddp.")
@@ -172,11 +163,11 @@ class InternalFeedback:
         self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> Any:
         call = super()._get_per_token_logps_and_entropies  # type: ignore[misc]
-        wanted = self.rollout is not None and not torch.is_grad_enabled()
-        if not wanted or self._whose(model) != self.reward.annotator.kind or has_active_dropout(model):
+        path = self._path_of(model) if self.rollout is not None and not torch.is_grad_enabled() else None
+        if path is None or self._read(model, path) != path:
             return call(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
         output, fields = self._tapped(call, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
-        self._offer(fields, "policy" if self.reward.annotator.kind == "online" else "reference")
+        self._offer(fields, path)
         return output
 
     def _tapped(self, call: Any, model: Any, input_ids: Any, mask: Any, length: int, *args: Any, **kwargs: Any) -> Any:
@@ -191,37 +182,46 @@ class InternalFeedback:
         fields = tap.fields(output[0])
         return output, fields if fields is None or not theirs else fields | {"entropy": output[1].float()}
 
-    @contextmanager
-    def _decode_tap(self) -> Iterator[DecodeTap | None]:
-        """A tap on plain `generate`, unless a pass of TRL's will serve or the decoding is not that of the annotator."""
+    def _read(self, model: nn.Module, running: str = "") -> str | None:
+        """Which row of the table of passes is read: while a pass of TRL's is running, or before the rollout."""
+        scored = scored_anyway("rloo" if isinstance(self, RLOOTrainer) else "grpo", vars(self.args)) is not None
         elsewhere = (
-            self.reward.annotator.kind != "online"
-            or isinstance(self, RLOOTrainer)
-            or self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations) != 0
-            or getattr(self, "use_vllm", False)
+            getattr(self, "use_vllm", False)
             or in_shards(self.accelerator)  # there a process decodes on while others do
             or getattr(self, "use_transformers_continuous_batching", False)
-            or has_active_dropout(self.model)
         )
-        if elsewhere:
+        conditions = Conditions(
+            annotator=self.reward.annotator.kind,
+            scored=running == "policy" or scored,
+            reference=running == "reference",
+            captured=self.capture is not None,
+            plain=not elsewhere,
+            dropout=has_active_dropout(model),
+        )
+        return which_pass(conditions, self.reward.needs).read
+
+    @contextmanager
+    def _decode_tap(self) -> Iterator[DecodeTap | None]:
+        """A tap on plain `generate`, where the table of passes reads the decoding."""
+        if self._read(self.model) != "decode":
             yield None
         else:
             inner, wanted = self.accelerator.unwrap_model(self.model), {*CHEAP, *self.reward.needs}
             with DecodeTap(inner, self.temperature, wanted, TOP_K) as tap:
                 yield tap
 
-    def _whose(self, model: nn.Module) -> str:
-        """Whose pass it is: the reference model's, the bare model's under a switched-off adapter, or the policy's."""
+    def _path_of(self, model: nn.Module) -> Literal["policy", "reference"]:
+        """Whose pass it is; that of the bare model under a switched-off adapter is the reference."""
         if model is getattr(self, "ref_model", None):
-            return "offline"
+            return "reference"
         inner = self.accelerator.unwrap_model(model)
         if hasattr(inner, "get_base_model"):
             from peft.tuners.tuners_utils import BaseTunerLayer
 
             layers = [layer for layer in inner.modules() if isinstance(layer, BaseTunerLayer)]
             if any(layer.disable_adapters or "ref" in layer.active_adapters for layer in layers):
-                return "offline"
-        return "online"
+                return "reference"
+        return "policy"
 
     def _offer(self, fields: dict[str, torch.Tensor] | None, path: str) -> None:
         """Keeps what a tap found; a pass of TRL's replaces what decoding gave, never the other way round."""

@@ -26,15 +26,13 @@ from pydantic import ValidationError
 from transformers import set_seed
 from trl.generation import vllm_generation
 
-from rlif.config.passes import scored_anyway
+from rlif.config.passes import TABLE, needs_of, scored_anyway
 from rlif.config.recipe import Recipe
 from rlif.errors import RlifError, first_line, lookup
 from rlif.sampling.vllm_sampler import NUMBERS, processor, require_vllm, said, why_no_self_certainty
-from rlif.signals import NEEDS
 
 MODES = {"colocate": "an engine on the trainer's own devices", "server": "an engine that was started beside it"}
 MASKS = ("logit_bias", "bad_words", "allowed_token_ids", "min_tokens", "structured_outputs")  # of SamplingParams
-CAPTURED = ("", "mean_logprob_BT")
 
 
 def check_vllm(recipe: Recipe, options: Mapping[str, Any]) -> None:
@@ -67,11 +65,11 @@ def _no_capture(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
         return "training.vllm_mode server leaves vLLM to a process of its own"
     if recipe.annotator != "online":
         return f"annotator {recipe.annotator} measures another model than the one that samples"
-    if why := scored_anyway(recipe, options):
+    if why := scored_anyway(recipe.algorithm, options):
         return f"{why}, so TRL scores the policy anyway and self-certainty costs no pass"
-    others = [name for name in recipe.weights if NEEDS.get(name, "") not in CAPTURED]
-    if others:
-        return f"{others[0]} reads {NEEDS[others[0]].removesuffix('_BT')}, which takes a pass"
+    for name in recipe.weights:
+        if lacking := needs_of([name]) - TABLE["vllm"].gives:
+            return f"{name} reads {lacking.pop()}, which takes a pass"
     masks = [name for name in MASKS if name in (options.get("generation_kwargs") or {})]
     if options.get("vllm_structured_outputs_regex"):
         masks.append("vllm_structured_outputs_regex")

@@ -13,7 +13,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import rlif
-from rlif.config.recipe import check_recipe
+from rlif.config.loading import check_recipe
 from rlif.engines.trl.guarding import GuardState
 from rlif.guard.limits import Guard
 from rlif.guard.monitor import Alarm, Judge

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from support import oracle
-from support.trainers import LORA, Lengths, make_trainer
+from support.trainers import LORA, Lengths, make_trainer, planned_path
 
 import rlif
 from rlif.errors import RewardError
@@ -75,6 +75,7 @@ PATHS = {
 @pytest.mark.parametrize("case", PATHS)
 def test_every_statistic_by_every_path(case, model_folder):
     name, changes, path, policy_rows, reference_rows = PATHS[case]
+    assert planned_path(reward={name: 1.0}, **changes) == path
     trainer = make_trainer(model_folder, reward={name: 1.0}, max_steps=2, **changes)
     trainer.train()
     offline = changes.get("annotator") == "offline"

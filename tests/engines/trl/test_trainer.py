@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig
 from support import oracle
 from support.models import tiny_model
-from support.trainers import LORA, make_trainer
+from support.trainers import LORA, make_trainer, planned_path
 
 import rlif
 from rlif.engines.trl import trainer as engine
@@ -48,6 +48,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_advantages_and_passes(case, model_folder):
     changes, path, policy_rows, reference_rows = CASES[case]
+    assert "model" in changes or planned_path(**changes) == path
     changes = {key: value() if key == "model" else value for key, value in changes.items()}
     trainer = make_trainer(model_folder, **changes)
     trainer.train()

@@ -182,8 +182,8 @@ class Recipe(Strict):
     annotator_copy: bool = False
     """offline: may keep a copy of the start, where neither a reference model nor adapters hold it already."""
     confidence_window: int = Field(default=2048, ge=1)
-    """Tokens in a window of group_confidence_tail, _lowest and _bottom (DeepConf's 2048); for completions that are no
-    longer, all of these are group_confidence."""
+    """Tokens in a window of tail_confidence, lowest_window_confidence and bottom_window_confidence (DeepConf's 2048);
+    for completions that are no longer, all of these are mean_token_confidence."""
     vllm_capture: bool = False
     """Read self-certainty inside vLLM, off the logits that tokens are sampled from, where it would cost a pass of its
     own: with training.use_vllm, colocated, and training.vllm_importance_sampling_correction off."""

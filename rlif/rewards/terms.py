@@ -17,11 +17,11 @@ from typing import Any, Literal
 
 from rlif.config.recipe import Recipe
 from rlif.config.schedule import ALWAYS, Weight
-from rlif.errors import RlifError, lookup
+from rlif.errors import RecipeError, RlifError, lookup
 from rlif.graders import FACTORS, GRADERS, NEED_GOLD
 from rlif.graders.outside import asks_for_gold, import_function, reward_function, reward_model
 from rlif.sandbox.runner import require_sandbox
-from rlif.signals import GROUP_SIGNALS, NEEDS, SIGNALS
+from rlif.signals import GROUP_SIGNALS, NEEDS, RENAMED, SIGNALS
 from rlif.tasks import Task
 from rlif.types import Group, Problem
 
@@ -61,6 +61,8 @@ def kind_of(name: str) -> Kind:
     for kind, table in TABLES.items():
         if name in table:
             return kind
+    if name in RENAMED:
+        raise RecipeError(f"the reward {name} is now called {RENAMED[name]}.")
     if "/" in name or Path(name).is_dir():
         return "model"
     if ":" in name or "." in name:

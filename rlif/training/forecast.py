@@ -179,7 +179,7 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     from rlif.scoring.head import head_of
     from rlif.scoring.statistics import score_completions
     from rlif.signals import NEEDS, SIGNALS, windowed
-    from rlif.signals.group_confidence import TOP_K
+    from rlif.signals.token_confidence import TOP_K
     from rlif.training.prepare import prepare
 
     if str(recipe.reward) not in SIGNALS:

@@ -23,7 +23,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rlif.errors import RlifError
+from rlif.errors import MachineError
 from rlif.sandbox.bubblewrap import INSTALL, local_command, sandbox_command
 
 _START_LIMITS = {"seconds": 60.0, "memory_mib": 1024, "processes": 64, "output_bytes": 1, "disk_mib": 1}
@@ -60,7 +60,7 @@ class Sandbox:
         given_up: when set, whatever goes on ends as `GivenUp`.
 
     Raises:
-        RlifError: it cannot be made.
+        MachineError: it cannot be made.
     """
 
     def __init__(self, local: bool = False, given_up: threading.Event | None = None) -> None:
@@ -89,8 +89,8 @@ class Sandbox:
         if failure:
             said = self.close() or failure
             if local:
-                raise RlifError(f"programs cannot be run here: {said}")
-            raise RlifError(
+                raise MachineError(f"programs cannot be run here: {said}")
+            raise MachineError(
                 f"{INSTALL}; here it cannot make a sandbox ({said}): allow unprivileged user namespaces, on Ubuntu by "
                 "`sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, in a container by its seccomp profile."
             )

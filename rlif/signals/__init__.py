@@ -1,11 +1,17 @@
-"""How sure the model is. The tables are the whole list.
+"""Measures how sure the model is. The tables list all signals.
 
-`TABLE` holds token signals, each with the field of `TokenStats` that it reads, so that training computes no others:
-from `TokenStats` to one number per completion, larger = more sure, None where there is none. `SIGNALS` and `NEEDS` are
-its two columns. A new one is one file, one line, one row of docs/signals.md, which adds one, and one test.
+`TABLE` holds token signals: from `TokenStats` to one number per completion, larger = more sure, None where there is
+none. Each names the field of `TokenStats` that it reads, so that training computes no others. `SIGNALS` and `NEEDS` are
+its two columns. `GROUP_SIGNALS` holds group signals: from the `Group` of all completions of one problem to one number
+each. They compare what the completions say. `RENAMED` holds names of earlier versions.
 
-`GROUP_SIGNALS` holds group signals: from the `Group` of all completions of one problem to the same. They read what the
-completions say, not how sure the model was of each token. A new one takes as much.
+Start with self_certainty.py. self_certainty_topk.py approximates it from top-k log-probabilities and is in no table.
+Every other file is one signal and its forms.
+
+May import answers, scoring and types, and loads no torch. Graders, rewards, sampling, selection and engines import
+this folder.
+
+To add one: one file, one line in a table, one test, and one row of docs/signals.md, which shows how.
 """
 
 from __future__ import annotations

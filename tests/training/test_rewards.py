@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 import rlif
 from rlif.config.recipe import Meaning
-from rlif.rewards.equivalence import load_meaning
+from rlif.rewards.equivalence import load_equivalence
 from rlif.runs.folder import Run
 from rlif.signals import every_signal
 from rlif.signals.token_confidence import WINDOW
@@ -109,7 +109,7 @@ def test_a_reward_model_and_a_model_of_meaning(tmp_path, model_folder):
     reward = f"reward={{semantic_entropy: 1.0, {judge}: 0.5}}"
     overrides = [reward, f"meaning={{entailment: {entails}}}", "evaluate={}", "training.max_steps=2"]
     run = train(tmp_path, model_folder, *overrides)
-    alike, sizes = load_meaning(Meaning(entailment=str(entails))), set()
+    alike, sizes = load_equivalence(Meaning(entailment=str(entails))), set()
     for step in (1, 2):
         rows = completions(run, step)
         for start in (0, 4):

@@ -17,7 +17,7 @@ import json
 from collections.abc import Sequence
 
 from rlif.answers.extraction import fenced_code
-from rlif.errors import RlifError
+from rlif.errors import DataError
 from rlif.files.tables import Row, home, read_rows
 from rlif.tasks.code.livecodebench import put
 from rlif.tasks.code.programs import CodeTask, Trial
@@ -42,13 +42,13 @@ class CodeContests(CodeTask):
         for number, row in enumerate(read_rows(source, split)[:limit]):
             text = next((row[name] for name in TEXTS if isinstance(row.get(name), str)), None)
             if text is None:
-                raise RlifError(
+                raise DataError(
                     f"row {number + 1} of {source} has none of {', '.join(TEXTS)}; it has {', '.join(row)}."
                 )
             try:
                 tests = read_tests(row)
             except (KeyError, TypeError, ValueError) as error:
-                raise RlifError(
+                raise DataError(
                     f"the tests of row {number + 1} of {source} have none of the known layouts"
                     f" ({type(error).__name__}: {error})."
                 ) from error

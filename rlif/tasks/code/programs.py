@@ -62,12 +62,12 @@ class CodeTask(Task):
                     verdicts[key] = found
                 else:
                     trials[key] = found
-        stood = stand(list(trials.values()), unsafe_local=unsafe_local)
+        stood = run_trials(list(trials.values()), unsafe_local=unsafe_local)
         verdicts |= dict(zip(trials, stood, strict=True))
         return [verdicts[key] for key in keys]
 
 
-def stand(trials: Sequence[Sequence[Trial]], *, unsafe_local: bool = False) -> list[bool]:
+def run_trials(trials: Sequence[Sequence[Trial]], *, unsafe_local: bool = False) -> list[bool]:
     """Whether all trials of a list end well, for each of the lists. One without any trial does not stand."""
     standing = [bool(some) for some in trials]
     start, size = 0, 1

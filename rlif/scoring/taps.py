@@ -2,7 +2,7 @@
 
     decode tap     reads the logits that `generate` computes anyway, one reduction over [B, V] a step. The token that is
                    drawn from them is not known yet, so there is no logprob
-    backbone tap   reads a pass that a trainer runs for log-probabilities, which give `logprob`. The vocabulary mean of a
+    backbone tap   reads a trainer's pass for log-probabilities, which give `logprob`. The vocabulary mean of a
                    linear head is linear, mean_j z_j = h . mean_j W_j + mean_j b_j, so `mean_logprob` costs O(H) per
                    token, not O(V); `entropy` and `topk_confidence` are not, and cost the head once more, O(V)
 

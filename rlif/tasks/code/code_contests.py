@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from rlif.answers.extraction import fenced_code
 from rlif.errors import DataError
 from rlif.files.tables import Row, home, read_rows
-from rlif.tasks.code.livecodebench import put
+from rlif.tasks.code.livecodebench import question_prompt
 from rlif.tasks.code.programs import CodeTask, Trial
 from rlif.tasks.code.stdin_tests import Test, paired, text_of, trials_of
 from rlif.tasks.task import Protocol
@@ -53,7 +53,9 @@ class CodeContests(CodeTask):
                     f" ({type(error).__name__}: {error})."
                 ) from error
             name = row.get("name") or row.get("id", number)
-            problems.append(Problem(f"code_contests/{split}/{name}", put(text.strip(), ""), data={"tests": tests}))
+            problems.append(
+                Problem(f"code_contests/{split}/{name}", question_prompt(text.strip(), ""), data={"tests": tests})
+            )
         return problems
 
     def trials(self, problem: Problem, answer: str) -> bool | Sequence[Trial]:

@@ -1,4 +1,4 @@
-"""Rewards from outside rlif: a reward function written for TRL, or a reward model.
+"""Loads rewards from outside the package: a reward function written for TRL, or a reward model.
 
     package.module:function    called as TRL calls it: prompts, completions, completion_ids, trainer_state, log_metric,
     package.module.function    log_extra and, by the names of its parameters, what it asks for of gold: `gold`, the
@@ -35,7 +35,7 @@ BATCH = 16
 
 
 def import_function(name: str) -> Callable[..., Any]:
-    """The function behind a dotted path.
+    """Imports the function that a dotted path names.
 
     Raises:
         RecipeError: no such module, no such function in it, or it is not callable.
@@ -52,7 +52,7 @@ def import_function(name: str) -> Callable[..., Any]:
             f"cannot import the reward {name}: {first_line(error)}; go to the folder that its module lies in, or add"
             " that to PYTHONPATH."
         ) from error
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # importing runs the user's code, which can raise anything
         raise RecipeError(f"importing the reward {name} raises {type(error).__name__}: {first_line(error)}.") from error
     finally:
         sys.path[:] = known
@@ -71,7 +71,7 @@ def asks_for_gold(function: Callable[..., Any]) -> bool:
 
 
 def reward_function(name: str, function: Callable[..., Any]) -> Callable[[Batch], list[float | None]]:
-    """A grader that calls a TRL reward function and checks what it returns."""
+    """Makes a grader that calls a TRL reward function and checks what it returns."""
     parameters = inspect.signature(function).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
@@ -104,7 +104,7 @@ async def _awaited(values: Awaitable[Any]) -> Any:
 
 
 def checked(name: str, values: Any, count: int) -> list[float | None]:
-    """What a reward function returned, as numbers or None.
+    """Checks what a reward function returned and gives it as numbers or None.
 
     Raises:
         RewardError: a wrong count, NaN or infinity, or something that is no number.
@@ -131,7 +131,7 @@ def checked(name: str, values: Any, count: int) -> list[float | None]:
 
 
 def reward_model(name: str) -> Callable[[Batch], list[float | None]]:
-    """A grader that asks a sequence classifier.
+    """Makes a grader from a sequence classifier.
 
     Raises:
         ModelError: it cannot be loaded, has more than one output, or no chat template where it needs one.

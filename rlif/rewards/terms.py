@@ -1,4 +1,4 @@
-"""The rewards a recipe may name, found by name: the terms of the sum that an engine is given.
+"""Finds the rewards that a recipe names: the terms of the sum that an engine gets.
 
 token     a signal of `rlif.SIGNALS`, from the statistics of each token: whose, says the annotator
 group     a signal of `rlif.GROUP_SIGNALS`, from what the completions of one problem say
@@ -53,10 +53,10 @@ class Term:
 
 
 def kind_of(name: str) -> Kind:
-    """Which kind of reward a name means.
+    """Tells which kind of reward a name means.
 
     Raises:
-        RecipeError: none; the nearest name is suggested.
+        RecipeError: an unknown name; the nearest is suggested.
     """
     for kind, table in TABLES.items():
         if name in table:
@@ -72,7 +72,7 @@ def kind_of(name: str) -> Kind:
 
 
 def find_term(name: str, weight: Weight = ALWAYS) -> Term:
-    """The term of that name, loaded.
+    """Loads the term of that name.
 
     Raises:
         RecipeError: an unknown name, a function that cannot be imported, a reward model that cannot be loaded.

@@ -1,9 +1,9 @@
-"""One sandbox, seen from the host: starts it, gives it programs, hears them out, throws it away.
+"""Starts a sandbox from the host, runs programs in it, collects their output, then discards the sandbox.
 
 The supervisor inside (`rlif.sandbox.supervisor`) gets an order - the limits, and descriptors from which the
 program's texts can be read and to which its output goes - and answers once, when the program has ended and nothing
-of it is left. The host reads the output meanwhile, so no amount of it piles up, and it alone watches the clock. Time
-over, too much output, no answer: the sandbox is spent. A supervisor ends when its socket does, and the kernel ends
+of it is left. The host reads the output meanwhile, so it cannot pile up, and only the host watches the clock. When time
+is over, output is too long or no answer comes, the sandbox is discarded. A supervisor ends when its socket does, and the kernel ends
 everything else in its process namespace with it; should it not, its whole process group is killed.
 """
 

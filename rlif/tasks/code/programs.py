@@ -1,7 +1,7 @@
-"""Tasks whose answers are programs, or parts of one: an answer is right when what it does is.
+"""Grades answers that are programs, or parts of one, by running them.
 
-A task says of an answer which trials it must stand. All trials of a call go to the sandbox in batches: the first of
-every answer, then, for the answers that stood it, the next two, the next four and so on, so that an answer which fails
+A task gives the trials that an answer must pass. All trials of a call go to the sandbox in batches: the first of
+every answer, then, for the answers that passed, the next two, the next four and so on, so that an answer which fails
 early costs little. Equal answers to a problem are tried once.
 """
 
@@ -68,7 +68,7 @@ class CodeTask(Task):
 
 
 def run_trials(trials: Sequence[Sequence[Trial]], *, unsafe_local: bool = False) -> list[bool]:
-    """Whether all trials of a list end well, for each of the lists. One without any trial does not stand."""
+    """Whether all trials of a list pass, for each of the lists; False for a list without trials."""
     standing = [bool(some) for some in trials]
     start, size = 0, 1
     while True:

@@ -2,9 +2,9 @@
 
 The supervisor inside (`rlif.sandbox.supervisor`) gets an order - the limits, and descriptors from which the
 program's texts can be read and to which its output goes - and answers once, when the program has ended and nothing
-of it is left. The host reads the output meanwhile, so it cannot pile up, and only the host watches the clock. When time
-is over, output is too long or no answer comes, the sandbox is discarded. A supervisor ends when its socket does, and the kernel ends
-everything else in its process namespace with it; should it not, its whole process group is killed.
+of it is left. The host reads the output meanwhile, so it cannot pile up, and only the host watches the clock. When
+time is over, output is too long or no answer comes, the sandbox is discarded. A supervisor ends when its socket does,
+and the kernel ends everything else in its process namespace with it. Should it not end, its process group is killed.
 """
 
 from __future__ import annotations

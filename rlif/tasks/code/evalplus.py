@@ -51,7 +51,7 @@ def _inputs(row: dict[str, object], column: str, source: str) -> str:
 
 
 def plus_trials(problem: Problem, source: str, *, extra: bool, stored: bool = False) -> list[Trial]:
-    """What a program must stand: the original inputs, and with `extra` those that EvalPlus added.
+    """Gives the trials that a program must pass: the original inputs, and with `extra` those that EvalPlus added.
 
     Args:
         source: of the whole program.

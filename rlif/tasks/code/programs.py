@@ -39,7 +39,7 @@ class CodeTask(Task):
 
     @abstractmethod
     def trials(self, problem: Problem, answer: str) -> bool | Sequence[Trial]:
-        """What an answer must stand to be right; a verdict where it can be had without running anything."""
+        """Gives the trials that an answer must pass, or a verdict where it can be had without running anything."""
 
     def mark(
         self, problems: Sequence[Problem], completions: Sequence[str], *, unsafe_local: bool = False

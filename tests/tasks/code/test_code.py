@@ -58,7 +58,7 @@ def test_answers_are_tried_in_growing_waves_until_they_fail(monkeypatch):
 def test_equal_answers_are_run_once(monkeypatch):
     ran = []
     monkeypatch.setattr(programs, "run_programs", lambda batch, **_: ran.extend(batch) or [])
-    monkeypatch.setattr(programs, "stand", lambda trials, **_: [ran.append(t) or True for t in trials])
+    monkeypatch.setattr(programs, "run_trials", lambda trials, **_: [ran.append(t) or True for t in trials])
     task = find_task("mbpp.base")
     spec = {"name": "f", "prompt": "", "number": None, "base": "[]", "plus": "[]", "atol": 0.0}
     problems = [Problem("a", "?", "x", data=spec), Problem("b", "?", "x", data=spec)]

@@ -29,6 +29,7 @@ from rlif.comparison.summary import kept_environment
 from rlif.intervals import t_interval
 from rlif.reporting.analysis import accuracy_collapse
 from rlif.runs.folder import Run
+from rlif.signals import RENAMED
 
 FORMS = ("group_std", "group_std_floor")
 KEPT = ("accuracy", "reward_spread", "completion_length", "kl")
@@ -47,7 +48,7 @@ def digest(path: Path) -> dict[str, Any]:
     means = np.convolve(columns["accuracy"], np.ones(WINDOW) / WINDOW, "valid")
     bound = means[0] + 0.9 * (means.max() - means[0])
     return {
-        "signal": signal,
+        "signal": RENAMED.get(signal, signal),
         "form": form,
         "seed": run.recipe().seed,
         "steps": len(metrics),
@@ -65,6 +66,7 @@ def with_kept(runs: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
     """The runs, and those of a kept file that are not among them."""
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     for run in kept:
+        run["signal"] = RENAMED.get(run["signal"], run["signal"])
         run["curve"] = {int(step): look for step, look in run["curve"].items()}
     of = {_key(run): run for run in [*kept, *runs]}
     return [of[key] for key in sorted(of)]

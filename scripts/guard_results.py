@@ -25,7 +25,7 @@ from typing import Any
 
 import rlif
 from rlif.comparison.summary import kept_environment
-from rlif.guard.health import vitals
+from rlif.guard.health import measure_health
 from rlif.guard.limits import Guard
 from rlif.guard.monitor import replay
 from rlif.guard.signs import SIGNS
@@ -66,7 +66,7 @@ def rollouts(run: Run) -> dict[int, dict[str, float]]:
         return {}
     paths = sorted((run.path / "completions").glob("step-*.jsonl"))
     rows = {int(path.stem.partition("-")[2]): path.read_text(encoding="utf-8").splitlines() for path in paths}
-    return {step: vitals([json.loads(line) for line in lines]) for step, lines in rows.items()}
+    return {step: measure_health([json.loads(line) for line in lines]) for step, lines in rows.items()}
 
 
 def judged(case: str, run: Run, guard: Guard) -> dict[str, Any]:

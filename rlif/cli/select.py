@@ -29,7 +29,7 @@ Chat = Annotated[
 ]
 Dtype = Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")]
 Window = Annotated[
-    int | None, typer.Option(min=1, help="Tokens in a window of the group confidences; 2048 by default.")
+    int | None, typer.Option(min=1, help="Tokens in a window of tail and window confidences; 2048 by default.")
 ]
 
 
@@ -43,7 +43,7 @@ def score(
     window: Window = None,
     dtype: Dtype = "auto",
 ) -> None:
-    """Score text: the same rows with self-certainty, entropy, likelihood and group confidence."""
+    """Score text: the same rows with self-certainty, entropy, likelihood and top-k confidence."""
     from rlif.selection.score_file import score_file
 
     if not file.is_file():
@@ -192,7 +192,7 @@ def _scorer(
     from rlif.config.loading import check_recipe
     from rlif.sampling.loading import load_model, load_tokenizer
     from rlif.selection.score_file import Scorer
-    from rlif.signals.group_confidence import WINDOW
+    from rlif.signals.token_confidence import WINDOW
 
     logging.disable_progress_bar()
     recipe = check_recipe({"model": model, "dtype": dtype, "chat": bool(chat)})

@@ -33,7 +33,7 @@ from rlif.evaluation.published import Check, Entry, check_ids, percent, read_jso
 from rlif.files.tables import Row
 from rlif.judging import win_rate
 from rlif.tasks import find_task
-from rlif.tasks.code.programs import CodeTask, stand
+from rlif.tasks.code.programs import CodeTask, run_trials
 from rlif.tasks.code.stdin_tests import Test, trials_of
 from rlif.tasks.zeroeval import first_number_equal, load_zeroeval, text_equal
 from rlif.types import Problem
@@ -196,7 +196,7 @@ def _livecodebench(entry: Entry) -> Check:
             tried.append((row, trials_of(row["code"], problem.data["tests"], problem.data["function"])))
         elif not row["graded"] and (test := _recorded_failure(row)):
             tried.append((row, trials_of(row["code"], [test])))
-    stood = stand([trials for _, trials in tried], unsafe_local=entry.unsafe_local)
+    stood = run_trials([trials for _, trials in tried], unsafe_local=entry.unsafe_local)
     wrong = [row["question_id"] for (row, _), ok in zip(tried, stood, strict=True) if ok != row["graded"]]
     passed = sum(bool(row["graded"]) for row, _ in tried)
     note = (

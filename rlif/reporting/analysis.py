@@ -41,7 +41,7 @@ import numpy as np
 
 from rlif.files.atomic import is_number
 from rlif.guard.limits import Guard
-from rlif.guard.monitor import standing
+from rlif.guard.monitor import uncleared_alarms
 from rlif.guard.signs import SIGNS
 
 OF_COMPLETIONS = (
@@ -266,7 +266,7 @@ def label_free_collapse(metrics: Mapping[str, np.ndarray]) -> Collapse | None:
     for i, step in enumerate(columns.get("step", ())):
         row = {name: float(columns[name][i]) for name in read if np.isfinite(columns[name][i])}
         rows.append(row | {"step": int(step)} | {name: float(columns[name][i]) for name in {"reward"} & set(columns)})
-    held = [alarm for alarm in standing(Guard(), rows) if alarm.sign in (*OF_COMPLETIONS, "non_finite")]
+    held = [alarm for alarm in uncleared_alarms(Guard(), rows) if alarm.sign in (*OF_COMPLETIONS, "non_finite")]
     first = min(held, key=lambda alarm: alarm.since, default=None)
     return None if first is None else Collapse(first.since, first.seen)
 

@@ -23,6 +23,7 @@ from rlif.files.atomic import is_number
 from rlif.files.jsonl import Row
 from rlif.files.yaml import read_yaml
 from rlif.runs.folder import Run
+from rlif.signals import renamed
 
 LONGEST_LINE = 2**24  # characters of one line of JSON; longer ones are skipped as unreadable
 
@@ -138,7 +139,7 @@ def _metrics(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
     for row in _rows(path, notes):
         step = row.get("step")
         if is_number(step):
-            rows[step] = row  # of a step that was logged twice, the later
+            rows[step] = renamed(row)  # of a step that was logged twice, the later
     if not rows:
         notes.append("No step was logged: metrics.jsonl is missing or holds none.")
         return {}

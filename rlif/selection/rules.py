@@ -32,6 +32,7 @@ from typing import Any
 
 from rlif.answers.clusters import Equal, by_problem, label, percentile
 from rlif.errors import RlifError, lookup
+from rlif.signals import RENAMED, renamed
 
 Labels = Sequence[int | None]  # which answer each sample gave, by number; None for no answer
 Values = Sequence[float | None]  # how sure each sample is; None for unscorable
@@ -111,8 +112,8 @@ class Rule:
     pick: Callable[..., int | None]
 
 
-def _deepconf(kind: str, above: float = 0) -> Rule:
-    return Rule(f"group_confidence{kind}", partial(_weighted_vote, above=above))
+def _deepconf(signal: str, above: float = 0) -> Rule:
+    return Rule(signal, partial(_weighted_vote, above=above))
 
 
 RULES: dict[str, Rule] = {
@@ -120,16 +121,16 @@ RULES: dict[str, Rule] = {
     "borda": Rule("self_certainty", _borda),
     "plurality": Rule(None, _plurality),
     "weighted_vote": Rule("self_certainty", _weighted_vote),
-    "deepconf_mean": _deepconf(""),
-    "deepconf_tail": _deepconf("_tail"),
-    "deepconf_bottom": _deepconf("_bottom"),
-    "deepconf_lowest": _deepconf("_lowest"),
-    "deepconf_mean_top10": _deepconf("", 90),
-    "deepconf_tail_top10": _deepconf("_tail", 90),
-    "deepconf_bottom_top10": _deepconf("_bottom", 90),
-    "deepconf_mean_top90": _deepconf("", 10),
-    "deepconf_tail_top90": _deepconf("_tail", 10),
-    "deepconf_bottom_top90": _deepconf("_bottom", 10),
+    "deepconf_mean": _deepconf("mean_token_confidence"),
+    "deepconf_tail": _deepconf("tail_confidence"),
+    "deepconf_bottom": _deepconf("bottom_window_confidence"),
+    "deepconf_lowest": _deepconf("lowest_window_confidence"),
+    "deepconf_mean_top10": _deepconf("mean_token_confidence", 90),
+    "deepconf_tail_top10": _deepconf("tail_confidence", 90),
+    "deepconf_bottom_top10": _deepconf("bottom_window_confidence", 90),
+    "deepconf_mean_top90": _deepconf("mean_token_confidence", 10),
+    "deepconf_tail_top90": _deepconf("tail_confidence", 10),
+    "deepconf_bottom_top90": _deepconf("bottom_window_confidence", 10),
     "likelihood": Rule("likelihood", _most_sure),
     "negative_entropy": Rule("negative_entropy", _most_sure),
     "random": Rule(None, _random),
@@ -214,12 +215,13 @@ def select(
     """
     groups = by_problem(samples)
     signal = lookup(RULES, rule, "rule").signal
-    if groups and signal and not any(signal in sample for group in groups.values() for sample in group):
+    columns = {signal, *(old for old, new in RENAMED.items() if new == signal)}
+    if groups and signal and not any(columns & sample.keys() for group in groups.values() for sample in group):
         raise RlifError(f"the rule {rule} reads {signal}, which no sample has; score them with rlif score first.")
     chosen: dict[str, Mapping[str, Any] | None] = {}
     for problem, group in groups.items():
         answers = [sample.get("answer") for sample in group]
-        values = [sample.get(signal) if signal else None for sample in group]
+        values = [renamed(sample).get(signal) if signal else None for sample in group]
         i = choose(rule, answers, values, equal=equal, power=power, seed=f"{seed}/{problem}")
         chosen[problem] = None if i is None else group[i]
     return chosen

@@ -22,7 +22,7 @@ from rlif.sampling.early_stop import PERCENTILE, EarlyStop, threshold
 from rlif.sampling.protocol import mark, render_problem
 from rlif.sampling.sampler import Completion, Decoding, Sampler, TransformersSampler, generate
 from rlif.selection.score_file import Scorer
-from rlif.signals import SIGNALS
+from rlif.signals import SIGNALS, renamed
 from rlif.tasks import Task
 from rlif.tasks.prompts import Prompt, find_prompt
 from rlif.types import Problem
@@ -84,7 +84,7 @@ class GroupSampler:
             Rows with `threshold` beside the rest, for each problem the warm-up first.
         """
         warm, scorer = by_problem(warm_up), self.scorer
-        bars = {name: threshold([r["group_confidence_lowest"] for r in rows], percent) for name, rows in warm.items()}
+        bars = {name: threshold([r["lowest_window_confidence"] for r in rows], percent) for name, rows in warm.items()}
         which = [(p, sample) for p in problems for sample in range(len(warm[p.id]), self.decoding.n)]
         prompts = {problem.id: self._render(problem) for problem in problems}
         with torch.random.fork_rng():
@@ -122,13 +122,14 @@ class GroupSampler:
 
 
 def read_samples(path: Path) -> list[Row]:
-    """Rows of a file of JSON lines; values that are no finite number become None.
+    """Rows of a file of JSON lines; signals get their new names, values that are no finite number become None.
 
     Raises:
         RlifError: a row without id or completion, or with something else where text, truth or a number belongs.
     """
     rows = []
-    for number, row in read_lines(path):
+    for number, line in read_lines(path):
+        row = renamed(line)
         for name in ("id", "completion"):
             if name not in row:
                 raise RlifError(f"line {number} of {path} has no {name!r}; it has {', '.join(row) or 'nothing'}.")

@@ -227,12 +227,12 @@ def report(
 
 
 def _below(row: Row) -> bool:
-    lowest = row["group_confidence_lowest"]
+    lowest = row["lowest_window_confidence"]
     return lowest is None or lowest < row["threshold"]
 
 
 def _vote_is_right(rows: Sequence[Row], rule: str, equal: Equal | None) -> bool:
-    answers, values = [row["answer"] for row in rows], [row["group_confidence_lowest"] for row in rows]
+    answers, values = [row["answer"] for row in rows], [row["lowest_window_confidence"] for row in rows]
     i = choose(rule, answers, values, equal=equal)
     return i is not None and bool(rows[i]["right"])
 

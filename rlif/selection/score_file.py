@@ -28,7 +28,7 @@ from rlif.files.jsonl import JsonLog, read_lines
 from rlif.scoring.head import head_of
 from rlif.scoring.statistics import score_completions
 from rlif.signals import SIGNALS, every_signal
-from rlif.signals.group_confidence import TOP_K, WINDOW
+from rlif.signals.token_confidence import TOP_K, WINDOW
 
 Row = dict[str, Any]
 UNSCORED: dict[str, float | None] = dict.fromkeys(SIGNALS)
@@ -45,7 +45,7 @@ class Scorer:
         chat: render prompts by the chat template.
         end: completions close with the end-of-sequence token.
         batch_size: rows per forward pass.
-        window: of the group confidences, in tokens.
+        window: of the tail and window confidences, in tokens.
         name: of the model, for the output.
 
     Example:

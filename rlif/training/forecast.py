@@ -36,7 +36,7 @@ from typing import Any
 
 from rlif.config.recipe import Recipe
 from rlif.errors import RlifError
-from rlif.guard.health import groups, vitals
+from rlif.guard.health import groups, measure_health
 
 HALF, FEW = 0.5, 0.1
 
@@ -82,7 +82,7 @@ def forecast(rows: Sequence[Mapping[str, Any]]) -> Forecast:
     """A verdict from one rollout of the base.
 
     Args:
-        rows: as `rlif.guard.health.vitals` takes them, with `reward` (None where there is none) and `truncated`.
+        rows: as for `rlif.guard.health.measure_health`, with `reward` (None where there is none) and `truncated`.
 
     Example::
 
@@ -94,7 +94,7 @@ def forecast(rows: Sequence[Mapping[str, Any]]) -> Forecast:
     answered = [[row for row in group if row["answer"] is not None] for group in scored]
     answered = [group for group in answered if len(group) > 1]
     split = [group for group in answered if len({row["answer"].strip() for row in group}) > 1]
-    signs = vitals(rows)
+    signs = measure_health(rows)
     found = {
         "problems": len(sets),
         "completions": len(rows),
@@ -179,7 +179,7 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     from rlif.scoring.head import head_of
     from rlif.scoring.statistics import score_completions
     from rlif.signals import NEEDS, SIGNALS, windowed
-    from rlif.signals.group_confidence import TOP_K
+    from rlif.signals.token_confidence import TOP_K
     from rlif.training.prepare import prepare
 
     if str(recipe.reward) not in SIGNALS:

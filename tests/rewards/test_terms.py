@@ -31,6 +31,8 @@ def test_kinds():
     kinds = {"self_certainty": "token", "plurality_vote": "group", "accuracy": "grader"}
     kinds |= {f"{__name__}:labelled": "function", "trl.rewards.accuracy_reward": "function", "some/model": "model"}
     assert {name: kind_of(name) for name in kinds} == kinds
+    with pytest.raises(rlif.RlifError, match="group_confidence_tail is now called tail_confidence"):
+        find_term("group_confidence_tail")
     for name in (*SIGNALS, *GROUP_SIGNALS, *GRADERS):
         assert find_term(name).name == name and find_term(name).gold == (name in NEED_GOLD)
 

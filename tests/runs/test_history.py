@@ -38,6 +38,11 @@ def test_torn_and_garbled_lines_cost_themselves(run):
     assert [note for note in history.notes if "5 lines of metrics.jsonl could not be read" in note]
 
 
+def test_old_names_of_signals_become_the_new_ones(run):
+    write_lines(run / "metrics.jsonl", [{"step": 1, "group_confidence": 2.0, "group_confidence_spread": 0.5}])
+    assert read_history(run).metrics.keys() == {"step", "mean_token_confidence", "mean_token_confidence_spread"}
+
+
 def test_null_and_nan_are_missing_numbers(run):
     rows = [
         {"step": 1, "reward": None},

@@ -71,13 +71,13 @@ def test_drawing_on_shares_the_warm_up_and_keeps_to_its_threshold():
     assert [(row["id"], row["sample"]) for row in rows] == [(p.id, i) for p in problems for i in range(10)]
     for problem in problems:
         mine = [row for row in rows if row["id"] == problem.id]
-        lowest = sorted(row["group_confidence_lowest"] for row in mine[:4])
+        lowest = sorted(row["lowest_window_confidence"] for row in mine[:4])
         bar = lowest[1] + 0.8 * (lowest[2] - lowest[1])  # 60 % of the way through four values
         shared = [{k: v for k, v in row.items() if k != "threshold"} for row in mine[:4]]
         assert shared == [row for row in warm if row["id"] == problem.id]
         assert all(row["threshold"] == pytest.approx(bar) for row in mine)
         for row in mine[4:]:
-            assert row["stopped"] is (row["tokens"] >= 4 and row["group_confidence_lowest"] < bar)
+            assert row["stopped"] is (row["tokens"] >= 4 and row["lowest_window_confidence"] < bar)
     assert {row["stopped"] for row in rows} == {True, False}
 
 
@@ -118,6 +118,11 @@ def write(path, rows):
 def test_bad_samples_are_named_by_their_line(row, message, tmp_path):
     with pytest.raises(RlifError, match=message):
         read_samples(write(tmp_path / "s.jsonl", [{"id": 1, "completion": "x"}, row]))
+
+
+def test_old_names_of_signals_become_the_new_ones(tmp_path):
+    path = write(tmp_path / "s.jsonl", [{"id": 1, "completion": "x", "group_confidence_lowest": 2.0}])
+    assert read_samples(path) == [{"id": "1", "completion": "x", "lowest_window_confidence": 2.0}]
 
 
 def test_numbers_that_are_none_become_none(tmp_path):

@@ -113,7 +113,7 @@ def test_ungraded_problems_are_left_out_and_the_least_number_of_samples_counts()
         ([], None, "none of 0 problems has graded samples"),
         ([{"id": "x", "answer": "a"}], None, "none of 1 problems"),
         (samples(), ["brda"], "did you mean 'borda'"),
-        (samples(), ["deepconf_tail"], "reads group_confidence_tail, which no sample has"),
+        (samples(), ["deepconf_tail"], "reads tail_confidence, which no sample has"),
     ],
 )
 def test_what_cannot_be_compared_is_said(rows, rules, message):
@@ -130,7 +130,7 @@ def test_early_stopping_is_reported_beside_the_full_run():
     def row(sample, answer, tokens, lowest, **more):
         right = answer == "a"
         return {"id": "p", "sample": sample, "answer": answer, "right": right, "tokens": tokens, "stopped": False} | {
-            "group_confidence_lowest": lowest,
+            "lowest_window_confidence": lowest,
             **more,
         }
 
@@ -146,7 +146,7 @@ def test_early_stopping_is_reported_beside_the_full_run():
 
 
 def test_votes_after_early_stops_compare_answers_as_the_others_do():
-    same = {"id": "p", "tokens": 1, "stopped": False, "group_confidence_lowest": 1.0, "threshold": 0.0}
+    same = {"id": "p", "tokens": 1, "stopped": False, "lowest_window_confidence": 1.0, "threshold": 0.0}
     halves = [{**same, "answer": answer, "right": True} for answer in ("1/2", "0.5", "\\frac{1}{2}")]
     rows = [{**row, "sample": i} for i, row in enumerate([{**same, "answer": "3", "right": False}] * 2 + halves)]
     for equal, right in ((None, 0.0), (find_task("math").equal, 1.0)):

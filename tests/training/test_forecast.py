@@ -107,7 +107,7 @@ def test_a_forecast_reads_the_signal_with_the_window_of_the_recipe(model_folder,
     seen = []
     monkeypatch.setattr("rlif.training.forecast.forecast", lambda rows: seen.append([row["reward"] for row in rows]))
     small = [f"model={model_folder}", "max_prompt_tokens=1024", "training.max_completion_length=8"]
-    for reward, window in (("group_confidence_tail", 1), ("group_confidence_tail", 2048), ("group_confidence", 1)):
+    for reward, window in (("tail_confidence", 1), ("tail_confidence", 2048), ("mean_token_confidence", 1)):
         probe(rlif.load_recipe("demo", [*small, f"reward={reward}", f"confidence_window={window}"]), problems=2)
     assert seen[0] != seen[1] == seen[2]
 

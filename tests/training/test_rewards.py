@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM
 
 import rlif
 from rlif.config.recipe import Equivalence
-from rlif.rewards.equivalence import load_meaning
+from rlif.rewards.equivalence import load_equivalence
 from rlif.runs.folder import Run
 from rlif.signals import every_signal
-from rlif.signals.group_confidence import WINDOW
+from rlif.signals.token_confidence import WINDOW
 from rlif.training.prepare import prepare
 from rlif.training.session import build
 
@@ -76,10 +76,10 @@ def test_several_rewards_from_recipe_to_run_folder(tmp_path, model_folder):
     assert run.recipe().reward == run.recipe().model_dump()["reward"] and run.recipe().weights["format"].at(0) == 0.5
 
 
-CONFIDENCES = ("group_confidence", "group_confidence_tail", "group_confidence_lowest", "group_confidence_bottom")
+CONFIDENCES = ("mean_token_confidence", "tail_confidence", "lowest_window_confidence", "bottom_window_confidence")
 
 
-def test_the_window_of_the_group_confidences(tmp_path, model_folder):
+def test_the_window_of_the_window_confidences(tmp_path, model_folder):
     """Of 3 tokens of at most 24, the four are four rewards, those of a fresh pass; of the usual 2048 they are one."""
     reward = f"reward={{{', '.join(f'{name}: 1' for name in CONFIDENCES)}}}"
     usual = [reward, "evaluate={}", "training.max_steps=1", "training.max_completion_length=24"]
@@ -109,7 +109,7 @@ def test_a_reward_model_and_a_model_of_meaning(tmp_path, model_folder):
     reward = f"reward={{semantic_entropy: 1.0, {judge}: 0.5}}"
     overrides = [reward, f"equivalence={{entailment: {entails}}}", "evaluate={}", "training.max_steps=2"]
     run = train(tmp_path, model_folder, *overrides)
-    alike, sizes = load_meaning(Equivalence(entailment=str(entails))), set()
+    alike, sizes = load_equivalence(Equivalence(entailment=str(entails))), set()
     for step in (1, 2):
         rows = completions(run, step)
         for start in (0, 4):

@@ -24,7 +24,7 @@ from rlif.engines.trl.rewards import InternalReward
 from rlif.engines.trl.trainer import InternalGRPOTrainer, InternalRLOOTrainer
 from rlif.engines.trl.vllm import beside, check_vllm
 from rlif.errors import RlifError, first_line, nearest
-from rlif.rewards.equivalence import load_meaning
+from rlif.rewards.equivalence import load_equivalence
 from rlif.rewards.mixing import Mixer
 from rlif.rewards.terms import Term, find_term
 from rlif.runs.launcher_contract import SERVER_HOST
@@ -134,7 +134,7 @@ def build_reward(recipe: Recipe, task: Task | None, problems: Sequence[Problem] 
         annotator=Annotator(recipe.annotator, recipe.annotator_decay, recipe.annotator_every, recipe.annotator_copy),
         task=task,
         problems=problems,
-        alike=load_meaning(recipe.equivalence) if recipe.equivalence else None,
+        alike=load_equivalence(recipe.equivalence) if recipe.equivalence else None,
         rewarded=recipe.rewarded_per_group,
         seed=recipe.seed,
         seconds=recipe.reward_seconds,

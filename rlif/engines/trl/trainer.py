@@ -43,7 +43,7 @@ from rlif.errors import RlifError
 from rlif.rewards.mixing import Mixer
 from rlif.scoring.head import evaluation_mode, has_active_dropout, head_of, verify_head
 from rlif.scoring.taps import CHEAP, BackboneTap, DecodeTap
-from rlif.signals.group_confidence import TOP_K
+from rlif.signals.token_confidence import TOP_K
 
 TESTED_TRL = "1.10 to 1.16"
 EXPECTED = {

@@ -109,7 +109,7 @@ def test_the_garbage_of_a_zeroed_mask_would_be_noticed(model_folder):
     """The statistics of masked rows, taken for real ones, are the impossible divergence the signal refuses."""
     trainer = make_trainer(model_folder, num_iterations=2, mask_truncated_completions=True, max_completion_length=3)
     trainer.reward._truncated = lambda ids: False
-    with pytest.raises(rlif.RlifError, match=r"ArithmeticError.*cannot be negative"):
+    with pytest.raises(ArithmeticError, match="cannot be negative"):
         trainer.train()
 
 

@@ -52,7 +52,7 @@ def _train(recipe: Recipe, name: str, resume: Run | None = None) -> None:
     from accelerate import PartialState
     from transformers.utils import logging
 
-    from rlif.engines.trl.callbacks import Screen
+    from rlif.engines.trl.callbacks import PipeSafeConsole
     from rlif.training.lifecycle import train
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -60,7 +60,7 @@ def _train(recipe: Recipe, name: str, resume: Run | None = None) -> None:
     run = train(recipe, name=name, resume=resume)
     state, summary = PartialState(), run.summary()
     if state.is_main_process:
-        console = Screen()
+        console = PipeSafeConsole()
         if summary["evaluations"]:
             console.print(before_and_after(run))
         console.print(

@@ -18,7 +18,7 @@ from typing import Any
 
 from rlif.config.recipe import Recipe
 from rlif.config.steps import Plan, check_annotator, plan_steps
-from rlif.errors import RlifError
+from rlif.errors import ModelError, RecipeError
 from rlif.rewards.terms import check_gold, check_terms
 from rlif.runs.paths import with_absolute_paths
 from rlif.sampling.loading import load_config, load_tokenizer
@@ -28,7 +28,7 @@ from rlif.types import Problem
 
 
 @dataclass(frozen=True)
-class Job:
+class PreparedRun:
     """A checked recipe with its problems and tokenizer."""
 
     recipe: Recipe
@@ -72,7 +72,7 @@ def check_settings(recipe: Recipe, processes: int) -> tuple[Task, Prompt, dict[s
     return *check_names(recipe), check_training(recipe, processes)
 
 
-def prepare(recipe: Recipe, processes: int = 1) -> Job:
+def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     """Reads problems and tokenizer and checks that they make a run.
 
     Raises:
@@ -93,12 +93,12 @@ def prepare(recipe: Recipe, processes: int = 1) -> Job:
     tokenizer = load_tokenizer(recipe)
     short = [p for p in problems if len(render(tokenizer, prompt, p.text, recipe.chat)) <= recipe.max_prompt_tokens]
     if not all(render(tokenizer, prompt, p.text, recipe.chat) for p in short[:1]):
-        raise RlifError(
+        raise ModelError(
             f"the tokenizer of {recipe.model!r} makes no tokens of the first prompt; is it the model's own?"
         )
     if not short:
-        raise RlifError(
+        raise RecipeError(
             f"all {len(problems)} prompts are longer than max_prompt_tokens ({recipe.max_prompt_tokens}); raise it."
         )
     plan = plan_steps(recipe, len(short), processes)
-    return Job(recipe, task, prompt, tokenizer, short, len(problems) - len(short), plan, held_out)
+    return PreparedRun(recipe, task, prompt, tokenizer, short, len(problems) - len(short), plan, held_out)

@@ -126,7 +126,7 @@ def fill(folder):
 PLACES = {
     "completions": "rlif.runs.folder:Run.write_completions",
     "weights": SAVE,
-    "manifest": "rlif.engines.trl.survival:seal",
+    "manifest": "rlif.engines.trl.checkpointing:seal",
 }
 
 

@@ -28,12 +28,12 @@ from rlif.training.session import build
 def test_no_gold_answer_reaches_the_trainer(tmp_path, model_folder):
     """The trainer's data set is the rendered problems and nothing else, whatever the task knows of them."""
     overrides = [*SMALL, f"model={model_folder}", f"output={tmp_path}", "task=clock"]
-    job = prepare(rlif.load_recipe("demo", overrides))
-    assert all(problem.gold and problem.solution for problem in job.problems)
-    trainer = build(job, Run(tmp_path / "run"), fresh=False)
+    prepared = prepare(rlif.load_recipe("demo", overrides))
+    assert all(problem.gold and problem.solution for problem in prepared.problems)
+    trainer = build(prepared, Run(tmp_path / "run"), fresh=False)
     assert trainer.train_dataset.column_names == ["prompt"]
     shown = [row["prompt"] for row in trainer.train_dataset]
-    assert shown == [[{"role": "user", "content": problem.text}] for problem in job.problems]
+    assert shown == [[{"role": "user", "content": problem.text}] for problem in prepared.problems]
     assert not any("boxed" in str(prompt) or "now" in str(prompt) for prompt in shown)
     assert trainer.reward_funcs == [trainer.reward]
     assert trainer.args.run_name == "run"
@@ -42,11 +42,11 @@ def test_no_gold_answer_reaches_the_trainer(tmp_path, model_folder):
 def test_gold_reaches_a_trainer_whose_recipe_asks(tmp_path, model_folder):
     """As row numbers: the problems themselves stay with the reward."""
     overrides = [*SMALL, f"model={model_folder}", f"output={tmp_path}", "reward={self_certainty: 1, accuracy: 0}"]
-    job = prepare(rlif.load_recipe("demo", overrides))
-    trainer = build(job, Run(tmp_path / "run"), fresh=False)
+    prepared = prepare(rlif.load_recipe("demo", overrides))
+    trainer = build(prepared, Run(tmp_path / "run"), fresh=False)
     assert trainer.train_dataset.column_names == ["prompt", "problem"]
-    assert trainer.train_dataset["problem"][:] == list(range(len(job.problems)))
-    assert trainer.reward.problems is job.problems
+    assert trainer.train_dataset["problem"][:] == list(range(len(prepared.problems)))
+    assert trainer.reward.problems is prepared.problems
 
 
 SEVERAL = "reward={self_certainty: {linear: [[0, 1.0], [4, 0.0]]}, format: 0.5, accuracy: 0, length: 0}"
@@ -182,11 +182,19 @@ def test_a_reward_that_fails_leaves_a_checkpoint_to_go_on_from(fault, tmp_path, 
     """Put right, the run is the run that never failed, to the last bit."""
     whole = never_failed
     FAILING.append(FAULTS[fault])
-    with pytest.raises(rlif.RlifError, match=rf"{fault}.*; stopped after step 3; .*--resume .*torn"):
+    with pytest.raises(rlif.RlifError, match=rf"{fault}.*; stopped after step 3; .*--resume .*torn") as caught:
         train(tmp_path, model_folder, *REWARD_THAT_FAILS, "name=torn")
     FAILING.clear()
     torn = Run.open(tmp_path / "runs/torn")
     assert [path.name for path in torn.checkpoints.glob("checkpoint-*")] == ["checkpoint-3"]
+    if FAULTS[fault] is raises:  # the file and line are in the sentence, the traceback is in the run folder
+        written = torn.path / "errors/reward-step-000004.txt"
+        assert f"at {__file__}, line {raises.__code__.co_firstlineno + 1}; its traceback is in {written}" in str(
+            caught.value
+        )
+        assert "ValueError: out of luck" in written.read_text() and "in raises" in written.read_text()
+    else:
+        assert not (torn.path / "errors").exists()
     resumed = rlif.train(torn.recipe(), resume=torn, console=Console(quiet=True))
     assert timeless(resumed.metrics()) == timeless(whole.metrics())
     weights = [AutoModelForCausalLM.from_pretrained(r.model).state_dict() for r in (whole, resumed)]

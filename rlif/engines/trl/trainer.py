@@ -1,9 +1,9 @@
 """The TRL engine: GRPOTrainer and RLOOTrainer with internal feedback as an ordinary reward function.
 
-Not a fork and not a copy. The trainers here override three methods of TRL's, `super()` first, and change nothing of
-what TRL does:
+The trainers here override four methods of TRL's, `super()` first, and change nothing of what TRL does:
 
     _generate                              remember the token ids; tap the decoding where that saves a pass
+    _generate_and_score_completions        remember the advantages, for the record
     _get_train_sampler                     the same order of problems after a resume, in every epoch
     _get_per_token_logps_and_entropies     tap the no-grad passes TRL runs for log-probabilities
 
@@ -18,15 +18,13 @@ group's mean, advantage zero. Tools and environments are refused.
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import trl
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, gather_object
 from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
@@ -35,23 +33,16 @@ from trl.trainer.utils import use_adapter
 
 from rlif.config.passes import Conditions, needs_copy, scored_anyway, which_pass
 from rlif.config.steps import no_start
-from rlif.engines.trl.annotator import Follow, Shadow
+from rlif.engines.trl.annotator import Shadow, UpdateShadow
+from rlif.engines.trl.checkpointing import SameOrder
+from rlif.engines.trl.contract import check_trl
 from rlif.engines.trl.rewards import InternalReward, Rollout
-from rlif.engines.trl.survival import SameOrder
-from rlif.engines.trl.vllm import Capture, colocated, measuring, seed_again
-from rlif.errors import RlifError
+from rlif.engines.trl.vllm import Capture, colocated, restore_seed, with_capture_processor
+from rlif.errors import RecipeError
 from rlif.rewards.mixing import Mixer
 from rlif.scoring.head import evaluation_mode, has_active_dropout, head_of, verify_head
 from rlif.scoring.taps import CHEAP, BackboneTap, DecodeTap
 from rlif.signals.token_confidence import TOP_K
-
-TESTED_TRL = "1.10 to 1.16"
-EXPECTED = {
-    "_generate": ("self", "prompts"),
-    "_get_per_token_logps_and_entropies": ("self", "model", "input_ids", "attention_mask", "logits_to_keep"),
-    "_get_train_sampler": ("self",),
-    "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
-}
 
 
 def in_shards(accelerator: Any) -> bool:
@@ -61,22 +52,6 @@ def in_shards(accelerator: Any) -> bool:
     return accelerator.distributed_type == DistributedType.FSDP
 
 
-def check_trl(trainer: type) -> None:
-    """Refuses a TRL whose methods are not the ones overridden here.
-
-    Raises:
-        RlifError: names what is missing and the range of versions that was tested.
-    """
-    theirs = next(base for base in trainer.__mro__ if base.__module__.partition(".")[0] == "trl")
-    for method, expected in EXPECTED.items():
-        found = tuple(inspect.signature(getattr(theirs, method, lambda: None)).parameters)[: len(expected)]
-        if found != expected:
-            raise RlifError(
-                f"TRL {trl.__version__} has no {theirs.__name__}.{method}({', '.join(expected[1:])}, ...), which rlif"
-                f" builds on; install TRL {TESTED_TRL}."
-            )
-
-
 class InternalFeedback:
     """Mixin over a TRL trainer: gathers what an `InternalReward` needs at no extra forward pass where possible."""
 
@@ -84,37 +59,49 @@ class InternalFeedback:
     shadow: Shadow | None = None
     capture: Capture | None = None
 
-    # What is used of TRL's trainers, all there since 1.10.
+    # What is used of the engine's trainers beside `contract.USED`.
     args: Any
     model: Any
     accelerator: Any
     processing_class: Any
     ref_model: Any
     state: Any
+    control: Any
+    callback_handler: Any
+    train: Any
+    save_model: Any
     add_callback: Any
-    beta: float
-    temperature: float
+    remove_callback: Any
+    is_world_process_zero: Any
+    train_dataset: Any
+    reward_funcs: Any
+    num_generations: int
+    num_generations_eval: int
+    _load_from_checkpoint: Any
+    vllm_generation: Any
     num_iterations: int
+    temperature: float
+    vocab_size: int
 
     def __init__(self, *args: Any, reward_funcs: InternalReward, vllm_capture: bool = False, **kwargs: Any):
         check_trl(type(self))
         self.reward = reward_funcs
-        with measuring() if vllm_capture else nullcontext():
+        with with_capture_processor() if vllm_capture else nullcontext():
             super().__init__(*args, reward_funcs=reward_funcs, **kwargs)  # type: ignore[call-arg]
-        seed_again(self)
+        restore_seed(self)
         if vllm_capture and in_shards(self.accelerator):  # each process would decide alone whether to run a pass
-            raise RlifError("vllm_capture needs whole weights on every process, and these are sharded; leave it out.")
+            raise RecipeError("vllm_capture needs whole weights on every process, and these are sharded; leave it out.")
         if vllm_capture:
             self.capture = Capture(colocated(self), self.temperature)
         if getattr(self, "tools", None) or getattr(self, "environments", None) or getattr(self, "rollout_func", None):
-            raise RlifError("tools, environments and rollout functions are not supported with an internal reward.")
+            raise RecipeError("tools, environments and rollout functions are not supported with an internal reward.")
         if getattr(self.args, "scale_rewards", "none") not in ("none", False):
-            raise RlifError("set scale_rewards='none': the normaliser of the reward scales them.")
+            raise RecipeError("set scale_rewards='none': the normaliser of the reward scales them.")
         self.vocab_size = head_of(self.model).vocab_size
         verify_head(self.model)
         self.shadow = self._copy_of_the_annotator()
         if self.shadow:
-            self.add_callback(Follow(self.shadow))
+            self.add_callback(UpdateShadow(self.shadow))
         self.add_callback(NormaliserState(reward_funcs.mixer))
         reward_funcs.trainer = self
 
@@ -122,17 +109,17 @@ class InternalFeedback:
         """The copy that the annotator needs, if it needs one.
 
         Raises:
-            RlifError: it may not be kept, or cannot.
+            RecipeError: it may not be kept, or cannot.
         """
         annotator, inner = self.reward.annotator, self.accelerator.unwrap_model(self.model)
         held = getattr(self, "ref_model", None) is not None or hasattr(inner, "get_base_model")
         if not needs_copy(annotator.kind, held=held):
             return None
         if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-            raise RlifError(f"annotator {annotator.kind} keeps a copy of whole parameters, which needs strategy ddp.")
+            raise RecipeError(f"annotator {annotator.kind} keeps a copy of whole parameters, which needs strategy ddp.")
         if annotator.kind == "offline" and not annotator.may_copy:
             size = sum(p.numel() * p.element_size() for p in inner.parameters() if p.requires_grad) / 2**30
-            raise RlifError(no_start(size))
+            raise RecipeError(no_start(size))
         return Shadow(inner, annotator)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -157,6 +144,11 @@ class InternalFeedback:
         if self.capture is not None:
             rows = self.rollout.prompt_ids, self.rollout.completion_ids
             self._offer(self.capture.fields(*rows, self.accelerator.device), "vllm")
+        return output
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        self.reward.take_advantages(gather_object(output["advantages"].tolist()))
         return output
 
     def _get_per_token_logps_and_entropies(

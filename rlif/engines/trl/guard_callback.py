@@ -24,8 +24,8 @@ from rlif.runs.rollback import log_alarm
 class GuardState(TrainerCallback, ExportableState):
     """Judges each logged step; its memory travels in `trainer_state.json` of the checkpoints.
 
-    It must come before the recorder and the trackers, which show what it adds to a step, and after `Names`. A step that
-    is saved is logged as well, see `rlif.engines.trl.survival.Keep`: so every checkpoint has been judged.
+    It comes after `MetricNames`, and before the recorder and the trackers, which show what it adds to a step. A saved
+    step is logged as well (`checkpointing.SealCheckpoints`), so every checkpoint has been judged.
 
     Args:
         guard: policy and limits.

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import rlif
 from rlif.config.loading import check_recipe
-from rlif.engines.trl.guarding import GuardState
+from rlif.engines.trl.guard_callback import GuardState
 from rlif.guard.limits import Guard
 from rlif.guard.monitor import Alarm, Monitor
 from rlif.guard.signs import SIGNS
@@ -132,8 +132,8 @@ def three_checkpoints(tmp_path):
         run.append_metrics({"step": step})
     alarm = Alarm("kl", "alarm", 6, 5, 1.0, 0.1, "", "", "")
     guard, out = SimpleNamespace(healthy=4, stopped=alarm), io.StringIO()
-    job = SimpleNamespace(recipe=check_recipe({}))
-    session = Session(job, run, None, None, None, None, guard, None)
+    prepared = SimpleNamespace(recipe=check_recipe({}))
+    session = Session(prepared, run, None, None, None, None, guard, None)
     return run, out, lambda: session.roll_back(Console(file=out))
 
 

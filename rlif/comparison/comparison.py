@@ -15,11 +15,11 @@ from typing import Any
 
 from rlif.comparison.checks import check_evaluated_alike, check_seeds, check_settings, check_twice, notes_on
 from rlif.comparison.outcomes import Row, row_of, tasks_of
-from rlif.comparison.summary import KeptRun, differing, keep
-from rlif.comparison.summary_file import read_kept
-from rlif.comparison.sweep import plan_series, run_series
+from rlif.comparison.summary import RunSummary, differing, summarise_run
+from rlif.comparison.summary_file import read_summaries
+from rlif.comparison.sweep import plan_sweep, run_sweep
 from rlif.config.recipe import find_recipe, shipped_recipes
-from rlif.errors import RlifError, lookup
+from rlif.errors import DataError, RecipeError, lookup
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Comparison:
     rows: list[Row]
     notes: list[str]
     differences: dict[str, dict[str, Any]]
-    runs: list[KeptRun]
+    runs: list[RunSummary]
     command: str = ""
     against: str | None = None
 
@@ -64,10 +64,11 @@ def compare(
         folder: where the recipes' runs go; a finished one in it is read, a half one goes on.
         against: the method that the others are held against.
         command: what made it, for the tables; those of a single file say what made the file.
-        say: told what is run next.
+        say: called with a line on what is run next.
 
     Raises:
-        RlifError: names, recipes or runs that do not go together.
+        RecipeError: an unknown name, or recipes that contradict each other.
+        DataError: runs that cannot be read, or cannot be compared.
 
     Example:
         >>> compare(["results/demo.json"], seeds=[0, 1, 2]).rows[0].change
@@ -85,31 +86,33 @@ def compare(
         for method in [find_recipe(target).stem] if found is None else [run.method for run in found[0]]:
             order.setdefault(method, len(order))
     if overrides and not recipes:
-        raise RlifError(f"{overrides[0]} changes recipes before they are run; what is given here has been run already.")
-    planned = plan_series(recipes, [0, 1, 2] if seeds is None else seeds, overrides, folder)
+        raise RecipeError(
+            f"{overrides[0]} changes recipes before they are run; what is given here has been run already."
+        )
+    planned = plan_sweep(recipes, [0, 1, 2] if seeds is None else seeds, overrides, folder)
     check_twice([*planned, *((run.method, run.seed) for run in read)])
     check_evaluated_alike({method: recipe for (method, _), recipe in planned.items()})
-    runs = sorted([*read, *run_series(planned, say)], key=lambda run: (order[run.method], run.seed))
+    runs = sorted([*read, *run_sweep(planned, say)], key=lambda run: (order[run.method], run.seed))
     made = files[0] if len(what) == len(files) == 1 and seeds is None else {}
     if made.get("command") and against in (None, made["against"]):
         return table(runs, made["against"], made["command"])  # the file's own table again
     return table(runs, against, command)
 
 
-def read_runs(path: Path) -> tuple[list[KeptRun], dict[str, str | None]] | None:
+def read_runs(path: Path) -> tuple[list[RunSummary], dict[str, str | None]] | None:
     """The runs that a path leads to, and how a file was made; None for what is a recipe, to be run.
 
     Raises:
-        RlifError: a folder without a run in it, or a file that is neither.
+        DataError: a folder without a run in it, or a file that is neither.
     """
     if path.suffix == ".json" and path.is_file():
-        return read_kept(path)
+        return read_summaries(path)
     if not path.is_dir():
         return None
     folders = list(run_folders(path))
     if not folders and str(path) not in shipped_recipes():
-        raise RlifError(f"{path} is a folder with no run folder in it: none has a recipe.yaml.")
-    runs = [keep(folder) for folder in folders]
+        raise DataError(f"{path} is a folder with no run folder in it: none has a recipe.yaml.")
+    runs = [summarise_run(folder) for folder in folders]
     return (sorted(runs, key=lambda run: _natural(run.method)), {}) if folders else None
 
 
@@ -123,15 +126,16 @@ def run_folders(path: Path) -> Iterator[Path]:
         yield from run_folders(folder)
 
 
-def table(runs: Sequence[KeptRun], against: str | None = None, command: str = "") -> Comparison:
+def table(runs: Sequence[RunSummary], against: str | None = None, command: str = "") -> Comparison:
     """The comparison of runs.
 
     Raises:
-        RlifError: runs that were not evaluated alike, or seeds of a method with different recipes.
+        RecipeError: no runs, or an unknown method.
+        DataError: runs that were not evaluated alike, or seeds of a method with different recipes.
     """
     if not runs:
-        raise RlifError("there are no runs to compare; give recipes, or folders of runs of these seeds.")
-    methods: dict[str, list[KeptRun]] = {}
+        raise RecipeError("there are no runs to compare; give recipes, or folders of runs of these seeds.")
+    methods: dict[str, list[RunSummary]] = {}
     for run in runs:
         methods.setdefault(run.method, []).append(run)
     if against is not None:
@@ -152,7 +156,7 @@ def table(runs: Sequence[KeptRun], against: str | None = None, command: str = ""
     return Comparison(rows, notes_on(methods), differences, list(runs), command, against)
 
 
-def _tasks(runs: Sequence[KeptRun]) -> list[str | None]:
+def _tasks(runs: Sequence[RunSummary]) -> list[str | None]:
     found = dict.fromkeys(task for run in runs for task in tasks_of([run]))
     return sorted(found, key=lambda task: task is None)
 

@@ -25,7 +25,7 @@ ROWS_READ = 128  # of each step
 LONGEST = 6_000  # characters of a prompt or completion
 
 
-def browsable(histories: Sequence[History]) -> dict[str, Any]:
+def completions_data(histories: Sequence[History]) -> dict[str, Any]:
     """What the page's browser shows: runs, their steps, the problems of each and the completions of those."""
     each = max(4, STEPS // max(1, len(histories)))
     names = names_of(histories)
@@ -44,7 +44,7 @@ def _run(history: History, name: str, most: int) -> dict[str, Any]:
     low, high = np.percentile(shades, [5, 95]).round(2).tolist() if shades else (None, None)
     shown = sum(len(problem["completions"]) for entry in found for problem in entry["problems"])
     size = sum(path.stat().st_size for path in history.completions.values() if path.exists())
-    said = (
+    note = (
         f"{shown:,} completions of {len(found):,} steps; the run folder has kept {len(kept):,} steps, {_bytes(size)}."
     )
     return {
@@ -52,7 +52,7 @@ def _run(history: History, name: str, most: int) -> dict[str, Any]:
         "steps": found,
         "low": low,
         "high": high,
-        "said": said if kept else "No completions were kept.",
+        "note": note if kept else "No completions were kept.",
     }
 
 

@@ -46,11 +46,11 @@ def watch(path: str | Path, *, once: bool = False, every: float = 1.0, console: 
     Args:
         path: the run folder; where it is not there yet, it is waited for.
         once: show it as it is and return.
-        every: seconds between looks.
+        every: seconds between updates.
         console: a rich console; its own if left out.
 
     Raises:
-        RlifError: `once`, and there is no run folder.
+        DataError: `once`, and there is no run folder.
     """
     console = console or Console()
     if once or not console.is_terminal:
@@ -68,7 +68,7 @@ def view(path: str | Path) -> Any:
     """A run as it is now, to be printed by rich.
 
     Raises:
-        RlifError: there is no run folder.
+        DataError: there is no run folder.
     """
     return table(read_history(path))
 
@@ -89,8 +89,8 @@ def table(history: History) -> Any:
         shown.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for name in SHOWN:
         _add(shown, name, columns.get(name))
-    for task, looks in history.evaluations.items():
-        shares = accuracies(looks)
+    for task, evaluations in history.evaluations.items():
+        shares = accuracies(evaluations)
         _add(shown, f"accuracy {task}", np.array([share.mean for share in shares.values()]))
     return Group(Text(headline(history), style="bold"), shown)
 

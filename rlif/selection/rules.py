@@ -31,7 +31,7 @@ from functools import partial
 from typing import Any
 
 from rlif.answers.clusters import Equal, by_problem, label, percentile
-from rlif.errors import RlifError, lookup
+from rlif.errors import DataError, RecipeError, lookup
 
 Labels = Sequence[int | None]  # which answer each sample gave, by number; None for no answer
 Values = Sequence[float | None]  # how sure each sample is; None for unscorable
@@ -160,7 +160,7 @@ def choose(
         An index; None where there is nothing to choose by: no samples, no answers for plurality, no values.
 
     Raises:
-        RlifError: an unknown rule, or a power that is no finite number from 0.
+        RecipeError: an unknown rule, or a power that is no finite number from 0.
 
     Example:
         >>> choose("borda", ["4", "5", "5", None], [9.0, 7.0, 6.5, 8.0])
@@ -169,7 +169,7 @@ def choose(
     if len(answers) != len(values):
         raise ValueError(f"{len(answers)} answers and {len(values)} values; give one of each per sample")
     if power is not None and not 0 <= power < math.inf:
-        raise RlifError(f"Borda's power must be a finite number from 0, got {power}.")
+        raise RecipeError(f"Borda's power must be a finite number from 0, got {power}.")
     finite = [value if value is not None and math.isfinite(value) else None for value in values]
     return lookup(RULES, rule, "rule").pick(label(answers, equal), finite, power=power, seed=seed)
 
@@ -201,7 +201,8 @@ def select(
         {id: the chosen sample as it was given}; None where there was nothing to choose by.
 
     Raises:
-        RlifError: an unknown rule, or no sample has the values that it reads.
+        RecipeError: an unknown rule.
+        DataError: no sample has the values that the rule reads.
 
     Example:
         >>> samples = [
@@ -215,7 +216,7 @@ def select(
     groups = by_problem(samples)
     signal = lookup(RULES, rule, "rule").signal
     if groups and signal and not any(signal in sample for group in groups.values() for sample in group):
-        raise RlifError(f"the rule {rule} reads {signal}, which no sample has; score them with rlif score first.")
+        raise DataError(f"the rule {rule} reads {signal}, which no sample has; score them with rlif score first.")
     chosen: dict[str, Mapping[str, Any] | None] = {}
     for problem, group in groups.items():
         answers = [sample.get("answer") for sample in group]

@@ -1,8 +1,8 @@
-"""Which runs can be compared, and what a reader has to know where they can.
+"""Refuses runs that cannot be compared, and notes what a reader has to know about the others.
 
-Refused are runs whose numbers on a task are not of one kind: other problems, prompt, template or decoding of the
-evaluation; and seeds of a method that are not runs of one recipe. Said are runs that did not come to their end, what
-should be the same in a comparison of methods and is not (`CONDITIONS`), and other problems in the first step.
+Refused: runs evaluated on a task with different problems, prompt, template or decoding; seeds of a method with
+different recipes. Noted: runs that did not finish, `CONDITIONS` that differ between methods, and different problems
+in the first step.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def check_seeds(methods: Mapping[str, Sequence[RunSummary]]) -> None:
 
 
 def check_twice(runs: Sequence[tuple[str, int]]) -> None:
+    """Refuses two runs of one method with one seed."""
     for i, (method, seed) in enumerate(runs):
         if (method, seed) in runs[:i]:
             raise DataError(
@@ -79,7 +80,7 @@ def check_twice(runs: Sequence[tuple[str, int]]) -> None:
 
 
 def notes_on(methods: Mapping[str, Sequence[RunSummary]]) -> list[str]:
-    """What the rows do not say of themselves."""
+    """Collects what a reader has to know beside the rows, a sentence each."""
     runs = [run for mine in methods.values() for run in mine]
     notes = [f"{run.label}: {run.said}." for run in runs if run.said]
     recipes = {method: flatten(mine[0].whole) for method, mine in methods.items()}
@@ -103,7 +104,7 @@ def notes_on(methods: Mapping[str, Sequence[RunSummary]]) -> list[str]:
 
 
 def _other_problems(runs: Sequence[RunSummary]) -> list[str]:
-    """Runs of one seed that were trained on different problems, or in another order."""
+    """Notes runs of one seed that were trained on different problems, or in another order."""
     first: dict[int, RunSummary] = {}
     notes = []
     for run in runs:

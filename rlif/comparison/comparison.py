@@ -1,8 +1,7 @@
-"""Methods compared: recipes run with the same seeds, or runs that are there, as one table.
+"""Compares methods: recipes run with the same seeds, or existing runs, as one table.
 
-What the numbers are: `rlif.comparison.outcomes`. Which runs can be compared: `rlif.comparison.checks`. Where runs
-come from: recipes (`rlif.comparison.sweep`), run folders and files kept of earlier comparisons
-(`rlif.comparison.summary`), in any mixture.
+Runs come from recipes (`rlif.comparison.sweep`), run folders (`rlif.comparison.summary`) and files of earlier
+comparisons (`rlif.comparison.summary_file`), in any mixture.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from rlif.errors import DataError, RecipeError, lookup
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` returns.
+    """Holds the table, its notes and the runs behind it.
 
     Attributes:
         rows: by task, then method, in the order given.
-        notes: what a reader of the rows has to know, a sentence each.
+        notes: what a reader has to know beside the rows, a sentence each.
         differences: by method, the keys of its recipe that are not as in the first (or in the one compared against).
-        runs: what all of it was made from.
+        runs: what it was computed from.
     """
 
     rows: list[Row]
@@ -55,15 +54,15 @@ def compare(
     command: str = "",
     say: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
-    """Compares methods: recipes, which are run with each seed, and runs that are there.
+    """Compares methods: recipes, which are run with each seed, and existing runs.
 
     Args:
         what: recipes by name or file, run folders, folders of run folders, files that `rlif compare --out` wrote.
         seeds: of the recipes, 0, 1 and 2 if left out; of what is read only these.
         overrides: `key=value`, applied to all recipes.
-        folder: where the recipes' runs go; a finished one in it is read, a half one goes on.
-        against: the method that the others are held against.
-        command: what made it, for the tables; those of a single file say what made the file.
+        folder: where the recipes' runs go; a finished one in it is read, an unfinished one resumed.
+        against: the method that the others are compared with.
+        command: what made the table, printed above it; a single file keeps its own.
         say: called with a line on what is run next.
 
     Raises:
@@ -100,7 +99,7 @@ def compare(
 
 
 def read_runs(path: Path) -> tuple[list[RunSummary], dict[str, str | None]] | None:
-    """The runs that a path leads to, and how a file was made; None for what is a recipe, to be run.
+    """Reads the runs at a path, and how a file was made; None for a recipe, which is to be run.
 
     Raises:
         DataError: a folder without a run in it, or a file that is neither.
@@ -117,7 +116,7 @@ def read_runs(path: Path) -> tuple[list[RunSummary], dict[str, str | None]] | No
 
 
 def run_folders(path: Path) -> Iterator[Path]:
-    """The run folders at and below a path, in the order of their names."""
+    """Finds the run folders at and below a path, in the order of their names."""
     if (path / "recipe.yaml").is_file():
         yield path
         return
@@ -127,7 +126,7 @@ def run_folders(path: Path) -> Iterator[Path]:
 
 
 def table(runs: Sequence[RunSummary], against: str | None = None, command: str = "") -> Comparison:
-    """The comparison of runs.
+    """Builds the comparison of runs.
 
     Raises:
         RecipeError: no runs, or an unknown method.

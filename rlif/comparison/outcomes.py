@@ -1,4 +1,4 @@
-"""What a method gained: start, best and end of each run, and over seeds.
+"""Computes what a method gained: start, best and end of each run, and over seeds.
 
 For each method and evaluated task, with one number per seed s:
 
@@ -11,8 +11,8 @@ For each method and evaluated task, with one number per seed s:
     label-free signs
     kl                  to the start, mean over the last tenth of the logged steps of training, 20 at most
 
-With one seed there is no interval: one over problems says how well that one model is known, not what another seed would
-have given. A run that failed or is not finished counts in none of the numbers.
+With one seed there is no interval: an interval over problems describes that one model, not other seeds. A run that
+failed or is unfinished counts in none of the numbers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rlif.reporting.analysis import Share
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run on one task; None for what is not known.
+    """Holds the result of one run on one task; None where it is unknown.
 
     Attributes:
         state: of the run; or `not evaluated`, where that was not done on the task at both ends.
@@ -66,7 +66,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Row:
-    """A method on a task, over seeds.
+    """Holds the results of a method on a task, over seeds.
 
     Attributes:
         task: None where nothing was evaluated; then lengths and self-certainty are those of training.
@@ -120,7 +120,7 @@ class Row:
 def row_of(
     method: str, task: str | None, runs: Sequence[RunSummary], others: Sequence[RunSummary] | None = None
 ) -> Row:
-    """The row of a method on a task, against the runs of another method if they are given."""
+    """Computes the row of a method on a task, against the runs of another method if given."""
     outcomes = tuple(outcome_of(run, task) for run in runs)
     counted = [outcome for outcome in outcomes if outcome.counts]
     graded = {o.seed: (o.start.mean, o.best.mean, o.end.mean) for o in counted if o.start and o.best and o.end}
@@ -147,7 +147,7 @@ def row_of(
 
 
 def outcome_of(run: RunSummary, task: str | None) -> Outcome:
-    """What became of a run on a task, None for no task: then by what training logged."""
+    """Computes the result of a run on a task; for None, from what training logged."""
     metrics = {name: np.array(values, float) for name, values in run.metrics.items()}
     seen = {name: analysis.drift(metrics[name]) for name in metrics if name != "step"}
     common = {
@@ -187,7 +187,7 @@ def outcome_of(run: RunSummary, task: str | None) -> Outcome:
 
 
 def tasks_of(runs: Sequence[RunSummary]) -> list[str | None]:
-    """The tasks that runs were evaluated on, or were to be; None for runs without any."""
+    """Lists the tasks that runs were evaluated on, or should have been; [None] without any."""
     named = [task for run in runs for task in (*run.evaluations, *(run.recipe.get("evaluate") or {}).get("tasks", []))]
     return list(dict.fromkeys(named)) or [None]
 

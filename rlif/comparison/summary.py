@@ -1,4 +1,4 @@
-"""What a comparison keeps of a run: its folder without completions, records and weights, in a few kilobytes.
+"""Summarises a run folder in a few kilobytes: all but completions, records and weights.
 
     recipe        as resolved, without seed, name and output; of a path that is absolute only the last part
     settings      how each task was evaluated, and a fingerprint of the problems' ids
@@ -7,8 +7,8 @@
     alarms        what the guard raised
     state         finished; stopped by the guard, which has an end too; unfinished; failed
 
-Numbers are rounded to six digits here, so that a table made from run folders and one made from the file that keeps them
-(`rlif.comparison.summary_file`) are the same to the last byte. Not kept: what the model wrote.
+Numbers are rounded to six digits here. So a table from run folders and one from their summary file
+(`rlif.comparison.summary_file`) are the same to the last byte.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ COUNTED_STATES = ("finished", "stopped")  # states of runs that have an end to c
 
 @dataclass(frozen=True)
 class Raised:
-    """An alarm or a warning of the guard: which sign, since when, and the step at which it was said."""
+    """Holds an alarm or a warning of the guard: the sign, since when, and the step that logged it."""
 
     sign: str
     severity: str
@@ -52,7 +52,7 @@ class Raised:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run of a method with a seed.
+    """Holds one run of a method with a seed.
 
     Attributes:
         state: one of finished; stopped, by the guard; unfinished; failed.
@@ -95,7 +95,7 @@ class RunSummary:
 
 
 def summarise_run(path: str | Path, method: str | None = None) -> RunSummary:
-    """Reads a run folder.
+    """Reads a run folder and summarises it.
 
     Args:
         method: what it is a run of; the folder's name without its seed if left out, and for a folder that is named
@@ -130,7 +130,7 @@ def summarise_run(path: str | Path, method: str | None = None) -> RunSummary:
 
 
 def whole_recipe(run: Run) -> Row:
-    """The recipe of a run, with today's defaults for keys that are younger than it.
+    """Reads the recipe of a run, with today's defaults for keys that are younger than it.
 
     Raises:
         DataError: this version cannot read it.
@@ -143,17 +143,17 @@ def whole_recipe(run: Run) -> Row:
 
 
 def portable_environment(environment: Mapping[str, Any]) -> Row:
-    """What a run was made with, without what says where on which machine."""
+    """Returns the environment of a run without folder and job, which differ between machines."""
     return {key: value for key, value in environment.items() if key not in ("folder", "job")}
 
 
 def portable_recipe(recipe: Mapping[str, Any]) -> Row:
-    """What a recipe does, wherever it is run."""
+    """Returns a recipe without what names the run or the machine."""
     return {key: value if key == "prompt" else _portable(value) for key, value in recipe.items() if key not in NAMES}
 
 
 def method_of(path: Path, seed: int) -> str:
-    """The method of a run folder, from its name: `demo-seed1`, `demo_s1` and `demo/seed1` are runs of demo.
+    """Infers the method of a run folder from its name: `demo-seed1`, `demo_s1` and `demo/seed1` are runs of demo.
 
     Example:
         >>> method_of(Path("runs/demo-seed1"), 1)
@@ -209,7 +209,7 @@ def _in_order(evaluations: Iterable[str], recipe: Mapping[str, Any]) -> list[str
 
 
 def _settings(history: History, task: str, begun: Row) -> Row:
-    """How a task was evaluated; the same at every step, or it is no curve."""
+    """Reads how a task was evaluated; refuses a run whose steps were evaluated differently."""
     evaluated = sorted(history.evaluations[task].items())
     first, *later = [
         (step, {key: evaluation[key] for key in SETTINGS if key in evaluation}) for step, evaluation in evaluated

@@ -1,12 +1,12 @@
-"""Kept runs in one file of JSON, small enough for version control: 9 kB for a run of 30 steps.
+"""Writes run summaries to one JSON file and reads them again: 9 kB for a run of 30 steps.
 
-    {"command": what made it, "against": the method the others were held against, or null,
+    {"command": what made it, "against": the method the others were compared with, or null,
      "rows":    [the table, a row per task and method]
      "tasks":   {how each task was evaluated}
      "methods": {the recipe of each}
      "runs":    [a run per line; evaluations and metrics by column]}
 
-Rows are there for those who read nothing else; reading the file again, they are made anew from the runs.
+Rows are for readers of the file; `rlif compare` computes them again from the runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MADE, TASKS = TypeAdapter(dict[str, str | None]), TypeAdapter(list[str])
 
 
 def text_of(runs: Sequence[RunSummary], rows: Sequence[Row], made: Mapping[str, str | None]) -> str:
-    """The file of some runs.
+    """Formats the file of some runs.
 
     Args:
         rows: the table made of them.
@@ -50,7 +50,7 @@ def text_of(runs: Sequence[RunSummary], rows: Sequence[Row], made: Mapping[str, 
 
 
 def read_summaries(path: str | Path) -> tuple[list[RunSummary], dict[str, str | None]]:
-    """The runs of a file, and how it was made: `command` and `against`.
+    """Reads the runs of a file, and how it was made: `command` and `against`.
 
     Raises:
         DataError: it is another kind of file, or damaged.

@@ -1,8 +1,8 @@
-"""Recipes x seeds: every run that is not there yet is made, a half one goes on, a finished one is read.
+"""Runs recipes x seeds: makes missing runs, resumes unfinished ones and reads finished ones.
 
-Runs are called RECIPE-seedS and lie below one folder. All seeds are made of the first recipe and the first seed before
-the second seed is begun, so that whenever it is ended, as many methods as possible can be compared. What can be wrong
-is looked for before anything is run: unknown keys, names that are taken twice, and a folder that holds another run.
+Runs are called RECIPE-seedS and lie below one folder. Every recipe is run with the first seed before the second seed
+begins, so that an interrupted sweep can still compare methods. Unknown keys, duplicate names and folders that hold
+another run are refused before anything is run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SETS = {"seed": "--seeds", "name": "the recipe's own name", "output": "--folder"
 def plan_sweep(
     recipes: Sequence[str | Path], seeds: Sequence[int], overrides: Sequence[str], folder: str | Path
 ) -> dict[tuple[str, int], Recipe]:
-    """The recipe of each run by method and seed, in the order in which they are run.
+    """Resolves the recipe of each run by method and seed, in the order in which they are run.
 
     Raises:
         RecipeError: anything wrong with a recipe, two of one name, or a folder that holds another run.
@@ -53,7 +53,7 @@ def run_sweep(
 ) -> list[RunSummary]:
     """Makes the runs that are not there and reads all of them.
 
-    A run that fails by an RlifError is kept as failed, and the others go on.
+    A run that fails by an RlifError is recorded as failed, and the others go on.
 
     Args:
         runs: from `plan_sweep`.
@@ -115,7 +115,7 @@ def _refuse_another(recipe: Recipe) -> None:
 
 
 def _failed(recipe: Recipe, method: str, said: str) -> RunSummary:
-    """What there is of a run that could not be brought to its end."""
+    """Summarises a run that failed, from whatever its folder holds."""
     path = run_path(recipe)
     said = f"failed: {said.replace(str(path), path.name)}"
     try:

@@ -1,6 +1,6 @@
-"""A comparison as a table: the cells once, for the terminal and for markdown; plain numbers for CSV and JSON.
+"""Formats a comparison: cells for the terminal and markdown, plain numbers for CSV and JSON.
 
-The same runs give the same bytes: nothing here asks for the time, the folder or the machine it is written on.
+The same runs give the same bytes: no time, folder or machine enters.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def write(comparison: Comparison, path: Path) -> None:
 
 
 def format_of(path: Path) -> Callable[[Comparison], str]:
-    """What writes files with this suffix.
+    """Finds the function that formats files with this suffix.
 
     Raises:
         RecipeError: none does.
@@ -73,7 +73,7 @@ def format_of(path: Path) -> Callable[[Comparison], str]:
 
 
 def groups(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]]:
-    """For each task a title, the headings and the cells, a list per method."""
+    """Returns for each task a title, the headings and the cells, a list per method."""
     headings = list(HEADINGS)
     if comparison.against:
         headings.insert(7, f"minus {comparison.against}")
@@ -85,7 +85,7 @@ def groups(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]
 
 
 def cells(row: Row, against: str | None = None) -> list[str]:
-    """A row as text."""
+    """Formats a row as text."""
     found = [
         row.method,
         _seeds(row),
@@ -149,7 +149,7 @@ def json_file(comparison: Comparison) -> str:
 
 
 def plain(row: Row) -> dict[str, Any]:
-    """A row as plain numbers."""
+    """Returns a row as plain numbers."""
     against = row.against or {"mean": None, "low": None, "high": None, "seeds": []}
     return rounded(
         {
@@ -181,7 +181,7 @@ FORMATS: Mapping[str, Callable[[Comparison], str]] = {".md": markdown, ".csv": c
 
 
 def recipe_differences(comparison: Comparison) -> tuple[str, dict[str, list[str]]]:
-    """The method that the recipes are held against, and for each other one the lines in which its recipe differs."""
+    """Returns the reference method, and for each other one the lines in which its recipe differs."""
     base = comparison.against or comparison.methods[0]
     changes = {
         method: [f"{key}: {_value(value)}" for key, value in changed.items()] or ["nothing"]
@@ -192,7 +192,7 @@ def recipe_differences(comparison: Comparison) -> tuple[str, dict[str, list[str]
 
 
 def span(seeds: Sequence[int]) -> str:
-    """Seeds in few characters: 0-2, or 0, 3, 4."""
+    """Formats seeds in few characters: 0-2, or 0, 3, 4."""
     if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
         return f"{seeds[0]}-{seeds[-1]}"
     return ", ".join(map(str, seeds))

@@ -1,4 +1,4 @@
-"""Numbers from a run: does confidence separate right from wrong, does it predict it, has the run collapsed.
+"""Computes numbers from a run: does confidence separate right from wrong, does it predict it, has the run collapsed.
 
 separation, with N = n_right + n_wrong completions and U of Mann and Whitney, how often a right one is surer than a
 wrong one, ties counting half:

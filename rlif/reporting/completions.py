@@ -1,8 +1,8 @@
-"""The completions a page shows: a bounded sample of what a run kept, each token with its self-certainty.
+"""Selects the completions that a page shows, each token with its self-certainty.
 
-A run of 10,000 steps keeps more than a browser opens, so a page holds whole groups of STEPS steps, first and last
-included, and says what it left out. Only those files are read. Everything here is data: it reaches the page as JSON and
-the screen as text, never as markup.
+A long run logs more than a browser opens. So a page holds whole groups of STEPS steps, first and last included, and
+says what it left out. Only those files are read. Completions reach the page as JSON and the screen as text, never as
+markup.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LONGEST = 6_000  # characters of a prompt or completion
 
 
 def completions_data(histories: Sequence[History]) -> dict[str, Any]:
-    """What the page's browser shows: runs, their steps, the problems of each and the completions of those."""
+    """Returns the data of the page: runs, their steps, the problems of each and their completions."""
     each = max(4, STEPS // max(1, len(histories)))
     names = names_of(histories)
     return {"runs": [_run(history, name, each) for history, name in zip(histories[:RUNS], names, strict=False)]}

@@ -1,8 +1,7 @@
-"""Draws: from numbers to figures, the same for the page and for files.
+"""Draws figures, the same for the page and for files.
 
-A `Figure` knows what it shows and how; `svg` makes it part of a page, in which ink is `currentColor` so that light and
-dark need no second drawing, and `save` writes it as .svg and .png for a paper. One measure, one figure: pages arrange
-them, so they stay readable on a telephone.
+`svg` makes a `Figure` part of a page; ink is `currentColor`, which fits light and dark. `save` writes it as .svg and
+.png. Each figure shows one measure, so a page stays readable on a telephone.
 
 Colours are Okabe and Ito's, told apart by colour-blind readers; runs also differ in their dashes. A curve of more than
 POINTS steps is drawn as means of neighbouring steps with the range between them shaded.

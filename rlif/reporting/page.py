@@ -1,6 +1,6 @@
-"""The report: one HTML page about one run or several, from their folders alone.
+"""Writes the report: one HTML page about one run or several, from their folders alone.
 
-The page is a single file that asks the network for nothing: style, script and figures are inside. Whatever comes from
+The page is a single file and needs no network: style, script and figures are inside. Whatever comes from
 a model or a data set is text to it. The template escapes it, completions travel as JSON in which `<` cannot occur and
 are put on screen by `textContent`, and a content security policy lets no script run but the page's own, by its hash.
 
@@ -32,7 +32,7 @@ TRAINING = ("learning_rate", "beta", "num_generations", "temperature", "max_comp
 
 
 def check_installed() -> None:
-    """Says what to install where plots and pages are not.
+    """Refuses to go on without matplotlib and jinja2.
 
     Raises:
         MachineError: matplotlib or jinja2 cannot be imported.
@@ -86,7 +86,7 @@ def report(
 
 
 def page(histories: Sequence[History], built: Sequence[Any]) -> str:
-    """The whole page as text."""
+    """Renders the whole page as text."""
     import jinja2
     from markupsafe import Markup
 

@@ -1,7 +1,6 @@
-"""Which figures a report has: from run folders to `Figure`s, by section.
+"""Chooses the figures of a report, by section.
 
-Where several runs are given they share each figure, a colour each. What cannot be drawn is not drawn empty: the
-section says what it would need.
+Several runs share each figure, a colour each. A section without figures says what it would need.
 """
 
 from __future__ import annotations
@@ -62,13 +61,13 @@ class Section:
 
 
 def label(text: Any, longest: int = 48) -> str:
-    """A name as it can be drawn: printable, and not endless."""
+    """Makes a name printable and cuts it to `longest` characters."""
     plain = "".join(sign if sign.isprintable() else "\ufffd" for sign in str(text))
     return plain if len(plain) <= longest else plain[: longest - 1] + "…"
 
 
 def slug(*parts: Any) -> str:
-    """A file name that is also an identifier."""
+    """Makes a file name that is also an identifier."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(map(str, parts)).lower()).strip("-")
 
 
@@ -205,7 +204,7 @@ def _annotators(histories: Sequence[History], marks: Any) -> Iterator[Figure]:
 
 
 def spread(steps: Sequence[int], most: int) -> list[int]:
-    """At most so many of them, evenly spaced, first and last included."""
+    """Picks at most `most` of them, evenly spaced, first and last included."""
     places = np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))
     return [steps[place] for place in places]
 

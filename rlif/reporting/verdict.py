@@ -1,7 +1,7 @@
-"""What became of a run, in one sentence.
+"""Says in one sentence what became of a run.
 
-Of the accuracy on the task trained on where it was monitored, else on the first task that was; else of the label-free
-signs alone. "Rose" and "fell" are said only where 95 % intervals do not overlap.
+It reads the accuracy on the task trained on, else on the first task evaluated, else the label-free signs alone. It
+says "rose" and "fell" only where 95 % intervals do not overlap.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from rlif.runs.history import History
 
 
 def trained_task(history: History) -> str | None:
-    """The evaluated task the run was trained on."""
+    """Returns the task trained on; None where that was not evaluated."""
     task = history.recipe.get("task")
     return task if isinstance(task, str) and task in history.evaluations else None
 
 
 def collapse(history: History) -> Collapse | None:
-    """Where a run collapsed: by accuracy on the task trained on, else on any, else by the label-free signs."""
+    """Finds where a run collapsed: by accuracy on the task trained on, else on any, else by the label-free signs."""
     graded = {
         task: evaluations for task, evaluations in history.evaluations.items() if analysis.accuracies(evaluations)
     }
@@ -35,7 +35,7 @@ def collapse(history: History) -> Collapse | None:
 
 
 def verdict(history: History) -> str:
-    """One sentence on how a run went, and before it, where the run has no summary, how far it got.
+    """Describes how a run went in one sentence, and how far it got where it has no summary.
 
     Example:
         >>> from rlif.runs.history import read_history

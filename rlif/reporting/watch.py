@@ -1,8 +1,7 @@
-"""Follows a run in the terminal: how far it is, the latest numbers with their history, accuracy where it is monitored.
+"""Shows a run in the terminal while it goes on: progress, latest numbers with their history, accuracy.
 
-Reads only the run folder, so it can be started, stopped and started again beside any run, also on another machine that
-sees the folder. Nothing needs to be there yet; a run that was killed looks like one that takes long, so the age of its
-last step is shown.
+It reads only the run folder, so it can start and stop at any time, also on another machine that sees the folder. A
+killed run looks like a slow one, so the age of the last step is shown.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def watch(path: str | Path, *, once: bool = False, every: float = 1.0, console: 
 
 
 def view(path: str | Path) -> Any:
-    """A run as it is now, to be printed by rich.
+    """Returns a run as it is now, to be printed by rich.
 
     Raises:
         DataError: there is no run folder.

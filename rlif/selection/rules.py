@@ -1,4 +1,4 @@
-"""Best of N without training: rules that choose one of the N samples of a problem.
+"""Chooses one of the N samples of a problem by a rule, without training.
 
 With v_i the value of a signal for sample i, larger = more sure, and a_i its answer:
 
@@ -12,8 +12,8 @@ With v_i the value of a signal for sample i, larger = more sure, and a_i its ans
 
 Source: Borda and self-certainty arXiv 2502.18581, DeepConf's filters and weights arXiv 2508.15260, plurality arXiv
 2203.11171. Ties go to what was sampled first. A sample without an answer casts no vote but keeps its rank in Borda and
-counts in N; a sample without a value (None) casts no vote where votes are weighted. Where nobody has an answer - text
-that has none to extract - every rule but plurality and random falls back on the argmax. Answers that `equal` calls
+counts in N; a sample without a value (None) casts no vote where votes are weighted. Without any answer, e.g. in
+text that has none to extract, every rule but plurality and random takes the argmax. Answers that `equal` calls
 the same are one answer.
 
 Watch: Borda's best p grows with N. The paper gives 0.3 for N <= 16 and 1.2 for N >= 32; between them `borda_power`
@@ -38,7 +38,7 @@ Values = Sequence[float | None]  # how sure each sample is; None for unscorable
 
 
 def borda_power(n: int) -> float:
-    """The exponent for N samples: 0.3 up to 16, 1.2 from 32, straight in log N between."""
+    """Computes the exponent for N samples: 0.3 up to 16, 1.2 from 32, straight in log N between."""
     return 0.3 + 0.9 * min(1.0, max(0.0, math.log2(max(n, 1) / 16)))
 
 
@@ -145,7 +145,7 @@ def choose(
     power: float | None = None,
     seed: int | str = 0,
 ) -> int | None:
-    """The index of the sample that a rule chooses among the N of one problem.
+    """Returns the index of the sample that a rule chooses among the N of one problem.
 
     Args:
         rule: a name of `RULES`.
@@ -187,7 +187,7 @@ def select(
     power: float | None = None,
     seed: int = 0,
 ) -> dict[str, Mapping[str, Any] | None]:
-    """The best of the N samples of each problem, by a rule; no gold answers are read.
+    """Chooses the best of the N samples of each problem by a rule; no gold answers are read.
 
     Args:
         samples: mappings with `id`, the problem's; `answer`, None or absent for text that has none to extract; and the

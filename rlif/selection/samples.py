@@ -1,4 +1,4 @@
-"""N samples of each problem, as rows: drawn from a model, or read from a file.
+"""Draws N samples of each problem from a model, or reads them from a file, as rows.
 
 A row is one completion: {id, sample, completion, answer, right, tokens, truncated, stopped, and every signal by name}.
 `right` is None where there is no gold answer, a signal None where it cannot be scored. Signals are at temperature 1
@@ -73,7 +73,7 @@ class GroupSampler:
     def draw_on(
         self, problems: Sequence[Problem], warm_up: Sequence[Row], number: int = 0, percent: float = PERCENTILE
     ) -> list[Row]:
-        """`warm_up`, whole rows of the problems, and further ones up to n that are stopped when they get too unsure.
+        """Draws rows up to n beside `warm_up`, and stops those that get too unsure.
 
         Args:
             warm_up: some rows of each problem, see `rlif.sampling.early_stop` for what is made of them.

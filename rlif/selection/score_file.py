@@ -1,4 +1,4 @@
-"""Scores text that somebody else wrote: rows of prompt and completion in, the same rows with every signal out.
+"""Scores text from elsewhere: reads rows of prompt and completion, adds every signal.
 
 A prompt is plain text or a list of messages. Text becomes the user's message of the chat template where `chat` is on.
 Prompt and completion are tokenised apart: prompt ids by the template or without one, completion ids without special

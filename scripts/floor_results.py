@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from rlif.comparison.summary import kept_environment
+from rlif.comparison.summary import portable_environment
 from rlif.intervals import t_interval
 from rlif.reporting.analysis import accuracy_collapse
 from rlif.runs.folder import Run
@@ -58,7 +58,7 @@ def digest(path: Path) -> dict[str, Any]:
         "collapsed": collapse.step if collapse else None,
         "spread": [round(float(np.mean(columns["reward_spread"][part])), 4) for part in (slice(10), slice(-10, None))],
         **columns,
-        "environment": kept_environment(run.environment()),
+        "environment": portable_environment(run.environment()),
     }
 
 

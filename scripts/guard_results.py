@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import rlif
-from rlif.comparison.summary import kept_environment
+from rlif.comparison.summary import portable_environment
 from rlif.guard.health import measure_health
 from rlif.guard.limits import Guard
 from rlif.guard.monitor import replay
@@ -97,7 +97,7 @@ def judged(case: str, run: Run, guard: Guard) -> dict[str, Any]:
             for row in run.metrics()
         ],
         "curve": {step: look["mean"] for step, look in curve.items()},
-        "environment": kept_environment(run.environment()),
+        "environment": portable_environment(run.environment()),
     }
 
 

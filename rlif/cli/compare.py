@@ -77,7 +77,7 @@ def show(found: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from rlif.comparison.table import apart, groups
+    from rlif.comparison.table import groups, recipe_differences
 
     console = Console()
     if not console.is_terminal:
@@ -89,7 +89,7 @@ def show(found: Comparison) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    base, changes = apart(found)
+    base, changes = recipe_differences(found)
     for method, changed in changes.items():
         line = f"{method}, where its recipe is not that of {base}: {'; '.join(changed)}"
         console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""Numbers from a run: does confidence separate right from wrong, does it predict it, has the run collapsed.
+"""Computes numbers from a run: does confidence separate right from wrong, does it predict it, has the run collapsed.
 
 separation, with N = n_right + n_wrong completions and U of Mann and Whitney, how often a right one is surer than a
 wrong one, ties counting half:
@@ -44,7 +44,7 @@ from rlif.guard.limits import Guard
 from rlif.guard.monitor import uncleared_alarms
 from rlif.guard.signs import SIGNS
 
-OF_COMPLETIONS = (
+COMPLETION_SIGNS = (
     "truncated", "shorter", "repetition", "compression", "goes_on", "unanswered", "same_answer", "prompt_use"
 )  # fmt: skip
 REASONING_WORDS = 10  # before the answer
@@ -214,15 +214,15 @@ def _finite(value: Any) -> float:
     return float(value) if is_number(value) else math.nan
 
 
-def accuracies(looks: Mapping[int, Mapping[str, Any]]) -> dict[int, Share]:
+def accuracies(evaluations: Mapping[int, Mapping[str, Any]]) -> dict[int, Share]:
     """Accuracy by step, in order, of the steps that were graded."""
-    found = {step: accuracy(looks[step]) for step in sorted(looks)}
+    found = {step: accuracy(evaluations[step]) for step in sorted(evaluations)}
     return {step: share for step, share in found.items() if share is not None}
 
 
-def early_learning(looks: Mapping[int, Mapping[str, Any]], step: int = 10) -> dict[str, tuple[int, Share]]:
+def early_learning(evaluations: Mapping[int, Mapping[str, Any]], step: int = 10) -> dict[str, tuple[int, Share]]:
     """Accuracy at the start, early (at the evaluated step nearest to `step`, after the start) and at the end."""
-    shares = accuracies(looks)
+    shares = accuracies(evaluations)
     if not shares:
         return {}
     first, *later = shares
@@ -241,9 +241,9 @@ class Collapse:
     sign: str
 
 
-def accuracy_collapse(looks: Mapping[int, Mapping[str, Any]]) -> Collapse | None:
+def accuracy_collapse(evaluations: Mapping[int, Mapping[str, Any]]) -> Collapse | None:
     """The first evaluation after the best from which on accuracy is lost until the end (see the module)."""
-    shares = accuracies(looks)
+    shares = accuracies(evaluations)
     if not shares:
         return None
     steps = list(shares)
@@ -261,12 +261,12 @@ def accuracy_collapse(looks: Mapping[int, Mapping[str, Any]]) -> Collapse | None
 def label_free_collapse(metrics: Mapping[str, np.ndarray]) -> Collapse | None:
     """The step from which on a sign that needs no gold answers holds until the end (see the module)."""
     columns = {name: values for name, values in metrics.items() if not np.isnan(values).all()}
-    read = {SIGNS[sign].of for sign in OF_COMPLETIONS} & set(columns)
+    read = {SIGNS[sign].of for sign in COMPLETION_SIGNS} & set(columns)
     rows = []
     for i, step in enumerate(columns.get("step", ())):
         row = {name: float(columns[name][i]) for name in read if np.isfinite(columns[name][i])}
         rows.append(row | {"step": int(step)} | {name: float(columns[name][i]) for name in {"reward"} & set(columns)})
-    held = [alarm for alarm in uncleared_alarms(Guard(), rows) if alarm.sign in (*OF_COMPLETIONS, "non_finite")]
+    held = [alarm for alarm in uncleared_alarms(Guard(), rows) if alarm.sign in (*COMPLETION_SIGNS, "non_finite")]
     first = min(held, key=lambda alarm: alarm.since, default=None)
     return None if first is None else Collapse(first.since, first.seen)
 

@@ -1,4 +1,4 @@
-"""Best of N without training: rules that choose one of the N samples of a problem.
+"""Chooses one of the N samples of a problem by a rule, without training.
 
 With v_i the value of a signal for sample i, larger = more sure, and a_i its answer:
 
@@ -12,8 +12,8 @@ With v_i the value of a signal for sample i, larger = more sure, and a_i its ans
 
 Source: Borda and self-certainty arXiv 2502.18581, DeepConf's filters and weights arXiv 2508.15260, plurality arXiv
 2203.11171. Ties go to what was sampled first. A sample without an answer casts no vote but keeps its rank in Borda and
-counts in N; a sample without a value (None) casts no vote where votes are weighted. Where nobody has an answer - text
-that has none to extract - every rule but plurality and random falls back on the argmax. Answers that `equal` calls
+counts in N; a sample without a value (None) casts no vote where votes are weighted. Without any answer, e.g. in
+text that has none to extract, every rule but plurality and random takes the argmax. Answers that `equal` calls
 the same are one answer.
 
 Watch: Borda's best p grows with N. The paper gives 0.3 for N <= 16 and 1.2 for N >= 32; between them `borda_power`
@@ -31,7 +31,7 @@ from functools import partial
 from typing import Any
 
 from rlif.answers.clusters import Equal, by_problem, label, percentile
-from rlif.errors import RlifError, lookup
+from rlif.errors import DataError, RecipeError, lookup
 from rlif.signals import RENAMED, renamed
 
 Labels = Sequence[int | None]  # which answer each sample gave, by number; None for no answer
@@ -39,7 +39,7 @@ Values = Sequence[float | None]  # how sure each sample is; None for unscorable
 
 
 def borda_power(n: int) -> float:
-    """The exponent for N samples: 0.3 up to 16, 1.2 from 32, straight in log N between."""
+    """Computes the exponent for N samples: 0.3 up to 16, 1.2 from 32, straight in log N between."""
     return 0.3 + 0.9 * min(1.0, max(0.0, math.log2(max(n, 1) / 16)))
 
 
@@ -146,7 +146,7 @@ def choose(
     power: float | None = None,
     seed: int | str = 0,
 ) -> int | None:
-    """The index of the sample that a rule chooses among the N of one problem.
+    """Returns the index of the sample that a rule chooses among the N of one problem.
 
     Args:
         rule: a name of `RULES`.
@@ -161,7 +161,7 @@ def choose(
         An index; None where there is nothing to choose by: no samples, no answers for plurality, no values.
 
     Raises:
-        RlifError: an unknown rule, or a power that is no finite number from 0.
+        RecipeError: an unknown rule, or a power that is no finite number from 0.
 
     Example:
         >>> choose("borda", ["4", "5", "5", None], [9.0, 7.0, 6.5, 8.0])
@@ -170,7 +170,7 @@ def choose(
     if len(answers) != len(values):
         raise ValueError(f"{len(answers)} answers and {len(values)} values; give one of each per sample")
     if power is not None and not 0 <= power < math.inf:
-        raise RlifError(f"Borda's power must be a finite number from 0, got {power}.")
+        raise RecipeError(f"Borda's power must be a finite number from 0, got {power}.")
     finite = [value if value is not None and math.isfinite(value) else None for value in values]
     return lookup(RULES, rule, "rule").pick(label(answers, equal), finite, power=power, seed=seed)
 
@@ -188,7 +188,7 @@ def select(
     power: float | None = None,
     seed: int = 0,
 ) -> dict[str, Mapping[str, Any] | None]:
-    """The best of the N samples of each problem, by a rule; no gold answers are read.
+    """Chooses the best of the N samples of each problem by a rule; no gold answers are read.
 
     Args:
         samples: mappings with `id`, the problem's; `answer`, None or absent for text that has none to extract; and the
@@ -202,7 +202,8 @@ def select(
         {id: the chosen sample as it was given}; None where there was nothing to choose by.
 
     Raises:
-        RlifError: an unknown rule, or no sample has the values that it reads.
+        RecipeError: an unknown rule.
+        DataError: no sample has the values that the rule reads.
 
     Example:
         >>> samples = [
@@ -217,7 +218,7 @@ def select(
     signal = lookup(RULES, rule, "rule").signal
     columns = {signal, *(old for old, new in RENAMED.items() if new == signal)}
     if groups and signal and not any(columns & sample.keys() for group in groups.values() for sample in group):
-        raise RlifError(f"the rule {rule} reads {signal}, which no sample has; score them with rlif score first.")
+        raise DataError(f"the rule {rule} reads {signal}, which no sample has; score them with rlif score first.")
     chosen: dict[str, Mapping[str, Any] | None] = {}
     for problem, group in groups.items():
         answers = [sample.get("answer") for sample in group]

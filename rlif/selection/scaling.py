@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rlif.answers.clusters import Equal, by_problem, label
-from rlif.errors import RlifError, lookup
+from rlif.errors import DataError, lookup
 from rlif.intervals import clustered_mean, proportion
 from rlif.sampling.early_stop import WARM_UP
 from rlif.selection.rules import RULES, borda_power, choose, pass_at_k
@@ -103,12 +103,13 @@ def scaling(
         the rules and pass@N; `against`, the same of the rules' paired differences to plurality.
 
     Raises:
-        RlifError: no samples, no graded problem, an unknown rule, or a rule whose signal no sample has.
+        RecipeError: an unknown rule.
+        DataError: no samples, no graded problem, or a rule whose signal no sample has.
     """
     groups = by_problem(samples)
     graded = {name: rows for name, rows in groups.items() if all(row.get("right") is not None for row in rows)}
     if not graded:
-        raise RlifError(f"none of {len(groups)} problems has graded samples, so there is no accuracy to show.")
+        raise DataError(f"none of {len(groups)} problems has graded samples, so there is no accuracy to show.")
     least = min(map(len, graded.values()))
     rules = _usable(graded, rules)
     per_problem = [
@@ -142,7 +143,7 @@ def _usable(groups: Mapping[str, Sequence[Row]], rules: Sequence[str] | None) ->
     for name in rules:
         signal = lookup(RULES, name, "rule").signal
         if signal is not None and signal not in there:
-            raise RlifError(f"the rule {name} reads {signal}, which no sample has; name a model to score them with.")
+            raise DataError(f"the rule {name} reads {signal}, which no sample has; name a model to score them with.")
     return list(rules)
 
 

@@ -1,4 +1,4 @@
-"""Scores text that somebody else wrote: rows of prompt and completion in, the same rows with every signal out.
+"""Scores text from elsewhere: reads rows of prompt and completion, adds every signal.
 
 A prompt is plain text or a list of messages. Text becomes the user's message of the chat template where `chat` is on.
 Prompt and completion are tokenised apart: prompt ids by the template or without one, completion ids without special
@@ -23,7 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from rlif.errors import RlifError, first_line
+from rlif.errors import DataError, MachineError, ModelError, RecipeError, RlifError, first_line
 from rlif.files.jsonl import JsonLog, read_lines
 from rlif.scoring.head import head_of
 from rlif.scoring.statistics import score_completions
@@ -76,7 +76,8 @@ class Scorer:
         """The token ids of a row's prompt and completion.
 
         Raises:
-            RlifError: messages where `chat` is off, or messages that the template refuses.
+            RecipeError: messages where `chat` is off.
+            ModelError: messages that the template refuses.
         """
         prompt = row["prompt"]
         if self.chat:
@@ -84,7 +85,7 @@ class Scorer:
         elif isinstance(prompt, str):
             prompt_ids = self.tokenizer(text=[prompt])["input_ids"][0]
         else:
-            raise RlifError("its prompt is a list of messages, which takes a chat template; leave --no-chat out.")
+            raise RecipeError("its prompt is a list of messages, which takes a chat template; leave --no-chat out.")
         return prompt_ids, self.encode_completion(row)
 
     def encode_completion(self, row: Row) -> list[int]:
@@ -99,7 +100,7 @@ class Scorer:
                 messages, add_generation_prompt=True, tokenize=True, return_dict=False
             )
         except Exception as error:  # a template is a program of its own, and raises what it likes
-            raise RlifError(f"the chat template refuses its prompt: {first_line(error)}") from error
+            raise ModelError(f"the chat template refuses its prompt: {first_line(error)}") from error
 
     def score(self, rows: Sequence[Row]) -> list[dict[str, float | None]]:
         """Every signal of each row; None where it cannot be scored: no tokens, or more than the model takes."""
@@ -140,7 +141,7 @@ def score_file(
         Counts: `rows`, `skipped` (written before), `unscorable`.
 
     Raises:
-        RlifError: a bad row, named by its line; what came before it is written. An output that belongs to other rows
+        DataError: a bad row, named by its line; what came before it is written. An output that belongs to other rows
             or another model.
     """
     progress = progress or (lambda _: None)
@@ -161,7 +162,7 @@ def score_file(
             counts["rows"] += len(batch)
             progress(len(batch))
     except OSError as error:
-        raise RlifError(f"cannot write {out}: {error.strerror}.") from error
+        raise MachineError(f"cannot write {out}: {error.strerror}.") from error
     if failed:
         raise failed
     return counts
@@ -183,7 +184,7 @@ def _take(
             try:
                 batch.append((row, scorer.encode(row)))
             except RlifError as error:
-                return batch, RlifError(f"line {number} of {source}: {error}")
+                return batch, type(error)(f"line {number} of {source}: {error}")
     except RlifError as error:
         return batch, error
     return batch, None
@@ -193,24 +194,24 @@ def read_rows(source: Path) -> Iterator[tuple[int, Row]]:
     """Line numbers and rows with a prompt and a completion.
 
     Raises:
-        RlifError: a row that lacks one of them, or holds something else there.
+        DataError: a row that lacks one of them, or holds something else there.
     """
     for number, row in read_lines(source):
         for column in ("prompt", "completion"):
             if column not in row:
-                raise RlifError(f"line {number} of {source} has no {column!r}; it has {', '.join(row) or 'nothing'}.")
+                raise DataError(f"line {number} of {source} has no {column!r}; it has {', '.join(row) or 'nothing'}.")
         prompt, completion = row["prompt"], row["completion"]
         if not isinstance(completion, str):
             found = type(completion).__name__
-            raise RlifError(f"the completion in line {number} of {source} is a {found}; expected plain text.")
+            raise DataError(f"the completion in line {number} of {source} is a {found}; expected plain text.")
         if not isinstance(prompt, str) and not (prompt and isinstance(prompt, list) and all(map(_message, prompt))):
-            raise RlifError(
+            raise DataError(
                 f"the prompt in line {number} of {source} is neither text nor a list of messages with role and content."
             )
         try:
             json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise RlifError(f"line {number} of {source} holds text that is no Unicode: {error.reason}.") from error
+            raise DataError(f"line {number} of {source} holds text that is no Unicode: {error.reason}.") from error
         yield number, row
 
 
@@ -224,14 +225,14 @@ def _resume(scorer: Scorer, source: Path, rows: Iterator[tuple[int, Row]], out: 
     if not out.is_file():
         return counts
     if out.samefile(source):
-        raise RlifError(f"{out} is the input itself; give another output.")
+        raise RecipeError(f"{out} is the input itself; give another output.")
     log = JsonLog(out)
     for number, written in log.rows():
         _, row = next(rows, (0, None))
         if row is None or (written.get("prompt"), written.get("completion")) != (row["prompt"], row["completion"]):
-            raise RlifError(f"line {number} of {out} is not the row of {source} in its place; give another output.")
+            raise DataError(f"line {number} of {out} is not the row of {source} in its place; give another output.")
         if written.get("scored_by") != scorer.described:
-            raise RlifError(
+            raise DataError(
                 f"{out} was scored by {written.get('scored_by')}, this is {scorer.described}; give another output."
             )
         counts["rows"] += 1

@@ -19,7 +19,7 @@ import rlif
 from rlif.cli.compare import read_seeds
 from rlif.cli.main import app
 from rlif.comparison.comparison import compare
-from rlif.comparison.summary import differing, keep, method_of
+from rlif.comparison.summary import differing, method_of, summarise_run
 from rlif.comparison.table import FORMATS, span
 from rlif.config.loading import check_recipe
 from rlif.runs.folder import resolved
@@ -49,7 +49,7 @@ def by_name(found):
 
 
 def ends(folder: Path, method: str, seeds, task="clock"):
-    looks = [keep(folder / f"{method}-seed{seed}").evaluations[task] for seed in seeds]
+    looks = [summarise_run(folder / f"{method}-seed{seed}").evaluations[task] for seed in seeds]
     return [look[0]["accuracy"]["mean"] for look in looks], [look[8]["accuracy"]["mean"] for look in looks]
 
 
@@ -196,7 +196,7 @@ def test_a_run_that_was_not_evaluated_at_both_ends_does_not_count(runs):
         path.unlink()
     found = by_name(compare([runs]))
     assert found["steady", "cups"].seeds == [1, 2, 3] and found["steady", "clock"].seeds == [0, 1, 2, 3]
-    assert found["steady", "cups"].outcomes[0].said == "evaluated on cups from step 0 to 0 of 8"
+    assert found["steady", "cups"].outcomes[0].reason == "evaluated on cups from step 0 to 0 of 8"
     (runs / "steady-seed1/eval/step-000008-clock.json").unlink()
     (runs / "steady-seed2/eval/step-000000-clock.json").unlink()
     assert by_name(compare([runs]))["steady", "clock"].seeds == [0, 3]
@@ -344,4 +344,4 @@ def test_older_recipes_have_todays_defaults(runs):
     path = runs / "steady-seed1/recipe.yaml"
     old = json.loads(path.read_text())
     write_json(path, resolved(check_recipe(old), "x"))
-    assert compare([runs]).rows and keep(path.parent).recipe == keep(runs / "steady-seed0").recipe
+    assert compare([runs]).rows and summarise_run(path.parent).recipe == summarise_run(runs / "steady-seed0").recipe

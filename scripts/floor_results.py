@@ -78,10 +78,8 @@ def _key(run: dict[str, Any]) -> tuple[str, str, int]:
 
 def interval(values: list[float]) -> str:
     """Mean with Student's 95 % interval, in percentage points."""
-    found = t_interval([100 * value for value in values])
-    if found["low"] is None:
-        return f"{100 * values[0]:+.1f}"
-    return f"{found['mean']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]"
+    found = t_interval(values)
+    return found.percent("+")
 
 
 def listed(shares: Iterable[float | None]) -> str:

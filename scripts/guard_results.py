@@ -129,7 +129,7 @@ def table(rows: list[dict[str, Any]], command: str, checked: dict[str, Any] | No
         good = sum(row["good"] for row in mine)
         interval = proportion(good, len(mine))
         what = "stopped within 10 steps of the peak's end" if collapses else "not stopped"
-        bounds = f"[95 %: {interval['low']:.0%} - {interval['high']:.0%}]"
+        bounds = f"[95 %: {interval.low:.0%} - {interval.high:.0%}]"
         lines += [
             f"## `{case}`: {what} on {good} of {len(mine)} seeds {bounds}",
             "",

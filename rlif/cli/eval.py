@@ -288,13 +288,11 @@ def _print_comparisons(console: Console, found: Sequence[Candidate], tasks: Sequ
     first = found[0]
     for task, other in itertools.product(tasks, found[1:]):
         result = compare(first, other, task)
-        gain = result["difference"]
-        if gain["mean"] is None:
+        if result["difference"].mean is None:
             continue
         console.print(
-            f"{task.name}: {other.label} against {first.label}: {100 * gain['mean']:+.1f} points"
-            + ("" if gain["low"] is None else f" [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]")
-            + f" over {result['problems']} problems, better on {result['better']}, worse on {result['worse']},"
+            f"{task.name}: {other.label} against {first.label}: {result['difference'].percent('+')} points"
+            f" over {result['problems']} problems, better on {result['better']}, worse on {result['worse']},"
             f" sign test p = {result['p']:.2g}",
             highlight=False,
             soft_wrap=True,
@@ -303,10 +301,9 @@ def _print_comparisons(console: Console, found: Sequence[Candidate], tasks: Sequ
 
 def share(interval: dict[str, Any] | None) -> str:
     """A share in percent with its interval; a dash for none."""
-    if interval is None or interval["mean"] is None:
-        return "-"
-    low, high = interval["low"], interval["high"]
-    return f"{interval['mean']:.1%}" + ("" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]")
+    from rlif.intervals import Interval
+
+    return str(Interval.read(interval) or "-")
 
 
 def percent(value: float | None) -> str:

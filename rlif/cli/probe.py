@@ -10,8 +10,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rlif.intervals import Interval
     from rlif.runs.folder import Run
-    from rlif.training.forecast import Estimate
 
 
 def probe(
@@ -49,8 +49,11 @@ def probe(
     )
 
 
-def _share(found: Estimate | None) -> str:
-    return "-" if found is None else f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]  (0.5: none)"
+def _share(found: Interval | None) -> str:
+    if found is None:
+        return "-"
+    bounds = f"({found.n} group{'s'[: found.n > 1]})" if found.low is None else f"[{found.low:.2f}, {found.high:.2f}]"
+    return f"{found.mean:.2f} {bounds}  (0.5: none)"
 
 
 def say_guard(run: Run, console: Console) -> None:

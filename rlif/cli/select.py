@@ -264,10 +264,13 @@ def accuracies(table: Mapping[str, Any]) -> Table:
     for n in table["n"]:
         shown.add_column(f"N={n}", justify="right", no_wrap=True)
     for name, cells in table["accuracy"].items():
-        shown.add_row(
-            name, *(f"{100 * c['mean']:.1f}\n[dim]{100 * c['low']:.0f}-{100 * c['high']:.0f}[/dim]" for c in cells)
-        )
+        shown.add_row(name, *(_cell(cell) for cell in cells))
     return shown
+
+
+def _cell(cell: Mapping[str, Any]) -> str:
+    bounds = "" if cell["low"] is None else f"\n[dim]{100 * cell['low']:.0f}-{100 * cell['high']:.0f}[/dim]"
+    return f"{100 * cell['mean']:.1f}{bounds}"
 
 
 def _write(

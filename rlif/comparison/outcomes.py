@@ -20,14 +20,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from rlif.comparison.summary import COUNTED_STATES, Raised, RunSummary
 from rlif.intervals import Interval, t_interval
 from rlif.reporting import analysis
-from rlif.reporting.analysis import Share
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,10 @@ class Outcome:
     seed: int
     state: str
     reason: str
-    start: Share | None = None
-    best: Share | None = None
+    start: Interval | None = None
+    best: Interval | None = None
     best_step: int | None = None
-    end: Share | None = None
+    end: Interval | None = None
     end_step: int | None = None
     completion_length: tuple[float | None, float | None] = (None, None)
     self_certainty: tuple[float | None, float | None] = (None, None)
@@ -73,8 +71,8 @@ class Row:
         trained: whether it is the task the method was trained on.
         problems: evaluated.
         start, best, end: mean accuracy over `seeds`.
-        change: end - start as {mean, low, high}, over `seeds`.
-        against: end - end of the method compared with, as {mean, low, high, seeds}; None without one.
+        change: end - start, over `seeds`.
+        against: end - end of the method compared with, over the seeds that both have; None without one.
         outcomes: one per run, in order of seeds, those that do not count as well.
     """
 
@@ -90,7 +88,8 @@ class Row:
     completion_length: tuple[float | None, float | None]
     self_certainty: tuple[float | None, float | None]
     kl: float | None
-    against: dict[str, Any] | None = None
+    against: Interval | None = None
+    common: tuple[int, ...] = ()
 
     @property
     def counted(self) -> list[Outcome]:
@@ -138,11 +137,12 @@ def row_of(
         start,
         best,
         end,
-        t_interval([after - before for before, _, after in graded.values()]),
+        t_interval([after - before for before, _, after in graded.values()]).within(-1, 1),
         _means([outcome.completion_length for outcome in counted]),
         _means([outcome.self_certainty for outcome in counted]),
         _mean([outcome.kl for outcome in counted]),
-        None if others is None or itself else {**t_interval(gaps), "seeds": common},
+        None if others is None or itself else t_interval(gaps).within(-1, 1),
+        tuple(common),
     )
 
 

@@ -19,7 +19,6 @@ from rlif.comparison.summary_file import text_of
 from rlif.errors import MachineError, RecipeError
 from rlif.files.atomic import replace_file
 from rlif.intervals import Interval
-from rlif.reporting.analysis import Share
 
 HEADINGS: tuple[str, ...] = (
     "method",
@@ -91,7 +90,7 @@ def cells(row: Row, against: str | None = None) -> list[str]:
         _seeds(row),
         "-" if row.problems is None else str(row.problems),
         *(_percent(value) for value in (row.start, row.best, row.end)),
-        _points(row.change, len(row.seeds)),
+        _points(row.change),
         _from_to(row.completion_length, 1),
         _number(row.kl, 3),
         _from_to(row.self_certainty, 2),
@@ -99,7 +98,7 @@ def cells(row: Row, against: str | None = None) -> list[str]:
         "-" if row.unwatched else _of(row, row.alarms, sorted({alarm.sign for alarm in row.alarms.values()})),
     ]
     if against:
-        found.insert(7, "-" if row.against is None else _points(row.against, len(row.against["seeds"])))
+        found.insert(7, "-" if row.against is None else _points(row.against))
     return found
 
 
@@ -150,7 +149,7 @@ def json_file(comparison: Comparison) -> str:
 
 def plain(row: Row) -> dict[str, Any]:
     """Returns a row as plain numbers."""
-    against = row.against or {"mean": None, "low": None, "high": None, "seeds": []}
+    against = row.against or Interval(0)
     return rounded(
         {
             "method": row.method,
@@ -162,10 +161,13 @@ def plain(row: Row) -> dict[str, Any]:
             "start": row.start,
             "best": row.best,
             "end": row.end,
-            "change": row.change["mean"],
-            "change_low": row.change["low"],
-            "change_high": row.change["high"],
-            **{f"against_{key}": against[key] for key in ("mean", "low", "high", "seeds")},
+            "change": row.change.mean,
+            "change_low": row.change.low,
+            "change_high": row.change.high,
+            "against_mean": against.mean,
+            "against_low": against.low,
+            "against_high": against.high,
+            "against_seeds": list(row.common),
             "tokens_start": row.completion_length[0],
             "tokens_end": row.completion_length[1],
             "kl": row.kl,
@@ -274,14 +276,12 @@ def _of(row: Row, found: Mapping[int, Any], what: Sequence[str]) -> str:
     return f"{len(found)} of {len(row.seeds)}" + (f" ({', '.join(what)})" if found else "")
 
 
-def _points(interval: Interval | Mapping[str, Any], seeds: int) -> str:
-    if interval["mean"] is None:
-        return "-"
-    mean, low, high = (None if (v := interval[key]) is None else 100 * v for key in ("mean", "low", "high"))
-    return f"{mean:+.1f} " + (f"[{low:+.1f}, {high:+.1f}]" if low is not None else f"({seeds} seed)")
+def _points(interval: Interval) -> str:
+    unknown = interval.mean is not None and interval.low is None
+    return interval.percent("+") + (f" ({interval.n} seed{'s'[: interval.n > 1]})" if unknown else "")
 
 
-def _share(share: Share | None, step: int | None) -> str:
+def _share(share: Interval | None, step: int | None) -> str:
     return "-" if share is None else str(share) + ("" if step is None else f" ({step})")
 
 

@@ -141,7 +141,7 @@ def summarise(records: Sequence[Record], equal: Equal | None = None) -> dict[str
     return {
         "n": n,
         "completions": len(records),
-        "accuracy": accuracy,
+        "accuracy": accuracy.as_dict(),
         **(_of_many(graded, n, equal) if many else {}),
         "completion_length": _mean(records, "tokens"),
         "self_certainty": _mean(records, "self_certainty"),
@@ -158,11 +158,11 @@ def _of_many(groups: Sequence[Sequence[Record]], n: int, equal: Equal | None) ->
         picked = [choose(rule, answers, values, equal=equal) for answers, values in columns]
         if any(i is not None for i in picked):
             right = sum(i is not None and bool(group[i]["right"]) for i, group in zip(picked, groups, strict=True))
-            scores[key] = proportion(right, len(groups))
+            scores[key] = proportion(right, len(groups)).as_dict()
     counts = [(len(group), sum(bool(record["right"]) for record in group)) for group in groups]
     ks = [k for k in KS if k <= min(size for size, _ in counts)]
     passes = {str(k): [pass_at_k(size, right, k) for size, right in counts] for k in ks}
-    scores["pass@k"] = {k: clustered_mean(values, range(len(values))) for k, values in passes.items()}
+    scores["pass@k"] = {k: clustered_mean(values, range(len(values))).as_dict() for k, values in passes.items()}
     return scores
 
 

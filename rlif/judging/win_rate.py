@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlif.errors import DataError, MachineError, lookup
 from rlif.files.tables import read_rows
+from rlif.intervals import Interval, error_interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,7 +89,7 @@ def raw_win_rate(annotations: Sequence[Annotation]) -> dict[str, float | int | N
     """Computes the mean preference for the model in %, over the judged rows.
 
     Returns:
-        {n, mean, standard_error, low, high}; the 95 % interval is the normal one. Mean None where nothing is judged,
+        {n, mean, standard_error, low, high}; the 95 % interval is Student's. Mean None where nothing is judged,
         no interval below two rows.
     """
     import numpy as np
@@ -106,7 +107,7 @@ def length_controlled(annotations: Sequence[Annotation], difficulty: str = "inst
         difficulty: "instruction" looks it up by `index`; "positional" by the row's place in the list, as upstream does.
 
     Returns:
-        {n, mean, standard_error, low, high, C, weights}. The interval is normal with the standard error of 200
+        {n, mean, standard_error, low, high, C, weights}. The interval is Student's with the standard error of 200
         bootstrap samples of the instructions at that C. Against itself the baseline has 50 by definition.
 
     Raises:
@@ -314,7 +315,5 @@ def check_ready(difficulty: str = "instruction") -> None:
 
 
 def _share(n: int, mean: float | None, error: float | None) -> dict[str, Any]:
-    low = high = None
-    if mean is not None and error is not None:
-        low, high = max(0.0, mean - 1.96 * error), min(100.0, mean + 1.96 * error)
-    return {"n": n, "mean": mean, "standard_error": error, "low": low, "high": high}
+    found = Interval(n) if mean is None else error_interval(n, mean, error).within(0, 100)
+    return found.as_dict() | {"standard_error": error}

@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from rlif.intervals import Interval
 from rlif.reporting import analysis
-from rlif.reporting.analysis import Collapse, Share
+from rlif.reporting.analysis import Collapse
 from rlif.runs.history import History
 
 
@@ -89,8 +90,8 @@ def _by_signs(history: History) -> str:
     return f"Accuracy was not monitored, so whether answers got better is unknown: {signs}."
 
 
-def _above(one: Share, other: Share) -> bool:
-    return one.low > other.high
+def _above(one: Interval, other: Interval) -> bool:
+    return other.is_below(one)
 
 
 def _from_to(history: History, name: str, unit: str) -> str:

@@ -55,5 +55,5 @@ def _line(axis: Any, name: str, ns: Sequence[int], cells: Sequence[Mapping[str, 
     means = [cell["mean"] for cell in cells]
     axis.plot(ns, means, style, color=colour, marker=marker, markersize=4, linewidth=1.5, label=name)
     if name in BANDS:
-        low, high = [cell["low"] for cell in cells], [cell["high"] for cell in cells]
+        low, high = ([cell["mean"] if cell[end] is None else cell[end] for cell in cells] for end in ("low", "high"))
         axis.fill_between(ns, low, high, color=colour, alpha=0.1, linewidth=0)

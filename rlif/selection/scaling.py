@@ -20,7 +20,7 @@ from typing import Any
 
 from rlif.answers.clusters import Equal, by_problem, label
 from rlif.errors import DataError, lookup
-from rlif.intervals import clustered_mean, proportion
+from rlif.intervals import Interval, proportion, t_interval
 from rlif.sampling.early_stop import WARM_UP
 from rlif.selection.rules import RULES, borda_power, choose, pass_at_k
 
@@ -60,22 +60,13 @@ def subsets(samples: int, n: int, resamples: int = RESAMPLES, seed: int | str = 
 def interval(values: Sequence[float]) -> Cell:
     """Mean of one value from 0 to 1 per problem, {n, mean, low, high}: Wilson's interval or Student's t."""
     if all(value in (0, 1) for value in values):
-        return proportion(int(sum(values)), len(values))
-    return _within(values, 0.0)
+        return proportion(int(sum(values)), len(values)).as_dict()
+    return t_interval(values).within(0, 1).as_dict()
 
 
 def difference(values: Sequence[float], others: Sequence[float]) -> Cell:
     """Mean paired difference of values from 0 to 1 with Student's t, {n, mean, low, high}."""
-    return _within([a - b for a, b in zip(values, others, strict=True)], -1.0)
-
-
-def _within(values: Sequence[float], least: float) -> Cell:
-    """Student's interval within what is possible, from `least` to 1; one problem alone says nothing more."""
-    found: Cell = clustered_mean(values, range(len(values)))
-    if found["low"] is None:
-        return {"n": len(values), "mean": found["mean"], "low": least, "high": 1.0}
-    low, high = max(least, found["low"]), min(1.0, found["high"])
-    return {"n": len(values), "mean": found["mean"], "low": low, "high": high}
+    return t_interval([a - b for a, b in zip(values, others, strict=True)]).within(-1, 1).as_dict()
 
 
 def scaling(
@@ -205,7 +196,7 @@ def early_stop_report(
         "tokens": tokens,
         "saved": 1 - tokens["early"] / tokens["full"] if tokens["full"] else None,
         "stopped": sum(row["stopped"] for row in rest) / len(rest) if rest else None,
-        "accuracy": {name: proportion(sum(found), len(found)) for name, found in right.items()},
+        "accuracy": {name: proportion(sum(found), len(found)).as_dict() for name, found in right.items()},
     }
 
 
@@ -240,9 +231,8 @@ def _vote_is_right(rows: Sequence[Row], rule: str, equal: Equal | None) -> bool:
 
 def share(cell: Cell) -> str:
     """`86.7 [82.0, 90.4]`, in percent."""
-    if cell["mean"] is None:
-        return "-"
-    return f"{100 * cell['mean']:.1f} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
+    found = Interval.read(cell)
+    return "-" if found is None else found.percent()
 
 
 def early_line(found: Mapping[str, Any]) -> str:

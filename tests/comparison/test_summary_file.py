@@ -133,7 +133,4 @@ def test_the_logs_table_of_the_miniature_is_the_kept_one():
         for cell, task in ((clock, "clock"), (cups, "cups")):
             assert cell.startswith(f"{100 * rows[name, task].end:.1f} %"), (name, task)
         against = rows[name, "clock"].against
-        shown = against and "{mean:+.1f} [{low:+.1f}, {high:+.1f}]".format(
-            **{key: 100 * against[key] for key in ("mean", "low", "high")}
-        )
-        assert minus == (shown or ""), name
+        assert minus == (against.percent("+") if against else ""), name

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 import rlif
 from rlif.cli.main import app
-from rlif.training.forecast import Estimate, estimate, forecast, probe
+from rlif.intervals import Interval
+from rlif.training.forecast import _over_groups, forecast, probe
 
 
 def group(problem: int, answers, rewards, lengths=None, truncated=False):
@@ -88,10 +89,10 @@ def test_the_unscored_are_left_out():
 
 
 def test_an_estimate_of_one_has_no_interval():
-    assert estimate([]) is None
-    one = estimate([0.7])
-    assert one and one.mean == 0.7 and one.low != one.low
-    assert estimate([0.0, 1.0]) == Estimate(2, 0.5, pytest.approx(0.5 - 0.98), pytest.approx(0.5 + 0.98))
+    assert _over_groups([]) is None and _over_groups([None]) is None
+    assert _over_groups([0.7, None]) == Interval(1, 0.7)
+    assert _over_groups([0.0, 1.0]) == Interval(2, 0.5, 0.0, 1.0)  # Student's over two says nothing, not 0.5 -+ 0.98
+    assert _over_groups([1.0, 1.0]) == Interval(2, 1.0)
 
 
 def test_the_demo_will_gain_and_a_random_model_will_not(model_folder):

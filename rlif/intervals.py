@@ -28,29 +28,29 @@ class Interval:
 
     Attributes:
         n: observations.
-        mean: None without any.
+        mean: NaN without any.
         low, high: bounds; None where they are unknown.
         clusters: independent ones among the observations, where these repeat; None where they do not.
     """
 
     n: int
-    mean: float | None = None
+    mean: float = math.nan
     low: float | None = None
     high: float | None = None
     clusters: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The layout of run folders and results: {n, mean, low, high}, and `clusters` where items repeat."""
-        return {key: value for key, value in asdict(self).items() if key != "clusters" or value is not None}
+        found = asdict(self) | {"mean": None if math.isnan(self.mean) else self.mean}
+        return {key: value for key, value in found.items() if key != "clusters" or value is not None}
 
     @classmethod
     def read(cls, found: Any) -> Interval | None:
         """An interval from that layout; None where it holds no mean."""
         if not isinstance(found, Mapping):
             return None
-        numbers = {key: _number(found.get(key)) for key in ("n", "mean", "low", "high")}
-        n = numbers.pop("n")
-        return None if numbers["mean"] is None or n is None or n < 1 else cls(int(n), **numbers)
+        n, mean, low, high = (_number(found.get(key)) for key in ("n", "mean", "low", "high"))
+        return None if mean is None or n is None or n < 1 else cls(int(n), mean, low, high)
 
     def is_below(self, other: Interval) -> bool:
         """Whether all of this interval is below all of the other; False where a bound is unknown."""
@@ -64,10 +64,10 @@ class Interval:
 
     def percent(self, sign: str = "") -> str:
         """Mean and bounds times 100, e.g. `92.2 [88.2, 94.9]`; `sign` is "+" for differences."""
-        return "-" if self.mean is None else f"{100 * self.mean:{sign}.1f}{self._bounds(sign)}"
+        return "-" if math.isnan(self.mean) else f"{100 * self.mean:{sign}.1f}{self._bounds(sign)}"
 
     def __str__(self) -> str:
-        return "-" if self.mean is None else f"{self.mean:.1%}{self._bounds()}"
+        return "-" if math.isnan(self.mean) else f"{self.mean:.1%}{self._bounds()}"
 
     def _bounds(self, sign: str = "") -> str:
         if self.low is None or self.high is None:

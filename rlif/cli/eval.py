@@ -288,7 +288,7 @@ def _print_comparisons(console: Console, found: Sequence[Candidate], tasks: Sequ
     first = found[0]
     for task, other in itertools.product(tasks, found[1:]):
         result = compare(first, other, task)
-        if result["difference"].mean is None:
+        if not result["problems"]:
             continue
         console.print(
             f"{task.name}: {other.label} against {first.label}: {result['difference'].percent('+')} points"

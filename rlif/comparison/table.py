@@ -149,7 +149,7 @@ def json_file(comparison: Comparison) -> str:
 
 def plain(row: Row) -> dict[str, Any]:
     """Returns a row as plain numbers."""
-    against = row.against or Interval(0)
+    change, against = row.change.as_dict(), (row.against or Interval(0)).as_dict()
     return rounded(
         {
             "method": row.method,
@@ -161,12 +161,12 @@ def plain(row: Row) -> dict[str, Any]:
             "start": row.start,
             "best": row.best,
             "end": row.end,
-            "change": row.change.mean,
-            "change_low": row.change.low,
-            "change_high": row.change.high,
-            "against_mean": against.mean,
-            "against_low": against.low,
-            "against_high": against.high,
+            "change": change["mean"],
+            "change_low": change["low"],
+            "change_high": change["high"],
+            "against_mean": against["mean"],
+            "against_low": against["low"],
+            "against_high": against["high"],
             "against_seeds": list(row.common),
             "tokens_start": row.completion_length[0],
             "tokens_end": row.completion_length[1],
@@ -277,7 +277,7 @@ def _of(row: Row, found: Mapping[int, Any], what: Sequence[str]) -> str:
 
 
 def _points(interval: Interval) -> str:
-    unknown = interval.mean is not None and interval.low is None
+    unknown = interval.n > 0 and interval.low is None
     return interval.percent("+") + (f" ({interval.n} seed{'s'[: interval.n > 1]})" if unknown else "")
 
 

@@ -13,7 +13,7 @@ from support.models import byte_tokenizer, tiny_model
 
 import rlif
 from rlif.evaluation.evaluate import check_gold, evaluate, summarise
-from rlif.intervals import clustered_mean, paired, proportion
+from rlif.intervals import Interval, clustered_mean, paired, proportion
 from rlif.sampling.protocol import render_problem, uses_chat
 from rlif.sampling.sampler import Decoding, TransformersSampler
 from rlif.signals import SIGNALS
@@ -174,7 +174,7 @@ def test_paired_comparison():
     expected = stats.ttest_rel([1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.5]).confidence_interval(0.95)
     assert (found["difference"].low, found["difference"].high) == pytest.approx((expected.low, min(1, expected.high)))
     assert found["p"] == pytest.approx(stats.binomtest(2, 3).pvalue)
-    assert paired(first, first)["p"] == 1.0 and paired({}, {})["difference"].mean is None
+    assert paired(first, first)["p"] == 1.0 and paired({}, {})["difference"] == Interval(0)
 
 
 def test_shots_are_dropped_from_the_end_until_the_prompt_fits():

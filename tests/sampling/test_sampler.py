@@ -8,7 +8,7 @@ from support.models import byte_tokenizer, tiny_model
 
 import rlif
 from rlif.evaluation.evaluate import evaluate
-from rlif.intervals import proportion
+from rlif.intervals import Interval, proportion
 from rlif.sampling.sampler import Decoding, TransformersSampler, generate, render, token_chars
 from rlif.tasks.prompts import PROMPTS
 
@@ -74,7 +74,7 @@ def test_wilsons_interval():
     half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     found = proportion(k, n)
     assert (found.low, found.high) == pytest.approx((centre - half, centre + half))
-    assert proportion(0, 0).mean is None
+    assert proportion(0, 0) == Interval(0)
 
 
 @pytest.mark.parametrize("text", ["plain", "", "é中😀 and so on", "עברית", "\u0000\t\n"])

@@ -24,7 +24,7 @@ SIGNAL_FILES = sorted([*(ROOT / "rlif/signals").glob("*.py"), *(ROOT / "rlif/gra
 OTHER_FILES = {
     "__init__.py": "tables",
     "batch.py": "what graders see",
-    "outside.py": "what others wrote",
+    "external.py": "what others wrote",
 }
 
 

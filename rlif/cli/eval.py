@@ -1,4 +1,4 @@
-"""`rlif eval` and `rlif check-graders`: parsing and printing only."""
+"""`rlif eval`: parsing and printing only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rlif.cli.numbers import number, percent, share
 from rlif.errors import RlifError
 
 if TYPE_CHECKING:
@@ -82,58 +83,6 @@ def evaluate(
         _evaluate(console, found, work, options, sampler)
     elif not check_gold:
         raise RlifError("give a model, or recorded completions with --outputs.")
-
-
-def check_graders(
-    folder: Annotated[Path, typer.Argument(help="Recorded outputs, with expected.json.")],
-    data: Annotated[Path | None, typer.Option(help="Problems and golds; the folder's parent, else RLIF_DATA.")] = None,
-    unsafe_local: Annotated[bool, typer.Option("--unsafe-local", help="Run model code without a sandbox.")] = False,
-) -> None:
-    """Grade published outputs and compare with the published scores; exit code 1 if any is out of its tolerance."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from rlif.evaluation.reproduce import check_graders, table
-
-    console = Console()
-    with console.status("grading") as status:
-        rows = check_graders(
-            folder, data, unsafe_local=unsafe_local, progress=lambda row: status.update(f"graded {row.entry}")
-        )
-    header, *lines = table(rows)
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in header[:-1]:
-        numeric = heading in ("items", "published", "ours", "difference")
-        shown.add_column(heading, justify="right" if numeric else "left", overflow="fold")
-    notes = []
-    for *cells, note in lines:
-        shown.add_row(*cells)
-        notes.append(f"{cells[0]}: {note}")
-    console.print(shown)
-    for note in notes:
-        console.print(note, highlight=False, soft_wrap=True, markup=False)
-    out = sum(not row.within for row in rows)
-    console.print(f"{len(rows) - out} of {len(rows)} within tolerance", highlight=False)
-    if out:
-        raise typer.Exit(1)
-
-
-def tasks() -> None:
-    """List the tasks and their protocols, the first of each its default."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from rlif.tasks import TASKS
-
-    table = Table("task", "prompt", "tokens", "decoding", "answer", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, task in TASKS.items():
-        for i, (key, protocol) in enumerate(task.protocols.items()):
-            greedy = "greedy" if not protocol.temperature else f"T {protocol.temperature:g}, n {protocol.n}"
-            title = name if not i else f"{name}.{key}"
-            table.add_row(title, protocol.prompt, str(protocol.max_tokens), greedy, protocol.extract.__name__)
-    Console().print(table)
 
 
 def _work(tasks: str, options: Options) -> list[tuple[Task, list[Problem]]]:
@@ -299,19 +248,3 @@ def _print_comparisons(console: Console, found: Sequence[Candidate], tasks: Sequ
             highlight=False,
             soft_wrap=True,
         )
-
-
-def share(interval: dict[str, Any] | None) -> str:
-    """A share in percent with its interval; a dash for none."""
-    if interval is None or interval["mean"] is None:
-        return "-"
-    low, high = interval["low"], interval["high"]
-    return f"{interval['mean']:.1%}" + ("" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]")
-
-
-def percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
-
-
-def number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

@@ -6,7 +6,21 @@ import sys
 
 import typer
 
-from rlif.cli import compare, eval, judge, launch, plan, probe, recipes, report, select, train
+from rlif.cli import (
+    check_graders,
+    compare,
+    eval,
+    judge,
+    launch,
+    plan,
+    probe,
+    recipes,
+    report,
+    score,
+    select,
+    tasks,
+    train,
+)
 from rlif.errors import RlifError
 from rlif.runs.launcher_contract import INTERRUPTED, USER_ERROR
 
@@ -26,10 +40,10 @@ app.command(name="watch")(report.watch)
 app.command(name="report")(report.report)
 app.command(name="compare")(compare.compare)
 app.command(name="eval")(eval.evaluate)
-app.command(name="tasks")(eval.tasks)
-app.command(name="check-graders")(eval.check_graders)
+app.command(name="tasks")(tasks.tasks)
+app.command(name="check-graders")(check_graders.check_graders)
 app.command(name="judge")(judge.judge)
-app.command(name="score")(select.score)
+app.command(name="score")(score.score)
 app.command(name="select")(select.select)
 
 

@@ -1,62 +1,29 @@
-"""`rlif score` and `rlif select`: parsing and printing only."""
+"""`rlif select`: parsing and printing only."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from rlif.cli.console import make_console, progress_bar
+from rlif.cli.options import Chat, Dtype, Window
+from rlif.cli.score import load_scorer
 from rlif.errors import RlifError
 from rlif.files.atomic import replace_file, write_rows, writing
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from rlif.selection.samples import GroupSampler, Row
     from rlif.selection.score_file import Scorer
     from rlif.tasks import Task
     from rlif.types import Problem
-
-Chat = Annotated[
-    bool | None, typer.Option("--chat/--no-chat", help="Chat template or none; by default if the tokenizer has one.")
-]
-Dtype = Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")]
-Window = Annotated[
-    int | None, typer.Option(min=1, help="Tokens in a window of the group confidences; 2048 by default.")
-]
-
-
-def score(
-    file: Annotated[Path, typer.Argument(help="JSON lines of prompt (text or messages) and completion.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="A folder, a hub name, or tiny-reasoner.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to; gone on with if it is there.")] = None,
-    chat: Chat = None,
-    end: Annotated[bool, typer.Option("--end/--no-end", help="Close completions with the end token.")] = True,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 16,
-    window: Window = None,
-    dtype: Dtype = "auto",
-) -> None:
-    """Score text: the same rows with self-certainty, entropy, likelihood and group confidence."""
-    from rlif.selection.score_file import score_file
-
-    if not file.is_file():
-        raise RlifError(f"no such file: {file}.")
-    scorer = _scorer(model, chat=chat, end=end, batch_size=batch_size, window=window, dtype=dtype)
-    with file.open("rb") as lines, _progress("scoring", sum(1 for line in lines if line.strip())) as advance:
-        counts = score_file(scorer, file, out or sys.stdout, advance)
-    _console().print(
-        f"{counts['rows']} rows ({counts['skipped']} were there already), {counts['unscorable']} unscorable"
-        + (f": {out}" if out else ""),
-        highlight=False,
-        soft_wrap=True,
-    )
 
 
 def select(
@@ -106,7 +73,7 @@ def select(
     problems = [] if known is None else known.load(split or known.splits[-1], source=source, limit=limit)
     scorer = None
     if model is not None:
-        scorer = _scorer(model, chat=chat, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
+        scorer = load_scorer(model, chat=chat, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
     early = None
     if samples is not None:
         rows = _given(samples, known, problems, scorer, prompt)
@@ -174,31 +141,6 @@ def _by_vllm(sampler: GroupSampler, dtype: str) -> GroupSampler:
     return replace(sampler, engine=engine, every_signal=False, scorer=replace(scorer, batch_size=engine.batch_size))
 
 
-def _scorer(
-    model: str,
-    *,
-    chat: bool | None,
-    window: int | None,
-    dtype: str,
-    batch_size: int,
-    end: bool = True,
-    load: bool = True,
-) -> Scorer:
-    """The model, unless it is to stay where it is, with its tokenizer."""
-    from transformers.utils import logging
-
-    from rlif.config.recipe import check_recipe
-    from rlif.sampling.loading import load_model, load_tokenizer
-    from rlif.selection.score_file import Scorer
-    from rlif.signals.group_confidence import WINDOW
-
-    logging.disable_progress_bar()
-    recipe = check_recipe({"model": model, "dtype": dtype, "chat": bool(chat)})
-    tokenizer = load_tokenizer(recipe)
-    template = tokenizer.chat_template is not None if chat is None else chat
-    return Scorer(load_model(recipe) if load else None, tokenizer, template, end, batch_size, window or WINDOW, model)
-
-
 def _sampler(
     scorer: Scorer | None,
     task: Task | None,
@@ -225,7 +167,7 @@ def _draw(
     rows: list[Row] = []
     early: list[Row] = []
     some = max(1, sampler.scorer.batch_size // sampler.decoding.n)
-    with _progress("drawing", len(problems)) as advance:
+    with progress_bar("drawing", len(problems)) as advance:
         for number, start in enumerate(range(0, len(problems), some)):
             part = problems[start : start + some]
             whole = sampler.draw(part, number)
@@ -260,18 +202,18 @@ def _show(report: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any] | No
     """The table, or, where nothing is graded, what was chosen."""
     from rlif.selection.scaling import early_line
 
-    console = _console(stderr=False)
     table, early = report.get("scaling"), report.get("early_stop")
     if table is not None:
-        console.print(accuracies(table))
+        make_console().print(accuracies(table))
         left_out = f"; {table['ungraded']} without gold answer left out" if table["ungraded"] else ""
-        console.print(f"accuracy in percent with its 95 % interval, {table['problems']} problems{left_out}")
+        print(f"accuracy in percent with its 95 % interval, {table['problems']} problems{left_out}")
     else:
+        bold = make_console()
         for problem, row in chosen.items():
             text = "nothing to choose by" if row is None else row["completion"]
-            console.print(f"[bold]{escape(problem)}[/bold] {escape(text)}", soft_wrap=True, highlight=False)
+            bold.print(f"[bold]{escape(problem)}[/bold] {escape(text)}", soft_wrap=True, highlight=False)
     if early is not None:
-        console.print(early_line(early), soft_wrap=True, highlight=False)
+        print(early_line(early))
 
 
 def accuracies(table: Mapping[str, Any]) -> Table:
@@ -321,8 +263,8 @@ def _write(
         try:
             draw({report["settings"]["task"] or "accuracy over N": report["scaling"]}, out / "selection.png")
         except RlifError as error:
-            _console().print(f"no figure: {error}", highlight=False, soft_wrap=True)
-    _console().print(f"written to {out}", highlight=False, soft_wrap=True)
+            print(f"no figure: {error}", file=sys.stderr)
+    print(f"written to {out}", file=sys.stderr)
 
 
 def _made(out: Path) -> Path:
@@ -335,19 +277,3 @@ def _append(out: Path | None, name: str, rows: Sequence[Row]) -> None:
     if out is not None:
         with writing(out / name), (_made(out) / name).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on the error stream; gives what moves it on. What is printed meanwhile still goes to standard output."""
-    from rich.progress import Progress
-
-    with Progress(console=_console(), transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda rows: bar.update(task, advance=rows)
-
-
-def _console(stderr: bool = True) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr)

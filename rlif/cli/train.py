@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlif.cli import eval as cli_eval
 from rlif.cli import probe as cli_guard
 from rlif.cli import report as cli_look
+from rlif.cli.numbers import number, share
 from rlif.errors import RlifError
 from rlif.runs.launcher_contract import GUARD_STOPPED
 
@@ -96,8 +96,8 @@ def before_and_after(run: Run) -> Table:
     for task, pair in run.summary()["evaluations"].items():
         for when in ("before", "after"):
             look = pair[when]
-            row = [cli_eval.share(look["accuracy"]), str(look["accuracy"]["n"])]
-            row += [cli_eval.number(look["completion_length"], 1), cli_eval.number(look["self_certainty"], 2)]
+            row = [share(look["accuracy"]), str(look["accuracy"]["n"])]
+            row += [number(look["completion_length"], 1), number(look["self_certainty"], 2)]
             name = f"{task} (trained)" if task == trained else task
             table.add_row(name if when == "before" else "", when, *row, end_section=when == "after")
     return table

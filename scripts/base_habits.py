@@ -16,8 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rlif
-from rlif.sampling.sampler import generate, render
+from rlif.sampling.sampler import generate
 from rlif.tasks.prompts import PROMPTS
+from rlif.tasks.rendering import render
 
 HABITS = {"The": "leap", "First": "steps", "Hmm": "ramble"}
 

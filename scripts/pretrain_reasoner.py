@@ -40,10 +40,11 @@ from tokenizers import trainers
 from torch.nn.functional import cross_entropy
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, get_cosine_schedule_with_warmup
 
-from rlif.sampling.sampler import generate, render
+from rlif.sampling.sampler import generate
 from rlif.tasks import TASKS
 from rlif.tasks.miniature import CUPS, HOURS, Miniature
 from rlif.tasks.prompts import PROMPTS
+from rlif.tasks.rendering import render
 from rlif.types import Problem
 
 FAMILIES = ("clock", "cups")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlif.errors import RlifError
-from rlif.sampling.sampler import Completion, Decoding, render
+from rlif.errors import ModelError
+from rlif.sampling.sampler import Completion, Decoding
 from rlif.tasks import Task
 from rlif.tasks.prompts import Prompt
+from rlif.tasks.rendering import Chat, render
 from rlif.types import Problem
 
 Record = dict[str, Any]
@@ -41,18 +42,23 @@ def mark(
     ]
 
 
-def uses_chat(tokenizer: Any, chat: bool | None) -> bool:
-    """Whether prompts go through the chat template; None is: where the tokenizer has one.
+def uses_chat(tokenizer: Any, chat: Chat | None, arguments: Mapping[str, Any] | None = None) -> Chat:
+    """Decides whether prompts go through the chat template, and with which arguments.
+
+    Args:
+        chat: None goes through the template where the tokenizer has one.
+        arguments: of the template, if it is used.
 
     Raises:
-        RlifError: it is needed, and there is none.
+        ModelError: a template is needed, and the tokenizer has none.
     """
     if chat and not tokenizer.chat_template:
-        raise RlifError("this protocol needs a chat template and the tokenizer has none; give --no-chat.")
-    return bool(tokenizer.chat_template) if chat is None else chat
+        raise ModelError("this protocol needs a chat template and the tokenizer has none; give --no-chat.")
+    chat = bool(tokenizer.chat_template) if chat is None else chat
+    return arguments if chat is True and arguments else chat
 
 
-def render_problem(tokenizer: Any, prompt: Prompt, problem: Problem, chat: bool, task: Task) -> list[int]:
+def render_problem(tokenizer: Any, prompt: Prompt, problem: Problem, chat: Chat, task: Task) -> list[int]:
     """The prompt's token ids, the problem's shots before it; those are dropped, last ones first, until it fits."""
     limit, shots = task.protocol.max_prompt_tokens, list(problem.shots)
     while True:

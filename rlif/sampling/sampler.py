@@ -1,6 +1,5 @@
 """Samples completions outside a trainer.
 
-render    a prompt as token ids
 generate  completions of some prompts, by transformers
 Sampler   what evaluation and selection draw from: `TransformersSampler` anywhere, `rlif.sampling.vllm_sampler` where
 vLLM is
@@ -22,7 +21,6 @@ from rlif.scoring.head import evaluation_mode, head_of, verify_head
 from rlif.scoring.statistics import length_mask
 from rlif.scoring.taps import DecodeTap
 from rlif.signals import SIGNALS
-from rlif.tasks.prompts import Prompt
 from rlif.types import TokenStats
 
 
@@ -122,15 +120,6 @@ class TransformersSampler:
 
     def close(self) -> None:
         """Does nothing: the model is whose it was."""
-
-
-def render(tokenizer: Any, prompt: Prompt, problem: str, chat: bool) -> list[int]:
-    """The token ids of a prompt, by the chat template or without one; what TRL makes of the same prompt."""
-    if not chat:
-        return tokenizer(text=[prompt.text(problem)])["input_ids"][0]
-    return tokenizer.apply_chat_template(
-        prompt.messages(problem), add_generation_prompt=True, tokenize=True, return_dict=False
-    )
 
 
 def token_chars(tokenizer: Any, token_ids: Sequence[int], text: str) -> list[int] | None:

@@ -152,7 +152,7 @@ def _check_prompts(job: Job, trainer: Any, console: Any) -> None:
         job.task,
         job.problems[:number],
         prompt=job.prompt,
-        chat=recipe.chat,
+        chat=recipe.chat_template,
         max_tokens=recipe.resolved_training["max_completion_length"],
         temperature=recipe.resolved_training["temperature"],
     )

@@ -54,7 +54,7 @@ def prepare(recipe: Recipe, processes: int = 1) -> Job:
         RlifError: anything in the recipe, the data or the tokenizer that would stop the run.
     """
     from rlif.engines.trl.setup import check_training
-    from rlif.sampling.sampler import render
+    from rlif.tasks.rendering import render
 
     recipe = anchored(recipe)
     task, prompt = check_names(recipe)
@@ -68,8 +68,9 @@ def prepare(recipe: Recipe, processes: int = 1) -> Job:
     check_gold(recipe, task, problems)
     check_annotator(recipe, load_config(recipe))
     tokenizer = load_tokenizer(recipe)
-    short = [p for p in problems if len(render(tokenizer, prompt, p.text, recipe.chat)) <= recipe.max_prompt_tokens]
-    if not all(render(tokenizer, prompt, p.text, recipe.chat) for p in short[:1]):
+    chat = recipe.chat_template
+    short = [p for p in problems if len(render(tokenizer, prompt, p.text, chat)) <= recipe.max_prompt_tokens]
+    if not all(render(tokenizer, prompt, p.text, chat) for p in short[:1]):
         raise RlifError(
             f"the tokenizer of {recipe.model!r} makes no tokens of the first prompt; is it the model's own?"
         )

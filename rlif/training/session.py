@@ -217,7 +217,7 @@ def _looker(job: Job, run: Run, trainer: Any, shown: dict[str, float]) -> Callab
                 task,
                 problems,
                 prompt=find_prompt(job.recipe.prompt or task.protocol.prompt),
-                chat=job.recipe.chat,
+                chat=job.recipe.chat_template,
                 decoding=Decoding(min(task.protocol.max_tokens, longest), stop=task.protocol.stop),
                 settings={"step": step},
             )

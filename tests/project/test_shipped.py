@@ -13,8 +13,9 @@ import rlif
 from rlif.config.recipe import Recipe
 from rlif.runs.folder import Run
 from rlif.sampling.loading import model_path
-from rlif.sampling.sampler import generate, render
+from rlif.sampling.sampler import generate
 from rlif.tasks.prompts import PROMPTS
+from rlif.tasks.rendering import render
 
 PATH = model_path(Recipe(model="tiny-reasoner"))
 

@@ -9,8 +9,9 @@ from support.models import byte_tokenizer, tiny_model
 import rlif
 from rlif.evaluation.evaluate import evaluate
 from rlif.intervals import proportion
-from rlif.sampling.sampler import Decoding, TransformersSampler, generate, render, token_chars
+from rlif.sampling.sampler import Decoding, TransformersSampler, generate, token_chars
 from rlif.tasks.prompts import PROMPTS
+from rlif.tasks.rendering import render
 
 TEXTS = ["Go.", "What is left of the rest?", "A"]
 

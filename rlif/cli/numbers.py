@@ -1,4 +1,4 @@
-"""How numbers are printed in tables."""
+"""Writes numbers as tables show them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def share(interval: dict[str, Any] | None) -> str:
-    """A share in percent with its interval; a dash for none."""
+    """Writes a share in percent with its interval; a dash for none."""
     if interval is None or interval["mean"] is None:
         return "-"
     low, high = interval["low"], interval["high"]

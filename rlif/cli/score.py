@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 def score(
     file: Annotated[Path, typer.Argument(help="JSON lines of prompt (text or messages) and completion.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A folder, a hub name, or tiny-reasoner.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to; gone on with if it is there.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; resumes a file.")] = None,
     chat: Chat = None,
     end: Annotated[bool, typer.Option("--end/--no-end", help="Close completions with the end token.")] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 16,
     window: Window = None,
     dtype: Dtype = "auto",
 ) -> None:
-    """Score text: the same rows with self-certainty, entropy, likelihood and group confidence."""
+    """Score text by a model's confidence.
+
+    Writes the same rows with self-certainty, entropy, likelihood and the other signals.
+    """
     from rlif.selection.score_file import score_file
 
     if not file.is_file():
@@ -51,7 +54,7 @@ def load_scorer(
     end: bool = True,
     load: bool = True,
 ) -> Scorer:
-    """The model, unless it is to stay where it is, with its tokenizer."""
+    """Loads a tokenizer and, unless `load` is off, its model."""
     from transformers.utils import logging
 
     from rlif.config.recipe import check_recipe

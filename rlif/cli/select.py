@@ -14,12 +14,11 @@ from rich.markup import escape
 from rlif.cli.console import make_console, progress_bar
 from rlif.cli.options import Chat, Dtype, Window
 from rlif.cli.score import load_scorer
-from rlif.errors import RlifError
+from rlif.cli.tables import print_table
+from rlif.errors import RecipeError, RlifError
 from rlif.files.atomic import replace_file, write_rows, writing
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from rlif.selection.samples import GroupSampler, Row
     from rlif.selection.score_file import Scorer
     from rlif.tasks import Task
@@ -28,37 +27,37 @@ if TYPE_CHECKING:
 
 def select(
     model: Annotated[str | None, typer.Option("--model", "-m", help="Draws samples, or scores given ones.")] = None,
-    task: Annotated[str | None, typer.Option("--task", "-t", help="Whose problems, and who grades.")] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Task of the problems and their grader.")] = None,
     samples: Annotated[Path | None, typer.Option(help="Given samples: JSON lines of id and completion.")] = None,
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="Samples per problem.")] = 16,
-    temperature: Annotated[float, typer.Option(min=0, help="Of sampling.")] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0, help="Temperature of sampling.")] = 1.0,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many problems.")] = None,
-    split: Annotated[str | None, typer.Option(help="Of the task; its last, held out, by default.")] = None,
-    source: Annotated[str | None, typer.Option(help="Where the task reads from, instead of its own home.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the task; the last one, held out, by default.")] = None,
+    source: Annotated[str | None, typer.Option(help="Where the task reads from, instead of its usual place.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Completion limit; the task's by default.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Template; the task's by default.")] = None,
     chat: Chat = None,
-    rule: Annotated[str, typer.Option(help="Who chooses the sample of each problem.")] = "borda",
+    rule: Annotated[str, typer.Option(help="Rule that chooses the sample of each problem.")] = "borda",
     power: Annotated[float | None, typer.Option(help="Borda's p; 0.3 to 1.2 by N when left out.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of sampling and of the subsets.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of sampling and of the subsets.")] = 0,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for samples, table, figure and choice.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="Samples: transformers, or vllm, which gives self-certainty alone.")] = (
+    engine: Annotated[str, typer.Option(help="transformers, or vllm, which measures self-certainty alone.")] = (
         "transformers"
     ),
     batch_size: Annotated[int, typer.Option(min=1, help="Completions per call of generate.")] = 64,
     window: Window = None,
     early_stop: Annotated[bool, typer.Option("--early-stop", help="Also draw with DeepConf's early stopping.")] = False,
     warm_up: Annotated[int, typer.Option(min=1, help="Whole samples before stopping starts.")] = 16,
-    percentile: Annotated[float, typer.Option(min=0, max=100, help="Of their lowest windows: the threshold.")] = 10,
+    percentile: Annotated[float, typer.Option(min=0, max=100, help="Percentile of their lowest windows.")] = 10,
     dtype: Dtype = "auto",
 ) -> None:
-    """Choose among N samples of each problem: accuracy of every rule over N, and the best of each problem.
+    """Choose the best of N samples of each problem.
 
-    Text without answers is picked by self-certainty alone. --engine vllm has every rule but DeepConf's, whose signals
-    take a pass. --early-stop draws every problem twice, in full and with stops after a shared warm-up, to show what
-    stopping saves and what it costs.
+    Prints the accuracy of every rule over N. Text without answers is chosen by self-certainty alone. --engine vllm has
+    every rule but DeepConf's, whose signals take a pass of their own. --early-stop draws every problem twice: in full,
+    and with stops after a shared warm-up. This shows what stopping saves and what it costs.
     """
     from rlif.selection.rules import choose
     from rlif.selection.rules import select as best
@@ -85,7 +84,7 @@ def select(
     settings |= {"temperature": temperature if samples is None else None, "n": n if samples is None else None}
     if early is not None and scorer is not None:
         settings |= {"window": scorer.window, "warm_up": warm_up, "percentile": percentile}
-    equal = None if known is None else _compared(known, rows)
+    equal = None if known is None else _equality(known, rows)
     found = {"settings": settings, **report(rows, early, warm_up=warm_up, equal=equal, power=power, seed=seed)}
     chosen = best(rows, rule, equal=equal, power=power, seed=seed)
     _show(found, chosen)
@@ -93,8 +92,8 @@ def select(
         _write(out, found, chosen, rows if samples is not None else None)
 
 
-def _compared(task: Task, rows: Sequence[Row]) -> Callable[[str, str], bool]:
-    """The task's `equal`, which has seen the answers of each problem."""
+def _equality(task: Task, rows: Sequence[Row]) -> Callable[[str, str], bool]:
+    """Returns the task's `equal`, after it has compared the answers of each problem at once."""
     from rlif.answers.clusters import by_problem
 
     task.compare_ahead([[row.get("answer") for row in group] for group in by_problem(rows).values()])
@@ -104,7 +103,7 @@ def _compared(task: Task, rows: Sequence[Row]) -> Callable[[str, str], bool]:
 def _check_source(model: str | None, samples: Path | None, out: Path | None, *, n: int, warm_up: int | None) -> None:
     """Refuses samples from nowhere or twice; `warm_up` is None without early stopping."""
     if (model is None) and (samples is None):
-        raise RlifError("give --model to draw samples from, or --samples, a file of them.")
+        raise RecipeError("give --model to draw samples from, or --samples, a file of them.")
     if warm_up is not None and (samples is not None or n <= warm_up):
         raise RlifError(
             f"--early-stop draws samples with --model, more per problem (--n) than the warm-up's {warm_up}."
@@ -114,23 +113,23 @@ def _check_source(model: str | None, samples: Path | None, out: Path | None, *, 
 
 
 def _check_engine(engine: str, rule: str, samples: Path | None, early_stop: bool) -> None:
-    """Refuses what vLLM, which draws whole samples and measures self-certainty alone, has nothing for."""
+    """Refuses what vLLM cannot do: it draws whole samples and measures self-certainty alone."""
     from rlif.errors import lookup
     from rlif.selection.rules import RULES
 
     lookup({"transformers": None, "vllm": None}, engine, "engine")
     if samples is not None or early_stop:
         given = "--early-stop stops samples while they are drawn" if early_stop else "--samples are drawn already"
-        raise RlifError(f"{given}, so --engine {engine} has nothing to do; leave one of the two out.")
+        raise RecipeError(f"{given}, so --engine {engine} has nothing to do; leave one of the two out.")
     if (signal := RULES[rule].signal) not in (None, "self_certainty"):
-        raise RlifError(
+        raise RecipeError(
             f"the rule {rule} reads {signal}, and --engine {engine} measures self_certainty alone; leave --engine out,"
             " or choose another rule."
         )
 
 
 def _by_vllm(sampler: GroupSampler, dtype: str) -> GroupSampler:
-    """The same, its samples drawn and their self-certainty measured inside vLLM."""
+    """Returns the same sampler with vLLM drawing samples and measuring self-certainty."""
     from dataclasses import replace
 
     from rlif.config.recipe import check_recipe
@@ -155,7 +154,7 @@ def _sampler(
     from rlif.tasks.prompts import find_prompt
 
     if task is None or scorer is None:
-        raise RlifError("give --task, whose problems the samples are drawn for; `prompts` reads any file of prompts.")
+        raise RecipeError("give --task, whose problems the samples are drawn for; `prompts` reads any file of prompts.")
     decoding = decoding_of(task, max_tokens=max_tokens, n=n, temperature=temperature, seed=seed)
     return GroupSampler(scorer, task, decoding, None if prompt is None else find_prompt(prompt))
 
@@ -185,7 +184,7 @@ def _draw(
 def _given(
     path: Path, task: Task | None, problems: Sequence[Problem], scorer: Scorer | None, prompt: str | None
 ) -> list[Row]:
-    """Samples of a file, graded where a task is named and scored where a model is."""
+    """Reads samples of a file; a task grades them, a model scores them."""
     from rlif.selection.samples import mark_samples, read_samples, score_samples
     from rlif.tasks.prompts import find_prompt
 
@@ -199,12 +198,12 @@ def _given(
 
 
 def _show(report: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any] | None]) -> None:
-    """The table, or, where nothing is graded, what was chosen."""
+    """Prints the table or, where nothing is graded, the chosen samples."""
     from rlif.selection.scaling import early_line
 
     table, early = report.get("scaling"), report.get("early_stop")
     if table is not None:
-        make_console().print(accuracies(table))
+        _print_accuracies(table)
         left_out = f"; {table['ungraded']} without gold answer left out" if table["ungraded"] else ""
         print(f"accuracy in percent with its 95 % interval, {table['problems']} problems{left_out}")
     else:
@@ -216,20 +215,13 @@ def _show(report: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any] | No
         print(early_line(early))
 
 
-def accuracies(table: Mapping[str, Any]) -> Table:
-    """The table of `rlif.selection.scaling.scaling`, each cell with its interval below."""
-    from rich import box
-    from rich.table import Table
-
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    shown.add_column("rule", no_wrap=True)
-    for n in table["n"]:
-        shown.add_column(f"N={n}", justify="right", no_wrap=True)
+def _print_accuracies(table: Mapping[str, Any]) -> None:
+    """Prints the table of `rlif.selection.scaling.scaling`, each accuracy with its interval below."""
+    rows = []
     for name, cells in table["accuracy"].items():
-        shown.add_row(
-            name, *(f"{100 * c['mean']:.1f}\n[dim]{100 * c['low']:.0f}-{100 * c['high']:.0f}[/dim]" for c in cells)
-        )
-    return shown
+        rows.append([name, *(f"{100 * cell['mean']:.1f}" for cell in cells)])
+        rows.append(["", *(f"{100 * cell['low']:.0f}-{100 * cell['high']:.0f}" for cell in cells)])
+    print_table(["rule", *(f"N={n}" for n in table["n"])], rows)
 
 
 def _write(
@@ -238,7 +230,7 @@ def _write(
     chosen: Mapping[str, Mapping[str, Any] | None],
     rows: Sequence[Row] | None,
 ) -> None:
-    """The folder: selection.json, .md and .png, chosen.jsonl, and samples.jsonl where it is not there yet."""
+    """Writes the folder: selection.json, .md and .png, chosen.jsonl, and samples.jsonl where it is not there yet."""
     from rlif.selection.figure import draw
     from rlif.selection.scaling import early_line, markdown
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from rlif.cli.tables import print_table
+
 
 def tasks() -> None:
-    """List the tasks and their protocols, the first of each its default."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    """List the tasks and their protocols.
 
+    The first protocol of each task is its default.
+    """
     from rlif.tasks import TASKS
 
-    table = Table("task", "prompt", "tokens", "decoding", "answer", box=box.SIMPLE_HEAD, pad_edge=False)
+    rows = []
     for name, task in TASKS.items():
         for i, (key, protocol) in enumerate(task.protocols.items()):
-            greedy = "greedy" if not protocol.temperature else f"T {protocol.temperature:g}, n {protocol.n}"
+            decoding = "greedy" if not protocol.temperature else f"T {protocol.temperature:g}, n {protocol.n}"
             title = name if not i else f"{name}.{key}"
-            table.add_row(title, protocol.prompt, str(protocol.max_tokens), greedy, protocol.extract.__name__)
-    Console().print(table)
+            rows.append([title, protocol.prompt, decoding, protocol.extract.__name__, str(protocol.max_tokens)])
+    print_table(["task", "prompt", "decoding", "answer", "tokens"], rows, left=4)

@@ -1,4 +1,4 @@
-"""How a protocol is applied to a model: its decoding, its prompts as token ids, its completions as marked records."""
+"""Applies a task's protocol to a model: decoding, prompts as token ids, completions as marked records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Record = dict[str, Any]
 
 
 def decoding_of(task: Task, **changes: Any) -> Decoding:
-    """The decoding of a task's protocol; `changes` that are None change nothing."""
+    """Returns the decoding of a task's protocol; `changes` that are None are ignored."""
     protocol = task.protocol
     decoding = {key: getattr(protocol, key) for key in ("max_tokens", "temperature", "top_p", "stop", "n")}
     return Decoding(**decoding | {key: value for key, value in changes.items() if value is not None})
@@ -25,7 +25,7 @@ def decoding_of(task: Task, **changes: Any) -> Decoding:
 def mark(
     task: Task, problems: Sequence[Problem], completions: Sequence[Completion], n: int, unsafe_local: bool = False
 ) -> list[Record]:
-    """Records of completions, n in a row for each problem; `problems` holds one for each completion."""
+    """Marks completions and returns their records, n in a row per problem; `problems` has one for each completion."""
     marks = task.mark(problems, [completion.text for completion in completions], unsafe_local=unsafe_local)
     return [
         {
@@ -59,7 +59,7 @@ def uses_chat(tokenizer: Any, chat: Chat | None, arguments: Mapping[str, Any] | 
 
 
 def render_problem(tokenizer: Any, prompt: Prompt, problem: Problem, chat: Chat, task: Task) -> list[int]:
-    """The prompt's token ids, the problem's shots before it; those are dropped, last ones first, until it fits."""
+    """Renders a problem after its shots as token ids; drops the last shots until the prompt fits."""
     limit, shots = task.protocol.max_prompt_tokens, list(problem.shots)
     while True:
         ids = render(tokenizer, prompt, "".join([problem.preamble, *shots, problem.text]), chat)

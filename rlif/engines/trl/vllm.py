@@ -29,7 +29,7 @@ from trl.generation import vllm_generation
 from rlif.config.passes import scored_anyway
 from rlif.config.recipe import Recipe
 from rlif.errors import RlifError, first_line, lookup
-from rlif.sampling.vllm_sampler import NUMBERS, processor, require_vllm, said, why_no_self_certainty
+from rlif.sampling.vllm_sampler import NUMBERS, error_message, processor, require_vllm, why_no_self_certainty
 from rlif.signals import NEEDS
 
 MODES = {"colocate": "an engine on the trainer's own devices", "server": "an engine that was started beside it"}
@@ -101,7 +101,7 @@ def beside(recipe: Recipe, options: Mapping[str, Any]) -> Iterator[None]:
         if options.get("vllm_mode", "colocate") == "server":
             raise RlifError(_server_trouble(recipe, options, error)) from error
         if isinstance(error, ValidationError):
-            raise ValueError(said(error)) from error
+            raise ValueError(error_message(error)) from error
         raise
 
 

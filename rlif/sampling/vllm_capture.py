@@ -22,7 +22,6 @@ from weakref import WeakSet
 
 import torch
 from vllm.v1.sample.logits_processor import (  # pyright: ignore[reportMissingImports]
-    BatchUpdate,
     LogitsProcessor,
     MoveDirectionality,
 )
@@ -81,7 +80,7 @@ class SelfCertainty(LogitsProcessor):
         """Returns False: with True, which would be correct, greedy decoding would skip this processor."""
         return False
 
-    def update_state(self, batch_update: BatchUpdate | None) -> None:
+    def update_state(self, batch_update: Any) -> None:
         """Keeps `requests` in step with the rows of the batch; the order removed, added, moved is vLLM's."""
         if batch_update is None:
             return

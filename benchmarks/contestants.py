@@ -30,7 +30,7 @@ from shapes import problems
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
-from rlif.config.recipe import load_recipe
+from rlif.config.loading import load_recipe
 from rlif.config.schedule import read_weight
 from rlif.engines.trl.annotator import Annotator
 from rlif.engines.trl.rewards import InternalReward

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from rlif.config.recipe import load_recipe
+from rlif.config.loading import load_recipe
 from rlif.errors import lookup
 from rlif.sampling.loading import load_model, load_tokenizer
 from rlif.tasks import TASKS

@@ -13,8 +13,8 @@ from rlif.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from rlif.comparison.comparison import compare as compare
+    from rlif.config.loading import load_recipe as load_recipe
     from rlif.config.recipe import Recipe as Recipe
-    from rlif.config.recipe import load_recipe as load_recipe
     from rlif.errors import RlifError as RlifError
     from rlif.reporting.page import report as report
     from rlif.scoring.statistics import score_completions as score_completions
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _HOME = {
     "compare": "rlif.comparison.comparison",
     "Recipe": "rlif.config.recipe",
-    "load_recipe": "rlif.config.recipe",
+    "load_recipe": "rlif.config.loading",
     "report": "rlif.reporting.page",
     "score_completions": "rlif.scoring.statistics",
     "RULES": "rlif.selection.rules",

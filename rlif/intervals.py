@@ -1,64 +1,153 @@
-"""Intervals and tests for scores: a number never travels alone.
+"""Means with their 95 % intervals, and a paired test of two models.
 
-proportion      a share of independent items, Wilson's 95 % interval
-clustered_mean  a mean where items repeat: t interval over the clusters' means, so that 8 samples of one problem
-count as one observation of that problem
-paired          two models on the same problems: mean difference with its t interval, and the exact sign test on the
-problems where they differ (McNemar's, where each problem has one verdict)
-t_interval      the mean of a few values, one per seed or per problem
+    proportion       a share of independent items: Wilson's interval
+    clustered_mean   a mean of items that repeat, e.g. 8 samples of one problem: Student's t over the clusters' means
+    t_interval       a mean of a few values, one per seed, problem or group: Student's t
+    error_interval   a mean whose standard error is known, e.g. by bootstrap: Student's t with n - 1
+    paired           two models on the same problems: mean difference, and the exact sign test on the problems where
+                     they differ (McNemar's, where each problem has one verdict)
+
+An interval is unknown (None) where the values cannot give one: fewer than two, or all equal. Equal values have no
+spread to estimate from, and say nothing about the next one. Bounds never leave the range of what is measured.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-Interval = dict[str, float | int | None]
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % interval.
+
+    Attributes:
+        n: observations.
+        mean: None without any.
+        low, high: bounds; None where they are unknown.
+        clusters: independent ones among the observations, where these repeat; None where they do not.
+    """
+
+    n: int
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    clusters: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The layout of run folders and results: {n, mean, low, high}, and `clusters` where items repeat."""
+        return {key: value for key, value in asdict(self).items() if key != "clusters" or value is not None}
+
+    @classmethod
+    def read(cls, found: Any) -> Interval | None:
+        """An interval from that layout; None where it holds no mean."""
+        if not isinstance(found, Mapping):
+            return None
+        numbers = {key: _number(found.get(key)) for key in ("n", "mean", "low", "high")}
+        n = numbers.pop("n")
+        return None if numbers["mean"] is None or n is None or n < 1 else cls(int(n), **numbers)
+
+    def is_below(self, other: Interval) -> bool:
+        """Whether all of this interval is below all of the other; False where a bound is unknown."""
+        return self.high is not None and other.low is not None and self.high < other.low
+
+    def within(self, least: float, most: float) -> Interval:
+        """The same with bounds cut off where no value can be."""
+        if self.low is None or self.high is None:
+            return self
+        return replace(self, low=max(least, self.low), high=min(most, self.high))
+
+    def percent(self, sign: str = "") -> str:
+        """Mean and bounds times 100, e.g. `92.2 [88.2, 94.9]`; `sign` is "+" for differences."""
+        return "-" if self.mean is None else f"{100 * self.mean:{sign}.1f}{self._bounds(sign)}"
+
+    def __str__(self) -> str:
+        return "-" if self.mean is None else f"{self.mean:.1%}{self._bounds()}"
+
+    def _bounds(self, sign: str = "") -> str:
+        if self.low is None or self.high is None:
+            return ""
+        return f" [{100 * self.low:{sign}.1f}, {100 * self.high:{sign}.1f}]"
+
+
+def _number(value: Any) -> float | None:
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if known else None
 
 
 def proportion(successes: int, n: int) -> Interval:
-    """A share of n independent items as {n, mean, low, high}, with Wilson's 95 % interval.
+    """The share of successes among n independent items, with Wilson's interval.
 
     Example:
         >>> proportion(8, 10)
-        {'n': 10, 'mean': 0.8, 'low': 0.4901..., 'high': 0.9433...}
+        Interval(n=10, mean=0.8, low=0.4901..., high=0.9433..., clusters=None)
     """
     if n == 0:
-        return {"n": 0, "mean": None, "low": None, "high": None}
+        return Interval(0)
     interval = stats.binomtest(successes, n).proportion_ci(method="wilson")
-    return {"n": n, "mean": successes / n, "low": float(interval.low), "high": float(interval.high)}
+    return Interval(n, successes / n, float(interval.low), float(interval.high))
 
 
 def clustered_mean(values: Sequence[float], clusters: Sequence[Hashable]) -> Interval:
-    """The mean of values, each cluster weighing the same, as {n, clusters, mean, low, high}.
+    """The mean of shares from 0 to 1, each cluster weighing the same.
 
     Args:
         values: one per item.
         clusters: which one an item belongs to, e.g. its problem's id.
 
     Returns:
-        The 95 % interval is Student's over the clusters' means; None with fewer than two clusters.
+        Student's interval over the clusters' means, within 0 and 1; Wilson's where all clusters are 0, or all are 1.
     """
     groups: dict[Hashable, list[float]] = {}
     for value, cluster in zip(values, clusters, strict=True):
         groups.setdefault(cluster, []).append(value)
     means = [float(np.mean(group)) for group in groups.values()]
-    return {"n": len(values), "clusters": len(means), **t_interval(means)}
+    certain = len(means) > 1 and set(means) in ({0.0}, {1.0})
+    found = proportion(round(sum(means)), len(means)) if certain else t_interval(means).within(0, 1)
+    return replace(found, n=len(values), clusters=len(means))
+
+
+def t_interval(values: Sequence[float]) -> Interval:
+    """The mean of values with Student's interval, n - 1 degrees of freedom.
+
+    Example:
+        >>> t_interval([0.8, 0.9, 0.85])
+        Interval(n=3, mean=0.85..., low=0.7257..., high=0.9742..., clusters=None)
+        >>> t_interval([0.8, 0.8])
+        Interval(n=2, mean=0.8, low=None, high=None, clusters=None)
+    """
+    if not values:
+        return Interval(0)
+    n, mean = len(values), float(np.mean(values))
+    if min(values) == max(values):
+        return Interval(n, mean)
+    half = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+    return Interval(n, mean, mean - half, mean + half)
+
+
+def error_interval(n: int, mean: float, error: float | None) -> Interval:
+    """A mean of n observations with its standard error: Student's interval, unknown where the error is None or 0."""
+    if not error or n < 2:
+        return Interval(n, mean)
+    half = float(stats.t.ppf(0.975, n - 1)) * error
+    return Interval(n, mean, mean - half, mean + half)
 
 
 def paired(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, Any]:
-    """Two models on the problems that both have a score for.
+    """Compares two models on the problems that both have a score for.
 
     Args:
         first: score by problem id, e.g. the share of its samples that are right.
         second: the same of the other model.
 
     Returns:
-        `problems` in common; `difference`, second minus first, as {mean, low, high}; `better` and `worse`, the problems
-        on which the second does; `p` of the exact two-sided sign test on these.
+        `problems` in common; `difference`, the `Interval` of second minus first; `better` and `worse`, the problems on
+        which the second does; `p` of the exact two-sided sign test on these.
     """
     shared = sorted(set(first) & set(second))
     differences = [second[key] - first[key] for key in shared]
@@ -66,24 +155,8 @@ def paired(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str,
     p = stats.binomtest(better, better + worse).pvalue if better + worse else 1.0
     return {
         "problems": len(shared),
-        "difference": t_interval(differences),
+        "difference": t_interval(differences).within(-1, 1),
         "better": better,
         "worse": worse,
         "p": float(p),
     }
-
-
-def t_interval(values: Sequence[float]) -> Interval:
-    """The mean of values as {mean, low, high}, with Student's 95 % interval; None below two values.
-
-    Example:
-        >>> t_interval([0.8, 0.9, 0.85])
-        {'mean': 0.85..., 'low': 0.7257..., 'high': 0.9742...}
-    """
-    if not values:
-        return {"mean": None, "low": None, "high": None}
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return {"mean": mean, "low": None, "high": None}
-    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return {"mean": mean, "low": mean - half, "high": mean + half}

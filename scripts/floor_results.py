@@ -25,10 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from rlif.comparison.summary import kept_environment
+from rlif.comparison.summary import portable_environment
 from rlif.intervals import t_interval
 from rlif.reporting.analysis import accuracy_collapse
 from rlif.runs.folder import Run
+from rlif.signals import RENAMED
 
 FORMS = ("group_std", "group_std_floor")
 KEPT = ("accuracy", "reward_spread", "completion_length", "kl")
@@ -47,7 +48,7 @@ def digest(path: Path) -> dict[str, Any]:
     means = np.convolve(columns["accuracy"], np.ones(WINDOW) / WINDOW, "valid")
     bound = means[0] + 0.9 * (means.max() - means[0])
     return {
-        "signal": signal,
+        "signal": RENAMED.get(signal, signal),
         "form": form,
         "seed": run.recipe().seed,
         "steps": len(metrics),
@@ -57,7 +58,7 @@ def digest(path: Path) -> dict[str, Any]:
         "collapsed": collapse.step if collapse else None,
         "spread": [round(float(np.mean(columns["reward_spread"][part])), 4) for part in (slice(10), slice(-10, None))],
         **columns,
-        "environment": kept_environment(run.environment()),
+        "environment": portable_environment(run.environment()),
     }
 
 
@@ -65,6 +66,7 @@ def with_kept(runs: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
     """The runs, and those of a kept file that are not among them."""
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     for run in kept:
+        run["signal"] = RENAMED.get(run["signal"], run["signal"])
         run["curve"] = {int(step): look for step, look in run["curve"].items()}
     of = {_key(run): run for run in [*kept, *runs]}
     return [of[key] for key in sorted(of)]
@@ -76,10 +78,8 @@ def _key(run: dict[str, Any]) -> tuple[str, str, int]:
 
 def interval(values: list[float]) -> str:
     """Mean with Student's 95 % interval, in percentage points."""
-    found = t_interval([100 * value for value in values])
-    if found["low"] is None:
-        return f"{100 * values[0]:+.1f}"
-    return f"{found['mean']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]"
+    found = t_interval(values)
+    return found.percent("+")
 
 
 def listed(shares: Iterable[float | None]) -> str:

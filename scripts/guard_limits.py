@@ -12,8 +12,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from rlif.comparison.summary import KeptRun
-from rlif.comparison.summary_file import read_kept
+from rlif.comparison.summary import RunSummary
+from rlif.comparison.summary_file import read_summaries
 from rlif.guard.limits import Guard
 from rlif.guard.monitor import replay
 
@@ -29,20 +29,20 @@ METRICS: tuple[str, ...] = (
 )
 
 
-def peak_end(run: KeptRun) -> int:
+def peak_end(run: RunSummary) -> int:
     """The last evaluation within 5 points of the best one."""
     shares = {step: look["accuracy"]["mean"] for step, look in run.evaluations["clock"].items()}
     return max(step for step, share in shares.items() if share >= max(shares.values()) - 0.05)
 
 
-def first_alarm(run: KeptRun, limit: float) -> int | None:
+def first_alarm(run: RunSummary, limit: float) -> int | None:
     rows = [dict(zip(METRICS, row, strict=True)) for row in zip(*(run.metrics[key] for key in METRICS), strict=True)]
     raised = replay(Guard(kl=limit, kl_slope=None), rows)
     return next((alarm.step for alarm in raised if alarm.severity == "alarm"), None)
 
 
 def main() -> None:
-    runs, _ = read_kept(RESULTS)
+    runs, _ = read_summaries(RESULTS)
     collapsing, healthy = ([run for run in runs if run.method == name] for name in ("demo-collapse", "demo"))
     print("limit, steps after the peak by collapsing seed, false stops by healthy seed")
     for limit in map(float, sys.argv[1:]):

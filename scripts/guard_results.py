@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import rlif
-from rlif.comparison.summary import kept_environment
-from rlif.guard.health import vitals
+from rlif.comparison.summary import portable_environment
+from rlif.guard.health import measure_health
 from rlif.guard.limits import Guard
 from rlif.guard.monitor import replay
 from rlif.guard.signs import SIGNS
@@ -66,7 +66,7 @@ def rollouts(run: Run) -> dict[int, dict[str, float]]:
         return {}
     paths = sorted((run.path / "completions").glob("step-*.jsonl"))
     rows = {int(path.stem.partition("-")[2]): path.read_text(encoding="utf-8").splitlines() for path in paths}
-    return {step: vitals([json.loads(line) for line in lines]) for step, lines in rows.items()}
+    return {step: measure_health([json.loads(line) for line in lines]) for step, lines in rows.items()}
 
 
 def judged(case: str, run: Run, guard: Guard) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def judged(case: str, run: Run, guard: Guard) -> dict[str, Any]:
             for row in run.metrics()
         ],
         "curve": {step: look["mean"] for step, look in curve.items()},
-        "environment": kept_environment(run.environment()),
+        "environment": portable_environment(run.environment()),
     }
 
 
@@ -129,7 +129,7 @@ def table(rows: list[dict[str, Any]], command: str, checked: dict[str, Any] | No
         good = sum(row["good"] for row in mine)
         interval = proportion(good, len(mine))
         what = "stopped within 10 steps of the peak's end" if collapses else "not stopped"
-        bounds = f"[95 %: {interval['low']:.0%} - {interval['high']:.0%}]"
+        bounds = f"[95 %: {interval.low:.0%} - {interval.high:.0%}]"
         lines += [
             f"## `{case}`: {what} on {good} of {len(mine)} seeds {bounds}",
             "",

@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 def read(history: History, steps: range) -> list[Row]:
     """The completions of some steps."""
-    return [row for step in steps for row in history.kept_completions(step)]
+    return [row for step in steps for row in history.read_completions(step)]
 
 
 def shares(rows: list[Row]) -> Row:

@@ -13,7 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from rlif.comparison.summary_file import read_kept
+from rlif.comparison.summary_file import read_summaries
 
 # Okabe and Ito's colours, told apart by colour-blind readers.
 TASKS = {"clock": ("#0072B2", "clock (trained on)"), "cups": ("#D55E00", "cups (never trained on)")}
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("figure", type=Path)
     args = parser.parse_args()
-    runs = [run for run in read_kept(args.results)[0] if run.method == "demo"]
+    runs = [run for run in read_summaries(args.results)[0] if run.method == "demo"]
 
     plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
     figure, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")

@@ -35,14 +35,14 @@ METHODS = {
     "format": ("reward=format",),
     "random": ("reward=random",),
     "offline": ("annotator=offline",),
-    "group-confidence": ("reward=group_confidence",),
-    "group-confidence-tail": ("reward=group_confidence_tail", "confidence_window=8"),
-    "group-confidence-lowest": ("reward=group_confidence_lowest", "confidence_window=8"),
-    "group-confidence-bottom": ("reward=group_confidence_bottom", "confidence_window=8"),
+    "group-confidence": ("reward=mean_token_confidence",),
+    "group-confidence-tail": ("reward=tail_confidence", "confidence_window=8"),
+    "group-confidence-lowest": ("reward=lowest_window_confidence", "confidence_window=8"),
+    "group-confidence-bottom": ("reward=bottom_window_confidence", "confidence_window=8"),
     "negative-entropy-sum": ("reward=negative_entropy_sum",),
     "likelihood-sum": ("reward=likelihood_sum",),
     "seed-grpo": ("reward=seed_grpo",),
-    "semantic-entropy": ("reward=semantic_entropy", f"meaning={{embedding: {WORDS}, threshold: 0.99}}"),
+    "semantic-entropy": ("reward=semantic_entropy", f"equivalence={{embedding: {WORDS}, threshold: 0.99}}"),
     "length": ("reward=length",),
     "shortness": ("reward=shortness",),
 }
@@ -51,13 +51,14 @@ FLOOR_SIGNALS = (
     "self_certainty",
     "likelihood",
     "negative_entropy",
-    "group_confidence",
+    "mean_token_confidence",
     "self_consistency",
     "plurality_vote",
     "negative_entropy_sum",
     "likelihood_sum",
 )
-LONG = {"self_certainty": 350, "likelihood": 200, "negative_entropy": 200, "group_confidence": 200}  # peak: step 20
+# Steps. The peak of each is at about step 20.
+LONG = {"self_certainty": 350, "likelihood": 200, "negative_entropy": 200, "mean_token_confidence": 200}
 FORMS = ("group_std", "group_std_floor")
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
-from support import skips
+from support import hooks
 from support.models import byte_tokenizer, tiny_model
 
 DATA = (
@@ -16,7 +17,7 @@ DATA = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(skips)
+    config.pluginmanager.register(hooks)
 
 
 @pytest.fixture(scope="session")
@@ -42,10 +43,12 @@ def data_folder() -> Path:
 @pytest.fixture(scope="session")
 def sandbox() -> None:
     """Skips where programs cannot be run safely."""
+    if not shutil.which("bwrap"):
+        pytest.skip("no bubblewrap; apt install bubblewrap")
     from rlif.errors import RlifError
     from rlif.sandbox.runner import require_sandbox
 
     try:
         require_sandbox()
     except RlifError as error:
-        pytest.skip(f"no sandbox; {error}")
+        pytest.skip(f"no sandbox with the bubblewrap that is here; {error}")

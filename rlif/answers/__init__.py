@@ -1,0 +1,14 @@
+"""Finds the answer in a completion and compares answers.
+
+In reading order:
+
+    extraction.py        from the text of a completion to its answer, one function per rule
+    equality.py          front door: whether two mathematical answers are equal, by `equal` and `equal_all`
+    equality_worker.py   the process that compares them, under limits of memory and time
+    clusters.py          groups equal answers, and rows of the same problem
+
+May import errors, types and files. Signals, tasks, graders and everything above them import this folder.
+
+To add a rule of extraction, write a function in extraction.py and name it in a task's `Protocol`. It must take time
+linear in the length of the text, and evaluate none of it.
+"""

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from rlif.errors import RlifError
+from rlif.errors import DataError
 
 Equal = Callable[[str, str], bool]
 
@@ -63,6 +63,6 @@ def by_problem(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
     groups: dict[str, list[Sample]] = defaultdict(list)
     for number, sample in enumerate(samples, start=1):
         if "id" not in sample:
-            raise RlifError(f"sample {number} has no id, the name of its problem; it has {', '.join(sample)}.")
+            raise DataError(f"sample {number} has no id, the name of its problem; it has {', '.join(sample)}.")
         groups[str(sample["id"])].append(sample)
     return dict(groups)

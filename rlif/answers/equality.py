@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 from rlif.answers.clusters import clusters
-from rlif.errors import RlifError
+from rlif.errors import MachineError
 
 LONGEST = 2000  # characters of an answer; longer ones are no answers, and sympy's parser is not linear
 WHOLE = re.compile(r"0|-?[1-9]\d{0,5}", re.ASCII)
@@ -129,7 +129,7 @@ class Worker:
             greeting = ""
         if greeting != "true\n":
             self.stop()
-            raise RlifError("the process that compares answers does not start; is math-verify installed?")
+            raise MachineError("the process that compares answers does not start; is math-verify installed?")
 
     def stop(self) -> None:
         if self.process is not None:

@@ -1,4 +1,4 @@
-r"""From a completion to the answer it gives, or None where it gives none. One rule, one function; protocols name them.
+r"""Extracts the answer that a completion gives, or None. Each rule is a function, which protocols name.
 
     last_boxed         the content of the last \boxed{...}; no box, no answer
     last_expression    the same; where there is no box, the last number

@@ -75,12 +75,12 @@ def read_seeds(text: str) -> list[int]:
 
 def show(found: Comparison) -> None:
     """Prints a table for each task, what differs between the recipes, and notes."""
-    from rlif.comparison.table import apart, groups
+    from rlif.comparison.table import groups, recipe_differences
 
     for title, headings, rows in groups(found):
         print(title)
         print_table(headings, rows, left=2)
-    base, changes = apart(found)
+    base, changes = recipe_differences(found)
     for method, changed in changes.items():
         print(f"{method}, where its recipe is not that of {base}: {'; '.join(changed)}")
     for note in found.notes:

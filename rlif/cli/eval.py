@@ -54,7 +54,7 @@ def evaluate(
 
     Example: `rlif eval tiny-reasoner runs/demo --tasks clock,cups`. A run folder stands for all its checkpoints.
     """
-    from rlif.evaluation.grid import Options, candidates, check_apart, samplers
+    from rlif.evaluation.grid import Options, candidates, check_distinct, samplers
 
     if not tasks:
         raise RecipeError("name the tasks, e.g. --tasks gsm8k,math500.")
@@ -82,7 +82,7 @@ def evaluate(
         _grade(work, outputs, output, options)
     elif models:
         found = [c for model in models for c in candidates(model, output, dtype=dtype, revision=revision)]
-        check_apart(found)
+        check_distinct(found)
         _evaluate(found, work, options, sampler)
     elif not check_gold:
         raise RecipeError("give a model, or recorded completions with --outputs.")
@@ -166,7 +166,7 @@ def _evaluate(
     )
     from transformers.utils import logging
 
-    from rlif.evaluation.grid import examine
+    from rlif.evaluation.grid import evaluate_candidate
 
     logging.disable_progress_bar()
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
@@ -181,7 +181,7 @@ def _evaluate(
                     bars[name] = progress.add_task(name, total=total, completed=done)
                 progress.update(bars[name], completed=done)
 
-            scores = examine(candidate, work, options, sampler=sampler, progress=tell)
+            scores = evaluate_candidate(candidate, work, options, sampler=sampler, progress=tell)
             rows += [(candidate.label, scores[task.name]) for task, _ in work]
     _print_scores(rows)
     if len(found) > 1:
@@ -231,12 +231,10 @@ def _print_comparisons(found: Sequence[Candidate], tasks: Sequence[Task]) -> Non
     first = found[0]
     for task, other in itertools.product(tasks, found[1:]):
         result = compare(first, other, task)
-        gain = result["difference"]
-        if gain["mean"] is None:
+        if result["difference"].mean is None:
             continue
         print(
-            f"{task.name}: {other.label} against {first.label}: {100 * gain['mean']:+.1f} points"
-            + ("" if gain["low"] is None else f" [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]")
-            + f" over {result['problems']} problems, better on {result['better']}, worse on {result['worse']},"
+            f"{task.name}: {other.label} against {first.label}: {result['difference'].percent('+')} points"
+            f" over {result['problems']} problems, better on {result['better']}, worse on {result['worse']},"
             f" sign test p = {result['p']:.2g}"
         )

@@ -10,7 +10,7 @@ import typer
 from rlif.errors import RecipeError
 
 if TYPE_CHECKING:
-    from rlif.judging.annotations import Judged
+    from rlif.judging.annotations import JudgeResult
     from rlif.judging.judge import Judge, Pair
 
 Outputs = Annotated[Path | None, typer.Argument(help="Rows {id or instruction, output or completion}, all 805.")]
@@ -43,20 +43,20 @@ def judge(
 
     Prints the raw and the length-controlled win rate. The judge's key is read from OPENAI_API_KEY.
     """
-    from rlif.judging.annotations import check_belonging, cost_of, pair_up, recorded
+    from rlif.judging.annotations import check_same_outputs, estimate_cost, read_annotations, read_pairs
     from rlif.judging.judge import ALPACA_JUDGE, Judge, JudgePrompt
-    from rlif.judging.win_rate import ready, win_rates
+    from rlif.judging.win_rate import check_ready, win_rates
     from rlif.tasks import TASKS
 
     if outputs is None and annotations is None:
         raise RecipeError("give a file of outputs, or recorded annotations with --annotations.")
     problems = TASKS["alpaca_eval"].load("test")
-    pairs = pair_up(problems, str(outputs)) if outputs else []
+    pairs = read_pairs(problems, str(outputs)) if outputs else []
     if annotations is not None:
         if estimate or any(option is not None for option in (model, base_url, prompt, keep, price)):
             raise RecipeError("--annotations takes the place of a judge; give none of the options about one.")
-        found = recorded(str(annotations), {problem.text: problem.data["index"] for problem in problems})
-        check_belonging(found, problems, pairs)
+        found = read_annotations(str(annotations), {problem.text: problem.data["index"] for problem in problems})
+        check_same_outputs(found, problems, pairs)
         print(f"AlpacaEval 2, annotations from {annotations}")
         show(win_rates(found, difficulty))
         if len(found) < len(problems):
@@ -65,10 +65,10 @@ def judge(
         words = JudgePrompt.read(prompt) if prompt else JudgePrompt()
         who = Judge(model=model or ALPACA_JUDGE, base_url=base_url, prompt=words)
         keep = keep or outputs.with_name(f"{Path(outputs.name.removesuffix('.gz')).stem}.judged.jsonl")
-        requests = _show_cost(who, cost_of(who, pairs, keep), price)
+        requests = _show_cost(who, estimate_cost(who, pairs, keep), price)
         if estimate:
             return
-        ready(difficulty)
+        check_ready(difficulty)
         if requests and not yes:
             typer.confirm("Ask the judge?", abort=True)
         judged = _ask(who, pairs, keep, workers)
@@ -87,7 +87,7 @@ def _show_cost(who: Judge, cost: dict[str, int], price: float | None) -> int:
     return cost["requests"]
 
 
-def _ask(who: Judge, pairs: list[Pair], keep: Path, workers: int) -> Judged:
+def _ask(who: Judge, pairs: list[Pair], keep: Path, workers: int) -> JudgeResult:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -98,7 +98,7 @@ def _ask(who: Judge, pairs: list[Pair], keep: Path, workers: int) -> Judged:
         return annotate(who, pairs, keep, workers, tick=lambda: progress.advance(bar))
 
 
-def _show_doubts(who: Judge, judged: Judged) -> None:
+def _show_doubts(who: Judge, judged: JudgeResult) -> None:
     from rlif.judging.judge import ALPACA_JUDGE
 
     if judged.failed:

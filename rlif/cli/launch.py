@@ -85,7 +85,7 @@ def launch(
 
 def _target(recipe: str | None, overrides: list[str], resume: Path | None, rank: int) -> tuple[Recipe, Path, str]:
     """Finds the recipe, the run folder and the stem of its name."""
-    from rlif.config.recipe import find_recipe, load_recipe
+    from rlif.config.loading import find_recipe, load_recipe
     from rlif.launching.commands import run_folder
     from rlif.runs.folder import Run
 

@@ -15,4 +15,6 @@ Chat = Annotated[
     typer.Option("--chat/--no-chat", help="Chat template or plain prompts; a template if there is one."),
 ]
 Dtype = Annotated[str, typer.Option(help="Type of the weights: auto, float32, bfloat16 or float16.")]
-Window = Annotated[int | None, typer.Option(min=1, help="Tokens in a window of confidence; 2048 by default.")]
+Window = Annotated[
+    int | None, typer.Option(min=1, help="Tokens in a window of tail or window confidence; by default 2048.")
+]

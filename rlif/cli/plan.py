@@ -40,7 +40,7 @@ def plan(
     """
     from rich.console import Console
 
-    from rlif.config.recipe import load_recipe
+    from rlif.config.loading import load_recipe
     from rlif.engines.trl.setup import check_training
     from rlif.launching import cost_model as costs
     from rlif.launching import hardware
@@ -86,7 +86,7 @@ def plan(
 def _show_memory(setting: Setting, console: Console) -> None:
     """Prints the parts of memory, whether they fit, and which settings would help."""
     from rlif.launching import cost_model as costs
-    from rlif.launching.suggestions import knobs
+    from rlif.launching.suggestions import suggestions
 
     parts, left = costs.memory(setting), costs.room(setting)
     console.print("\nmemory of a GPU that trains, GiB")
@@ -101,7 +101,7 @@ def _show_memory(setting: Setting, console: Console) -> None:
         console.print(
             f"  vLLM's share is {-costs.vllm_room(setting):.1f} GiB too small for the weights and a completion"
         )
-    found = knobs(setting)
+    found = suggestions(setting)
     console.print("  what would help:" if found else "  no three changes help: more GPUs, or a smaller model")
     for name, spare in found:
         console.print(f"    {name}: {spare:.1f} GiB to spare")

@@ -12,8 +12,8 @@ from rlif.cli.options import Overrides, Recipe
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rlif.intervals import Interval
     from rlif.runs.folder import Run
-    from rlif.training.forecast import Estimate
 
 
 def probe(
@@ -27,7 +27,7 @@ def probe(
     """
     from transformers.utils import logging
 
-    from rlif.config.recipe import load_recipe
+    from rlif.config.loading import load_recipe
     from rlif.training.forecast import probe
 
     logging.disable_progress_bar()
@@ -49,8 +49,11 @@ def probe(
     print("Frequent answers need not be right ones, and when a collapse comes is not in this forecast.")
 
 
-def _share(found: Estimate | None) -> str:
-    return "-" if found is None else f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]  (0.5: none)"
+def _share(found: Interval | None) -> str:
+    if found is None:
+        return "-"
+    bounds = f"({found.n} group{'s'[: found.n > 1]})" if found.low is None else f"[{found.low:.2f}, {found.high:.2f}]"
+    return f"{found.mean:.2f} {bounds}  (0.5: none)"
 
 
 def show_guard(run: Run, console: Console) -> None:

@@ -42,7 +42,7 @@ def recipes(
 def table() -> tuple[list[str], list[list[str]]]:
     """The headings, and a row for each recipe."""
     from rlif.config.about import method, read_about
-    from rlif.config.recipe import load_recipe, shipped_recipes
+    from rlif.config.loading import load_recipe, shipped_recipes
 
     headings = ["recipe", "reward", "model", "data", "hardware", "published, before -> after", "what it is"]
     rows = []

@@ -57,10 +57,10 @@ def load_scorer(
     """Loads a tokenizer and, unless `load` is off, its model."""
     from transformers.utils import logging
 
-    from rlif.config.recipe import check_recipe
+    from rlif.config.loading import check_recipe
     from rlif.sampling.loading import load_model, load_tokenizer
     from rlif.selection.score_file import Scorer
-    from rlif.signals.group_confidence import WINDOW
+    from rlif.signals.token_confidence import WINDOW
 
     logging.disable_progress_bar()
     recipe = check_recipe({"model": model, "dtype": dtype, "chat": bool(chat)})

@@ -41,7 +41,8 @@ def select(
     power: Annotated[float | None, typer.Option(help="Borda's p; 0.3 to 1.2 by N when left out.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of sampling and of the subsets.")] = 0,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for samples, table, figure and choice.")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for samples, table, figure and choice; a killed command goes on."),
     ] = None,
     engine: Annotated[str, typer.Option(help="transformers, or vllm, which measures self-certainty alone.")] = (
         "transformers"
@@ -59,13 +60,14 @@ def select(
     every rule but DeepConf's, whose signals take a pass of their own. --early-stop draws every problem twice: in full,
     and with stops after a shared warm-up. This shows what stopping saves and what it costs.
     """
+    from rlif.selection.drawing import Drawing
     from rlif.selection.rules import choose
     from rlif.selection.rules import select as best
     from rlif.selection.scaling import report
     from rlif.tasks import find_task
 
     choose(rule, [], [], power=power)  # refuses an unknown rule and an impossible power before anything is loaded
-    _check_source(model, samples, out, n=n, warm_up=warm_up if early_stop else None)
+    _check_source(model, samples, n=n, warm_up=warm_up if early_stop else None)
     if engine != "transformers":
         _check_engine(engine, rule, samples, early_stop)
     known = None if task is None else find_task(task)
@@ -79,7 +81,9 @@ def select(
     else:
         sampler = _sampler(scorer, known, prompt, max_tokens, n, temperature, seed)
         sampler = sampler if engine == "transformers" else _by_vllm(sampler, dtype)
-        rows, early = _draw(sampler, problems, out, warm_up if early_stop else None, percentile)
+        drawing = Drawing(sampler, problems, warm_up if early_stop else None, percentile)
+        with progress_bar("drawing", len(problems)) as advance:
+            rows, early = drawing.draw(out, {"engine": engine, "dtype": dtype}, advance)
     settings = {"model": model, "task": task, "samples": samples and str(samples), "rule": rule, "seed": seed}
     settings |= {"temperature": temperature if samples is None else None, "n": n if samples is None else None}
     if early is not None and scorer is not None:
@@ -100,16 +104,14 @@ def _equality(task: Task, rows: Sequence[Row]) -> Callable[[str, str], bool]:
     return task.equal
 
 
-def _check_source(model: str | None, samples: Path | None, out: Path | None, *, n: int, warm_up: int | None) -> None:
+def _check_source(model: str | None, samples: Path | None, *, n: int, warm_up: int | None) -> None:
     """Refuses samples from nowhere or twice; `warm_up` is None without early stopping."""
     if (model is None) and (samples is None):
         raise RecipeError("give --model to draw samples from, or --samples, a file of them.")
     if warm_up is not None and (samples is not None or n <= warm_up):
-        raise RlifError(
+        raise RecipeError(
             f"--early-stop draws samples with --model, more per problem (--n) than the warm-up's {warm_up}."
         )
-    if out is not None and samples is None and (out / "samples.jsonl").exists():
-        raise RlifError(f"{out} holds samples already; choose among them with --samples {out / 'samples.jsonl'}.")
 
 
 def _check_engine(engine: str, rule: str, samples: Path | None, early_stop: bool) -> None:
@@ -132,7 +134,7 @@ def _by_vllm(sampler: GroupSampler, dtype: str) -> GroupSampler:
     """Returns the same sampler with vLLM drawing samples and measuring self-certainty."""
     from dataclasses import replace
 
-    from rlif.config.recipe import check_recipe
+    from rlif.config.loading import check_recipe
     from rlif.sampling.vllm_sampler import load_sampler
 
     scorer, recipe = sampler.scorer, check_recipe({"model": sampler.scorer.name, "dtype": dtype})
@@ -157,28 +159,6 @@ def _sampler(
         raise RecipeError("give --task, whose problems the samples are drawn for; `prompts` reads any file of prompts.")
     decoding = decoding_of(task, max_tokens=max_tokens, n=n, temperature=temperature, seed=seed)
     return GroupSampler(scorer, task, decoding, None if prompt is None else find_prompt(prompt))
-
-
-def _draw(
-    sampler: GroupSampler, problems: Sequence[Problem], out: Path | None, warm_up: int | None, percentile: float
-) -> tuple[list[Row], list[Row] | None]:
-    """Samples of all problems, written as they come; with a warm-up also those with early stopping."""
-    rows: list[Row] = []
-    early: list[Row] = []
-    some = max(1, sampler.scorer.batch_size // sampler.decoding.n)
-    with progress_bar("drawing", len(problems)) as advance:
-        for number, start in enumerate(range(0, len(problems), some)):
-            part = problems[start : start + some]
-            whole = sampler.draw(part, number)
-            _append(out, "samples.jsonl", whole)
-            rows += whole
-            if warm_up is not None:
-                warm = [row for row in whole if row["sample"] < warm_up]
-                cut = sampler.draw_on(part, warm, number, percentile)
-                _append(out, "early.jsonl", cut)
-                early += cut
-            advance(len(part))
-    return rows, early if warm_up is not None else None
 
 
 def _given(
@@ -220,8 +200,17 @@ def _print_accuracies(table: Mapping[str, Any]) -> None:
     rows = []
     for name, cells in table["accuracy"].items():
         rows.append([name, *(f"{100 * cell['mean']:.1f}" for cell in cells)])
-        rows.append(["", *(f"{100 * cell['low']:.0f}-{100 * cell['high']:.0f}" for cell in cells)])
+        rows.append(["", *(_bounds(cell) for cell in cells)])
     print_table(["rule", *(f"N={n}" for n in table["n"])], rows)
+
+
+def _cell(cell: Mapping[str, Any]) -> str:
+    bounds = "" if cell["low"] is None else f"\n[dim]{100 * cell['low']:.0f}-{100 * cell['high']:.0f}[/dim]"
+    return f"{100 * cell['mean']:.1f}{bounds}"
+
+
+def _bounds(cell: Mapping[str, Any]) -> str:
+    return "" if cell["low"] is None else f"{100 * cell['low']:.0f}-{100 * cell['high']:.0f}"
 
 
 def _write(
@@ -231,12 +220,14 @@ def _write(
     rows: Sequence[Row] | None,
 ) -> None:
     """Writes the folder: selection.json, .md and .png, chosen.jsonl, and samples.jsonl where it is not there yet."""
+    from rlif.files.jsonl import JsonLog
     from rlif.selection.figure import draw
     from rlif.selection.scaling import early_line, markdown
 
-    _made(out)
-    if rows is not None and not (out / "samples.jsonl").exists():
-        _append(out, "samples.jsonl", rows)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        if rows is not None and not (out / "samples.jsonl").exists():
+            JsonLog(out / "samples.jsonl", ascii=False).append(*rows)
     picks = [{"id": problem, "chosen": None} if row is None else dict(row) for problem, row in chosen.items()]
     lines = [
         "# Best of N",
@@ -257,15 +248,3 @@ def _write(
         except RlifError as error:
             print(f"no figure: {error}", file=sys.stderr)
     print(f"written to {out}", file=sys.stderr)
-
-
-def _made(out: Path) -> Path:
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    return out
-
-
-def _append(out: Path | None, name: str, rows: Sequence[Row]) -> None:
-    if out is not None:
-        with writing(out / name), (_made(out) / name).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

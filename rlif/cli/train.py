@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,7 +32,7 @@ def train(
 
     Example: `rlif train demo seed=1`. KEY=VALUE changes any key of the recipe.
     """
-    from rlif.config.recipe import find_recipe, load_recipe
+    from rlif.config.loading import find_recipe, load_recipe
     from rlif.runs.folder import Run
 
     if resume is not None and dry_run:
@@ -56,7 +56,7 @@ def _train(recipe: Recipe, name: str, resume: Run | None = None) -> None:
     from accelerate import PartialState
     from transformers.utils import logging
 
-    from rlif.engines.trl.callbacks import Screen
+    from rlif.engines.trl.callbacks import PipeSafeConsole
     from rlif.training.lifecycle import train
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -64,7 +64,7 @@ def _train(recipe: Recipe, name: str, resume: Run | None = None) -> None:
     run = train(recipe, name=name, resume=resume)
     state, summary = PartialState(), run.summary()
     if state.is_main_process:
-        console = Screen()
+        console = PipeSafeConsole()
         if summary["evaluations"]:
             console.print(before_and_after(run))
         console.print(
@@ -110,14 +110,12 @@ def _show_plan(recipe: Recipe) -> None:
     """Prints the resolved recipe, its steps and memory; says what cannot be known on this machine."""
     from ruamel.yaml import YAML
 
-    from rlif.config.steps import check_annotator, estimate_memory, plan_steps
-    from rlif.engines.trl.setup import check_training
+    from rlif.config.steps import check_annotator, plan_steps
     from rlif.rewards.terms import check_gold
     from rlif.sampling.loading import load_config
-    from rlif.training.prepare import check_names
+    from rlif.training.prepare import check_settings
 
-    task, _ = check_names(recipe)
-    training = check_training(recipe, processes=1)
+    task, _, training = check_settings(recipe, processes=1)
     config, unknown = None, ""
     try:
         config = load_config(recipe)
@@ -125,8 +123,7 @@ def _show_plan(recipe: Recipe) -> None:
         unknown = str(error)
     else:
         check_annotator(recipe, config)
-    resolved = recipe.model_dump() | {"training": training, "normalisation": recipe.resolved_normalisation}
-    YAML().dump(resolved, sys.stdout)
+    YAML().dump(recipe.written_out() | {"training": training}, sys.stdout)
     try:
         problems = task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed)
     except RlifError as error:
@@ -136,9 +133,26 @@ def _show_plan(recipe: Recipe) -> None:
         plan = plan_steps(recipe, len(problems), processes=1)
         print(f"\n{plan.problems:,} problems, {plan.steps:,} steps of {recipe.problems_per_update} problems")
         print(f"{plan.completions:,} completions, at most {plan.tokens:,} tokens to generate")
-    print("memory of one process, GiB (estimate, nothing sharded, activations not counted):")
+    print("memory of a GPU that trains alone, GiB (estimate; `rlif plan` does the same for several):")
     if config is None:
         print(f"  unknown: {unknown}")
         return
-    for part, size in estimate_memory(recipe, config, processes=1).items():
-        print(f"  {size:8.3f}  {part}")
+    _show_memory(recipe, config)
+
+
+def _show_memory(recipe: Recipe, config: Any) -> None:
+    """The parts, without knowing the GPU; a vLLM server has one of its own."""
+    from rlif.launching import cost_model as costs
+    from rlif.launching.hardware import shape_of
+
+    longest = recipe.resolved_training["max_completion_length"]
+    try:
+        shape = shape_of(config)
+    except RlifError as error:
+        print(f"  unknown: {error}")
+        return
+    server = int(bool(recipe.training.get("use_vllm")) and recipe.training.get("vllm_mode") == "server")
+    setting = costs.Setting(recipe, shape, None, 1 + server, "ddp", server, recipe.max_prompt_tokens / 2, longest)
+    parts = costs.memory(setting)
+    for name, size in {**parts, "together": costs.total(parts)}.items():
+        print(f"  {name:<28}{size:9.3f}")

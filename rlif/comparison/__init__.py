@@ -1,0 +1,15 @@
+"""Recipes and runs compared over seeds, as one table.
+
+In reading order:
+
+    comparison     gathers the runs and builds the table; the front door, `rlif.compare`
+    sweep          runs recipes x seeds: missing runs are made, unfinished ones resumed
+    summary        reduces a run folder to a few kilobytes, a `RunSummary`
+    summary_file   writes summaries to one JSON file and reads it again
+    checks         refuses runs that cannot be compared; notes what differs
+    outcomes       computes start, best, end and change of each run and over seeds
+    table          renders the rows as terminal text, markdown, CSV and JSON
+
+Only the command line may import this folder. A new column is a field of `outcomes.Row` and a cell in `table.cells`.
+A new condition that methods should share is a key in `checks.CONDITIONS`.
+"""

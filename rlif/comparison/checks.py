@@ -1,8 +1,8 @@
-"""Which runs can be compared, and what a reader has to know where they can.
+"""Refuses runs that cannot be compared, and notes what a reader has to know about the others.
 
-Refused are runs whose numbers on a task are not of one kind: other problems, prompt, template or decoding of the
-evaluation; and seeds of a method that are not runs of one recipe. Said are runs that did not come to their end, what
-should be the same in a comparison of methods and is not (`CONDITIONS`), and other problems in the first step.
+Refused: runs evaluated on a task with different problems, prompt, template or decoding; seeds of a method with
+different recipes. Noted: runs that did not finish, `CONDITIONS` that differ between methods, and different problems
+in the first step.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlif.comparison.summary import COUNT, KeptRun, differing, flat
+from rlif.comparison.summary import COUNTED_STATES, RunSummary, differing, flatten
 from rlif.config.recipe import Recipe
-from rlif.errors import RlifError
+from rlif.errors import DataError, RecipeError
 from rlif.tasks import find_task
 
 CONDITIONS = (
@@ -38,73 +38,74 @@ def check_evaluated_alike(recipes: Mapping[str, Recipe]) -> None:
             }
             other, there = first.setdefault(task, (method, ways))
             for key, (one, two) in differing(there, ways).items():
-                raise RlifError(
+                raise RecipeError(
                     f"{other} and {method} would be evaluated on {task} in two ways: {key} is {one!r} and {two!r}; give"
                     " all of them the same, or compare them apart."
                 )
 
 
-def check_settings(runs: Sequence[KeptRun]) -> None:
+def check_settings(runs: Sequence[RunSummary]) -> None:
     """Refuses runs that were evaluated on one task in different ways."""
-    first: dict[str, KeptRun] = {}
+    first: dict[str, RunSummary] = {}
     for run in runs:
         for task, settings in run.settings.items():
             other = first.setdefault(task, run)
             for key, (one, two) in differing(other.settings[task], settings).items():
                 if key in FINGERPRINTS and None in (one, two):
                     continue  # not kept by one of them
-                raise RlifError(
+                raise DataError(
                     f"{other.label} and {run.label} were evaluated on {task} in two ways: {key} is {one!r} and {two!r};"
                     " evaluate both in one way, or compare them apart."
                 )
 
 
-def check_seeds(methods: Mapping[str, Sequence[KeptRun]]) -> None:
+def check_seeds(methods: Mapping[str, Sequence[RunSummary]]) -> None:
     """Refuses a method whose seeds are not runs of one recipe."""
     for first, *later in methods.values():
         for run in later:
             for key, (one, two) in differing(first.whole, run.whole).items():
-                raise RlifError(
+                raise DataError(
                     f"{first.label} and {run.label} are not seeds of one method: {key} is {one!r} and {two!r}; name"
                     " their folders apart."
                 )
 
 
 def check_twice(runs: Sequence[tuple[str, int]]) -> None:
+    """Refuses two runs of one method with one seed."""
     for i, (method, seed) in enumerate(runs):
         if (method, seed) in runs[:i]:
-            raise RlifError(
+            raise DataError(
                 f"there are two runs of {method} with seed {seed}; compare their folders apart, or rename one."
             )
 
 
-def notes_on(methods: Mapping[str, Sequence[KeptRun]]) -> list[str]:
-    """What the rows do not say of themselves."""
+def notes_on(methods: Mapping[str, Sequence[RunSummary]]) -> list[str]:
+    """Collects what a reader has to know beside the rows, a sentence each."""
     runs = [run for mine in methods.values() for run in mine]
     notes = [f"{run.label}: {run.said}." for run in runs if run.said]
-    recipes = {method: flat(mine[0].whole) for method, mine in methods.items()}
+    recipes = {method: flatten(mine[0].whole) for method, mine in methods.items()}
     for key in CONDITIONS:
         values: dict[str, list[str]] = {}
         for method, recipe in recipes.items():
             values.setdefault(repr(recipe.get(key)), []).append(method)
         if len(values) > 1:
-            told = "; ".join(f"{value} for {', '.join(names)}" for value, names in values.items())
-            notes.append(f"Not the same for all: {key} is {told}.")
+            text = "; ".join(f"{value} for {', '.join(names)}" for value, names in values.items())
+            notes.append(f"Not the same for all: {key} is {text}.")
     seeds: dict[tuple[int, ...], list[str]] = {}
     for method, mine in methods.items():
-        seeds.setdefault(tuple(run.seed for run in mine if run.state in COUNT), []).append(method)
+        seeds.setdefault(tuple(run.seed for run in mine if run.state in COUNTED_STATES), []).append(method)
     if len(seeds) > 1:
-        told = "; ".join(f"{', '.join(map(str, some)) or 'none'} for {', '.join(m)}" for some, m in seeds.items())
-        notes.append(f"Not the same for all: the seeds that count are {told}.")
+        text = "; ".join(f"{', '.join(map(str, some)) or 'none'} for {', '.join(m)}" for some, m in seeds.items())
+        notes.append(f"Not the same for all: the seeds that count are {text}.")
     notes += _other_problems(runs)
     if any(len(some) == 1 for some in seeds):
         notes.append("One seed gives no interval: one over problems would not say what another seed gives.")
     return notes
 
 
-def _other_problems(runs: Sequence[KeptRun]) -> list[str]:
-    """Runs of one seed that were trained on different problems, or in another order."""
-    first: dict[int, KeptRun] = {}
+def _other_problems(runs: Sequence[RunSummary]) -> list[str]:
+    """Notes runs of one seed that were trained on different problems, or in another order."""
+    first: dict[int, RunSummary] = {}
     notes = []
     for run in runs:
         if not run.trained_on and not run.first_problems:

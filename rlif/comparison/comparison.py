@@ -1,8 +1,7 @@
-"""Methods compared: recipes run with the same seeds, or runs that are there, as one table.
+"""Compares methods: recipes run with the same seeds, or existing runs, as one table.
 
-What the numbers are: `rlif.comparison.outcomes`. Which runs can be compared: `rlif.comparison.checks`. Where runs
-come from: recipes (`rlif.comparison.sweep`), run folders and files kept of earlier comparisons
-(`rlif.comparison.summary`), in any mixture.
+Runs come from recipes (`rlif.comparison.sweep`), run folders (`rlif.comparison.summary`) and files of earlier
+comparisons (`rlif.comparison.summary_file`), in any mixture.
 """
 
 from __future__ import annotations
@@ -15,28 +14,28 @@ from typing import Any
 
 from rlif.comparison.checks import check_evaluated_alike, check_seeds, check_settings, check_twice, notes_on
 from rlif.comparison.outcomes import Row, row_of, tasks_of
-from rlif.comparison.summary import KeptRun, differing, keep
-from rlif.comparison.summary_file import read_kept
-from rlif.comparison.sweep import plan_series, run_series
-from rlif.config.recipe import find_recipe, shipped_recipes
-from rlif.errors import RlifError, lookup
+from rlif.comparison.summary import RunSummary, differing, summarise_run
+from rlif.comparison.summary_file import read_summaries
+from rlif.comparison.sweep import plan_sweep, run_sweep
+from rlif.config.loading import find_recipe, shipped_recipes
+from rlif.errors import DataError, RecipeError, lookup
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` returns.
+    """Holds the table, its notes and the runs behind it.
 
     Attributes:
         rows: by task, then method, in the order given.
-        notes: what a reader of the rows has to know, a sentence each.
+        notes: what a reader has to know beside the rows, a sentence each.
         differences: by method, the keys of its recipe that are not as in the first (or in the one compared against).
-        runs: what all of it was made from.
+        runs: what it was computed from.
     """
 
     rows: list[Row]
     notes: list[str]
     differences: dict[str, dict[str, Any]]
-    runs: list[KeptRun]
+    runs: list[RunSummary]
     command: str = ""
     against: str | None = None
 
@@ -55,19 +54,20 @@ def compare(
     command: str = "",
     say: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
-    """Compares methods: recipes, which are run with each seed, and runs that are there.
+    """Compares methods: recipes, which are run with each seed, and existing runs.
 
     Args:
         what: recipes by name or file, run folders, folders of run folders, files that `rlif compare --out` wrote.
         seeds: of the recipes, 0, 1 and 2 if left out; of what is read only these.
         overrides: `key=value`, applied to all recipes.
-        folder: where the recipes' runs go; a finished one in it is read, a half one goes on.
-        against: the method that the others are held against.
-        command: what made it, for the tables; those of a single file say what made the file.
-        say: told what is run next.
+        folder: where the recipes' runs go; a finished one in it is read, an unfinished one resumed.
+        against: the method that the others are compared with.
+        command: what made the table, printed above it; a single file keeps its own.
+        say: called with a line on what is run next.
 
     Raises:
-        RlifError: names, recipes or runs that do not go together.
+        RecipeError: an unknown name, or recipes that contradict each other.
+        DataError: runs that cannot be read, or cannot be compared.
 
     Example:
         >>> compare(["results/demo.json"], seeds=[0, 1, 2]).rows[0].change
@@ -85,36 +85,38 @@ def compare(
         for method in [find_recipe(target).stem] if found is None else [run.method for run in found[0]]:
             order.setdefault(method, len(order))
     if overrides and not recipes:
-        raise RlifError(f"{overrides[0]} changes recipes before they are run; what is given here has been run already.")
-    planned = plan_series(recipes, [0, 1, 2] if seeds is None else seeds, overrides, folder)
+        raise RecipeError(
+            f"{overrides[0]} changes recipes before they are run; what is given here has been run already."
+        )
+    planned = plan_sweep(recipes, [0, 1, 2] if seeds is None else seeds, overrides, folder)
     check_twice([*planned, *((run.method, run.seed) for run in read)])
     check_evaluated_alike({method: recipe for (method, _), recipe in planned.items()})
-    runs = sorted([*read, *run_series(planned, say)], key=lambda run: (order[run.method], run.seed))
+    runs = sorted([*read, *run_sweep(planned, say)], key=lambda run: (order[run.method], run.seed))
     made = files[0] if len(what) == len(files) == 1 and seeds is None else {}
     if made.get("command") and against in (None, made["against"]):
         return table(runs, made["against"], made["command"])  # the file's own table again
     return table(runs, against, command)
 
 
-def read_runs(path: Path) -> tuple[list[KeptRun], dict[str, str | None]] | None:
-    """The runs that a path leads to, and how a file was made; None for what is a recipe, to be run.
+def read_runs(path: Path) -> tuple[list[RunSummary], dict[str, str | None]] | None:
+    """Reads the runs at a path, and how a file was made; None for a recipe, which is to be run.
 
     Raises:
-        RlifError: a folder without a run in it, or a file that is neither.
+        DataError: a folder without a run in it, or a file that is neither.
     """
     if path.suffix == ".json" and path.is_file():
-        return read_kept(path)
+        return read_summaries(path)
     if not path.is_dir():
         return None
     folders = list(run_folders(path))
     if not folders and str(path) not in shipped_recipes():
-        raise RlifError(f"{path} is a folder with no run folder in it: none has a recipe.yaml.")
-    runs = [keep(folder) for folder in folders]
+        raise DataError(f"{path} is a folder with no run folder in it: none has a recipe.yaml.")
+    runs = [summarise_run(folder) for folder in folders]
     return (sorted(runs, key=lambda run: _natural(run.method)), {}) if folders else None
 
 
 def run_folders(path: Path) -> Iterator[Path]:
-    """The run folders at and below a path, in the order of their names."""
+    """Finds the run folders at and below a path, in the order of their names."""
     if (path / "recipe.yaml").is_file():
         yield path
         return
@@ -123,15 +125,16 @@ def run_folders(path: Path) -> Iterator[Path]:
         yield from run_folders(folder)
 
 
-def table(runs: Sequence[KeptRun], against: str | None = None, command: str = "") -> Comparison:
-    """The comparison of runs.
+def table(runs: Sequence[RunSummary], against: str | None = None, command: str = "") -> Comparison:
+    """Builds the comparison of runs.
 
     Raises:
-        RlifError: runs that were not evaluated alike, or seeds of a method with different recipes.
+        RecipeError: no runs, or an unknown method.
+        DataError: runs that were not evaluated alike, or seeds of a method with different recipes.
     """
     if not runs:
-        raise RlifError("there are no runs to compare; give recipes, or folders of runs of these seeds.")
-    methods: dict[str, list[KeptRun]] = {}
+        raise RecipeError("there are no runs to compare; give recipes, or folders of runs of these seeds.")
+    methods: dict[str, list[RunSummary]] = {}
     for run in runs:
         methods.setdefault(run.method, []).append(run)
     if against is not None:
@@ -152,7 +155,7 @@ def table(runs: Sequence[KeptRun], against: str | None = None, command: str = ""
     return Comparison(rows, notes_on(methods), differences, list(runs), command, against)
 
 
-def _tasks(runs: Sequence[KeptRun]) -> list[str | None]:
+def _tasks(runs: Sequence[RunSummary]) -> list[str | None]:
     found = dict.fromkeys(task for run in runs for task in tasks_of([run]))
     return sorted(found, key=lambda task: task is None)
 

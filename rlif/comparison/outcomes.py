@@ -1,9 +1,9 @@
-"""What a method gained: start, best and end of each run, and over seeds.
+"""Computes what a method gained: start, best and end of each run, and over seeds.
 
 For each method and evaluated task, with one number per seed s:
 
     start, best, end    accuracy at the first, the best and the last evaluation; means over seeds. The best is found by
-                        looking at gold answers, and the more often one looks the better it is
+                        looking at gold answers, and rises with the number of evaluations
     change              end_s - start_s, its mean and Student's 95 % interval over seeds: start and end of a seed are a
                         pair, and seeds, not problems, are the sample
     against a method    end_s - end_s of the other, a pair for each seed that both have; the same interval
@@ -11,8 +11,8 @@ For each method and evaluated task, with one number per seed s:
     label-free signs
     kl                  to the start, mean over the last tenth of the logged steps of training, 20 at most
 
-With one seed there is no interval: one over problems says how well that one model is known, not what another seed would
-have given. A run that failed or is not finished counts in none of the numbers.
+With one seed there is no interval: an interval over problems describes that one model, not other seeds. A run that
+failed or is unfinished counts in none of the numbers.
 """
 
 from __future__ import annotations
@@ -20,19 +20,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from rlif.comparison.summary import COUNT, KeptRun, Raised
+from rlif.comparison.summary import COUNTED_STATES, Raised, RunSummary
 from rlif.intervals import Interval, t_interval
 from rlif.reporting import analysis
-from rlif.reporting.analysis import Share
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run on one task; None for what is not known.
+    """Holds the result of one run on one task; None where it is unknown.
 
     Attributes:
         state: of the run; or `not evaluated`, where that was not done on the task at both ends.
@@ -40,16 +38,16 @@ class Outcome:
         collapsed: the step from which on accuracy is lost, None where it is not.
         alarm: the guard's first alarm.
         watched: whether there was a guard.
-        said: why the run counts in no mean, or ended early; empty otherwise.
+        reason: why the run counts in no mean, or ended early; empty otherwise.
     """
 
     seed: int
     state: str
-    said: str
-    start: Share | None = None
-    best: Share | None = None
+    reason: str
+    start: Interval | None = None
+    best: Interval | None = None
     best_step: int | None = None
-    end: Share | None = None
+    end: Interval | None = None
     end_step: int | None = None
     completion_length: tuple[float | None, float | None] = (None, None)
     self_certainty: tuple[float | None, float | None] = (None, None)
@@ -61,20 +59,20 @@ class Outcome:
     @property
     def counts(self) -> bool:
         """Whether it has an end to compare."""
-        return self.state in COUNT
+        return self.state in COUNTED_STATES
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method on a task, over seeds.
+    """Holds the results of a method on a task, over seeds.
 
     Attributes:
         task: None where nothing was evaluated; then lengths and self-certainty are those of training.
         trained: whether it is the task the method was trained on.
         problems: evaluated.
         start, best, end: mean accuracy over `seeds`.
-        change: end - start as {mean, low, high}, over `seeds`.
-        against: end - end of the method compared with, as {mean, low, high, seeds}; None without one.
+        change: end - start, over `seeds`.
+        against: end - end of the method compared with, over the seeds that both have; None without one.
         outcomes: one per run, in order of seeds, those that do not count as well.
     """
 
@@ -90,7 +88,8 @@ class Row:
     completion_length: tuple[float | None, float | None]
     self_certainty: tuple[float | None, float | None]
     kl: float | None
-    against: dict[str, Any] | None = None
+    against: Interval | None = None
+    common: tuple[int, ...] = ()
 
     @property
     def counted(self) -> list[Outcome]:
@@ -117,8 +116,10 @@ class Row:
         return {o.seed: o.alarm for o in self.counted if o.alarm is not None}
 
 
-def row_of(method: str, task: str | None, runs: Sequence[KeptRun], others: Sequence[KeptRun] | None = None) -> Row:
-    """The row of a method on a task, against the runs of another method if they are given."""
+def row_of(
+    method: str, task: str | None, runs: Sequence[RunSummary], others: Sequence[RunSummary] | None = None
+) -> Row:
+    """Computes the row of a method on a task, against the runs of another method if given."""
     outcomes = tuple(outcome_of(run, task) for run in runs)
     counted = [outcome for outcome in outcomes if outcome.counts]
     graded = {o.seed: (o.start.mean, o.best.mean, o.end.mean) for o in counted if o.start and o.best and o.end}
@@ -136,16 +137,17 @@ def row_of(method: str, task: str | None, runs: Sequence[KeptRun], others: Seque
         start,
         best,
         end,
-        t_interval([after - before for before, _, after in graded.values()]),
+        t_interval([after - before for before, _, after in graded.values()]).within(-1, 1),
         _means([outcome.completion_length for outcome in counted]),
         _means([outcome.self_certainty for outcome in counted]),
         _mean([outcome.kl for outcome in counted]),
-        None if others is None or itself else {**t_interval(gaps), "seeds": common},
+        None if others is None or itself else t_interval(gaps).within(-1, 1),
+        tuple(common),
     )
 
 
-def outcome_of(run: KeptRun, task: str | None) -> Outcome:
-    """What became of a run on a task, None for no task: then by what training logged."""
+def outcome_of(run: RunSummary, task: str | None) -> Outcome:
+    """Computes the result of a run on a task; for None, from what training logged."""
     metrics = {name: np.array(values, float) for name, values in run.metrics.items()}
     seen = {name: analysis.drift(metrics[name]) for name in metrics if name != "step"}
     common = {
@@ -157,16 +159,16 @@ def outcome_of(run: KeptRun, task: str | None) -> Outcome:
         fallen = analysis.label_free_collapse(metrics)
         trained = {key: _pair(seen.get(key)) for key in ("completion_length", "self_certainty")}
         return Outcome(run.seed, run.state, run.said, collapsed=fallen and fallen.step, **trained, **common)
-    looks = run.evaluations.get(task, {})
-    steps, shares = list(looks), analysis.accuracies(looks)
+    evaluated = run.evaluations.get(task, {})
+    steps, shares = list(evaluated), analysis.accuracies(evaluated)
     if len(steps) < 2 or steps[0] > 0 or steps[-1] < run.steps:
         when = f"from step {steps[0]} to {steps[-1]} of {run.steps}" if steps else "at no step"
-        state = "not evaluated" if run.state in COUNT else run.state
+        state = "not evaluated" if run.state in COUNTED_STATES else run.state
         return Outcome(run.seed, state, run.said or f"evaluated on {task} {when}", **common)
     best = max(shares, key=lambda step: shares[step].mean, default=None)
-    fallen = analysis.accuracy_collapse(looks) if shares else analysis.label_free_collapse(metrics)
+    fallen = analysis.accuracy_collapse(evaluated) if shares else analysis.label_free_collapse(metrics)
     length, certainty = (
-        _pair([looks[steps[i]][key] for i in (0, -1)]) for key in ("completion_length", "self_certainty")
+        _pair([evaluated[steps[i]][key] for i in (0, -1)]) for key in ("completion_length", "self_certainty")
     )
     return Outcome(
         run.seed,
@@ -184,8 +186,8 @@ def outcome_of(run: KeptRun, task: str | None) -> Outcome:
     )
 
 
-def tasks_of(runs: Sequence[KeptRun]) -> list[str | None]:
-    """The tasks that runs were evaluated on, or were to be; None for runs without any."""
+def tasks_of(runs: Sequence[RunSummary]) -> list[str | None]:
+    """Lists the tasks that runs were evaluated on, or should have been; [None] without any."""
     named = [task for run in runs for task in (*run.evaluations, *(run.recipe.get("evaluate") or {}).get("tasks", []))]
     return list(dict.fromkeys(named)) or [None]
 

@@ -1,4 +1,4 @@
-"""What a comparison keeps of a run: its folder without completions, records and weights, in a few kilobytes.
+"""Summarises a run folder in a few kilobytes: all but completions, records and weights.
 
     recipe        as resolved, without seed, name and output; of a path that is absolute only the last part
     settings      how each task was evaluated, and a fingerprint of the problems' ids
@@ -7,8 +7,8 @@
     alarms        what the guard raised
     state         finished; stopped by the guard, which has an end too; unfinished; failed
 
-Numbers are rounded to six digits here, so that a table made from run folders and one made from the file that keeps them
-(`rlif.comparison.summary_file`) are the same to the last byte. Not kept: what the model wrote.
+Numbers are rounded to six digits here. So a table from run folders and one from their summary file
+(`rlif.comparison.summary_file`) are the same to the last byte.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlif.config.recipe import Recipe
-from rlif.errors import RlifError
+from rlif.errors import DataError, RlifError
 from rlif.guard.monitor import FINITE
 from rlif.guard.signs import SIGNS
 from rlif.runs.folder import Run, resolved
@@ -34,15 +34,15 @@ Number = int | float | None
 State = Literal["finished", "stopped", "unfinished", "failed"]
 NAMES = ("seed", "name", "output", "description")  # of a recipe: what says which run, not what it does
 COLUMNS = ("step", *FINITE, "completion_length", *sorted({sign.of for sign in SIGNS.values()}))
-LOOKS = ("completion_length", "self_certainty", "truncated", "unanswered")
+EVALUATED = ("completion_length", "self_certainty", "truncated", "unanswered")
 SETTINGS = ("problems", "protocol", "prompt", "chat", "decoding")
 DIGITS = 6
-COUNT = ("finished", "stopped")  # states of runs that have an end to compare
+COUNTED_STATES = ("finished", "stopped")  # states of runs that have an end to compare
 
 
 @dataclass(frozen=True)
 class Raised:
-    """An alarm or a warning of the guard: which sign, since when, and the step at which it was said."""
+    """Holds an alarm or a warning of the guard: the sign, since when, and the step that logged it."""
 
     sign: str
     severity: str
@@ -51,8 +51,8 @@ class Raised:
 
 
 @dataclass(frozen=True)
-class KeptRun:
-    """One run of a method with a seed.
+class RunSummary:
+    """Holds one run of a method with a seed.
 
     Attributes:
         state: one of finished; stopped, by the guard; unfinished; failed.
@@ -65,7 +65,7 @@ class KeptRun:
         first_problems: ids of the first problems of its first rollout.
 
     Example:
-        >>> keep("runs/demo").evaluations["clock"][30]["accuracy"]["mean"]
+        >>> summarise_run("runs/demo").evaluations["clock"][30]["accuracy"]["mean"]
         0.925781
     """
 
@@ -91,69 +91,69 @@ class KeptRun:
     @property
     def whole(self) -> Row:
         """The recipe with today's defaults for keys that are younger than the file it was kept in."""
-        return kept_recipe(Recipe().model_dump()) | self.recipe
+        return portable_recipe(Recipe().model_dump()) | self.recipe
 
 
-def keep(path: str | Path, method: str | None = None) -> KeptRun:
-    """Reads a run folder.
+def summarise_run(path: str | Path, method: str | None = None) -> RunSummary:
+    """Reads a run folder and summarises it.
 
     Args:
         method: what it is a run of; the folder's name without its seed if left out, and for a folder that is named
             after its seed alone the folder above it.
 
     Raises:
-        RlifError: it is no run folder, or one of its evaluations cannot be read or was made in another way.
+        DataError: it is no run folder, or one of its evaluations cannot be read or was made in another way.
     """
     history = read_history(path)
     recipe = whole_recipe(history.run)
     files = len(list((history.run.path / "eval").glob("step-*.json")))
     if files != sum(map(len, history.evaluations.values())):
-        raise RlifError(f"{path} has evaluations that cannot be read: {' '.join(history.notes)}")
-    steps, begun = history.summary.get("steps"), history.run.begun()
+        raise DataError(f"{path} has evaluations that cannot be read: {' '.join(history.notes)}")
+    steps, begun = history.summary.get("steps"), history.run.fingerprint()
     state, said = _state(history)
-    return KeptRun(
+    return RunSummary(
         method or method_of(history.run.path, recipe["seed"]),
         recipe["seed"],
-        kept_recipe(recipe),
+        portable_recipe(recipe),
         state,
         said,
         steps if isinstance(steps, int) else history.last_step,
         rounded(history.summary.get("seconds")),
         {task: _settings(history, task, begun) for task in _in_order(history.evaluations, recipe)},
-        {task: _looks(history.evaluations[task]) for task in _in_order(history.evaluations, recipe)},
+        {task: _evaluations(history.evaluations[task]) for task in _in_order(history.evaluations, recipe)},
         _columns(history),
         _alarms(history),
         _fingerprint(begun.get("problems")),
         _first_problems(history),
-        kept_environment(history.environment),
+        portable_environment(history.environment),
     )
 
 
 def whole_recipe(run: Run) -> Row:
-    """The recipe of a run, with today's defaults for keys that are younger than it.
+    """Reads the recipe of a run, with today's defaults for keys that are younger than it.
 
     Raises:
-        RlifError: it is no recipe to this version.
+        DataError: this version cannot read it.
     """
     try:
         recipe = run.recipe()
     except RlifError as error:
-        raise RlifError(f"the recipe of {run.path} cannot be read: {error}") from error
+        raise DataError(f"the recipe of {run.path} cannot be read: {error}") from error
     return resolved(recipe, run.path.name)
 
 
-def kept_environment(environment: Mapping[str, Any]) -> Row:
-    """What a run was made with, without what says where on which machine."""
+def portable_environment(environment: Mapping[str, Any]) -> Row:
+    """Returns the environment of a run without folder and job, which differ between machines."""
     return {key: value for key, value in environment.items() if key not in ("folder", "job")}
 
 
-def kept_recipe(recipe: Mapping[str, Any]) -> Row:
-    """What a recipe does, wherever it is run."""
+def portable_recipe(recipe: Mapping[str, Any]) -> Row:
+    """Returns a recipe without what names the run or the machine."""
     return {key: value if key == "prompt" else _portable(value) for key, value in recipe.items() if key not in NAMES}
 
 
 def method_of(path: Path, seed: int) -> str:
-    """The method of a run folder, from its name: `demo-seed1`, `demo_s1` and `demo/seed1` are runs of demo.
+    """Infers the method of a run folder from its name: `demo-seed1`, `demo_s1` and `demo/seed1` are runs of demo.
 
     Example:
         >>> method_of(Path("runs/demo-seed1"), 1)
@@ -172,7 +172,7 @@ def rounded(value: Any) -> Any:
     return [rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def flat(values: Mapping[str, Any]) -> Row:
+def flatten(values: Mapping[str, Any]) -> Row:
     """Keys with dots for what is one level inside: {"training.beta": 0.1}; a mapping of rewards stays whole."""
     found: Row = {}
     for key, value in values.items():
@@ -183,7 +183,7 @@ def flat(values: Mapping[str, Any]) -> Row:
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Keys whose values differ, with both values; None for one that is not there."""
-    left, right = flat(one), flat(other)
+    left, right = flatten(one), flatten(other)
     return {key: (left.get(key), right.get(key)) for key in left | right if left.get(key) != right.get(key)}
 
 
@@ -209,16 +209,18 @@ def _in_order(evaluations: Iterable[str], recipe: Mapping[str, Any]) -> list[str
 
 
 def _settings(history: History, task: str, begun: Row) -> Row:
-    """How a task was evaluated; the same at every step, or it is no curve."""
-    looks = sorted(history.evaluations[task].items())
-    first, *later = [(step, {key: look[key] for key in SETTINGS if key in look}) for step, look in looks]
+    """Reads how a task was evaluated; refuses a run whose steps were evaluated differently."""
+    evaluated = sorted(history.evaluations[task].items())
+    first, *later = [
+        (step, {key: evaluation[key] for key in SETTINGS if key in evaluation}) for step, evaluation in evaluated
+    ]
     for step, settings in later:
         for key, (then, now) in differing(first[1], settings).items():
-            raise RlifError(
+            raise DataError(
                 f"{history.run.path} was evaluated on {task} in two ways: {key} is {then!r} at step {first[0]} and"
                 f" {now!r} at step {step}; evaluate it again in one way."
             )
-    ids = sorted({str(row.get("id")) for row in history.records(looks[0][0], task)})
+    ids = sorted({str(row.get("id")) for row in history.records(evaluated[0][0], task)})
     found = {"ids": hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]} if ids else {}
     content = _fingerprint(begun.get("held_out", {}).get(task))
     return first[1] | found | ({"content": content} if content else {})
@@ -229,10 +231,12 @@ def _fingerprint(facts: Any) -> str:
     return str(facts.get("sha256", ""))[:16] if isinstance(facts, Mapping) else ""
 
 
-def _looks(looks: Mapping[int, Row]) -> dict[int, Row]:
+def _evaluations(evaluated: Mapping[int, Row]) -> dict[int, Row]:
     return {
-        step: rounded({"accuracy": _proportion(look.get("accuracy"))} | {key: look.get(key) for key in LOOKS})
-        for step, look in sorted(looks.items())
+        step: rounded(
+            {"accuracy": _proportion(evaluation.get("accuracy"))} | {key: evaluation.get(key) for key in EVALUATED}
+        )
+        for step, evaluation in sorted(evaluated.items())
     }
 
 
@@ -256,13 +260,13 @@ def _alarms(history: History) -> list[Raised] | None:
     try:
         return [Raised(row["sign"], row["severity"], row["since"], row["step"]) for row in alarms(history.run)]
     except KeyError as error:
-        raise RlifError(f"alarms.jsonl of {history.run.path} has a line without {error}.") from error
+        raise DataError(f"alarms.jsonl of {history.run.path} has a line without {error}.") from error
 
 
 def _first_problems(history: History, number: int = 4) -> list[str]:
     """Ids of the first problems of the first rollout that was kept, where they are known."""
     step = min(history.completions, default=0)
-    seen = dict.fromkeys(row.get("problem") for row in history.kept_completions(step, 64))
+    seen = dict.fromkeys(row.get("problem") for row in history.read_completions(step, 64))
     return [problem for problem in seen if isinstance(problem, str)][:number]
 
 

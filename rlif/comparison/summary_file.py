@@ -1,12 +1,12 @@
-"""Kept runs in one file of JSON, small enough for version control: 9 kB for a run of 30 steps.
+"""Writes run summaries to one JSON file and reads them again: 9 kB for a run of 30 steps.
 
-    {"command": what made it, "against": the method the others were held against, or null,
+    {"command": what made it, "against": the method the others were compared with, or null,
      "rows":    [the table, a row per task and method]
      "tasks":   {how each task was evaluated}
      "methods": {the recipe of each}
      "runs":    [a run per line; evaluations and metrics by column]}
 
-Rows are there for those who read nothing else; reading the file again, they are made anew from the runs.
+Rows are for readers of the file; `rlif compare` computes them again from the runs.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from rlif.comparison.summary import LOOKS, KeptRun, Number, Row
-from rlif.errors import RlifError
+from rlif.comparison.summary import EVALUATED, Number, Row, RunSummary
+from rlif.errors import DataError
 
 SHARE = ("n", "mean", "low", "high")
 ELSEWHERE = ("recipe", "settings", "evaluations")  # fields of a run that its line does not hold as they are
-CURVES, RUN = TypeAdapter(dict[str, dict[str, list[Number]]]), TypeAdapter(KeptRun)
+CURVES, RUN = TypeAdapter(dict[str, dict[str, list[Number]]]), TypeAdapter(RunSummary)
 MADE, TASKS = TypeAdapter(dict[str, str | None]), TypeAdapter(list[str])
 
 
-def text_of(runs: Sequence[KeptRun], rows: Sequence[Row], made: Mapping[str, str | None]) -> str:
-    """The file of some runs.
+def text_of(runs: Sequence[RunSummary], rows: Sequence[Row], made: Mapping[str, str | None]) -> str:
+    """Formats the file of some runs.
 
     Args:
         rows: the table made of them.
@@ -49,14 +49,14 @@ def text_of(runs: Sequence[KeptRun], rows: Sequence[Row], made: Mapping[str, str
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def read_kept(path: str | Path) -> tuple[list[KeptRun], dict[str, str | None]]:
-    """The runs of a file, and how it was made: `command` and `against`.
+def read_summaries(path: str | Path) -> tuple[list[RunSummary], dict[str, str | None]]:
+    """Reads the runs of a file, and how it was made: `command` and `against`.
 
     Raises:
-        RlifError: it is no such file.
+        DataError: it is another kind of file, or damaged.
 
     Example:
-        >>> runs, made = read_kept("results/demo.json")
+        >>> runs, made = read_summaries("results/demo.json")
         >>> runs[0].label
         'demo seed 0'
     """
@@ -65,29 +65,30 @@ def read_kept(path: str | Path) -> tuple[list[KeptRun], dict[str, str | None]]:
         made = MADE.validate_python({key: found[key] for key in ("command", "against")})
         return [_from_row(row, found) for row in found["runs"]], made
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RlifError(f"{path} is no file that `rlif compare --out FILE.json` wrote ({_wrong(error)}).") from error
+        raise DataError(f"{path} is no file that `rlif compare --out FILE.json` wrote ({_wrong(error)}).") from error
 
 
-def _to_row(run: KeptRun) -> Row:
+def _to_row(run: RunSummary) -> Row:
     curves = {
         task: {
-            "step": list(looks),
-            **{key: [look["accuracy"][key] for look in looks.values()] for key in SHARE},
-            **{key: [look[key] for look in looks.values()] for key in LOOKS},
+            "step": list(evaluated),
+            **{key: [evaluation["accuracy"][key] for evaluation in evaluated.values()] for key in SHARE},
+            **{key: [evaluation[key] for evaluation in evaluated.values()] for key in EVALUATED},
         }
-        for task, looks in run.evaluations.items()
+        for task, evaluated in run.evaluations.items()
     }
     return {key: value for key, value in asdict(run).items() if key not in ELSEWHERE} | {"curves": curves}
 
 
-def _from_row(row: Row, file: Row) -> KeptRun:
+def _from_row(row: Row, file: Row) -> RunSummary:
     row = dict(row)
     evaluations: dict[str, dict[int, Row]] = {}
     for task, columns in CURVES.validate_python(row.pop("curves")).items():
-        looks = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        evaluated = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         evaluations[task] = {
-            look["step"]: {"accuracy": {key: look[key] for key in SHARE}} | {key: look[key] for key in LOOKS}
-            for look in looks
+            evaluation["step"]: {"accuracy": {key: evaluation[key] for key in SHARE}}
+            | {key: evaluation[key] for key in EVALUATED}
+            for evaluation in evaluated
         }
     row["recipe"], row["evaluations"] = file["methods"][row["method"]], evaluations
     TASKS.validate_python(row["recipe"].get("evaluate", {}).get("tasks", []))

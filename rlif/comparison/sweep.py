@@ -1,8 +1,8 @@
-"""Recipes x seeds: every run that is not there yet is made, a half one goes on, a finished one is read.
+"""Runs recipes x seeds: makes missing runs, resumes unfinished ones and reads finished ones.
 
-Runs are called RECIPE-seedS and lie below one folder. All seeds are made of the first recipe and the first seed before
-the second seed is begun, so that whenever it is ended, as many methods as possible can be compared. What can be wrong
-is looked for before anything is run: unknown keys, names that are taken twice, and a folder that holds another run.
+Runs are called RECIPE-seedS and lie below one folder. Every recipe is run with the first seed before the second seed
+begins, so that an interrupted sweep can still compare methods. Unknown keys, duplicate names and folders that hold
+another run are refused before anything is run.
 """
 
 from __future__ import annotations
@@ -12,31 +12,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlif.comparison.summary import NAMES, KeptRun, differing, keep, kept_recipe, whole_recipe
-from rlif.config.recipe import Recipe, check_recipe, find_recipe, load_recipe
-from rlif.errors import RlifError
+from rlif.comparison.summary import NAMES, RunSummary, differing, portable_recipe, summarise_run, whole_recipe
+from rlif.config.loading import check_recipe, find_recipe, load_recipe
+from rlif.config.recipe import Recipe
+from rlif.errors import RecipeError, RlifError
 from rlif.runs.folder import Run, resolved
 
 SETS = {"seed": "--seeds", "name": "the recipe's own name", "output": "--folder"}
 
 
-def plan_series(
+def plan_sweep(
     recipes: Sequence[str | Path], seeds: Sequence[int], overrides: Sequence[str], folder: str | Path
 ) -> dict[tuple[str, int], Recipe]:
-    """The recipe of each run by method and seed, in the order in which they are run.
+    """Resolves the recipe of each run by method and seed, in the order in which they are run.
 
     Raises:
-        RlifError: anything wrong with a recipe, two of one name, or a folder that holds another run.
+        RecipeError: anything wrong with a recipe, two of one name, or a folder that holds another run.
     """
     for override in overrides:
         key = override.partition("=")[0]
         if key in SETS:
-            raise RlifError(f"{key} differs from run to run in a comparison; it is set by {SETS[key]}.")
+            raise RecipeError(f"{key} differs from run to run in a comparison; it is set by {SETS[key]}.")
     loaded: dict[str, Recipe] = {}
     for recipe in recipes:
         method = find_recipe(recipe).stem
         if method in loaded:
-            raise RlifError(f"two recipes are called {method}; rename one of the files.")
+            raise RecipeError(f"two recipes are called {method}; rename one of the files.")
         loaded[method] = load_recipe(recipe, overrides)
     runs = {}
     for seed in seeds:
@@ -48,17 +49,19 @@ def plan_series(
     return runs
 
 
-def run_series(runs: Mapping[tuple[str, int], Recipe], say: Callable[[str], None] = lambda line: None) -> list[KeptRun]:
+def run_sweep(
+    runs: Mapping[tuple[str, int], Recipe], say: Callable[[str], None] = lambda line: None
+) -> list[RunSummary]:
     """Makes the runs that are not there and reads all of them.
 
-    A run that fails by an RlifError is kept as failed, and the others go on.
+    A run that fails by an RlifError is recorded as failed, and the others go on.
 
     Args:
-        runs: from `plan_series`.
-        say: told what happens next.
+        runs: from `plan_sweep`.
+        say: called with a line on what happens next.
 
     Raises:
-        RlifError: an unknown name in a recipe, before anything is run.
+        RecipeError: an unknown name in a recipe, before anything is run.
     """
     if not all(_is_finished(recipe) for recipe in runs.values()):
         from rlif.training.prepare import check_names
@@ -71,7 +74,7 @@ def run_series(runs: Mapping[tuple[str, int], Recipe], say: Callable[[str], None
         say(f"{path.name}, {number} of {len(runs)}" + (": finished, read" if _is_finished(recipe) else ""))
         try:
             make(recipe)
-            found.append(keep(path, method))
+            found.append(summarise_run(path, method))
         except RlifError as error:
             say(f"{path.name} failed: {error}")
             found.append(_failed(recipe, method, str(error)))
@@ -106,18 +109,18 @@ def _refuse_another(recipe: Recipe) -> None:
     own = set(NAMES) - {"seed"}
     for key, (then, now) in differing(there, wanted).items():
         if key not in own:
-            raise RlifError(
+            raise RecipeError(
                 f"{path} holds a run with {key} {then!r}, and this one has {now!r}; give another --folder, or"
                 " remove it."
             )
 
 
-def _failed(recipe: Recipe, method: str, said: str) -> KeptRun:
-    """What there is of a run that could not be brought to its end."""
+def _failed(recipe: Recipe, method: str, said: str) -> RunSummary:
+    """Summarises a run that failed, from whatever its folder holds."""
     path = run_path(recipe)
     said = f"failed: {said.replace(str(path), path.name)}"
     try:
-        there = keep(path, method)
+        there = summarise_run(path, method)
     except RlifError:
-        return KeptRun(method, recipe.seed, kept_recipe(resolved(recipe, str(recipe.name))), "failed", said)
+        return RunSummary(method, recipe.seed, portable_recipe(resolved(recipe, str(recipe.name))), "failed", said)
     return replace(there, state="failed", said=said)

@@ -1,6 +1,6 @@
-"""A comparison as a table: the cells once, for the terminal and for markdown; plain numbers for CSV and JSON.
+"""Formats a comparison: cells for the terminal and markdown, plain numbers for CSV and JSON.
 
-The same runs give the same bytes: nothing here asks for the time, the folder or the machine it is written on.
+The same runs give the same bytes: no time, folder or machine enters.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import Any
 
 from rlif.comparison.comparison import Comparison
 from rlif.comparison.outcomes import Outcome, Row
-from rlif.comparison.summary import flat, rounded
+from rlif.comparison.summary import flatten, rounded
 from rlif.comparison.summary_file import text_of
-from rlif.errors import RlifError
+from rlif.errors import MachineError, RecipeError
 from rlif.files.atomic import replace_file
 from rlif.intervals import Interval
-from rlif.reporting.analysis import Share
 
 HEADINGS: tuple[str, ...] = (
     "method",
@@ -50,29 +49,30 @@ def write(comparison: Comparison, path: Path) -> None:
     """Writes a comparison, as the suffix of the file says.
 
     Raises:
-        RlifError: a suffix other than .md, .csv or .json, or a place that cannot be written to.
+        RecipeError: a suffix other than .md, .csv or .json.
+        MachineError: the file cannot be written.
     """
     text = format_of(path)(comparison)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, text)
     except OSError as error:
-        raise RlifError(f"cannot write {path}: {error.strerror}.") from error
+        raise MachineError(f"cannot write {path}: {error.strerror}.") from error
 
 
 def format_of(path: Path) -> Callable[[Comparison], str]:
-    """What writes files with this suffix.
+    """Finds the function that formats files with this suffix.
 
     Raises:
-        RlifError: none does.
+        RecipeError: none does.
     """
     if path.suffix not in FORMATS:
-        raise RlifError(f"cannot tell the format of {path}; its name has to end with {', '.join(FORMATS)}.")
+        raise RecipeError(f"cannot tell the format of {path}; its name has to end with {', '.join(FORMATS)}.")
     return FORMATS[path.suffix]
 
 
 def groups(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]]:
-    """For each task a title, the headings and the cells, a list per method."""
+    """Returns for each task a title, the headings and the cells, a list per method."""
     headings = list(HEADINGS)
     if comparison.against:
         headings.insert(7, f"minus {comparison.against}")
@@ -84,21 +84,21 @@ def groups(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]
 
 
 def cells(row: Row, against: str | None = None) -> list[str]:
-    """A row as text."""
+    """Formats a row as text."""
     found = [
         row.method,
         _seeds(row),
         "-" if row.problems is None else str(row.problems),
         *(_percent(value) for value in (row.start, row.best, row.end)),
-        _points(row.change, len(row.seeds)),
-        _went(row.completion_length, 1),
+        _points(row.change),
+        _from_to(row.completion_length, 1),
         _number(row.kl, 3),
-        _went(row.self_certainty, 2),
+        _from_to(row.self_certainty, 2),
         _of(row, row.collapsed, [f"step {_steps(row.collapsed.values())}"]),
         "-" if row.unwatched else _of(row, row.alarms, sorted({alarm.sign for alarm in row.alarms.values()})),
     ]
     if against:
-        found.insert(7, "-" if row.against is None else _points(row.against, len(row.against["seeds"])))
+        found.insert(7, "-" if row.against is None else _points(row.against))
     return found
 
 
@@ -148,8 +148,8 @@ def json_file(comparison: Comparison) -> str:
 
 
 def plain(row: Row) -> dict[str, Any]:
-    """A row as plain numbers."""
-    against = row.against or {"mean": None, "low": None, "high": None, "seeds": []}
+    """Returns a row as plain numbers."""
+    against = row.against or Interval(0)
     return rounded(
         {
             "method": row.method,
@@ -161,10 +161,13 @@ def plain(row: Row) -> dict[str, Any]:
             "start": row.start,
             "best": row.best,
             "end": row.end,
-            "change": row.change["mean"],
-            "change_low": row.change["low"],
-            "change_high": row.change["high"],
-            **{f"against_{key}": against[key] for key in ("mean", "low", "high", "seeds")},
+            "change": row.change.mean,
+            "change_low": row.change.low,
+            "change_high": row.change.high,
+            "against_mean": against.mean,
+            "against_low": against.low,
+            "against_high": against.high,
+            "against_seeds": list(row.common),
             "tokens_start": row.completion_length[0],
             "tokens_end": row.completion_length[1],
             "kl": row.kl,
@@ -179,8 +182,8 @@ def plain(row: Row) -> dict[str, Any]:
 FORMATS: Mapping[str, Callable[[Comparison], str]] = {".md": markdown, ".csv": comma_separated, ".json": json_file}
 
 
-def apart(comparison: Comparison) -> tuple[str, dict[str, list[str]]]:
-    """The method that the recipes are held against, and for each other one the lines in which its recipe differs."""
+def recipe_differences(comparison: Comparison) -> tuple[str, dict[str, list[str]]]:
+    """Returns the reference method, and for each other one the lines in which its recipe differs."""
     base = comparison.against or comparison.methods[0]
     changes = {
         method: [f"{key}: {_value(value)}" for key, value in changed.items()] or ["nothing"]
@@ -191,7 +194,7 @@ def apart(comparison: Comparison) -> tuple[str, dict[str, list[str]]]:
 
 
 def span(seeds: Sequence[int]) -> str:
-    """Seeds in few characters: 0-2, or 0, 3, 4."""
+    """Formats seeds in few characters: 0-2, or 0, 3, 4."""
     if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
         return f"{seeds[0]}-{seeds[-1]}"
     return ", ".join(map(str, seeds))
@@ -225,7 +228,7 @@ def _each(comparison: Comparison) -> list[str]:
 
 def _outcome(outcome: Outcome) -> list[str]:
     if not outcome.counts:
-        return [str(outcome.seed), "-", outcome.said, *["-"] * 7]
+        return [str(outcome.seed), "-", outcome.reason, *["-"] * 7]
     alarm = outcome.alarm
     return [
         str(outcome.seed),
@@ -233,16 +236,16 @@ def _outcome(outcome: Outcome) -> list[str]:
         _share(outcome.start, None),
         _share(outcome.best, outcome.best_step),
         _share(outcome.end, outcome.end_step),
-        _went(outcome.completion_length, 1),
+        _from_to(outcome.completion_length, 1),
         _number(outcome.kl, 3),
-        _went(outcome.self_certainty, 2),
+        _from_to(outcome.self_certainty, 2),
         "no" if outcome.collapsed is None else str(outcome.collapsed),
         f"{alarm.sign} {alarm.step}" if alarm else "no" if outcome.watched else "-",
     ]
 
 
 def _recipes(comparison: Comparison) -> list[str]:
-    base, changes = apart(comparison)
+    base, changes = recipe_differences(comparison)
     rows = [[method, "; ".join(f"`{change}`" for change in changed)] for method, changed in changes.items()]
     return ["## One recipe apart", "", *_table(["method", f"its recipe, where it is not that of {base}"], rows)]
 
@@ -251,7 +254,7 @@ def _machines(comparison: Comparison) -> list[str]:
     """Where the runs were made and by which versions, and which runs, if there were several places."""
     made: dict[str, dict[str, list[int]]] = {}
     for run in comparison.runs:
-        where = flat({key: value for key, value in run.environment.items() if value not in (None, [], {})})
+        where = flatten({key: value for key, value in run.environment.items() if value not in (None, [], {})})
         facts = "; ".join(f"{key.removeprefix('packages.')} {_value(value)}" for key, value in where.items())
         made.setdefault(facts, {}).setdefault(run.method, []).append(run.seed)
     lines = []
@@ -273,14 +276,12 @@ def _of(row: Row, found: Mapping[int, Any], what: Sequence[str]) -> str:
     return f"{len(found)} of {len(row.seeds)}" + (f" ({', '.join(what)})" if found else "")
 
 
-def _points(interval: Interval | Mapping[str, Any], seeds: int) -> str:
-    if interval["mean"] is None:
-        return "-"
-    mean, low, high = (None if (v := interval[key]) is None else 100 * v for key in ("mean", "low", "high"))
-    return f"{mean:+.1f} " + (f"[{low:+.1f}, {high:+.1f}]" if low is not None else f"({seeds} seed)")
+def _points(interval: Interval) -> str:
+    unknown = interval.mean is not None and interval.low is None
+    return interval.percent("+") + (f" ({interval.n} seed{'s'[: interval.n > 1]})" if unknown else "")
 
 
-def _share(share: Share | None, step: int | None) -> str:
+def _share(share: Interval | None, step: int | None) -> str:
     return "-" if share is None else str(share) + ("" if step is None else f" ({step})")
 
 
@@ -292,7 +293,7 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _went(pair: Pair, digits: int) -> str:
+def _from_to(pair: Pair, digits: int) -> str:
     return "-" if pair == (None, None) else f"{_number(pair[0], digits)} -> {_number(pair[1], digits)}"
 
 

@@ -1,12 +1,12 @@
-"""What a recipe takes over from another: `base:` names it, and the recipe says only what differs.
+"""Merges a recipe over its base: `base:` names another recipe, and the file holds only what differs.
 
-    base: intuitor-qwen2.5-3b-math     a recipe that ships; `base: mine.yaml` is a file beside the one that says so
-    reward: plurality_vote             replaces what the base says
+    base: intuitor-qwen2.5-3b-math     a shipped recipe; `base: mine.yaml` is a file in the same folder
+    reward: plurality_vote             replaces the base's value
     training: {beta: 0.01}             added to the base's training options, as with every section in `SECTIONS`
 
-Sections are merged key by key, one level deep: `evaluate: {sources: ...}` replaces all sources. What is in `OWN` speaks
-of one file and is not taken over. A base may have a base. Training knows neither `base` nor `about`: the run folder
-keeps the merged recipe, so a base that changes later changes no run.
+Sections are merged key by key, one level deep: `evaluate: {sources: ...}` replaces all sources. The keys in `OWN` are
+not inherited. A base may have a base. Training sees neither `base` nor `about`: the run folder keeps the merged recipe,
+so later changes to a base change no run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import RlifError, nearest
+from rlif.config.renamed import with_new_names
+from rlif.errors import RecipeError, nearest
 from rlif.files.yaml import read_yaml
 
 SECTIONS = ("training", "evaluate", "guard", "lora")
@@ -26,41 +27,41 @@ Values = dict[str, Any]
 
 
 def lineage(path: Path, shipped: Mapping[str, Path]) -> list[Values]:
-    """A recipe's file and those of its bases, the oldest first, each as it stands.
+    """Reads a recipe and its bases, the oldest first, old names of keys replaced.
 
     Args:
-        path: of the recipe.
+        path: the recipe's file.
         shipped: recipes that may be named without a suffix.
 
     Raises:
-        RlifError: a base that is no name, that does not exist, or that the recipe is the base of.
+        RecipeError: a base that is no name, that does not exist, or that the recipe is the base of.
     """
-    files, chain = [path], [read_yaml(path)]
+    files, chain = [path], [with_new_names(read_yaml(path))]
     while (base := chain[0].get("base")) is not None:
         path = _file_of(base, files[0], shipped)
         if any(path.resolve() == file.resolve() for file in files):
             names = " -> ".join(file.stem for file in [*reversed(files), path])
-            raise RlifError(f"recipes cannot be their own base: {names}.")
+            raise RecipeError(f"recipes cannot be their own base: {names}.")
         files.insert(0, path)
-        chain.insert(0, read_yaml(path))
+        chain.insert(0, with_new_names(read_yaml(path)))
     return chain
 
 
 def _file_of(base: Any, named_in: Path, shipped: Mapping[str, Path]) -> Path:
     if not isinstance(base, str):
-        raise RlifError(f"base in {named_in} is {base!r}; it is the name of one recipe.")
+        raise RecipeError(f"base in {named_in} is {base!r}; it is the name of one recipe.")
     if base.endswith(SUFFIXES):
         path = named_in.parent / Path(base).expanduser()
         if not path.is_file():
-            raise RlifError(f"base in {named_in} names {base}, and there is no such file beside it.")
+            raise RecipeError(f"base in {named_in} names {base}, and there is no such file beside it.")
         return path
     if base not in shipped:
-        raise RlifError(f"base in {named_in} is {base!r}, no shipped recipe; {nearest(base, shipped)}")
+        raise RecipeError(f"base in {named_in} is {base!r}, no shipped recipe; {nearest(base, shipped)}")
     return shipped[base]
 
 
 def merged(chain: Sequence[Values]) -> Values:
-    """One recipe from a lineage; each file over the ones before it.
+    """Merges a lineage into one recipe; each file replaces values of those before it.
 
     Example:
         >>> merged([{"seed": 1, "training": {"beta": 0.1}}, {"base": "a", "training": {"epsilon": 0.3}}])
@@ -78,7 +79,7 @@ def merged(chain: Sequence[Values]) -> Values:
 
 
 def keys_of(values: Mapping[str, Any]) -> list[str]:
-    """The keys that one file sets, those in sections with a dot: `model`, `training.beta`."""
+    """Lists the keys that one file sets, those in sections with a dot: `model`, `training.beta`."""
     keys = []
     for key, value in values.items():
         inside = key in SECTIONS and isinstance(value, dict)

@@ -1,22 +1,143 @@
-"""Which forward passes a recipe takes beside the training ones."""
+"""Which forward pass gives the statistics that rewards read. The engine, the plan and the refusals read this table.
+
+`TABLE` lists what TRL or vLLM computes anyway and rlif can read. The first row whose condition holds is read; where it
+lacks a statistic, or no row holds, rlif runs a pass of its own. The path is logged with each rollout:
+
+    path        extra passes
+    reference   0              TRL's pass of the reference model (beta above 0), for the offline annotator
+    policy      0              TRL's pass for old log-probabilities: see `scored_anyway`
+    vllm        0              `vllm_capture`: inside vLLM, from the logits that it samples from
+    decode      0              plain `generate`: the logits of each decoding step, before the token is drawn
+    pass        1              a pass of rlif's own, in eval mode: anything else, and a model with dropout on
+    none        0              no reward reads a statistic, and none was computed
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from rlif.config.recipe import LEAVE_ONE_OUT, Recipe
+from rlif.config.defaults import LEAVE_ONE_OUT
+from rlif.config.recipe import Recipe
+from rlif.signals import NEEDS
+
+Path = Literal["reference", "policy", "vllm", "decode", "pass", "none"]
 
 
-def scored_anyway(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
-    """Why TRL runs a pass for the policy's log-probabilities after each rollout, as GRPOTrainer decides; None if not.
+@dataclass(frozen=True)
+class Conditions:
+    """What decides which pass is read.
+
+    Attributes:
+        annotator: whose confidence is asked for.
+        scored: TRL runs a pass of the policy after the rollout.
+        reference: TRL runs a pass of the reference model.
+        captured: vLLM measures while it samples.
+        plain: transformers' `generate`, step by step, with whole weights on each process.
+        dropout: the model drops values in that pass.
+    """
+
+    annotator: str
+    scored: bool = False
+    reference: bool = False
+    captured: bool = False
+    plain: bool = False
+    dropout: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of `TABLE`: when it holds, and the statistics that can be read."""
+
+    holds: Callable[[Conditions], bool]
+    gives: frozenset[str]
+
+
+BEFORE_THE_TOKEN = frozenset({"mean_logprob", "entropy", "topk_confidence"})
+EVERY = BEFORE_THE_TOKEN | {"logprob"}
+
+TABLE: dict[Path, Row] = {
+    "reference": Row(lambda c: c.annotator == "offline" and c.reference and not c.dropout, EVERY),
+    "policy": Row(lambda c: c.annotator == "online" and c.scored and not c.dropout, EVERY),
+    "vllm": Row(lambda c: c.annotator == "online" and c.captured, frozenset({"mean_logprob"})),
+    "decode": Row(
+        lambda c: c.annotator == "online" and c.plain and not c.scored and not c.dropout,
+        BEFORE_THE_TOKEN,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where statistics come from.
+
+    Attributes:
+        read: the row of `TABLE` that is read; None where none holds.
+        path: what is logged: `read`, or `pass` where that is not enough.
+    """
+
+    read: Path | None
+    path: Path
+
+    @property
+    def extra(self) -> int:
+        """Passes of rlif's own."""
+        return int(self.path == "pass")
+
+
+def which_pass(conditions: Conditions, needs: Collection[str]) -> Source:
+    """Finds the pass that gives the statistics, in `TABLE`.
+
+    Args:
+        conditions: of the run, or of the pass that is about to run.
+        needs: the statistics, as `needs_of` names them.
+
+    Example:
+        >>> which_pass(Conditions("online", plain=True), {"logprob"})
+        Source(read='decode', path='pass')
+    """
+    read: Path | None = next((path for path, row in TABLE.items() if row.holds(conditions)), None)
+    if set(needs) <= (TABLE[read].gives if read else set()):
+        return Source(read, read or "none")
+    return Source(read, "pass")
+
+
+def needs_of(rewards: Iterable[str]) -> set[str]:
+    """Names the statistics that rewards read."""
+    return {NEEDS.get(name, "").removesuffix("_BT") for name in rewards} - {""}
+
+
+def conditions_of(recipe: Recipe, options: Mapping[str, Any], *, sharded: bool) -> Conditions:
+    """Reads the conditions from a recipe; dropout of the model's own is unknown and counts as none.
 
     Args:
         recipe: to be trained.
         options: for TRL's config, gradient_accumulation_steps among them.
+        sharded: no process has the whole weights.
     """
-    if recipe.algorithm in LEAVE_ONE_OUT:
-        return f"algorithm is {recipe.algorithm}"
+    return Conditions(
+        annotator=recipe.annotator,
+        scored=scored_anyway(recipe.algorithm, options) is not None,
+        reference=bool(options.get("beta")),
+        captured=recipe.vllm_capture,
+        plain=not (sharded or options.get("use_vllm") or options.get("use_transformers_continuous_batching")),
+        dropout=bool((recipe.lora or {}).get("lora_dropout")),
+    )
+
+
+def scored_anyway(algorithm: str, options: Mapping[str, Any]) -> str | None:
+    """Says why TRL runs a pass for the policy's log-probabilities after each rollout, as GRPOTrainer decides.
+
+    Args:
+        algorithm: of `rlif.config.defaults.ALGORITHMS`.
+        options: for TRL's config, gradient_accumulation_steps among them.
+
+    Returns:
+        None where TRL runs none.
+    """
+    if algorithm in LEAVE_ONE_OUT:
+        return f"algorithm is {algorithm}"
     if options.get("use_vllm") and options.get("vllm_importance_sampling_correction", True):
         return "training.vllm_importance_sampling_correction is on"
     steps = options["gradient_accumulation_steps"]
@@ -25,8 +146,16 @@ def scored_anyway(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
     return None
 
 
+def needs_copy(annotator: str, *, held: bool) -> bool:
+    """Whether the annotator is a copy of the policy.
+
+    Args:
+        annotator: of a recipe.
+        held: a reference model or adapters keep the start already.
+    """
+    return annotator in ("ema", "lagged") or (annotator == "offline" and not held)
+
+
 def keeps_copy(recipe: Recipe) -> bool:
-    """Whether the annotator is a copy: one that follows the policy, or a start that nothing else holds."""
-    if recipe.annotator == "offline":
-        return not recipe.resolved_training["beta"] and recipe.lora is None
-    return recipe.annotator != "online"
+    """Whether a recipe's annotator is a copy of the policy."""
+    return needs_copy(recipe.annotator, held=bool(recipe.resolved_training["beta"]) or recipe.lora is not None)

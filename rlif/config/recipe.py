@@ -1,93 +1,31 @@
-"""The recipe: everything a run is, in one strict file. Class defaults are the paper's MATH setting.
+"""Describes a run in one strict set of keys, the recipe. Class defaults are the paper's MATH setting.
 
 A recipe that says only `reward: self_certainty` is Intuitor on MATH with Qwen2.5-3B (arXiv 2505.19590, Table 7; where
 table and text disagree, KL weight 0.005, the text's). `training:` belongs to TRL: whatever `GRPOConfig` or `RLOOConfig`
-knows goes there and is passed on as it stands; rlif sets only the values of `PAPER_TRAINING` that are left out.
+knows goes there and is passed on as it stands. rlif sets only those of `rlif.config.defaults` that are left out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from rlif.config.inheritance import lineage, merged
+from rlif.config.defaults import ALGORITHMS, LEAVE_ONE_OUT, OURS, PAPER_TRAINING, REUSE, RLOO_HAS_NOT, UNSCALED
+from rlif.config.renamed import with_new_names
 from rlif.config.schedule import Weight, read_weight
-from rlif.errors import RlifError, nearest
-from rlif.files.yaml import parse_yaml
+from rlif.errors import RecipeError
 from rlif.guard.limits import Guard
-
-PAPER_TRAINING: dict[str, Any] = {
-    "learning_rate": 3e-6,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 0.1,  # a share of all steps
-    "num_train_epochs": 1,
-    "num_generations": 7,
-    "per_device_train_batch_size": 7,
-    "max_completion_length": 3072,
-    "temperature": 0.9,
-    "beta": 0.005,
-    "epsilon": 0.2,
-    "loss_type": "grpo",  # 1/|o| within a completion, then the mean over completions
-    "logging_steps": 1,
-    "save_steps": 10,
-    "save_total_limit": 3,
-    "report_to": "none",
-}
-RLOO_HAS_NOT = ("loss_type",)
-
-# The forms of the loss: what TRL's options become. In all of them the advantage is ours, see `rlif.rewards.mixing`.
-ALGORITHMS: dict[str, dict[str, Any]] = {
-    "grpo": {},  # the paper's, 1/|o| within a completion; training.loss_type may name another of TRL's
-    "dr_grpo": {"loss_type": "dr_grpo"},  # over the limit of tokens, no deviation; arXiv 2503.20783
-    "dapo": {"loss_type": "dapo"},  # over all tokens of the batch; arXiv 2503.14476
-    "bnpo": {"loss_type": "bnpo"},  # over all tokens of a process's batch; the reference code's
-    "gspo": {"importance_sampling_level": "sequence"},  # one ratio per completion; arXiv 2507.18071
-    "rloo": {},  # TRL's RLOOTrainer: leave-one-out baseline, no deviation; arXiv 2402.14740
-    "reinforce": {"normalize_advantages": True},  # the same, then all advantages of a batch to mean 0 and deviation 1
-}
-LEAVE_ONE_OUT = ("rloo", "reinforce")
-UNSCALED = ("dr_grpo", *LEAVE_ONE_OUT)  # whose advantages are not divided by a deviation unless a recipe asks
-
-REUSE = ("gradient_accumulation_steps", "steps_per_generation", "num_iterations")
-
-# Set by rlif from its own keys; a second opinion in `training` would contradict them.
-OURS = {
-    "output_dir": "output and name",
-    "generation_batch_size": "problems_per_update",
-    "seed": "seed",
-    "scale_rewards": "normalisation",
-    "reward_weights": "reward",
-    "multi_objective_aggregation": "reward",
-    "model_init_kwargs": "model, revision and dtype",
-    "trust_remote_code": "nothing: remote code never runs",
-    "remove_unused_columns": "nothing: rlif builds the data set",
-    "disable_tqdm": "nothing: rlif shows its own progress",
-    "resume_from_checkpoint": "--resume",
-    "save_only_model": "nothing: a checkpoint is there to go on from",
-    "ignore_data_skip": "nothing: a resumed run goes on where it was in its data",
-    "restore_callback_states_from_checkpoint": "nothing: what the guard and the rewards remember comes back by itself",
-    # A recipe writes into its run folder and nowhere else; what it made is uploaded by whoever wants it uploaded.
-    "push_to_hub": "`hf upload` with the model folder of the run",
-    "log_completions_hub_repo": "`hf upload` with completions/ of the run",
-    "trackio_space_id": "`hf upload` with metrics.jsonl of the run",
-    "trackio_static_space_id": "`hf upload` with metrics.jsonl of the run",
-    "trackio_bucket_id": "`hf upload` with metrics.jsonl of the run",
-    "hub_token": "HF_TOKEN in the environment: recipes are kept with the run",
-}
-
 
 Algorithm = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "rloo", "reinforce"]
 Normalisation = Literal["group_std", "group_std_floor", "batch_std", "none"]
@@ -100,12 +38,12 @@ class Strict(BaseModel):
 
 
 class Evaluation(Strict):
-    """Held-out accuracy, looked at and never trained on: before, after, and now and then between."""
+    """Measures held-out accuracy before, after and, where asked, during training."""
 
     tasks: list[str] = []
     """Names of tasks; empty for none."""
     sources: dict[str, str] = {}
-    """Where a task is read from, by task name; its own home otherwise."""
+    """Where a task is read from, by task name; by default its own source."""
     limit: int | None = Field(default=None, ge=1)
     """At most this many problems of each."""
     every: int | None = Field(default=None, ge=1)
@@ -114,7 +52,7 @@ class Evaluation(Strict):
     """Prompts per call of generate."""
 
 
-class Meaning(Strict):
+class Equivalence(Strict):
     """The model that tells whether two texts mean the same. Exactly one of the first two."""
 
     embedding: str | None = None
@@ -125,9 +63,9 @@ class Meaning(Strict):
     """Of the embeddings' cosine; ours, to be chosen for the model."""
 
     @model_validator(mode="after")
-    def _one(self) -> Meaning:
+    def _one(self) -> Equivalence:
         if (self.embedding is None) == (self.entailment is None):
-            raise ValueError("meaning needs one model: {embedding: NAME} or {entailment: NAME}")
+            raise ValueError("equivalence needs one model: {embedding: NAME} or {entailment: NAME}")
         return self
 
 
@@ -151,9 +89,9 @@ class Recipe(Strict):
     task: str = "math"
     """Where the problems come from: a name of `rlif.TASKS`; `prompts` reads any file of prompts."""
     source: str | None = None
-    """A local file or folder, or a hub name, instead of the task's own home."""
+    """A local file or folder, or a hub name, instead of the task's own source."""
     split: str = "train"
-    """Which part of the source."""
+    """The part of the source that is read."""
     limit: int | None = Field(default=None, ge=1)
     """At most this many problems."""
     prompt: str | dict[str, str] | None = None
@@ -167,30 +105,30 @@ class Recipe(Strict):
     """The form of the loss, and with rloo and reinforce the engine's trainer; see `ALGORITHMS`."""
     reward: str | dict[str, Any] = "self_certainty"
     """A signal or a grader, see `rlif.rewards.terms`; or several with their weights, {self_certainty: 1.0, accuracy:
-    0}. A weight is a number or a schedule, see `rlif.config.schedule`; 0 only watches."""
+    0}. A weight is a number or a schedule, see `rlif.config.schedule`; 0 only logs."""
     reward_seconds: float = Field(default=600, gt=0)
-    """What each of them may take for one batch before the run ends, at a checkpoint."""
+    """Seconds that each reward may take for one batch; beyond it the run stops at a checkpoint."""
     mixing: Mixing = "normalised"
     """How several rewards become one, see `rlif.rewards.mixing`: each scaled first, or the plain sum."""
     annotator: Annotator = "online"
-    """Whose confidence: the policy's, as it is now; that of the frozen start; of an average that follows (ema); of a
-    copy taken now and then (lagged)."""
+    """Which model's confidence: the current policy (online), the frozen start (offline), a moving average (ema), or a
+    copy renewed every few steps (lagged)."""
     annotator_decay: float = Field(default=0.99, gt=0, lt=1)
-    """ema: what is kept of the average at each step; ours."""
+    """ema: the share of the average that stays at each step; our choice."""
     annotator_every: int = Field(default=10, ge=1)
-    """lagged: steps between copies; ours."""
+    """lagged: steps between copies; our choice."""
     annotator_copy: bool = False
-    """offline: may keep a copy of the start, where neither a reference model nor adapters hold it already."""
+    """offline: allows a copy of the start, where neither a reference model nor adapters hold it."""
     confidence_window: int = Field(default=2048, ge=1)
-    """Tokens in a window of group_confidence_tail, _lowest and _bottom (DeepConf's 2048); for completions that are no
-    longer, all of these are group_confidence."""
+    """Tokens in a window of tail_confidence, lowest_window_confidence and bottom_window_confidence (DeepConf's 2048);
+    for shorter completions each of these equals mean_token_confidence."""
     vllm_capture: bool = False
     """Read self-certainty inside vLLM, off the logits that tokens are sampled from, where it would cost a pass of its
     own: with training.use_vllm, colocated, and training.vllm_importance_sampling_correction off."""
-    meaning: Meaning | None = None
-    """What decides whether two texts mean the same; for the reward semantic_entropy."""
+    equivalence: Equivalence | None = None
+    """The model that decides whether two texts mean the same; for the reward semantic_entropy."""
     rewarded_per_group: int | None = Field(default=None, ge=2)
-    """Of each group only the first so many are rewarded, the rest just vote (TTRL: 64 votes, 32 rewarded)."""
+    """Completions of each group that are rewarded; the others only vote (TTRL: 64 votes, 32 rewarded)."""
     normalisation: Normalisation | None = None
     """How rewards are scaled within a group, see `rlif.rewards.mixing`; if left out, none for dr_grpo, rloo and
     reinforce, group_std for the others."""
@@ -200,19 +138,24 @@ class Recipe(Strict):
     """Groups per optimiser step, over all processes; sets TRL's gradient_accumulation_steps."""
 
     seed: int = Field(default=0, ge=0)
-    """Of data order, sampling and initialisation."""
+    """Seeds data order, sampling and initialisation."""
     name: str | None = None
-    """Of the run folder; the recipe's name, numbered if taken, when left out."""
+    """The run folder's name; by default the recipe's, with a number if taken."""
     output: str = "runs"
     """Where run folders go."""
     evaluate: Evaluation = Evaluation()
-    """What to look at along the way."""
+    """What is evaluated along the way."""
     guard: Guard = Guard()
-    """Label-free alarms and what they do: policy log, stop or rollback."""
+    """Label-free alarms, and what follows from one: log, stop or rollback."""
     keep_completions: int = Field(default=64, ge=0)
     """Completions of each rollout that are written to the run folder."""
     training: dict[str, Any] = {}
     """TRL's own options."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _new_names(cls, values: Any) -> Any:
+        return with_new_names(values) if isinstance(values, Mapping) else values
 
     @field_validator("training", "lora", "evaluate", "guard", mode="before")
     @classmethod
@@ -262,134 +205,76 @@ class Recipe(Strict):
             )
         return self
 
-    @property
+    # What follows from the keys is derived once for each recipe.
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Recipe:
+        """Copies the recipe; what follows from the keys is derived anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in ("weights", "resolved_normalisation", "resolved_training"):
+            vars(copied).pop(name, None)
+        return copied
+
+    @cached_property
     def weights(self) -> dict[str, Weight]:
         """The rewards by name, each with its weight."""
         reward = {self.reward: 1.0} if isinstance(self.reward, str) else self.reward
         return {name: read_weight(name, value) for name, value in reward.items()}
 
-    @property
+    @cached_property
     def resolved_normalisation(self) -> Normalisation:
+        """The normalisation, also where the recipe leaves it to the algorithm."""
         return self.normalisation or ("none" if self.algorithm in UNSCALED else "group_std")
 
-    @property
+    @cached_property
     def chat_template(self) -> bool | dict[str, Any]:
         """Whether prompts go through the chat template, with the arguments that the recipe gives it."""
         return self.chat and (self.training.get("chat_template_kwargs") or True)
 
-    @property
+    @cached_property
     def resolved_training(self) -> dict[str, Any]:
         """TRL's options with the paper's values, and those of the algorithm, where the recipe says nothing."""
         skip = RLOO_HAS_NOT if self.algorithm in LEAVE_ONE_OUT else ()
         paper = {key: value for key, value in PAPER_TRAINING.items() if key not in skip}
         return paper | ALGORITHMS[self.algorithm] | self.training
 
+    def written_out(self) -> dict[str, Any]:
+        """Lists all keys with nothing left to defaults."""
+        return self.model_dump() | {"normalisation": self.resolved_normalisation, "training": self.resolved_training}
+
     def accumulation(self, processes: int) -> int:
         """TRL's gradient_accumulation_steps, so that one update sees `problems_per_update` whole groups.
 
         Raises:
-            RlifError: a group of one, or a batch that does not divide.
+            RecipeError: a group of one, or a batch that does not divide.
         """
         training = self.resolved_training
         for name in ("num_generations", "per_device_train_batch_size", *REUSE):
             value = training.get(name, 1)
             if not isinstance(value, int) or value < 1:
-                raise RlifError(f"training.{name} is {value!r}; it must be a whole number from 1.")
+                raise RecipeError(f"training.{name} is {value!r}; it must be a whole number from 1.")
         group = training["num_generations"]
         if group < 2:
-            raise RlifError(
+            raise RecipeError(
                 f"training.num_generations is {group}, but a completion is compared with the others of its group, so"
                 " its advantage would always be zero; use 4 or more."
             )
         rows = self.problems_per_update * group
         share = training["per_device_train_batch_size"] * processes
         if rows % share:
-            raise RlifError(
+            raise RecipeError(
                 f"problems_per_update ({self.problems_per_update}) x training.num_generations ({group}) ="
                 f" {rows} completions do not divide into batches of {share}"
                 f" (training.per_device_train_batch_size x {processes} processes); change one of the three."
             )
         steps = training.get("gradient_accumulation_steps", rows // share)
         if steps != rows // share:
-            raise RlifError(
+            raise RecipeError(
                 f"training.gradient_accumulation_steps is {steps}, but problems_per_update asks for {rows // share};"
                 " leave one of the two out."
             )
         if (share * training.get("steps_per_generation", steps)) % group:
-            raise RlifError(
+            raise RecipeError(
                 f"a generation batch of {share * training['steps_per_generation']} completions does not divide into"
                 f" groups of {group}; change training.steps_per_generation or training.num_generations."
             )
         return steps
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name."""
-    folder = Path(str(resources.files("rlif"))) / "recipes"
-    return {path.stem: path for path in sorted(folder.rglob("*.yaml"), key=lambda p: p.stem)}
-
-
-def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads a recipe and checks it, with `key=value` overrides; dots reach inside: `training.learning_rate=1e-4`.
-
-    Args:
-        recipe: name of a recipe that ships, or a path to a YAML file.
-        overrides: values are read as YAML.
-
-    Raises:
-        RlifError: no such recipe, unreadable YAML, an unknown key, a wrong type, keys that contradict each other.
-
-    Example:
-        >>> rlif.load_recipe("demo", ["seed=1"]).seed
-        1
-    """
-    values = merged(lineage(find_recipe(recipe), shipped_recipes()))
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or key.split() != [key]:
-            raise RlifError(f"cannot read {override!r}; overrides look like key=value.")
-        target = values
-        *parents, last = key.split(".")
-        for parent in parents:
-            if target.get(parent) is None:
-                target[parent] = {}
-            target = target[parent]
-            if not isinstance(target, dict):
-                raise RlifError(f"cannot set {key!r}: {parent!r} is a single value.")
-        target[last] = parse_yaml(value, f"the value of {key}")
-    return check_recipe(values)
-
-
-def find_recipe(recipe: str | Path) -> Path:
-    """The file of a recipe given by path or by the name of one that ships."""
-    if Path(recipe).is_file():
-        return Path(recipe)
-    shipped = shipped_recipes()
-    if str(recipe) in shipped:
-        return shipped[str(recipe)]
-    raise RlifError(f"no recipe file and no shipped recipe {str(recipe)!r}; {nearest(str(recipe), shipped)}")
-
-
-def folder_name(stem: str) -> str:
-    """A name for a run folder, from that of a recipe file."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip("._-") or "run"
-
-
-def check_recipe(values: Mapping[str, Any]) -> Recipe:
-    """A recipe from plain values, with errors of one sentence."""
-    try:
-        return Recipe.model_validate(values)
-    except UnicodeEncodeError as error:
-        found = error.object[error.start : error.end]
-        raise RlifError(f"the recipe holds {found!r}, which is no text; write the characters themselves.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            owner = {"evaluate": Evaluation, "guard": Guard, "meaning": Meaning}.get(str(first["loc"][0]), Recipe)
-            hint = nearest(str(first["loc"][-1]), owner.model_fields)
-            raise RlifError(f"unknown key {key!r} in the recipe; {hint}") from None
-        if first["type"] == "value_error":
-            raise RlifError(f"{first['msg'].removeprefix('Value error, ')}.") from None
-        found = repr(first["input"])
-        raise RlifError(f"{key} in the recipe: {first['msg'].lower()}, found {found[:80]}.") from None

@@ -1,11 +1,11 @@
-"""What a reward weighs, step by step.
+"""Gives the weight of a reward at each step.
 
     1.0                                  always
     {linear: [[0, 1.0], [50, 0.0]]}      straight lines through the points, constant before the first and after the last
     {stages: [[0, 1.0], [30, 0.0]]}      each value from its step on
 
 The step is the number of optimiser steps taken when the completions were sampled: 0 for the first rollout. A weight of
-0 is a monitor: the reward is computed and logged and has no part in the advantages.
+0 only watches: the reward is computed and logged, but does not enter the advantages.
 
 Why schedules: arXiv 2505.19590 v3 (B.7) reports that confidence first and gold afterwards helps where half of each,
 mixed from the start, hurts.
@@ -47,11 +47,11 @@ class Weight:
 
     @property
     def ever(self) -> bool:
-        """Whether it is ever anything but 0."""
+        """Whether it differs from 0 at any step."""
         return any(value for _, value in self.points)
 
     def at(self, step: int) -> float:
-        """The weight of a rollout sampled after `step` optimiser steps."""
+        """Gives the weight of a rollout sampled after `step` optimiser steps."""
         after = bisect.bisect_right([start for start, _ in self.points], step)
         if after == 0:
             return self.points[0][1]
@@ -63,10 +63,10 @@ class Weight:
 
 
 def first_gap(weights: Sequence[Weight]) -> int | None:
-    """The first step from which all weights are 0 for two steps or more; None if there is none.
+    """Finds the first step from which all weights are 0 for two steps or more; None if there is none.
 
-    One step where schedules meet is no gap. Between two points of any of them all weights are straight, so that a gap
-    begins at the first step of such a piece or at the one after.
+    A single step where schedules meet does not count. Weights are linear between points, so a gap begins at the first
+    step of a piece or at the next one.
     """
     starts = {0, *(math.ceil(start) for weight in weights for start, _ in weight.points)}
     steps = sorted(starts | {start + 1 for start in starts})
@@ -78,14 +78,14 @@ ALWAYS = Weight(((0, 1.0),))
 
 
 def read_weight(name: str, value: Any) -> Weight:
-    """The weight that a recipe writes as a number or a schedule.
+    """Reads a weight that a recipe gives as a number or a schedule.
 
     Args:
-        name: of the reward, for the error.
+        name: the reward's, for the error.
         value: a number, {linear: points} or {stages: points}, points as [[step, weight], ...].
 
     Raises:
-        ValueError: it is neither; the sentence says what is wrong.
+        ValueError: it is neither.
     """
     if is_number(value):
         return Weight(((0, float(value)),))

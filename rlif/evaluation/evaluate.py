@@ -1,13 +1,13 @@
-"""Judges a model on a task's problems: completions, graded, every score with n and its 95 % interval.
+"""Evaluates a model on a task's problems; every score has n and a 95 % interval.
 
-    evaluate    samples and marks; what is done is on disk, so that an evaluation that was killed goes on where it was
-    summarise   scores from records, and from nothing else
-    check_gold  whether the gold answers themselves grade as right
+    evaluate    samples and grades completions; keeps them on disk, so that a killed evaluation goes on
+    summarise   computes scores from records alone
+    check_gold  grades the gold answers themselves
 
-With n samples per problem: mean@n, the share of right completions, its interval over problems; maj@n, whether the
-most frequent answer is right; pass@k, the unbiased chance that one of k is (arXiv 2107.03374); self_certainty@n,
-whether the surest sample is (arXiv 2502.18581). A completion without an answer is wrong; one whose problem has no gold
-answer counts in every figure but these.
+With n samples per problem: mean@n is the share of right completions, its interval over problems. maj@n asks whether
+the most frequent answer is right, self_certainty@n whether the surest sample is (arXiv 2502.18581). pass@k is the
+unbiased chance that one of k is right (arXiv 2107.03374). A completion without an answer is wrong. One whose problem
+has no gold answer counts in all other figures only.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def evaluate(
         The settings, and scores as `summarise` gives them; `records` too where there is no folder.
 
     Raises:
-        RlifError: the prompt cannot be rendered, or the folder holds the beginning of another evaluation.
+        RlifError: the prompt cannot be rendered, or the folder holds part of another evaluation.
 
     Example:
         >>> from rlif.sampling.sampler import TransformersSampler
@@ -78,18 +78,18 @@ def evaluate(
     described = describe(task, problems, prompt, chat, decoding, sampler.batch_size, settings)
     prompt_ids = [render_problem(sampler.tokenizer, prompt, problem, chat, task) for problem in problems]
     progress = progress or (lambda done, total: None)
-    with Records.open(folder, name or task.name, described) as records:
-        progress(len(records), len(problems) * decoding.n)
-        for number, rows in enumerate(_batches(prompt_ids, max(1, sampler.batch_size // decoding.n))):
-            if not records.has(number):
-                seeded = replace(decoding, seed=decoding.seed + number)
-                completions = sampler.sample([prompt_ids[i] for i in rows], seeded)
-                owners = [problems[i] for i in rows for _ in range(decoding.n)]
-                records.append(number, mark(task, owners, completions, decoding.n, unsafe_local))
-                progress(len(records), len(problems) * decoding.n)
-        place = {problem.id: number for number, problem in enumerate(problems)}
-        rows = records.finish(lambda record: (place[record["id"]], record["sample"]))
-        return records.conclude({**described, **scores_of(task, rows)}, rows)
+    records = Records.open(folder, name or task.name, described)
+    progress(len(records), len(problems) * decoding.n)
+    for number, rows in enumerate(_batches(prompt_ids, max(1, sampler.batch_size // decoding.n))):
+        if not records.has(number):
+            seeded = replace(decoding, seed=decoding.seed + number)
+            completions = sampler.sample([prompt_ids[i] for i in rows], seeded)
+            owners = [problems[i] for i in rows for _ in range(decoding.n)]
+            records.append(number, mark(task, owners, completions, decoding.n, unsafe_local))
+            progress(len(records), len(problems) * decoding.n)
+    place = {problem.id: number for number, problem in enumerate(problems)}
+    rows = records.finish(lambda record: (place[record["id"]], record["sample"]))
+    return records.conclude({**described, **scores_of(task, rows)}, rows)
 
 
 def describe(
@@ -101,7 +101,7 @@ def describe(
     batch_size: int,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """All that decides the scores, as plain data; two evaluations of the same description give the same."""
+    """Describes everything that decides the scores, as plain data."""
     return {
         **(settings or {}),
         "task": task.name,
@@ -115,13 +115,13 @@ def describe(
 
 
 def scores_of(task: Task, records: Sequence[Record]) -> dict[str, Any]:
-    """`summarise` by the task's own equality."""
+    """Computes scores with the task's own equality."""
     task.compare_ahead([_column(group, "answer") for group in by_problem(records).values()])
     return summarise(records, task.equal)
 
 
 def summarise(records: Sequence[Record], equal: Equal | None = None) -> dict[str, Any]:
-    """Scores from records, which need only `id`, `answer` and `right`.
+    """Computes scores from records, which need only `id`, `answer` and `right`.
 
     Args:
         equal: when two answers are the same, a task's `equal`; == if left out.
@@ -142,7 +142,7 @@ def summarise(records: Sequence[Record], equal: Equal | None = None) -> dict[str
     return {
         "n": n,
         "completions": len(records),
-        "accuracy": accuracy,
+        "accuracy": accuracy.as_dict(),
         **(_of_many(graded, n, equal) if many else {}),
         "completion_length": _mean(records, "tokens"),
         "self_certainty": _mean(records, "self_certainty"),
@@ -152,18 +152,18 @@ def summarise(records: Sequence[Record], equal: Equal | None = None) -> dict[str
 
 
 def _of_many(groups: Sequence[Sequence[Record]], n: int, equal: Equal | None) -> dict[str, Any]:
-    """What several samples of each problem make possible; each group holds one problem's."""
+    """Computes the scores of several samples per problem; each group holds one problem's."""
     scores: dict[str, Any] = {}
     for key, rule in ((f"maj@{n}", "plurality"), (f"self_certainty@{n}", "self_certainty")):
         columns = [(_column(group, "answer"), _column(group, "self_certainty")) for group in groups]
         picked = [choose(rule, answers, values, equal=equal) for answers, values in columns]
         if any(i is not None for i in picked):
             right = sum(i is not None and bool(group[i]["right"]) for i, group in zip(picked, groups, strict=True))
-            scores[key] = proportion(right, len(groups))
+            scores[key] = proportion(right, len(groups)).as_dict()
     counts = [(len(group), sum(bool(record["right"]) for record in group)) for group in groups]
     ks = [k for k in KS if k <= min(size for size, _ in counts)]
     passes = {str(k): [pass_at_k(size, right, k) for size, right in counts] for k in ks}
-    scores["pass@k"] = {k: clustered_mean(values, range(len(values))) for k, values in passes.items()}
+    scores["pass@k"] = {k: clustered_mean(values, range(len(values))).as_dict() for k, values in passes.items()}
     return scores
 
 
@@ -172,7 +172,7 @@ def _column(records: Sequence[Record], key: str) -> list[Any]:
 
 
 def check_gold(task: Task, problems: Sequence[Problem], unsafe_local: bool = False) -> dict[str, list[str]]:
-    """Marks the gold answers themselves.
+    """Grades the gold answers themselves.
 
     Returns:
         Ids of problems whose gold is `wrong`, that is, not graded as right, and of those that have `none`.
@@ -187,7 +187,7 @@ def check_gold(task: Task, problems: Sequence[Problem], unsafe_local: bool = Fal
 
 
 def _batches(prompt_ids: Sequence[Sequence[int]], size: int) -> list[list[int]]:
-    """Indices of the prompts by length, the longest first, some at a time; the same whenever asked again."""
+    """Splits the indices of the prompts into batches, the longest prompts first; always in the same way."""
     order = sorted(range(len(prompt_ids)), key=lambda i: -len(prompt_ids[i]))
     return [order[start : start + size] for start in range(0, len(order), size)]
 

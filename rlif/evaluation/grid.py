@@ -1,4 +1,4 @@
-"""Models x tasks: which checkpoints there are, what is evaluated already, and how two models compare.
+"""Evaluates models on tasks: finds checkpoints, skips finished evaluations, compares two models.
 
 A candidate is a model on the hub, a folder, or one checkpoint of a run; a run folder stands for all of its checkpoints,
 its start as step 0 included, and their scores go into its own `eval/`, where `rlif report` draws them as curves.
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlif.config.recipe import Recipe
-from rlif.errors import RlifError, lookup
+from rlif.errors import DataError, ModelError, RecipeError, lookup
 from rlif.evaluation.evaluate import describe, evaluate, scores_of
 from rlif.evaluation.records import Records
 from rlif.files.jsonl import read_lines
@@ -33,7 +33,7 @@ from rlif.types import Problem
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model to evaluate.
+    """Names one model to evaluate.
 
     Attributes:
         label: what tables call it.
@@ -48,11 +48,11 @@ class Candidate:
     step: int | None = None
 
     def name(self, task: Task) -> str:
-        """What the files of its scores on a task are called."""
+        """Returns the name of its files of scores on a task."""
         return task.name if self.step is None else evaluation_name(self.step, task.name)
 
     def settings(self) -> dict[str, Any]:
-        """What makes its scores its own: where it is, and for a folder the sizes of its weights."""
+        """Describes the model: its name, and for a folder the sizes of its weights."""
         path = Path(model_path(self.recipe))
         weights = {file.name: file.stat().st_size for file in sorted(path.glob("*.safetensors"))}
         step = {} if self.step is None else {"step": self.step}
@@ -62,7 +62,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may change about an evaluation; None leaves it to the task's protocol."""
+    """Holds what a user may change about an evaluation; None means the task's protocol."""
 
     split: str | None = None
     limit: int | None = None
@@ -76,15 +76,15 @@ class Options:
     engine: str = "transformers"
 
     def problems(self, task: Task) -> list[Problem]:
-        """The problems of a task that are asked for."""
+        """Loads the selected problems of a task."""
         return task.load(self.split or task.splits[-1], source=source_of(task, self.sources), limit=self.limit)
 
 
 def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str | None = None) -> list[Candidate]:
-    """The models that a name stands for: one, or all checkpoints of a run folder.
+    """Finds the models that a name stands for: one, or all checkpoints of a run folder.
 
     Raises:
-        RlifError: there is no such model, or a checkpoint that was not written to its end is named.
+        ModelError: there is no such model, or a checkpoint that was not written to its end is named.
     """
     path = Path(model).expanduser()
     loading: dict[str, Any] = {"dtype": dtype, "chat": False}
@@ -93,7 +93,7 @@ def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str |
     run = _run_of(path)
     whole = is_sealed(path) if run else (path / "trainer_state.json").is_file()
     if path.name.startswith("checkpoint-") and path.is_dir() and not whole:
-        raise RlifError(f"the checkpoint {model} was not written to its end; take another one of its run.")
+        raise ModelError(f"the checkpoint {model} was not written to its end; take another one of its run.")
     recipe = Recipe(model=model, revision=revision, **loading)
     model_path(recipe)
     label = (f"{run.resolve().name}-" if run else "") + path.name + (f"@{revision}" if revision else "")
@@ -101,23 +101,23 @@ def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str |
 
 
 def _run_of(path: Path) -> Path | None:
-    """The run folder that a model lies in, by its place there."""
+    """Returns the run folder that contains a model."""
     place = {"model": path.parent, "checkpoints": path.parent.parent}
     run = place.get(path.name) or place.get(path.parent.name)
     return run if run and path.is_dir() and (run / "recipe.yaml").is_file() else None
 
 
-def check_apart(found: Sequence[Candidate]) -> None:
-    """Refuses two models of one name, whose scores would go to the same files.
+def check_distinct(found: Sequence[Candidate]) -> None:
+    """Refuses two models whose scores would go to the same files.
 
     Raises:
-        RlifError: there are such.
+        RecipeError: two models have one name.
     """
     known: dict[tuple[Path, int | None], Candidate] = {}
     for candidate in found:
         other = known.setdefault((candidate.folder, candidate.step), candidate)
         if other is not candidate:
-            raise RlifError(
+            raise RecipeError(
                 f"the scores of {other.recipe.model} and {candidate.recipe.model} would both go to {candidate.folder};"
                 " rename one of the folders, or evaluate them one by one with an --output of their own."
             )
@@ -136,7 +136,7 @@ def _checkpoints(run: Run, loading: Mapping[str, Any]) -> Iterator[Candidate]:
         yield Candidate(f"{run.path.name} step {step}", Recipe(model=str(path), **loading), folder, step)
 
 
-def examine(
+def evaluate_candidate(
     candidate: Candidate,
     tasks: Sequence[tuple[Task, Sequence[Problem]]],
     options: Options,
@@ -144,7 +144,7 @@ def examine(
     sampler: Callable[[Candidate, Any], Sampler] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Scores of one candidate by task; its model is loaded only where some are still missing.
+    """Evaluates one candidate on each task; loads its model only if some scores are missing.
 
     Args:
         tasks: with the problems to evaluate on.
@@ -186,10 +186,10 @@ def examine(
 
 
 def samplers(engine: str, batch_size: int) -> Callable[[Candidate, Any], Sampler]:
-    """Makes samplers by the engine of this name; the command line's --engine.
+    """Returns what makes a sampler by the engine of this name.
 
     Raises:
-        RlifError: no such engine.
+        RecipeError: no such engine.
     """
     return lookup({"transformers": _transformers, "vllm": _vllm}, engine, "engine")(batch_size)
 
@@ -205,12 +205,12 @@ def _vllm(batch_size: int) -> Callable[[Candidate, Any], Sampler]:
 
 
 def compare(first: Candidate, second: Candidate, task: Task) -> dict[str, Any]:
-    """The paired test of two candidates that were evaluated on a task, see `rlif.intervals.paired`."""
+    """Compares two evaluated candidates by a paired test, see `rlif.intervals.paired`."""
     return paired(*(scores_by_problem(read_records(c.folder / f"{c.name(task)}.jsonl")) for c in (first, second)))
 
 
 def scores_by_problem(records: Sequence[Record]) -> dict[str, float]:
-    """The share of right completions of each problem that has a verdict."""
+    """Returns the share of right completions of each graded problem."""
     verdicts: dict[str, list[bool]] = {}
     for record in records:
         if record["right"] is not None:
@@ -219,35 +219,35 @@ def scores_by_problem(records: Sequence[Record]) -> dict[str, float]:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a finished evaluation."""
+    """Reads the records of a finished evaluation."""
     return [row for _, row in read_lines(path)]
 
 
 def grade_outputs(
     task: Task, problems: Sequence[Problem], source: str, *, unsafe_local: bool = False
 ) -> tuple[dict[str, Any], list[Record]]:
-    """Scores of completions that somebody else recorded.
+    """Grades recorded completions.
 
     Args:
         source: rows of `id` and `completion` or `output`, a text or a list of texts; a problem may have several rows.
 
     Raises:
-        RlifError: ids are missing or unknown, or a row lacks its text.
+        DataError: ids are missing or unknown, or a row lacks its text.
     """
     by_id: dict[str, list[str]] = {problem.id: [] for problem in problems}
     for number, row in enumerate(read_rows(source, "test"), start=1):
         if "id" not in row:
-            raise RlifError(f"row {number} of {source} has no 'id'; expected id and completion.")
+            raise DataError(f"row {number} of {source} has no 'id'; expected id and completion.")
         if str(row["id"]) not in by_id:
-            raise RlifError(f"{source} has the id {row['id']!r}, which {task.name} has not; is it of another split?")
+            raise DataError(f"{source} has the id {row['id']!r}, which {task.name} has not; is it of another split?")
         found = row.get("completion", row.get("output"))
         texts: list[Any] = found if isinstance(found, list) else [found]
         if not texts or not all(isinstance(text, str) for text in texts):
-            raise RlifError(f"row {number} of {source} has no text in 'completion' or 'output'.")
+            raise DataError(f"row {number} of {source} has no text in 'completion' or 'output'.")
         by_id[str(row["id"])] += texts
     missing = [key for key, texts in by_id.items() if not texts]
     if missing:
-        raise RlifError(f"{source} lacks {len(missing)} of the {len(by_id)} ids, the first is {missing[0]!r}.")
+        raise DataError(f"{source} lacks {len(missing)} of the {len(by_id)} ids, the first is {missing[0]!r}.")
     owners = [problem for problem in problems for _ in by_id[problem.id]]
     samples = [number for problem in problems for number in range(len(by_id[problem.id]))]
     texts = [text for problem in problems for text in by_id[problem.id]]

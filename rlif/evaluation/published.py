@@ -1,4 +1,4 @@
-"""What is recorded of a model's outputs: the entries of a folder of checks, their files, and how one comes out.
+"""Reads the entries of a folder of checks: recorded outputs, published figures, and the result of a check.
 
 `rlif.evaluation.reproduce` says how such a folder is laid out.
 """
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import RlifError
+from rlif.errors import DataError
 from rlif.files.tables import Row, read_rows
 
 
 @dataclass(frozen=True)
 class Check:
-    """One entry.
+    """Holds the result of one entry.
 
     Attributes:
         entry: its name in expected.json.
@@ -45,7 +45,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Entry:
-    """What expected.json says of an entry, and where its files are."""
+    """Holds an entry of expected.json, and where its files are."""
 
     name: str
     folder: Path
@@ -57,21 +57,21 @@ class Entry:
         return self.name.rpartition("/")[2]
 
     def rows(self, *endings: str) -> list[Row]:
-        """The rows of the first of its files that is there."""
+        """Reads the rows of the first of its files that exists."""
         rows = self.read(*(endings or (".jsonl.gz", ".jsonl")))
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise RlifError(f"the file of {self.name} holds something else than rows.")
+            raise DataError(f"the file of {self.name} holds something else than rows.")
         return rows
 
     def read(self, *endings: str) -> Any:
-        """What the first of its files that is there holds."""
+        """Reads the first of its files that exists."""
         for ending in endings:
             path = self.folder / f"{self.name}{ending}"
             if path.is_file():
                 if ".jsonl" in ending:
                     return read_rows(str(path), "test")
                 return read_json(path)
-        raise RlifError(f"there is no {self.folder / self.name}{endings[0]}.")
+        raise DataError(f"there is no {self.folder / self.name}{endings[0]}.")
 
     def check(
         self,
@@ -82,7 +82,7 @@ class Entry:
         sound: bool = True,
         note: str = "",
     ) -> Check:
-        """The row of the table: within tolerance if the figures are, the items are as many as expected, and `sound`."""
+        """Compares with the published figures: within if all figures and the number of items agree, and `sound`."""
         if items != self.expected.get("items", items):
             sound, note = False, f"expected {self.expected['items']} items, there are {items}; {note}"
         tolerances = as_list(self.expected.get("tolerance"))
@@ -93,45 +93,45 @@ class Entry:
 
 
 def rounding(figure: float) -> float:
-    """Half a unit of the last digit that is written of a figure."""
+    """Returns half a unit of the last digit that is written of a figure."""
     return 0.5 * 10.0 ** -len(str(figure).partition(".")[2])
 
 
 def read_json(path: Path) -> Any:
-    """What a .json or .json.gz file holds.
+    """Reads a .json or .json.gz file.
 
     Raises:
-        RlifError: it is missing or torn.
+        DataError: it is missing or torn.
     """
     try:
         data = path.read_bytes()
         return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise RlifError(f"cannot read {path}: {error}.") from error
+        raise DataError(f"cannot read {path}: {error}.") from error
 
 
 def as_list(value: Any) -> list[Any]:
-    """A list as it is, nothing as an empty one, anything else as its only member."""
+    """Wraps a value in a list; None gives an empty one."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def known(rows: Sequence[Row], column: str, problems: Mapping[str, Any] | None = None) -> Sequence[Row]:
-    """The rows, if each has an id of its own, and one of the problems'.
+def check_ids(rows: Sequence[Row], column: str, problems: Mapping[str, Any] | None = None) -> Sequence[Row]:
+    """Returns the rows if their ids are unique and known.
 
     Raises:
-        RlifError: there are none, or one has not.
+        DataError: there are no rows, or an id occurs twice or is unknown.
     """
     ids = [str(row[column]) for row in rows]
     if not ids:
-        raise RlifError("there are no rows.")
+        raise DataError("there are no rows.")
     if len(set(ids)) < len(ids):
-        raise RlifError(f"the id {next(one for one in ids if ids.count(one) > 1)!r} occurs more than once.")
+        raise DataError(f"the id {next(one for one in ids if ids.count(one) > 1)!r} occurs more than once.")
     unknown = [one for one in ids if problems is not None and one not in problems]
     if unknown:
-        raise RlifError(f"{len(unknown)} of {len(ids)} ids are those of no problem, the first is {unknown[0]!r}.")
+        raise DataError(f"{len(unknown)} of {len(ids)} ids are those of no problem, the first is {unknown[0]!r}.")
     return rows
 
 
 def percent(verdicts: Sequence[bool]) -> float:
-    """The share of True, in %."""
+    """Returns the share of True, in %."""
     return 100 * sum(verdicts) / len(verdicts) if verdicts else 0.0

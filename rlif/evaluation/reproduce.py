@@ -1,4 +1,4 @@
-"""Do our graders say what was published? Grades recorded outputs of models whose scores are known.
+"""Grades recorded outputs of models, and compares the scores with the published ones.
 
 A folder holds `expected.json`, {entry: {items, metric, published, tolerance}}, and the recorded outputs of each entry:
 
@@ -12,13 +12,14 @@ A folder holds `expected.json`, {entry: {items, metric, published, tolerance}}, 
     alpaca_eval/<model>.jsonl.gz                  {index, preference, len_1, len_2}
     gsm8k_labelled*.jsonl.gz, math500_half*.jsonl solutions, labelled or all right
 
-A family is known by its name, a model never (but for ZeroEval's own rule for Llama-3.1). An entry that cannot be
-checked - no such family, a file missing or torn, ids that do not match - says so in one sentence and is out.
+The prefix of an entry's name selects its family. No rule depends on the model, except ZeroEval's own for Llama-3.1. An
+entry that cannot be checked counts as out, with one sentence why: no such family, a missing or torn file, other ids.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,15 +28,17 @@ from pathlib import Path
 
 from rlif.answers.equality import equal_all
 from rlif.answers.extraction import CHOICE_SENTENCE, choice_letter, fenced_code, json_answer, last_boxed
-from rlif.errors import RlifError, first_line
-from rlif.evaluation.published import Check, Entry, known, percent, read_json
+from rlif.errors import DataError, RlifError, first_line
+from rlif.evaluation.published import Check, Entry, check_ids, percent, read_json
 from rlif.files.tables import Row
 from rlif.judging import win_rate
 from rlif.tasks import find_task
-from rlif.tasks.code.programs import CodeTask, stand
+from rlif.tasks.code.programs import CodeTask, run_trials
 from rlif.tasks.code.stdin_tests import Test, trials_of
 from rlif.tasks.zeroeval import first_number_equal, load_zeroeval, text_equal
 from rlif.types import Problem
+
+logger = logging.getLogger(__name__)
 
 AGREEMENT = 0.9999  # of verdicts with published ones, where a family has them by sample
 ALPACA_ITEMS = 805
@@ -58,15 +61,15 @@ def check_graders(
         data: folder of problems and gold answers, laid out as RLIF_DATA; the folder's parent if left out, or, where
             that holds no problems, what RLIF_DATA names.
         unsafe_local: run recorded programs without a sandbox.
-        progress: told each row as it is done.
+        progress: called with each row when it is done.
 
     Raises:
-        RlifError: there is no readable expected.json.
+        DataError: there is no readable expected.json.
     """
     folder = Path(folder).expanduser()
     expected = read_json(folder / "expected.json")
     if not isinstance(expected, dict):
-        raise RlifError(f"{folder / 'expected.json'} holds a {type(expected).__name__}; expected entries by name.")
+        raise DataError(f"{folder / 'expected.json'} holds a {type(expected).__name__}; expected entries by name.")
     rows = []
     with _data_at(_home_of(folder) if data is None else Path(data).expanduser()):
         for name, facts in expected.items():
@@ -77,7 +80,7 @@ def check_graders(
 
 
 def table(rows: Sequence[Check]) -> list[tuple[str, ...]]:
-    """The rows as text, a header first: entry, items, published, ours, difference, verdict, what was checked."""
+    """Formats the rows as text, a header first: entry, items, published, ours, difference, verdict, note."""
     header = ("entry", "items", "published", "ours", "difference", "", "checked")
     lines: list[tuple[str, ...]] = [header]
     for row in rows:
@@ -90,24 +93,26 @@ def table(rows: Sequence[Check]) -> list[tuple[str, ...]]:
 def _checked(entry: Entry) -> Check:
     try:
         if not isinstance(entry.expected, Mapping) or "published" not in entry.expected:
-            raise RlifError("expected.json gives no published figure.")
+            raise DataError("expected.json gives no published figure.")
         return _family(entry.name)(entry)
-    except Exception as error:  # whatever a file holds, the other entries go on
-        told = first_line(error) if isinstance(error, RlifError) else f"{type(error).__name__}: {first_line(error)}"
-        return Check(entry.name, 0, (), (), False, told.rstrip("."))
+    except RlifError as error:
+        return Check(entry.name, 0, (), (), False, first_line(error).rstrip("."))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # rows of another layout than the family's
+        logger.warning("%s cannot be checked", entry.name, exc_info=True)
+        return Check(entry.name, 0, (), (), False, f"{type(error).__name__}: {first_line(error)}".rstrip("."))
 
 
 def _family(name: str) -> Callable[[Entry], Check]:
     for prefix in sorted(FAMILIES, key=len, reverse=True):
         if name.startswith(prefix):
             return FAMILIES[prefix]
-    raise RlifError(f"no family is called so; there are {', '.join(FAMILIES)}.")
+    raise DataError(f"no family is called so; there are {', '.join(FAMILIES)}.")
 
 
 def _zeroeval(entry: Entry) -> Check:
     kind = entry.name.partition("/")[0].removeprefix("zeroeval_")
     problems = {problem.id: problem for problem in load_zeroeval(kind, "test", None, None)}
-    rows = known(entry.rows(), "id", problems)
+    rows = check_ids(entry.rows(), "id", problems)
     equal = text_equal if kind == "crux" else first_number_equal
     answers = [json_answer(row["output"], boxed="Llama-3.1" in entry.model) for row in rows]
     golds = [problems[str(row["id"])].gold or "" for row in rows]
@@ -126,13 +131,13 @@ def _cruxeval_scored(entry: Entry) -> Check:
 
 
 def _cruxeval(entry: Entry, answers: Mapping[str, list[str]], labels: Mapping[str, list[bool]]) -> Check:
-    """Pass@1. Where labels are fewer than answers, the published run left out the answers that repeat the call."""
+    """Checks pass@1. With fewer labels than answers, the published run left out answers that repeat the call."""
     problems = {problem.id: problem for problem in find_task("cruxeval.original").load("test")}
-    known([{"id": key} for key in answers], "id", problems)
+    check_ids([{"id": key} for key in answers], "id", problems)
     kept = {key: answers[key] if len(answers[key]) == len(told) else _new(answers[key], problems[key])
             for key, told in labels.items()}  # fmt: skip
     if set(kept) != set(answers) or any(len(kept[key]) != len(told) for key, told in labels.items()):
-        raise RlifError("answers and labels are not of the same samples.")
+        raise DataError("answers and labels are not of the same samples.")
     owners = [problems[key] for key, some in kept.items() for _ in some]
     flat = [answer for some in kept.values() for answer in some]
     right = _code_task("cruxeval.original").judge(owners, flat, unsafe_local=entry.unsafe_local)
@@ -148,12 +153,12 @@ def _cruxeval(entry: Entry, answers: Mapping[str, list[str]], labels: Mapping[st
 
 
 def _new(answers: Sequence[str], problem: Problem) -> list[str]:
-    """The answers that do not repeat the call."""
+    """Returns the answers that do not repeat the call."""
     return [answer for answer in answers if f"f({problem.data['input']})" not in answer]
 
 
 def _evalplus(entry: Entry) -> Check:
-    """Pass@1 on the original inputs, and on EvalPlus' too where those are held."""
+    """Checks pass@1 on the original inputs, and on EvalPlus' where those are there."""
     name = entry.name.partition("_")[0]
     published = [entry.expected["published"][key]["pass@1"] for key in (name, f"{name}+")]
     rows, labels = entry.rows(".generated.jsonl.gz", ".generated.jsonl"), entry.read(".labels.json", ".labels.json.gz")
@@ -168,7 +173,7 @@ def _evalplus(entry: Entry) -> Check:
             ours.append(None)
             notes.append(f"plus is not checked: {first_line(error).rstrip('.')}")
             continue
-        owners = [problems[row["task_id"]] for row in known(rows, "task_id", problems)]
+        owners = [problems[row["task_id"]] for row in check_ids(rows, "task_id", problems)]
         answers = [row["completion"] for row in rows]
         verdicts = _code_task(protocol).judge(owners, answers, unsafe_local=entry.unsafe_local)
         told = [all(label == "pass" for label in labels[row["task_id"]][: level + 1]) for row in rows]
@@ -180,8 +185,8 @@ def _evalplus(entry: Entry) -> Check:
 
 
 def _livecodebench(entry: Entry) -> Check:
-    """One-sided where hidden tests are not held: what passed all tests passes those; what failed one fails that."""
-    rows = known(entry.rows(), "question_id")
+    """Checks one side where hidden tests are missing: what passed all passes ours, what failed one fails that one."""
+    rows = check_ids(entry.rows(), "question_id")
     differ = [row["question_id"] for row in rows if (fenced_code(row["output"]) or "") != row["code"]]
     held = {problem.id.rpartition("/")[2]: problem for problem in _held_problems()}
     tried = []
@@ -191,7 +196,7 @@ def _livecodebench(entry: Entry) -> Check:
             tried.append((row, trials_of(row["code"], problem.data["tests"], problem.data["function"])))
         elif not row["graded"] and (test := _recorded_failure(row)):
             tried.append((row, trials_of(row["code"], [test])))
-    stood = stand([trials for _, trials in tried], unsafe_local=entry.unsafe_local)
+    stood = run_trials([trials for _, trials in tried], unsafe_local=entry.unsafe_local)
     wrong = [row["question_id"] for (row, _), ok in zip(tried, stood, strict=True) if ok != row["graded"]]
     passed = sum(bool(row["graded"]) for row, _ in tried)
     note = (
@@ -204,15 +209,15 @@ def _livecodebench(entry: Entry) -> Check:
 
 
 def _held_problems() -> Iterator[Problem]:
-    """Problems of LiveCodeBench whose tests the data folder has, in files of whatever name."""
+    """Yields the problems of LiveCodeBench whose tests are in the data folder, in files of any name."""
     for path in sorted((Path(os.environ["RLIF_DATA"]) / "livecodebench").glob("*.jsonl*")):
         yield from find_task("livecodebench").load("v6", source=str(path))
 
 
 def _recorded_failure(row: Row) -> Test | None:
-    """The test whose output a program got wrong, where its record is whole.
+    """Returns the test that a program failed, if it was recorded in full.
 
-    None for a program that had printed nothing and starts threads: the harness does not wait for those, a process does.
+    None for a program that printed nothing and starts threads: the harness does not wait for those, a process does.
     """
     facts = row.get("metadata") or {}
     facts = json.loads(facts) if isinstance(facts, str) else facts
@@ -225,7 +230,7 @@ def _recorded_failure(row: Row) -> Test | None:
 
 def _mmlu_pro(entry: Entry) -> Check:
     problems = {problem.id.rpartition("/")[2]: problem for problem in find_task("mmlu_pro.lighteval").load("test")}
-    rows = known(entry.rows(), "question_id", problems)
+    rows = check_ids(entry.rows(), "question_id", problems)
     hits = [row for row in rows if CHOICE_SENTENCE.search(row["output"] or "")]
     agree = [choice_letter(row["output"]) == row["pred"] for row in hits]
     note = f"the first of three rules finds a letter in {len(hits)} of {len(rows)}; {sum(agree)} are the stored ones"
@@ -236,7 +241,7 @@ def _alpaca_eval(entry: Entry) -> Check:
     rows = entry.rows()
     annotations = [win_rate.Annotation(row["index"], row["preference"], row["len_1"], row["len_2"]) for row in rows]
     difficulty = "positional" if len(rows) < ALPACA_ITEMS else "instruction"
-    ours = [win_rate.raw(annotations)["mean"], win_rate.length_controlled(annotations, difficulty)["mean"]]
+    ours = [win_rate.raw_win_rate(annotations)["mean"], win_rate.length_controlled(annotations, difficulty)["mean"]]
     note = f"difficulty by {'instruction' if len(rows) == ALPACA_ITEMS else 'position, as upstream has it'}"
     return entry.check(len(rows), ours, entry.expected["published"], note=note)
 
@@ -282,7 +287,7 @@ def _named(ids: Sequence[str]) -> str:
 
 
 def _last_line(solution: str) -> str:
-    """The answer of a worked solution of GSM8K, after "A: "."""
+    """Extracts the answer of a worked solution of GSM8K, after "A: "."""
     return solution.rpartition("A:")[2].strip().replace(",", "")
 
 
@@ -291,7 +296,7 @@ def _figure(value: float | None) -> str:
 
 
 def _home_of(folder: Path) -> Path:
-    """The folder of problems that belongs to one of checks."""
+    """Finds the folder of problems for a folder of checks."""
     parent, named = folder.resolve().parent, os.environ.get("RLIF_DATA")
     held = any((parent / name).is_dir() for name in HOMES)
     return Path(named) if named and not held else parent
@@ -299,7 +304,7 @@ def _home_of(folder: Path) -> Path:
 
 @contextmanager
 def _data_at(folder: Path) -> Iterator[None]:
-    """Tasks read from this folder for a while."""
+    """Lets tasks read from this folder meanwhile."""
     before = os.environ.get("RLIF_DATA")
     os.environ["RLIF_DATA"] = str(folder)
     try:

@@ -1,6 +1,6 @@
-"""The small files of a run folder: JSON written whole or not at all, read with one sentence for what is wrong.
+"""Writes small files whole or not at all, and reads JSON with one sentence for what is wrong.
 
-Whole also where the machine falls over: what takes another file's place is on the disk before, and not only on its way.
+This also holds where the machine crashes: a new file is on the disk before it replaces the old one.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from rlif.errors import RlifError, first_line
+from rlif.errors import DataError, MachineError, first_line
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What goes wrong while something is written there is one sentence.
+    """Turns an OSError while something is written to a path into one sentence.
 
     Raises:
-        RlifError: a full disk, a place that may not be written to.
+        MachineError: the disk is full, or the path may not be written to.
     """
     try:
         yield
     except OSError as error:
-        raise RlifError(f"cannot write {path}: {error.strerror or first_line(error)}.") from error
+        raise MachineError(f"cannot write {path}: {error.strerror or first_line(error)}.") from error
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -35,7 +35,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def finite(value: Any) -> Any:
-    """The same value with NaN and infinities as None: JSON has no word for them."""
+    """Replaces NaN and infinities by None, since JSON has neither."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -46,7 +46,7 @@ def finite(value: Any) -> Any:
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether what a file holds is a number that fits a float: no NaN, no infinity, no integer beyond them, no truth.
+    """Tells whether a value is a finite number that fits a float; True and False are not numbers.
 
     Example:
         >>> [is_number(value) for value in (1, 0.5, True, None, float("nan"), 10**400)]
@@ -72,7 +72,7 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Returns when a file, or the names in a folder, are on the disk."""
+    """Waits until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -81,24 +81,21 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """The same for a folder with everything in it."""
+    """Waits until a folder and everything in it are on the disk."""
     for path in (*folder.rglob("*"), folder):
         sync(path)
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """Reads a JSON file that holds an object.
 
     Raises:
-        RlifError: it cannot be read, or holds something else.
+        DataError: it cannot be read, or holds something else.
     """
     try:
-        return _object(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise RlifError(f"{path} is damaged: {first_line(error)}.") from error
-
-
-def _object(value: Any) -> dict[str, Any]:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged: {first_line(error)}.") from error
     if not isinstance(value, dict):
-        raise TypeError(f"a {type(value).__name__} where an object was expected")
+        raise DataError(f"{path} is damaged: a {type(value).__name__} where an object was expected.")
     return value

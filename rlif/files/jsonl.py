@@ -1,24 +1,111 @@
-"""Reads JSON lines that somebody else wrote: what is wrong is said with its line number."""
+"""Reads JSON lines, and appends to logs of them that survive a kill.
+
+`read_lines` names what is wrong by its line number. `JsonLog` is the log of the run folder, of evaluations, judges,
+`rlif score` and `rlif select`. A line counts once its newline is written. What a kill left of a last line is ignored by
+`rows` and removed by `cut`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import RlifError
+from rlif.errors import DataError
+from rlif.files.atomic import finite, replace_file, sync
+
+Row = dict[str, Any]
 
 
-def read_lines(path: Path, torn: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The line number and the object of each line that is not blank.
+class JsonLog:
+    """Appends rows to a file, and reads them back when a killed process is started again.
+
+    Writing raises OSError; the caller knows what to advise. Several threads of one process may append.
+
+    Args:
+        path: of the file, which need not exist.
+        ascii: escape all characters beyond ASCII.
+
+    Example:
+        >>> log = JsonLog(Path("log.jsonl"))
+        >>> log.append({"step": 1}, {"step": 2})
+        >>> [row for _, row in log.rows()]
+        [{'step': 1}, {'step': 2}]
+    """
+
+    def __init__(self, path: Path, *, ascii: bool = True) -> None:
+        self.path, self.ascii = path, ascii
+        self._lock = threading.Lock()
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """Line number and object of each whole line; none where there is no file.
+
+        Raises:
+            DataError: a line holds no JSON object.
+        """
+        return read_lines(self.path, torn=True) if self.path.is_file() else iter(())
+
+    def append(self, *rows: Mapping[str, Any]) -> None:
+        """Writes all rows, or none where the system refuses."""
+        data = memoryview(self._text(rows).encode())
+        with self._lock, self.path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                while data:
+                    data = data[file.write(data) :]
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(size)
+                raise
+
+    def cut(self, lines: int | None = None) -> None:
+        """Removes everything after so many lines; by default a last line without an end."""
+        if not self.path.is_file():
+            return
+        with self.path.open("rb+") as file:
+            size = 0
+            for number, line in enumerate(file):
+                if number == lines or not line.endswith(b"\n"):
+                    break
+                size += len(line)
+            file.truncate(size)
+
+    def rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replaces all rows at once, if the file exists."""
+        if self.path.is_file():
+            replace_file(self.path, self._text(rows))
+
+    def sync(self) -> None:
+        """Returns when the file, if it exists, is on the disk."""
+        if self.path.is_file():
+            sync(self.path)
+
+    def _text(self, rows: Iterable[Mapping[str, Any]]) -> str:
+        return "".join(json.dumps(row, ensure_ascii=self.ascii) + "\n" for row in rows)
+
+
+def plain(settings: Mapping[str, Any]) -> Row:
+    """Settings as they come back from a file: tuples as lists, NaN as None."""
+    return json.loads(json.dumps(finite(settings)))
+
+
+def different(found: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Names the settings that differ, with commas between them; empty if all are equal."""
+    return ", ".join(sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key)))
+
+
+def read_lines(path: Path, torn: bool = False) -> Iterator[tuple[int, Row]]:
+    """Yields line number and object of each line that is not blank.
 
     Args:
         path: what to read.
-        torn: leave out a last line without an end, which a killed process left behind.
+        torn: skip a last line without an end, which a killed process left behind.
 
     Raises:
-        RlifError: no such file, or, when that line is reached, one that is no JSON object.
+        DataError: the file cannot be read, or the line just reached holds no JSON object.
     """
     try:
         with path.open("rb") as file:
@@ -26,16 +113,16 @@ def read_lines(path: Path, torn: bool = False) -> Iterator[tuple[int, dict[str, 
                 if line.strip() and not (torn and not line.endswith(b"\n")):
                     yield number, _parse(line, number, path)
     except OSError as error:
-        raise RlifError(f"cannot read {path}: {error.strerror}.") from error
+        raise DataError(f"cannot read {path}: {error.strerror}.") from error
 
 
-def _parse(line: bytes, number: int, path: Path) -> dict[str, Any]:
+def _parse(line: bytes, number: int, path: Path) -> Row:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except ValueError as error:
-        raise RlifError(f"line {number} of {path} is no JSON: {error}.") from error
+        raise DataError(f"line {number} of {path} is no JSON: {error}.") from error
     except RecursionError as error:
-        raise RlifError(f"line {number} of {path} is nested too deeply to be read.") from error
+        raise DataError(f"line {number} of {path} is nested too deeply to be read.") from error
     if not isinstance(row, dict):
-        raise RlifError(f"line {number} of {path} holds a {type(row).__name__}; expected an object per line.")
+        raise DataError(f"line {number} of {path} holds a {type(row).__name__}; expected an object per line.")
     return row

@@ -1,8 +1,8 @@
-"""One process at a time writes a run folder.
+"""Keeps a second process from writing to a folder.
 
-The lock is the kernel's (flock on `.lock` in the folder): it is gone the moment its process is, however that ended, so
-there is nothing to clean up after a kill. The file itself stays; what is in it only names the holder. Over NFS flock
-holds between machines with Linux 2.6.12 and newer; where there are no locks, that is what `locked` yields.
+The lock is the kernel's (flock on `.lock` in the folder). It ends with its process, so a kill leaves nothing to clean
+up. The file stays and names the last holder. Over NFS flock works between machines from Linux 2.6.12 on. `locked`
+yields False where the file system has no locks.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from rlif.errors import RlifError
+from rlif.errors import MachineError
 
 LOCK = ".lock"
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Holds the folder; yields whether the file system could promise that.
+    """Locks the folder; yields whether the file system supports that.
 
     Raises:
-        RlifError: another process holds it, or it cannot be written.
+        MachineError: another process holds it, or it cannot be written.
 
     Example:
         >>> with locked(Path("runs/demo")) as promised:
@@ -37,7 +37,7 @@ def locked(folder: Path) -> Iterator[bool]:
     try:
         file = path.open("a+", encoding="utf-8", errors="replace")
     except OSError as error:
-        raise RlifError(f"cannot write to {folder}: {error.strerror}.") from error
+        raise MachineError(f"cannot write to {folder}: {error.strerror}.") from error
     with file:
         yield _take(file, folder)
 
@@ -48,16 +48,16 @@ def _take(file: IO[str], folder: Path) -> bool:
     except BlockingIOError as error:
         file.seek(0)
         holder = file.readline(200).strip() or "it does not say which"
-        raise RlifError(
+        raise MachineError(
             f"{folder} is in use by another process ({holder}); wait for it or stop it, then try again."
         ) from error
     except OSError as error:
         if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
             return False
-        raise RlifError(f"cannot lock {folder}: {error.strerror}.") from error
+        raise MachineError(f"cannot lock {folder}: {error.strerror}.") from error
     try:
         os.truncate(file.fileno(), 0)
         os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())  # nothing left to flush
     except OSError as error:
-        raise RlifError(f"cannot write to {folder}: {error.strerror}.") from error
+        raise MachineError(f"cannot write to {folder}: {error.strerror}.") from error
     return True

@@ -9,16 +9,15 @@ import json
 import os
 import zlib
 from pathlib import Path
-from typing import Any
 
-from rlif.errors import RlifError, first_line
+from rlif.errors import DataError, first_line
+from rlif.files.jsonl import Row
 
-Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".txt")
 
 
 def home(relative: str, hub: str) -> str:
-    """Where a task reads from by default: `$RLIF_DATA/relative` where that variable names a folder, else the hub."""
+    """Returns a task's default source: `$RLIF_DATA/relative` where that variable names a folder, else the hub."""
     folder = os.environ.get("RLIF_DATA")
     return str(Path(folder) / relative) if folder else hub
 
@@ -32,48 +31,48 @@ def read_rows(
     present: tuple[str, ...] = (),
     lists: tuple[str, ...] = (),
 ) -> list[Row]:
-    """All rows of a source.
+    """Reads all rows of a source.
 
     Args:
         source: a file, a folder with `<split>.<suffix>` in it, or a hub name, `owner/name` or `owner/name:config`.
-        split: which part, for a folder or the hub; a file is taken as it is.
-        columns: text that every row must have, and not empty.
-        optional: text as well, where a row has them.
-        present: every row must have these, whatever is in them.
-        lists: and these, each a list of text.
+        split: which part of a folder or the hub; ignored for a file.
+        columns: that hold text in every row, never empty.
+        optional: columns that hold text where a row has them.
+        present: columns of any type that every row must have.
+        lists: columns that hold a list of text in every row.
 
     Raises:
-        RlifError: unreadable, empty, or a row lacks a column.
+        DataError: the source cannot be read or is empty, or a row lacks a column.
     """
     try:
         path = Path(source).expanduser()
     except RuntimeError as error:
-        raise RlifError(f"no such data file: {source} ({first_line(error)}).") from error
+        raise DataError(f"no such data file: {source} ({first_line(error)}).") from error
     if path.is_dir():
         path = _split_file(path, split)
     if path.is_file():
         rows = _read_file(path)
     elif path.suffix in (*SUFFIXES, ".gz") or source.startswith((".", "/", "~")):
-        raise RlifError(f"no such data file: {source}.")
+        raise DataError(f"no such data file: {source}.")
     else:
         rows = _read_hub(source, split)
     if not rows:
-        raise RlifError(f"{source} holds no rows.")
+        raise DataError(f"{source} holds no rows.")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            raise RlifError(f"row {number} of {source} has no columns: it is a {type(row).__name__}.")
+            raise DataError(f"row {number} of {source} has no columns: it is a {type(row).__name__}.")
         missing = [name for name in columns if row.get(name) in (None, "")]
         missing += [name for name in (*present, *lists) if name not in row]
         if missing:
             found = ", ".join(" ".join(str(name).split()) for name in row)
-            raise RlifError(f"row {number} of {source} has no {missing[0]!r}; it has {found}.")
+            raise DataError(f"row {number} of {source} has no {missing[0]!r}; it has {found}.")
         for name in (*columns, *optional):
             if not isinstance(row.get(name, ""), str | None):
                 kind = type(row[name]).__name__
-                raise RlifError(f"{name!r} in row {number} of {source} is a {kind}; expected plain text.")
+                raise DataError(f"{name!r} in row {number} of {source} is a {kind}; expected plain text.")
         for name in lists:
             if not isinstance(row[name], list) or not all(isinstance(each, str) for each in row[name]):
-                raise RlifError(f"{name!r} in row {number} of {source} is {row[name]!r:.40}; expected a list of text.")
+                raise DataError(f"{name!r} in row {number} of {source} is {row[name]!r:.40}; expected a list of text.")
     return rows
 
 
@@ -82,7 +81,7 @@ def _split_file(folder: Path, split: str) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise RlifError(f"{folder} has no {split}.jsonl, .json, .parquet, .csv or .txt (or one of them with .gz).")
+    raise DataError(f"{folder} has no {split}.jsonl, .json, .parquet, .csv or .txt (or one of them with .gz).")
 
 
 def _read_file(path: Path) -> list[Row]:
@@ -104,8 +103,8 @@ def _read_file(path: Path) -> list[Row]:
         if suffix == ".jsonl":
             return [json.loads(line) for line in text.split("\n") if line.strip()]
     except (OSError, EOFError, ValueError, RecursionError, csv.Error, zlib.error) as error:
-        raise RlifError(f"cannot read {path}: {first_line(error)}.") from error
-    raise RlifError(f"cannot read {path}: expected {', '.join(SUFFIXES)}, or one of them with .gz.")
+        raise DataError(f"cannot read {path}: {first_line(error)}.") from error
+    raise DataError(f"cannot read {path}: expected {', '.join(SUFFIXES)}, or one of them with .gz.")
 
 
 def _read_hub(source: str, split: str) -> list[Row]:
@@ -116,7 +115,7 @@ def _read_hub(source: str, split: str) -> list[Row]:
         return [dict(row) for row in datasets.load_dataset(name, config or None, split=split)]
     except Exception as error:  # the hub client raises a dozen unrelated types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RlifError(
+        raise DataError(
             f"cannot load the split {split!r} of {source!r} from the hub ({reason});"
             " give a local file with source=PATH."
         ) from error

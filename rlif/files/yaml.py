@@ -1,4 +1,4 @@
-"""YAML 1.2, in which 3e-6 is a number and `no` is a word; what is wrong is one sentence."""
+"""Reads and writes YAML 1.2, in which 3e-6 is a number and `no` is a word."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import RlifError
+from rlif.errors import RecipeError
 
-MOST_VALUES = 10_000  # in a file; YAML can say a million million in ten lines
+MOST_VALUES = 10_000  # in a file; ten lines of aliases can stand for 10^12
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping."""
+    """Reads a YAML file that holds a mapping."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RlifError(f"cannot read {path}: {error}.") from error
+        raise RecipeError(f"cannot read {path}: {error}.") from error
     values = parse_yaml(text, str(path)) if text.strip() else {}
     if not isinstance(values, dict):
-        raise RlifError(f"{path} holds a {type(values).__name__}; a recipe is a mapping of keys to values.")
+        raise RecipeError(f"{path} holds a {type(values).__name__}; a recipe is a mapping of keys to values.")
     return values
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value of a text.
+    """Parses a text.
 
     Raises:
-        RlifError: it is not YAML, or says more than anybody means to.
+        RecipeError: it is not YAML, or holds too many values.
     """
     from ruamel.yaml import YAML, YAMLError
 
@@ -37,14 +37,14 @@ def parse_yaml(text: str, where: str) -> Any:
         problem = getattr(error, "problem", None) or type(error).__name__
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
-        raise RlifError(f"{where} is not YAML: {problem}{line}.") from error
+        raise RecipeError(f"{where} is not YAML: {problem}{line}.") from error
     if not _is_small(value):
-        raise RlifError(f"{where} holds more than {MOST_VALUES:,} values, or aliases that go round in a circle.")
+        raise RecipeError(f"{where} holds more than {MOST_VALUES:,} values, or aliases that go round in a circle.")
     return value
 
 
 def _is_small(value: Any) -> bool:
-    """Whether a value, with each of its aliases written out, has a size that can be worked with."""
+    """Tells whether a value has at most `MOST_VALUES` values with its aliases written out."""
     waiting, seen = [value], 0
     while waiting and seen <= MOST_VALUES:
         inner, seen = waiting.pop(), seen + 1

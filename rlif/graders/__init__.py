@@ -1,9 +1,16 @@
-"""What a completion is worth by something other than confidence: gold answers, form, controls, code of your own.
+"""Grades completions by something other than confidence: gold answers, form, controls, code of your own.
 
-`GRADERS` is the whole list; a new one is one file and one line. A grader takes a `Batch` - the completions that one
-process sampled - and gives one number each, larger = better, None where there is none. Those in `NEED_GOLD` compare
-with gold answers, which reach the training path only when a recipe names one of them. `FACTORS` holds what multiplies a
-reward's advantages, one number for each group.
+A grader takes a `Batch`, the completions that one process sampled, and gives one number each: larger = better, None
+where there is none. `GRADERS` lists all of them. Those in `NEED_GOLD` compare with gold answers, which reach the
+training path only when a recipe names one of them. `FACTORS` holds what multiplies a reward's advantages, one number
+for each group.
+
+Start with batch.py and accuracy.py. external.py calls reward functions written for TRL and reward models. Every other
+file is one grader, or a few of a kind.
+
+May import answers, tasks and types. Rewards and engines import this folder.
+
+To add one: one file, one line in `GRADERS`, one test, and one row of docs/signals.md.
 """
 
 from __future__ import annotations

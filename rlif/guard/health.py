@@ -1,4 +1,4 @@
-r"""Vital signs of a rollout, without labels: what its completions look like, from their text and tokens alone.
+r"""Measures the health of a rollout from the text and tokens of its completions, without labels.
 
 With c a completion, its prompt x, its group the completions of the same prompt:
 
@@ -39,8 +39,8 @@ OPENER = re.compile(
 )
 
 
-def vitals(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The vital signs of a rollout; those that it has nothing to measure for are left out.
+def measure_health(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Measures the health of a rollout; a measure with nothing to read is left out.
 
     Args:
         rows: of a run folder's completions, whole groups one after the other: each with `prompt` (text or
@@ -48,7 +48,7 @@ def vitals(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
     Example:
         >>> row = {"prompt": "2 + 2?", "prompt_ids": [5, 6], "completion": "It is 4.", "completion_ids": [7, 8]}
-        >>> vitals([{**row, "answer": "4"}, {**row, "answer": None}])["unanswered"]
+        >>> measure_health([{**row, "answer": "4"}, {**row, "answer": None}])["unanswered"]
         0.5
     """
     if not rows:

@@ -1,4 +1,4 @@
-"""The guard policy and its limits: the `guard:` of a recipe."""
+"""Defines the policy and limits of the guard, the key `guard` of a recipe."""
 
 from __future__ import annotations
 

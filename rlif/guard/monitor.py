@@ -1,4 +1,4 @@
-"""The guard: is the run still healthy? Label-free alarms from what the run logs anyway.
+"""Raises alarms about a run from what it logs, without labels.
 
 For each sign of `SIGNS`, at each logged step that has it:
 
@@ -8,21 +8,20 @@ For each sign of `SIGNS`, at each logged step that has it:
     raised    after `patience` consecutive readings beyond; `since` is the step of the first of them
     cleared   after `patience` consecutive readings within
 
-so one odd step raises nothing, and an alarm does not flicker. What is not finite is raised at once; a mean over no
-scored completion is only missing, and the sign `unscorable` sees how often. Two severities: an `alarm` is what the
-policies act on, a `warning` is only said.
+So one odd step raises nothing. A value that is not finite is raised at once. A mean over no scored completion counts as
+missing; the sign `unscorable` counts those. Policies act on an `alarm`; a `warning` is only logged.
 
-    log         say it, go on
-    stop        take a checkpoint and end the run
-    rollback    return to the last healthy checkpoint and go on with a KL weight `strengthen` times as large, at most
+    log         log the alarm and continue
+    stop        save a checkpoint and end the run
+    rollback    return to the last healthy checkpoint and continue with a KL weight `strengthen` times as large, at most
                 `rollbacks` times; then stop. Without a healthy checkpoint, from the start
 
 A checkpoint is healthy if no alarm had been raised by then and no reading of an alarm's sign was beyond its limit.
-After the first alarm no checkpoint is: without labels, a recovery cannot be told from a collapse that looks well.
+After the first alarm no checkpoint is healthy: without labels, a recovery looks like some collapses.
 
-What it cannot see: completions of the usual length, form and distance from the start with wrong content, and anything
-while KL is not measured (training.beta 0). Accuracy plays no part; the limits and how they were found are in
-docs/log.md, hits and false stops in results/guard.md.
+It misses wrong content in completions of the usual length, form and distance from the start. With training.beta 0, KL
+is not measured and its signs are off. Accuracy is not read. docs/log.md says how the limits were found;
+results/guard.md counts hits and false stops.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class Alarm:
 
 @dataclass
 class Watch:
-    """The guard's memory; everything in it is JSON, so it survives a checkpoint exactly.
+    """The state of the monitor. All of it is JSON, so a checkpoint keeps it exactly.
 
     Attributes:
         first: the first observations of each metric.
@@ -85,12 +84,12 @@ class Watch:
     healthy: int | None = None
 
 
-class Judge:
+class Monitor:
     """Watches a run step by step.
 
     Example:
-        >>> judge = Judge(Guard(start=1, window=1, patience=2))
-        >>> [len(judge.step(step, {"kl": kl})) for step, kl in enumerate([0.0, 0.3, 0.4, 0.5], start=1)]
+        >>> monitor = Monitor(Guard(start=1, window=1, patience=2))
+        >>> [len(monitor.step(step, {"kl": kl})) for step, kl in enumerate([0.0, 0.3, 0.4, 0.5], start=1)]
         [0, 0, 1, 0]
     """
 
@@ -98,11 +97,11 @@ class Judge:
         self.guard, self.watch = guard, Watch()
 
     def step(self, step: int, observed: Mapping[str, Any]) -> list[Alarm]:
-        """What is raised now that it was not before.
+        """Gives the alarms that this step raises.
 
         Args:
             step: of the run; only increasing.
-            observed: metrics of the step by name, `rlif.guard.health` among them; what is missing is not judged.
+            observed: metrics of the step by name, `rlif.guard.health` among them; missing ones are skipped.
         """
         raised = self._not_finite(step, observed)
         for metric in {sign.of for sign in SIGNS.values()} & set(observed):
@@ -130,11 +129,11 @@ class Judge:
         return self.watch.alarm is None and not any(SIGNS[name].severity == "alarm" for name in pending)
 
     def state(self) -> dict[str, Any]:
-        """Everything it remembers, as JSON."""
+        """Gives the state as JSON."""
         return asdict(self.watch)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Puts back what `state` gave."""
+        """Restores what `state` gave."""
         self.watch = Watch(**state)
 
     def _remember(self, metric: str, value: float) -> None:
@@ -202,7 +201,7 @@ def _is_empty_mean(metric: str, observed: Mapping[str, Any]) -> bool:
 def replay(
     guard: Guard, metrics: Iterable[Mapping[str, Any]], rollouts: Mapping[int, Mapping[str, float]] | None = None
 ) -> list[Alarm]:
-    """What a guard would have raised over the metrics of a run folder.
+    """Gives the alarms that a guard would have raised over the metrics of a run folder.
 
     Args:
         guard: policy and limits.
@@ -214,23 +213,23 @@ def replay(
         >>> replay(Guard(), Run.open("runs/demo-collapse").metrics())[0].sign
         'kl'
     """
-    return _play(Judge(guard), metrics, rollouts or {})
+    return _play(Monitor(guard), metrics, rollouts or {})
 
 
-def standing(guard: Guard, metrics: Iterable[Mapping[str, Any]]) -> list[Alarm]:
-    """What a guard would have raised over the metrics of a run and not cleared again by the end of them.
+def uncleared_alarms(guard: Guard, metrics: Iterable[Mapping[str, Any]]) -> list[Alarm]:
+    """Gives the alarms of `replay` that are still raised at the end.
 
     Example:
         >>> from rlif.runs.folder import Run
-        >>> [alarm.sign for alarm in standing(Guard(), Run.open("runs/demo").metrics())]
+        >>> [alarm.sign for alarm in uncleared_alarms(Guard(), Run.open("runs/demo").metrics())]
         []
     """
-    judge = Judge(guard)
-    latest = {alarm.sign: alarm for alarm in _play(judge, metrics, {})}
-    return [latest[sign] for sign in judge.watch.raised]
+    monitor = Monitor(guard)
+    latest = {alarm.sign: alarm for alarm in _play(monitor, metrics, {})}
+    return [latest[sign] for sign in monitor.watch.raised]
 
 
 def _play(
-    judge: Judge, metrics: Iterable[Mapping[str, Any]], rollouts: Mapping[int, Mapping[str, float]]
+    monitor: Monitor, metrics: Iterable[Mapping[str, Any]], rollouts: Mapping[int, Mapping[str, float]]
 ) -> list[Alarm]:
-    return [alarm for row in metrics for alarm in judge.step(row["step"], {**rollouts.get(row["step"], {}), **row})]
+    return [alarm for row in metrics for alarm in monitor.step(row["step"], {**rollouts.get(row["step"], {}), **row})]

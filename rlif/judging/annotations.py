@@ -1,20 +1,17 @@
-"""Annotations of pairs: made by a judge and kept as they come, or read from where others recorded them.
+"""Asks a judge about pairs and keeps its answers on disk, or reads recorded annotations.
 
-A judge's answers are appended to a file of JSON lines, one whole line each, at the moment they arrive. A line's `key`
-is a digest of the pair, the judge's name and what it read, so that a run that was killed goes on where it stopped, and
-an output, a prompt or a judge that changed is judged anew. A last line that was cut short is dropped.
+Each answer is appended to a file of JSON lines as it arrives. Its `key` is a digest of the pair, the judge's name and
+what the judge read. So a killed run goes on where it stopped, and whatever changed (output, prompt, judge) is judged
+anew.
 
-Unjudged and failed are two things. A judge that replied without naming m or M has been heard: preference None, kept,
-not asked again. A request that failed (rate limit, time-out, broken reply) is not kept and is asked again by the next
-run. Neither counts as a loss: the win rates leave both out and report their share.
+Unjudged and failed differ. A reply that names neither m nor M is unjudged: preference None, written, not asked again.
+A failed request (rate limit, time-out, broken reply) is not written, and the next run repeats it. Neither counts as a
+loss: the win rates leave both out and report their share.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -22,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import RlifError
+from rlif.errors import DataError, MachineError, RlifError
 from rlif.files.atomic import writing
+from rlif.files.jsonl import JsonLog
 from rlif.files.tables import Row, read_rows
 from rlif.judging.judge import Judge, Pair, Refused, Unanswered
 from rlif.judging.win_rate import Annotation
@@ -33,46 +31,39 @@ CHARACTERS_PER_TOKEN = 4
 PATIENCE = 10  # failed requests in a row, then the endpoint is taken to be down
 
 
-class Record:
-    """A judge's answers on disk. Appending is safe from several threads of one process."""
+class AnswerLog:
+    """Keeps a judge's answers on disk, by key. Several threads of one process may append."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: dict[str, Row] = {}
-        self._lock = threading.Lock()
-        data = path.read_bytes() if path.exists() else b""
-        for number, line in enumerate(data.split(b"\n")[:-1], start=1):
-            try:
-                row = json.loads(line)
-                self.rows[row["key"]] = row
-            except (ValueError, TypeError, KeyError):
-                raise RlifError(f"line {number} of {path} is not a judge's answer; move the file away.") from None
-
-    def append(self, row: Row) -> None:
-        """Adds one line, over what is left of a line that was cut short."""
-        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
-        with self._lock, writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "ab") as file:
-                file.write(line)
+        self._log = JsonLog(path, ascii=False)
+        for number, row in self._log.rows():
+            if "key" not in row:
+                raise DataError(f"line {number} of {path} is not a judge's answer; move the file away.")
             self.rows[row["key"]] = row
 
-    def mend(self) -> None:
-        """Drops a last line that was cut short, so that the next one starts afresh."""
-        if self.path.exists():
-            data = self.path.read_bytes()
-            if not data.endswith(b"\n") and data:
-                os.truncate(self.path, data.rfind(b"\n") + 1)
+    def append(self, row: Row) -> None:
+        """Adds one answer."""
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._log.append(row)
+        self.rows[row["key"]] = row
+
+    def cut(self) -> None:
+        """Removes a last line that was cut short, so that the next one starts afresh."""
+        with writing(self.path):
+            self._log.cut()
 
 
 @dataclass
-class Judged:
-    """What came of asking a judge.
+class JudgeResult:
+    """Holds the annotations of a judge, and counts of its requests.
 
     Attributes:
         annotations: one per pair, in their order; preference None where there is none.
         asked: requests made now, retries not counted; `known`: answers that were there before.
-        failed: how often what kept a pair from being judged.
+        failed: failed requests by reason.
     """
 
     annotations: list[Annotation] = field(default_factory=list)
@@ -81,9 +72,9 @@ class Judged:
     failed: Counter[str] = field(default_factory=Counter)
 
 
-def cost_of(judge: Judge, pairs: Sequence[Pair], path: Path) -> dict[str, int]:
-    """Requests and tokens still to pay for: input tokens are guessed as characters / 4, output is one token each."""
-    rows = Record(path).rows
+def estimate_cost(judge: Judge, pairs: Sequence[Pair], path: Path) -> dict[str, int]:
+    """Estimates the requests and tokens still to pay for: characters / 4 as input tokens, one output token each."""
+    rows = AnswerLog(path).rows
     asked = [pair for pair in pairs if judge.key(pair) not in rows]
     characters = sum(len(message["content"]) for pair in asked for message in judge.messages(pair))
     return {"requests": len(asked), "input_tokens": characters // CHARACTERS_PER_TOKEN, "output_tokens": len(asked)}
@@ -91,27 +82,27 @@ def cost_of(judge: Judge, pairs: Sequence[Pair], path: Path) -> dict[str, int]:
 
 def annotate(
     judge: Judge, pairs: Sequence[Pair], path: Path, workers: int = 8, tick: Callable[[], None] = lambda: None
-) -> Judged:
+) -> JudgeResult:
     """Asks the judge about every pair that the file does not hold yet.
 
     Args:
-        path: JSON lines, made or gone on with.
+        path: of the JSON lines; continued if it exists.
         workers: requests at a time.
-        tick: called once per pair that is through.
+        tick: called once per finished pair.
 
     Raises:
-        RlifError: the endpoint refuses everything, or ten requests in a row failed. What was answered is kept.
+        MachineError: the endpoint refuses everything, or ten requests in a row failed. Answers stay on disk.
     """
-    record = Record(path)
-    asked = [pair for pair in pairs if judge.key(pair) not in record.rows]
-    judged = Judged(asked=len(asked), known=len(pairs) - len(asked))
+    log = AnswerLog(path)
+    asked = [pair for pair in pairs if judge.key(pair) not in log.rows]
+    judged = JudgeResult(asked=len(asked), known=len(pairs) - len(asked))
     if asked:
         client = judge.connect()
-        record.mend()
+        log.cut()
 
         def ask(pair: Pair) -> None:
             verdict = judge.ask(client, pair)
-            record.append(_row(judge, pair, verdict.preference, verdict.read_from))
+            log.append(_row(judge, pair, verdict.preference, verdict.read_from))
 
         with ThreadPoolExecutor(workers) as pool:
             waiting = {pool.submit(ask, pair): pair for pair in asked}
@@ -121,19 +112,19 @@ def annotate(
                 _cancel(waiting)
                 raise
         if stopped:
-            kept = sum(judge.key(pair) in record.rows for pair in pairs)
-            raise RlifError(f"{stopped} {kept} of {len(pairs)} pairs are judged, in {path}; run again to go on.")
+            kept = sum(judge.key(pair) in log.rows for pair in pairs)
+            raise MachineError(f"{stopped} {kept} of {len(pairs)} pairs are judged, in {path}; run again to go on.")
     for pair in pairs:
-        row = record.rows.get(judge.key(pair))
+        row = log.rows.get(judge.key(pair))
         preference = row["preference"] if row else None
         judged.annotations.append(Annotation(pair.index, preference, len(pair.baseline), len(pair.output)))
     return judged
 
 
-def _collect(waiting: Mapping[Future[None], Pair], judged: Judged, tick: Callable[[], None]) -> str | None:
-    """Counts what comes in. A sentence where it was no use going on: whoever is in flight then still arrives.
+def _collect(waiting: Mapping[Future[None], Pair], judged: JudgeResult, tick: Callable[[], None]) -> str | None:
+    """Counts answers and failures; returns a sentence if asking was given up. Requests in flight still arrive.
 
-    Refusals speak against the endpoint only as long as it has never answered: some outputs it may never accept.
+    Refusals count against the endpoint only until its first answer, since it may never accept some outputs.
     """
     stopped, in_a_row, answers = None, 0, judged.known
     for future in as_completed(waiting):
@@ -150,8 +141,6 @@ def _collect(waiting: Mapping[Future[None], Pair], judged: Judged, tick: Callabl
                 stopped = f"the judge failed {in_a_row} times in a row, the last time with {error};"
         except RlifError as error:
             stopped = stopped or str(error)
-        except OSError as error:
-            stopped = stopped or f"cannot keep the judge's answers: {error};"
         if stopped:
             _cancel(waiting)
     return stopped
@@ -176,31 +165,31 @@ def _row(judge: Judge, pair: Pair, preference: float | None, read_from: str) -> 
     }
 
 
-def pair_up(problems: Sequence[Problem], source: str) -> list[Pair]:
-    """The outputs in a file beside the baseline's, one pair per problem, in the order of the problems.
+def read_pairs(problems: Sequence[Problem], source: str) -> list[Pair]:
+    """Pairs the outputs in a file with the baseline's, one pair per problem, in the order of the problems.
 
     Args:
         problems: of the task alpaca_eval, `data` with index and baseline.
         source: rows {id or instruction, output or completion}; the records of an evaluation have that layout.
 
     Raises:
-        RlifError: a problem without an output or with two, an output without a problem or without text.
+        DataError: a problem without an output or with two, an output without a problem or without text.
     """
     by_name = {problem.id: problem for problem in problems} | {problem.text: problem for problem in problems}
     outputs: dict[str, str] = {}
     for number, row in enumerate(read_rows(source, "test"), start=1):
         name, output = row.get("id", row.get("instruction")), row.get("output", row.get("completion"))
         if not isinstance(name, str) or not isinstance(output, str):
-            raise RlifError(f"row {number} of {source} needs id or instruction, and output or completion, as text.")
+            raise DataError(f"row {number} of {source} needs id or instruction, and output or completion, as text.")
         problem = by_name.get(name) or by_name.get(str(row.get("instruction")))
         if problem is None:
-            raise RlifError(f"row {number} of {source} is for {name[:60]!r}, which alpaca_eval does not have.")
+            raise DataError(f"row {number} of {source} is for {name[:60]!r}, which alpaca_eval does not have.")
         if problem.id in outputs:
-            raise RlifError(f"{source} has more than one output for {problem.id}; expected one per instruction.")
+            raise DataError(f"{source} has more than one output for {problem.id}; expected one per instruction.")
         outputs[problem.id] = output
     missing = [problem.id for problem in problems if problem.id not in outputs]
     if missing:
-        raise RlifError(
+        raise DataError(
             f"{source} has no output for {len(missing)} of the {len(problems)} instructions, e.g. for {missing[0]}."
         )
     return [
@@ -209,30 +198,32 @@ def pair_up(problems: Sequence[Problem], source: str) -> list[Pair]:
     ]
 
 
-def check_belonging(annotations: Sequence[Annotation], problems: Sequence[Problem], pairs: Sequence[Pair] = ()) -> None:
-    """Whether recorded annotations are of this baseline and, where there are pairs, of these outputs, by their lengths.
+def check_same_outputs(
+    annotations: Sequence[Annotation], problems: Sequence[Problem], pairs: Sequence[Pair] = ()
+) -> None:
+    """Checks by their lengths that annotations are of this baseline and, given pairs, of these outputs.
 
     Raises:
-        RlifError: more than half of the baseline's lengths differ, or any of the model's.
+        DataError: more than half of the baseline's lengths differ, or any of the model's.
     """
     baseline = {problem.data["index"]: len(problem.data["baseline"]) for problem in problems}
     strange = sum(row.len_1 != baseline.get(row.index) for row in annotations)
     if 2 * strange > len(annotations):
-        raise RlifError(
+        raise DataError(
             f"{strange} of {len(annotations)} annotations compare with outputs of another length than"
             " gpt4_1106_preview's: they are against another baseline, for which there is no length control."
         )
     outputs = {pair.index: len(pair.output) for pair in pairs}
     for row in annotations:
         if outputs.get(row.index, row.len_2) != row.len_2:
-            raise RlifError(
+            raise DataError(
                 f"the annotation of instruction {row.index} is of an output of {row.len_2} characters, but yours has"
                 f" {outputs[row.index]}: it was made for other outputs."
             )
 
 
-def recorded(source: str, index_of: Mapping[str, int]) -> list[Annotation]:
-    """Annotations that somebody recorded, in their order.
+def read_annotations(source: str, index_of: Mapping[str, int]) -> list[Annotation]:
+    """Reads recorded annotations, in their order.
 
     Args:
         source: a file of rows {index, preference, len_1, len_2}, or {instruction, output_1, output_2, preference} as
@@ -240,14 +231,14 @@ def recorded(source: str, index_of: Mapping[str, int]) -> list[Annotation]:
         index_of: index of each instruction, for the second layout.
 
     Raises:
-        RlifError: another layout, an unknown instruction, or a preference outside [1, 2].
+        DataError: another layout, an unknown instruction, or a preference outside [1, 2].
     """
     return [_annotation(row, number, source, index_of) for number, row in enumerate(read_rows(source, "test"), start=1)]
 
 
 def _annotation(row: Any, number: int, source: str, index_of: Mapping[str, int]) -> Annotation:
     if "preference" not in row:
-        raise RlifError(f"row {number} of {source} has no 'preference'; it is no annotation.")
+        raise DataError(f"row {number} of {source} has no 'preference'; it is no annotation.")
     preference = _preference(row["preference"], number, source)
     try:
         if "len_1" in row:
@@ -255,17 +246,17 @@ def _annotation(row: Any, number: int, source: str, index_of: Mapping[str, int])
         index = index_of.get(row["instruction"])
         lengths = len(row["output_1"]), len(row["output_2"])
     except (KeyError, TypeError, ValueError):
-        raise RlifError(
+        raise DataError(
             f"row {number} of {source} has {', '.join(row)}; expected index, len_1 and len_2, or instruction, output_1"
             " and output_2, beside preference."
         ) from None
     if index is None:
-        raise RlifError(f"the instruction in row {number} of {source} is not one of the {len(index_of)} of AlpacaEval.")
+        raise DataError(f"the instruction in row {number} of {source} is not one of the {len(index_of)} of AlpacaEval.")
     return Annotation(index, preference, *lengths)
 
 
 def _preference(value: Any, number: int, source: str) -> float | None:
-    """Upstream writes 0 for a tie and NaN where there is no preference."""
+    """Reads a preference. Upstream writes 0 for a tie and NaN where there is none."""
     try:
         preference = None if value in (None, "") else float(value)
     except (TypeError, ValueError):
@@ -275,5 +266,5 @@ def _preference(value: Any, number: int, source: str) -> float | None:
     if preference == 0:
         return 1.5
     if not 1 <= preference <= 2:
-        raise RlifError(f"row {number} of {source} has the preference {value!r}; expected 1 (baseline) to 2 (model).")
+        raise DataError(f"row {number} of {source} has the preference {value!r}; expected 1 (baseline) to 2 (model).")
     return preference

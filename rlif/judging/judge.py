@@ -1,4 +1,4 @@
-"""A language model that says which of two outputs is better, asked through any OpenAI-compatible endpoint.
+"""Asks a language model which of two outputs is better, through any OpenAI-compatible endpoint.
 
     order         the model's output is M, the second, unless a seeded draw from the instruction makes it m, the first
     answer        one token, m or M, with its five likeliest alternatives and their log-probabilities
@@ -6,11 +6,11 @@
     preference    1 + p(model): 1 the baseline's output is better, 2 the model's
 
 This is AlpacaEval 2's protocol (arXiv 2404.04475, annotator weighted_alpaca_eval_gpt4_turbo), its draw of the order
-included. Its figures are those of one judge, gpt-4-1106-preview, under one prompt: with another judge, or with the
-prompt of this module, which only has the same structure, no published value can be expected to match.
+included. The published figures hold for one judge, gpt-4-1106-preview, and one prompt. The prompt of this module only
+has the same structure. With it, or with another judge, expect other figures.
 
-Neither letter among the five: preference None, kept as unjudged. No log-probabilities at all: the text decides if it is
-m or M, else None. The key is read from OPENAI_API_KEY alone, by the client, and appears nowhere else.
+If neither letter is among the five, the pair is unjudged: preference None. Without log-probabilities the text decides
+if it is m or M, else None. Only the client reads the key, from OPENAI_API_KEY; it is written nowhere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from rlif.errors import RlifError, first_line
+from rlif.errors import MachineError, RecipeError, first_line
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -65,16 +65,16 @@ else: no quotes, no space, no new line.
 
 
 class Unanswered(Exception):
-    """One pair got no reply that could be read. Its text says why; the pair can be asked again."""
+    """Says why a pair got no readable reply; it can be asked again."""
 
 
 class Refused(Unanswered):
-    """The endpoint works, but will not have this one request: too long, filtered, an option it does not know."""
+    """The endpoint refused this one request: too long, filtered, or an unknown option."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two outputs for one instruction.
+    """Holds two outputs for one instruction.
 
     Attributes:
         id: of the problem.
@@ -92,41 +92,41 @@ class Pair:
 
 @dataclass(frozen=True)
 class JudgePrompt:
-    """Messages with `{instruction}`, `{output_1}` (called m) and `{output_2}` (called M), each of them once or more."""
+    """Holds messages with `{instruction}`, `{output_1}` (called m) and `{output_2}` (called M), each at least once."""
 
     messages: tuple[tuple[str, str], ...] = (("system", SYSTEM), ("user", USER))
 
     @classmethod
     def parse(cls, text: str) -> JudgePrompt:
-        """A prompt from text with sections `<|im_start|>role ... <|im_end|>`, or one user message where it has none.
+        """Parses sections `<|im_start|>role ... <|im_end|>`; a text without any is one user message.
 
         Raises:
-            RlifError: an unknown role, or a place that no section holds.
+            RecipeError: a role is unknown, or a placeholder is missing.
         """
         sections = tuple((role, body.strip()) for role, body in SECTION.findall(text)) or (("user", text.strip()),)
         for role, _ in sections:
             if role not in ROLES:
-                raise RlifError(f"a judge prompt has the roles {', '.join(ROLES)}, not {role!r}.")
+                raise RecipeError(f"a judge prompt has the roles {', '.join(ROLES)}, not {role!r}.")
         missing = [place for place in PLACES if not any(f"{{{place}}}" in body for _, body in sections)]
         if missing:
-            raise RlifError(f"a judge prompt needs {{{missing[0]}}} where that text goes.")
+            raise RecipeError(f"a judge prompt needs {{{missing[0]}}} where that text goes.")
         return cls(sections)
 
     @property
     def published(self) -> bool:
-        """Whether this is word for word the prompt behind the leaderboard."""
+        """Tells whether this is word for word the leaderboard's prompt."""
         return hashlib.sha256(repr(self.messages).encode()).hexdigest().startswith(PUBLISHED_PROMPT)
 
     @classmethod
     def read(cls, path: Path) -> JudgePrompt:
-        """The prompt in a file, e.g. upstream's alpaca_eval_clf.txt."""
+        """Reads the prompt in a file, e.g. upstream's alpaca_eval_clf.txt."""
         try:
             return cls.parse(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise RlifError(f"cannot read the judge prompt {path}: {error}.") from error
+            raise RecipeError(f"cannot read the judge prompt {path}: {error}.") from error
 
     def fill(self, instruction: str, output_1: str, output_2: str) -> list[dict[str, str]]:
-        """The conversation for one pair. What looks like a place inside an output stays as it is."""
+        """Fills in one pair. A placeholder inside an output stays as it is."""
         texts = {"instruction": instruction, "output_1": output_1, "output_2": output_2}
         return [
             {"role": role, "content": PLACE.sub(lambda found: texts[found.group(1)], body)}
@@ -136,7 +136,7 @@ class JudgePrompt:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge said of one pair.
+    """Holds a judge's answer about one pair.
 
     Attributes:
         preference: from 1 (baseline) to 2 (model); None where the reply named neither.
@@ -149,7 +149,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Judge:
-    """Who is asked, and how.
+    """Describes which judge is asked, and how.
 
     Attributes:
         model: its name at the endpoint.
@@ -172,49 +172,49 @@ class Judge:
     timeout: float = 60.0
 
     def connect(self) -> OpenAI:
-        """A client of the endpoint.
+        """Opens a client of the endpoint.
 
         Raises:
-            RlifError: the package openai or the key is missing.
+            MachineError: the package openai or the key is missing.
         """
         try:
             from openai import OpenAI, OpenAIError
         except ImportError as error:
-            raise RlifError("a judge is asked through the package openai: pip install 'rlif[alpaca]'.") from error
+            raise MachineError("a judge is asked through the package openai: pip install 'rlif[alpaca]'.") from error
         if not os.environ.get("OPENAI_API_KEY", "").strip():
-            raise RlifError("OPENAI_API_KEY is not set; put the judge's key there (any word if it asks for none).")
+            raise MachineError("OPENAI_API_KEY is not set; put the judge's key there (any word if it asks for none).")
         try:
             return OpenAI(base_url=self.base_url, max_retries=self.max_retries, timeout=self.timeout)
         except (OpenAIError, ValueError) as error:
-            raise RlifError(f"cannot use the endpoint {self.where()}: {_clean(first_line(error))}.") from None
+            raise MachineError(f"cannot use the endpoint {self.where()}: {_clean(first_line(error))}.") from None
 
     def where(self) -> str:
-        """The endpoint, without anything secret that a URL may hold."""
+        """Returns the endpoint without the secrets that a URL may hold."""
         url = urlsplit(self.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1")
         return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
 
     def shows_model_first(self, instruction: str) -> bool:
-        """Whether the model's output is m, the first of the two: upstream's draw, from instruction and seed."""
+        """Tells whether the model's output is m, the first: upstream's draw from instruction and seed."""
         return random.Random(f"is_switched_outputs{instruction}{self.seed}").random() >= 0.5
 
     def messages(self, pair: Pair) -> list[dict[str, str]]:
-        """What the judge reads."""
+        """Builds the messages that the judge reads."""
         outputs = (pair.baseline, pair.output)
         return self.prompt.fill(
             pair.instruction, *(outputs[::-1] if self.shows_model_first(pair.instruction) else outputs)
         )
 
     def key(self, pair: Pair) -> str:
-        """A digest of all that the answer depends on: the pair, the judge's name and what it reads."""
+        """Hashes what the answer depends on: the pair, the judge's name and what it reads."""
         content = json.dumps([pair.id, self.model, self.messages(pair)])
         return hashlib.sha256(content.encode()).hexdigest()[:24]
 
     def ask(self, client: OpenAI, pair: Pair) -> Verdict:
-        """One request.
+        """Asks about one pair.
 
         Raises:
             Unanswered: this pair got no readable reply, after all retries.
-            RlifError: no pair will get one: the key or the model's name is refused.
+            MachineError: no pair will get one: the key or the model's name is refused.
         """
         import openai
 
@@ -228,11 +228,11 @@ class Judge:
                 top_logprobs=5,
             ).text
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise RlifError(
+            raise MachineError(
                 f"the judge at {self.where()} refuses the key in OPENAI_API_KEY ({error.status_code})."
             ) from None
         except openai.NotFoundError:
-            raise RlifError(f"the endpoint {self.where()} has no model {self.model!r} for chat (404).") from None
+            raise MachineError(f"the endpoint {self.where()} has no model {self.model!r} for chat (404).") from None
         except openai.OpenAIError as error:
             raise _unanswered(error) from None
         try:
@@ -245,7 +245,7 @@ class Judge:
 
 
 def read_reply(reply: dict[str, Any]) -> tuple[float | None, str]:
-    """The probability of m against M in a chat completion, and where it was read.
+    """Reads the probability of m against M from a chat completion, and says where.
 
     Example:
         >>> read_reply({"choices": [{"message": {"content": "M"}}]})

@@ -1,4 +1,4 @@
-"""The two figures of AlpacaEval 2: the raw win rate, and the one with the effect of length taken out.
+"""Computes the win rates of AlpacaEval 2: raw, and controlled for length.
 
     raw                 mean(preference) - 1, in %; preference is 1 where the baseline's output is better, 2 where the
                         model's is, 1.5 for a tie, anything between where a judge gave a probability
@@ -26,8 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlif.errors import RlifError, lookup
+from rlif.errors import DataError, MachineError, lookup
 from rlif.files.tables import read_rows
+from rlif.intervals import Interval, error_interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,11 +44,11 @@ SMALL = 16  # quicksort leaves stretches of so many and fewer alone
 
 @dataclass(frozen=True)
 class Annotation:
-    """One instruction, judged.
+    """Holds the judgement of one instruction.
 
     Attributes:
         index: position of the instruction among the 805, from 0.
-        preference: from 1, the baseline's output is better, to 2, the model's is; None where nobody could tell.
+        preference: from 1, the baseline's output is better, to 2, the model's is; None where it is unjudged.
         len_1: characters of the baseline's output.
         len_2: characters of the model's.
     """
@@ -59,7 +60,7 @@ class Annotation:
 
 
 def win_rates(annotations: Sequence[Annotation], difficulty: str = "instruction") -> dict[str, Any]:
-    """Both win rates of one model, what is unjudged, and how long the outputs are.
+    """Computes both win rates of one model, the unjudged share, and the lengths of the outputs.
 
     Returns:
         `win_rate` and `length_controlled`, in %, as their functions give them; `n`, rows; `unjudged`, a share;
@@ -74,7 +75,7 @@ def win_rates(annotations: Sequence[Annotation], difficulty: str = "instruction"
     return {
         "n": n,
         "unjudged": sum(row.preference is None for row in annotations) / n,
-        "win_rate": raw(annotations),
+        "win_rate": raw_win_rate(annotations),
         "length_controlled": controlled,
         "difficulty": difficulty,
         "length": {
@@ -84,11 +85,11 @@ def win_rates(annotations: Sequence[Annotation], difficulty: str = "instruction"
     }
 
 
-def raw(annotations: Sequence[Annotation]) -> dict[str, float | int | None]:
-    """The mean preference for the model in %, over the rows that are judged.
+def raw_win_rate(annotations: Sequence[Annotation]) -> dict[str, float | int | None]:
+    """Computes the mean preference for the model in %, over the judged rows.
 
     Returns:
-        {n, mean, standard_error, low, high}; the 95 % interval is the normal one. Mean None where nothing is judged,
+        {n, mean, standard_error, low, high}; the 95 % interval is Student's. Mean None where nothing is judged,
         no interval below two rows.
     """
     import numpy as np
@@ -99,26 +100,27 @@ def raw(annotations: Sequence[Annotation]) -> dict[str, float | int | None]:
 
 
 def length_controlled(annotations: Sequence[Annotation], difficulty: str = "instruction") -> dict[str, Any]:
-    """The win rate in % that the regression predicts for outputs as long as the baseline's.
+    """Predicts the win rate in % for outputs as long as the baseline's.
 
     Args:
         annotations: one per instruction. Their order matters to "positional" alone.
         difficulty: "instruction" looks it up by `index`; "positional" by the row's place in the list, as upstream does.
 
     Returns:
-        {n, mean, standard_error, low, high, C, weights}. The interval is normal with the standard error of 200
+        {n, mean, standard_error, low, high, C, weights}. The interval is Student's with the standard error of 200
         bootstrap samples of the instructions at that C. Against itself the baseline has 50 by definition.
 
     Raises:
-        RlifError: scikit-learn or a table is missing, an instruction occurs twice or has no difficulty.
+        MachineError: scikit-learn is missing.
+        DataError: a table is missing, an instruction occurs twice or has no difficulty.
     """
     if not annotations:
-        raise RlifError("there are no annotations to take a win rate of.")
+        raise DataError("there are no annotations to take a win rate of.")
     positional = lookup(POSITIONAL, difficulty, "difficulty")
     rows = list(annotations) if positional else sorted(annotations, key=lambda row: row.index)
     index, times = Counter(row.index for row in rows).most_common(1)[0]
     if times > 1:
-        raise RlifError(f"instruction {index} is annotated {times} times; expected one annotation each.")
+        raise DataError(f"instruction {index} is annotated {times} times; expected one annotation each.")
     judged = sum(row.preference is not None for row in rows)
     if judged == 0:
         return _share(0, None, None) | {"C": None, "weights": None}
@@ -144,14 +146,14 @@ def _regress(rows: Sequence[Annotation], judged: int, positional: bool) -> dict[
         drawn = rng.integers(len(rows), size=len(rows))
         drawn_known = drawn[known[drawn]]
         again = Regression.of(gamed, model_XN[drawn_known], wins[place[drawn_known]])
-        means.append(predicted(model_XN[drawn], again.fit(strength)))
-    result = _share(judged, 100 * predicted(model_XN, weights), 100 * float(np.std(means, ddof=1)))
+        means.append(predicted_win_rate(model_XN[drawn], again.fit(strength)))
+    result = _share(judged, 100 * predicted_win_rate(model_XN, weights), 100 * float(np.std(means, ddof=1)))
     names = ("length", "difficulty", "model")
     return result | {"C": strength, "weights": dict(zip(names, map(float, weights), strict=True))}
 
 
 def features(rows: Sequence[Annotation], table: dict[int, float], positional: bool) -> np.ndarray:
-    """One row [tanh(d), difficulty, 1] per annotation, float64."""
+    """Builds one row [tanh(d), difficulty, 1] per annotation, float64."""
     import numpy as np
 
     gap = np.array([row.len_1 - row.len_2 for row in rows], dtype=np.float64)
@@ -159,13 +161,13 @@ def features(rows: Sequence[Annotation], table: dict[int, float], positional: bo
     places = range(len(rows)) if positional else [row.index for row in rows]
     unknown = [place for place in places if place not in table]
     if unknown:
-        raise RlifError(f"instruction {unknown[0]} has no difficulty; the table has {len(table)}, counted from 0.")
+        raise DataError(f"instruction {unknown[0]} has no difficulty; the table has {len(table)}, counted from 0.")
     hardness = [table[place] for place in places]
     return np.column_stack([np.tanh(gap / spread if spread else gap * 0), hardness, np.ones(len(gap))])
 
 
-def predicted(rows_XN: np.ndarray, weights: np.ndarray) -> float:
-    """The mean probability of a win at equal length."""
+def predicted_win_rate(rows_XN: np.ndarray, weights: np.ndarray) -> float:
+    """Computes the mean probability of a win at equal length."""
     import numpy as np
 
     return float(np.mean(_sigmoid(rows_XN[:, 1:] @ weights[1:])))
@@ -173,7 +175,7 @@ def predicted(rows_XN: np.ndarray, weights: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Regression:
-    """Rows of features, the probability of a win in each, and the weight of each."""
+    """Holds rows of features, each with its probability of a win and its weight."""
 
     rows: np.ndarray
     wins: np.ndarray
@@ -187,7 +189,7 @@ class Regression:
         return cls(np.concatenate([gamed[0], rows]), np.concatenate([gamed[1], wins]), weight)
 
     def fit(self, strength: float) -> np.ndarray:
-        """The three weights at C = `strength`, by liblinear with an L1 penalty and no intercept."""
+        """Fits the three weights at C = `strength`, by liblinear with an L1 penalty and no intercept."""
         import numpy as np
 
         logistic = _logistic(strength)
@@ -197,7 +199,7 @@ class Regression:
         return logistic.coef_[0]
 
     def loss(self, weights: np.ndarray) -> float:
-        """The weighted log loss, averaged over the rows."""
+        """Computes the weighted log loss, averaged over the rows."""
         import numpy as np
 
         chance = np.clip(_sigmoid(self.rows @ weights), CLIP, 1 - CLIP)
@@ -205,7 +207,7 @@ class Regression:
         return -float(np.mean(self.weight * losses))
 
     def choose_strength(self) -> float:
-        """The C of logspace(-4, 4, 10) with the least held-out loss, averaged over five folds."""
+        """Chooses the C of logspace(-4, 4, 10) with the least held-out loss over five folds."""
         import numpy as np
 
         fold = folds(len(self.wins))
@@ -224,7 +226,7 @@ class Regression:
 
 
 def folds(n: int) -> np.ndarray:
-    """The fold, 0 to 4, of each of n rows, as GroupKFold dealt them where the published values were computed.
+    """Assigns a fold, 0 to 4, to each of n rows, as GroupKFold did for the published values.
 
     Groups of one size are dealt in turn, in the reversed order in which an argsort leaves equal keys: that of a
     median-of-three quicksort (numpy's, before it had vector sorts; scikit-learn 1.9 sorts stably). The order
@@ -251,7 +253,7 @@ def folds(n: int) -> np.ndarray:
 
 
 def gamed_baselines() -> tuple[np.ndarray, np.ndarray]:
-    """Features (third one 0) and probabilities of a win of the verbose and the concise baseline, 1,610 rows."""
+    """Reads features (third one 0) and win probabilities of the verbose and concise baselines, 1,610 rows."""
     import numpy as np
 
     rows = _table("df_gamed.csv", "df_gamed_reconstructed.csv", ("preference", "std_delta_len"))
@@ -261,16 +263,16 @@ def gamed_baselines() -> tuple[np.ndarray, np.ndarray]:
 
 
 def difficulties() -> dict[int, float]:
-    """The published difficulty of each instruction, by its index."""
+    """Reads the published difficulty of each instruction, by its index."""
     rows = _table("instruction_difficulty.csv", "instruction_difficulty_recovered.csv", ("instruction_difficulty",))
     return {int(next(iter(row.values()))): float(row["instruction_difficulty"]) for row in rows}
 
 
 def _table(name: str, recovered: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Rows of upstream's own file where it is there, else of the one recovered from published values."""
+    """Reads upstream's own file if it exists, else the one recovered from published values."""
     folder = os.environ.get("RLIF_DATA")
     if not folder:
-        raise RlifError(
+        raise DataError(
             f"length control needs {name}, from {HUB}: put it into a folder alpaca_eval/ of the folder that the"
             " environment variable RLIF_DATA names."
         )
@@ -278,7 +280,7 @@ def _table(name: str, recovered: str, columns: tuple[str, ...]) -> list[dict[str
     for path in (home / name, home / recovered):
         if path.is_file():
             return read_rows(str(path), "test", columns)
-    raise RlifError(f"length control needs {home / name} (or {recovered} there); {name} is a file of {HUB}.")
+    raise DataError(f"length control needs {home / name} (or {recovered} there); {name} is a file of {HUB}.")
 
 
 def _logistic(strength: float) -> Any:
@@ -286,7 +288,7 @@ def _logistic(strength: float) -> Any:
         import sklearn
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
-        raise RlifError("length control needs scikit-learn: pip install 'rlif[alpaca]'.") from error
+        raise MachineError("length control needs scikit-learn: pip install 'rlif[alpaca]'.") from error
     major, minor = (int(part) for part in sklearn.__version__.split(".")[:2])
     penalty: dict[str, Any] = {"l1_ratio": 1.0} if (major, minor) >= (1, 8) else {"penalty": "l1"}
     return LogisticRegression(C=strength, solver="liblinear", fit_intercept=False, random_state=123, **penalty)
@@ -298,11 +300,13 @@ def _sigmoid(z: np.ndarray) -> np.ndarray:
     return expit(z)
 
 
-def ready(difficulty: str = "instruction") -> None:
-    """Whether both win rates can be computed here: to be asked before a judge is paid.
+def check_ready(difficulty: str = "instruction") -> None:
+    """Checks, before a judge is paid, that both win rates can be computed here.
 
     Raises:
-        RlifError: scikit-learn or a table is missing, or there is no such way to look difficulty up.
+        MachineError: scikit-learn is missing.
+        DataError: a table is missing.
+        RecipeError: there is no such way to look difficulty up.
     """
     lookup(POSITIONAL, difficulty, "difficulty")
     _logistic(1.0)
@@ -311,7 +315,5 @@ def ready(difficulty: str = "instruction") -> None:
 
 
 def _share(n: int, mean: float | None, error: float | None) -> dict[str, Any]:
-    low = high = None
-    if mean is not None and error is not None:
-        low, high = max(0.0, mean - 1.96 * error), min(100.0, mean + 1.96 * error)
-    return {"n": n, "mean": mean, "standard_error": error, "low": low, "high": high}
+    found = Interval(n) if mean is None else error_interval(n, mean, error).within(0, 100)
+    return found.as_dict() | {"standard_error": error}

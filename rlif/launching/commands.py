@@ -1,4 +1,4 @@
-"""Several processes and machines: writes the commands that start them. Accelerate, Slurm and TRL do the starting.
+"""Writes the commands that start several processes and machines. Accelerate, Slurm and TRL do the starting.
 
     here             accelerate launch --config_file CONFIG --num_processes N -m rlif train RECIPE
     several machines the same on each, with its rank and the address of the first
@@ -13,7 +13,7 @@ CONFIG is a file of accelerate's in rlif/launchers/:
     zero2   gradients and optimiser state in shards (DeepSpeed)
     zero3   weights as well (DeepSpeed)
 
-The recipe keeps its meaning: problems_per_update is of all processes together, and each gets an equal share.
+problems_per_update counts all processes together; each gets an equal share.
 """
 
 from __future__ import annotations
@@ -27,14 +27,20 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
+from rlif.config.loading import folder_name
 from rlif.config.passes import keeps_copy
-from rlif.config.recipe import Recipe, folder_name
-from rlif.errors import RlifError, lookup
+from rlif.config.recipe import Recipe
+from rlif.errors import MachineError, RecipeError, RlifError, lookup
 from rlif.launching.hardware import config_of
 from rlif.runs.launcher_contract import SERVER_HOST
 from rlif.sampling.loading import model_path
 
-STRATEGIES = {"ddp": (), "fsdp2": (), "zero2": ("deepspeed",), "zero3": ("deepspeed",)}  # and what has to be installed
+STRATEGIES = {
+    "ddp": (),
+    "fsdp2": (),
+    "zero2": ("deepspeed",),
+    "zero3": ("deepspeed",),
+}  # and the packages that each needs
 IN_SHARDS = ("fsdp2", "zero3")  # no process has the whole weights
 PORT = 29500  # of the first process, where machines have to agree on one
 
@@ -67,22 +73,23 @@ def config_file(strategy: str) -> Path:
 
 
 def wants_server(recipe: Recipe) -> bool:
-    """Whether a vLLM server has to be started: generation by one, and none is named that runs already."""
+    """Whether the recipe generates by a vLLM server and names none that runs already."""
     training = recipe.training
     ours = not training.keys() & {"vllm_server_base_url", "vllm_server_host"} and not os.environ.get(SERVER_HOST)
     return bool(training.get("use_vllm")) and training.get("vllm_mode") == "server" and ours
 
 
 def check_layout(recipe: Recipe, layout: Layout, gpus: int | None) -> None:
-    """Refuses what cannot start, before anything is started.
+    """Refuses layouts that cannot start, before anything is started.
 
     Args:
         recipe: to be trained.
         layout: how many, where.
-        gpus: those of this machine; None where it is not the one that will train.
+        gpus: of this machine; None where another machine will train.
 
     Raises:
-        RlifError: as `check_strategy`; heads of attention that do not divide, too few GPUs, a package that is missing.
+        RecipeError: as `check_strategy`; attention heads that do not divide.
+        MachineError: too few GPUs, a package that is missing.
     """
     check_strategy(recipe, layout)
     _check_heads(recipe, layout)
@@ -91,50 +98,50 @@ def check_layout(recipe: Recipe, layout: Layout, gpus: int | None) -> None:
 
 
 def check_strategy(recipe: Recipe, layout: Layout) -> None:
-    """Refuses what cannot start on any machine, whatever the model.
+    """Refuses strategies that cannot serve the recipe, on any machine and with any model.
 
     Raises:
-        RlifError: an unknown strategy, a share that is not whole, something in the recipe that the strategy cannot do.
+        RecipeError: an unknown strategy, a share that is not whole, a key that the strategy cannot serve.
     """
     lookup(STRATEGIES, layout.strategy, "strategy")
     if layout.processes < 1 or layout.nodes < 1 or layout.processes % layout.nodes:
-        raise RlifError(f"{layout.processes} processes cannot be shared equally by {layout.nodes} machines.")
+        raise RecipeError(f"{layout.processes} processes cannot be shared equally by {layout.nodes} machines.")
     recipe.accumulation(layout.processes)
     if recipe.training.get("use_cpu") and layout.strategy != "ddp":
-        raise RlifError(f"strategy {layout.strategy} needs GPUs; a recipe with training.use_cpu runs with ddp.")
+        raise RecipeError(f"strategy {layout.strategy} needs GPUs; a recipe with training.use_cpu runs with ddp.")
     if layout.strategy in IN_SHARDS and recipe.evaluate.tasks:
-        raise RlifError(
+        raise RecipeError(
             f"evaluation on the way needs whole weights, and {layout.strategy} keeps shards; set evaluate={{}} and use"
             " `rlif eval` on the finished run."
         )
     if layout.strategy in IN_SHARDS and recipe.vllm_capture:
-        raise RlifError(
+        raise RecipeError(
             "vllm_capture runs a pass where a token was not seen, which no process can run alone where weights are in"
             f" shards, as with {layout.strategy}; leave vllm_capture out, or use ddp or zero2."
         )
     if layout.strategy != "ddp" and keeps_copy(recipe):
-        raise RlifError(
+        raise RecipeError(
             f"annotator {recipe.annotator} keeps a copy of whole parameters, which needs strategy ddp and not"
             f" {layout.strategy}."
         )
 
 
 def _check_machine(recipe: Recipe, layout: Layout, gpus: int) -> None:
-    """Refuses what cannot start on a machine with so many GPUs."""
+    """Refuses missing packages and too few GPUs."""
     for package in STRATEGIES[layout.strategy]:
         if find_spec(package) is None:
-            raise RlifError(f"strategy {layout.strategy} needs {package}: pip install {package}.")
+            raise MachineError(f"strategy {layout.strategy} needs {package}: pip install {package}.")
     wanted = 0 if recipe.training.get("use_cpu") else layout.per_node + layout.server_gpus
     if gpus < wanted:
         server = f" and {layout.server_gpus} for the vLLM server" if layout.server_gpus else ""
-        raise RlifError(
+        raise MachineError(
             f"{layout.per_node} processes on this machine need a GPU each{server}, found {gpus}; lower --processes, or"
             " print the commands with --dry-run."
         )
 
 
 def _check_heads(recipe: Recipe, layout: Layout) -> None:
-    """Refuses tensor parallelism of vLLM's that would leave a GPU with part of a head, where the model is known."""
+    """Refuses tensor parallelism that would split an attention head, where the model is known."""
     training = recipe.training
     option, gpus = "--server-gpus", layout.server_gpus
     if training.get("use_vllm") and training.get("vllm_mode", "colocate") == "colocate":
@@ -144,17 +151,17 @@ def _check_heads(recipe: Recipe, layout: Layout) -> None:
     try:
         heads = config_of(recipe).get_text_config().num_attention_heads
     except RlifError:
-        return  # what will train says so
+        return  # training reports the model
     if heads % gpus:
         whole = [str(number) for number in range(1, gpus) if heads % number == 0]
-        raise RlifError(
+        raise RecipeError(
             f"{option} is {gpus}, but vLLM cannot share {heads} attention heads of {recipe.model} equally among {gpus}"
             f" GPUs; use {' or '.join(whole)}."
         )
 
 
 def train_command(layout: Layout, machine: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """What starts the processes of one machine.
+    """Writes the command that starts the processes of one machine.
 
     Args:
         layout: how many, where.
@@ -162,7 +169,7 @@ def train_command(layout: Layout, machine: Sequence[str], arguments: Sequence[st
         arguments: of `rlif`, e.g. ["train", "demo"].
     """
     if layout.processes == 1 and layout.strategy == "ddp":
-        return [sys.executable, "-m", "rlif", *arguments]  # signals and exit code need nobody between
+        return [sys.executable, "-m", "rlif", *arguments]  # signals and exit codes arrive directly
     return [
         *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_file(layout.strategy))),
         *("--num_processes", str(layout.processes), "--num_machines", str(layout.nodes), *machine),
@@ -171,7 +178,7 @@ def train_command(layout: Layout, machine: Sequence[str], arguments: Sequence[st
 
 
 def machine_options(layout: Layout, rank: int = 0, head: str | None = None) -> list[str]:
-    """Accelerate's options for the machine of a rank.
+    """Writes accelerate's options for the machine of a rank.
 
     Args:
         layout: how many, where.
@@ -179,23 +186,23 @@ def machine_options(layout: Layout, rank: int = 0, head: str | None = None) -> l
         head: address of the first machine, HOST or HOST:PORT; left out where there is one machine.
 
     Raises:
-        RlifError: several machines and no address, or a rank that there is not.
+        RecipeError: several machines without an address, or a rank out of range.
     """
     if layout.nodes == 1:
         return ["--main_process_port", "0"]  # any that is free
     host, _, port = (head or "").partition(":")
     if not host or not (port or str(PORT)).isdigit():
-        raise RlifError(
+        raise RecipeError(
             f"{layout.nodes} machines have to find each other: start this on each with --head HOST[:PORT] of the first"
             f" and --rank 0 to {layout.nodes - 1}, or let Slurm do it with --slurm; found --head {head or 'nothing'}."
         )
     if not 0 <= rank < layout.nodes:
-        raise RlifError(f"--rank is the number of this machine, 0 to {layout.nodes - 1}, found {rank}.")
+        raise RecipeError(f"--rank is the number of this machine, 0 to {layout.nodes - 1}, found {rank}.")
     return ["--machine_rank", str(rank), "--main_process_ip", host, "--main_process_port", port or str(PORT)]
 
 
 def server_command(recipe: Recipe, gpus: int) -> list[str]:
-    """What starts the vLLM server of a recipe."""
+    """Writes the command that starts a recipe's vLLM server."""
     training = recipe.resolved_training
     longest = recipe.max_prompt_tokens + training["max_completion_length"]
     return [
@@ -207,27 +214,27 @@ def server_command(recipe: Recipe, gpus: int) -> list[str]:
 
 
 def shares_of_gpus(layout: Layout, visible: str | None) -> tuple[str, str]:
-    """CUDA_VISIBLE_DEVICES of the training processes and of the server: the first ones train, those after serve."""
+    """Shares out CUDA_VISIBLE_DEVICES: the first GPUs train, the next ones serve."""
     names = visible.split(",") if visible else [str(i) for i in range(layout.per_node + layout.server_gpus)]
     last = layout.per_node + layout.server_gpus
     return ",".join(names[: layout.per_node]), ",".join(names[layout.per_node : last])
 
 
 def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:
-    """Where a run will be: the name that the recipe gives, else the first free one, so that it is known beforehand.
+    """Chooses the run folder before the start: the recipe's own name, else the first free one.
 
     Args:
         recipe: to be trained.
         stem: of the recipe's file.
-        rank: of this machine; on any but the first the run may have begun already.
+        rank: of this machine; on later ranks the folder may exist already.
 
     Raises:
-        RlifError: the name that the recipe gives is taken.
+        RecipeError: the name that the recipe gives is taken.
     """
     root = Path(recipe.output).expanduser()
     if recipe.name:
         if rank == 0 and (root / recipe.name).exists():
-            raise RlifError(f"{root / recipe.name} exists already; choose another name=..., or go on with --resume.")
+            raise RecipeError(f"{root / recipe.name} exists already; choose another name=..., or go on with --resume.")
         return root / recipe.name
     stem = folder_name(stem)
     names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
@@ -235,7 +242,7 @@ def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:
 
 
 def options(layout: Layout, *, server: bool = True) -> list[str]:
-    """The options of `rlif launch` that mean a layout.
+    """Writes the options of `rlif launch` for a layout.
 
     Args:
         layout: how many, where.
@@ -248,11 +255,11 @@ def options(layout: Layout, *, server: bool = True) -> list[str]:
 
 
 def again(folder: Path, layout: Layout, machine: Sequence[str] = ()) -> str:
-    """The command line that goes on with a run as it was started.
+    """Writes the command line that resumes a run with the layout it was started with.
 
     Args:
         folder: of the run.
         layout: how many, where.
-        machine: what else was said: --slurm, or --head and --rank.
+        machine: further options: --slurm, or --head and --rank.
     """
     return shlex.join(["rlif", "launch", "--resume", str(folder), *options(layout), *machine])

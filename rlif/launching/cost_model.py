@@ -1,4 +1,4 @@
-"""What a step costs on given GPUs: seconds and memory, by arithmetic. Nothing is measured and no GPU is needed.
+"""Estimates seconds and memory of a step on given GPUs, by arithmetic. Nothing is measured and no GPU is needed.
 
 With N the parameters that multiply at a token (all but the embedding), a token at context c takes
 
@@ -12,7 +12,7 @@ all key heads, so it takes the longer of
     bandwidth  (weights + S sequences' cache) / B        compute   S forward(P + t) / F
 
 plus a fixed time. Sequences whose cache does not fit wait for a second wave. B and F are data-sheet values times the
-shares in `Assumed`; these shares are what a plan can be wrong by, see docs/scaling.md for how far it was.
+shares in `Assumed`. A plan is as good as these shares; docs/scaling.md compares it with measurements.
 
 Not counted: communication between GPUs, loading, evaluation, checkpoints, rewards that run programs or models, and
 that the longest completion keeps a GPU waiting.
@@ -23,12 +23,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rlif.config.passes import keeps_copy, scored_anyway
+from rlif.config.passes import conditions_of, keeps_copy, needs_of, which_pass
 from rlif.config.recipe import Recipe
 from rlif.config.steps import BYTES
 from rlif.launching.commands import IN_SHARDS
 from rlif.launching.hardware import Gpu, Shape
-from rlif.signals import NEEDS
 
 GIB = 2**30
 HALF, SINGLE = 2, 4  # bytes
@@ -36,7 +35,7 @@ HALF, SINGLE = 2, 4  # bytes
 
 @dataclass(frozen=True)
 class Assumed:
-    """Shares of the data sheet that are reached, and times that no data sheet has. Assumptions, all of them.
+    """Holds the assumed shares of the data sheet that are reached, and times that it does not give.
 
     Attributes:
         training: of the FLOP/s, forward and backward.
@@ -57,12 +56,12 @@ class Assumed:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is planned for.
+    """Holds what a plan is made for.
 
     Attributes:
         recipe: to be trained.
         shape: of its model.
-        gpu: the kind.
+        gpu: the kind; None where it is unknown, which is enough for memory.
         gpus: how many, the server's included.
         strategy: of `rlif.launching.commands.STRATEGIES`.
         server_gpus: of them, those of a vLLM server.
@@ -73,7 +72,7 @@ class Setting:
 
     recipe: Recipe
     shape: Shape
-    gpu: Gpu
+    gpu: Gpu | None
     gpus: int
     strategy: str
     server_gpus: int
@@ -111,9 +110,15 @@ class Setting:
         return HALF if half or self.recipe.dtype in ("bfloat16", "float16") else SINGLE
 
     @property
+    def card(self) -> Gpu:
+        """The GPU, where time or room is asked for."""
+        assert self.gpu is not None, "time and room are those of a known GPU"
+        return self.gpu
+
+    @property
     def peak(self) -> float:
         """FLOP/s of the data sheet for that width."""
-        return self.gpu.flops if self.width == HALF else self.gpu.single
+        return self.card.flops if self.width == HALF else self.card.single
 
     @property
     def cache(self) -> int:
@@ -135,29 +140,14 @@ def forward_flop(shape: Shape, tokens: float, context: float, heads: float | Non
 
 
 def passes(setting: Setting) -> int:
-    """No-grad passes over each completion: TRL's for old and reference log-probabilities, ours where none serves.
+    """Counts no-grad passes over each completion: TRL's for old and reference log-probabilities, and rlif's own.
 
-    As in `rlif.engines.trl.trainer`; dropout of the model's own is not known here.
+    Dropout of the model's own is not known here.
     """
-    recipe, training = setting.recipe, setting.recipe.resolved_training
-    options = training | {"gradient_accumulation_steps": recipe.accumulation(setting.trainers)}
-    policy, reference = scored_anyway(recipe, options) is not None, bool(training.get("beta"))
-    needs = {NEEDS.get(name, "") for name in recipe.weights} - {""}
-    dropout = bool((recipe.lora or {}).get("lora_dropout"))
-    if not needs:
-        served = True
-    elif recipe.annotator == "offline":
-        served = reference and not dropout
-    elif recipe.annotator != "online" or dropout:
-        served = False
-    elif policy:
-        served = True
-    elif setting.vllm:
-        served = recipe.vllm_capture and needs == {"mean_logprob_BT"}
-    else:  # plain generate, whose logits come by before the token is drawn
-        whole = setting.strategy not in IN_SHARDS and not training.get("use_transformers_continuous_batching")
-        served = whole and "logprob_BT" not in needs
-    return int(policy) + int(reference) + int(not served)
+    recipe = setting.recipe
+    options = recipe.resolved_training | {"gradient_accumulation_steps": recipe.accumulation(setting.trainers)}
+    conditions = conditions_of(recipe, options, sharded=setting.strategy in IN_SHARDS)
+    return conditions.scored + conditions.reference + which_pass(conditions, needs_of(recipe.weights)).extra
 
 
 @dataclass(frozen=True)
@@ -192,7 +182,7 @@ def step_time(setting: Setting) -> Time:
 
 def _generation(setting: Setting) -> float:
     """Seconds to sample the completions of one rollout; infinite where vLLM has no room for a single one."""
-    shape, assumed, gpu = setting.shape, setting.assumed, setting.gpu
+    shape, assumed, gpu = setting.shape, setting.assumed, setting.card
     generators = setting.server_gpus or setting.trainers
     sequences = setting.rows / generators
     P, C = setting.prompt, setting.completion
@@ -210,31 +200,48 @@ def _generation(setting: Setting) -> float:
 
 
 def share(setting: Setting) -> float:
-    """What vLLM takes of a GPU's memory."""
+    """Gives the share of a GPU's memory that vLLM takes."""
     if setting.server_gpus:
         return 0.9  # the server's default
     return setting.recipe.resolved_training.get("vllm_gpu_memory_utilization", 0.3)  # TRL's default
 
 
 def parallel(setting: Setting) -> int:
-    """GPUs that one engine of vLLM is spread over, weights and cache in equal parts."""
+    """Counts the GPUs that share one engine of vLLM, its weights and its cache."""
     return setting.server_gpus or setting.recipe.resolved_training.get("vllm_tensor_parallel_size", 1)
 
 
+def _vllm_fixed(setting: Setting) -> float:
+    """Bytes that vLLM takes of a GPU before any cache: its own copy of the weights and a GiB of work space."""
+    return setting.shape.parameters * HALF / parallel(setting) + GIB
+
+
 def _cache_bytes(setting: Setting) -> float:
-    """What vLLM has for the cache on one GPU, beside its own copy of the weights and a GiB of work space."""
-    weights = setting.shape.parameters * HALF / parallel(setting)
-    return share(setting) * setting.gpu.memory * GIB - weights - GIB
+    """Bytes that vLLM has for the cache on one GPU."""
+    return share(setting) * setting.card.memory * GIB - _vllm_fixed(setting)
+
+
+def _one_completion(setting: Setting) -> float:
+    """Bytes of the cache of one completion of full length, on one GPU of vLLM's."""
+    return _longest(setting) * setting.cache / parallel(setting)
+
+
+def _vllm_beside(setting: Setting) -> float:
+    """Bytes that vLLM takes of a GPU that trains; where the GPU is unknown, the least that it starts with."""
+    if not setting.vllm or setting.server_gpus:
+        return 0.0
+    if setting.gpu is None:
+        return _vllm_fixed(setting) + _one_completion(setting)
+    return share(setting) * setting.gpu.memory * GIB
 
 
 def vllm_room(setting: Setting) -> float:
-    """GiB that vLLM has beyond what one completion of full length takes; below 0 it cannot start. 0 without vLLM."""
-    longest = _longest(setting) * setting.cache / parallel(setting)
-    return (_cache_bytes(setting) - longest) / GIB if setting.vllm else 0.0
+    """Gives the GiB that vLLM has beyond one completion of full length; below 0 it cannot start; 0 without vLLM."""
+    return (_cache_bytes(setting) - _one_completion(setting)) / GIB if setting.vllm else 0.0
 
 
 def memory(setting: Setting) -> dict[str, float]:
-    """GiB on one GPU that trains, by part; generation (cache, a vLLM that sleeps) and activations take turns."""
+    """Estimates GiB on one GPU that trains, by part; generation and activations take turns."""
     recipe, shape, n = setting.recipe, setting.shape, setting.trainers
     training = recipe.resolved_training
     own = BYTES[recipe.dtype]
@@ -259,17 +266,17 @@ def memory(setting: Setting) -> dict[str, float]:
     if keeps_copy(recipe):
         parts["annotator's copy"] = trained * (SINGLE if recipe.annotator == "ema" else own)
     training_only = _activations(setting) + _cast_weights(setting, own)
-    engine = share(setting) * setting.gpu.memory * GIB if setting.vllm and not setting.server_gpus else 0.0
+    engine = _vllm_beside(setting)
     if setting.sleeps:
         parts["activations or vLLM"] = max(training_only, engine)
     else:
         parts["activations or cache"] = max(training_only, 0 if setting.vllm else _generate_cache(setting))
-        parts |= {"vLLM": engine} if engine else {}
+        parts |= {"vLLM" if setting.gpu else "vLLM, at least": engine} if engine else {}
     return {name: size / GIB for name, size in parts.items()} | {"CUDA and libraries": setting.assumed.context}
 
 
 def lora_parameters(recipe: Recipe, shape: Shape) -> int:
-    """Parameters of adapters; on all linear layers of a block where the targets are not said, peft's `all-linear`."""
+    """Counts the parameters of adapters; on all linear layers of a block without targets, as peft's `all-linear`."""
     options = recipe.lora or {}
     h, q, k, i = shape.hidden, shape.query, shape.key_value, shape.inner
     sizes = {"q_proj": h + q, "k_proj": h + k, "v_proj": h + k, "o_proj": q + h}
@@ -280,10 +287,10 @@ def lora_parameters(recipe: Recipe, shape: Shape) -> int:
 
 
 def _activations(setting: Setting) -> float:
-    """Bytes that a micro-batch of full-length rows keeps for its backward pass, and what TRL's fused head takes.
+    """Counts bytes that a micro-batch of full-length rows keeps for its backward pass, and those of TRL's fused head.
 
-    That is a tile of logits and another, and a gradient of the whole head in float32, whatever else is in halves or in
-    shards (`ChunkedLogProbFunction.backward` in trl/kernels/chunked_logprob.py); not where the head is frozen.
+    The head takes two tiles of logits, and a gradient of the whole head in float32, whatever else is halved or
+    sharded (`ChunkedLogProbFunction.backward` in trl/kernels/chunked_logprob.py); not where the head is frozen.
     """
     shape, length = setting.shape, _longest(setting)
     rows = setting.recipe.resolved_training["per_device_train_batch_size"]
@@ -322,8 +329,8 @@ def total(parts: dict[str, float]) -> float:
 
 
 def room(setting: Setting) -> float:
-    """GiB left on a GPU that trains; below 0 the run does not fit. A twentieth is left to fragmentation."""
-    return 0.95 * setting.gpu.memory - total(memory(setting))
+    """Gives the GiB left on a GPU that trains, less a twentieth for fragmentation; below 0 nothing fits."""
+    return 0.95 * setting.card.memory - total(memory(setting))
 
 
 def fits(setting: Setting) -> bool:

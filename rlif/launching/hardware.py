@@ -1,7 +1,7 @@
-"""What a plan knows without asking anybody: figures of GPUs, and the shapes of the models that recipes name.
+"""Lists the figures of GPUs, and the shapes of the models that recipes name.
 
 GPUs: NVIDIA's data sheets. Memory in GiB, as the driver reports it; dense bfloat16 with float32 accumulation, without
-sparsity; bandwidth of the memory. A model that is here needs no hub; any other is read from its folder or the hub.
+sparsity; bandwidth of the memory. A model listed here needs no hub; others are read from their folder or the hub.
 Shapes are those of the models' config.json on the hub.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from rlif.config.recipe import Recipe
 from rlif.config.steps import count_parameters
-from rlif.errors import RlifError
+from rlif.errors import ModelError
 from rlif.sampling.loading import load_config
 
 
@@ -82,7 +82,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Shape:
-    """What a dense model is made of.
+    """Holds the sizes of a dense model.
 
     Attributes:
         parameters: all of them.
@@ -118,10 +118,10 @@ class Shape:
 
 
 def config_of(recipe: Recipe) -> Any:
-    """The configuration of a recipe's model, from what is known here if it is.
+    """Reads the configuration of a recipe's model, from `SHAPES` where it is listed.
 
     Raises:
-        RlifError: it is neither known here, nor a folder, nor on the hub.
+        ModelError: the model is neither listed, nor a folder, nor on the hub.
     """
     from transformers import AutoConfig
 
@@ -130,19 +130,19 @@ def config_of(recipe: Recipe) -> Any:
 
 
 def find_shape(recipe: Recipe) -> Shape:
-    """The shape of a recipe's model, without its weights.
+    """Reads the shape of a recipe's model, without its weights.
 
     Raises:
-        RlifError: its configuration cannot be had, or it is a mixture of experts.
+        ModelError: its configuration cannot be loaded, or it is a mixture of experts.
     """
     return shape_of(config_of(recipe))
 
 
 def shape_of(config: Any) -> Shape:
-    """The shape that a configuration of transformers describes."""
+    """Reads the shape from a configuration of transformers."""
     text = config.get_text_config()
     if any(getattr(text, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
-        raise RlifError("costs are known for dense models; this one is a mixture of experts.")
+        raise ModelError("costs are known for dense models; this one is a mixture of experts.")
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     key_value = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     return Shape(
@@ -150,7 +150,7 @@ def shape_of(config: Any) -> Shape:
         layers=text.num_hidden_layers,
         heads=text.num_attention_heads,
         hidden=text.hidden_size,
-        inner=text.intermediate_size,
+        inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,  # GPT-2 names none
         query=text.num_attention_heads * head_dim,
         key_value=key_value * head_dim,
         vocab=text.vocab_size,

@@ -1,8 +1,7 @@
-"""A batch script for Slurm: `rlif launch` on each machine by srun, saved and put back into the queue where time is up.
+"""Writes a batch script for Slurm: `rlif launch` on each machine by srun, saved and requeued when time is up.
 
-    name       a recipe that gives none is called STEM-JOB, so that no two jobs take each other's run; the number stays
-               when a job is put back into the queue
-    go on      only with a run that this very job began: `environment.json` has its number
+    name       a recipe without one is called STEM-JOB, so that jobs have separate runs; a requeued job keeps its number
+    resume     only a run that this very job began: `environment.json` has its number
     signals    Slurm sends USR1 to the batch shell (`--signal=B:`) before the time limit, and where it is told to before
                pre-emption. The shell passes USR1 on by srun - not TERM, upon which srun kills its tasks - and each
                machine's shell to its launcher, which stops its processes at a checkpoint
@@ -20,7 +19,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlif.config.recipe import Recipe, folder_name
+from rlif.config.loading import folder_name
+from rlif.config.recipe import Recipe
 from rlif.launching.commands import Layout, options, server_command
 from rlif.runs.launcher_contract import PREEMPTED, SERVER_HOST
 
@@ -56,7 +56,7 @@ stoppable() {{
 export -f stoppable
 
 folder={folder}
-# A job that is put back into the queue goes on with the run that it began, and with no other.
+# A requeued job resumes the run that it began, and no other.
 if grep -qs "\\"job\\": \\"$SLURM_JOB_ID\\"" "$folder/environment.json"; then
   what=(--resume "$folder")
 else
@@ -82,14 +82,14 @@ trap 'kill "$server" 2>/dev/null' EXIT
 
 
 def batch_script(recipe: Recipe, layout: Layout, start: Sequence[str], stem: str, folder: Path | None) -> str:
-    """A batch script for Slurm.
+    """Writes a batch script for Slurm.
 
     Args:
         recipe: to be trained.
-        layout: with server_gpus above 0 one machine more is asked for, for the server alone.
+        layout: with server_gpus above 0 the script asks for one machine more, for the server alone.
         start: what `rlif launch` begins with: the recipe and its overrides, or --resume and a run folder.
-        stem: what a run is called whose recipe gives it no name.
-        folder: of the run, where it is known before the job has a number; None where it is not.
+        stem: names a run whose recipe gives no name.
+        folder: of the run; None where it depends on the job's number.
     """
     resumed, stem = start[0] == "--resume", folder_name(stem)
     place = shlex.quote(str(folder))
@@ -113,7 +113,7 @@ def batch_script(recipe: Recipe, layout: Layout, start: Sequence[str], stem: str
 
 
 def _task(layout: Layout) -> str:
-    """What each machine's shell runs; its arguments are what is trained."""
+    """Writes what each machine's shell runs; its arguments say what is trained."""
     launch = [sys.executable, "-m", "rlif", "launch", *options(layout, server=False)]
     machine = ' --head "$HEAD:$PORT" --rank "$SLURM_PROCID"' if layout.nodes > 1 else ""
     return f'stoppable {shlex.join(launch)}{machine} "$@"; code=$?; [ "$code" = {PREEMPTED} ] || exit "$code"'

@@ -1,6 +1,4 @@
-"""What makes a run fit that does not: every change that is offered was tried on the arithmetic of
-`rlif.launching.cost_model`.
-"""
+"""Suggests changes that make a run fit. Each was tried on the arithmetic of `rlif.launching.cost_model`."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ import functools
 import itertools
 from collections.abc import Callable
 
-from rlif.errors import RlifError
+from rlif.errors import RecipeError
 from rlif.launching.commands import Layout, check_strategy
 from rlif.launching.cost_model import Setting, fits, parallel, room, share, vllm_room
 
@@ -18,14 +16,14 @@ OFFERED = 6  # ways to make a run fit
 Change = Callable[[Setting], Setting]
 
 
-def knobs(setting: Setting) -> list[tuple[str, float]]:
-    """What makes a run fit that does not, and the GiB it leaves: the fewest changes at once, three at most."""
+def suggestions(setting: Setting) -> list[tuple[str, float]]:
+    """Finds changes that make a run fit, and the GiB that each leaves: the fewest at once, three at most."""
     changes = _changes(setting)
     for number in (1, 2, 3):
         found = []
         for names in itertools.combinations(changes, number):
             if len({name.partition("=")[0].split()[0] for name in names}) < number:
-                continue  # one knob, turned twice
+                continue  # the same setting twice
             changed = functools.reduce(lambda so_far, name: changes[name](so_far), names, setting)
             if _starts(changed) and fits(changed):
                 found.append((" ".join(names), room(changed)))
@@ -35,16 +33,16 @@ def knobs(setting: Setting) -> list[tuple[str, float]]:
 
 
 def _starts(setting: Setting) -> bool:
-    """Whether its strategy can do what the recipe asks for, and the batch divides."""
+    """Whether the strategy serves the recipe and the batch divides."""
     try:
         check_strategy(setting.recipe, Layout(setting.trainers, 1, setting.strategy, setting.server_gpus))
-    except RlifError:
+    except RecipeError:
         return False
     return True
 
 
 def _changes(setting: Setting) -> dict[str, Change]:
-    """What can be changed, in the order in which it costs little."""
+    """Lists possible changes, the cheapest first."""
     recipe, training = setting.recipe, setting.recipe.resolved_training
     found: dict[str, Change] = {}
     if setting.trainers > 1:
@@ -71,7 +69,7 @@ def _changes(setting: Setting) -> dict[str, Change]:
 
 
 def _changes_of_vllm(setting: Setting) -> dict[str, Change]:
-    """Of an engine that shares the GPUs of training."""
+    """Lists changes to an engine that shares the GPUs of training."""
     capture = setting.recipe.vllm_capture  # which no server allows
     found: dict[str, Change] = {}
     if not setting.sleeps:

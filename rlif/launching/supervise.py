@@ -1,16 +1,15 @@
-"""Runs the commands of one machine to their end, and says in one sentence how they ended.
+"""Runs the commands of one machine to their end, and reports in one sentence how they ended.
 
-Torch's elastic agent, by which accelerate starts the processes, ends all of them when one fails. What it says then -
-which one, a table, a traceback of its own - becomes a sentence here and an exit code:
+Torch's elastic agent, by which accelerate starts the processes, ends all of them when one fails. Its report - which
+one, a table, a traceback - becomes one sentence here and an exit code:
 
-    a process's own      2 a mistake of the user's, 3 the guard, 75 and 130 stopped at a checkpoint; 1 a traceback
+    a process's own      2 an error to put right, 3 the guard, 75 and 130 stopped at a checkpoint; 1 a traceback
     128 + n              signal n killed it: 137 where the machine had no memory left
 
-SIGTERM, SIGUSR1 and SIGHUP mean that the machine is wanted back: every process is sent SIGTERM and stops at a
-checkpoint, all of them are waited for, and the code is 75; Ctrl-C means the same and 130. The agent would die of
-SIGUSR1 and leave its processes behind, and after SIGTERM it waits thirty seconds, less than a step of a real run takes.
-A second signal ends all at once, but not within `ECHO_SECONDS`: one who signals every process of a job signals this
-one, the agent and its processes, and that is one signal.
+SIGTERM, SIGUSR1 and SIGHUP ask for the machine back. Every process is sent SIGTERM and stops at a checkpoint; all of
+them are waited for, and the code is 75. Ctrl-C does the same with code 130. SIGUSR1 would kill the agent and leave its
+processes behind; after SIGTERM it waits thirty seconds, less than a step of a real run. A second signal ends all at
+once, but not within `ECHO_SECONDS`: a scheduler that signals every process of a job means one signal.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from rlif.runs.launcher_contract import ECHO_SECONDS, PREEMPTED
 
 FAILED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) ")  # the agent, when all have ended
 IN_TABLE = re.compile(r"\s*(?:rank\s*: \d+ \(local_rank: (?P<rank>\d+)\)|exitcode\s*: (?P<code>-?\d+) )")
-PATIENCE = 30  # seconds that a server is given to end
+PATIENCE = 30  # seconds that a server has to end
 STOPPING = 600  # and the processes that train: the rest of a step and a checkpoint
 AGENTS = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # where the agent reads that number
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
@@ -42,7 +41,7 @@ PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
 @contextmanager
 def _serving(command: Sequence[str] | None, environment: Mapping[str, str]) -> Iterator[None]:
-    """A server beside what is done inside; ended with it, however that ends."""
+    """Runs a server while the body runs, and ends it in any case."""
     if command is None:
         yield
         return
@@ -54,7 +53,7 @@ def _serving(command: Sequence[str] | None, environment: Mapping[str, str]) -> I
 
 
 def _end_group(leader: subprocess.Popen[Any]) -> None:
-    """Ends a process and all that it started: a server's workers hold the memory of the GPUs."""
+    """Ends a process and all that it started; a server's workers hold GPU memory."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(leader.pid, number)
@@ -63,13 +62,13 @@ def _end_group(leader: subprocess.Popen[Any]) -> None:
 
 
 class _Signals:
-    """Takes signals for a command and the processes below it, which are in a session of their own.
+    """Passes signals on to a command and its processes, which are in a session of their own.
 
     Args:
         limit: seconds after the first one in which they have to end by themselves.
 
     Attributes:
-        came: the first one, None before.
+        came: the first signal, None before.
     """
 
     def __init__(self, limit: int) -> None:
@@ -91,7 +90,7 @@ class _Signals:
             self._kill()
 
     def watch(self, process: subprocess.Popen[str]) -> None:
-        """The command that signals go to; one that came while it was being started goes there now."""
+        """Sets the command that signals go to, and passes on one that came during its start."""
         self.process = process
         if self.came is not None:
             self._pass_on(self.came)
@@ -106,19 +105,19 @@ class _Signals:
 
     def _pass_on(self, number: signal.Signals) -> None:
         assert self.process is not None
-        self._look()
+        self._remember_family()
         with suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
         signal.alarm(self.limit + PATIENCE)  # the agent's own limit comes first, if there is an agent still
 
-    def _look(self) -> None:
-        """Remembers who is there: one whose parent has died is not found again."""
+    def _remember_family(self) -> None:
+        """Remembers the processes below; once its parent has died, a process cannot be found."""
         if self.process is not None:
             with suppress(psutil.NoSuchProcess):
                 self.family += psutil.Process(self.process.pid).children(recursive=True)
 
     def _kill(self) -> None:
-        self._look()
+        self._remember_family()
         if self.process is not None:
             self.process.kill()
         for each in self.family:
@@ -126,8 +125,8 @@ class _Signals:
                 each.kill()
 
 
-def _deaf_to_usr1() -> None:
-    """In the agent, which would die of it where a scheduler signals every process; those that train take handlers."""
+def _ignore_usr1() -> None:
+    """Ignores SIGUSR1 in the agent, which it would kill; the training processes install handlers."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
@@ -137,7 +136,7 @@ class Ending:
 
     Attributes:
         code: of the process that failed first, 128 + the signal where one killed it; 0 where none failed.
-        sentence: what to say; empty where the processes have said it.
+        sentence: to be printed; empty where the processes have printed it.
     """
 
     code: int
@@ -156,12 +155,12 @@ def run(
 ) -> Ending:
     """Runs the commands of one machine to their end.
 
-    What the processes write goes where it would; a sentence that all of them say is said once.
+    The output of the processes is passed through; a sentence that all of them print is printed once.
 
     Args:
         train: from `train_command`.
-        folder: of the run, for what is said at the end.
-        again: the command line that goes on with it.
+        folder: of the run, for the last sentence.
+        again: the command line that resumes it.
         first: the rank of this machine's first process.
         server: from `server_command`; ended with the training.
         train_environment: variables beside those of this process.
@@ -176,11 +175,11 @@ def run(
             text=True,
             errors="replace",
             start_new_session=True,
-            preexec_fn=_deaf_to_usr1,
+            preexec_fn=_ignore_usr1,
         )
         signals.watch(process)
         assert process.stderr is not None
-        failed = _pass_on(process.stderr)  # to the end of the last process that could say something
+        failed = _pass_on(process.stderr)  # until the last process ends
         code = process.wait()
     go_on = f"; go on with: {again}" if folder.exists() else ""
     own = code if failed is None else failed[0]
@@ -192,22 +191,22 @@ def run(
 
 
 def _pass_on(lines: Iterable[str]) -> tuple[int, int] | None:
-    """Writes what processes say; exit code and local rank of the one that failed first, if the launcher names one.
+    """Passes output on; returns exit code and local rank of the process that failed first, if the launcher names one.
 
-    What the launcher says after that is a table and a traceback of its own and is left out. From the table: a process
-    that was killed comes before those that ended for want of it, which may be counted in the same moment.
+    The launcher's table and traceback that follow are left out. In the table, a killed process comes before those that
+    ended because of it, which may be reported in the same moment.
     """
-    said: set[str] = set()
+    printed: set[str] = set()
     failed, rank = None, 0
     for line in _with_tracebacks_whole(lines):
         if "SignalException" in line:
-            continue  # the agent's, of a signal that was passed on to it
+            continue  # the agent's, from a signal that was passed on to it
         if failed is None and (found := FAILED.search(line)):
             failed = int(found[1]), int(found[2])
         elif failed is None:
-            if "torch/distributed/elastic/" not in line and not (line.startswith("rlif: ") and line in said):
+            if "torch/distributed/elastic/" not in line and not (line.startswith("rlif: ") and line in printed):
                 sys.stderr.write(line)
-                said.add(line)
+                printed.add(line)
         elif found := IN_TABLE.match(line):
             code = int(found["code"] or 0)
             rank = int(found["rank"] or rank)
@@ -217,7 +216,7 @@ def _pass_on(lines: Iterable[str]) -> tuple[int, int] | None:
 
 
 def _with_tracebacks_whole(lines: Iterable[str]) -> Iterator[str]:
-    """Lines, each traceback as one."""
+    """Joins the lines of each traceback."""
     held = ""
     for line in lines:
         if held or line.startswith("Traceback (most recent call last)"):
@@ -231,7 +230,7 @@ def _with_tracebacks_whole(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _stopped(number: signal.Signals, folder: Path, go_on: str) -> Ending:
-    """After a signal: the agent has gone by a traceback of its own, whatever its processes did."""
+    """Reports a stop by a signal; the agent's own exit code says nothing about its processes."""
     if (folder / "summary.json").exists():
         return Ending(0)
     return Ending(130 if number == signal.SIGINT else PREEMPTED, f"stopped by {number.name}{go_on}")

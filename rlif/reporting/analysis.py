@@ -1,4 +1,4 @@
-"""Numbers from a run: does confidence separate right from wrong, does it predict it, has the run collapsed.
+"""Computes numbers from a run: does confidence separate right from wrong, does it predict it, has the run collapsed.
 
 separation, with N = n_right + n_wrong completions and U of Mann and Whitney, how often a right one is surer than a
 wrong one, ties counting half:
@@ -41,10 +41,11 @@ import numpy as np
 
 from rlif.files.atomic import is_number
 from rlif.guard.limits import Guard
-from rlif.guard.monitor import standing
+from rlif.guard.monitor import uncleared_alarms
 from rlif.guard.signs import SIGNS
+from rlif.intervals import Interval
 
-OF_COMPLETIONS = (
+COMPLETION_SIGNS = (
     "truncated", "shorter", "repetition", "compression", "goes_on", "unanswered", "same_answer", "prompt_use"
 )  # fmt: skip
 REASONING_WORDS = 10  # before the answer
@@ -188,41 +189,20 @@ def answer_types(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     return {kind: counts[kind] for kind in ANSWER_TYPES}
 
 
-@dataclass(frozen=True)
-class Share:
-    """An accuracy with its 95 % interval, NaN where too few were graded for one."""
-
-    n: int
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1%}" + ("" if math.isnan(self.low) else f" [{100 * self.low:.1f}, {100 * self.high:.1f}]")
-
-
-def accuracy(summary: Mapping[str, Any]) -> Share | None:
+def accuracy(summary: Mapping[str, Any]) -> Interval | None:
     """The accuracy of an evaluation; None where nothing was graded."""
-    found = summary.get("accuracy")
-    if not isinstance(found, Mapping):
-        return None
-    n, mean, low, high = (_finite(found.get(name)) for name in ("n", "mean", "low", "high"))
-    return None if math.isnan(mean) or not n >= 1 else Share(int(n), mean, low, high)
+    return Interval.read(summary.get("accuracy"))
 
 
-def _finite(value: Any) -> float:
-    return float(value) if is_number(value) else math.nan
-
-
-def accuracies(looks: Mapping[int, Mapping[str, Any]]) -> dict[int, Share]:
+def accuracies(evaluations: Mapping[int, Mapping[str, Any]]) -> dict[int, Interval]:
     """Accuracy by step, in order, of the steps that were graded."""
-    found = {step: accuracy(looks[step]) for step in sorted(looks)}
+    found = {step: accuracy(evaluations[step]) for step in sorted(evaluations)}
     return {step: share for step, share in found.items() if share is not None}
 
 
-def early_learning(looks: Mapping[int, Mapping[str, Any]], step: int = 10) -> dict[str, tuple[int, Share]]:
+def early_learning(evaluations: Mapping[int, Mapping[str, Any]], step: int = 10) -> dict[str, tuple[int, Interval]]:
     """Accuracy at the start, early (at the evaluated step nearest to `step`, after the start) and at the end."""
-    shares = accuracies(looks)
+    shares = accuracies(evaluations)
     if not shares:
         return {}
     first, *later = shares
@@ -241,9 +221,9 @@ class Collapse:
     sign: str
 
 
-def accuracy_collapse(looks: Mapping[int, Mapping[str, Any]]) -> Collapse | None:
+def accuracy_collapse(evaluations: Mapping[int, Mapping[str, Any]]) -> Collapse | None:
     """The first evaluation after the best from which on accuracy is lost until the end (see the module)."""
-    shares = accuracies(looks)
+    shares = accuracies(evaluations)
     if not shares:
         return None
     steps = list(shares)
@@ -252,7 +232,7 @@ def accuracy_collapse(looks: Mapping[int, Mapping[str, Any]]) -> Collapse | None
     limit = best.mean - max(best.mean / 5, (best.mean - start.mean) / 2)
     fallen: int | None = None
     for step in reversed([step for step in steps if step > best_step]):
-        if not (shares[step].mean <= limit and shares[step].high < best.low):
+        if not (shares[step].mean <= limit and shares[step].is_below(best)):
             break
         fallen = step
     return None if fallen is None else Collapse(fallen, f"accuracy below {limit:.0%}, from {best.mean:.0%} at its best")
@@ -261,12 +241,12 @@ def accuracy_collapse(looks: Mapping[int, Mapping[str, Any]]) -> Collapse | None
 def label_free_collapse(metrics: Mapping[str, np.ndarray]) -> Collapse | None:
     """The step from which on a sign that needs no gold answers holds until the end (see the module)."""
     columns = {name: values for name, values in metrics.items() if not np.isnan(values).all()}
-    read = {SIGNS[sign].of for sign in OF_COMPLETIONS} & set(columns)
+    read = {SIGNS[sign].of for sign in COMPLETION_SIGNS} & set(columns)
     rows = []
     for i, step in enumerate(columns.get("step", ())):
         row = {name: float(columns[name][i]) for name in read if np.isfinite(columns[name][i])}
         rows.append(row | {"step": int(step)} | {name: float(columns[name][i]) for name in {"reward"} & set(columns)})
-    held = [alarm for alarm in standing(Guard(), rows) if alarm.sign in (*OF_COMPLETIONS, "non_finite")]
+    held = [alarm for alarm in uncleared_alarms(Guard(), rows) if alarm.sign in (*COMPLETION_SIGNS, "non_finite")]
     first = min(held, key=lambda alarm: alarm.since, default=None)
     return None if first is None else Collapse(first.since, first.seen)
 

@@ -1,8 +1,8 @@
-"""The completions a page shows: a bounded sample of what a run kept, each token with its self-certainty.
+"""Selects the completions that a page shows, each token with its self-certainty.
 
-A run of 10,000 steps keeps more than a browser opens, so a page holds whole groups of STEPS steps, first and last
-included, and says what it left out. Only those files are read. Everything here is data: it reaches the page as JSON and
-the screen as text, never as markup.
+A long run logs more than a browser opens. So a page holds whole groups of STEPS steps, first and last included, and
+says what it left out. Only those files are read. Completions reach the page as JSON and the screen as text, never as
+markup.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ ROWS_READ = 128  # of each step
 LONGEST = 6_000  # characters of a prompt or completion
 
 
-def browsable(histories: Sequence[History]) -> dict[str, Any]:
-    """What the page's browser shows: runs, their steps, the problems of each and the completions of those."""
+def completions_data(histories: Sequence[History]) -> dict[str, Any]:
+    """Returns the data of the page: runs, their steps, the problems of each and their completions."""
     each = max(4, STEPS // max(1, len(histories)))
     names = names_of(histories)
     return {"runs": [_run(history, name, each) for history, name in zip(histories[:RUNS], names, strict=False)]}
@@ -38,13 +38,13 @@ def _run(history: History, name: str, most: int) -> dict[str, Any]:
     steps = set(spread(kept, most))
     if fallen and kept:
         steps.add(min(kept, key=lambda step: abs(step - fallen.step)))
-    found = [{"step": step, "problems": _problems(history.kept_completions(step, ROWS_READ))} for step in sorted(steps)]
+    found = [{"step": step, "problems": _problems(history.read_completions(step, ROWS_READ))} for step in sorted(steps)]
     found = [entry for entry in found if entry["problems"]]
     shades = [nats for entry in found for problem in entry["problems"] for nats in _shades(problem)]
     low, high = np.percentile(shades, [5, 95]).round(2).tolist() if shades else (None, None)
     shown = sum(len(problem["completions"]) for entry in found for problem in entry["problems"])
     size = sum(path.stat().st_size for path in history.completions.values() if path.exists())
-    said = (
+    note = (
         f"{shown:,} completions of {len(found):,} steps; the run folder has kept {len(kept):,} steps, {_bytes(size)}."
     )
     return {
@@ -52,7 +52,7 @@ def _run(history: History, name: str, most: int) -> dict[str, Any]:
         "steps": found,
         "low": low,
         "high": high,
-        "said": said if kept else "No completions were kept.",
+        "note": note if kept else "No completions were kept.",
     }
 
 

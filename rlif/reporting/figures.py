@@ -1,8 +1,7 @@
-"""Draws: from numbers to figures, the same for the page and for files.
+"""Draws figures, the same for the page and for files.
 
-A `Figure` knows what it shows and how; `svg` makes it part of a page, in which ink is `currentColor` so that light and
-dark need no second drawing, and `save` writes it as .svg and .png for a paper. One measure, one figure: pages arrange
-them, so they stay readable on a telephone.
+`svg` makes a `Figure` part of a page; ink is `currentColor`, which fits light and dark. `save` writes it as .svg and
+.png. Each figure shows one measure, so a page stays readable on a telephone.
 
 Colours are Okabe and Ito's, told apart by colour-blind readers; runs also differ in their dashes. A curve of more than
 POINTS steps is drawn as means of neighbouring steps with the range between them shaded.
@@ -166,25 +165,25 @@ def histograms(
                     counts, edges, fill=True, color=colour, alpha=0.45, hatch=hatch, label=f"{name} ({chosen.sum():,})"
                 )
                 drawn.set_gid(f"{key}-mark-{number}-{name}")
-            _finish(axes, f"{when}: {figures_of(test)}" if test else f"{when}: nothing to compare", ink)
+            _finish(axes, f"{when}: {test_text(test)}" if test else f"{when}: nothing to compare", ink)
             axes.set_ylim(top=1.3 * axes.get_ylim()[1])
             axes.legend(loc="upper left", ncols=2, handlelength=1.2, borderaxespad=0.2)
             axes.set_ylabel("completions")
             axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         rows[-1].set_xlabel(wrapped(f"{title}, nats"))
 
-    told = "; ".join(
-        f"{when}: {figures_of(test)}" if test else f"{when}: nothing to compare" for when, _, _, test in parts
+    text = "; ".join(
+        f"{when}: {test_text(test)}" if test else f"{when}: nothing to compare" for when, _, _, test in parts
     )
-    return Figure(key, title, f"Histograms of {title}. {told}.", draw, height=1.75 * len(parts) + 0.4)
+    return Figure(key, title, f"Histograms of {title}. {text}.", draw, height=1.75 * len(parts) + 0.4)
 
 
-def figures_of(test: Separation) -> str:
+def test_text(test: Separation) -> str:
     return f"U = {test.u:,.0f}, p = {test.p:.2g}, r = {test.r:.2f}, AUROC {test.auroc:.2f}"
 
 
 def calibrations(key: str, title: str, parts: Sequence[tuple[str, int, int, Calibration]]) -> Figure:
-    """Accuracy by tenth of confidence: (label, number of the run, how many looks came before, numbers)."""
+    """Accuracy by tenth of confidence: (label, number of the run, how many evaluations came before, numbers)."""
 
     def draw(canvas: Canvas, ink: str, names: bool) -> None:
         axes = canvas.add_subplot()
@@ -256,7 +255,7 @@ def wrapped(title: str) -> str:
 
 
 def _alt(title: str, lines: Sequence[Line], percent: bool) -> str:
-    def told(line: Line) -> str:
+    def text(line: Line) -> str:
         finite = np.flatnonzero(np.isfinite(line.values))
         if not len(finite):
             return f"{line.label}: no numbers"
@@ -265,7 +264,7 @@ def _alt(title: str, lines: Sequence[Line], percent: bool) -> str:
         ends = (form.format(line.values[i]) + f" at step {line.steps[i]:.0f}" for i in (first, last))
         return f"{line.label}: from {' to '.join(ends)}" + "".join(f", collapse at {step}" for step in line.marks)
 
-    return f"{title} over training steps. " + "; ".join(map(told, lines)) + "."
+    return f"{title} over training steps. " + "; ".join(map(text, lines)) + "."
 
 
 def _drawn(figure: Figure, ink: str, names: bool, **output: Any) -> bytes:

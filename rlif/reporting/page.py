@@ -1,6 +1,6 @@
-"""The report: one HTML page about one run or several, from their folders alone.
+"""Writes the report: one HTML page about one run or several, from their folders alone.
 
-The page is a single file that asks the network for nothing: style, script and figures are inside. Whatever comes from
+The page is a single file and needs no network: style, script and figures are inside. Whatever comes from
 a model or a data set is text to it. The template escapes it, completions travel as JSON in which `<` cannot occur and
 are put on screen by `textContent`, and a content security policy lets no script run but the page's own, by its hash.
 
@@ -20,7 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import RlifError
+from rlif.errors import MachineError, RecipeError
 from rlif.files.atomic import is_number
 from rlif.reporting import analysis
 from rlif.reporting.verdict import collapse, trained_task, verdict
@@ -32,13 +32,13 @@ TRAINING = ("learning_rate", "beta", "num_generations", "temperature", "max_comp
 
 
 def check_installed() -> None:
-    """Says what to install where plots and pages are not.
+    """Refuses to go on without matplotlib and jinja2.
 
     Raises:
-        RlifError: matplotlib or jinja2 cannot be imported.
+        MachineError: matplotlib or jinja2 cannot be imported.
     """
     if not all(importlib.util.find_spec(package) for package in ("matplotlib", "jinja2")):
-        raise RlifError("a report needs matplotlib and jinja2: pip install 'rlif[report]'.")
+        raise MachineError("a report needs matplotlib and jinja2: pip install 'rlif[report]'.")
 
 
 def report(
@@ -55,7 +55,9 @@ def report(
         the page, and a verdict of one sentence per run.
 
     Raises:
-        RlifError: no run folder, nowhere to write, or no matplotlib and jinja2.
+        RecipeError: no run is given.
+        DataError: a folder holds no run.
+        MachineError: nowhere to write, or matplotlib and jinja2 are missing.
 
     Example:
         >>> rlif.report(["runs/demo"])[1]
@@ -67,7 +69,7 @@ def report(
 
     histories = [read_history(path) for path in runs]
     if not histories:
-        raise RlifError("give at least one run folder.")
+        raise RecipeError("give at least one run folder.")
     place = Path(output or (histories[0].run.path / "report.html" if len(histories) == 1 else "report.html"))
     built = sections(histories)
     try:
@@ -79,16 +81,16 @@ def report(
                 for figure in section.figures:
                     save(figure, Path(figures))
     except OSError as error:
-        raise RlifError(f"cannot write {error.filename or place}: {error.strerror}.") from error
+        raise MachineError(f"cannot write {error.filename or place}: {error.strerror}.") from error
     return place, [verdict(history) for history in histories]
 
 
 def page(histories: Sequence[History], built: Sequence[Any]) -> str:
-    """The whole page as text."""
+    """Renders the whole page as text."""
     import jinja2
     from markupsafe import Markup
 
-    from rlif.reporting.completions import browsable
+    from rlif.reporting.completions import completions_data
     from rlif.reporting.figures import COLOURS, svg
     from rlif.reporting.sections import names_of
 
@@ -118,7 +120,7 @@ def page(histories: Sequence[History], built: Sequence[Any]) -> str:
         early=list(_early(histories, names)),
         separation=list(_separation(histories, names)),
         drifts=list(_drifts(histories)),
-        data=Markup(safe_json(browsable(histories))),
+        data=Markup(safe_json(completions_data(histories))),
         script=Markup(script),
         style=Markup(style),
         policy=f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:;"
@@ -192,8 +194,8 @@ def _facts(history: History) -> Iterator[tuple[str, str]]:
 
 def _early(histories: Sequence[History], names: Sequence[str]) -> Iterator[dict[str, Any]]:
     for name, history in zip(names, histories, strict=True):
-        for task, looks in history.evaluations.items():
-            found = analysis.early_learning(looks)
+        for task, evaluations in history.evaluations.items():
+            found = analysis.early_learning(evaluations)
             if found:
                 role = " (trained on)" if task == trained_task(history) else ""
                 yield {"run": name, "task": task + role, "n": found["start"][1].n} | {
@@ -202,11 +204,11 @@ def _early(histories: Sequence[History], names: Sequence[str]) -> Iterator[dict[
 
 
 def _separation(histories: Sequence[History], names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    from rlif.reporting.sections import graded_looks
+    from rlif.reporting.sections import graded_evaluations
 
     for name, history in zip(names, histories, strict=True):
         for task in history.evaluations:
-            for step, certainty, right in graded_looks(history, task):
+            for step, certainty, right in graded_evaluations(history, task):
                 test, numbers = analysis.separation(certainty, right), analysis.calibration(certainty, right)
                 row = {"run": name, "task": task, "step": step, "right": sum(right), "wrong": len(right) - sum(right)}
                 yield row | {

@@ -1,7 +1,6 @@
-"""Which figures a report has: from run folders to `Figure`s, by section.
+"""Chooses the figures of a report, by section.
 
-Where several runs are given they share each figure, a colour each. What cannot be drawn is not drawn empty: the
-section says what it would need.
+Several runs share each figure, a colour each. A section without figures says what it would need.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ PARTS = {
 }  # fmt: skip
 MOST_OTHERS = 12  # figures of columns we have no name for
 MOST_RECORDS = 2_000  # of each evaluation, for the types of answers
-MOST_LOOKS = 40  # evaluated steps, for the types of answers
+MOST_EVALUATIONS = 40  # evaluated steps, for the types of answers
 MOST_PER_RUN = 12  # figures that each run has of its own
 
 
@@ -62,13 +61,13 @@ class Section:
 
 
 def label(text: Any, longest: int = 48) -> str:
-    """A name as it can be drawn: printable, and not endless."""
+    """Makes a name printable and cuts it to `longest` characters."""
     plain = "".join(sign if sign.isprintable() else "\ufffd" for sign in str(text))
     return plain if len(plain) <= longest else plain[: longest - 1] + "…"
 
 
 def slug(*parts: Any) -> str:
-    """A file name that is also an identifier."""
+    """Makes a file name that is also an identifier."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(map(str, parts)).lower()).strip("-")
 
 
@@ -183,9 +182,11 @@ def _length(histories: Sequence[History], names: list[str], marks: Any) -> Itera
     for task in tasks_of(histories):
         lines = []
         for i, history in enumerate(histories):
-            looks = sorted(history.evaluations.get(task, {}).items())
-            steps = [step for step, look in looks if isinstance(look.get("completion_length"), int | float)]
-            values = [float(look["completion_length"]) for step, look in looks if step in steps]
+            evaluations = sorted(history.evaluations.get(task, {}).items())
+            steps = [
+                step for step, evaluation in evaluations if isinstance(evaluation.get("completion_length"), int | float)
+            ]
+            values = [float(evaluation["completion_length"]) for step, evaluation in evaluations if step in steps]
             if steps:
                 lines.append(Line(names[i], np.array(steps, float), np.array(values), number=i, marks=marks[i]))
         if lines:
@@ -203,7 +204,7 @@ def _annotators(histories: Sequence[History], marks: Any) -> Iterator[Figure]:
 
 
 def spread(steps: Sequence[int], most: int) -> list[int]:
-    """At most so many of them, evenly spaced, first and last included."""
+    """Picks at most `most` of them, evenly spaced, first and last included."""
     places = np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))
     return [steps[place] for place in places]
 
@@ -213,25 +214,25 @@ def _answers(histories: Sequence[History], names: list[str]) -> Iterator[Figure]
         several = f" ({names[i]})" if len(histories) > 1 else ""
         sources: list[tuple[str, str, dict[int, dict[str, int]]]] = []
         for task in tasks_of([history])[:MOST_PER_RUN]:
-            steps = spread(sorted(history.evaluations[task]), MOST_LOOKS)
+            steps = spread(sorted(history.evaluations[task]), MOST_EVALUATIONS)
             counts = {step: analysis.answer_types(history.records(step, task, MOST_RECORDS)) for step in steps}
             sources.append((slug("answers", task, i), f"Answers on {_with_role(task, [history])}", counts))
-        steps = spread(list(history.completions), MOST_LOOKS)
-        counts = {step: analysis.answer_types(history.kept_completions(step, 64)) for step in steps}
+        steps = spread(list(history.completions), MOST_EVALUATIONS)
+        counts = {step: analysis.answer_types(history.read_completions(step, 64)) for step in steps}
         sources.append((slug("answers", "training", i), "Answers in training, sampled", counts))
         for key, title, counts in sources:
             if any(sum(kinds.values()) for kinds in counts.values()):
                 yield stacks(key, title + several, counts)
 
 
-def graded_looks(history: History, task: str) -> list[tuple[int, list[float], list[bool]]]:
+def graded_evaluations(history: History, task: str) -> list[tuple[int, list[float], list[bool]]]:
     """Confidence and verdicts of the first, the best and the last evaluation: (step, confidence, right)."""
     shares = analysis.accuracies(history.evaluations.get(task, {}))
     if not shares:
         return []
     steps = sorted({min(shares), max(shares), max(shares, key=lambda step: shares[step].mean)})
-    looks = [(step, *analysis.graded(history.records(step, task))) for step in steps]
-    return [look for look in looks if look[1]]
+    evaluations = [(step, *analysis.graded(history.records(step, task))) for step in steps]
+    return [evaluation for evaluation in evaluations if evaluation[1]]
 
 
 def _separation(histories: Sequence[History], names: list[str]) -> Iterator[Figure]:
@@ -240,7 +241,7 @@ def _separation(histories: Sequence[History], names: list[str]) -> Iterator[Figu
         for task in tasks_of([history])[:MOST_PER_RUN]:
             parts = [
                 (f"step {step}", certainty, right, analysis.separation(certainty, right))
-                for step, certainty, right in graded_looks(history, task)
+                for step, certainty, right in graded_evaluations(history, task)
             ]
             if parts:
                 title = f"self-certainty on {label(task)}{several}"
@@ -252,11 +253,13 @@ def _calibration(histories: Sequence[History], names: list[str]) -> Iterator[Fig
         parts = []
         for i, history in enumerate(histories):
             several = f"{names[i]}, " if len(histories) > 1 else ""
-            looks = graded_looks(history, task)
-            for step, certainty, right in looks if len(histories) == 1 else (*looks[:1], *looks[1:][-1:]):
+            evaluations = graded_evaluations(history, task)
+            for step, certainty, right in (
+                evaluations if len(histories) == 1 else (*evaluations[:1], *evaluations[1:][-1:])
+            ):
                 numbers = analysis.calibration(certainty, right)
                 if numbers is not None:
-                    parts.append((f"{several}step {step}", i, looks.index((step, certainty, right)), numbers))
+                    parts.append((f"{several}step {step}", i, evaluations.index((step, certainty, right)), numbers))
         if parts:
             title = f"Accuracy on {label(task)} by tenth of confidence"
             yield calibrations(slug("calibration", task), title, parts)

@@ -1,8 +1,7 @@
-"""Follows a run in the terminal: how far it is, the latest numbers with their history, accuracy where it is monitored.
+"""Shows a run in the terminal while it goes on: progress, latest numbers with their history, accuracy.
 
-Reads only the run folder, so it can be started, stopped and started again beside any run, also on another machine that
-sees the folder. Nothing needs to be there yet; a run that was killed looks like one that takes long, so the age of its
-last step is shown.
+It reads only the run folder, so it can start and stop at any time, also on another machine that sees the folder. A
+killed run looks like a slow one, so the age of the last step is shown.
 """
 
 from __future__ import annotations
@@ -46,11 +45,11 @@ def watch(path: str | Path, *, once: bool = False, every: float = 1.0, console: 
     Args:
         path: the run folder; where it is not there yet, it is waited for.
         once: show it as it is and return.
-        every: seconds between looks.
+        every: seconds between updates.
         console: a rich console; its own if left out.
 
     Raises:
-        RlifError: `once`, and there is no run folder.
+        DataError: `once`, and there is no run folder.
     """
     console = console or Console()
     if once or not console.is_terminal:
@@ -65,10 +64,10 @@ def watch(path: str | Path, *, once: bool = False, every: float = 1.0, console: 
 
 
 def view(path: str | Path) -> Any:
-    """A run as it is now, to be printed by rich.
+    """Returns a run as it is now, to be printed by rich.
 
     Raises:
-        RlifError: there is no run folder.
+        DataError: there is no run folder.
     """
     return table(read_history(path))
 
@@ -89,8 +88,8 @@ def table(history: History) -> Any:
         shown.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for name in SHOWN:
         _add(shown, name, columns.get(name))
-    for task, looks in history.evaluations.items():
-        shares = accuracies(looks)
+    for task, evaluations in history.evaluations.items():
+        shares = accuracies(evaluations)
         _add(shown, f"accuracy {task}", np.array([share.mean for share in shares.values()]))
     return Group(Text(headline(history), style="bold"), shown)
 

@@ -1,10 +1,10 @@
-"""Which texts mean the same? For semantic entropy on text that has no answer to extract.
+"""Decides which texts mean the same, for semantic entropy on text without answers to extract.
 
     embedding    cosine of their embeddings at or above a threshold; a sentence-transformers model
     entailment   each entails the other; a sequence classifier, both texts after the same prompt (arXiv 2302.09664)
 
-Texts belong together if a chain of such pairs joins them, so the order of a group does not matter (the paper's greedy
-clusters depend on it). The price: a chain can join texts at its ends that do not mean the same.
+Texts belong together if a chain of such pairs joins them, so the order of a group does not matter; the paper's greedy
+clusters depend on it. Texts at the ends of a chain need not mean the same.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 
 import torch
 
-from rlif.config.recipe import Meaning
-from rlif.errors import RlifError, first_line
+from rlif.config.recipe import Equivalence
+from rlif.errors import MachineError, ModelError, first_line
 
 BATCH = 32
 
 Alike = Callable[[str, Sequence[str]], list[list[int]]]
 
 
-def load_meaning(meaning: Meaning) -> Alike:
-    """The function behind a recipe's `meaning`: from a prompt and texts to clusters of their indices.
+def load_equivalence(meaning: Equivalence) -> Alike:
+    """Loads the model of a recipe's `equivalence`; gives a function from prompt and texts to clusters of their indices.
 
     Raises:
-        RlifError: the model cannot be loaded, or is of another kind.
+        ModelError: the model cannot be loaded, or is of another kind.
     """
     return _by_embedding(meaning) if meaning.embedding else _by_entailment(str(meaning.entailment))
 
@@ -51,18 +51,18 @@ def _device() -> torch.device:
     return accelerator or torch.device("cpu")
 
 
-def _by_embedding(meaning: Meaning) -> Alike:
+def _by_embedding(meaning: Equivalence) -> Alike:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise RlifError(
+        raise MachineError(
             "meaning by embedding needs sentence-transformers: pip install 'rlif[semantic]'; or name an entailment"
             " model instead."
         ) from error
     try:
         encoder = SentenceTransformer(str(meaning.embedding), device=str(_device()), trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise RlifError(f"cannot load the embedding model {meaning.embedding!r}: {first_line(error)}") from error
+        raise ModelError(f"cannot load the embedding model {meaning.embedding!r}: {first_line(error)}") from error
 
     def alike(prompt: str, texts: Sequence[str]) -> list[list[int]]:
         unit_ND = encoder.encode(
@@ -80,14 +80,14 @@ def _by_entailment(name: str) -> Alike:
         tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         model: Any = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise RlifError(f"cannot load the entailment model {name!r}: {first_line(error)}") from error
+        raise ModelError(f"cannot load the entailment model {name!r}: {first_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
     model = model.eval().to(_device())
     labels = {str(label).lower(): number for label, number in model.config.label2id.items()}
     if "entailment" not in labels:
-        raise RlifError(
+        raise ModelError(
             f"{name!r} is no entailment model: its labels are {', '.join(sorted(labels))}, none 'entailment'."
         )
 

@@ -36,6 +36,7 @@ from typing import get_args
 import torch
 
 from rlif.config.recipe import Mixing, Normalisation
+from rlif.signals import renamed
 
 NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
 MIXINGS: tuple[Mixing, ...] = get_args(Mixing)
@@ -176,6 +177,8 @@ class Mixer:
         return {name: normaliser.start_spread for name, normaliser in self._all().items()}
 
     def load(self, state: Mapping[str, float | None]) -> None:
+        """Takes the spreads of a checkpoint; one of an earlier version may have old names of signals."""
+        state = renamed(state)
         for name, normaliser in self._all().items():
             normaliser.start_spread = state[name]
 

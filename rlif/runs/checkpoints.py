@@ -1,12 +1,12 @@
-"""Checkpoints that are whole or are not there: a manifest written last, checked before anything is loaded.
+"""Seals checkpoints by a manifest that is written last and checked before anything is loaded.
 
 checkpoints/checkpoint-10/
     ...                  the engine's own files
     manifest.json        {step, files: {name: {bytes, sha256}}}: written when everything else is on the disk
 
-A folder without a manifest was torn by a kill or a full disk and is never picked. One whose manifest does not fit its
-files is damaged; `damage` says in what. Old ones are deleted only after the new one is sealed, the manifest first, so
-that a kill in between leaves no half of anything.
+A folder without a manifest was torn by a kill or a full disk and is never used. One whose files differ from its
+manifest is damaged; `damage` says how. Old checkpoints are deleted only after the new one is sealed. Their manifest
+goes first, so a kill in between leaves a torn checkpoint, never one that looks whole.
 
 What to watch: sealing and checking read every byte once (sha256, about a GB per second and core).
 """
@@ -24,26 +24,26 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import RlifError, first_line
+from rlif.errors import MachineError, first_line
 from rlif.files.atomic import sync
 
 MANIFEST = "manifest.json"
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step a checkpoint was taken at; -1 for a folder that is not named like one."""
+    """Returns the step of a checkpoint; -1 for a folder with another kind of name."""
     number = checkpoint.name.removeprefix("checkpoint-")
     return int(number) if number.isascii() and number.isdigit() and len(number) < 19 else -1
 
 
 def in_order(folder: Path) -> list[Path]:
-    """All checkpoints of a folder by step, torn ones as well."""
+    """Lists all checkpoints of a folder by step, torn ones included."""
     found = [path for path in folder.glob("checkpoint-*") if step_of(path) >= 0 and path.is_dir()]
     return sorted(found, key=step_of)
 
 
 def seal(checkpoint: Path) -> None:
-    """Says that a checkpoint is whole. Every file is on the disk, and not only on its way, when this returns.
+    """Writes the manifest, once every file of the checkpoint is on the disk.
 
     Raises:
         OSError: it could not be written.
@@ -63,16 +63,15 @@ def seal(checkpoint: Path) -> None:
 
 
 def is_sealed(checkpoint: Path) -> bool:
-    """Whether it was written to its end. Looks at no other file; `damage` does."""
+    """Tells whether the manifest exists; `damage` checks the other files."""
     return (checkpoint / MANIFEST).is_file()
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a sealed checkpoint, None if every byte is as it was written.
+    """Describes what is wrong with a sealed checkpoint; None if every byte is as written.
 
     Raises:
-        RlifError: it cannot be read now (an I/O error, no right, too many open files), which says nothing about what is
-            in it.
+        MachineError: it cannot be read now (an I/O error, no right, too many open files).
 
     Example::
 
@@ -91,18 +90,18 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def discard(checkpoint: Path) -> None:
-    """Deletes a checkpoint; a kill meanwhile leaves a torn one, never one that looks whole."""
+    """Deletes a checkpoint, its manifest first."""
     (checkpoint / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def prune(folder: Path, limit: int | None, spare: Collection[int | None] = ()) -> None:
-    """Deletes the oldest whole checkpoints beyond a limit. Torn ones do not count, so they push no good one out.
+    """Deletes the oldest whole checkpoints beyond a limit; torn ones do not count.
 
     Args:
         folder: of the checkpoints.
-        limit: how many stay; None or 0 for all.
-        spare: steps whose checkpoints stay in any case, and are not counted.
+        limit: how many to keep; None or 0 for all.
+        spare: steps whose checkpoints are kept and not counted.
     """
     if not limit or limit < 0:
         return
@@ -112,7 +111,7 @@ def prune(folder: Path, limit: int | None, spare: Collection[int | None] = ()) -
 
 
 def file_entry(path: Path) -> dict[str, Any]:
-    """Size and hash of a file."""
+    """Returns size and hash of a file."""
     with path.open("rb") as file:
         return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
@@ -140,7 +139,7 @@ def _file_damage(checkpoint: Path, name: str, size: int, digest: str) -> str | N
 
 
 def _not_there(error: OSError, path: Path, damage: str) -> str:
-    """The damage, if that is what an error tells of; a disk that does not answer now may have every byte."""
+    """Returns the damage if the error shows it; else raises, since a disk that fails now may still hold every byte."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG):
         return damage
-    raise RlifError(f"cannot read {path} now: {first_line(error)}; put that right and try again.") from error
+    raise MachineError(f"cannot read {path} now: {first_line(error)}; put that right and try again.") from error

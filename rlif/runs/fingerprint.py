@@ -1,14 +1,14 @@
-"""What a run began with, in hashes: a run that goes on with other problems or another model is another run.
+"""Hashes problems and model, because resuming with others makes it a different run.
 
-begun.json in the run folder holds, taken when the run starts,
+begun.json in the run folder is written when the run starts and holds
 
     problems    number and hash of the training problems, after those that are too long were left out
-    held_out    the same per task that is looked at, gold answers included
+    held_out    the same for each task that is evaluated, gold answers included
     model       of a local model folder: size of each file, and the hash of those up to 16 MiB
 
-and `check` compares it before a resume. The prompts themselves follow from problems, recipe and tokenizer; the recipe
-is the run folder's own. A hub model is pinned by `revision` in the recipe, not here. The same bits also need the same
-versions, threads and processes: `differences` says which of these are others now.
+`check` compares it before a resume. The prompts follow from problems, tokenizer and the run folder's own recipe. A hub
+model is pinned by `revision` in the recipe, not here. Identical numbers also need the same versions, threads and
+processes: `differences` lists which of these changed.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import RlifError
+from rlif.errors import DataError
 from rlif.runs.checkpoints import file_entry
 from rlif.types import Problem
 
-SMALL = 16 * 2**20  # bytes; larger files are told apart by their size
+SMALL = 16 * 2**20  # bytes; larger files are compared by size only
 COMPARED = ("python", "system", "packages", "threads", "gpus", "processes")
 
 
-def facts(problems: Iterable[Problem], held_out: Mapping[str, Iterable[Problem]], model: str) -> dict[str, Any]:
-    """What `begun.json` holds.
+def compute(problems: Iterable[Problem], held_out: Mapping[str, Iterable[Problem]], model: str) -> dict[str, Any]:
+    """Computes what `begun.json` holds.
 
     Args:
-        problems: those trained on.
-        held_out: those looked at, by task.
+        problems: for training.
+        held_out: for evaluation, by task.
         model: a folder, or a hub name.
     """
     return {
@@ -44,29 +44,29 @@ def facts(problems: Iterable[Problem], held_out: Mapping[str, Iterable[Problem]]
 
 
 def check(begun: Mapping[str, Any], now: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> None:
-    """Refuses to go on with other problems or another model.
+    """Refuses to resume with other problems or another model.
 
     Args:
-        begun: what the run began with.
-        now: what there is.
-        folder: of the run.
+        begun: fingerprint of the run's start.
+        now: fingerprint of today.
+        folder: the run folder.
         names: what the user calls the problems and the model: {"problems": "math from train.jsonl", "model": ...}.
 
     Raises:
-        RlifError: says what changed.
+        DataError: something changed.
     """
     remedy = f"put back what {folder} began with, or start a new run."
     for what in ("problems", "model"):
         if what in begun and begun[what] != now[what]:
-            raise RlifError(f"{names[what]} changed since the run began ({_change(begun[what], now[what])}); {remedy}")
+            raise DataError(f"{names[what]} changed since the run began ({_change(begun[what], now[what])}); {remedy}")
     for task, rows in begun.get("held_out", {}).items():
         found = now["held_out"].get(task)
         if found != rows:
-            raise RlifError(f"the held-out {task} changed since the run began ({_change(rows, found)}); {remedy}")
+            raise DataError(f"the held-out {task} changed since the run began ({_change(rows, found)}); {remedy}")
 
 
 def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Versions, threads and processes that are others than when the run began, as `torch 2.12.0 then, 2.13.0 now`."""
+    """Lists versions, threads and processes that changed, as `torch 2.12.0 then, 2.13.0 now`."""
     found = []
     for key in COMPARED:
         then, today = begun.get(key), now.get(key)

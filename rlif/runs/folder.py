@@ -1,4 +1,4 @@
-"""The run folder: the only interface between running and looking.
+"""Writes and reads a run folder, the only interface between training and looking at results.
 
 runs/<name>/
     recipe.yaml          the resolved recipe
@@ -9,11 +9,11 @@ runs/<name>/
     eval/                step-000010-clock.json: an evaluation; .jsonl beside it: a record per completion
     checkpoints/         checkpoint-10/ ..., in the engine's own layout, each sealed by a manifest
     model/               the trained model, for from_pretrained
-    summary.json         before and after, seeds, steps, seconds; written last
-    begun.json           what it began with: hashes of problems and model, to notice a change before a resume
+    summary.json         scores before and after, seeds, steps, seconds; written last
+    begun.json           hashes of problems and model at the start (`rlif.runs.fingerprint`)
 
-Every file is written whole or not at all, but for the logs (metrics, alarms, rollbacks), whose last line may be torn
-by a kill and is then not counted. What is damaged in another way raises RlifError.
+Every file is written whole or not at all, except the logs (metrics, alarms, rollbacks). A kill may tear their last
+line, which is then ignored. Any other damage raises DataError.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlif.config.recipe import Recipe, check_recipe, folder_name
-from rlif.errors import RlifError
-from rlif.files.atomic import finite, read_object, replace_file, sync, write_rows
-from rlif.files.jsonl import read_lines
+from rlif.config.loading import check_recipe, folder_name
+from rlif.config.recipe import Recipe
+from rlif.errors import DataError, MachineError, RecipeError
+from rlif.files.atomic import finite, read_object, replace_file, write_rows
+from rlif.files.jsonl import JsonLog, read_lines
 from rlif.files.yaml import read_yaml, write_yaml
 from rlif.runs.checkpoints import damage, discard, in_order, is_sealed, step_of
-from rlif.runs.paths import anchored
+from rlif.runs.paths import with_absolute_paths
 from rlif.version import __version__
 
 LOGS = {"metrics.jsonl": "step", "alarms.jsonl": "step", "rollbacks.jsonl": "to"}  # and the number each row has
@@ -45,7 +46,7 @@ PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "v
 
 
 class Run:
-    """One run folder.
+    """Represents one run folder.
 
     Example:
         >>> run = Run.open("runs/demo")
@@ -59,10 +60,11 @@ class Run:
 
     @classmethod
     def create(cls, recipe: Recipe, default_name: str) -> Run:
-        """A new folder, holding recipe and environment. A name that was left to us is numbered if taken.
+        """Creates a folder with recipe and environment; numbers the default name if it is taken.
 
         Raises:
-            RlifError: the name asked for is taken, or the folder cannot be written.
+            RecipeError: the name asked for is taken.
+            MachineError: the folder cannot be written.
         """
         root = Path(recipe.output).expanduser()
         names = [recipe.name] if recipe.name else _numbered(folder_name(default_name))
@@ -75,37 +77,38 @@ class Run:
                 if _moved(draft, root / name):
                     return cls(root / name)
         except OSError as error:
-            raise RlifError(f"cannot make the run folder {root / names[0]}: {error.strerror}.") from error
+            raise MachineError(f"cannot make the run folder {root / names[0]}: {error.strerror}.") from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         taken = root / names[0]
-        raise RlifError(
+        raise RecipeError(
             f"{taken} exists already; choose another name=..., or go on with `rlif train --resume {taken}`."
         )
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """An existing run folder.
+        """Opens an existing run folder.
 
         Raises:
-            RlifError: it is none.
+            DataError: it has no recipe.yaml.
         """
         run = cls(Path(path).expanduser())
         if not (run.path / "recipe.yaml").is_file():
-            raise RlifError(f"{path} is no run folder: it has no recipe.yaml.")
+            raise DataError(f"{path} is no run folder: it has no recipe.yaml.")
         return run
 
     def recipe(self) -> Recipe:
         return check_recipe(read_yaml(self.path / "recipe.yaml"))
 
     def good_checkpoint(self, until: int | None = None) -> tuple[Path | None, list[str]]:
-        """The last checkpoint in which every byte is as it was written, and what is wrong with those after it.
+        """Finds the last undamaged checkpoint, and describes the damage of those after it.
 
         Args:
-            until: of those up to this step.
+            until: consider checkpoints up to this step only.
 
         Raises:
-            RlifError: there are checkpoints and every one of them is damaged, or one cannot be read now.
+            DataError: there are checkpoints and every one of them is damaged.
+            MachineError: one cannot be read now.
         """
         problems = []
         for path in reversed(in_order(self.checkpoints)):
@@ -115,14 +118,14 @@ class Run:
                     return path, problems
                 problems.append(f"{path.name} is damaged: {problem}")
         if problems:
-            raise RlifError(
+            raise DataError(
                 f"no checkpoint of {self.path} is whole ({'; '.join(problems)}); put the files back, or remove"
                 f" {self.checkpoints} to start the run again from its first step."
             )
         return None, []
 
     def remove_torn(self) -> None:
-        """Removes a checkpoint or a model that was not written to its end."""
+        """Removes checkpoints and models that a kill left half written."""
         for path in self.path.glob(".model.draft*"):
             shutil.rmtree(path, ignore_errors=True)
         for path in in_order(self.checkpoints):
@@ -131,25 +134,23 @@ class Run:
 
     def append(self, log: str, row: Mapping[str, Any]) -> None:
         """Adds a line to one of `LOGS`."""
-        with (self.path / log).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(row)) + "\n")
+        JsonLog(self.path / log).append(finite(row))
 
     def sync_logs(self) -> None:
-        """Returns when what was added to `LOGS` is on the disk."""
+        """Waits until the logs are on the disk."""
         for log in LOGS:
-            if (self.path / log).is_file():
-                sync(self.path / log)
+            JsonLog(self.path / log).sync()
 
     def rows(self, log: str) -> list[dict[str, Any]]:
-        """The rows of one of `LOGS`, oldest first; a torn last line, of a run that was killed, is left out.
+        """Reads the rows of one of `LOGS`, oldest first, without a torn last line.
 
         Raises:
-            RlifError: a line that is none of that log.
+            DataError: a line does not belong to that log.
         """
         path, key, rows = self.path / log, LOGS[log], []
-        for number, row in read_lines(path, torn=True) if path.is_file() else ():
+        for number, row in JsonLog(path).rows():
             if not isinstance(row.get(key), int):
-                raise RlifError(f"line {number} of {path} is damaged: it has no whole number as its {key!r}.")
+                raise DataError(f"line {number} of {path} is damaged: it has no whole number as its {key!r}.")
             rows.append(row)
         return rows
 
@@ -157,7 +158,7 @@ class Run:
         self.append("metrics.jsonl", metrics)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The logged steps, oldest first."""
+        """Reads the logged steps, oldest first."""
         return self.rows("metrics.jsonl")
 
     def write_completions(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -174,10 +175,10 @@ class Run:
         self._write_json(f"eval/{name}.json", scores)
 
     def evaluations(self) -> dict[str, dict[int, dict[str, Any]]]:
-        """Scores by task, then step.
+        """Reads the scores by task, then step.
 
         Raises:
-            RlifError: a file that is damaged or not named like an evaluation.
+            DataError: a file is damaged or not named like an evaluation.
         """
         found: dict[str, dict[int, dict[str, Any]]] = {}
         for path in sorted((self.path / "eval").glob("step-*.json")):
@@ -186,44 +187,44 @@ class Run:
         return found
 
     def records(self, step: int, task: str) -> list[dict[str, Any]]:
-        """An evaluation's completions, an object each; empty where there is none.
+        """Reads the records of an evaluation; empty where there are none.
 
         Raises:
-            RlifError: a line that is no object.
+            DataError: a line holds no object.
         """
         path = self.path / "eval" / f"{evaluation_name(step, task)}.jsonl"
         return [row for _, row in read_lines(path)] if path.is_file() else []
 
-    def write_begun(self, facts: Mapping[str, Any]) -> None:
+    def write_fingerprint(self, facts: Mapping[str, Any]) -> None:
         self._write_json("begun.json", facts)
 
-    def begun(self) -> dict[str, Any]:
-        """What the run began with; empty if it was killed before it could say."""
+    def fingerprint(self) -> dict[str, Any]:
+        """Reads the fingerprint of the start; empty if a kill came before it was written."""
         path = self.path / "begun.json"
         return read_object(path) if path.is_file() else {}
 
     def environment(self) -> dict[str, Any]:
-        """Versions, commit and hardware it was started with."""
+        """Reads the versions, commit and hardware of the start."""
         return read_object(self.path / "environment.json")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         self._write_json("summary.json", summary)
 
     def summary(self) -> dict[str, Any]:
-        """Before and after, seeds, steps, seconds.
+        """Reads the summary of a finished run.
 
         Raises:
-            RlifError: the run is not finished, or the file is damaged.
+            DataError: the run is not finished, or the file is damaged.
         """
         if not (self.path / "summary.json").is_file():
-            raise RlifError(f"{self.path} is not finished: it has no summary.json.")
+            raise DataError(f"{self.path} is not finished: it has no summary.json.")
         return read_object(self.path / "summary.json")
 
     def rewind(self, step: int) -> None:
-        """Forgets everything logged after a step, before going on from a checkpoint taken there (0: from the start).
+        """Removes everything after a step, before resuming from its checkpoint (0: from the start).
 
-        Also later checkpoints, and what a kill left half written. A kill in the middle of it does no harm: checkpoints
-        go first, the newest first, so whichever is the last one then, all that was logged up to it is still there.
+        This includes later checkpoints and half-written files. A kill during it does no harm: checkpoints go first, the
+        newest first, so all logs up to the last one left still exist.
         """
         for path in reversed(in_order(self.checkpoints)):
             if step_of(path) > step or not is_sealed(path):
@@ -239,24 +240,19 @@ class Run:
 
     def rewrite(self, log: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replaces the rows of one of `LOGS`, if it is there."""
-        if (self.path / log).is_file():
-            write_rows(self.path / log, rows)
+        JsonLog(self.path / log).rewrite(map(finite, rows))
 
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
         replace_file(self.path / name, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def resolved(recipe: Recipe, name: str) -> dict[str, Any]:
-    """The recipe with nothing left to defaults or to the folder it was started in."""
-    return anchored(recipe).model_dump() | {
-        "name": name,
-        "normalisation": recipe.resolved_normalisation,
-        "training": recipe.resolved_training,
-    }
+    """Resolves a recipe: every default filled in, every path absolute."""
+    return with_absolute_paths(recipe).written_out() | {"name": name}
 
 
 def environment() -> dict[str, Any]:
-    """Versions, commit, hardware and current folder; of the caller's environment variables only the job's number."""
+    """Collects versions, commit, hardware and current folder; of environment variables only the job's number."""
     import torch
 
     versions = {}
@@ -282,7 +278,7 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout the package runs from; None for an installed package."""
+    """Returns the commit of the checkout; None for an installed package."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -295,20 +291,20 @@ def _commit() -> str | None:
 
 
 def evaluation_name(step: int, task: str) -> str:
-    """What the files of an evaluation are called."""
+    """Returns the name of an evaluation's files, without suffix."""
     return f"step-{step:06d}-{task}"
 
 
 def _step_of_file(path: Path) -> int:
-    """The step in the name of a file of completions or of an evaluation."""
+    """Reads the step from the name of a file of completions or of an evaluation."""
     number = path.name.partition("-")[2].partition("-")[0].partition(".")[0]
     if not (number.isascii() and number.isdigit() and len(number) < 19):
-        raise RlifError(f"{path} is not named step-NUMBER...; it is none of this run's files, move it away.")
+        raise DataError(f"{path} is not named step-NUMBER...; it is none of this run's files, move it away.")
     return int(number)
 
 
 def _moved(draft: Path, path: Path) -> bool:
-    """Whether a folder could be put in a place that nobody else had taken."""
+    """Moves a folder unless the target exists; returns whether it did."""
     if path.exists():
         return False
     try:

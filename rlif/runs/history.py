@@ -1,10 +1,9 @@
-"""A run folder as a reader finds it: whatever can be read is read, and what cannot is said.
+"""Reads a run folder for reports: everything readable, and notes about the rest.
 
-`Run` writes a run folder and trusts it. People look at runs that are going, that were killed or whose disk was full,
-so here a torn line costs that line, a missing file costs its figures, and `History.notes` says so in plain words.
+`Run` refuses damaged files. Reports also show runs that still go, were killed, or filled the disk. So a torn line
+costs that line only, a missing file its figures only, and `History.notes` lists both.
 
-Nothing is read whole that grows with a run: metrics become one array per column, and completions and records are
-streamed, a bounded number of each file.
+Metrics become one array per column. Completions and records are streamed, a bounded number of each file.
 """
 
 from __future__ import annotations
@@ -21,16 +20,17 @@ import numpy as np
 
 from rlif.errors import RlifError
 from rlif.files.atomic import is_number
+from rlif.files.jsonl import Row
 from rlif.files.yaml import read_yaml
 from rlif.runs.folder import Run
+from rlif.signals import renamed
 
-Row = dict[str, Any]
 LONGEST_LINE = 2**24  # characters of one line of JSON; longer ones are skipped as unreadable
 
 
 @dataclass(frozen=True)
 class History:
-    """What a run folder says.
+    """Holds what was read from a run folder.
 
     Attributes:
         name: of the folder.
@@ -38,7 +38,7 @@ class History:
         metrics: a float array per logged column, over the logged steps in order, NaN where a step has no number;
             `step` among them.
         evaluations: summaries by task, then step.
-        completions: the files of kept completions by step.
+        completions: the files of completions by step.
         notes: what is missing or could not be read.
 
     Example:
@@ -62,18 +62,18 @@ class History:
 
     @property
     def last_step(self) -> int:
-        """The last step that left a trace."""
+        """Returns the last step found in any file."""
         seen = [*self.steps[-1:], *self.completions, *itertools.chain(*self.evaluations.values())]
         return int(max(seen, default=0))
 
     @property
     def planned_steps(self) -> int | None:
-        """How long the run is to be, where its recipe says so."""
+        """Returns the planned number of steps, where the recipe has one."""
         steps = _mapping(self.recipe.get("training")).get("max_steps")
         return steps if isinstance(steps, int) and steps > 0 else None
 
     def records(self, step: int, task: str, limit: int = 20_000) -> Iterator[Row]:
-        """The first records of an evaluation, one object per completion; none where they were not kept."""
+        """Yields the first records of an evaluation, one per completion; none where they were not written."""
         path = self.run.path / "eval" / f"step-{step:06d}-{task}.jsonl"
         if path.is_file():
             yield from itertools.islice(_rows(path, []), limit)
@@ -81,17 +81,17 @@ class History:
             records = _read_json(path.with_suffix(".json"), []).get("records")
             yield from (row for row in _list(records)[:limit] if isinstance(row, dict))
 
-    def kept_completions(self, step: int, limit: int | None = None) -> Iterator[Row]:
-        """The first kept completions of a step's rollout; torn lines are left out."""
+    def read_completions(self, step: int, limit: int | None = None) -> Iterator[Row]:
+        """Yields the first completions of a step's rollout, without torn lines."""
         if step in self.completions:
             yield from itertools.islice(_rows(self.completions[step], []), limit)
 
 
 def read_history(path: str | Path) -> History:
-    """Reads a run folder, forgiving everything but its absence.
+    """Reads a run folder; whatever is missing or damaged becomes a note.
 
     Raises:
-        RlifError: the folder is no run folder: it has no recipe.yaml.
+        DataError: the folder is no run folder: it has no recipe.yaml.
     """
     run = Run.open(path)
     notes: list[str] = []
@@ -115,11 +115,11 @@ def read_history(path: str | Path) -> History:
         _by_step(run.path / "completions", ".jsonl"),
         notes,
     )
-    _note_what_is_missing(history)
+    _note_missing(history)
     return history
 
 
-def _note_what_is_missing(history: History) -> None:
+def _note_missing(history: History) -> None:
     notes, planned = history.notes, history.planned_steps
     if not history.summary:
         of = f" of {planned:,}" if planned else ""
@@ -139,7 +139,7 @@ def _metrics(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
     for row in _rows(path, notes):
         step = row.get("step")
         if is_number(step):
-            rows[step] = row  # of a step that was logged twice, the later
+            rows[step] = renamed(row)  # of a step that was logged twice, the later
     if not rows:
         notes.append("No step was logged: metrics.jsonl is missing or holds none.")
         return {}
@@ -168,7 +168,7 @@ def _by_step(folder: Path, suffix: str) -> dict[int, Path]:
 
 
 def _rows(path: Path, notes: list[str]) -> Iterator[Row]:
-    """The objects of a file of JSON lines, streamed; what is no object is skipped and counted into the notes."""
+    """Streams the objects of a file of JSON lines; other lines are skipped and counted in the notes."""
     bad = 0
     try:
         with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
@@ -192,7 +192,7 @@ def _rows(path: Path, notes: list[str]) -> Iterator[Row]:
 
 
 def _read_json(path: Path, notes: list[str], expected: str = "") -> Row:
-    """An object from a file; empty, with a note, where it is unreadable (or missing, where it is expected)."""
+    """Reads an object from a file; empty, with a note, if it is unreadable, or missing though expected."""
     try:
         value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
         if isinstance(value, dict):

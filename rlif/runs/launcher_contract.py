@@ -1,4 +1,4 @@
-"""What `rlif launch` and the training processes it starts agree on: exit codes and one environment variable.
+"""Defines the exit codes and the environment variable that `rlif launch` shares with its training processes.
 
 Exit codes of a training process:
 

@@ -1,14 +1,14 @@
-"""What the guard leaves in a run folder, and the return to a healthy checkpoint.
+"""Logs the guard's alarms in a run folder, and returns to a healthy checkpoint.
 
     alarms.jsonl       one object per alarm or warning raised; rewound with the metrics
     rollbacks.jsonl    one object per return: from which step to which, because of what, the KL weight from there on
 
-A rollback is exact because nothing is undone: the run folder is brought to what it was at the checkpoint, and the run
-is resumed from there as after a kill - weights, optimiser, schedule, random state, data order and the guard's own
-memory come from the checkpoint - but for the KL weight. Every byte of that checkpoint is checked before anything is
-removed; where it is damaged, the one before it is taken; where there is none, nothing is touched. The KL weight is a
-function of the recipe and of how many returns are logged, so a later `--resume` goes on with it too. A kill during a
-rollback loses nothing: its line is written last, and a run resumed without it meets the same alarm and returns again.
+A rollback resets the run folder to its state at the checkpoint, then resumes from there as after a kill. Weights,
+optimiser, schedule, random state, data order and the guard's memory come from the checkpoint; only the KL weight
+differs. Every byte of the checkpoint is checked before anything is removed. A damaged one is passed over for the one
+before it; where none is left, nothing is removed. The KL weight follows from the recipe and the number of logged
+returns, so a later `--resume` has it too. A kill during a rollback loses nothing: its line is written last, and a run
+resumed without it meets the same alarm and returns again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rlif.config.recipe import Recipe
-from rlif.errors import RlifError
+from rlif.errors import DataError
 from rlif.guard.limits import Guard
 from rlif.guard.monitor import Alarm
 from rlif.runs.checkpoints import is_sealed, step_of
@@ -30,7 +30,7 @@ def log_alarm(run: Run, alarm: Alarm) -> None:
 
 
 def alarms(run: Run) -> list[dict[str, Any]]:
-    """What the guard raised, oldest first.
+    """Reads the alarms, oldest first.
 
     Example:
         >>> alarms(Run.open("runs/demo-collapse"))[0]["sign"]
@@ -40,14 +40,14 @@ def alarms(run: Run) -> list[dict[str, Any]]:
 
 
 def rollbacks(run: Run) -> list[dict[str, Any]]:
-    """Returns to a healthy checkpoint, oldest first."""
+    """Reads the logged returns to a healthy checkpoint, oldest first."""
     return run.rows("rollbacks.jsonl")
 
 
-def forget_returns(run: Run, step: int) -> None:
-    """Forgets the returns that a run going on from a step has not made yet.
+def rewind_rollbacks(run: Run, step: int) -> None:
+    """Removes the logged returns that a run resumed at a step has not made yet.
 
-    What counts is the last return to that step or to one before it; those that led there came earlier and stay.
+    The last return to that step or an earlier one stays, with all before it.
     """
     returns = rollbacks(run)
     while returns and returns[-1]["to"] > step:
@@ -56,30 +56,30 @@ def forget_returns(run: Run, step: int) -> None:
 
 
 def strengthened(recipe: Recipe, times: int) -> Recipe:
-    """A recipe after so many rollbacks: training.beta multiplied by guard.strengthen each time."""
+    """Returns the recipe after some rollbacks: training.beta times guard.strengthen for each."""
     if not times:
         return recipe
     beta = recipe.resolved_training["beta"] * recipe.guard.strengthen**times
     return recipe.model_copy(update={"training": recipe.training | {"beta": beta}})
 
 
-def healthy_step(run: Run, healthy: int | None) -> tuple[int, list[str]]:
-    """The step to return to, and what is wrong with the checkpoints that were passed over.
+def step_to_return_to(run: Run, healthy: int | None) -> tuple[int, list[str]]:
+    """Finds the step to return to, and describes the damaged checkpoints after it.
 
     Args:
-        healthy: step of the last healthy checkpoint; None where there is none, which is the start.
+        healthy: step of the last healthy checkpoint; None to return to the start.
 
     Returns:
-        That step if every byte of its checkpoint is as it was written, else an earlier one of which that holds.
+        That step if its checkpoint is undamaged, else the last earlier one that is.
 
     Raises:
-        RlifError: there is none.
+        DataError: no undamaged checkpoint is left.
     """
     if healthy is None:
         return 0, []
     checkpoint, damaged = run.good_checkpoint(healthy)
     if checkpoint is None:
-        raise RlifError(
+        raise DataError(
             f"the guard would return to checkpoint-{healthy} of {run.path}, and neither it nor an earlier one is there"
             " any more; nothing was removed: set guard.policy to stop or log in its recipe.yaml and go on with"
             f" `rlif train --resume {run.path}`."
@@ -88,13 +88,13 @@ def healthy_step(run: Run, healthy: int | None) -> tuple[int, list[str]]:
 
 
 def roll_back(run: Run, recipe: Recipe, alarm: Alarm, to: int) -> float:
-    """Brings a run folder back to a step, and logs it.
+    """Resets a run folder to a step, and logs that.
 
     Args:
-        run: its checkpoints after `to` are removed, and what was logged after `to`.
-        recipe: the run's own, as it was started.
-        alarm: why.
-        to: step of the last healthy checkpoint, see `healthy_step`; 0 where there is none, to begin again.
+        run: loses its checkpoints and log rows after `to`.
+        recipe: as the run was started.
+        alarm: the reason.
+        to: step of the last healthy checkpoint, see `step_to_return_to`; 0 where there is none, to begin again.
 
     Returns:
         The KL weight from here on.
@@ -105,8 +105,8 @@ def roll_back(run: Run, recipe: Recipe, alarm: Alarm, to: int) -> float:
     return beta
 
 
-def digest(run: Run, guard: Guard, healthy: int | None, stopped: Alarm | None) -> dict[str, Any]:
-    """The guard's part of `summary.json`.
+def guard_summary(run: Run, guard: Guard, healthy: int | None, stopped: Alarm | None) -> dict[str, Any]:
+    """Builds the guard's part of `summary.json`.
 
     Args:
         healthy: step of the last healthy checkpoint, None where there is none.

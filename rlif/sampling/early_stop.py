@@ -1,6 +1,6 @@
 """Stops a trace while it is sampled, when a window of its tokens is too unsure.
 
-With c_i the top-k confidence of token i (see `rlif.signals.group_confidence`) and w the window,
+With c_i the top-k confidence of token i (see `rlif.signals.token_confidence`) and w the window,
 
     threshold   the 10th percentile, over 16 warm-up traces of the same problem, of min over windows of C_w
     stop        at the first token i >= w at which C_w(i) = mean(c_{i-w+1} .. c_i) < threshold
@@ -25,7 +25,7 @@ from transformers import StoppingCriteria
 
 from rlif.answers.clusters import percentile
 from rlif.scoring.taps import ConfidenceTap
-from rlif.signals.group_confidence import TOP_K, WINDOW
+from rlif.signals.token_confidence import TOP_K, WINDOW
 
 WARM_UP = 16
 PERCENTILE = 10.0

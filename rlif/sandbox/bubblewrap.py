@@ -18,7 +18,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from rlif.errors import RlifError
+from rlif.errors import MachineError
 
 INSTALL = (
     "programs that a model wrote run in a sandbox only: on Linux, install bubblewrap "
@@ -50,11 +50,11 @@ def find_bubblewrap() -> str:
     """The path of bwrap.
 
     Raises:
-        RlifError: there is none; the sentence says how to install it.
+        MachineError: there is none; the sentence says how to install it.
     """
     found = shutil.which("bwrap") if sys.platform == "linux" else None
     if not found:
-        raise RlifError(f"{INSTALL}; there is no `bwrap` on this PATH.")
+        raise MachineError(f"{INSTALL}; there is no `bwrap` on this PATH.")
     return found
 
 
@@ -65,7 +65,7 @@ def sandbox_command() -> Command:
     """The command that starts the worker in a sandbox. It gets no environment: bubblewrap's processes would show it.
 
     Raises:
-        RlifError: no bubblewrap.
+        MachineError: no bubblewrap.
     """
     bwrap, two_steps = find_bubblewrap(), _is_root_of_the_machine()
     enter = [bwrap, *_seen(in_view=two_steps), "--proc", "/proc", "--dev", "/dev", "--dir", "/tmp"]

@@ -1,10 +1,10 @@
-"""One sandbox, seen from the host: starts it, gives it programs, hears them out, throws it away.
+"""Starts a sandbox from the host, runs programs in it, collects their output, then discards the sandbox.
 
 The supervisor inside (`rlif.sandbox.supervisor`) gets an order - the limits, and descriptors from which the
 program's texts can be read and to which its output goes - and answers once, when the program has ended and nothing
-of it is left. The host reads the output meanwhile, so no amount of it piles up, and it alone watches the clock. Time
-over, too much output, no answer: the sandbox is spent. A supervisor ends when its socket does, and the kernel ends
-everything else in its process namespace with it; should it not, its whole process group is killed.
+of it is left. The host reads the output meanwhile, so it cannot pile up, and only the host watches the clock. When
+time is over, output is too long or no answer comes, the sandbox is discarded. A supervisor ends when its socket does,
+and the kernel ends everything else in its process namespace with it. Should it not end, its process group is killed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rlif.errors import RlifError
+from rlif.errors import MachineError
 from rlif.sandbox.bubblewrap import INSTALL, local_command, sandbox_command
 
 _START_LIMITS = {"seconds": 60.0, "memory_mib": 1024, "processes": 64, "output_bytes": 1, "disk_mib": 1}
@@ -60,7 +60,7 @@ class Sandbox:
         given_up: when set, whatever goes on ends as `GivenUp`.
 
     Raises:
-        RlifError: it cannot be made.
+        MachineError: it cannot be made.
     """
 
     def __init__(self, local: bool = False, given_up: threading.Event | None = None) -> None:
@@ -89,8 +89,8 @@ class Sandbox:
         if failure:
             said = self.close() or failure
             if local:
-                raise RlifError(f"programs cannot be run here: {said}")
-            raise RlifError(
+                raise MachineError(f"programs cannot be run here: {said}")
+            raise MachineError(
                 f"{INSTALL}; here it cannot make a sandbox ({said}): allow unprivileged user namespaces, on Ubuntu by "
                 "`sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, in a container by its seccomp profile."
             )

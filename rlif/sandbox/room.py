@@ -91,19 +91,24 @@ def limit(limits: dict[str, Any], more_processes: int = 0) -> None:
     _set_limit(resource.RLIMIT_NPROC, limits["processes"] + more_processes)
 
 
+COUNTED_BY = 32  # processes; how much more than `processes_counted` there may be
+
+
 def processes_counted() -> int:
-    """About how many processes the kernel already counts against this user's limit.
+    """At least how many processes the kernel already counts against this user's limit.
 
     From Linux 5.14 on those of the own user namespace count, before that (and outside a sandbox) all of the user's.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
     counted = 0
     while True:
-        resource.setrlimit(resource.RLIMIT_NPROC, (counted + 32 if hard < 0 else min(counted + 32, hard), hard))
+        resource.setrlimit(
+            resource.RLIMIT_NPROC, (counted + COUNTED_BY if hard < 0 else min(counted + COUNTED_BY, hard), hard)
+        )
         try:
             child = os.fork()
         except BlockingIOError:
-            counted = max(32, 2 * counted)
+            counted = max(COUNTED_BY, 2 * counted)
             if 0 <= hard <= counted:
                 return hard
             continue

@@ -9,8 +9,12 @@
     verdict   an exit status seen from outside the room: of the program, or of its tests, which run in another process
               and get plain data (`rlif.sandbox.calls`). What a program printed is compared by the caller, outside
 
-Whatever goes wrong - time over, too much output, the sandbox broken - the host throws that sandbox away and the other
-programs go on in a fresh one. A sandbox that cannot be made is an `RlifError`, never a verdict.
+The files, in reading order: runner.py (front door), host.py (one sandbox seen from the host), bubblewrap.py (the
+command that enters it); inside it supervisor.py, room.py, calls.py and values.py, which use the standard library alone.
+Imports errors only. `__init__.py` is mounted inside and stays empty.
+
+When time is over, output is too long or the sandbox breaks, the host discards that sandbox. The other programs continue
+in a fresh one. A sandbox that cannot be made is a `MachineError`, never a verdict.
 
 Stopped: reading and writing files of the host, its environment, its network and its processes; fork bombs; memory
 (address space of each process; resident memory of all of a program's, looked at 20 times a second, so it can overshoot
@@ -31,7 +35,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rlif.errors import RlifError
+from rlif.errors import MachineError, RecipeError
 from rlif.sandbox.bubblewrap import find_bubblewrap
 from rlif.sandbox.host import Broken, GivenUp, Sandbox
 
@@ -57,7 +61,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             if not value > 0:
-                raise RlifError(f"a limit must be positive; {name} is {value}.")
+                raise RecipeError(f"a limit must be positive; {name} is {value}.")
 
 
 @dataclass(frozen=True)
@@ -136,12 +140,12 @@ def run_programs(
         One outcome per program, in their order.
 
     Raises:
-        RlifError: no bubblewrap, or it cannot make a sandbox here.
+        MachineError: no bubblewrap, or it cannot make a sandbox here.
     """
     if not unsafe_local:
         find_bubblewrap()
     if workers is not None and workers < 1:
-        raise RlifError(f"workers must be at least 1, not {workers}.")
+        raise RecipeError(f"workers must be at least 1, not {workers}.")
     crew = _Crew(programs, limits, unsafe_local)
     outcomes: dict[int, Outcome] = {}
     try:
@@ -162,7 +166,7 @@ def require_sandbox() -> None:
     """Returns if programs can be run safely here.
 
     Raises:
-        RlifError: bubblewrap is missing or cannot make namespaces; the sentence says what to do.
+        MachineError: bubblewrap is missing or cannot make namespaces; the sentence says what to do.
     """
     Sandbox().close()
 
@@ -203,7 +207,7 @@ class _Crew:
                         break
                     except Broken as error:
                         if last_try:
-                            raise RlifError(f"the sandbox broke twice in a row ({error}).") from None
+                            raise MachineError(f"the sandbox broke twice in a row ({error}).") from None
                     finally:
                         if sandbox and sandbox.spent:
                             sandbox.close()

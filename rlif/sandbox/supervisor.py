@@ -94,6 +94,8 @@ class Supervisor:
 
     def _run(self, limits: dict[str, Any], files: list[int], folder: str) -> dict[str, Any]:
         children: list[Child] = []
+        if self.local:  # all processes of the user count, and others come and go
+            self.counted = room.processes_counted() + room.COUNTED_BY
         try:
             with contextlib.ExitStack() as ours:
                 for file in files:

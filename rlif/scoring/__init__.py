@@ -1,0 +1,15 @@
+"""Computes what a model thinks of each token: log-probabilities, entropy, top-k confidence.
+
+In reading order:
+
+    head.py         the output head: finds it, turns hidden states into exact logits, checks them once per model
+    statistics.py   front door: `score_completions`, a pass of its own over given completions
+    taps.py         the same statistics from passes that `generate` or a trainer runs anyway
+
+Only these files handle hidden states and logits. None holds logits of [B, T, V]. Suffixes of tensors: `rlif.types`.
+
+May import errors and types. Signals, sampling, selection and engines import this folder.
+
+To add a statistic, add a field to `rlif.types.TokenStats`, compute it in `statistics.chunk_stats`, and say in taps.py
+whether a tap gets it cheaply. `rlif.config.passes` says which pass gives it in training.
+"""

@@ -1,4 +1,8 @@
-"""Finds the output head of a causal language model and turns its hidden states into logits exactly."""
+"""Finds the output head of a causal language model and turns its hidden states into logits exactly.
+
+Heads with a bias, a scale or a soft cap are exact. `verify_head` compares with the model's own logits once and refuses
+a head that does something else. Heads in the shards of FSDP2 or ZeRO-3 are gathered while they are used.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from rlif.errors import RlifError
+from rlif.errors import ModelError
 
 Weights = tuple[torch.Tensor, torch.Tensor | None]  # of the head, whole
 
@@ -74,13 +78,13 @@ def head_of(model: nn.Module) -> Head:
     """The output head of a causal language model.
 
     Raises:
-        RlifError: it has no linear output head, or an adapter on it.
+        ModelError: it has no linear output head, or an adapter on it.
     """
     lm = causal_lm(model)
     module = lm.get_output_embeddings() if hasattr(lm, "get_output_embeddings") else None
     if not isinstance(module, nn.Linear):
         found = "none" if module is None else type(module).__name__
-        raise RlifError(
+        raise ModelError(
             f"{type(lm).__name__} needs a plain linear output head to be scored, found {found};"
             " leave lm_head out of the adapter's target modules."
         )
@@ -104,7 +108,7 @@ def verify_head(model: nn.Module) -> None:
     A model in ZeRO-3's shards cannot be passed through before training begins: `verify_logprobs` does it then.
 
     Raises:
-        RlifError: they differ, so the head does something this module does not know.
+        ModelError: they differ, so the head does something unknown to this module.
     """
     lm = causal_lm(model)
     head = head_of(lm)
@@ -124,10 +128,10 @@ def is_verified(lm: nn.Module) -> bool:
 
 
 def verify_logprobs(lm: nn.Module, ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> None:
-    """The same by log-probabilities that somebody else computed; zeros, which stand for masked tokens, say nothing.
+    """Compares our log-probabilities with those that an engine computed; zeros stand for masked tokens and are skipped.
 
     Raises:
-        RlifError: they differ by more than rounding to `dtype` explains.
+        ModelError: they differ by more than rounding to `dtype` explains.
     """
     known, tolerance = theirs != 0, 1e-3 if dtype == torch.float32 else 0.25
     if known.any():
@@ -136,7 +140,7 @@ def verify_logprobs(lm: nn.Module, ours: torch.Tensor, theirs: torch.Tensor, dty
 
 def _verify(lm: nn.Module, same: bool) -> None:
     if not same:
-        raise RlifError(
+        raise ModelError(
             f"the logits of {type(lm).__name__} are not scale, soft cap and bias on a linear head,"
             " so they cannot be scored exactly; please report the architecture."
         )

@@ -1,4 +1,4 @@
-"""Per-token statistics of completions: with `rlif.scoring.taps` the only file that handles hidden states and logits.
+"""Computes per-token statistics of completions in a forward pass of its own.
 
 With z the logits of a position divided by the temperature and V the vocabulary,
 
@@ -11,10 +11,8 @@ Token i is scored by the distribution that generated it, p(. | prompt, o_<i): i 
 that closes a completion included; prompt and padding excluded (arXiv 2505.19590, eq. 4; the reference TRL fork is one
 position late).
 
-Here is the way that needs a pass of its own, one no-grad pass with the head applied to a few positions at a time;
-`rlif.scoring.taps` has those that need none. None ever holds [B, T, V]. Heads with a bias, a scale or a soft cap are
-exact on all of them; `verify_head` compares with the model's own logits once and refuses a head that does something
-else.
+The pass takes no gradients and applies the head to a few positions at a time, so [B, T, V] is never held.
+`rlif.scoring.taps` reads the same statistics off passes that run anyway.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from rlif.errors import RlifError
+from rlif.errors import DataError, ModelError, RecipeError
 from rlif.scoring.head import Head, Weights, causal_lm, evaluation_mode, head_of, verify_head
 from rlif.types import TokenStats
 
@@ -44,7 +42,7 @@ def score_completions(
     batch_size: int = 8,
     chunk_tokens: int | None = None,
 ) -> TokenStats:
-    """Per-token statistics of B completions under a model, in one no-grad pass in eval mode.
+    """Computes per-token statistics of B completions under a model, in eval mode and without gradients.
 
     Args:
         model: a causal language model of transformers, bare or wrapped by PEFT.
@@ -59,7 +57,7 @@ def score_completions(
         `TokenStats` with [B, T] fields in float32 and nats, on the model's device. See `rlif.types.TokenStats`.
 
     Raises:
-        RlifError: lists of unequal length, an empty prompt, an id outside the vocabulary, a head of unknown kind, a
+        RecipeError: lists of unequal length, an empty prompt, an id outside the vocabulary, a head of unknown kind, a
             model in shards.
 
     Example:
@@ -71,7 +69,7 @@ def score_completions(
     head = head_of(lm)
     _check_rows(lm, prompt_ids, completion_ids, temperature, top_k, head.vocab_size)
     if any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in lm.parameters()):
-        raise RlifError("this model is in shards (FSDP2 or ZeRO-3), and a pass over it needs it whole; load it anew.")
+        raise ModelError("this model is in shards (FSDP2 or ZeRO-3), and a pass over it needs it whole; load it anew.")
     verify_head(lm)
     chunk_tokens = chunk_tokens or max(1, LOGITS_HELD // head.vocab_size)
     device, lengths = lm.device, [len(ids) for ids in completion_ids]
@@ -109,18 +107,18 @@ def _check_rows(
     vocab_size: int,
 ) -> None:
     if len(prompt_ids) != len(completion_ids):
-        raise RlifError(f"got {len(prompt_ids)} prompts and {len(completion_ids)} completions; give one each.")
+        raise RecipeError(f"got {len(prompt_ids)} prompts and {len(completion_ids)} completions; give one each.")
     if temperature <= 0:
-        raise RlifError(f"temperature must be above 0, got {temperature}.")
+        raise RecipeError(f"temperature must be above 0, got {temperature}.")
     if top_k is not None and not 1 <= top_k <= vocab_size:
-        raise RlifError(f"top_k must be from 1 to the {vocab_size} tokens of the vocabulary, got {top_k}.")
+        raise RecipeError(f"top_k must be from 1 to the {vocab_size} tokens of the vocabulary, got {top_k}.")
     limit = min(vocab_size, lm.get_input_embeddings().weight.shape[0])
     for row, (prompt, completion) in enumerate(zip(prompt_ids, completion_ids, strict=True)):
         if not prompt:
-            raise RlifError(f"prompt {row} has no tokens, so nothing generated its first completion token.")
+            raise DataError(f"prompt {row} has no tokens, so nothing generated its first completion token.")
         for token in (*prompt, *completion):
             if not 0 <= token < limit:
-                raise RlifError(f"row {row} holds token id {token}, outside the model's {limit} tokens.")
+                raise DataError(f"row {row} holds token id {token}, outside the model's {limit} tokens.")
 
 
 def _hidden_states(

@@ -1,8 +1,8 @@
-"""Statistics of tokens without a pass for them: hooks on forward passes that somebody else runs.
+"""Computes per-token statistics from forward passes that `generate` or a trainer runs anyway, by hooks.
 
     decode tap     reads the logits that `generate` computes anyway, one reduction over [B, V] a step. The token that is
                    drawn from them is not known yet, so there is no logprob
-    backbone tap   rides a pass that somebody runs for log-probabilities, which give `logprob`. The vocabulary mean of a
+    backbone tap   reads a trainer's pass for log-probabilities, which give `logprob`. The vocabulary mean of a
                    linear head is linear, mean_j z_j = h . mean_j W_j + mean_j b_j, so `mean_logprob` costs O(H) per
                    token, not O(V); `entropy` and `topk_confidence` are not, and cost the head once more, O(V)
 
@@ -33,7 +33,7 @@ COSTLY = ("entropy", "topk_confidence")
 
 
 class BackboneTap:
-    """Rides forward passes that somebody else runs for log-probabilities.
+    """Reads statistics off forward passes that a trainer runs for log-probabilities.
 
     A hook on the backbone sees each micro-batch's hidden states, keeps `z_y` and `mean_j z_j` of the completion
     positions, O(H) per token, and lets them go. Log z then follows from the log-probabilities the caller gets anyway:
@@ -130,7 +130,7 @@ class BackboneTap:
             logprob_BT: the log-probabilities of the same passes.
 
         Raises:
-            RlifError: they are not those of the head as we know it.
+            ModelError: they are not those of the head as we know it.
         """
         if self.rows != self.target_BT.shape[0]:
             return None

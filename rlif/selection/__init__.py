@@ -1,0 +1,13 @@
+"""Best of N without training: choose one of several samples by how sure the model is.
+
+In reading order:
+
+    rules        the table `RULES` and `select`; the front door, `rlif.select`
+    samples      draws N rows for each problem, or reads them from a file
+    score_file   scores prompts and completions that come from elsewhere
+    scaling      computes accuracy over N, with intervals, and the effect of early stopping
+    figure       draws accuracy over N
+
+Evaluation, training, comparison and the command line may import this folder. A new rule is a function and an entry in
+`rules.RULES`: from answers and values to the index of the chosen sample.
+"""

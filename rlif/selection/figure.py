@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import RlifError
+from rlif.errors import MachineError
 
 # Okabe and Ito's colours, told apart by colour-blind readers; markers for those who print in grey.
 DRAWN: dict[str, tuple[str, str, str]] = {
@@ -26,12 +26,12 @@ def draw(tables: Mapping[str, Mapping[str, Any]], path: Path, names: Sequence[st
     """One panel per table of `rlif.selection.scaling.scaling`, by title; the intervals of three rules as bands.
 
     Raises:
-        RlifError: matplotlib is not installed.
+        MachineError: matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise RlifError("the figure needs matplotlib: pip install 'rlif[plot]'.") from error
+        raise MachineError("the figure needs matplotlib: pip install 'rlif[plot]'.") from error
     figure = Figure(figsize=(3.2 * len(tables) + 2.0, 3.4), dpi=160, layout="constrained")
     panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
     for axis, (title, table) in zip(panels, tables.items(), strict=True):
@@ -55,5 +55,5 @@ def _line(axis: Any, name: str, ns: Sequence[int], cells: Sequence[Mapping[str, 
     means = [cell["mean"] for cell in cells]
     axis.plot(ns, means, style, color=colour, marker=marker, markersize=4, linewidth=1.5, label=name)
     if name in BANDS:
-        low, high = [cell["low"] for cell in cells], [cell["high"] for cell in cells]
+        low, high = ([cell["mean"] if cell[end] is None else cell[end] for cell in cells] for end in ("low", "high"))
         axis.fill_between(ns, low, high, color=colour, alpha=0.1, linewidth=0)

@@ -1,4 +1,4 @@
-"""Best of N without training: rules that choose one of the N samples of a problem.
+"""Chooses one of the N samples of a problem by a rule, without training.
 
 With v_i the value of a signal for sample i, larger = more sure, and a_i its answer:
 
@@ -12,8 +12,8 @@ With v_i the value of a signal for sample i, larger = more sure, and a_i its ans
 
 Source: Borda and self-certainty arXiv 2502.18581, DeepConf's filters and weights arXiv 2508.15260, plurality arXiv
 2203.11171. Ties go to what was sampled first. A sample without an answer casts no vote but keeps its rank in Borda and
-counts in N; a sample without a value (None) casts no vote where votes are weighted. Where nobody has an answer - text
-that has none to extract - every rule but plurality and random falls back on the argmax. Answers that `equal` calls
+counts in N; a sample without a value (None) casts no vote where votes are weighted. Without any answer, e.g. in
+text that has none to extract, every rule but plurality and random takes the argmax. Answers that `equal` calls
 the same are one answer.
 
 Watch: Borda's best p grows with N. The paper gives 0.3 for N <= 16 and 1.2 for N >= 32; between them `borda_power`
@@ -31,14 +31,15 @@ from functools import partial
 from typing import Any
 
 from rlif.answers.clusters import Equal, by_problem, label, percentile
-from rlif.errors import RlifError, lookup
+from rlif.errors import DataError, RecipeError, lookup
+from rlif.signals import RENAMED, renamed
 
 Labels = Sequence[int | None]  # which answer each sample gave, by number; None for no answer
 Values = Sequence[float | None]  # how sure each sample is; None for unscorable
 
 
 def borda_power(n: int) -> float:
-    """The exponent for N samples: 0.3 up to 16, 1.2 from 32, straight in log N between."""
+    """Computes the exponent for N samples: 0.3 up to 16, 1.2 from 32, straight in log N between."""
     return 0.3 + 0.9 * min(1.0, max(0.0, math.log2(max(n, 1) / 16)))
 
 
@@ -111,8 +112,8 @@ class Rule:
     pick: Callable[..., int | None]
 
 
-def _deepconf(kind: str, above: float = 0) -> Rule:
-    return Rule(f"group_confidence{kind}", partial(_weighted_vote, above=above))
+def _deepconf(signal: str, above: float = 0) -> Rule:
+    return Rule(signal, partial(_weighted_vote, above=above))
 
 
 RULES: dict[str, Rule] = {
@@ -120,16 +121,16 @@ RULES: dict[str, Rule] = {
     "borda": Rule("self_certainty", _borda),
     "plurality": Rule(None, _plurality),
     "weighted_vote": Rule("self_certainty", _weighted_vote),
-    "deepconf_mean": _deepconf(""),
-    "deepconf_tail": _deepconf("_tail"),
-    "deepconf_bottom": _deepconf("_bottom"),
-    "deepconf_lowest": _deepconf("_lowest"),
-    "deepconf_mean_top10": _deepconf("", 90),
-    "deepconf_tail_top10": _deepconf("_tail", 90),
-    "deepconf_bottom_top10": _deepconf("_bottom", 90),
-    "deepconf_mean_top90": _deepconf("", 10),
-    "deepconf_tail_top90": _deepconf("_tail", 10),
-    "deepconf_bottom_top90": _deepconf("_bottom", 10),
+    "deepconf_mean": _deepconf("mean_token_confidence"),
+    "deepconf_tail": _deepconf("tail_confidence"),
+    "deepconf_bottom": _deepconf("bottom_window_confidence"),
+    "deepconf_lowest": _deepconf("lowest_window_confidence"),
+    "deepconf_mean_top10": _deepconf("mean_token_confidence", 90),
+    "deepconf_tail_top10": _deepconf("tail_confidence", 90),
+    "deepconf_bottom_top10": _deepconf("bottom_window_confidence", 90),
+    "deepconf_mean_top90": _deepconf("mean_token_confidence", 10),
+    "deepconf_tail_top90": _deepconf("tail_confidence", 10),
+    "deepconf_bottom_top90": _deepconf("bottom_window_confidence", 10),
     "likelihood": Rule("likelihood", _most_sure),
     "negative_entropy": Rule("negative_entropy", _most_sure),
     "random": Rule(None, _random),
@@ -145,7 +146,7 @@ def choose(
     power: float | None = None,
     seed: int | str = 0,
 ) -> int | None:
-    """The index of the sample that a rule chooses among the N of one problem.
+    """Returns the index of the sample that a rule chooses among the N of one problem.
 
     Args:
         rule: a name of `RULES`.
@@ -160,7 +161,7 @@ def choose(
         An index; None where there is nothing to choose by: no samples, no answers for plurality, no values.
 
     Raises:
-        RlifError: an unknown rule, or a power that is no finite number from 0.
+        RecipeError: an unknown rule, or a power that is no finite number from 0.
 
     Example:
         >>> choose("borda", ["4", "5", "5", None], [9.0, 7.0, 6.5, 8.0])
@@ -169,7 +170,7 @@ def choose(
     if len(answers) != len(values):
         raise ValueError(f"{len(answers)} answers and {len(values)} values; give one of each per sample")
     if power is not None and not 0 <= power < math.inf:
-        raise RlifError(f"Borda's power must be a finite number from 0, got {power}.")
+        raise RecipeError(f"Borda's power must be a finite number from 0, got {power}.")
     finite = [value if value is not None and math.isfinite(value) else None for value in values]
     return lookup(RULES, rule, "rule").pick(label(answers, equal), finite, power=power, seed=seed)
 
@@ -187,7 +188,7 @@ def select(
     power: float | None = None,
     seed: int = 0,
 ) -> dict[str, Mapping[str, Any] | None]:
-    """The best of the N samples of each problem, by a rule; no gold answers are read.
+    """Chooses the best of the N samples of each problem by a rule; no gold answers are read.
 
     Args:
         samples: mappings with `id`, the problem's; `answer`, None or absent for text that has none to extract; and the
@@ -201,7 +202,8 @@ def select(
         {id: the chosen sample as it was given}; None where there was nothing to choose by.
 
     Raises:
-        RlifError: an unknown rule, or no sample has the values that it reads.
+        RecipeError: an unknown rule.
+        DataError: no sample has the values that the rule reads.
 
     Example:
         >>> samples = [
@@ -214,12 +216,13 @@ def select(
     """
     groups = by_problem(samples)
     signal = lookup(RULES, rule, "rule").signal
-    if groups and signal and not any(signal in sample for group in groups.values() for sample in group):
-        raise RlifError(f"the rule {rule} reads {signal}, which no sample has; score them with rlif score first.")
+    columns = {signal, *(old for old, new in RENAMED.items() if new == signal)}
+    if groups and signal and not any(columns & sample.keys() for group in groups.values() for sample in group):
+        raise DataError(f"the rule {rule} reads {signal}, which no sample has; score them with rlif score first.")
     chosen: dict[str, Mapping[str, Any] | None] = {}
     for problem, group in groups.items():
         answers = [sample.get("answer") for sample in group]
-        values = [sample.get(signal) if signal else None for sample in group]
+        values = [renamed(sample).get(signal) if signal else None for sample in group]
         i = choose(rule, answers, values, equal=equal, power=power, seed=f"{seed}/{problem}")
         chosen[problem] = None if i is None else group[i]
     return chosen

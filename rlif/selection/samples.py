@@ -1,4 +1,4 @@
-"""N samples of each problem, as rows: drawn from a model, or read from a file.
+"""Draws N samples of each problem from a model, or reads them from a file, as rows.
 
 A row is one completion: {id, sample, completion, answer, right, tokens, truncated, stopped, and every signal by name}.
 `right` is None where there is no gold answer, a signal None where it cannot be scored. Signals are at temperature 1
@@ -15,14 +15,14 @@ from typing import Any
 import torch
 
 from rlif.answers.clusters import by_problem
-from rlif.errors import RlifError
+from rlif.errors import DataError
 from rlif.files.atomic import is_number
 from rlif.files.jsonl import read_lines
 from rlif.sampling.early_stop import PERCENTILE, EarlyStop, threshold
 from rlif.sampling.protocol import mark, render_problem
 from rlif.sampling.sampler import Completion, Decoding, Sampler, TransformersSampler, generate
 from rlif.selection.score_file import Scorer
-from rlif.signals import SIGNALS
+from rlif.signals import SIGNALS, renamed
 from rlif.tasks import Task
 from rlif.tasks.prompts import Prompt, find_prompt
 from rlif.types import Problem
@@ -73,7 +73,7 @@ class GroupSampler:
     def draw_on(
         self, problems: Sequence[Problem], warm_up: Sequence[Row], number: int = 0, percent: float = PERCENTILE
     ) -> list[Row]:
-        """`warm_up`, whole rows of the problems, and further ones up to n that are stopped when they get too unsure.
+        """Draws rows up to n beside `warm_up`, and stops those that get too unsure.
 
         Args:
             warm_up: some rows of each problem, see `rlif.sampling.early_stop` for what is made of them.
@@ -84,7 +84,7 @@ class GroupSampler:
             Rows with `threshold` beside the rest, for each problem the warm-up first.
         """
         warm, scorer = by_problem(warm_up), self.scorer
-        bars = {name: threshold([r["group_confidence_lowest"] for r in rows], percent) for name, rows in warm.items()}
+        bars = {name: threshold([r["lowest_window_confidence"] for r in rows], percent) for name, rows in warm.items()}
         which = [(p, sample) for p in problems for sample in range(len(warm[p.id]), self.decoding.n)]
         prompts = {problem.id: self._render(problem) for problem in problems}
         with torch.random.fork_rng():
@@ -119,31 +119,32 @@ class GroupSampler:
 
 
 def read_samples(path: Path) -> list[Row]:
-    """Rows of a file of JSON lines; values that are no finite number become None.
+    """Rows of a file of JSON lines; signals get their new names, values that are no finite number become None.
 
     Raises:
-        RlifError: a row without id or completion, or with something else where text, truth or a number belongs.
+        DataError: a row without id or completion, or with something else where text, truth or a number belongs.
     """
     rows = []
-    for number, row in read_lines(path):
+    for number, line in read_lines(path):
+        row = renamed(line)
         for name in ("id", "completion"):
             if name not in row:
-                raise RlifError(f"line {number} of {path} has no {name!r}; it has {', '.join(row) or 'nothing'}.")
+                raise DataError(f"line {number} of {path} has no {name!r}; it has {', '.join(row) or 'nothing'}.")
         for name, kinds in KINDS.items():
             if row.get(name) is not None and not isinstance(row[name], kinds):
                 found, wanted = type(row[name]).__name__, " or ".join(kind.__name__ for kind in kinds)
-                raise RlifError(f"{name!r} in line {number} of {path} is a {found}; expected {wanted} or null.")
+                raise DataError(f"{name!r} in line {number} of {path} is a {found}; expected {wanted} or null.")
         if row["completion"] is None:
-            raise RlifError(f"the completion in line {number} of {path} is null; expected plain text.")
+            raise DataError(f"the completion in line {number} of {path} is null; expected plain text.")
         for name in SIGNALS.keys() & row.keys():
             if isinstance(row[name], bool) or not isinstance(row[name], int | float | None):
                 found = type(row[name]).__name__
-                raise RlifError(f"{name!r} in line {number} of {path} is a {found}; expected a number or null.")
+                raise DataError(f"{name!r} in line {number} of {path} is a {found}; expected a number or null.")
             if not is_number(row[name]):
                 row[name] = None
         rows.append({**row, "id": str(row["id"])})
     if not rows:
-        raise RlifError(f"{path} holds no samples.")
+        raise DataError(f"{path} holds no samples.")
     return rows
 
 
@@ -151,12 +152,12 @@ def mark_samples(rows: Sequence[Row], task: Task, problems: Mapping[str, Problem
     """Adds what is missing of `answer` and `right`, both read off the completion; what is there stays.
 
     Raises:
-        RlifError: a row without `right` whose id is none of the problems.
+        DataError: a row without `right` whose id is none of the problems.
     """
     rows = [dict(row) for row in rows]
     for row in rows:
         if "right" not in row and row["id"] not in problems:
-            raise RlifError(
+            raise DataError(
                 f"the sample of {row['id']!r} is to be graded, but {task.name} has no such problem among the"
                 f" {len(problems)} that were loaded."
             )
@@ -179,7 +180,7 @@ def score_samples(
     """Adds every signal to the rows that lack one, each row scored after its own `prompt` or its problem's.
 
     Raises:
-        RlifError: a row to be scored has no prompt, and its id is none of the problems.
+        DataError: a row to be scored has no prompt, and its id is none of the problems.
     """
     open_ = [i for i, row in enumerate(rows) if not SIGNALS.keys() <= row.keys()]
     pairs = []
@@ -192,7 +193,7 @@ def score_samples(
             rendered = render_problem(scorer.tokenizer, template, problems[row["id"]], scorer.chat, task)
             pairs.append((rendered, scorer.encode_completion(row)))
         else:
-            raise RlifError(
+            raise DataError(
                 f"the sample of {row['id']!r} is to be scored, but has no prompt, and no task was named that has it."
             )
     found = dict(zip(open_, scorer.score_ids(pairs), strict=True))

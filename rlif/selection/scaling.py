@@ -19,8 +19,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rlif.answers.clusters import Equal, by_problem, label
-from rlif.errors import RlifError, lookup
-from rlif.intervals import clustered_mean, proportion
+from rlif.errors import DataError, lookup
+from rlif.intervals import Interval, proportion, t_interval
 from rlif.sampling.early_stop import WARM_UP
 from rlif.selection.rules import RULES, borda_power, choose, pass_at_k
 
@@ -60,22 +60,13 @@ def subsets(samples: int, n: int, resamples: int = RESAMPLES, seed: int | str = 
 def interval(values: Sequence[float]) -> Cell:
     """Mean of one value from 0 to 1 per problem, {n, mean, low, high}: Wilson's interval or Student's t."""
     if all(value in (0, 1) for value in values):
-        return proportion(int(sum(values)), len(values))
-    return _within(values, 0.0)
+        return proportion(int(sum(values)), len(values)).as_dict()
+    return t_interval(values).within(0, 1).as_dict()
 
 
 def difference(values: Sequence[float], others: Sequence[float]) -> Cell:
     """Mean paired difference of values from 0 to 1 with Student's t, {n, mean, low, high}."""
-    return _within([a - b for a, b in zip(values, others, strict=True)], -1.0)
-
-
-def _within(values: Sequence[float], least: float) -> Cell:
-    """Student's interval within what is possible, from `least` to 1; one problem alone says nothing more."""
-    found: Cell = clustered_mean(values, range(len(values)))
-    if found["low"] is None:
-        return {"n": len(values), "mean": found["mean"], "low": least, "high": 1.0}
-    low, high = max(least, found["low"]), min(1.0, found["high"])
-    return {"n": len(values), "mean": found["mean"], "low": low, "high": high}
+    return t_interval([a - b for a, b in zip(values, others, strict=True)]).within(-1, 1).as_dict()
 
 
 def scaling(
@@ -103,12 +94,13 @@ def scaling(
         the rules and pass@N; `against`, the same of the rules' paired differences to plurality.
 
     Raises:
-        RlifError: no samples, no graded problem, an unknown rule, or a rule whose signal no sample has.
+        RecipeError: an unknown rule.
+        DataError: no samples, no graded problem, or a rule whose signal no sample has.
     """
     groups = by_problem(samples)
     graded = {name: rows for name, rows in groups.items() if all(row.get("right") is not None for row in rows)}
     if not graded:
-        raise RlifError(f"none of {len(groups)} problems has graded samples, so there is no accuracy to show.")
+        raise DataError(f"none of {len(groups)} problems has graded samples, so there is no accuracy to show.")
     least = min(map(len, graded.values()))
     rules = _usable(graded, rules)
     per_problem = [
@@ -142,7 +134,7 @@ def _usable(groups: Mapping[str, Sequence[Row]], rules: Sequence[str] | None) ->
     for name in rules:
         signal = lookup(RULES, name, "rule").signal
         if signal is not None and signal not in there:
-            raise RlifError(f"the rule {name} reads {signal}, which no sample has; name a model to score them with.")
+            raise DataError(f"the rule {name} reads {signal}, which no sample has; name a model to score them with.")
     return list(rules)
 
 
@@ -204,7 +196,7 @@ def early_stop_report(
         "tokens": tokens,
         "saved": 1 - tokens["early"] / tokens["full"] if tokens["full"] else None,
         "stopped": sum(row["stopped"] for row in rest) / len(rest) if rest else None,
-        "accuracy": {name: proportion(sum(found), len(found)) for name, found in right.items()},
+        "accuracy": {name: proportion(sum(found), len(found)).as_dict() for name, found in right.items()},
     }
 
 
@@ -227,21 +219,20 @@ def report(
 
 
 def _below(row: Row) -> bool:
-    lowest = row["group_confidence_lowest"]
+    lowest = row["lowest_window_confidence"]
     return lowest is None or lowest < row["threshold"]
 
 
 def _vote_is_right(rows: Sequence[Row], rule: str, equal: Equal | None) -> bool:
-    answers, values = [row["answer"] for row in rows], [row["group_confidence_lowest"] for row in rows]
+    answers, values = [row["answer"] for row in rows], [row["lowest_window_confidence"] for row in rows]
     i = choose(rule, answers, values, equal=equal)
     return i is not None and bool(rows[i]["right"])
 
 
 def share(cell: Cell) -> str:
     """`86.7 [82.0, 90.4]`, in percent."""
-    if cell["mean"] is None:
-        return "-"
-    return f"{100 * cell['mean']:.1f} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
+    found = Interval.read(cell)
+    return "-" if found is None else found.percent()
 
 
 def early_line(found: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Scores text that somebody else wrote: rows of prompt and completion in, the same rows with every signal out.
+"""Scores text from elsewhere: reads rows of prompt and completion, adds every signal.
 
 A prompt is plain text or a list of messages. Text becomes the user's message of the chat template where `chat` is on.
 Prompt and completion are tokenised apart: prompt ids by the template or without one, completion ids without special
@@ -16,20 +16,19 @@ are checked against the input and skipped, a torn last line is dropped.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from rlif.errors import RlifError
-from rlif.files.jsonl import read_lines
+from rlif.errors import DataError, MachineError, RecipeError, RlifError
+from rlif.files.jsonl import JsonLog, read_lines
 from rlif.scoring.head import head_of
 from rlif.scoring.statistics import score_completions
 from rlif.signals import SIGNALS, every_signal
-from rlif.signals.group_confidence import TOP_K, WINDOW
+from rlif.signals.token_confidence import TOP_K, WINDOW
 from rlif.tasks.rendering import encode
 
 Row = dict[str, Any]
@@ -47,7 +46,7 @@ class Scorer:
         chat: render prompts by the chat template.
         end: completions close with the end-of-sequence token.
         batch_size: rows per forward pass.
-        window: of the group confidences, in tokens.
+        window: of the tail and window confidences, in tokens.
         name: of the model, for the output.
 
     Example:
@@ -78,13 +77,14 @@ class Scorer:
         """The token ids of a row's prompt and completion.
 
         Raises:
-            RlifError: messages where `chat` is off, or messages that the template refuses.
+            RecipeError: messages where `chat` is off.
+            ModelError: messages that the template refuses.
         """
         prompt = row["prompt"]
         if self.chat and isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
         if not self.chat and not isinstance(prompt, str):
-            raise RlifError("its prompt is a list of messages, which takes a chat template; leave --no-chat out.")
+            raise RecipeError("its prompt is a list of messages, which takes a chat template; leave --no-chat out.")
         return encode(self.tokenizer, prompt, self.chat), self.encode_completion(row)
 
     def encode_completion(self, row: Row) -> list[int]:
@@ -132,31 +132,36 @@ def score_file(
         Counts: `rows`, `skipped` (written before), `unscorable`.
 
     Raises:
-        RlifError: a bad row, named by its line; what came before it is written. An output that belongs to other rows
+        DataError: a bad row, named by its line; what came before it is written. An output that belongs to other rows
             or another model.
     """
     progress = progress or (lambda _: None)
     rows = read_rows(source)
     counts = _resume(scorer, source, rows, out) if isinstance(out, Path) else {"rows": 0, "skipped": 0, "unscorable": 0}
+    append = JsonLog(out, ascii=False).append if isinstance(out, Path) else partial(_print, out)
     progress(counts["rows"])
     failed: RlifError | None = None
     try:
-        with out.open("a", encoding="utf-8") if isinstance(out, Path) else nullcontext(out) as file:
-            while failed is None:
-                batch, failed = _take(rows, scorer, source)
-                if not batch:
-                    break
-                for (row, _), values in zip(batch, scorer.score_ids([pair for _, pair in batch]), strict=True):
-                    counts["unscorable"] += values["self_certainty"] is None
-                    file.write(json.dumps({**row, **values, "scored_by": scorer.described}, ensure_ascii=False) + "\n")
-                file.flush()
-                counts["rows"] += len(batch)
-                progress(len(batch))
+        append()  # a file that cannot be written is refused before anything is scored
+        while failed is None:
+            batch, failed = _take(rows, scorer, source)
+            if not batch:
+                break
+            scores = scorer.score_ids([pair for _, pair in batch])
+            append(*({**row, **s, "scored_by": scorer.described} for (row, _), s in zip(batch, scores, strict=True)))
+            counts["unscorable"] += sum(values["self_certainty"] is None for values in scores)
+            counts["rows"] += len(batch)
+            progress(len(batch))
     except OSError as error:
-        raise RlifError(f"cannot write {out}: {error.strerror}.") from error
+        raise MachineError(f"cannot write {out}: {error.strerror}.") from error
     if failed:
         raise failed
     return counts
+
+
+def _print(out: TextIO, *rows: Row) -> None:
+    out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    out.flush()
 
 
 def _take(
@@ -170,7 +175,7 @@ def _take(
             try:
                 batch.append((row, scorer.encode(row)))
             except RlifError as error:
-                return batch, RlifError(f"line {number} of {source}: {error}")
+                return batch, type(error)(f"line {number} of {source}: {error}")
     except RlifError as error:
         return batch, error
     return batch, None
@@ -180,24 +185,24 @@ def read_rows(source: Path) -> Iterator[tuple[int, Row]]:
     """Line numbers and rows with a prompt and a completion.
 
     Raises:
-        RlifError: a row that lacks one of them, or holds something else there.
+        DataError: a row that lacks one of them, or holds something else there.
     """
     for number, row in read_lines(source):
         for column in ("prompt", "completion"):
             if column not in row:
-                raise RlifError(f"line {number} of {source} has no {column!r}; it has {', '.join(row) or 'nothing'}.")
+                raise DataError(f"line {number} of {source} has no {column!r}; it has {', '.join(row) or 'nothing'}.")
         prompt, completion = row["prompt"], row["completion"]
         if not isinstance(completion, str):
             found = type(completion).__name__
-            raise RlifError(f"the completion in line {number} of {source} is a {found}; expected plain text.")
+            raise DataError(f"the completion in line {number} of {source} is a {found}; expected plain text.")
         if not isinstance(prompt, str) and not (prompt and isinstance(prompt, list) and all(map(_message, prompt))):
-            raise RlifError(
+            raise DataError(
                 f"the prompt in line {number} of {source} is neither text nor a list of messages with role and content."
             )
         try:
             json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise RlifError(f"line {number} of {source} holds text that is no Unicode: {error.reason}.") from error
+            raise DataError(f"line {number} of {source} holds text that is no Unicode: {error.reason}.") from error
         yield number, row
 
 
@@ -211,32 +216,18 @@ def _resume(scorer: Scorer, source: Path, rows: Iterator[tuple[int, Row]], out: 
     if not out.is_file():
         return counts
     if out.samefile(source):
-        raise RlifError(f"{out} is the input itself; give another output.")
-    with out.open("rb+") as file:
-        file.truncate(file.seek(0, os.SEEK_END) - _tail(file))
-    for number, written in read_lines(out):
+        raise RecipeError(f"{out} is the input itself; give another output.")
+    log = JsonLog(out)
+    for number, written in log.rows():
         _, row = next(rows, (0, None))
         if row is None or (written.get("prompt"), written.get("completion")) != (row["prompt"], row["completion"]):
-            raise RlifError(f"line {number} of {out} is not the row of {source} in its place; give another output.")
+            raise DataError(f"line {number} of {out} is not the row of {source} in its place; give another output.")
         if written.get("scored_by") != scorer.described:
-            raise RlifError(
+            raise DataError(
                 f"{out} was scored by {written.get('scored_by')}, this is {scorer.described}; give another output."
             )
         counts["rows"] += 1
         counts["unscorable"] += written.get("self_certainty") is None
+    log.cut()
     counts["skipped"] = counts["rows"]
     return counts
-
-
-def _tail(file: Any, block: int = 2**16) -> int:
-    """How many bytes follow the last newline of a file."""
-    size = file.seek(0, os.SEEK_END)
-    read = 0
-    while read < size:
-        step = min(block, size - read)
-        file.seek(size - read - step)
-        newline = file.read(step).rfind(b"\n")
-        if newline >= 0:
-            return read + step - newline - 1
-        read += step
-    return size

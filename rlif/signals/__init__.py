@@ -1,35 +1,63 @@
-"""How sure the model is. The tables are the whole list.
+"""Measures how sure the model is. The tables list all signals.
 
-`TABLE` holds token signals, each with the field of `TokenStats` that it reads, so that training computes no others:
-from `TokenStats` to one number per completion, larger = more sure, None where there is none. `SIGNALS` and `NEEDS` are
-its two columns. A new one is one file, one line, one row of docs/signals.md, which adds one, and one test.
+`TABLE` holds token signals: from `TokenStats` to one number per completion, larger = more sure, None where there is
+none. Each names the field of `TokenStats` that it reads, so that training computes no others. `SIGNALS` and `NEEDS` are
+its two columns. `GROUP_SIGNALS` holds group signals: from the `Group` of all completions of one problem to one number
+each. They compare what the completions say. `RENAMED` holds names of earlier versions.
 
-`GROUP_SIGNALS` holds group signals: from the `Group` of all completions of one problem to the same. They read what the
-completions say, not how sure the model was of each token. A new one takes as much.
+Start with self_certainty.py. self_certainty_topk.py approximates it from top-k log-probabilities and is in no table.
+Every other file is one signal and its forms.
+
+May import answers, scoring and types, and loads no torch. Graders, rewards, sampling, selection and engines import
+this folder.
+
+To add one: one file, one line in a table, one test, and one row of docs/signals.md, which shows how.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TypeVar
 
-from rlif.signals.group_confidence import (
-    WINDOW,
-    group_confidence,
-    group_confidence_bottom,
-    group_confidence_lowest,
-    group_confidence_tail,
-)
 from rlif.signals.likelihood import likelihood, likelihood_sum
 from rlif.signals.negative_entropy import negative_entropy, negative_entropy_sum
 from rlif.signals.plurality_vote import plurality_vote
 from rlif.signals.self_certainty import self_certainty
 from rlif.signals.self_consistency import self_consistency
 from rlif.signals.semantic_entropy import semantic_entropy
+from rlif.signals.token_confidence import (
+    WINDOW,
+    bottom_window_confidence,
+    lowest_window_confidence,
+    mean_token_confidence,
+    tail_confidence,
+)
 from rlif.types import Group, TokenStats
 
 TokenSignal = Callable[[TokenStats], list[float | None]]
 GroupSignal = Callable[[Group], list[float | None]]
+Value = TypeVar("Value")
+
+# Names of earlier versions. They go on working in recipes, in files of samples and in run folders.
+RENAMED: dict[str, str] = {
+    "group_confidence": "mean_token_confidence",
+    "group_confidence_tail": "tail_confidence",
+    "group_confidence_lowest": "lowest_window_confidence",
+    "group_confidence_bottom": "bottom_window_confidence",
+}
+
+
+class _Signals(dict[str, TokenSignal]):
+    """Signals by name; a name of an earlier version gives the signal, and a warning that says its new name."""
+
+    def __missing__(self, name: str) -> TokenSignal:
+        if name not in RENAMED:
+            raise KeyError(name)
+        logging.getLogger(__name__).warning("the signal %s is now called %s", name, RENAMED[name])
+        return self[RENAMED[name]]
+
 
 TABLE: dict[str, tuple[TokenSignal, str]] = {
     "self_certainty": (self_certainty, "mean_logprob_BT"),
@@ -37,12 +65,12 @@ TABLE: dict[str, tuple[TokenSignal, str]] = {
     "negative_entropy_sum": (negative_entropy_sum, "entropy_BT"),
     "likelihood": (likelihood, "logprob_BT"),
     "likelihood_sum": (likelihood_sum, "logprob_BT"),
-    "group_confidence": (group_confidence, "topk_confidence_BT"),
-    "group_confidence_tail": (group_confidence_tail, "topk_confidence_BT"),
-    "group_confidence_lowest": (group_confidence_lowest, "topk_confidence_BT"),
-    "group_confidence_bottom": (group_confidence_bottom, "topk_confidence_BT"),
+    "mean_token_confidence": (mean_token_confidence, "topk_confidence_BT"),
+    "tail_confidence": (tail_confidence, "topk_confidence_BT"),
+    "lowest_window_confidence": (lowest_window_confidence, "topk_confidence_BT"),
+    "bottom_window_confidence": (bottom_window_confidence, "topk_confidence_BT"),
 }
-SIGNALS: dict[str, TokenSignal] = {name: signal for name, (signal, _) in TABLE.items()}
+SIGNALS: dict[str, TokenSignal] = _Signals({name: signal for name, (signal, _) in TABLE.items()})
 NEEDS: dict[str, str] = {name: needs for name, (_, needs) in TABLE.items()}
 
 GROUP_SIGNALS: dict[str, GroupSignal] = {
@@ -52,14 +80,26 @@ GROUP_SIGNALS: dict[str, GroupSignal] = {
 }
 
 WINDOWED: dict[str, Callable[..., list[float | None]]] = {
-    "group_confidence_tail": group_confidence_tail,
-    "group_confidence_lowest": group_confidence_lowest,
-    "group_confidence_bottom": group_confidence_bottom,
+    "tail_confidence": tail_confidence,
+    "lowest_window_confidence": lowest_window_confidence,
+    "bottom_window_confidence": bottom_window_confidence,
 }
 
 
+def renamed(row: Mapping[str, Value]) -> dict[str, Value]:
+    """A copy of a row whose columns have the new names of signals; a column that has its new name already wins."""
+    new = {_new_name(column): value for column, value in row.items()}
+    return new | {column: value for column, value in row.items() if column in new}
+
+
+def _new_name(column: str) -> str:
+    """The new name of a signal's column, or of the column of its spread."""
+    signal = column.removesuffix("_spread")
+    return RENAMED[signal] + column.removeprefix(signal) if signal in RENAMED else column
+
+
 def windowed(name: str, window: int) -> TokenSignal:
-    """The token signal of that name; `window` is that of the group confidences, in tokens."""
+    """The token signal of that name; `window` is that of the tail and window confidences, in tokens."""
     return partial(WINDOWED[name], window=window) if name in WINDOWED else SIGNALS[name]
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rlif.errors import RlifError
+from rlif.errors import DataError
 
 LEAST_MASS = 1e-6
 ROUNDING = 1e-3  # by which probabilities may add up to more than 1: half-precision engines do
@@ -41,7 +41,7 @@ def approximate_self_certainty(topk_logprobs: Sequence[Sequence[float]], vocab_s
         The mean over tokens; None without tokens, or where a log-probability is not finite.
 
     Raises:
-        RlifError: more log-probabilities than V at a token, or probabilities that add up to more than 1.
+        DataError: more log-probabilities than V at a token, or probabilities that add up to more than 1.
 
     Example:
         >>> approximate_self_certainty([[math.log(0.5), math.log(0.3)]], vocab_size=4)
@@ -58,10 +58,10 @@ def _token(logprobs: Sequence[float], vocab_size: int, position: int) -> float:
     unseen = vocab_size - len(logprobs)
     mass = 1 - math.fsum(map(math.exp, logprobs))
     if unseen < 0:
-        raise RlifError(
+        raise DataError(
             f"token {position} has {len(logprobs)} log-probabilities, more than the {vocab_size} there are."
         )
     if mass < -ROUNDING:
-        raise RlifError(f"the probabilities of token {position} add up to {1 - mass:.4g}; are these log-probabilities?")
+        raise DataError(f"the probabilities of token {position} add up to {1 - mass:.4g}; are these log-probabilities?")
     rest = unseen * math.log(max(mass, LEAST_MASS) / unseen) if unseen else 0.0
     return -math.log(vocab_size) - (math.fsum(logprobs) + rest) / vocab_size

@@ -6,7 +6,7 @@ The group's mean of s is minus its semantic entropy, -sum_C p log p: the entropy
 teach nothing within a group, so each completion gets its own part of it. Larger = more sure.
 
 Source: semantic entropy arXiv 2302.09664 and Nature 630 (2024), in its discrete form; minimising it is EMPO's aim,
-arXiv 2504.05812. Range: -log n to 0. Which texts mean the same is decided by the model a recipe names under `meaning`,
+arXiv 2504.05812. Range: -log n to 0. Which texts mean the same is decided by the model under the key `equivalence`,
 see `rlif.rewards.equivalence`. Defaults there: EMPO 7 completions, learning rate 1e-6, KL weight 0, 2048 tokens,
 clusters by a verifier model; its reward is p(C_i) itself, -0.5 for an empty completion and 0 for one that copies the
 question.

@@ -1,10 +1,26 @@
-"""Where problems come from. `TASKS` is the whole list; a new task is one class and one line here."""
+"""Loads problems and grades completions. `TASKS` lists all tasks.
+
+In reading order:
+
+    task.py           front door: `Task`, `Protocol` (how a problem is put and its answer read), `Mark` (a grade)
+    mathematics.py    GSM8K and MATH, the simplest tasks that read data
+    miniature.py      clock and cups, which make their own problems
+    prompts.py        prompt templates by name
+    code/             tasks whose answers are programs
+    mmlu_pro.py, cruxeval.py, alpaca_eval.py, prompts_file.py     one task each
+    zeroeval.py       rows and rules of the ZeroEval harness, for several tasks
+
+May import answers, sandbox, files, errors and types. Graders, rewards, sampling, evaluation and training import this
+folder.
+
+To add a task: one class, one line in `TASKS`, one test.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rlif.errors import RlifError, lookup, nearest
+from rlif.errors import RecipeError, lookup, nearest
 from rlif.tasks.alpaca_eval import AlpacaEval
 from rlif.tasks.code.code_contests import CodeContests
 from rlif.tasks.code.humaneval import HumanEval
@@ -40,7 +56,7 @@ def find_task(name: str) -> Task:
     """The task of that name, by its default protocol or, as in `gsm8k.lighteval`, by another.
 
     Raises:
-        RlifError: no such task or protocol; the nearest is suggested.
+        RecipeError: no such task or protocol; the nearest is suggested.
     """
     task, dot, protocol = name.partition(".")
     found = lookup(TASKS, task, "task")
@@ -58,12 +74,12 @@ def check_sources(sources: Mapping[str, str], tasks: Sequence[Task]) -> None:
     Where no task is, sources are of no consequence.
 
     Raises:
-        RlifError: naming it, and the nearest of those that are.
+        RecipeError: naming it, and the nearest of those that are.
     """
     names = {name for task in tasks for name in _names(task)}
     for name in sources if tasks else ():
         if name not in names:
-            raise RlifError(f"a source is given for {name!r}, which is not among the tasks; {nearest(name, names)}")
+            raise RecipeError(f"a source is given for {name!r}, which is not among the tasks; {nearest(name, names)}")
 
 
 def _names(task: Task) -> tuple[str, str]:

@@ -6,7 +6,7 @@ taken afterwards from the outputs (`rlif judge`). The data is for non-commercial
 
 from __future__ import annotations
 
-from rlif.errors import RlifError
+from rlif.errors import RecipeError
 from rlif.files.tables import home, read_rows
 from rlif.tasks.task import Protocol, Task
 from rlif.types import Problem
@@ -27,7 +27,7 @@ class AlpacaEval(Task):
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         """In upstream's order; `data` holds index, baseline (the output to compare with) and dataset."""
         if split != "test":
-            raise RlifError(f"task alpaca_eval has the split test alone, not {split!r}.")
+            raise RecipeError(f"task alpaca_eval has the split test alone, not {split!r}.")
         baseline = "alpaca_eval/baseline_gpt4_1106_preview.json.gz"
         hub = "tatsu-lab/alpaca_eval:alpaca_eval_gpt4_baseline"
         rows = read_rows(source or home(baseline, hub), "test" if source else "eval", ("instruction", "output"))[:limit]

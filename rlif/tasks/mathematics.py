@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rlif.answers.extraction import answer_line, json_answer, last_boxed, last_expression
-from rlif.errors import RlifError
+from rlif.errors import RecipeError
 from rlif.files.tables import home, read_rows
 from rlif.tasks.task import Protocol, Task
 from rlif.tasks.zeroeval import first_number_equal, load_zeroeval
@@ -88,6 +88,6 @@ class Math500(Math):
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         if split != "test":
-            raise RlifError(f"task math500 has the split test alone, not {split!r}; train on math.")
+            raise RecipeError(f"task math500 has the split test alone, not {split!r}; train on math.")
         source = source or home("math/math500.jsonl", "HuggingFaceH4/MATH-500")
         return super().load(split, source=source, limit=limit, seed=seed)

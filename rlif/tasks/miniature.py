@@ -17,7 +17,7 @@ import random
 from abc import abstractmethod
 from typing import ClassVar
 
-from rlif.errors import RlifError
+from rlif.errors import RecipeError
 from rlif.tasks.task import Protocol, Task
 from rlif.types import Problem
 
@@ -49,9 +49,9 @@ class Miniature(Task):
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         if source is not None:
-            raise RlifError(f"task {self.name} makes its own problems and reads no source, but was given {source!r}.")
+            raise RecipeError(f"task {self.name} makes its own problems and reads no source, but was given {source!r}.")
         if split not in SPLITS:
-            raise RlifError(f"task {self.name} has the splits train and test, not {split!r}.")
+            raise RecipeError(f"task {self.name} has the splits train and test, not {split!r}.")
         rng = random.Random(f"{self.name}/{split}/{seed}")
         problems: dict[str, Problem] = {}
         while len(problems) < (limit or self.sizes[split]):

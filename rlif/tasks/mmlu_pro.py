@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rlif.answers.extraction import choice_letter
-from rlif.errors import RlifError
+from rlif.errors import DataError, RlifError
 from rlif.files.tables import home, read_rows
 from rlif.tasks.task import Mark, Protocol, Task
 from rlif.types import Problem
@@ -104,7 +104,7 @@ def _worked(source: str) -> Mapping[str, list[str]]:
     try:
         rows = read_rows(source, "validation", ("question", "category", "cot_content"), lists=("options",))
     except RlifError as error:
-        raise RlifError(
+        raise DataError(
             f"the official form of MMLU-Pro needs the worked questions of its validation split, expected as"
             f" mmlu_pro/validation.jsonl beside the test questions ({str(error).rstrip('.')});"
             " mmlu_pro.lighteval does without."

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlif.errors import RlifError, lookup
+from rlif.errors import RecipeError, lookup
 
 BOXED = "Think step by step, then give the final answer in \\boxed{}."
 
@@ -91,14 +91,14 @@ def find_prompt(name: str | Mapping[str, Any]) -> Prompt:
     """The template of that name, or the one spelled out as {system: ..., user: ...}.
 
     Raises:
-        RlifError: no such name, or a user part without `{problem}`.
+        RecipeError: no such name, or a user part without `{problem}`.
     """
     if isinstance(name, str):
         return lookup(PROMPTS, name, "prompt")
     unknown = set(name) - {"system", "user"}
     if unknown or not all(isinstance(part, str) for part in name.values()):
-        raise RlifError("a prompt spelled out has the texts system and user, both optional, and nothing else.")
+        raise RecipeError("a prompt spelled out has the texts system and user, both optional, and nothing else.")
     prompt = Prompt(**name)
     if "{problem}" not in prompt.user:
-        raise RlifError("the user part of a prompt needs {problem} where the problem goes.")
+        raise RecipeError("the user part of a prompt needs {problem} where the problem goes.")
     return prompt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlif.errors import RlifError
+from rlif.errors import RecipeError
 from rlif.files.tables import read_rows
 from rlif.tasks.task import Task
 from rlif.types import Problem
@@ -15,6 +15,6 @@ class PromptsFile(Task):
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         if source is None:
-            raise RlifError("task prompts needs a file; give one with source=PATH.")
+            raise RecipeError("task prompts needs a file; give one with source=PATH.")
         rows = read_rows(source, split, ("prompt",))[:limit]
         return [Problem(f"prompts/{number}", row["prompt"]) for number, row in enumerate(rows)]

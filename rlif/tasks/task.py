@@ -96,7 +96,7 @@ class Task(ABC):
         """The same task by another of its protocols.
 
         Raises:
-            RlifError: it has none of that name.
+            RecipeError: it has none of that name.
         """
         lookup(self.protocols, protocol, f"protocol of {type(self).name}")
         task = copy.copy(self)
@@ -115,7 +115,7 @@ class Task(ABC):
             seed: used where problems are made, not read.
 
         Raises:
-            RlifError: the data cannot be read, is empty or lacks a column.
+            DataError: the data cannot be read, is empty or lacks a column.
         """
 
     def extract(self, completion: str) -> str | None:

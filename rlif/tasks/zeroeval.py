@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from rlif.errors import RlifError
+from rlif.errors import RecipeError
 from rlif.files.tables import home, read_rows
 from rlif.types import Problem
 
@@ -32,10 +32,10 @@ def load_zeroeval(name: str, split: str, source: str | None, limit: int | None) 
     """The problems of one of ZeroEval's sets: gsm, math-l5 or crux.
 
     Raises:
-        RlifError: another split than test, or the rows cannot be read.
+        RecipeError: another split than test, or the rows cannot be read.
     """
     if split != "test":
-        raise RlifError(f"ZeroEval's {name} has the split test alone, not {split!r}.")
+        raise RecipeError(f"ZeroEval's {name} has the split test alone, not {split!r}.")
     source = source or home(f"zeroeval/{name}.questions.jsonl.gz", f"WildEval/ZeroEval:{name}")
     rows = read_rows(source, split, ("prompt", "answer"))[:limit]
     return [

@@ -1,9 +1,8 @@
-"""Faults of the machine while a run is under way, as one sentence each that says what to do.
+"""Converts failures of the machine during a run into errors that say what to do.
 
-Torch, safetensors, gloo, NCCL and Python each have their own way to say that a disk is full, that memory is gone, that
-another process died. Here they become `RlifError`; whatever is not recognised stays what it is, with its traceback.
-Nothing that was logged or sealed before is touched; what was left half written is removed by the process that holds the
-run folder, and by no other: to those that do not know, a checkpoint that is being sealed looks torn.
+Torch, safetensors, gloo, NCCL and Python report a full disk, lost memory or a dead process in their own words. Each
+becomes one sentence here; anything else keeps its type and traceback. Logged lines and sealed checkpoints stay. Only
+the process that holds the run folder removes what is half written: others cannot tell torn from being sealed.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
 
-from rlif.errors import RlifError, first_line
+from rlif.errors import DataError, MachineError, RecipeError, RlifError, first_line
 from rlif.runs.folder import Run
 
 MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad allocation", "bad_alloc")
@@ -35,7 +34,7 @@ NOT_FINITE = "probability tensor contains"
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EDQUOT, errno.EFBIG)
 
 # Where memory ran out, by a function that is then on the stack, and what is smaller with which key. The first match.
-PLACES = (
+STAGES = (
     ("evaluate", "while evaluating", "evaluate.batch_size"),
     ("_own_pass", "while scoring completions", "training.per_device_train_batch_size"),
     ("_generate", "while generating", "training.max_completion_length, or problems_per_update"),
@@ -48,54 +47,63 @@ PLACES = (
 
 
 @contextmanager
-def said(run: Run, processes: int = 1, *, tidies: bool = False) -> Iterator[None]:
-    """Turns what the machine did into what to do about it.
+def faults_as_errors(run: Run, processes: int = 1, *, tidies: bool = False) -> Iterator[None]:
+    """Converts system failures into errors that say what to do.
 
     Args:
-        run: that is under way.
-        processes: of it.
+        run: the current run.
+        processes: their number.
         tidies: removes what is half written; only for the main process, under its lock.
 
     Raises:
-        RlifError: disk full, folder not writable or its files gone, out of memory, another process or vLLM's server
-            gone, probabilities not finite.
+        MachineError: disk full, folder not writable or its files gone, out of memory, another process or vLLM's server
+            gone.
+        RecipeError: probabilities not finite.
+        DataError: a checkpoint with pickled code.
     """
     from safetensors import SafetensorError
 
     try:
         yield
     except UnpicklingError as error:
-        raise RlifError(
-            f"a checkpoint in {run.checkpoints} holds pickled code, which is not run ({first_line(error)}); it is none"
-            " that rlif wrote."
+        raise DataError(
+            f"a checkpoint in {run.checkpoints} holds pickled code, which is not run ({first_line(error)}); rlif did"
+            " not write it."
         ) from error
     except (OSError, RuntimeError, MemoryError, SafetensorError) as error:
-        sentence = _sentence(error, run, processes)
-        if sentence is None:
+        known = _known(error, run, processes)
+        if known is None:
             raise
         if tidies:
             run.remove_torn()
-        raise RlifError(sentence) from error
+        raise known from error
 
 
-def _sentence(error: Exception, run: Run, processes: int) -> str | None:
+def _known(error: Exception, run: Run, processes: int) -> RlifError | None:
+    """The error that says what to do, None where the failure is not known."""
     text, number = str(error).lower(), getattr(error, "errno", None)
     go_on = f"go on with: rlif train --resume {run.path}"
     if number == errno.ENOSPC or os.strerror(errno.ENOSPC).lower() in text or _is_full(run):
-        return f"the disk is full; make room and {go_on}"
+        return MachineError(f"the disk is full; make room and {go_on}")
     if number in NOT_WRITABLE or any(os.strerror(code).lower() in text for code in (errno.EROFS, errno.EDQUOT)):
-        return f"cannot write to {run.path} any more: {first_line(error)}; put that right and {go_on}"
+        return MachineError(f"cannot write to {run.path} any more: {first_line(error)}; put that right and {go_on}")
     if isinstance(error, FileNotFoundError) and str(run.path) in str(error.filename):
-        return f"{error.filename} was removed while the run was at work on it; leave {run.path} alone and {go_on}"
+        return MachineError(
+            f"{error.filename} was removed while the run was at work on it; leave {run.path} alone and {go_on}"
+        )
     if isinstance(error, MemoryError) or any(sign in text for sign in MEMORY):
-        where, lower = _place(error)
-        return f"out of memory {where}; lower {lower} in {run.path / 'recipe.yaml'} and {go_on}"
+        where, lower = _stage(error)
+        return MachineError(f"out of memory {where}; lower {lower} in {run.path / 'recipe.yaml'} and {go_on}")
     if processes > 1 and any(sign in text for sign in PEER):
-        return f"another process of this run died or cannot be reached ({first_line(error)[:200]}); {go_on}"
+        return MachineError(
+            f"another process of this run died or cannot be reached ({first_line(error)[:200]}); {go_on}"
+        )
     if type(error).__module__.startswith("requests."):
-        return f"the vLLM server cannot be reached any more ({first_line(error)[:200]}); start it again and {go_on}"
+        return MachineError(
+            f"the vLLM server cannot be reached any more ({first_line(error)[:200]}); start it again and {go_on}"
+        )
     if NOT_FINITE in text:
-        return (
+        return RecipeError(
             "the model's probabilities are not finite any more, so nothing can be sampled. The same recipe would come"
             " here again: lower training.learning_rate, raise training.beta, or compute in float32 or bfloat16."
         )
@@ -106,10 +114,10 @@ def _is_full(run: Run) -> bool:
     return run.path.exists() and shutil.disk_usage(run.path).free <= 2**20
 
 
-def _place(error: BaseException) -> tuple[str, str]:
+def _stage(error: BaseException) -> tuple[str, str]:
     """Where in a run an error came from, and the key that makes that part smaller."""
     stack = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
-    for function, where, lower in PLACES:
+    for function, where, lower in STAGES:
         if function in stack:
             return where, lower
     return "in this run", "training.per_device_train_batch_size"

@@ -27,28 +27,18 @@ Qwen2.5-3B does not tell its right from its wrong answers before training (arXiv
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
 from rlif.config.recipe import Recipe
 from rlif.errors import RlifError
-from rlif.guard.health import groups, vitals
+from rlif.guard.health import groups, measure_health
+from rlif.intervals import Interval, t_interval
 
 HALF, FEW = 0.5, 0.1
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over groups with its 95 % interval, normal approximation; NaN bounds for fewer than two groups."""
-
-    n: int
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -71,8 +61,8 @@ class Forecast:
     completions: int
     spread: float | None
     disagree: float
-    pull: Estimate | None
-    longer: Estimate | None
+    pull: Interval | None
+    longer: Interval | None
     truncated: float
     unanswered: float
     goes_on: float
@@ -82,7 +72,7 @@ def forecast(rows: Sequence[Mapping[str, Any]]) -> Forecast:
     """A verdict from one rollout of the base.
 
     Args:
-        rows: as `rlif.guard.health.vitals` takes them, with `reward` (None where there is none) and `truncated`.
+        rows: as for `rlif.guard.health.measure_health`, with `reward` (None where there is none) and `truncated`.
 
     Example::
 
@@ -94,14 +84,14 @@ def forecast(rows: Sequence[Mapping[str, Any]]) -> Forecast:
     answered = [[row for row in group if row["answer"] is not None] for group in scored]
     answered = [group for group in answered if len(group) > 1]
     split = [group for group in answered if len({row["answer"].strip() for row in group}) > 1]
-    signs = vitals(rows)
+    signs = measure_health(rows)
     found = {
         "problems": len(sets),
         "completions": len(rows),
         "spread": fmean(spreads) if spreads else None,
         "disagree": len(split) / len(answered) if answered else 0.0,
-        "pull": estimate([pull for group in split if (pull := _pull(group)) is not None]),
-        "longer": estimate([longer for group in scored if (longer := _longer(group)) is not None]),
+        "pull": _over_groups(map(_pull, split)),
+        "longer": _over_groups(map(_longer, scored)),
         "truncated": fmean(row["truncated"] for row in rows),
         "unanswered": signs["unanswered"],
         "goes_on": signs["goes_on"],
@@ -110,13 +100,10 @@ def forecast(rows: Sequence[Mapping[str, Any]]) -> Forecast:
     return Forecast(verdict, reasons, **found)
 
 
-def estimate(values: Sequence[float]) -> Estimate | None:
-    """Mean and interval; None without values."""
-    if not values:
-        return None
-    mean = fmean(values)
-    half = 1.96 * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return Estimate(len(values), mean, mean - half, mean + half)
+def _over_groups(values: Iterable[float | None]) -> Interval | None:
+    """The mean over the groups that have a value; None without any."""
+    known = [value for value in values if value is not None]
+    return t_interval(known).within(0, 1) if known else None
 
 
 def _wins(pairs: Sequence[tuple[float, float]]) -> float | None:
@@ -140,7 +127,7 @@ def _longer(group: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _verdict(found: Mapping[str, Any]) -> tuple[str, list[str]]:
-    pull: Estimate | None = found["pull"]
+    pull: Interval | None = found["pull"]
     against = []
     if found["truncated"] >= HALF:
         against.append(f"{found['truncated']:.0%} of completions do not end within the limit")
@@ -150,18 +137,19 @@ def _verdict(found: Mapping[str, Any]) -> tuple[str, list[str]]:
         against.append("the signal does not differ within groups")
     if found["disagree"] < FEW and not against:
         against.append(f"only {found['disagree']:.0%} of groups give different answers: nothing to choose between")
-    if pull and pull.high < HALF:
+    if pull and pull.high is not None and pull.high < HALF:
         against.append(f"surer completions give rarer answers (pull {_said(pull)})")
     if against:
         return "no", against
-    if pull and pull.low > HALF:
+    if pull and pull.low is not None and pull.low > HALF:
         return "yes", [f"surer completions give their group's most frequent answer (pull {_said(pull)})"]
     said = f"pull {_said(pull)}" if pull else "no group has an answer more frequent than the others"
     return "unclear", [f"confidence does not tell frequent from rare answers here ({said})"]
 
 
-def _said(found: Estimate) -> str:
-    return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}] over {found.n} groups"
+def _said(found: Interval) -> str:
+    bounds = "" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]"
+    return f"{found.mean:.2f}{bounds} over {found.n} group{'s'[: found.n > 1]}"
 
 
 def probe(recipe: Recipe, problems: int = 32) -> Forecast:
@@ -179,7 +167,7 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     from rlif.scoring.head import head_of
     from rlif.scoring.statistics import score_completions
     from rlif.signals import NEEDS, SIGNALS, windowed
-    from rlif.signals.group_confidence import TOP_K
+    from rlif.signals.token_confidence import TOP_K
     from rlif.tasks.rendering import render
     from rlif.training.prepare import prepare
 

@@ -1,4 +1,4 @@
-"""A run from its recipe: evaluate, train, evaluate again, and leave a run folder that says what happened."""
+"""Runs a recipe: evaluates, trains, evaluates again, and writes a run folder."""
 
 from __future__ import annotations
 
@@ -7,24 +7,30 @@ import shutil
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlif.config.recipe import Recipe
-from rlif.errors import RlifError
+from rlif.errors import DataError
 from rlif.files.atomic import sync, sync_tree
 from rlif.files.lock import locked
-from rlif.runs import fingerprint as beginning
+from rlif.runs import fingerprint
 from rlif.runs.checkpoints import step_of
 from rlif.runs.folder import Run, environment
-from rlif.runs.rollback import digest, forget_returns
+from rlif.runs.rollback import guard_summary, rewind_rollbacks
 from rlif.sampling.loading import model_path
-from rlif.training.faults import said
-from rlif.training.prepare import Job, prepare
+from rlif.training.faults import faults_as_errors
+from rlif.training.prepare import PreparedRun, prepare
 from rlif.training.processes import join_processes, on_main
 from rlif.training.session import Session, open_session
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, console: Any = None) -> Run:
+    from rlif.engines.trl.stopping import Stop
+    from rlif.engines.trl.trainer import InternalFeedback
+
+
+def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, console: Console | None = None) -> Run:
     """Trains a model as a recipe says and returns the run folder.
 
     Args:
@@ -43,75 +49,76 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
         run = rlif.train(rlif.load_recipe("demo"))
         run.summary()["evaluations"]["clock"]["after"]["accuracy"]["mean"]  # 0.92, after a minute
     """
-    from rlif.engines.trl.callbacks import Screen
-    from rlif.engines.trl.survival import Stop
+    from rlif.engines.trl.callbacks import PipeSafeConsole
+    from rlif.engines.trl.stopping import Stop
 
     state = join_processes(recipe)
-    console = console or Screen(quiet=not state.is_main_process)
+    console = console or PipeSafeConsole(quiet=not state.is_main_process)
     if resume is not None and (resume.path / "summary.json").is_file():
-        raise RlifError(f"{resume.path} is finished; there is nothing to go on with.")
-    job = prepare(recipe, state.num_processes)
-    if job.too_long:
-        console.print(f"{job.too_long} problems left out: prompts above {recipe.max_prompt_tokens} tokens")
-    stop = Stop(console, job.plan.updates_per_rollout)
+        raise DataError(f"{resume.path} is finished; there is nothing to go on with.")
+    prepared = prepare(recipe, state.num_processes)
+    if prepared.too_long:
+        console.print(f"{prepared.too_long} problems left out: prompts above {recipe.max_prompt_tokens} tokens")
+    stop = Stop(console, prepared.plan.updates_per_rollout)
     with ExitStack() as held:
-        run, checkpoint, notes = on_main(lambda: _begin(job, name, resume, held))
+        run, checkpoint, notes = on_main(lambda: _begin(prepared, name, resume, held))
         held.enter_context(stop)
         for note in notes:
             console.print(note, highlight=False, soft_wrap=True, markup=False)
-        with said(run, state.num_processes, tidies=state.is_main_process):
-            _run(job, run, checkpoint, console, stop, fresh=resume is None)
+        with faults_as_errors(run, state.num_processes, tidies=state.is_main_process):
+            _run(prepared, run, checkpoint, console, stop, fresh=resume is None)
     return run
 
 
-def _begin(job: Job, name: str, resume: Run | None, held: ExitStack) -> tuple[Run, Path | None, list[str]]:
-    """The locked run folder, the checkpoint to go on from (what was logged after it is forgotten), and what to say."""
-    facts = beginning.facts(job.problems, job.held_out, model_path(job.recipe))
+def _begin(prepared: PreparedRun, name: str, resume: Run | None, held: ExitStack) -> tuple[Run, Path | None, list[str]]:
+    """Locks the run folder; finds the checkpoint to go on from, and the notes to print."""
+    facts = fingerprint.compute(prepared.problems, prepared.held_out, model_path(prepared.recipe))
     if resume is None:
-        run = Run.create(job.recipe, name)
+        run = Run.create(prepared.recipe, name)
         held.enter_context(locked(run.path))
-        with said(run):
-            run.write_begun(facts)
+        with faults_as_errors(run):
+            run.write_fingerprint(facts)
         return run, None, []
     held.enter_context(locked(resume.path))
-    with said(resume):
-        return resume, *_go_on(job, resume, facts)
+    with faults_as_errors(resume):
+        return resume, *_go_on(prepared, resume, facts)
 
 
-def _go_on(job: Job, resume: Run, facts: dict[str, Any]) -> tuple[Path | None, list[str]]:
-    """The checkpoint to go on from, everything after it forgotten, and what to say of it."""
-    problems = f"the problems of {job.recipe.task} ({job.recipe.source or 'its own source'}, {job.recipe.split})"
-    named = {"problems": problems, "model": f"the model {job.recipe.model}"}
-    beginning.check(resume.begun(), facts, resume.path, named)
-    if others := beginning.differences(resume.environment(), environment()):
+def _go_on(prepared: PreparedRun, resume: Run, facts: dict[str, Any]) -> tuple[Path | None, list[str]]:
+    """Finds the checkpoint to go on from, forgets what was logged after it, and returns notes to print."""
+    recipe = prepared.recipe
+    problems = f"the problems of {recipe.task} ({recipe.source or 'its own source'}, {recipe.split})"
+    named = {"problems": problems, "model": f"the model {recipe.model}"}
+    fingerprint.check(resume.fingerprint(), facts, resume.path, named)
+    if others := fingerprint.differences(resume.environment(), environment()):
         held_apart = "; the run goes on, but not as if nothing had happened"
         others = [f"not what it was started with: {', '.join(others)}{held_apart}"]
     checkpoint, damaged = resume.good_checkpoint()
     step = 0 if checkpoint is None else step_of(checkpoint)
     resume.rewind(step)
-    forget_returns(resume, step)
-    resume.write_begun(facts)
+    rewind_rollbacks(resume, step)
+    resume.write_fingerprint(facts)
     from_where = "from the start, it had no checkpoint yet" if checkpoint is None else f"from {checkpoint.name}"
     return checkpoint, [*others, *damaged, f"going on {from_where}"]
 
 
-def _run(job: Job, run: Run, checkpoint: Path | None, console: Any, stop: Any, fresh: bool) -> None:
+def _run(prepared: PreparedRun, run: Run, checkpoint: Path | None, console: Console, stop: Stop, fresh: bool) -> None:
     """Trains in a run folder, from a checkpoint if there is one, to the end or to a signal."""
     from accelerate import PartialState
 
     state = PartialState()
-    session = open_session(job, run, console, stop, fresh)
+    session = open_session(prepared, run, console, stop, fresh)
     console.print(f"run folder {run.path}", highlight=False, soft_wrap=True, markup=False)
     started = time.perf_counter()
     if checkpoint is None:
-        session.look(0)
-        _check_prompts(job, session.trainer, console)
+        session.evaluate_at(0)
+        _check_prompts(prepared, session.trainer, console)
     while session.train(checkpoint) == "rolls back":
         checkpoint = session.roll_back(console)
         session.close()
         del session
-        gc.collect()  # the trainer that is gone leaves its memory to the next
-        session = open_session(job, run, console, stop, fresh=False)
+        gc.collect()  # frees the old trainer's memory for the next
+        session = open_session(prepared, run, console, stop, fresh=False)
     trainer = session.trainer
     if stop.stopped(trainer.state):
         go_on = f"stopped at step {trainer.state.global_step}; go on with: rlif train --resume {run.path}"
@@ -119,13 +126,13 @@ def _run(job: Job, run: Run, checkpoint: Path | None, console: Any, stop: Any, f
         raise stop.ending()
     _save_model(run, trainer)
     if state.is_main_process:
-        run.write_summary(_summary(job, run, session, time.perf_counter() - started))
+        run.write_summary(_summary(prepared, run, session, time.perf_counter() - started))
     state.wait_for_everyone()
     session.close()
 
 
-def _save_model(run: Run, trainer: Any) -> None:
-    """The trained model, as a whole folder or not at all; on the disk before the summary says that it is there."""
+def _save_model(run: Run, trainer: InternalFeedback) -> None:
+    """Writes the trained model as a whole folder or not at all, to the disk before the summary names it."""
     from accelerate import PartialState
 
     draft = run.path / ".model.draft"
@@ -138,20 +145,20 @@ def _save_model(run: Run, trainer: Any) -> None:
         sync(run.path)
 
 
-def _check_prompts(job: Job, trainer: Any, console: Any) -> None:
-    """Says what is wrong with prompts and stop token before a step is spent on them; sharded weights are not asked."""
+def _check_prompts(prepared: PreparedRun, trainer: InternalFeedback, console: Console) -> None:
+    """Prints what is wrong with prompts and stop token before the first step; skipped with sharded weights."""
     from rlif.engines.trl.trainer import in_shards
     from rlif.training.prompt_check import check_prompts
 
-    recipe, number = job.recipe, job.recipe.guard.prompt_check
+    recipe, number = prepared.recipe, prepared.recipe.guard.prompt_check
     if not number or not trainer.is_world_process_zero() or in_shards(trainer.accelerator):
         return
     warnings = check_prompts(
         trainer.accelerator.unwrap_model(trainer.model),
-        job.tokenizer,
-        job.task,
-        job.problems[:number],
-        prompt=job.prompt,
+        prepared.tokenizer,
+        prepared.task,
+        prepared.problems[:number],
+        prompt=prepared.prompt,
         chat=recipe.chat_template,
         max_tokens=recipe.resolved_training["max_completion_length"],
         temperature=recipe.resolved_training["temperature"],
@@ -160,8 +167,8 @@ def _check_prompts(job: Job, trainer: Any, console: Any) -> None:
         console.print(f"prompt check: {warning}", highlight=False, soft_wrap=True, markup=False)
 
 
-def _summary(job: Job, run: Run, session: Session, seconds: float) -> dict[str, Any]:
-    """Before and after, of this run; `seconds` is the time since it was started, or resumed."""
+def _summary(prepared: PreparedRun, run: Run, session: Session, seconds: float) -> dict[str, Any]:
+    """Returns the run summary; `seconds` is the time since the run was started, or resumed."""
     evaluations = {
         task: {when: by_step[at] for when, at in (("before", min(by_step)), ("after", max(by_step)))}
         for task, by_step in run.evaluations().items()
@@ -169,12 +176,12 @@ def _summary(job: Job, run: Run, session: Session, seconds: float) -> dict[str, 
     trainer, guard = session.trainer, session.guard
     path = [trainer.reward.path, *(row["path"] for row in run.metrics() if "path" in row)][-1]
     return {
-        "seed": job.recipe.seed,
+        "seed": prepared.recipe.seed,
         "steps": trainer.state.global_step,
         "seconds": round(seconds, 1),
-        "reward": job.recipe.reward,
+        "reward": prepared.recipe.reward,
         "path": path,
         "extra_passes": int(path == "pass"),
         "evaluations": evaluations,
-        "guard": digest(run, job.recipe.guard, guard.healthy, guard.stopped),
+        "guard": guard_summary(run, prepared.recipe.guard, guard.healthy, guard.stopped),
     }

@@ -1,4 +1,15 @@
-"""A checked recipe with its problems and tokenizer: all that can be read or refused before a model is loaded."""
+"""Prepares a run: reads and checks all that can be read or refused before a model is loaded.
+
+The checks of a recipe, in this order; each refuses in one sentence:
+
+    keys        `Recipe`                         types, and keys that contradict each other, when the file is read
+    names       `check_names`                    task, prompt, rewards and what these ask of the rest (`check_terms`)
+    options     `check_training` of the engine   TRL's options, whole batches (`Recipe.accumulation`), vLLM's
+    data        `check_gold`                     gold answers for rewards that read them, a sandbox for programs
+    model       `check_annotator`                a frozen start that something holds; then tokenizer and prompts
+    steps       `plan_steps`                     enough problems, steps that are rewarded, checkpoints between rollouts
+    machines    `launching.check_layout`         for `rlif launch` and `rlif plan`
+"""
 
 from __future__ import annotations
 
@@ -7,9 +18,9 @@ from typing import Any
 
 from rlif.config.recipe import Recipe
 from rlif.config.steps import Plan, check_annotator, plan_steps
-from rlif.errors import RlifError
+from rlif.errors import ModelError, RecipeError
 from rlif.rewards.terms import check_gold, check_terms
-from rlif.runs.paths import anchored
+from rlif.runs.paths import with_absolute_paths
 from rlif.sampling.loading import load_config, load_tokenizer
 from rlif.tasks import Task, check_sources, find_task, source_of
 from rlif.tasks.prompts import Prompt, find_prompt
@@ -17,7 +28,7 @@ from rlif.types import Problem
 
 
 @dataclass(frozen=True)
-class Job:
+class PreparedRun:
     """A checked recipe with its problems and tokenizer."""
 
     recipe: Recipe
@@ -47,18 +58,30 @@ def check_names(recipe: Recipe) -> tuple[Task, Prompt]:
     return task, find_prompt(recipe.prompt or task.protocol.prompt)
 
 
-def prepare(recipe: Recipe, processes: int = 1) -> Job:
+def check_settings(recipe: Recipe, processes: int) -> tuple[Task, Prompt, dict[str, Any]]:
+    """Checks names and options: all that needs neither data nor a model.
+
+    Returns:
+        The task, the prompt and the options for TRL's config.
+
+    Raises:
+        RlifError: as `check_names`, and `check_training` of the engine.
+    """
+    from rlif.engines.trl.setup import check_training
+
+    return *check_names(recipe), check_training(recipe, processes)
+
+
+def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     """Reads problems and tokenizer and checks that they make a run.
 
     Raises:
         RlifError: anything in the recipe, the data or the tokenizer that would stop the run.
     """
-    from rlif.engines.trl.setup import check_training
     from rlif.tasks.rendering import render
 
-    recipe = anchored(recipe)
-    task, prompt = check_names(recipe)
-    check_training(recipe, processes)
+    recipe = with_absolute_paths(recipe)
+    task, prompt, _ = check_settings(recipe, processes)
     problems = task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed)
     looked_at = {name: find_task(name) for name in recipe.evaluate.tasks}
     held_out = {
@@ -71,12 +94,12 @@ def prepare(recipe: Recipe, processes: int = 1) -> Job:
     chat = recipe.chat_template
     short = [p for p in problems if len(render(tokenizer, prompt, p.text, chat)) <= recipe.max_prompt_tokens]
     if not all(render(tokenizer, prompt, p.text, chat) for p in short[:1]):
-        raise RlifError(
+        raise ModelError(
             f"the tokenizer of {recipe.model!r} makes no tokens of the first prompt; is it the model's own?"
         )
     if not short:
-        raise RlifError(
+        raise RecipeError(
             f"all {len(problems)} prompts are longer than max_prompt_tokens ({recipe.max_prompt_tokens}); raise it."
         )
     plan = plan_steps(recipe, len(short), processes)
-    return Job(recipe, task, prompt, tokenizer, short, len(problems) - len(short), plan, held_out)
+    return PreparedRun(recipe, task, prompt, tokenizer, short, len(problems) - len(short), plan, held_out)

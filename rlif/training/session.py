@@ -1,4 +1,4 @@
-"""One trainer with what hangs beside it: the record, evaluation, the guard, the checkpoints.
+"""Joins one trainer with its callbacks: the record, evaluation, the guard, the checkpoints.
 
 A run is one session, and one more for each return of the guard to an earlier checkpoint.
 """
@@ -11,59 +11,70 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rlif.errors import RewardError, RlifError
+from rlif.errors import RecipeError, RewardError, RlifError
 from rlif.guard.limits import Guard
 from rlif.rewards.terms import wants_gold
 from rlif.runs.checkpoints import step_of
 from rlif.runs.folder import Run
-from rlif.runs.rollback import healthy_step, roll_back, rollbacks, strengthened
+from rlif.runs.rollback import roll_back, rollbacks, step_to_return_to, strengthened
 from rlif.tasks import Task, find_task
 from rlif.tasks.prompts import find_prompt
-from rlif.training.prepare import Job
+from rlif.training.prepare import PreparedRun
 from rlif.training.processes import on_main
 from rlif.types import Problem
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rlif.engines.trl.callbacks import Display
+    from rlif.engines.trl.checkpointing import LastStep
+    from rlif.engines.trl.guard_callback import GuardState
+    from rlif.engines.trl.stopping import Stop
+    from rlif.engines.trl.trainer import InternalFeedback
 
 
 @dataclass
 class Session:
-    """A trainer with evaluation, the display and the guard beside it.
+    """A trainer with evaluation, the display and the guard.
 
     Attributes:
-        look: evaluates at a step.
-        stop: ends it at a checkpoint when a signal comes.
+        evaluate_at: evaluates the held-out tasks at a step.
+        stop: ends training at a checkpoint when a signal comes.
         last: saves the step before one that failed.
     """
 
-    job: Job
+    prepared: PreparedRun
     run: Run
-    trainer: Any
-    look: Callable[[int], None]
-    stop: Any
-    display: Any
-    guard: Any
-    last: Any
+    trainer: InternalFeedback
+    evaluate_at: Callable[[int], None]
+    stop: Stop
+    display: Display
+    guard: GuardState
+    last: LastStep
 
     def train(self, checkpoint: Path | None) -> str:
-        """Trains, from a checkpoint or from the start; says whether it "ended" or "rolls back" to an earlier one.
+        """Trains from a checkpoint, or from the start.
 
-        A checkpoint that was the last of its run, which a kill kept from being wrapped up, is looked at and not
-        trained on.
+        The last checkpoint of a run that was killed before its summary is evaluated and not trained further.
+
+        Returns:
+            "ended", or "rolls back" where the guard asks for an earlier checkpoint.
         """
         if checkpoint is not None and self._ended_at(checkpoint):
             from rlif.engines.trl.setup import load_finished
 
             load_finished(self.trainer, checkpoint)
             if not self.guard.rolls_back:
-                self.look(step_of(checkpoint))
+                self.evaluate_at(step_of(checkpoint))
         else:
             with self.display, self._saved_where_rewards_fail():
                 self.trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         return "rolls back" if self.guard.rolls_back and self.stop.agreed is None else "ended"
 
     def close(self) -> None:
-        """Gives back what the trainer's engine holds; it samples no more."""
+        """Frees the memory of the trainer's vLLM engine; the trainer cannot sample afterwards."""
         from rlif.engines.trl.vllm import shut_down
 
         shut_down(self.trainer)
@@ -72,7 +83,7 @@ class Session:
         from transformers import TrainerState
 
         self.guard.recall(TrainerState.load_from_json(str(checkpoint / "trainer_state.json")))
-        return step_of(checkpoint) >= self.job.plan.steps or self.guard.stopped is not None
+        return step_of(checkpoint) >= self.prepared.plan.steps or self.guard.stopped is not None
 
     @contextmanager
     def _saved_where_rewards_fail(self) -> Iterator[None]:
@@ -82,19 +93,21 @@ class Session:
         except RewardError as error:
             step, resume = self.trainer.state.global_step, f"rlif train --resume {self.run.path}"
             on = f"go on with: {resume}" if self.last.save(self.trainer) else "start again"
-            raise RlifError(f"{error}; stopped after step {step}; put it right and {on}") from error
+            where = _write_traceback(self.run, step + 1, getattr(error, "details", ""))
+            raise RewardError(f"{error}{where}; stopped after step {step}; put it right and {on}") from error
 
-    def roll_back(self, console: Any) -> Path | None:
-        """Back to the last healthy checkpoint, or to the start where there is none."""
+    def roll_back(self, console: Console) -> Path | None:
+        """Returns the last healthy checkpoint, None for the start; what was logged after it is forgotten."""
+        stopped = self.guard.stopped
+        assert stopped is not None, "the guard rolls back after an alarm"
 
         def back() -> int:
-            to, damaged = healthy_step(self.run, self.guard.healthy)
-            beta = roll_back(self.run, self.job.recipe, self.guard.stopped, to)
+            to, damaged = step_to_return_to(self.run, self.guard.healthy)
+            beta = roll_back(self.run, self.prepared.recipe, stopped, to)
             where = f"step {to}" if to else "the start"
             for line in (
                 *damaged,
-                f"guard: rolled back from step {self.guard.stopped.step} to {where};"
-                f" going on with training.beta {beta:g}",
+                f"guard: rolled back from step {stopped.step} to {where}; going on with training.beta {beta:g}",
             ):
                 console.print(line, highlight=False, soft_wrap=True, markup=False)
             return to
@@ -103,32 +116,47 @@ class Session:
         return self.run.checkpoints / f"checkpoint-{to}" if to else None
 
 
-def open_session(job: Job, run: Run, console: Any, stop: Any, fresh: bool) -> Session:
-    """A trainer with the KL weight that the run has come to, and recording, display and the rest beside it.
+def _write_traceback(run: Run, step: int, details: str) -> str:
+    """Writes the traceback of a reward into the run folder; returns the part of a sentence that says where it is."""
+    from accelerate import PartialState
+
+    path = run.path / "errors" / f"reward-step-{step:06d}.txt"
+    if not details:
+        return ""
+    if PartialState().is_main_process:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(details)
+    return f"; its traceback is in {path}"
+
+
+def open_session(prepared: PreparedRun, run: Run, console: Console, stop: Stop, fresh: bool) -> Session:
+    """Builds a trainer with the KL weight that the run has come to, and its callbacks.
 
     Raises:
         RlifError: it cannot be built; a run folder that was made for it (`fresh`) is removed again.
     """
     times = len(rollbacks(run))
-    settings = job.recipe.guard
+    settings = prepared.recipe.guard
     if settings.policy == "rollback" and times >= settings.rollbacks:
         settings = settings.model_copy(update={"policy": "stop"})
-    strong = replace(job, recipe=strengthened(job.recipe, times))
-    return _attach(job, run, build(strong, run, fresh), settings, console, stop)
+    strong = replace(prepared, recipe=strengthened(prepared.recipe, times))
+    return _with_callbacks(prepared, run, build(strong, run, fresh), settings, console, stop)
 
 
-def build(job: Job, run: Run, fresh: bool) -> Any:
-    """The engine's trainer; a run folder made for one that could not be built is removed again."""
+def build(prepared: PreparedRun, run: Run, fresh: bool) -> InternalFeedback:
+    """Builds the engine's trainer; where it cannot, a run folder that was made for it (`fresh`) is removed again."""
     from accelerate import PartialState
 
     from rlif.engines.trl.setup import build_trainer
     from rlif.engines.trl.trainer import in_shards
 
     try:
-        gold = job.problems if wants_gold(job.recipe) else None
-        trainer = build_trainer(job.recipe, job.prompts(), job.tokenizer, str(run.checkpoints), job.task, gold)
-        if job.held_out and in_shards(trainer.accelerator):
-            raise RlifError(
+        gold = prepared.problems if wants_gold(prepared.recipe) else None
+        trainer = build_trainer(
+            prepared.recipe, prepared.prompts(), prepared.tokenizer, str(run.checkpoints), prepared.task, gold
+        )
+        if prepared.held_out and in_shards(trainer.accelerator):
+            raise RecipeError(
                 "evaluation on the way needs whole weights, and these are sharded; leave evaluate.tasks empty."
             )
         return trainer
@@ -143,9 +171,9 @@ def _key(prompt: Any) -> str:
 
 
 def _grade(task: Task, problems: list[Problem | None], rows: list[dict[str, Any]]) -> None:
-    """Adds problem, answer and verdict to kept completions: for the record, long after the rewards were given.
+    """Adds problem, answer and verdict to kept completions, for the record; rewards were given before.
 
-    Where grading means running what the model wrote, there is no verdict.
+    There is no verdict where grading would run what the model wrote.
     """
     known = [i for i, problem in enumerate(problems) if problem is not None and not task.runs_code]
     marks = task.mark([problems[i] for i in known], [rows[i]["completion"] for i in known])  # type: ignore[misc]
@@ -155,69 +183,74 @@ def _grade(task: Task, problems: list[Problem | None], rows: list[dict[str, Any]
         row["answer"], row["right"] = task.extract(row["completion"]), right.get(i)
 
 
-def _attach(job: Job, run: Run, trainer: Any, settings: Guard, console: Any, stop: Any) -> Session:
-    """Hangs recording, display and the rest beside the training steps."""
-    from rlif.engines.trl import callbacks, survival
-    from rlif.engines.trl.guarding import GuardState
+def _with_callbacks(
+    prepared: PreparedRun, run: Run, trainer: InternalFeedback, settings: Guard, console: Console, stop: Stop
+) -> Session:
+    """Adds recording, evaluation, display, guard and checkpoints to a trainer's steps."""
+    from rlif.engines.trl import callbacks, checkpointing
+    from rlif.engines.trl.guard_callback import GuardState
     from rlif.engines.trl.setup import completed_rows, scored_rows
+    from rlif.engines.trl.stopping import FiniteGradients
 
-    guard = GuardState(settings, run, console, job.plan.updates_per_rollout)
-    problems = {_key(prompt): problem for prompt, problem in zip(job.prompts(), job.problems, strict=True)}
+    guard = GuardState(settings, run, console, prepared.plan.updates_per_rollout)
+    problems = {_key(prompt): problem for prompt, problem in zip(prepared.prompts(), prepared.problems, strict=True)}
 
     def completions() -> list[dict[str, Any]]:
-        guard.see([row | {"answer": job.task.extract(row["completion"])} for row in completed_rows(trainer)])
-        rows = scored_rows(trainer, job.recipe.keep_completions)
-        _grade(job.task, [problems.get(_key(row["prompt"])) for row in rows], rows)
+        guard.see([row | {"answer": prepared.task.extract(row["completion"])} for row in completed_rows(trainer)])
+        rows = scored_rows(trainer, prepared.recipe.keep_completions)
+        _grade(prepared.task, [problems.get(_key(row["prompt"])) for row in rows], rows)
         return rows
 
     def extra() -> dict[str, Any]:
         return {"path": trainer.reward.path} | guard.logged
 
-    display, last, names = callbacks.Display(console), survival.LastStep(), callbacks.Names()
-    limit = job.recipe.resolved_training["save_total_limit"]
-    for beside in (
-        survival.FiniteGradients(),
+    display, last, names = callbacks.Display(console), checkpointing.LastStep(), callbacks.MetricNames()
+    limit = prepared.recipe.resolved_training["save_total_limit"]
+    for callback in (
+        FiniteGradients(),
         last,
         callbacks.Recorder(run, extra, completions),
-        survival.RoomForCheckpoint(run.checkpoints),
-        survival.Keep(run, limit, lambda: guard.healthy),
+        checkpointing.RoomForCheckpoint(run.checkpoints),
+        checkpointing.SealCheckpoints(run, limit, lambda: guard.healthy),
         display,
     ):
-        trainer.add_callback(beside)
-    look = _looker(job, run, trainer, names.scores)
+        trainer.add_callback(callback)
+    evaluate_at = _evaluation(prepared, run, trainer, names.scores)
 
-    def tell() -> None:
+    def log_scores() -> None:
         if names.scores:
             trainer.callback_handler.on_log(trainer.args, trainer.state, trainer.control, {})
 
     def unfinished() -> bool:
         return stop.stopped(trainer.state) or guard.rolls_back
 
-    probe = callbacks.Probe(look, job.recipe.evaluate.every, unfinished, tell)
+    periodic = callbacks.PeriodicEvaluation(evaluate_at, prepared.recipe.evaluate.every, unfinished, log_scores)
     # Before the trackers, which show what the guard adds to a step and close when training ends.
-    trainer.callback_handler.callbacks[:0] = [stop, names, guard, probe]
-    return Session(job, run, trainer, look, stop, display, guard, last)
+    trainer.callback_handler.callbacks[:0] = [stop, names, guard, periodic]
+    return Session(prepared, run, trainer, evaluate_at, stop, display, guard, last)
 
 
-def _looker(job: Job, run: Run, trainer: Any, shown: dict[str, float]) -> Callable[[int], None]:
-    """Evaluates the held-out tasks at a step, on the main process; the main scores go to `shown`, for trackers."""
+def _evaluation(
+    prepared: PreparedRun, run: Run, trainer: InternalFeedback, shown: dict[str, float]
+) -> Callable[[int], None]:
+    """Returns what evaluates the held-out tasks at a step; the main scores go to `shown`, for trackers."""
     from rlif.evaluation.evaluate import evaluate
     from rlif.sampling.sampler import Decoding, TransformersSampler
 
-    def look(step: int) -> None:
+    def evaluate_at(step: int) -> None:
         if not trainer.is_world_process_zero():
             return
         model = trainer.accelerator.unwrap_model(trainer.model)
-        sampler = TransformersSampler(model, job.tokenizer, job.recipe.evaluate.batch_size)
-        longest = job.recipe.resolved_training["max_completion_length"]
-        for name, problems in job.held_out.items():
+        sampler = TransformersSampler(model, prepared.tokenizer, prepared.recipe.evaluate.batch_size)
+        longest = prepared.recipe.resolved_training["max_completion_length"]
+        for name, problems in prepared.held_out.items():
             task = find_task(name)
             scores = evaluate(
                 sampler,
                 task,
                 problems,
-                prompt=find_prompt(job.recipe.prompt or task.protocol.prompt),
-                chat=job.recipe.chat_template,
+                prompt=find_prompt(prepared.recipe.prompt or task.protocol.prompt),
+                chat=prepared.recipe.chat_template,
                 decoding=Decoding(min(task.protocol.max_tokens, longest), stop=task.protocol.stop),
                 settings={"step": step},
             )
@@ -226,4 +259,4 @@ def _looker(job: Job, run: Run, trainer: Any, shown: dict[str, float]) -> Callab
             figures["accuracy"] = scores["accuracy"]["mean"]
             shown.update({f"eval_{name}/{key}": value for key, value in figures.items() if value is not None})
 
-    return look
+    return evaluate_at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from support.commands import ROOT, main, run
 from support.models import byte_tokenizer, tiny_model
 
 from rlif.cli import train
-from rlif.config.recipe import load_recipe
+from rlif.config.loading import load_recipe
 from rlif.engines.trl.setup import build_trainer
 
 
@@ -20,7 +21,7 @@ from rlif.engines.trl.setup import build_trainer
     [
         "import rlif",
         "import rlif.cli.main; rlif.cli.main.app(['--help'], standalone_mode=False)",
-        "import rlif.config.recipe; rlif.config.recipe.load_recipe('demo')",
+        "import rlif.config.loading; rlif.config.loading.load_recipe('demo')",
     ],
 )
 def test_importing_is_light(code):
@@ -68,7 +69,8 @@ def test_dry_run_prints_the_recipe_the_steps_and_the_cost(monkeypatch, capsys):
     code, out, _ = main(monkeypatch, capsys, "train", "demo", "seed=5", "--dry-run")
     assert code == 0
     assert "seed: 5" in out and "gradient_accumulation_steps: 4" in out and "normalisation: group_std_floor" in out
-    assert "2,048 problems, " in out and "tokens to generate" in out and "optimiser state" in out
+    assert "2,048 problems, " in out and "tokens to generate" in out
+    assert "optimiser state" in out and "activations or cache" in out and "together" in out
 
 
 @pytest.mark.parametrize(
@@ -81,6 +83,17 @@ def test_dry_run_prints_the_recipe_the_steps_and_the_cost(monkeypatch, capsys):
 def test_dry_run_refuses_what_a_run_would(overrides, message, monkeypatch, capsys):
     code, _, err = main(monkeypatch, capsys, "train", "demo", *overrides, "--dry-run")
     assert code == 2 and message in err
+
+
+def test_dry_run_and_plan_count_the_same_memory(monkeypatch, capsys):
+    """Where vLLM takes a share of a GPU, whose size a dry run cannot know, it says the least that vLLM needs."""
+    sizes = []
+    for words in (["train", "demo", "--dry-run"], ["plan", "demo", "--gpus", "1"]):
+        out = main(monkeypatch, capsys, *words)[1].partition("time of an update")[0]
+        sizes.append({name: float(size) for name, size in re.findall(r"^  (\w[\w ,']*?) +([\d.]+)$", out, re.M)})
+    assert len(sizes[0]) > 5 and sizes[0] == pytest.approx(sizes[1], abs=0.006)
+    served = main(monkeypatch, capsys, "train", "demo", "training.use_vllm=true", "--dry-run")[1]
+    assert "vLLM, at least" in served
 
 
 def test_dry_run_says_what_it_cannot_know(monkeypatch, capsys):
@@ -98,7 +111,7 @@ def test_dry_run_says_what_it_cannot_know(monkeypatch, capsys):
         (["train", "demo", "reward=confidence"], "unknown reward 'confidence'"),
         (["train", "demo", "reward={likelyhood: 1}"], "did you mean 'likelihood'"),
         (["train", "demo", "reward={self_certainty: 0}"], "no reward has a weight"),
-        (["train", "demo", "reward=semantic_entropy"], "meaning names the model"),
+        (["train", "demo", "reward=semantic_entropy"], "equivalence names the model"),
         (["train", "demo", "reward=accuracy", "annotator=lagged"], "accuracy measures none"),
         (["train", "demo", "task=clocks"], "did you mean 'clock'"),
         (["train", "demo", "prompt=plane"], "did you mean 'plain'"),

@@ -12,14 +12,14 @@ import rlif
 from rlif.cli.main import app
 from rlif.cli.probe import show_guard
 from rlif.guard.limits import Guard
-from rlif.guard.monitor import Judge
+from rlif.guard.monitor import Monitor
 from rlif.runs.checkpoints import seal
 from rlif.runs.folder import Run
 from rlif.runs.launcher_contract import GUARD_STOPPED
-from rlif.runs.rollback import alarms, digest, log_alarm, roll_back, rollbacks, strengthened
+from rlif.runs.rollback import alarms, guard_summary, log_alarm, roll_back, rollbacks, strengthened
 from rlif.training import lifecycle as training
 
-(ALARM,) = Judge(Guard()).step(24, {"kl": float("nan")})
+(ALARM,) = Monitor(Guard()).step(24, {"kl": float("nan")})
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def run(tmp_path) -> Run:
 def finish(run: Run, healthy: int | None, stopped=None) -> None:
     summary = {"steps": 24, "seconds": 1.0, "reward": "self_certainty", "extra_passes": 0, "path": "decode"}
     run.write_summary(
-        summary | {"evaluations": {}, "guard": digest(run, run.recipe().guard, healthy, stopped)},
+        summary | {"evaluations": {}, "guard": guard_summary(run, run.recipe().guard, healthy, stopped)},
     )
 
 

@@ -19,9 +19,9 @@ import rlif
 from rlif.cli.compare import read_seeds
 from rlif.cli.main import app
 from rlif.comparison.comparison import compare
-from rlif.comparison.summary import differing, keep, method_of
+from rlif.comparison.summary import differing, method_of, summarise_run
 from rlif.comparison.table import FORMATS, span
-from rlif.config.recipe import check_recipe
+from rlif.config.loading import check_recipe
 from rlif.runs.folder import resolved
 
 
@@ -49,7 +49,7 @@ def by_name(found):
 
 
 def ends(folder: Path, method: str, seeds, task="clock"):
-    looks = [keep(folder / f"{method}-seed{seed}").evaluations[task] for seed in seeds]
+    looks = [summarise_run(folder / f"{method}-seed{seed}").evaluations[task] for seed in seeds]
     return [look[0]["accuracy"]["mean"] for look in looks], [look[8]["accuracy"]["mean"] for look in looks]
 
 
@@ -73,8 +73,8 @@ def test_a_change_is_students_paired_over_seeds(runs, task):
     start, end = ends(runs, "steady", range(4), task)
     expected = stats.ttest_rel(end, start).confidence_interval(0.95)
     assert row.seeds == [0, 1, 2, 3] and row.problems == N
-    assert row.change["mean"] == pytest.approx(sum(end) / 4 - sum(start) / 4)
-    assert (row.change["low"], row.change["high"]) == pytest.approx((expected.low, expected.high))
+    assert row.change.mean == pytest.approx(sum(end) / 4 - sum(start) / 4)
+    assert (row.change.low, row.change.high) == pytest.approx((expected.low, expected.high))
     assert (row.start, row.end) == pytest.approx((sum(start) / 4, sum(end) / 4))
     assert row.best == pytest.approx(sum(o.best.mean for o in row.outcomes) / 4) and row.best >= max(row.start, row.end)
 
@@ -84,8 +84,8 @@ def test_against_a_method_over_the_seeds_that_both_have(runs):
     row, common = found["brief", "clock"], [0, 1, 2]
     expected = stats.ttest_rel(ends(runs, "brief", common)[1], ends(runs, "steady", common)[1])
     bounds = expected.confidence_interval(0.95)
-    assert row.against is not None and row.against["seeds"] == common
-    assert (row.against["low"], row.against["high"]) == pytest.approx((bounds.low, bounds.high))
+    assert row.against is not None and list(row.common) == common
+    assert (row.against.low, row.against.high) == pytest.approx((bounds.low, bounds.high))
     assert found["steady", "clock"].against is None
 
 
@@ -104,7 +104,7 @@ def test_the_other_columns(runs):
 def test_one_seed_has_no_interval_and_says_so(runs):
     found = compare([runs], seeds=[1])
     row = by_name(found)["steady", "clock"]
-    assert row.seeds == [1] and row.change["mean"] is not None and row.change["low"] is None
+    assert row.seeds == [1] and row.change.mean is not None and row.change.low is None
     assert any(note.startswith("One seed gives no interval") for note in found.notes)
     assert "(1 seed)" in FORMATS[".md"](found)
 
@@ -114,7 +114,7 @@ def test_the_csv_is_plain_numbers(runs):
     row = by_name(compare([runs], against="steady"))["brief", "clock"]
     (plain,) = [r for r in rows if (r["method"], r["task"]) == ("brief", "clock")]
     assert len(rows) == 4 and plain["seeds"] == "0 1 2 4" and plain["against_seeds"] == "0 1 2"
-    assert float(plain["change_low"]) == pytest.approx(row.change["low"], abs=1e-5)
+    assert float(plain["change_low"]) == pytest.approx(row.change.low, abs=1e-5)
     assert plain["collapsed_seeds"] == "0 1 2 4" and plain["problems"] == str(N)
 
 
@@ -196,7 +196,7 @@ def test_a_run_that_was_not_evaluated_at_both_ends_does_not_count(runs):
         path.unlink()
     found = by_name(compare([runs]))
     assert found["steady", "cups"].seeds == [1, 2, 3] and found["steady", "clock"].seeds == [0, 1, 2, 3]
-    assert found["steady", "cups"].outcomes[0].said == "evaluated on cups from step 0 to 0 of 8"
+    assert found["steady", "cups"].outcomes[0].reason == "evaluated on cups from step 0 to 0 of 8"
     (runs / "steady-seed1/eval/step-000008-clock.json").unlink()
     (runs / "steady-seed2/eval/step-000000-clock.json").unlink()
     assert by_name(compare([runs]))["steady", "clock"].seeds == [0, 3]
@@ -207,7 +207,7 @@ def test_without_gold_answers_there_are_the_other_columns(tmp_path):
         make_run(tmp_path / f"quiet-seed{seed}", tasks=(), seed=seed, collapse=True)
     found = compare([tmp_path])
     (row,) = found.rows
-    assert row.task is None and row.start is row.end is row.change["mean"] is None
+    assert row.task is None and row.start is row.end is row.change.mean is None
     assert row.completion_length == pytest.approx((20.01, 55.0)) and row.kl == pytest.approx(0.012)
     assert set(row.collapsed) == {0, 1}  # by the label-free signs
     assert "nothing evaluated" in FORMATS[".md"](found) and row.alarms == {} and row.unwatched
@@ -344,4 +344,4 @@ def test_older_recipes_have_todays_defaults(runs):
     path = runs / "steady-seed1/recipe.yaml"
     old = json.loads(path.read_text())
     write_json(path, resolved(check_recipe(old), "x"))
-    assert compare([runs]).rows and keep(path.parent).recipe == keep(runs / "steady-seed0").recipe
+    assert compare([runs]).rows and summarise_run(path.parent).recipe == summarise_run(runs / "steady-seed0").recipe

@@ -10,7 +10,7 @@ import pytest
 import rlif
 from rlif.config.about import About, read_about
 from rlif.config.inheritance import keys_of, merged
-from rlif.config.recipe import load_recipe, shipped_recipes
+from rlif.config.loading import load_recipe, shipped_recipes
 from rlif.runs.folder import Run
 
 PAGE = (Path(__file__).parents[2] / "docs/recipes.md").read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import rlif
-from rlif.config.recipe import check_recipe, load_recipe, shipped_recipes
+from rlif.config.loading import check_recipe, load_recipe, shipped_recipes
 from rlif.engines.trl.setup import check_training
 from rlif.training.prepare import check_names
 
@@ -135,3 +135,13 @@ def test_an_override_that_has_no_key(override):
     with pytest.raises(rlif.RlifError, match="overrides look like key=value") as refused:
         rlif.load_recipe("demo", [override])
     assert "\n" not in str(refused.value)
+
+
+def test_what_follows_from_a_recipe_is_derived_once_and_anew_for_a_copy():
+    recipe = check_recipe({"training": {"beta": 0.1}})
+    plain = check_recipe({"training": {"beta": 0.1}})
+    assert recipe.weights is recipe.weights and recipe.resolved_training is recipe.resolved_training
+    assert recipe == plain and recipe.model_dump() == plain.model_dump()
+    changed = recipe.model_copy(update={"reward": "accuracy", "algorithm": "rloo", "training": {"beta": 0.2}})
+    assert list(changed.weights) == ["accuracy"] and changed.resolved_normalisation == "none"
+    assert (changed.resolved_training["beta"], recipe.resolved_training["beta"]) == (0.2, 0.1)

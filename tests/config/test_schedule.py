@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import rlif
-from rlif.config.recipe import check_recipe
+from rlif.config.loading import check_recipe
 from rlif.config.schedule import first_gap, read_weight
 
 

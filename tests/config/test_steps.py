@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from support.models import byte_tokenizer, tiny_config
+from support.models import byte_tokenizer
 
 import rlif
-from rlif.config.recipe import check_recipe
-from rlif.config.steps import estimate_memory, plan_steps
+from rlif.config.loading import check_recipe
+from rlif.config.steps import plan_steps
 from rlif.engines.trl.setup import build_trainer
 
 
@@ -61,27 +61,3 @@ def test_steps_that_nothing_rewards_are_refused():
     with pytest.raises(rlif.RlifError, match="from step 50 on every reward weighs 0"):
         plan_steps(ends, problems=7500, processes=1)
     assert plan_steps(ends, problems=128 * 50, processes=1).steps == 50
-
-
-def test_memory_counts_every_copy():
-    recipe = check_recipe({"dtype": "float32"})
-    parameters = 261 * 32 * 2  # far fewer than the whole; the shares are what matters
-    parts = estimate_memory(recipe, tiny_config(), processes=1)
-    assert parts["optimiser state"] == pytest.approx(2 * parts["weights"])
-    assert parts["reference model"] == parts["gradients"] == parts["weights"] > parameters * 4 / 2**30 / 2
-    lora = estimate_memory(check_recipe({"dtype": "float32", "lora": {"r": 4}}), tiny_config(), processes=1)
-    assert "reference model" not in lora and "gradients" not in lora
-
-
-def test_memory_where_vllm_shares_the_device():
-    """It holds the weights once more, in bfloat16, and its cache by the completion; a server holds its own."""
-    options = {"use_vllm": True, "vllm_tensor_parallel_size": 2}
-    shared = estimate_memory(check_recipe({"training": options}), tiny_config(), processes=1)
-    alone = estimate_memory(check_recipe({}), tiny_config(), processes=1)
-    cache = "vLLM's key-value cache of one completion, at full length"
-    assert shared["vLLM's weights"] == pytest.approx(alone["weights"] / 2 / 2)
-    assert shared[cache] * 2 * 2 * 896 == pytest.approx(alone["key-value cache of one rollout, at full length"])
-    server = check_recipe({"training": options | {"vllm_mode": "server"}})
-    assert set(estimate_memory(server, tiny_config(), 1)) == set(alone) - {
-        "key-value cache of one rollout, at full length"
-    }

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 import rlif
 from rlif.cli.main import app
-from rlif.config.recipe import check_recipe
-from rlif.evaluation.grid import Options, candidates, check_apart, compare, examine, grade_outputs
+from rlif.config.loading import check_recipe
+from rlif.evaluation.grid import Options, candidates, check_distinct, compare, evaluate_candidate, grade_outputs
 from rlif.runs.checkpoints import seal
 from rlif.runs.folder import Run
 from rlif.tasks import check_sources, find_task, source_of
@@ -44,7 +44,7 @@ def test_a_run_folder_is_all_its_checkpoints(run, tmp_path):
     assert [(c.label, c.step) for c in found] == [("curve step 0", 0), ("curve step 3", 3), ("curve step 5", 5)]
     work = [(CLOCK, options().problems(CLOCK))]
     for candidate in found:
-        examine(candidate, work, options())
+        evaluate_candidate(candidate, work, options())
     curve = run.evaluations()["clock"]
     assert sorted(curve) == [0, 3, 5] and all(curve[step]["step"] == step for step in curve)
     assert len({scores["self_certainty"] for scores in curve.values()}) == 3
@@ -55,15 +55,15 @@ def test_a_run_folder_is_all_its_checkpoints(run, tmp_path):
 def test_what_is_evaluated_is_not_evaluated_again(run, tmp_path):
     (first, *_) = candidates(str(run.path), tmp_path)
     work = [(CLOCK, options().problems(CLOCK))]
-    scores = examine(first, work, options())
+    scores = evaluate_candidate(first, work, options())
 
     def no_model(candidate, tokenizer):
         raise AssertionError("a model was loaded")
 
-    assert examine(first, work, options(), sampler=no_model) == scores
+    assert evaluate_candidate(first, work, options(), sampler=no_model) == scores
     with pytest.raises(rlif.RlifError, match="has another decoding; write to another folder, or give --overwrite"):
-        examine(first, work, Options(limit=4, decoding={"max_tokens": 7}), sampler=no_model)
-    again = examine(first, work, Options(limit=4, decoding={"max_tokens": 7}, batch_size=4, overwrite=True))
+        evaluate_candidate(first, work, Options(limit=4, decoding={"max_tokens": 7}), sampler=no_model)
+    again = evaluate_candidate(first, work, Options(limit=4, decoding={"max_tokens": 7}, batch_size=4, overwrite=True))
     assert again["clock"]["decoding"]["max_tokens"] == 7
 
 
@@ -80,7 +80,7 @@ def test_corrupted_weights_are_one_sentence(model_folder, tmp_path):
     weights.write_bytes(weights.read_bytes()[:100])
     (candidate,) = candidates(str(broken), tmp_path)
     with pytest.raises(rlif.RlifError, match="cannot load the model"):
-        examine(candidate, [(CLOCK, options().problems(CLOCK))], options())
+        evaluate_candidate(candidate, [(CLOCK, options().problems(CLOCK))], options())
 
 
 def test_an_adapter_is_evaluated_on_its_base(model_folder, tmp_path):
@@ -93,7 +93,7 @@ def test_an_adapter_is_evaluated_on_its_base(model_folder, tmp_path):
     AutoTokenizer.from_pretrained(model_folder).save_pretrained(tmp_path / "adapter")
     work = [(CLOCK, options().problems(CLOCK))]
     scores = [
-        examine(candidates(str(path), tmp_path / "out")[0], work, options())["clock"]["self_certainty"]
+        evaluate_candidate(candidates(str(path), tmp_path / "out")[0], work, options())["clock"]["self_certainty"]
         for path in (model_folder, tmp_path / "adapter")
     ]
     assert scores[0] != scores[1]
@@ -197,11 +197,11 @@ def test_models_of_one_name_are_kept_apart(run, model_folder, tmp_path):
     folders = [shutil.copytree(model_folder, tmp_path / name / "model") for name in ("a", "b")]
     both = [candidate for folder in folders for candidate in candidates(str(folder), tmp_path / "evals")]
     with pytest.raises(rlif.RlifError, match=r"would both go to .*evals/model; rename one"):
-        check_apart(both)
+        check_distinct(both)
     for folder in folders:
         shutil.copy(run.path / "recipe.yaml", folder.parent)
     both = [candidate for folder in folders for candidate in candidates(str(folder), tmp_path / "evals")]
-    check_apart(both)
+    check_distinct(both)
     assert [candidate.label for candidate in both] == ["a-model", "b-model"]
     other = shutil.copytree(model_folder, tmp_path / "a" / "mine")  # beside a recipe, and no part of a run
     assert candidates(str(other), tmp_path / "evals")[0].label == "mine"

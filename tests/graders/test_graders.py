@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification
 import rlif
 from rlif.errors import RewardError
 from rlif.graders import GRADERS, Batch
-from rlif.graders.outside import checked, import_function, reward_function, reward_model
+from rlif.graders.external import checked, import_function, reward_function, reward_model
 from rlif.graders.seed_grpo import caution
 from rlif.tasks import TASKS
 from rlif.types import Group, Problem

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from rlif.guard.health import TAIL, compression, goes_on, repetition, vitals
+from rlif.guard.health import TAIL, compression, goes_on, measure_health, repetition
 
 PROSE = "the clock adds seven and then eleven before it shows what nobody had asked for in the first place"
 
@@ -76,28 +76,28 @@ def test_not_going_on(text):
 def test_groups_that_agree_and_groups_that_do_not():
     agreeing = [row("7", "7")] * 4
     split = [row("x", answer, prompt="Another.") for answer in ("1", "1", "2", "3")]
-    assert vitals(agreeing)["distinct"] == 0 and vitals(agreeing)["agreement"] == 1
-    assert vitals(split)["distinct"] == 2 / 3 and vitals(split)["agreement"] == 0.5
-    both = vitals(agreeing + split)
+    assert measure_health(agreeing)["distinct"] == 0 and measure_health(agreeing)["agreement"] == 1
+    assert measure_health(split)["distinct"] == 2 / 3 and measure_health(split)["agreement"] == 0.5
+    both = measure_health(agreeing + split)
     assert both["distinct"] == 1 / 3 and both["agreement"] == 0.75 and both["same_answer"] == 0.5
 
 
 def test_vital_signs_do_not_depend_on_the_order_within_a_group():
     rows = [row("x" * n, str(n % 3)) for n in range(1, 9)]
     shuffled = random.Random(1).sample(rows, k=len(rows))
-    assert vitals(rows) == pytest.approx(vitals(shuffled))
+    assert measure_health(rows) == pytest.approx(measure_health(shuffled))
 
 
 def test_answers_that_are_not_there_are_counted_and_not_compared():
-    found = vitals([row("7", "7"), row("?", None), row("7", " 7 "), row("?", None)])
+    found = measure_health([row("7", "7"), row("?", None), row("7", " 7 "), row("?", None)])
     assert found["unanswered"] == 0.5 and found["agreement"] == 1
-    assert "agreement" not in vitals([row("7", "7"), row("?", None)])
-    assert vitals([]) == {}
+    assert "agreement" not in measure_health([row("7", "7"), row("?", None)])
+    assert measure_health([]) == {}
 
 
 def test_the_words_of_the_problem():
-    assert vitals([row("two five add AND")])["prompt_use"] == 1
-    assert vitals([row("Two.")])["prompt_use"] == 0.25
-    assert "prompt_use" not in vitals([row("two", prompt="?")])
+    assert measure_health([row("two five add AND")])["prompt_use"] == 1
+    assert measure_health([row("Two.")])["prompt_use"] == 0.25
+    assert "prompt_use" not in measure_health([row("two", prompt="?")])
     turns = row("two five") | {"prompt": [{"role": "system", "content": "x"}, {"role": "user", "content": "two five"}]}
-    assert vitals([turns])["prompt_use"] == 1
+    assert measure_health([turns])["prompt_use"] == 1

@@ -1,4 +1,4 @@
-"""The judge on made-up runs: each sign at its limit, hysteresis, memory."""
+"""The monitor on made-up runs: each sign at its limit, hysteresis, memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 import rlif
 from rlif.guard.limits import Guard
-from rlif.guard.monitor import FINITE, Judge, replay
+from rlif.guard.monitor import FINITE, Monitor, replay
 from rlif.guard.signs import SIGNS
 
 QUICK = {"start": 1, "window": 1, "patience": 1}
@@ -41,8 +41,8 @@ LIMITS = {
 }
 
 
-def raised(judge: Judge, rows: list[dict], first: int = 1) -> list:
-    return [alarm for step, row in enumerate(rows, start=first) for alarm in judge.step(step, row)]
+def raised(monitor: Monitor, rows: list[dict], first: int = 1) -> list:
+    return [alarm for step, row in enumerate(rows, start=first) for alarm in monitor.step(step, row)]
 
 
 def test_every_sign_is_tested_here():
@@ -53,9 +53,9 @@ def test_every_sign_is_tested_here():
 @pytest.mark.parametrize("sign", LIMITS)
 def test_a_sign_is_raised_beyond_its_limit_and_not_at_it(sign):
     metric, within, beyond = LIMITS[sign]
-    judge = Judge(Guard(**QUICK))
-    assert raised(judge, [HEALTHY, HEALTHY | {metric: within}]) == []
-    (alarm,) = [alarm for alarm in judge.step(3, HEALTHY | {metric: beyond}) if alarm.sign == sign]
+    monitor = Monitor(Guard(**QUICK))
+    assert raised(monitor, [HEALTHY, HEALTHY | {metric: within}]) == []
+    (alarm,) = [alarm for alarm in monitor.step(3, HEALTHY | {metric: beyond}) if alarm.sign == sign]
     assert alarm.step == alarm.since == 3 and alarm.severity == SIGNS[sign].severity
     assert SIGNS[sign].cause in str(alarm) and SIGNS[sign].remedy in str(alarm) and "{" not in str(alarm)
 
@@ -65,43 +65,43 @@ def test_a_sign_can_be_switched_off(sign):
     metric, _, beyond = LIMITS.get(sign, ("kl", 0, 5.0))
     rows = [HEALTHY, *[HEALTHY | {metric: beyond * (1 + i) ** SIGNS[sign].beyond} for i in range(8)]]
     on, off = Guard(start=1, window=2, patience=1), Guard(start=1, window=2, patience=1, **{sign: None})
-    assert sign in {alarm.sign for alarm in raised(Judge(on), rows)}
-    assert sign not in {alarm.sign for alarm in raised(Judge(off), rows)}
+    assert sign in {alarm.sign for alarm in raised(Monitor(on), rows)}
+    assert sign not in {alarm.sign for alarm in raised(Monitor(off), rows)}
 
 
 def test_the_slope_is_that_of_least_squares():
     line = [HEALTHY | {"kl": 0.011 * step} for step in range(5)]
-    judge = Judge(Guard(kl=None, patience=1))
-    (alarm,) = raised(judge, line)
+    monitor = Monitor(Guard(kl=None, patience=1))
+    (alarm,) = raised(monitor, line)
     assert alarm.sign == "kl_slope" and alarm.value == pytest.approx(0.011) and alarm.step == 5
-    assert raised(Judge(Guard(kl=None, patience=1)), [HEALTHY | {"kl": 0.0099 * step} for step in range(9)]) == []
+    assert raised(Monitor(Guard(kl=None, patience=1)), [HEALTHY | {"kl": 0.0099 * step} for step in range(9)]) == []
 
 
 def test_a_healthy_run_raises_nothing_however_long():
-    assert raised(Judge(Guard()), [HEALTHY | {"kl": 0.01 + 0.005 * math.sin(step)} for step in range(500)]) == []
+    assert raised(Monitor(Guard()), [HEALTHY | {"kl": 0.01 + 0.005 * math.sin(step)} for step in range(500)]) == []
 
 
 def test_one_odd_step_raises_nothing_and_patience_does():
     guard = Guard(start=2, window=1, patience=3)
     odd, well = HEALTHY | {"kl": 0.9}, HEALTHY | {"kl": 0.0}
     slope_free = guard.model_copy(update={"kl_slope": None})
-    assert raised(Judge(slope_free), [well, well, odd, odd, well, odd, odd, well, odd]) == []
-    (alarm,) = raised(Judge(slope_free), [well, well, odd, well, odd, odd, odd, odd])
+    assert raised(Monitor(slope_free), [well, well, odd, odd, well, odd, odd, well, odd]) == []
+    (alarm,) = raised(Monitor(slope_free), [well, well, odd, well, odd, odd, odd, odd])
     assert (alarm.since, alarm.step) == (5, 7)
 
 
 def test_nothing_is_judged_before_there_is_a_start():
-    judge = Judge(Guard(start=4, window=1, patience=1))
-    assert raised(judge, [HEALTHY | {"kl": 0.9}] * 3) == []
-    assert [alarm.sign for alarm in judge.step(4, HEALTHY | {"kl": 0.9})] == ["kl"]
+    monitor = Monitor(Guard(start=4, window=1, patience=1))
+    assert raised(monitor, [HEALTHY | {"kl": 0.9}] * 3) == []
+    assert [alarm.sign for alarm in monitor.step(4, HEALTHY | {"kl": 0.9})] == ["kl"]
 
 
 def test_an_alarm_is_cleared_with_patience_and_can_be_raised_again():
-    judge = Judge(Guard(start=1, window=1, patience=2, kl_slope=None))
+    monitor = Monitor(Guard(start=1, window=1, patience=2, kl_slope=None))
     rows = [HEALTHY, *[HEALTHY | {"kl": kl} for kl in (0.9, 0.9, 0.0, 0.9, 0.0, 0.0, 0.9, 0.9)]]
     seen = []
     for step, row in enumerate(rows, start=1):
-        seen.append(([alarm.step for alarm in judge.step(step, row)], list(judge.watch.raised)))
+        seen.append(([alarm.step for alarm in monitor.step(step, row)], list(monitor.watch.raised)))
     assert [steps for steps, _ in seen] == [[], [], [3], [], [], [], [], [], [9]]
     assert [signs for _, signs in seen][2:8] == [["kl"], ["kl"], ["kl"], ["kl"], [], []]
 
@@ -109,58 +109,58 @@ def test_an_alarm_is_cleared_with_patience_and_can_be_raised_again():
 @pytest.mark.parametrize("metric", FINITE)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
 def test_what_is_not_finite_is_raised_at_once_and_once(metric, value):
-    judge = Judge(Guard())
-    (alarm,) = judge.step(1, HEALTHY | {metric: value})
+    monitor = Monitor(Guard())
+    (alarm,) = monitor.step(1, HEALTHY | {metric: value})
     assert alarm.sign == "non_finite" and alarm.severity == "alarm" and metric in alarm.seen
-    assert judge.step(2, HEALTHY | {metric: value}) == [] and judge.step(3, HEALTHY) == []
-    assert len(judge.step(4, HEALTHY | {metric: value})) == 1
+    assert monitor.step(2, HEALTHY | {metric: value}) == [] and monitor.step(3, HEALTHY) == []
+    assert len(monitor.step(4, HEALTHY | {metric: value})) == 1
 
 
 @pytest.mark.parametrize("none", [None, math.nan])
 def test_a_mean_over_no_scored_completion_is_missing(none):
     """A rollout that is truncated as a whole, where those are masked; in a row it is the sign `unscorable`'s to see."""
     empty = HEALTHY | {"reward": none, "self_certainty": none, "unscorable": 1.0}
-    judge = Judge(Guard())
-    assert judge.step(1, empty) == [] and judge.is_healthy()
+    monitor = Monitor(Guard())
+    assert monitor.step(1, empty) == [] and monitor.is_healthy()
     one = HEALTHY | {"self_certainty": none, "self_certainty_unscorable": 1.0}
-    assert judge.step(2, one) == []
-    assert len(judge.step(3, empty | {"reward": math.inf})) == 1
-    assert len(Judge(Guard()).step(1, empty | {"unscorable": 0.9})) == 1
-    assert len(Judge(Guard()).step(1, empty | {"kl": none})) == 1
+    assert monitor.step(2, one) == []
+    assert len(monitor.step(3, empty | {"reward": math.inf})) == 1
+    assert len(Monitor(Guard()).step(1, empty | {"unscorable": 0.9})) == 1
+    assert len(Monitor(Guard()).step(1, empty | {"kl": none})) == 1
 
 
 def test_numbers_that_are_not_finite_do_not_enter_means():
-    judge = Judge(Guard(start=2, window=2, patience=1))
-    raised(judge, [HEALTHY, HEALTHY, HEALTHY | {"entropy": math.nan}, HEALTHY])
-    assert judge.watch.recent["entropy"] == [1.0, 1.0]
+    monitor = Monitor(Guard(start=2, window=2, patience=1))
+    raised(monitor, [HEALTHY, HEALTHY, HEALTHY | {"entropy": math.nan}, HEALTHY])
+    assert monitor.watch.recent["entropy"] == [1.0, 1.0]
 
 
 def test_metrics_that_are_not_logged_are_not_judged():
-    assert raised(Judge(Guard(**QUICK)), [{"completion_length": 10.0}] * 9 + [{}]) == []
-    assert raised(Judge(Guard(**QUICK)), [HEALTHY | {"alarms": ["kl"], "path": "decode"}] * 3) == []
+    assert raised(Monitor(Guard(**QUICK)), [{"completion_length": 10.0}] * 9 + [{}]) == []
+    assert raised(Monitor(Guard(**QUICK)), [HEALTHY | {"alarms": ["kl"], "path": "decode"}] * 3) == []
 
 
 def test_zero_at_the_start_makes_no_ratio():
     rows = [HEALTHY | {"reward_spread": 0.0, "grad_norm": 0.0, "entropy": 0.0}, HEALTHY, HEALTHY]
     assert not {"spread", "grad_norm", "entropy_high", "certainty"} & {
-        alarm.sign for alarm in raised(Judge(Guard(**QUICK)), rows)
+        alarm.sign for alarm in raised(Monitor(Guard(**QUICK)), rows)
     }
 
 
 def test_checkpoints_are_healthy_until_a_reading_is_beyond_and_never_after_an_alarm():
-    judge = Judge(Guard(start=1, window=1, patience=2, kl_slope=None))
+    monitor = Monitor(Guard(start=1, window=1, patience=2, kl_slope=None))
     healthy = []
     for step, kl in enumerate((0.0, 0.0, 0.9, 0.0, 0.9, 0.9, 0.0, 0.0, 0.0), start=1):
-        judge.step(step, HEALTHY | {"kl": kl})
-        healthy.append(judge.is_healthy())
+        monitor.step(step, HEALTHY | {"kl": kl})
+        healthy.append(monitor.is_healthy())
     assert healthy == [True, True, False, True, False, False, False, False, False]
-    assert judge.alarm and judge.alarm.since == 5 and judge.watch.raised == []
+    assert monitor.alarm and monitor.alarm.since == 5 and monitor.watch.raised == []
 
 
 def test_a_warning_taints_nothing():
-    judge = Judge(Guard(**QUICK))
-    assert [alarm.severity for alarm in raised(judge, [HEALTHY, HEALTHY | {"grad_norm": 50.0}])] == ["warning"]
-    assert judge.alarm is None and judge.is_healthy()
+    monitor = Monitor(Guard(**QUICK))
+    assert [alarm.severity for alarm in raised(monitor, [HEALTHY, HEALTHY | {"grad_norm": 50.0}])] == ["warning"]
+    assert monitor.alarm is None and monitor.is_healthy()
 
 
 @pytest.mark.parametrize("cut", range(1, 12))
@@ -168,7 +168,7 @@ def test_the_memory_survives_json_at_any_step(cut):
     kls = (0.0, 0.01, 0.0, 0.05, 0.06, 0.06, 0.2, 0.0, 0.0, 0.0, 0.3, 0.4, 0.5)
     rows = [HEALTHY | {"kl": kl, "truncated": kl, "entropy": 1 - kl} for kl in kls]
     guard = Guard(start=2, window=2, patience=2)
-    whole, first, second = Judge(guard), Judge(guard), Judge(guard)
+    whole, first, second = Monitor(guard), Monitor(guard), Monitor(guard)
     everything = raised(whole, rows)
     before = raised(first, rows[:cut])
     second.restore(json.loads(json.dumps(first.state())))

@@ -20,7 +20,7 @@ from support.commands import main
 from support.killing import LIMIT, free_port
 from support.launches import ENVIRONMENT, ON_GPUS, RLIF_LAUNCH, SERVER, accelerates, launched, small, wait_for
 
-from rlif.config.recipe import load_recipe
+from rlif.config.loading import load_recipe
 from rlif.errors import RlifError
 from rlif.launching import commands as launch
 from rlif.launching import supervise

@@ -13,14 +13,14 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig
 from trl import GRPOConfig
 
-from rlif.config.recipe import load_recipe
+from rlif.config.loading import load_recipe
 from rlif.engines.trl.setup import check_training
 from rlif.errors import RlifError
 from rlif.launching import cost_model as costs
 from rlif.launching.commands import Layout, check_strategy
 from rlif.launching.cost_model import Setting
 from rlif.launching.hardware import GPUS, SHAPES, find_shape, shape_of
-from rlif.launching.suggestions import knobs
+from rlif.launching.suggestions import suggestions
 
 # Of the weights on the hub, in their safetensors' index.
 PUBLISHED = {
@@ -152,14 +152,14 @@ def test_waves_where_the_cache_is_full():
     assert small[1] / small[0] > large[1] / large[0]
 
 
-def test_knobs_are_true():
+def test_suggestions_are_true():
     """What is offered fits indeed, and what fits already needs none."""
     tight = setting()
     assert not costs.fits(tight)
-    offered = dict(knobs(tight))
+    offered = dict(suggestions(tight))
     assert offered["--strategy fsdp2"] == pytest.approx(costs.room(dataclasses.replace(tight, strategy="fsdp2")))
     larger = "model=Qwen/Qwen2.5-14B"
-    for overrides, found in (([], offered), ([larger], dict(knobs(setting(larger))))):
+    for overrides, found in (([], offered), ([larger], dict(suggestions(setting(larger))))):
         assert found
         for name, left in found.items():
             words = re.split(r" (?=--|training|lora)", name)
@@ -175,12 +175,12 @@ CAPTURE = ["vllm_capture=true", "training.beta=0", "training.vllm_importance_sam
 
 
 @pytest.mark.parametrize("overrides", [["annotator=ema"], ["evaluate={tasks: [gsm8k]}"], CAPTURE])
-def test_knobs_offer_no_shards_to_what_needs_whole_weights(overrides):
+def test_suggestions_offer_no_shards_to_what_needs_whole_weights(overrides):
     wanting = setting(*overrides)
     check_training(wanting.recipe, wanting.trainers)
-    offered = " ".join(name for name, _ in knobs(wanting))
+    offered = " ".join(name for name, _ in suggestions(wanting))
     assert "server" not in offered or overrides != CAPTURE
-    assert "fsdp2" in " ".join(name for name, _ in knobs(setting()))
+    assert "fsdp2" in " ".join(name for name, _ in suggestions(setting()))
     assert offered and "fsdp2" not in offered and ("zero2" in offered) == (overrides != ["annotator=ema"])
 
 
@@ -207,7 +207,7 @@ def test_an_engine_over_several_gpus_has_a_part_of_the_weights_on_each():
     assert rooms[2] - rooms[1] == pytest.approx((half * 2 + longest) / 2 / 2**30)
     server = [setting("training.vllm_mode=server", server_gpus=n) for n in (1, 2)]
     assert costs.vllm_room(server[1]) > costs.vllm_room(server[0]) + half / 2**30 / 1.01
-    offered = [name for name, _ in knobs(setting("model=Qwen/Qwen2.5-14B", strategy="fsdp2"))]
+    offered = [name for name, _ in suggestions(setting("model=Qwen/Qwen2.5-14B", strategy="fsdp2"))]
     assert any("training.vllm_tensor_parallel_size=2" in name for name in offered)
 
 
@@ -216,7 +216,7 @@ def test_an_engine_that_sleeps_takes_turns_with_training():
     parts, turns = costs.memory(awake), costs.memory(asleep)
     assert "vLLM" not in turns and turns["activations or vLLM"] == max(parts["vLLM"], parts["activations or cache"])
     assert costs.total(parts) - costs.total(turns) == pytest.approx(min(parts["vLLM"], parts["activations or cache"]))
-    assert any("sleep_mode" in name for name, _ in knobs(setting(strategy="zero2", gpu=GPUS["a100-40"])))
+    assert any("sleep_mode" in name for name, _ in suggestions(setting(strategy="zero2", gpu=GPUS["a100-40"])))
 
 
 def test_copies_of_autocast_are_those_of_trained_float32_weights_alone():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import rlif
-from rlif.config.recipe import check_recipe
+from rlif.config.loading import check_recipe
 from rlif.files.yaml import parse_yaml
 from rlif.graders import GRADERS
 from rlif.rewards.terms import check_terms

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from support import skips
+from support import hooks
 
 
 def skipped(reason: str) -> SimpleNamespace:
@@ -16,7 +16,7 @@ def skipped(reason: str) -> SimpleNamespace:
     ("reason", "outcome"), [("no GPU; run it where one is", "skipped"), ("no GPU", "failed"), ("", "failed")]
 )
 def test_a_skip_without_a_remedy_fails(reason, outcome):
-    hook = skips.pytest_runtest_makereport()
+    hook = hooks.pytest_runtest_makereport()
     next(hook)
     with pytest.raises(StopIteration) as result:
         hook.send(skipped(reason))
@@ -26,6 +26,6 @@ def test_a_skip_without_a_remedy_fails(reason, outcome):
 def test_one_line_says_what_was_skipped_and_what_to_do_about_it():
     lines: list[str] = []
     reports = [skipped(reason) for reason in ("no GPU; use one", "sweep; make test-all", "sweep; make test-all")]
-    skips.pytest_terminal_summary(SimpleNamespace(stats={"skipped": reports}, write_line=lines.append))
-    skips.pytest_terminal_summary(SimpleNamespace(stats={}, write_line=lines.append))
+    hooks.pytest_terminal_summary(SimpleNamespace(stats={"skipped": reports}, write_line=lines.append))
+    hooks.pytest_terminal_summary(SimpleNamespace(stats={}, write_line=lines.append))
     assert lines == ["skipped: 2 sweep (make test-all), 1 no GPU (use one)"]

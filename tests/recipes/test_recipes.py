@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -14,10 +15,12 @@ from transformers import LlamaConfig, Olmo2Config, Qwen2Config, Qwen3Config
 from rlif.cli import recipes as cli_recipes
 from rlif.config.about import as_file, evaluation_of, method, read_about
 from rlif.config.inheritance import keys_of
-from rlif.config.recipe import check_recipe, find_recipe, load_recipe, shipped_recipes
-from rlif.config.steps import estimate_memory, plan_steps
+from rlif.config.loading import check_recipe, find_recipe, load_recipe, shipped_recipes
+from rlif.config.steps import plan_steps
 from rlif.engines.trl.setup import build_trainer
 from rlif.files.yaml import read_yaml, write_yaml
+from rlif.launching import cost_model as costs
+from rlif.launching.hardware import GPUS, shape_of
 from rlif.tasks import find_task
 
 SHIPPED = shipped_recipes()
@@ -267,45 +270,51 @@ def test_settings_and_batch_arithmetic(name):
         assert recipe.limit and steps * problems == 3200 < recipe.limit
 
 
+def setting_of(name: str) -> costs.Setting:
+    """One GPU of the header's size, which holds the whole training state."""
+    recipe, memory = load_recipe(name), read_about(name).memory
+    gpu = dataclasses.replace(GPUS["a100"], memory=float(memory or 0))
+    longest = recipe.resolved_training["max_completion_length"]
+    return costs.Setting(recipe, shape_of(ARCHITECTURES[parts_of(name)[1]]), gpu, 1, "ddp", 0, 250, longest)
+
+
+def room_for_completions(setting: costs.Setting) -> float:
+    """Whole completions that vLLM has room for on one GPU, less what it takes that the cost model does not count."""
+    one = costs._one_completion(setting)
+    return (costs.vllm_room(setting) * costs.GIB + one - (BUFFERS - 1) * costs.GIB) / one
+
+
+STATE = ("weights", "gradients", "optimiser state", "reference model")
+
+
 @pytest.mark.parametrize("name", PAPER)
 def test_memory_of_the_header(name):
     """Training state over the GPUs and vLLM's share fit; vLLM holds its weights and four whole completions or more."""
-    recipe, about = load_recipe(name), read_about(name)
-    training = recipe.resolved_training
-    parts = estimate_memory(recipe, ARCHITECTURES[parts_of(name)[1]], about.gpus)
-    weights, cache = parts.pop("vLLM's weights"), parts.pop("vLLM's key-value cache of one completion, at full length")
-    state = sum(parts.values())
-    share = training.get("vllm_gpu_memory_utilization", 0.3) * (about.memory or 0)
+    about, setting = read_about(name), setting_of(name)
+    parts = costs.memory(setting)
+    assert "annotator's copy" not in parts
+    state, share = sum(parts.get(part, 0) for part in STATE), parts["vLLM"]
     said = re.search(r"(\d+) GiB of training state.*?, (\d+) GiB a GPU.*?vLLM (\d+) GiB", about.hardware)
     assert said
     assert [int(number) for number in said.groups()] == [round(state), round(state / about.gpus), round(share)]
-    assert share > weights + 4 * cache + BUFFERS
+    assert room_for_completions(setting) > 4
     assert state / about.gpus + share < 0.9 * (about.memory or 0)
 
 
 def test_the_recipe_for_one_small_gpu():
-    """The header's GiB, from the model's shapes: weights twice, adapters, vLLM's cache, a micro-batch's activations."""
-    recipe, about, model = load_recipe(SMALL), read_about(SMALL), ARCHITECTURES["qwen2.5-3b"]
-    training, lora = recipe.resolved_training, recipe.lora or {}
-    cache, parts = "vLLM's key-value cache of one completion, at full length", estimate_memory(recipe, model, 1)
+    """The header's GiB: weights twice, adapters, vLLM's cache, a micro-batch's activations."""
+    about, setting = read_about(SMALL), setting_of(SMALL)
+    parts, adapters = costs.memory(setting), costs.lora_parameters(setting.recipe, setting.shape)
     assert about.machine == "1 x 24 GB" and about.gpus == 1
-    assert set(parts) == {"weights", "vLLM's weights", cache}
-    assert parts["weights"] == pytest.approx(5.75, abs=0.01) == parts["vLLM's weights"]
-    length = recipe.max_prompt_tokens + training["max_completion_length"]
-
-    hidden, inner, layers = model.hidden_size, model.intermediate_size, model.num_hidden_layers
-    narrow = hidden // model.num_attention_heads * model.num_key_value_heads
-    adapted = [(hidden, hidden), (hidden, narrow), (hidden, narrow), (hidden, hidden), *[(hidden, inner)] * 3]
-    adapters = layers * lora["r"] * sum(a + b for a, b in adapted)
+    assert not {"reference model", "annotator's copy", "buckets of DDP"} & set(parts)
+    assert parts["weights"] == pytest.approx(5.75, abs=0.01)
+    assert costs._vllm_fixed(setting) / costs.GIB - 1 == pytest.approx(5.75, abs=0.01)
+    assert parts["vLLM"] == pytest.approx(10.8)
     assert round(adapters / 1e6) == 60 and adapters * 16 / 2**30 == pytest.approx(0.9, abs=0.05)
-    rows = training["per_device_train_batch_size"] * length
-    kept, one_layer = rows * hidden * layers * 2 / 2**30, rows * (6 * hidden + 3 * inner) * 2 / 2**30
-    assert kept + one_layer < 2
-
-    share = training["vllm_gpu_memory_utilization"] * 24
-    assert share == pytest.approx(10.8)
-    assert (share - parts["vLLM's weights"] - BUFFERS) / parts[cache] > 16
-    assert share + parts["weights"] + adapters * 16 / 2**30 + kept + one_layer < 0.9 * 24
+    assert (parts["gradients"] + parts["optimiser state"]) * 4 / 3 == pytest.approx(adapters * 16 / 2**30)
+    assert parts["activations or cache"] == pytest.approx(2.3, abs=0.05)
+    assert room_for_completions(setting) > 16
+    assert costs.fits(setting)
 
 
 def test_its_adapters_stay_in_float32(tmp_path, model_folder):

@@ -169,7 +169,7 @@ def test_evaluations_without_accuracy_are_no_evaluations():
     broken = [{"mean": None, "n": 4}, {"n": 0, "mean": 0.5}, None, "0.5", {"n": 3, "mean": True}]
     assert analysis.accuracies({i: {"accuracy": value} for i, value in enumerate(broken)}) == {}
     bare = analysis.accuracy({"accuracy": {"n": 1, "mean": 1.0, "low": None, "high": None}})
-    assert bare is not None and math.isnan(bare.low) and str(bare) == "100.0%"
+    assert bare is not None and bare.low is None and str(bare) == "100.0%"
 
 
 def columns(**values: list[float]) -> dict[str, np.ndarray]:

@@ -16,8 +16,7 @@ import pytest
 from support.folders import HOSTILE, completion_row, make_run, metrics_row, write_json, write_lines
 
 import rlif
-from rlif.reporting import completions as browse
-from rlif.reporting import sections as panels
+from rlif.reporting import completions, sections
 from rlif.reporting.figures import POINTS, Line, save, svg, thinned
 from rlif.reporting.page import report, safe_json
 from rlif.runs.history import read_history
@@ -182,7 +181,7 @@ def test_rows_of_old_folders_and_of_nonsense(run):
 
 def test_tokens_join_to_the_text_and_share_characters():
     row = {"completion": "é, go", "token_chars": [0, 1, 1, 3, 0], "token_self_certainty": [1.0, 3.0, 5.0, None, 9.0]}
-    assert browse._pieces(row) == [("é", 2.0), (",", 5.0), (" go", None), ("", 9.0)]
+    assert completions._pieces(row) == [("é", 2.0), (",", 5.0), (" go", None), ("", 9.0)]
 
 
 def test_pages_are_bounded(run):
@@ -190,12 +189,14 @@ def test_pages_are_bounded(run):
     long = completion_row(1, 0, random.Random(0), "word " * 1300)
     for step in range(1, 301):
         write_lines(run / f"completions/step-{step:06d}.jsonl", [long | {"step": step}] * (50 if step == 1 else 1))
-    shown = browse.browsable([read_history(run)])["runs"][0]
+    shown = completions.completions_data([read_history(run)])["runs"][0]
     steps = [entry["step"] for entry in shown["steps"]]
-    assert len(steps) <= browse.STEPS + 1 and steps[0] == 1 and steps[-1] == 300
-    assert len(shown["steps"][0]["problems"][0]["completions"]) == browse.PER_STEP
-    assert all(len(c["text"]) == browse.LONGEST and c["cut"] for c in shown["steps"][0]["problems"][0]["completions"])
-    assert "300 steps" in shown["said"]
+    assert len(steps) <= completions.STEPS + 1 and steps[0] == 1 and steps[-1] == 300
+    assert len(shown["steps"][0]["problems"][0]["completions"]) == completions.PER_STEP
+    assert all(
+        len(c["text"]) == completions.LONGEST and c["cut"] for c in shown["steps"][0]["problems"][0]["completions"]
+    )
+    assert "300 steps" in shown["note"]
 
 
 def test_whole_groups_are_shown(run):
@@ -220,7 +221,7 @@ def test_names_that_cannot_be_drawn(tmp_path, drawn):
     """Mathematical text, control characters and endless names are drawn as they are, replaced, and cut."""
     run = make_run(tmp_path / os.fsdecode("a$^{b$ 中文".encode()), tasks=("$\\frac{x",))
     write_lines(run / "metrics.jsonl", [{"step": step, "n\x00ame\ud800" + "x" * 99: step} for step in (1, 2)])
-    figures = list(itertools.chain(*(section.figures for section in panels.sections([read_history(run)]))))
+    figures = list(itertools.chain(*(section.figures for section in sections.sections([read_history(run)]))))
     strange = [figure for figure in figures if "ame" in figure.title or "frac" in figure.title]
     assert len(strange) >= 4 and all(figure.key.isascii() for figure in figures)
     for figure in strange[:4]:
@@ -230,7 +231,7 @@ def test_names_that_cannot_be_drawn(tmp_path, drawn):
 def test_columns_without_a_name_are_drawn_too_and_constants_are_not(run):
     rows = [metrics_row(step) | {"negative_entropy": -step, "constant": 0.0, "epoch": step} for step in range(1, 5)]
     write_lines(run / "metrics.jsonl", rows)
-    training = next(section for section in panels.sections([read_history(run)]) if section.key == "training")
+    training = next(section for section in sections.sections([read_history(run)]) if section.key == "training")
     keys = [figure.key for figure in training.figures]
     assert "training-negative-entropy" in keys and not {"training-constant", "training-epoch"} & set(keys)
 
@@ -267,4 +268,4 @@ def test_a_hundred_thousand_completions_in_one_file(run):
     row = json.dumps({"prompt": "Go.", "completion": "text", "truncated": False, "reward": 1.0})
     (run / "completions/step-000002.jsonl").write_text((row + "\n") * 100_000)
     shown = data_of(report([run])[0])["runs"][0]
-    assert [len(p["completions"]) for p in shown["steps"][1]["problems"]] == [browse.PER_STEP]
+    assert [len(p["completions"]) for p in shown["steps"][1]["problems"]] == [completions.PER_STEP]

@@ -10,8 +10,9 @@ from support.models import byte_tokenizer, tiny_config
 from transformers import Qwen2ForSequenceClassification, Qwen2Model
 
 import rlif
-from rlif.config.recipe import Meaning, check_recipe
-from rlif.rewards.equivalence import chains, load_meaning
+from rlif.config.loading import check_recipe
+from rlif.config.recipe import Equivalence
+from rlif.rewards.equivalence import chains, load_equivalence
 from rlif.signals import GROUP_SIGNALS
 from rlif.types import Group
 
@@ -49,7 +50,7 @@ def test_embeddings_by_their_cosine(encoder):
     cosine = torch.nn.functional.cosine_similarity(vectors[:, None], vectors[None], dim=-1)
     distinct = sorted({round(cosine[i, j].item(), 9) for i in range(5) for j in range(i) if (i, j) != (1, 0)})
     threshold = (distinct[-1] + distinct[-2]) / 2
-    alike = load_meaning(Meaning(embedding=encoder, threshold=threshold))
+    alike = load_equivalence(Equivalence(embedding=encoder, threshold=threshold))
     assert alike("?", texts) == chains(cosine >= threshold) and len(chains(cosine >= threshold)) == 3
     values = GROUP_SIGNALS["semantic_entropy"](Group("?", texts, [None] * 5, alike=alike))
     assert values[0] == values[1] > values[4]
@@ -84,28 +85,28 @@ def test_entailment_goes_both_ways(tmp_path):
     """One way alone joins nothing: either half of the relation would give other clusters."""
     one_way = torch.tensor([[(i, j) in ENTAILS for j in range(4)] for i in range(4)])
     assert not torch.equal(one_way, one_way.T) and chains(one_way | one_way.T) == [[0, 1, 2, 3]]
-    alike = load_meaning(Meaning(entailment=entailer(tmp_path / "nli")))
+    alike = load_equivalence(Equivalence(entailment=entailer(tmp_path / "nli")))
     assert alike(PROMPT, TEXTS) == [[0, 2], [1], [3]]
     assert alike(PROMPT, TEXTS[::-1]) == [[0], [1, 3], [2]]
 
 
 def test_an_entailment_model_without_padding_pads_with_its_end(tmp_path):
     """Its texts differ in length, and attention leaves the padding out."""
-    alike = load_meaning(Meaning(entailment=entailer(tmp_path / "nli", padded=False)))
+    alike = load_equivalence(Equivalence(entailment=entailer(tmp_path / "nli", padded=False)))
     assert alike(PROMPT, TEXTS) == [[0, 2], [1], [3]]
 
 
 def test_models_that_cannot_tell(tmp_path, model_folder):
     with pytest.raises(rlif.RlifError, match="is no entailment model: its labels are label_0, label_1"):
-        load_meaning(Meaning(entailment=str(model_folder)))
+        load_equivalence(Equivalence(entailment=str(model_folder)))
     with pytest.raises(rlif.RlifError, match="cannot load the entailment model"):
-        load_meaning(Meaning(entailment=str(tmp_path / "nowhere")))
+        load_equivalence(Equivalence(entailment=str(tmp_path / "nowhere")))
     pytest.importorskip("sentence_transformers", reason="no sentence-transformers; pip install -e .[dev]")
     with pytest.raises(rlif.RlifError, match="cannot load the embedding model"):
-        load_meaning(Meaning(embedding=str(tmp_path / "nowhere")))
+        load_equivalence(Equivalence(embedding=str(tmp_path / "nowhere")))
 
 
-@pytest.mark.parametrize("meaning", [{}, {"embedding": "a", "entailment": "b"}])
-def test_one_model_exactly(meaning):
-    with pytest.raises(rlif.RlifError, match="meaning needs one model"):
-        check_recipe({"reward": "semantic_entropy", "meaning": meaning})
+@pytest.mark.parametrize("model", [{}, {"embedding": "a", "entailment": "b"}])
+def test_one_model_exactly(model):
+    with pytest.raises(rlif.RlifError, match="equivalence needs one model"):
+        check_recipe({"reward": "semantic_entropy", "equivalence": model})

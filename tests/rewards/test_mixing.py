@@ -156,6 +156,12 @@ def test_each_reward_has_a_floor_of_its_own():
     assert torch.equal(again(tight, weights), mixer(tight, weights))
 
 
+def test_a_checkpoint_with_the_old_name_of_a_signal_is_loaded():
+    mixer = Mixer(["tail_confidence"])
+    mixer.load({"group_confidence_tail": 0.5, "": 0.25})
+    assert mixer.state() == {"tail_confidence": 0.5, "": 0.25}
+
+
 @pytest.mark.parametrize("mixing", MIXINGS)
 def test_weight_zero_only_watches(mixing):
     """Whatever the watched reward is, even missing everywhere; its spread is measured all the same."""

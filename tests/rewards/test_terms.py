@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import rlif
-from rlif.config.recipe import load_recipe
+from rlif.config.loading import load_recipe
 from rlif.graders import FACTORS, GRADERS, NEED_GOLD
 from rlif.rewards.terms import check_gold, find_term, kind_of, wants_gold
 from rlif.signals import GROUP_SIGNALS, NEEDS, SIGNALS
@@ -31,6 +31,8 @@ def test_kinds():
     kinds = {"self_certainty": "token", "plurality_vote": "group", "accuracy": "grader"}
     kinds |= {f"{__name__}:labelled": "function", "trl.rewards.accuracy_reward": "function", "some/model": "model"}
     assert {name: kind_of(name) for name in kinds} == kinds
+    with pytest.raises(rlif.RlifError, match="group_confidence_tail is now called tail_confidence"):
+        find_term("group_confidence_tail")
     for name in (*SIGNALS, *GROUP_SIGNALS, *GRADERS):
         assert find_term(name).name == name and find_term(name).gold == (name in NEED_GOLD)
 
@@ -58,7 +60,7 @@ def test_gold_is_asked_for_by_name_or_by_parameter(reward, wanted):
         (["reward={no_module_here:f: 1}"], "cannot import the reward"),
         (["reward=accuracy", "annotator=ema"], "accuracy measures none; leave annotator out"),
         (["reward=semantic_entropy"], "go together"),
-        (["meaning={embedding: x}"], "go together"),
+        (["equivalence={embedding: x}"], "go together"),
         (["reward={seed_grpo: 1, format: 1}", "mixing=sum"], "seed_grpo scales advantages"),
         (["rewarded_per_group=9"], "rewarded_per_group is 9, more than the 8"),
         (["reward=plurality_vote", "training.num_generations=1"], "its advantage would always be zero"),

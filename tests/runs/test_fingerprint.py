@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import rlif
-from rlif.runs import fingerprint as beginning
+from rlif.runs import fingerprint
 from rlif.types import Problem
 
 NAMES = {"problems": "the problems of math", "model": "the model m"}
@@ -14,12 +14,12 @@ NAMES = {"problems": "the problems of math", "model": "the model m"}
 def facts(folder, problems=("a", "b"), gold="1"):
     (folder / "config.json").write_text("{}")
     rows = [Problem(id=str(i), text=text) for i, text in enumerate(problems)]
-    return beginning.facts(rows, {"cups": [Problem("0", "how many?", gold=gold)]}, str(folder))
+    return fingerprint.compute(rows, {"cups": [Problem("0", "how many?", gold=gold)]}, str(folder))
 
 
 def test_the_same_is_the_same(tmp_path):
-    beginning.check(facts(tmp_path), facts(tmp_path), tmp_path, NAMES)
-    beginning.check({}, facts(tmp_path), tmp_path, NAMES)  # killed before it could say
+    fingerprint.check(facts(tmp_path), facts(tmp_path), tmp_path, NAMES)
+    fingerprint.check({}, facts(tmp_path), tmp_path, NAMES)  # killed before it could say
 
 
 def test_each_change_is_named(tmp_path):
@@ -31,22 +31,22 @@ def test_each_change_is_named(tmp_path):
         (facts(tmp_path) | {"held_out": {}}, r"the held-out cups changed since the run began \(gone\)"),
     ):
         with pytest.raises(rlif.RlifError, match=what):
-            beginning.check(begun, now, tmp_path, NAMES)
+            fingerprint.check(begun, now, tmp_path, NAMES)
     (tmp_path / "config.json").write_text("{ }")
     with pytest.raises(rlif.RlifError, match=r"the model m changed .*\(config.json\)"):
-        now = begun | {"model": beginning.facts([], {}, str(tmp_path))["model"]}
-        beginning.check(begun, now, tmp_path, NAMES)
+        now = begun | {"model": fingerprint.compute([], {}, str(tmp_path))["model"]}
+        fingerprint.check(begun, now, tmp_path, NAMES)
 
 
 def test_large_files_are_told_apart_by_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(beginning, "SMALL", 4)
+    monkeypatch.setattr(fingerprint, "SMALL", 4)
     (tmp_path / "weights").write_bytes(b"12345")
-    model = beginning.facts([], {}, str(tmp_path))["model"]
+    model = fingerprint.compute([], {}, str(tmp_path))["model"]
     assert model == {"weights": {"bytes": 5}}
 
 
 def test_other_versions_are_said():
     then = {"python": "3.11.1", "packages": {"torch": "2.6", "trl": "1.10"}, "threads": 1, "commit": "abc"}
     now = {"python": "3.11.1", "packages": {"torch": "2.7", "trl": "1.10"}, "threads": 2, "commit": "def"}
-    assert beginning.differences(then, now) == ["torch 2.6 then, 2.7 now", "threads 1 then, 2 now"]
-    assert beginning.differences(then, then) == []
+    assert fingerprint.differences(then, now) == ["torch 2.6 then, 2.7 now", "threads 1 then, 2 now"]
+    assert fingerprint.differences(then, then) == []

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 import pytest
 
 import rlif
-from rlif.config.recipe import load_recipe
-from rlif.engines.trl import survival
+from rlif.config.loading import load_recipe
+from rlif.engines.trl import checkpointing
 from rlif.runs.checkpoints import seal
 from rlif.runs.folder import Run
-from rlif.training.faults import said
+from rlif.training.faults import faults_as_errors
 from rlif.training.lifecycle import _save_model
 from rlif.training.processes import on_main
 
@@ -102,7 +102,7 @@ def test_what_takes_a_files_place_is_on_the_disk_before(run, monkeypatch):
     run.append_metrics({"step": 1})
     monkeypatch.setattr(os, "fsync", fsync)
     state = SimpleNamespace(global_step=1, is_world_process_zero=True)
-    survival.Keep(run, None, lambda: None).on_save(None, state, None)
+    checkpointing.SealCheckpoints(run, None, lambda: None).on_save(None, state, None)
     assert seen[0] == ("metrics.jsonl", False, False) and ("weights", False, False) in seen
     seen.clear()
 
@@ -123,16 +123,16 @@ def test_only_who_holds_the_folder_removes_what_is_half_written(run, tidies):
     """To another process a checkpoint that is being sealed looks torn."""
     half = run.checkpoints / "checkpoint-1"
     half.mkdir(parents=True)
-    with pytest.raises(rlif.RlifError, match="the disk is full"), said(run, 2, tidies=tidies):
+    with pytest.raises(rlif.RlifError, match="the disk is full"), faults_as_errors(run, 2, tidies=tidies):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert half.exists() is not tidies
 
 
 def test_a_file_of_the_run_that_is_gone_is_a_sentence(run):
     gone = pytest.raises(rlif.RlifError, match=r"checkpoint-1/x was removed while .*; leave .* alone and go on with")
-    with gone, said(run):
+    with gone, faults_as_errors(run):
         (run.checkpoints / "checkpoint-1" / "x").open()
-    with pytest.raises(FileNotFoundError), said(run):
+    with pytest.raises(FileNotFoundError), faults_as_errors(run):
         (run.path.parent / "elsewhere").open()
 
 

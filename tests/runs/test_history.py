@@ -26,7 +26,7 @@ def test_a_whole_run_has_nothing_missing(run):
     assert history.metrics["self_certainty"][0] == 6.0 and "path" not in history.metrics
     assert sorted(history.evaluations) == ["clock", "cups"] and sorted(history.evaluations["clock"]) == [0, 4, 8, 12]
     assert len(list(history.records(4, "clock"))) == 24 and len(list(history.records(4, "clock", limit=5))) == 5
-    assert len(list(history.kept_completions(3, 100))) == 16 and list(history.kept_completions(99, 100)) == []
+    assert len(list(history.read_completions(3, 100))) == 16 and list(history.read_completions(99, 100)) == []
 
 
 def test_torn_and_garbled_lines_cost_themselves(run):
@@ -36,6 +36,11 @@ def test_torn_and_garbled_lines_cost_themselves(run):
     history = read_history(run)
     assert history.steps.tolist() == [1, 2, 3, 4]
     assert [note for note in history.notes if "5 lines of metrics.jsonl could not be read" in note]
+
+
+def test_old_names_of_signals_become_the_new_ones(run):
+    write_lines(run / "metrics.jsonl", [{"step": 1, "group_confidence": 2.0, "group_confidence_spread": 0.5}])
+    assert read_history(run).metrics.keys() == {"step", "mean_token_confidence", "mean_token_confidence_spread"}
 
 
 def test_null_and_nan_are_missing_numbers(run):

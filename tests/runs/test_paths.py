@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import rlif
-from rlif.config.recipe import check_recipe
+from rlif.config.loading import check_recipe
 from rlif.runs.folder import Run
-from rlif.runs.paths import anchored
+from rlif.runs.paths import with_absolute_paths
 
 
 @pytest.fixture
@@ -25,29 +25,29 @@ def test_local_files_and_folders_become_absolute(here, monkeypatch):
             "model": "models/policy",
             "source": "problems.jsonl",
             "reward": {"./judge": 1, "accuracy": 0, "some/hub-model": 1},
-            "meaning": {"entailment": "meanings"},
+            "equivalence": {"entailment": "meanings"},
             "evaluate": {"tasks": ["math"], "sources": {"math": "problems.jsonl", "gsm8k": "openai/gsm8k:main"}},
         }
     )
-    found = anchored(recipe)
+    found = with_absolute_paths(recipe)
     assert (found.model, found.source) == (str(here / "models/policy"), str(here / "problems.jsonl"))
     assert found.reward == {str(here / "judge"): 1, "accuracy": 0, "some/hub-model": 1}
-    assert found.meaning and found.meaning.entailment == str(here / "meanings")
+    assert found.equivalence and found.equivalence.entailment == str(here / "meanings")
     assert found.evaluate.sources == {"math": str(here / "problems.jsonl"), "gsm8k": "openai/gsm8k:main"}
     monkeypatch.chdir("/")
-    assert anchored(found) == found
+    assert with_absolute_paths(found) == found
 
 
 def test_names_come_before_folders(here):
     """What ships, and the names of the tables, mean the same whatever lies around; so do hub names."""
     recipe = check_recipe({"model": "tiny-reasoner", "reward": "accuracy", "source": "openai/gsm8k"})
-    assert anchored(recipe) == recipe
-    assert anchored(check_recipe({"reward": "judge"})).reward == str(here / "judge")
+    assert with_absolute_paths(recipe) == recipe
+    assert with_absolute_paths(check_recipe({"reward": "judge"})).reward == str(here / "judge")
 
 
 def test_one_folder_is_one_reward(here):
     with pytest.raises(rlif.RlifError, match=r"the rewards judge, ./judge name one model twice"):
-        anchored(check_recipe({"reward": {"judge": 1, "./judge": 1}}))
+        with_absolute_paths(check_recipe({"reward": {"judge": 1, "./judge": 1}}))
 
 
 def test_the_run_folder_holds_absolute_paths(here):

@@ -14,7 +14,7 @@ from support.models import byte_tokenizer, tiny_model
 import rlif
 from rlif.sampling.early_stop import EarlyStop, threshold
 from rlif.sampling.sampler import Decoding, generate
-from rlif.signals.group_confidence import windows
+from rlif.signals.token_confidence import windows
 
 PROMPTS = [[5, 6, 7], [8], [9, 10]] * 8
 

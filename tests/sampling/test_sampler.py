@@ -62,7 +62,7 @@ def test_evaluation_counts_what_it_says():
     sampler = TransformersSampler(tiny_model(), byte_tokenizer(), batch_size=4)
     result = evaluate(sampler, task, problems, prompt=PROMPTS["plain"], decoding=Decoding(5))
     assert [record["id"] for record in result["records"]] == [problem.id for problem in problems]
-    assert result["accuracy"] == proportion(0, 6) and result["unanswered"] == 1.0
+    assert result["accuracy"] == proportion(0, 6).as_dict() and result["unanswered"] == 1.0
     assert result["completion_length"] == sum(record["tokens"] for record in result["records"]) / 6
     assert result["self_certainty"] > 0
 
@@ -74,8 +74,8 @@ def test_wilsons_interval():
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     found = proportion(k, n)
-    assert (found["low"], found["high"]) == pytest.approx((centre - half, centre + half))
-    assert proportion(0, 0)["mean"] is None
+    assert (found.low, found.high) == pytest.approx((centre - half, centre + half))
+    assert proportion(0, 0).mean is None
 
 
 @pytest.mark.parametrize("text", ["plain", "", "é中😀 and so on", "עברית", "\u0000\t\n"])

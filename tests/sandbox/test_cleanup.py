@@ -68,6 +68,7 @@ def test_a_broken_sandbox_costs_one_program():
 def test_nothing_is_left_when_the_run_is_interrupted(number):
     source, marker = sleeper(70 + number)
     script = (
+        "import signal; signal.signal(2, signal.default_int_handler)\n"  # a shell has its background jobs ignore it
         f"from rlif.sandbox.runner import *\nrun_programs([Program({source!r})] * 2, Limits(seconds=60), workers=2)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

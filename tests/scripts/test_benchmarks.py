@@ -13,7 +13,7 @@ import scoring
 import step
 import torch
 from contestants import Setting
-from measure import Lap, growth, ratio, spread, take_turns
+from measure import COMMIT, Lap, growth, ratio, spread, take_turns
 from memory import watch
 from shapes import body_parameters, build, forward_flops
 
@@ -78,7 +78,7 @@ def test_the_gpu_suite_runs_small(device, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu.py", *options, "--out", str(out)])
     gpu.main()
     found, text = json.loads(out.with_suffix(".json").read_text()), out.with_suffix(".md").read_text()
-    assert found["machine"]["commit"] and "folder" not in found["machine"]
+    assert found["machine"]["commit"] == COMMIT and "folder" not in found["machine"]
     assert found["steps"][0]["contestants"]["ours"]["extra_passes"] == 0
     assert len(found["demo"]) == 1 and "## The demo, larger" in text and "TFLOP/s" in text
 

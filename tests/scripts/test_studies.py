@@ -19,7 +19,7 @@ def test_the_methods_of_the_miniature_differ_in_one_line():
     rows = {name: rlif.load_recipe(studies.RECIPE, row) for name, row in studies.STUDIES["miniature"].rows.items()}
     assert rows.pop("intuitor") == base and base.resolved_normalisation == "group_std"
     for name, recipe in rows.items():
-        assert len(differing(base, recipe) - {"meaning", "confidence_window"}) == 1, name
+        assert len(differing(base, recipe) - {"equivalence", "confidence_window"}) == 1, name
 
 
 def test_the_two_forms_of_the_floor_study_differ_in_the_normalisation():

@@ -181,6 +181,15 @@ def test_select_gives_one_sample_of_each_problem_as_it_was():
     assert rlif.select([]) == {}
 
 
+def test_samples_with_the_old_name_of_a_signal_are_read():
+    rows = [
+        {"id": "p", "answer": "4", "group_confidence_tail": 1.0},
+        {"id": "p", "answer": "5", "tail_confidence": 2.0},
+    ]
+    assert rlif.select(rows, "deepconf_tail") == {"p": rows[1]}
+    assert rlif.select(rows[:1], "deepconf_tail") == {"p": rows[0]}
+
+
 @pytest.mark.parametrize(
     ("rule", "rows", "options", "message"),
     [

@@ -71,13 +71,13 @@ def test_drawing_on_shares_the_warm_up_and_keeps_to_its_threshold():
     assert [(row["id"], row["sample"]) for row in rows] == [(p.id, i) for p in problems for i in range(10)]
     for problem in problems:
         mine = [row for row in rows if row["id"] == problem.id]
-        lowest = sorted(row["group_confidence_lowest"] for row in mine[:4])
+        lowest = sorted(row["lowest_window_confidence"] for row in mine[:4])
         bar = lowest[1] + 0.8 * (lowest[2] - lowest[1])  # 60 % of the way through four values
         shared = [{k: v for k, v in row.items() if k != "threshold"} for row in mine[:4]]
         assert shared == [row for row in warm if row["id"] == problem.id]
         assert all(row["threshold"] == pytest.approx(bar) for row in mine)
         for row in mine[4:]:
-            assert row["stopped"] is (row["tokens"] >= 4 and row["group_confidence_lowest"] < bar)
+            assert row["stopped"] is (row["tokens"] >= 4 and row["lowest_window_confidence"] < bar)
     assert {row["stopped"] for row in rows} == {True, False}
 
 
@@ -120,6 +120,11 @@ def test_bad_samples_are_named_by_their_line(row, message, tmp_path):
         read_samples(write(tmp_path / "s.jsonl", [{"id": 1, "completion": "x"}, row]))
 
 
+def test_old_names_of_signals_become_the_new_ones(tmp_path):
+    path = write(tmp_path / "s.jsonl", [{"id": 1, "completion": "x", "group_confidence_lowest": 2.0}])
+    assert read_samples(path) == [{"id": "1", "completion": "x", "lowest_window_confidence": 2.0}]
+
+
 def test_numbers_that_are_none_become_none(tmp_path):
     path = write(tmp_path / "s.jsonl", ['{"id": 1, "completion": "x", "self_certainty": NaN, "likelihood": -1}'])
     assert read_samples(path) == [{"id": "1", "completion": "x", "self_certainty": None, "likelihood": -1}]
@@ -159,13 +164,12 @@ def test_select_draws_compares_chooses_and_writes(monkeypatch, capsys, tmp_path,
     code, printed, err = run(monkeypatch, capsys, "select", *drawn, *early, "-o", out)
     assert code == 0, err
     assert "deepconf_tail_top10" in printed and "pass@N" in printed and "Early stopping:" in printed
-    expected = "chosen.jsonl early.jsonl samples.jsonl selection.json selection.md selection.png"
+    expected = ".lock chosen.jsonl early.jsonl samples.jsonl sampling.json selection.json selection.md selection.png"
     assert {path.name for path in out.iterdir()} == set(expected.split())
     assert len((out / "samples.jsonl").read_bytes().splitlines()) == 24
     report = json.loads((out / "selection.json").read_text())
     assert report["scaling"]["n"] == [1, 2, 4, 6] and report["settings"]["n"] == 6
     assert report["early_stop"]["tokens"]["early"] <= report["early_stop"]["tokens"]["full"]
-    assert "holds samples already" in run(monkeypatch, capsys, "select", *drawn, "-o", out)[2]
     code, again, _ = run(monkeypatch, capsys, "select", "--samples", out / "samples.jsonl", "-t", "clock", "--limit", 4)
     assert code == 0 and again.split("Early")[0].strip() == printed.split("Early")[0].strip()
 

@@ -51,9 +51,9 @@ def test_the_ends_of_the_table_are_exact():
     for rule in ("self_certainty", "borda", "plurality", "likelihood", "random", "mean@1", "pass@N"):
         assert table["accuracy"][rule][0]["mean"] == pytest.approx(mean), rule
     best = [max((r for r in group if r["answer"]), key=lambda r: r["self_certainty"]) for group in by_id.values()]
-    assert table["accuracy"]["self_certainty"][-1] == proportion(sum(r["right"] for r in best), 12)
+    assert table["accuracy"]["self_certainty"][-1] == proportion(sum(r["right"] for r in best), 12).as_dict()
     found = [any(r["right"] for r in group) for group in by_id.values()]
-    assert table["accuracy"]["pass@N"][-1] == proportion(sum(found), 12)
+    assert table["accuracy"]["pass@N"][-1] == proportion(sum(found), 12).as_dict()
     assert {cell["mean"] for cell in table["accuracy"]["mean@1"]} == {table["accuracy"]["mean@1"][0]["mean"]}
     assert "deepconf_tail" not in table["accuracy"]  # no sample has its signal
 
@@ -79,14 +79,14 @@ def test_pass_at_n_is_exact_over_all_subsets():
 
 
 def test_intervals_are_wilsons_or_students():
-    assert interval([1, 0, 1.0]) == proportion(2, 3)
+    assert interval([1, 0, 1.0]) == proportion(2, 3).as_dict()
     values = [0.25, 0.5, 1.0, 0.75, 0.5]
     found = interval(values)
     low, high = stats.t.interval(0.95, 4, loc=0.6, scale=stats.sem(values))
     assert (found["mean"], found["low"], found["high"]) == pytest.approx((0.6, low, high))
     assert interval([0.99, 1.0, 1.0])["high"] <= 1
-    assert interval([0.5]) == {"n": 1, "mean": 0.5, "low": 0.0, "high": 1.0}
-    assert difference([0.5], [1.0]) == {"n": 1, "mean": -0.5, "low": -1.0, "high": 1.0}
+    assert interval([0.5]) == {"n": 1, "mean": 0.5, "low": None, "high": None}
+    assert difference([0.5], [1.0]) == {"n": 1, "mean": -0.5, "low": None, "high": None}
     paired = difference(values, [0.0, 0.5, 0.5, 0.5, 0.5])
     low, high = stats.ttest_rel(values, [0.0, 0.5, 0.5, 0.5, 0.5]).confidence_interval()
     assert (paired["low"], paired["high"]) == pytest.approx((low, high))
@@ -113,7 +113,7 @@ def test_ungraded_problems_are_left_out_and_the_least_number_of_samples_counts()
         ([], None, "none of 0 problems has graded samples"),
         ([{"id": "x", "answer": "a"}], None, "none of 1 problems"),
         (samples(), ["brda"], "did you mean 'borda'"),
-        (samples(), ["deepconf_tail"], "reads group_confidence_tail, which no sample has"),
+        (samples(), ["deepconf_tail"], "reads tail_confidence, which no sample has"),
     ],
 )
 def test_what_cannot_be_compared_is_said(rows, rules, message):
@@ -130,7 +130,7 @@ def test_early_stopping_is_reported_beside_the_full_run():
     def row(sample, answer, tokens, lowest, **more):
         right = answer == "a"
         return {"id": "p", "sample": sample, "answer": answer, "right": right, "tokens": tokens, "stopped": False} | {
-            "group_confidence_lowest": lowest,
+            "lowest_window_confidence": lowest,
             **more,
         }
 
@@ -146,7 +146,7 @@ def test_early_stopping_is_reported_beside_the_full_run():
 
 
 def test_votes_after_early_stops_compare_answers_as_the_others_do():
-    same = {"id": "p", "tokens": 1, "stopped": False, "group_confidence_lowest": 1.0, "threshold": 0.0}
+    same = {"id": "p", "tokens": 1, "stopped": False, "lowest_window_confidence": 1.0, "threshold": 0.0}
     halves = [{**same, "answer": answer, "right": True} for answer in ("1/2", "0.5", "\\frac{1}{2}")]
     rows = [{**row, "sample": i} for i, row in enumerate([{**same, "answer": "3", "right": False}] * 2 + halves)]
     for equal, right in ((None, 0.0), (find_task("math").equal, 1.0)):

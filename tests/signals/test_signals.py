@@ -12,8 +12,8 @@ from support.models import tiny_model
 
 import rlif
 from rlif.scoring.statistics import length_mask
-from rlif.signals import NEEDS, every_signal
-from rlif.signals.group_confidence import group_confidence_bottom, group_confidence_lowest, group_confidence_tail
+from rlif.signals import NEEDS, RENAMED, every_signal, renamed
+from rlif.signals.token_confidence import bottom_window_confidence, lowest_window_confidence, tail_confidence
 
 
 def stats(mean_logprob, lengths, vocab_size=10):
@@ -70,15 +70,15 @@ def test_every_signal_against_float64():
             "negative_entropy_sum": -math.fsum(entropies),
             "likelihood": math.fsum(chosen) / n,
             "likelihood_sum": math.fsum(chosen),
-            "group_confidence": math.fsum(confidences) / n,
+            "mean_token_confidence": math.fsum(confidences) / n,
         }
         for name, value in expected.items():
             assert rlif.SIGNALS[name](stats)[row] == pytest.approx(value, abs=1e-4), name
         for window in (1, 3, 9, 2048):
             means = window_means(confidences, window)
-            assert group_confidence_lowest(stats, window)[row] == pytest.approx(min(means), abs=1e-4)
+            assert lowest_window_confidence(stats, window)[row] == pytest.approx(min(means), abs=1e-4)
             tail = confidences[-window:]
-            assert group_confidence_tail(stats, window)[row] == pytest.approx(sum(tail) / len(tail), abs=1e-4)
+            assert tail_confidence(stats, window)[row] == pytest.approx(sum(tail) / len(tail), abs=1e-4)
 
 
 def test_the_bottom_tenth_of_the_windows():
@@ -86,15 +86,27 @@ def test_the_bottom_tenth_of_the_windows():
     stats = rlif.TokenStats(length_mask([43]), 100, topk_confidence_BT=confidence_BT)
     means = sorted(window_means(confidence_BT[0].tolist(), 4))
     assert len(means) == 40
-    assert group_confidence_bottom(stats, 4) == pytest.approx([sum(means[:4]) / 4])
-    assert group_confidence_bottom(stats, 40) == pytest.approx(group_confidence_lowest(stats, 40))
+    assert bottom_window_confidence(stats, 4) == pytest.approx([sum(means[:4]) / 4])
+    assert bottom_window_confidence(stats, 40) == pytest.approx(lowest_window_confidence(stats, 40))
 
 
 def test_traces_shorter_than_the_window_have_their_plain_mean():
     stats, _, _ = scored()
-    plain = rlif.SIGNALS["group_confidence"](stats)
-    for name in ("group_confidence_tail", "group_confidence_lowest", "group_confidence_bottom"):
+    plain = rlif.SIGNALS["mean_token_confidence"](stats)
+    for name in ("tail_confidence", "lowest_window_confidence", "bottom_window_confidence"):
         assert rlif.SIGNALS[name](stats) == pytest.approx(plain)
+
+
+def test_old_names_give_the_signal_and_say_the_new_name(caplog):
+    for old, new in RENAMED.items():
+        assert rlif.SIGNALS[old] is rlif.SIGNALS[new]
+        assert f"{old} is now called {new}" in caplog.text
+    assert not RENAMED.keys() & rlif.SIGNALS.keys() and "group_confidence" not in list(rlif.SIGNALS)
+    with pytest.raises(KeyError):
+        rlif.SIGNALS["no_such_signal"]
+    row = {"group_confidence": 1, "group_confidence_tail_spread": 2, "step": 3}
+    assert renamed(row) == {"mean_token_confidence": 1, "tail_confidence_spread": 2, "step": 3}
+    assert renamed({"mean_token_confidence": 4, "group_confidence": 1}) == {"mean_token_confidence": 4}
 
 
 def flat_and_peaked():
@@ -121,8 +133,8 @@ def test_larger_is_more_sure(name):
 UNIFORM = {
     "self_certainty": 0.0,
     **dict.fromkeys(("negative_entropy", "negative_entropy_sum", "likelihood", "likelihood_sum"), -math.log(50)),
-    "group_confidence": math.log(50),
-    **{f"group_confidence_{form}": math.log(50) for form in ("tail", "lowest", "bottom")},
+    "mean_token_confidence": math.log(50),
+    **dict.fromkeys(("tail_confidence", "lowest_window_confidence", "bottom_window_confidence"), math.log(50)),
 }
 
 
@@ -155,9 +167,11 @@ def test_every_signal_is_each_of_them_and_passes_the_window_on():
     for row, values in enumerate(every_signal(stats)):
         assert values == {name: signal(stats)[row] for name, signal in rlif.SIGNALS.items()}
     short = every_signal(stats, 3)
-    assert [row["group_confidence_lowest"] for row in short] == group_confidence_lowest(stats, 3)
-    assert [row["group_confidence_tail"] for row in short] == group_confidence_tail(stats, 3)
-    assert [row["group_confidence_bottom"] for row in short] == group_confidence_bottom(stats, 3)
+    assert [row["lowest_window_confidence"] for row in short] == lowest_window_confidence(stats, 3)
+    assert [row["tail_confidence"] for row in short] == tail_confidence(stats, 3)
+    assert [row["bottom_window_confidence"] for row in short] == bottom_window_confidence(stats, 3)
     assert (
-        short[2]["group_confidence_lowest"] < short[2]["group_confidence"] == every_signal(stats)[2]["group_confidence"]
+        short[2]["lowest_window_confidence"]
+        < short[2]["mean_token_confidence"]
+        == every_signal(stats)[2]["mean_token_confidence"]
     )

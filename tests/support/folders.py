@@ -47,7 +47,7 @@ def make_run(
         for step in range(0, steps + 1, every):
             skill = 0.1 if step == 0 or (collapse and step > steps / 2) else 0.9
             records = [record(i, rng, skill) for i in range(problems)]
-            accuracy = proportion(sum(row["right"] for row in records), problems)
+            accuracy = proportion(sum(row["right"] for row in records), problems).as_dict()
             summary = {"task": task, "accuracy": accuracy, "completion_length": 10 + step, "self_certainty": 6.0}
             write_json(folder / f"eval/step-{step:06d}-{task}.json", summary)
             write_lines(folder / f"eval/step-{step:06d}-{task}.jsonl", records)
@@ -63,7 +63,10 @@ def graded_run(folder: Path, seed: int, *shares: float, **changes) -> Path:
     for task in tasks:
         for i, share in enumerate(shares if task == "clock" else shares[::-1]):
             place = path / f"eval/step-{4 * i:06d}-{task}.json"
-            look = json.loads(place.read_text()) | {"accuracy": proportion(round(N * share), N), "problems": N}
+            look = json.loads(place.read_text()) | {
+                "accuracy": proportion(round(N * share), N).as_dict(),
+                "problems": N,
+            }
             write_json(place, look | {"completion_length": 10.0 + i, "self_certainty": 6 + i / 10 + seed / 7})
     return path
 

@@ -10,7 +10,9 @@ import datasets
 import torch
 from peft import LoraConfig
 
-from rlif.config.recipe import LEAVE_ONE_OUT
+from rlif.config.defaults import LEAVE_ONE_OUT, OURS
+from rlif.config.passes import conditions_of, needs_of, which_pass
+from rlif.config.recipe import Recipe
 from rlif.config.schedule import read_weight
 from rlif.engines.trl.annotator import Annotator
 from rlif.engines.trl.rewards import InternalReward
@@ -150,3 +152,14 @@ def make_trainer(folder: Path, algorithm: str = "grpo", **changes: Any) -> Any:
         peft_config=peft_config,
         vllm_capture=vllm_capture,
     )
+
+
+def planned_path(**changes: Any) -> str:
+    """The path that the table of passes gives for a recipe with the changes of `make_trainer`."""
+    ours = {name: changes.pop(name) for name in ("algorithm", "annotator", "reward", "vllm_capture") if name in changes}
+    lora = changes.pop("peft_config", None)
+    lora = None if lora is None else {"lora_dropout": lora.lora_dropout}
+    options = {key: value for key, value in (OPTIONS | changes).items() if key not in OURS}
+    recipe = Recipe.model_validate({**ours, "lora": lora, "training": options})
+    conditions = conditions_of(recipe, recipe.training, sharded=False)
+    return which_pass(conditions, needs_of(recipe.weights)).path

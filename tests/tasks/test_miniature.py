@@ -54,6 +54,7 @@ def test_held_out_problems_never_occur_in_training():
         assert {split_of(text) for text in held_out} == {"test"} and {split_of(text) for text in trained} == {"train"}
 
 
+@pytest.mark.sweep
 def test_held_out_problems_never_occur_in_pretraining():
     """Over the whole stream of documents that the shipped model was made from."""
     pretrain = load("scripts/pretrain_reasoner.py")

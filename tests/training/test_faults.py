@@ -126,7 +126,7 @@ def fill(folder):
 PLACES = {
     "completions": "rlif.runs.folder:Run.write_completions",
     "weights": SAVE,
-    "manifest": "rlif.engines.trl.survival:seal",
+    "manifest": "rlif.engines.trl.checkpointing:seal",
 }
 
 
@@ -160,7 +160,7 @@ def test_a_read_only_folder(small_disk, model_folder, tmp_path):
     assert sorted(small_disk.rglob("*")) == before
 
 
-@pytest.mark.parametrize("where", ["rlif.runs.folder:Run.write_begun", "rlif.training.session:Session.close"])
+@pytest.mark.parametrize("where", ["rlif.runs.folder:Run.write_fingerprint", "rlif.training.session:Session.close"])
 def test_a_fault_before_the_first_step_and_after_the_last(where, tmp_path, model_folder):
     arguments = train_arguments(model_folder, tmp_path, "training.max_steps=1")
     fault = (fail_at, where, 1, "builtins.OSError", errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 import rlif
 from rlif.cli.main import app
-from rlif.training.forecast import Estimate, estimate, forecast, probe
+from rlif.intervals import Interval
+from rlif.training.forecast import _over_groups, forecast, probe
 
 
 def group(problem: int, answers, rewards, lengths=None, truncated=False):
@@ -88,10 +89,10 @@ def test_the_unscored_are_left_out():
 
 
 def test_an_estimate_of_one_has_no_interval():
-    assert estimate([]) is None
-    one = estimate([0.7])
-    assert one and one.mean == 0.7 and one.low != one.low
-    assert estimate([0.0, 1.0]) == Estimate(2, 0.5, pytest.approx(0.5 - 0.98), pytest.approx(0.5 + 0.98))
+    assert _over_groups([]) is None and _over_groups([None]) is None
+    assert _over_groups([0.7, None]) == Interval(1, 0.7)
+    assert _over_groups([0.0, 1.0]) == Interval(2, 0.5, 0.0, 1.0)  # Student's over two says nothing, not 0.5 -+ 0.98
+    assert _over_groups([1.0, 1.0]) == Interval(2, 1.0)
 
 
 def test_the_demo_will_gain_and_a_random_model_will_not(model_folder):
@@ -107,7 +108,7 @@ def test_a_forecast_reads_the_signal_with_the_window_of_the_recipe(model_folder,
     seen = []
     monkeypatch.setattr("rlif.training.forecast.forecast", lambda rows: seen.append([row["reward"] for row in rows]))
     small = [f"model={model_folder}", "max_prompt_tokens=1024", "training.max_completion_length=8"]
-    for reward, window in (("group_confidence_tail", 1), ("group_confidence_tail", 2048), ("group_confidence", 1)):
+    for reward, window in (("tail_confidence", 1), ("tail_confidence", 2048), ("mean_token_confidence", 1)):
         probe(rlif.load_recipe("demo", [*small, f"reward={reward}", f"confidence_window={window}"]), problems=2)
     assert seen[0] != seen[1] == seen[2]
 

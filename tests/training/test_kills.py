@@ -30,9 +30,9 @@ POINTS = {
     "half of the weights written": (die_halfway, SAVE, 3),
     "half of the optimiser written": (die_halfway, "torch:save", 10),
     "half of the trainer's state written": (die_halfway, "transformers:TrainerState.save_to_json", 3),
-    "everything written but the manifest": (die_at, "rlif.engines.trl.survival:seal", 3),
+    "everything written but the manifest": (die_at, "rlif.engines.trl.checkpointing:seal", 3),
     "half of the manifest written": (die_at, "json:dump", 3, "after"),
-    "before old checkpoints are deleted": (die_at, "rlif.engines.trl.survival:prune", 3),
+    "before old checkpoints are deleted": (die_at, "rlif.engines.trl.checkpointing:prune", 3),
     "in the middle of deleting one": (die_at, "rlif.runs.checkpoints:shutil.rmtree", 3),
     "half of the trained model written": (die_halfway, SAVE, 5),
     "before the summary": (die_at, "rlif.runs.folder:Run.write_summary", 1),
@@ -45,7 +45,7 @@ AGAIN_AND_AGAIN = [
     (die_halfway, SAVE, 1),
     (die_at, "rlif.runs.folder:discard", 1),  # while it forgets what came after the checkpoint
     (die_in_backward, 1),
-    (die_at, "rlif.engines.trl.survival:seal", 2),
+    (die_at, "rlif.engines.trl.checkpointing:seal", 2),
     (die_halfway, "transformers:TrainerState.save_to_json", 2),
     (die_halfway, SAVE, 1),
     (die_at, "rlif.runs.folder:Run.write_summary", 1),
@@ -54,7 +54,7 @@ MID = {
     "lora": (die_halfway, ADAPTER, 3),
     "rloo": (die_in_backward, 5),
     "two iterations": (die_at, "transformers:GenerationMixin.generate", 2),
-    "cosine over two epochs": (die_at, "rlif.engines.trl.survival:seal", 3),
+    "cosine over two epochs": (die_at, "rlif.engines.trl.checkpointing:seal", 3),
     "an epoch and three quarters": (die_in_backward, 7),
     "epochs that end with half an update": (die_at, "torch.optim:AdamW.step", 4),
     "evaluated": (die_at, "rlif.runs.folder:Run.write_evaluation", 3),
@@ -63,7 +63,7 @@ MID = {
     "stopped by the guard": (die_at, "rlif.runs.folder:Run.write_summary", 1),
     "rolled back by the guard": (die_at, "rlif.runs.rollback:Run.rewind", 1, "after"),
 }
-DAILY = ("lora", "rloo", "two iterations", "an epoch and three quarters", "ema annotator", "stopped by the guard")
+DAILY = ("lora", "two iterations", "ema annotator", "stopped by the guard")
 KILLED = -signal.SIGKILL
 
 

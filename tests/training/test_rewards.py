@@ -16,11 +16,11 @@ from support.small_runs import SMALL, completions, timeless, train
 from transformers import AutoModelForCausalLM
 
 import rlif
-from rlif.config.recipe import Meaning
-from rlif.rewards.equivalence import load_meaning
+from rlif.config.recipe import Equivalence
+from rlif.rewards.equivalence import load_equivalence
 from rlif.runs.folder import Run
 from rlif.signals import every_signal
-from rlif.signals.group_confidence import WINDOW
+from rlif.signals.token_confidence import WINDOW
 from rlif.training.prepare import prepare
 from rlif.training.session import build
 
@@ -28,12 +28,12 @@ from rlif.training.session import build
 def test_no_gold_answer_reaches_the_trainer(tmp_path, model_folder):
     """The trainer's data set is the rendered problems and nothing else, whatever the task knows of them."""
     overrides = [*SMALL, f"model={model_folder}", f"output={tmp_path}", "task=clock"]
-    job = prepare(rlif.load_recipe("demo", overrides))
-    assert all(problem.gold and problem.solution for problem in job.problems)
-    trainer = build(job, Run(tmp_path / "run"), fresh=False)
+    prepared = prepare(rlif.load_recipe("demo", overrides))
+    assert all(problem.gold and problem.solution for problem in prepared.problems)
+    trainer = build(prepared, Run(tmp_path / "run"), fresh=False)
     assert trainer.train_dataset.column_names == ["prompt"]
     shown = [row["prompt"] for row in trainer.train_dataset]
-    assert shown == [[{"role": "user", "content": problem.text}] for problem in job.problems]
+    assert shown == [[{"role": "user", "content": problem.text}] for problem in prepared.problems]
     assert not any("boxed" in str(prompt) or "now" in str(prompt) for prompt in shown)
     assert trainer.reward_funcs == [trainer.reward]
     assert trainer.args.run_name == "run"
@@ -42,11 +42,11 @@ def test_no_gold_answer_reaches_the_trainer(tmp_path, model_folder):
 def test_gold_reaches_a_trainer_whose_recipe_asks(tmp_path, model_folder):
     """As row numbers: the problems themselves stay with the reward."""
     overrides = [*SMALL, f"model={model_folder}", f"output={tmp_path}", "reward={self_certainty: 1, accuracy: 0}"]
-    job = prepare(rlif.load_recipe("demo", overrides))
-    trainer = build(job, Run(tmp_path / "run"), fresh=False)
+    prepared = prepare(rlif.load_recipe("demo", overrides))
+    trainer = build(prepared, Run(tmp_path / "run"), fresh=False)
     assert trainer.train_dataset.column_names == ["prompt", "problem"]
-    assert trainer.train_dataset["problem"][:] == list(range(len(job.problems)))
-    assert trainer.reward.problems is job.problems
+    assert trainer.train_dataset["problem"][:] == list(range(len(prepared.problems)))
+    assert trainer.reward.problems is prepared.problems
 
 
 SEVERAL = "reward={self_certainty: {linear: [[0, 1.0], [4, 0.0]]}, format: 0.5, accuracy: 0, length: 0}"
@@ -76,10 +76,10 @@ def test_several_rewards_from_recipe_to_run_folder(tmp_path, model_folder):
     assert run.recipe().reward == run.recipe().model_dump()["reward"] and run.recipe().weights["format"].at(0) == 0.5
 
 
-CONFIDENCES = ("group_confidence", "group_confidence_tail", "group_confidence_lowest", "group_confidence_bottom")
+CONFIDENCES = ("mean_token_confidence", "tail_confidence", "lowest_window_confidence", "bottom_window_confidence")
 
 
-def test_the_window_of_the_group_confidences(tmp_path, model_folder):
+def test_the_window_of_the_window_confidences(tmp_path, model_folder):
     """Of 3 tokens of at most 24, the four are four rewards, those of a fresh pass; of the usual 2048 they are one."""
     reward = f"reward={{{', '.join(f'{name}: 1' for name in CONFIDENCES)}}}"
     usual = [reward, "evaluate={}", "training.max_steps=1", "training.max_completion_length=24"]
@@ -107,9 +107,9 @@ def test_a_reward_model_and_a_model_of_meaning(tmp_path, model_folder):
     labels = {"id2label": {"0": "entailment", "1": "other"}, "label2id": {"entailment": 0, "other": 1}}
     (entails / "config.json").write_text(json.dumps(config | labels))
     reward = f"reward={{semantic_entropy: 1.0, {judge}: 0.5}}"
-    overrides = [reward, f"meaning={{entailment: {entails}}}", "evaluate={}", "training.max_steps=2"]
+    overrides = [reward, f"equivalence={{entailment: {entails}}}", "evaluate={}", "training.max_steps=2"]
     run = train(tmp_path, model_folder, *overrides)
-    alike, sizes = load_meaning(Meaning(entailment=str(entails))), set()
+    alike, sizes = load_equivalence(Equivalence(entailment=str(entails))), set()
     for step in (1, 2):
         rows = completions(run, step)
         for start in (0, 4):
@@ -182,11 +182,19 @@ def test_a_reward_that_fails_leaves_a_checkpoint_to_go_on_from(fault, tmp_path, 
     """Put right, the run is the run that never failed, to the last bit."""
     whole = never_failed
     FAILING.append(FAULTS[fault])
-    with pytest.raises(rlif.RlifError, match=rf"{fault}.*; stopped after step 3; .*--resume .*torn"):
+    with pytest.raises(rlif.RlifError, match=rf"{fault}.*; stopped after step 3; .*--resume .*torn") as caught:
         train(tmp_path, model_folder, *REWARD_THAT_FAILS, "name=torn")
     FAILING.clear()
     torn = Run.open(tmp_path / "runs/torn")
     assert [path.name for path in torn.checkpoints.glob("checkpoint-*")] == ["checkpoint-3"]
+    if FAULTS[fault] is raises:  # the file and line are in the sentence, the traceback is in the run folder
+        written = torn.path / "errors/reward-step-000004.txt"
+        assert f"at {__file__}, line {raises.__code__.co_firstlineno + 1}; its traceback is in {written}" in str(
+            caught.value
+        )
+        assert "ValueError: out of luck" in written.read_text() and "in raises" in written.read_text()
+    else:
+        assert not (torn.path / "errors").exists()
     resumed = rlif.train(torn.recipe(), resume=torn, console=Console(quiet=True))
     assert timeless(resumed.metrics()) == timeless(whole.metrics())
     weights = [AutoModelForCausalLM.from_pretrained(r.model).state_dict() for r in (whole, resumed)]

@@ -14,7 +14,7 @@ from support.sabotage import (
     signal_ranks,
 )
 
-from rlif.engines.trl import survival
+from rlif.engines.trl import stopping
 from rlif.errors import Preempted
 from rlif.runs.folder import Run
 
@@ -54,7 +54,7 @@ def test_a_second_signal_ends_at_once(number, code, tmp_path, model_folder):
 
 @pytest.mark.parametrize(
     ("where", "checkpoint"),
-    [("rlif.training.session:_looker", None), ("rlif.training.lifecycle:_save_model", "checkpoint-2")],
+    [("rlif.training.session:_evaluation", None), ("rlif.training.lifecycle:_save_model", "checkpoint-2")],
 )
 def test_outside_of_the_steps_nothing_is_waited_for(where, checkpoint, tmp_path, model_folder):
     """All that could be saved is saved; the code still says that it may be tried again."""
@@ -72,15 +72,15 @@ def test_updates_that_share_a_rollout_are_finished_together(tmp_path, model_fold
 
 
 def test_the_copy_that_a_launcher_sends_is_no_second_signal(monkeypatch):
-    stop = survival.Stop(Console(quiet=True), every=1)
+    stop = stopping.Stop(Console(quiet=True), every=1)
     stop.stepping, stop.before = True, {}
-    monkeypatch.setitem(survival.PartialState().__dict__, "num_processes", 2)
+    monkeypatch.setitem(stopping.PartialState().__dict__, "num_processes", 2)
     raised = []
-    monkeypatch.setattr(survival.signal, "raise_signal", raised.append)
+    monkeypatch.setattr(stopping.signal, "raise_signal", raised.append)
     stop._come(signal.SIGTERM, None)
     stop._come(signal.SIGTERM, None)
     assert not raised
-    stop.since -= survival.ECHO_SECONDS
+    stop.since -= stopping.ECHO_SECONDS
     stop._come(signal.SIGTERM, None)
     assert raised == [signal.SIGTERM]
     assert isinstance(stop.ending(), Preempted) and stop.ending().code == 75
@@ -105,9 +105,9 @@ TERM = int(signal.SIGTERM)
 MOMENTS = {
     "one before the step's end, its copy to the other after it": {
         "0": (GENERATE, 2, TERM),
-        "1": ("rlif.engines.trl.survival:Keep.on_save", 1, TERM),
+        "1": ("rlif.engines.trl.checkpointing:SealCheckpoints.on_save", 1, TERM),
     },
-    "to one, while it tells the other that there was none": {"1": ("rlif.engines.trl.survival:gather_object", 1, TERM)},
+    "to one, while it tells the other that there was none": {"1": ("rlif.engines.trl.stopping:gather_object", 1, TERM)},
 }
 
 
@@ -136,7 +136,7 @@ def test_a_signal_in_the_middle_of_a_line_is_taken(capfd):
             return len(data)
 
     console = Console(file=io.TextIOWrapper(io.BufferedWriter(Interrupted()), write_through=True))
-    with survival.Stop(console, every=1) as stop:
+    with stopping.Stop(console, every=1) as stop:
         stop.stepping = True
         console.print("step 1/4")
     assert stop.signal == signal.SIGTERM and "stopping at a checkpoint after this step" in capfd.readouterr().err

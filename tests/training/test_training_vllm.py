@@ -21,7 +21,7 @@ from support import oracle
 from support.commands import ROOT
 from support.models import byte_tokenizer, tiny_model
 from support.small_runs import completions, timeless
-from support.trainers import make_trainer
+from support.trainers import make_trainer, planned_path
 from support.vllm_on_cpu import engines_for_tests
 from transformers import AutoModelForCausalLM
 
@@ -105,6 +105,12 @@ CASES = {
         0,
     ),
 }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_table_of_passes_gives_the_path_that_is_logged(case):
+    changes, path, _ = CASES[case]
+    assert planned_path(**COLOCATED | changes) == path
 
 
 @needs_vllm

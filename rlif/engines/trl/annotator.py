@@ -28,7 +28,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from rlif.config.recipe import Annotator as Kind
-from rlif.errors import RlifError
+from rlif.errors import DataError, MachineError
 
 FILE = "annotator.safetensors"  # in a checkpoint
 
@@ -61,7 +61,7 @@ class Shadow:
         annotator: how the copy follows; with kind offline it never does.
 
     Raises:
-        RlifError: there is no memory for it; says how much it takes.
+        MachineError: there is no memory for it; says how much it takes.
     """
 
     def __init__(self, model: nn.Module, annotator: Annotator):
@@ -71,7 +71,7 @@ class Shadow:
         try:
             self.copies = {name: p.detach().to(dtype or p.dtype, copy=True) for name, p in self.parameters.items()}
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            raise RlifError(
+            raise MachineError(
                 f"annotator {annotator.kind} keeps a copy of the trained parameters, {self.gibibytes():.2f} GiB that"
                 " are not free; use annotator online, or train adapters with lora."
             ) from error
@@ -112,21 +112,21 @@ class Shadow:
         """Takes the copy from a checkpoint.
 
         Raises:
-            RlifError: the checkpoint has none, or one of another model.
+            DataError: the checkpoint has none, or one of another model.
         """
         if not (folder / FILE).is_file():
-            raise RlifError(
+            raise DataError(
                 f"{folder} has no {FILE}, so annotator {self.annotator.kind} cannot go on from it; it was written"
                 " by a run with another annotator."
             )
         saved = load_file(folder / FILE)
         if saved.keys() != self.copies.keys() or any(saved[n].shape != c.shape for n, c in self.copies.items()):
-            raise RlifError(f"{folder / FILE} holds other parameters than this model trains.")
+            raise DataError(f"{folder / FILE} holds other parameters than this model trains.")
         for name, copy in self.copies.items():
             copy.copy_(saved[name])
 
 
-class Follow(TrainerCallback):
+class UpdateShadow(TrainerCallback):
     """Lets a shadow follow the policy, after each optimiser step and before its checkpoint."""
 
     def __init__(self, shadow: Shadow):

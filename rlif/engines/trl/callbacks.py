@@ -1,4 +1,4 @@
-"""What happens beside a training step: record, look, show. Built on transformers' callbacks, engine-neutral."""
+"""Callbacks of a training step: record it, evaluate, show progress. They are transformers' and know no engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from rlif.runs.folder import Run
 
-# Names of the engine and ours; what is in neither list keeps the engine's name.
+# The engine's names and ours; what is in neither list keeps the engine's name.
 RENAMED = {
     "completions/mean_length": "completion_length",
     "completions/min_length": "completion_length_min",
@@ -32,7 +32,7 @@ def our_names(logs: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in named.items() if key not in DROPPED and "terminated_length" not in key}
 
 
-class Names(TrainerCallback):
+class MetricNames(TrainerCallback):
     """Gives every tracker (`report_to`) our names, and held-out scores with the step they belong to.
 
     It must be the first callback: it changes the logs that the others are given.
@@ -79,38 +79,42 @@ class Recorder(TrainerCallback):
             self.run.write_completions(state.global_step, [{"step": state.global_step, **row} for row in rows])
 
 
-class Probe(TrainerCallback):
-    """Evaluates every so many steps and at the end. Only looks: the random state is put back.
+class PeriodicEvaluation(TrainerCallback):
+    """Evaluates every so many steps and at the end; restores the random state.
 
     Args:
-        look: evaluates at a step.
+        evaluate_at: evaluates at a step.
         every: steps; None for the end alone.
         stopped: whether training was interrupted, so that this is not the end.
-        tell: logs scores that no step will log: those of the start and of the end.
+        log_scores: logs scores that no step will log: those of the start and of the end.
     """
 
     def __init__(
-        self, look: Callable[[int], None], every: int | None, stopped: Callable[[], bool], tell: Callable[[], None]
+        self,
+        evaluate_at: Callable[[int], None],
+        every: int | None,
+        stopped: Callable[[], bool],
+        log_scores: Callable[[], None],
     ):
-        self.look, self.every, self.stopped, self.tell = look, every, stopped, tell
+        self.evaluate_at, self.every, self.stopped, self.log_scores = evaluate_at, every, stopped, log_scores
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == 0:
-            self.tell()
+            self.log_scores()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.every and state.global_step % self.every == 0 and state.global_step < state.max_steps:
             with torch.random.fork_rng():
-                self.look(state.global_step)
+                self.evaluate_at(state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not self.stopped():
-            self.look(state.global_step)
-            self.tell()
+            self.evaluate_at(state.global_step)
+            self.log_scores()
 
 
-class Screen(Console):
-    """A console that nobody need read: where a pipe has no reader any more (`| head`), the run goes on in silence."""
+class PipeSafeConsole(Console):
+    """A console that stays silent once its pipe has no reader (`| head`), so that the run goes on."""
 
     def on_broken_pipe(self) -> None:
         with suppress(SystemExit):

@@ -11,23 +11,27 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate.utils import gather_object
 
 from rlif.engines.trl.annotator import Annotator
-from rlif.errors import RewardError, RlifError
+from rlif.errors import MachineError, RewardError, RlifError, first_line
 from rlif.graders import Batch
 from rlif.rewards.mixing import Mixer
 from rlif.rewards.terms import Term
-from rlif.rewards.time_limit import rewarding
+from rlif.rewards.time_limit import RewardFailed, rewarding
 from rlif.scoring.statistics import length_mask
 from rlif.signals.self_certainty import token_self_certainty
 from rlif.tasks import Task
 from rlif.types import Group, Problem, TokenStats
 
+if TYPE_CHECKING:
+    from rlif.engines.trl.trainer import InternalFeedback
+
 PATIENCE = 3  # rollouts
+Result = TypeVar("Result")
 Values = dict[str, list[float | None]]  # by term, one for each row
 
 
@@ -46,13 +50,14 @@ class Rollout:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredCompletion:
     """One completion with its rewards, as the reward function saw it.
 
     Attributes:
         token_self_certainty: of length |o|, in nats, the annotator's, on the CPU; None where no pass gave it.
         rewards: by term, as measured; None where a term could not score it.
         reward: the weighted sum of these; None where no term of weight could score it.
+        advantage: what the engine made of it, by which the policy is updated.
     """
 
     prompt: Any
@@ -64,6 +69,7 @@ class Scored:
     answer: str | None = None
     rewards: Mapping[str, float | None] = field(default_factory=dict)
     reward: float | None = None
+    advantage: float = math.nan
 
     @property
     def text(self) -> str:
@@ -109,8 +115,8 @@ class InternalReward:
         self.rewarded, self.seed, self.seconds = rewarded, seed, seconds
         self.needs = {term.needs.removesuffix("_BT") for term in terms} - {""}
         self.__name__ = self.terms[0].name if len(self.terms) == 1 else "reward"
-        self.trainer: Any = None
-        self.scored: list[Scored] = []  # of the latest rollout, all processes, in TRL's order
+        self.trainer: InternalFeedback = None  # type: ignore[assignment]  # set by the trainer that is given this
+        self.scored: list[ScoredCompletion] = []  # of the latest rollout, all processes, in TRL's order
         self.path = ""
         self.masked_in_a_row = 0
 
@@ -130,7 +136,7 @@ class InternalReward:
         ids = zip(
             rollout.prompt_ids, rollout.completion_ids, truncated, self._by_token(rollout, truncated), strict=True
         )
-        local = [Scored(p, c, *rest) for p, c, rest in zip(prompts, completions, ids, strict=True)]
+        local = [ScoredCompletion(p, c, *rest) for p, c, rest in zip(prompts, completions, ids, strict=True)]
         local = [dataclasses.replace(row, answer=self.task.extract(row.text) if self.task else None) for row in local]
 
         first = self.trainer.accelerator.process_index * len(local)
@@ -142,6 +148,11 @@ class InternalReward:
         if log_metric is not None:
             self._log(log_metric)
         return mixed[first : first + len(local)]
+
+    def take_advantages(self, advantages: Sequence[float]) -> None:
+        """Adds their advantages to the completions rewarded last, all processes', in TRL's order."""
+        pairs = zip(self.scored, advantages, strict=True)
+        self.scored = [dataclasses.replace(row, advantage=advantage) for row, advantage in pairs]
 
     @property
     def _training(self) -> bool:
@@ -160,23 +171,31 @@ class InternalReward:
         ends = getattr(self.trainer, "eos_token_ids", [tokenizer.eos_token_id])  # a list of its own in TRL 1.16
         return not completion_ids or completion_ids[-1] not in (*ends, tokenizer.pad_token_id)
 
-    def _agreed(self, work: Callable[[], Any]) -> Any:
+    def _agreed(self, work: Callable[[], Result]) -> Result:
         """What `work` gives on this process; where it fails on any, it fails on all.
 
         Raises:
-            RewardError: with the sentence of the first process that has one.
+            RewardFailed: the first process that could not give a reward says why.
+            MachineError: another process met an error of another kind.
         """
-        result, trouble = None, None
+        failure: Exception | None = None
         try:
             result = work()
-        except RlifError as error:
-            trouble = str(error)
-        troubles = [said for said in gather_object([trouble]) if said]
-        if troubles:
-            raise RewardError(troubles[0])
-        return result
+        except Exception as error:  # whatever it is, the others must hear of it, or they wait for ever
+            failure = error
+        troubles = [trouble for trouble in gather_object([failure and _trouble(failure)]) if trouble]
+        if not troubles:
+            return result  # type: ignore[possibly-unbound]
+        if failure is not None and not isinstance(failure, RlifError):
+            raise failure
+        for sentence, details in troubles:
+            if details is None:
+                raise MachineError(sentence)
+        raise RewardFailed(*troubles[0]) from failure
 
-    def _of_rows(self, rows: list[Scored], rollout: Rollout, first: int, columns: Mapping[str, Any]) -> Values:
+    def _of_rows(
+        self, rows: list[ScoredCompletion], rollout: Rollout, first: int, columns: Mapping[str, Any]
+    ) -> Values:
         """The terms that look at one completion at a time."""
         numbers = columns.get("problem")
         batch = Batch(
@@ -200,7 +219,7 @@ class InternalReward:
         }
 
     def _measured(self, term: Term, given: Any) -> list[float | None]:
-        with rewarding(term.name, self.seconds):
+        with rewarding(term.name, self.seconds, foreign=term.kind in ("function", "model")):
             return term.measure(given)
 
     def _stats(self, rollout: Rollout, truncated: list[bool]) -> TokenStats:
@@ -220,7 +239,9 @@ class InternalReward:
         rows = zip(certainty_BT, rollout.lengths, kept_B, strict=True)
         return [row_T[:length].clone() if kept else None for row_T, length, kept in rows]
 
-    def _of_groups(self, rows: list[Scored], first: int, count: int) -> tuple[Values, dict[str, torch.Tensor]]:
+    def _of_groups(
+        self, rows: list[ScoredCompletion], first: int, count: int
+    ) -> tuple[Values, dict[str, torch.Tensor]]:
         """The terms that look at a group at a time, and the factors of advantages, [P, 1]."""
         signals = [term for term in self.terms if term.kind == "group"]
         factors = [term for term in self.terms if term.factor]
@@ -241,7 +262,7 @@ class InternalReward:
             for term in factors
         }
 
-    def _judged(self, rows: list[Scored], signals: list[Term], factors: list[Term]) -> dict[str, Any]:
+    def _judged(self, rows: list[ScoredCompletion], signals: list[Term], factors: list[Term]) -> dict[str, Any]:
         group = Group(
             prompt=rows[0].asked,
             completions=[row.text for row in rows],
@@ -252,7 +273,9 @@ class InternalReward:
         judged: dict[str, Any] = {term.name: self._measured(term, group) for term in signals}
         return judged | {"factors": {term.name: term.factor(group) for term in factors if term.factor}}
 
-    def _mixed(self, rows: list[Scored], values: Values, factors: Mapping[str, torch.Tensor]) -> list[float | None]:
+    def _mixed(
+        self, rows: list[ScoredCompletion], values: Values, factors: Mapping[str, torch.Tensor]
+    ) -> list[float | None]:
         """One reward for each row of all processes, scaled; remembers the rows with what was measured."""
         out = self._left_out(rows)
         values = {
@@ -275,7 +298,7 @@ class InternalReward:
         numbers = [math.nan if value is None else value for value in column]
         return torch.tensor(numbers, dtype=torch.float64).view(-1, self._group)
 
-    def _left_out(self, rows: list[Scored]) -> list[bool]:
+    def _left_out(self, rows: list[ScoredCompletion]) -> list[bool]:
         """Which rows no term rewards: truncated ones that TRL masks, and those that only vote."""
         masked, rewarded = self.trainer.args.mask_truncated_completions, self.rewarded or self._group
         return [(masked and row.truncated) or i % self._group >= rewarded for i, row in enumerate(rows)]
@@ -322,6 +345,13 @@ class InternalReward:
         log_metric("unscorable", [row.reward for row in rewarded].count(None) / len(rewarded))
         log_metric("reward_spread", self.mixer.of_sum.spread)
         log_metric("extra_passes", float(self.path == "pass"))
+
+
+def _trouble(error: Exception) -> tuple[str, str | None]:
+    """What other processes are told of an error: a sentence and its traceback, None for a mistake of this package."""
+    if isinstance(error, RlifError):
+        return str(error), getattr(error, "details", "")
+    return f"another process of this run failed ({type(error).__name__}: {first_line(error)}); see its log", None
 
 
 def total(rewards: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:

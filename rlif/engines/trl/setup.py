@@ -17,13 +17,15 @@ from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerState
 from trl import GRPOConfig, RLOOConfig  # pyright: ignore[reportPrivateImportUsage]
 
-from rlif.config.recipe import LEAVE_ONE_OUT, Recipe
+from rlif.config.defaults import LEAVE_ONE_OUT
+from rlif.config.recipe import Recipe
 from rlif.engines.trl.annotator import Annotator
+from rlif.engines.trl.contract import raised_by_library
 from rlif.engines.trl.rewards import InternalReward
-from rlif.engines.trl.trainer import InternalGRPOTrainer, InternalRLOOTrainer
-from rlif.engines.trl.vllm import beside, check_vllm
-from rlif.errors import RlifError, first_line, nearest
-from rlif.rewards.equivalence import load_meaning
+from rlif.engines.trl.trainer import InternalFeedback, InternalGRPOTrainer, InternalRLOOTrainer
+from rlif.engines.trl.vllm import check_vllm, vllm_errors
+from rlif.errors import MachineError, ModelError, RecipeError, first_line, nearest
+from rlif.rewards.equivalence import load_equivalence
 from rlif.rewards.mixing import Mixer
 from rlif.rewards.terms import Term, find_term
 from rlif.runs.launcher_contract import SERVER_HOST
@@ -38,7 +40,7 @@ GRPO, RLOO = (InternalGRPOTrainer, GRPOConfig), (InternalRLOOTrainer, RLOOConfig
 
 
 def trainer_of(algorithm: str) -> tuple[Any, Any]:
-    """The trainer and the config that run an algorithm of `rlif.config.recipe.ALGORITHMS`."""
+    """The trainer and the config that run an algorithm of `rlif.config.defaults.ALGORITHMS`."""
     return RLOO if algorithm in LEAVE_ONE_OUT else GRPO
 
 
@@ -46,7 +48,7 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
     """The options for TRL's config, names and types checked, before any model is loaded.
 
     Raises:
-        RlifError: TRL knows no such option (the nearest is suggested), a wrong type, a batch that does not divide, or
+        RecipeError: TRL knows no such option (the nearest is suggested), a wrong type, a batch that does not divide, or
             options of vLLM's that cannot work.
     """
     config = trainer_of(recipe.algorithm)[1]
@@ -55,12 +57,12 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
     options = recipe.resolved_training
     for name, value in options.items():
         if name not in fields:
-            raise RlifError(f"unknown key 'training.{name}': TRL has no such option; {nearest(name, fields)}")
+            raise RecipeError(f"unknown key 'training.{name}': TRL has no such option; {nearest(name, fields)}")
         try:
             TypeAdapter(hints[name], config=STRICT).validate_python(value)
         except ValidationError as error:
             reason = error.errors()[0]["msg"].lower()
-            raise RlifError(f"training.{name} in the recipe: {reason}, found {value!r}.") from None
+            raise RecipeError(f"training.{name} in the recipe: {reason}, found {value!r}.") from None
         except PydanticSchemaGenerationError:
             continue
     options = options | {"gradient_accumulation_steps": recipe.accumulation(processes)}
@@ -75,7 +77,7 @@ def build_trainer(
     output_dir: str,
     task: Task | None = None,
     problems: Sequence[Problem] | None = None,
-) -> Any:
+) -> InternalFeedback:
     """A trainer for a recipe, its model loaded.
 
     Args:
@@ -87,13 +89,15 @@ def build_trainer(
         problems: one for each prompt; only where the recipe asks for gold.
 
     Raises:
-        RlifError: TRL refuses the options, the model or a reward cannot be loaded, or the annotator cannot be had.
+        RlifError: TRL refuses the options, the model or a reward cannot be loaded, or there can be no such annotator.
     """
     trainer_class, config_class = trainer_of(recipe.algorithm)
     options = check_training(recipe, PartialState().num_processes)
     if recipe.algorithm not in LEAVE_ONE_OUT:
         options["scale_rewards"] = "none"
-    options["save_total_limit"] = None  # old checkpoints are `survival.Keep`'s to delete, after the new one is sealed
+    options["save_total_limit"] = (
+        None  # old checkpoints are `checkpointing.SealCheckpoints`'s to delete, after the new one is sealed
+    )
     if server := os.environ.get(SERVER_HOST):
         options["vllm_server_host"] = server
     try:
@@ -105,21 +109,24 @@ def build_trainer(
             **{"run_name": Path(output_dir).parent.name, **options},
         )
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
-        raise RlifError(f"TRL refuses these training options: {first_line(error)}") from error
+        raise RecipeError(f"TRL refuses these training options: {first_line(error)}") from error
+    reward, lora = build_reward(recipe, task, problems), _lora(recipe)
     rows = [{"prompt": prompt} | ({} if problems is None else {"problem": n}) for n, prompt in enumerate(prompts)]
     try:
-        with beside(recipe, options):
+        with vllm_errors(recipe, options):
             trainer = trainer_class(
                 model=model_path(recipe),
                 args=args,
-                reward_funcs=build_reward(recipe, task, problems),
+                reward_funcs=reward,
                 train_dataset=datasets.Dataset.from_list(rows),
                 processing_class=tokenizer,
-                peft_config=_lora(recipe),
+                peft_config=lora,
                 vllm_capture=recipe.vllm_capture,
             )
     except (OSError, ImportError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise RlifError(f"cannot set up training of {recipe.model!r}: {first_line(error)}") from error
+        if not raised_by_library(error):
+            raise
+        raise ModelError(f"cannot set up training of {recipe.model!r}: {first_line(error)}") from error
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -133,7 +140,7 @@ def build_reward(recipe: Recipe, task: Task | None, problems: Sequence[Problem] 
         annotator=Annotator(recipe.annotator, recipe.annotator_decay, recipe.annotator_every, recipe.annotator_copy),
         task=task,
         problems=problems,
-        alike=load_meaning(recipe.meaning) if recipe.meaning else None,
+        alike=load_equivalence(recipe.equivalence) if recipe.equivalence else None,
         rewarded=recipe.rewarded_per_group,
         seed=recipe.seed,
         seconds=recipe.reward_seconds,
@@ -147,7 +154,7 @@ def _term(recipe: Recipe, name: str) -> Term:
     return dataclasses.replace(term, measure=windowed(name, recipe.confidence_window))
 
 
-def load_finished(trainer: Any, checkpoint: Path) -> None:
+def load_finished(trainer: InternalFeedback, checkpoint: Path) -> None:
     """Weights and step of a checkpoint that was taken at the end of a run, without training."""
     trainer._load_from_checkpoint(str(checkpoint))
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
@@ -159,11 +166,11 @@ def _lora(recipe: Recipe) -> Any:
     try:
         from peft import LoraConfig
     except ImportError as error:
-        raise RlifError("a recipe with lora needs peft: pip install 'rlif[lora]'.") from error
+        raise MachineError("a recipe with lora needs peft: pip install 'rlif[lora]'.") from error
     known = {field.name for field in dataclasses.fields(LoraConfig)}
     for name in recipe.lora:
         if name not in known:
-            raise RlifError(f"unknown key 'lora.{name}': peft has no such option; {nearest(name, known)}")
+            raise RecipeError(f"unknown key 'lora.{name}': peft has no such option; {nearest(name, known)}")
     options: dict[str, Any] = {"task_type": "CAUSAL_LM", **recipe.lora}
     return LoraConfig(**options)
 
@@ -172,7 +179,7 @@ def _rounded(values_T: torch.Tensor | None) -> list[float] | None:
     return None if values_T is None else [round(value, 2) for value in values_T.tolist()]
 
 
-def completed_rows(trainer: Any) -> list[dict[str, Any]]:
+def completed_rows(trainer: InternalFeedback) -> list[dict[str, Any]]:
     """Every row of the rollout rewarded last, as it was sampled; empty once `scored_rows` has taken it."""
     return [
         {
@@ -185,27 +192,21 @@ def completed_rows(trainer: Any) -> list[dict[str, Any]]:
     ]
 
 
-def scored_rows(trainer: Any, limit: int) -> list[dict[str, Any]]:
-    """The first rows of the rollout rewarded last, with the advantages TRL gave them; empty if there is no new one.
-
-    TRL hands advantages to nobody; they are read from `_logs`, what it prints completions from.
-    """
+def scored_rows(trainer: InternalFeedback, limit: int) -> list[dict[str, Any]]:
+    """The first rows of the rollout rewarded last, with their advantages; empty if there is no new one."""
     scored, trainer.reward.scored = trainer.reward.scored, []
-    advantages = list(trainer._logs["advantages"])[-len(scored) :]
-    rows = []
-    for row, advantage in zip(scored[:limit], advantages[:limit], strict=False):
-        rows.append(
-            {
-                "prompt": row.prompt,
-                "completion": row.text,
-                "prompt_ids": row.prompt_ids,
-                "completion_ids": row.completion_ids,
-                "token_chars": token_chars(trainer.processing_class, row.completion_ids, row.text),
-                "token_self_certainty": _rounded(row.token_self_certainty),
-                "truncated": row.truncated,
-                "rewards": dict(row.rewards),
-                "reward": row.reward,
-                "advantage": advantage,
-            }
-        )
-    return rows
+    return [
+        {
+            "prompt": row.prompt,
+            "completion": row.text,
+            "prompt_ids": row.prompt_ids,
+            "completion_ids": row.completion_ids,
+            "token_chars": token_chars(trainer.processing_class, row.completion_ids, row.text),
+            "token_self_certainty": _rounded(row.token_self_certainty),
+            "truncated": row.truncated,
+            "rewards": dict(row.rewards),
+            "reward": row.reward,
+            "advantage": row.advantage,
+        }
+        for row in scored[:limit]
+    ]

@@ -1,24 +1,14 @@
 """The TRL engine: GRPOTrainer and RLOOTrainer with internal feedback as an ordinary reward function.
 
-Not a fork and not a copy. The trainers here override three methods of TRL's, `super()` first, and change nothing of
-what TRL does:
+The trainers here override four methods of TRL's, `super()` first, and change nothing of what TRL does:
 
     _generate                              remember the token ids; tap the decoding where that saves a pass
+    _generate_and_score_completions        remember the advantages, for the record
     _get_train_sampler                     the same order of problems after a resume, in every epoch
     _get_per_token_logps_and_entropies     tap the no-grad passes TRL runs for log-probabilities
 
 and two of transformers', which only add a file to a checkpoint where the annotator is a copy that follows. So a signal
-costs no forward pass wherever TRL runs one that serves. Which way was taken is logged:
-
-    path        taken when                                                                      extra passes
-    policy      TRL scores the policy anyway: vLLM's importance correction, two iterations,
-                steps_per_generation above accumulation, RLOO                                   0
-    reference   the offline annotator, which rides the reference pass (beta above 0)            0
-    decode      plain `generate`: the logits of each decoding step are read as they pass; not
-                for likelihood, whose tokens are not drawn yet                                  0
-    vllm        `vllm_capture`: read inside vLLM, off the logits that it samples from               0
-    pass        anything else, and any model with dropout on: one pass in eval mode             1
-    none        no signal needs one, and none was run                                           0
+costs no forward pass wherever TRL runs one that serves. `rlif.config.passes` has the table; the path taken is logged.
 
 Self-certainty is that of the sampling distribution: temperature applied, top-k, top-p and penalties not. Rows that are
 truncated while `mask_truncated_completions` is on, rows without tokens and non-finite values are None: outside the
@@ -28,39 +18,31 @@ group's mean, advantage zero. Tools and environments are refused.
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-import trl
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, gather_object
 from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 from trl import GRPOTrainer, RLOOTrainer  # pyright: ignore[reportPrivateImportUsage]
 from trl.trainer.utils import use_adapter
 
+from rlif.config.passes import Conditions, needs_copy, scored_anyway, which_pass
 from rlif.config.steps import no_start
-from rlif.engines.trl.annotator import Follow, Shadow
+from rlif.engines.trl.annotator import Shadow, UpdateShadow
+from rlif.engines.trl.checkpointing import SameOrder
+from rlif.engines.trl.contract import check_trl
 from rlif.engines.trl.rewards import InternalReward, Rollout
-from rlif.engines.trl.survival import SameOrder
-from rlif.engines.trl.vllm import Capture, colocated, measuring, seed_again
-from rlif.errors import RlifError
+from rlif.engines.trl.vllm import Capture, colocated, restore_seed, with_capture_processor
+from rlif.errors import RecipeError
 from rlif.rewards.mixing import Mixer
 from rlif.scoring.head import evaluation_mode, has_active_dropout, head_of, verify_head
 from rlif.scoring.taps import CHEAP, BackboneTap, DecodeTap
-from rlif.signals.group_confidence import TOP_K
-
-TESTED_TRL = "1.10 to 1.16"
-EXPECTED = {
-    "_generate": ("self", "prompts"),
-    "_get_per_token_logps_and_entropies": ("self", "model", "input_ids", "attention_mask", "logits_to_keep"),
-    "_get_train_sampler": ("self",),
-    "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
-}
+from rlif.signals.token_confidence import TOP_K
 
 
 def in_shards(accelerator: Any) -> bool:
@@ -70,22 +52,6 @@ def in_shards(accelerator: Any) -> bool:
     return accelerator.distributed_type == DistributedType.FSDP
 
 
-def check_trl(trainer: type) -> None:
-    """Refuses a TRL whose methods are not the ones overridden here.
-
-    Raises:
-        RlifError: names what is missing and the range of versions that was tested.
-    """
-    theirs = next(base for base in trainer.__mro__ if base.__module__.partition(".")[0] == "trl")
-    for method, expected in EXPECTED.items():
-        found = tuple(inspect.signature(getattr(theirs, method, lambda: None)).parameters)[: len(expected)]
-        if found != expected:
-            raise RlifError(
-                f"TRL {trl.__version__} has no {theirs.__name__}.{method}({', '.join(expected[1:])}, ...), which rlif"
-                f" builds on; install TRL {TESTED_TRL}."
-            )
-
-
 class InternalFeedback:
     """Mixin over a TRL trainer: gathers what an `InternalReward` needs at no extra forward pass where possible."""
 
@@ -93,37 +59,49 @@ class InternalFeedback:
     shadow: Shadow | None = None
     capture: Capture | None = None
 
-    # What is used of TRL's trainers, all there since 1.10.
+    # What is used of the engine's trainers beside `contract.USED`.
     args: Any
     model: Any
     accelerator: Any
     processing_class: Any
     ref_model: Any
     state: Any
+    control: Any
+    callback_handler: Any
+    train: Any
+    save_model: Any
     add_callback: Any
-    beta: float
-    temperature: float
+    remove_callback: Any
+    is_world_process_zero: Any
+    train_dataset: Any
+    reward_funcs: Any
+    num_generations: int
+    num_generations_eval: int
+    _load_from_checkpoint: Any
+    vllm_generation: Any
     num_iterations: int
+    temperature: float
+    vocab_size: int
 
     def __init__(self, *args: Any, reward_funcs: InternalReward, vllm_capture: bool = False, **kwargs: Any):
         check_trl(type(self))
         self.reward = reward_funcs
-        with measuring() if vllm_capture else nullcontext():
+        with with_capture_processor() if vllm_capture else nullcontext():
             super().__init__(*args, reward_funcs=reward_funcs, **kwargs)  # type: ignore[call-arg]
-        seed_again(self)
+        restore_seed(self)
         if vllm_capture and in_shards(self.accelerator):  # each process would decide alone whether to run a pass
-            raise RlifError("vllm_capture needs whole weights on every process, and these are sharded; leave it out.")
+            raise RecipeError("vllm_capture needs whole weights on every process, and these are sharded; leave it out.")
         if vllm_capture:
             self.capture = Capture(colocated(self), self.temperature)
         if getattr(self, "tools", None) or getattr(self, "environments", None) or getattr(self, "rollout_func", None):
-            raise RlifError("tools, environments and rollout functions are not supported with an internal reward.")
+            raise RecipeError("tools, environments and rollout functions are not supported with an internal reward.")
         if getattr(self.args, "scale_rewards", "none") not in ("none", False):
-            raise RlifError("set scale_rewards='none': the normaliser of the reward scales them.")
+            raise RecipeError("set scale_rewards='none': the normaliser of the reward scales them.")
         self.vocab_size = head_of(self.model).vocab_size
         verify_head(self.model)
         self.shadow = self._copy_of_the_annotator()
         if self.shadow:
-            self.add_callback(Follow(self.shadow))
+            self.add_callback(UpdateShadow(self.shadow))
         self.add_callback(NormaliserState(reward_funcs.mixer))
         reward_funcs.trainer = self
 
@@ -131,17 +109,17 @@ class InternalFeedback:
         """The copy that the annotator needs, if it needs one.
 
         Raises:
-            RlifError: it may not be kept, or cannot.
+            RecipeError: it may not be kept, or cannot.
         """
         annotator, inner = self.reward.annotator, self.accelerator.unwrap_model(self.model)
         held = getattr(self, "ref_model", None) is not None or hasattr(inner, "get_base_model")
-        if annotator.kind == "online" or (annotator.kind == "offline" and held):
+        if not needs_copy(annotator.kind, held=held):
             return None
         if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-            raise RlifError(f"annotator {annotator.kind} keeps a copy of whole parameters, which needs strategy ddp.")
+            raise RecipeError(f"annotator {annotator.kind} keeps a copy of whole parameters, which needs strategy ddp.")
         if annotator.kind == "offline" and not annotator.may_copy:
             size = sum(p.numel() * p.element_size() for p in inner.parameters() if p.requires_grad) / 2**30
-            raise RlifError(no_start(size))
+            raise RecipeError(no_start(size))
         return Shadow(inner, annotator)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -168,15 +146,20 @@ class InternalFeedback:
             self._offer(self.capture.fields(*rows, self.accelerator.device), "vllm")
         return output
 
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        self.reward.take_advantages(gather_object(output["advantages"].tolist()))
+        return output
+
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> Any:
         call = super()._get_per_token_logps_and_entropies  # type: ignore[misc]
-        wanted = self.rollout is not None and not torch.is_grad_enabled()
-        if not wanted or self._whose(model) != self.reward.annotator.kind or has_active_dropout(model):
+        path = self._path_of(model) if self.rollout is not None and not torch.is_grad_enabled() else None
+        if path is None or self._read(model, path) != path:
             return call(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
         output, fields = self._tapped(call, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
-        self._offer(fields, "policy" if self.reward.annotator.kind == "online" else "reference")
+        self._offer(fields, path)
         return output
 
     def _tapped(self, call: Any, model: Any, input_ids: Any, mask: Any, length: int, *args: Any, **kwargs: Any) -> Any:
@@ -191,37 +174,46 @@ class InternalFeedback:
         fields = tap.fields(output[0])
         return output, fields if fields is None or not theirs else fields | {"entropy": output[1].float()}
 
-    @contextmanager
-    def _decode_tap(self) -> Iterator[DecodeTap | None]:
-        """A tap on plain `generate`, unless a pass of TRL's will serve or the decoding is not that of the annotator."""
+    def _read(self, model: nn.Module, running: str = "") -> str | None:
+        """Which row of the table of passes is read: while a pass of TRL's is running, or before the rollout."""
+        scored = scored_anyway("rloo" if isinstance(self, RLOOTrainer) else "grpo", vars(self.args)) is not None
         elsewhere = (
-            self.reward.annotator.kind != "online"
-            or isinstance(self, RLOOTrainer)
-            or self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations) != 0
-            or getattr(self, "use_vllm", False)
+            getattr(self, "use_vllm", False)
             or in_shards(self.accelerator)  # there a process decodes on while others do
             or getattr(self, "use_transformers_continuous_batching", False)
-            or has_active_dropout(self.model)
         )
-        if elsewhere:
+        conditions = Conditions(
+            annotator=self.reward.annotator.kind,
+            scored=running == "policy" or scored,
+            reference=running == "reference",
+            captured=self.capture is not None,
+            plain=not elsewhere,
+            dropout=has_active_dropout(model),
+        )
+        return which_pass(conditions, self.reward.needs).read
+
+    @contextmanager
+    def _decode_tap(self) -> Iterator[DecodeTap | None]:
+        """A tap on plain `generate`, where the table of passes reads the decoding."""
+        if self._read(self.model) != "decode":
             yield None
         else:
             inner, wanted = self.accelerator.unwrap_model(self.model), {*CHEAP, *self.reward.needs}
             with DecodeTap(inner, self.temperature, wanted, TOP_K) as tap:
                 yield tap
 
-    def _whose(self, model: nn.Module) -> str:
-        """Whose pass it is: the reference model's, the bare model's under a switched-off adapter, or the policy's."""
+    def _path_of(self, model: nn.Module) -> Literal["policy", "reference"]:
+        """Whose pass it is; that of the bare model under a switched-off adapter is the reference."""
         if model is getattr(self, "ref_model", None):
-            return "offline"
+            return "reference"
         inner = self.accelerator.unwrap_model(model)
         if hasattr(inner, "get_base_model"):
             from peft.tuners.tuners_utils import BaseTunerLayer
 
             layers = [layer for layer in inner.modules() if isinstance(layer, BaseTunerLayer)]
             if any(layer.disable_adapters or "ref" in layer.active_adapters for layer in layers):
-                return "offline"
-        return "online"
+                return "reference"
+        return "policy"
 
     def _offer(self, fields: dict[str, torch.Tensor] | None, path: str) -> None:
         """Keeps what a tap found; a pass of TRL's replaces what decoding gave, never the other way round."""

@@ -19,22 +19,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
 from transformers import set_seed
 from trl.generation import vllm_generation
 
-from rlif.config.passes import scored_anyway
+from rlif.config.passes import TABLE, needs_of, scored_anyway
 from rlif.config.recipe import Recipe
-from rlif.errors import RlifError, first_line, lookup
+from rlif.engines.trl.contract import raised_by_library
+from rlif.errors import MachineError, RecipeError, first_line, lookup
 from rlif.sampling.vllm_sampler import NUMBERS, error_message, processor, require_vllm, why_no_self_certainty
-from rlif.signals import NEEDS
+
+if TYPE_CHECKING:
+    from rlif.engines.trl.trainer import InternalFeedback
 
 MODES = {"colocate": "an engine on the trainer's own devices", "server": "an engine that was started beside it"}
 MASKS = ("logit_bias", "bad_words", "allowed_token_ids", "min_tokens", "structured_outputs")  # of SamplingParams
-CAPTURED = ("", "mean_logprob_BT")
 
 
 def check_vllm(recipe: Recipe, options: Mapping[str, Any]) -> None:
@@ -44,19 +46,18 @@ def check_vllm(recipe: Recipe, options: Mapping[str, Any]) -> None:
         options: for TRL's config, `rlif.engines.trl.setup.check_training` has them.
 
     Raises:
-        RlifError: an unknown mode, a context that is too short, or a `vllm_capture` that could not be had or would save
-            nothing.
+        RecipeError: an unknown mode, a context that is too short, or a `vllm_capture` that cannot be or saves no pass.
     """
     if options.get("use_vllm"):
         lookup(MODES, options.get("vllm_mode", "colocate"), "training.vllm_mode")
         window, longest = options.get("vllm_max_model_length"), options["max_completion_length"]
         if window is not None and window < recipe.max_prompt_tokens + longest:
-            raise RlifError(
+            raise RecipeError(
                 f"training.vllm_max_model_length is {window}, but max_prompt_tokens and training.max_completion_length"
                 f" together are {recipe.max_prompt_tokens + longest}; raise it, or lower one of these."
             )
     if recipe.vllm_capture and (why := _no_capture(recipe, options)):
-        raise RlifError(f"vllm_capture reads self-certainty inside vLLM, but {why}; leave vllm_capture out.")
+        raise RecipeError(f"vllm_capture reads self-certainty inside vLLM, but {why}; leave vllm_capture out.")
 
 
 def _no_capture(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
@@ -67,11 +68,11 @@ def _no_capture(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
         return "training.vllm_mode server leaves vLLM to a process of its own"
     if recipe.annotator != "online":
         return f"annotator {recipe.annotator} measures another model than the one that samples"
-    if why := scored_anyway(recipe, options):
+    if why := scored_anyway(recipe.algorithm, options):
         return f"{why}, so TRL scores the policy anyway and self-certainty costs no pass"
-    others = [name for name in recipe.weights if NEEDS.get(name, "") not in CAPTURED]
-    if others:
-        return f"{others[0]} reads {NEEDS[others[0]].removesuffix('_BT')}, which takes a pass"
+    for name in recipe.weights:
+        if lacking := needs_of([name]) - TABLE["vllm"].gives:
+            return f"{name} reads {lacking.pop()}, which takes a pass"
     masks = [name for name in MASKS if name in (options.get("generation_kwargs") or {})]
     if options.get("vllm_structured_outputs_regex"):
         masks.append("vllm_structured_outputs_regex")
@@ -79,11 +80,12 @@ def _no_capture(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
 
 
 @contextmanager
-def beside(recipe: Recipe, options: Mapping[str, Any]) -> Iterator[None]:
+def vllm_errors(recipe: Recipe, options: Mapping[str, Any]) -> Iterator[None]:
     """Around the making of a trainer: vLLM is there, and what its engine or server answers is one sentence.
 
     Raises:
-        RlifError: vLLM is not installed, cannot measure where it should, or its server cannot be used.
+        MachineError: vLLM is not installed, cannot measure where it should, or its server cannot be used.
+        RecipeError: vLLM refuses the options.
     """
     if not options.get("use_vllm"):
         yield
@@ -91,17 +93,17 @@ def beside(recipe: Recipe, options: Mapping[str, Any]) -> Iterator[None]:
     require_vllm()
     if recipe.vllm_capture:
         if why := why_no_self_certainty({}):
-            raise RlifError(f"vllm_capture cannot measure self-certainty {why}; change that, or leave it out.")
+            raise MachineError(f"vllm_capture cannot measure self-certainty {why}; change that, or leave it out.")
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
     try:
         yield
-    except RlifError:
-        raise
-    except Exception as error:  # what a server answers with comes as a bare Exception, too
+    except Exception as error:  # TRL's client raises a bare Exception for what a server answers, too
+        if not raised_by_library(error):
+            raise
         if options.get("vllm_mode", "colocate") == "server":
-            raise RlifError(_server_trouble(recipe, options, error)) from error
+            raise MachineError(_server_trouble(recipe, options, error)) from error
         if isinstance(error, ValidationError):
-            raise ValueError(error_message(error)) from error
+            raise RecipeError(f"cannot set up training of {recipe.model!r}: {error_message(error)}") from error
         raise
 
 
@@ -116,7 +118,7 @@ def _server_trouble(recipe: Recipe, options: Mapping[str, Any], error: Exception
 
 
 @contextmanager
-def measuring() -> Iterator[None]:
+def with_capture_processor() -> Iterator[None]:
     """Within it TRL builds its engine with our logits processor, and nothing else of it changes."""
     theirs: Any = vllm_generation
     builder = theirs.LLM
@@ -137,7 +139,7 @@ class Capture:
     """What passes by while TRL has an engine generate: mean_logprob of each token, by prompt and completion.
 
     Args:
-        llm: the engine, built while `measuring`; its `generate` is wrapped.
+        llm: the engine, built within `with_capture_processor`; its `generate` is wrapped.
         temperature: to measure at.
     """
 
@@ -179,13 +181,13 @@ class Capture:
         return None if mean_logprob_BT.isnan().any() else {"mean_logprob": mean_logprob_BT.to(device)}
 
 
-def colocated(trainer: Any) -> Any:
+def colocated(trainer: InternalFeedback) -> Any:
     """The engine in this process, None without one."""
     generation = getattr(trainer, "vllm_generation", None)
     return getattr(generation, "llm", None)
 
 
-def seed_again(trainer: Any) -> None:
+def restore_seed(trainer: InternalFeedback) -> None:
     """The random state that the recipe's seed asks for, which loading an engine replaced; one for each engine, as vLLM
     wants the processes of one engine to draw alike.
     """
@@ -193,7 +195,7 @@ def seed_again(trainer: Any) -> None:
         set_seed(trainer.args.seed + trainer.accelerator.process_index // trainer.args.vllm_tensor_parallel_size)
 
 
-def shut_down(trainer: Any) -> None:
+def shut_down(trainer: InternalFeedback) -> None:
     """Ends the engine in this process, if there is one, and frees its memory; the trainer samples no more.
 
     Not by the engine's own shutdown, which would end torch's process group too, and that is the trainer's.

@@ -86,7 +86,7 @@
     const run = runs[choice.run];
     const steps = run.steps;
     const step = steps[choice.step];
-    at("said").textContent = run.said;
+    at("note").textContent = run.note;
     at("previous").disabled = choice.step <= 0;
     at("next").disabled = choice.step >= steps.length - 1;
     at("scale").hidden = run.low === null;

@@ -17,9 +17,9 @@ import json
 from collections.abc import Sequence
 
 from rlif.answers.extraction import fenced_code
-from rlif.errors import RlifError
+from rlif.errors import DataError
 from rlif.files.tables import Row, home, read_rows
-from rlif.tasks.code.livecodebench import put
+from rlif.tasks.code.livecodebench import question_prompt
 from rlif.tasks.code.programs import CodeTask, Trial
 from rlif.tasks.code.stdin_tests import Test, paired, text_of, trials_of
 from rlif.tasks.task import Protocol
@@ -42,18 +42,20 @@ class CodeContests(CodeTask):
         for number, row in enumerate(read_rows(source, split)[:limit]):
             text = next((row[name] for name in TEXTS if isinstance(row.get(name), str)), None)
             if text is None:
-                raise RlifError(
+                raise DataError(
                     f"row {number + 1} of {source} has none of {', '.join(TEXTS)}; it has {', '.join(row)}."
                 )
             try:
                 tests = read_tests(row)
             except (KeyError, TypeError, ValueError) as error:
-                raise RlifError(
+                raise DataError(
                     f"the tests of row {number + 1} of {source} have none of the known layouts"
                     f" ({type(error).__name__}: {error})."
                 ) from error
             name = row.get("name") or row.get("id", number)
-            problems.append(Problem(f"code_contests/{split}/{name}", put(text.strip(), ""), data={"tests": tests}))
+            problems.append(
+                Problem(f"code_contests/{split}/{name}", question_prompt(text.strip(), ""), data={"tests": tests})
+            )
         return problems
 
     def trials(self, problem: Problem, answer: str) -> bool | Sequence[Trial]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rlif.errors import RlifError
+from rlif.errors import DataError, RecipeError
 from rlif.files.tables import read_rows
 from rlif.sandbox.runner import Limits, Program
 from rlif.tasks.code.programs import Trial
@@ -19,10 +19,10 @@ def load_plus(source: str, split: str, limit: int | None) -> list[Problem]:
     """Problems from rows of {task_id, prompt, entry_point, canonical_solution, base_input, plus_input, atol}.
 
     Raises:
-        RlifError: another split than test, or the rows cannot be read.
+        RecipeError: another split than test, or the rows cannot be read.
     """
     if split != "test":
-        raise RlifError(f"EvalPlus' rows have the split test alone, not {split!r}.")
+        raise RecipeError(f"EvalPlus' rows have the split test alone, not {split!r}.")
     problems = []
     for row in read_rows(source, split, ("task_id", "prompt", "entry_point", "canonical_solution"))[:limit]:
         family, _, number = row["task_id"].partition("/")
@@ -46,12 +46,12 @@ def _inputs(row: dict[str, object], column: str, source: str) -> str:
     if inputs == {}:  # as one row of MBPP+ has it
         inputs = []
     if not isinstance(inputs, list):
-        raise RlifError(f"{row['task_id']} of {source} has no list {column!r}; expected rows in EvalPlus' layout.")
+        raise DataError(f"{row['task_id']} of {source} has no list {column!r}; expected rows in EvalPlus' layout.")
     return json.dumps(inputs)
 
 
 def plus_trials(problem: Problem, source: str, *, extra: bool, stored: bool = False) -> list[Trial]:
-    """What a program must stand: the original inputs, and with `extra` those that EvalPlus added.
+    """Gives the trials that a program must pass: the original inputs, and with `extra` those that EvalPlus added.
 
     Args:
         source: of the whole program.

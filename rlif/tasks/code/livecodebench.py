@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from rlif.answers.extraction import fenced_code
-from rlif.errors import RlifError, first_line
+from rlif.errors import DataError, RecipeError, first_line
 from rlif.files.tables import SUFFIXES, Row, home, read_rows
 from rlif.tasks.code.programs import CodeTask, Trial
 from rlif.tasks.code.stdin_tests import Test, paired, text_of, trials_of
@@ -66,12 +66,12 @@ class LiveCodeBench(CodeTask):
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         if split not in DATES:
-            raise RlifError(f"task livecodebench has the splits {', '.join(self.splits)}, not {split!r}.")
+            raise RecipeError(f"task livecodebench has the splits {', '.join(self.splits)}, not {split!r}.")
         source = source or home("livecodebench", HUB)
         first, end = DATES[split]
         dated = [row for row in _rows(source) if first <= str(row.get("contest_date") or "")[:10] < end]
         if not dated:
-            raise RlifError(f"{source} has no problem of {split}: none is dated from {first or 'the start'} to {end}.")
+            raise DataError(f"{source} has no problem of {split}: none is dated from {first or 'the start'} to {end}.")
         return [_problem(row, source) for row in dated[:limit]]
 
     def trials(self, problem: Problem, answer: str) -> bool | Sequence[Trial]:
@@ -88,7 +88,7 @@ def _rows(source: str) -> list[Row]:
     files = [path / f"{name}{suffix}{gz}" for name in FILES for suffix in SUFFIXES for gz in ("", ".gz")]
     rows = [row for file in files if file.is_file() for row in read_rows(str(file), "test")]
     if not rows:
-        raise RlifError(
+        raise DataError(
             f"{source} has none of {', '.join(f'{name}.jsonl' for name in FILES)}; expected those of {HUB}."
         )
     return rows
@@ -101,7 +101,7 @@ def _hub_rows() -> list[Row]:
     try:
         return [dict(row) for row in datasets.load_dataset("json", data_files=files, split="train")]
     except Exception as error:  # the hub client raises a dozen unrelated types
-        raise RlifError(
+        raise DataError(
             f"cannot load {HUB} from the hub ({first_line(error)}); give a folder of its files with source=PATH."
         ) from error
 
@@ -115,18 +115,18 @@ def _problem(row: Row, source: str) -> Problem:
             packed = json.loads(unpack(row["test"])["input_output"])
             text, tests, function = row["content"], paired(packed["inputs"], packed["outputs"]), packed["fn_name"]
         else:
-            text = put(row["question_content"], row.get("starter_code") or "")
+            text = question_prompt(row["question_content"], row.get("starter_code") or "")
             tests = [*read_tests(row["public_test_cases"]), *read_tests(row["private_test_cases"])]
             function = json.loads(row.get("metadata") or "{}").get("func_name")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RlifError(
+        raise DataError(
             f"problem {name} of {source} is not as {HUB} has them ({type(error).__name__}: {error})."
         ) from error
     data = {"tests": tests, "function": function, "date": str(row.get("contest_date") or "")[:10]}
     return Problem(f"livecodebench/{name}", text, data=data)
 
 
-def put(question: str, starter: str) -> str:
+def question_prompt(question: str, starter: str) -> str:
     """A question as put to the model."""
     how, code = (STARTER, starter) if starter else (STDIN, "# YOUR CODE HERE")
     return (

@@ -18,7 +18,7 @@ import builtins
 from collections.abc import Sequence
 
 from rlif.answers.extraction import code_or_text
-from rlif.errors import RlifError
+from rlif.errors import RecipeError
 from rlif.files.tables import Row, home, read_rows
 from rlif.sandbox.runner import Limits, Program
 from rlif.tasks.code.evalplus import load_plus, plus_trials
@@ -65,7 +65,7 @@ class Mbpp(CodeTask):
         if self.protocol_name != "original":
             return load_plus(source or home("mbpp/MbppPlus-v0.1.0.jsonl.gz", "evalplus/mbppplus"), split, limit)
         if split not in SPLITS:
-            raise RlifError(f"task mbpp has the splits {', '.join(SPLITS)}, not {split!r}.")
+            raise RecipeError(f"task mbpp has the splits {', '.join(SPLITS)}, not {split!r}.")
         source = source or home("mbpp/mbpp.jsonl", "google-research-datasets/mbpp:full")
         examples = [row for row in read_rows(source, "prompt", COLUMNS, **ALSO) if row["task_id"] in SHOWN]
         shots = tuple(f"{_shown(row)}{row['code']}\n[DONE]\n\n" for row in examples)

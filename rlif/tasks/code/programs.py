@@ -1,7 +1,7 @@
-"""Tasks whose answers are programs, or parts of one: an answer is right when what it does is.
+"""Grades answers that are programs, or parts of one, by running them.
 
-A task says of an answer which trials it must stand. All trials of a call go to the sandbox in batches: the first of
-every answer, then, for the answers that stood it, the next two, the next four and so on, so that an answer which fails
+A task gives the trials that an answer must pass. All trials of a call go to the sandbox in batches: the first of
+every answer, then, for the answers that passed, the next two, the next four and so on, so that an answer which fails
 early costs little. Equal answers to a problem are tried once.
 """
 
@@ -39,7 +39,7 @@ class CodeTask(Task):
 
     @abstractmethod
     def trials(self, problem: Problem, answer: str) -> bool | Sequence[Trial]:
-        """What an answer must stand to be right; a verdict where it can be had without running anything."""
+        """Gives the trials that an answer must pass, or a verdict where it can be had without running anything."""
 
     def mark(
         self, problems: Sequence[Problem], completions: Sequence[str], *, unsafe_local: bool = False
@@ -62,13 +62,13 @@ class CodeTask(Task):
                     verdicts[key] = found
                 else:
                     trials[key] = found
-        stood = stand(list(trials.values()), unsafe_local=unsafe_local)
+        stood = run_trials(list(trials.values()), unsafe_local=unsafe_local)
         verdicts |= dict(zip(trials, stood, strict=True))
         return [verdicts[key] for key in keys]
 
 
-def stand(trials: Sequence[Sequence[Trial]], *, unsafe_local: bool = False) -> list[bool]:
-    """Whether all trials of a list end well, for each of the lists. One without any trial does not stand."""
+def run_trials(trials: Sequence[Sequence[Trial]], *, unsafe_local: bool = False) -> list[bool]:
+    """Whether all trials of a list pass, for each of the lists; False for a list without trials."""
     standing = [bool(some) for some in trials]
     start, size = 0, 1
     while True:

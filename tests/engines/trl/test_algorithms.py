@@ -10,7 +10,8 @@ from support import oracle
 from support.trainers import make_trainer
 
 import rlif
-from rlif.config.recipe import ALGORITHMS, LEAVE_ONE_OUT, check_recipe
+from rlif.config.defaults import ALGORITHMS, LEAVE_ONE_OUT
+from rlif.config.loading import check_recipe
 from rlif.engines.trl.setup import check_training, trainer_of
 from rlif.rewards.mixing import NORMALISATIONS, Mixer
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from support import oracle
-from support.trainers import LORA, Lengths, make_trainer
+from support.trainers import LORA, Lengths, make_trainer, planned_path
 
 import rlif
 from rlif.errors import RewardError
@@ -18,7 +18,7 @@ FIELDS = {
     "self_certainty": lambda logp_TV, chosen_T: -math.log(logp_TV.shape[1]) - logp_TV.mean(1),
     "negative_entropy": lambda logp_TV, chosen_T: (logp_TV.exp() * logp_TV).sum(1),
     "likelihood": lambda logp_TV, chosen_T: chosen_T,
-    "group_confidence": lambda logp_TV, chosen_T: -logp_TV.sort(1, descending=True).values[:, :20].mean(1),
+    "mean_token_confidence": lambda logp_TV, chosen_T: -logp_TV.sort(1, descending=True).values[:, :20].mean(1),
 }
 
 
@@ -51,7 +51,7 @@ def same(first, second):
 # reward, changes: path and no-grad rows of policy and reference per completion
 PATHS = {
     "entropy": ("negative_entropy", {}, "decode", 0, 0),
-    "top-k": ("group_confidence", {}, "decode", 0, 0),
+    "top-k": ("mean_token_confidence", {}, "decode", 0, 0),
     "likelihood": ("likelihood", {}, "pass", 1, 0),
     "entropy, two iterations": ("negative_entropy", {"num_iterations": 2}, "policy", 1, 0),
     "entropy, hot": ("negative_entropy", {"num_iterations": 2, "temperature": 1.4}, "policy", 1, 0),
@@ -65,7 +65,7 @@ PATHS = {
     ),
     "likelihood, two iterations": ("likelihood", {"num_iterations": 2}, "policy", 1, 0),
     "likelihood, rloo": ("likelihood", {"algorithm": "rloo"}, "policy", 1, 0),
-    "top-k, offline": ("group_confidence", {"beta": 0.04, "annotator": "offline"}, "reference", 0, 1),
+    "top-k, offline": ("mean_token_confidence", {"beta": 0.04, "annotator": "offline"}, "reference", 0, 1),
     "likelihood, offline": ("likelihood", {"beta": 0.04, "annotator": "offline"}, "reference", 0, 1),
     "no token signal": ("length", {}, "decode", 0, 0),
     "no token signal, dropout": ("length", {"annotator": "offline", "beta": 0.04}, "reference", 0, 1),
@@ -75,6 +75,7 @@ PATHS = {
 @pytest.mark.parametrize("case", PATHS)
 def test_every_statistic_by_every_path(case, model_folder):
     name, changes, path, policy_rows, reference_rows = PATHS[case]
+    assert planned_path(reward={name: 1.0}, **changes) == path
     trainer = make_trainer(model_folder, reward={name: 1.0}, max_steps=2, **changes)
     trainer.train()
     offline = changes.get("annotator") == "offline"

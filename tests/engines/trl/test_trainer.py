@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig
 from support import oracle
 from support.models import tiny_model
-from support.trainers import LORA, make_trainer
+from support.trainers import LORA, make_trainer, planned_path
 
 import rlif
 from rlif.engines.trl import trainer as engine
@@ -48,6 +48,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_advantages_and_passes(case, model_folder):
     changes, path, policy_rows, reference_rows = CASES[case]
+    assert "model" in changes or planned_path(**changes) == path
     changes = {key: value() if key == "model" else value for key, value in changes.items()}
     trainer = make_trainer(model_folder, **changes)
     trainer.train()
@@ -109,7 +110,7 @@ def test_the_garbage_of_a_zeroed_mask_would_be_noticed(model_folder):
     """The statistics of masked rows, taken for real ones, are the impossible divergence the signal refuses."""
     trainer = make_trainer(model_folder, num_iterations=2, mask_truncated_completions=True, max_completion_length=3)
     trainer.reward._truncated = lambda ids: False
-    with pytest.raises(rlif.RlifError, match=r"ArithmeticError.*cannot be negative"):
+    with pytest.raises(ArithmeticError, match="cannot be negative"):
         trainer.train()
 
 
@@ -144,14 +145,6 @@ def test_contradictions_are_refused(changes, message, model_folder):
         make_trainer(model_folder, **changes)
 
 
-def test_a_trl_of_another_shape_is_refused(monkeypatch):
-    engine.check_trl(engine.InternalGRPOTrainer)
-    engine.check_trl(engine.InternalRLOOTrainer)
-    monkeypatch.setattr(engine.GRPOTrainer, "_calculate_rewards", lambda self, batch: None)
-    with pytest.raises(rlif.RlifError, match=r"has no GRPOTrainer._calculate_rewards.*install TRL 1.10 to"):
-        engine.check_trl(engine.InternalGRPOTrainer)
-
-
 def test_training_options_are_checked_by_trls_own_fields():
     recipe = rlif.load_recipe("demo")
     assert check_training(recipe, 1)["gradient_accumulation_steps"] == 4
@@ -166,6 +159,6 @@ def test_training_options_are_checked_by_trls_own_fields():
 def test_capture_is_refused_where_weights_are_in_shards(model_folder, monkeypatch):
     """A process that missed a token would run a pass of its own, and wait in it for the others."""
     monkeypatch.setattr(engine, "in_shards", lambda accelerator: True)
-    monkeypatch.setattr(engine, "measuring", nullcontext)  # vLLM need not be here
+    monkeypatch.setattr(engine, "with_capture_processor", nullcontext)  # vLLM need not be here
     with pytest.raises(RlifError, match="needs whole weights on every process"):
         make_trainer(model_folder, vllm_capture=True)

@@ -17,7 +17,7 @@ from rlif.tasks.code.evalplus_oracle import agree, close, restore
 from rlif.tasks.code.humaneval import completed
 from rlif.tasks.code.livecodebench import read_tests, unpack
 from rlif.tasks.code.mbpp import divide
-from rlif.tasks.code.programs import Trial, same_output, stand
+from rlif.tasks.code.programs import Trial, run_trials, same_output
 from rlif.tasks.code.stdin_tests import trials_of
 from rlif.types import Problem
 
@@ -51,14 +51,14 @@ def test_answers_are_tried_in_growing_waves_until_they_fail(monkeypatch):
 
     monkeypatch.setattr(programs, "run_programs", run)
     good, bad = [Trial(1)] * 9, [Trial(2), Trial(5), *[Trial(3)] * 90]
-    assert stand([good, bad, [], [Trial(4, expected="x")]]) == [True, False, False, False]
+    assert run_trials([good, bad, [], [Trial(4, expected="x")]]) == [True, False, False, False]
     assert [sorted(wave) for wave in waves] == [[1, 2, 4], [1, 1, 3, 5], [1] * 4, [1, 1]]
 
 
 def test_equal_answers_are_run_once(monkeypatch):
     ran = []
     monkeypatch.setattr(programs, "run_programs", lambda batch, **_: ran.extend(batch) or [])
-    monkeypatch.setattr(programs, "stand", lambda trials, **_: [ran.append(t) or True for t in trials])
+    monkeypatch.setattr(programs, "run_trials", lambda trials, **_: [ran.append(t) or True for t in trials])
     task = find_task("mbpp.base")
     spec = {"name": "f", "prompt": "", "number": None, "base": "[]", "plus": "[]", "atol": 0.0}
     problems = [Problem("a", "?", "x", data=spec), Problem("b", "?", "x", data=spec)]
@@ -252,7 +252,7 @@ def test_programs_that_print(tmp_path, sandbox, code, right):
 )
 def test_functions_are_called_with_json(sandbox, code, right):
     tests = [{"input": "[1, 2]\n7", "output": "[3, 7]"}, {"input": "[]\n0", "output": "[0, 0]"}]
-    assert stand([trials_of(code, tests, "pair")]) == [right]
+    assert run_trials([trials_of(code, tests, "pair")]) == [right]
 
 
 def test_real_functions(data_folder, sandbox):

@@ -14,9 +14,9 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from rlif.engines.trl.callbacks import our_names
-from rlif.guard.health import vitals
+from rlif.guard.health import measure_health
 from rlif.guard.limits import Guard
-from rlif.guard.monitor import Alarm, Judge
+from rlif.guard.monitor import Alarm, Monitor
 from rlif.runs.folder import Run
 from rlif.runs.rollback import log_alarm
 
@@ -24,8 +24,8 @@ from rlif.runs.rollback import log_alarm
 class GuardState(TrainerCallback, ExportableState):
     """Judges each logged step; its memory travels in `trainer_state.json` of the checkpoints.
 
-    It must come before the recorder and the trackers, which show what it adds to a step, and after `Names`. A step that
-    is saved is logged as well, see `rlif.engines.trl.survival.Keep`: so every checkpoint has been judged.
+    It comes after `MetricNames`, and before the recorder and the trackers, which show what it adds to a step. A saved
+    step is logged as well (`checkpointing.SealCheckpoints`), so every checkpoint has been judged.
 
     Args:
         guard: policy and limits.
@@ -40,14 +40,14 @@ class GuardState(TrainerCallback, ExportableState):
 
     def __init__(self, guard: Guard, run: Run, console: Console, every: int):
         self.guard, self.run, self.console, self.every = guard, run, console, every
-        self.judge = Judge(guard)
+        self.judge = Monitor(guard)
         self.vitals: dict[str, float] = {}
         self.logged: dict[str, Any] = {}
         self.stopped: Alarm | None = None
 
     def see(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Takes the rows of a new rollout; none where there was no new one."""
-        self.vitals = vitals(rows) or self.vitals
+        self.vitals = measure_health(rows) or self.vitals
 
     @property
     def rolls_back(self) -> bool:

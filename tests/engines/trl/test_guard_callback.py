@@ -13,10 +13,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import rlif
-from rlif.config.recipe import check_recipe
-from rlif.engines.trl.guarding import GuardState
+from rlif.config.loading import check_recipe
+from rlif.engines.trl.guard_callback import GuardState
 from rlif.guard.limits import Guard
-from rlif.guard.monitor import Alarm, Judge
+from rlif.guard.monitor import Alarm, Monitor
 from rlif.guard.signs import SIGNS
 from rlif.runs.checkpoints import seal
 from rlif.runs.folder import Run
@@ -132,8 +132,8 @@ def three_checkpoints(tmp_path):
         run.append_metrics({"step": step})
     alarm = Alarm("kl", "alarm", 6, 5, 1.0, 0.1, "", "", "")
     guard, out = SimpleNamespace(healthy=4, stopped=alarm), io.StringIO()
-    job = SimpleNamespace(recipe=check_recipe({}))
-    session = Session(job, run, None, None, None, None, guard, None)
+    prepared = SimpleNamespace(recipe=check_recipe({}))
+    session = Session(prepared, run, None, None, None, None, guard, None)
     return run, out, lambda: session.roll_back(Console(file=out))
 
 
@@ -160,7 +160,7 @@ def test_nothing_is_removed_for_a_return_that_cannot_be(gone, three_checkpoints)
 
 def test_what_the_guard_says_is_no_markup(tmp_path, monkeypatch):
     alarm = Alarm("kl", "alarm", 1, 1, 1.0, 0.1, "it ends with [/INST]", "none", "none")
-    monkeypatch.setattr(Judge, "step", lambda *_: [alarm])
+    monkeypatch.setattr(Monitor, "step", lambda *_: [alarm])
     assert "it ends with [/INST]" in logged_step(tmp_path, 0.0)[3]
 
 

@@ -1,4 +1,4 @@
-"""Group confidence: how peaked the k most probable tokens are, over a trace or over windows of it.
+"""Token confidence: how peaked the k most probable tokens are, over a trace or over windows of it.
 
     c_i = -1/k sum_{j in top k} log p_ij                   confidence of a token
     C_w = the mean of c over w tokens in a row             confidence of a window
@@ -18,9 +18,12 @@ teaches like self-certainty and collapses like it without a floor (results/floor
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from rlif.types import TokenStats
+
+if TYPE_CHECKING:
+    import torch
 
 TOP_K = 20
 WINDOW = 2048
@@ -32,7 +35,7 @@ def windows(confidence_T: torch.Tensor, window: int) -> torch.Tensor:
     return confidence_T.unfold(0, min(window, len(confidence_T)), 1).mean(-1)
 
 
-def group_confidence(stats: TokenStats) -> list[float | None]:
+def mean_token_confidence(stats: TokenStats) -> list[float | None]:
     """Mean top-k confidence of each completion, in nats.
 
     Args:
@@ -42,24 +45,24 @@ def group_confidence(stats: TokenStats) -> list[float | None]:
         B numbers; None for a completion without tokens or with non-finite statistics.
 
     Example:
-        >>> rlif.SIGNALS["group_confidence"](rlif.score_completions(model, prompt_ids, completion_ids, top_k=20))
+        >>> rlif.SIGNALS["mean_token_confidence"](rlif.score_completions(model, prompt_ids, completion_ids, top_k=20))
         [9.99..., 9.97...]
     """
     return stats.reduce("topk_confidence_BT", lambda confidence_T: confidence_T.mean())
 
 
-def group_confidence_tail(stats: TokenStats, window: int = WINDOW) -> list[float | None]:
-    """Mean top-k confidence of the last `window` tokens. Otherwise as `group_confidence`."""
+def tail_confidence(stats: TokenStats, window: int = WINDOW) -> list[float | None]:
+    """Mean top-k confidence of the last `window` tokens. Otherwise as `mean_token_confidence`."""
     return stats.reduce("topk_confidence_BT", lambda confidence_T: confidence_T[-window:].mean())
 
 
-def group_confidence_lowest(stats: TokenStats, window: int = WINDOW) -> list[float | None]:
-    """The least confident window. Otherwise as `group_confidence`."""
+def lowest_window_confidence(stats: TokenStats, window: int = WINDOW) -> list[float | None]:
+    """The least confident window. Otherwise as `mean_token_confidence`."""
     return stats.reduce("topk_confidence_BT", lambda confidence_T: windows(confidence_T, window).min())
 
 
-def group_confidence_bottom(stats: TokenStats, window: int = WINDOW) -> list[float | None]:
-    """The mean of the least confident tenth of the windows. Otherwise as `group_confidence`."""
+def bottom_window_confidence(stats: TokenStats, window: int = WINDOW) -> list[float | None]:
+    """The mean of the least confident tenth of the windows. Otherwise as `mean_token_confidence`."""
 
     def bottom(confidence_T: torch.Tensor) -> torch.Tensor:
         means_W = windows(confidence_T, window)

@@ -1,4 +1,4 @@
-"""Hooks of pytest: which tests are skipped, that each says what to do about it, and one line about all of them."""
+"""Hooks of pytest: the order of tests, the sweeps, and what is said of tests that are skipped."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 SWEEP = "sweep; make test-all"
+FIRST = ("launching", "training", "engines", "project")  # what takes long begins first, so that workers end together
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if unlike := [item.nodeid for item in items if " at 0x" in item.nodeid]:
         raise pytest.UsageError(f"the name of a test is another in each process: {unlike[0]}")
+    items.sort(key=lambda item: [f"tests/{folder}/" not in item.nodeid for folder in FIRST])
     if "sweep" not in config.getoption("markexpr"):
         for item in items:
             if item.get_closest_marker("sweep"):

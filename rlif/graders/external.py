@@ -1,4 +1,4 @@
-"""Rewards from outside rlif: a reward function written for TRL, or a reward model.
+"""Loads rewards from outside the package: a reward function written for TRL, or a reward model.
 
     package.module:function    called as TRL calls it: prompts, completions, completion_ids, trainer_state, log_metric,
     package.module.function    log_extra and, by the names of its parameters, what it asks for of gold: `gold`, the
@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from rlif.errors import ModelError, RewardError, RlifError, first_line
+from rlif.errors import ModelError, RecipeError, RewardError, first_line
 from rlif.graders.batch import Batch
 from rlif.tasks.rendering import conversation_text
 
@@ -36,10 +36,10 @@ BATCH = 16
 
 
 def import_function(name: str) -> Callable[..., Any]:
-    """The function behind a dotted path.
+    """Imports the function that a dotted path names.
 
     Raises:
-        RlifError: no such module, no such function in it, or it is not callable.
+        RecipeError: no such module, no such function in it, or it is not callable.
     """
     module, _, attribute = name.partition(":") if ":" in name else name.rpartition(".")
     here, known = str(Path.cwd()), list(sys.path)
@@ -47,18 +47,18 @@ def import_function(name: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except AttributeError as error:
-        raise RlifError(f"the module {module} has no {attribute!r}, which the reward {name} names.") from error
+        raise RecipeError(f"the module {module} has no {attribute!r}, which the reward {name} names.") from error
     except ImportError as error:
-        raise RlifError(
+        raise RecipeError(
             f"cannot import the reward {name}: {first_line(error)}; go to the folder that its module lies in, or add"
             " that to PYTHONPATH."
         ) from error
-    except (Exception, SystemExit) as error:
-        raise RlifError(f"importing the reward {name} raises {type(error).__name__}: {first_line(error)}.") from error
+    except (Exception, SystemExit) as error:  # importing runs the user's code, which can raise anything
+        raise RecipeError(f"importing the reward {name} raises {type(error).__name__}: {first_line(error)}.") from error
     finally:
         sys.path[:] = known
     if not callable(found):
-        raise RlifError(f"the reward {name} is a {type(found).__name__}, not a function.")
+        raise RecipeError(f"the reward {name} is a {type(found).__name__}, not a function.")
     return found
 
 
@@ -72,7 +72,7 @@ def asks_for_gold(function: Callable[..., Any]) -> bool:
 
 
 def reward_function(name: str, function: Callable[..., Any]) -> Callable[[Batch], list[float | None]]:
-    """A grader that calls a TRL reward function and checks what it returns."""
+    """Makes a grader that calls a TRL reward function and checks what it returns."""
     parameters = inspect.signature(function).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
@@ -105,7 +105,7 @@ async def _awaited(values: Awaitable[Any]) -> Any:
 
 
 def checked(name: str, values: Any, count: int) -> list[float | None]:
-    """What a reward function returned, as numbers or None.
+    """Checks what a reward function returned and gives it as numbers or None.
 
     Raises:
         RewardError: a wrong count, NaN or infinity, or something that is no number.
@@ -132,10 +132,10 @@ def checked(name: str, values: Any, count: int) -> list[float | None]:
 
 
 def reward_model(name: str) -> Callable[[Batch], list[float | None]]:
-    """A grader that asks a sequence classifier.
+    """Makes a grader from a sequence classifier.
 
     Raises:
-        RlifError: it cannot be loaded, has more than one output, or no chat template where it needs one.
+        ModelError: it cannot be loaded, has more than one output, or no chat template where it needs one.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -143,9 +143,9 @@ def reward_model(name: str) -> Callable[[Batch], list[float | None]]:
         tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         model: Any = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise RlifError(f"cannot load the reward model {name!r}: {first_line(error)}") from error
+        raise ModelError(f"cannot load the reward model {name!r}: {first_line(error)}") from error
     if model.config.num_labels != 1:
-        raise RlifError(f"the reward model {name!r} has {model.config.num_labels} outputs; a reward model has one.")
+        raise ModelError(f"the reward model {name!r} has {model.config.num_labels} outputs; a reward model has one.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id

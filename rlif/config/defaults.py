@@ -1,0 +1,67 @@
+"""Defaults of training: the paper's values, what each algorithm means to TRL, and the options that rlif sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PAPER_TRAINING: dict[str, Any] = {
+    "learning_rate": 3e-6,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.1,  # a share of all steps
+    "num_train_epochs": 1,
+    "num_generations": 7,
+    "per_device_train_batch_size": 7,
+    "max_completion_length": 3072,
+    "temperature": 0.9,
+    "beta": 0.005,
+    "epsilon": 0.2,
+    "loss_type": "grpo",  # 1/|o| within a completion, then the mean over completions
+    "logging_steps": 1,
+    "save_steps": 10,
+    "save_total_limit": 3,
+    "report_to": "none",
+}
+
+RLOO_HAS_NOT = ("loss_type",)
+
+# The forms of the loss: what TRL's options become. In all of them the advantage is ours, see `rlif.rewards.mixing`.
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "grpo": {},  # the paper's, 1/|o| within a completion; training.loss_type may name another of TRL's
+    "dr_grpo": {"loss_type": "dr_grpo"},  # over the limit of tokens, no deviation; arXiv 2503.20783
+    "dapo": {"loss_type": "dapo"},  # over all tokens of the batch; arXiv 2503.14476
+    "bnpo": {"loss_type": "bnpo"},  # over all tokens of a process's batch; the reference code's
+    "gspo": {"importance_sampling_level": "sequence"},  # one ratio per completion; arXiv 2507.18071
+    "rloo": {},  # TRL's RLOOTrainer: leave-one-out baseline, no deviation; arXiv 2402.14740
+    "reinforce": {"normalize_advantages": True},  # the same, then all advantages of a batch to mean 0 and deviation 1
+}
+
+LEAVE_ONE_OUT = ("rloo", "reinforce")
+
+UNSCALED = ("dr_grpo", *LEAVE_ONE_OUT)  # whose advantages are not divided by a deviation unless a recipe asks
+
+REUSE = ("gradient_accumulation_steps", "steps_per_generation", "num_iterations")
+
+# Set by rlif from its own keys; a second opinion in `training` would contradict them.
+OURS = {
+    "output_dir": "output and name",
+    "generation_batch_size": "problems_per_update",
+    "seed": "seed",
+    "scale_rewards": "normalisation",
+    "reward_weights": "reward",
+    "multi_objective_aggregation": "reward",
+    "model_init_kwargs": "model, revision and dtype",
+    "trust_remote_code": "nothing: remote code never runs",
+    "remove_unused_columns": "nothing: rlif builds the data set",
+    "disable_tqdm": "nothing: rlif shows its own progress",
+    "resume_from_checkpoint": "--resume",
+    "save_only_model": "nothing: a checkpoint is there to go on from",
+    "ignore_data_skip": "nothing: a resumed run goes on where it was in its data",
+    "restore_callback_states_from_checkpoint": "nothing: what the guard and the rewards remember comes back by itself",
+    # A recipe writes into its run folder and nowhere else; what it made is uploaded by whoever wants it uploaded.
+    "push_to_hub": "`hf upload` with the model folder of the run",
+    "log_completions_hub_repo": "`hf upload` with completions/ of the run",
+    "trackio_space_id": "`hf upload` with metrics.jsonl of the run",
+    "trackio_static_space_id": "`hf upload` with metrics.jsonl of the run",
+    "trackio_bucket_id": "`hf upload` with metrics.jsonl of the run",
+    "hub_token": "HF_TOKEN in the environment: recipes are kept with the run",
+}

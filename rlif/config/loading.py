@@ -1,0 +1,93 @@
+"""Finds, reads and checks recipes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rlif.config.inheritance import lineage, merged
+from rlif.config.recipe import Equivalence, Evaluation, Recipe
+from rlif.config.renamed import RENAMED_KEYS
+from rlif.errors import RecipeError, nearest
+from rlif.files.yaml import parse_yaml
+from rlif.guard.limits import Guard
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Lists the recipes that come with the package, by name."""
+    folder = Path(str(resources.files("rlif"))) / "recipes"
+    return {path.stem: path for path in sorted(folder.rglob("*.yaml"), key=lambda p: p.stem)}
+
+
+def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe and checks it, with `key=value` overrides; dots reach inside: `training.learning_rate=1e-4`.
+
+    Args:
+        recipe: name of a shipped recipe, or a path to a YAML file.
+        overrides: values are read as YAML.
+
+    Raises:
+        RecipeError: no such recipe, unreadable YAML, an unknown key, a wrong type, keys that contradict each other.
+
+    Example:
+        >>> rlif.load_recipe("demo", ["seed=1"]).seed
+        1
+    """
+    values = merged(lineage(find_recipe(recipe), shipped_recipes()))
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or key.split() != [key]:
+            raise RecipeError(f"cannot read {override!r}; overrides look like key=value.")
+        target = values
+        first, *inner = key.split(".")
+        *parents, last = RENAMED_KEYS.get(first, first), *inner
+        for parent in parents:
+            if target.get(parent) is None:
+                target[parent] = {}
+            target = target[parent]
+            if not isinstance(target, dict):
+                raise RecipeError(f"cannot set {key!r}: {parent!r} is a single value.")
+        target[last] = parse_yaml(value, f"the value of {key}")
+    return check_recipe(values)
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """Finds the file of a recipe, given by path or by the name of a shipped one."""
+    if Path(recipe).is_file():
+        return Path(recipe)
+    shipped = shipped_recipes()
+    if str(recipe) in shipped:
+        return shipped[str(recipe)]
+    raise RecipeError(f"no recipe file and no shipped recipe {str(recipe)!r}; {nearest(str(recipe), shipped)}")
+
+
+def folder_name(stem: str) -> str:
+    """Makes a name for a run folder from that of a recipe file."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip("._-") or "run"
+
+
+def check_recipe(values: Mapping[str, Any]) -> Recipe:
+    """Makes a recipe from plain values; each error is one sentence."""
+    try:
+        return Recipe.model_validate(values)
+    except UnicodeEncodeError as error:
+        found = error.object[error.start : error.end]
+        raise RecipeError(f"the recipe holds {found!r}, which is no text; write the characters themselves.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            owner = {"evaluate": Evaluation, "guard": Guard, "equivalence": Equivalence}.get(
+                str(first["loc"][0]), Recipe
+            )
+            hint = nearest(str(first["loc"][-1]), owner.model_fields)
+            raise RecipeError(f"unknown key {key!r} in the recipe; {hint}") from None
+        if first["type"] == "value_error":
+            raise RecipeError(f"{first['msg'].removeprefix('Value error, ')}.") from None
+        found = repr(first["input"])
+        raise RecipeError(f"{key} in the recipe: {first['msg'].lower()}, found {found[:80]}.") from None

@@ -1,0 +1,134 @@
+"""Lists what this engine uses of TRL and transformers beyond their documented interface, and checks it.
+
+`USED` is the whole list; a test finds private names that it lacks. `check_trl` runs before a trainer is built: a TRL
+without one of them is refused in one sentence.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import traceback
+from dataclasses import dataclass
+
+import trl
+
+from rlif.errors import MachineError
+
+TESTED_TRL = "1.10 to 1.16"
+TRAINERS = ("GRPOTrainer", "RLOOTrainer")
+LIBRARIES = ("trl", "vllm")  # whose constructors build a trainer
+
+
+@dataclass(frozen=True)
+class Used:
+    """One name of a library's.
+
+    Attributes:
+        owner: "trainer" for the trainers of `TRAINERS`, one of them, or a module or class by dotted path.
+        name: of a method, a function or an attribute.
+        purpose: what it is used for.
+        parameters: the first parameters of a method or function; None for an attribute, which the code of a class
+            must mention, or a module must have.
+    """
+
+    owner: str
+    name: str
+    purpose: str
+    parameters: tuple[str, ...] | None = None
+
+
+SCORING = ("self", "model", "input_ids", "attention_mask", "logits_to_keep")
+REWARDING = ("self", "inputs", "prompts", "completions", "completion_ids_list")
+SAMPLER, ENGINE = "trl.trainer.utils.RepeatSampler", "trl.generation.vllm_generation.VLLMGeneration"
+
+USED = (
+    # methods of TRL's that are overridden, super() first
+    Used("trainer", "_generate", "remembers token ids, reads the decoding", ("self", "prompts")),
+    Used("trainer", "_generate_and_score_completions", "returns the advantages", ("self", "inputs")),
+    Used("trainer", "_get_train_sampler", "gives the order of problems", ("self",)),
+    Used("trainer", "_get_per_token_logps_and_entropies", "its passes are read, or one is run", SCORING),
+    # a method of TRL's that calls the reward with these columns; benchmarks time it
+    Used("trainer", "_calculate_rewards", "calls the reward", REWARDING),
+    # methods of transformers'
+    Used("trainer", "_save_checkpoint", "adds the annotator; saves the last step", ("self", "model", "trial")),
+    Used("trainer", "_load_optimizer_and_scheduler", "loads the annotator", ("self", "checkpoint")),
+    Used("trainer", "_load_from_checkpoint", "loads a finished run", ("self", "resume_from_checkpoint")),
+    # attributes that the trainers set
+    Used("trainer", "callback_handler", "orders callbacks, logs the last scores"),
+    Used("trainer", "ref_model", "the reference pass, and offline annotators"),
+    Used("trainer", "temperature", "statistics are those of the sampling distribution"),
+    Used("trainer", "num_iterations", "whether TRL scores the policy anyway"),
+    Used("trainer", "num_generations", "the size of a group"),
+    Used("trainer", "num_generations_eval", "the size of a group in evaluation"),
+    Used("trainer", "use_vllm", "whether plain `generate` samples"),
+    Used("trainer", "vllm_generation", "holds the vLLM engine"),
+    Used("GRPOTrainer", "use_transformers_continuous_batching", "whether plain `generate` samples"),
+    Used("GRPOTrainer", "tools", "refused"),
+    Used("GRPOTrainer", "environments", "refused"),
+    Used("GRPOTrainer", "rollout_func", "refused"),
+    # functions and classes of TRL's modules
+    Used("trl.trainer.utils", "use_adapter", "the bare model under LoRA", ("model", "adapter_name")),
+    Used(SAMPLER, "seed", "the order of each epoch"),
+    Used(SAMPLER, "generator", "the order of each epoch"),
+    Used(SAMPLER, "num_samples", "the order of each epoch"),
+    Used(ENGINE, "llm", "the vLLM engine in this process"),
+    Used(ENGINE, "LLM", "built with our logits processor"),
+)
+
+
+def check_trl(trainer: type) -> None:
+    """Refuses a TRL or transformers without a name of `USED`.
+
+    Args:
+        trainer: a class built on one of `TRAINERS`.
+
+    Raises:
+        MachineError: names what is missing and the range of versions that was tested.
+    """
+    theirs = next(base for base in trainer.__mro__ if base.__module__.partition(".")[0] == "trl")
+    for used in USED:
+        if used.owner in TRAINERS and used.owner != theirs.__name__:
+            continue
+        owner = theirs if used.owner in ("trainer", *TRAINERS) else _found(used.owner)
+        if not _is_there(owner, used):
+            where = theirs.__name__ if owner is theirs else used.owner
+            shape = f"({', '.join(p for p in used.parameters if p != 'self')}, ...)" if used.parameters else ""
+            raise MachineError(
+                f"TRL {trl.__version__} has no {where}.{used.name}{shape}, which rlif builds on; install TRL"
+                f" {TESTED_TRL}."
+            )
+
+
+def _found(path: str) -> object:
+    """A module, or a class in one; None where there is none."""
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError:
+        module, _, name = path.rpartition(".")
+        return getattr(_found(module), name, None) if module else None
+
+
+def _is_there(owner: object, used: Used) -> bool:
+    if used.parameters is not None:
+        function = getattr(owner, used.name, None)
+        return callable(function) and _parameters(function)[: len(used.parameters)] == used.parameters
+    return isinstance(owner, type) and any(
+        used.name in inspect.unwrap(function).__code__.co_names
+        for base in owner.__mro__
+        for function in vars(base).values()
+        if inspect.isfunction(function)
+    )
+
+
+def _parameters(function: object) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)  # type: ignore[arg-type]
+
+
+def raised_by_library(error: BaseException) -> bool:
+    """Tells whether TRL or vLLM raised it while at work for us, rather than this package or what it called itself."""
+    packages = [
+        frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    after_ours = packages[::-1][: packages[::-1].index("rlif")] if "rlif" in packages else packages[::-1]
+    return bool(after_ours) and after_ours[-1] in LIBRARIES

@@ -1,0 +1,147 @@
+"""Draws samples of many problems into a folder, and goes on where a killed process stopped.
+
+    samples.jsonl    a row per completion, N for each problem, appended a batch at a time
+    early.jsonl      the same with early stopping, where that was asked for
+    sampling.json    everything that decides these rows; written first, compared before the folder is gone on with
+
+The seed of a batch follows from its number. So a folder that was resumed holds the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rlif.errors import DataError
+from rlif.files.atomic import read_object, replace_file, writing
+from rlif.files.jsonl import JsonLog, different, plain
+from rlif.files.lock import locked
+from rlif.selection.samples import GroupSampler, Row
+from rlif.types import Problem
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn.
+
+    Attributes:
+        sampler: draws the rows.
+        problems: one group of rows each.
+        warm_up: whole samples before early stopping starts; None to draw without it.
+        percentile: of the warm-up's lowest windows, the threshold of early stopping.
+    """
+
+    sampler: GroupSampler
+    problems: Sequence[Problem]
+    warm_up: int | None = None
+    percentile: float = 10
+
+    def draw(
+        self, out: Path | None, settings: Mapping[str, Any], progress: Callable[[int], None] = lambda _: None
+    ) -> tuple[list[Row], list[Row] | None]:
+        """Draws the rows that the folder does not hold yet.
+
+        Args:
+            out: the folder; None to keep rows in memory only.
+            settings: what decides the rows besides this object, e.g. the data type.
+            progress: called with the number of problems just drawn or found.
+
+        Returns:
+            All rows, and those with early stopping or None.
+
+        Raises:
+            DataError: the folder holds rows drawn with other settings, or cannot be written.
+        """
+        rows: dict[str, list[Row]] = {"samples": []} | ({} if self.warm_up is None else {"early": []})
+        size = max(1, self.sampler.scorer.batch_size // self.sampler.decoding.n)
+        with _logs(out, rows) as logs:
+            done = 0 if out is None else self._resume(out, self.described(settings), logs, rows, size)
+            progress(min(done * size, len(self.problems)))
+            for number, start in list(enumerate(range(0, len(self.problems), size)))[done:]:
+                part = self.problems[start : start + size]
+                for name, drawn in self._batch(part, number):
+                    rows[name] += drawn
+                    if name in logs:
+                        with writing(logs[name].path):
+                            logs[name].append(*drawn)
+                progress(len(part))
+        return rows["samples"], rows.get("early")
+
+    def described(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything that decides the rows, as plain data."""
+        sampler, scorer = self.sampler, self.sampler.scorer
+        weights = {file.name: file.stat().st_size for file in sorted(Path(scorer.name).glob("*.safetensors"))}
+        problems = json.dumps([asdict(problem) for problem in self.problems], sort_keys=True, default=str)
+        return plain(
+            {
+                **settings,
+                **asdict(sampler.decoding),
+                "model": scorer.name,
+                "weights": weights,
+                "chat": scorer.chat,
+                "batch_size": scorer.batch_size,
+                "window": scorer.window,
+                "task": sampler.task.name,
+                "problems": {"rows": len(self.problems), "sha256": hashlib.sha256(problems.encode()).hexdigest()},
+                "prompt": sampler.prompt and asdict(sampler.prompt),
+                "warm_up": self.warm_up,
+                "percentile": None if self.warm_up is None else self.percentile,
+            }
+        )
+
+    def _batch(self, problems: Sequence[Problem], number: int) -> Iterator[tuple[str, list[Row]]]:
+        whole = self.sampler.draw(problems, number)
+        yield "samples", whole
+        if self.warm_up is not None:
+            warm = [row for row in whole if row["sample"] < self.warm_up]
+            yield "early", self.sampler.draw_on(problems, warm, number, self.percentile)
+
+    def _resume(
+        self, out: Path, settings: dict[str, Any], logs: Mapping[str, JsonLog], rows: dict[str, list[Row]], size: int
+    ) -> int:
+        """Reads the batches that every file holds whole, cuts off the rest, and counts these batches."""
+        _check_settings(out, settings)
+        order = [(problem.id, i) for problem in self.problems for i in range(self.sampler.decoding.n)]
+        found = {name: list(log.rows()) for name, log in logs.items()}
+        for name, lines in found.items():
+            if [(row.get("id"), row.get("sample")) for _, row in lines] != order[: len(lines)]:
+                raise DataError(f"{logs[name].path} holds other rows than were drawn; write to another folder.")
+        drawn = min(map(len, found.values()))
+        per_batch = size * self.sampler.decoding.n
+        done = -(-drawn // per_batch) if drawn == len(order) else drawn // per_batch
+        keep = min(done * per_batch, len(order))
+        for name, lines in found.items():
+            with writing(logs[name].path):
+                logs[name].cut(lines[keep - 1][0] if keep else 0)
+            rows[name] += [row for _, row in lines[:keep]]
+        return done
+
+
+@contextmanager
+def _logs(out: Path | None, names: Sequence[str] | Mapping[str, Any]) -> Iterator[dict[str, JsonLog]]:
+    """Holds the folder, so that no second process writes to it, and opens its files."""
+    if out is None:
+        yield {}
+        return
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        yield {name: JsonLog(out / f"{name}.jsonl", ascii=False) for name in names}
+
+
+def _check_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Writes the settings into a new folder; refuses a folder whose rows were drawn with others."""
+    path, samples = out / "sampling.json", out / "samples.jsonl"
+    remedy = f"write to another folder, or choose among its samples with --samples {samples}."
+    if not samples.exists():
+        with writing(path):
+            replace_file(path, json.dumps(settings, indent=2) + "\n")
+    elif not path.is_file():
+        raise DataError(f"{out} holds samples, and no sampling.json that says how they were drawn; {remedy}")
+    elif keys := different(read_object(path), settings):
+        raise DataError(f"{out} holds samples drawn with another {keys}; {remedy}")

@@ -1,0 +1,64 @@
+"""The table of passes: which row is read, and when a pass of rlif's own is needed."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from rlif.config.loading import load_recipe
+from rlif.config.passes import EVERY, TABLE, Conditions, needs_of, which_pass
+from rlif.scoring.taps import CHEAP, COSTLY
+from rlif.signals import NEEDS
+
+FLAGS = ("scored", "reference", "captured", "plain", "dropout")
+
+
+def every_condition():
+    for annotator in ("online", "offline", "ema", "lagged"):
+        for values in itertools.product([False, True], repeat=len(FLAGS)):
+            yield Conditions(annotator, **dict(zip(FLAGS, values, strict=True)))
+
+
+def test_the_statistics_are_those_that_taps_compute():
+    assert {*CHEAP, *COSTLY, "logprob"} == EVERY == {needs.removesuffix("_BT") for needs in NEEDS.values()}
+
+
+def test_a_copy_is_read_by_a_pass_of_its_own_only():
+    for conditions in every_condition():
+        if conditions.annotator in ("ema", "lagged"):
+            assert which_pass(conditions, {"entropy"}).path == "pass"
+            assert which_pass(conditions, set()).path == "none"
+
+
+def test_a_pass_is_run_exactly_where_the_row_that_is_read_lacks_a_statistic():
+    for conditions, need in itertools.product(every_condition(), sorted(EVERY)):
+        found = which_pass(conditions, {need})
+        assert (found.path == "pass") == (found.read is None or need not in TABLE[found.read].gives)
+        assert found.extra == int(found.path == "pass")
+
+
+def test_dropout_spares_nothing_but_what_vllm_measures():
+    for conditions in every_condition():
+        if conditions.dropout:
+            assert which_pass(conditions, set()).path in ("vllm", "none")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "path"),
+    [
+        (Conditions("online", scored=True, captured=True), "policy"),
+        (Conditions("online", captured=True), "vllm"),
+        (Conditions("online", plain=True, reference=True), "decode"),
+        (Conditions("offline", plain=True, reference=True), "reference"),
+        (Conditions("offline", plain=True), "pass"),
+        (Conditions("online"), "pass"),
+    ],
+)
+def test_rows_of_the_table(conditions, path):
+    assert which_pass(conditions, {"mean_logprob"}).path == path
+
+
+def test_what_rewards_need():
+    assert needs_of(load_recipe("demo").weights) == {"mean_logprob"}
+    assert needs_of(["accuracy", "likelihood", "negative_entropy"]) == {"logprob", "entropy"}

@@ -1,0 +1,111 @@
+"""What the engine uses of TRL's private names is one list, checked before a trainer is built."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from trl import GRPOTrainer
+
+import rlif
+from rlif.engines.trl import contract
+from rlif.engines.trl.contract import USED, check_trl, raised_by_library
+from rlif.engines.trl.trainer import InternalGRPOTrainer, InternalRLOOTrainer
+
+FOLDER = Path(contract.__file__).parent
+TREES = {path.name: ast.parse(path.read_text()) for path in sorted(FOLDER.glob("*.py"))}
+NAMES = {used.name for used in USED}
+
+
+def is_super(node):
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super"
+
+
+@pytest.mark.parametrize("file", TREES)
+def test_private_names_of_the_libraries_are_in_the_list(file):
+    """Private are those of `super()`, and those of any object that no class or function in the folder defines."""
+    ours = {
+        name
+        for tree in TREES.values()
+        for node in ast.walk(tree)
+        for name in (
+            [node.name]
+            if isinstance(node, ast.FunctionDef)
+            else [node.attr]
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+            else []
+        )
+    }
+    used = {
+        node.attr
+        for node in ast.walk(TREES[file])
+        if isinstance(node, ast.Attribute)
+        and re.match(r"_[a-z]", node.attr)
+        and (is_super(node.value) or node.attr not in ours)
+    }
+    assert used - NAMES == set()
+
+
+def test_modules_of_trl_are_in_the_list():
+    imported = {
+        f"{node.module}.{alias.name}"
+        for tree in TREES.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("trl.")
+        for alias in node.names
+    }
+    listed = {f"{used.owner}.{used.name}" for used in USED}
+    assert imported
+    assert {name for name in imported if not any(entry.startswith(name) for entry in listed)} == set()
+
+
+def test_this_trl_has_all_of_them():
+    check_trl(InternalGRPOTrainer)
+    check_trl(InternalRLOOTrainer)
+
+
+MISSING = {
+    "another signature": (lambda patch: patch.setattr(GRPOTrainer, "_calculate_rewards", lambda self, batch: None)),
+    "no such method": lambda patch: patch.setattr(GRPOTrainer, "_generate_and_score_completions", None),
+    "an attribute nobody sets": lambda patch: patch.setattr(
+        contract, "USED", (contract.Used("trainer", "vllm_generator", "is not there"),)
+    ),
+    "no such class": lambda patch: patch.setattr(
+        contract, "USED", (contract.Used("trl.trainer.utils.Repeater", "seed", "is not there"),)
+    ),
+}
+SAID = {
+    "another signature": r"GRPOTrainer._calculate_rewards\(inputs, prompts, completions, completion_ids_list, ...\)",
+    "no such method": r"GRPOTrainer._generate_and_score_completions\(inputs, ...\)",
+    "an attribute nobody sets": r"GRPOTrainer.vllm_generator",
+    "no such class": r"trl.trainer.utils.Repeater.seed",
+}
+
+
+@pytest.mark.parametrize("what", MISSING)
+def test_a_trl_of_another_shape_is_refused(what, monkeypatch):
+    MISSING[what](monkeypatch)
+    with pytest.raises(rlif.RlifError, match=rf"has no {SAID[what]}, which rlif builds on; install TRL 1.10 to"):
+        check_trl(InternalGRPOTrainer)
+
+
+@pytest.mark.parametrize(
+    ("modules", "expected"),
+    [
+        (["rlif.engines", "trl.trainer", "transformers"], True),
+        (["rlif.engines", "trl.trainer", "rlif.engines", "vllm"], True),
+        (["rlif.engines", "trl.trainer", "rlif.engines", "torch"], False),
+        (["rlif.engines", "torch"], False),
+        (["rlif.engines"], False),
+    ],
+)
+def test_a_mistake_of_ours_is_not_taken_for_the_librarys(modules, expected):
+    """The modules of the frames that an error passed through say whose it is; outermost first."""
+    code, scope = "raise OSError('no such file')", {"__name__": modules[-1]}
+    for module in reversed(modules[:-1]):
+        code, scope = "exec(code, scope)", {"__name__": module, "code": code, "scope": scope}
+    with pytest.raises(OSError, match="no such file") as caught:
+        exec(code, scope)
+    assert raised_by_library(caught.value) is expected

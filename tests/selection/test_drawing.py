@@ -1,0 +1,89 @@
+"""`rlif select --out` goes on after a kill, with the same bytes, and refuses to mix settings."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from support.killing import rlif_process
+from support.sabotage import die_at
+
+APPEND = "rlif.files.jsonl:JsonLog.append"
+DRAW = ["-t", "clock", "-n", "4", "--limit", "5", "--batch-size", "8", "--max-tokens", "6"]  # three batches
+EARLY = ["--early-stop", "--warm-up", "2", "--window", "2", "--percentile", "60"]
+
+
+def select(model, out, *options, saboteurs=()):
+    return rlif_process(["select", "-m", model, *DRAW, *options, "-o", out], out.with_suffix(".log"), *saboteurs)
+
+
+def content(out):
+    """Every file of a folder but the figure, the lock, and the folder's own name."""
+    return {p.name: p.read_bytes() for p in out.iterdir() if p.suffix in (".jsonl", ".json", ".md")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, model_folder):
+    out = tmp_path_factory.mktemp("whole") / "out"
+    code, printed = select(model_folder, out, *EARLY)
+    assert code == 0, printed
+    return content(out)
+
+
+@pytest.mark.parametrize(
+    "kill",
+    [
+        (die_at, APPEND, 1, "before"),
+        (die_at, APPEND, 3, "after"),  # the second batch is in samples.jsonl and not yet in early.jsonl
+        (die_at, APPEND, 4, "after"),
+        (die_at, "rlif.selection.scaling:report", 1, "before"),
+    ],
+    ids=["before the first batch", "in the second batch", "between batches", "after the last batch"],
+)
+def test_a_killed_select_goes_on_with_the_same_bytes(kill, tmp_path, model_folder, whole):
+    out = tmp_path / "out"
+    code, printed = select(model_folder, out, *EARLY, saboteurs=[kill])
+    assert code == -9, printed
+    if (out / "samples.jsonl").exists():
+        with (out / "samples.jsonl").open("a") as file:
+            file.write('{"id": "torn')
+    code, printed = select(model_folder, out, *EARLY)
+    assert code == 0, printed
+    assert content(out) == whole
+
+
+def test_whole_batches_are_not_drawn_again(tmp_path, model_folder, whole):
+    out = tmp_path / "out"
+    assert select(model_folder, out, *EARLY)[0] == 0
+    draws = (die_at, "rlif.selection.samples:GroupSampler.draw", 1, "before")
+    code, printed = select(model_folder, out, *EARLY, saboteurs=[draws])
+    assert code == 0, printed
+    assert content(out) == whole
+
+
+def test_other_settings_and_unknown_samples_are_refused(tmp_path, model_folder):
+    out = tmp_path / "out"
+    assert select(model_folder, out)[0] == 0
+    before = content(out)
+    for options, named in (
+        (["--temperature", "0.7"], "temperature"),
+        (["--seed", "1", "--limit", "4"], "problems, seed"),
+        (["--batch-size", "4"], "batch_size"),
+        (EARLY, "percentile, warm_up, window"),
+    ):
+        code, printed = select(model_folder, out, *options)
+        last = " ".join(printed.split("rlif: ")[-1].split())
+        assert code == 2 and f"holds samples drawn with another {named}; write to another folder" in last
+    assert content(out) == before
+    (out / "sampling.json").unlink()
+    code, printed = select(model_folder, out)
+    assert code == 2 and "no sampling.json that says how they were drawn" in printed
+
+
+def test_rows_of_other_problems_are_refused(tmp_path, model_folder):
+    out = tmp_path / "out"
+    assert select(model_folder, out)[0] == 0
+    lines = (out / "samples.jsonl").read_text().splitlines(keepends=True)
+    (out / "samples.jsonl").write_text("".join([json.dumps({"id": "x", "completion": "y"}) + "\n", *lines[1:]]))
+    code, printed = select(model_folder, out)
+    assert code == 2 and "holds other rows than were drawn" in printed

@@ -44,6 +44,7 @@ bench: $(READY)
 	$(STEADY) $(RUN)/python benchmarks/step.py
 	$(STEADY) $(RUN)/python benchmarks/scoring.py
 	$(STEADY) $(RUN)/python benchmarks/looking.py
+	$(RUN)/python benchmarks/startup.py
 
 bench-gpu: $(READY)
 	$(RUN)/python benchmarks/gpu.py

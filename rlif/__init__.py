@@ -6,6 +6,7 @@ The public names load what they need when first used; `import rlif` alone loads 
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from rlif.version import __version__ as __version__
@@ -44,6 +45,8 @@ _HOME = {
     "RlifError": "rlif.errors",
     "TokenStats": "rlif.types",
 }
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # a program that uses rlif decides what is shown
 
 
 def __getattr__(name: str) -> Any:

@@ -16,8 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rlif
-from rlif.sampling.sampler import generate, render
+from rlif.sampling.sampler import Decoding, generate
 from rlif.tasks.prompts import PROMPTS
+from rlif.tasks.rendering import render
 
 HABITS = {"The": "leap", "First": "steps", "Hmm": "ramble"}
 
@@ -36,7 +37,7 @@ def main() -> None:
         task = rlif.TASKS[family]
         problems = task.load("test", limit=args.limit)
         prompts = [render(tokenizer, PROMPTS["plain"], problem.text, chat=True) for problem in problems]
-        completions = generate(model, tokenizer, prompts, max_tokens=56, temperature=1.0, batch_size=args.limit)
+        completions = generate(model, tokenizer, prompts, Decoding(56, temperature=1.0), batch_size=args.limit)
         stats = rlif.score_completions(model, prompts, [c.completion_ids for c in completions], batch_size=64)
         found: dict[str, list[tuple[float, bool]]] = defaultdict(list)
         for problem, completion, sure in zip(problems, completions, rlif.SIGNALS["self_certainty"](stats), strict=True):

@@ -40,10 +40,11 @@ from tokenizers import trainers
 from torch.nn.functional import cross_entropy
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, get_cosine_schedule_with_warmup
 
-from rlif.sampling.sampler import generate, render
+from rlif.sampling.sampler import Decoding, generate
 from rlif.tasks import TASKS
 from rlif.tasks.miniature import CUPS, HOURS, Miniature
 from rlif.tasks.prompts import PROMPTS
+from rlif.tasks.rendering import render
 from rlif.types import Problem
 
 FAMILIES = ("clock", "cups")
@@ -161,7 +162,7 @@ def measure(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, n: int) -> dict[
                 prompt_ids(tokenizer, problem) + tokenizer.encode(prefix, add_special_tokens=False)
                 for problem, prefix in zip(problems, prefixes, strict=True)
             ]
-            completions = generate(model, tokenizer, rows, max_tokens=LENGTH, batch_size=n)
+            completions = generate(model, tokenizer, rows, Decoding(LENGTH), batch_size=n)
             right = [task.grade(p, c.text) for p, c in zip(problems, completions, strict=True)]
             result[f"{name}/{kind}"] = sum(map(bool, right)) / n
     return result

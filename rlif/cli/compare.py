@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlif.errors import RlifError
+from rlif.cli.tables import print_table
+from rlif.errors import RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,13 +24,14 @@ def compare(
     ],
     seeds: Annotated[str | None, typer.Option(help="3 for 0, 1 and 2, or a list as 0,1,5; a single one as 5,")] = None,
     out: Annotated[list[Path] | None, typer.Option(help="Write the table: .md, .csv or .json; repeatable.")] = None,
-    against: Annotated[str | None, typer.Option(help="A method that the others are held against.")] = None,
+    against: Annotated[str | None, typer.Option(help="The method that the others are compared with.")] = None,
     folder: Annotated[Path, typer.Option(help="Where runs of recipes go, as RECIPE-seedS.")] = Path("runs/compare"),
 ) -> None:
-    """Compare methods on the same problems and seeds: `rlif compare demo demo-collapse --seeds 3`.
+    """Compare methods on the same problems and seeds.
 
-    Recipes are run, and those that are in the folder are not run again: what was killed goes on. Run folders, folders
-    of them and tables that were written as .json are read. KEY=VALUE changes every recipe.
+    Example: `rlif compare demo demo-collapse --seeds 3`. Recipes are run. Finished runs in the folder are read instead,
+    and interrupted ones resume. Run folders, folders of them and tables written as .json are read. KEY=VALUE changes
+    every recipe.
     """
     from rlif.comparison.comparison import compare as compare_runs
     from rlif.comparison.table import format_of, write
@@ -40,7 +42,7 @@ def compare(
     for argument in what:
         (overrides if "=" in argument and not Path(argument).exists() else targets).append(argument)
     if any(not Path(target).exists() or Path(target).suffix in (".yaml", ".yml") for target in targets):
-        _quieten()
+        _silence_warnings()
     found = compare_runs(
         targets,
         seeds=None if seeds is None else read_seeds(seeds),
@@ -59,7 +61,7 @@ def compare(
 
 
 def read_seeds(text: str) -> list[int]:
-    """`3` as 0, 1 and 2; with a comma in it, a list.
+    """Reads how many seeds, as 3 for 0, 1 and 2, or a list with commas.
 
     Example:
         >>> read_seeds("3"), read_seeds("5,7"), read_seeds("5,")
@@ -67,38 +69,26 @@ def read_seeds(text: str) -> list[int]:
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isascii() and part.isdecimal() for part in parts) or text == "0":
-        raise RlifError(f"cannot read --seeds {text!r}; give how many, as 3, or which, as 0,1,2.")
+        raise RecipeError(f"cannot read --seeds {text!r}; give how many, as 3, or which, as 0,1,2.")
     return sorted({int(part) for part in parts}) if "," in text else list(range(int(text)))
 
 
 def show(found: Comparison) -> None:
-    """Prints the table, a part for each task, and what to know about it."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
+    """Prints a table for each task, what differs between the recipes, and notes."""
     from rlif.comparison.table import groups, recipe_differences
 
-    console = Console()
-    if not console.is_terminal:
-        console.width = 180  # a file or a pipe has no width
     for title, headings, rows in groups(found):
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
-        for number, heading in enumerate(headings):
-            table.add_column(heading, justify="left" if number < 2 else "right", no_wrap=not number)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+        print(title)
+        print_table(headings, rows, left=2)
     base, changes = recipe_differences(found)
     for method, changed in changes.items():
-        line = f"{method}, where its recipe is not that of {base}: {'; '.join(changed)}"
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        print(f"{method}, where its recipe is not that of {base}: {'; '.join(changed)}")
     for note in found.notes:
-        console.print(note, highlight=False, soft_wrap=True, markup=False)
+        print(note)
 
 
-def _quieten() -> None:
-    """No progress bars and no warnings that are not the user's between the lines of training."""
+def _silence_warnings() -> None:
+    """Turns off the progress bars and warnings of transformers, which would break the lines of training."""
     import warnings
 
     from transformers.utils import logging
@@ -108,7 +98,7 @@ def _quieten() -> None:
 
 
 def _command(what: Sequence[str], seeds: str | None, against: str | None) -> str:
-    """The command, for the table that it makes; of a path only what does not depend on the machine."""
+    """Writes down the command that made the table; absolute paths are cut to their names."""
     shown = [Path(argument).name if Path(argument).is_absolute() else argument for argument in what]
     options = [*(["--seeds", seeds] if seeds else []), *(["--against", against] if against else [])]
     return shlex.join(["rlif", "compare", *shown, *options])

@@ -1,4 +1,4 @@
-"""`rlif eval` and `rlif check-graders`: parsing and printing only."""
+"""`rlif eval`: parsing and printing only."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlif.errors import RlifError
+from rlif.cli.numbers import number, percent, share
+from rlif.cli.options import Dtype, UnsafeLocal
+from rlif.cli.tables import print_table
+from rlif.errors import RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rich.console import Console
 
     from rlif.evaluation.grid import Candidate, Options
     from rlif.tasks import Task
@@ -28,32 +29,35 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many problems of each task.")] = None,
     source: Annotated[list[str] | None, typer.Option(help="TASK=PATH: data from here instead of its home.")] = None,
     n: Annotated[int | None, typer.Option(min=1, help="Completions per problem; above 1 at temperature 1.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="Of sampling; 0 is greedy.")] = None,
-    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="Temperature of sampling; 0 is greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of probability to sample from.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Completion limit.")] = None,
     prompt: Annotated[str | None, typer.Option(help="A template's name, or a YAML file of system and user.")] = None,
-    chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help="Through the chat template or not.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of sampling.")] = 0,
-    dtype: Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")] = "auto",
+    chat: Annotated[
+        bool | None,
+        typer.Option("--chat/--no-chat", help="Chat template or plain prompts; as the task says by default."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of sampling.")] = 0,
+    dtype: Dtype = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
     engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Completions at a time; 64, or 512 with vllm, if left out.")
     ] = None,
-    output: Annotated[Path, typer.Option(help="Where scores go; those of a run go to the run.")] = Path("evals"),
+    output: Annotated[Path, typer.Option(help="Where scores go; those of a run go into its folder.")] = Path("evals"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace scores of other settings.")] = False,
     outputs: Annotated[Path | None, typer.Option(help="Grade these recorded completions; no model is run.")] = None,
-    check_gold: Annotated[bool, typer.Option("--check-gold", help="First grade the gold answers themselves.")] = False,
-    unsafe_local: Annotated[bool, typer.Option("--unsafe-local", help="Run model code without a sandbox.")] = False,
+    check_gold: Annotated[bool, typer.Option("--check-gold", help="First grade the gold answers.")] = False,
+    unsafe_local: UnsafeLocal = False,
 ) -> None:
-    """Evaluate models: `rlif eval tiny-reasoner runs/demo --tasks clock,cups`."""
-    from rich.console import Console
+    """Evaluate models on tasks.
 
+    Example: `rlif eval tiny-reasoner runs/demo --tasks clock,cups`. A run folder stands for all its checkpoints.
+    """
     from rlif.evaluation.grid import Options, candidates, check_distinct, samplers
 
-    console = Console()
     if not tasks:
-        raise RlifError("name the tasks, e.g. --tasks gsm8k,math500.")
+        raise RecipeError("name the tasks, e.g. --tasks gsm8k,math500.")
     if n is not None and n > 1 and temperature is None:
         temperature = 1.0
     decoding = {"n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
@@ -73,71 +77,19 @@ def evaluate(
     )
     work = _work(tasks, options)
     if check_gold:
-        _check_gold(console, work, unsafe_local)
+        _check_gold(work, unsafe_local)
     if outputs is not None:
-        _grade(console, work, outputs, output, options)
+        _grade(work, outputs, output, options)
     elif models:
         found = [c for model in models for c in candidates(model, output, dtype=dtype, revision=revision)]
         check_distinct(found)
-        _evaluate(console, found, work, options, sampler)
+        _evaluate(found, work, options, sampler)
     elif not check_gold:
-        raise RlifError("give a model, or recorded completions with --outputs.")
-
-
-def check_graders(
-    folder: Annotated[Path, typer.Argument(help="Recorded outputs, with expected.json.")],
-    data: Annotated[Path | None, typer.Option(help="Problems and golds; the folder's parent, else RLIF_DATA.")] = None,
-    unsafe_local: Annotated[bool, typer.Option("--unsafe-local", help="Run model code without a sandbox.")] = False,
-) -> None:
-    """Grade published outputs and compare with the published scores; exit code 1 if any is out of its tolerance."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from rlif.evaluation.reproduce import check_graders, table
-
-    console = Console()
-    with console.status("grading") as status:
-        rows = check_graders(
-            folder, data, unsafe_local=unsafe_local, progress=lambda row: status.update(f"graded {row.entry}")
-        )
-    header, *lines = table(rows)
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in header[:-1]:
-        numeric = heading in ("items", "published", "ours", "difference")
-        shown.add_column(heading, justify="right" if numeric else "left", overflow="fold")
-    notes = []
-    for *cells, note in lines:
-        shown.add_row(*cells)
-        notes.append(f"{cells[0]}: {note}")
-    console.print(shown)
-    for note in notes:
-        console.print(note, highlight=False, soft_wrap=True, markup=False)
-    out = sum(not row.within for row in rows)
-    console.print(f"{len(rows) - out} of {len(rows)} within tolerance", highlight=False)
-    if out:
-        raise typer.Exit(1)
-
-
-def tasks() -> None:
-    """List the tasks and their protocols, the first of each its default."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from rlif.tasks import TASKS
-
-    table = Table("task", "prompt", "tokens", "decoding", "answer", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, task in TASKS.items():
-        for i, (key, protocol) in enumerate(task.protocols.items()):
-            greedy = "greedy" if not protocol.temperature else f"T {protocol.temperature:g}, n {protocol.n}"
-            title = name if not i else f"{name}.{key}"
-            table.add_row(title, protocol.prompt, str(protocol.max_tokens), greedy, protocol.extract.__name__)
-    Console().print(table)
+        raise RecipeError("give a model, or recorded completions with --outputs.")
 
 
 def _work(tasks: str, options: Options) -> list[tuple[Task, list[Problem]]]:
-    """The tasks named, each with its problems; a task that runs code needs the sandbox before anything is sampled."""
+    """Loads the tasks and their problems; a task that runs code needs the sandbox before anything is sampled."""
     from rlif.tasks import check_sources, find_task
 
     named = [find_task(name.strip()) for name in tasks.split(",")]
@@ -154,7 +106,7 @@ def _sources(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         task, equals, path = pair.partition("=")
         if not equals:
-            raise RlifError(f"cannot read {pair!r}; a source looks like gsm8k=PATH.")
+            raise RecipeError(f"cannot read {pair!r}; a source looks like gsm8k=PATH.")
         found[task] = path
     return found
 
@@ -168,7 +120,7 @@ def _prompt(name: str | None) -> Any:
     return find_prompt(read_yaml(Path(name)) if Path(name).suffix in (".yaml", ".yml") else name)
 
 
-def _check_gold(console: Console, work: Sequence[tuple[Task, Sequence[Problem]]], unsafe_local: bool) -> None:
+def _check_gold(work: Sequence[tuple[Task, Sequence[Problem]]], unsafe_local: bool) -> None:
     from rlif.evaluation.evaluate import check_gold
 
     for task, problems in work:
@@ -178,17 +130,15 @@ def _check_gold(console: Console, work: Sequence[tuple[Task, Sequence[Problem]]]
         for what, ids in found.items():
             if ids:
                 line += f"; {what}: {', '.join(ids)}"
-        console.print(line, highlight=False, soft_wrap=True)
+        print(line)
 
 
-def _grade(
-    console: Console, work: Sequence[tuple[Task, Sequence[Problem]]], outputs: Path, output: Path, options: Options
-) -> None:
+def _grade(work: Sequence[tuple[Task, Sequence[Problem]]], outputs: Path, output: Path, options: Options) -> None:
     from rlif.evaluation.grid import grade_outputs
     from rlif.files.atomic import replace_file, write_rows, writing
 
     if len(work) != 1:
-        raise RlifError("recorded completions are of one task; name that one with --tasks.")
+        raise RecipeError("recorded completions are of one task; name that one with --tasks.")
     task, problems = work[0]
     scores, records = grade_outputs(task, problems, str(outputs), unsafe_local=options.unsafe_local)
     folder = output / outputs.name.partition(".")[0]
@@ -196,12 +146,11 @@ def _grade(
         folder.mkdir(parents=True, exist_ok=True)
         write_rows(folder / f"{task.name}.jsonl", records)
         replace_file(folder / f"{task.name}.json", json.dumps(scores, indent=2) + "\n")
-    _print_scores(console, [(outputs.name, scores)])
-    console.print(f"records: {folder}", highlight=False, soft_wrap=True)
+    _print_scores([(outputs.name, scores)])
+    print(f"records: {folder}")
 
 
 def _evaluate(
-    console: Console,
     found: Sequence[Candidate],
     work: Sequence[tuple[Task, Sequence[Problem]]],
     options: Options,
@@ -222,7 +171,7 @@ def _evaluate(
     logging.disable_progress_bar()
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
     rows: list[tuple[str, dict[str, Any]]] = []
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True) as progress:
+    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), transient=True) as progress:
         bars: dict[str, Any] = {}
         for candidate in found:
 
@@ -234,43 +183,37 @@ def _evaluate(
 
             scores = evaluate_candidate(candidate, work, options, sampler=sampler, progress=tell)
             rows += [(candidate.label, scores[task.name]) for task, _ in work]
-    _print_scores(console, rows)
+    _print_scores(rows)
     if len(found) > 1:
-        _print_comparisons(console, found, [task for task, _ in work])
+        _print_comparisons(found, [task for task, _ in work])
     for folder in dict.fromkeys(str(candidate.folder) for candidate in found):
-        console.print(f"records: {folder}", highlight=False, soft_wrap=True)
+        print(f"records: {folder}")
 
 
-def _print_scores(console: Console, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("model", "task", "score"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("[95 %]", "n", "no answer", "cut off", "tokens", "nats"):
-        table.add_column(heading, justify="right", no_wrap=heading != "no answer")
+def _print_scores(rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    lines = []
     for label, scores in rows:
         details = [percent(scores[key]) for key in ("unanswered", "truncated")]
         details += [number(scores["completion_length"], 1), number(scores["self_certainty"], 2)]
         for i, (name, interval) in enumerate(_scores(scores)):
             first = [label, scores["task"]] if not i else ["", ""]
-            table.add_row(*first, name, share(interval), str(interval["n"]), *(details if not i else []))
-    console.print(table)
-    console.print("tokens and nats: mean completion length and self-certainty", highlight=False)
-    for line in dict.fromkeys(_said(scores) for _, scores in rows):
-        console.print(line, highlight=False, soft_wrap=True)
+            lines.append([*first, name, share(interval), str(interval["n"]), *(details if not i else [""] * 4)])
+    headings = ["model", "task", "score", "[95 %]", "n", "no answer", "cut off", "tokens", "nats"]
+    print_table(headings, lines, left=3)
+    print("tokens and nats: mean completion length and self-certainty")
+    for line in dict.fromkeys(_settings_line(scores) for _, scores in rows):
+        print(line)
 
 
 def _scores(scores: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The scores of an evaluation by name, pass@k for the largest k alone."""
+    """Lists the scores of an evaluation by name; pass@k for the largest k alone."""
     many = [(key, scores[key]) for key in scores if key.startswith(("maj@", "self_certainty@"))]
     widest = [(f"pass@{k}", interval) for k, interval in scores.get("pass@k", {}).items()][-1:]
     return [(f"mean@{scores['n']}", scores["accuracy"]), *many, *widest]
 
 
-def _said(scores: dict[str, Any]) -> str:
-    """In one line, all that decides a score besides the model."""
+def _settings_line(scores: dict[str, Any]) -> str:
+    """Writes in one line all that decides a score besides the model."""
     protocol, decoding = scores["protocol"], scores.get("decoding", {})
     parts = [f"{scores['task']}: version {protocol['version']}"]
     if decoding:
@@ -282,7 +225,7 @@ def _said(scores: dict[str, Any]) -> str:
     ).strip(", ")
 
 
-def _print_comparisons(console: Console, found: Sequence[Candidate], tasks: Sequence[Task]) -> None:
+def _print_comparisons(found: Sequence[Candidate], tasks: Sequence[Task]) -> None:
     from rlif.evaluation.grid import compare
 
     first = found[0]
@@ -290,25 +233,8 @@ def _print_comparisons(console: Console, found: Sequence[Candidate], tasks: Sequ
         result = compare(first, other, task)
         if not result["problems"]:
             continue
-        console.print(
+        print(
             f"{task.name}: {other.label} against {first.label}: {result['difference'].percent('+')} points"
             f" over {result['problems']} problems, better on {result['better']}, worse on {result['worse']},"
-            f" sign test p = {result['p']:.2g}",
-            highlight=False,
-            soft_wrap=True,
+            f" sign test p = {result['p']:.2g}"
         )
-
-
-def share(interval: dict[str, Any] | None) -> str:
-    """A share in percent with its interval; a dash for none."""
-    from rlif.intervals import Interval
-
-    return str(Interval.read(interval) or "-")
-
-
-def percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
-
-
-def number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

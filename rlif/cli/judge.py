@@ -1,4 +1,4 @@
-"""`rlif judge`: AlpacaEval's win rates from a judge's answers or from recorded ones. Parsing and printing only."""
+"""`rlif judge`: parsing and printing only."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlif.errors import RlifError
+from rlif.errors import RecipeError
 
 if TYPE_CHECKING:
     from rlif.judging.annotations import JudgeResult
     from rlif.judging.judge import Judge, Pair
 
 Outputs = Annotated[Path | None, typer.Argument(help="Rows {id or instruction, output or completion}, all 805.")]
-Recorded = Annotated[Path | None, typer.Option(help="Recorded annotations: no judge is asked.")]
+Recorded = Annotated[Path | None, typer.Option(help="Read these recorded annotations and ask no judge.")]
 Model = Annotated[str | None, typer.Option("--judge", help="The judge's name; gpt-4-1106-preview if left out.")]
-BaseUrl = Annotated[str | None, typer.Option(help="Of an OpenAI-compatible endpoint, else OPENAI_BASE_URL.")]
+BaseUrl = Annotated[str | None, typer.Option(help="An OpenAI-compatible endpoint; else OPENAI_BASE_URL.")]
 PromptFile = Annotated[Path | None, typer.Option("--prompt", help="A judge prompt, e.g. alpaca_eval_clf.txt.")]
-Difficulty = Annotated[str, typer.Option(help="Looked up by instruction, or positional as upstream does.")]
-Keep = Annotated[Path | None, typer.Option(help="Where the judge's answers are kept; beside OUTPUTS if left out.")]
-Estimate = Annotated[bool, typer.Option("--estimate", help="Say what the judge would cost, and stop.")]
-Price = Annotated[float | None, typer.Option(min=0, help="Of a million input tokens, for the estimate.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Ask the judge without asking you first.")]
+Difficulty = Annotated[str, typer.Option(help="How to look it up: instruction, or positional as upstream does.")]
+Keep = Annotated[Path | None, typer.Option(help="Where to keep the judge's answers; next to OUTPUTS if left out.")]
+Estimate = Annotated[bool, typer.Option("--estimate", help="Print what the judge would cost, and stop.")]
+Price = Annotated[float | None, typer.Option(min=0, help="Price of a million input tokens, for the estimate.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Ask the judge without a question first.")]
 Workers = Annotated[int, typer.Option(min=1, help="Requests at a time.")]
 
 
@@ -39,19 +39,22 @@ def judge(
     yes: Yes = False,
     workers: Workers = 8,
 ) -> None:
-    """AlpacaEval 2: raw and length-controlled win rate of outputs. The judge's key is read from OPENAI_API_KEY."""
+    """Measure AlpacaEval 2 win rates of outputs by a judge.
+
+    Prints the raw and the length-controlled win rate. The judge's key is read from OPENAI_API_KEY.
+    """
     from rlif.judging.annotations import check_same_outputs, estimate_cost, read_annotations, read_pairs
     from rlif.judging.judge import ALPACA_JUDGE, Judge, JudgePrompt
     from rlif.judging.win_rate import check_ready, win_rates
     from rlif.tasks import TASKS
 
     if outputs is None and annotations is None:
-        raise RlifError("give a file of outputs, or recorded annotations with --annotations.")
+        raise RecipeError("give a file of outputs, or recorded annotations with --annotations.")
     problems = TASKS["alpaca_eval"].load("test")
     pairs = read_pairs(problems, str(outputs)) if outputs else []
     if annotations is not None:
         if estimate or any(option is not None for option in (model, base_url, prompt, keep, price)):
-            raise RlifError("--annotations takes the place of a judge; give none of the options about one.")
+            raise RecipeError("--annotations takes the place of a judge; give none of the options about one.")
         found = read_annotations(str(annotations), {problem.text: problem.data["index"] for problem in problems})
         check_same_outputs(found, problems, pairs)
         print(f"AlpacaEval 2, annotations from {annotations}")

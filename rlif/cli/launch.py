@@ -11,37 +11,41 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlif.errors import RlifError
+from rlif.cli.options import Overrides, RecipeOrNone
+from rlif.errors import MachineError, RecipeError
 
 if TYPE_CHECKING:
     from rlif.config.recipe import Recipe
 
 
 def launch(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe that ships (see `rlif recipes`), or a file.")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
+    recipe: RecipeOrNone = None,
+    overrides: Overrides = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="Over all machines; one for each GPU if left out.")
+        int | None, typer.Option(min=1, help="How many, over all machines; one for each GPU if left out.")
     ] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Machines that train.")] = 1,
     strategy: Annotated[str, typer.Option(help="ddp, fsdp2, zero2 or zero3.")] = "ddp",
     slurm: Annotated[bool, typer.Option("--slurm", help="Submit a batch script instead; needs --processes.")] = False,
     head: Annotated[str | None, typer.Option(help="Several machines without Slurm: HOST[:PORT] of the first.")] = None,
     rank: Annotated[int, typer.Option(help="Several machines without Slurm: the number of this one, from 0.")] = 0,
-    server_gpus: Annotated[int, typer.Option(min=1, help="Of the vLLM server, if the recipe wants one.")] = 1,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder from its last checkpoint.")] = None,
+    server_gpus: Annotated[int, typer.Option(min=1, help="GPUs of the vLLM server, if the recipe has one.")] = 1,
+    resume: Annotated[Path | None, typer.Option(help="Resume this run folder from its last checkpoint.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands, and stop.")] = False,
 ) -> None:
-    """Train on several GPUs or machines: `rlif launch --processes 8 intuitor-qwen2.5-3b-math`."""
+    """Train on several GPUs or machines.
+
+    Example: `rlif launch --processes 8 intuitor-qwen2.5-3b-math`.
+    """
     from rlif.engines.trl.setup import check_training
     from rlif.launching import commands as launching
     from rlif.launching import supervise
     from rlif.launching.slurm import batch_script
 
-    settings, folder, stem = _what(recipe, overrides or [], resume, rank)
+    settings, folder, stem = _target(recipe, overrides or [], resume, rank)
     server = server_gpus if launching.wants_server(settings) else 0
     gpus = None if dry_run or slurm else _gpus()
-    processes = processes or _beside(server, gpus or 0) * nodes
+    processes = processes or _training_gpus(server, gpus or 0) * nodes
     check_training(settings, processes)
     layout = launching.Layout(processes, nodes, strategy, server)
     launching.check_layout(settings, layout, gpus)
@@ -51,7 +55,7 @@ def launch(
         _submit(batch_script(settings, layout, start, stem, known), dry_run)
         return
     if server and nodes > 1:
-        raise RlifError(
+        raise RecipeError(
             "several machines and a vLLM server are started by --slurm; without it start `trl vllm-serve` yourself and"
             " give training.vllm_server_host."
         )
@@ -79,28 +83,28 @@ def launch(
     raise typer.Exit(ending.code)
 
 
-def _what(recipe: str | None, overrides: list[str], resume: Path | None, rank: int) -> tuple[Recipe, Path, str]:
-    """The recipe, the run folder and the stem of its name."""
+def _target(recipe: str | None, overrides: list[str], resume: Path | None, rank: int) -> tuple[Recipe, Path, str]:
+    """Finds the recipe, the run folder and the stem of its name."""
     from rlif.config.loading import find_recipe, load_recipe
     from rlif.launching.commands import run_folder
     from rlif.runs.folder import Run
 
     if resume is not None:
         if recipe is not None:
-            raise RlifError("--resume takes the recipe from the run folder; give none beside it.")
+            raise RecipeError("--resume takes the recipe from the run folder; give none beside it.")
         return Run.open(resume).recipe(), resume, resume.name
     if recipe is None:
-        raise RlifError("give a recipe, e.g. `rlif launch --processes 2 demo`, or a run folder with --resume.")
+        raise RecipeError("give a recipe, e.g. `rlif launch --processes 2 demo`, or a run folder with --resume.")
     settings, stem = load_recipe(recipe, overrides), find_recipe(recipe).stem
     return settings, run_folder(settings, stem, rank), stem
 
 
-def _beside(server: int, gpus: int) -> int:
-    """The GPUs that train, which is all that a vLLM server leaves."""
+def _training_gpus(server: int, gpus: int) -> int:
+    """Counts the GPUs that train: all that the vLLM server leaves."""
     if gpus == 0:
-        raise RlifError("how many processes? give --processes: there is no GPU here to count.")
+        raise RecipeError("how many processes? give --processes: there is no GPU here to count.")
     if gpus <= server:
-        raise RlifError(f"{gpus} GPUs leave none to train beside {server} of the vLLM server.")
+        raise RecipeError(f"{gpus} GPUs leave none to train beside {server} of the vLLM server.")
     return gpus - server
 
 
@@ -122,5 +126,5 @@ def _submit(script: str, dry_run: bool) -> None:
     try:
         done = subprocess.run(["sbatch"], input=script, text=True)
     except FileNotFoundError as error:
-        raise RlifError("there is no sbatch on this machine; print the script with --dry-run.") from error
+        raise MachineError("there is no sbatch on this machine; print the script with --dry-run.") from error
     raise typer.Exit(done.returncode)

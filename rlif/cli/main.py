@@ -1,22 +1,37 @@
-"""The command line: one file per command, put together here."""
+"""The command line: puts the commands together and says what went wrong."""
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
+import traceback
+from typing import Annotated
 
 import typer
 
-from rlif.cli import compare, eval, judge, launch, plan, probe, recipes, report, select, train
+from rlif.cli import (
+    check_graders,
+    compare,
+    eval,
+    judge,
+    launch,
+    plan,
+    probe,
+    recipes,
+    report,
+    score,
+    select,
+    tasks,
+    train,
+)
 from rlif.errors import RlifError
 from rlif.runs.launcher_contract import INTERRUPTED, USER_ERROR
+from rlif.version import __version__
 
-app = typer.Typer(
-    help="Train language models by their own confidence.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+DEBUG = "RLIF_DEBUG"
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command(name="train")(train.train)
 app.command(name="recipes")(recipes.recipes)
 app.command(name="probe")(probe.probe)
@@ -26,19 +41,47 @@ app.command(name="watch")(report.watch)
 app.command(name="report")(report.report)
 app.command(name="compare")(compare.compare)
 app.command(name="eval")(eval.evaluate)
-app.command(name="tasks")(eval.tasks)
-app.command(name="check-graders")(eval.check_graders)
+app.command(name="tasks")(tasks.tasks)
+app.command(name="check-graders")(check_graders.check_graders)
 app.command(name="judge")(judge.judge)
-app.command(name="score")(select.score)
+app.command(name="score")(score.score)
 app.command(name="select")(select.select)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"rlif {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def general(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help=f"Show the traceback of an error; the same as {DEBUG}=1.")
+    ] = False,
+) -> None:
+    """Train language models by their own confidence."""
 
 
 def main() -> None:
     """Runs the command line: one sentence and exit code 2 for what the user can put right."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]  # before or after the command
+    if len(arguments) < len(sys.argv[1:]):
+        os.environ[DEBUG] = "1"  # processes that this one starts show theirs as well
+    warnings = logging.StreamHandler()
+    warnings.setFormatter(logging.Formatter("rlif: %(message)s"))
+    logging.getLogger("rlif").addHandler(warnings)
     try:
-        app()
+        app(arguments)
     except RlifError as error:
+        if os.environ.get(DEBUG, "0") not in ("", "0"):
+            traceback.print_exception(error)
         print(f"rlif: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    finally:
+        logging.getLogger("rlif").removeHandler(warnings)

@@ -7,33 +7,37 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlif.errors import RlifError, lookup
+from rlif.cli.options import Overrides, Recipe
+from rlif.errors import RecipeError, RlifError, lookup
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rlif.config.recipe import Recipe
+    from rlif.config.recipe import Recipe as Settings
     from rlif.launching.cost_model import Setting
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(help="A recipe that ships (see `rlif recipes`), or a file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
+    recipe: Recipe,
+    overrides: Overrides = None,
     gpu: Annotated[str, typer.Option(help="b200, h200, h100, h100-pcie, a100, a100-40, l40s, a6000, 4090, 3090.")] = (
         "h100"
     ),
     gpus: Annotated[
-        int, typer.Option(min=1, help="How many, over all machines; without those of a server that runs elsewhere.")
+        int, typer.Option(min=1, help="How many, over all machines, without those of a server that runs already.")
     ] = 8,
     strategy: Annotated[str, typer.Option(help="ddp, fsdp2, zero2 or zero3.")] = "ddp",
-    server_gpus: Annotated[int, typer.Option(min=1, help="Of them, those of the vLLM server, if there is one.")] = 1,
-    prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Mean; half of max_prompt_tokens if left out.")] = (
-        None
-    ),
-    completion_tokens: Annotated[int | None, typer.Option(min=1, help="Mean; the maximum if left out.")] = None,
+    server_gpus: Annotated[int, typer.Option(min=1, help="GPUs of the vLLM server, if the recipe has one.")] = 1,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Mean length; by default half of max_prompt_tokens.")
+    ] = (None),
+    completion_tokens: Annotated[int | None, typer.Option(min=1, help="Mean length; by default the maximum.")] = None,
     problems: Annotated[int | None, typer.Option(min=1, help="How many; counted in the data if left out.")] = None,
 ) -> None:
-    """Memory and time of a run on given GPUs, by arithmetic: `rlif plan intuitor-qwen2.5-3b-math --gpu h100`."""
+    """Estimate memory and time of a run on given GPUs.
+
+    Example: `rlif plan intuitor-qwen2.5-3b-math --gpu h100`. Nothing is loaded but the model's configuration.
+    """
     from rich.console import Console
 
     from rlif.config.loading import load_recipe
@@ -48,13 +52,13 @@ def plan(
     elsewhere = 0 if wants_server(settings) else server  # a server that runs already has GPUs of its own
     trainers = gpus + elsewhere - server
     if trainers < 1:
-        raise RlifError(f"{gpus} GPUs leave none to train beside {server} of the vLLM server.")
+        raise RecipeError(f"{gpus} GPUs leave none to train beside {server} of the vLLM server.")
     lookup(STRATEGIES, strategy, "strategy")
     check_training(settings, trainers)
     check_layout(settings, Layout(trainers, 1, strategy, server), None)
     longest = settings.resolved_training["max_completion_length"]
     if completion_tokens is not None and completion_tokens > longest:
-        raise RlifError(f"completions have at most {longest} tokens here (training.max_completion_length).")
+        raise RecipeError(f"completions have at most {longest} tokens here (training.max_completion_length).")
     setting = costs.Setting(
         recipe=settings,
         shape=hardware.find_shape(settings),
@@ -80,7 +84,7 @@ def plan(
 
 
 def _show_memory(setting: Setting, console: Console) -> None:
-    """Parts, whether they fit, and which knob to turn."""
+    """Prints the parts of memory, whether they fit, and which settings would help."""
     from rlif.launching import cost_model as costs
     from rlif.launching.suggestions import suggestions
 
@@ -104,7 +108,7 @@ def _show_memory(setting: Setting, console: Console) -> None:
 
 
 def _show_time(setting: Setting, problems: int | None, console: Console) -> None:
-    """Parts of an update, and the run where the number of updates is known."""
+    """Prints the time of an update, and of the run where the number of updates is known."""
     from rlif.config.steps import plan_steps
     from rlif.launching import cost_model as costs
 
@@ -118,7 +122,7 @@ def _show_time(setting: Setting, problems: int | None, console: Console) -> None
     try:
         steps = recipe.training.get("max_steps", -1)
         if steps <= 0:
-            steps = plan_steps(recipe, problems or _count(recipe), setting.trainers).steps
+            steps = plan_steps(recipe, problems or _count_problems(recipe), setting.trainers).steps
     except RlifError as error:
         console.print(f"updates of the run unknown: {error}")
         return
@@ -127,7 +131,7 @@ def _show_time(setting: Setting, problems: int | None, console: Console) -> None
     console.print("estimates, each part right to about a factor of two at best: docs/scaling.md says what they assume")
 
 
-def _count(recipe: Recipe) -> int:
+def _count_problems(recipe: Settings) -> int:
     from rlif.training.prepare import check_names
 
     task = check_names(recipe)[0]

@@ -1,4 +1,4 @@
-"""`rlif probe`, and what `rlif train` says of the guard: parsing and printing only."""
+"""`rlif probe`, and what `rlif train` prints about the guard: parsing and printing only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from rlif.cli.options import Overrides, Recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,12 +17,14 @@ if TYPE_CHECKING:
 
 
 def probe(
-    recipe: Annotated[str, typer.Argument(help="A recipe that ships (see `rlif recipes`), or a file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
+    recipe: Recipe,
+    overrides: Overrides = None,
     problems: Annotated[int, typer.Option(min=2, help="Problems, each completed num_generations times.")] = 32,
 ) -> None:
-    """Forecast, from one rollout and without labels, whether a recipe's model will gain: `rlif probe demo`."""
-    from rich.console import Console
+    """Forecast whether a recipe's model will gain.
+
+    Samples one rollout, reads no labels and trains nothing. Example: `rlif probe demo`.
+    """
     from transformers.utils import logging
 
     from rlif.config.loading import load_recipe
@@ -28,8 +32,8 @@ def probe(
 
     logging.disable_progress_bar()
     settings = load_recipe(recipe, overrides or [])
-    found, console = probe(settings, problems), Console()
-    console.print(f"{found.completions} completions of {found.problems} problems, nothing trained", highlight=False)
+    found = probe(settings, problems)
+    print(f"{found.completions} completions of {found.problems} problems, nothing trained")
     rows = {
         f"spread of {settings.reward} within groups": "-" if found.spread is None else f"{found.spread:.3g}",
         "groups whose answers differ": f"{found.disagree:.0%}",
@@ -40,13 +44,9 @@ def probe(
         "going on after the answer": f"{found.goes_on:.0%}",
     }
     for name, value in rows.items():
-        console.print(f"  {name:<45}{value}", highlight=False, soft_wrap=True)
-    console.print(f"will it gain: {found.verdict}: {'; '.join(found.reasons)}.", highlight=False, soft_wrap=True)
-    console.print(
-        "Frequent answers need not be right ones, and when a collapse comes is not in this forecast.",
-        highlight=False,
-        soft_wrap=True,
-    )
+        print(f"  {name:<45}{value}")
+    print(f"will it gain: {found.verdict}: {'; '.join(found.reasons)}.")
+    print("Frequent answers need not be right ones, and when a collapse comes is not in this forecast.")
 
 
 def _share(found: Interval | None) -> str:
@@ -56,8 +56,8 @@ def _share(found: Interval | None) -> str:
     return f"{found.mean:.2f} {bounds}  (0.5: none)"
 
 
-def say_guard(run: Run, console: Console) -> None:
-    """Says what the guard found in a finished run."""
+def show_guard(run: Run, console: Console) -> None:
+    """Prints what the guard found in a finished run."""
     found = run.summary()["guard"]
     best = found["best_healthy_checkpoint"]
     where = f"the best healthy checkpoint: {run.path / Path(best)}" if best else "there is no healthy checkpoint"

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from rlif.cli.tables import print_table, screen_width
 
+if TYPE_CHECKING:
     from rlif.config.about import About
 
 SHOWN = 2  # published scores in the table; --show has all
-WIDE = 160  # columns; below that the table leaves out what the name says, too
-PIPED = 200
+WIDE = 160  # columns, from which on the table has all that it knows
 
 
 def recipes(
@@ -23,15 +22,15 @@ def recipes(
     ] = None,
 ) -> None:
     """List the recipes that ship, or write one out."""
-    from rich.console import Console
     from ruamel.yaml import YAML
 
     from rlif.config.about import as_file, evaluation_of, read_about
 
     if show is None:
-        console = Console()
-        console = console if console.is_terminal else Console(width=PIPED)
-        console.print(table(wide=console.width >= WIDE), highlight=False)
+        headings, rows = table()
+        if screen_width() < WIDE:  # the name says reward, model and data, too
+            headings, *rows = [[row[0], *row[4:]] for row in (headings, *rows)]
+        print_table(headings, rows, left=len(headings))
         return
     yaml = YAML()
     yaml.width = 120
@@ -40,24 +39,18 @@ def recipes(
         print(f"# what was published is measured by: {command}")
 
 
-def table(wide: bool) -> Table:
-    """All recipes, a row each."""
-    from rich.table import Table
-
+def table() -> tuple[list[str], list[list[str]]]:
+    """The headings, and a row for each recipe."""
     from rlif.config.about import method, read_about
     from rlif.config.loading import load_recipe, shipped_recipes
 
-    said_by_name = ("reward", "model", "data") if wide else ()
-    result = Table(
-        "recipe", *said_by_name, "what it is", "hardware", "published, before -> after", box=None, pad_edge=False
-    )
-    for column in (result.columns[0], result.columns[-2]):
-        column.no_wrap = True
+    headings = ["recipe", "reward", "model", "data", "hardware", "published, before -> after", "what it is"]
+    rows = []
     for name in shipped_recipes():
         recipe, about = load_recipe(name), read_about(name)
-        facts = (method(recipe), recipe.model.rpartition("/")[2], recipe.task) if wide else ()
-        result.add_row(name, *facts, about.reproduces or recipe.description, about.machine, published(about))
-    return result
+        settings = (method(recipe), recipe.model.rpartition("/")[2], recipe.task)
+        rows.append([name, *settings, about.machine, published(about), about.reproduces or recipe.description])
+    return headings, rows
 
 
 def published(about: About) -> str:

@@ -1,4 +1,4 @@
-"""Commands that look at runs: report and watch."""
+"""`rlif report` and `rlif watch`: parsing and printing only."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import typer
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are laid over each other.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; the curves of several share their figures.")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The page; RUN/report.html, or report.html for several runs.")
     ] = None,
     figures: Annotated[Path | None, typer.Option(help="A folder for the figures as files, .svg and .png.")] = None,
 ) -> None:
-    """Write a page about one run or several: verdict, curves, the paper's figures, completions."""
+    """Write a page about one run or several.
+
+    It has a verdict, curves, the paper's figures and completions.
+    """
     from rlif.reporting.page import report as write
 
     place, verdicts = write(runs, output, figures)
@@ -26,19 +29,22 @@ def report(
 
 def watch(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    once: Annotated[bool, typer.Option("--once", help="Show it as it is, and stop.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Show the run once, and stop.")] = False,
 ) -> None:
-    """Follow a run that is going; q or Ctrl-C ends the view, not the run."""
+    """Follow a run while it trains.
+
+    q or Ctrl-C ends the view and leaves the run alone.
+    """
     from rlif.reporting.watch import watch as follow
 
     follow(run, once=once)
 
 
-def after_training(run: Path) -> str:
-    """Writes the report of a run that has just ended, and says so, or why not; a sentence either way."""
+def report_of(run: Path) -> str:
+    """Writes the report of a run that has just ended; returns one line that says where it is, or why there is none."""
     from rlif.reporting.page import report as write
 
     try:
         return f"the report: {write([run])[0]}"
-    except Exception as error:  # the run is finished and saved, whatever becomes of the page about it
+    except Exception as error:  # the run is finished and saved; a page that fails must not turn its exit code
         return f"no report: {error}"

@@ -1,98 +1,64 @@
-"""`rlif score` and `rlif select`: parsing and printing only."""
+"""`rlif select`: parsing and printing only."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from rlif.errors import RlifError
+from rlif.cli.console import make_console, progress_bar
+from rlif.cli.options import Chat, Dtype, Window
+from rlif.cli.score import load_scorer
+from rlif.cli.tables import print_table
+from rlif.errors import RecipeError, RlifError
 from rlif.files.atomic import replace_file, write_rows, writing
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from rlif.selection.samples import GroupSampler, Row
     from rlif.selection.score_file import Scorer
     from rlif.tasks import Task
     from rlif.types import Problem
 
-Chat = Annotated[
-    bool | None, typer.Option("--chat/--no-chat", help="Chat template or none; by default if the tokenizer has one.")
-]
-Dtype = Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")]
-Window = Annotated[
-    int | None, typer.Option(min=1, help="Tokens in a window of tail and window confidences; 2048 by default.")
-]
-
-
-def score(
-    file: Annotated[Path, typer.Argument(help="JSON lines of prompt (text or messages) and completion.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="A folder, a hub name, or tiny-reasoner.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to; gone on with if it is there.")] = None,
-    chat: Chat = None,
-    end: Annotated[bool, typer.Option("--end/--no-end", help="Close completions with the end token.")] = True,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 16,
-    window: Window = None,
-    dtype: Dtype = "auto",
-) -> None:
-    """Score text: the same rows with self-certainty, entropy, likelihood and top-k confidence."""
-    from rlif.selection.score_file import score_file
-
-    if not file.is_file():
-        raise RlifError(f"no such file: {file}.")
-    scorer = _scorer(model, chat=chat, end=end, batch_size=batch_size, window=window, dtype=dtype)
-    with file.open("rb") as lines, _progress("scoring", sum(1 for line in lines if line.strip())) as advance:
-        counts = score_file(scorer, file, out or sys.stdout, advance)
-    _console().print(
-        f"{counts['rows']} rows ({counts['skipped']} were there already), {counts['unscorable']} unscorable"
-        + (f": {out}" if out else ""),
-        highlight=False,
-        soft_wrap=True,
-    )
-
 
 def select(
     model: Annotated[str | None, typer.Option("--model", "-m", help="Draws samples, or scores given ones.")] = None,
-    task: Annotated[str | None, typer.Option("--task", "-t", help="Whose problems, and who grades.")] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Task of the problems and their grader.")] = None,
     samples: Annotated[Path | None, typer.Option(help="Given samples: JSON lines of id and completion.")] = None,
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="Samples per problem.")] = 16,
-    temperature: Annotated[float, typer.Option(min=0, help="Of sampling.")] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0, help="Temperature of sampling.")] = 1.0,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many problems.")] = None,
-    split: Annotated[str | None, typer.Option(help="Of the task; its last, held out, by default.")] = None,
-    source: Annotated[str | None, typer.Option(help="Where the task reads from, instead of its own home.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the task; the last one, held out, by default.")] = None,
+    source: Annotated[str | None, typer.Option(help="Where the task reads from, instead of its usual place.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Completion limit; the task's by default.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Template; the task's by default.")] = None,
     chat: Chat = None,
-    rule: Annotated[str, typer.Option(help="Who chooses the sample of each problem.")] = "borda",
+    rule: Annotated[str, typer.Option(help="Rule that chooses the sample of each problem.")] = "borda",
     power: Annotated[float | None, typer.Option(help="Borda's p; 0.3 to 1.2 by N when left out.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of sampling and of the subsets.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of sampling and of the subsets.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder for samples, table, figure and choice; a killed command goes on."),
     ] = None,
-    engine: Annotated[str, typer.Option(help="Samples: transformers, or vllm, which gives self-certainty alone.")] = (
+    engine: Annotated[str, typer.Option(help="transformers, or vllm, which measures self-certainty alone.")] = (
         "transformers"
     ),
     batch_size: Annotated[int, typer.Option(min=1, help="Completions per call of generate.")] = 64,
     window: Window = None,
     early_stop: Annotated[bool, typer.Option("--early-stop", help="Also draw with DeepConf's early stopping.")] = False,
     warm_up: Annotated[int, typer.Option(min=1, help="Whole samples before stopping starts.")] = 16,
-    percentile: Annotated[float, typer.Option(min=0, max=100, help="Of their lowest windows: the threshold.")] = 10,
+    percentile: Annotated[float, typer.Option(min=0, max=100, help="Percentile of their lowest windows.")] = 10,
     dtype: Dtype = "auto",
 ) -> None:
-    """Choose among N samples of each problem: accuracy of every rule over N, and the best of each problem.
+    """Choose the best of N samples of each problem.
 
-    Text without answers is picked by self-certainty alone. --engine vllm has every rule but DeepConf's, whose signals
-    take a pass. --early-stop draws every problem twice, in full and with stops after a shared warm-up, to show what
-    stopping saves and what it costs.
+    Prints the accuracy of every rule over N. Text without answers is chosen by self-certainty alone. --engine vllm has
+    every rule but DeepConf's, whose signals take a pass of their own. --early-stop draws every problem twice: in full,
+    and with stops after a shared warm-up. This shows what stopping saves and what it costs.
     """
     from rlif.selection.drawing import Drawing
     from rlif.selection.rules import choose
@@ -108,7 +74,7 @@ def select(
     problems = [] if known is None else known.load(split or known.splits[-1], source=source, limit=limit)
     scorer = None
     if model is not None:
-        scorer = _scorer(model, chat=chat, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
+        scorer = load_scorer(model, chat=chat, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
     early = None
     if samples is not None:
         rows = _given(samples, known, problems, scorer, prompt)
@@ -116,13 +82,13 @@ def select(
         sampler = _sampler(scorer, known, prompt, max_tokens, n, temperature, seed)
         sampler = sampler if engine == "transformers" else _by_vllm(sampler, dtype)
         drawing = Drawing(sampler, problems, warm_up if early_stop else None, percentile)
-        with _progress("drawing", len(problems)) as advance:
+        with progress_bar("drawing", len(problems)) as advance:
             rows, early = drawing.draw(out, {"engine": engine, "dtype": dtype}, advance)
     settings = {"model": model, "task": task, "samples": samples and str(samples), "rule": rule, "seed": seed}
     settings |= {"temperature": temperature if samples is None else None, "n": n if samples is None else None}
     if early is not None and scorer is not None:
         settings |= {"window": scorer.window, "warm_up": warm_up, "percentile": percentile}
-    equal = None if known is None else _compared(known, rows)
+    equal = None if known is None else _equality(known, rows)
     found = {"settings": settings, **report(rows, early, warm_up=warm_up, equal=equal, power=power, seed=seed)}
     chosen = best(rows, rule, equal=equal, power=power, seed=seed)
     _show(found, chosen)
@@ -130,8 +96,8 @@ def select(
         _write(out, found, chosen, rows if samples is not None else None)
 
 
-def _compared(task: Task, rows: Sequence[Row]) -> Callable[[str, str], bool]:
-    """The task's `equal`, which has seen the answers of each problem."""
+def _equality(task: Task, rows: Sequence[Row]) -> Callable[[str, str], bool]:
+    """Returns the task's `equal`, after it has compared the answers of each problem at once."""
     from rlif.answers.clusters import by_problem
 
     task.compare_ahead([[row.get("answer") for row in group] for group in by_problem(rows).values()])
@@ -141,31 +107,31 @@ def _compared(task: Task, rows: Sequence[Row]) -> Callable[[str, str], bool]:
 def _check_source(model: str | None, samples: Path | None, *, n: int, warm_up: int | None) -> None:
     """Refuses samples from nowhere or twice; `warm_up` is None without early stopping."""
     if (model is None) and (samples is None):
-        raise RlifError("give --model to draw samples from, or --samples, a file of them.")
+        raise RecipeError("give --model to draw samples from, or --samples, a file of them.")
     if warm_up is not None and (samples is not None or n <= warm_up):
-        raise RlifError(
+        raise RecipeError(
             f"--early-stop draws samples with --model, more per problem (--n) than the warm-up's {warm_up}."
         )
 
 
 def _check_engine(engine: str, rule: str, samples: Path | None, early_stop: bool) -> None:
-    """Refuses what vLLM, which draws whole samples and measures self-certainty alone, has nothing for."""
+    """Refuses what vLLM cannot do: it draws whole samples and measures self-certainty alone."""
     from rlif.errors import lookup
     from rlif.selection.rules import RULES
 
     lookup({"transformers": None, "vllm": None}, engine, "engine")
     if samples is not None or early_stop:
         given = "--early-stop stops samples while they are drawn" if early_stop else "--samples are drawn already"
-        raise RlifError(f"{given}, so --engine {engine} has nothing to do; leave one of the two out.")
+        raise RecipeError(f"{given}, so --engine {engine} has nothing to do; leave one of the two out.")
     if (signal := RULES[rule].signal) not in (None, "self_certainty"):
-        raise RlifError(
+        raise RecipeError(
             f"the rule {rule} reads {signal}, and --engine {engine} measures self_certainty alone; leave --engine out,"
             " or choose another rule."
         )
 
 
 def _by_vllm(sampler: GroupSampler, dtype: str) -> GroupSampler:
-    """The same, its samples drawn and their self-certainty measured inside vLLM."""
+    """Returns the same sampler with vLLM drawing samples and measuring self-certainty."""
     from dataclasses import replace
 
     from rlif.config.loading import check_recipe
@@ -174,31 +140,6 @@ def _by_vllm(sampler: GroupSampler, dtype: str) -> GroupSampler:
     scorer, recipe = sampler.scorer, check_recipe({"model": sampler.scorer.name, "dtype": dtype})
     engine = load_sampler(recipe, scorer.tokenizer, label=scorer.name)
     return replace(sampler, engine=engine, every_signal=False, scorer=replace(scorer, batch_size=engine.batch_size))
-
-
-def _scorer(
-    model: str,
-    *,
-    chat: bool | None,
-    window: int | None,
-    dtype: str,
-    batch_size: int,
-    end: bool = True,
-    load: bool = True,
-) -> Scorer:
-    """The model, unless it is to stay where it is, with its tokenizer."""
-    from transformers.utils import logging
-
-    from rlif.config.loading import check_recipe
-    from rlif.sampling.loading import load_model, load_tokenizer
-    from rlif.selection.score_file import Scorer
-    from rlif.signals.token_confidence import WINDOW
-
-    logging.disable_progress_bar()
-    recipe = check_recipe({"model": model, "dtype": dtype, "chat": bool(chat)})
-    tokenizer = load_tokenizer(recipe)
-    template = tokenizer.chat_template is not None if chat is None else chat
-    return Scorer(load_model(recipe) if load else None, tokenizer, template, end, batch_size, window or WINDOW, model)
 
 
 def _sampler(
@@ -215,7 +156,7 @@ def _sampler(
     from rlif.tasks.prompts import find_prompt
 
     if task is None or scorer is None:
-        raise RlifError("give --task, whose problems the samples are drawn for; `prompts` reads any file of prompts.")
+        raise RecipeError("give --task, whose problems the samples are drawn for; `prompts` reads any file of prompts.")
     decoding = decoding_of(task, max_tokens=max_tokens, n=n, temperature=temperature, seed=seed)
     return GroupSampler(scorer, task, decoding, None if prompt is None else find_prompt(prompt))
 
@@ -223,7 +164,7 @@ def _sampler(
 def _given(
     path: Path, task: Task | None, problems: Sequence[Problem], scorer: Scorer | None, prompt: str | None
 ) -> list[Row]:
-    """Samples of a file, graded where a task is named and scored where a model is."""
+    """Reads samples of a file; a task grades them, a model scores them."""
     from rlif.selection.samples import mark_samples, read_samples, score_samples
     from rlif.tasks.prompts import find_prompt
 
@@ -237,40 +178,39 @@ def _given(
 
 
 def _show(report: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any] | None]) -> None:
-    """The table, or, where nothing is graded, what was chosen."""
+    """Prints the table or, where nothing is graded, the chosen samples."""
     from rlif.selection.scaling import early_line
 
-    console = _console(stderr=False)
     table, early = report.get("scaling"), report.get("early_stop")
     if table is not None:
-        console.print(accuracies(table))
+        _print_accuracies(table)
         left_out = f"; {table['ungraded']} without gold answer left out" if table["ungraded"] else ""
-        console.print(f"accuracy in percent with its 95 % interval, {table['problems']} problems{left_out}")
+        print(f"accuracy in percent with its 95 % interval, {table['problems']} problems{left_out}")
     else:
+        bold = make_console()
         for problem, row in chosen.items():
             text = "nothing to choose by" if row is None else row["completion"]
-            console.print(f"[bold]{escape(problem)}[/bold] {escape(text)}", soft_wrap=True, highlight=False)
+            bold.print(f"[bold]{escape(problem)}[/bold] {escape(text)}", soft_wrap=True, highlight=False)
     if early is not None:
-        console.print(early_line(early), soft_wrap=True, highlight=False)
+        print(early_line(early))
 
 
-def accuracies(table: Mapping[str, Any]) -> Table:
-    """The table of `rlif.selection.scaling.scaling`, each cell with its interval below."""
-    from rich import box
-    from rich.table import Table
-
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    shown.add_column("rule", no_wrap=True)
-    for n in table["n"]:
-        shown.add_column(f"N={n}", justify="right", no_wrap=True)
+def _print_accuracies(table: Mapping[str, Any]) -> None:
+    """Prints the table of `rlif.selection.scaling.scaling`, each accuracy with its interval below."""
+    rows = []
     for name, cells in table["accuracy"].items():
-        shown.add_row(name, *(_cell(cell) for cell in cells))
-    return shown
+        rows.append([name, *(f"{100 * cell['mean']:.1f}" for cell in cells)])
+        rows.append(["", *(_bounds(cell) for cell in cells)])
+    print_table(["rule", *(f"N={n}" for n in table["n"])], rows)
 
 
 def _cell(cell: Mapping[str, Any]) -> str:
     bounds = "" if cell["low"] is None else f"\n[dim]{100 * cell['low']:.0f}-{100 * cell['high']:.0f}[/dim]"
     return f"{100 * cell['mean']:.1f}{bounds}"
+
+
+def _bounds(cell: Mapping[str, Any]) -> str:
+    return "" if cell["low"] is None else f"{100 * cell['low']:.0f}-{100 * cell['high']:.0f}"
 
 
 def _write(
@@ -279,7 +219,7 @@ def _write(
     chosen: Mapping[str, Mapping[str, Any] | None],
     rows: Sequence[Row] | None,
 ) -> None:
-    """The folder: selection.json, .md and .png, chosen.jsonl, and samples.jsonl where it is not there yet."""
+    """Writes the folder: selection.json, .md and .png, chosen.jsonl, and samples.jsonl where it is not there yet."""
     from rlif.files.jsonl import JsonLog
     from rlif.selection.figure import draw
     from rlif.selection.scaling import early_line, markdown
@@ -306,21 +246,5 @@ def _write(
         try:
             draw({report["settings"]["task"] or "accuracy over N": report["scaling"]}, out / "selection.png")
         except RlifError as error:
-            _console().print(f"no figure: {error}", highlight=False, soft_wrap=True)
-    _console().print(f"written to {out}", highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on the error stream; gives what moves it on. What is printed meanwhile still goes to standard output."""
-    from rich.progress import Progress
-
-    with Progress(console=_console(), transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda rows: bar.update(task, advance=rows)
-
-
-def _console(stderr: bool = True) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr)
+            print(f"no figure: {error}", file=sys.stderr)
+    print(f"written to {out}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`rlif train`."""
+"""`rlif train`: parsing and printing only."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlif.cli import eval as cli_eval
-from rlif.cli import probe as cli_guard
-from rlif.cli import report as cli_look
-from rlif.errors import RlifError
+from rlif.cli.numbers import number, share
+from rlif.cli.options import Overrides, RecipeOrNone
+from rlif.cli.probe import show_guard
+from rlif.cli.report import report_of
+from rlif.errors import RecipeError, RlifError
 from rlif.runs.launcher_contract import GUARD_STOPPED
 
 if TYPE_CHECKING:
@@ -22,24 +23,27 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe that ships (see `rlif recipes`), or a file.")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would happen, and stop.")] = False,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder from its last checkpoint.")] = None,
+    recipe: RecipeOrNone = None,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe and its costs, and stop.")] = False,
+    resume: Annotated[Path | None, typer.Option(help="Resume this run folder from its last checkpoint.")] = None,
 ) -> None:
-    """Train a model: `rlif train demo seed=1`, with any key of the recipe."""
+    """Train a model by a recipe.
+
+    Example: `rlif train demo seed=1`. KEY=VALUE changes any key of the recipe.
+    """
     from rlif.config.loading import find_recipe, load_recipe
     from rlif.runs.folder import Run
 
     if resume is not None and dry_run:
-        raise RlifError("--dry-run is for a recipe; give it without --resume.")
+        raise RecipeError("--dry-run is for a recipe; give it without --resume.")
     if resume is not None:
         if recipe is not None:
-            raise RlifError("--resume takes the recipe from the run folder; give none beside it.")
+            raise RecipeError("--resume takes the recipe from the run folder; give none beside it.")
         run = Run.open(resume)
         _train(run.recipe(), name=run.path.name, resume=run)
     elif recipe is None:
-        raise RlifError("give a recipe, e.g. `rlif train demo`, or a run folder with --resume.")
+        raise RecipeError("give a recipe, e.g. `rlif train demo`, or a run folder with --resume.")
     elif dry_run:
         _show_plan(load_recipe(recipe, overrides or []))
     else:
@@ -66,24 +70,24 @@ def _train(recipe: Recipe, name: str, resume: Run | None = None) -> None:
         console.print(
             f"{summary['steps']} steps in {summary['seconds']:.0f} s, rewarded by {rewarded_by(run.recipe())};"
             f" extra passes per completion: {summary['extra_passes']:g} ({summary['path']})"
-            f"\nthe trained model: {run.model}\n{cli_look.after_training(run.path)}",
+            f"\nthe trained model: {run.model}\n{report_of(run.path)}",
             highlight=False,
             soft_wrap=True,
         )
-        cli_guard.say_guard(run, console)
+        show_guard(run, console)
     state.destroy_process_group()
     if summary["guard"]["stopped"]:
         raise typer.Exit(GUARD_STOPPED)
 
 
 def rewarded_by(recipe: Recipe) -> str:
-    """The rewards that count, in words."""
+    """Names the rewards that have a weight."""
     names = [name for name, weight in recipe.weights.items() if weight.ever]
     return f"{names[0]} alone" if len(names) == 1 else " and ".join(names)
 
 
 def before_and_after(run: Run) -> Table:
-    """Held-out accuracy, completion length and self-certainty of a finished run."""
+    """Makes the table of held-out accuracy, length and self-certainty of a finished run."""
     from rich import box
     from rich.table import Table
 
@@ -95,16 +99,15 @@ def before_and_after(run: Run) -> Table:
     trained = run.recipe().task
     for task, pair in run.summary()["evaluations"].items():
         for when in ("before", "after"):
-            look = pair[when]
-            row = [cli_eval.share(look["accuracy"]), str(look["accuracy"]["n"])]
-            row += [cli_eval.number(look["completion_length"], 1), cli_eval.number(look["self_certainty"], 2)]
+            row = [share(pair[when]["accuracy"]), str(pair[when]["accuracy"]["n"])]
+            row += [number(pair[when]["completion_length"], 1), number(pair[when]["self_certainty"], 2)]
             name = f"{task} (trained)" if task == trained else task
             table.add_row(name if when == "before" else "", when, *row, end_section=when == "after")
     return table
 
 
 def _show_plan(recipe: Recipe) -> None:
-    """The resolved recipe, the steps and an estimate; what cannot be known from here is said to be unknown."""
+    """Prints the resolved recipe, its steps and memory; says what cannot be known on this machine."""
     from ruamel.yaml import YAML
 
     from rlif.config.steps import check_annotator, plan_steps

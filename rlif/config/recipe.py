@@ -226,6 +226,11 @@ class Recipe(Strict):
         return self.normalisation or ("none" if self.algorithm in UNSCALED else "group_std")
 
     @cached_property
+    def chat_template(self) -> bool | dict[str, Any]:
+        """Whether prompts go through the chat template, with the arguments that the recipe gives it."""
+        return self.chat and (self.training.get("chat_template_kwargs") or True)
+
+    @cached_property
     def resolved_training(self) -> dict[str, Any]:
         """TRL's options with the paper's values, and those of the algorithm, where the recipe says nothing."""
         skip = RLOO_HAS_NOT if self.algorithm in LEAVE_ONE_OUT else ()

@@ -25,6 +25,7 @@ from rlif.sampling.sampler import Decoding, Sampler
 from rlif.selection.rules import choose, pass_at_k
 from rlif.tasks import Task
 from rlif.tasks.prompts import Prompt, find_prompt
+from rlif.tasks.rendering import Chat
 from rlif.types import Problem
 
 KS = (1, 2, 4, 5, 8, 10, 16, 32, 64, 100, 128, 256)
@@ -36,7 +37,7 @@ def evaluate(
     problems: Sequence[Problem],
     *,
     prompt: Prompt | None = None,
-    chat: bool | None = None,
+    chat: Chat | None = None,
     decoding: Decoding | None = None,
     folder: Path | None = None,
     name: str | None = None,
@@ -95,7 +96,7 @@ def describe(
     task: Task,
     problems: Sequence[Problem],
     prompt: Prompt,
-    chat: bool,
+    chat: Chat,
     decoding: Decoding,
     batch_size: int,
     settings: Mapping[str, Any] | None = None,

@@ -125,6 +125,8 @@ def check_distinct(found: Sequence[Candidate]) -> None:
 
 def _checkpoints(run: Run, loading: Mapping[str, Any]) -> Iterator[Candidate]:
     recipe, folder = run.recipe(), run.path / "eval"
+    if arguments := recipe.training.get("chat_template_kwargs"):
+        loading = {**loading, "training": {"chat_template_kwargs": arguments}}
     start = Recipe(model=recipe.model, revision=recipe.revision, allow_pickle=recipe.allow_pickle, **loading)
     yield Candidate(f"{run.path.name} step 0", start, folder, 0)
     found = {step_of(path): path for path in in_order(run.checkpoints) if is_sealed(path)}
@@ -156,7 +158,8 @@ def evaluate_candidate(
     with ExitStack() as ending:
         for task, problems in tasks:
             prompt = options.prompt or find_prompt(task.protocol.prompt)
-            chat = uses_chat(tokenizer, task.protocol.chat if options.chat is None else options.chat)
+            chat = task.protocol.chat if options.chat is None else options.chat
+            chat = uses_chat(tokenizer, chat, candidate.recipe.training.get("chat_template_kwargs"))
             decoding = decoding_of(task, **options.decoding)
             settings, name = candidate.settings() | {"engine": options.engine}, candidate.name(task)
             described = describe(task, problems, prompt, chat, decoding, options.batch_size, settings)

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from rlif.errors import MachineError
 
@@ -41,7 +42,7 @@ def locked(folder: Path) -> Iterator[bool]:
         yield _take(file, folder)
 
 
-def _take(file, folder: Path) -> bool:
+def _take(file: IO[str], folder: Path) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -29,6 +29,7 @@ import torch
 
 from rlif.errors import ModelError, RecipeError, RewardError, first_line
 from rlif.graders.batch import Batch
+from rlif.tasks.rendering import conversation_text
 
 GOLD = ("gold", "solution")
 BATCH = 16
@@ -158,7 +159,10 @@ def reward_model(name: str) -> Callable[[Batch], list[float | None]]:
             raise RewardError(
                 f"the reward model {name!r} has no chat template; train with chat=false, or choose another"
             )
-        return tokenizer.apply_chat_template([*prompt, *completion], tokenize=False)
+        try:
+            return conversation_text(tokenizer, [*prompt, *completion])
+        except ModelError as error:
+            raise RewardError(f"the reward model {name!r}: {error}") from error
 
     @torch.no_grad()
     def grade(batch: Batch) -> list[float | None]:

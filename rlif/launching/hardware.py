@@ -52,7 +52,9 @@ QWEN25, QWEN3 = {"model_type": "qwen2"}, {"model_type": "qwen3", "head_dim": 128
 LLAMA, OLMO2 = {"model_type": "llama", "head_dim": 128}, {"model_type": "olmo2"}
 
 
-def _shape(family: dict[str, Any], layers: int, hidden: int, inner: int, heads: str, vocab: int, tied: bool) -> dict:
+def _shape(
+    family: dict[str, Any], layers: int, hidden: int, inner: int, heads: str, vocab: int, tied: bool
+) -> dict[str, Any]:
     query, _, key_value = heads.partition("/")
     return family | {
         "num_hidden_layers": layers,

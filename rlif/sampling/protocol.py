@@ -1,21 +1,22 @@
-"""How a protocol is applied to a model: its decoding, its prompts as token ids, its completions as marked records."""
+"""Applies a task's protocol to a model: decoding, prompts as token ids, completions as marked records."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlif.errors import RlifError
-from rlif.sampling.sampler import Completion, Decoding, render
+from rlif.errors import ModelError
+from rlif.sampling.sampler import Completion, Decoding
 from rlif.tasks import Task
 from rlif.tasks.prompts import Prompt
+from rlif.tasks.rendering import Chat, render
 from rlif.types import Problem
 
 Record = dict[str, Any]
 
 
 def decoding_of(task: Task, **changes: Any) -> Decoding:
-    """The decoding of a task's protocol; `changes` that are None change nothing."""
+    """Returns the decoding of a task's protocol; `changes` that are None are ignored."""
     protocol = task.protocol
     decoding = {key: getattr(protocol, key) for key in ("max_tokens", "temperature", "top_p", "stop", "n")}
     return Decoding(**decoding | {key: value for key, value in changes.items() if value is not None})
@@ -24,7 +25,7 @@ def decoding_of(task: Task, **changes: Any) -> Decoding:
 def mark(
     task: Task, problems: Sequence[Problem], completions: Sequence[Completion], n: int, unsafe_local: bool = False
 ) -> list[Record]:
-    """Records of completions, n in a row for each problem; `problems` holds one for each completion."""
+    """Marks completions and returns their records, n in a row per problem; `problems` has one for each completion."""
     marks = task.mark(problems, [completion.text for completion in completions], unsafe_local=unsafe_local)
     return [
         {
@@ -41,19 +42,24 @@ def mark(
     ]
 
 
-def uses_chat(tokenizer: Any, chat: bool | None) -> bool:
-    """Whether prompts go through the chat template; None is: where the tokenizer has one.
+def uses_chat(tokenizer: Any, chat: Chat | None, arguments: Mapping[str, Any] | None = None) -> Chat:
+    """Decides whether prompts go through the chat template, and with which arguments.
+
+    Args:
+        chat: None goes through the template where the tokenizer has one.
+        arguments: of the template, if it is used.
 
     Raises:
-        RlifError: it is needed, and there is none.
+        ModelError: a template is needed, and the tokenizer has none.
     """
     if chat and not tokenizer.chat_template:
-        raise RlifError("this protocol needs a chat template and the tokenizer has none; give --no-chat.")
-    return bool(tokenizer.chat_template) if chat is None else chat
+        raise ModelError("this protocol needs a chat template and the tokenizer has none; give --no-chat.")
+    chat = bool(tokenizer.chat_template) if chat is None else chat
+    return arguments if chat is True and arguments else chat
 
 
-def render_problem(tokenizer: Any, prompt: Prompt, problem: Problem, chat: bool, task: Task) -> list[int]:
-    """The prompt's token ids, the problem's shots before it; those are dropped, last ones first, until it fits."""
+def render_problem(tokenizer: Any, prompt: Prompt, problem: Problem, chat: Chat, task: Task) -> list[int]:
+    """Renders a problem after its shots as token ids; drops the last shots until the prompt fits."""
     limit, shots = task.protocol.max_prompt_tokens, list(problem.shots)
     while True:
         ids = render(tokenizer, prompt, "".join([problem.preamble, *shots, problem.text]), chat)

@@ -1,9 +1,8 @@
 """Samples completions outside a trainer.
 
-render    a prompt as token ids
-generate  completions of some prompts, by transformers
-Sampler   what evaluation and selection draw from: `TransformersSampler` anywhere, `rlif.sampling.vllm_sampler` where
-vLLM is
+Sampler              what evaluation and selection sample from
+TransformersSampler  a sampler that runs anywhere; `rlif.sampling.vllm_sampler` has one for vLLM
+generate             completes each of some prompts once, by transformers
 """
 
 from __future__ import annotations
@@ -16,24 +15,23 @@ from typing import Any, Protocol
 import torch
 from transformers import GenerationConfig, StoppingCriteriaList
 
-from rlif.errors import RlifError
+from rlif.errors import RecipeError
 from rlif.sampling.early_stop import EarlyStop
 from rlif.scoring.head import evaluation_mode, head_of, verify_head
 from rlif.scoring.statistics import length_mask
 from rlif.scoring.taps import DecodeTap
 from rlif.signals import SIGNALS
-from rlif.tasks.prompts import Prompt
 from rlif.types import TokenStats
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How completions are sampled.
+    """Says how completions are sampled.
 
     Attributes:
         max_tokens: completion limit.
         temperature: 0 is greedy.
-        top_p: smallest share of probability sampled from.
+        top_p: sample from the likeliest tokens whose probabilities sum to this.
         stop: strings that end a completion, themselves left out of its text.
         n: completions per prompt.
         seed: of sampling.
@@ -48,19 +46,19 @@ class Decoding:
 
     def __post_init__(self) -> None:
         if self.n > 1 and not self.temperature:
-            raise RlifError(f"{self.n} greedy completions of a prompt would be the same; give a temperature, or n=1.")
+            raise RecipeError(f"{self.n} greedy completions of a prompt would be the same; give a temperature, or n=1.")
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One completion of one prompt.
+    """Holds one completion of one prompt.
 
     Attributes:
-        text: decoded, without special tokens and stop strings.
+        text: the decoded text, without special tokens and stop strings.
         completion_ids: all tokens, the end-of-sequence token and those of a stop string included.
         truncated: the token limit ended it.
-        self_certainty: in nats, at temperature 1; None where it was not asked for or cannot be had.
-        stopped: it was given up early, see `rlif.sampling.early_stop`.
+        self_certainty: in nats, at temperature 1; None where it was not asked for or cannot be measured.
+        stopped: early stopping ended it, see `rlif.sampling.early_stop`.
     """
 
     text: str
@@ -72,27 +70,27 @@ class Completion:
 
 
 class Sampler(Protocol):
-    """Something that completes prompts.
+    """Completes prompts.
 
     Attributes:
         tokenizer: of the model.
-        batch_size: completions it is best given at once.
+        batch_size: how many completions to ask for at once.
     """
 
     tokenizer: Any
     batch_size: int
 
     def sample(self, prompt_ids: Sequence[Sequence[int]], decoding: Decoding) -> list[Completion]:
-        """`decoding.n` completions of each prompt, those of the first prompt first; the same for the same seed."""
+        """Samples `decoding.n` completions of each prompt, in the order of the prompts; repeatable by the seed."""
         ...
 
     def close(self) -> None:
-        """Ends what it started; it samples no more."""
+        """Frees what the sampler started; it cannot sample any more."""
         ...
 
 
 class TransformersSampler:
-    """Samples by transformers' generate, and reads self-certainty off the same logits.
+    """Samples by transformers' generate, and measures self-certainty from the same logits.
 
     Example:
         >>> sampler = TransformersSampler(model, tokenizer)
@@ -112,33 +110,22 @@ class TransformersSampler:
                 self.model,
                 self.tokenizer,
                 rows,
-                max_tokens=decoding.max_tokens,
-                temperature=decoding.temperature,
-                top_p=decoding.top_p,
-                stop=decoding.stop,
+                decoding,
                 batch_size=self.batch_size,
                 self_certainty=True,
             )
 
     def close(self) -> None:
-        """Does nothing: the model is whose it was."""
-
-
-def render(tokenizer: Any, prompt: Prompt, problem: str, chat: bool) -> list[int]:
-    """The token ids of a prompt, by the chat template or without one; what TRL makes of the same prompt."""
-    if not chat:
-        return tokenizer(text=[prompt.text(problem)])["input_ids"][0]
-    return tokenizer.apply_chat_template(
-        prompt.messages(problem), add_generation_prompt=True, tokenize=True, return_dict=False
-    )
+        """Does nothing: the caller owns the model."""
 
 
 def token_chars(tokenizer: Any, token_ids: Sequence[int], text: str) -> list[int] | None:
-    """How many characters of a decoded text each of its tokens became: special tokens none, and of the tokens that
-    share a character the last one all of it.
+    """Counts the characters of a decoded text that each of its tokens made.
+
+    Special tokens make none. The last of several tokens that share a character makes all of it.
 
     Returns:
-        numbers that sum to the length of the text; None where the text is not what the tokens decode to.
+        Numbers that sum to the length of the text; None if the tokens do not decode to the text.
     """
     lengths = [len(piece) for piece in tokenizer.batch_decode([[i] for i in token_ids], skip_special_tokens=True)]
     if sum(lengths) != len(text) or "\ufffd" in text:
@@ -159,32 +146,27 @@ def generate(
     model: Any,
     tokenizer: Any,
     prompt_ids: Sequence[Sequence[int]],
+    decoding: Decoding,
     *,
-    max_tokens: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    stop: Sequence[str] = (),
     batch_size: int = 64,
     self_certainty: bool = False,
     early: EarlyStop | None = None,
 ) -> list[Completion]:
-    """One completion per prompt, in the order of the prompts.
+    """Completes each prompt once, in the order of the prompts.
 
-    Penalties and filters that the model's own generation config may set are off: greedy is greedy.
+    Penalties and filters of the model's own generation config are turned off. Greedy decoding uses no random numbers;
+    sampling uses torch's global state.
 
     Args:
         model: a causal language model of transformers.
         tokenizer: with a pad token.
         prompt_ids: prompts as token ids.
-        max_tokens: completion limit, in tokens.
-        temperature: of sampling; 0 for greedy decoding, which touches no random state.
-        top_p: of sampling.
-        stop: strings that end a completion.
+        decoding: how to sample; its `n` and `seed` are not used here.
         batch_size: prompts per call of the model's generate.
-        self_certainty: measured too, from the logits of decoding; no extra pass.
-        early: give up completions that get too unsure; it has one threshold per prompt.
+        self_certainty: also measure it, from the logits of decoding, without another pass.
+        early: end completions that get too unsure; it has one threshold per prompt.
     """
-    config = _generation_config(model, tokenizer, max_tokens, temperature, top_p, stop)
+    config = _generation_config(model, tokenizer, decoding)
     order = sorted(range(len(prompt_ids)), key=lambda i: -len(prompt_ids[i]))
     completions: dict[int, Completion] = {}
     if self_certainty:
@@ -195,43 +177,42 @@ def generate(
             batch = tokenizer.pad(
                 {"input_ids": [list(prompt_ids[i]) for i in rows]}, padding_side="left", return_tensors="pt"
             ).to(model.device)
-            watch = early.watch(model, rows) if early else None
-            with DecodeTap(model, 1.0) if self_certainty else nullcontext() as tap, watch or nullcontext():
+            criterion = early.criterion(model, rows) if early else None
+            with DecodeTap(model, 1.0) if self_certainty else nullcontext() as tap, criterion or nullcontext():
                 output = model.generate(
                     input_ids=batch["input_ids"],
                     attention_mask=batch["attention_mask"],
                     generation_config=config,
-                    tokenizer=tokenizer if stop else None,
-                    stopping_criteria=StoppingCriteriaList([watch] if watch else []),
+                    tokenizer=tokenizer if decoding.stop else None,
+                    stopping_criteria=StoppingCriteriaList([criterion] if criterion else []),
                 )
             generated = output[:, batch["input_ids"].shape[1] :].tolist()
             found = [_completion(tokenizer, prompt_ids[i], row, config) for i, row in zip(rows, generated, strict=True)]
-            if watch:
-                found = [_given_up(tokenizer, *pair) for pair in zip(found, watch.stopped_B.tolist(), strict=True)]
+            if criterion:
+                found = [_stopped(tokenizer, *pair) for pair in zip(found, criterion.stopped_B.tolist(), strict=True)]
             completions |= zip(rows, found if tap is None else _with_self_certainty(model, tap, found), strict=True)
     return [completions[i] for i in range(len(prompt_ids))]
 
 
-def _generation_config(
-    model: Any, tokenizer: Any, max_tokens: int, temperature: float, top_p: float, stop: Sequence[str]
-) -> GenerationConfig:
+def _generation_config(model: Any, tokenizer: Any, decoding: Decoding) -> GenerationConfig:
     ends = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-    sampling = {"temperature": temperature, "top_k": 0, "top_p": top_p} if temperature else {}
+    temperature = decoding.temperature
+    sampling = {"temperature": temperature, "top_k": 0, "top_p": decoding.top_p} if temperature else {}
     return GenerationConfig(
-        max_new_tokens=max_tokens,
+        max_new_tokens=decoding.max_tokens,
         do_sample=bool(temperature),
         eos_token_id=sorted(ends),
         pad_token_id=tokenizer.pad_token_id,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
-        stop_strings=list(stop) or None,
+        stop_strings=list(decoding.stop) or None,
         **sampling,
     )
 
 
-def _completion(tokenizer: Any, prompt_ids: Sequence[int], row: list[int], config: Any) -> Completion:
-    """The completion in a generated row: up to its end-of-sequence token or a stop string, without padding."""
+def _completion(tokenizer: Any, prompt_ids: Sequence[int], row: list[int], config: GenerationConfig) -> Completion:
+    """Reads the completion from a generated row: up to its end-of-sequence token or stop string, without padding."""
     ended = next((n for n, token in enumerate(row, start=1) if token in config.eos_token_id), None)
     ids = row[:ended]
     stops = [stop for stop in config.stop_strings or () if stop in tokenizer.decode(ids, skip_special_tokens=True)]
@@ -242,8 +223,8 @@ def _completion(tokenizer: Any, prompt_ids: Sequence[int], row: list[int], confi
     return Completion(text, list(prompt_ids), ids, truncated=ended is None and not stops)
 
 
-def _given_up(tokenizer: Any, completion: Completion, tokens: int) -> Completion:
-    """The first `tokens` of it, if they are not 0 and not past its own end."""
+def _stopped(tokenizer: Any, completion: Completion, tokens: int) -> Completion:
+    """Cuts a completion after `tokens` tokens; 0, or a number beyond its end, leaves it whole."""
     if not 0 < tokens <= len(completion.completion_ids):
         return completion
     ids, text = completion.completion_ids[:tokens], completion.text
@@ -253,7 +234,7 @@ def _given_up(tokenizer: Any, completion: Completion, tokens: int) -> Completion
 
 
 def cut(text: str, stop: Sequence[str]) -> str:
-    """The text up to the first of the stop strings."""
+    """Cuts the text before the first stop string."""
     for string in stop:
         text = text.partition(string)[0]
     return text

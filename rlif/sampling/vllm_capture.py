@@ -1,18 +1,18 @@
-"""Reads self-certainty inside vLLM, off the logits that each token is sampled from.
+"""Measures self-certainty inside vLLM, from the logits that each token is sampled from.
 
     mean_logprob_i = mean_j z_ij - logsumexp(z_i)
 
 with z_i the model's raw logits in float32: a custom logits processor runs before temperature, penalties, top-k and
-top-p, and `SelfCertainty` hands the logits on as it got them. One [B, V] reduction a step; a number per token is kept.
-A request may name a temperature to measure at, which z_i is then divided by: training wants that of sampling.
+top-p. `SelfCertainty` returns the logits unchanged. It costs one [B, V] reduction a step and keeps a number per token.
+A request may name a temperature that divides z_i; training measures at the temperature of sampling.
 
-A request is known by the number the sampler wrote into its `extra_args`, a token by its position, which is the length
-of the request's output when the logits come by. So chunks of a prompt, which write position 0 again and again, and
-tokens computed anew after a preemption end with the value of the pass that counted.
+The sampler writes a number into `extra_args`, which identifies the request. The length of the request's output
+identifies the token. Chunks of a prompt write position 0 repeatedly, and preempted tokens are computed again: the last
+value counts.
 
 Watch: masks run earlier (allowed tokens, bad words, grammars, logit bias, min_tokens). They leave logits of minus
-infinity, whose self-certainty is nothing to be measured. This module is imported where vLLM's model runs, which may be
-another process, and is the only one that imports vLLM when imported itself.
+infinity, for which there is no self-certainty. This module is imported where vLLM's model runs, which may be another
+process. With `vllm_capture_v2` it is the only module that imports vLLM at its top.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from weakref import WeakSet
 
 import torch
 from vllm.v1.sample.logits_processor import (  # pyright: ignore[reportMissingImports]
-    BatchUpdate,
     LogitsProcessor,
     MoveDirectionality,
 )
@@ -30,28 +29,28 @@ from vllm.v1.sample.logits_processor import (  # pyright: ignore[reportMissingIm
 from rlif.scoring.statistics import LOGITS_HELD
 
 KEY = "rlif_request"  # in SamplingParams.extra_args: the request's number
-TEMPERATURE = "rlif_temperature"  # beside it: what the logits are divided by; 1 if left out
+TEMPERATURE = "rlif_temperature"  # the temperature that divides the logits; 1 if left out
 STEPS_HELD = 64  # decoding steps between two copies from the device
 
-# Of this process: what its processors read and nobody has fetched yet, `mean_logprob` by request and position.
+# `mean_logprob` by request and position: what processors of this process have measured and the sampler not yet taken.
 captured: dict[int, list[float]] = {}
 
 
 class Measured:
-    """What a processor has measured on its device, until it is copied to where it is fetched."""
+    """Holds what a processor has measured on its device, until it is copied to `captured`."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[torch.Tensor, list[tuple[int, int, int]]]] = []
         _measured.add(self)
 
     def add(self, values_B: torch.Tensor, places: list[tuple[int, int, int]]) -> None:
-        """Keeps the values of a step; of each place row, request and position."""
+        """Adds the values of a step; a place is row, request and position."""
         self.steps.append((values_B, places))
         if len(self.steps) >= STEPS_HELD:
             self.flush()
 
     def flush(self) -> None:
-        """Copies what was measured from the device, in one go."""
+        """Copies all measured values from the device at once."""
         if not self.steps:
             return
         values = torch.cat([values_B for values_B, _ in self.steps]).tolist()
@@ -69,7 +68,7 @@ _measured: WeakSet[Measured] = WeakSet()
 
 
 class SelfCertainty(LogitsProcessor):
-    """vLLM's V1 interface: told how its batch changes, then shown the logits of the batch."""
+    """Implements vLLM's V1 interface: gets the changes of the batch, then its logits."""
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool):
         self.batch_size = 0
@@ -78,10 +77,10 @@ class SelfCertainty(LogitsProcessor):
         self.measured = Measured()
 
     def is_argmax_invariant(self) -> bool:
-        """True would be true, and would have greedy decoding skip this processor."""
+        """Returns False: with True, which would be correct, greedy decoding would skip this processor."""
         return False
 
-    def update_state(self, batch_update: BatchUpdate | None) -> None:
+    def update_state(self, batch_update: Any) -> None:
         """Keeps `requests` in step with the rows of the batch; the order removed, added, moved is vLLM's."""
         if batch_update is None:
             return
@@ -90,9 +89,9 @@ class SelfCertainty(LogitsProcessor):
             self.requests.pop(row, None)
         for row, params, _, output in batch_update.added:
             self.requests.pop(row, None)
-            told = params.extra_args or {}
-            if KEY in told:
-                self.requests[row] = (told[KEY], output, told.get(TEMPERATURE, 1.0))
+            arguments = params.extra_args or {}
+            if KEY in arguments:
+                self.requests[row] = (arguments[KEY], output, arguments.get(TEMPERATURE, 1.0))
         for source, target, direction in batch_update.moved:
             moved, replaced = self.requests.pop(source, None), self.requests.pop(target, None)
             if moved is not None:
@@ -111,10 +110,10 @@ class SelfCertainty(LogitsProcessor):
 
 
 class Worker:
-    """What vLLM's worker learns for the sampler to call; mixed into its class as `worker_extension_cls`."""
+    """Adds to vLLM's worker what the sampler calls; mixed into its class as `worker_extension_cls`."""
 
     def take_mean_logprob(self) -> dict[int, list[float]]:
-        """All that this process captured, by request, and forgets it."""
+        """Returns and clears all that this process captured, by request."""
         for measured in _measured:
             measured.flush()
         taken = dict(captured)
@@ -123,7 +122,7 @@ class Worker:
 
 
 def divisor_of(temperatures: list[float | None], device: torch.device) -> torch.Tensor | float:
-    """What logits are divided by: one number, or [B, 1] where rows differ; None for a row that is not measured."""
+    """Returns the divisor of the logits: a number, or [B, 1] where rows differ; None marks a row without a request."""
     wanted = {temperature for temperature in temperatures if temperature is not None}
     if len(wanted) == 1:
         return wanted.pop()
@@ -131,7 +130,7 @@ def divisor_of(temperatures: list[float | None], device: torch.device) -> torch.
 
 
 def mean_logprob(logits_BV: torch.Tensor, temperature: torch.Tensor | float = 1.0) -> torch.Tensor:
-    """`mean_logprob_B` in float32, some rows at a time so that no second [B, V] is held.
+    """Computes `mean_logprob_B` in float32, some rows at a time to hold no second [B, V].
 
     Args:
         temperature: of all rows, or [B, 1].

@@ -1,12 +1,11 @@
-"""What `rlif.sampling.vllm_capture` does, for vLLM's V2 model runner, whose interface for processors came with vLLM
-0.31.
+"""Measures self-certainty in vLLM's V2 model runner, as `rlif.sampling.vllm_capture` does in V1; from vLLM 0.31 on.
 
-It shows logits in float32, before temperature, top-k and top-p, but after penalties, bias and bad words: where a
-request asks for one of these nothing is measured, and who wants its self-certainty computes it by a pass.
+V2 shows logits in float32, before temperature, top-k and top-p, but after penalties, bias and bad words. A request with
+one of these is not measured; its self-certainty takes a pass.
 
-A request is known by its slot in the runner, a token by how much of the sequence is seen when its logits come by: that
-less the prompt is the position, below 0 while pieces of the prompt go through. Under speculative decoding a request has
-several rows, some of them drafts, and nothing is measured.
+The slot in the runner identifies the request. The tokens seen so far, less those of the prompt, give the position; it
+is below 0 during chunks of the prompt. Under speculative decoding a request has several rows, some of them drafts, and
+is not measured.
 
 Watch: written from the interface of vLLM 0.32 and tested against a stand-in for it; V2 needs Triton, so no CPU build
 runs it, and it has not run on a GPU.
@@ -35,12 +34,12 @@ CHANGES = {
 
 
 def changes_logits(params: Any) -> bool:
-    """Whether a request's logits are changed before they are sampled from, temperature and filters apart."""
+    """Says whether anything but temperature and filters changes a request's logits before sampling."""
     return any((getattr(params, name, neutral) or neutral) != neutral for name, neutral in CHANGES.items())
 
 
 class SelfCertainty(LogitsProcessor):
-    """vLLM's V2 interface: told of each request as it comes, then shown the logits of a batch and whose they are."""
+    """Implements vLLM's V2 interface: gets each new request, then the logits of a batch and their slots."""
 
     def __init__(self, vllm_config: Any, req_states: Any):
         self.prompt_len = req_states.prompt_len
@@ -48,11 +47,11 @@ class SelfCertainty(LogitsProcessor):
         self.measured = Measured()
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
-        """Keeps what is to be known of a slot; True where the processor is to be shown its logits."""
+        """Stores the request of a slot; returns True if the processor needs its logits."""
         self.requests.pop(req_idx, None)
-        told = sampling_params.extra_args or {}
-        if KEY in told and not changes_logits(sampling_params):
-            self.requests[req_idx] = told[KEY], told.get(TEMPERATURE, 1.0)
+        arguments = sampling_params.extra_args or {}
+        if KEY in arguments and not changes_logits(sampling_params):
+            self.requests[req_idx] = arguments[KEY], arguments.get(TEMPERATURE, 1.0)
         return req_idx in self.requests
 
     def apply(self, logits: torch.Tensor, ctx: Any) -> torch.Tensor:

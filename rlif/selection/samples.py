@@ -93,10 +93,7 @@ class GroupSampler:
                 scorer.model,
                 scorer.tokenizer,
                 [prompts[problem.id] for problem, _ in which],
-                max_tokens=self.decoding.max_tokens,
-                temperature=self.decoding.temperature,
-                top_p=self.decoding.top_p,
-                stop=self.decoding.stop,
+                self.decoding,
                 batch_size=scorer.batch_size,
                 early=EarlyStop([bars[problem.id] for problem, _ in which], scorer.window),
             )

@@ -23,12 +23,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from rlif.errors import DataError, MachineError, ModelError, RecipeError, RlifError, first_line
+from rlif.errors import DataError, MachineError, RecipeError, RlifError
 from rlif.files.jsonl import JsonLog, read_lines
 from rlif.scoring.head import head_of
 from rlif.scoring.statistics import score_completions
 from rlif.signals import SIGNALS, every_signal
 from rlif.signals.token_confidence import TOP_K, WINDOW
+from rlif.tasks.rendering import encode
 
 Row = dict[str, Any]
 UNSCORED: dict[str, float | None] = dict.fromkeys(SIGNALS)
@@ -80,27 +81,17 @@ class Scorer:
             ModelError: messages that the template refuses.
         """
         prompt = row["prompt"]
-        if self.chat:
-            prompt_ids = self._template(prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}])
-        elif isinstance(prompt, str):
-            prompt_ids = self.tokenizer(text=[prompt])["input_ids"][0]
-        else:
+        if self.chat and isinstance(prompt, str):
+            prompt = [{"role": "user", "content": prompt}]
+        if not self.chat and not isinstance(prompt, str):
             raise RecipeError("its prompt is a list of messages, which takes a chat template; leave --no-chat out.")
-        return prompt_ids, self.encode_completion(row)
+        return encode(self.tokenizer, prompt, self.chat), self.encode_completion(row)
 
     def encode_completion(self, row: Row) -> list[int]:
         """The token ids of a row's completion, the end-of-sequence token included if it ended."""
         completion_ids = self.tokenizer(text=[row["completion"]], add_special_tokens=False)["input_ids"][0]
         ended = self.end and not row.get("truncated") and not row.get("stopped")
         return completion_ids + ([self.tokenizer.eos_token_id] if ended else [])
-
-    def _template(self, messages: list[Any]) -> list[int]:
-        try:
-            return self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        except Exception as error:  # a template is a program of its own, and raises what it likes
-            raise ModelError(f"the chat template refuses its prompt: {first_line(error)}") from error
 
     def score(self, rows: Sequence[Row]) -> list[dict[str, float | None]]:
         """Every signal of each row; None where it cannot be scored: no tokens, or more than the model takes."""

@@ -163,11 +163,12 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
         RlifError: as `rlif.train` before its first step.
     """
     from rlif.sampling.loading import load_model
-    from rlif.sampling.sampler import Decoding, TransformersSampler, render
+    from rlif.sampling.sampler import Decoding, TransformersSampler
     from rlif.scoring.head import head_of
     from rlif.scoring.statistics import score_completions
     from rlif.signals import NEEDS, SIGNALS, windowed
     from rlif.signals.token_confidence import TOP_K
+    from rlif.tasks.rendering import render
     from rlif.training.prepare import prepare
 
     if str(recipe.reward) not in SIGNALS:
@@ -177,7 +178,7 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     job = prepare(recipe)
     model, training = load_model(recipe), recipe.resolved_training
     chosen = job.problems[:problems]
-    ids = [render(job.tokenizer, job.prompt, problem.text, recipe.chat) for problem in chosen]
+    ids = [render(job.tokenizer, job.prompt, problem.text, recipe.chat_template) for problem in chosen]
     decoding = Decoding(
         training["max_completion_length"],
         temperature=training["temperature"],

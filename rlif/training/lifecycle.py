@@ -159,7 +159,7 @@ def _check_prompts(prepared: PreparedRun, trainer: InternalFeedback, console: Co
         prepared.task,
         prepared.problems[:number],
         prompt=prepared.prompt,
-        chat=recipe.chat,
+        chat=recipe.chat_template,
         max_tokens=recipe.resolved_training["max_completion_length"],
         temperature=recipe.resolved_training["temperature"],
     )

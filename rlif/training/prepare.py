@@ -78,7 +78,7 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     Raises:
         RlifError: anything in the recipe, the data or the tokenizer that would stop the run.
     """
-    from rlif.sampling.sampler import render
+    from rlif.tasks.rendering import render
 
     recipe = with_absolute_paths(recipe)
     task, prompt, _ = check_settings(recipe, processes)
@@ -91,8 +91,9 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     check_gold(recipe, task, problems)
     check_annotator(recipe, load_config(recipe))
     tokenizer = load_tokenizer(recipe)
-    short = [p for p in problems if len(render(tokenizer, prompt, p.text, recipe.chat)) <= recipe.max_prompt_tokens]
-    if not all(render(tokenizer, prompt, p.text, recipe.chat) for p in short[:1]):
+    chat = recipe.chat_template
+    short = [p for p in problems if len(render(tokenizer, prompt, p.text, chat)) <= recipe.max_prompt_tokens]
+    if not all(render(tokenizer, prompt, p.text, chat) for p in short[:1]):
         raise ModelError(
             f"the tokenizer of {recipe.model!r} makes no tokens of the first prompt; is it the model's own?"
         )

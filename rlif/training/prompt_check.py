@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlif.guard.health import goes_on
-from rlif.sampling.sampler import Decoding, TransformersSampler, render
+from rlif.sampling.sampler import Decoding, TransformersSampler
 from rlif.tasks import Task
 from rlif.tasks.prompts import Prompt
+from rlif.tasks.rendering import Chat, conversation_text, render
 from rlif.types import Problem
 
 MANY = 0.25  # share of completions from which on a habit is worth a warning
@@ -34,7 +35,7 @@ def check_prompts(
     problems: Sequence[Problem],
     *,
     prompt: Prompt,
-    chat: bool,
+    chat: Chat,
     max_tokens: int,
     temperature: float,
 ) -> list[str]:
@@ -47,7 +48,7 @@ def check_prompts(
         >>> check_prompts(model, tokenizer, task, task.load("test", limit=4), **options)
         ['...4 of 4 completions do not end within 2 tokens...']
     """
-    warnings = [stop_warning(model, tokenizer)] if chat else []
+    warnings = [stop_warning(model, tokenizer, chat)] if chat else []
     sampler = TransformersSampler(model, tokenizer, batch_size=len(problems))
     ids = [render(tokenizer, prompt, problem.text, chat) for problem in problems]
     found = sampler.sample(ids, Decoding(max_tokens, temperature=temperature))
@@ -72,9 +73,9 @@ def check_prompts(
     return [warning for warning in warnings if warning]
 
 
-def stop_warning(model: Any, tokenizer: Any) -> str | None:
+def stop_warning(model: Any, tokenizer: Any, chat: Chat = True) -> str | None:
     """What to do where the chat template ends a turn with a token that does not end a completion; else None."""
-    end = turn_end(tokenizer)
+    end = turn_end(tokenizer, chat)
     if end is None:
         return None
     configured = model.generation_config.eos_token_id
@@ -89,10 +90,10 @@ def stop_warning(model: Any, tokenizer: Any) -> str | None:
     )
 
 
-def turn_end(tokenizer: Any) -> int | None:
+def turn_end(tokenizer: Any, chat: Chat = True) -> int | None:
     """The token that closes the assistant's turn in the chat template; None where it closes it with none of its own."""
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    text = conversation_text(tokenizer, turns, chat)
     after = text.rpartition(MARK)[2].strip()
     ids = tokenizer(text=after, add_special_tokens=False)["input_ids"] if after else []
     special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))

@@ -250,7 +250,7 @@ def _evaluation(
                 task,
                 problems,
                 prompt=find_prompt(prepared.recipe.prompt or task.protocol.prompt),
-                chat=prepared.recipe.chat,
+                chat=prepared.recipe.chat_template,
                 decoding=Decoding(min(task.protocol.max_tokens, longest), stop=task.protocol.stop),
                 settings={"step": step},
             )

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import rlif
 from rlif.cli.main import app
-from rlif.cli.probe import say_guard
+from rlif.cli.probe import show_guard
 from rlif.guard.limits import Guard
 from rlif.guard.monitor import Monitor
 from rlif.runs.checkpoints import seal
@@ -41,7 +41,7 @@ def finish(run: Run, healthy: int | None, stopped=None) -> None:
 
 def said(run: Run) -> str:
     out = io.StringIO()
-    say_guard(run, Console(file=out, width=400))
+    show_guard(run, Console(file=out, width=400))
     return out.getvalue()
 
 

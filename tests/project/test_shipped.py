@@ -13,8 +13,9 @@ import rlif
 from rlif.config.recipe import Recipe
 from rlif.runs.folder import Run
 from rlif.sampling.loading import model_path
-from rlif.sampling.sampler import generate, render
+from rlif.sampling.sampler import Decoding, generate
 from rlif.tasks.prompts import PROMPTS
+from rlif.tasks.rendering import render
 
 PATH = model_path(Recipe(model="tiny-reasoner"))
 
@@ -33,7 +34,7 @@ def accuracy(shipped, family: str, first_step: bool, n: int = 96) -> float:
     if first_step:
         steps = [p.solution.partition(". ")[0] + "." for p in problems]
         prompts = [ids + tokenizer.encode(step) for ids, step in zip(prompts, steps, strict=True)]
-    completions = generate(model, tokenizer, prompts, max_tokens=task.protocol.max_tokens, batch_size=n)
+    completions = generate(model, tokenizer, prompts, Decoding(task.protocol.max_tokens), batch_size=n)
     return sum(task.grade(p, c.text) for p, c in zip(problems, completions, strict=True)) / n
 
 

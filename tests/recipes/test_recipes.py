@@ -344,12 +344,10 @@ def test_a_recipe_written_out_is_the_same_recipe(name, tmp_path):
 
 
 def test_the_table_has_a_row_for_each():
-    for wide in (True, False):
-        table = cli_recipes.table(wide)
-        assert list(table.columns[0].cells) == list(SHIPPED)
-    cells = {column.header: list(column.cells) for column in cli_recipes.table(wide=True).columns}
-    row = {header: column[list(SHIPPED).index("grpo-pv-qwen2.5-3b-math")] for header, column in cells.items()}
-    assert row == {
+    headings, rows = cli_recipes.table()
+    assert [row[0] for row in rows] == list(SHIPPED)
+    row = rows[list(SHIPPED).index("grpo-pv-qwen2.5-3b-math")]
+    assert dict(zip(headings, row, strict=True)) == {
         "recipe": "grpo-pv-qwen2.5-3b-math",
         "reward": "plurality_vote",
         "model": "Qwen2.5-3B",

@@ -13,7 +13,7 @@ from support.models import byte_tokenizer, tiny_model
 
 import rlif
 from rlif.sampling.early_stop import EarlyStop, threshold
-from rlif.sampling.sampler import generate
+from rlif.sampling.sampler import Decoding, generate
 from rlif.signals.token_confidence import windows
 
 PROMPTS = [[5, 6, 7], [8], [9, 10]] * 8
@@ -24,9 +24,7 @@ def sample(early=None, pad_is_end=False, batch_size=64):
     if pad_is_end:
         tokenizer.pad_token = tokenizer.eos_token
     torch.manual_seed(3)
-    completions = generate(
-        model, tokenizer, PROMPTS, max_tokens=40, temperature=1.3, batch_size=batch_size, early=early
-    )
+    completions = generate(model, tokenizer, PROMPTS, Decoding(40, temperature=1.3), batch_size=batch_size, early=early)
     return completions, model
 
 

@@ -9,8 +9,9 @@ from support.models import byte_tokenizer, tiny_model
 import rlif
 from rlif.evaluation.evaluate import evaluate
 from rlif.intervals import Interval, proportion
-from rlif.sampling.sampler import Decoding, TransformersSampler, generate, render, token_chars
+from rlif.sampling.sampler import Decoding, TransformersSampler, generate, token_chars
 from rlif.tasks.prompts import PROMPTS
+from rlif.tasks.rendering import render
 
 TEXTS = ["Go.", "What is left of the rest?", "A"]
 
@@ -18,8 +19,8 @@ TEXTS = ["Go.", "What is left of the rest?", "A"]
 def test_order_and_batches_do_not_matter():
     model, tokenizer = tiny_model(), byte_tokenizer()
     prompts = [render(tokenizer, PROMPTS["plain"], text, chat=True) for text in TEXTS]
-    together = generate(model, tokenizer, prompts, max_tokens=8)
-    alone = [generate(model, tokenizer, [prompt], max_tokens=8, batch_size=1)[0] for prompt in prompts]
+    together = generate(model, tokenizer, prompts, Decoding(8))
+    alone = [generate(model, tokenizer, [prompt], Decoding(8), batch_size=1)[0] for prompt in prompts]
     assert together == alone
     assert [c.prompt_ids for c in together] == prompts
 
@@ -28,7 +29,7 @@ def test_completions_end_with_their_end_token_or_are_truncated():
     model, tokenizer = tiny_model(), byte_tokenizer()
     prompts = [render(tokenizer, PROMPTS["plain"], text, chat=True) for text in TEXTS * 20]
     torch.manual_seed(0)
-    completions = generate(model, tokenizer, prompts, max_tokens=40, temperature=1.5)
+    completions = generate(model, tokenizer, prompts, Decoding(40, temperature=1.5))
     assert {c.truncated for c in completions} == {True, False}
     for completion in completions:
         assert (completion.completion_ids[-1] == tokenizer.eos_token_id) is not completion.truncated
@@ -37,15 +38,15 @@ def test_completions_end_with_their_end_token_or_are_truncated():
 
 def test_greedy_is_greedy_whatever_the_models_generation_config_says():
     model, tokenizer = tiny_model(), byte_tokenizer()
-    expected = generate(model, tokenizer, [[5, 6, 7]], max_tokens=12)
+    expected = generate(model, tokenizer, [[5, 6, 7]], Decoding(12))
     model.generation_config.update(repetition_penalty=1.5, do_sample=True, top_k=3, temperature=0.5)
-    assert generate(model, tokenizer, [[5, 6, 7]], max_tokens=12) == expected
+    assert generate(model, tokenizer, [[5, 6, 7]], Decoding(12)) == expected
 
 
 def test_greedy_decoding_leaves_the_random_state_alone():
     model, tokenizer = tiny_model().train(), byte_tokenizer()
     before = torch.random.get_rng_state()
-    generate(model, tokenizer, [[5, 6]], max_tokens=4)
+    generate(model, tokenizer, [[5, 6]], Decoding(4))
     assert torch.equal(torch.random.get_rng_state(), before) and model.training
 
 

@@ -19,8 +19,8 @@ from support.sabotage import (
 import rlif
 from rlif.runs.checkpoints import seal
 from rlif.runs.folder import Run
-from rlif.sampling.sampler import render
 from rlif.tasks.prompts import Prompt
+from rlif.tasks.rendering import render
 
 ROOT = Path(__file__).parents[2]
 SECRETS = ("HF_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "SOME_PASSWORD")

@@ -30,7 +30,7 @@ from rlif.config.passes import TABLE, needs_of, scored_anyway
 from rlif.config.recipe import Recipe
 from rlif.engines.trl.contract import raised_by_library
 from rlif.errors import MachineError, RecipeError, first_line, lookup
-from rlif.sampling.vllm_sampler import NUMBERS, processor, require_vllm, said, why_no_self_certainty
+from rlif.sampling.vllm_sampler import NUMBERS, error_message, processor, require_vllm, why_no_self_certainty
 
 if TYPE_CHECKING:
     from rlif.engines.trl.trainer import InternalFeedback
@@ -103,7 +103,7 @@ def vllm_errors(recipe: Recipe, options: Mapping[str, Any]) -> Iterator[None]:
         if options.get("vllm_mode", "colocate") == "server":
             raise MachineError(_server_trouble(recipe, options, error)) from error
         if isinstance(error, ValidationError):
-            raise RecipeError(f"cannot set up training of {recipe.model!r}: {said(error)}") from error
+            raise RecipeError(f"cannot set up training of {recipe.model!r}: {error_message(error)}") from error
         raise
 
 

@@ -1,0 +1,69 @@
+"""`rlif score`: parsing and printing only."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlif.cli.console import progress_bar
+from rlif.cli.options import Chat, Dtype, Window
+from rlif.errors import DataError
+
+if TYPE_CHECKING:
+    from rlif.selection.score_file import Scorer
+
+
+def score(
+    file: Annotated[Path, typer.Argument(help="JSON lines of prompt (text or messages) and completion.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A folder, a hub name, or tiny-reasoner.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; resumes a file.")] = None,
+    chat: Chat = None,
+    end: Annotated[bool, typer.Option("--end/--no-end", help="Close completions with the end token.")] = True,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 16,
+    window: Window = None,
+    dtype: Dtype = "auto",
+) -> None:
+    """Score text by a model's confidence.
+
+    Writes the same rows with self-certainty, entropy, likelihood and the other signals.
+    """
+    from rlif.selection.score_file import score_file
+
+    if not file.is_file():
+        raise DataError(f"no such file: {file}.")
+    scorer = load_scorer(model, chat=chat, end=end, batch_size=batch_size, window=window, dtype=dtype)
+    with file.open("rb") as lines, progress_bar("scoring", sum(1 for line in lines if line.strip())) as advance:
+        counts = score_file(scorer, file, out or sys.stdout, advance)
+    print(
+        f"{counts['rows']} rows ({counts['skipped']} were there already), {counts['unscorable']} unscorable"
+        + (f": {out}" if out else ""),
+        file=sys.stderr,
+    )
+
+
+def load_scorer(
+    model: str,
+    *,
+    chat: bool | None,
+    window: int | None,
+    dtype: str,
+    batch_size: int,
+    end: bool = True,
+    load: bool = True,
+) -> Scorer:
+    """Loads a tokenizer and, unless `load` is off, its model."""
+    from transformers.utils import logging
+
+    from rlif.config.loading import check_recipe
+    from rlif.sampling.loading import load_model, load_tokenizer
+    from rlif.selection.score_file import Scorer
+    from rlif.signals.token_confidence import WINDOW
+
+    logging.disable_progress_bar()
+    recipe = check_recipe({"model": model, "dtype": dtype, "chat": bool(chat)})
+    tokenizer = load_tokenizer(recipe)
+    template = tokenizer.chat_template is not None if chat is None else chat
+    return Scorer(load_model(recipe) if load else None, tokenizer, template, end, batch_size, window or WINDOW, model)

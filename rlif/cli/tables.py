@@ -1,0 +1,80 @@
+"""Prints tables whose cells are never cut off, on a screen of any width."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+
+SMALLEST = 24  # columns that are enough for the text of a last column
+NO_WIDTH = 10**6  # a file or a pipe has no width
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
+    """Prints a table in the width of the screen.
+
+    Args:
+        left: how many columns, from the first on, hold text. The others hold numbers and stand to the right.
+    """
+    print("\n".join(table_lines(headings, rows, left, screen_width())))
+
+
+def screen_width() -> int:
+    """The columns of the screen; without end in a file or a pipe."""
+    wide = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return shutil.get_terminal_size().columns if wide else NO_WIDTH
+
+
+def table_lines(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int, width: int) -> list[str]:
+    r"""Lays out a table. Where it is too wide, text columns move to lines of their own, then all cells get names.
+
+    Example:
+        >>> print(*table_lines(["task", "n", "right"], [["clock", "64", "50.0%"]], 1, 80), sep="\n")
+        task    n  right
+        -----  --  -----
+        clock  64  50.0%
+        >>> print(*table_lines(["task", "n", "right"], [["clock", "64", "50.0%"]], 1, 12), sep="\n")
+        task
+           n  right
+          --  -----
+        clock
+          64  50.0%
+    """
+    return [line for block in _blocks([list(headings), *map(list, rows)], left, width) for line in block]
+
+
+def _blocks(table: list[list[str]], left: int, width: int) -> list[list[str]]:
+    """The lines of each row; those of the first, the headings, end with a rule."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    *fixed, last = widths
+    rest = min(last, width - sum(fixed) - 2 * len(fixed))
+    text = left == len(widths)
+    if rest == last or (text and rest >= SMALLEST):
+        widths[-1] = rest
+        blocks = [_aligned(row, widths, left) for row in table]
+        blocks[0].append("  ".join("-" * size for size in widths))
+        return blocks
+    if left > 0 and len(widths) > 1:
+        below = _blocks([row[1:] for row in table], left - 1, width - 2)
+        return [
+            [row[0]] * bool(row[0]) + [f"  {line}" for line in block] for row, block in zip(table, below, strict=True)
+        ]
+    named = [
+        "; ".join(f"{heading} {cell}" for heading, cell in zip(table[0], row, strict=True) if cell) for row in table
+    ]
+    return [[], *(textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in named[1:])]
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int], left: int) -> list[str]:
+    """One row in columns; a last column of text goes on below itself."""
+    cells = [
+        cell.ljust(size) if i < left else cell.rjust(size)
+        for i, (cell, size) in enumerate(zip(row, widths, strict=True))
+    ]
+    if left < len(row) or len(row[-1]) <= widths[-1]:
+        return ["  ".join(cells).rstrip()]
+    parts = textwrap.wrap(row[-1], widths[-1], break_long_words=False)
+    start = "".join(f"{cell}  " for cell in cells[:-1])
+    return [start + parts[0], *(" " * len(start) + part for part in parts[1:])]

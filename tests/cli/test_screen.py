@@ -1,0 +1,84 @@
+"""What the commands print: help and tables that fit 80 columns, the version, and tracebacks for those who ask."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from support.commands import main, run
+from typer.testing import CliRunner
+
+import rlif
+from rlif.cli.main import app
+from rlif.cli.select import _print_accuracies
+from rlif.cli.tables import table_lines
+
+COMMANDS = [command.name for command in app.registered_commands]
+
+
+@pytest.fixture(autouse=True)
+def eighty_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("RLIF_DEBUG", raising=False)
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_is_whole_phrases(command):
+    done = CliRunner().invoke(app, [*([command] if command else []), "--help"])
+    assert done.exit_code == 0 and "…" not in done.output
+    for line in done.output.splitlines():
+        assert len(line) <= 80
+        assert not line.endswith("...") or line.startswith("Usage:") or line.endswith("]...")
+
+
+@pytest.mark.parametrize("command", ["recipes", "tasks"])
+def test_tables_fit_and_no_cell_is_cut_off(command, monkeypatch, capsys):
+    code, out, _ = main(monkeypatch, capsys, command)
+    assert code == 0 and "…" not in out and max(map(len, out.splitlines())) <= 80
+    names = rlif.TASKS if command == "tasks" else ["intuitor-qwen2.5-3b-math-batch224-offline", "demo"]
+    assert all(any(line.split()[0] == name for line in out.splitlines()) for name in names)
+
+
+def test_a_table_that_is_too_wide_moves_text_to_lines_of_its_own(capsys):
+    cell = {"mean": 0.5, "low": 0.25, "high": 0.75}
+    name = "bottom_window_confidence_weighted_vote"
+    _print_accuracies({"n": [1, 2, 4, 8, 16, 32, 64], "accuracy": {name: [cell] * 7}})
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80 and out.splitlines()[3] == name
+    assert out.count("50.0") == out.count("25-75") == 7
+
+
+def test_a_table_that_is_far_too_wide_names_each_cell():
+    headings, row = ["method", "seeds", *"abcdefghij"], ["demo", "0-2", *["12.3 [10.1, 14.2]"] * 10]
+    lines = table_lines(headings, [row], 2, 80)
+    assert max(map(len, lines)) <= 80 and "demo" in lines
+    assert " ".join(" ".join(lines).split()).count("12.3 [10.1, 14.2]") == 10
+    assert table_lines(headings, [row], 2, 10**6)[2].split() == " ".join(row).split()
+
+
+def test_version():
+    assert run("--version").stdout == f"rlif {rlif.__version__}\n"
+
+
+@pytest.mark.parametrize("args", [["--debug", "train", "dmo"], ["train", "dmo", "--debug"]])
+def test_debug_shows_the_traceback_before_the_sentence(args, monkeypatch, capsys):
+    monkeypatch.setenv("RLIF_DEBUG", "0")
+    code, _, err = main(monkeypatch, capsys, *args)
+    assert code == 2 and err.startswith("Traceback") and "find_recipe" in err
+    assert err.splitlines()[-1].startswith("rlif: ") and "did you mean 'demo'" in err.splitlines()[-1]
+
+
+def test_the_environment_asks_for_tracebacks_too_and_a_cause_is_shown(monkeypatch, capsys):
+    monkeypatch.setenv("RLIF_DEBUG", "1")
+    code, _, err = main(monkeypatch, capsys, "train", "demo", "model=nobody/nothing")
+    assert code == 2 and "direct cause" in err and err.splitlines()[-1].startswith("rlif: cannot load the model")
+    monkeypatch.setenv("RLIF_DEBUG", "")
+    assert "Traceback" not in main(monkeypatch, capsys, "train", "dmo")[2]
+
+
+def test_warnings_are_lines_on_the_error_stream(monkeypatch, capsys):
+    monkeypatch.setattr("rlif.tasks.TASKS", {})
+    monkeypatch.setattr("rlif.cli.tasks.print_table", lambda *_, **__: logging.getLogger("rlif.tasks").warning("odd"))
+    assert main(monkeypatch, capsys, "tasks")[2] == "rlif: odd\n"
+    logging.getLogger("rlif.tasks").warning("a program that uses rlif decides")
+    assert capsys.readouterr().err == ""

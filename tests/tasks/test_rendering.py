@@ -1,0 +1,92 @@
+"""One renderer: its token ids are those that TRL makes, and a template that raises is one sentence."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from support.models import byte_tokenizer
+
+from rlif.config.recipe import load_recipe
+from rlif.errors import ModelError, RecipeError
+from rlif.evaluation.grid import candidates
+from rlif.runs.folder import Run
+from rlif.sampling.protocol import uses_chat
+from rlif.tasks.prompts import PROMPTS
+from rlif.tasks.rendering import conversation_text, encode, render
+from rlif.training.prepare import prepare
+
+THINKING = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{{ '' if thinking else '<quick>' }}{% endif %}"
+)
+RAISING = [
+    ("{{ raise_exception('no system\nrole') }}", "no system"),
+    ("{{ messages[0].content + 1 }}", "can only concatenate"),
+    ("{% for m in messages %}", "end of template|endfor"),
+    ("{{ 1 // 0 }}", "zero"),
+]
+
+
+def thinking_tokenizer():
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = THINKING
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", ["plain", "intuitor-3b"])
+def test_token_ids_are_those_of_trls_batched_call(name):
+    tokenizer, prompt, texts = byte_tokenizer(), PROMPTS[name], ["Go.", "1 + 1 = ?\n", "猫"]
+    trl = tokenizer.apply_chat_template(
+        conversation=[prompt.messages(text) for text in texts],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+    )
+    assert [render(tokenizer, prompt, text, True) for text in texts] == trl["input_ids"]
+    plain = tokenizer(text=[prompt.text(text) for text in texts])["input_ids"]
+    assert [render(tokenizer, prompt, text, False) for text in texts] == plain
+
+
+def test_arguments_reach_the_template():
+    tokenizer = thinking_tokenizer()
+    quick = tokenizer.decode(render(tokenizer, PROMPTS["plain"], "Go.", True))
+    slow = tokenizer.decode(render(tokenizer, PROMPTS["plain"], "Go.", {"thinking": True}))
+    assert quick == slow + "<quick>"
+
+
+def test_a_recipe_gives_the_arguments_that_training_gives():
+    assert load_recipe("demo").chat_template is True
+    assert load_recipe("demo", ["chat=false"]).chat_template is False
+    recipe = load_recipe("demo", ["training.chat_template_kwargs={thinking: true}"])
+    assert recipe.chat_template == {"thinking": True}
+
+
+@pytest.mark.parametrize(("template", "message"), RAISING)
+def test_a_template_that_raises_is_one_sentence(template, message):
+    tokenizer, conversation = byte_tokenizer(), PROMPTS["intuitor-3b"].messages("Go.")
+    tokenizer.chat_template = template
+    for render_it in (encode, conversation_text):
+        with pytest.raises(ModelError, match=rf"refuses its prompt: .*({message})") as error:
+            render_it(tokenizer, conversation)
+        assert "\n" not in str(error.value) and "(messages: system, user)" in str(error.value)
+
+
+def test_arguments_that_rlif_sets_are_refused():
+    with pytest.raises(RecipeError, match="gives tokenize, which rlif sets"):
+        render(byte_tokenizer(), PROMPTS["plain"], "Go.", {"tokenize": False})
+
+
+def test_lengths_and_run_folders_follow_the_arguments(model_folder, tmp_path):
+    """Training leaves out what is too long by the template it trains with; evaluation of a run uses that template."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    thinking_tokenizer().save_pretrained(folder)
+    changes = [f"model={folder}", "limit=64", "max_prompt_tokens=95"]
+    thinking = "training.chat_template_kwargs={thinking: true}"
+    quick, slow = (prepare(load_recipe("demo", [*changes, *more])) for more in ([], [thinking]))
+    assert quick.too_long > slow.too_long
+    run = Run.create(slow.recipe.model_copy(update={"output": str(tmp_path)}), "run")
+    (candidate,) = candidates(str(run.path), tmp_path / "evals")
+    assert candidate.recipe.chat_template is False
+    assert uses_chat(slow.tokenizer, None, candidate.recipe.training["chat_template_kwargs"]) == {"thinking": True}

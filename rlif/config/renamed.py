@@ -8,14 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlif.errors import RecipeError
+from rlif.signals import RENAMED as RENAMED_SIGNALS
 
 RENAMED_KEYS = {"meaning": "equivalence"}
-RENAMED_SIGNALS = {
-    "group_confidence": "mean_token_confidence",
-    "group_confidence_tail": "tail_confidence",
-    "group_confidence_lowest": "lowest_window_confidence",
-    "group_confidence_bottom": "bottom_window_confidence",
-}
 
 
 def with_new_names(recipe: Mapping[str, Any]) -> dict[str, Any]:

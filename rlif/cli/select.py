@@ -19,6 +19,7 @@ from rlif.errors import RecipeError, RlifError
 from rlif.files.atomic import replace_file, write_rows, writing
 
 if TYPE_CHECKING:
+    from rlif.selection.drawing import Drawing
     from rlif.selection.samples import GroupSampler, Row
     from rlif.selection.score_file import Scorer
     from rlif.tasks import Task
@@ -41,8 +42,7 @@ def select(
     power: Annotated[float | None, typer.Option(help="Borda's p; 0.3 to 1.2 by N when left out.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of sampling and of the subsets.")] = 0,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Folder for samples, table, figure and choice; a killed command goes on."),
+        Path | None, typer.Option("--out", "-o", help="Folder of samples and tables; a killed command goes on.")
     ] = None,
     engine: Annotated[str, typer.Option(help="transformers, or vllm, which measures self-certainty alone.")] = (
         "transformers"
@@ -82,8 +82,7 @@ def select(
         sampler = _sampler(scorer, known, prompt, max_tokens, n, temperature, seed)
         sampler = sampler if engine == "transformers" else _by_vllm(sampler, dtype)
         drawing = Drawing(sampler, problems, warm_up if early_stop else None, percentile)
-        with progress_bar("drawing", len(problems)) as advance:
-            rows, early = drawing.draw(out, {"engine": engine, "dtype": dtype}, advance)
+        rows, early = _draw(drawing, out, {"engine": engine, "dtype": dtype})
     settings = {"model": model, "task": task, "samples": samples and str(samples), "rule": rule, "seed": seed}
     settings |= {"temperature": temperature if samples is None else None, "n": n if samples is None else None}
     if early is not None and scorer is not None:
@@ -159,6 +158,11 @@ def _sampler(
         raise RecipeError("give --task, whose problems the samples are drawn for; `prompts` reads any file of prompts.")
     decoding = decoding_of(task, max_tokens=max_tokens, n=n, temperature=temperature, seed=seed)
     return GroupSampler(scorer, task, decoding, None if prompt is None else find_prompt(prompt))
+
+
+def _draw(drawing: Drawing, out: Path | None, settings: Mapping[str, Any]) -> tuple[list[Row], list[Row] | None]:
+    with progress_bar("drawing", len(drawing.problems)) as advance:
+        return drawing.draw(out, settings, advance)
 
 
 def _given(

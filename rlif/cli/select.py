@@ -68,8 +68,7 @@ def select(
 
     choose(rule, [], [], power=power)  # refuses an unknown rule and an impossible power before anything is loaded
     _check_source(model, samples, n=n, warm_up=warm_up if early_stop else None)
-    if engine != "transformers":
-        _check_engine(engine, rule, samples, early_stop)
+    _check_engine(engine, rule, samples, early_stop)
     known = None if task is None else find_task(task)
     problems = [] if known is None else known.load(split or known.splits[-1], source=source, limit=limit)
     scorer = None
@@ -119,6 +118,8 @@ def _check_engine(engine: str, rule: str, samples: Path | None, early_stop: bool
     from rlif.selection.rules import RULES
 
     lookup({"transformers": None, "vllm": None}, engine, "engine")
+    if engine == "transformers":
+        return
     if samples is not None or early_stop:
         given = "--early-stop stops samples while they are drawn" if early_stop else "--samples are drawn already"
         raise RecipeError(f"{given}, so --engine {engine} has nothing to do; leave one of the two out.")

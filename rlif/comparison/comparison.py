@@ -70,8 +70,8 @@ def compare(
         DataError: runs that cannot be read, or cannot be compared.
 
     Example:
-        >>> compare(["results/demo.json"], seeds=[0, 1, 2]).rows[0].change
-        {'mean': 0.8085..., 'low': 0.7641..., 'high': 0.8530...}
+        >>> compare(["results/demo.json"], seeds=[0, 1, 2]).rows[0].change.percent("+")
+        '+80.9 [+76.4, +85.3]'
     """
     order: dict[str, int] = {}
     recipes, read, files = [], [], []

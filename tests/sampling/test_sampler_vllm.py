@@ -385,10 +385,7 @@ def test_where_self_certainty_cannot_be_measured(monkeypatch):
     ("options", "said"),
     [
         (["--engine", "vlm"], "unknown engine 'vlm'; did you mean 'vllm'"),
-        (
-            ["--engine", "vllm", "--rule", "deepconf_mean"],
-            "reads mean_token_confidence, and --engine vllm measures self_c",
-        ),
+        (["--engine", "vllm", "--rule", "deepconf_mean"], "reads mean_token_confidence, and --engine vllm"),
         (["--engine", "vllm", "--early-stop", "--n", "32"], "--early-stop stops samples while they are drawn"),
         (["--engine", "vllm", "--samples", "rows.jsonl"], "--samples are drawn already, so --engine vllm has nothing"),
     ],

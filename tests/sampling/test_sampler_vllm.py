@@ -310,11 +310,8 @@ def test_rlif_select_by_vllm(engine, tmp_path, monkeypatch):
 @needs_vllm
 def test_rows_follow_vllms_moves():
     """Removed, added, moved, in this order; what is shown as row r is written to the request that is there."""
-    from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
-    from vllm.v1.sample.logits_processor import (  # pyright: ignore[reportMissingImports]
-        BatchUpdate,
-        MoveDirectionality,
-    )
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
     from rlif.sampling.vllm_capture import KEY, TEMPERATURE, SelfCertainty, Worker, mean_logprob
 

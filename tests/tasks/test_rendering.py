@@ -7,7 +7,7 @@ import shutil
 import pytest
 from support.models import byte_tokenizer
 
-from rlif.config.recipe import load_recipe
+from rlif.config.loading import load_recipe
 from rlif.errors import ModelError, RecipeError
 from rlif.evaluation.grid import candidates
 from rlif.runs.folder import Run

@@ -78,8 +78,7 @@ def _key(run: dict[str, Any]) -> tuple[str, str, int]:
 
 def interval(values: list[float]) -> str:
     """Mean with Student's 95 % interval, in percentage points."""
-    found = t_interval(values)
-    return found.percent("+")
+    return t_interval(values).within(-1, 1).percent("+")
 
 
 def listed(shares: Iterable[float | None]) -> str:

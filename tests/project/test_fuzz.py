@@ -195,7 +195,7 @@ def run(tmp_path):
 FILES = {
     "recipe.yaml": Run.recipe,
     "environment.json": Run.environment,
-    "begun.json": Run.begun,
+    "begun.json": Run.fingerprint,
     "summary.json": Run.summary,
     "metrics.jsonl": Run.metrics,
     "alarms.jsonl": alarms,

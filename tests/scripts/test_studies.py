@@ -54,7 +54,7 @@ def test_the_difference_is_floor_minus_paper_of_the_seeds_that_both_have():
     assert "| 20, 20, 20 | 80%, 80%, 80% | 20%, 60%, 70% | 1 of 3 |" in first
     assert "| 100, 100 | 80%, 80% | 90%, 90% | 0 of 2 |" in second
     (line,) = results.differences(runs, (20, 100, 200))
-    assert line.startswith("| `likelihood` | +0.0 [+0.0, +0.0], n = 2 | +50.0 [") and line.endswith(", n = 2 | - |")
+    assert line.startswith("| `likelihood` | +0.0, n = 2 | +50.0 [-100.0, +100.0]") and line.endswith(", n = 2 | - |")
 
 
 def test_runs_whose_folders_are_gone_are_kept(tmp_path):

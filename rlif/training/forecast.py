@@ -34,7 +34,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from rlif.config.recipe import Recipe
-from rlif.errors import RlifError
+from rlif.errors import RecipeError
 from rlif.guard.health import groups, measure_health
 from rlif.intervals import Interval, t_interval
 
@@ -172,7 +172,7 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     from rlif.training.prepare import prepare
 
     if str(recipe.reward) not in SIGNALS:
-        raise RlifError(
+        raise RecipeError(
             f"a forecast reads one token signal of {', '.join(SIGNALS)}; the recipe rewards {recipe.reward}."
         )
     job = prepare(recipe)

@@ -27,7 +27,7 @@ import numpy as np
 
 from rlif.comparison.summary import portable_environment
 from rlif.intervals import t_interval
-from rlif.reporting.analysis import accuracy_collapse
+from rlif.reporting.analysis import accuracies, accuracy_collapse
 from rlif.runs.folder import Run
 from rlif.signals import RENAMED
 
@@ -44,7 +44,7 @@ def digest(path: Path) -> dict[str, Any]:
     metrics = run.metrics()
     columns = {key: [round(float(row[key]), 4) for row in metrics] for key in KEPT}
     looks = dict(sorted(run.evaluations()["clock"].items()))
-    collapse = accuracy_collapse(looks)
+    collapse = accuracy_collapse(accuracies(looks))
     means = np.convolve(columns["accuracy"], np.ones(WINDOW) / WINDOW, "valid")
     bound = means[0] + 0.9 * (means.max() - means[0])
     return {

@@ -166,7 +166,7 @@ def outcome_of(run: RunSummary, task: str | None) -> Outcome:
         state = "not evaluated" if run.state in COUNTED_STATES else run.state
         return Outcome(run.seed, state, run.said or f"evaluated on {task} {when}", **common)
     best = max(shares, key=lambda step: shares[step].mean, default=None)
-    fallen = analysis.accuracy_collapse(evaluated) if shares else analysis.label_free_collapse(metrics)
+    fallen = analysis.accuracy_collapse(shares) if shares else analysis.label_free_collapse(metrics)
     length, certainty = (
         _pair([evaluated[steps[i]][key] for i in (0, -1)]) for key in ("completion_length", "self_certainty")
     )

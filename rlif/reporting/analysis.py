@@ -1,7 +1,7 @@
-"""Computes numbers from a run: does confidence separate right from wrong, does it predict it, has the run collapsed.
+"""Computes numbers from a run: whether confidence separates right from wrong, or predicts it, and whether it collapsed.
 
-separation, with N = n_right + n_wrong completions and U of Mann and Whitney, how often a right one is surer than a
-wrong one, ties counting half:
+separation, with N = n_right + n_wrong completions. U of Mann and Whitney counts the pairs in which the right completion
+is surer than the wrong one; ties count half.
 
     AUROC = U / (n_right n_wrong)
     Z     = (U - n_right n_wrong / 2) / sd(U), corrected for ties
@@ -9,23 +9,23 @@ wrong one, ties counting half:
     rank-biserial correlation = 2 AUROC - 1     the other quantity that is called r; it does not depend on N
     p     = chance of a U this large if right and wrong were equally sure: one-sided, continuity correction
 
-The paper does not say which r and which p it prints; its four U, n and accuracies give its r and p to the last digit
-under these definitions, and under no two-sided test (tests/reporting/test_analysis.py).
+The paper does not define its r and p. Its four U, n and accuracies give its r and p to the last digit under these
+definitions, and under no two-sided test (tests/reporting/test_analysis.py).
 
-calibration: self-certainty is in nats and no probability, so it is compared by rank. Completions are put in order of
-confidence, u in [0, 1] is the mid-rank, and the slope of right on u by least squares is the accuracy gained from the
-least to the most sure: 0 if confidence says nothing, at most 1.5 (half right, perfectly ordered). The bins are tenths
-of the same order with their accuracy.
+calibration. Self-certainty is in nats, not a probability, so completions are compared by rank. u in [0, 1] is the
+mid-rank of a completion's confidence. The slope of right on u by least squares is the accuracy gained from the least
+to the most sure: 0 if confidence predicts nothing, at most 1.5 (half right, perfectly ordered). The bins are tenths of
+the same order with their accuracy.
 
-collapse: two rules, both of the form "and it did not come back until the end".
+collapse. Under both rules, the run must not recover before its end.
 
     accuracy     below the best so far by a fifth of it and by half of what had been gained, with 95 % intervals apart
-    label-free   a sign of the guard that is about completions themselves (truncated, shorter, loops, answers lost or
-                 all alike, going on, not about the problem) or a reward that is no number, raised and not cleared
+    label-free   a sign of the guard about the completions themselves (truncated, shorter, loops, answers lost or all
+                 equal, going on, not about the problem), or a reward that is not a number, raised and not cleared
 
-The limits are the guard's, see `rlif.guard.monitor`. Its other signs, KL above all, are reasons to stop a run and no
-collapse. What the label-free rule does not see: completions of the usual length and form with wrong content, which
-is how two of three seeds of `demo-collapse` end. It marks figures; it stops nothing.
+The limits are the guard's, see `rlif.guard.monitor`. Its other signs, KL above all, are reasons to stop a run, but
+they are not collapse. The label-free rule misses wrong content in completions of the usual length and form; two of
+three seeds of `demo-collapse` end so. Collapse marks figures; it stops nothing.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,12 +51,12 @@ COMPLETION_SIGNS = (
 )  # fmt: skip
 REASONING_WORDS = 10  # before the answer
 ANSWER_TYPES = ("no answer", "answer without reasoning", "reasoning")
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")  # a sign of a script without spaces is a word
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")  # each character of a script without spaces
 
 
 @dataclass(frozen=True)
 class Separation:
-    """How well confidence separates right from wrong completions; see the module for the definitions."""
+    """Holds how well confidence separates right from wrong completions, as the module defines it."""
 
     n_right: int
     n_wrong: int
@@ -70,14 +71,14 @@ class Separation:
 
 
 def separation(certainty: Sequence[float], right: Sequence[bool]) -> Separation | None:
-    """Mann and Whitney's test that right completions are surer than wrong ones.
+    """Tests by Mann and Whitney's U whether right completions are surer than wrong ones.
 
     Args:
-        certainty: one number per completion, larger = more sure, finite.
-        right: whether it is right.
+        certainty: one finite number per completion, larger = more sure.
+        right: whether the completion is right.
 
     Returns:
-        None where there are no right or no wrong completions to compare.
+        None where there are no right or no wrong completions.
 
     Example:
         >>> separation([3.0, 2.0, 1.0], [True, True, False]).auroc
@@ -102,7 +103,7 @@ def separation(certainty: Sequence[float], right: Sequence[bool]) -> Separation 
 
 @dataclass(frozen=True)
 class Bin:
-    """Completions of neighbouring confidence: from the least to the most sure of them, and how many are right."""
+    """Holds completions of neighbouring confidence: the least and the most sure, and how many are right."""
 
     low: float
     high: float
@@ -116,7 +117,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Does confidence predict correctness: the accuracy gained from least to most sure, and the bins behind it."""
+    """Holds how well confidence predicts correctness: the slope of accuracy by rank, and the bins."""
 
     n: int
     slope: float
@@ -124,10 +125,10 @@ class Calibration:
 
 
 def calibration(certainty: Sequence[float], right: Sequence[bool], bins: int = 10) -> Calibration | None:
-    """Correctness by rank of confidence.
+    """Computes correctness by rank of confidence.
 
     Returns:
-        None for fewer than two different values. Bins hold equally many completions, up to one.
+        None for fewer than two different values. The sizes of bins differ by at most one.
 
     Example:
         >>> calibration([1.0, 2.0, 3.0, 4.0], [False, False, True, True], bins=2).bins[1].accuracy
@@ -149,21 +150,34 @@ def calibration(certainty: Sequence[float], right: Sequence[bool], bins: int = 1
     return Calibration(len(values), slope, found)
 
 
-def graded(records: Iterable[Mapping[str, Any]], signal: str = "self_certainty") -> tuple[list[float], list[bool]]:
-    """Confidence and verdict of the records that have both."""
-    pairs = [
-        (float(row[signal]), row["right"])
-        for row in records
-        if isinstance(row.get("right"), bool) and is_number(row.get(signal))
-    ]
-    return [value for value, _ in pairs], [verdict for _, verdict in pairs]
+@dataclass(frozen=True)
+class Graded:
+    """Holds confidence and correctness of the completions of an evaluation, where both are known."""
+
+    step: int
+    certainty: list[float]
+    right: list[bool]
+
+    @cached_property
+    def separation(self) -> Separation | None:
+        return separation(self.certainty, self.right)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        return calibration(self.certainty, self.right)
+
+
+def graded(step: int, records: Iterable[Mapping[str, Any]]) -> Graded:
+    """Selects the records of an evaluation that have a verdict and a self-certainty."""
+    chosen = [row for row in records if isinstance(row.get("right"), bool) and is_number(row.get("self_certainty"))]
+    return Graded(step, [float(row["self_certainty"]) for row in chosen], [row["right"] for row in chosen])
 
 
 def answer_type(completion: str, answer: str | None) -> str:
-    r"""One of `ANSWER_TYPES`.
+    r"""Classifies a completion as one of `ANSWER_TYPES`.
 
-    No answer: the task extracted none. Otherwise the words before the answer - before its box, or else before the last
-    place where it is spelled - decide: from REASONING_WORDS on it is reasoning (and then an answer).
+    It has no answer where the task extracted none. It is reasoning where at least REASONING_WORDS words stand before
+    the answer: before its box, or else before the last place where it is spelled.
 
     Example:
         >>> answer_type("The answer is \boxed{4}.", "4")
@@ -180,7 +194,7 @@ def answer_type(completion: str, answer: str | None) -> str:
 
 
 def answer_types(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """How many of the records are of each type; those without a text are left out."""
+    """Counts the records of each type; those without a text are left out."""
     counts = Counter(
         answer_type(row["completion"], None if row.get("answer") is None else str(row["answer"]))
         for row in records
@@ -189,20 +203,14 @@ def answer_types(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     return {kind: counts[kind] for kind in ANSWER_TYPES}
 
 
-def accuracy(summary: Mapping[str, Any]) -> Interval | None:
-    """The accuracy of an evaluation; None where nothing was graded."""
-    return Interval.read(summary.get("accuracy"))
-
-
 def accuracies(evaluations: Mapping[int, Mapping[str, Any]]) -> dict[int, Interval]:
-    """Accuracy by step, in order, of the steps that were graded."""
-    found = {step: accuracy(evaluations[step]) for step in sorted(evaluations)}
+    """Returns accuracy by step, in order, of the steps that were graded."""
+    found = {step: Interval.read(evaluations[step].get("accuracy")) for step in sorted(evaluations)}
     return {step: share for step, share in found.items() if share is not None}
 
 
-def early_learning(evaluations: Mapping[int, Mapping[str, Any]], step: int = 10) -> dict[str, tuple[int, Interval]]:
-    """Accuracy at the start, early (at the evaluated step nearest to `step`, after the start) and at the end."""
-    shares = accuracies(evaluations)
+def early_learning(shares: Mapping[int, Interval], step: int = 10) -> dict[str, tuple[int, Interval]]:
+    """Selects from `accuracies` the start, an early step and the end; early is nearest to `step`, after the start."""
     if not shares:
         return {}
     first, *later = shares
@@ -215,23 +223,26 @@ def early_learning(evaluations: Mapping[int, Mapping[str, Any]], step: int = 10)
 
 @dataclass(frozen=True)
 class Collapse:
-    """From which step on the run is no longer healthy, and by what sign."""
+    """Holds from which step on a run is no longer healthy, and by what sign."""
 
     step: int
     sign: str
 
 
-def accuracy_collapse(evaluations: Mapping[int, Mapping[str, Any]]) -> Collapse | None:
-    """The first evaluation after the best from which on accuracy is lost until the end (see the module)."""
-    shares = accuracies(evaluations)
+def accuracy_collapse(shares: Mapping[int, Interval]) -> Collapse | None:
+    """Finds the first step after the best from which on accuracy is lost until the end; see the module.
+
+    Args:
+        shares: from `accuracies`.
+    """
     if not shares:
         return None
     steps = list(shares)
-    start, best = shares[steps[0]], max(shares.values(), key=lambda share: share.mean)
-    best_step = next(step for step in steps if shares[step].mean == best.mean)
+    best_step = max(steps, key=lambda step: shares[step].mean)
+    start, best = shares[steps[0]], shares[best_step]
     limit = best.mean - max(best.mean / 5, (best.mean - start.mean) / 2)
     fallen: int | None = None
-    for step in reversed([step for step in steps if step > best_step]):
+    for step in reversed(steps[steps.index(best_step) + 1 :]):
         if not (shares[step].mean <= limit and shares[step].is_below(best)):
             break
         fallen = step
@@ -239,20 +250,21 @@ def accuracy_collapse(evaluations: Mapping[int, Mapping[str, Any]]) -> Collapse 
 
 
 def label_free_collapse(metrics: Mapping[str, np.ndarray]) -> Collapse | None:
-    """The step from which on a sign that needs no gold answers holds until the end (see the module)."""
-    columns = {name: values for name, values in metrics.items() if not np.isnan(values).all()}
-    read = {SIGNS[sign].of for sign in COMPLETION_SIGNS} & set(columns)
-    rows = []
-    for i, step in enumerate(columns.get("step", ())):
-        row = {name: float(columns[name][i]) for name in read if np.isfinite(columns[name][i])}
-        rows.append(row | {"step": int(step)} | {name: float(columns[name][i]) for name in {"reward"} & set(columns)})
+    """Finds the step from which on a sign without gold answers holds until the end; see the module."""
+    read = {SIGNS[sign].of for sign in COMPLETION_SIGNS} | {"reward"}
+    columns = {name: metrics[name] for name in read & set(metrics) if not np.isnan(metrics[name]).all()}
+    rows = [
+        {"step": int(step)}
+        | {n: float(column[i]) for n, column in columns.items() if n == "reward" or np.isfinite(column[i])}
+        for i, step in enumerate(metrics.get("step", ()))
+    ]
     held = [alarm for alarm in uncleared_alarms(Guard(), rows) if alarm.sign in (*COMPLETION_SIGNS, "non_finite")]
     first = min(held, key=lambda alarm: alarm.since, default=None)
     return None if first is None else Collapse(first.since, first.seen)
 
 
 def drift(values: np.ndarray) -> tuple[float, float]:
-    """Mean over the first and the last steps that have a number: a tenth of all, at least one, at most 20."""
+    """Averages the first and the last steps that have a number: a tenth of them, at least one, at most 20."""
     finite = values[~np.isnan(values)]
     if not len(finite):
         return math.nan, math.nan
@@ -261,10 +273,7 @@ def drift(values: np.ndarray) -> tuple[float, float]:
 
 
 def tokens_per_second(metrics: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """Tokens through the model per second of a step, prompts included: the growth of `tokens` over `step_seconds`.
-
-    NaN for the first logged step of a resumed count, where there is no growth to see.
-    """
+    """Computes tokens through the model per second of a step, prompts included; NaN where a resumed count begins."""
     if not {"step", "tokens", "step_seconds"} <= set(metrics):
         return None
     steps, tokens = np.diff(metrics["step"], prepend=0), np.diff(metrics["tokens"], prepend=0)

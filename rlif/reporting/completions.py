@@ -1,22 +1,21 @@
 """Selects the completions that a page shows, each token with its self-certainty.
 
-A long run logs more than a browser opens. So a page holds whole groups of STEPS steps, first and last included, and
-says what it left out. Only those files are read. Completions reach the page as JSON and the screen as text, never as
-markup.
+A long run logs more than a browser can open. So a page holds whole groups of STEPS steps, first and last included,
+and states what it left out. Only the files of these steps are read. Completions reach the page as JSON and the screen
+as text, never as markup.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from rlif.files.atomic import is_number
-from rlif.reporting.sections import label, names_of, spread
-from rlif.reporting.verdict import collapse
-from rlif.runs.history import History, Row
+from rlif.files.jsonl import Row
+from rlif.reporting.reported import ReportedRun, label, spread
 
 STEPS = 24  # of all runs together, but at least 4 of each
 RUNS = 16
@@ -25,39 +24,36 @@ ROWS_READ = 128  # of each step
 LONGEST = 6_000  # characters of a prompt or completion
 
 
-def completions_data(histories: Sequence[History]) -> dict[str, Any]:
+def completions_data(runs: Sequence[ReportedRun]) -> dict[str, Any]:
     """Returns the data of the page: runs, their steps, the problems of each and their completions."""
-    each = max(4, STEPS // max(1, len(histories)))
-    names = names_of(histories)
-    return {"runs": [_run(history, name, each) for history, name in zip(histories[:RUNS], names, strict=False)]}
+    each = max(4, STEPS // max(1, len(runs)))
+    return {"runs": [_run(run, each) for run in runs[:RUNS]]}
 
 
-def _run(history: History, name: str, most: int) -> dict[str, Any]:
-    kept = list(history.completions)
-    fallen = collapse(history)
-    steps = set(spread(kept, most))
-    if fallen and kept:
-        steps.add(min(kept, key=lambda step: abs(step - fallen.step)))
-    found = [{"step": step, "problems": _problems(history.read_completions(step, ROWS_READ))} for step in sorted(steps)]
-    found = [entry for entry in found if entry["problems"]]
-    shades = [nats for entry in found for problem in entry["problems"] for nats in _shades(problem)]
+def _run(run: ReportedRun, most: int) -> dict[str, Any]:
+    files = run.history.completions
+    steps = set(spread(list(files), most))
+    if files and (fallen := run.collapse):
+        steps.add(min(files, key=lambda step: abs(step - fallen.step)))
+    found = [
+        {"step": step, "problems": problems}
+        for step in sorted(steps)
+        if (problems := _problems(run.history.read_completions(step, ROWS_READ)))
+    ]
+    shown = [completion for entry in found for problem in entry["problems"] for completion in problem["completions"]]
+    shades = [nats for completion in shown for _, nats in completion.get("pieces", []) if nats is not None]
     low, high = np.percentile(shades, [5, 95]).round(2).tolist() if shades else (None, None)
-    shown = sum(len(problem["completions"]) for entry in found for problem in entry["problems"])
-    size = sum(path.stat().st_size for path in history.completions.values() if path.exists())
+    size = _bytes(sum(path.stat().st_size for path in files.values() if path.exists()))
     note = (
-        f"{shown:,} completions of {len(found):,} steps; the run folder has kept {len(kept):,} steps, {_bytes(size)}."
+        f"{len(shown):,} completions of {len(found):,} steps; the run folder has kept {len(files):,} steps, {size}."
+        if files
+        else "No completions were kept."
     )
-    return {
-        "name": name,
-        "steps": found,
-        "low": low,
-        "high": high,
-        "note": note if kept else "No completions were kept.",
-    }
+    return {"name": run.name, "steps": found, "low": low, "high": high, "note": note}
 
 
-def _problems(rows: Any) -> list[dict[str, Any]]:
-    """The first groups of a rollout, whole ones up to PER_STEP completions."""
+def _problems(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Selects the first whole groups of a rollout, up to PER_STEP completions."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if isinstance(row.get("completion"), str):
@@ -104,9 +100,9 @@ def _completion(row: Row) -> dict[str, Any]:
 
 
 def _pieces(row: Row) -> list[tuple[str, float | None]]:
-    """The texts of the tokens with their self-certainty; tokens that share a character share a piece and a mean.
+    """Pairs the texts of tokens with their self-certainty; tokens that share a character share a piece and a mean.
 
-    Empty where the row does not say which characters are whose, as in folders of before.
+    It is empty where the row does not map characters to tokens, as in folders of older versions.
     """
     chars, nats, text = row.get("token_chars"), row.get("token_self_certainty"), row["completion"]
     if not isinstance(chars, list) or not isinstance(nats, list) or len(chars) != len(nats):
@@ -127,12 +123,6 @@ def _pieces(row: Row) -> list[tuple[str, float | None]]:
 
 def _mean(values: list[float]) -> float | None:
     return round(sum(values) / len(values), 2) if values else None
-
-
-def _shades(problem: dict[str, Any]) -> list[float]:
-    return [
-        nats for completion in problem["completions"] for _, nats in completion.get("pieces", []) if nats is not None
-    ]
 
 
 def _number(value: Any) -> float | None:

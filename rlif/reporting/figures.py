@@ -1,10 +1,10 @@
 """Draws figures, the same for the page and for files.
 
-`svg` makes a `Figure` part of a page; ink is `currentColor`, which fits light and dark. `save` writes it as .svg and
-.png. Each figure shows one measure, so a page stays readable on a telephone.
+`svg` makes a `Figure` part of a page; its ink is `currentColor`, which fits light and dark. `save` writes .svg and
+.png files. Each figure shows one measure, so a page stays readable on a telephone.
 
-Colours are Okabe and Ito's, told apart by colour-blind readers; runs also differ in their dashes. A curve of more than
-POINTS steps is drawn as means of neighbouring steps with the range between them shaded.
+Colours are Okabe and Ito's, which colour-blind readers can distinguish; runs also differ in their dashes. A curve of
+more than POINTS steps is drawn as means of neighbouring steps, with their range shaded.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ import re
 import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from rlif.reporting.analysis import ANSWER_TYPES, Calibration, Separation
+from rlif.reporting.analysis import ANSWER_TYPES, Calibration, Graded, Separation
 
 POINTS = 300
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-DASHES = ((None, None), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2))
+DASHES = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2))
 RIGHT, WRONG = COLOURS[0], COLOURS[1]
 INK = "#010203"  # stands for the page's own text colour until the drawing is done
 STYLE: dict[Any, Any] = {
@@ -54,14 +55,14 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """Something to draw.
+    """Holds something to draw.
 
     Attributes:
         key: its file name; unique in a report.
         title: what is shown, with its unit.
-        alt: the same in a sentence, for those who cannot see it.
-        draw: onto an empty matplotlib figure, given the colour of ink and whether to name the runs.
-        caption: what one should know to read it.
+        alt: the same in a sentence, for readers who cannot see it.
+        draw: draws onto an empty matplotlib figure, given the colour of ink and whether to name the runs.
+        caption: what a reader needs to understand it.
         height: in inches; the width is 4.2.
     """
 
@@ -75,69 +76,65 @@ class Figure:
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: its steps and values, NaN where there is none, and a band around it."""
+    """Holds a curve: its steps and values, NaN where there is none, and a band around it.
+
+    Attributes:
+        number: of the run, for colour and dashes.
+        collapse: the step to mark as the run's collapse.
+    """
 
     label: str
     steps: np.ndarray
     values: np.ndarray
     low: np.ndarray | None = None
     high: np.ndarray | None = None
-    number: int = 0  # of the run, for colour and dashes
-    marks: Sequence[int] = field(default=())  # steps to mark: where the run collapsed
+    number: int = 0
+    collapse: int | None = None
 
     @property
     def colour(self) -> str:
         return COLOURS[self.number % len(COLOURS)]
 
-    @property
-    def dashes(self) -> tuple[float | None, ...]:
-        return DASHES[self.number % len(DASHES)]
 
-
-def curves(key: str, title: str, lines: Sequence[Line], percent: bool = False, caption: str = "") -> Figure:
-    """Values over training steps, one line per run, the collapse marked."""
+def curves(key: str, title: str, lines: Sequence[Line], percent: bool = False) -> Figure:
+    """Draws values over training steps, one line per run, and marks collapses."""
 
     def draw(canvas: Canvas, ink: str, names: bool) -> None:
         axes = canvas.add_subplot()
         for number, line in enumerate(lines):
-            _draw_line(axes, line, f"{key}-mark-{number}")
+            steps, values, low, high = thinned(line)
+            marker = "o" if np.isfinite(values).sum() <= 15 else None
+            (drawn,) = axes.plot(steps, values, color=line.colour, label=line.label, marker=marker, zorder=3)
+            if dashes := DASHES[line.number % len(DASHES)]:
+                drawn.set_dashes(dashes)
+            drawn.set_gid(f"{key}-mark-{number}")
+            if low is not None and high is not None:
+                axes.fill_between(steps, low, high, color=line.colour, alpha=0.13, linewidth=0, zorder=1)
         for line in lines:
-            for step in line.marks:
-                axes.axvline(step, color=line.colour, linewidth=1, dashes=(1, 2), zorder=0)
+            if line.collapse is not None:
+                axes.axvline(line.collapse, color=line.colour, linewidth=1, dashes=(1, 2), zorder=0)
                 axes.annotate(
-                    "collapse", (step, 1), xycoords=("data", "axes fraction"), rotation=90, fontsize=7.5, color=ink,
-                    ha="right", va="top", xytext=(-1, -1), textcoords="offset points",
+                    "collapse", (line.collapse, 1), xycoords=("data", "axes fraction"), rotation=90, fontsize=7.5,
+                    color=ink, ha="right", va="top", xytext=(-1, -1), textcoords="offset points",
                 )  # fmt: skip
         _finish(axes, title, ink, percent)
         if percent and axes.get_ylim()[0] < 0:
             axes.set_ylim(0, max(axes.get_ylim()[1], 0.01))
-        axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        _label_steps(axes)
         if names and len(lines) > 1:
             axes.legend(handlelength=2.2)
 
-    return Figure(key, title, _alt(title, lines, percent), draw, caption)
-
-
-def _draw_line(axes: Any, line: Line, gid: str) -> None:
-    steps, values, low, high = thinned(line)
-    marker = "o" if np.isfinite(values).sum() <= 15 else None
-    (drawn,) = axes.plot(steps, values, color=line.colour, label=line.label, marker=marker, zorder=3)
-    if line.dashes[0] is not None:
-        drawn.set_dashes(line.dashes)
-    drawn.set_gid(gid)
-    if low is not None and high is not None:
-        axes.fill_between(steps, low, high, color=line.colour, alpha=0.13, linewidth=0, zorder=1)
+    return Figure(key, title, _alt(title, lines, percent), draw)
 
 
 def thinned(line: Line) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """At most POINTS points: means of neighbouring steps, with the range of the band or of the values themselves."""
+    """Reduces a line to POINTS means of neighbouring steps, with the range of its band or else of its values."""
     if len(line.steps) <= POINTS:
         return line.steps, line.values, line.low, line.high
     low, high = (line.values if band is None else band for band in (line.low, line.high))
     cuts = [part for part in np.array_split(np.arange(len(line.steps)), POINTS) if len(part)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a stretch without a number has none for its mean
+        warnings.simplefilter("ignore", RuntimeWarning)  # all values of a stretch may be NaN; so is its mean
         return (
             np.array([line.steps[part].mean() for part in cuts]),
             np.array([np.nanmean(line.values[part]) for part in cuts]),
@@ -146,44 +143,46 @@ def thinned(line: Line) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.n
         )
 
 
-def histograms(
-    key: str, title: str, parts: Sequence[tuple[str, Sequence[float], Sequence[bool], Separation | None]]
-) -> Figure:
-    """Self-certainty of right and wrong completions, one row per part, on one axis."""
-    values = np.concatenate([np.asarray(part[1], float) for part in parts])
-    edges = np.histogram_bin_edges(values, bins=28)
+def histograms(key: str, title: str, evaluations: Sequence[Graded]) -> Figure:
+    """Draws the self-certainty of right and wrong completions, one row per evaluation, on one axis."""
+    edges = np.histogram_bin_edges(np.concatenate([evaluation.certainty for evaluation in evaluations]), bins=28)
+    headings = [f"step {evaluation.step}: {_test_text(evaluation.separation)}" for evaluation in evaluations]
 
     def draw(canvas: Canvas, ink: str, names: bool) -> None:
-        rows = np.atleast_1d(canvas.subplots(len(parts), 1, sharex=True))
-        for number, (axes, (when, certainty, right, test)) in enumerate(zip(rows, parts, strict=True)):
-            certainty_, right_ = np.asarray(certainty, float), np.asarray(right, bool)
-            groups = [("wrong", WRONG, ~right_, "////"), ("right", RIGHT, right_, None)]
+        rows = np.atleast_1d(canvas.subplots(len(evaluations), 1, sharex=True))
+        for number, (axes, evaluation) in enumerate(zip(rows, evaluations, strict=True)):
+            certainty, right = np.array(evaluation.certainty), np.array(evaluation.right)
+            groups = [("wrong", WRONG, ~right, "////"), ("right", RIGHT, right, None)]
             groups.sort(key=lambda group: -group[2].sum())  # the smaller one in front
             for name, colour, chosen, hatch in groups:
-                counts, _ = np.histogram(certainty_[chosen], edges)
+                counts, _ = np.histogram(certainty[chosen], edges)
                 drawn = axes.stairs(
                     counts, edges, fill=True, color=colour, alpha=0.45, hatch=hatch, label=f"{name} ({chosen.sum():,})"
                 )
                 drawn.set_gid(f"{key}-mark-{number}-{name}")
-            _finish(axes, f"{when}: {test_text(test)}" if test else f"{when}: nothing to compare", ink)
+            _finish(axes, headings[number], ink)
             axes.set_ylim(top=1.3 * axes.get_ylim()[1])
             axes.legend(loc="upper left", ncols=2, handlelength=1.2, borderaxespad=0.2)
             axes.set_ylabel("completions")
             axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        rows[-1].set_xlabel(wrapped(f"{title}, nats"))
+        rows[-1].set_xlabel(_wrapped(f"{title}, nats"))
 
-    text = "; ".join(
-        f"{when}: {test_text(test)}" if test else f"{when}: nothing to compare" for when, _, _, test in parts
-    )
-    return Figure(key, title, f"Histograms of {title}. {text}.", draw, height=1.75 * len(parts) + 0.4)
+    alt = f"Histograms of {title}. {'; '.join(headings)}."
+    return Figure(key, title, alt, draw, height=1.75 * len(evaluations) + 0.4)
 
 
-def test_text(test: Separation) -> str:
+def _test_text(test: Separation | None) -> str:
+    if test is None:
+        return "nothing to compare"
     return f"U = {test.u:,.0f}, p = {test.p:.2g}, r = {test.r:.2f}, AUROC {test.auroc:.2f}"
 
 
 def calibrations(key: str, title: str, parts: Sequence[tuple[str, int, int, Calibration]]) -> Figure:
-    """Accuracy by tenth of confidence: (label, number of the run, how many evaluations came before, numbers)."""
+    """Draws accuracy by tenth of confidence.
+
+    Args:
+        parts: label, number of the run, number of its evaluations before this one, and the numbers.
+    """
 
     def draw(canvas: Canvas, ink: str, names: bool) -> None:
         axes = canvas.add_subplot()
@@ -205,7 +204,7 @@ def calibrations(key: str, title: str, parts: Sequence[tuple[str, int, int, Cali
 
 
 def stacks(key: str, title: str, counts: Mapping[int, Mapping[str, int]]) -> Figure:
-    """Shares of the types of answers over steps, as stacked bars."""
+    """Draws the shares of the types of answers over steps, as stacked bars."""
     steps = [step for step in sorted(counts) if sum(counts[step].values())]
     shares = np.array([[counts[step][kind] / sum(counts[step].values()) for kind in ANSWER_TYPES] for step in steps])
 
@@ -224,10 +223,9 @@ def stacks(key: str, title: str, counts: Mapping[int, Mapping[str, int]]) -> Fig
                 bar.set_gid(f"{key}-mark-{number}-{place}")
             floor = floor + shares[:, number]
         _finish(axes, title, ink, percent=True, grid=False)
-        axes.set_title(wrapped(title), pad=18)
+        axes.set_title(_wrapped(title), pad=18)
         axes.set_ylim(0, 1)
-        axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        _label_steps(axes)
         axes.legend(
             loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=3, handlelength=0.9, handletextpad=0.4,
             columnspacing=0.9, borderaxespad=0.1, fontsize=8,
@@ -240,8 +238,8 @@ def stacks(key: str, title: str, counts: Mapping[int, Mapping[str, int]]) -> Fig
     return Figure(key, title, f"{title}. {ends}.", draw)
 
 
-def _finish(axes: Any, title: str, ink: str, percent: bool = False, grid: bool = True) -> None:
-    axes.set_title(wrapped(title))
+def _finish(axes: Axes, title: str, ink: str, percent: bool = False, grid: bool = True) -> None:
+    axes.set_title(_wrapped(title))
     if percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     if grid:
@@ -250,7 +248,12 @@ def _finish(axes: Any, title: str, ink: str, percent: bool = False, grid: bool =
     axes.margins(x=0.02)
 
 
-def wrapped(title: str) -> str:
+def _label_steps(axes: Axes) -> None:
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def _wrapped(title: str) -> str:
     return "\n".join(textwrap.wrap(title, 54))
 
 
@@ -262,7 +265,8 @@ def _alt(title: str, lines: Sequence[Line], percent: bool) -> str:
         first, last = finite[0], finite[-1]
         form = "{:.1%}" if percent else "{:.4g}"
         ends = (form.format(line.values[i]) + f" at step {line.steps[i]:.0f}" for i in (first, last))
-        return f"{line.label}: from {' to '.join(ends)}" + "".join(f", collapse at {step}" for step in line.marks)
+        mark = "" if line.collapse is None else f", collapse at {line.collapse}"
+        return f"{line.label}: from {' to '.join(ends)}{mark}"
 
     return f"{title} over training steps. " + "; ".join(map(text, lines)) + "."
 
@@ -281,7 +285,7 @@ def _drawn(figure: Figure, ink: str, names: bool, **output: Any) -> bytes:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an element of a page: transparent, ink in the page's colour, no identifier used twice."""
+    """Draws a figure as an element of a page: transparent, ink in the page's colour, each identifier used once."""
     text = _drawn(figure, INK, names=False, format="svg", transparent=True, metadata={"Date": None}).decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)

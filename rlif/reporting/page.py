@@ -1,11 +1,11 @@
 """Writes the report: one HTML page about one run or several, from their folders alone.
 
-The page is a single file and needs no network: style, script and figures are inside. Whatever comes from
-a model or a data set is text to it. The template escapes it, completions travel as JSON in which `<` cannot occur and
-are put on screen by `textContent`, and a content security policy lets no script run but the page's own, by its hash.
+The page is a single file and needs no network: style, script and figures are inside. Text from a model or a data set
+stays text. The template escapes it; completions travel as JSON without `<` and reach the screen by `textContent`. A
+content security policy runs no script but the page's own, by its hash.
 
-How much of a run it shows is bounded (see `rlif.reporting.figures`, `rlif.reporting.sections`,
-`rlif.reporting.completions`), and it says so.
+The page shows a bounded part of a run, and states how much (see `rlif.reporting.sections` and
+`rlif.reporting.completions`).
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ import json
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlif.errors import MachineError, RecipeError
 from rlif.files.atomic import is_number
 from rlif.reporting import analysis
-from rlif.reporting.verdict import collapse, trained_task, verdict
+from rlif.reporting.reported import ReportedRun, reported_runs
+from rlif.reporting.verdict import verdict
 from rlif.runs.history import History, read_history
 from rlif.version import __version__
+
+if TYPE_CHECKING:
+    from rlif.reporting.sections import Section
 
 ABOUT = ("task", "algorithm", "reward", "annotator", "normalisation", "model", "seed", "dtype", "problems_per_update")
 TRAINING = ("learning_rate", "beta", "num_generations", "temperature", "max_completion_length", "max_steps")
 
 
 def check_installed() -> None:
-    """Refuses to go on without matplotlib and jinja2.
-
-    Raises:
-        MachineError: matplotlib or jinja2 cannot be imported.
-    """
+    """Raises a MachineError where matplotlib or jinja2 is not installed."""
     if not all(importlib.util.find_spec(package) for package in ("matplotlib", "jinja2")):
         raise MachineError("a report needs matplotlib and jinja2: pip install 'rlif[report]'.")
 
@@ -44,7 +44,7 @@ def check_installed() -> None:
 def report(
     runs: Sequence[str | Path], output: str | Path | None = None, figures: str | Path | None = None
 ) -> tuple[Path, list[str]]:
-    """Writes a report of one run, or of several laid over each other.
+    """Writes a report of one run, or of several that share their figures.
 
     Args:
         runs: run folders.
@@ -57,7 +57,7 @@ def report(
     Raises:
         RecipeError: no run is given.
         DataError: a folder holds no run.
-        MachineError: nowhere to write, or matplotlib and jinja2 are missing.
+        MachineError: the page cannot be written, or matplotlib or jinja2 is missing.
 
     Example:
         >>> rlif.report(["runs/demo"])[1]
@@ -71,10 +71,11 @@ def report(
     if not histories:
         raise RecipeError("give at least one run folder.")
     place = Path(output or (histories[0].run.path / "report.html" if len(histories) == 1 else "report.html"))
-    built = sections(histories)
+    reported = reported_runs(histories)
+    built = sections(reported)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(page(histories, built).encode("utf-8", "replace"))
+        place.write_bytes(page(reported, built).encode("utf-8", "replace"))
         if figures is not None:
             Path(figures).mkdir(parents=True, exist_ok=True)
             for section in built:
@@ -85,81 +86,67 @@ def report(
     return place, [verdict(history) for history in histories]
 
 
-def page(histories: Sequence[History], built: Sequence[Any]) -> str:
+def page(runs: Sequence[ReportedRun], sections: Sequence[Section]) -> str:
     """Renders the whole page as text."""
     import jinja2
-    from markupsafe import Markup
 
     from rlif.reporting.completions import completions_data
     from rlif.reporting.figures import COLOURS, svg
-    from rlif.reporting.sections import names_of
 
-    names = names_of(histories)
-    script, style = _part("report.js"), _part("report.css")
+    script = _asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    drawn = [
-        {
-            "key": section.key,
-            "title": section.title,
-            "missing": section.missing,
-            "figures": [{"svg": Markup(svg(f)), "alt": f.alt, "caption": f.caption} for f in section.figures],
-        }
-        for section in built
-    ]
-    return environment.from_string(_part("report.html")).render(
+    return environment.from_string(_asset("report.html")).render(
         version=__version__,
-        names=names,
-        runs=[
-            _run(history, name, COLOURS[i % len(COLOURS)])
-            for i, (history, name) in enumerate(zip(histories, names, strict=True))
-        ],
-        sections=drawn,
-        early=list(_early(histories, names)),
-        separation=list(_separation(histories, names)),
-        drifts=list(_drifts(histories)),
-        data=Markup(safe_json(completions_data(histories))),
-        script=Markup(script),
-        style=Markup(style),
+        names=[run.name for run in runs],
+        runs=[_header(run, COLOURS[run.number % len(COLOURS)]) for run in runs],
+        sections=sections,
+        svg=svg,
+        early=list(_early(runs)),
+        separation=list(_separation(runs)),
+        drifts=list(_drifts(runs)),
+        data=safe_json(completions_data(runs)),
+        script=script,
+        style=_asset("report.css"),
         policy=f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:;"
         " base-uri 'none'; form-action 'none'",
     )
 
 
 def safe_json(value: Any) -> str:
-    """JSON that no HTML parser can leave: ASCII, without <, > and &."""
+    """Formats JSON that cannot end its HTML element: ASCII, without <, > and &."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _part(name: str) -> str:
+def _asset(name: str) -> str:
     return resources.files("rlif.reporting").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _run(history: History, name: str, colour: str) -> dict[str, Any]:
+def _header(run: ReportedRun, colour: str) -> dict[str, Any]:
     from ruamel.yaml import YAML
 
     written = io.StringIO()
     yaml = YAML()
     yaml.width = 100
-    yaml.dump(history.recipe, written)
-    fallen = collapse(history)
+    yaml.dump(run.history.recipe, written)
+    fallen = run.collapse
     return {
-        "name": name,
-        "annotator": str(history.recipe.get("annotator", "online")),
+        "name": run.name,
+        "annotator": run.annotator,
         "colour": colour,
-        "verdict": verdict(history),
+        "verdict": verdict(run.history),
         "collapse": f"Marked as collapsed from step {fallen.step} on: {fallen.sign}." if fallen else "",
-        "facts": list(_facts(history)),
+        "facts": list(_facts(run.history)),
         "recipe": written.getvalue(),
-        "notes": history.notes,
+        "notes": run.history.notes,
     }
 
 
 def _facts(history: History) -> Iterator[tuple[str, str]]:
-    """What was run: recipe, length, hardware, versions."""
+    """Lists recipe, length, hardware and versions."""
     recipe, environment, summary = history.recipe, history.environment, history.summary
     training = recipe.get("training")
     for source, keys in ((recipe, ABOUT), (training if isinstance(training, dict) else {}, TRAINING)):
@@ -177,41 +164,34 @@ def _facts(history: History) -> Iterator[tuple[str, str]]:
         )
         yield "hardware", f"{hardware}, {environment.get('processes', 1)} process(es), {environment.get('system')}"
         packages = environment.get("packages")
-        versions = packages.items() if isinstance(packages, dict) else ()
+        versions = {name: environment.get(name) for name in ("rlif", "python")}
+        versions |= packages if isinstance(packages, dict) else {}
         yield "commit", str(environment.get("commit") or "unknown (installed package)")
-        yield (
-            "versions",
-            ", ".join(
-                f"{package} {version}"
-                for package, version in (
-                    ("rlif", environment.get("rlif")),
-                    ("python", environment.get("python")),
-                    *versions,
-                )
-            ),
-        )
+        yield "versions", ", ".join(f"{package} {version}" for package, version in versions.items())
 
 
-def _early(histories: Sequence[History], names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for name, history in zip(names, histories, strict=True):
-        for task, evaluations in history.evaluations.items():
-            found = analysis.early_learning(evaluations)
+def _early(runs: Sequence[ReportedRun]) -> Iterator[dict[str, Any]]:
+    for run in runs:
+        for task, evaluations in run.history.evaluations.items():
+            found = analysis.early_learning(analysis.accuracies(evaluations))
             if found:
-                role = " (trained on)" if task == trained_task(history) else ""
-                yield {"run": name, "task": task + role, "n": found["start"][1].n} | {
+                role = " (trained on)" if task == run.trained else ""
+                yield {"run": run.name, "task": task + role, "n": found["start"][1].n} | {
                     when: f"{share} (step {step})" for when, (step, share) in found.items()
                 }
 
 
-def _separation(histories: Sequence[History], names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    from rlif.reporting.sections import graded_evaluations
-
-    for name, history in zip(names, histories, strict=True):
-        for task in history.evaluations:
-            for step, certainty, right in graded_evaluations(history, task):
-                test, numbers = analysis.separation(certainty, right), analysis.calibration(certainty, right)
-                row = {"run": name, "task": task, "step": step, "right": sum(right), "wrong": len(right) - sum(right)}
-                yield row | {
+def _separation(runs: Sequence[ReportedRun]) -> Iterator[dict[str, Any]]:
+    for run in runs:
+        for task, evaluations in run.graded.items():
+            for evaluation in evaluations:
+                test, numbers, right = evaluation.separation, evaluation.calibration, evaluation.right
+                yield {
+                    "run": run.name,
+                    "task": task,
+                    "step": evaluation.step,
+                    "right": sum(right),
+                    "wrong": len(right) - sum(right),
                     "u": f"{test.u:,.0f}" if test else "-",
                     "p": f"{test.p:.2g}" if test else "-",
                     "r": f"{test.r:.2f}" if test else "-",
@@ -220,18 +200,18 @@ def _separation(histories: Sequence[History], names: Sequence[str]) -> Iterator[
                 }
 
 
-def _drifts(histories: Sequence[History]) -> Iterator[dict[Any, str]]:
-    """First and last steps of each measure, a column per run."""
+def _drifts(runs: Sequence[ReportedRun]) -> Iterator[dict[Any, str]]:
+    """Makes a row per measure of its first and last steps, a column per run."""
     from rlif.reporting.sections import MEASURES
 
     titles = {"completion_length": "Completion length, tokens"} | {name: title for name, (title, _) in MEASURES.items()}
     for name, title in titles.items():
         row: dict[Any, str] = {"measure": title}
-        for i, history in enumerate(histories):
-            values = history.metrics.get(name)
-            if values is not None and not (name == "reward" and "self_certainty" in history.metrics):
+        for run in runs:
+            values = run.history.metrics.get(name)
+            if values is not None and not (name == "reward" and "self_certainty" in run.history.metrics):
                 start, end = analysis.drift(values)
-                row[i] = f"{_number(start, '.4g')} \u2192 {_number(end, '.4g')}"
+                row[run.number] = f"{_number(start, '.4g')} \u2192 {_number(end, '.4g')}"
         if len(row) > 1:
             yield row
 

@@ -1,6 +1,6 @@
 """Chooses the figures of a report, by section.
 
-Several runs share each figure, a colour each. A section without figures says what it would need.
+All runs share each figure, in a colour each. A section without figures states what it would need.
 """
 
 from __future__ import annotations
@@ -8,18 +8,21 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from rlif.files.atomic import is_number
 from rlif.reporting import analysis
 from rlif.reporting.figures import Figure, Line, calibrations, curves, histograms, stacks
-from rlif.reporting.verdict import collapse, trained_task
+from rlif.reporting.reported import ReportedRun, label, spread
 from rlif.runs.history import History
 
-# Logged columns that have a figure of their own, and whether they are shares. What a run logs beyond these and PARTS
-# (signals, most of all) gets a figure under its own name.
+Runs = Sequence[ReportedRun]
+# Logged columns with a title of their own, and whether they are shares. Columns beyond these and PARTS, which are
+# mostly signals, get a figure under their own name.
 MEASURES = {
     "reward": ("Reward", False),
     "self_certainty": ("Self-certainty, nats", False),
@@ -44,72 +47,53 @@ PARTS = {
     "completion_length", "completion_length_min", "completion_length_max",
     "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/low_min", "clip_ratio/high_max",
 }  # fmt: skip
-MOST_OTHERS = 12  # figures of columns we have no name for
+MOST_OTHERS = 12  # figures of columns without a title here
 MOST_RECORDS = 2_000  # of each evaluation, for the types of answers
 MOST_EVALUATIONS = 40  # evaluated steps, for the types of answers
 MOST_PER_RUN = 12  # figures that each run has of its own
 
 
-@dataclass
+@dataclass(frozen=True)
 class Section:
-    """A heading, what it answers, its figures, and what is missing from it."""
+    """Holds a heading, its figures, and what is missing from it."""
 
     key: str
     title: str
-    figures: list[Figure] = field(default_factory=list)
-    missing: str = ""
+    figures: list[Figure]
+    missing: str
 
 
-def label(text: Any, longest: int = 48) -> str:
-    """Makes a name printable and cuts it to `longest` characters."""
-    plain = "".join(sign if sign.isprintable() else "\ufffd" for sign in str(text))
-    return plain if len(plain) <= longest else plain[: longest - 1] + "…"
+def sections(runs: Runs) -> list[Section]:
+    """Draws up all sections, in the order of a report."""
+    built = []
+    for key, title, needs, draw in SECTIONS:
+        if key == "annotator" and len({run.annotator for run in runs}) < 2:
+            continue
+        figures = list(draw(runs))
+        built.append(Section(key, title, figures, "" if figures else f"Nothing to draw: this needs {needs}."))
+    return built
 
 
-def slug(*parts: Any) -> str:
+def _slug(*parts: Any) -> str:
     """Makes a file name that is also an identifier."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(map(str, parts)).lower()).strip("-")
 
 
-def tasks_of(histories: Sequence[History]) -> list[str]:
-    """Evaluated tasks, those trained on first."""
-    trained = [task for history in histories if (task := trained_task(history))]
-    return list(dict.fromkeys([*trained, *itertools.chain(*(history.evaluations for history in histories))]))
+def _tasks(runs: Runs) -> list[str]:
+    """Lists the evaluated tasks, those trained on first."""
+    trained = [run.trained for run in runs if run.trained]
+    return list(dict.fromkeys([*trained, *itertools.chain(*(run.history.evaluations for run in runs))]))
 
 
-def sections(histories: Sequence[History]) -> list[Section]:
-    """All sections that have figures, in the order of a report."""
-    names = names_of(histories)
-    fallen = [collapse(history) for history in histories]
-    marks = [() if found is None else (found.step,) for found in fallen]
-    built = [
-        Section("accuracy", "Accuracy over checkpoints", list(_accuracy(histories, names, marks))),
-        Section("length", "Completion length", list(_length(histories, names, marks))),
-        Section("training", "Training, step by step", list(_training(histories, names, marks))),
-        Section("answers", "Types of answers", list(_answers(histories, names))),
-        Section("separation", "Is confidence higher where the answer is right?", list(_separation(histories, names))),
-        Section("calibration", "Does confidence predict correctness?", list(_calibration(histories, names))),
-    ]
-    if len({history.recipe.get("annotator", "online") for history in histories}) > 1:
-        built.insert(2, Section("annotator", "Online against offline annotator", list(_annotators(histories, marks))))
-    needs = {
-        "accuracy": "evaluations of graded problems (evaluate.tasks in the recipe)",
-        "training": "logged steps",
-        "length": "logged steps or evaluations",
-        "answers": "records of evaluations, or kept completions",
-        "separation": "records of evaluations with right and with wrong answers",
-        "calibration": "graded records of evaluations",
-        "annotator": "logged steps or evaluations",
-    }
-    for section in built:
-        section.missing = "" if section.figures else f"Nothing to draw: this needs {needs[section.key]}."
-    return built
+def _with_role(task: str, runs: Runs) -> str:
+    roles = {run.trained == task for run in runs if task in run.history.evaluations}
+    known = any(run.trained for run in runs)
+    role = (" (trained on)" if roles == {True} else " (never trained on)" if roles == {False} else "") if known else ""
+    return label(task) + role
 
 
-def names_of(histories: Sequence[History]) -> list[str]:
-    """One name per run; folders of the same name are told apart by number."""
-    names = [label(history.name) for history in histories]
-    return [f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+def _line(run: ReportedRun, steps: np.ndarray, values: np.ndarray, low: Any = None, high: Any = None) -> Line:
+    return Line(run.name, steps, values, low, high, run.number, run.collapse and run.collapse.step)
 
 
 def _column(history: History, name: str) -> np.ndarray | None:
@@ -117,149 +101,127 @@ def _column(history: History, name: str) -> np.ndarray | None:
     return None if values is None or not np.isfinite(values).any() else values
 
 
-def _lines(histories: Sequence[History], names: list[str], marks: Any, column: str) -> list[Line]:
-    return [
-        Line(names[i], history.steps, values, number=i, marks=marks[i])
-        for i, history in enumerate(histories)
-        if (values := _column(history, column)) is not None
-    ]
+def _accuracy(runs: Runs) -> Iterator[Figure]:
+    for task in _tasks(runs):
+        lines = []
+        for run in runs:
+            shares = analysis.accuracies(run.history.evaluations.get(task, {}))
+            if shares:
+                mean, low, high = (np.array([getattr(s, k) for s in shares.values()]) for k in ("mean", "low", "high"))
+                lines.append(_line(run, np.array(list(shares), float), mean, low, high))
+        if lines:
+            yield curves(_slug("accuracy", task), f"Accuracy on {_with_role(task, runs)}", lines, percent=True)
 
 
-def _training(histories: Sequence[History], names: list[str], marks: Any) -> Iterator[Figure]:
-    others = sorted({name for history in histories for name in history.metrics} - set(MEASURES) - PARTS)
-    same = all(
-        np.allclose(h.metrics["reward"], h.metrics["self_certainty"], atol=1e-4, equal_nan=True)
-        for h in histories
-        if {"reward", "self_certainty"} <= set(h.metrics)
-    )
+def _length(runs: Runs) -> Iterator[Figure]:
+    lines = []
+    for run in runs:
+        values = _column(run.history, "completion_length")
+        if values is not None:
+            ends = (run.history.metrics.get(f"completion_length_{end}") for end in ("min", "max"))
+            lines.append(_line(run, run.history.steps, values, *(ends if len(runs) == 1 else ())))
+    if lines:
+        title = "Tokens per sampled completion" + (", shortest to longest shaded" if len(runs) == 1 else "")
+        yield curves("length-training", title, lines)
+    for task in _tasks(runs):
+        lines = []
+        for run in runs:
+            evaluations = sorted(run.history.evaluations.get(task, {}).items())
+            lengths = {step: e["completion_length"] for step, e in evaluations if is_number(e.get("completion_length"))}
+            if lengths:
+                lines.append(_line(run, np.array(list(lengths), float), np.array(list(lengths.values()), float)))
+        if lines:
+            yield curves(_slug("length", task), f"Tokens per completion on {_with_role(task, runs)}", lines)
+
+
+def _annotators(runs: Runs) -> Iterator[Figure]:
+    named = [replace(run, name=f"{run.annotator}: {run.name}") for run in runs]
+    for figure in (*itertools.islice(_accuracy(named), 1), *_length(named)):
+        yield replace(figure, key=f"annotator-{figure.key}")
+        if figure.key == "length-training":
+            return
+
+
+def _training(runs: Runs) -> Iterator[Figure]:
+    logged = [run.history.metrics for run in runs]
+    both = [metrics for metrics in logged if {"reward", "self_certainty"} <= set(metrics)]
+    same = all(np.allclose(m["reward"], m["self_certainty"], atol=1e-4, equal_nan=True) for m in both)
+    others = sorted(set(itertools.chain(*logged)) - set(MEASURES) - PARTS)
     shown = 0
     for name in (*MEASURES, *others):
         title, share = MEASURES.get(name, (label(name), False))
-        lines = _lines(histories, names, marks, name)
-        if name == "reward" and same and any("self_certainty" in history.metrics for history in histories):
+        lines = [
+            _line(run, run.history.steps, values) for run in runs if (values := _column(run.history, name)) is not None
+        ]
+        if name == "reward" and same and any("self_certainty" in metrics for metrics in logged):
             title = "Reward = self-certainty, nats"
-        if not lines or (name == "self_certainty" and same and any("reward" in h.metrics for h in histories)):
+        if not lines or (name == "self_certainty" and same and any("reward" in metrics for metrics in logged)):
             continue
         if name not in MEASURES:
             shown += 1
             if shown > MOST_OTHERS or all((line.values == 0).all() for line in lines):
                 continue
-        yield curves(slug("training", name), title, lines, percent=share)
+        yield curves(_slug("training", name), title, lines, percent=share)
 
 
-def _accuracy(histories: Sequence[History], names: list[str], marks: Any) -> Iterator[Figure]:
-    for task in tasks_of(histories):
-        lines = []
-        for i, history in enumerate(histories):
-            shares = analysis.accuracies(history.evaluations.get(task, {}))
-            if shares:
-                low, mean, high = (
-                    np.array([getattr(s, key) for s in shares.values()]) for key in ("low", "mean", "high")
-                )
-                lines.append(Line(names[i], np.array(list(shares), float), mean, low, high, i, marks[i]))
-        if lines:
-            yield curves(slug("accuracy", task), f"Accuracy on {_with_role(task, histories)}", lines, percent=True)
-
-
-def _with_role(task: str, histories: Sequence[History]) -> str:
-    roles = {trained_task(history) == task for history in histories if task in history.evaluations}
-    known = any(trained_task(history) for history in histories)
-    role = (" (trained on)" if roles == {True} else " (never trained on)" if roles == {False} else "") if known else ""
-    return label(task) + role
-
-
-def _length(histories: Sequence[History], names: list[str], marks: Any) -> Iterator[Figure]:
-    lines = []
-    for line, history in (
-        (line, histories[line.number]) for line in _lines(histories, names, marks, "completion_length")
-    ):
-        low, high = (history.metrics.get(f"completion_length_{end}") for end in ("min", "max"))
-        low, high = (low, high) if len(histories) == 1 else (None, None)
-        lines.append(Line(line.label, line.steps, line.values, low, high, line.number, line.marks))
-    if lines:
-        title = "Tokens per sampled completion" + (", shortest to longest shaded" if len(histories) == 1 else "")
-        yield curves("length-training", title, lines)
-    for task in tasks_of(histories):
-        lines = []
-        for i, history in enumerate(histories):
-            evaluations = sorted(history.evaluations.get(task, {}).items())
-            steps = [
-                step for step, evaluation in evaluations if isinstance(evaluation.get("completion_length"), int | float)
-            ]
-            values = [float(evaluation["completion_length"]) for step, evaluation in evaluations if step in steps]
-            if steps:
-                lines.append(Line(names[i], np.array(steps, float), np.array(values), number=i, marks=marks[i]))
-        if lines:
-            yield curves(slug("length", task), f"Tokens per completion on {_with_role(task, histories)}", lines)
-
-
-def _annotators(histories: Sequence[History], marks: Any) -> Iterator[Figure]:
-    names = [
-        f"{h.recipe.get('annotator', 'online')}: {name}" for h, name in zip(histories, names_of(histories), strict=True)
-    ]
-    for figure in (*itertools.islice(_accuracy(histories, names, marks), 1), *_length(histories, names, marks)):
-        yield Figure(f"annotator-{figure.key}", figure.title, figure.alt, figure.draw, figure.caption, figure.height)
-        if figure.key == "length-training":
-            return
-
-
-def spread(steps: Sequence[int], most: int) -> list[int]:
-    """Picks at most `most` of them, evenly spaced, first and last included."""
-    places = np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))
-    return [steps[place] for place in places]
-
-
-def _answers(histories: Sequence[History], names: list[str]) -> Iterator[Figure]:
-    for i, history in enumerate(histories):
-        several = f" ({names[i]})" if len(histories) > 1 else ""
-        sources: list[tuple[str, str, dict[int, dict[str, int]]]] = []
-        for task in tasks_of([history])[:MOST_PER_RUN]:
-            steps = spread(sorted(history.evaluations[task]), MOST_EVALUATIONS)
-            counts = {step: analysis.answer_types(history.records(step, task, MOST_RECORDS)) for step in steps}
-            sources.append((slug("answers", task, i), f"Answers on {_with_role(task, [history])}", counts))
-        steps = spread(list(history.completions), MOST_EVALUATIONS)
-        counts = {step: analysis.answer_types(history.read_completions(step, 64)) for step in steps}
-        sources.append((slug("answers", "training", i), "Answers in training, sampled", counts))
-        for key, title, counts in sources:
+def _answers(runs: Runs) -> Iterator[Figure]:
+    for run in runs:
+        history, several = run.history, f" ({run.name})" if len(runs) > 1 else ""
+        sources = [
+            (
+                _slug("answers", task, run.number),
+                f"Answers on {_with_role(task, [run])}",
+                sorted(history.evaluations[task]),
+                partial(history.records, task=task, limit=MOST_RECORDS),
+            )
+            for task in _tasks([run])[:MOST_PER_RUN]
+        ]
+        kept = (list(history.completions), partial(history.read_completions, limit=64))
+        sources.append((_slug("answers", "training", run.number), "Answers in training, sampled", *kept))
+        for key, title, steps, read in sources:
+            counts = {step: analysis.answer_types(read(step)) for step in spread(steps, MOST_EVALUATIONS)}
             if any(sum(kinds.values()) for kinds in counts.values()):
                 yield stacks(key, title + several, counts)
 
 
-def graded_evaluations(history: History, task: str) -> list[tuple[int, list[float], list[bool]]]:
-    """Confidence and verdicts of the first, the best and the last evaluation: (step, confidence, right)."""
-    shares = analysis.accuracies(history.evaluations.get(task, {}))
-    if not shares:
-        return []
-    steps = sorted({min(shares), max(shares), max(shares, key=lambda step: shares[step].mean)})
-    evaluations = [(step, *analysis.graded(history.records(step, task))) for step in steps]
-    return [evaluation for evaluation in evaluations if evaluation[1]]
-
-
-def _separation(histories: Sequence[History], names: list[str]) -> Iterator[Figure]:
-    for i, history in enumerate(histories):
-        several = f", {names[i]}" if len(histories) > 1 else ""
-        for task in tasks_of([history])[:MOST_PER_RUN]:
-            parts = [
-                (f"step {step}", certainty, right, analysis.separation(certainty, right))
-                for step, certainty, right in graded_evaluations(history, task)
-            ]
-            if parts:
+def _separation(runs: Runs) -> Iterator[Figure]:
+    for run in runs:
+        several = f", {run.name}" if len(runs) > 1 else ""
+        for task in _tasks([run])[:MOST_PER_RUN]:
+            if run.graded[task]:
                 title = f"self-certainty on {label(task)}{several}"
-                yield histograms(slug("separation", task, i), title, parts)
+                yield histograms(_slug("separation", task, run.number), title, run.graded[task])
 
 
-def _calibration(histories: Sequence[History], names: list[str]) -> Iterator[Figure]:
-    for task in tasks_of(histories):
+def _calibration(runs: Runs) -> Iterator[Figure]:
+    for task in _tasks(runs):
         parts = []
-        for i, history in enumerate(histories):
-            several = f"{names[i]}, " if len(histories) > 1 else ""
-            evaluations = graded_evaluations(history, task)
-            for step, certainty, right in (
-                evaluations if len(histories) == 1 else (*evaluations[:1], *evaluations[1:][-1:])
-            ):
-                numbers = analysis.calibration(certainty, right)
-                if numbers is not None:
-                    parts.append((f"{several}step {step}", i, evaluations.index((step, certainty, right)), numbers))
+        for run in runs:
+            several = f"{run.name}, " if len(runs) > 1 else ""
+            evaluations = list(enumerate(run.graded.get(task, [])))
+            for place, evaluation in evaluations if len(runs) == 1 else (*evaluations[:1], *evaluations[1:][-1:]):
+                if evaluation.calibration is not None:
+                    parts.append((f"{several}step {evaluation.step}", run.number, place, evaluation.calibration))
         if parts:
-            title = f"Accuracy on {label(task)} by tenth of confidence"
-            yield calibrations(slug("calibration", task), title, parts)
+            yield calibrations(_slug("calibration", task), f"Accuracy on {label(task)} by tenth of confidence", parts)
+
+
+SECTIONS = (  # key, title, what it needs, how its figures are chosen
+    (
+        "accuracy",
+        "Accuracy over checkpoints",
+        "evaluations of graded problems (evaluate.tasks in the recipe)",
+        _accuracy,
+    ),
+    ("length", "Completion length", "logged steps or evaluations", _length),
+    ("annotator", "Online against offline annotator", "logged steps or evaluations", _annotators),
+    ("training", "Training, step by step", "logged steps", _training),
+    ("answers", "Types of answers", "records of evaluations, or kept completions", _answers),
+    (
+        "separation",
+        "Is confidence higher where the answer is right?",
+        "records of evaluations with right and with wrong answers",
+        _separation,
+    ),
+    ("calibration", "Does confidence predict correctness?", "graded records of evaluations", _calibration),
+)

@@ -1,14 +1,13 @@
-"""Says in one sentence what became of a run.
+"""Describes in one sentence what became of a run.
 
-It reads the accuracy on the task trained on, else on the first task evaluated, else the label-free signs alone. It
-says "rose" and "fell" only where 95 % intervals do not overlap.
+It reads the accuracy on the task trained on, or else on the first task evaluated, or else the label-free signs. It
+writes "rose" and "fell" only where 95 % intervals do not overlap.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from rlif.intervals import Interval
 from rlif.reporting import analysis
@@ -22,17 +21,21 @@ def trained_task(history: History) -> str | None:
     return task if isinstance(task, str) and task in history.evaluations else None
 
 
+def _accuracies(history: History) -> dict[str, dict[int, Interval]]:
+    """Returns accuracy by task and step, of the task trained on alone where it was graded."""
+    found = {task: analysis.accuracies(evaluations) for task, evaluations in history.evaluations.items()}
+    graded = {task: shares for task, shares in found.items() if shares}
+    trained = trained_task(history)
+    return {trained: graded[trained]} if trained in graded else graded
+
+
 def collapse(history: History) -> Collapse | None:
     """Finds where a run collapsed: by accuracy on the task trained on, else on any, else by the label-free signs."""
-    graded = {
-        task: evaluations for task, evaluations in history.evaluations.items() if analysis.accuracies(evaluations)
-    }
-    trained = trained_task(history)
-    watched = {trained: graded[trained]} if trained in graded else graded
-    found = [fallen for evaluations in watched.values() if (fallen := analysis.accuracy_collapse(evaluations))]
-    if graded:
-        return min(found, key=lambda fallen: fallen.step, default=None)
-    return analysis.label_free_collapse(history.metrics)
+    graded = _accuracies(history)
+    if not graded:
+        return analysis.label_free_collapse(history.metrics)
+    found = [fallen for shares in graded.values() if (fallen := analysis.accuracy_collapse(shares))]
+    return min(found, key=lambda fallen: fallen.step, default=None)
 
 
 def verdict(history: History) -> str:
@@ -45,36 +48,30 @@ def verdict(history: History) -> str:
     """
     if not len(history.steps) and not history.evaluations:
         return "Nothing was logged: the run stopped before its first step, or is about to take it."
-    task = trained_task(history)
-    graded = {
-        name: evaluations for name, evaluations in history.evaluations.items() if analysis.accuracies(evaluations)
-    }
-    if task not in graded:
-        task = next(iter(graded), None)
-    text = _by_signs(history) if task is None else _by_accuracy(history, task, graded[task])
+    graded = next(iter(_accuracies(history).items()), None)
+    text = _by_accuracy(history, *graded) if graded else _by_signs(history)
     of = f" of {history.planned_steps:,}" if history.planned_steps else ""
     return text if history.summary else f"Going, or stopped, at step {history.last_step:,}{of}. {text}"
 
 
-def _by_accuracy(history: History, task: str, evaluations: Mapping[int, Mapping[str, Any]]) -> str:
-    shares = analysis.accuracies(evaluations)
+def _by_accuracy(history: History, task: str, shares: Mapping[int, Interval]) -> str:
     start, end = shares[min(shares)], shares[max(shares)]
     best_step = max(shares, key=lambda step: shares[step].mean)
-    best, fallen = shares[best_step], analysis.accuracy_collapse(evaluations)
+    best, fallen = shares[best_step], analysis.accuracy_collapse(shares)
     if len(shares) == 1:
         return f"Accuracy on {task} is {start.mean:.1%} at step {min(shares)}; there is no later one to compare with."
     signs = f"self-certainty {_from_to(history, 'self_certainty', 'nats')}"
     change = f"from {start.mean:.1%} to {end.mean:.1%}"
-    if fallen and _above(best, start):
+    if fallen and start.is_below(best):
         return (
             f"Learned, then collapsed: accuracy on {task} rose from {start.mean:.1%} to {best.mean:.1%} at step"
             f" {best_step} and is {end.mean:.1%} at step {max(shares)}, while {signs}."
         )
     if fallen:
         return f"Collapsed: accuracy on {task} fell from {best.mean:.1%} to {end.mean:.1%}, while {signs}."
-    if _above(end, start):
+    if start.is_below(end):
         return f"Learned: accuracy on {task} rose {change}, {signs}."
-    if _above(start, end):
+    if end.is_below(start):
         return f"Unlearned: accuracy on {task} fell {change}, {signs}."
     return f"No clear change: accuracy on {task} went {change} and the intervals overlap; {signs}."
 
@@ -88,10 +85,6 @@ def _by_signs(history: History) -> str:
     if fallen:
         return f"Collapsed from step {fallen.step} on, by its own signs: {fallen.sign}; {signs}."
     return f"Accuracy was not monitored, so whether answers got better is unknown: {signs}."
-
-
-def _above(one: Interval, other: Interval) -> bool:
-    return other.is_below(one)
 
 
 def _from_to(history: History, name: str, unit: str) -> str:

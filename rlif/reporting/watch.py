@@ -1,6 +1,6 @@
-"""Shows a run in the terminal while it goes on: progress, latest numbers with their history, accuracy.
+"""Shows a run in the terminal while it trains: progress, latest numbers with their history, accuracy.
 
-It reads only the run folder, so it can start and stop at any time, also on another machine that sees the folder. A
+It reads only the run folder. So it can start and stop at any time, also on another machine that shares the folder. A
 killed run looks like a slow one, so the age of the last step is shown.
 """
 
@@ -10,9 +10,8 @@ import select
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich import box
@@ -32,7 +31,7 @@ except ImportError:  # Windows: Ctrl-C ends the view there
     termios = tty = None
 
 BARS = "▁▂▃▄▅▆▇█"
-WIDTH = 32  # signs of a sparkline
+WIDTH = 32  # characters of a sparkline
 SHOWN = (
     "reward", "self_certainty", "reward_spread", "completion_length", "truncated", "kl", "entropy", "clip_ratio",
     "grad_norm", "tokens_per_second",
@@ -43,59 +42,49 @@ def watch(path: str | Path, *, once: bool = False, every: float = 1.0, console: 
     """Shows a run until it is finished, or until q or Ctrl-C.
 
     Args:
-        path: the run folder; where it is not there yet, it is waited for.
-        once: show it as it is and return.
+        path: the run folder; the view waits until it exists.
+        once: show the run once and return.
         every: seconds between updates.
-        console: a rich console; its own if left out.
+        console: a rich console; a new one if left out.
 
     Raises:
-        DataError: `once`, and there is no run folder.
+        DataError: there is no run folder, with `once` or without a terminal.
     """
     console = console or Console()
     if once or not console.is_terminal:
-        console.print(view(path))
+        console.print(table(read_history(path)))
         return
     with Live(console=console, refresh_per_second=4, transient=False) as live, _keys() as pressed:
         while True:
-            history = _try(path)
-            live.update(Text(f"waiting for {path} ...") if history is None else table(history))
-            if (history is not None and history.summary) or "q" in pressed(every):
+            shown, finished = Text(f"waiting for {path} ..."), False
+            with suppress(RlifError):
+                history = read_history(path)
+                shown, finished = table(history), bool(history.summary)
+            live.update(shown)
+            if finished or "q" in pressed(every):
                 return
 
 
-def view(path: str | Path) -> Any:
-    """Returns a run as it is now, to be printed by rich.
-
-    Raises:
-        DataError: there is no run folder.
-    """
-    return table(read_history(path))
-
-
-def _try(path: str | Path) -> History | None:
-    try:
-        return read_history(path)
-    except RlifError:
-        return None
-
-
-def table(history: History) -> Any:
-    """Where the run is, and a row per measure: latest value, least and most, and its course."""
+def table(history: History) -> Group:
+    """Makes a headline and a row per measure: latest value, least and most, and its course."""
     rate = tokens_per_second(history.metrics)
     columns = history.metrics | ({} if rate is None else {"tokens_per_second": rate})
+    measures = {name: columns[name] for name in SHOWN if name in columns}
+    for task, evaluations in history.evaluations.items():
+        measures[f"accuracy {task}"] = np.array([share.mean for share in accuracies(evaluations).values()])
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading, justify in (("", "left"), ("now", "right"), ("least", "right"), ("most", "right"), ("course", "left")):
         shown.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for name in SHOWN:
-        _add(shown, name, columns.get(name))
-    for task, evaluations in history.evaluations.items():
-        shares = accuracies(evaluations)
-        _add(shown, f"accuracy {task}", np.array([share.mean for share in shares.values()]))
+    for name, values in measures.items():
+        finite = values[np.isfinite(values)]
+        if len(finite):
+            figures = [f"{number:.4g}" for number in (finite[-1], finite.min(), finite.max())]
+            shown.add_row(Text(name), *figures, sparkline(finite))
     return Group(Text(headline(history), style="bold"), shown)
 
 
 def headline(history: History) -> str:
-    """How far a run is, and how long ago it took its last step."""
+    """Describes how far a run is, and how long ago it took its last step."""
     planned = history.planned_steps
     step = f"step {history.last_step:,}" + (f" of {planned:,}" if planned else "")
     if history.summary:
@@ -107,7 +96,7 @@ def headline(history: History) -> str:
 
 
 def sparkline(values: np.ndarray, width: int = WIDTH) -> str:
-    """The course of a measure in a line of bars, means of neighbours where there are more values than signs.
+    """Draws the course of a measure as a line of bars, of means where there are more values than characters.
 
     Example:
         >>> sparkline(np.array([0.0, 1.0, 2.0]))
@@ -120,28 +109,15 @@ def sparkline(values: np.ndarray, width: int = WIDTH) -> str:
     low, high = means.min(), means.max()
     if high == low:
         return BARS[0] * len(means)
-    places = ((means - low) / (high - low) * (len(BARS) - 1)).round().astype(int)
-    return "".join(BARS[place] for place in places)
-
-
-def _add(shown: Table, name: str, values: np.ndarray | None) -> None:
-    if values is None or not np.isfinite(values).any():
-        return
-    finite = values[np.isfinite(values)]
-    figures = [f"{number:.4g}" for number in (finite[-1], finite.min(), finite.max())]
-    shown.add_row(Text(name), *figures, sparkline(values))
-
-
-def _sleep(seconds: float) -> str:
-    time.sleep(seconds)
-    return ""
+    heights = ((means - low) / (high - low) * (len(BARS) - 1)).round().astype(int)
+    return "".join(BARS[height] for height in heights)
 
 
 @contextmanager
 def _keys() -> Iterator[Callable[[float], str]]:
-    """Reads single keys where there is a keyboard: a function that waits some seconds and gives what was pressed."""
-    if termios is None or not sys.stdin.isatty():
-        yield _sleep
+    """Reads single keys where there is a keyboard: a function that waits some seconds and returns the key pressed."""
+    if termios is None or tty is None or not sys.stdin.isatty():
+        yield lambda seconds: time.sleep(seconds) or ""
         return
     settings = termios.tcgetattr(sys.stdin)
 
@@ -149,7 +125,6 @@ def _keys() -> Iterator[Callable[[float], str]]:
         ready, _, _ = select.select([sys.stdin], [], [], seconds)
         return sys.stdin.read(1) if ready else ""
 
-    assert tty is not None
     try:
         tty.setcbreak(sys.stdin)
         yield pressed

@@ -23,6 +23,7 @@ from rlif.evaluation.grid import candidates, read_records
 from rlif.evaluation.records import Records
 from rlif.files.tables import read_rows
 from rlif.reporting.completions import completions_data
+from rlif.reporting.reported import reported_runs
 from rlif.reporting.verdict import verdict
 from rlif.runs.checkpoints import damage, in_order, prune, seal
 from rlif.runs.folder import Run
@@ -202,7 +203,7 @@ FILES = {
     "rollbacks.jsonl": rollbacks,
     "eval/step-000001-cups.json": Run.evaluations,
     "eval/step-000001-cups.jsonl": lambda run: run.records(1, "cups"),
-    "completions/step-000001.jsonl": lambda run: completions_data([read_history(run.path)]),
+    "completions/step-000001.jsonl": lambda run: completions_data(reported_runs([read_history(run.path)])),
 }
 
 
@@ -232,7 +233,7 @@ def test_what_reports_and_comparisons_read(name, fuzz, run):
         (run.path / name).write_bytes(data)
         for reader in (
             lambda: verdict(read_history(run.path)),
-            lambda: completions_data([read_history(run.path)]),
+            lambda: completions_data(reported_runs([read_history(run.path)])),
             lambda: summarise_run(run.path),
         ):
             try:

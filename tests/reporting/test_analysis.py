@@ -161,15 +161,15 @@ def looks(*shares: float, n: int = 256, every: int = 5) -> dict[int, dict]:
     ],
 )
 def test_collapse_by_accuracy(shares, step):
-    found = accuracy_collapse(looks(*shares))
+    found = accuracy_collapse(analysis.accuracies(looks(*shares)))
     assert (found and found.step) == step
 
 
 def test_evaluations_without_accuracy_are_no_evaluations():
     broken = [{"mean": None, "n": 4}, {"n": 0, "mean": 0.5}, None, "0.5", {"n": 3, "mean": True}]
     assert analysis.accuracies({i: {"accuracy": value} for i, value in enumerate(broken)}) == {}
-    bare = analysis.accuracy({"accuracy": {"n": 1, "mean": 1.0, "low": None, "high": None}})
-    assert bare is not None and bare.low is None and str(bare) == "100.0%"
+    bare = analysis.accuracies({0: {"accuracy": {"n": 1, "mean": 1.0, "low": None, "high": None}}})[0]
+    assert bare.low is None and str(bare) == "100.0%"
 
 
 def columns(**values: list[float]) -> dict[str, np.ndarray]:
@@ -197,10 +197,13 @@ def test_collapse_without_labels(metrics, step):
 
 
 def test_early_learning_is_the_evaluation_nearest_to_step_ten():
-    found = analysis.early_learning(looks(0.1, 0.5, 0.9, 0.8, every=4))
+    found = analysis.early_learning(analysis.accuracies(looks(0.1, 0.5, 0.9, 0.8, every=4)))
     assert {when: step for when, (step, _) in found.items()} == {"start": 0, "early": 8, "end": 12}
     assert found["early"][1].mean == 0.9
-    assert list(analysis.early_learning(looks(0.1))) == ["start"] and analysis.early_learning({}) == {}
+    assert (
+        list(analysis.early_learning(analysis.accuracies(looks(0.1)))) == ["start"]
+        and analysis.early_learning({}) == {}
+    )
 
 
 def test_drift_and_tokens_per_second():
@@ -223,4 +226,4 @@ def test_graded_records_have_a_verdict_and_a_finite_confidence():
         {"right": False, "self_certainty": 2},
         {},
     ]
-    assert analysis.graded(rows) == ([1.5, 2.0], [True, False])
+    assert analysis.graded(3, rows) == analysis.Graded(3, [1.5, 2.0], [True, False])

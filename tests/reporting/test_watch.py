@@ -57,7 +57,7 @@ def test_it_waits_for_the_folder_and_for_the_end(tmp_path, monkeypatch):
             (tmp_path / "run/summary.json").write_text('{"steps": 12}')
         return ""
 
-    monkeypatch.setattr("rlif.reporting.watch._sleep", look)
+    monkeypatch.setattr("time.sleep", look)
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
     watch(tmp_path / "run", console=console)

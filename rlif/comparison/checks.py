@@ -7,12 +7,13 @@ in the first step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rlif.comparison.summary import COUNTED_STATES, RunSummary, differing, flatten
+from rlif.comparison.summary import RunSummary, differing, flatten
 from rlif.config.recipe import Recipe
-from rlif.errors import DataError, RecipeError
+from rlif.errors import DataError, RecipeError, RlifError
 from rlif.tasks import find_task
 
 CONDITIONS = (
@@ -23,44 +24,46 @@ CONDITIONS = (
 FINGERPRINTS = ("ids", "content")  # of the problems evaluated
 
 
-def check_evaluated_alike(recipes: Mapping[str, Recipe]) -> None:
+def check_planned_evaluations(recipes: Mapping[str, Recipe]) -> None:
     """Refuses recipes that would evaluate one task in different ways, before any of them is run."""
-    first: dict[str, tuple[str, dict[str, Any]]] = {}
+    planned = []
     for method, recipe in recipes.items():
         for task in recipe.evaluate.tasks:
             protocol = find_task(task).protocol
-            ways = {
+            settings = {
                 "evaluate.limit": recipe.evaluate.limit,
                 f"evaluate.sources.{task}": recipe.evaluate.sources.get(task),
                 "prompt": recipe.prompt or protocol.prompt,
                 "chat": recipe.chat,
                 "completion limit": min(protocol.max_tokens, recipe.resolved_training["max_completion_length"]),
             }
-            other, there = first.setdefault(task, (method, ways))
-            for key, (one, two) in differing(there, ways).items():
-                raise RecipeError(
-                    f"{other} and {method} would be evaluated on {task} in two ways: {key} is {one!r} and {two!r}; give"
-                    " all of them the same, or compare them apart."
-                )
+            planned.append((method, task, settings))
+    _refuse_two_ways(planned, RecipeError, "would be", "give all of them the same")
 
 
-def check_settings(runs: Sequence[RunSummary]) -> None:
+def check_evaluations(runs: Sequence[RunSummary]) -> None:
     """Refuses runs that were evaluated on one task in different ways."""
-    first: dict[str, RunSummary] = {}
-    for run in runs:
-        for task, settings in run.settings.items():
-            other = first.setdefault(task, run)
-            for key, (one, two) in differing(other.settings[task], settings).items():
-                if key in FINGERPRINTS and None in (one, two):
-                    continue  # not kept by one of them
-                raise DataError(
-                    f"{other.label} and {run.label} were evaluated on {task} in two ways: {key} is {one!r} and {two!r};"
-                    " evaluate both in one way, or compare them apart."
+    made = [(run.label, task, settings) for run in runs for task, settings in run.settings.items()]
+    _refuse_two_ways(made, DataError, "were", "evaluate both in one way")
+
+
+def _refuse_two_ways(
+    evaluations: Iterable[tuple[str, str, Mapping[str, Any]]], kind: type[RlifError], were: str, advice: str
+) -> None:
+    """Compares the settings of each evaluation, given as label, task and settings, with the first on its task."""
+    first: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    for label, task, settings in evaluations:
+        other, there = first.setdefault(task, (label, settings))
+        for key, (one, two) in differing(there, settings).items():
+            if not (key in FINGERPRINTS and None in (one, two)):  # older runs kept no fingerprints
+                raise kind(
+                    f"{other} and {label} {were} evaluated on {task} in two ways: {key} is {one!r} and {two!r};"
+                    f" {advice}, or compare them apart."
                 )
 
 
 def check_seeds(methods: Mapping[str, Sequence[RunSummary]]) -> None:
-    """Refuses a method whose seeds are not runs of one recipe."""
+    """Refuses seeds of a method that are not runs of one recipe."""
     for first, *later in methods.values():
         for run in later:
             for key, (one, two) in differing(first.whole, run.whole).items():
@@ -70,10 +73,10 @@ def check_seeds(methods: Mapping[str, Sequence[RunSummary]]) -> None:
                 )
 
 
-def check_twice(runs: Sequence[tuple[str, int]]) -> None:
+def check_duplicates(runs: Sequence[tuple[str, int]]) -> None:
     """Refuses two runs of one method with one seed."""
-    for i, (method, seed) in enumerate(runs):
-        if (method, seed) in runs[:i]:
+    for (method, seed), number in Counter(runs).items():
+        if number > 1:
             raise DataError(
                 f"there are two runs of {method} with seed {seed}; compare their folders apart, or rename one."
             )
@@ -85,25 +88,25 @@ def notes_on(methods: Mapping[str, Sequence[RunSummary]]) -> list[str]:
     notes = [f"{run.label}: {run.said}." for run in runs if run.said]
     recipes = {method: flatten(mine[0].whole) for method, mine in methods.items()}
     for key in CONDITIONS:
-        values: dict[str, list[str]] = {}
-        for method, recipe in recipes.items():
-            values.setdefault(repr(recipe.get(key)), []).append(method)
-        if len(values) > 1:
-            text = "; ".join(f"{value} for {', '.join(names)}" for value, names in values.items())
-            notes.append(f"Not the same for all: {key} is {text}.")
-    seeds: dict[tuple[int, ...], list[str]] = {}
-    for method, mine in methods.items():
-        seeds.setdefault(tuple(run.seed for run in mine if run.state in COUNTED_STATES), []).append(method)
-    if len(seeds) > 1:
-        text = "; ".join(f"{', '.join(map(str, some)) or 'none'} for {', '.join(m)}" for some, m in seeds.items())
-        notes.append(f"Not the same for all: the seeds that count are {text}.")
-    notes += _other_problems(runs)
-    if any(len(some) == 1 for some in seeds):
+        notes += _note_unequal(f"{key} is", {method: repr(recipe.get(key)) for method, recipe in recipes.items()})
+    seeds = {method: [str(run.seed) for run in mine if run.counts] for method, mine in methods.items()}
+    notes += _note_unequal("the seeds that count are", {m: ", ".join(some) or "none" for m, some in seeds.items()})
+    notes += _note_other_problems(runs)
+    if any(len(some) == 1 for some in seeds.values()):
         notes.append("One seed gives no interval: one over problems would not say what another seed gives.")
     return notes
 
 
-def _other_problems(runs: Sequence[RunSummary]) -> list[str]:
+def _note_unequal(what: str, values: Mapping[str, str]) -> list[str]:
+    """Notes a condition that differs between methods; `values` are by method."""
+    methods: dict[str, list[str]] = {}
+    for method, value in values.items():
+        methods.setdefault(value, []).append(method)
+    text = "; ".join(f"{value} for {', '.join(names)}" for value, names in methods.items())
+    return [f"Not the same for all: {what} {text}."] if len(methods) > 1 else []
+
+
+def _note_other_problems(runs: Sequence[RunSummary]) -> list[str]:
     """Notes runs of one seed that were trained on different problems, or in another order."""
     first: dict[int, RunSummary] = {}
     notes = []

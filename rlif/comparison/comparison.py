@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlif.comparison.checks import check_evaluated_alike, check_seeds, check_settings, check_twice, notes_on
+from rlif.comparison.checks import check_duplicates, check_evaluations, check_planned_evaluations, check_seeds, notes_on
 from rlif.comparison.outcomes import Row, row_of, tasks_of
 from rlif.comparison.summary import RunSummary, differing, summarise_run
 from rlif.comparison.summary_file import read_summaries
@@ -28,8 +28,10 @@ class Comparison:
     Attributes:
         rows: by task, then method, in the order given.
         notes: what a reader has to know beside the rows, a sentence each.
-        differences: by method, the keys of its recipe that are not as in the first (or in the one compared against).
-        runs: what it was computed from.
+        differences: by method, the keys of its recipe that differ from the first (or from the one compared against).
+        runs: the runs that it was computed from.
+        command: what made the table.
+        against: the method that the others are compared with.
     """
 
     rows: list[Row]
@@ -58,40 +60,40 @@ def compare(
 
     Args:
         what: recipes by name or file, run folders, folders of run folders, files that `rlif compare --out` wrote.
-        seeds: of the recipes, 0, 1 and 2 if left out; of what is read only these.
+        seeds: run recipes with these seeds, 0, 1 and 2 if left out; of existing runs, select only these.
         overrides: `key=value`, applied to all recipes.
-        folder: where the recipes' runs go; a finished one in it is read, an unfinished one resumed.
+        folder: where the recipes' runs go; finished ones in it are read, unfinished ones resumed.
         against: the method that the others are compared with.
         command: what made the table, printed above it; a single file keeps its own.
-        say: called with a line on what is run next.
+        say: called with a line about each run.
 
     Raises:
-        RecipeError: an unknown name, or recipes that contradict each other.
-        DataError: runs that cannot be read, or cannot be compared.
+        RecipeError: a name is unknown, or recipes contradict each other.
+        DataError: runs cannot be read, or cannot be compared.
 
     Example:
         >>> compare(["results/demo.json"], seeds=[0, 1, 2]).rows[0].change.percent("+")
         '+80.9 [+76.4, +85.3]'
     """
-    order: dict[str, int] = {}
+    methods: list[str] = []  # in the order given
     recipes, read, files = [], [], []
     for target in what:
         found = read_runs(Path(target))
         if found is None:
             recipes.append(target)
+            methods.append(find_recipe(target).stem)
         else:
             read += [run for run in found[0] if seeds is None or run.seed in seeds]
             files.append(found[1])
-        for method in [find_recipe(target).stem] if found is None else [run.method for run in found[0]]:
-            order.setdefault(method, len(order))
+            methods += [run.method for run in found[0]]
     if overrides and not recipes:
         raise RecipeError(
             f"{overrides[0]} changes recipes before they are run; what is given here has been run already."
         )
     planned = plan_sweep(recipes, [0, 1, 2] if seeds is None else seeds, overrides, folder)
-    check_twice([*planned, *((run.method, run.seed) for run in read)])
-    check_evaluated_alike({method: recipe for (method, _), recipe in planned.items()})
-    runs = sorted([*read, *run_sweep(planned, say)], key=lambda run: (order[run.method], run.seed))
+    check_duplicates([*planned, *((run.method, run.seed) for run in read)])
+    check_planned_evaluations({method: recipe for (method, _), recipe in planned.items()})
+    runs = sorted([*read, *run_sweep(planned, say)], key=lambda run: (methods.index(run.method), run.seed))
     made = files[0] if len(what) == len(files) == 1 and seeds is None else {}
     if made.get("command") and against in (None, made["against"]):
         return table(runs, made["against"], made["command"])  # the file's own table again
@@ -99,10 +101,10 @@ def compare(
 
 
 def read_runs(path: Path) -> tuple[list[RunSummary], dict[str, str | None]] | None:
-    """Reads the runs at a path, and how a file was made; None for a recipe, which is to be run.
+    """Reads the runs at a path, and how a file was made; None for a recipe, which has to run first.
 
     Raises:
-        DataError: a folder without a run in it, or a file that is neither.
+        DataError: the folder holds no run, or the file cannot be read.
     """
     if path.suffix == ".json" and path.is_file():
         return read_summaries(path)
@@ -129,8 +131,8 @@ def table(runs: Sequence[RunSummary], against: str | None = None, command: str =
     """Builds the comparison of runs.
 
     Raises:
-        RecipeError: no runs, or an unknown method.
-        DataError: runs that were not evaluated alike, or seeds of a method with different recipes.
+        RecipeError: there are no runs, or a method is unknown.
+        DataError: runs were evaluated in different ways, or seeds of a method have different recipes.
     """
     if not runs:
         raise RecipeError("there are no runs to compare; give recipes, or folders of runs of these seeds.")
@@ -140,10 +142,11 @@ def table(runs: Sequence[RunSummary], against: str | None = None, command: str =
     if against is not None:
         lookup(methods, against, "method")
     check_seeds(methods)
-    check_settings(runs)
+    check_evaluations(runs)
+    tasks = dict.fromkeys(task for run in runs for task in tasks_of([run]))
     rows = [
         row_of(method, task, mine, methods.get(against or ""))
-        for task in _tasks(runs)
+        for task in sorted(tasks, key=lambda task: task is None)
         for method, mine in methods.items()
         if task in tasks_of(mine)
     ]
@@ -155,11 +158,6 @@ def table(runs: Sequence[RunSummary], against: str | None = None, command: str =
     return Comparison(rows, notes_on(methods), differences, list(runs), command, against)
 
 
-def _tasks(runs: Sequence[RunSummary]) -> list[str | None]:
-    found = dict.fromkeys(task for run in runs for task in tasks_of([run]))
-    return sorted(found, key=lambda task: task is None)
-
-
 def _natural(name: str) -> list[Any]:
-    """To sort names by, numbers in them as numbers."""
+    """Splits a name for sorting, with the numbers in it as numbers."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

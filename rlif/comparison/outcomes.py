@@ -2,24 +2,24 @@
 
 For each method and evaluated task, with one number per seed s:
 
-    start, best, end    accuracy at the first, the best and the last evaluation; means over seeds. The best is found by
-                        looking at gold answers, and rises with the number of evaluations
+    start, best, end    accuracy at the first, the best and the last evaluation; means over seeds. The best is chosen by
+                        gold answers, and rises with the number of evaluations
     change              end_s - start_s, its mean and Student's 95 % interval over seeds: start and end of a seed are a
                         pair, and seeds, not problems, are the sample
     against a method    end_s - end_s of the other, a pair for each seed that both have; the same interval
     collapsed           by accuracy on that task (`rlif.reporting.analysis`); where nothing is graded, by the
-    label-free signs
+                        label-free signs
     kl                  to the start, mean over the last tenth of the logged steps of training, 20 at most
 
 With one seed there is no interval: an interval over problems describes that one model, not other seeds. A run that
-failed or is unfinished counts in none of the numbers.
+failed or is unfinished does not count in any number.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,18 +27,20 @@ from rlif.comparison.summary import COUNTED_STATES, Raised, RunSummary
 from rlif.intervals import Interval, t_interval
 from rlif.reporting import analysis
 
+Pair = tuple[float | None, float | None]  # at the start and at the end
+
 
 @dataclass(frozen=True)
 class Outcome:
     """Holds the result of one run on one task; None where it is unknown.
 
     Attributes:
-        state: of the run; or `not evaluated`, where that was not done on the task at both ends.
-        best_step: of the first evaluation that is as good as any.
+        state: of the run; or `not evaluated`, where an evaluation on the task is missing at the start or the end.
+        reason: why the run does not count, or ended early; empty otherwise.
+        best_step: the first of the best evaluations.
         collapsed: the step from which on accuracy is lost, None where it is not.
         alarm: the guard's first alarm.
         watched: whether there was a guard.
-        reason: why the run counts in no mean, or ended early; empty otherwise.
     """
 
     seed: int
@@ -49,8 +51,8 @@ class Outcome:
     best_step: int | None = None
     end: Interval | None = None
     end_step: int | None = None
-    completion_length: tuple[float | None, float | None] = (None, None)
-    self_certainty: tuple[float | None, float | None] = (None, None)
+    completion_length: Pair = (None, None)
+    self_certainty: Pair = (None, None)
     kl: float | None = None
     collapsed: int | None = None
     alarm: Raised | None = None
@@ -58,7 +60,7 @@ class Outcome:
 
     @property
     def counts(self) -> bool:
-        """Whether it has an end to compare."""
+        """Tells whether it has an end to compare."""
         return self.state in COUNTED_STATES
 
 
@@ -72,8 +74,9 @@ class Row:
         problems: evaluated.
         start, best, end: mean accuracy over `seeds`.
         change: end - start, over `seeds`.
-        against: end - end of the method compared with, over the seeds that both have; None without one.
-        outcomes: one per run, in order of seeds, those that do not count as well.
+        against: end - end of the method compared with, over the seeds in `common`; None without one.
+        outcomes: one per run, in order of seeds, also of those that do not count.
+        common: the seeds that both methods have.
     """
 
     method: str
@@ -85,8 +88,8 @@ class Row:
     best: float | None
     end: float | None
     change: Interval
-    completion_length: tuple[float | None, float | None]
-    self_certainty: tuple[float | None, float | None]
+    completion_length: Pair
+    self_certainty: Pair
     kl: float | None
     against: Interval | None = None
     common: tuple[int, ...] = ()
@@ -97,22 +100,21 @@ class Row:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds that the means are over."""
         return [outcome.seed for outcome in self.counted]
 
     @property
     def collapsed(self) -> dict[int, int]:
-        """From which step on, by seed."""
+        """Returns the step of each collapse, by seed."""
         return {o.seed: o.collapsed for o in self.counted if o.collapsed is not None}
 
     @property
     def unwatched(self) -> bool:
-        """Whether no run of it had a guard."""
+        """Tells whether all runs were without a guard."""
         return not any(outcome.watched for outcome in self.counted)
 
     @property
     def alarms(self) -> dict[int, Raised]:
-        """The guard's first alarm, by seed."""
+        """Returns the guard's first alarms, by seed."""
         return {o.seed: o.alarm for o in self.counted if o.alarm is not None}
 
 
@@ -125,64 +127,70 @@ def row_of(
     graded = {o.seed: (o.start.mean, o.best.mean, o.end.mean) for o in counted if o.start and o.best and o.end}
     start, best, end = (_mean(values) for values in zip(*graded.values(), strict=True)) if graded else (None,) * 3
     ends = {o.seed: o.end.mean for run in others or () if (o := outcome_of(run, task)).counts and o.end}
-    common = [seed for seed in graded if seed in ends]
-    gaps = [graded[seed][2] - ends[seed] for seed in common]
+    common = tuple(seed for seed in graded if seed in ends)
     itself = bool(others) and others[0].method == method
     return Row(
         method,
         task,
-        any(run.recipe.get("task") == task for run in runs),
-        outcomes,
-        max((o.end.n for o in counted if o.end), default=None),
-        start,
-        best,
-        end,
-        t_interval([after - before for before, _, after in graded.values()]).within(-1, 1),
-        _means([outcome.completion_length for outcome in counted]),
-        _means([outcome.self_certainty for outcome in counted]),
-        _mean([outcome.kl for outcome in counted]),
-        None if others is None or itself else t_interval(gaps).within(-1, 1),
-        tuple(common),
+        trained=any(run.recipe.get("task") == task for run in runs),
+        outcomes=outcomes,
+        problems=max((o.end.n for o in counted if o.end), default=None),
+        start=start,
+        best=best,
+        end=end,
+        change=t_interval([after - before for before, _, after in graded.values()]).within(-1, 1),
+        completion_length=_means([outcome.completion_length for outcome in counted]),
+        self_certainty=_means([outcome.self_certainty for outcome in counted]),
+        kl=_mean([outcome.kl for outcome in counted]),
+        against=None
+        if others is None or itself
+        else t_interval([graded[seed][2] - ends[seed] for seed in common]).within(-1, 1),
+        common=common,
     )
 
 
 def outcome_of(run: RunSummary, task: str | None) -> Outcome:
     """Computes the result of a run on a task; for None, from what training logged."""
     metrics = {name: np.array(values, float) for name, values in run.metrics.items()}
-    seen = {name: analysis.drift(metrics[name]) for name in metrics if name != "step"}
-    common = {
-        "kl": _known(seen.get("kl", (None, None))[1]),
-        "alarm": next((alarm for alarm in run.alarms or () if alarm.severity == "alarm"), None),
-        "watched": run.alarms is not None,
+    logged = {
+        name: _pair(analysis.drift(metrics[name])) if name in metrics else (None, None)
+        for name in ("kl", "completion_length", "self_certainty")
     }
+    found = Outcome(
+        run.seed,
+        run.state,
+        run.said,
+        kl=logged["kl"][1],
+        alarm=next((alarm for alarm in run.alarms or () if alarm.severity == "alarm"), None),
+        watched=run.alarms is not None,
+    )
     if task is None:
         fallen = analysis.label_free_collapse(metrics)
-        trained = {key: _pair(seen.get(key)) for key in ("completion_length", "self_certainty")}
-        return Outcome(run.seed, run.state, run.said, collapsed=fallen and fallen.step, **trained, **common)
+        return replace(
+            found,
+            completion_length=logged["completion_length"],
+            self_certainty=logged["self_certainty"],
+            collapsed=fallen and fallen.step,
+        )
     evaluated = run.evaluations.get(task, {})
     steps, shares = list(evaluated), analysis.accuracies(evaluated)
     if len(steps) < 2 or steps[0] > 0 or steps[-1] < run.steps:
         when = f"from step {steps[0]} to {steps[-1]} of {run.steps}" if steps else "at no step"
-        state = "not evaluated" if run.state in COUNTED_STATES else run.state
-        return Outcome(run.seed, state, run.said or f"evaluated on {task} {when}", **common)
+        state = "not evaluated" if run.counts else run.state
+        return replace(found, state=state, reason=run.said or f"evaluated on {task} {when}")
     best = max(shares, key=lambda step: shares[step].mean, default=None)
     fallen = analysis.accuracy_collapse(shares) if shares else analysis.label_free_collapse(metrics)
-    length, certainty = (
-        _pair([evaluated[steps[i]][key] for i in (0, -1)]) for key in ("completion_length", "self_certainty")
-    )
-    return Outcome(
-        run.seed,
-        run.state,
-        run.said,
-        shares.get(steps[0]),
-        None if best is None else shares[best],
-        best,
-        shares.get(steps[-1]),
-        steps[-1],
-        length,
-        certainty,
+    first, last = evaluated[steps[0]], evaluated[steps[-1]]
+    return replace(
+        found,
+        start=shares.get(steps[0]),
+        best=None if best is None else shares[best],
+        best_step=best,
+        end=shares.get(steps[-1]),
+        end_step=steps[-1],
+        completion_length=_pair((first["completion_length"], last["completion_length"])),
+        self_certainty=_pair((first["self_certainty"], last["self_certainty"])),
         collapsed=fallen and fallen.step,
-        **common,
     )
 
 
@@ -192,13 +200,10 @@ def tasks_of(runs: Sequence[RunSummary]) -> list[str | None]:
     return list(dict.fromkeys(named)) or [None]
 
 
-def _known(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else value
-
-
-def _pair(values: Sequence[float | None] | None) -> tuple[float | None, float | None]:
-    start, end = values or (None, None)
-    return _known(start), _known(end)
+def _pair(values: Pair) -> Pair:
+    """Replaces NaN by None."""
+    start, end = (None if value is None or math.isnan(value) else value for value in values)
+    return start, end
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -206,5 +211,5 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _means(pairs: Sequence[tuple[float | None, float | None]]) -> tuple[float | None, float | None]:
+def _means(pairs: Sequence[Pair]) -> Pair:
     return _mean([start for start, _ in pairs]), _mean([end for _, end in pairs])

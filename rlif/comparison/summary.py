@@ -1,14 +1,14 @@
 """Summarises a run folder in a few kilobytes: all but completions, records and weights.
 
-    recipe        as resolved, without seed, name and output; of a path that is absolute only the last part
+    recipe        as resolved, without seed, name and output; of an absolute path only the last part
     settings      how each task was evaluated, and a fingerprint of the problems' ids
-    evaluations   accuracy with n and interval, length, self-certainty, at each evaluated step
+    curves        accuracy with n and interval, length, self-certainty, at each evaluated step
     metrics       the columns that the guard and the tables read, at each logged step
     alarms        what the guard raised
     state         finished; stopped by the guard, which has an end too; unfinished; failed
 
-Numbers are rounded to six digits here. So a table from run folders and one from their summary file
-(`rlif.comparison.summary_file`) are the same to the last byte.
+Numbers are rounded to six digits here. So run folders and their summary file (`rlif.comparison.summary_file`) give the
+same table to the last byte.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,8 +33,9 @@ from rlif.runs.rollback import alarms
 Row = dict[str, Any]
 Number = int | float | None
 State = Literal["finished", "stopped", "unfinished", "failed"]
-NAMES = ("seed", "name", "output", "description")  # of a recipe: what says which run, not what it does
+NAMES = ("seed", "name", "output", "description")  # keys of a recipe that name the run
 COLUMNS = ("step", *FINITE, "completion_length", *sorted({sign.of for sign in SIGNS.values()}))
+SHARE = ("n", "mean", "low", "high")
 EVALUATED = ("completion_length", "self_certainty", "truncated", "unanswered")
 SETTINGS = ("problems", "protocol", "prompt", "chat", "decoding")
 DIGITS = 6
@@ -42,7 +44,7 @@ COUNTED_STATES = ("finished", "stopped")  # states of runs that have an end to c
 
 @dataclass(frozen=True)
 class Raised:
-    """Holds an alarm or a warning of the guard: the sign, since when, and the step that logged it."""
+    """Holds an alarm or a warning of the guard: its sign, its first step, and the step that logged it."""
 
     sign: str
     severity: str
@@ -55,14 +57,13 @@ class RunSummary:
     """Holds one run of a method with a seed.
 
     Attributes:
-        state: one of finished; stopped, by the guard; unfinished; failed.
-        said: why it is not simply finished, in a sentence.
+        said: in a sentence, why the run is not simply finished.
         settings: how it was evaluated, by task.
-        evaluations: by task, then step, as in a run folder: {accuracy: {n, mean, low, high}, completion_length, ...}.
         metrics: a list per column, over the logged steps; None where a step has no number.
-        alarms: what the guard raised; None where none watched.
+        alarms: what the guard raised; None without a guard.
         trained_on: a fingerprint of the problems, empty where it was not kept.
         first_problems: ids of the first problems of its first rollout.
+        curves: by task, a list per column, over the evaluated steps.
 
     Example:
         >>> summarise_run("runs/demo").evaluations["clock"][30]["accuracy"]["mean"]
@@ -77,20 +78,36 @@ class RunSummary:
     steps: int = 0
     seconds: Number = None
     settings: dict[str, Row] = field(default_factory=dict)
-    evaluations: dict[str, dict[int, Row]] = field(default_factory=dict)
     metrics: dict[str, list[Number]] = field(default_factory=dict)
     alarms: list[Raised] | None = None
     trained_on: str = ""
     first_problems: list[str] = field(default_factory=list)
     environment: Row = field(default_factory=dict)
+    curves: dict[str, dict[str, list[Number]]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
         return f"{self.method} seed {self.seed}"
 
+    @cached_property
+    def evaluations(self) -> dict[str, dict[int, Row]]:
+        """Returns the curves by task, then step, in the layout of a run folder: accuracy, completion_length, ..."""
+        found: dict[str, dict[int, Row]] = {}
+        for task, columns in self.curves.items():
+            rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+            found[task] = {
+                row["step"]: {"accuracy": {k: row[k] for k in SHARE}} | {k: row[k] for k in EVALUATED} for row in rows
+            }
+        return found
+
+    @property
+    def counts(self) -> bool:
+        """Tells whether the run has an end to compare."""
+        return self.state in COUNTED_STATES
+
     @property
     def whole(self) -> Row:
-        """The recipe with today's defaults for keys that are younger than the file it was kept in."""
+        """Returns the recipe, with today's defaults for keys that are newer than its file."""
         return portable_recipe(Recipe().model_dump()) | self.recipe
 
 
@@ -98,11 +115,11 @@ def summarise_run(path: str | Path, method: str | None = None) -> RunSummary:
     """Reads a run folder and summarises it.
 
     Args:
-        method: what it is a run of; the folder's name without its seed if left out, and for a folder that is named
-            after its seed alone the folder above it.
+        path: the run folder.
+        method: its method; inferred from the folder's name if left out (`method_of`).
 
     Raises:
-        DataError: it is no run folder, or one of its evaluations cannot be read or was made in another way.
+        DataError: it is not a run folder, or its evaluations cannot be read or were made in different ways.
     """
     history = read_history(path)
     recipe = whole_recipe(history.run)
@@ -110,27 +127,29 @@ def summarise_run(path: str | Path, method: str | None = None) -> RunSummary:
     if files != sum(map(len, history.evaluations.values())):
         raise DataError(f"{path} has evaluations that cannot be read: {' '.join(history.notes)}")
     steps, begun = history.summary.get("steps"), history.run.fingerprint()
+    tasks = _in_order(history.evaluations, recipe)
+    metrics = {name: rounded(history.metrics[name].tolist()) for name in COLUMNS if name in history.metrics}
     state, said = _state(history)
     return RunSummary(
-        method or method_of(history.run.path, recipe["seed"]),
-        recipe["seed"],
-        portable_recipe(recipe),
-        state,
-        said,
-        steps if isinstance(steps, int) else history.last_step,
-        rounded(history.summary.get("seconds")),
-        {task: _settings(history, task, begun) for task in _in_order(history.evaluations, recipe)},
-        {task: _evaluations(history.evaluations[task]) for task in _in_order(history.evaluations, recipe)},
-        _columns(history),
-        _alarms(history),
-        _fingerprint(begun.get("problems")),
-        _first_problems(history),
-        portable_environment(history.environment),
+        method=method or method_of(history.run.path, recipe["seed"]),
+        seed=recipe["seed"],
+        recipe=portable_recipe(recipe),
+        state=state,
+        said=said,
+        steps=steps if isinstance(steps, int) else history.last_step,
+        seconds=rounded(history.summary.get("seconds")),
+        settings={task: _settings(history, task, begun) for task in tasks},
+        metrics=metrics | ({"step": history.steps.astype(int).tolist()} if metrics else {}),
+        alarms=_alarms(history),
+        trained_on=_fingerprint(begun.get("problems")),
+        first_problems=_first_problems(history),
+        environment=portable_environment(history.environment),
+        curves={task: _curve(history.evaluations[task]) for task in tasks},
     )
 
 
 def whole_recipe(run: Run) -> Row:
-    """Reads the recipe of a run, with today's defaults for keys that are younger than it.
+    """Reads the recipe of a run, with today's defaults for keys that are newer than it.
 
     Raises:
         DataError: this version cannot read it.
@@ -148,12 +167,22 @@ def portable_environment(environment: Mapping[str, Any]) -> Row:
 
 
 def portable_recipe(recipe: Mapping[str, Any]) -> Row:
-    """Returns a recipe without what names the run or the machine."""
-    return {key: value if key == "prompt" else _portable(value) for key, value in recipe.items() if key not in NAMES}
+    """Returns a recipe without what names the run or the machine: of an absolute path, its last part remains."""
+
+    def portable(value: Any) -> Any:
+        if isinstance(value, str):
+            return Path(value).name if Path(value).is_absolute() else value
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {
+        key: value if key == "prompt" else _changed(value, portable)
+        for key, value in recipe.items()
+        if key not in NAMES
+    }
 
 
 def method_of(path: Path, seed: int) -> str:
-    """Infers the method of a run folder from its name: `demo-seed1`, `demo_s1` and `demo/seed1` are runs of demo.
+    """Infers the method of a run from its folder: `demo-seed1`, `demo_s1` and `demo/seed1` are runs of demo.
 
     Example:
         >>> method_of(Path("runs/demo-seed1"), 1)
@@ -164,16 +193,25 @@ def method_of(path: Path, seed: int) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """The same value, numbers to `DIGITS` digits and None for what is not finite."""
-    if isinstance(value, float):
+    """Rounds all numbers inside a value to `DIGITS` digits; None replaces what is not finite."""
+
+    def number(value: Any) -> Any:
+        if not isinstance(value, float):
+            return value
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+
+    return _changed(value, number)
+
+
+def _changed(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Changes every leaf of mappings and lists."""
     if isinstance(value, Mapping):
-        return {key: rounded(inner) for key, inner in value.items()}
-    return [rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {key: _changed(inner, change) for key, inner in value.items()}
+    return [_changed(inner, change) for inner in value] if isinstance(value, list | tuple) else change(value)
 
 
 def flatten(values: Mapping[str, Any]) -> Row:
-    """Keys with dots for what is one level inside: {"training.beta": 0.1}; a mapping of rewards stays whole."""
+    """Joins the keys of two levels by a dot, as in {"training.beta": 0.1}; a mapping of rewards stays whole."""
     found: Row = {}
     for key, value in values.items():
         inside = isinstance(value, Mapping) and value and key != "reward"
@@ -182,7 +220,7 @@ def flatten(values: Mapping[str, Any]) -> Row:
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Keys whose values differ, with both values; None for one that is not there."""
+    """Returns the keys with different values, and both values; a missing one is None."""
     left, right = flatten(one), flatten(other)
     return {key: (left.get(key), right.get(key)) for key in left | right if left.get(key) != right.get(key)}
 
@@ -202,10 +240,9 @@ def _state(history: History) -> tuple[State, str]:
 
 
 def _in_order(evaluations: Iterable[str], recipe: Mapping[str, Any]) -> list[str]:
-    """Evaluated tasks, the one trained on first, then in the recipe's order."""
+    """Orders evaluated tasks: the one trained on, then those of the recipe, then others by name."""
     named = [recipe["task"], *recipe["evaluate"]["tasks"]]
-    found = sorted(evaluations)
-    return sorted(found, key=lambda task: named.index(task) if task in named else len(named))
+    return sorted(evaluations, key=lambda task: (named.index(task) if task in named else len(named), task))
 
 
 def _settings(history: History, task: str, begun: Row) -> Row:
@@ -227,34 +264,23 @@ def _settings(history: History, task: str, begun: Row) -> Row:
 
 
 def _fingerprint(facts: Any) -> str:
-    """Of problems, from what the run noted when it began (`rlif.runs.fingerprint`); empty where it did not."""
+    """Returns the fingerprint of problems from when the run began (`rlif.runs.fingerprint`); empty without one."""
     return str(facts.get("sha256", ""))[:16] if isinstance(facts, Mapping) else ""
 
 
-def _evaluations(evaluated: Mapping[int, Row]) -> dict[int, Row]:
+def _curve(evaluated: Mapping[int, Row]) -> dict[str, list[Number]]:
+    rows = []
+    for step, evaluation in sorted(evaluated.items()):
+        share = evaluation.get("accuracy")
+        share = share if isinstance(share, Mapping) else {}
+        rows.append([step, *map(share.get, SHARE), *map(evaluation.get, EVALUATED)])
     return {
-        step: rounded(
-            {"accuracy": _proportion(evaluation.get("accuracy"))} | {key: evaluation.get(key) for key in EVALUATED}
-        )
-        for step, evaluation in sorted(evaluated.items())
-    }
-
-
-def _proportion(found: Any) -> Row:
-    """What was kept of one, every part None where it is none."""
-    known = found if isinstance(found, Mapping) else {}
-    return {key: known.get(key) for key in ("n", "mean", "low", "high")}
-
-
-def _columns(history: History) -> dict[str, list[Any]]:
-    found = {name: history.metrics[name].tolist() for name in dict.fromkeys(COLUMNS) if name in history.metrics}
-    return {
-        name: [int(step) for step in values] if name == "step" else rounded(values) for name, values in found.items()
+        key: rounded(column) for key, column in zip(("step", *SHARE, *EVALUATED), zip(*rows, strict=True), strict=True)
     }
 
 
 def _alarms(history: History) -> list[Raised] | None:
-    """None for runs of before there was a guard."""
+    """Reads the alarms; None for runs of versions without a guard."""
     if "guard" not in history.recipe:
         return None
     try:
@@ -264,18 +290,7 @@ def _alarms(history: History) -> list[Raised] | None:
 
 
 def _first_problems(history: History, number: int = 4) -> list[str]:
-    """Ids of the first problems of the first rollout that was kept, where they are known."""
+    """Returns the known ids of the first problems of the first rollout that was kept."""
     step = min(history.completions, default=0)
     seen = dict.fromkeys(row.get("problem") for row in history.read_completions(step, 64))
     return [problem for problem in seen if isinstance(problem, str)][:number]
-
-
-def _portable(value: Any) -> Any:
-    """Absolute paths, which say where a run was made, as the name of what they lead to; infinities as words."""
-    if isinstance(value, str):
-        return Path(value).name if Path(value).is_absolute() else value
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: _portable(inner) for key, inner in value.items()}
-    return [_portable(inner) for inner in value] if isinstance(value, list | tuple) else value

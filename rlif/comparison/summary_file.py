@@ -6,34 +6,33 @@
      "methods": {the recipe of each}
      "runs":    [a run per line; evaluations and metrics by column]}
 
-Rows are for readers of the file; `rlif compare` computes them again from the runs.
+The rows are for readers of the file; `rlif compare` computes them again from the runs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from rlif.comparison.summary import EVALUATED, Number, Row, RunSummary
-from rlif.errors import DataError
+from rlif.comparison.summary import Row, RunSummary
+from rlif.errors import DataError, first_line
 
-SHARE = ("n", "mean", "low", "high")
-ELSEWHERE = ("recipe", "settings", "evaluations")  # fields of a run that its line does not hold as they are
-CURVES, RUN = TypeAdapter(dict[str, dict[str, list[Number]]]), TypeAdapter(RunSummary)
-MADE, TASKS = TypeAdapter(dict[str, str | None]), TypeAdapter(list[str])
+RUN, MADE = TypeAdapter(RunSummary), TypeAdapter(dict[str, str | None])
+TASKS = TypeAdapter(list[str])
 
 
 def text_of(runs: Sequence[RunSummary], rows: Sequence[Row], made: Mapping[str, str | None]) -> str:
     """Formats the file of some runs.
 
     Args:
+        runs: what to keep.
         rows: the table made of them.
-        made: how: `command` and `against`.
+        made: how the table was made: `command` and `against`.
     """
     tasks: dict[str, Row] = {}
     methods: dict[str, Row] = {}
@@ -41,11 +40,14 @@ def text_of(runs: Sequence[RunSummary], rows: Sequence[Row], made: Mapping[str, 
         methods.setdefault(run.method, run.recipe)
         for task, settings in run.settings.items():
             tasks[task] = settings | tasks.get(task, {})
+    kept = [{key: value for key, value in asdict(run).items() if key not in ("recipe", "settings")} for run in runs]
     named = {"tasks": tasks, "methods": methods}
-    parts = [f"{_json(key)}: {_json(value)}" for key, value in made.items()]
-    parts += [_lines("rows", "[", map(_json, rows), "]")]
-    parts += [_lines(k, "{", (f"{_json(n)}: {_json(v)}" for n, v in named[k].items()), "}") for k in named]
-    parts += [_lines("runs", "[", (_json(_to_row(run)) for run in runs), "]")]
+    parts = [
+        *_members(made),
+        _lines("rows", "[]", map(_json, rows)),
+        *(_lines(key, "{}", _members(values)) for key, values in named.items()),
+        _lines("runs", "[]", map(_json, kept)),
+    ]
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
@@ -53,7 +55,7 @@ def read_summaries(path: str | Path) -> tuple[list[RunSummary], dict[str, str | 
     """Reads the runs of a file, and how it was made: `command` and `against`.
 
     Raises:
-        DataError: it is another kind of file, or damaged.
+        DataError: it is damaged, or another kind of file.
 
     Example:
         >>> runs, made = read_summaries("results/demo.json")
@@ -65,45 +67,25 @@ def read_summaries(path: str | Path) -> tuple[list[RunSummary], dict[str, str | 
         made = MADE.validate_python({key: found[key] for key in ("command", "against")})
         return [_from_row(row, found) for row in found["runs"]], made
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} is no file that `rlif compare --out FILE.json` wrote ({_wrong(error)}).") from error
-
-
-def _to_row(run: RunSummary) -> Row:
-    curves = {
-        task: {
-            "step": list(evaluated),
-            **{key: [evaluation["accuracy"][key] for evaluation in evaluated.values()] for key in SHARE},
-            **{key: [evaluation[key] for evaluation in evaluated.values()] for key in EVALUATED},
-        }
-        for task, evaluated in run.evaluations.items()
-    }
-    return {key: value for key, value in asdict(run).items() if key not in ELSEWHERE} | {"curves": curves}
+        wrong = f"{type(error).__name__}: {first_line(error)}"
+        raise DataError(f"{path} is no file that `rlif compare --out FILE.json` wrote ({wrong}).") from error
 
 
 def _from_row(row: Row, file: Row) -> RunSummary:
-    row = dict(row)
-    evaluations: dict[str, dict[int, Row]] = {}
-    for task, columns in CURVES.validate_python(row.pop("curves")).items():
-        evaluated = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        evaluations[task] = {
-            evaluation["step"]: {"accuracy": {key: evaluation[key] for key in SHARE}}
-            | {key: evaluation[key] for key in EVALUATED}
-            for evaluation in evaluated
-        }
-    row["recipe"], row["evaluations"] = file["methods"][row["method"]], evaluations
-    TASKS.validate_python(row["recipe"].get("evaluate", {}).get("tasks", []))
-    row["settings"] = {task: file["tasks"][task] for task in evaluations}
-    return RUN.validate_python(row)
+    recipe, settings = file["methods"][row["method"]], {task: file["tasks"][task] for task in row["curves"]}
+    TASKS.validate_python(recipe.get("evaluate", {}).get("tasks", []))
+    run = RUN.validate_python(row | {"recipe": recipe, "settings": settings})
+    _ = run.evaluations  # raises where the columns of a curve are damaged
+    return run
 
 
-def _lines(key: str, opening: str, inner: Any, closing: str) -> str:
-    return f"{_json(key)}: {opening}\n" + ",\n".join(inner) + f"\n{closing}"
+def _lines(key: str, brackets: str, inner: Iterable[str]) -> str:
+    return f"{_json(key)}: {brackets[0]}\n" + ",\n".join(inner) + f"\n{brackets[1]}"
+
+
+def _members(values: Mapping[str, Any]) -> list[str]:
+    return [f"{_json(key)}: {_json(value)}" for key, value in values.items()]
 
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def _wrong(error: Exception) -> str:
-    lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"

@@ -1,8 +1,8 @@
 """Runs recipes x seeds: makes missing runs, resumes unfinished ones and reads finished ones.
 
-Runs are called RECIPE-seedS and lie below one folder. Every recipe is run with the first seed before the second seed
-begins, so that an interrupted sweep can still compare methods. Unknown keys, duplicate names and folders that hold
-another run are refused before anything is run.
+Runs are called RECIPE-seedS and lie in one folder. All recipes run with the first seed before the second seed begins,
+so that an interrupted sweep can still compare methods. Unknown keys, duplicate names and folders that hold another
+run are refused before anything runs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rlif.comparison.summary import NAMES, RunSummary, differing, portable_recipe, summarise_run, whole_recipe
 from rlif.config.loading import check_recipe, find_recipe, load_recipe
@@ -24,10 +23,10 @@ SETS = {"seed": "--seeds", "name": "the recipe's own name", "output": "--folder"
 def plan_sweep(
     recipes: Sequence[str | Path], seeds: Sequence[int], overrides: Sequence[str], folder: str | Path
 ) -> dict[tuple[str, int], Recipe]:
-    """Resolves the recipe of each run by method and seed, in the order in which they are run.
+    """Resolves the recipe of each run by method and seed, in the order in which they run.
 
     Raises:
-        RecipeError: anything wrong with a recipe, two of one name, or a folder that holds another run.
+        RecipeError: a recipe cannot be used, two have one name, or a folder holds another run.
     """
     for override in overrides:
         key = override.partition("=")[0]
@@ -52,16 +51,16 @@ def plan_sweep(
 def run_sweep(
     runs: Mapping[tuple[str, int], Recipe], say: Callable[[str], None] = lambda line: None
 ) -> list[RunSummary]:
-    """Makes the runs that are not there and reads all of them.
+    """Makes the missing runs and reads all of them.
 
-    A run that fails by an RlifError is recorded as failed, and the others go on.
+    A run that ends in an RlifError is recorded as failed, and the others continue.
 
     Args:
         runs: from `plan_sweep`.
-        say: called with a line on what happens next.
+        say: called with a line about each run.
 
     Raises:
-        RecipeError: an unknown name in a recipe, before anything is run.
+        RecipeError: a recipe has an unknown name; nothing has run then.
     """
     if not all(_is_finished(recipe) for recipe in runs.values()):
         from rlif.training.prepare import check_names
@@ -70,10 +69,10 @@ def run_sweep(
             check_names(recipe)
     found = []
     for number, ((method, _), recipe) in enumerate(runs.items(), start=1):
-        path = run_path(recipe)
+        path = _path(recipe)
         say(f"{path.name}, {number} of {len(runs)}" + (": finished, read" if _is_finished(recipe) else ""))
         try:
-            make(recipe)
+            _complete(recipe)
             found.append(summarise_run(path, method))
         except RlifError as error:
             say(f"{path.name} failed: {error}")
@@ -81,46 +80,44 @@ def run_sweep(
     return found
 
 
-def make(recipe: Recipe, console: Any = None) -> None:
-    """Trains a recipe to the end in its folder, from wherever it stands there."""
+def _complete(recipe: Recipe) -> None:
+    """Trains a recipe to its end, from wherever its folder stands."""
     if _is_finished(recipe):
         return
     from rlif.training.lifecycle import train
 
-    path = run_path(recipe)
-    there = Run.open(path) if (path / "recipe.yaml").is_file() else None
-    train(there.recipe() if there else recipe, resume=there, console=console)
+    path = _path(recipe)
+    existing = Run.open(path) if (path / "recipe.yaml").is_file() else None
+    train(existing.recipe() if existing else recipe, resume=existing)
 
 
-def run_path(recipe: Recipe) -> Path:
-    """The folder of a run whose recipe names it."""
+def _path(recipe: Recipe) -> Path:
     return Path(recipe.output).expanduser() / str(recipe.name)
 
 
 def _is_finished(recipe: Recipe) -> bool:
-    return (run_path(recipe) / "summary.json").is_file()
+    return (_path(recipe) / "summary.json").is_file()
 
 
 def _refuse_another(recipe: Recipe) -> None:
-    path = run_path(recipe)
+    path = _path(recipe)
     if not (path / "recipe.yaml").is_file():
         return
-    there, wanted = whole_recipe(Run.open(path)), resolved(recipe, str(recipe.name))
-    own = set(NAMES) - {"seed"}
-    for key, (then, now) in differing(there, wanted).items():
-        if key not in own:
+    existing, planned = whole_recipe(Run.open(path)), resolved(recipe, str(recipe.name))
+    for key, (then, now) in differing(existing, planned).items():
+        if key == "seed" or key not in NAMES:
             raise RecipeError(
                 f"{path} holds a run with {key} {then!r}, and this one has {now!r}; give another --folder, or"
                 " remove it."
             )
 
 
-def _failed(recipe: Recipe, method: str, said: str) -> RunSummary:
+def _failed(recipe: Recipe, method: str, error: str) -> RunSummary:
     """Summarises a run that failed, from whatever its folder holds."""
-    path = run_path(recipe)
-    said = f"failed: {said.replace(str(path), path.name)}"
+    path = _path(recipe)
+    said = f"failed: {error.replace(str(path), path.name)}"
     try:
-        there = summarise_run(path, method)
+        found = summarise_run(path, method)
     except RlifError:
         return RunSummary(method, recipe.seed, portable_recipe(resolved(recipe, str(recipe.name))), "failed", said)
-    return replace(there, state="failed", said=said)
+    return replace(found, state="failed", said=said)

@@ -13,27 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from rlif.comparison.comparison import Comparison
-from rlif.comparison.outcomes import Outcome, Row
+from rlif.comparison.outcomes import Outcome, Pair, Row
 from rlif.comparison.summary import flatten, rounded
 from rlif.comparison.summary_file import text_of
-from rlif.errors import MachineError, RecipeError
-from rlif.files.atomic import replace_file
+from rlif.errors import RecipeError
+from rlif.files.atomic import replace_file, writing
 from rlif.intervals import Interval
 
-HEADINGS: tuple[str, ...] = (
-    "method",
-    "seeds",
-    "n",
-    "start",
-    "best",
-    "end",
-    "change",
-    "tokens",
-    "KL",
-    "nats",
-    "collapsed",
-    "alarm",
-)
+HEADINGS = (
+    "method", "seeds", "n", "start", "best", "end", "change", "tokens", "KL", "nats", "collapsed", "alarm"
+)  # fmt: skip
 LEGEND = (
     "Accuracies are means over seeds of held-out accuracy on n problems at the first, best and last evaluation; the"
     " best is found by looking at gold answers, which training does only where a recipe says so. Change: end minus"
@@ -42,29 +31,26 @@ LEGEND = (
     " training, 20 steps at most. Collapsed: accuracy lost and not regained, from this step on; alarm: the first that"
     " the guard raised."
 )
-Pair = tuple[float | None, float | None]
 
 
 def write(comparison: Comparison, path: Path) -> None:
-    """Writes a comparison, as the suffix of the file says.
+    """Writes a comparison in the format that the file's suffix names.
 
     Raises:
         RecipeError: a suffix other than .md, .csv or .json.
         MachineError: the file cannot be written.
     """
     text = format_of(path)(comparison)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, text)
-    except OSError as error:
-        raise MachineError(f"cannot write {path}: {error.strerror}.") from error
 
 
 def format_of(path: Path) -> Callable[[Comparison], str]:
     """Finds the function that formats files with this suffix.
 
     Raises:
-        RecipeError: none does.
+        RecipeError: there is none.
     """
     if path.suffix not in FORMATS:
         raise RecipeError(f"cannot tell the format of {path}; its name has to end with {', '.join(FORMATS)}.")
@@ -85,51 +71,41 @@ def groups(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]
 
 def cells(row: Row, against: str | None = None) -> list[str]:
     """Formats a row as text."""
-    found = [
+    return [
         row.method,
         _seeds(row),
         "-" if row.problems is None else str(row.problems),
-        *(_percent(value) for value in (row.start, row.best, row.end)),
+        *("-" if share is None else f"{share:.1%}" for share in (row.start, row.best, row.end)),
         _points(row.change),
-        _from_to(row.completion_length, 1),
-        _number(row.kl, 3),
-        _from_to(row.self_certainty, 2),
-        _of(row, row.collapsed, [f"step {_steps(row.collapsed.values())}"]),
-        "-" if row.unwatched else _of(row, row.alarms, sorted({alarm.sign for alarm in row.alarms.values()})),
+        *([_points(row.against)] if against else []),
+        *_measures(row),
+        _count(row, row.collapsed, f"step {_range(row.collapsed.values())}"),
+        "-" if row.unwatched else _count(row, row.alarms, ", ".join(sorted({a.sign for a in row.alarms.values()}))),
     ]
-    if against:
-        found.insert(7, "-" if row.against is None else _points(row.against))
-    return found
 
 
 def markdown(comparison: Comparison) -> str:
-    """The table, what to know about it, each seed, and what differs between the recipes."""
+    """Formats the table, its notes, each seed, and what differs between the recipes."""
     seeds = sorted({run.seed for run in comparison.runs})
     methods = comparison.methods
     what = ", ".join(methods) if len(methods) < 5 else f"{len(methods)} methods"
-    lines = [f"# {what} on seed{'s' * (len(seeds) > 1)} {span(seeds)}", ""]
+    parts = [[f"# {what} on seed{'s' * (len(seeds) > 1)} {span(seeds)}"]]
     if comparison.command:
-        lines += [f"    {comparison.command}", ""]
+        parts += [[f"    {comparison.command}"]]
     for title, headings, rows in groups(comparison):
-        lines += [f"## {title}", "", *_table(headings, rows), ""]
-    lines += [LEGEND, ""]
+        parts += [[f"## {title}"], _table(headings, rows)]
+    parts += [[LEGEND]]
     if comparison.notes:
-        lines += [*(f"- {note}" for note in comparison.notes), ""]
-    if len(comparison.methods) > 1:
-        lines += [*_recipes(comparison), ""]
-    lines += [
-        "## Each seed",
-        "",
-        "Accuracy with its 95 % interval over problems, and the step.",
-        "",
-        *_each(comparison),
-        "",
-    ]
-    return "\n".join([*lines, *_machines(comparison), ""])
+        parts += [[f"- {note}" for note in comparison.notes]]
+    if len(methods) > 1:
+        parts += [["## One recipe apart"], _recipes(comparison)]
+    parts += [["## Each seed"], ["Accuracy with its 95 % interval over problems, and the step."], _each(comparison)]
+    text = "\n\n".join("\n".join(lines) for lines in parts)
+    return f"{text}\n\n" + "".join(f"{line}\n" for line in _machines(comparison))
 
 
 def comma_separated(comparison: Comparison) -> str:
-    """A line per method and task, numbers as they are: accuracies are shares, lists have spaces between."""
+    """Formats plain numbers, a line per method and task: accuracies are shares, lists have spaces between."""
     rows = [plain(row) for row in comparison.rows]
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -142,14 +118,14 @@ def comma_separated(comparison: Comparison) -> str:
 
 
 def json_file(comparison: Comparison) -> str:
-    """The rows, and the runs that they are made of: `rlif compare` reads the file again."""
+    """Formats the rows and the runs that they are made of; `rlif compare` reads the file again."""
     rows = [plain(row) for row in comparison.rows]
     return text_of(comparison.runs, rows, {"command": comparison.command, "against": comparison.against})
 
 
 def plain(row: Row) -> dict[str, Any]:
     """Returns a row as plain numbers."""
-    change, against = row.change.as_dict(), (row.against or Interval(0)).as_dict()
+    against = row.against or Interval(0)
     return rounded(
         {
             "method": row.method,
@@ -161,12 +137,12 @@ def plain(row: Row) -> dict[str, Any]:
             "start": row.start,
             "best": row.best,
             "end": row.end,
-            "change": change["mean"],
-            "change_low": change["low"],
-            "change_high": change["high"],
-            "against_mean": against["mean"],
-            "against_low": against["low"],
-            "against_high": against["high"],
+            "change": row.change.mean,
+            "change_low": row.change.low,
+            "change_high": row.change.high,
+            "against_mean": against.mean,
+            "against_low": against.low,
+            "against_high": against.high,
             "against_seeds": list(row.common),
             "tokens_start": row.completion_length[0],
             "tokens_end": row.completion_length[1],
@@ -201,14 +177,13 @@ def span(seeds: Sequence[int]) -> str:
 
 
 def _seeds(row: Row) -> str:
-    """How many seeds count and which, and what became of others: 2 (0, 2); 1 failed."""
+    """Formats the seeds that count, and the states of the others: 2 (0, 2); 1 failed."""
     states = Counter(outcome.state for outcome in row.outcomes if outcome.state != "finished")
     counted = f"{len(row.seeds)} ({span(row.seeds)})" if row.seeds else "0"
     return "; ".join([counted, *(f"{number} {state}" for state, number in states.items())])
 
 
-def _steps(steps: Collection[int]) -> str:
-    """The first and the last of some steps."""
+def _range(steps: Collection[int]) -> str:
     first, last = min(steps, default=0), max(steps, default=0)
     return str(first) if first == last else f"{first}-{last}"
 
@@ -221,7 +196,7 @@ def _title(task: str | None, rows: Sequence[Row]) -> str:
 
 
 def _each(comparison: Comparison) -> list[str]:
-    headings = ["task", "method", "seed", "n", "start", "best", "end", "tokens", "KL", "nats", "collapsed", "alarm"]
+    headings = ["task", "method", "seed", *(heading for heading in HEADINGS[2:] if heading != "change")]
     rows = [[row.task or "-", row.method, *_outcome(outcome)] for row in comparison.rows for outcome in row.outcomes]
     return _table(headings, rows)
 
@@ -233,12 +208,10 @@ def _outcome(outcome: Outcome) -> list[str]:
     return [
         str(outcome.seed),
         "-" if outcome.end is None else str(outcome.end.n),
-        _share(outcome.start, None),
-        _share(outcome.best, outcome.best_step),
-        _share(outcome.end, outcome.end_step),
-        _from_to(outcome.completion_length, 1),
-        _number(outcome.kl, 3),
-        _from_to(outcome.self_certainty, 2),
+        "-" if outcome.start is None else str(outcome.start),
+        "-" if outcome.best is None else f"{outcome.best} ({outcome.best_step})",
+        "-" if outcome.end is None else f"{outcome.end} ({outcome.end_step})",
+        *_measures(outcome),
         "no" if outcome.collapsed is None else str(outcome.collapsed),
         f"{alarm.sign} {alarm.step}" if alarm else "no" if outcome.watched else "-",
     ]
@@ -247,11 +220,11 @@ def _outcome(outcome: Outcome) -> list[str]:
 def _recipes(comparison: Comparison) -> list[str]:
     base, changes = recipe_differences(comparison)
     rows = [[method, "; ".join(f"`{change}`" for change in changed)] for method, changed in changes.items()]
-    return ["## One recipe apart", "", *_table(["method", f"its recipe, where it is not that of {base}"], rows)]
+    return _table(["method", f"its recipe, where it is not that of {base}"], rows)
 
 
 def _machines(comparison: Comparison) -> list[str]:
-    """Where the runs were made and by which versions, and which runs, if there were several places."""
+    """Describes the machines and versions that made the runs, and names the runs where there are several."""
     made: dict[str, dict[str, list[int]]] = {}
     for run in comparison.runs:
         where = flatten({key: value for key, value in run.environment.items() if value not in (None, [], {})})
@@ -259,8 +232,8 @@ def _machines(comparison: Comparison) -> list[str]:
         made.setdefault(facts, {}).setdefault(run.method, []).append(run.seed)
     lines = []
     for facts, methods in made.items():
-        whose = ", ".join(f"{method} {span(seeds)}" for method, seeds in methods.items())
-        lines += [f"- {f'{whose}: ' if len(made) > 1 else ''}made with {facts}."] if facts else []
+        runs = ", ".join(f"{method} {span(seeds)}" for method, seeds in methods.items())
+        lines += [f"- {f'{runs}: ' if len(made) > 1 else ''}made with {facts}."] if facts else []
     return lines
 
 
@@ -269,32 +242,32 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines]
 
 
-def _of(row: Row, found: Mapping[int, Any], what: Sequence[str]) -> str:
-    """On how many seeds of how many, and what."""
+def _measures(found: Row | Outcome) -> list[str]:
+    return [
+        _pair(found.completion_length, 1),
+        "-" if found.kl is None else f"{found.kl:.3f}",
+        _pair(found.self_certainty, 2),
+    ]
+
+
+def _pair(pair: Pair, digits: int) -> str:
+    if pair == (None, None):
+        return "-"
+    return " -> ".join("-" if value is None else f"{value:.{digits}f}" for value in pair)
+
+
+def _count(row: Row, found: Mapping[int, Any], what: str) -> str:
+    """Formats on how many of the seeds something was found, and what."""
     if not row.seeds:
         return "-"
-    return f"{len(found)} of {len(row.seeds)}" + (f" ({', '.join(what)})" if found else "")
+    return f"{len(found)} of {len(row.seeds)}" + (f" ({what})" if found else "")
 
 
-def _points(interval: Interval) -> str:
+def _points(interval: Interval | None) -> str:
+    if interval is None:
+        return "-"
     unknown = interval.n > 0 and interval.low is None
     return interval.percent("+") + (f" ({interval.n} seed{'s'[: interval.n > 1]})" if unknown else "")
-
-
-def _share(share: Interval | None, step: int | None) -> str:
-    return "-" if share is None else str(share) + ("" if step is None else f" ({step})")
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _from_to(pair: Pair, digits: int) -> str:
-    return "-" if pair == (None, None) else f"{_number(pair[0], digits)} -> {_number(pair[1], digits)}"
 
 
 def _value(value: Any) -> str:

@@ -6,15 +6,15 @@ With c a completion, its prompt x, its group the completions of the same prompt:
                   human text has 0.04 and greedy loops 0.44 and more; under 4 tokens it is 0
     compression   mean over c of bytes / bytes left by zlib; one repeated character is 50 and more, prose 1 - 3
     goes_on       share of c that open a new problem or turn (see OPENER), or go on for more than TAIL characters after
-                  the first \boxed answer; what users of the reference implementation meet most
+                  the first \boxed answer; the most common failure with the reference implementation
     unanswered    share of c in which the task finds no answer; 1 for tasks that extract none, so only its change counts
     distinct      answers that differ, per group, as a share of its answered completions: 1 = all differ
     agreement     share of the answered completions of a group that give its most frequent answer
-    same_answer   share of the groups whose most frequent answer is the one most frequent over all groups
+    same_answer   share of the groups with the same most frequent answer
     prompt_use    mean over c of the share of the problem's words that c uses; templates count as well, so only its
-                  change counts. It falls when completions stop being about their problem, in whatever form
+                  change counts. It falls when completions are no longer about their problem
 
-What to watch: nothing here knows right from wrong. Answers are compared as text, `1/2` is not `0.5`.
+Nothing here distinguishes right from wrong. Answers are compared as text: `1/2` is not `0.5`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from statistics import fmean
 from typing import Any
 
 NGRAM = 4
-TAIL = 40  # characters but spaces: a full stop, a unit or a closing phrase may follow an answer
+TAIL = 40  # characters without spaces: a full stop, a unit or a closing phrase may follow an answer
 WORD = re.compile(r"\w+")
 BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
 OPENER = re.compile(
@@ -40,11 +40,11 @@ OPENER = re.compile(
 
 
 def measure_health(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Measures the health of a rollout; a measure with nothing to read is left out.
+    """Measures the health of a rollout; a measure without data is left out.
 
     Args:
-        rows: of a run folder's completions, whole groups one after the other: each with `prompt` (text or
-            conversation), `prompt_ids`, `completion`, `completion_ids` and `answer` (None where there is none).
+        rows: completions of a run folder, group by group: each has `prompt` (text or conversation), `prompt_ids`,
+            `completion`, `completion_ids` and `answer` (None where there is none).
 
     Example:
         >>> row = {"prompt": "2 + 2?", "prompt_ids": [5, 6], "completion": "It is 4.", "completion_ids": [7, 8]}
@@ -63,7 +63,7 @@ def measure_health(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def repetition(ids: Sequence[int]) -> float:
-    """Share of the 4-grams of some tokens that occurred before; 0 for fewer than 4 tokens.
+    """Computes the share of 4-grams that occurred before; 0 for fewer than 4 tokens.
 
     Example:
         >>> repetition([7, 7, 7, 7, 7, 7])
@@ -74,7 +74,7 @@ def repetition(ids: Sequence[int]) -> float:
 
 
 def compression(text: str) -> float:
-    """How many times smaller zlib makes a text, its header not counted; 1 for an empty one.
+    """Computes how many times smaller zlib makes a text, without its header; 1 for an empty one.
 
     Example:
         >>> compression("ha" * 500) > 50
@@ -86,7 +86,7 @@ def compression(text: str) -> float:
 
 
 def goes_on(text: str) -> bool:
-    r"""Whether a completion goes on after its answer, or opens a new problem or turn.
+    r"""Tells whether a completion goes on after its answer, or opens a new problem or turn.
 
     Example:
         >>> goes_on("It is \boxed{4}. Next problem: what is 5 + 5?")
@@ -100,7 +100,7 @@ def goes_on(text: str) -> bool:
 
 
 def _after_braces(text: str, start: int) -> str:
-    """What follows the brace that closes the one opened just before `start`; nothing where it stays open."""
+    """Returns the text after the brace that closes the one just before `start`; nothing where it stays open."""
     depth = 1
     for place in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[place], 0)
@@ -109,27 +109,24 @@ def _after_braces(text: str, start: int) -> str:
     return ""
 
 
-def problem_text(prompt: Any) -> str:
-    """The user's words of a prompt: the last message of a conversation, or a text as it is."""
-    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
-
-
 def _words_used(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     shares = []
     for row in rows:
-        asked = set(WORD.findall(problem_text(row["prompt"]).lower()))
-        if asked:
-            shares.append(len(asked & set(WORD.findall(row["completion"].lower()))) / len(asked))
+        prompt = row["prompt"]
+        problem = prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+        words = set(WORD.findall(problem.lower()))
+        if words:
+            shares.append(len(words & set(WORD.findall(row["completion"].lower()))) / len(words))
     return {"prompt_use": fmean(shares)} if shares else {}
 
 
 def groups(rows: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Rows of the same prompt that follow one another."""
+    """Groups neighbouring rows of the same prompt."""
     return [list(group) for _, group in groupby(rows, key=lambda row: tuple(row["prompt_ids"]))]
 
 
 def _answers(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """How groups agree with themselves and with one another; groups of one answer say nothing."""
+    """Measures agreement within and between groups; groups with fewer than two answers do not count."""
     counts = [Counter(row["answer"].strip() for row in group if row["answer"] is not None) for group in groups(rows)]
     counts = [count for count in counts if count.total() > 1]
     if not counts:

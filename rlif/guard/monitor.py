@@ -17,10 +17,10 @@ missing; the sign `unscorable` counts those. Policies act on an `alarm`; a `warn
                 `rollbacks` times; then stop. Without a healthy checkpoint, from the start
 
 A checkpoint is healthy if no alarm had been raised by then and no reading of an alarm's sign was beyond its limit.
-After the first alarm no checkpoint is healthy: without labels, a recovery looks like some collapses.
+After the first alarm no checkpoint is healthy: without labels, a recovery resembles some collapses.
 
-It misses wrong content in completions of the usual length, form and distance from the start. With training.beta 0, KL
-is not measured and its signs are off. Accuracy is not read. docs/log.md says how the limits were found;
+The guard misses wrong content in completions of the usual length, form and distance from the start. With training.beta
+0, KL is not measured and its signs are off. Accuracy is not read. docs/log.md describes how the limits were found;
 results/guard.md counts hits and false stops.
 """
 
@@ -36,12 +36,12 @@ from rlif.guard.limits import Guard
 from rlif.guard.signs import NON_FINITE, SIGNS, Reading, Severity
 
 FINITE = ("loss", "grad_norm", "kl", "entropy", "reward", "self_certainty")
-OF_SCORED = ("reward", "self_certainty")  # means over what could be scored, so none where nothing could
+SCORED = ("reward", "self_certainty")  # means over completions that could be scored
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A sign that was raised."""
+    """Holds a sign that was raised."""
 
     sign: str
     severity: Severity
@@ -63,15 +63,15 @@ class Alarm:
 
 @dataclass
 class Watch:
-    """The state of the monitor. All of it is JSON, so a checkpoint keeps it exactly.
+    """Holds the state of the monitor. All of it is JSON, so a checkpoint keeps it exactly.
 
     Attributes:
         first: the first observations of each metric.
-        recent: the last ones.
-        beyond: consecutive readings beyond (positive) or, of a raised sign, within (negative) the limit.
+        recent: its last observations.
+        beyond: consecutive readings beyond the limit (positive) or, of a raised sign, within it (negative).
         since: step of the first of them.
         raised: signs that are raised now.
-        alarm: the first alarm, as of whose `since` no checkpoint is healthy.
+        alarm: the first alarm; checkpoints are not healthy from its `since` on.
         healthy: step of the last healthy checkpoint.
     """
 
@@ -97,56 +97,52 @@ class Monitor:
         self.guard, self.watch = guard, Watch()
 
     def step(self, step: int, observed: Mapping[str, Any]) -> list[Alarm]:
-        """Gives the alarms that this step raises.
+        """Returns the alarms that a step raises.
 
         Args:
-            step: of the run; only increasing.
+            step: of the run, increasing from call to call.
             observed: metrics of the step by name, `rlif.guard.health` among them; missing ones are skipped.
         """
-        raised = self._not_finite(step, observed)
-        for metric in {sign.of for sign in SIGNS.values()} & set(observed):
-            value = observed[metric]
-            if is_number(value):
-                self._remember(metric, float(value))
+        watch = self.watch
+        raised = self._check_finite(step, observed)
+        numbers = {metric: value for metric, value in observed.items() if is_number(value)}
+        for metric in {sign.metric for sign in SIGNS.values()} & set(numbers):
+            first, recent = watch.first.setdefault(metric, []), watch.recent.setdefault(metric, [])
+            if len(first) < self.guard.start:
+                first.append(float(numbers[metric]))
+            recent.append(float(numbers[metric]))
+            del recent[: -self.guard.window]
         for name, sign in SIGNS.items():
-            limit, value = getattr(self.guard, name), observed.get(sign.of)
-            ready = len(self.watch.first.get(sign.of, ())) >= self.guard.start
-            if limit is not None and ready and is_number(value):
+            limit = getattr(self.guard, name)
+            if limit is not None and sign.metric in numbers and len(watch.first[sign.metric]) >= self.guard.start:
                 raised += self._compare(step, name, limit)
         alarms = sorted((alarm for alarm in raised if alarm.severity == "alarm"), key=lambda alarm: alarm.since)
-        if self.watch.alarm is None and alarms:
-            self.watch.alarm = asdict(alarms[0])
+        if watch.alarm is None and alarms:
+            watch.alarm = asdict(alarms[0])
         return raised
 
     @property
     def alarm(self) -> Alarm | None:
-        """The first alarm of the run, what the policies act on."""
+        """Returns the first alarm of the run, on which the policies act."""
         return Alarm(**self.watch.alarm) if self.watch.alarm else None
 
     def is_healthy(self) -> bool:
-        """Whether a checkpoint taken now is healthy."""
-        pending = (name for name, count in self.watch.beyond.items() if count > 0 and name in SIGNS)
-        return self.watch.alarm is None and not any(SIGNS[name].severity == "alarm" for name in pending)
+        """Tells whether a checkpoint taken now is healthy."""
+        beyond = (name for name, count in self.watch.beyond.items() if count > 0)
+        return self.watch.alarm is None and not any(SIGNS[name].severity == "alarm" for name in beyond if name in SIGNS)
 
     def state(self) -> dict[str, Any]:
-        """Gives the state as JSON."""
+        """Returns the state as JSON."""
         return asdict(self.watch)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state` gave."""
+        """Restores what `state` returned."""
         self.watch = Watch(**state)
-
-    def _remember(self, metric: str, value: float) -> None:
-        first, recent = self.watch.first.setdefault(metric, []), self.watch.recent.setdefault(metric, [])
-        if len(first) < self.guard.start:
-            first.append(value)
-        recent.append(value)
-        del recent[: -self.guard.window]
 
     def _compare(self, step: int, name: str, limit: float) -> list[Alarm]:
         """Counts consecutive readings on the other side of the limit than the sign's present state."""
         watch, sign = self.watch, SIGNS[name]
-        recent, start = watch.recent[sign.of], fmean(watch.first[sign.of])
+        recent, start = watch.recent[sign.metric], fmean(watch.first[sign.metric])
         spreads = watch.first.get("reward_spread")
         reading = Reading(fmean(recent), start, tuple(recent), fmean(spreads) if spreads else None)
         value = sign.compare(reading)
@@ -169,55 +165,50 @@ class Monitor:
             return []
         watch.raised.append(name)
         seen = sign.seen.format(value=value, reading=reading.value, start=start, limit=limit)
-        since = watch.since[name]
-        return [Alarm(name, sign.severity, step, since, value, limit, seen, sign.cause, sign.remedy)]
+        return [Alarm(name, sign.severity, step, watch.since[name], value, limit, seen, sign.cause, sign.remedy)]
 
-    def _not_finite(self, step: int, observed: Mapping[str, Any]) -> list[Alarm]:
-        name = "non_finite"
-        broken = [
-            key
-            for key in FINITE
-            if key in observed and not is_number(observed[key]) and not _is_empty_mean(key, observed)
-        ]
+    def _check_finite(self, step: int, observed: Mapping[str, Any]) -> list[Alarm]:
+        name, sign, raised = "non_finite", NON_FINITE, self.watch.raised
+        known = (metric for metric in FINITE if metric in observed and not _is_empty_mean(metric, observed))
+        broken = [metric for metric in known if not is_number(observed[metric])]
+        if bool(broken) == (name in raised):
+            return []
         if not broken:
-            if name in self.watch.raised:
-                self.watch.raised.remove(name)
+            raised.remove(name)
             return []
-        if name in self.watch.raised:
-            return []
-        self.watch.raised.append(name)
-        sign = NON_FINITE
+        raised.append(name)
         seen = sign.seen.format(names=" and ".join(broken))
         return [Alarm(name, sign.severity, step, step, None, None, seen, sign.cause, sign.remedy)]
 
 
 def _is_empty_mean(metric: str, observed: Mapping[str, Any]) -> bool:
-    """Whether it is missing because not one completion could be scored, as where all are truncated and masked."""
-    nothing = 1 in (observed.get("unscorable"), observed.get(f"{metric}_unscorable"))
+    """Tells whether a mean is missing since no completion could be scored, e.g. all are truncated and masked."""
+    unscored = 1 in (observed.get("unscorable"), observed.get(f"{metric}_unscorable"))
     value = observed[metric]
-    return metric in OF_SCORED and nothing and (value is None or value != value)
+    return metric in SCORED and unscored and (value is None or value != value)
 
 
 def replay(
     guard: Guard, metrics: Iterable[Mapping[str, Any]], rollouts: Mapping[int, Mapping[str, float]] | None = None
 ) -> list[Alarm]:
-    """Gives the alarms that a guard would have raised over the metrics of a run folder.
+    """Returns the alarms that a guard would have raised over the metrics of a run folder.
 
     Args:
         guard: policy and limits.
         metrics: rows of `Run.metrics`, in order.
-        rollouts: `rlif.guard.health` by step, for runs whose metrics do not hold them.
+        rollouts: `rlif.guard.health` by step, for runs whose metrics lack it.
 
     Example:
         >>> from rlif.runs.folder import Run
         >>> replay(Guard(), Run.open("runs/demo-collapse").metrics())[0].sign
         'kl'
     """
-    return _play(Monitor(guard), metrics, rollouts or {})
+    monitor, rollouts = Monitor(guard), rollouts or {}
+    return [alarm for row in metrics for alarm in monitor.step(row["step"], {**rollouts.get(row["step"], {}), **row})]
 
 
 def uncleared_alarms(guard: Guard, metrics: Iterable[Mapping[str, Any]]) -> list[Alarm]:
-    """Gives the alarms of `replay` that are still raised at the end.
+    """Returns the alarms of `replay` that are still raised at the end.
 
     Example:
         >>> from rlif.runs.folder import Run
@@ -225,11 +216,5 @@ def uncleared_alarms(guard: Guard, metrics: Iterable[Mapping[str, Any]]) -> list
         []
     """
     monitor = Monitor(guard)
-    latest = {alarm.sign: alarm for alarm in _play(monitor, metrics, {})}
+    latest = {alarm.sign: alarm for row in metrics for alarm in monitor.step(row["step"], row)}
     return [latest[sign] for sign in monitor.watch.raised]
-
-
-def _play(
-    monitor: Monitor, metrics: Iterable[Mapping[str, Any]], rollouts: Mapping[int, Mapping[str, float]]
-) -> list[Alarm]:
-    return [alarm for row in metrics for alarm in monitor.step(row["step"], {**rollouts.get(row["step"], {}), **row})]

@@ -1,8 +1,7 @@
-"""The signs that the guard watches: what each reads, what it means when it is beyond its limit, and what to try.
+"""Defines the signs that the guard watches: what each reads, its usual cause and what to try.
 
-A sign is a metric of the run folder and a comparison of its reading with its start; the limits are the recipe's, see
-`rlif.guard.limits.Guard`. An `alarm` is what policies act on, a `warning` is only said: signs that healthy runs
-show as well.
+A sign compares the reading of a logged metric with its start; the limits are the recipe's, see
+`rlif.guard.limits.Guard`. Policies act on an `alarm`. A `warning` is only logged: healthy runs raise it as well.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ Severity = Literal["alarm", "warning"]
 
 @dataclass(frozen=True)
 class Reading:
-    """A metric now and at its start.
+    """Holds a metric now and at its start.
 
     Attributes:
         value: mean of the last observations.
         start: mean of the first ones.
-        recent: the last observations themselves, oldest first.
+        recent: the last observations, oldest first.
         spread: of the reward within groups, at the start; None where it is not logged.
     """
 
@@ -33,16 +32,16 @@ class Reading:
 
 @dataclass(frozen=True)
 class Sign:
-    """One monitor: what is observed, how a reading is compared with the start, and what it means.
+    """Describes a sign.
 
     Attributes:
-        of: the metric that is read.
-        compare: the number that is held against the limit.
+        metric: what is read.
+        compare: computes the number that is compared with the limit.
         beyond: +1 where more than the limit is bad, -1 where less is.
-        seen: what to say, a format of `value`, `reading`, `start` and `limit`.
+        seen: the message, a format of `value`, `reading`, `start` and `limit`.
     """
 
-    of: str
+    metric: str
     compare: Callable[[Reading], float]
     beyond: int
     severity: Severity
@@ -84,31 +83,31 @@ SIGNS: dict[str, Sign] = {
     "kl_slope": Sign(
         "kl", _slope, +1, "alarm",
         "KL to the start grows by {value:.3g} nats per token and step, above {limit:g}",
-        "the policy is running away: learning rate too high or beta too low",
+        "the policy diverges: learning rate too high or beta too low",
         "a lower training.learning_rate, a larger training.beta, more warm-up",
     ),
     "entropy_low": Sign(
         "entropy", _ratio, -1, "warning",
         "entropy is {reading:.3g} nats, {value:.1%} of its start ({start:.3g})",
-        "sampling hardly explores any more",
+        "sampling hardly explores",
         "stop here, or raise training.beta or the temperature",
     ),
     "entropy_high": Sign(
         "entropy", _ratio, +1, "alarm",
         "entropy is {reading:.3g} nats, {value:.1f} times its start ({start:.3g})",
-        "the policy is coming apart: learning rate too high",
+        "the policy diverges: learning rate too high",
         "a lower training.learning_rate, a smaller training.max_grad_norm",
     ),
     "certainty": Sign(
         "self_certainty", _spreads, +1, "warning",
         "self-certainty is {reading:.3g}, {value:.1f} spreads above its start ({start:.3g})",
-        "far more sure than any completion was at the start; healthy runs get there too, collapsing ones sooner",
-        "look at completions and at the other signs; a larger training.beta",
+        "far surer than any completion at the start; healthy runs get there too, collapsing ones sooner",
+        "read completions and the other signs; a larger training.beta",
     ),
     "longer": Sign(
         "completion_length", _ratio, +1, "alarm",
         "completions have {reading:.0f} tokens, {value:.1f} times those of the start ({start:.0f})",
-        "confidence is collected by text that adds nothing: a second problem, a loop, an ending that is never sampled",
+        "text that adds nothing earns confidence: a second problem, a loop, an ending that is never sampled",
         "check the stop token and the prompt, annotator online, a larger training.beta",
     ),
     "shorter": Sign(
@@ -145,36 +144,36 @@ SIGNS: dict[str, Sign] = {
         "unanswered", _rise, +1, "alarm",
         "{reading:.0%} of completions have no answer, {start:.0%} at the start",
         "the form of the task is lost",
-        "a lower training.learning_rate, a larger training.beta; look at completions",
+        "a lower training.learning_rate, a larger training.beta; read completions",
     ),
     "same_answer": Sign(
         "same_answer", _rise, +1, "alarm",
         "{reading:.0%} of problems get the same answer, {start:.0%} at the start",
-        "one answer is certain whatever is asked",
+        "one answer is certain for every problem",
         "a larger training.beta, more problems_per_update",
     ),
     "distinct": Sign(
         "distinct", _level, -1, "warning",
         "groups agree with themselves: {value:.1%} of their answers differ",
-        "nothing is left to choose between within groups, or everything is answered alike",
+        "completions of a group no longer differ, or all problems get the same answer",
         "stop here; more training.num_generations or a higher temperature for more variety; harder problems",
     ),
     "prompt_use": Sign(
         "prompt_use", _ratio, -1, "alarm",
         "completions use {reading:.0%} of their problem's words, {start:.0%} at the start",
         "completions are no longer about their problem",
-        "a larger training.beta, a lower training.learning_rate; look at completions",
+        "a larger training.beta, a lower training.learning_rate; read completions",
     ),
     "spread": Sign(
         "reward_spread", _ratio, -1, "alarm",
         "the spread of the reward within groups is {value:.1%} of its start",
-        "every completion is as sure as the next, so only noise is rewarded; going on from here is what collapses",
+        "all completions are equally sure, so only noise is rewarded; training on leads to collapse",
         "take the model as it is; more training.num_generations, harder problems, normalisation group_std_floor",
     ),
     "grad_norm": Sign(
         "grad_norm", _ratio, +1, "warning",
         "the gradient norm is {reading:.3g}, {value:.1f} times its start ({start:.3g})",
-        "a few completions dominate the update, or the policy is coming apart",
+        "a few completions dominate the update, or the policy diverges",
         "a smaller training.max_grad_norm, a lower training.learning_rate",
     ),
     "unscorable": Sign(

@@ -251,7 +251,7 @@ def accuracy_collapse(shares: Mapping[int, Interval]) -> Collapse | None:
 
 def label_free_collapse(metrics: Mapping[str, np.ndarray]) -> Collapse | None:
     """Finds the step from which on a sign without gold answers holds until the end; see the module."""
-    read = {SIGNS[sign].of for sign in COMPLETION_SIGNS} | {"reward"}
+    read = {SIGNS[sign].metric for sign in COMPLETION_SIGNS} | {"reward"}
     columns = {name: metrics[name] for name in read & set(metrics) if not np.isnan(metrics[name]).all()}
     rows = [
         {"step": int(step)}

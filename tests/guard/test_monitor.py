@@ -47,7 +47,7 @@ def raised(monitor: Monitor, rows: list[dict], first: int = 1) -> list:
 
 def test_every_sign_is_tested_here():
     assert set(LIMITS) == set(SIGNS) - {"kl_slope"}
-    assert {metric for metric, _, _ in LIMITS.values()} == {sign.of for sign in SIGNS.values()} <= set(HEALTHY)
+    assert {metric for metric, _, _ in LIMITS.values()} == {sign.metric for sign in SIGNS.values()} <= set(HEALTHY)
 
 
 @pytest.mark.parametrize("sign", LIMITS)

@@ -4,8 +4,7 @@ In reading order:
 
     page          writes the HTML page; the front door, `rlif.report`
     analysis      computes the numbers: separation, calibration, accuracy, collapse, drift
-    verdict       describes in one sentence what became of a run
-    reported      names and analyses the runs of a report, once for all of its parts
+    verdict       analyses each run once for all parts of the page, and describes it in one sentence
     sections      the table of sections; each chooses its figures
     figures       draws figures as SVG for the page, and as .svg and .png files
     completions   selects the sampled completions that the page holds

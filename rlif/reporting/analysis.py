@@ -84,20 +84,19 @@ def separation(certainty: Sequence[float], right: Sequence[bool]) -> Separation 
         >>> separation([3.0, 2.0, 1.0], [True, True, False]).auroc
         1.0
     """
-    from scipy.stats import mannwhitneyu
+    from scipy.stats import mannwhitneyu, rankdata, tiecorrect
 
     values, verdicts = np.asarray(certainty, float), np.asarray(right, bool)
     sure, unsure = values[verdicts], values[~verdicts]
     n, pairs = len(values), len(sure) * len(unsure)
     if not pairs:
         return None
-    ties = np.unique(values, return_counts=True)[1].astype(float)
-    if len(ties) == 1:
+    ties = float(tiecorrect(rankdata(values)))
+    if not ties:
         return Separation(len(sure), len(unsure), u=pairs / 2, p=1.0, r=0.0, auroc=0.5)
     test = mannwhitneyu(sure, unsure, alternative="greater")  # exact for small groups without ties
     u = float(test.statistic)
-    variance = pairs / 12 * ((n + 1) - float((ties**3 - ties).sum()) / (n * (n - 1)))
-    z = (u - pairs / 2) / math.sqrt(variance)
+    z = (u - pairs / 2) / math.sqrt(ties * pairs * (n + 1) / 12)
     return Separation(len(sure), len(unsure), u, float(test.pvalue), z / math.sqrt(n), u / pairs)
 
 
@@ -134,14 +133,13 @@ def calibration(certainty: Sequence[float], right: Sequence[bool], bins: int = 1
         >>> calibration([1.0, 2.0, 3.0, 4.0], [False, False, True, True], bins=2).bins[1].accuracy
         1.0
     """
-    from scipy.stats import rankdata
+    from scipy.stats import linregress, rankdata
 
     values, verdicts = np.asarray(certainty, float), np.asarray(right, bool)
     if len(np.unique(values)) < 2:
         return None
     ranks = (rankdata(values) - 0.5) / len(values)
-    centred = ranks - ranks.mean()
-    slope = float((centred * (verdicts - verdicts.mean())).sum() / (centred**2).sum())
+    slope = float(linregress(ranks, verdicts.astype(float)).slope)
     order = np.argsort(values, kind="stable")
     parts = [part for part in np.array_split(order, min(bins, len(values))) if len(part)]
     found = [
@@ -280,3 +278,9 @@ def tokens_per_second(metrics: Mapping[str, np.ndarray]) -> np.ndarray | None:
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = tokens / (metrics["step_seconds"] * steps)
     return np.where(np.isfinite(rate) & (rate >= 0), rate, np.nan)
+
+
+def spread(steps: Sequence[int], most: int) -> list[int]:
+    """Selects at most `most` steps, evenly spaced, first and last included."""
+    places = np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))
+    return [steps[place] for place in places]

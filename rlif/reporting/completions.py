@@ -15,7 +15,8 @@ import numpy as np
 
 from rlif.files.atomic import is_number
 from rlif.files.jsonl import Row
-from rlif.reporting.reported import ReportedRun, label, spread
+from rlif.reporting.analysis import spread
+from rlif.reporting.verdict import ReportedRun, label
 
 STEPS = 24  # of all runs together, but at least 4 of each
 RUNS = 16

@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any
 from rlif.errors import MachineError, RecipeError
 from rlif.files.atomic import is_number
 from rlif.reporting import analysis
-from rlif.reporting.reported import ReportedRun, reported_runs
-from rlif.reporting.verdict import verdict
+from rlif.reporting.verdict import ReportedRun, reported_runs
 from rlif.runs.history import History, read_history
 from rlif.version import __version__
 
@@ -33,12 +32,6 @@ if TYPE_CHECKING:
 
 ABOUT = ("task", "algorithm", "reward", "annotator", "normalisation", "model", "seed", "dtype", "problems_per_update")
 TRAINING = ("learning_rate", "beta", "num_generations", "temperature", "max_completion_length", "max_steps")
-
-
-def check_installed() -> None:
-    """Raises a MachineError where matplotlib or jinja2 is not installed."""
-    if not all(importlib.util.find_spec(package) for package in ("matplotlib", "jinja2")):
-        raise MachineError("a report needs matplotlib and jinja2: pip install 'rlif[report]'.")
 
 
 def report(
@@ -63,7 +56,8 @@ def report(
         >>> rlif.report(["runs/demo"])[1]
         ['Learned: accuracy on clock rose from 10.2% to 92.6%, self-certainty went from 6.00 to 6.27 nats.']
     """
-    check_installed()
+    if not all(importlib.util.find_spec(package) for package in ("matplotlib", "jinja2")):
+        raise MachineError("a report needs matplotlib and jinja2: pip install 'rlif[report]'.")
     from rlif.reporting.figures import save
     from rlif.reporting.sections import sections
 
@@ -83,7 +77,7 @@ def report(
                     save(figure, Path(figures))
     except OSError as error:
         raise MachineError(f"cannot write {error.filename or place}: {error.strerror}.") from error
-    return place, [verdict(history) for history in histories]
+    return place, [run.verdict for run in reported]
 
 
 def page(runs: Sequence[ReportedRun], sections: Sequence[Section]) -> str:
@@ -137,7 +131,7 @@ def _header(run: ReportedRun, colour: str) -> dict[str, Any]:
         "name": run.name,
         "annotator": run.annotator,
         "colour": colour,
-        "verdict": verdict(run.history),
+        "verdict": run.verdict,
         "collapse": f"Marked as collapsed from step {fallen.step} on: {fallen.sign}." if fallen else "",
         "facts": list(_facts(run.history)),
         "recipe": written.getvalue(),
@@ -172,13 +166,12 @@ def _facts(history: History) -> Iterator[tuple[str, str]]:
 
 def _early(runs: Sequence[ReportedRun]) -> Iterator[dict[str, Any]]:
     for run in runs:
-        for task, evaluations in run.history.evaluations.items():
-            found = analysis.early_learning(analysis.accuracies(evaluations))
-            if found:
-                role = " (trained on)" if task == run.trained else ""
-                yield {"run": run.name, "task": task + role, "n": found["start"][1].n} | {
-                    when: f"{share} (step {step})" for when, (step, share) in found.items()
-                }
+        for task, shares in run.accuracies.items():
+            found = analysis.early_learning(shares)
+            role = " (trained on)" if task == run.trained else ""
+            yield {"run": run.name, "task": task + role, "n": found["start"][1].n} | {
+                when: f"{share} (step {step})" for when, (step, share) in found.items()
+            }
 
 
 def _separation(runs: Sequence[ReportedRun]) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ import numpy as np
 from rlif.files.atomic import is_number
 from rlif.reporting import analysis
 from rlif.reporting.figures import Figure, Line, calibrations, curves, histograms, stacks
-from rlif.reporting.reported import ReportedRun, label, spread
+from rlif.reporting.verdict import ReportedRun, label
 from rlif.runs.history import History
 
 Runs = Sequence[ReportedRun]
@@ -105,8 +105,7 @@ def _accuracy(runs: Runs) -> Iterator[Figure]:
     for task in _tasks(runs):
         lines = []
         for run in runs:
-            shares = analysis.accuracies(run.history.evaluations.get(task, {}))
-            if shares:
+            if shares := run.accuracies.get(task):
                 mean, low, high = (np.array([getattr(s, k) for s in shares.values()]) for k in ("mean", "low", "high"))
                 lines.append(_line(run, np.array(list(shares), float), mean, low, high))
         if lines:
@@ -179,7 +178,7 @@ def _answers(runs: Runs) -> Iterator[Figure]:
         kept = (list(history.completions), partial(history.read_completions, limit=64))
         sources.append((_slug("answers", "training", run.number), "Answers in training, sampled", *kept))
         for key, title, steps, read in sources:
-            counts = {step: analysis.answer_types(read(step)) for step in spread(steps, MOST_EVALUATIONS)}
+            counts = {step: analysis.answer_types(read(step)) for step in analysis.spread(steps, MOST_EVALUATIONS)}
             if any(sum(kinds.values()) for kinds in counts.values()):
                 yield stacks(key, title + several, counts)
 
@@ -188,9 +187,9 @@ def _separation(runs: Runs) -> Iterator[Figure]:
     for run in runs:
         several = f", {run.name}" if len(runs) > 1 else ""
         for task in _tasks([run])[:MOST_PER_RUN]:
-            if run.graded[task]:
+            if evaluations := run.graded.get(task):
                 title = f"self-certainty on {label(task)}{several}"
-                yield histograms(_slug("separation", task, run.number), title, run.graded[task])
+                yield histograms(_slug("separation", task, run.number), title, evaluations)
 
 
 def _calibration(runs: Runs) -> Iterator[Figure]:

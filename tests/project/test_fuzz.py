@@ -23,8 +23,7 @@ from rlif.evaluation.grid import candidates, read_records
 from rlif.evaluation.records import Records
 from rlif.files.tables import read_rows
 from rlif.reporting.completions import completions_data
-from rlif.reporting.reported import reported_runs
-from rlif.reporting.verdict import verdict
+from rlif.reporting.verdict import reported_runs
 from rlif.runs.checkpoints import damage, in_order, prune, seal
 from rlif.runs.folder import Run
 from rlif.runs.history import read_history
@@ -232,7 +231,7 @@ def test_what_reports_and_comparisons_read(name, fuzz, run):
     def read(data):
         (run.path / name).write_bytes(data)
         for reader in (
-            lambda: verdict(read_history(run.path)),
+            lambda: reported_runs([read_history(run.path)])[0].verdict,
             lambda: completions_data(reported_runs([read_history(run.path)])),
             lambda: summarise_run(run.path),
         ):

@@ -19,7 +19,7 @@ import rlif
 from rlif.reporting import completions, sections
 from rlif.reporting.figures import POINTS, Line, save, svg, thinned
 from rlif.reporting.page import report, safe_json
-from rlif.reporting.reported import reported_runs
+from rlif.reporting.verdict import reported_runs
 from rlif.runs.history import read_history
 
 

@@ -10,7 +10,7 @@ import pytest
 from support.folders import make_run, metrics_row, write_json, write_lines
 
 import rlif
-from rlif.reporting.verdict import collapse, verdict
+from rlif.reporting.verdict import reported_runs
 from rlif.runs.history import read_history
 
 
@@ -77,7 +77,7 @@ def test_what_is_missing_is_said(run):
     said = " ".join(history.notes)
     for words in ("environment.json is missing", "No step was logged", "no summary", "No completions", "not monitored"):
         assert words in said
-    assert verdict(history).startswith("Nothing was logged")
+    assert reported_runs([history])[0].verdict.startswith("Nothing was logged")
 
 
 def test_unreadable_files_are_said(run):
@@ -132,11 +132,11 @@ def test_no_run_folder(tmp_path):
     ],
 )
 def test_verdicts(tmp_path, settings, begins):
-    assert verdict(read_history(make_run(tmp_path / "run", **settings))).startswith(begins)
+    assert reported_runs([read_history(make_run(tmp_path / "run", **settings))])[0].verdict.startswith(begins)
 
 
 def test_the_collapse_is_that_of_the_task_trained_on(tmp_path):
     history = read_history(make_run(tmp_path / "run", collapse=True))
-    found = collapse(history)
+    found = reported_runs([history])[0].collapse
     assert found is not None and found.step == 8
-    assert collapse(read_history(make_run(tmp_path / "healthy"))) is None
+    assert reported_runs([read_history(make_run(tmp_path / "healthy"))])[0].collapse is None

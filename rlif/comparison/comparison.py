@@ -101,11 +101,7 @@ def compare(
 
 
 def read_runs(path: Path) -> tuple[list[RunSummary], dict[str, str | None]] | None:
-    """Reads the runs at a path, and how a file was made; None for a recipe, which has to run first.
-
-    Raises:
-        DataError: the folder holds no run, or the file cannot be read.
-    """
+    """Reads the runs at a path, and how a file was made; None for a recipe, which has to run first."""
     if path.suffix == ".json" and path.is_file():
         return read_summaries(path)
     if not path.is_dir():

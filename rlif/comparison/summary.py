@@ -149,11 +149,7 @@ def summarise_run(path: str | Path, method: str | None = None) -> RunSummary:
 
 
 def whole_recipe(run: Run) -> Row:
-    """Reads the recipe of a run, with today's defaults for keys that are newer than it.
-
-    Raises:
-        DataError: this version cannot read it.
-    """
+    """Reads the recipe of a run, with today's defaults for keys that are newer than it."""
     try:
         recipe = run.recipe()
     except RlifError as error:

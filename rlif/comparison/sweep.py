@@ -54,13 +54,11 @@ def run_sweep(
     """Makes the missing runs and reads all of them.
 
     A run that ends in an RlifError is recorded as failed, and the others continue.
+    An unknown name in a recipe is refused before anything runs.
 
     Args:
         runs: from `plan_sweep`.
         say: called with a line about each run.
-
-    Raises:
-        RecipeError: a recipe has an unknown name; nothing has run then.
     """
     if not all(_is_finished(recipe) for recipe in runs.values()):
         from rlif.training.prepare import check_names

@@ -34,12 +34,7 @@ LEGEND = (
 
 
 def write(comparison: Comparison, path: Path) -> None:
-    """Writes a comparison in the format that the file's suffix names.
-
-    Raises:
-        RecipeError: a suffix other than .md, .csv or .json.
-        MachineError: the file cannot be written.
-    """
+    """Writes a comparison in the format that the file's suffix names; raises a MachineError where it cannot."""
     text = format_of(path)(comparison)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,11 +42,7 @@ def write(comparison: Comparison, path: Path) -> None:
 
 
 def format_of(path: Path) -> Callable[[Comparison], str]:
-    """Finds the function that formats files with this suffix.
-
-    Raises:
-        RecipeError: there is none.
-    """
+    """Finds the function that formats files with this suffix; raises a RecipeError where there is none."""
     if path.suffix not in FORMATS:
         raise RecipeError(f"cannot tell the format of {path}; its name has to end with {', '.join(FORMATS)}.")
     return FORMATS[path.suffix]
@@ -98,8 +89,13 @@ def markdown(comparison: Comparison) -> str:
     if comparison.notes:
         parts += [[f"- {note}" for note in comparison.notes]]
     if len(methods) > 1:
-        parts += [["## One recipe apart"], _recipes(comparison)]
-    parts += [["## Each seed"], ["Accuracy with its 95 % interval over problems, and the step."], _each(comparison)]
+        base, changes = recipe_differences(comparison)
+        rows = [[method, "; ".join(f"`{change}`" for change in changed)] for method, changed in changes.items()]
+        parts += [["## One recipe apart"], _table(["method", f"its recipe, where it is not that of {base}"], rows)]
+    headings = ["task", "method", "seed", *(heading for heading in HEADINGS[2:] if heading != "change")]
+    rows = [[row.task or "-", row.method, *_outcome(outcome)] for row in comparison.rows for outcome in row.outcomes]
+    parts += [["## Each seed"], ["Accuracy with its 95 % interval over problems, and the step."]]
+    parts += [_table(headings, rows)]
     text = "\n\n".join("\n".join(lines) for lines in parts)
     return f"{text}\n\n" + "".join(f"{line}\n" for line in _machines(comparison))
 
@@ -111,9 +107,7 @@ def comma_separated(comparison: Comparison) -> str:
     writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow(
-            {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in row.items()}
-        )
+        writer.writerow({key: " ".join(map(str, v)) if isinstance(v, list) else v for key, v in row.items()})
     return file.getvalue()
 
 
@@ -195,12 +189,6 @@ def _title(task: str | None, rows: Sequence[Row]) -> str:
     return task if len(trained) > 1 else f"{task} ({'trained on' if trained == {True} else 'never trained on'})"
 
 
-def _each(comparison: Comparison) -> list[str]:
-    headings = ["task", "method", "seed", *(heading for heading in HEADINGS[2:] if heading != "change")]
-    rows = [[row.task or "-", row.method, *_outcome(outcome)] for row in comparison.rows for outcome in row.outcomes]
-    return _table(headings, rows)
-
-
 def _outcome(outcome: Outcome) -> list[str]:
     if not outcome.counts:
         return [str(outcome.seed), "-", outcome.reason, *["-"] * 7]
@@ -215,12 +203,6 @@ def _outcome(outcome: Outcome) -> list[str]:
         "no" if outcome.collapsed is None else str(outcome.collapsed),
         f"{alarm.sign} {alarm.step}" if alarm else "no" if outcome.watched else "-",
     ]
-
-
-def _recipes(comparison: Comparison) -> list[str]:
-    base, changes = recipe_differences(comparison)
-    rows = [[method, "; ".join(f"`{change}`" for change in changed)] for method, changed in changes.items()]
-    return _table(["method", f"its recipe, where it is not that of {base}"], rows)
 
 
 def _machines(comparison: Comparison) -> list[str]:

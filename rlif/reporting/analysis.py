@@ -118,7 +118,6 @@ class Bin:
 class Calibration:
     """Holds how well confidence predicts correctness: the slope of accuracy by rank, and the bins."""
 
-    n: int
     slope: float
     bins: list[Bin]
 
@@ -140,12 +139,9 @@ def calibration(certainty: Sequence[float], right: Sequence[bool], bins: int = 1
         return None
     ranks = (rankdata(values) - 0.5) / len(values)
     slope = float(linregress(ranks, verdicts.astype(float)).slope)
-    order = np.argsort(values, kind="stable")
-    parts = [part for part in np.array_split(order, min(bins, len(values))) if len(part)]
-    found = [
-        Bin(float(values[part[0]]), float(values[part[-1]]), len(part), int(verdicts[part].sum())) for part in parts
-    ]
-    return Calibration(len(values), slope, found)
+    parts = np.array_split(np.argsort(values, kind="stable"), min(bins, len(values)))
+    found = [Bin(*values[part[[0, -1]]].tolist(), len(part), int(verdicts[part].sum())) for part in parts]
+    return Calibration(slope, found)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from rlif.errors import RlifError
+
+logger = logging.getLogger(__name__)
 
 
 def report(
@@ -41,10 +47,13 @@ def watch(
 
 
 def report_of(run: Path) -> str:
-    """Writes the report of a run that has just ended; returns one line that says where it is, or why there is none."""
+    """Writes the report of a run that has just ended; returns a line with its path, or why there is none."""
     from rlif.reporting.page import report as write
 
     try:
         return f"the report: {write([run])[0]}"
-    except Exception as error:  # the run is finished and saved; a page that fails must not turn its exit code
+    except RlifError as error:
         return f"no report: {error}"
+    except Exception:  # a mistake of ours; the finished run is saved, so it must not change the exit code
+        logger.exception("writing the report failed; this is a mistake of rlif.")
+        return f"no report: rlif failed to write it; `rlif report {shlex.quote(str(run))}` tries again."

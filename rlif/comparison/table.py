@@ -20,7 +20,7 @@ from rlif.errors import RecipeError
 from rlif.files.atomic import replace_file, writing
 from rlif.intervals import Interval
 
-HEADINGS = (
+HEADINGS: tuple[str, ...] = (
     "method", "seeds", "n", "start", "best", "end", "change", "tokens", "KL", "nats", "collapsed", "alarm"
 )  # fmt: skip
 LEGEND = (

@@ -46,23 +46,39 @@ class Guard(BaseModel):
     prompt_check: int = Field(default=8, ge=0)
     """Prompts that are completed and checked before step 1; 0 for none."""
 
-    kl: Positive = Field(0.045, description="Nats per token from the start.")
-    kl_slope: Positive = Field(0.01, description="Nats per token and logged step, over the window.")
-    entropy_low: Positive = Field(0.05, description="Share of the start.")
-    entropy_high: Positive = Field(2.0, description="Multiple of the start.")
-    certainty: Positive = Field(
-        3.0, description="Self-certainty above its start, in spreads within groups at the start."
-    )
-    longer: AboveOne = Field(4.0, description="Completion length, multiple of the start.")
-    shorter: Share = Field(0.25, description="Completion length, share of the start.")
-    truncated: Positive = Field(0.4, description="Truncated share above its start.")
-    repetition: Positive = Field(0.2, description="Repeated 4-grams above their start, see `rlif.guard.health`.")
-    compression: AboveOne = Field(2.0, description="Multiple of the start.")
-    goes_on: Positive = Field(0.3, description="Share of completions that go on after their answer, above its start.")
-    unanswered: Positive = Field(0.3, description="Share of completions without an answer, above its start.")
-    same_answer: Positive = Field(0.4, description="Share of problems that get the commonest answer, above its start.")
-    distinct: Positive = Field(0.02, description="Distinct answers per group; below this, groups no longer disagree.")
-    prompt_use: Share = Field(0.5, description="Words of the problem that completions use, share of the start.")
-    spread: Positive = Field(0.05, description="Spread of the reward within groups, share of the start.")
-    grad_norm: AboveOne = Field(10.0, description="Multiple of the start.")
-    unscorable: Positive = Field(0.5, description="Share of completions without a reward.")
+    kl: Positive = 0.045
+    """Nats per token from the start."""
+    kl_slope: Positive = 0.01
+    """Nats per token and logged step, over the window."""
+    entropy_low: Positive = 0.05
+    """Share of the start."""
+    entropy_high: Positive = 2.0
+    """Multiple of the start."""
+    certainty: Positive = 3.0
+    """Self-certainty above its start, in spreads within groups at the start."""
+    longer: AboveOne = 4.0
+    """Completion length, multiple of the start."""
+    shorter: Share = 0.25
+    """Completion length, share of the start."""
+    truncated: Positive = 0.4
+    """Truncated share above its start."""
+    repetition: Positive = 0.2
+    """Repeated 4-grams above their start, see `rlif.guard.health`."""
+    compression: AboveOne = 2.0
+    """Multiple of the start."""
+    goes_on: Positive = 0.3
+    """Share of completions that go on after their answer, above its start."""
+    unanswered: Positive = 0.3
+    """Share of completions without an answer, above its start."""
+    same_answer: Positive = 0.4
+    """Share of problems that get the commonest answer, above its start."""
+    distinct: Positive = 0.02
+    """Distinct answers per group; below this, groups no longer disagree."""
+    prompt_use: Share = 0.5
+    """Words of the problem that completions use, share of the start."""
+    spread: Positive = 0.05
+    """Spread of the reward within groups, share of the start."""
+    grad_norm: AboveOne = 10.0
+    """Multiple of the start."""
+    unscorable: Positive = 0.5
+    """Share of completions without a reward."""

@@ -132,15 +132,17 @@ def calibration(certainty: Sequence[float], right: Sequence[bool], bins: int = 1
         >>> calibration([1.0, 2.0, 3.0, 4.0], [False, False, True, True], bins=2).bins[1].accuracy
         1.0
     """
-    from scipy.stats import linregress, rankdata
+    from scipy.stats import rankdata
 
     values, verdicts = np.asarray(certainty, float), np.asarray(right, bool)
     if len(np.unique(values)) < 2:
         return None
     ranks = (rankdata(values) - 0.5) / len(values)
-    slope = float(linregress(ranks, verdicts.astype(float)).slope)
+    slope = float(np.cov(ranks, verdicts)[0, 1] / np.var(ranks, ddof=1))
     parts = np.array_split(np.argsort(values, kind="stable"), min(bins, len(values)))
-    found = [Bin(*values[part[[0, -1]]].tolist(), len(part), int(verdicts[part].sum())) for part in parts]
+    found = [
+        Bin(float(values[part[0]]), float(values[part[-1]]), len(part), int(verdicts[part].sum())) for part in parts
+    ]
     return Calibration(slope, found)
 
 

@@ -21,6 +21,7 @@ from rlif.reporting.verdict import ReportedRun, label
 from rlif.runs.history import History
 
 Runs = Sequence[ReportedRun]
+Values = np.ndarray | None
 # Logged columns with a title of their own, and whether they are shares. Columns beyond these and PARTS, which are
 # mostly signals, get a figure under their own name.
 MEASURES = {
@@ -92,11 +93,11 @@ def _with_role(task: str, runs: Runs) -> str:
     return label(task) + role
 
 
-def _line(run: ReportedRun, steps: np.ndarray, values: np.ndarray, low: Any = None, high: Any = None) -> Line:
+def _line(run: ReportedRun, steps: np.ndarray, values: np.ndarray, low: Values = None, high: Values = None) -> Line:
     return Line(run.name, steps, values, low, high, run.number, run.collapse and run.collapse.step)
 
 
-def _column(history: History, name: str) -> np.ndarray | None:
+def _column(history: History, name: str) -> Values:
     values = analysis.tokens_per_second(history.metrics) if name == "tokens_per_second" else history.metrics.get(name)
     return None if values is None or not np.isfinite(values).any() else values
 

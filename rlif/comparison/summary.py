@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -127,7 +127,8 @@ def summarise_run(path: str | Path, method: str | None = None) -> RunSummary:
     if files != sum(map(len, history.evaluations.values())):
         raise DataError(f"{path} has evaluations that cannot be read: {' '.join(history.notes)}")
     steps, begun = history.summary.get("steps"), history.run.fingerprint()
-    tasks = _in_order(history.evaluations, recipe)
+    named = [recipe["task"], *recipe["evaluate"]["tasks"]]  # the task trained on comes first, unnamed ones last
+    tasks = sorted(history.evaluations, key=lambda task: (named.index(task) if task in named else len(named), task))
     metrics = {name: rounded(history.metrics[name].tolist()) for name in COLUMNS if name in history.metrics}
     state, said = _state(history)
     return RunSummary(
@@ -235,28 +236,23 @@ def _state(history: History) -> tuple[State, str]:
     return "finished", said
 
 
-def _in_order(evaluations: Iterable[str], recipe: Mapping[str, Any]) -> list[str]:
-    """Orders evaluated tasks: the one trained on, then those of the recipe, then others by name."""
-    named = [recipe["task"], *recipe["evaluate"]["tasks"]]
-    return sorted(evaluations, key=lambda task: (named.index(task) if task in named else len(named), task))
-
-
 def _settings(history: History, task: str, begun: Row) -> Row:
     """Reads how a task was evaluated; refuses a run whose steps were evaluated differently."""
-    evaluated = sorted(history.evaluations[task].items())
-    first, *later = [
-        (step, {key: evaluation[key] for key in SETTINGS if key in evaluation}) for step, evaluation in evaluated
-    ]
-    for step, settings in later:
-        for key, (then, now) in differing(first[1], settings).items():
+    evaluated = history.evaluations[task]
+    first = min(evaluated)
+    kept = {
+        step: {key: evaluated[step][key] for key in SETTINGS if key in evaluated[step]} for step in sorted(evaluated)
+    }
+    for step, settings in kept.items():
+        for key, (then, now) in differing(kept[first], settings).items():
             raise DataError(
-                f"{history.run.path} was evaluated on {task} in two ways: {key} is {then!r} at step {first[0]} and"
+                f"{history.run.path} was evaluated on {task} in two ways: {key} is {then!r} at step {first} and"
                 f" {now!r} at step {step}; evaluate it again in one way."
             )
-    ids = sorted({str(row.get("id")) for row in history.records(evaluated[0][0], task)})
+    ids = sorted({str(row.get("id")) for row in history.records(first, task)})
     found = {"ids": hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]} if ids else {}
     content = _fingerprint(begun.get("held_out", {}).get(task))
-    return first[1] | found | ({"content": content} if content else {})
+    return kept[first] | found | ({"content": content} if content else {})
 
 
 def _fingerprint(facts: Any) -> str:

@@ -1,4 +1,4 @@
-"""Methods compared, on made-up run folders: the arithmetic, what is refused, what is said, the same bytes again."""
+"""Compares methods on made-up run folders: arithmetic, refusals, notes, and equal bytes from equal runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rlif.runs.folder import resolved
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """Two methods; the second lacks seed 3 of the first, and has a seed of its own."""
+    """Makes two methods; the second lacks seed 3 of the first, and has a seed of its own."""
     rng, folder = random.Random(0), tmp_path_factory.mktemp("made")
     for seed in range(4):
         graded_run(folder / f"steady-seed{seed}", seed, 0.1, rng.uniform(0.4, 0.6), rng.uniform(0.7, 0.9))
@@ -40,7 +40,7 @@ def made(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def runs(made, tmp_path) -> Path:
-    """The same, to be changed."""
+    """Copies the same runs, for tests that change them."""
     return shutil.copytree(made, tmp_path / "runs")
 
 
@@ -49,17 +49,19 @@ def by_name(found):
 
 
 def ends(folder: Path, method: str, seeds, task="clock"):
-    looks = [summarise_run(folder / f"{method}-seed{seed}").evaluations[task] for seed in seeds]
-    return [look[0]["accuracy"]["mean"] for look in looks], [look[8]["accuracy"]["mean"] for look in looks]
+    evaluations = [summarise_run(folder / f"{method}-seed{seed}").evaluations[task] for seed in seeds]
+    return [evaluation[0]["accuracy"]["mean"] for evaluation in evaluations], [
+        evaluation[8]["accuracy"]["mean"] for evaluation in evaluations
+    ]
 
 
-def test_methods_in_a_folder_come_by_name_and_number(runs):
+def test_methods_of_a_folder_are_sorted_by_name_and_number(runs):
     for name in ("brief-10", "brief-9"):
         shutil.copytree(runs / "brief-seed0", runs / f"{name}-seed0")
     assert compare([runs]).methods == ["brief", "brief-9", "brief-10", "steady"]
 
 
-def test_methods_come_in_the_order_given_and_seeds_in_their_own(runs):
+def test_methods_keep_the_order_given_and_seeds_are_sorted(runs):
     turned = [runs / name for name in ("steady-seed3", "brief-seed2", "steady-seed0", "brief-seed0", "brief-seed1")]
     turned += [path for path in sorted(runs.iterdir()) if path not in turned]
     found = compare(turned)
@@ -68,7 +70,7 @@ def test_methods_come_in_the_order_given_and_seeds_in_their_own(runs):
 
 
 @pytest.mark.parametrize("task", ["clock", "cups"])
-def test_a_change_is_students_paired_over_seeds(runs, task):
+def test_a_change_has_students_paired_interval_over_seeds(runs, task):
     row = by_name(compare([runs]))["steady", task]
     start, end = ends(runs, "steady", range(4), task)
     expected = stats.ttest_rel(end, start).confidence_interval(0.95)
@@ -79,7 +81,7 @@ def test_a_change_is_students_paired_over_seeds(runs, task):
     assert row.best == pytest.approx(sum(o.best.mean for o in row.outcomes) / 4) and row.best >= max(row.start, row.end)
 
 
-def test_against_a_method_over_the_seeds_that_both_have(runs):
+def test_methods_are_compared_over_the_seeds_that_both_have(runs):
     found = by_name(compare([runs], against="steady"))
     row, common = found["brief", "clock"], [0, 1, 2]
     expected = stats.ttest_rel(ends(runs, "brief", common)[1], ends(runs, "steady", common)[1])
@@ -101,7 +103,7 @@ def test_the_other_columns(runs):
     assert brief.alarms == {}
 
 
-def test_one_seed_has_no_interval_and_says_so(runs):
+def test_one_seed_has_no_interval_and_a_note(runs):
     found = compare([runs], seeds=[1])
     row = by_name(found)["steady", "clock"]
     assert row.seeds == [1] and row.change.n == 1 and row.change.low is None
@@ -131,17 +133,17 @@ def test_the_csv_is_plain_numbers(runs):
         ("runs/intuitor-1.5b", 5, "intuitor-1.5b"),
     ],
 )
-def test_what_a_run_is_called_after(path, seed, method):
+def test_the_method_of_a_run_follows_from_its_folder(path, seed, method):
     assert method_of(Path(path), seed) == method
 
 
-def test_differing_looks_inside():
+def test_differing_compares_two_levels():
     one, other = {"a": {"x": 1, "y": 2}, "b": None, "reward": {"p": 1}}, {"a": {"x": 1, "y": 3}, "reward": {"q": 1}}
     assert differing(one, other) == {"a.y": (2, 3), "reward": ({"p": 1}, {"q": 1})}
     assert differing({"lora": None}, {"lora": {"r": 8}}) == {"lora.r": (None, 8)}
 
 
-def test_what_differs_between_recipes_is_said(runs):
+def test_differences_between_recipes_are_noted(runs):
     found = compare([runs])
     assert found.differences == {"brief": {}, "steady": {"reward": "self_certainty"}}
     assert not any("Not the same for all" in note for note in found.notes if "seeds" not in note)
@@ -152,15 +154,15 @@ def test_what_differs_between_recipes_is_said(runs):
     assert "the seeds that count are 0, 1, 2, 4 for brief; 0 for long; 0, 1, 2, 3 for steady" in notes
 
 
-def test_other_problems_in_the_first_step_are_said(runs):
+def test_different_problems_in_the_first_step_are_noted(runs):
     path = runs / "brief-seed1/completions/step-000001.jsonl"
     rows = [json.loads(line) for line in path.read_bytes().splitlines()]
     write_lines(path, [row | {"problem": f"other/{i}"} for i, row in enumerate(rows)])
     assert "steady seed 1 met other problems in its first step than brief seed 1." in compare([runs]).notes
 
 
-def test_other_problems_are_said_and_other_golds_refused(runs):
-    """By the hashes that a run begins with; a run of before they were kept is no difference."""
+def test_different_training_problems_are_noted_and_different_golds_refused(runs):
+    """The hashes of the beginning are compared; a run without them is not a difference."""
     facts = {"problems": {"sha256": "a" * 64}, "held_out": {"clock": {"sha256": "c" * 64}}}
     write_json(runs / "brief-seed0/begun.json", facts)
     assert not any("problems" in note for note in compare([runs]).notes)
@@ -171,7 +173,7 @@ def test_other_problems_are_said_and_other_golds_refused(runs):
         compare([runs])
 
 
-def test_runs_that_came_to_no_end(runs):
+def test_stopped_and_unfinished_runs(runs):
     stopped = {"step": 6, "since": 4, "seen": "KL is too large"}
     alarms = [
         {"sign": "certainty", "severity": "warning", "since": 2, "step": 3},
@@ -202,7 +204,7 @@ def test_a_run_that_was_not_evaluated_at_both_ends_does_not_count(runs):
     assert by_name(compare([runs]))["steady", "clock"].seeds == [0, 3]
 
 
-def test_without_gold_answers_there_are_the_other_columns(tmp_path):
+def test_runs_without_gold_answers_have_the_other_columns(tmp_path):
     for seed in (0, 1):
         make_run(tmp_path / f"quiet-seed{seed}", tasks=(), seed=seed, collapse=True)
     found = compare([tmp_path])
@@ -213,7 +215,7 @@ def test_without_gold_answers_there_are_the_other_columns(tmp_path):
     assert "nothing evaluated" in FORMATS[".md"](found) and row.alarms == {} and row.unwatched
 
 
-def change_look(path: Path, **changes) -> None:
+def change_evaluation(path: Path, **changes) -> None:
     write_json(path, json.loads(path.read_text()) | changes)
 
 
@@ -221,11 +223,13 @@ def change_look(path: Path, **changes) -> None:
     ("spoil", "message"),
     [
         (
-            lambda runs: [change_look(p, problems=99) for p in runs.glob("brief-*/eval/*-clock.json")],
+            lambda runs: [change_evaluation(p, problems=99) for p in runs.glob("brief-*/eval/*-clock.json")],
             "brief seed 0 and steady seed 0 were evaluated on clock in two ways: problems is 99 and 200",
         ),
         (
-            lambda runs: change_look(runs / "brief-seed0/eval/step-000004-clock.json", decoding={"max_tokens": 9}),
+            lambda runs: change_evaluation(
+                runs / "brief-seed0/eval/step-000004-clock.json", decoding={"max_tokens": 9}
+            ),
             "was evaluated on clock in two ways: decoding.max_tokens is None at step 0 and 9 at step 4",
         ),
         (
@@ -250,14 +254,14 @@ def change_look(path: Path, **changes) -> None:
         (lambda runs: (runs / "brief-seed1/alarms.jsonl").write_text('{"step": 1}\n'), "without 'sign'"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(runs, spoil, message):
+def test_runs_that_cannot_be_compared_are_refused(runs, spoil, message):
     spoil(runs)
     with pytest.raises(rlif.RlifError) as error:
         compare([runs])
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_records_that_were_not_kept_are_no_difference(runs):
+def test_missing_records_are_not_a_difference(runs):
     for path in (runs / "brief-seed1/eval").glob("*.jsonl"):
         path.unlink()
     assert compare([runs]).rows
@@ -282,11 +286,11 @@ def call(*arguments: object):
         (["RUNS", "--out", "table.html"], "its name has to end with .md, .csv, .json"),
     ],
 )
-def test_mistakes_are_one_sentence_and_nothing_is_run(runs, arguments, message, monkeypatch, tmp_path):
+def test_mistakes_are_one_sentence_and_nothing_runs(runs, arguments, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     done = call(*(argument.replace("RUNS", str(runs)) for argument in arguments))
-    said = str(done.exception) if isinstance(done.exception, rlif.RlifError) else done.output
-    assert message in said and done.exit_code
+    message_shown = str(done.exception) if isinstance(done.exception, rlif.RlifError) else done.output
+    assert message in message_shown and done.exit_code
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
 
 
@@ -333,14 +337,14 @@ def test_seeds_are_read():
     assert [span(seeds) for seeds in ([0, 1, 2], [0, 1], [0, 2, 3], [4])] == ["0-2", "0, 1", "0, 2, 3", "4"]
 
 
-def test_reading_is_light(runs):
+def test_reading_runs_loads_no_torch(runs):
     code = f"import sys, rlif; rlif.compare([{str(runs)!r}]); print(sorted(set(sys.modules) & {{'torch', 'trl'}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_older_recipes_have_todays_defaults(runs):
-    """A key that came after a run was made does not keep it from being compared."""
+def test_older_recipes_get_todays_defaults(runs):
+    """A run can be compared although its recipe lacks a newer key."""
     path = runs / "steady-seed1/recipe.yaml"
     old = json.loads(path.read_text())
     write_json(path, resolved(check_recipe(old), "x"))

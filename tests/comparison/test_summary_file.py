@@ -1,4 +1,4 @@
-"""The file that a comparison is kept in: small, of no machine, read again to the last byte, refused where damaged."""
+"""Tests the file of a comparison: small, independent of the machine, read again to the last byte, refused if damaged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rlif.config.recipe import Recipe
 
 @pytest.fixture
 def runs(tmp_path) -> Path:
-    """Two methods on different seeds."""
+    """Makes two methods on different seeds."""
     for method, seeds in (("steady", (0, 1, 3)), ("brief", (0, 1, 2))):
         for seed in seeds:
             reward = "self_certainty" if method == "steady" else "likelihood"
@@ -30,7 +30,7 @@ def runs(tmp_path) -> Path:
     return tmp_path / "runs"
 
 
-def test_the_same_bytes_from_the_same_runs_and_from_the_file_that_keeps_them(runs, tmp_path):
+def test_runs_and_their_file_give_the_same_bytes(runs, tmp_path):
     first = compare([runs], against="steady", command="rlif compare runs")
     kept = tmp_path / "kept.json"
     kept.write_text(FORMATS[".json"](first))
@@ -38,7 +38,7 @@ def test_the_same_bytes_from_the_same_runs_and_from_the_file_that_keeps_them(run
         assert {end: make(first) for end, make in FORMATS.items()} == {e: make(other) for e, make in FORMATS.items()}
 
 
-def test_a_kept_file_is_small_and_says_nothing_of_the_machine(runs, tmp_path):
+def test_a_file_is_small_and_names_nothing_of_the_machine(runs, tmp_path):
     model = str(tmp_path / "somewhere" / "base")
     path = graded_run(tmp_path / "own" / "seed5", 5, 0.1, 0.5, 0.9, model=model)
     text = FORMATS[".json"](compare([path]))
@@ -57,7 +57,7 @@ def values_in(value, place=()):
             yield from values_in(inner, (*place, key))
 
 
-def test_a_damaged_file_is_one_sentence(runs, tmp_path):
+def test_a_damaged_file_is_refused_in_one_sentence(runs, tmp_path):
     good = FORMATS[".json"](compare([runs / "steady-seed0", runs / "steady-seed1"]))
     places, rng, refused = [p for p in values_in(json.loads(good)) if p], random.Random(0), 0
     kept = tmp_path / "kept.json"
@@ -82,8 +82,8 @@ def test_a_damaged_file_is_one_sentence(runs, tmp_path):
             read_summaries(kept)
 
 
-def test_a_key_that_is_younger_than_the_file_has_its_default(tmp_path):
-    """A kept file of before and a run of today are seeds of one method, and differ in nothing."""
+def test_a_key_that_is_newer_than_the_file_has_its_default(tmp_path):
+    """An older file and a run of today are seeds of one method, without a difference."""
     kept = Path(__file__).parents[2] / "results/demo.json"
     file = json.loads(kept.read_text())
     for recipe in file["methods"].values():
@@ -95,7 +95,7 @@ def test_a_key_that_is_younger_than_the_file_has_its_default(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["demo", "fresh-seeds/demo", "miniature", "wrong-and-sure"])
-def test_the_results_that_are_kept_give_their_tables(name):
+def test_the_files_of_results_give_their_tables(name):
     """`rlif compare results/demo.json` makes results/demo.md, to the last byte."""
     place = Path(__file__).parents[2] / "results" / name
     found = compare([place.with_suffix(".json")])
@@ -119,8 +119,8 @@ IN_THE_LOG = {
 }
 
 
-def test_the_logs_table_of_the_miniature_is_the_kept_one():
-    """Typed by hand there, every method and number of it."""
+def test_the_logs_table_of_the_miniature_agrees_with_its_file():
+    """Every method and number of the hand-typed table is compared."""
     root = Path(__file__).parents[2]
     rows = {(row.method, row.task): row for row in compare([root / "results/miniature.json"]).rows}
     table = (root / "docs/log.md").read_text().partition("| method | clock (trained on) | minus gold |")[2]

@@ -1,4 +1,4 @@
-"""`rlif compare` from recipes to table, on a tiny random model: run once, gone on after a kill, never run again."""
+"""Tests `rlif compare` from recipes to table, on a tiny random model: runs once, resumes after a kill, never repeats."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, model_folder) -> Path:
-    """Two recipes that are one line apart, and both run with seeds 0 and 1."""
-    folder = tmp_path_factory.mktemp("series")
+    """Runs two recipes that differ in one line, both with seeds 0 and 1."""
+    folder = tmp_path_factory.mktemp("sweep")
     for name, reward in (("sure", "self_certainty"), ("dice", "random")):
         write_json(folder / f"{name}.yaml", SMALL | {"model": str(model_folder), "reward": reward})
     done = call(folder, folder / "runs")
@@ -71,7 +71,7 @@ def test_two_recipes_on_two_seeds(place):
     assert all(row.kl is not None and row.problems == 4 for row in found.rows)
 
 
-def test_what_is_finished_is_read_and_not_run_again(place, monkeypatch):
+def test_finished_runs_are_read_and_not_run_again(place, monkeypatch):
     monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("was trained again"))
     found = compare(recipes(place), seeds=[0, 1], folder=place / "runs")
     assert found.methods == ["sure", "dice"]
@@ -79,8 +79,8 @@ def test_what_is_finished_is_read_and_not_run_again(place, monkeypatch):
     assert tables(found) == tables(read)
 
 
-def test_killed_anywhere_it_goes_on_to_the_same_table(place, tmp_path):
-    """One run killed after its first checkpoint, one before it, one not begun: the table of the runs that were not."""
+def test_a_killed_sweep_resumes_to_the_same_table(place, tmp_path):
+    """Of four runs one is killed after its first checkpoint, one before it, and one has not begun."""
     folder = shutil.copytree(place / "runs", tmp_path / "runs")
     half, barely = Run.open(folder / "sure-seed0"), Run.open(folder / "dice-seed0")
     for run in (half, barely):
@@ -117,7 +117,7 @@ def test_seeds_come_first_so_that_methods_can_be_compared_early(place, tmp_path,
     assert [row.seeds for row in compare([tmp_path]).rows] == [[0]] * 4
 
 
-def test_a_run_that_fails_is_a_row_and_the_others_go_on(place, tmp_path):
+def test_a_failed_run_is_a_row_and_the_others_continue(place, tmp_path):
     broken = json.loads((place / "sure.yaml").read_text()) | {"model": "./nowhere"}
     write_json(tmp_path / "broken.yaml", broken)
     folder = shutil.copytree(place / "runs", tmp_path / "runs")
@@ -136,7 +136,7 @@ def test_a_run_that_fails_is_a_row_and_the_others_go_on(place, tmp_path):
     assert "| broken | 0; 2 failed | - |" in text and "| sure | 2 (0, 1) | 4 |" in text
 
 
-def test_the_guard_ends_a_run_and_the_row_says_so(place, tmp_path):
+def test_a_run_stopped_by_the_guard_is_noted(place, tmp_path):
     stop = {"policy": "stop", "start": 1, "window": 1, "patience": 1, "kl": 1e-12}
     recipe = json.loads((place / "sure.yaml").read_text())
     write_json(tmp_path / "stops.yaml", recipe | {"guard": stop, "training": recipe["training"] | {"max_steps": 4}})
@@ -147,21 +147,21 @@ def test_the_guard_ends_a_run_and_the_row_says_so(place, tmp_path):
     assert found.notes[0].startswith(f"stops seed 0: ended by the guard at step {outcome.end_step}: KL")
 
 
-def test_unknown_names_stop_everything_before_anything_is_run(place, tmp_path):
-    for key, wrong, said in (("reward", "likelyhood", "likelihood"), ("task", "clok", "clock")):
+def test_unknown_names_are_refused_before_anything_runs(place, tmp_path):
+    for key, wrong, nearest in (("reward", "likelyhood", "likelihood"), ("task", "clok", "clock")):
         write_json(tmp_path / "wrong.yaml", json.loads((place / "sure.yaml").read_text()) | {key: wrong})
-        with pytest.raises(rlif.RlifError, match=f"did you mean '{said}'"):
+        with pytest.raises(rlif.RlifError, match=f"did you mean '{nearest}'"):
             compare([place / "dice.yaml", tmp_path / "wrong.yaml"], folder=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_folder_that_cannot_be_made(place, tmp_path):
+def test_a_run_folder_that_cannot_be_made_is_noted(place, tmp_path):
     (tmp_path / "file").write_text("")
     found = compare([place / "sure.yaml"], seeds=[0], folder=tmp_path / "file")
     assert "cannot make the run folder" in found.notes[0] and found.rows[0].seeds == []
 
 
-def test_a_run_of_rlif_train_is_read_as_well(place, tmp_path):
+def test_a_run_of_rlif_train_is_read(place, tmp_path):
     recipe = rlif.load_recipe(place / "dice.yaml", ["seed=1", f"output={tmp_path}", "name=seed1"])
     (tmp_path / "throw").mkdir()
     rlif.train(recipe.model_copy(update={"output": str(tmp_path / "throw")}), console=Console(quiet=True))

@@ -1,4 +1,4 @@
-"""Vital signs of completions, on text whose signs are known."""
+"""Tests the measures of health on text with known values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_repetition_from_none_to_all():
     assert repetition([1, 2, 3, 4, 1, 2, 3, 4]) == 1 - 4 / 5
 
 
-def test_repetition_does_not_care_which_tokens_are_repeated():
+def test_repetition_does_not_depend_on_which_tokens_are_repeated():
     ids = random.Random(0).choices(range(6), k=50)
     assert repetition(ids) == repetition([token + 100 for token in ids])
 
@@ -52,7 +52,7 @@ def test_compression_orders_prose_loops_and_one_character():
         "It is 4.\n### Problem 2: add",
     ],
 )
-def test_going_on(text):
+def test_completions_that_go_on(text):
     assert goes_on(text)
 
 
@@ -69,11 +69,11 @@ def test_going_on(text):
         "No box at all, " + "but much text " * 40,
     ],
 )
-def test_not_going_on(text):
+def test_completions_that_end_with_their_answer(text):
     assert not goes_on(text)
 
 
-def test_groups_that_agree_and_groups_that_do_not():
+def test_agreement_within_and_between_groups():
     agreeing = [row("7", "7")] * 4
     split = [row("x", answer, prompt="Another.") for answer in ("1", "1", "2", "3")]
     assert measure_health(agreeing)["distinct"] == 0 and measure_health(agreeing)["agreement"] == 1
@@ -82,20 +82,20 @@ def test_groups_that_agree_and_groups_that_do_not():
     assert both["distinct"] == 1 / 3 and both["agreement"] == 0.75 and both["same_answer"] == 0.5
 
 
-def test_vital_signs_do_not_depend_on_the_order_within_a_group():
+def test_health_does_not_depend_on_the_order_within_a_group():
     rows = [row("x" * n, str(n % 3)) for n in range(1, 9)]
     shuffled = random.Random(1).sample(rows, k=len(rows))
     assert measure_health(rows) == pytest.approx(measure_health(shuffled))
 
 
-def test_answers_that_are_not_there_are_counted_and_not_compared():
+def test_missing_answers_are_counted_and_not_compared():
     found = measure_health([row("7", "7"), row("?", None), row("7", " 7 "), row("?", None)])
     assert found["unanswered"] == 0.5 and found["agreement"] == 1
     assert "agreement" not in measure_health([row("7", "7"), row("?", None)])
     assert measure_health([]) == {}
 
 
-def test_the_words_of_the_problem():
+def test_prompt_use_is_the_share_of_the_problems_words():
     assert measure_health([row("two five add AND")])["prompt_use"] == 1
     assert measure_health([row("Two.")])["prompt_use"] == 0.25
     assert "prompt_use" not in measure_health([row("two", prompt="?")])

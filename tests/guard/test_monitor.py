@@ -1,4 +1,4 @@
-"""The monitor on made-up runs: each sign at its limit, hysteresis, memory."""
+"""Tests the monitor on made-up runs: each sign at its limit, hysteresis, state."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_sign_can_be_switched_off(sign):
     assert sign not in {alarm.sign for alarm in raised(Monitor(off), rows)}
 
 
-def test_the_slope_is_that_of_least_squares():
+def test_the_slope_is_by_least_squares():
     line = [HEALTHY | {"kl": 0.011 * step} for step in range(5)]
     monitor = Monitor(Guard(kl=None, patience=1))
     (alarm,) = raised(monitor, line)
@@ -90,7 +90,7 @@ def test_one_odd_step_raises_nothing_and_patience_does():
     assert (alarm.since, alarm.step) == (5, 7)
 
 
-def test_nothing_is_judged_before_there_is_a_start():
+def test_nothing_is_compared_before_there_is_a_start():
     monitor = Monitor(Guard(start=4, window=1, patience=1))
     assert raised(monitor, [HEALTHY | {"kl": 0.9}] * 3) == []
     assert [alarm.sign for alarm in monitor.step(4, HEALTHY | {"kl": 0.9})] == ["kl"]
@@ -118,7 +118,7 @@ def test_what_is_not_finite_is_raised_at_once_and_once(metric, value):
 
 @pytest.mark.parametrize("none", [None, math.nan])
 def test_a_mean_over_no_scored_completion_is_missing(none):
-    """A rollout that is truncated as a whole, where those are masked; in a row it is the sign `unscorable`'s to see."""
+    """All completions of a rollout may be truncated and masked; the sign `unscorable` counts such rollouts."""
     empty = HEALTHY | {"reward": none, "self_certainty": none, "unscorable": 1.0}
     monitor = Monitor(Guard())
     assert monitor.step(1, empty) == [] and monitor.is_healthy()
@@ -135,7 +135,7 @@ def test_numbers_that_are_not_finite_do_not_enter_means():
     assert monitor.watch.recent["entropy"] == [1.0, 1.0]
 
 
-def test_metrics_that_are_not_logged_are_not_judged():
+def test_metrics_that_are_not_logged_are_skipped():
     assert raised(Monitor(Guard(**QUICK)), [{"completion_length": 10.0}] * 9 + [{}]) == []
     assert raised(Monitor(Guard(**QUICK)), [HEALTHY | {"alarms": ["kl"], "path": "decode"}] * 3) == []
 
@@ -157,14 +157,14 @@ def test_checkpoints_are_healthy_until_a_reading_is_beyond_and_never_after_an_al
     assert monitor.alarm and monitor.alarm.since == 5 and monitor.watch.raised == []
 
 
-def test_a_warning_taints_nothing():
+def test_a_warning_leaves_checkpoints_healthy():
     monitor = Monitor(Guard(**QUICK))
     assert [alarm.severity for alarm in raised(monitor, [HEALTHY, HEALTHY | {"grad_norm": 50.0}])] == ["warning"]
     assert monitor.alarm is None and monitor.is_healthy()
 
 
 @pytest.mark.parametrize("cut", range(1, 12))
-def test_the_memory_survives_json_at_any_step(cut):
+def test_the_state_survives_json_at_any_step(cut):
     kls = (0.0, 0.01, 0.0, 0.05, 0.06, 0.06, 0.2, 0.0, 0.0, 0.0, 0.3, 0.4, 0.5)
     rows = [HEALTHY | {"kl": kl, "truncated": kl, "entropy": 1 - kl} for kl in kls]
     guard = Guard(start=2, window=2, patience=2)
@@ -176,7 +176,7 @@ def test_the_memory_survives_json_at_any_step(cut):
     assert second.state() == whole.state() and second.alarm == whole.alarm
 
 
-def test_replay_takes_vital_signs_from_rollouts():
+def test_replay_reads_health_from_rollouts():
     metrics = [{"step": step, "kl": 0.0} for step in range(1, 12)]
     rollouts = {step: {"goes_on": 0.0 if step < 5 else 1.0} for step in range(1, 12)}
     guard = Guard(start=2, window=1, patience=2)
@@ -184,7 +184,7 @@ def test_replay_takes_vital_signs_from_rollouts():
     assert [(alarm.sign, alarm.since, alarm.step) for alarm in replay(guard, metrics, rollouts)] == [("goes_on", 5, 6)]
 
 
-def test_recipes_know_the_guard():
+def test_recipes_configure_the_guard():
     assert rlif.load_recipe("demo").guard == Guard() and Guard().policy == "log"
     assert rlif.load_recipe("demo", ["guard.policy=stop", "guard.kl=null"]).guard.kl is None
     assert rlif.load_recipe("demo", ["guard="]).guard == Guard()

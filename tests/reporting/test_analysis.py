@@ -1,4 +1,4 @@
-"""Numbers of a report, against scipy, scikit-learn, the paper's own figures, and arithmetic by hand."""
+"""Compares the numbers of a report with scipy, scikit-learn, the paper's own figures, and arithmetic by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sample(n_right: int, n_wrong: int, shift: float, seed: int = 0, ties: bool =
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("shift", [-1.0, 0.0, 0.7])
-def test_separation_is_that_of_scipy_and_scikit_learn(shift, ties):
+def test_separation_agrees_with_scipy_and_scikit_learn(shift, ties):
     metrics = pytest.importorskip("sklearn.metrics", reason="no scikit-learn; pip install -e .[dev]")
     values, right = sample(60, 90, shift, ties=ties)
     found = separation(values, right)
@@ -52,7 +52,7 @@ def test_u_counts_pairs():
         (41178, 0.636, 1.7e-15, 0.35),
     ],
 )
-def test_the_papers_figures_follow_from_its_u(u, accuracy, p, r):
+def test_the_papers_p_and_r_follow_from_its_u(u, accuracy, p, r):
     """ArXiv 2505.19590, Fig. 8 and Table 1: U on MATH-500 with these accuracies gives the p and r it prints."""
     n_right = round(500 * accuracy)
     values = np.arange(500.0)
@@ -64,7 +64,7 @@ def test_the_papers_figures_follow_from_its_u(u, accuracy, p, r):
 
 
 def with_u(n: int, n_right: int, u: int) -> list[bool]:
-    """Which of the ranks 0 .. n-1 are right, so that U comes out as asked: moves right ones up one by one."""
+    """Chooses which of the ranks 0 .. n-1 are right to give this U: moves right ones up one by one."""
     places = list(range(n_right))
     for i in reversed(range(n_right)):
         step = min(u, n - n_right)
@@ -74,11 +74,11 @@ def with_u(n: int, n_right: int, u: int) -> list[bool]:
 
 
 @pytest.mark.parametrize(("values", "right"), [([], []), ([1.0], [True]), ([1.0, 2.0], [False, False])])
-def test_nothing_to_separate(values, right):
+def test_separation_needs_right_and_wrong_completions(values, right):
     assert separation(values, right) is None
 
 
-def test_all_equal_is_no_separation():
+def test_equal_confidence_does_not_separate():
     found = separation([2.0] * 6, [True, False] * 3)
     assert found is not None and (found.auroc, found.r, found.p, found.u) == (0.5, 0.0, 1.0, 4.5)
 
@@ -94,7 +94,7 @@ def test_calibration_slope_is_a_regression_on_ranks():
     assert all(before.high <= after.low for before, after in itertools.pairwise(found.bins))
 
 
-def test_calibration_of_distinct_values_is_auroc_in_other_words():
+def test_calibration_of_distinct_values_follows_from_auroc():
     values, right = sample(70, 50, 0.8)
     found, test = analysis.calibration(values, right), separation(values, right)
     n, share = 120, 70 / 120
@@ -129,7 +129,7 @@ def test_types_of_answers(completion, answer, kind):
     assert answer_type(completion, answer) == ANSWER_TYPES[kind]
 
 
-def test_types_are_counted_and_what_has_no_text_is_not():
+def test_types_are_counted_for_records_with_a_text():
     rows = [
         {"completion": "\\boxed{1}", "answer": 1},
         {"completion": "x", "answer": None},
@@ -139,7 +139,7 @@ def test_types_are_counted_and_what_has_no_text_is_not():
     assert analysis.answer_types(rows) == dict(zip(ANSWER_TYPES, (1, 1, 0), strict=True))
 
 
-def looks(*shares: float, n: int = 256, every: int = 5) -> dict[int, dict]:
+def evaluations(*shares: float, n: int = 256, every: int = 5) -> dict[int, dict]:
     return {
         every * i: {"accuracy": {"n": n, "mean": share, "low": max(0, share - 0.05), "high": min(1, share + 0.05)}}
         for i, share in enumerate(shares)
@@ -161,11 +161,11 @@ def looks(*shares: float, n: int = 256, every: int = 5) -> dict[int, dict]:
     ],
 )
 def test_collapse_by_accuracy(shares, step):
-    found = accuracy_collapse(analysis.accuracies(looks(*shares)))
+    found = accuracy_collapse(analysis.accuracies(evaluations(*shares)))
     assert (found and found.step) == step
 
 
-def test_evaluations_without_accuracy_are_no_evaluations():
+def test_evaluations_without_accuracy_are_left_out():
     broken = [{"mean": None, "n": 4}, {"n": 0, "mean": 0.5}, None, "0.5", {"n": 3, "mean": True}]
     assert analysis.accuracies({i: {"accuracy": value} for i, value in enumerate(broken)}) == {}
     bare = analysis.accuracies({0: {"accuracy": {"n": 1, "mean": 1.0, "low": None, "high": None}}})[0]
@@ -197,11 +197,11 @@ def test_collapse_without_labels(metrics, step):
 
 
 def test_early_learning_is_the_evaluation_nearest_to_step_ten():
-    found = analysis.early_learning(analysis.accuracies(looks(0.1, 0.5, 0.9, 0.8, every=4)))
+    found = analysis.early_learning(analysis.accuracies(evaluations(0.1, 0.5, 0.9, 0.8, every=4)))
     assert {when: step for when, (step, _) in found.items()} == {"start": 0, "early": 8, "end": 12}
     assert found["early"][1].mean == 0.9
     assert (
-        list(analysis.early_learning(analysis.accuracies(looks(0.1)))) == ["start"]
+        list(analysis.early_learning(analysis.accuracies(evaluations(0.1)))) == ["start"]
         and analysis.early_learning({}) == {}
     )
 

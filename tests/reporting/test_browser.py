@@ -1,4 +1,4 @@
-"""The report in a real browser: no error, no request, marks in every figure, a browser of completions that works.
+"""Opens the report in a real browser: no error, no request, marks in every figure, completions that can be browsed.
 
 Needs Chromium (Debian's `chromium`, or the one that CHROMIUM names) and playwright; skipped without.
 """
@@ -35,7 +35,7 @@ def chromium():
 
 @pytest.fixture
 def open_page(chromium):
-    """Opens a file; the test fails if anything was requested beyond it, logged as an error, or thrown."""
+    """Opens a file; the test fails if the page requests another file, logs an error or throws one."""
     troubles, pages = [], []
 
     def open_(path, **settings):
@@ -84,7 +84,7 @@ def test_every_figure_has_marks_and_nothing_overflows(reports, open_page, width,
 
 
 def test_both_schemes_are_readable(reports, open_page):
-    """Text of page and figures in the same ink, at a contrast of 7 or more (WCAG AAA)."""
+    """Text of page and figures has the same ink, at a contrast of at least 7 (WCAG AAA)."""
     for scheme in ("light", "dark"):
         page = open_page(reports["one"], color_scheme=scheme)
         ink, paper, drawn = page.evaluate(
@@ -155,8 +155,8 @@ def test_hostile_text_runs_nothing(reports, open_page):
     assert page.locator("img").count() == 0 and page.locator("script").count() == 2
 
 
-def test_the_policy_lets_no_other_script_run(reports, chromium):
-    """Were something to slip through all the same: an element added to the page runs nothing and loads nothing."""
+def test_the_security_policy_blocks_other_scripts(reports, chromium):
+    """An element that is added to the page runs nothing and loads nothing."""
     page = chromium.new_page()
     page.goto(reports["one"].as_uri())
     page.evaluate(
@@ -169,7 +169,7 @@ def test_the_policy_lets_no_other_script_run(reports, chromium):
     page.close()
 
 
-def test_a_run_without_anything_opens(reports, open_page):
+def test_the_page_of_an_empty_run_opens(reports, open_page):
     page = open_page(reports["empty"])
     assert "Nothing was logged" in page.locator(".verdict").inner_text()
     assert page.locator("figure").count() == 0 and page.locator(".missing").count() >= 6

@@ -1,4 +1,4 @@
-"""The report as a file: what it holds of a run, what it leaves out, and what it does with bad folders."""
+"""Tests the report as a file: what it shows of a run, what it leaves out, and how it treats damaged folders."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(tmp_path):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, request):
-    """Figures are named, not drawn, except in tests of the drawing, which say so by `drawn`."""
+    """Replaces figures by their names, except in tests that use the fixture `drawn`."""
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr(
             "rlif.reporting.figures.svg", lambda figure: f"<svg>{figure.key} {figure.alt.count('<')}</svg>"
@@ -39,7 +39,7 @@ def quick(monkeypatch, request):
 
 @pytest.fixture
 def drawn():
-    """See `quick`."""
+    """Lets figures be drawn; see `quick`."""
 
 
 def data_of(page: Path) -> dict:
@@ -52,7 +52,7 @@ def sections_of(page: Path) -> list[str]:
     return re.findall(r'<section id="([a-z]+)">', page.read_text())
 
 
-def test_one_run(run):  # two tasks of accuracy, length, answers, separation and calibration
+def test_the_page_of_one_run(run):  # two tasks of accuracy, length, answers, separation and calibration
     place, verdicts = report([run])
     assert place == run / "report.html"
     text = place.read_text()
@@ -69,11 +69,11 @@ def test_one_run(run):  # two tasks of accuracy, length, answers, separation and
     ]
     assert text.count("<svg") == 2 + 3 + 8 + 3 + 2 + 2
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", text) and "url(http" not in text and "@import" not in text
-    for said in ("steps taken", "self_certainty", "2 CPU cores", "abc", "Early learning", "AUROC"):
-        assert said in text
+    for words in ("steps taken", "self_certainty", "2 CPU cores", "abc", "Early learning", "AUROC"):
+        assert words in text
 
 
-def test_several_runs_share_figures_and_online_meets_offline(run, tmp_path):
+def test_several_runs_share_figures_and_annotators_are_compared(run, tmp_path):
     other = make_run(tmp_path / "other/run", annotator="offline", collapse=True)
     place, verdicts = report([run, other], tmp_path / "both.html")
     assert [verdict.split(":")[0] for verdict in verdicts] == ["Learned", "Learned, then collapsed"]
@@ -94,7 +94,7 @@ def test_figures_as_files(tmp_path, drawn):
         assert (tmp_path / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_same_run_gives_the_same_page_in_which_no_identifier_is_used_twice(tmp_path, drawn):
+def test_pages_are_deterministic_and_their_identifiers_unique(tmp_path, drawn):
     run = make_run(tmp_path / "run", tasks=("clock",), collapse=True)
     (run / "metrics.jsonl").unlink()
     first, second = (report([run], tmp_path / name)[0].read_text() for name in ("a.html", "b.html"))
@@ -117,7 +117,7 @@ def test_the_same_run_gives_the_same_page_in_which_no_identifier_is_used_twice(t
         "everything but the recipe",
     ],
 )
-def test_what_is_missing_is_said_and_the_rest_is_shown(run, missing):
+def test_missing_files_are_named_and_the_rest_is_shown(run, missing):
     everything = ["metrics.jsonl", "eval", "completions", "summary.json", "environment.json"]
     for name in everything if missing.startswith("everything") else [missing.removesuffix(" records")]:
         paths = [run / name] if (run / name).is_file() else list((run / name).iterdir())
@@ -131,7 +131,7 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(run, missing):
     assert (text.count("<svg") == 0) == missing.startswith("everything")
 
 
-def test_nan_rewards_and_torn_lines(run):
+def test_nan_rewards_and_torn_lines_are_noted(run):
     rows = [metrics_row(step) | {"reward": None, "self_certainty": None} for step in range(1, 9)]
     write_lines(run / "metrics.jsonl", rows)
     with (run / "metrics.jsonl").open("a") as file:
@@ -141,7 +141,7 @@ def test_nan_rewards_and_torn_lines(run):
     assert ">training-entropy " in text and ">training-reward " not in text
 
 
-def test_hostile_text_is_data(run):
+def test_hostile_text_stays_text(run):
     rows = [completion_row(1, i, random.Random(0), text) for i, text in enumerate(HOSTILE)]
     for row, text in zip(rows, HOSTILE, strict=True):
         row |= {"answer": text, "problem": text, "prompt": [{"role": text, "content": text}]}
@@ -162,8 +162,8 @@ def test_json_cannot_end_its_element():
     assert json.loads(text) == {"a": HOSTILE, "</script>": "<!--"}
 
 
-def test_rows_of_old_folders_and_of_nonsense(run):
-    """Without tokens the text is shown plain; a row that is no completion is not shown."""
+def test_rows_of_old_and_damaged_folders(run):
+    """Without tokens the text is shown plain; a row without a completion is left out."""
     old = {"prompt": "Go.", "completion": "text", "truncated": False, "reward": 1.0, "advantage": 0.0, "answer": None}
     broken = [
         old | {"token_chars": [2, 1], "token_self_certainty": [1.0, 2.0]},  # do not cover the text
@@ -186,7 +186,7 @@ def test_tokens_join_to_the_text_and_share_characters():
 
 
 def test_pages_are_bounded(run):
-    """Many steps, many rows, long texts: a sample, and a sentence that says so."""
+    """A page shows a sample of many steps, many rows and long texts, and a sentence about it."""
     long = completion_row(1, 0, random.Random(0), "word " * 1300)
     for step in range(1, 301):
         write_lines(run / f"completions/step-{step:06d}.jsonl", [long | {"step": step}] * (50 if step == 1 else 1))
@@ -218,8 +218,8 @@ def test_curves_are_thinned_and_keep_their_range():
     assert thinned(short)[0] is short.steps
 
 
-def test_names_that_cannot_be_drawn(tmp_path, drawn):
-    """Mathematical text, control characters and endless names are drawn as they are, replaced, and cut."""
+def test_figures_draw_names_with_special_characters(tmp_path, drawn):
+    """Mathematical text is drawn as it is, control characters are replaced, and long names are cut."""
     run = make_run(tmp_path / os.fsdecode("a$^{b$ 中文".encode()), tasks=("$\\frac{x",))
     write_lines(run / "metrics.jsonl", [{"step": step, "n\x00ame\ud800" + "x" * 99: step} for step in (1, 2)])
     figures = list(
@@ -231,7 +231,7 @@ def test_names_that_cannot_be_drawn(tmp_path, drawn):
         assert "\x00" not in svg(figure) and all(path.stat().st_size for path in save(figure, tmp_path))
 
 
-def test_columns_without_a_name_are_drawn_too_and_constants_are_not(run):
+def test_columns_without_a_title_are_drawn_unless_they_are_zero(run):
     rows = [metrics_row(step) | {"negative_entropy": -step, "constant": 0.0, "epoch": step} for step in range(1, 5)]
     write_lines(run / "metrics.jsonl", rows)
     training = next(
@@ -247,7 +247,7 @@ def test_two_runs_of_different_tasks(run, tmp_path):
     assert ">accuracy-gsm8k-zeroeval" in text and ">accuracy-clock" in text
 
 
-def test_nowhere_to_write_and_nothing_installed(run, tmp_path, monkeypatch):
+def test_errors_of_writing_and_of_missing_packages(run, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(rlif.RlifError, match="cannot write"):
         report([run], tmp_path / "file/page.html")
@@ -258,7 +258,7 @@ def test_nowhere_to_write_and_nothing_installed(run, tmp_path, monkeypatch):
         report([run])
 
 
-def test_looking_needs_no_torch(tmp_path):
+def test_reports_load_no_torch(tmp_path):
     run = make_run(tmp_path / "run", tasks=(), steps=1)
     code = (
         "import sys; from rlif.reporting.page import report; from rlif.reporting.watch import watch;"
@@ -269,7 +269,7 @@ def test_looking_needs_no_torch(tmp_path):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_hundred_thousand_completions_in_one_file(run):
+def test_few_of_a_hundred_thousand_completions_are_shown(run):
     row = json.dumps({"prompt": "Go.", "completion": "text", "truncated": False, "reward": 1.0})
     (run / "completions/step-000002.jsonl").write_text((row + "\n") * 100_000)
     shown = data_of(report([run])[0])["runs"][0]

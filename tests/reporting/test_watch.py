@@ -1,4 +1,4 @@
-"""A run in the terminal."""
+"""Tests the view of a run in the terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def shown(path, **settings) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_run_that_is_going(tmp_path):
+def test_a_running_run(tmp_path):
     text = shown(make_run(tmp_path / "run", finished=False))
     assert "run: step 12 of 12, logged " in text
     for name in ("reward", "self_certainty", "kl", "tokens_per_second", "accuracy clock", "accuracy cups"):
@@ -30,26 +30,26 @@ def test_a_run_that_is_going(tmp_path):
     assert BARS[-1] in text and "path" not in text
 
 
-def test_a_finished_run_and_one_that_has_not_begun(tmp_path):
+def test_a_finished_run_and_one_without_steps(tmp_path):
     assert "run: finished at step 12 of 12" in shown(make_run(tmp_path / "run"))
     empty = make_run(tmp_path / "empty", steps=0, tasks=(), finished=False)
     (empty / "metrics.jsonl").unlink()
     assert "empty: no step yet" in shown(empty)
 
 
-def test_it_ends_with_the_run(tmp_path):
-    """A terminal, and a run that is finished: shown once more, then left."""
+def test_the_view_ends_with_the_run(tmp_path):
+    """In a terminal, a finished run is shown once more, then the view ends."""
     run = make_run(tmp_path / "run")
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
     watch(run, console=console, every=0.01)
     assert "finished at step 12" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_it_waits_for_the_folder_and_for_the_end(tmp_path, monkeypatch):
-    """No folder at first, then a run that goes, then its summary."""
+def test_the_view_waits_for_the_folder_and_for_the_end(tmp_path, monkeypatch):
+    """There is no folder at first, then a running run, then its summary."""
     seen = []
 
-    def look(seconds: float) -> str:
+    def wait(seconds: float) -> str:
         seen.append(seconds)
         if len(seen) == 1:
             make_run(tmp_path / "run", finished=False)
@@ -57,7 +57,7 @@ def test_it_waits_for_the_folder_and_for_the_end(tmp_path, monkeypatch):
             (tmp_path / "run/summary.json").write_text('{"steps": 12}')
         return ""
 
-    monkeypatch.setattr("time.sleep", look)
+    monkeypatch.setattr("time.sleep", wait)
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
     watch(tmp_path / "run", console=console)
@@ -71,7 +71,7 @@ def test_q_ends_the_view(tmp_path, monkeypatch):
     assert list(keys) == []
 
 
-def test_no_run_folder(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(rlif.RlifError, match="no run folder"):
         watch(tmp_path, once=True)
 
@@ -89,7 +89,7 @@ def test_sparklines_have_a_width():
     assert len(line) == 32 and line[0] == BARS[0] and line[-1] == BARS[-1] and list(line) == sorted(line)
 
 
-def test_the_commands(tmp_path, monkeypatch, capsys):
+def test_the_commands_report_and_watch(tmp_path, monkeypatch, capsys):
     run = make_run(tmp_path / "run", tasks=())
     (run / "metrics.jsonl").unlink()
     monkeypatch.setattr(sys, "argv", ["rlif", "report", str(run), "--figures", str(tmp_path / "figures")])

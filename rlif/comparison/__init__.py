@@ -10,6 +10,6 @@ In reading order:
     outcomes       computes start, best, end and change of each run and over seeds
     table          renders the rows as terminal text, markdown, CSV and JSON
 
-Only the command line may import this folder. A new column is a field of `outcomes.Row` and a cell in `table.cells`.
-A new condition that methods should share is a key in `checks.CONDITIONS`.
+Only cli may import this folder. To add a column, add a field to `outcomes.MethodResult` and a cell to `table.cells`. A
+condition that methods should share is a key in `checks.CONDITIONS`.
 """

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlif.comparison.checks import check_duplicates, check_evaluations, check_planned_evaluations, check_seeds, notes_on
-from rlif.comparison.outcomes import Row, row_of, tasks_of
+from rlif.comparison.outcomes import MethodResult, evaluated_tasks, method_result
 from rlif.comparison.summary import RunSummary, differing, summarise_run
 from rlif.comparison.summary_file import read_summaries
 from rlif.comparison.sweep import plan_sweep, run_sweep
@@ -34,7 +34,7 @@ class Comparison:
         against: the method that the others are compared with.
     """
 
-    rows: list[Row]
+    rows: list[MethodResult]
     notes: list[str]
     differences: dict[str, dict[str, Any]]
     runs: list[RunSummary]
@@ -139,12 +139,12 @@ def table(runs: Sequence[RunSummary], against: str | None = None, command: str =
         lookup(methods, against, "method")
     check_seeds(methods)
     check_evaluations(runs)
-    tasks = dict.fromkeys(task for run in runs for task in tasks_of([run]))
+    tasks = dict.fromkeys(task for run in runs for task in evaluated_tasks([run]))
     rows = [
-        row_of(method, task, mine, methods.get(against or ""))
+        method_result(method, task, mine, methods.get(against or ""))
         for task in sorted(tasks, key=lambda task: task is None)
         for method, mine in methods.items()
-        if task in tasks_of(mine)
+        if task in evaluated_tasks(mine)
     ]
     base = methods[against or runs[0].method][0].whole
     differences = {

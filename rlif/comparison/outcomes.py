@@ -65,7 +65,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodResult:
     """Holds the results of a method on a task, over seeds.
 
     Attributes:
@@ -118,18 +118,18 @@ class Row:
         return {o.seed: o.alarm for o in self.counted if o.alarm is not None}
 
 
-def row_of(
+def method_result(
     method: str, task: str | None, runs: Sequence[RunSummary], others: Sequence[RunSummary] | None = None
-) -> Row:
+) -> MethodResult:
     """Computes the row of a method on a task, against the runs of another method if given."""
-    outcomes = tuple(outcome_of(run, task) for run in runs)
+    outcomes = tuple(run_outcome(run, task) for run in runs)
     counted = [outcome for outcome in outcomes if outcome.counts]
     graded = {o.seed: (o.start.mean, o.best.mean, o.end.mean) for o in counted if o.start and o.best and o.end}
     start, best, end = (_mean(values) for values in zip(*graded.values(), strict=True)) if graded else (None,) * 3
-    ends = {o.seed: o.end.mean for run in others or () if (o := outcome_of(run, task)).counts and o.end}
+    ends = {o.seed: o.end.mean for run in others or () if (o := run_outcome(run, task)).counts and o.end}
     common = tuple(seed for seed in graded if seed in ends)
     itself = bool(others) and others[0].method == method
-    return Row(
+    return MethodResult(
         method,
         task,
         trained=any(run.recipe.get("task") == task for run in runs),
@@ -149,7 +149,7 @@ def row_of(
     )
 
 
-def outcome_of(run: RunSummary, task: str | None) -> Outcome:
+def run_outcome(run: RunSummary, task: str | None) -> Outcome:
     """Computes the result of a run on a task; for None, from what training logged."""
     metrics = {name: np.array(values, float) for name, values in run.metrics.items()}
     logged = {
@@ -194,7 +194,7 @@ def outcome_of(run: RunSummary, task: str | None) -> Outcome:
     )
 
 
-def tasks_of(runs: Sequence[RunSummary]) -> list[str | None]:
+def evaluated_tasks(runs: Sequence[RunSummary]) -> list[str | None]:
     """Lists the tasks that runs were evaluated on, or should have been; [None] without any."""
     named = [task for run in runs for task in (*run.evaluations, *(run.recipe.get("evaluate") or {}).get("tasks", []))]
     return list(dict.fromkeys(named)) or [None]

@@ -24,13 +24,13 @@ from typing import Any, Literal
 
 from rlif.config.recipe import Recipe
 from rlif.errors import DataError, RlifError
+from rlif.files.jsonl import Row
 from rlif.guard.monitor import FINITE
 from rlif.guard.signs import SIGNS
 from rlif.runs.folder import Run, resolved
 from rlif.runs.history import History, read_history
 from rlif.runs.rollback import alarms
 
-Row = dict[str, Any]
 Number = int | float | None
 State = Literal["finished", "stopped", "unfinished", "failed"]
 NAMES = ("seed", "name", "output", "description")  # keys of a recipe that name the run
@@ -116,7 +116,7 @@ def summarise_run(path: str | Path, method: str | None = None) -> RunSummary:
 
     Args:
         path: the run folder.
-        method: its method; inferred from the folder's name if left out (`method_of`).
+        method: its method; inferred from the folder's name if left out (`infer_method`).
 
     Raises:
         DataError: it is not a run folder, or its evaluations cannot be read or were made in different ways.
@@ -132,7 +132,7 @@ def summarise_run(path: str | Path, method: str | None = None) -> RunSummary:
     metrics = {name: rounded(history.metrics[name].tolist()) for name in COLUMNS if name in history.metrics}
     state, said = _state(history)
     return RunSummary(
-        method=method or method_of(history.run.path, recipe["seed"]),
+        method=method or infer_method(history.run.path, recipe["seed"]),
         seed=recipe["seed"],
         recipe=portable_recipe(recipe),
         state=state,
@@ -178,11 +178,11 @@ def portable_recipe(recipe: Mapping[str, Any]) -> Row:
     }
 
 
-def method_of(path: Path, seed: int) -> str:
+def infer_method(path: Path, seed: int) -> str:
     """Infers the method of a run from its folder: `demo-seed1`, `demo_s1` and `demo/seed1` are runs of demo.
 
     Example:
-        >>> method_of(Path("runs/demo-seed1"), 1)
+        >>> infer_method(Path("runs/demo-seed1"), 1)
         'demo'
     """
     path = path.resolve()
@@ -281,8 +281,8 @@ def _alarms(history: History) -> list[Raised] | None:
         raise DataError(f"alarms.jsonl of {history.run.path} has a line without {error}.") from error
 
 
-def _first_problems(history: History, number: int = 4) -> list[str]:
-    """Returns the known ids of the first problems of the first rollout that was kept."""
+def _first_problems(history: History) -> list[str]:
+    """Returns the known ids of the first four problems of the first rollout that was kept."""
     step = min(history.completions, default=0)
     seen = dict.fromkeys(row.get("problem") for row in history.read_completions(step, 64))
-    return [problem for problem in seen if isinstance(problem, str)][:number]
+    return [problem for problem in seen if isinstance(problem, str)][:4]

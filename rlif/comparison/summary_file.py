@@ -19,14 +19,15 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from rlif.comparison.summary import Row, RunSummary
+from rlif.comparison.summary import RunSummary
 from rlif.errors import DataError, first_line
+from rlif.files.jsonl import Row
 
 RUN, MADE = TypeAdapter(RunSummary), TypeAdapter(dict[str, str | None])
 TASKS = TypeAdapter(list[str])
 
 
-def text_of(runs: Sequence[RunSummary], rows: Sequence[Row], made: Mapping[str, str | None]) -> str:
+def format_summaries(runs: Sequence[RunSummary], rows: Sequence[Row], made: Mapping[str, str | None]) -> str:
     """Formats the file of some runs.
 
     Args:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rlif.comparison.comparison import Comparison
-from rlif.comparison.outcomes import Outcome, Pair, Row
+from rlif.comparison.outcomes import MethodResult, Outcome, Pair
 from rlif.comparison.summary import flatten, rounded
-from rlif.comparison.summary_file import text_of
+from rlif.comparison.summary_file import format_summaries
 from rlif.errors import RecipeError
 from rlif.files.atomic import replace_file, writing
 from rlif.intervals import Interval
@@ -60,7 +60,7 @@ def groups(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]
     return found
 
 
-def cells(row: Row, against: str | None = None) -> list[str]:
+def cells(row: MethodResult, against: str | None = None) -> list[str]:
     """Formats a row as text."""
     return [
         row.method,
@@ -114,10 +114,10 @@ def comma_separated(comparison: Comparison) -> str:
 def json_file(comparison: Comparison) -> str:
     """Formats the rows and the runs that they are made of; `rlif compare` reads the file again."""
     rows = [plain(row) for row in comparison.rows]
-    return text_of(comparison.runs, rows, {"command": comparison.command, "against": comparison.against})
+    return format_summaries(comparison.runs, rows, {"command": comparison.command, "against": comparison.against})
 
 
-def plain(row: Row) -> dict[str, Any]:
+def plain(row: MethodResult) -> dict[str, Any]:
     """Returns a row as plain numbers."""
     against = row.against or Interval(0)
     return rounded(
@@ -170,7 +170,7 @@ def span(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _seeds(row: Row) -> str:
+def _seeds(row: MethodResult) -> str:
     """Formats the seeds that count, and the states of the others: 2 (0, 2); 1 failed."""
     states = Counter(outcome.state for outcome in row.outcomes if outcome.state != "finished")
     counted = f"{len(row.seeds)} ({span(row.seeds)})" if row.seeds else "0"
@@ -182,7 +182,7 @@ def _range(steps: Collection[int]) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-def _title(task: str | None, rows: Sequence[Row]) -> str:
+def _title(task: str | None, rows: Sequence[MethodResult]) -> str:
     if task is None:
         return "nothing evaluated: what training logged"
     trained = {row.trained for row in rows}
@@ -224,7 +224,7 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines]
 
 
-def _measures(found: Row | Outcome) -> list[str]:
+def _measures(found: MethodResult | Outcome) -> list[str]:
     return [
         _pair(found.completion_length, 1),
         "-" if found.kl is None else f"{found.kl:.3f}",
@@ -238,7 +238,7 @@ def _pair(pair: Pair, digits: int) -> str:
     return " -> ".join("-" if value is None else f"{value:.{digits}f}" for value in pair)
 
 
-def _count(row: Row, found: Mapping[int, Any], what: str) -> str:
+def _count(row: MethodResult, found: Mapping[int, Any], what: str) -> str:
     """Formats on how many of the seeds something was found, and what."""
     if not row.seeds:
         return "-"

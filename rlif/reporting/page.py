@@ -179,18 +179,14 @@ def _separation(runs: Sequence[ReportedRun]) -> Iterator[dict[str, Any]]:
         for task, evaluations in run.graded.items():
             for evaluation in evaluations:
                 test, numbers, right = evaluation.separation, evaluation.calibration, evaluation.right
-                yield {
-                    "run": run.name,
-                    "task": task,
-                    "step": evaluation.step,
-                    "right": sum(right),
-                    "wrong": len(right) - sum(right),
-                    "u": f"{test.u:,.0f}" if test else "-",
-                    "p": f"{test.p:.2g}" if test else "-",
-                    "r": f"{test.r:.2f}" if test else "-",
-                    "auroc": f"{test.auroc:.3f}" if test else "-",
-                    "slope": f"{numbers.slope:+.2f}" if test and numbers else "-",
-                }
+                row = {"run": run.name, "task": task, "step": evaluation.step}
+                row |= {"right": sum(right), "wrong": len(right) - sum(right)}
+                if test:
+                    row |= {"u": f"{test.u:,.0f}", "p": f"{test.p:.2g}", "r": f"{test.r:.2f}"}
+                    row["auroc"] = f"{test.auroc:.3f}"
+                if test and numbers:
+                    row["slope"] = f"{numbers.slope:+.2f}"
+                yield row
 
 
 def _drifts(runs: Sequence[ReportedRun]) -> Iterator[dict[Any, str]]:

@@ -16,6 +16,8 @@ from rlif.reporting import analysis
 from rlif.reporting.analysis import Collapse, Graded
 from rlif.runs.history import History
 
+LONGEST = 48  # characters of a name
+
 
 @dataclass(frozen=True)
 class ReportedRun:
@@ -127,7 +129,7 @@ def _graded(history: History, task: str, shares: dict[int, Interval]) -> list[Gr
     return [evaluation for evaluation in found if evaluation.right]
 
 
-def label(text: Any, longest: int = 48) -> str:
-    """Makes a name printable and cuts it to `longest` characters."""
+def label(text: Any) -> str:
+    """Makes a name printable and cuts it to LONGEST characters."""
     plain = "".join(sign if sign.isprintable() else "\ufffd" for sign in str(text))
-    return plain if len(plain) <= longest else plain[: longest - 1] + "…"
+    return plain if len(plain) <= LONGEST else plain[: LONGEST - 1] + "…"

@@ -95,7 +95,7 @@ def headline(history: History) -> str:
     return f"{history.name}: {step}, logged {max(0.0, time.time() - path.stat().st_mtime):,.0f} s ago"
 
 
-def sparkline(values: np.ndarray, width: int = WIDTH) -> str:
+def sparkline(values: np.ndarray) -> str:
     """Draws the course of a measure as a line of bars, of means where there are more values than characters.
 
     Example:
@@ -105,7 +105,7 @@ def sparkline(values: np.ndarray, width: int = WIDTH) -> str:
     finite = values[np.isfinite(values)]
     if not len(finite):
         return ""
-    means = np.array([part.mean() for part in np.array_split(finite, min(width, len(finite)))])
+    means = np.array([part.mean() for part in np.array_split(finite, min(WIDTH, len(finite)))])
     low, high = means.min(), means.max()
     if high == low:
         return BARS[0] * len(means)

@@ -19,7 +19,7 @@ import rlif
 from rlif.cli.compare import read_seeds
 from rlif.cli.main import app
 from rlif.comparison.comparison import compare
-from rlif.comparison.summary import differing, method_of, summarise_run
+from rlif.comparison.summary import differing, infer_method, summarise_run
 from rlif.comparison.table import FORMATS, span
 from rlif.config.loading import check_recipe
 from rlif.runs.folder import resolved
@@ -134,7 +134,7 @@ def test_the_csv_is_plain_numbers(runs):
     ],
 )
 def test_the_method_of_a_run_follows_from_its_folder(path, seed, method):
-    assert method_of(Path(path), seed) == method
+    assert infer_method(Path(path), seed) == method
 
 
 def test_differing_compares_two_levels():

@@ -1,4 +1,4 @@
-"""Tests the file of a comparison: small, independent of the machine, read again to the last byte, refused if damaged."""
+"""Tests the file of a comparison: small, free of the machine, read again to the last byte, refused if damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests `rlif compare` from recipes to table, on a tiny random model: runs once, resumes after a kill, never repeats."""
+"""Tests `rlif compare` from recipes to table, on a tiny random model: runs, resumes after a kill, never repeats."""
 
 from __future__ import annotations
 

@@ -96,7 +96,8 @@ class RunSummary:
         for task, columns in self.curves.items():
             rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
             found[task] = {
-                row["step"]: {"accuracy": {k: row[k] for k in SHARE}} | {k: row[k] for k in EVALUATED} for row in rows
+                int(row["step"]): {"accuracy": {k: row[k] for k in SHARE}} | {k: row[k] for k in EVALUATED}
+                for row in rows
             }
         return found
 

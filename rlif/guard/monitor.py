@@ -54,11 +54,8 @@ class Alarm:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.severity} at step {self.step}: {self.seen} (since step {self.since}). {self.advice}"
-
-    @property
-    def advice(self) -> str:
-        return f"Usual cause: {self.cause}. Try: {self.remedy}."
+        advice = f"Usual cause: {self.cause}. Try: {self.remedy}."
+        return f"{self.severity} at step {self.step}: {self.seen} (since step {self.since}). {advice}"
 
 
 @dataclass

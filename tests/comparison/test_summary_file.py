@@ -76,7 +76,9 @@ def test_a_damaged_file_is_refused_in_one_sentence(runs, tmp_path):
             refused += 1
             assert "\n" not in str(error)
     assert refused > 10
-    for text in ("", "[]", "{}", good[:-100], '{"runs": 3}'):
+    without_step = re.sub(r'"step": \[0, ', '"step": [null, ', good)
+    assert without_step != good
+    for text in ("", "[]", "{}", good[:-100], '{"runs": 3}', without_step):
         kept.write_text(text)
         with pytest.raises(rlif.RlifError, match=r"is no file that `rlif compare --out FILE.json` wrote"):
             read_summaries(kept)

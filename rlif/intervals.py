@@ -50,7 +50,7 @@ class Interval:
         if not isinstance(found, Mapping):
             return None
         n, mean, low, high = (_number(found.get(key)) for key in ("n", "mean", "low", "high"))
-        return None if mean is None or n is None or n < 1 else cls(int(n), mean, low, high)
+        return None if mean is None or n is None or n < 1 else cls(int(n), mean, low, high, found.get("clusters"))
 
     def is_below(self, other: Interval) -> bool:
         """Whether all of this interval is below all of the other; False where a bound is unknown."""
@@ -138,25 +138,32 @@ def error_interval(n: int, mean: float, error: float | None) -> Interval:
     return Interval(n, mean, mean - half, mean + half)
 
 
-def paired(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Comparison:
+    """Holds the paired comparison of two models.
+
+    Attributes:
+        problems: in common.
+        difference: mean of the second model's scores minus the first's.
+        better, worse: problems on which the second model is better, or worse.
+        p: of the exact two-sided sign test on these.
+    """
+
+    problems: int
+    difference: Interval
+    better: int
+    worse: int
+    p: float
+
+
+def paired(first: Mapping[str, float], second: Mapping[str, float]) -> Comparison:
     """Compares two models on the problems that both have a score for.
 
     Args:
         first: score by problem id, e.g. the share of its samples that are right.
         second: the same of the other model.
-
-    Returns:
-        `problems` in common; `difference`, the `Interval` of second minus first; `better` and `worse`, the problems on
-        which the second does; `p` of the exact two-sided sign test on these.
     """
-    shared = sorted(set(first) & set(second))
-    differences = [second[key] - first[key] for key in shared]
+    differences = [second[key] - first[key] for key in sorted(set(first) & set(second))]
     better, worse = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    p = stats.binomtest(better, better + worse).pvalue if better + worse else 1.0
-    return {
-        "problems": len(shared),
-        "difference": t_interval(differences).within(-1, 1),
-        "better": better,
-        "worse": worse,
-        "p": float(p),
-    }
+    p = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    return Comparison(len(differences), t_interval(differences).within(-1, 1), better, worse, p)

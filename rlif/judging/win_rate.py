@@ -24,15 +24,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
 
 from rlif.errors import DataError, MachineError, lookup
 from rlif.files.tables import read_rows
 from rlif.intervals import Interval, error_interval
 
 if TYPE_CHECKING:
-    import numpy as np
-
 HUB = "the data set tatsu-lab/alpaca_eval of the Hugging Face hub"
 GAMED_WEIGHT = 0.1
 POSITIONAL = {"instruction": False, "positional": True}
@@ -92,8 +93,6 @@ def raw_win_rate(annotations: Sequence[Annotation]) -> dict[str, float | int | N
         {n, mean, standard_error, low, high}; the 95 % interval is Student's. Mean None where nothing is judged,
         no interval below two rows.
     """
-    import numpy as np
-
     wins = np.array([row.preference - 1 for row in annotations if row.preference is not None])
     error = 100 * float(wins.std(ddof=1)) / len(wins) ** 0.5 if len(wins) > 1 else None
     return _share(len(wins), 100 * float(wins.mean()) if len(wins) else None, error)
@@ -130,8 +129,6 @@ def length_controlled(annotations: Sequence[Annotation], difficulty: str = "inst
 
 
 def _regress(rows: Sequence[Annotation], judged: int, positional: bool) -> dict[str, Any]:
-    import numpy as np
-
     gamed = gamed_baselines()
     model_XN = features(rows, difficulties(), positional)
     known = np.array([row.preference is not None for row in rows])
@@ -154,8 +151,6 @@ def _regress(rows: Sequence[Annotation], judged: int, positional: bool) -> dict[
 
 def features(rows: Sequence[Annotation], table: dict[int, float], positional: bool) -> np.ndarray:
     """Builds one row [tanh(d), difficulty, 1] per annotation, float64."""
-    import numpy as np
-
     gap = np.array([row.len_1 - row.len_2 for row in rows], dtype=np.float64)
     spread = gap.std(ddof=1) if len(gap) > 1 else 0.0
     places = range(len(rows)) if positional else [row.index for row in rows]
@@ -168,9 +163,7 @@ def features(rows: Sequence[Annotation], table: dict[int, float], positional: bo
 
 def predicted_win_rate(rows_XN: np.ndarray, weights: np.ndarray) -> float:
     """Computes the mean probability of a win at equal length."""
-    import numpy as np
-
-    return float(np.mean(_sigmoid(rows_XN[:, 1:] @ weights[1:])))
+    return float(np.mean(expit(rows_XN[:, 1:] @ weights[1:])))
 
 
 @dataclass(frozen=True)
@@ -183,16 +176,12 @@ class Regression:
 
     @classmethod
     def of(cls, gamed: tuple[np.ndarray, np.ndarray], rows: np.ndarray, wins: np.ndarray) -> Regression:
-        import numpy as np
-
-        weight = np.concatenate([np.full(len(gamed[1]), GAMED_WEIGHT), np.ones(len(wins))])
+            weight = np.concatenate([np.full(len(gamed[1]), GAMED_WEIGHT), np.ones(len(wins))])
         return cls(np.concatenate([gamed[0], rows]), np.concatenate([gamed[1], wins]), weight)
 
     def fit(self, strength: float) -> np.ndarray:
         """Fits the three weights at C = `strength`, by liblinear with an L1 penalty and no intercept."""
-        import numpy as np
-
-        logistic = _logistic(strength)
+            logistic = _logistic(strength)
         outcome = np.repeat([1, 0], len(self.wins))
         likely = np.concatenate([self.wins * self.weight, (1 - self.wins) * self.weight])
         logistic.fit(np.concatenate([self.rows, self.rows]), outcome, sample_weight=likely)
@@ -200,26 +189,17 @@ class Regression:
 
     def loss(self, weights: np.ndarray) -> float:
         """Computes the weighted log loss, averaged over the rows."""
-        import numpy as np
-
-        chance = np.clip(_sigmoid(self.rows @ weights), CLIP, 1 - CLIP)
+            chance = np.clip(expit(self.rows @ weights), CLIP, 1 - CLIP)
         losses = self.wins * np.log(chance) + (1 - self.wins) * np.log(1 - chance)
         return -float(np.mean(self.weight * losses))
 
     def choose_strength(self) -> float:
         """Chooses the C of logspace(-4, 4, 10) with the least held-out loss over five folds."""
-        import numpy as np
-
-        fold = folds(len(self.wins))
+            fold = folds(len(self.wins))
         strengths = np.logspace(-4, 4, 10)
-        losses = [
-            np.mean([self._part(fold != k).fit_and_test(c, self._part(fold == k)) for k in range(FOLDS)])
-            for c in strengths
-        ]
+        parts = [(self._part(fold != k), self._part(fold == k)) for k in range(FOLDS)]
+        losses = [np.mean([test.loss(train.fit(c)) for train, test in parts]) for c in strengths]
         return float(strengths[int(np.argmin(losses))])
-
-    def fit_and_test(self, strength: float, held_out: Regression) -> float:
-        return held_out.loss(self.fit(strength))
 
     def _part(self, chosen: np.ndarray) -> Regression:
         return Regression(self.rows[chosen], self.wins[chosen], self.weight[chosen])
@@ -233,8 +213,6 @@ def folds(n: int) -> np.ndarray:
     decides which C wins where two are nearly equal: gpt-3.5-turbo-1106 comes to 19.30, as published, in this order and
     to 19.22 in a stable one.
     """
-    import numpy as np
-
     order = np.arange(n)
     stretches = [(0, n - 1)]
     while stretches:
@@ -254,8 +232,6 @@ def folds(n: int) -> np.ndarray:
 
 def gamed_baselines() -> tuple[np.ndarray, np.ndarray]:
     """Reads features (third one 0) and win probabilities of the verbose and concise baselines, 1,610 rows."""
-    import numpy as np
-
     rows = _table("df_gamed.csv", "df_gamed_reconstructed.csv", ("preference", "std_delta_len"))
     numbers = np.array([[float(row["std_delta_len"]), float(row["instruction_difficulty"]), 0.0] for row in rows])
     numbers[:, 0] = np.tanh(numbers[:, 0])
@@ -292,12 +268,6 @@ def _logistic(strength: float) -> Any:
     major, minor = (int(part) for part in sklearn.__version__.split(".")[:2])
     penalty: dict[str, Any] = {"l1_ratio": 1.0} if (major, minor) >= (1, 8) else {"penalty": "l1"}
     return LogisticRegression(C=strength, solver="liblinear", fit_intercept=False, random_state=123, **penalty)
-
-
-def _sigmoid(z: np.ndarray) -> np.ndarray:
-    from scipy.special import expit
-
-    return expit(z)
 
 
 def check_ready(difficulty: str = "instruction") -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rlif.errors import ModelError
 from rlif.sampling.sampler import Completion, Decoding
 from rlif.tasks import Task
-from rlif.tasks.prompts import Prompt
+from rlif.tasks.prompts import Prompt, find_prompt
 from rlif.tasks.rendering import Chat, render
 from rlif.types import Problem
 
@@ -42,20 +43,45 @@ def mark(
     ]
 
 
-def uses_chat(tokenizer: Any, chat: Chat | None, arguments: Mapping[str, Any] | None = None) -> Chat:
-    """Decides whether prompts go through the chat template, and with which arguments.
+@dataclass(frozen=True)
+class Setup:
+    """Says how problems are put to a model.
+
+    Attributes:
+        prompt: the template.
+        chat: whether it goes through the chat template, and with which arguments.
+        decoding: how completions are sampled.
+    """
+
+    prompt: Prompt
+    chat: Chat
+    decoding: Decoding
+
+
+def setup_of(
+    task: Task,
+    tokenizer: Any,
+    *,
+    prompt: Prompt | None = None,
+    chat: Chat | None = None,
+    decoding: Decoding | None = None,
+    chat_arguments: Mapping[str, Any] | None = None,
+) -> Setup:
+    """Returns the setup of a task's protocol, with what is given instead.
 
     Args:
-        chat: None goes through the template where the tokenizer has one.
-        arguments: of the template, if it is used.
+        chat: None uses the template as the protocol says, or where the tokenizer has one if it says nothing.
+        chat_arguments: passed to the template, if it is used.
 
     Raises:
-        ModelError: a template is needed, and the tokenizer has none.
+        ModelError: a chat template is needed, and the tokenizer has none.
     """
+    chat = task.protocol.chat if chat is None else chat
     if chat and not tokenizer.chat_template:
         raise ModelError("this protocol needs a chat template and the tokenizer has none; give --no-chat.")
     chat = bool(tokenizer.chat_template) if chat is None else chat
-    return arguments if chat is True and arguments else chat
+    chat = chat_arguments if chat is True and chat_arguments else chat
+    return Setup(prompt or find_prompt(task.protocol.prompt), chat, decoding or decoding_of(task))
 
 
 def render_problem(tokenizer: Any, prompt: Prompt, problem: Problem, chat: Chat, task: Task) -> list[int]:

@@ -12,9 +12,10 @@ from scipy import stats
 from support.models import byte_tokenizer, tiny_model
 
 import rlif
-from rlif.evaluation.evaluate import check_gold, evaluate, summarise
+from rlif.evaluation.evaluate import check_gold, evaluate
+from rlif.evaluation.scores import Scores, summarise
 from rlif.intervals import Interval, clustered_mean, paired, proportion
-from rlif.sampling.protocol import render_problem, uses_chat
+from rlif.sampling.protocol import Setup, render_problem, setup_of
 from rlif.sampling.sampler import Decoding, TransformersSampler
 from rlif.signals import SIGNALS
 from rlif.tasks.prompts import PROMPTS
@@ -25,6 +26,10 @@ CUPS = rlif.TASKS["cups"]
 
 def problems(n: int = 10) -> list[Problem]:
     return CUPS.load("test", limit=n)
+
+
+def setup(decoding: Decoding) -> Setup:
+    return setup_of(CUPS, byte_tokenizer(), decoding=decoding)
 
 
 class Killed(BaseException):
@@ -47,13 +52,13 @@ class Fragile(TransformersSampler):
 
 @pytest.mark.parametrize("decoding", [Decoding(6), Decoding(6, temperature=1.0, n=2)])
 def test_killed_and_gone_on_is_as_never_killed(tmp_path, decoding):
-    whole = evaluate(Fragile(), CUPS, problems(), decoding=decoding, folder=tmp_path / "whole")
+    whole = evaluate(Fragile(), CUPS, problems(), setup(decoding), path=tmp_path / "whole" / "cups")
     with pytest.raises(Killed):
-        evaluate(Fragile(dies_at=2), CUPS, problems(), decoding=decoding, folder=tmp_path / "killed")
+        evaluate(Fragile(dies_at=2), CUPS, problems(), setup(decoding), path=tmp_path / "killed" / "cups")
     part = tmp_path / "killed" / "cups.part.jsonl"
     part.write_bytes(part.read_bytes() + b'{"batch": 2, "rec')
     second = Fragile()
-    again = evaluate(second, CUPS, problems(), decoding=decoding, folder=tmp_path / "killed")
+    again = evaluate(second, CUPS, problems(), setup(decoding), path=tmp_path / "killed" / "cups")
     assert again == whole and second.batches == (3 if decoding.n == 1 else 5) - 2
     for name in ("cups.json", "cups.jsonl"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -61,31 +66,38 @@ def test_killed_and_gone_on_is_as_never_killed(tmp_path, decoding):
 
 
 def test_records_are_in_the_problems_order_and_complete(tmp_path):
-    scores = evaluate(Fragile(), CUPS, problems(), decoding=Decoding(6, temperature=1.0, n=2), folder=tmp_path)
+    scores = evaluate(Fragile(), CUPS, problems(), setup(Decoding(6, temperature=1.0, n=2)), path=tmp_path / "cups")
     rows = [json.loads(line) for line in (tmp_path / "cups.jsonl").read_bytes().splitlines()]
     assert [(row["id"], row["sample"]) for row in rows] == [(p.id, i) for p in problems() for i in (0, 1)]
     assert set(rows[0]) == {
         *("id", "sample", "completion", "answer", "right"),
         *("self_certainty", "tokens", "truncated"),
     }
-    assert scores["completions"] == 20 and scores["n"] == 2 and scores["accuracy"]["clusters"] == 10
-    assert scores["protocol"]["extract"] == "last_boxed" and scores["decoding"]["temperature"] == 1.0
+    assert scores.completions == 20 and scores.n == 2 and scores.accuracy.clusters == 10
+    assert scores.settings["protocol"]["extract"] == "last_boxed"
+    assert scores.settings["decoding"]["temperature"] == 1.0
+    written = json.loads((tmp_path / "cups.json").read_text())
+    assert Scores.read(written).as_dict() == written and Scores.read(written).accuracy == scores.accuracy
+    assert list(written)[-9:] == [
+        *("n", "completions", "accuracy", "self_certainty@2", "pass@k"),
+        *("completion_length", "self_certainty", "truncated", "unanswered"),
+    ]
 
 
 def test_other_settings_do_not_go_on(tmp_path):
     with pytest.raises(Killed):
-        evaluate(Fragile(dies_at=1), CUPS, problems(), decoding=Decoding(6), folder=tmp_path)
+        evaluate(Fragile(dies_at=1), CUPS, problems(), setup(Decoding(6)), path=tmp_path / "cups")
     with pytest.raises(rlif.RlifError, match=r"was begun with another decoding"):
-        evaluate(Fragile(), CUPS, problems(), decoding=Decoding(7), folder=tmp_path)
+        evaluate(Fragile(), CUPS, problems(), setup(Decoding(7)), path=tmp_path / "cups")
     (tmp_path / "cups.part.jsonl").write_text('{"settings": 1}\n[]\n')
     with pytest.raises(rlif.RlifError, match="damaged"):
-        evaluate(Fragile(), CUPS, problems(), decoding=Decoding(6), folder=tmp_path)
+        evaluate(Fragile(), CUPS, problems(), setup(Decoding(6)), path=tmp_path / "cups")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(rlif.RlifError, match="cannot write to"):
-        evaluate(Fragile(), CUPS, problems(), decoding=Decoding(6), folder=tmp_path / "file")
+    with pytest.raises(rlif.RlifError, match="cannot write"):
+        evaluate(Fragile(), CUPS, problems(), setup(Decoding(6)), path=tmp_path / "file" / "cups")
 
 
 def test_self_certainty_of_decoding_is_that_of_scoring():
@@ -136,19 +148,22 @@ def test_scores_of_several_samples():
         for key, answer, right, sure in rows
     ]
     scores = summarise(records, lambda a, b: float(a) == float(b))
-    assert scores["n"] == 3 and scores["accuracy"]["n"] == 6
-    assert scores["accuracy"]["mean"] == pytest.approx((2 / 3 + 1 / 3) / 2)
-    assert scores["maj@3"] == proportion(1, 2).as_dict()  # a: {1, 1.0}; b: a tie, the first
-    assert scores["self_certainty@3"] == proportion(1, 2).as_dict()  # a: "2"; b: "4", the surest that answers
-    assert scores["pass@k"]["1"]["mean"] == pytest.approx(0.5)
-    assert scores["pass@k"]["2"]["mean"] == pytest.approx((1 + 2 / 3) / 2)
-    assert scores["unanswered"] == pytest.approx(1 / 7)
+    assert scores.n == 3 and scores.accuracy.n == 6
+    assert scores.accuracy.mean == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert scores.chosen["maj@3"] == proportion(1, 2)  # a: {1, 1.0}; b: a tie, the first
+    assert scores.chosen["self_certainty@3"] == proportion(1, 2)  # a: "2"; b: "4", the surest that answers
+    assert scores.pass_at[1].mean == pytest.approx(0.5)
+    assert scores.pass_at[2].mean == pytest.approx((1 + 2 / 3) / 2)
+    assert scores.unanswered == pytest.approx(1 / 7)
+    assert Scores.read(json.loads(json.dumps(scores.as_dict()))) == scores
 
 
 def test_nothing_to_score():
-    assert summarise([])["accuracy"]["mean"] is None
+    assert summarise([]).as_dict()["accuracy"]["mean"] is None
     unlabelled = [{"id": "a", "answer": None, "right": None}] * 2
-    assert summarise(unlabelled)["accuracy"] == {"n": 0, "mean": None, "low": None, "high": None}
+    found = summarise(unlabelled).as_dict()
+    assert found["accuracy"] == {"n": 0, "mean": None, "low": None, "high": None}
+    assert Scores.read(found).as_dict() == found
 
 
 def test_clustered_interval_is_students_over_problems():
@@ -170,11 +185,11 @@ def test_paired_comparison():
     first = {"a": 0.0, "b": 1.0, "c": 0.0, "d": 0.5, "only here": 1.0}
     second = {"a": 1.0, "b": 1.0, "c": 1.0, "d": 0.0}
     found = paired(first, second)
-    assert (found["problems"], found["better"], found["worse"]) == (4, 2, 1)
+    assert (found.problems, found.better, found.worse) == (4, 2, 1)
     expected = stats.ttest_rel([1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.5]).confidence_interval(0.95)
-    assert (found["difference"].low, found["difference"].high) == pytest.approx((expected.low, min(1, expected.high)))
-    assert found["p"] == pytest.approx(stats.binomtest(2, 3).pvalue)
-    assert paired(first, first)["p"] == 1.0 and paired({}, {})["difference"] == Interval(0)
+    assert (found.difference.low, found.difference.high) == pytest.approx((expected.low, min(1, expected.high)))
+    assert found.p == pytest.approx(stats.binomtest(2, 3).pvalue)
+    assert paired(first, first).p == 1.0 and paired({}, {}).difference == Interval(0)
 
 
 def test_shots_are_dropped_from_the_end_until_the_prompt_fits():
@@ -190,10 +205,12 @@ def test_shots_are_dropped_from_the_end_until_the_prompt_fits():
 
 
 def test_chat_templates():
-    assert uses_chat(byte_tokenizer(), None) and not uses_chat(byte_tokenizer(chat=False), None)
-    assert not uses_chat(byte_tokenizer(), False)
+    with_template, without = byte_tokenizer(), byte_tokenizer(chat=False)
+    assert setup_of(CUPS, with_template).chat and not setup_of(CUPS, without).chat
+    assert not setup_of(CUPS, with_template, chat=False).chat
+    assert setup_of(CUPS, with_template, chat_arguments={"thinking": False}).chat == {"thinking": False}
     with pytest.raises(rlif.RlifError, match="needs a chat template"):
-        uses_chat(byte_tokenizer(chat=False), True)
+        setup_of(CUPS, without, chat=True)
 
 
 def test_golds_are_checked():

@@ -49,7 +49,7 @@ def test_a_run_folder_is_all_its_checkpoints(run, tmp_path):
     assert sorted(curve) == [0, 3, 5] and all(curve[step]["step"] == step for step in curve)
     assert len({scores["self_certainty"] for scores in curve.values()}) == 3
     assert len(run.records(3, "clock")) == 4 and set(run.records(3, "clock")[0]) >= {"right", "completion"}
-    assert compare(found[0], found[2], CLOCK)["problems"] == 4
+    assert compare(found[0], found[2], CLOCK).problems == 4
 
 
 def test_what_is_evaluated_is_not_evaluated_again(run, tmp_path):
@@ -64,7 +64,7 @@ def test_what_is_evaluated_is_not_evaluated_again(run, tmp_path):
     with pytest.raises(rlif.RlifError, match="has another decoding; write to another folder, or give --overwrite"):
         evaluate_candidate(first, work, Options(limit=4, decoding={"max_tokens": 7}), sampler=no_model)
     again = evaluate_candidate(first, work, Options(limit=4, decoding={"max_tokens": 7}, batch_size=4, overwrite=True))
-    assert again["clock"]["decoding"]["max_tokens"] == 7
+    assert again["clock"].settings["decoding"]["max_tokens"] == 7
 
 
 def test_a_checkpoint_half_written_is_refused(run, tmp_path):
@@ -93,7 +93,7 @@ def test_an_adapter_is_evaluated_on_its_base(model_folder, tmp_path):
     AutoTokenizer.from_pretrained(model_folder).save_pretrained(tmp_path / "adapter")
     work = [(CLOCK, options().problems(CLOCK))]
     scores = [
-        evaluate_candidate(candidates(str(path), tmp_path / "out")[0], work, options())["clock"]["self_certainty"]
+        evaluate_candidate(candidates(str(path), tmp_path / "out")[0], work, options())["clock"].self_certainty
         for path in (model_folder, tmp_path / "adapter")
     ]
     assert scores[0] != scores[1]
@@ -113,11 +113,11 @@ def write(path, rows):
 def test_recorded_completions(tmp_path):
     problems = CLOCK.load("test", limit=8)
     source = write(tmp_path / "outputs.jsonl", rows(problems, changed={problems[0].id, problems[5].id}))
-    scores, records = grade_outputs(CLOCK, problems, source)
-    assert scores["accuracy"]["mean"] == 6 / 8 and [r["right"] for r in records].count(False) == 2
+    scores = grade_outputs(CLOCK, problems, source)
+    assert scores.accuracy.mean == 6 / 8 and [r["right"] for r in scores.records].count(False) == 2
     lists = [{"id": row["id"], "output": [row["completion"], "none"]} for row in rows(problems)]
-    scores, _ = grade_outputs(CLOCK, problems, write(tmp_path / "lists.jsonl", lists))
-    assert scores["n"] == 2 and scores["accuracy"]["mean"] == 0.5 and scores["maj@2"]["mean"] == 1.0
+    scores = grade_outputs(CLOCK, problems, write(tmp_path / "lists.jsonl", lists))
+    assert scores.n == 2 and scores.accuracy.mean == 0.5 and scores.chosen["maj@2"].mean == 1.0
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from support.models import byte_tokenizer, tiny_model
 import rlif
 from rlif.evaluation.evaluate import evaluate
 from rlif.intervals import Interval, proportion
+from rlif.sampling.protocol import setup_of
 from rlif.sampling.sampler import Decoding, TransformersSampler, generate, token_chars
 from rlif.tasks.prompts import PROMPTS
 from rlif.tasks.rendering import render
@@ -60,11 +61,12 @@ def test_evaluation_counts_what_it_says():
     task = rlif.TASKS["cups"]
     problems = task.load("test", limit=6)
     sampler = TransformersSampler(tiny_model(), byte_tokenizer(), batch_size=4)
-    result = evaluate(sampler, task, problems, prompt=PROMPTS["plain"], decoding=Decoding(5))
-    assert [record["id"] for record in result["records"]] == [problem.id for problem in problems]
-    assert result["accuracy"] == proportion(0, 6).as_dict() and result["unanswered"] == 1.0
-    assert result["completion_length"] == sum(record["tokens"] for record in result["records"]) / 6
-    assert result["self_certainty"] > 0
+    setup = setup_of(task, sampler.tokenizer, prompt=PROMPTS["plain"], decoding=Decoding(5))
+    result = evaluate(sampler, task, problems, setup)
+    assert [record["id"] for record in result.records] == [problem.id for problem in problems]
+    assert result.accuracy == proportion(0, 6) and result.unanswered == 1.0
+    assert result.completion_length == sum(record["tokens"] for record in result.records) / 6
+    assert result.self_certainty > 0
 
 
 def test_wilsons_interval():

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from rlif.errors import RlifError
-from rlif.evaluation.evaluate import proportion
+from rlif.intervals import proportion
 from rlif.selection.figure import draw
 from rlif.selection.scaling import difference, early_stop_report, interval, markdown, scaling, sizes, subsets
 from rlif.tasks import find_task

@@ -77,7 +77,10 @@ class Scores:
             accuracy=_interval(found["accuracy"]),
             chosen={name: _interval(found[name]) for name in chosen},
             pass_at={int(k): _interval(share) for k, share in found.get("pass@k", {}).items()},
-            **{name: found.get(name) for name in MEANS},
+            completion_length=found.get("completion_length"),
+            self_certainty=found.get("self_certainty"),
+            truncated=found.get("truncated"),
+            unanswered=found.get("unanswered"),
             settings={key: value for key, value in found.items() if key not in own},
         )
 

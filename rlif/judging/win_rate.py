@@ -33,7 +33,6 @@ from rlif.errors import DataError, MachineError, lookup
 from rlif.files.tables import read_rows
 from rlif.intervals import Interval, error_interval
 
-if TYPE_CHECKING:
 HUB = "the data set tatsu-lab/alpaca_eval of the Hugging Face hub"
 GAMED_WEIGHT = 0.1
 POSITIONAL = {"instruction": False, "positional": True}
@@ -176,12 +175,12 @@ class Regression:
 
     @classmethod
     def of(cls, gamed: tuple[np.ndarray, np.ndarray], rows: np.ndarray, wins: np.ndarray) -> Regression:
-            weight = np.concatenate([np.full(len(gamed[1]), GAMED_WEIGHT), np.ones(len(wins))])
+        weight = np.concatenate([np.full(len(gamed[1]), GAMED_WEIGHT), np.ones(len(wins))])
         return cls(np.concatenate([gamed[0], rows]), np.concatenate([gamed[1], wins]), weight)
 
     def fit(self, strength: float) -> np.ndarray:
         """Fits the three weights at C = `strength`, by liblinear with an L1 penalty and no intercept."""
-            logistic = _logistic(strength)
+        logistic = _logistic(strength)
         outcome = np.repeat([1, 0], len(self.wins))
         likely = np.concatenate([self.wins * self.weight, (1 - self.wins) * self.weight])
         logistic.fit(np.concatenate([self.rows, self.rows]), outcome, sample_weight=likely)
@@ -189,13 +188,13 @@ class Regression:
 
     def loss(self, weights: np.ndarray) -> float:
         """Computes the weighted log loss, averaged over the rows."""
-            chance = np.clip(expit(self.rows @ weights), CLIP, 1 - CLIP)
+        chance = np.clip(expit(self.rows @ weights), CLIP, 1 - CLIP)
         losses = self.wins * np.log(chance) + (1 - self.wins) * np.log(1 - chance)
         return -float(np.mean(self.weight * losses))
 
     def choose_strength(self) -> float:
         """Chooses the C of logspace(-4, 4, 10) with the least held-out loss over five folds."""
-            fold = folds(len(self.wins))
+        fold = folds(len(self.wins))
         strengths = np.logspace(-4, 4, 10)
         parts = [(self._part(fold != k), self._part(fold == k)) for k in range(FOLDS)]
         losses = [np.mean([test.loss(train.fit(c)) for train, test in parts]) for c in strengths]

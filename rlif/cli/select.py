@@ -13,7 +13,6 @@ from rich.markup import escape
 
 from rlif.cli.console import make_console, progress_bar
 from rlif.cli.options import Chat, Dtype, Window
-from rlif.cli.score import load_scorer
 from rlif.cli.tables import print_table
 from rlif.errors import RecipeError, RlifError
 from rlif.files.atomic import replace_file, write_rows, writing
@@ -64,6 +63,7 @@ def select(
     from rlif.selection.rules import choose
     from rlif.selection.rules import select as best
     from rlif.selection.scaling import report
+    from rlif.selection.score_file import load_scorer
     from rlif.tasks import find_task
 
     choose(rule, [], [], power=power)  # refuses an unknown rule and an impossible power before anything is loaded

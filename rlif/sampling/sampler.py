@@ -1,8 +1,8 @@
 """Samples completions outside a trainer.
 
 Sampler              what evaluation and selection sample from
-TransformersSampler  a sampler that runs anywhere; `rlif.sampling.vllm_sampler` has one for vLLM
-generate             completes each of some prompts once, by transformers
+TransformersSampler  samples anywhere; `rlif.sampling.vllm_sampler` has a sampler for vLLM
+generate             completes each prompt once, by transformers
 """
 
 from __future__ import annotations
@@ -106,14 +106,7 @@ class TransformersSampler:
         with torch.random.fork_rng(enabled=bool(decoding.temperature)):
             if decoding.temperature:
                 torch.manual_seed(decoding.seed)
-            return generate(
-                self.model,
-                self.tokenizer,
-                rows,
-                decoding,
-                batch_size=self.batch_size,
-                self_certainty=True,
-            )
+            return generate(self.model, self.tokenizer, rows, decoding, batch_size=self.batch_size, self_certainty=True)
 
     def close(self) -> None:
         """Does nothing: the caller owns the model."""
@@ -158,9 +151,7 @@ def generate(
     sampling uses torch's global state.
 
     Args:
-        model: a causal language model of transformers.
         tokenizer: with a pad token.
-        prompt_ids: prompts as token ids.
         decoding: how to sample; its `n` and `seed` are not used here.
         batch_size: prompts per call of the model's generate.
         self_certainty: also measure it, from the logits of decoding, without another pass.
@@ -178,7 +169,8 @@ def generate(
                 {"input_ids": [list(prompt_ids[i]) for i in rows]}, padding_side="left", return_tensors="pt"
             ).to(model.device)
             criterion = early.criterion(model, rows) if early else None
-            with DecodeTap(model, 1.0) if self_certainty else nullcontext() as tap, criterion or nullcontext():
+            watching = criterion.tap if criterion else nullcontext()
+            with DecodeTap(model, 1.0) if self_certainty else nullcontext() as tap, watching:
                 output = model.generate(
                     input_ids=batch["input_ids"],
                     attention_mask=batch["attention_mask"],

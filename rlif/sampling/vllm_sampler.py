@@ -19,9 +19,9 @@ process's random state when it loads. Tested on vLLM's CPU build; not yet run on
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import random
-import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -46,6 +46,8 @@ CPU = {
     "enforce_eager": True,  # compiling takes a minute
     "kv_cache_memory_bytes": 2**31,  # instead of a share of all memory; VLLM_CPU_KVCACHE_SPACE, in GiB, overrides it
 }
+
+logger = logging.getLogger(__name__)
 
 NUMBERS = itertools.count()  # of requests; one count for all engines, which may share what they capture
 
@@ -89,13 +91,13 @@ class VllmSampler:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         obstacle = why_no_self_certainty(engine)
-        self.measures = obstacle is None
+        self.measures, self.incomplete = obstacle is None, False
         if obstacle is None:
             os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
             engine["logits_processors"] = [processor(), *engine.get("logits_processors", ())]
             engine["worker_extension_cls"] = "rlif.sampling.vllm_capture.Worker"
         else:
-            warnings.warn(f"vLLM cannot measure self-certainty {obstacle}; it is left out.", stacklevel=2)
+            logger.warning("vLLM cannot measure self-certainty %s; it is left out.", obstacle)
         engine |= {"max_model_len": max_model_len, "gpu_memory_utilization": gpu_memory_utilization}
         self.llm = _load(model, dtype, engine)
         self.tokenizer = self.llm.get_tokenizer() if tokenizer is None else tokenizer
@@ -160,8 +162,9 @@ class VllmSampler:
             values = captured.get(number, [])[:length]
             mean_logprob_BT[b, : len(values)] = torch.tensor(values)
         mask_BT, vocab_size = length_mask(lengths), self.llm.model_config.get_vocab_size()
-        if mean_logprob_BT[mask_BT].isnan().any():
-            warnings.warn("vLLM did not show the logits of every token; self-certainty is None there.", stacklevel=3)
+        if mean_logprob_BT[mask_BT].isnan().any() and not self.incomplete:
+            self.incomplete = True  # one warning is enough
+            logger.warning("vLLM did not show the logits of every token; self-certainty is None there.")
         return SIGNALS["self_certainty"](TokenStats(mask_BT, vocab_size, mean_logprob_BT=mean_logprob_BT))
 
 

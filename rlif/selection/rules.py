@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -44,7 +44,7 @@ def borda_power(n: int) -> float:
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """The chance that k of n samples, drawn without replacement, hold at least one of the right ones.
+    """Computes the chance that k of n samples, drawn without replacement, hold at least one of the right ones.
 
     1 - C(n - right, k) / C(n, k), unbiased for k fresh samples (arXiv 2107.03374). With k = n: is any right?
     """
@@ -54,14 +54,14 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 
 
 def _most_sure(labels: Labels, values: Values, **_: Any) -> int | None:
-    """The largest value among samples with an answer; among all where nobody has one."""
+    """Finds the largest value among samples with an answer; among all where there is no answer."""
     scored = {i: value for i, value in enumerate(values) if value is not None}
     answered = [i for i in scored if labels[i] is not None]
     return max(answered or scored, key=scored.__getitem__, default=None)
 
 
 def _vote(labels: Labels, values: Values, weights: Mapping[int, float]) -> int | None:
-    """The most sure sample of the answer with the largest sum of weights, {sample: weight}."""
+    """Finds the most sure sample of the answer with the largest sum of weights, {sample: weight}."""
     sums: dict[int, float] = defaultdict(float)
     for i in sorted(weights):
         if (answer := labels[i]) is not None:
@@ -73,15 +73,12 @@ def _vote(labels: Labels, values: Values, weights: Mapping[int, float]) -> int |
 
 
 def _plurality(labels: Labels, values: Values, **_: Any) -> int | None:
-    counts: dict[int, int] = defaultdict(int)
-    for answer in labels:
-        if answer is not None:
-            counts[answer] += 1
-    return labels.index(max(counts, key=counts.__getitem__)) if counts else None
+    counts = Counter(answer for answer in labels if answer is not None)
+    return labels.index(counts.most_common(1)[0][0]) if counts else None
 
 
 def _weighted_vote(labels: Labels, values: Values, *, above: float = 0, **_: Any) -> int | None:
-    """Votes weighted by value, of those at or above a percentile of the values that can vote."""
+    """Weighs votes by value; a value below a percentile of the values that can vote does not count."""
     votes = {i: v for i, v in enumerate(values) if v is not None and labels[i] is not None}
     least = percentile(list(votes.values()), above) if votes else 0.0
     return _vote(labels, values, {i: v for i, v in votes.items() if v >= least})
@@ -101,7 +98,7 @@ def _random(labels: Labels, values: Values, *, seed: int | str = 0, **_: Any) ->
 
 @dataclass(frozen=True)
 class Rule:
-    """How one of N samples is chosen.
+    """Says how one of N samples is chosen.
 
     Attributes:
         signal: the name in `rlif.SIGNALS` whose values it reads; None if it reads none.
@@ -173,11 +170,6 @@ def choose(
         raise RecipeError(f"Borda's power must be a finite number from 0, got {power}.")
     finite = [value if value is not None and math.isfinite(value) else None for value in values]
     return lookup(RULES, rule, "rule").pick(label(answers, equal), finite, power=power, seed=seed)
-
-
-def majority(answers: Sequence[str | None], equal: Equal | None = None) -> int | None:
-    """The index of the first sample that gives the most frequent answer; None if nobody answers. What maj@k grades."""
-    return choose("plurality", answers, [None] * len(answers), equal=equal)
 
 
 def select(

@@ -13,7 +13,7 @@ import pytest
 import rlif
 from rlif.answers.clusters import clusters, percentile
 from rlif.errors import RlifError
-from rlif.selection.rules import RULES, borda_power, choose, majority, pass_at_k
+from rlif.selection.rules import RULES, borda_power, choose, pass_at_k
 
 WEIGHED = sorted(name for name, rule in RULES.items() if rule.signal)
 
@@ -77,7 +77,8 @@ def test_plurality_is_the_most_frequent_answer_and_the_first_of_equals():
         counts = Counter(answer for answer in answers if answer is not None)
         expected = max(counts, key=lambda a: (counts[a], -answers.index(a)), default=None)
         assert answer_of("plurality", answers, values) == expected
-        assert majority(answers) == (None if expected is None else answers.index(expected))
+        first = None if expected is None else answers.index(expected)
+        assert choose("plurality", answers, values) == first
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -148,7 +149,9 @@ def test_equal_answers_are_one_answer():
     answers = ["\\frac{1}{2}", "3", None, "0.5", "3.0", "1/2"]
     assert clusters(answers, rlif.TASKS["math"].equal) == [[0, 3, 5], [1, 4]]
     assert clusters(answers) == [[0], [1], [3], [4], [5]]
-    assert majority(["3", "1/2", "0.5"], rlif.TASKS["math"].equal) == 1 and majority(["3", "1/2", "0.5"]) == 0
+    answers, values = ["3", "1/2", "0.5"], [None] * 3
+    assert choose("plurality", answers, values, equal=rlif.TASKS["math"].equal) == 1
+    assert choose("plurality", answers, values) == 0
     assert clusters([]) == [] and clusters([None, None]) == []
 
 

@@ -74,9 +74,8 @@ def select(
     scorer = None
     if model is not None:
         scorer = load_scorer(model, chat=chat, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
-    early = None
     if samples is not None:
-        rows = _given(samples, known, problems, scorer, prompt)
+        rows, early = _given(samples, known, problems, scorer, prompt), None
     else:
         sampler = _sampler(scorer, known, prompt, max_tokens, n, temperature, seed)
         sampler = sampler if engine == "transformers" else _by_vllm(sampler, dtype)

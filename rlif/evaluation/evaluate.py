@@ -29,8 +29,6 @@ def evaluate(
     """Samples, grades and scores completions of problems.
 
     Args:
-        sampler: of the model.
-        problems: of the task.
         setup: the prompt and how it is sampled; the protocol's if left out.
         path: where files go: records to `<path>.jsonl` as they are made, then scores to `<path>.json`. An evaluation
             of the same settings that did not end there is resumed. None keeps the records in memory.

@@ -40,7 +40,7 @@ class Candidate:
         label: what tables call it.
         recipe: how it is loaded; only the fields that say so are read.
         folder: where its scores go.
-        step: of its run, None for a model that is no checkpoint of one.
+        step: for a checkpoint, the step of its run; else None.
     """
 
     label: str
@@ -85,10 +85,9 @@ def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str |
     """Finds the models that a name stands for: one, or all checkpoints of a run folder.
 
     Raises:
-        ModelError: there is no such model, or a checkpoint that was not written to its end is named.
+        ModelError: there is no such model, or it is a checkpoint that was not written to its end.
     """
-    path = Path(model).expanduser()
-    loading: dict[str, Any] = {"dtype": dtype, "chat": False}
+    path, loading = Path(model).expanduser(), {"dtype": dtype, "chat": False}
     if (path / "recipe.yaml").is_file():
         return list(_checkpoints(Run.open(path), loading))
     run = _run_of(path)

@@ -29,7 +29,7 @@ class Scores:
 
     Attributes:
         n: samples per problem.
-        completions: of all problems.
+        completions: their number, over all problems.
         accuracy: mean@n; Wilson's interval with one sample per problem, clustered by problem with more.
         chosen: `maj@n` and `self_certainty@n` by name; empty with one sample per problem.
         pass_at: pass@k by k; empty with one sample per problem.

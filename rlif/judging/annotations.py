@@ -1,8 +1,8 @@
 """Asks a judge about pairs and keeps its answers on disk, or reads recorded annotations.
 
 Each answer is appended to a file of JSON lines as it arrives. Its `key` is a digest of the pair, the judge's name and
-what the judge read. So a killed run goes on where it stopped, and whatever changed (output, prompt, judge) is judged
-anew.
+its messages. So a killed run is resumed where it stopped, and a pair whose output, prompt or judge changed is judged
+again.
 
 Unjudged and failed differ. A reply that names neither m nor M is unjudged: preference None, written, not asked again.
 A failed request (rate limit, time-out, broken reply) is not written, and the next run repeats it. Neither counts as a
@@ -71,7 +71,7 @@ def annotate(
     """Asks the judge about every pair that the file does not hold yet.
 
     Args:
-        path: of the JSON lines; continued if it exists.
+        path: where answers go, as JSON lines; continued if it exists.
         workers: requests at a time.
         tick: called once per finished pair.
 
@@ -158,7 +158,7 @@ def read_pairs(problems: Sequence[Problem], source: str) -> list[Pair]:
     """Pairs the outputs in a file with the baseline's, one pair per problem, in the order of the problems.
 
     Args:
-        problems: of the task alpaca_eval, `data` with index and baseline.
+        problems: those of the task alpaca_eval; `data` has index and baseline.
         source: rows {id or instruction, output or completion}; the records of an evaluation have that layout.
 
     Raises:
@@ -227,7 +227,7 @@ def read_annotations(source: str, index_of: Mapping[str, int]) -> list[Annotatio
 
 def _annotation(row: Any, number: int, source: str, index_of: Mapping[str, int]) -> Annotation:
     if "preference" not in row:
-        raise DataError(f"row {number} of {source} has no 'preference'; it is no annotation.")
+        raise DataError(f"row {number} of {source} has no 'preference', so it is not an annotation.")
     preference = _preference(row["preference"], number, source)
     try:
         if "len_1" in row:
@@ -237,7 +237,7 @@ def _annotation(row: Any, number: int, source: str, index_of: Mapping[str, int])
     except (KeyError, TypeError, ValueError):
         raise DataError(
             f"row {number} of {source} has {', '.join(row)}; expected index, len_1 and len_2, or instruction, output_1"
-            " and output_2, beside preference."
+            " and output_2, besides preference."
         ) from None
     if index is None:
         raise DataError(f"the instruction in row {number} of {source} is not one of the {len(index_of)} of AlpacaEval.")

@@ -13,7 +13,7 @@ Read in this order:
 Prompts become token ids in `rlif.tasks.rendering`, which training and graders use too. Evaluation, selection, training
 and the command line import this folder. It imports tasks, config, scoring and signals, and no trainer.
 
-A new engine is a class with `tokenizer`, `batch_size`, `sample` and `close`, as `sampler.Sampler` says. Name it in
+A new engine is a class with `tokenizer`, `batch_size`, `sample` and `close`, see `sampler.Sampler`. Name it in
 `rlif.evaluation.grid.samplers` for `rlif eval --engine`. It must draw the same distribution for the same `Decoding`,
 and repeat for the same seed.
 """

@@ -70,7 +70,7 @@ def setup_of(
     """Returns the setup of a task's protocol, with what is given instead.
 
     Args:
-        chat: None uses the template as the protocol says, or where the tokenizer has one if it says nothing.
+        chat: None follows the protocol, which may leave it to whether the tokenizer has a template.
         chat_arguments: passed to the template, if it is used.
 
     Raises:

@@ -34,7 +34,7 @@ class Decoding:
         top_p: sample from the likeliest tokens whose probabilities sum to this.
         stop: strings that end a completion, themselves left out of its text.
         n: completions per prompt.
-        seed: of sampling.
+        seed: for sampling.
     """
 
     max_tokens: int
@@ -57,7 +57,7 @@ class Completion:
         text: the decoded text, without special tokens and stop strings.
         completion_ids: all tokens, the end-of-sequence token and those of a stop string included.
         truncated: the token limit ended it.
-        self_certainty: in nats, at temperature 1; None where it was not asked for or cannot be measured.
+        self_certainty: in nats, at temperature 1; None where it was not or cannot be measured.
         stopped: early stopping ended it, see `rlif.sampling.early_stop`.
     """
 
@@ -73,7 +73,7 @@ class Sampler(Protocol):
     """Completes prompts.
 
     Attributes:
-        tokenizer: of the model.
+        tokenizer: the model's.
         batch_size: how many completions to ask for at once.
     """
 

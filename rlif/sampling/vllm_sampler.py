@@ -10,10 +10,10 @@ limit: in half precision, logits depend on the shape of the batch. The same call
 may not.
 
 Watch: self-certainty cannot be measured under speculative decoding, after a plug-in that edits logits, or in vLLM's V2
-model runner before 0.31. It is None there, and a warning says why. Three of vLLM's environment variables get values if
-they have none: VLLM_ENABLE_V1_MULTIPROCESSING=0, VLLM_USE_V2_MODEL_RUNNER=0 and VLLM_LOGGING_LEVEL=WARNING. The first
-may be 1: the engine then is another process, and its schedule depends on timing. An engine in this process seeds the
-process's random state when it loads. Tested on vLLM's CPU build; not yet run on a GPU.
+model runner before 0.31. It is None there, and the log has a warning. Three environment variables get values if they
+have none: VLLM_ENABLE_V1_MULTIPROCESSING=0, VLLM_USE_V2_MODEL_RUNNER=0 and VLLM_LOGGING_LEVEL=WARNING. With 1 for the
+first, the engine is another process, and its schedule depends on timing. An engine in this process seeds its random
+state when it loads. Tested on vLLM's CPU build; not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def require_vllm() -> None:
     """Checks that vLLM is installed.
 
     Raises:
-        MachineError: it is not; the sentence says what to install.
+        MachineError: it is not; the message names what to install.
     """
     if find_spec("vllm") is None:
         raise MachineError(

@@ -152,13 +152,13 @@ def choose(
             random do not read them.
         equal: when two answers are the same, a task's `equal`; == if left out.
         power: Borda's p; `borda_power(N)` if left out.
-        seed: of random.
+        seed: for the rule random.
 
     Returns:
         An index; None where there is nothing to choose by: no samples, no answers for plurality, no values.
 
     Raises:
-        RecipeError: an unknown rule, or a power that is no finite number from 0.
+        RecipeError: an unknown rule, or a power that is not a finite number from 0.
 
     Example:
         >>> choose("borda", ["4", "5", "5", None], [9.0, 7.0, 6.5, 8.0])
@@ -188,7 +188,7 @@ def select(
         rule: a name of `RULES`. Text without answers is picked by self-certainty alone, by Borda too.
         equal: when two answers are the same, a task's `equal`; == if left out.
         power: Borda's p; `borda_power(N)` if left out.
-        seed: of the rule random.
+        seed: for the rule random.
 
     Returns:
         {id: the chosen sample as it was given}; None where there was nothing to choose by.

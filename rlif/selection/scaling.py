@@ -86,7 +86,7 @@ def scaling(
         equal: when two answers are the same, a task's `equal`; == if left out.
         power: Borda's p; by N if left out.
         resamples: subsets per problem and N.
-        seed: of the subsets, and of the rule random.
+        seed: for the subsets and the rule random.
 
     Returns:
         `n`, the sizes; `problems`, `samples` (of each problem, the least), `ungraded` (problems left out, having no

@@ -44,8 +44,8 @@ class Scorer:
         chat: render prompts by the chat template.
         end: completions close with the end-of-sequence token.
         batch_size: rows per forward pass.
-        window: of the tail and window confidences, in tokens.
-        name: of the model, for the output.
+        window: tokens in the window of the tail and window confidences.
+        name: the model's, for the output.
 
     Example:
         >>> Scorer(model, tokenizer).score([{"prompt": "Where is the ball?", "completion": "Under cup E."}])
@@ -210,7 +210,7 @@ def read_rows(source: Path) -> Iterator[tuple[int, Row]]:
         try:
             json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise DataError(f"line {number} of {source} holds text that is no Unicode: {error.reason}.") from error
+            raise DataError(f"line {number} of {source} holds text that is not Unicode: {error.reason}.") from error
         yield number, row
 
 

@@ -77,7 +77,7 @@ def test_other_settings_and_unknown_samples_are_refused(tmp_path, model_folder):
     assert content(out) == before
     (out / "sampling.json").unlink()
     code, printed = select(model_folder, out)
-    assert code == 2 and "no sampling.json that says how they were drawn" in printed
+    assert code == 2 and "no sampling.json with their settings" in printed
 
 
 def test_rows_of_other_problems_are_refused(tmp_path, model_folder):

@@ -127,7 +127,7 @@ def test_another_model_or_other_rows_are_not_mixed(tmp_path):
         ('{"prompt": 3, "completion": "x"}', "prompt in line 3 of .* is neither text nor"),
         ('{"prompt": [], "completion": "x"}', "prompt in line 3 of .* is neither text nor"),
         ('{"prompt": [{"role": 1, "content": "x"}], "completion": "x"}', "prompt in line 3 of .* is neither text nor"),
-        ('{"prompt": "x", "completion": "\\ud800"}', "line 3 of .* holds text that is no Unicode"),
+        ('{"prompt": "x", "completion": "\\ud800"}', "line 3 of .* holds text that is not Unicode"),
         ("[" * 100_000, "line 3 of .* (nested too deeply|no JSON)"),
     ],
 )

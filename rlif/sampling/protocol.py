@@ -84,8 +84,12 @@ def setup_of(
     return Setup(prompt or find_prompt(task.protocol.prompt), chat, decoding or decoding_of(task))
 
 
-def render_problem(tokenizer: Any, prompt: Prompt, problem: Problem, chat: Chat, task: Task) -> list[int]:
-    """Renders a problem after its shots as token ids; drops the last shots until the prompt fits."""
+def render_problem(tokenizer: Any, prompt: Prompt | None, problem: Problem, chat: Chat, task: Task) -> list[int]:
+    """Renders a problem after its shots as token ids, by the protocol's template if `prompt` is None.
+
+    The last shots are dropped until the prompt fits.
+    """
+    prompt = prompt or find_prompt(task.protocol.prompt)
     limit, shots = task.protocol.max_prompt_tokens, list(problem.shots)
     while True:
         ids = render(tokenizer, prompt, "".join([problem.preamble, *shots, problem.text]), chat)

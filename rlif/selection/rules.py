@@ -185,10 +185,8 @@ def select(
     Args:
         samples: mappings with `id`, the problem's; `answer`, None or absent for text that has none to extract; and the
             rule's signal under its own name, as `rlif select` and `rlif score` write them.
-        rule: a name of `RULES`. Text without answers is picked by self-certainty alone, by Borda too.
-        equal: when two answers are the same, a task's `equal`; == if left out.
-        power: Borda's p; `borda_power(N)` if left out.
-        seed: for the rule random.
+        rule: a name of `RULES`. Text without answers is chosen by self-certainty alone, by Borda too.
+        equal, power, seed: as in `choose`.
 
     Returns:
         {id: the chosen sample as it was given}; None where there was nothing to choose by.

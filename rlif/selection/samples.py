@@ -23,7 +23,7 @@ from rlif.sampling.sampler import Completion, Decoding, Sampler, TransformersSam
 from rlif.selection.score_file import Scorer
 from rlif.signals import SIGNALS, renamed
 from rlif.tasks import Task
-from rlif.tasks.prompts import Prompt, find_prompt
+from rlif.tasks.prompts import Prompt
 from rlif.types import Problem
 
 OTHER_SEED = 2**20  # added for the samples after a warm-up, so that they are not those of the full run
@@ -97,8 +97,7 @@ class GroupSampler:
         return [{**row, "threshold": bars[row["id"]]} for row in rows]
 
     def _render(self, problem: Problem) -> list[int]:
-        prompt = self.prompt or find_prompt(self.task.protocol.prompt)
-        return render_problem(self.scorer.tokenizer, prompt, problem, self.scorer.chat, self.task)
+        return render_problem(self.scorer.tokenizer, self.prompt, problem, self.scorer.chat, self.task)
 
     def _rows(self, which: Sequence[tuple[Problem, int]], completions: Sequence[Completion]) -> list[Row]:
         if self.every_signal:
@@ -176,15 +175,13 @@ def score_samples(
     Raises:
         DataError: a row to be scored has no prompt, and its id is none of the problems.
     """
-    open_ = [i for i, row in enumerate(rows) if not SIGNALS.keys() <= row.keys()]
+    open_ = [row for row in rows if not SIGNALS.keys() <= row.keys()]
     pairs = []
-    for i in open_:
-        row = rows[i]
+    for row in open_:
         if "prompt" in row:
             pairs.append(scorer.encode(row))
         elif task is not None and row["id"] in problems:
-            template = prompt or find_prompt(task.protocol.prompt)
-            rendered = render_problem(scorer.tokenizer, template, problems[row["id"]], scorer.chat, task)
+            rendered = render_problem(scorer.tokenizer, prompt, problems[row["id"]], scorer.chat, task)
             pairs.append((rendered, scorer.encode_completion(row)))
         else:
             raise DataError(

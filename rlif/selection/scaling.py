@@ -83,8 +83,7 @@ def scaling(
     Args:
         samples: rows with `id`, `answer`, `right` and the signals that the rules read; see `rlif.selection.samples`.
         rules: names of `RULES`; all whose signal the samples have, if left out.
-        equal: when two answers are the same, a task's `equal`; == if left out.
-        power: Borda's p; by N if left out.
+        equal, power: as in `rlif.selection.rules.choose`.
         resamples: subsets per problem and N.
         seed: for the subsets and the rule random.
 
@@ -170,7 +169,6 @@ def early_stop_report(
         full: rows of `GroupSampler.draw`.
         early: rows of `GroupSampler.draw_on` for the same problems.
         warm_up: rows of each problem that both share.
-        equal: which answers are the same; the same text if left out.
 
     Returns:
         `tokens` of both and the share `saved`; `stopped`, the share of the rows after the warm-up; `accuracy`: of the

@@ -1,4 +1,4 @@
-"""Models x tasks: run folders as learning curves, recorded completions, paired comparisons, the command line."""
+"""Tests models x tasks: checkpoints of runs, recorded completions, paired comparisons, the command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLOCK = rlif.TASKS["clock"]
 
 @pytest.fixture
 def run(tmp_path, model_folder):
-    """A run of five steps that kept a checkpoint at 3, and one at 4 that was not written to its end."""
+    """Makes a run of five steps with a checkpoint at 3, and one at 4 that was not written to its end."""
     recipe = check_recipe({"model": str(model_folder), "task": "clock", "output": str(tmp_path / "runs")})
     run = Run.create(recipe, "curve")
     for step in (3, 4):
@@ -39,7 +39,7 @@ def options(**changes) -> Options:
     return Options(limit=4, decoding={"max_tokens": 6}, batch_size=4, **changes)
 
 
-def test_a_run_folder_is_all_its_checkpoints(run, tmp_path):
+def test_a_run_folder_stands_for_all_its_checkpoints(run, tmp_path):
     found = candidates(str(run.path), tmp_path)
     assert [(c.label, c.step) for c in found] == [("curve step 0", 0), ("curve step 3", 3), ("curve step 5", 5)]
     work = [(CLOCK, options().problems(CLOCK))]
@@ -52,7 +52,7 @@ def test_a_run_folder_is_all_its_checkpoints(run, tmp_path):
     assert compare(found[0], found[2], CLOCK).problems == 4
 
 
-def test_what_is_evaluated_is_not_evaluated_again(run, tmp_path):
+def test_a_finished_evaluation_is_not_repeated(run, tmp_path):
     (first, *_) = candidates(str(run.path), tmp_path)
     work = [(CLOCK, options().problems(CLOCK))]
     scores = evaluate_candidate(first, work, options())
@@ -67,14 +67,14 @@ def test_what_is_evaluated_is_not_evaluated_again(run, tmp_path):
     assert again["clock"].settings["decoding"]["max_tokens"] == 7
 
 
-def test_a_checkpoint_half_written_is_refused(run, tmp_path):
+def test_an_incomplete_checkpoint_is_refused(run, tmp_path):
     with pytest.raises(rlif.RlifError, match="was not written to its end"):
         candidates(str(run.checkpoints / "checkpoint-4"), tmp_path)
     (only,) = candidates(str(run.checkpoints / "checkpoint-3"), tmp_path)
     assert only.label == f"{run.path.name}-checkpoint-3" and only.step is None
 
 
-def test_corrupted_weights_are_one_sentence(model_folder, tmp_path):
+def test_corrupted_weights_raise_one_sentence(model_folder, tmp_path):
     broken = shutil.copytree(model_folder, tmp_path / "broken")
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
@@ -130,7 +130,7 @@ def test_recorded_completions(tmp_path):
         (lambda rows: [{"id": rows[0]["id"], "completion": [1]}], "row 1 of .* has no text"),
     ],
 )
-def test_recorded_completions_that_do_not_fit(tmp_path, change, message):
+def test_recorded_completions_with_mistakes_are_refused(tmp_path, change, message):
     problems = CLOCK.load("test", limit=3)
     with pytest.raises(rlif.RlifError, match=message):
         grade_outputs(CLOCK, problems, write(tmp_path / "outputs.jsonl", change(rows(problems))))
@@ -192,8 +192,8 @@ def test_tasks_are_listed_with_their_protocols():
     assert expected | set(rlif.TASKS) <= listed
 
 
-def test_models_of_one_name_are_kept_apart(run, model_folder, tmp_path):
-    """Those of runs by their run's name; else two would be written over each other and compared with themselves."""
+def test_models_of_one_name_do_not_share_files(run, model_folder, tmp_path):
+    """Models of runs get the run's name; else one would overwrite the other and be compared with itself."""
     folders = [shutil.copytree(model_folder, tmp_path / name / "model") for name in ("a", "b")]
     both = [candidate for folder in folders for candidate in candidates(str(folder), tmp_path / "evals")]
     with pytest.raises(rlif.RlifError, match=r"would both go to .*evals/model; rename one"):
@@ -207,7 +207,7 @@ def test_models_of_one_name_are_kept_apart(run, model_folder, tmp_path):
     assert candidates(str(other), tmp_path / "evals")[0].label == "mine"
 
 
-def test_a_source_is_that_of_the_task_whatever_the_protocol():
+def test_a_source_applies_to_every_protocol_of_its_task():
     task, sources = find_task("gsm8k.paper"), {"gsm8k": "here", "math": "there"}
     assert source_of(task, sources) == "here" and source_of(task, {**sources, "gsm8k.paper": "x"}) == "x"
     assert source_of(find_task("cups"), sources) is None

@@ -1,4 +1,4 @@
-"""Win rates: properties, the fit against an independent float64 one, the published values of six models."""
+"""Tests win rates: properties, the fit against an independent one, the published values of six models."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def published(data_folder, name: str) -> list[Annotation]:
         return [Annotation(**json.loads(line)) for line in file]
 
 
-def test_swapping_sides_takes_raw_to_its_complement():
+def test_swapping_sides_gives_the_complement_of_the_raw_win_rate():
     rows = some()
     there, back = raw_win_rate(rows), raw_win_rate([swapped(row) for row in rows])
     assert there["mean"] + back["mean"] == pytest.approx(100)
@@ -55,7 +55,7 @@ def test_swapping_sides_takes_raw_to_its_complement():
     assert there["standard_error"] == pytest.approx(back["standard_error"])
 
 
-def test_raw_is_the_mean_with_the_error_of_a_mean():
+def test_the_raw_win_rate_is_a_mean_with_its_standard_error():
     rows = [Annotation(i, p, 9, 9) for i, p in enumerate([1.0, 1.0, 2.0, 1.2, None])]
     wins = np.array([0, 0, 1, 0.2])
     error = 100 * wins.std(ddof=1) / 2
@@ -64,7 +64,7 @@ def test_raw_is_the_mean_with_the_error_of_a_mean():
     assert raw_win_rate(rows) == pytest.approx(expected)
 
 
-def test_nothing_judged_is_none_not_zero(tables):
+def test_win_rates_are_none_where_nothing_is_judged(tables):
     rows = [dataclasses.replace(row, preference=None) for row in some()]
     found = win_rates(rows)
     assert found["unjudged"] == 1 and found["win_rate"]["n"] == 0
@@ -77,7 +77,7 @@ def test_one_row_has_no_interval(tables):
     assert length_controlled([Annotation(0, 2.0, 5, 5)])["mean"] > 0
 
 
-def test_ties_are_half_and_the_baseline_has_fifty_against_itself(tables):
+def test_ties_count_half_and_the_baseline_has_fifty_against_itself(tables):
     tied = [dataclasses.replace(row, preference=1.5) for row in some()]
     assert raw_win_rate(tied)["mean"] == 50
     same = [dataclasses.replace(row, len_2=row.len_1) for row in tied]
@@ -126,7 +126,7 @@ def test_length_control_takes_out_what_only_length_explains(tables):
 
 
 @pytest.mark.parametrize("preference", [1.0, 2.0])
-def test_a_clean_sweep_is_fitted_without_warnings(tables, preference):
+def test_only_wins_or_only_losses_are_fitted_without_warnings(tables, preference):
     rows = [dataclasses.replace(row, preference=preference) for row in some()]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -136,7 +136,7 @@ def test_a_clean_sweep_is_fitted_without_warnings(tables, preference):
 
 @pytest.mark.parametrize("strength", [0.01, 0.3, 2.8, 21.5])
 def test_the_fit_is_the_minimum_of_the_objective(tables, strength):
-    """Against another optimiser, on the L1 objective written as a smooth one over positive and negative parts."""
+    """Compares with another optimiser, on the L1 objective as a smooth one over positive and negative parts."""
     gamed = win_rate.gamed_baselines()
     rows = some()
     wins = np.array([row.preference - 1 for row in rows])
@@ -173,7 +173,7 @@ def test_folds_follow_the_quicksort_of_the_published_values():
     assert folds(18).tolist() == [dealt[row] for row in range(18)]
 
 
-def test_mistakes_are_one_sentence(tables, tmp_path, monkeypatch):
+def test_mistakes_raise_one_sentence(tables, tmp_path, monkeypatch):
     rows = some()
     with pytest.raises(RlifError, match="no annotations"):
         win_rates([])

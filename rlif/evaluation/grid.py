@@ -161,12 +161,7 @@ def evaluate_candidate(
         for task, problems in tasks:
             decoding = decoding_of(task, **options.decoding)
             setup = setup_of(
-                task,
-                tokenizer,
-                prompt=options.prompt,
-                chat=options.chat,
-                decoding=decoding,
-                chat_arguments=arguments,
+                task, tokenizer, prompt=options.prompt, chat=options.chat, decoding=decoding, chat_arguments=arguments
             )
             described = describe(task, problems, setup, options.batch_size, settings)
             done = None if options.overwrite else Records.finished(candidate.path(task), described)

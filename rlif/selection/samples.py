@@ -175,17 +175,18 @@ def score_samples(
     Raises:
         DataError: a row to be scored has no prompt, and its id is none of the problems.
     """
-    open_ = [row for row in rows if not SIGNALS.keys() <= row.keys()]
-    pairs = []
-    for row in open_:
+    pairs: dict[int, tuple[list[int], list[int]]] = {}
+    for i, row in enumerate(rows):
+        if row.keys() >= SIGNALS.keys():
+            continue
         if "prompt" in row:
-            pairs.append(scorer.encode(row))
+            pairs[i] = scorer.encode(row)
         elif task is not None and row["id"] in problems:
             rendered = render_problem(scorer.tokenizer, prompt, problems[row["id"]], scorer.chat, task)
-            pairs.append((rendered, scorer.encode_completion(row)))
+            pairs[i] = rendered, scorer.encode_completion(row)
         else:
             raise DataError(
                 f"the sample of {row['id']!r} is to be scored, but has no prompt, and no task was named that has it."
             )
-    found = dict(zip(open_, scorer.score_ids(pairs), strict=True))
-    return [{**row, **{k: v for k, v in found.get(i, {}).items() if k not in row}} for i, row in enumerate(rows)]
+    found = dict(zip(pairs, scorer.score_ids([*pairs.values()]), strict=True))
+    return [{**row, **found.get(i, {}), **row} for i, row in enumerate(rows)]

@@ -1,4 +1,4 @@
-"""Applies a task's protocol to a model: decoding, prompts as token ids, completions as marked records."""
+"""Applies a task's protocol to a model: prompt, chat template, decoding, completions as marked records."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -234,7 +235,8 @@ def _alpaca_eval(entry: Entry) -> Check:
     rows = entry.rows()
     annotations = [win_rate.Annotation(row["index"], row["preference"], row["len_1"], row["len_2"]) for row in rows]
     difficulty = "positional" if len(rows) < ALPACA_ITEMS else "instruction"
-    ours = [win_rate.raw_win_rate(annotations)["mean"], win_rate.length_controlled(annotations, difficulty)["mean"]]
+    rates = win_rate.raw_win_rate(annotations), win_rate.length_controlled(annotations, difficulty)
+    ours = [None if math.isnan(rate.share.mean) else rate.share.mean for rate in rates]
     note = f"difficulty by {'instruction' if len(rows) == ALPACA_ITEMS else 'position, as upstream has it'}"
     return entry.check(len(rows), ours, entry.expected["published"], note=note)
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,54 +59,75 @@ class Annotation:
     len_2: int
 
 
-def win_rates(annotations: Sequence[Annotation], difficulty: str = "instruction") -> dict[str, Any]:
-    """Computes both win rates of one model, the unjudged share, and the lengths of the outputs.
+@dataclass(frozen=True)
+class WinRate:
+    """Holds a win rate in %.
 
-    Returns:
-        `win_rate` and `length_controlled`, in %, as their functions give them; `n`, rows; `unjudged`, a share;
-        `length` {baseline, model}, mean characters; `difficulty`, how it was looked up.
+    Attributes:
+        share: its mean, NaN where nothing is judged, with Student's interval; n counts the judged rows.
+        standard_error: of the mean; None where it is unknown.
+        strength: the C of the regression; None without one.
+        weights: of length, difficulty and model in the regression.
+    """
+
+    share: Interval
+    standard_error: float | None = None
+    strength: float | None = None
+    weights: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class WinRates:
+    """Holds both win rates of one model.
+
+    Attributes:
+        n: rows.
+        unjudged: the share of rows without a preference.
+        difficulty: how it was looked up.
+        baseline_length, model_length: mean characters of the outputs.
+    """
+
+    n: int
+    unjudged: float
+    raw: WinRate
+    length_controlled: WinRate
+    difficulty: str
+    baseline_length: float
+    model_length: float
+
+
+def win_rates(annotations: Sequence[Annotation], difficulty: str = "instruction") -> WinRates:
+    """Computes both win rates of one model, the unjudged share, and the lengths of the outputs.
 
     Example::
 
-        win_rates(annotations)["length_controlled"]["mean"]
+        win_rates(annotations).length_controlled.share.mean
     """
     n = len(annotations)
     controlled = length_controlled(annotations, difficulty)
-    return {
-        "n": n,
-        "unjudged": sum(row.preference is None for row in annotations) / n,
-        "win_rate": raw_win_rate(annotations),
-        "length_controlled": controlled,
-        "difficulty": difficulty,
-        "length": {
-            "baseline": sum(row.len_1 for row in annotations) / n,
-            "model": sum(row.len_2 for row in annotations) / n,
-        },
-    }
+    unjudged = sum(row.preference is None for row in annotations) / n
+    lengths = sum(row.len_1 for row in annotations) / n, sum(row.len_2 for row in annotations) / n
+    return WinRates(n, unjudged, raw_win_rate(annotations), controlled, difficulty, *lengths)
 
 
-def raw_win_rate(annotations: Sequence[Annotation]) -> dict[str, float | int | None]:
-    """Computes the mean preference for the model in %, over the judged rows.
-
-    Returns:
-        {n, mean, standard_error, low, high}; the 95 % interval is Student's. Mean None where nothing is judged,
-        no interval below two rows.
-    """
+def raw_win_rate(annotations: Sequence[Annotation]) -> WinRate:
+    """Computes the mean preference for the model in %, over the judged rows; no interval below two rows."""
     wins = np.array([row.preference - 1 for row in annotations if row.preference is not None])
+    if not len(wins):
+        return WinRate(Interval(0))
     error = 100 * float(wins.std(ddof=1)) / len(wins) ** 0.5 if len(wins) > 1 else None
-    return _share(len(wins), 100 * float(wins.mean()) if len(wins) else None, error)
+    return WinRate(error_interval(len(wins), 100 * float(wins.mean()), error).within(0, 100), error)
 
 
-def length_controlled(annotations: Sequence[Annotation], difficulty: str = "instruction") -> dict[str, Any]:
+def length_controlled(annotations: Sequence[Annotation], difficulty: str = "instruction") -> WinRate:
     """Predicts the win rate in % for outputs as long as the baseline's.
+
+    The interval has the standard error of 200 bootstrap samples of the instructions at the chosen C. Against itself the
+    baseline has 50 by definition.
 
     Args:
         annotations: one per instruction. Their order matters to "positional" alone.
         difficulty: "instruction" looks it up by `index`; "positional" by the row's place in the list, as upstream does.
-
-    Returns:
-        {n, mean, standard_error, low, high, C, weights}. The interval is Student's with the standard error of 200
-        bootstrap samples of the instructions at that C. Against itself the baseline has 50 by definition.
 
     Raises:
         MachineError: scikit-learn is missing.
@@ -121,13 +142,13 @@ def length_controlled(annotations: Sequence[Annotation], difficulty: str = "inst
         raise DataError(f"instruction {index} is annotated {times} times; expected one annotation each.")
     judged = sum(row.preference is not None for row in rows)
     if judged == 0:
-        return _share(0, None, None) | {"C": None, "weights": None}
+        return WinRate(Interval(0))
     if all(row.len_1 == row.len_2 and row.preference in (1.5, None) for row in rows):
-        return _share(judged, 50.0, None) | {"C": None, "weights": None}
+        return WinRate(Interval(judged, 50.0))
     return _regress(rows, judged, positional)
 
 
-def _regress(rows: Sequence[Annotation], judged: int, positional: bool) -> dict[str, Any]:
+def _regress(rows: Sequence[Annotation], judged: int, positional: bool) -> WinRate:
     gamed = gamed_baselines()
     model_XN = features(rows, difficulties(), positional)
     known = np.array([row.preference is not None for row in rows])
@@ -143,9 +164,10 @@ def _regress(rows: Sequence[Annotation], judged: int, positional: bool) -> dict[
         drawn_known = drawn[known[drawn]]
         again = Regression.of(gamed, model_XN[drawn_known], wins[place[drawn_known]])
         means.append(predicted_win_rate(model_XN[drawn], again.fit(strength)))
-    result = _share(judged, 100 * predicted_win_rate(model_XN, weights), 100 * float(np.std(means, ddof=1)))
-    names = ("length", "difficulty", "model")
-    return result | {"C": strength, "weights": dict(zip(names, map(float, weights), strict=True))}
+    error = 100 * float(np.std(means, ddof=1))
+    named: dict[str, float] = dict(zip(("length", "difficulty", "model"), map(float, weights), strict=True))
+    share = error_interval(judged, 100 * predicted_win_rate(model_XN, weights), error).within(0, 100)
+    return WinRate(share, error, strength, named)
 
 
 def features(rows: Sequence[Annotation], table: dict[int, float], positional: bool) -> np.ndarray:
@@ -281,8 +303,3 @@ def check_ready(difficulty: str = "instruction") -> None:
     _logistic(1.0)
     gamed_baselines()
     difficulties()
-
-
-def _share(n: int, mean: float | None, error: float | None) -> dict[str, Any]:
-    found = Interval(n) if mean is None else error_interval(n, mean, error).within(0, 100)
-    return found.as_dict() | {"standard_error": error}

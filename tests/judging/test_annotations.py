@@ -107,7 +107,7 @@ def test_unreadable_replies_are_written_as_unjudged_and_count_as_no_loss(tmp_pat
     judged, asked = run(answer, path)
     unjudged = [row.index for row in judged.annotations if row.preference is None]
     assert unjudged == [1, *range(10, 20)] and asked == 30 and not judged.failed
-    assert raw_win_rate(judged.annotations)["n"] == 19
+    assert raw_win_rate(judged.annotations).share.n == 19
     assert run(right, path)[1] == 0
 
 

@@ -37,12 +37,12 @@ class JudgeResult:
 
     Attributes:
         annotations: one per pair, in their order; preference None where there is none.
-        asked: requests made now, retries not counted; `known`: answers that were there before.
+        requested: requests made now, retries not counted; `known`: answers that were there before.
         failed: failed requests by reason.
     """
 
     annotations: list[Annotation] = field(default_factory=list)
-    asked: int = 0
+    requested: int = 0
     known: int = 0
     failed: Counter[str] = field(default_factory=Counter)
 
@@ -60,9 +60,9 @@ def _answers(log: JsonLog) -> dict[str, Row]:
 def estimate_cost(judge: Judge, pairs: Sequence[Pair], path: Path) -> dict[str, int]:
     """Estimates the requests and tokens still to pay for: characters / 4 as input tokens, one output token each."""
     answers = _answers(JsonLog(path))
-    asked = [pair for pair in pairs if judge.key(pair) not in answers]
-    characters = sum(len(message["content"]) for pair in asked for message in judge.messages(pair))
-    return {"requests": len(asked), "input_tokens": characters // CHARACTERS_PER_TOKEN, "output_tokens": len(asked)}
+    missing = [pair for pair in pairs if judge.key(pair) not in answers]
+    characters = sum(len(message["content"]) for pair in missing for message in judge.messages(pair))
+    return {"requests": len(missing), "input_tokens": characters // CHARACTERS_PER_TOKEN, "output_tokens": len(missing)}
 
 
 def annotate(
@@ -80,9 +80,9 @@ def annotate(
     """
     log = JsonLog(path, ascii=False)
     answers = _answers(log)
-    asked = [pair for pair in pairs if judge.key(pair) not in answers]
-    judged = JudgeResult(asked=len(asked), known=len(pairs) - len(asked))
-    if asked:
+    missing = [pair for pair in pairs if judge.key(pair) not in answers]
+    judged = JudgeResult(requested=len(missing), known=len(pairs) - len(missing))
+    if missing:
         client = judge.connect()
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def annotate(
             answers[row["key"]] = row
 
         with ThreadPoolExecutor(workers) as pool:
-            waiting = [pool.submit(ask, pair) for pair in asked]
+            waiting = [pool.submit(ask, pair) for pair in missing]
             try:
                 stopped = _collect(waiting, judged, tick)
             except BaseException:

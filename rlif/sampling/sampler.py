@@ -16,7 +16,7 @@ import torch
 from transformers import GenerationConfig, StoppingCriteriaList
 
 from rlif.errors import RecipeError
-from rlif.sampling.early_stop import EarlyStop
+from rlif.sampling.early_stop import EarlyStop, StopUnsure
 from rlif.scoring.head import evaluation_mode, head_of, verify_head
 from rlif.scoring.statistics import length_mask
 from rlif.scoring.taps import DecodeTap
@@ -168,7 +168,7 @@ def generate(
             batch = tokenizer.pad(
                 {"input_ids": [list(prompt_ids[i]) for i in rows]}, padding_side="left", return_tensors="pt"
             ).to(model.device)
-            criterion = early.criterion(model, rows) if early else None
+            criterion = StopUnsure(model, [early.thresholds[i] for i in rows], early.window) if early else None
             watching = criterion.tap if criterion else nullcontext()
             with DecodeTap(model, 1.0) if self_certainty else nullcontext() as tap, watching:
                 output = model.generate(

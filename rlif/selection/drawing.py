@@ -97,7 +97,7 @@ class Drawing:
         yield "samples", whole
         if self.warm_up is not None:
             warm = [row for row in whole if row["sample"] < self.warm_up]
-            yield "early", self.sampler.draw_on(problems, warm, number, self.percentile)
+            yield "early", self.sampler.draw_with_stops(problems, warm, number, self.percentile)
 
     def _resume(
         self, out: Path, settings: dict[str, Any], logs: Mapping[str, JsonLog], rows: dict[str, list[Row]], size: int

@@ -65,7 +65,7 @@ class GroupSampler:
         completions = engine.sample([self._render(problem) for problem in problems], decoding)
         return self._rows([(problem, sample) for problem in problems for sample in range(n)], completions)
 
-    def draw_on(
+    def draw_with_stops(
         self, problems: Sequence[Problem], warm_up: Sequence[Row], number: int = 0, percent: float = PERCENTILE
     ) -> list[Row]:
         """Draws the rows that `warm_up` lacks of n, and stops those that get too unsure.

@@ -167,7 +167,7 @@ def early_stop_report(
 
     Args:
         full: rows of `GroupSampler.draw`.
-        early: rows of `GroupSampler.draw_on` for the same problems.
+        early: rows of `GroupSampler.draw_with_stops` for the same problems.
         warm_up: rows of each problem that both share.
 
     Returns:

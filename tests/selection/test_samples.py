@@ -67,7 +67,7 @@ def test_text_has_the_scores_of_its_tokens():
 def test_early_stopping_shares_the_warm_up_and_obeys_its_threshold():
     problems = CLOCK.load("test", limit=3)
     warm = sampler(4).draw(problems)
-    rows = sampler(10).draw_on(problems, warm, percent=60)
+    rows = sampler(10).draw_with_stops(problems, warm, percent=60)
     assert [(row["id"], row["sample"]) for row in rows] == [(p.id, i) for p in problems for i in range(10)]
     for problem in problems:
         mine = [row for row in rows if row["id"] == problem.id]

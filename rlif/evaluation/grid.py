@@ -38,7 +38,7 @@ class Candidate:
 
     Attributes:
         label: what tables call it.
-        recipe: how it is loaded; only the fields that say so are read.
+        recipe: the model and how it is loaded; no other fields are read.
         folder: where its scores go.
         step: for a checkpoint, the step of its run; else None.
     """

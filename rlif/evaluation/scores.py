@@ -70,6 +70,7 @@ class Scores:
     def read(cls, found: Mapping[str, Any]) -> Scores:
         """Reads that layout."""
         chosen = [name for name in found if name.partition("@")[0] in CHOSEN and "@" in name]
+        means: dict[str, Any] = {name: found.get(name) for name in MEANS}
         own = {"n", "completions", "accuracy", "pass@k", *chosen, *MEANS}
         return cls(
             n=found["n"],
@@ -77,10 +78,7 @@ class Scores:
             accuracy=_interval(found["accuracy"]),
             chosen={name: _interval(found[name]) for name in chosen},
             pass_at={int(k): _interval(share) for k, share in found.get("pass@k", {}).items()},
-            completion_length=found.get("completion_length"),
-            self_certainty=found.get("self_certainty"),
-            truncated=found.get("truncated"),
-            unanswered=found.get("unanswered"),
+            **means,
             settings={key: value for key, value in found.items() if key not in own},
         )
 

@@ -31,6 +31,7 @@ from rlif.signals import SIGNALS, every_signal
 from rlif.signals.token_confidence import TOP_K, WINDOW
 from rlif.tasks.rendering import encode
 
+Pair = tuple[list[int], list[int]]  # token ids of a prompt and of a completion
 UNSCORED: dict[str, float | None] = dict.fromkeys(SIGNALS)
 BATCHES = 8  # scored and written together, so that rows of like length share a pass
 
@@ -66,7 +67,7 @@ class Scorer:
         chat, end = "chat" if self.chat else "no chat", "end" if self.end else "no end"
         return f"{self.name}, {chat}, {end}, window {self.window}"
 
-    def encode(self, row: Row) -> tuple[list[int], list[int]]:
+    def encode(self, row: Row) -> Pair:
         """Returns the token ids of a row's prompt and completion.
 
         Raises:
@@ -148,11 +149,17 @@ def score_file(
         _resume(scorer, source, rows, out, counts)
     append = JsonLog(out, ascii=False).append if isinstance(out, Path) else partial(_print, out)
     progress(counts["rows"])
+    encoded = _encode(rows, scorer, source)
     failed: RlifError | None = None
     try:
         append()  # a file that cannot be written is refused before anything is scored
         while failed is None:
-            batch, failed = _take(rows, scorer, source)
+            batch: list[tuple[Row, Pair]] = []
+            try:
+                for each in islice(encoded, scorer.batch_size * BATCHES):
+                    batch.append(each)
+            except RlifError as error:
+                failed = error  # raised once the rows before it are written
             if not batch:
                 break
             scores = scorer.score_ids([pair for _, pair in batch])
@@ -172,21 +179,14 @@ def _print(out: TextIO, *rows: Row) -> None:
     out.flush()
 
 
-def _take(
-    rows: Iterator[tuple[int, Row]], scorer: Scorer, source: Path
-) -> tuple[list[tuple[Row, tuple[list[int], list[int]]]], RlifError | None]:
-    """Takes the next rows with their token ids, and the error that ended them early, if there was one."""
-    batch: list[tuple[Row, tuple[list[int], list[int]]]] = []
-    number = 0
-    try:
-        for number, row in islice(rows, scorer.batch_size * BATCHES):
-            try:
-                batch.append((row, scorer.encode(row)))
-            except RlifError as error:
-                return batch, type(error)(f"line {number} of {source}: {error}")
-    except RlifError as error:
-        return batch, error
-    return batch, None
+def _encode(rows: Iterator[tuple[int, Row]], scorer: Scorer, source: Path) -> Iterator[tuple[Row, Pair]]:
+    """Yields rows with their token ids; an error names the line."""
+    for number, row in rows:
+        try:
+            pair = scorer.encode(row)
+        except RlifError as error:
+            raise type(error)(f"line {number} of {source}: {error}") from error
+        yield row, pair
 
 
 def read_rows(source: Path) -> Iterator[tuple[int, Row]]:

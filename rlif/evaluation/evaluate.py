@@ -49,7 +49,7 @@ def evaluate(
     decoding, total = setup.decoding, len(problems) * setup.decoding.n
     described = describe(task, problems, setup, sampler.batch_size, settings)
     prompt_ids = [render_problem(sampler.tokenizer, setup.prompt, problem, setup.chat, task) for problem in problems]
-    records = Records.open(path, described)
+    records = Records(path, described)
     progress(len(records), total)
     order = sorted(range(len(problems)), key=lambda i: -len(prompt_ids[i]))  # the longest prompts first
     size = max(1, sampler.batch_size // decoding.n)

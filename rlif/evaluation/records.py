@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from rlif.errors import DataError, MachineError
 from rlif.evaluation.scores import Scores
@@ -21,27 +21,20 @@ from rlif.sampling.protocol import Record
 
 
 class Records:
-    """Appends batches of records, and reads them back when an evaluation is resumed."""
+    """Appends batches of records, and reads them back where the path holds part of an evaluation.
 
-    def __init__(self, path: Path | None):
+    Raises:
+        DataError: that part has other settings.
+        MachineError: nothing can be written there.
+    """
+
+    def __init__(self, path: Path | None, settings: Mapping[str, Any]):
         self.batches: dict[int, list[Record]] = {}
-        self._path = path
-        self._log = JsonLog(_file(path, ".part.jsonl")) if path else None
-
-    @classmethod
-    def open(cls, path: Path | None, settings: Mapping[str, Any]) -> Self:
-        """Begins an evaluation, or resumes the one at the path.
-
-        Raises:
-            DataError: the one at the path has other settings.
-            MachineError: nothing can be written there.
-        """
-        records = cls(path)
-        if path is not None and records._log is not None:
+        self._path, self._log = path, JsonLog(_file(path, ".part.jsonl")) if path else None
+        if path is not None and self._log is not None:
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                records._resume(records._log, plain(settings))
-        return records
+                self._resume(self._log, plain(settings))
 
     @staticmethod
     def finished(path: Path, settings: Mapping[str, Any]) -> Scores | None:

@@ -35,7 +35,7 @@ from rlif.errors import DataError, RecipeError, lookup
 from rlif.signals import RENAMED, renamed
 
 Labels = Sequence[int | None]  # which answer each sample gave, by number; None for no answer
-Values = Sequence[float | None]  # how sure each sample is; None for unscorable
+Values = Mapping[int, float]  # how sure each sample is, by its number; without those that are unscorable
 
 
 def borda_power(n: int) -> float:
@@ -55,9 +55,8 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 
 def _most_sure(labels: Labels, values: Values, **_: Any) -> int | None:
     """Finds the largest value among samples with an answer; among all where there is no answer."""
-    scored = {i: value for i, value in enumerate(values) if value is not None}
-    answered = [i for i in scored if labels[i] is not None]
-    return max(answered or scored, key=scored.__getitem__, default=None)
+    answered = [i for i in values if labels[i] is not None]
+    return max(answered or values, key=values.__getitem__, default=None)
 
 
 def _vote(labels: Labels, values: Values, weights: Mapping[int, float]) -> int | None:
@@ -79,16 +78,15 @@ def _plurality(labels: Labels, values: Values, **_: Any) -> int | None:
 
 def _weighted_vote(labels: Labels, values: Values, *, above: float = 0, **_: Any) -> int | None:
     """Weighs votes by value; a value below a percentile of the values that can vote does not count."""
-    votes = {i: v for i, v in enumerate(values) if v is not None and labels[i] is not None}
+    votes = {i: v for i, v in values.items() if labels[i] is not None}
     least = percentile(list(votes.values()), above) if votes else 0.0
     return _vote(labels, values, {i: v for i, v in votes.items() if v >= least})
 
 
 def _borda(labels: Labels, values: Values, *, power: float | None = None, **_: Any) -> int | None:
-    n = len(values)
+    n = len(labels)
     power = borda_power(n) if power is None else power
-    scored = {i: value for i, value in enumerate(values) if value is not None}
-    ranked = sorted(scored, key=lambda i: -scored[i])
+    ranked = sorted(values, key=lambda i: -values[i])
     return _vote(labels, values, {i: ((n - r) / n) ** power for r, i in enumerate(ranked)})  # over n: no overflow
 
 
@@ -137,7 +135,7 @@ RULES: dict[str, Rule] = {
 def choose(
     rule: str,
     answers: Sequence[Any],
-    values: Values,
+    values: Sequence[float | None],
     *,
     equal: Equal | None = None,
     power: float | None = None,
@@ -168,7 +166,7 @@ def choose(
         raise ValueError(f"{len(answers)} answers and {len(values)} values; give one of each per sample")
     if power is not None and not 0 <= power < math.inf:
         raise RecipeError(f"Borda's power must be a finite number from 0, got {power}.")
-    finite = [value if value is not None and math.isfinite(value) else None for value in values]
+    finite = {i: value for i, value in enumerate(values) if value is not None and math.isfinite(value)}
     return lookup(RULES, rule, "rule").pick(label(answers, equal), finite, power=power, seed=seed)
 
 

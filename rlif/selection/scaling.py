@@ -192,18 +192,12 @@ def early_stop_report(
 
 
 def report(
-    rows: Sequence[Row],
-    early: Sequence[Row] | None = None,
-    *,
-    warm_up: int = WARM_UP,
-    equal: Equal | None = None,
-    power: float | None = None,
-    seed: int = 0,
+    rows: Sequence[Row], early: Sequence[Row] | None, *, warm_up: int, equal: Equal | None, **options: Any
 ) -> dict[str, Any]:
-    """Returns `scaling` where anything is graded, `early_stop` where there are rows drawn with stops."""
+    """Returns `scaling`, with its options, where anything is graded; `early_stop` where rows were drawn with stops."""
     found: dict[str, Any] = {}
     if any(row.get("right") is not None for row in rows):
-        found["scaling"] = scaling(rows, equal=equal, power=power, seed=seed)
+        found["scaling"] = scaling(rows, equal=equal, **options)
     if early is not None:
         found["early_stop"] = early_stop_report(rows, early, warm_up=warm_up, equal=equal)
     return found

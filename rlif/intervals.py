@@ -24,7 +24,7 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % interval.
+    """Holds a mean with its 95 % interval.
 
     Attributes:
         n: observations.
@@ -40,30 +40,30 @@ class Interval:
     clusters: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The layout of run folders and results: {n, mean, low, high}, and `clusters` where items repeat."""
+        """Returns the layout of run folders and results: {n, mean, low, high}, and `clusters` where items repeat."""
         found = asdict(self) | {"mean": None if math.isnan(self.mean) else self.mean}
         return {key: value for key, value in found.items() if key != "clusters" or value is not None}
 
     @classmethod
     def read(cls, found: Any) -> Interval | None:
-        """An interval from that layout; None where it holds no mean."""
+        """Reads an interval of that layout; None where it holds no mean."""
         if not isinstance(found, Mapping):
             return None
         n, mean, low, high = (_number(found.get(key)) for key in ("n", "mean", "low", "high"))
-        return None if mean is None or n is None or n < 1 else cls(int(n), mean, low, high)
+        return None if mean is None or n is None or n < 1 else cls(int(n), mean, low, high, found.get("clusters"))
 
     def is_below(self, other: Interval) -> bool:
-        """Whether all of this interval is below all of the other; False where a bound is unknown."""
+        """Tells whether all of this interval is below all of the other; False where a bound is unknown."""
         return self.high is not None and other.low is not None and self.high < other.low
 
     def within(self, least: float, most: float) -> Interval:
-        """The same with bounds cut off where no value can be."""
+        """Returns the same with bounds cut off where no value can be."""
         if self.low is None or self.high is None:
             return self
         return replace(self, low=max(least, self.low), high=min(most, self.high))
 
     def percent(self, sign: str = "") -> str:
-        """Mean and bounds times 100, e.g. `92.2 [88.2, 94.9]`; `sign` is "+" for differences."""
+        """Formats mean and bounds times 100, e.g. `92.2 [88.2, 94.9]`; `sign` is "+" for differences."""
         return "-" if math.isnan(self.mean) else f"{100 * self.mean:{sign}.1f}{self._bounds(sign)}"
 
     def __str__(self) -> str:
@@ -81,7 +81,7 @@ def _number(value: Any) -> float | None:
 
 
 def proportion(successes: int, n: int) -> Interval:
-    """The share of successes among n independent items, with Wilson's interval.
+    """Computes the share of successes among n independent items, with Wilson's interval.
 
     Example:
         >>> proportion(8, 10)
@@ -94,7 +94,7 @@ def proportion(successes: int, n: int) -> Interval:
 
 
 def clustered_mean(values: Sequence[float], clusters: Sequence[Hashable]) -> Interval:
-    """The mean of shares from 0 to 1, each cluster weighing the same.
+    """Computes the mean of shares from 0 to 1, each cluster weighing the same.
 
     Args:
         values: one per item.
@@ -113,7 +113,7 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[Hashable]) -> Int
 
 
 def t_interval(values: Sequence[float]) -> Interval:
-    """The mean of values with Student's interval, n - 1 degrees of freedom.
+    """Computes the mean of values with Student's interval, n - 1 degrees of freedom.
 
     Example:
         >>> t_interval([0.8, 0.9, 0.85])
@@ -131,32 +131,39 @@ def t_interval(values: Sequence[float]) -> Interval:
 
 
 def error_interval(n: int, mean: float, error: float | None) -> Interval:
-    """A mean of n observations with its standard error: Student's interval, unknown where the error is None or 0."""
+    """Computes Student's interval from a mean of n values and its standard error; unknown where that is None or 0."""
     if not error or n < 2:
         return Interval(n, mean)
     half = float(stats.t.ppf(0.975, n - 1)) * error
     return Interval(n, mean, mean - half, mean + half)
 
 
-def paired(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Comparison:
+    """Holds the paired comparison of two models.
+
+    Attributes:
+        problems: in common.
+        difference: mean of the second model's scores minus the first's.
+        better, worse: problems on which the second model is better, or worse.
+        p: of the exact two-sided sign test on these.
+    """
+
+    problems: int
+    difference: Interval
+    better: int
+    worse: int
+    p: float
+
+
+def paired(first: Mapping[str, float], second: Mapping[str, float]) -> Comparison:
     """Compares two models on the problems that both have a score for.
 
     Args:
         first: score by problem id, e.g. the share of its samples that are right.
         second: the same of the other model.
-
-    Returns:
-        `problems` in common; `difference`, the `Interval` of second minus first; `better` and `worse`, the problems on
-        which the second does; `p` of the exact two-sided sign test on these.
     """
-    shared = sorted(set(first) & set(second))
-    differences = [second[key] - first[key] for key in shared]
+    differences = [second[key] - first[key] for key in sorted(set(first) & set(second))]
     better, worse = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    p = stats.binomtest(better, better + worse).pvalue if better + worse else 1.0
-    return {
-        "problems": len(shared),
-        "difference": t_interval(differences).within(-1, 1),
-        "better": better,
-        "worse": worse,
-        "p": float(p),
-    }
+    p = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    return Comparison(len(differences), t_interval(differences).within(-1, 1), better, worse, p)

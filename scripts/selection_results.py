@@ -49,7 +49,7 @@ def compare(
     whole = [row for row in rows if row["id"] in {problem.id for problem in some}]
     warm = [row for row in whole if row["sample"] < 16]
     early = {
-        f"{percent:g}": early_stop_report(whole, sampler.draw_on(some, warm, percent=percent))
+        f"{percent:g}": early_stop_report(whole, sampler.draw_with_stops(some, warm, percent=percent))
         for percent in percentiles
     }
     return {

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlif.cli.numbers import number, percent, share
+from rlif.cli.numbers import number, percent
 from rlif.cli.options import Dtype, UnsafeLocal
 from rlif.cli.tables import print_table
 from rlif.errors import RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rlif.evaluation.grid import Candidate, Options
+    from rlif.evaluation.scores import Scores
+    from rlif.intervals import Interval
     from rlif.tasks import Task
     from rlif.types import Problem
 
@@ -135,17 +136,17 @@ def _check_gold(work: Sequence[tuple[Task, Sequence[Problem]]], unsafe_local: bo
 
 def _grade(work: Sequence[tuple[Task, Sequence[Problem]]], outputs: Path, output: Path, options: Options) -> None:
     from rlif.evaluation.grid import grade_outputs
-    from rlif.files.atomic import replace_file, write_rows, writing
+    from rlif.evaluation.records import write_scores
+    from rlif.files.atomic import writing
 
     if len(work) != 1:
         raise RecipeError("recorded completions are of one task; name that one with --tasks.")
     task, problems = work[0]
-    scores, records = grade_outputs(task, problems, str(outputs), unsafe_local=options.unsafe_local)
+    scores = grade_outputs(task, problems, str(outputs), unsafe_local=options.unsafe_local)
     folder = output / outputs.name.partition(".")[0]
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_rows(folder / f"{task.name}.jsonl", records)
-        replace_file(folder / f"{task.name}.json", json.dumps(scores, indent=2) + "\n")
+        write_scores(folder / task.name, scores)
     _print_scores([(outputs.name, scores)])
     print(f"records: {folder}")
 
@@ -170,7 +171,7 @@ def _evaluate(
 
     logging.disable_progress_bar()
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
-    rows: list[tuple[str, dict[str, Any]]] = []
+    rows: list[tuple[str, Scores]] = []
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), transient=True) as progress:
         bars: dict[str, Any] = {}
         for candidate in found:
@@ -190,35 +191,34 @@ def _evaluate(
         print(f"records: {folder}")
 
 
-def _print_scores(rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
+def _print_scores(rows: Sequence[tuple[str, Scores]]) -> None:
     lines = []
     for label, scores in rows:
-        details = [percent(scores[key]) for key in ("unanswered", "truncated")]
-        details += [number(scores["completion_length"], 1), number(scores["self_certainty"], 2)]
-        for i, (name, interval) in enumerate(_scores(scores)):
-            first = [label, scores["task"]] if not i else ["", ""]
-            lines.append([*first, name, share(interval), str(interval["n"]), *(details if not i else [""] * 4)])
+        details = [percent(scores.unanswered), percent(scores.truncated)]
+        details += [number(scores.completion_length, 1), number(scores.self_certainty, 2)]
+        for i, (name, interval) in enumerate(_shares(scores)):
+            first = [label, scores.settings["task"]] if not i else ["", ""]
+            lines.append([*first, name, str(interval), str(interval.n), *(details if not i else [""] * 4)])
     headings = ["model", "task", "score", "[95 %]", "n", "no answer", "cut off", "tokens", "nats"]
     print_table(headings, lines, left=3)
     print("tokens and nats: mean completion length and self-certainty")
-    for line in dict.fromkeys(_settings_line(scores) for _, scores in rows):
+    for line in dict.fromkeys(_settings_line(scores.settings) for _, scores in rows):
         print(line)
 
 
-def _scores(scores: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Lists the scores of an evaluation by name; pass@k for the largest k alone."""
-    many = [(key, scores[key]) for key in scores if key.startswith(("maj@", "self_certainty@"))]
-    widest = [(f"pass@{k}", interval) for k, interval in scores.get("pass@k", {}).items()][-1:]
-    return [(f"mean@{scores['n']}", scores["accuracy"]), *many, *widest]
+def _shares(scores: Scores) -> list[tuple[str, Interval]]:
+    """Lists the shares of an evaluation by name; pass@k for the largest k alone."""
+    widest = [(f"pass@{k}", share) for k, share in scores.pass_at.items()][-1:]
+    return [(f"mean@{scores.n}", scores.accuracy), *scores.chosen.items(), *widest]
 
 
-def _settings_line(scores: dict[str, Any]) -> str:
+def _settings_line(settings: Mapping[str, Any]) -> str:
     """Writes in one line all that decides a score besides the model."""
-    protocol, decoding = scores["protocol"], scores.get("decoding", {})
-    parts = [f"{scores['task']}: version {protocol['version']}"]
+    protocol, decoding = settings["protocol"], settings.get("decoding", {})
+    parts = [f"{settings['task']}: version {protocol['version']}"]
     if decoding:
-        prompt = {key: value for key, value in scores["prompt"].items() if value.strip()}
-        parts.append(f"prompt {prompt} {'through the chat template' if scores['chat'] else 'as plain text'}")
+        prompt = {key: value for key, value in settings["prompt"].items() if value.strip()}
+        parts.append(f"prompt {prompt} {'through the chat template' if settings['chat'] else 'as plain text'}")
         parts += [f"{key} {value}" for key, value in decoding.items()]
     return ", ".join(
         [*parts, f"extract {protocol['extract']}", f"equal {protocol['equal']}", protocol["source"]]
@@ -231,10 +231,10 @@ def _print_comparisons(found: Sequence[Candidate], tasks: Sequence[Task]) -> Non
     first = found[0]
     for task, other in itertools.product(tasks, found[1:]):
         result = compare(first, other, task)
-        if not result["problems"]:
+        if not result.problems:
             continue
         print(
-            f"{task.name}: {other.label} against {first.label}: {result['difference'].percent('+')} points"
-            f" over {result['problems']} problems, better on {result['better']}, worse on {result['worse']},"
-            f" sign test p = {result['p']:.2g}"
+            f"{task.name}: {other.label} against {first.label}: {result.difference.percent('+')} points"
+            f" over {result.problems} problems, better on {result.better}, worse on {result.worse},"
+            f" sign test p = {result.p:.2g}"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from rlif.errors import RecipeError
 if TYPE_CHECKING:
     from rlif.judging.annotations import JudgeResult
     from rlif.judging.judge import Judge, Pair
+    from rlif.judging.win_rate import WinRates
 
 Outputs = Annotated[Path | None, typer.Argument(help="Rows {id or instruction, output or completion}, all 805.")]
 Recorded = Annotated[Path | None, typer.Option(help="Read these recorded annotations and ask no judge.")]
@@ -108,19 +109,17 @@ def _show_doubts(who: Judge, judged: JudgeResult) -> None:
         print(f"Published values are those of {ALPACA_JUDGE} under upstream's prompt: none is comparable with these.")
 
 
-def show(found: dict[str, Any]) -> None:
+def show(found: WinRates) -> None:
     """Prints both win rates with n and interval, what is unjudged, and lengths."""
     lines = [f"{'':18}  {'%':>5}  {'95 %':>14}  {'n':>4}"]
-    for name, title in (("win_rate", "win rate"), ("length_controlled", "length-controlled")):
-        share = found[name]
-        mean = "-" if share["mean"] is None else f"{share['mean']:.2f}"
-        interval = "-" if share["low"] is None else f"[{share['low']:.2f}, {share['high']:.2f}]"
-        lines.append(f"{title:18}  {mean:>5}  {interval:>14}  {share['n']:>4}")
-    length = found["length"]
-    unjudged = round(found["unjudged"] * found["n"])
+    for title, share in (("win rate", found.raw.share), ("length-controlled", found.length_controlled.share)):
+        mean = f"{share.mean:.2f}" if share.n else "-"
+        interval = "-" if share.low is None else f"[{share.low:.2f}, {share.high:.2f}]"
+        lines.append(f"{title:18}  {mean:>5}  {interval:>14}  {share.n:>4}")
+    unjudged = round(found.unjudged * found.n)
     print("\n".join(lines))
-    print(f"unjudged: {unjudged} of {found['n']} ({found['unjudged']:.1%}), counted as neither win nor loss")
-    print(f"mean length in characters: model {length['model']:,.0f}, baseline {length['baseline']:,.0f}")
-    strength = found["length_controlled"]["C"]
+    print(f"unjudged: {unjudged} of {found.n} ({found.unjudged:.1%}), counted as neither win nor loss")
+    print(f"mean length in characters: model {found.model_length:,.0f}, baseline {found.baseline_length:,.0f}")
+    strength = found.length_controlled.strength
     if strength is not None:
-        print(f"length control: C {strength:.4g}, difficulty looked up: {found['difficulty']}")
+        print(f"length control: C {strength:.4g}, difficulty looked up: {found.difficulty}")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rlif.cli.console import progress_bar
 from rlif.cli.options import Chat, Dtype, Window
 from rlif.errors import DataError
-
-if TYPE_CHECKING:
-    from rlif.selection.score_file import Scorer
 
 
 def score(
@@ -30,7 +27,7 @@ def score(
 
     Writes the same rows with self-certainty, entropy, likelihood and the other signals.
     """
-    from rlif.selection.score_file import score_file
+    from rlif.selection.score_file import load_scorer, score_file
 
     if not file.is_file():
         raise DataError(f"no such file: {file}.")
@@ -42,28 +39,3 @@ def score(
         + (f": {out}" if out else ""),
         file=sys.stderr,
     )
-
-
-def load_scorer(
-    model: str,
-    *,
-    chat: bool | None,
-    window: int | None,
-    dtype: str,
-    batch_size: int,
-    end: bool = True,
-    load: bool = True,
-) -> Scorer:
-    """Loads a tokenizer and, unless `load` is off, its model."""
-    from transformers.utils import logging
-
-    from rlif.config.loading import check_recipe
-    from rlif.sampling.loading import load_model, load_tokenizer
-    from rlif.selection.score_file import Scorer
-    from rlif.signals.token_confidence import WINDOW
-
-    logging.disable_progress_bar()
-    recipe = check_recipe({"model": model, "dtype": dtype, "chat": bool(chat)})
-    tokenizer = load_tokenizer(recipe)
-    template = tokenizer.chat_template is not None if chat is None else chat
-    return Scorer(load_model(recipe) if load else None, tokenizer, template, end, batch_size, window or WINDOW, model)

@@ -13,7 +13,6 @@ from rich.markup import escape
 
 from rlif.cli.console import make_console, progress_bar
 from rlif.cli.options import Chat, Dtype, Window
-from rlif.cli.score import load_scorer
 from rlif.cli.tables import print_table
 from rlif.errors import RecipeError, RlifError
 from rlif.files.atomic import replace_file, write_rows, writing
@@ -64,6 +63,7 @@ def select(
     from rlif.selection.rules import choose
     from rlif.selection.rules import select as best
     from rlif.selection.scaling import report
+    from rlif.selection.score_file import load_scorer
     from rlif.tasks import find_task
 
     choose(rule, [], [], power=power)  # refuses an unknown rule and an impossible power before anything is loaded
@@ -74,9 +74,8 @@ def select(
     scorer = None
     if model is not None:
         scorer = load_scorer(model, chat=chat, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
-    early = None
     if samples is not None:
-        rows = _given(samples, known, problems, scorer, prompt)
+        rows, early = _given(samples, known, problems, scorer, prompt), None
     else:
         sampler = _sampler(scorer, known, prompt, max_tokens, n, temperature, seed)
         sampler = sampler if engine == "transformers" else _by_vllm(sampler, dtype)

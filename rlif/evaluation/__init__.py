@@ -2,13 +2,13 @@
 
 In reading order:
 
-    evaluate    samples, grades and summarises one model on one task; the front door
-    records     keeps the records of an evaluation on disk, so that a killed one goes on
+    evaluate    samples and grades completions of one task, and scores them; the front door
+    scores      computes scores from records
+    records     writes records and scores to disk, so that a killed evaluation can be resumed
     grid        finds the models that a name stands for, and evaluates each on several tasks
     published   reads recorded outputs and their published figures
     reproduce   grades those outputs and compares the figures; a function per family in `FAMILIES`
 
-Training, comparison and the command line may import this folder. No trainer is loaded here. A new figure of an
-evaluation goes into `evaluate.summarise`. A new family of published outputs is a function and an entry in
-`reproduce.FAMILIES`.
+Training, comparison and the command line may import this folder. No trainer is loaded here. A new score is a
+field of `scores.Scores`. A new family of published outputs is a function and an entry in `reproduce.FAMILIES`.
 """

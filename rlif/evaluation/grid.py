@@ -8,26 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rlif.config.recipe import Recipe
 from rlif.errors import DataError, ModelError, RecipeError, lookup
-from rlif.evaluation.evaluate import describe, evaluate, scores_of
+from rlif.evaluation.evaluate import describe, evaluate
 from rlif.evaluation.records import Records
+from rlif.evaluation.scores import Scores, scores_of
 from rlif.files.jsonl import read_lines
 from rlif.files.tables import read_rows
-from rlif.intervals import paired
+from rlif.intervals import Comparison, paired
 from rlif.runs.checkpoints import in_order, is_sealed, step_of
 from rlif.runs.folder import Run, evaluation_name
 from rlif.sampling.loading import load_model, load_tokenizer, model_path
-from rlif.sampling.protocol import Record, decoding_of, uses_chat
+from rlif.sampling.protocol import Record, decoding_of, setup_of
 from rlif.sampling.sampler import Sampler, TransformersSampler
 from rlif.sampling.vllm_sampler import load_sampler
 from rlif.tasks import Task, source_of
-from rlif.tasks.prompts import Prompt, find_prompt
+from rlif.tasks.prompts import Prompt
 from rlif.types import Problem
 
 
@@ -37,9 +38,9 @@ class Candidate:
 
     Attributes:
         label: what tables call it.
-        recipe: how it is loaded; only the fields that say so are read.
+        recipe: the model and how it is loaded; no other fields are read.
         folder: where its scores go.
-        step: of its run, None for a model that is no checkpoint of one.
+        step: for a checkpoint, the step of its run; else None.
     """
 
     label: str
@@ -47,9 +48,9 @@ class Candidate:
     folder: Path
     step: int | None = None
 
-    def name(self, task: Task) -> str:
-        """Returns the name of its files of scores on a task."""
-        return task.name if self.step is None else evaluation_name(self.step, task.name)
+    def path(self, task: Task) -> Path:
+        """Returns the path of its scores on a task, without the ending."""
+        return self.folder / (task.name if self.step is None else evaluation_name(self.step, task.name))
 
     def settings(self) -> dict[str, Any]:
         """Describes the model: its name, and for a folder the sizes of its weights."""
@@ -84,10 +85,9 @@ def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str |
     """Finds the models that a name stands for: one, or all checkpoints of a run folder.
 
     Raises:
-        ModelError: there is no such model, or a checkpoint that was not written to its end is named.
+        ModelError: there is no such model, or it is a checkpoint that was not written to its end.
     """
-    path = Path(model).expanduser()
-    loading: dict[str, Any] = {"dtype": dtype, "chat": False}
+    path, loading = Path(model).expanduser(), {"dtype": dtype, "chat": False}
     if (path / "recipe.yaml").is_file():
         return list(_checkpoints(Run.open(path), loading))
     run = _run_of(path)
@@ -142,28 +142,29 @@ def evaluate_candidate(
     options: Options,
     *,
     sampler: Callable[[Candidate, Any], Sampler] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> dict[str, dict[str, Any]]:
+    progress: Callable[[str, int, int], None] = lambda task, done, total: None,
+) -> dict[str, Scores]:
     """Evaluates one candidate on each task; loads its model only if some scores are missing.
 
     Args:
         tasks: with the problems to evaluate on.
-        sampler: makes one of the candidate and its tokenizer, which is closed at the end; by the engine of the
-            options if left out.
-        progress: told the task, and how many completions of how many.
+        sampler: makes a sampler from the candidate and its tokenizer, which is closed at the end; by the engine of
+            the options if left out.
+        progress: called with the task, and the completions done and their total.
     """
     tokenizer = load_tokenizer(candidate.recipe)
-    scores: dict[str, dict[str, Any]] = {}
+    arguments = candidate.recipe.training.get("chat_template_kwargs")
+    settings = candidate.settings() | {"engine": options.engine}
+    scores: dict[str, Scores] = {}
     loaded: Sampler | None = None
     with ExitStack() as ending:
         for task, problems in tasks:
-            prompt = options.prompt or find_prompt(task.protocol.prompt)
-            chat = task.protocol.chat if options.chat is None else options.chat
-            chat = uses_chat(tokenizer, chat, candidate.recipe.training.get("chat_template_kwargs"))
             decoding = decoding_of(task, **options.decoding)
-            settings, name = candidate.settings() | {"engine": options.engine}, candidate.name(task)
-            described = describe(task, problems, prompt, chat, decoding, options.batch_size, settings)
-            done = None if options.overwrite else Records.finished(candidate.folder, name, described)
+            setup = setup_of(
+                task, tokenizer, prompt=options.prompt, chat=options.chat, decoding=decoding, chat_arguments=arguments
+            )
+            described = describe(task, problems, setup, options.batch_size, settings)
+            done = None if options.overwrite else Records.finished(candidate.path(task), described)
             if done is None:
                 if loaded is None:
                     make = sampler or samplers(options.engine, options.batch_size)
@@ -172,14 +173,11 @@ def evaluate_candidate(
                     loaded,
                     task,
                     problems,
-                    prompt=prompt,
-                    chat=chat,
-                    decoding=decoding,
-                    folder=candidate.folder,
-                    name=name,
+                    setup,
+                    path=candidate.path(task),
                     settings=settings,
                     unsafe_local=options.unsafe_local,
-                    progress=partial(progress, task.name) if progress else None,
+                    progress=partial(progress, task.name),
                 )
             scores[task.name] = done
     return scores
@@ -191,25 +189,24 @@ def samplers(engine: str, batch_size: int) -> Callable[[Candidate, Any], Sampler
     Raises:
         RecipeError: no such engine.
     """
-    return lookup({"transformers": _transformers, "vllm": _vllm}, engine, "engine")(batch_size)
+    return partial(lookup({"transformers": _transformers, "vllm": _vllm}, engine, "engine"), batch_size)
 
 
-def _transformers(batch_size: int) -> Callable[[Candidate, Any], Sampler]:
-    return lambda candidate, tokenizer: TransformersSampler(load_model(candidate.recipe), tokenizer, batch_size)
+def _transformers(batch_size: int, candidate: Candidate, tokenizer: Any) -> Sampler:
+    return TransformersSampler(load_model(candidate.recipe), tokenizer, batch_size)
 
 
-def _vllm(batch_size: int) -> Callable[[Candidate, Any], Sampler]:
-    return lambda candidate, tokenizer: load_sampler(
-        candidate.recipe, tokenizer, label=candidate.label, batch_size=batch_size
-    )
+def _vllm(batch_size: int, candidate: Candidate, tokenizer: Any) -> Sampler:
+    return load_sampler(candidate.recipe, tokenizer, label=candidate.label, batch_size=batch_size)
 
 
-def compare(first: Candidate, second: Candidate, task: Task) -> dict[str, Any]:
+def compare(first: Candidate, second: Candidate, task: Task) -> Comparison:
     """Compares two evaluated candidates by a paired test, see `rlif.intervals.paired`."""
-    return paired(*(scores_by_problem(read_records(c.folder / f"{c.name(task)}.jsonl")) for c in (first, second)))
+    files = (candidate.path(task) for candidate in (first, second))
+    return paired(*(_shares_right(read_records(path.with_name(f"{path.name}.jsonl"))) for path in files))
 
 
-def scores_by_problem(records: Sequence[Record]) -> dict[str, float]:
+def _shares_right(records: Sequence[Record]) -> dict[str, float]:
     """Returns the share of right completions of each graded problem."""
     verdicts: dict[str, list[bool]] = {}
     for record in records:
@@ -223,9 +220,7 @@ def read_records(path: Path) -> list[Record]:
     return [row for _, row in read_lines(path)]
 
 
-def grade_outputs(
-    task: Task, problems: Sequence[Problem], source: str, *, unsafe_local: bool = False
-) -> tuple[dict[str, Any], list[Record]]:
+def grade_outputs(task: Task, problems: Sequence[Problem], source: str, *, unsafe_local: bool = False) -> Scores:
     """Grades recorded completions.
 
     Args:
@@ -248,13 +243,11 @@ def grade_outputs(
     missing = [key for key, texts in by_id.items() if not texts]
     if missing:
         raise DataError(f"{source} lacks {len(missing)} of the {len(by_id)} ids, the first is {missing[0]!r}.")
-    owners = [problem for problem in problems for _ in by_id[problem.id]]
-    samples = [number for problem in problems for number in range(len(by_id[problem.id]))]
-    texts = [text for problem in problems for text in by_id[problem.id]]
-    marks = task.mark(owners, texts, unsafe_local=unsafe_local)
+    samples = [(problem, *sample) for problem in problems for sample in enumerate(by_id[problem.id])]
+    marks = task.mark([owner for owner, *_ in samples], [text for *_, text in samples], unsafe_local=unsafe_local)
     records = [
-        {"id": owner.id, "sample": sample, "completion": text, "answer": found.answer, "right": found.right}
-        for owner, sample, text, found in zip(owners, samples, texts, marks, strict=True)
+        {"id": owner.id, "sample": number, "completion": text, "answer": mark.answer, "right": mark.right}
+        for (owner, number, text), mark in zip(samples, marks, strict=True)
     ]
     described = {"task": task.name, "problems": len(problems), "protocol": task.protocol.describe(), "outputs": source}
-    return {**described, **scores_of(task, records)}, records
+    return replace(scores_of(task, records), settings=described, records=records)

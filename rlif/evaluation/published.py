@@ -1,6 +1,6 @@
 """Reads the entries of a folder of checks: recorded outputs, published figures, and the result of a check.
 
-`rlif.evaluation.reproduce` says how such a folder is laid out.
+`rlif.evaluation.reproduce` documents the layout of such a folder.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Check:
 
     Attributes:
         entry: its name in expected.json.
-        items: that were graded.
+        items: how many were graded.
         published: one or two figures.
-        ours: as many; None for one that cannot be had here.
-        within: all that was checked agrees.
+        ours: as many; None where a figure cannot be computed here.
+        within: everything checked agrees.
         note: what exactly was checked, or why nothing was.
     """
 
@@ -58,19 +58,14 @@ class Entry:
 
     def rows(self, *endings: str) -> list[Row]:
         """Reads the rows of the first of its files that exists."""
-        rows = self.read(*(endings or (".jsonl.gz", ".jsonl")))
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise DataError(f"the file of {self.name} holds something else than rows.")
-        return rows
+        return self.read(*(endings or (".jsonl.gz", ".jsonl")))
 
     def read(self, *endings: str) -> Any:
         """Reads the first of its files that exists."""
         for ending in endings:
             path = self.folder / f"{self.name}{ending}"
             if path.is_file():
-                if ".jsonl" in ending:
-                    return read_rows(str(path), "test")
-                return read_json(path)
+                return read_rows(str(path), "test") if ".jsonl" in ending else read_json(path)
         raise DataError(f"there is no {self.folder / self.name}{endings[0]}.")
 
     def check(
@@ -85,7 +80,8 @@ class Entry:
         """Compares with the published figures: within if all figures and the number of items agree, and `sound`."""
         if items != self.expected.get("items", items):
             sound, note = False, f"expected {self.expected['items']} items, there are {items}; {note}"
-        tolerances = as_list(self.expected.get("tolerance"))
+        given = self.expected.get("tolerance", [])
+        tolerances = given if isinstance(given, list) else [given]
         for number, (one, other) in enumerate(zip(ours, published, strict=True)):
             tolerance = tolerances[number] if number < len(tolerances) else rounding(other)
             sound = sound and (one is None or abs(one - other) <= tolerance + 1e-9)
@@ -108,11 +104,6 @@ def read_json(path: Path) -> Any:
         return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"cannot read {path}: {error}.") from error
-
-
-def as_list(value: Any) -> list[Any]:
-    """Wraps a value in a list; None gives an empty one."""
-    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def check_ids(rows: Sequence[Row], column: str, problems: Mapping[str, Any] | None = None) -> Sequence[Row]:

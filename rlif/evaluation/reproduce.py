@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,14 +53,13 @@ def check_graders(
     data: str | Path | None = None,
     *,
     unsafe_local: bool = False,
-    progress: Callable[[Check], None] | None = None,
+    progress: Callable[[Check], None] = lambda row: None,
 ) -> list[Check]:
-    """Grades what is recorded in a folder, entry by entry of its expected.json.
+    """Grades the recorded outputs in a folder, entry by entry of its expected.json.
 
     Args:
-        folder: of recorded outputs.
-        data: folder of problems and gold answers, laid out as RLIF_DATA; the folder's parent if left out, or, where
-            that holds no problems, what RLIF_DATA names.
+        data: folder of problems and gold answers, laid out as RLIF_DATA; if left out, the folder's parent, or what
+            RLIF_DATA names where the parent holds no problems.
         unsafe_local: run recorded programs without a sandbox.
         progress: called with each row when it is done.
 
@@ -74,8 +74,7 @@ def check_graders(
     with _data_at(_home_of(folder) if data is None else Path(data).expanduser()):
         for name, facts in expected.items():
             rows.append(_checked(Entry(name, folder, facts, unsafe_local)))
-            if progress:
-                progress(rows[-1])
+            progress(rows[-1])
     return rows
 
 
@@ -94,19 +93,15 @@ def _checked(entry: Entry) -> Check:
     try:
         if not isinstance(entry.expected, Mapping) or "published" not in entry.expected:
             raise DataError("expected.json gives no published figure.")
-        return _family(entry.name)(entry)
+        families = [prefix for prefix in FAMILIES if entry.name.startswith(prefix)]
+        if not families:
+            raise DataError(f"no family is called so; there are {', '.join(FAMILIES)}.")
+        return FAMILIES[max(families, key=len)](entry)
     except RlifError as error:
         return Check(entry.name, 0, (), (), False, first_line(error).rstrip("."))
     except (LookupError, TypeError, ValueError, AttributeError) as error:  # rows of another layout than the family's
         logger.warning("%s cannot be checked", entry.name, exc_info=True)
         return Check(entry.name, 0, (), (), False, f"{type(error).__name__}: {first_line(error)}".rstrip("."))
-
-
-def _family(name: str) -> Callable[[Entry], Check]:
-    for prefix in sorted(FAMILIES, key=len, reverse=True):
-        if name.startswith(prefix):
-            return FAMILIES[prefix]
-    raise DataError(f"no family is called so; there are {', '.join(FAMILIES)}.")
 
 
 def _zeroeval(entry: Entry) -> Check:
@@ -134,21 +129,23 @@ def _cruxeval(entry: Entry, answers: Mapping[str, list[str]], labels: Mapping[st
     """Checks pass@1. With fewer labels than answers, the published run left out answers that repeat the call."""
     problems = {problem.id: problem for problem in find_task("cruxeval.original").load("test")}
     check_ids([{"id": key} for key in answers], "id", problems)
-    kept = {key: answers[key] if len(answers[key]) == len(told) else _new(answers[key], problems[key])
-            for key, told in labels.items()}  # fmt: skip
-    if set(kept) != set(answers) or any(len(kept[key]) != len(told) for key, told in labels.items()):
+    graded = {
+        key: answers[key] if len(answers[key]) == len(verdicts) else _new(answers[key], problems[key])
+        for key, verdicts in labels.items()
+    }
+    if set(graded) != set(answers) or any(len(graded[key]) != len(verdicts) for key, verdicts in labels.items()):
         raise DataError("answers and labels are not of the same samples.")
-    owners = [problems[key] for key, some in kept.items() for _ in some]
-    flat = [answer for some in kept.values() for answer in some]
+    owners = [problems[key] for key, texts in graded.items() for _ in texts]
+    flat = [text for texts in graded.values() for text in texts]
     right = _code_task("cruxeval.original").judge(owners, flat, unsafe_local=entry.unsafe_local)
-    told = [label for key in kept for label in labels[key]]
-    same = sum(map(operator.eq, right, told))
+    labelled = [label for key in graded for label in labels[key]]
+    same = sum(map(operator.eq, right, labelled))
     by_problem: dict[str, list[bool]] = {}
     for owner, verdict in zip(owners, right, strict=True):
         by_problem.setdefault(owner.id, []).append(verdict)
     ours = sum(map(percent, by_problem.values())) / len(by_problem)
-    note = f"{same} of {len(told)} verdicts as labelled"
-    sound = same >= AGREEMENT * len(told)
+    note = f"{same} of {len(labelled)} verdicts as labelled"
+    sound = same >= AGREEMENT * len(labelled)
     return entry.check(len(answers), [ours], [entry.expected["published"]], sound=sound, note=note)
 
 
@@ -176,8 +173,8 @@ def _evalplus(entry: Entry) -> Check:
         owners = [problems[row["task_id"]] for row in check_ids(rows, "task_id", problems)]
         answers = [row["completion"] for row in rows]
         verdicts = _code_task(protocol).judge(owners, answers, unsafe_local=entry.unsafe_local)
-        told = [all(label == "pass" for label in labels[row["task_id"]][: level + 1]) for row in rows]
-        other = [row["task_id"] for row, one, label in zip(rows, verdicts, told, strict=True) if one != label]
+        labelled = [all(label == "pass" for label in labels[row["task_id"]][: level + 1]) for row in rows]
+        other = [row["task_id"] for row, one, label in zip(rows, verdicts, labelled, strict=True) if one != label]
         agreed = f"{len(rows) - len(other)} of {len(rows)}"
         notes.append(f"{('base', 'plus')[level]}: {agreed} verdicts as labelled{_named(other)}")
         ours.append(percent(verdicts))
@@ -188,16 +185,19 @@ def _livecodebench(entry: Entry) -> Check:
     """Checks one side where hidden tests are missing: what passed all passes ours, what failed one fails that one."""
     rows = check_ids(entry.rows(), "question_id")
     differ = [row["question_id"] for row in rows if (fenced_code(row["output"]) or "") != row["code"]]
-    held = {problem.id.rpartition("/")[2]: problem for problem in _held_problems()}
+    tests: dict[str, Problem] = {}
+    for path in sorted((Path(os.environ["RLIF_DATA"]) / "livecodebench").glob("*.jsonl*")):
+        problems = find_task("livecodebench").load("v6", source=str(path))
+        tests |= {problem.id.rpartition("/")[2]: problem for problem in problems}
     tried = []
     for row in rows:
-        problem = held.get(str(row["question_id"]))
+        problem = tests.get(str(row["question_id"]))
         if row["graded"] and problem is not None:
             tried.append((row, trials_of(row["code"], problem.data["tests"], problem.data["function"])))
         elif not row["graded"] and (test := _recorded_failure(row)):
             tried.append((row, trials_of(row["code"], [test])))
-    stood = run_trials([trials for _, trials in tried], unsafe_local=entry.unsafe_local)
-    wrong = [row["question_id"] for (row, _), ok in zip(tried, stood, strict=True) if ok != row["graded"]]
+    verdicts = run_trials([trials for _, trials in tried], unsafe_local=entry.unsafe_local)
+    wrong = [row["question_id"] for (row, _), ok in zip(tried, verdicts, strict=True) if ok != row["graded"]]
     passed = sum(bool(row["graded"]) for row, _ in tried)
     note = (
         f"the share labelled right, as hidden tests are not held; extraction is equal in {len(rows) - len(differ)} of"
@@ -206,12 +206,6 @@ def _livecodebench(entry: Entry) -> Check:
     )
     ours = percent([bool(row["graded"]) for row in rows])
     return entry.check(len(rows), [ours], [entry.expected["published"]], sound=not differ and not wrong, note=note)
-
-
-def _held_problems() -> Iterator[Problem]:
-    """Yields the problems of LiveCodeBench whose tests are in the data folder, in files of any name."""
-    for path in sorted((Path(os.environ["RLIF_DATA"]) / "livecodebench").glob("*.jsonl*")):
-        yield from find_task("livecodebench").load("v6", source=str(path))
 
 
 def _recorded_failure(row: Row) -> Test | None:
@@ -241,7 +235,8 @@ def _alpaca_eval(entry: Entry) -> Check:
     rows = entry.rows()
     annotations = [win_rate.Annotation(row["index"], row["preference"], row["len_1"], row["len_2"]) for row in rows]
     difficulty = "positional" if len(rows) < ALPACA_ITEMS else "instruction"
-    ours = [win_rate.raw_win_rate(annotations)["mean"], win_rate.length_controlled(annotations, difficulty)["mean"]]
+    rates = win_rate.raw_win_rate(annotations), win_rate.length_controlled(annotations, difficulty)
+    ours = [None if math.isnan(rate.share.mean) else rate.share.mean for rate in rates]
     note = f"difficulty by {'instruction' if len(rows) == ALPACA_ITEMS else 'position, as upstream has it'}"
     return entry.check(len(rows), ours, entry.expected["published"], note=note)
 
@@ -298,13 +293,13 @@ def _figure(value: float | None) -> str:
 def _home_of(folder: Path) -> Path:
     """Finds the folder of problems for a folder of checks."""
     parent, named = folder.resolve().parent, os.environ.get("RLIF_DATA")
-    held = any((parent / name).is_dir() for name in HOMES)
-    return Path(named) if named and not held else parent
+    has_problems = any((parent / name).is_dir() for name in HOMES)
+    return Path(named) if named and not has_problems else parent
 
 
 @contextmanager
 def _data_at(folder: Path) -> Iterator[None]:
-    """Lets tasks read from this folder meanwhile."""
+    """Makes tasks read from this folder within the context."""
     before = os.environ.get("RLIF_DATA")
     os.environ["RLIF_DATA"] = str(folder)
     try:

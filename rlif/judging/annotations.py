@@ -1,8 +1,8 @@
 """Asks a judge about pairs and keeps its answers on disk, or reads recorded annotations.
 
 Each answer is appended to a file of JSON lines as it arrives. Its `key` is a digest of the pair, the judge's name and
-what the judge read. So a killed run goes on where it stopped, and whatever changed (output, prompt, judge) is judged
-anew.
+its messages. So a killed run is resumed where it stopped, and a pair whose output, prompt or judge changed is judged
+again.
 
 Unjudged and failed differ. A reply that names neither m nor M is unjudged: preference None, written, not asked again.
 A failed request (rate limit, time-out, broken reply) is not written, and the next run repeats it. Neither counts as a
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,37 +23,12 @@ from rlif.errors import DataError, MachineError, RlifError
 from rlif.files.atomic import writing
 from rlif.files.jsonl import JsonLog
 from rlif.files.tables import Row, read_rows
-from rlif.judging.judge import Judge, Pair, Refused, Unanswered
+from rlif.judging.judge import Judge, Pair, Refused, Unanswered, Verdict
 from rlif.judging.win_rate import Annotation
 from rlif.types import Problem
 
 CHARACTERS_PER_TOKEN = 4
 PATIENCE = 10  # failed requests in a row, then the endpoint is taken to be down
-
-
-class AnswerLog:
-    """Keeps a judge's answers on disk, by key. Several threads of one process may append."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: dict[str, Row] = {}
-        self._log = JsonLog(path, ascii=False)
-        for number, row in self._log.rows():
-            if "key" not in row:
-                raise DataError(f"line {number} of {path} is not a judge's answer; move the file away.")
-            self.rows[row["key"]] = row
-
-    def append(self, row: Row) -> None:
-        """Adds one answer."""
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._log.append(row)
-        self.rows[row["key"]] = row
-
-    def cut(self) -> None:
-        """Removes a last line that was cut short, so that the next one starts afresh."""
-        with writing(self.path):
-            self._log.cut()
 
 
 @dataclass
@@ -62,22 +37,32 @@ class JudgeResult:
 
     Attributes:
         annotations: one per pair, in their order; preference None where there is none.
-        asked: requests made now, retries not counted; `known`: answers that were there before.
+        requested: requests made now, retries not counted; `known`: answers that were there before.
         failed: failed requests by reason.
     """
 
     annotations: list[Annotation] = field(default_factory=list)
-    asked: int = 0
+    requested: int = 0
     known: int = 0
     failed: Counter[str] = field(default_factory=Counter)
 
 
+def _answers(log: JsonLog) -> dict[str, Row]:
+    """Reads a judge's answers by key."""
+    answers = {}
+    for number, row in log.rows():
+        if "key" not in row:
+            raise DataError(f"line {number} of {log.path} is not a judge's answer; move the file away.")
+        answers[row["key"]] = row
+    return answers
+
+
 def estimate_cost(judge: Judge, pairs: Sequence[Pair], path: Path) -> dict[str, int]:
     """Estimates the requests and tokens still to pay for: characters / 4 as input tokens, one output token each."""
-    rows = AnswerLog(path).rows
-    asked = [pair for pair in pairs if judge.key(pair) not in rows]
-    characters = sum(len(message["content"]) for pair in asked for message in judge.messages(pair))
-    return {"requests": len(asked), "input_tokens": characters // CHARACTERS_PER_TOKEN, "output_tokens": len(asked)}
+    answers = _answers(JsonLog(path))
+    missing = [pair for pair in pairs if judge.key(pair) not in answers]
+    characters = sum(len(message["content"]) for pair in missing for message in judge.messages(pair))
+    return {"requests": len(missing), "input_tokens": characters // CHARACTERS_PER_TOKEN, "output_tokens": len(missing)}
 
 
 def annotate(
@@ -86,42 +71,46 @@ def annotate(
     """Asks the judge about every pair that the file does not hold yet.
 
     Args:
-        path: of the JSON lines; continued if it exists.
+        path: where answers go, as JSON lines; continued if it exists.
         workers: requests at a time.
         tick: called once per finished pair.
 
     Raises:
         MachineError: the endpoint refuses everything, or ten requests in a row failed. Answers stay on disk.
     """
-    log = AnswerLog(path)
-    asked = [pair for pair in pairs if judge.key(pair) not in log.rows]
-    judged = JudgeResult(asked=len(asked), known=len(pairs) - len(asked))
-    if asked:
+    log = JsonLog(path, ascii=False)
+    answers = _answers(log)
+    missing = [pair for pair in pairs if judge.key(pair) not in answers]
+    judged = JudgeResult(requested=len(missing), known=len(pairs) - len(missing))
+    if missing:
         client = judge.connect()
-        log.cut()
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            log.cut()
 
         def ask(pair: Pair) -> None:
-            verdict = judge.ask(client, pair)
-            log.append(_row(judge, pair, verdict.preference, verdict.read_from))
+            row = _row(judge, pair, judge.ask(client, pair))
+            with writing(path):
+                log.append(row)
+            answers[row["key"]] = row
 
         with ThreadPoolExecutor(workers) as pool:
-            waiting = {pool.submit(ask, pair): pair for pair in asked}
+            waiting = [pool.submit(ask, pair) for pair in missing]
             try:
                 stopped = _collect(waiting, judged, tick)
             except BaseException:
                 _cancel(waiting)
                 raise
         if stopped:
-            kept = sum(judge.key(pair) in log.rows for pair in pairs)
-            raise MachineError(f"{stopped} {kept} of {len(pairs)} pairs are judged, in {path}; run again to go on.")
+            held = sum(judge.key(pair) in answers for pair in pairs)
+            raise MachineError(f"{stopped} {held} of {len(pairs)} pairs are judged, in {path}; run again to go on.")
     for pair in pairs:
-        row = log.rows.get(judge.key(pair))
-        preference = row["preference"] if row else None
+        preference = answers.get(judge.key(pair), {}).get("preference")
         judged.annotations.append(Annotation(pair.index, preference, len(pair.baseline), len(pair.output)))
     return judged
 
 
-def _collect(waiting: Mapping[Future[None], Pair], judged: JudgeResult, tick: Callable[[], None]) -> str | None:
+def _collect(waiting: Iterable[Future[None]], judged: JudgeResult, tick: Callable[[], None]) -> str | None:
     """Counts answers and failures; returns a sentence if asking was given up. Requests in flight still arrive.
 
     Refusals count against the endpoint only until its first answer, since it may never accept some outputs.
@@ -146,18 +135,18 @@ def _collect(waiting: Mapping[Future[None], Pair], judged: JudgeResult, tick: Ca
     return stopped
 
 
-def _cancel(waiting: Mapping[Future[None], Pair]) -> None:
+def _cancel(waiting: Iterable[Future[None]]) -> None:
     for future in waiting:
         future.cancel()
 
 
-def _row(judge: Judge, pair: Pair, preference: float | None, read_from: str) -> Row:
+def _row(judge: Judge, pair: Pair, verdict: Verdict) -> Row:
     return {
         "key": judge.key(pair),
         "id": pair.id,
         "index": pair.index,
-        "preference": preference,
-        "read_from": read_from,
+        "preference": verdict.preference,
+        "read_from": verdict.read_from,
         "len_1": len(pair.baseline),
         "len_2": len(pair.output),
         "judge": judge.model,
@@ -169,7 +158,7 @@ def read_pairs(problems: Sequence[Problem], source: str) -> list[Pair]:
     """Pairs the outputs in a file with the baseline's, one pair per problem, in the order of the problems.
 
     Args:
-        problems: of the task alpaca_eval, `data` with index and baseline.
+        problems: those of the task alpaca_eval; `data` has index and baseline.
         source: rows {id or instruction, output or completion}; the records of an evaluation have that layout.
 
     Raises:
@@ -238,7 +227,7 @@ def read_annotations(source: str, index_of: Mapping[str, int]) -> list[Annotatio
 
 def _annotation(row: Any, number: int, source: str, index_of: Mapping[str, int]) -> Annotation:
     if "preference" not in row:
-        raise DataError(f"row {number} of {source} has no 'preference'; it is no annotation.")
+        raise DataError(f"row {number} of {source} has no 'preference', so it is not an annotation.")
     preference = _preference(row["preference"], number, source)
     try:
         if "len_1" in row:
@@ -248,7 +237,7 @@ def _annotation(row: Any, number: int, source: str, index_of: Mapping[str, int])
     except (KeyError, TypeError, ValueError):
         raise DataError(
             f"row {number} of {source} has {', '.join(row)}; expected index, len_1 and len_2, or instruction, output_1"
-            " and output_2, beside preference."
+            " and output_2, besides preference."
         ) from None
     if index is None:
         raise DataError(f"the instruction in row {number} of {source} is not one of the {len(index_of)} of AlpacaEval.")

@@ -69,7 +69,7 @@ class Unanswered(Exception):
 
 
 class Refused(Unanswered):
-    """The endpoint refused this one request: too long, filtered, or an unknown option."""
+    """Says why the endpoint refused this one request: too long, filtered, or an unknown option."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,6 @@ class Pair:
     """Holds two outputs for one instruction.
 
     Attributes:
-        id: of the problem.
         index: position of the instruction in the evaluation set, from 0.
         baseline: the output to be compared with; len_1 is its length.
         output: the model's; len_2.
@@ -153,11 +152,11 @@ class Judge:
 
     Attributes:
         model: its name at the endpoint.
-        base_url: of the endpoint; None for OPENAI_BASE_URL, else OpenAI's own.
-        seed: of the order in which the outputs are shown.
-        max_retries: of one request, after a rate limit, a server's error, a time-out or a lost connection; the client
-            waits as Retry-After says, else 0.5 s, 1 s, 2 s ... up to 8 s.
-        timeout: of one request, in seconds.
+        base_url: the endpoint; None for OPENAI_BASE_URL, else OpenAI's own.
+        seed: for the order in which the outputs are shown.
+        max_retries: how often one request is repeated after a rate limit, a server's error, a time-out or a lost
+            connection; the client waits for Retry-After, else for 0.5 s, 1 s, 2 s ... up to 8 s.
+        timeout: seconds for one request.
 
     Example:
         >>> Judge(model="my-judge", base_url="http://127.0.0.1:8000/v1").shows_model_first("Say hello.")
@@ -245,7 +244,7 @@ class Judge:
 
 
 def read_reply(reply: dict[str, Any]) -> tuple[float | None, str]:
-    """Reads the probability of m against M from a chat completion, and says where.
+    """Reads the probability of m against M from a chat completion, and names where it was found.
 
     Example:
         >>> read_reply({"choices": [{"message": {"content": "M"}}]})

@@ -21,17 +21,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
 
 from rlif.errors import DataError, MachineError, lookup
 from rlif.files.tables import read_rows
 from rlif.intervals import Interval, error_interval
-
-if TYPE_CHECKING:
-    import numpy as np
 
 HUB = "the data set tatsu-lab/alpaca_eval of the Hugging Face hub"
 GAMED_WEIGHT = 0.1
@@ -59,56 +59,75 @@ class Annotation:
     len_2: int
 
 
-def win_rates(annotations: Sequence[Annotation], difficulty: str = "instruction") -> dict[str, Any]:
-    """Computes both win rates of one model, the unjudged share, and the lengths of the outputs.
+@dataclass(frozen=True)
+class WinRate:
+    """Holds a win rate in %.
 
-    Returns:
-        `win_rate` and `length_controlled`, in %, as their functions give them; `n`, rows; `unjudged`, a share;
-        `length` {baseline, model}, mean characters; `difficulty`, how it was looked up.
+    Attributes:
+        share: its mean, NaN where nothing is judged, with Student's interval; n counts the judged rows.
+        standard_error: of the mean; None where it is unknown.
+        strength: the C of the regression; None without one.
+        weights: of length, difficulty and model in the regression.
+    """
+
+    share: Interval
+    standard_error: float | None = None
+    strength: float | None = None
+    weights: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class WinRates:
+    """Holds both win rates of one model.
+
+    Attributes:
+        n: rows.
+        unjudged: the share of rows without a preference.
+        difficulty: how it was looked up.
+        baseline_length, model_length: mean characters of the outputs.
+    """
+
+    n: int
+    unjudged: float
+    raw: WinRate
+    length_controlled: WinRate
+    difficulty: str
+    baseline_length: float
+    model_length: float
+
+
+def win_rates(annotations: Sequence[Annotation], difficulty: str = "instruction") -> WinRates:
+    """Computes both win rates of one model, the unjudged share, and the lengths of the outputs.
 
     Example::
 
-        win_rates(annotations)["length_controlled"]["mean"]
+        win_rates(annotations).length_controlled.share.mean
     """
     n = len(annotations)
     controlled = length_controlled(annotations, difficulty)
-    return {
-        "n": n,
-        "unjudged": sum(row.preference is None for row in annotations) / n,
-        "win_rate": raw_win_rate(annotations),
-        "length_controlled": controlled,
-        "difficulty": difficulty,
-        "length": {
-            "baseline": sum(row.len_1 for row in annotations) / n,
-            "model": sum(row.len_2 for row in annotations) / n,
-        },
-    }
+    unjudged = sum(row.preference is None for row in annotations) / n
+    lengths = sum(row.len_1 for row in annotations) / n, sum(row.len_2 for row in annotations) / n
+    return WinRates(n, unjudged, raw_win_rate(annotations), controlled, difficulty, *lengths)
 
 
-def raw_win_rate(annotations: Sequence[Annotation]) -> dict[str, float | int | None]:
-    """Computes the mean preference for the model in %, over the judged rows.
-
-    Returns:
-        {n, mean, standard_error, low, high}; the 95 % interval is Student's. Mean None where nothing is judged,
-        no interval below two rows.
-    """
-    import numpy as np
-
+def raw_win_rate(annotations: Sequence[Annotation]) -> WinRate:
+    """Computes the mean preference for the model in %, over the judged rows; no interval below two rows."""
     wins = np.array([row.preference - 1 for row in annotations if row.preference is not None])
+    if not len(wins):
+        return WinRate(Interval(0))
     error = 100 * float(wins.std(ddof=1)) / len(wins) ** 0.5 if len(wins) > 1 else None
-    return _share(len(wins), 100 * float(wins.mean()) if len(wins) else None, error)
+    return WinRate(error_interval(len(wins), 100 * float(wins.mean()), error).within(0, 100), error)
 
 
-def length_controlled(annotations: Sequence[Annotation], difficulty: str = "instruction") -> dict[str, Any]:
+def length_controlled(annotations: Sequence[Annotation], difficulty: str = "instruction") -> WinRate:
     """Predicts the win rate in % for outputs as long as the baseline's.
+
+    The interval has the standard error of 200 bootstrap samples of the instructions at the chosen C. Against itself the
+    baseline has 50 by definition.
 
     Args:
         annotations: one per instruction. Their order matters to "positional" alone.
         difficulty: "instruction" looks it up by `index`; "positional" by the row's place in the list, as upstream does.
-
-    Returns:
-        {n, mean, standard_error, low, high, C, weights}. The interval is Student's with the standard error of 200
-        bootstrap samples of the instructions at that C. Against itself the baseline has 50 by definition.
 
     Raises:
         MachineError: scikit-learn is missing.
@@ -123,15 +142,13 @@ def length_controlled(annotations: Sequence[Annotation], difficulty: str = "inst
         raise DataError(f"instruction {index} is annotated {times} times; expected one annotation each.")
     judged = sum(row.preference is not None for row in rows)
     if judged == 0:
-        return _share(0, None, None) | {"C": None, "weights": None}
+        return WinRate(Interval(0))
     if all(row.len_1 == row.len_2 and row.preference in (1.5, None) for row in rows):
-        return _share(judged, 50.0, None) | {"C": None, "weights": None}
+        return WinRate(Interval(judged, 50.0))
     return _regress(rows, judged, positional)
 
 
-def _regress(rows: Sequence[Annotation], judged: int, positional: bool) -> dict[str, Any]:
-    import numpy as np
-
+def _regress(rows: Sequence[Annotation], judged: int, positional: bool) -> WinRate:
     gamed = gamed_baselines()
     model_XN = features(rows, difficulties(), positional)
     known = np.array([row.preference is not None for row in rows])
@@ -147,15 +164,14 @@ def _regress(rows: Sequence[Annotation], judged: int, positional: bool) -> dict[
         drawn_known = drawn[known[drawn]]
         again = Regression.of(gamed, model_XN[drawn_known], wins[place[drawn_known]])
         means.append(predicted_win_rate(model_XN[drawn], again.fit(strength)))
-    result = _share(judged, 100 * predicted_win_rate(model_XN, weights), 100 * float(np.std(means, ddof=1)))
-    names = ("length", "difficulty", "model")
-    return result | {"C": strength, "weights": dict(zip(names, map(float, weights), strict=True))}
+    error = 100 * float(np.std(means, ddof=1))
+    named: dict[str, float] = dict(zip(("length", "difficulty", "model"), map(float, weights), strict=True))
+    share = error_interval(judged, 100 * predicted_win_rate(model_XN, weights), error).within(0, 100)
+    return WinRate(share, error, strength, named)
 
 
 def features(rows: Sequence[Annotation], table: dict[int, float], positional: bool) -> np.ndarray:
     """Builds one row [tanh(d), difficulty, 1] per annotation, float64."""
-    import numpy as np
-
     gap = np.array([row.len_1 - row.len_2 for row in rows], dtype=np.float64)
     spread = gap.std(ddof=1) if len(gap) > 1 else 0.0
     places = range(len(rows)) if positional else [row.index for row in rows]
@@ -168,9 +184,7 @@ def features(rows: Sequence[Annotation], table: dict[int, float], positional: bo
 
 def predicted_win_rate(rows_XN: np.ndarray, weights: np.ndarray) -> float:
     """Computes the mean probability of a win at equal length."""
-    import numpy as np
-
-    return float(np.mean(_sigmoid(rows_XN[:, 1:] @ weights[1:])))
+    return float(np.mean(expit(rows_XN[:, 1:] @ weights[1:])))
 
 
 @dataclass(frozen=True)
@@ -183,15 +197,11 @@ class Regression:
 
     @classmethod
     def of(cls, gamed: tuple[np.ndarray, np.ndarray], rows: np.ndarray, wins: np.ndarray) -> Regression:
-        import numpy as np
-
         weight = np.concatenate([np.full(len(gamed[1]), GAMED_WEIGHT), np.ones(len(wins))])
         return cls(np.concatenate([gamed[0], rows]), np.concatenate([gamed[1], wins]), weight)
 
     def fit(self, strength: float) -> np.ndarray:
         """Fits the three weights at C = `strength`, by liblinear with an L1 penalty and no intercept."""
-        import numpy as np
-
         logistic = _logistic(strength)
         outcome = np.repeat([1, 0], len(self.wins))
         likely = np.concatenate([self.wins * self.weight, (1 - self.wins) * self.weight])
@@ -200,26 +210,17 @@ class Regression:
 
     def loss(self, weights: np.ndarray) -> float:
         """Computes the weighted log loss, averaged over the rows."""
-        import numpy as np
-
-        chance = np.clip(_sigmoid(self.rows @ weights), CLIP, 1 - CLIP)
+        chance = np.clip(expit(self.rows @ weights), CLIP, 1 - CLIP)
         losses = self.wins * np.log(chance) + (1 - self.wins) * np.log(1 - chance)
         return -float(np.mean(self.weight * losses))
 
     def choose_strength(self) -> float:
         """Chooses the C of logspace(-4, 4, 10) with the least held-out loss over five folds."""
-        import numpy as np
-
         fold = folds(len(self.wins))
         strengths = np.logspace(-4, 4, 10)
-        losses = [
-            np.mean([self._part(fold != k).fit_and_test(c, self._part(fold == k)) for k in range(FOLDS)])
-            for c in strengths
-        ]
+        parts = [(self._part(fold != k), self._part(fold == k)) for k in range(FOLDS)]
+        losses = [np.mean([test.loss(train.fit(c)) for train, test in parts]) for c in strengths]
         return float(strengths[int(np.argmin(losses))])
-
-    def fit_and_test(self, strength: float, held_out: Regression) -> float:
-        return held_out.loss(self.fit(strength))
 
     def _part(self, chosen: np.ndarray) -> Regression:
         return Regression(self.rows[chosen], self.wins[chosen], self.weight[chosen])
@@ -233,8 +234,6 @@ def folds(n: int) -> np.ndarray:
     decides which C wins where two are nearly equal: gpt-3.5-turbo-1106 comes to 19.30, as published, in this order and
     to 19.22 in a stable one.
     """
-    import numpy as np
-
     order = np.arange(n)
     stretches = [(0, n - 1)]
     while stretches:
@@ -254,8 +253,6 @@ def folds(n: int) -> np.ndarray:
 
 def gamed_baselines() -> tuple[np.ndarray, np.ndarray]:
     """Reads features (third one 0) and win probabilities of the verbose and concise baselines, 1,610 rows."""
-    import numpy as np
-
     rows = _table("df_gamed.csv", "df_gamed_reconstructed.csv", ("preference", "std_delta_len"))
     numbers = np.array([[float(row["std_delta_len"]), float(row["instruction_difficulty"]), 0.0] for row in rows])
     numbers[:, 0] = np.tanh(numbers[:, 0])
@@ -294,12 +291,6 @@ def _logistic(strength: float) -> Any:
     return LogisticRegression(C=strength, solver="liblinear", fit_intercept=False, random_state=123, **penalty)
 
 
-def _sigmoid(z: np.ndarray) -> np.ndarray:
-    from scipy.special import expit
-
-    return expit(z)
-
-
 def check_ready(difficulty: str = "instruction") -> None:
     """Checks, before a judge is paid, that both win rates can be computed here.
 
@@ -312,8 +303,3 @@ def check_ready(difficulty: str = "instruction") -> None:
     _logistic(1.0)
     gamed_baselines()
     difficulties()
-
-
-def _share(n: int, mean: float | None, error: float | None) -> dict[str, Any]:
-    found = Interval(n) if mean is None else error_interval(n, mean, error).within(0, 100)
-    return found.as_dict() | {"standard_error": error}

@@ -49,39 +49,25 @@ class EarlyStop:
     Attributes:
         thresholds: one per prompt that is completed.
         window: how many tokens to average.
-        top_k: how many tokens the confidence reads.
     """
 
     thresholds: Sequence[float]
     window: int = WINDOW
-    top_k: int = TOP_K
-
-    def criterion(self, model: Any, rows: Sequence[int]) -> StopUnsure:
-        """Makes the criterion for one batch of these prompts."""
-        thresholds_B = torch.tensor([self.thresholds[i] for i in rows], dtype=torch.float64, device=model.device)
-        return StopUnsure(ConfidenceTap(model, self.top_k), thresholds_B, self.window)
 
 
 class StopUnsure(StoppingCriteria):
-    """Ends rows of one call of `generate`; use it as a context, so that the tap is removed afterwards.
+    """Ends rows of one call of `generate`, which runs within the context of its tap.
 
     Attributes:
         stopped_B: number of tokens after which a row was stopped, 0 where it was not. Padding after the end of a row is
             counted too, so ignore a number beyond the row's length.
     """
 
-    def __init__(self, tap: ConfidenceTap, thresholds_B: torch.Tensor, window: int):
-        self.tap, self.thresholds_B, self.window = tap, thresholds_B, window
-        self.recent_WB = torch.zeros((window, len(thresholds_B)), dtype=torch.float64, device=thresholds_B.device)
-        self.stopped_B = torch.zeros(len(thresholds_B), dtype=torch.long, device=thresholds_B.device)
-        self.steps = 0
-
-    def __enter__(self) -> StopUnsure:
-        self.tap.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.tap.__exit__()
+    def __init__(self, model: Any, thresholds: Sequence[float], window: int):
+        self.tap, self.window, self.steps = ConfidenceTap(model, TOP_K), window, 0
+        self.thresholds_B = torch.tensor(thresholds, dtype=torch.float64, device=model.device)
+        self.recent_WB = self.thresholds_B.new_zeros((window, len(thresholds)))
+        self.stopped_B = self.thresholds_B.new_zeros(len(thresholds), dtype=torch.long)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> Any:
         """Returns which rows are done, [B]; `generate` calls this after each token."""

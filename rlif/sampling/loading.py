@@ -68,7 +68,7 @@ def load_tokenizer(recipe: Recipe) -> Any:
     """Loads the tokenizer, with a pad token and padding on the left.
 
     Raises:
-        ModelError: there is none, it has no end-of-sequence token, or no chat template where the recipe wants one.
+        ModelError: there is none, it has no end-of-sequence token, or no chat template where the recipe needs one.
     """
     from transformers import AutoTokenizer
 

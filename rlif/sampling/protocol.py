@@ -1,14 +1,15 @@
-"""Applies a task's protocol to a model: decoding, prompts as token ids, completions as marked records."""
+"""Applies a task's protocol to a model: prompt, chat template, decoding, completions as marked records."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rlif.errors import ModelError
 from rlif.sampling.sampler import Completion, Decoding
 from rlif.tasks import Task
-from rlif.tasks.prompts import Prompt
+from rlif.tasks.prompts import Prompt, find_prompt
 from rlif.tasks.rendering import Chat, render
 from rlif.types import Problem
 
@@ -42,24 +43,53 @@ def mark(
     ]
 
 
-def uses_chat(tokenizer: Any, chat: Chat | None, arguments: Mapping[str, Any] | None = None) -> Chat:
-    """Decides whether prompts go through the chat template, and with which arguments.
+@dataclass(frozen=True)
+class Setup:
+    """Says how problems are put to a model.
+
+    Attributes:
+        prompt: the template.
+        chat: whether it goes through the chat template, and with which arguments.
+        decoding: how completions are sampled.
+    """
+
+    prompt: Prompt
+    chat: Chat
+    decoding: Decoding
+
+
+def setup_of(
+    task: Task,
+    tokenizer: Any,
+    *,
+    prompt: Prompt | None = None,
+    chat: Chat | None = None,
+    decoding: Decoding | None = None,
+    chat_arguments: Mapping[str, Any] | None = None,
+) -> Setup:
+    """Returns the setup of a task's protocol, with what is given instead.
 
     Args:
-        chat: None goes through the template where the tokenizer has one.
-        arguments: of the template, if it is used.
+        chat: None follows the protocol, which may leave it to whether the tokenizer has a template.
+        chat_arguments: passed to the template, if it is used.
 
     Raises:
-        ModelError: a template is needed, and the tokenizer has none.
+        ModelError: a chat template is needed, and the tokenizer has none.
     """
+    chat = task.protocol.chat if chat is None else chat
     if chat and not tokenizer.chat_template:
         raise ModelError("this protocol needs a chat template and the tokenizer has none; give --no-chat.")
     chat = bool(tokenizer.chat_template) if chat is None else chat
-    return arguments if chat is True and arguments else chat
+    chat = chat_arguments if chat is True and chat_arguments else chat
+    return Setup(prompt or find_prompt(task.protocol.prompt), chat, decoding or decoding_of(task))
 
 
-def render_problem(tokenizer: Any, prompt: Prompt, problem: Problem, chat: Chat, task: Task) -> list[int]:
-    """Renders a problem after its shots as token ids; drops the last shots until the prompt fits."""
+def render_problem(tokenizer: Any, prompt: Prompt | None, problem: Problem, chat: Chat, task: Task) -> list[int]:
+    """Renders a problem after its shots as token ids, by the protocol's template if `prompt` is None.
+
+    The last shots are dropped until the prompt fits.
+    """
+    prompt = prompt or find_prompt(task.protocol.prompt)
     limit, shots = task.protocol.max_prompt_tokens, list(problem.shots)
     while True:
         ids = render(tokenizer, prompt, "".join([problem.preamble, *shots, problem.text]), chat)

@@ -1,8 +1,8 @@
 """Samples completions outside a trainer.
 
 Sampler              what evaluation and selection sample from
-TransformersSampler  a sampler that runs anywhere; `rlif.sampling.vllm_sampler` has one for vLLM
-generate             completes each of some prompts once, by transformers
+TransformersSampler  samples anywhere; `rlif.sampling.vllm_sampler` has a sampler for vLLM
+generate             completes each prompt once, by transformers
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from transformers import GenerationConfig, StoppingCriteriaList
 
 from rlif.errors import RecipeError
-from rlif.sampling.early_stop import EarlyStop
+from rlif.sampling.early_stop import EarlyStop, StopUnsure
 from rlif.scoring.head import evaluation_mode, head_of, verify_head
 from rlif.scoring.statistics import length_mask
 from rlif.scoring.taps import DecodeTap
@@ -34,7 +34,7 @@ class Decoding:
         top_p: sample from the likeliest tokens whose probabilities sum to this.
         stop: strings that end a completion, themselves left out of its text.
         n: completions per prompt.
-        seed: of sampling.
+        seed: for sampling.
     """
 
     max_tokens: int
@@ -57,7 +57,7 @@ class Completion:
         text: the decoded text, without special tokens and stop strings.
         completion_ids: all tokens, the end-of-sequence token and those of a stop string included.
         truncated: the token limit ended it.
-        self_certainty: in nats, at temperature 1; None where it was not asked for or cannot be measured.
+        self_certainty: in nats, at temperature 1; None where it was not or cannot be measured.
         stopped: early stopping ended it, see `rlif.sampling.early_stop`.
     """
 
@@ -73,7 +73,7 @@ class Sampler(Protocol):
     """Completes prompts.
 
     Attributes:
-        tokenizer: of the model.
+        tokenizer: the model's.
         batch_size: how many completions to ask for at once.
     """
 
@@ -106,14 +106,7 @@ class TransformersSampler:
         with torch.random.fork_rng(enabled=bool(decoding.temperature)):
             if decoding.temperature:
                 torch.manual_seed(decoding.seed)
-            return generate(
-                self.model,
-                self.tokenizer,
-                rows,
-                decoding,
-                batch_size=self.batch_size,
-                self_certainty=True,
-            )
+            return generate(self.model, self.tokenizer, rows, decoding, batch_size=self.batch_size, self_certainty=True)
 
     def close(self) -> None:
         """Does nothing: the caller owns the model."""
@@ -158,9 +151,7 @@ def generate(
     sampling uses torch's global state.
 
     Args:
-        model: a causal language model of transformers.
         tokenizer: with a pad token.
-        prompt_ids: prompts as token ids.
         decoding: how to sample; its `n` and `seed` are not used here.
         batch_size: prompts per call of the model's generate.
         self_certainty: also measure it, from the logits of decoding, without another pass.
@@ -177,8 +168,9 @@ def generate(
             batch = tokenizer.pad(
                 {"input_ids": [list(prompt_ids[i]) for i in rows]}, padding_side="left", return_tensors="pt"
             ).to(model.device)
-            criterion = early.criterion(model, rows) if early else None
-            with DecodeTap(model, 1.0) if self_certainty else nullcontext() as tap, criterion or nullcontext():
+            criterion = StopUnsure(model, [early.thresholds[i] for i in rows], early.window) if early else None
+            watching = criterion.tap if criterion else nullcontext()
+            with DecodeTap(model, 1.0) if self_certainty else nullcontext() as tap, watching:
                 output = model.generate(
                     input_ids=batch["input_ids"],
                     attention_mask=batch["attention_mask"],

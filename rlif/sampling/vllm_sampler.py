@@ -10,18 +10,18 @@ limit: in half precision, logits depend on the shape of the batch. The same call
 may not.
 
 Watch: self-certainty cannot be measured under speculative decoding, after a plug-in that edits logits, or in vLLM's V2
-model runner before 0.31. It is None there, and a warning says why. Three of vLLM's environment variables get values if
-they have none: VLLM_ENABLE_V1_MULTIPROCESSING=0, VLLM_USE_V2_MODEL_RUNNER=0 and VLLM_LOGGING_LEVEL=WARNING. The first
-may be 1: the engine then is another process, and its schedule depends on timing. An engine in this process seeds the
-process's random state when it loads. Tested on vLLM's CPU build; not yet run on a GPU.
+model runner before 0.31. It is None there, and the log has a warning. Three environment variables get values if they
+have none: VLLM_ENABLE_V1_MULTIPROCESSING=0, VLLM_USE_V2_MODEL_RUNNER=0 and VLLM_LOGGING_LEVEL=WARNING. With 1 for the
+first, the engine is another process, and its schedule depends on timing. An engine in this process seeds its random
+state when it loads. Tested on vLLM's CPU build; not yet run on a GPU.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import random
-import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -46,6 +46,8 @@ CPU = {
     "enforce_eager": True,  # compiling takes a minute
     "kv_cache_memory_bytes": 2**31,  # instead of a share of all memory; VLLM_CPU_KVCACHE_SPACE, in GiB, overrides it
 }
+
+logger = logging.getLogger(__name__)
 
 NUMBERS = itertools.count()  # of requests; one count for all engines, which may share what they capture
 
@@ -89,13 +91,13 @@ class VllmSampler:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         obstacle = why_no_self_certainty(engine)
-        self.measures = obstacle is None
+        self.measures, self.incomplete = obstacle is None, False
         if obstacle is None:
             os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
             engine["logits_processors"] = [processor(), *engine.get("logits_processors", ())]
             engine["worker_extension_cls"] = "rlif.sampling.vllm_capture.Worker"
         else:
-            warnings.warn(f"vLLM cannot measure self-certainty {obstacle}; it is left out.", stacklevel=2)
+            logger.warning("vLLM cannot measure self-certainty %s; it is left out.", obstacle)
         engine |= {"max_model_len": max_model_len, "gpu_memory_utilization": gpu_memory_utilization}
         self.llm = _load(model, dtype, engine)
         self.tokenizer = self.llm.get_tokenizer() if tokenizer is None else tokenizer
@@ -160,8 +162,9 @@ class VllmSampler:
             values = captured.get(number, [])[:length]
             mean_logprob_BT[b, : len(values)] = torch.tensor(values)
         mask_BT, vocab_size = length_mask(lengths), self.llm.model_config.get_vocab_size()
-        if mean_logprob_BT[mask_BT].isnan().any():
-            warnings.warn("vLLM did not show the logits of every token; self-certainty is None there.", stacklevel=3)
+        if mean_logprob_BT[mask_BT].isnan().any() and not self.incomplete:
+            self.incomplete = True  # one warning is enough
+            logger.warning("vLLM did not show the logits of every token; self-certainty is None there.")
         return SIGNALS["self_certainty"](TokenStats(mask_BT, vocab_size, mean_logprob_BT=mean_logprob_BT))
 
 
@@ -204,7 +207,7 @@ def require_vllm() -> None:
     """Checks that vLLM is installed.
 
     Raises:
-        MachineError: it is not; the sentence says what to install.
+        MachineError: it is not; the message names what to install.
     """
     if find_spec("vllm") is None:
         raise MachineError(

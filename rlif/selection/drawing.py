@@ -1,8 +1,8 @@
-"""Draws samples of many problems into a folder, and goes on where a killed process stopped.
+"""Draws samples of many problems into a folder, and resumes where a killed process stopped.
 
     samples.jsonl    a row per completion, N for each problem, appended a batch at a time
-    early.jsonl      the same with early stopping, where that was asked for
-    sampling.json    everything that decides these rows; written first, compared before the folder is gone on with
+    early.jsonl      the same with early stopping, if it is on
+    sampling.json    everything that decides these rows; written first, compared before the folder is resumed
 
 The seed of a batch follows from its number. So a folder that was resumed holds the same bytes as one that was not.
 """
@@ -27,13 +27,11 @@ from rlif.types import Problem
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is drawn.
+    """Draws a group of rows for each problem.
 
     Attributes:
-        sampler: draws the rows.
-        problems: one group of rows each.
         warm_up: whole samples before early stopping starts; None to draw without it.
-        percentile: of the warm-up's lowest windows, the threshold of early stopping.
+        percentile: the threshold of early stopping, as a percentile of the warm-up's lowest windows.
     """
 
     sampler: GroupSampler
@@ -48,7 +46,7 @@ class Drawing:
 
         Args:
             out: the folder; None to keep rows in memory only.
-            settings: what decides the rows besides this object, e.g. the data type.
+            settings: what else decides the rows, e.g. the data type.
             progress: called with the number of problems just drawn or found.
 
         Returns:
@@ -73,7 +71,7 @@ class Drawing:
         return rows["samples"], rows.get("early")
 
     def described(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Everything that decides the rows, as plain data."""
+        """Describes everything that decides the rows, as plain data."""
         sampler, scorer = self.sampler, self.sampler.scorer
         weights = {file.name: file.stat().st_size for file in sorted(Path(scorer.name).glob("*.safetensors"))}
         problems = json.dumps([asdict(problem) for problem in self.problems], sort_keys=True, default=str)
@@ -99,7 +97,7 @@ class Drawing:
         yield "samples", whole
         if self.warm_up is not None:
             warm = [row for row in whole if row["sample"] < self.warm_up]
-            yield "early", self.sampler.draw_on(problems, warm, number, self.percentile)
+            yield "early", self.sampler.draw_with_stops(problems, warm, number, self.percentile)
 
     def _resume(
         self, out: Path, settings: dict[str, Any], logs: Mapping[str, JsonLog], rows: dict[str, list[Row]], size: int
@@ -142,6 +140,6 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
         with writing(path):
             replace_file(path, json.dumps(settings, indent=2) + "\n")
     elif not path.is_file():
-        raise DataError(f"{out} holds samples, and no sampling.json that says how they were drawn; {remedy}")
+        raise DataError(f"{out} holds samples, and no sampling.json with their settings; {remedy}")
     elif keys := different(read_object(path), settings):
         raise DataError(f"{out} holds samples drawn with another {keys}; {remedy}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlif.errors import MachineError
 
-# Okabe and Ito's colours, told apart by colour-blind readers; markers for those who print in grey.
+# Okabe and Ito's colours, which colour-blind readers can distinguish; markers for prints in grey.
 DRAWN: dict[str, tuple[str, str, str]] = {
     "pass@N": ("#000000", ":", ""),
     "self_certainty": ("#D55E00", "-", "o"),
@@ -23,7 +23,7 @@ BANDS = ("self_certainty", "borda", "plurality")
 
 
 def draw(tables: Mapping[str, Mapping[str, Any]], path: Path, names: Sequence[str] = tuple(DRAWN)) -> None:
-    """One panel per table of `rlif.selection.scaling.scaling`, by title; the intervals of three rules as bands.
+    """Draws one panel per table of `rlif.selection.scaling.scaling`, by title; bands show the intervals of three rules.
 
     Raises:
         MachineError: matplotlib is not installed.

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,7 @@ from rlif.errors import DataError, RecipeError, lookup
 from rlif.signals import RENAMED, renamed
 
 Labels = Sequence[int | None]  # which answer each sample gave, by number; None for no answer
-Values = Sequence[float | None]  # how sure each sample is; None for unscorable
+Values = Mapping[int, float]  # how sure each sample is, by its number; without those that are unscorable
 
 
 def borda_power(n: int) -> float:
@@ -44,7 +44,7 @@ def borda_power(n: int) -> float:
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """The chance that k of n samples, drawn without replacement, hold at least one of the right ones.
+    """Computes the chance that k of n samples, drawn without replacement, hold at least one of the right ones.
 
     1 - C(n - right, k) / C(n, k), unbiased for k fresh samples (arXiv 2107.03374). With k = n: is any right?
     """
@@ -54,14 +54,13 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 
 
 def _most_sure(labels: Labels, values: Values, **_: Any) -> int | None:
-    """The largest value among samples with an answer; among all where nobody has one."""
-    scored = {i: value for i, value in enumerate(values) if value is not None}
-    answered = [i for i in scored if labels[i] is not None]
-    return max(answered or scored, key=scored.__getitem__, default=None)
+    """Finds the largest value among samples with an answer; among all where there is no answer."""
+    answered = [i for i in values if labels[i] is not None]
+    return max(answered or values, key=values.__getitem__, default=None)
 
 
 def _vote(labels: Labels, values: Values, weights: Mapping[int, float]) -> int | None:
-    """The most sure sample of the answer with the largest sum of weights, {sample: weight}."""
+    """Finds the most sure sample of the answer with the largest sum of weights, {sample: weight}."""
     sums: dict[int, float] = defaultdict(float)
     for i in sorted(weights):
         if (answer := labels[i]) is not None:
@@ -73,25 +72,21 @@ def _vote(labels: Labels, values: Values, weights: Mapping[int, float]) -> int |
 
 
 def _plurality(labels: Labels, values: Values, **_: Any) -> int | None:
-    counts: dict[int, int] = defaultdict(int)
-    for answer in labels:
-        if answer is not None:
-            counts[answer] += 1
-    return labels.index(max(counts, key=counts.__getitem__)) if counts else None
+    counts = Counter(answer for answer in labels if answer is not None)
+    return labels.index(counts.most_common(1)[0][0]) if counts else None
 
 
 def _weighted_vote(labels: Labels, values: Values, *, above: float = 0, **_: Any) -> int | None:
-    """Votes weighted by value, of those at or above a percentile of the values that can vote."""
-    votes = {i: v for i, v in enumerate(values) if v is not None and labels[i] is not None}
+    """Weighs votes by value; a value below a percentile of the values that can vote does not count."""
+    votes = {i: v for i, v in values.items() if labels[i] is not None}
     least = percentile(list(votes.values()), above) if votes else 0.0
     return _vote(labels, values, {i: v for i, v in votes.items() if v >= least})
 
 
 def _borda(labels: Labels, values: Values, *, power: float | None = None, **_: Any) -> int | None:
-    n = len(values)
+    n = len(labels)
     power = borda_power(n) if power is None else power
-    scored = {i: value for i, value in enumerate(values) if value is not None}
-    ranked = sorted(scored, key=lambda i: -scored[i])
+    ranked = sorted(values, key=lambda i: -values[i])
     return _vote(labels, values, {i: ((n - r) / n) ** power for r, i in enumerate(ranked)})  # over n: no overflow
 
 
@@ -101,7 +96,7 @@ def _random(labels: Labels, values: Values, *, seed: int | str = 0, **_: Any) ->
 
 @dataclass(frozen=True)
 class Rule:
-    """How one of N samples is chosen.
+    """Says how one of N samples is chosen.
 
     Attributes:
         signal: the name in `rlif.SIGNALS` whose values it reads; None if it reads none.
@@ -140,7 +135,7 @@ RULES: dict[str, Rule] = {
 def choose(
     rule: str,
     answers: Sequence[Any],
-    values: Values,
+    values: Sequence[float | None],
     *,
     equal: Equal | None = None,
     power: float | None = None,
@@ -155,13 +150,13 @@ def choose(
             random do not read them.
         equal: when two answers are the same, a task's `equal`; == if left out.
         power: Borda's p; `borda_power(N)` if left out.
-        seed: of random.
+        seed: for the rule random.
 
     Returns:
         An index; None where there is nothing to choose by: no samples, no answers for plurality, no values.
 
     Raises:
-        RecipeError: an unknown rule, or a power that is no finite number from 0.
+        RecipeError: an unknown rule, or a power that is not a finite number from 0.
 
     Example:
         >>> choose("borda", ["4", "5", "5", None], [9.0, 7.0, 6.5, 8.0])
@@ -171,13 +166,8 @@ def choose(
         raise ValueError(f"{len(answers)} answers and {len(values)} values; give one of each per sample")
     if power is not None and not 0 <= power < math.inf:
         raise RecipeError(f"Borda's power must be a finite number from 0, got {power}.")
-    finite = [value if value is not None and math.isfinite(value) else None for value in values]
+    finite = {i: value for i, value in enumerate(values) if value is not None and math.isfinite(value)}
     return lookup(RULES, rule, "rule").pick(label(answers, equal), finite, power=power, seed=seed)
-
-
-def majority(answers: Sequence[str | None], equal: Equal | None = None) -> int | None:
-    """The index of the first sample that gives the most frequent answer; None if nobody answers. What maj@k grades."""
-    return choose("plurality", answers, [None] * len(answers), equal=equal)
 
 
 def select(
@@ -193,10 +183,8 @@ def select(
     Args:
         samples: mappings with `id`, the problem's; `answer`, None or absent for text that has none to extract; and the
             rule's signal under its own name, as `rlif select` and `rlif score` write them.
-        rule: a name of `RULES`. Text without answers is picked by self-certainty alone, by Borda too.
-        equal: when two answers are the same, a task's `equal`; == if left out.
-        power: Borda's p; `borda_power(N)` if left out.
-        seed: of the rule random.
+        rule: a name of `RULES`. Text without answers is chosen by self-certainty alone, by Borda too.
+        equal, power, seed: as in `choose`.
 
     Returns:
         {id: the chosen sample as it was given}; None where there was nothing to choose by.

@@ -10,24 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from rlif.answers.clusters import by_problem
 from rlif.errors import DataError
 from rlif.files.atomic import is_number
-from rlif.files.jsonl import read_lines
+from rlif.files.jsonl import Row, read_lines
 from rlif.sampling.early_stop import PERCENTILE, EarlyStop, threshold
 from rlif.sampling.protocol import mark, render_problem
 from rlif.sampling.sampler import Completion, Decoding, Sampler, TransformersSampler, generate
 from rlif.selection.score_file import Scorer
 from rlif.signals import SIGNALS, renamed
 from rlif.tasks import Task
-from rlif.tasks.prompts import Prompt, find_prompt
+from rlif.tasks.prompts import Prompt
 from rlif.types import Problem
 
-Row = dict[str, Any]
 OTHER_SEED = 2**20  # added for the samples after a warm-up, so that they are not those of the full run
 KINDS: dict[str, tuple[type, ...]] = {"completion": (str,), "answer": (str,), "right": (bool,), "prompt": (str, list)}
 
@@ -37,9 +35,6 @@ class GroupSampler:
     """Draws `decoding.n` rows for each problem of a task.
 
     Attributes:
-        scorer: the model, its tokenizer, and how it is scored.
-        task: marks the completions.
-        decoding: how they are sampled.
         prompt: template for the problems; the protocol's if left out.
         engine: what samples whole completions; transformers if left out.
         every_signal: score rows by a pass of the scorer's model; without one they carry the self-certainty that the
@@ -59,10 +54,10 @@ class GroupSampler:
     every_signal: bool = True
 
     def draw(self, problems: Sequence[Problem], number: int = 0) -> list[Row]:
-        """The rows of each problem, one problem after the other; the same again for the same seed.
+        """Draws the rows of each problem, one problem after the other; the same again for the same seed.
 
         Args:
-            number: of the batch that these problems are, added to the seed.
+            number: the batch's, added to the seed.
         """
         scorer, n = self.scorer, self.decoding.n
         engine = self.engine or TransformersSampler(scorer.model, scorer.tokenizer, scorer.batch_size)
@@ -70,18 +65,18 @@ class GroupSampler:
         completions = engine.sample([self._render(problem) for problem in problems], decoding)
         return self._rows([(problem, sample) for problem in problems for sample in range(n)], completions)
 
-    def draw_on(
+    def draw_with_stops(
         self, problems: Sequence[Problem], warm_up: Sequence[Row], number: int = 0, percent: float = PERCENTILE
     ) -> list[Row]:
-        """Draws rows up to n beside `warm_up`, and stops those that get too unsure.
+        """Draws the rows that `warm_up` lacks of n, and stops those that get too unsure.
 
         Args:
-            warm_up: some rows of each problem, see `rlif.sampling.early_stop` for what is made of them.
+            warm_up: some rows of each problem, from which `rlif.sampling.early_stop` computes its threshold.
             number: as in `draw`.
             percent: percentile of the warm-up's lowest windows below which a row is stopped.
 
         Returns:
-            Rows with `threshold` beside the rest, for each problem the warm-up first.
+            Rows with `threshold` added, for each problem the warm-up first.
         """
         warm, scorer = by_problem(warm_up), self.scorer
         bars = {name: threshold([r["lowest_window_confidence"] for r in rows], percent) for name, rows in warm.items()}
@@ -102,11 +97,9 @@ class GroupSampler:
         return [{**row, "threshold": bars[row["id"]]} for row in rows]
 
     def _render(self, problem: Problem) -> list[int]:
-        prompt = self.prompt or find_prompt(self.task.protocol.prompt)
-        return render_problem(self.scorer.tokenizer, prompt, problem, self.scorer.chat, self.task)
+        return render_problem(self.scorer.tokenizer, self.prompt, problem, self.scorer.chat, self.task)
 
     def _rows(self, which: Sequence[tuple[Problem, int]], completions: Sequence[Completion]) -> list[Row]:
-        """Rows of these samples of these problems."""
         if self.every_signal:
             scores = self.scorer.score_ids([(c.prompt_ids, c.completion_ids) for c in completions])
         else:
@@ -119,7 +112,7 @@ class GroupSampler:
 
 
 def read_samples(path: Path) -> list[Row]:
-    """Rows of a file of JSON lines; signals get their new names, values that are no finite number become None.
+    """Reads rows of a file of JSON lines; signals get their new names, values that are not finite become None.
 
     Raises:
         DataError: a row without id or completion, or with something else where text, truth or a number belongs.
@@ -156,13 +149,13 @@ def mark_samples(rows: Sequence[Row], task: Task, problems: Mapping[str, Problem
     """
     rows = [dict(row) for row in rows]
     for row in rows:
-        if "right" not in row and row["id"] not in problems:
+        if "right" in row:
+            row.setdefault("answer", task.extract(row["completion"]))
+        elif row["id"] not in problems:
             raise DataError(
                 f"the sample of {row['id']!r} is to be graded, but {task.name} has no such problem among the"
                 f" {len(problems)} that were loaded."
             )
-        if "right" in row:
-            row.setdefault("answer", task.extract(row["completion"]))
     open_ = [row for row in rows if "right" not in row]
     marks = task.mark([problems[row["id"]] for row in open_], [row["completion"] for row in open_])
     for row, found in zip(open_, marks, strict=True):
@@ -182,19 +175,18 @@ def score_samples(
     Raises:
         DataError: a row to be scored has no prompt, and its id is none of the problems.
     """
-    open_ = [i for i, row in enumerate(rows) if not SIGNALS.keys() <= row.keys()]
-    pairs = []
-    for i in open_:
-        row = rows[i]
+    pairs: dict[int, tuple[list[int], list[int]]] = {}
+    for i, row in enumerate(rows):
+        if row.keys() >= SIGNALS.keys():
+            continue
         if "prompt" in row:
-            pairs.append(scorer.encode(row))
+            pairs[i] = scorer.encode(row)
         elif task is not None and row["id"] in problems:
-            template = prompt or find_prompt(task.protocol.prompt)
-            rendered = render_problem(scorer.tokenizer, template, problems[row["id"]], scorer.chat, task)
-            pairs.append((rendered, scorer.encode_completion(row)))
+            rendered = render_problem(scorer.tokenizer, prompt, problems[row["id"]], scorer.chat, task)
+            pairs[i] = rendered, scorer.encode_completion(row)
         else:
             raise DataError(
                 f"the sample of {row['id']!r} is to be scored, but has no prompt, and no task was named that has it."
             )
-    found = dict(zip(open_, scorer.score_ids(pairs), strict=True))
-    return [{**row, **{k: v for k, v in found.get(i, {}).items() if k not in row}} for i, row in enumerate(rows)]
+    found = dict(zip(pairs, scorer.score_ids([*pairs.values()]), strict=True))
+    return [{**row, **found.get(i, {}), **row} for i, row in enumerate(rows)]

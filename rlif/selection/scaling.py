@@ -1,15 +1,15 @@
-"""How rules of best-of-N scale with N: accuracy at N = 1, 2, 4, ... from the samples that are there.
+"""Computes how rules of best-of-N scale with N: their accuracy at N = 1, 2, 4, ... from S samples of each problem.
 
-From S samples of each problem, N of them are drawn without replacement: all S where N = S, each one where N = 1, and
-otherwise `resamples` subsets, cut from seeded permutations so that every sample is used about equally often. All rules
-see the same subsets, in the order of sampling, so their differences are paired. A problem's value is the share of its
-subsets in which the chosen sample is right; choosing nothing is wrong. Always beside the rules:
+N of the S samples are drawn without replacement: all S where N = S, each one where N = 1, and otherwise `resamples`
+subsets. These are cut from seeded permutations, so that every sample is used about equally often. All rules choose from
+the same subsets, so their differences are paired. A problem's value is the share of its subsets in which the chosen
+sample is right; choosing nothing is wrong. Two rows accompany the rules:
 
     mean@1    the share of right samples; does not depend on N
     pass@N    is any of N right? 1 - C(S - right, N) / C(S, N), exact over all subsets (arXiv 2107.03374)
 
 Intervals are 95 % over problems: Wilson's where every problem's value is 0 or 1, Student's t on the values otherwise.
-They say how sure the number is for other problems of the kind, given this model; resampling adds no information.
+They hold for other problems of the kind and this model; resampling adds no information.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ Cell = dict[str, Any]
 
 
 def sizes(samples: int) -> list[int]:
-    """1, 2, 4, ... up to the number of samples, that number included."""
+    """Returns 1, 2, 4, ... up to the number of samples, that number included."""
     powers = [2**i for i in range(samples.bit_length()) if 2**i <= samples]
     return powers if powers[-1:] == [samples] else [*powers, samples]
 
 
 def subsets(samples: int, n: int, resamples: int = RESAMPLES, seed: int | str = 0) -> Iterator[list[int]]:
-    """Subsets of n of the samples, as sorted indices.
+    """Draws subsets of n of the samples, as sorted indices.
 
     Example:
         >>> list(subsets(4, 2, resamples=2))
@@ -58,14 +58,14 @@ def subsets(samples: int, n: int, resamples: int = RESAMPLES, seed: int | str = 
 
 
 def interval(values: Sequence[float]) -> Cell:
-    """Mean of one value from 0 to 1 per problem, {n, mean, low, high}: Wilson's interval or Student's t."""
+    """Computes the mean of one value from 0 to 1 per problem, {n, mean, low, high}: Wilson's interval or Student's."""
     if all(value in (0, 1) for value in values):
         return proportion(int(sum(values)), len(values)).as_dict()
     return t_interval(values).within(0, 1).as_dict()
 
 
 def difference(values: Sequence[float], others: Sequence[float]) -> Cell:
-    """Mean paired difference of values from 0 to 1 with Student's t, {n, mean, low, high}."""
+    """Computes the mean paired difference of values from 0 to 1 with Student's interval, {n, mean, low, high}."""
     return t_interval([a - b for a, b in zip(values, others, strict=True)]).within(-1, 1).as_dict()
 
 
@@ -78,15 +78,14 @@ def scaling(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Accuracy of each rule at each N.
+    """Computes the accuracy of each rule at each N.
 
     Args:
         samples: rows with `id`, `answer`, `right` and the signals that the rules read; see `rlif.selection.samples`.
         rules: names of `RULES`; all whose signal the samples have, if left out.
-        equal: when two answers are the same, a task's `equal`; == if left out.
-        power: Borda's p; by N if left out.
+        equal, power: as in `rlif.selection.rules.choose`.
         resamples: subsets per problem and N.
-        seed: of the subsets, and of the rule random.
+        seed: for the subsets and the rule random.
 
     Returns:
         `n`, the sizes; `problems`, `samples` (of each problem, the least), `ungraded` (problems left out, having no
@@ -104,8 +103,7 @@ def scaling(
     least = min(map(len, graded.values()))
     rules = _usable(graded, rules)
     per_problem = [
-        _problem(rows[:least], rules, equal=equal, power=power, resamples=resamples, seed=f"{seed}/{name}")
-        for name, rows in graded.items()
+        _problem(rows[:least], rules, equal, power, resamples, f"{seed}/{name}") for name, rows in graded.items()
     ]
     ns = sizes(least)
     values = {row: [[problem[row][i] for problem in per_problem] for i in range(len(ns))] for row in per_problem[0]}
@@ -127,7 +125,7 @@ def scaling(
 
 
 def _usable(groups: Mapping[str, Sequence[Row]], rules: Sequence[str] | None) -> list[str]:
-    """The rules asked for, or all whose signal is there."""
+    """Returns the named rules, or all whose signal the samples have."""
     there = {signal for rows in groups.values() for row in rows for signal in row}
     if rules is None:
         return [name for name, rule in RULES.items() if rule.signal is None or rule.signal in there]
@@ -139,15 +137,9 @@ def _usable(groups: Mapping[str, Sequence[Row]], rules: Sequence[str] | None) ->
 
 
 def _problem(
-    rows: Sequence[Row],
-    rules: Sequence[str],
-    *,
-    equal: Equal | None,
-    power: float | None,
-    resamples: int,
-    seed: str,
+    rows: Sequence[Row], rules: Sequence[str], equal: Equal | None, power: float | None, resamples: int, seed: str
 ) -> dict[str, list[float]]:
-    """The value of each row of the table at each N, for one problem."""
+    """Computes the value of each row of the table at each N, for one problem."""
     labels = label([row.get("answer") for row in rows], equal)
     right = [bool(row["right"]) for row in rows]
     values = {rule: [row.get(RULES[rule].signal or "") for row in rows] for rule in rules}
@@ -169,15 +161,14 @@ def _problem(
 def early_stop_report(
     full: Iterable[Row], early: Sequence[Row], *, warm_up: int = WARM_UP, equal: Equal | None = None
 ) -> dict[str, Any]:
-    """Tokens and accuracy of sampling with stops, beside the full run that shares its warm-up.
+    """Compares tokens and accuracy of sampling with stops and of the full run that shares its warm-up.
 
-    The vote is DeepConf's: weighted by the lowest window, of the rows whose lowest window reaches the threshold.
+    The vote is DeepConf's: weighted by the lowest window, among the rows whose lowest window reaches the threshold.
 
     Args:
         full: rows of `GroupSampler.draw`.
-        early: rows of `GroupSampler.draw_on` for the same problems.
+        early: rows of `GroupSampler.draw_with_stops` for the same problems.
         warm_up: rows of each problem that both share.
-        equal: which answers are the same; the same text if left out.
 
     Returns:
         `tokens` of both and the share `saved`; `stopped`, the share of the rows after the warm-up; `accuracy`: of the
@@ -201,18 +192,12 @@ def early_stop_report(
 
 
 def report(
-    rows: Sequence[Row],
-    early: Sequence[Row] | None = None,
-    *,
-    warm_up: int = WARM_UP,
-    equal: Equal | None = None,
-    power: float | None = None,
-    seed: int = 0,
+    rows: Sequence[Row], early: Sequence[Row] | None, *, warm_up: int, equal: Equal | None, **options: Any
 ) -> dict[str, Any]:
-    """`scaling` where anything is graded, `early_stop` where there are rows drawn with stops."""
+    """Returns `scaling`, with its options, where anything is graded; `early_stop` where rows were drawn with stops."""
     found: dict[str, Any] = {}
     if any(row.get("right") is not None for row in rows):
-        found["scaling"] = scaling(rows, equal=equal, power=power, seed=seed)
+        found["scaling"] = scaling(rows, equal=equal, **options)
     if early is not None:
         found["early_stop"] = early_stop_report(rows, early, warm_up=warm_up, equal=equal)
     return found
@@ -230,13 +215,12 @@ def _vote_is_right(rows: Sequence[Row], rule: str, equal: Equal | None) -> bool:
 
 
 def share(cell: Cell) -> str:
-    """`86.7 [82.0, 90.4]`, in percent."""
-    found = Interval.read(cell)
-    return "-" if found is None else found.percent()
+    """Formats an interval in percent, e.g. `86.7 [82.0, 90.4]`."""
+    return (Interval.read(cell) or Interval(0)).percent()
 
 
 def early_line(found: Mapping[str, Any]) -> str:
-    """The report of `early_stop_report` in one line."""
+    """Formats the report of `early_stop_report` in one line."""
     tokens, accuracy = found["tokens"], found["accuracy"]
     return (
         f"Early stopping: {tokens['early']:,} tokens instead of {tokens['full']:,} ({found['saved']:.1%} saved),"
@@ -247,7 +231,7 @@ def early_line(found: Mapping[str, Any]) -> str:
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-    """The table of `scaling` for people: accuracies, then differences to plurality, in percent."""
+    """Formats the table of `scaling`: accuracies, then differences to plurality, in percent."""
     lines = [
         f"Accuracy in percent and its 95 % interval over {table['problems']} problems, by number of samples N.",
         "",

@@ -1,16 +1,14 @@
-"""Scores text from elsewhere: reads rows of prompt and completion, adds every signal.
+"""Scores text from elsewhere: reads rows of prompt and completion, adds every signal at temperature 1.
 
 A prompt is plain text or a list of messages. Text becomes the user's message of the chat template where `chat` is on.
-Prompt and completion are tokenised apart: prompt ids by the template or without one, completion ids without special
-tokens, then the end-of-sequence token - the closing token is a decision of the model too - unless `end` is off or the
-row says `truncated: true` (or `stopped: true`).
+Prompt and completion are tokenised apart, completions without special tokens. The end-of-sequence token closes a
+completion, since ending is a decision of the model too, unless `end` is off or the row has `truncated` or `stopped`.
 
-Watch: text is not tokens. A model may have written the same text with other tokens than its tokenizer makes of it, and
-tokens that would have merged across the seam of prompt and completion stay apart here, as they do when a model
-generates. Scores of text are therefore close to those taken while sampling, not always equal to them. Temperature is 1.
+Watch: a model may have written the same text with other tokens than its tokenizer makes of it. So scores of text are
+close to those taken while sampling, and not always equal.
 
-A file is written in the order of the rows, a batch at a time. What is there is not scored again: rows already written
-are checked against the input and skipped, a torn last line is dropped.
+A file is written in the order of the rows, a batch at a time. Rows that it holds already are checked against the input
+and not scored again; a torn last line is dropped.
 """
 
 from __future__ import annotations
@@ -23,31 +21,32 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from rlif.config.loading import check_recipe
 from rlif.errors import DataError, MachineError, RecipeError, RlifError
-from rlif.files.jsonl import JsonLog, read_lines
+from rlif.files.jsonl import JsonLog, Row, read_lines
+from rlif.sampling.loading import load_model, load_tokenizer
 from rlif.scoring.head import head_of
 from rlif.scoring.statistics import score_completions
 from rlif.signals import SIGNALS, every_signal
 from rlif.signals.token_confidence import TOP_K, WINDOW
 from rlif.tasks.rendering import encode
 
-Row = dict[str, Any]
+Pair = tuple[list[int], list[int]]  # token ids of a prompt and of a completion
 UNSCORED: dict[str, float | None] = dict.fromkeys(SIGNALS)
 BATCHES = 8  # scored and written together, so that rows of like length share a pass
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A model and how text is put to it.
+    """Scores text by a model.
 
     Attributes:
         model: a causal language model of transformers.
-        tokenizer: its own.
         chat: render prompts by the chat template.
         end: completions close with the end-of-sequence token.
         batch_size: rows per forward pass.
-        window: of the tail and window confidences, in tokens.
-        name: of the model, for the output.
+        window: tokens in the window of the tail and window confidences.
+        name: the model's, for the output.
 
     Example:
         >>> Scorer(model, tokenizer).score([{"prompt": "Where is the ball?", "completion": "Under cup E."}])
@@ -64,17 +63,12 @@ class Scorer:
 
     @property
     def described(self) -> str:
-        """What made the scores, in one string: kept in each row, and checked before a file is gone on with."""
-        parts = (
-            self.name,
-            "chat" if self.chat else "no chat",
-            "end" if self.end else "no end",
-            f"window {self.window}",
-        )
-        return ", ".join(parts)
+        """Returns what made the scores; it is written to each row, and compared when a file is resumed."""
+        chat, end = "chat" if self.chat else "no chat", "end" if self.end else "no end"
+        return f"{self.name}, {chat}, {end}, window {self.window}"
 
-    def encode(self, row: Row) -> tuple[list[int], list[int]]:
-        """The token ids of a row's prompt and completion.
+    def encode(self, row: Row) -> Pair:
+        """Returns the token ids of a row's prompt and completion.
 
         Raises:
             RecipeError: messages where `chat` is off.
@@ -88,44 +82,58 @@ class Scorer:
         return encode(self.tokenizer, prompt, self.chat), self.encode_completion(row)
 
     def encode_completion(self, row: Row) -> list[int]:
-        """The token ids of a row's completion, the end-of-sequence token included if it ended."""
+        """Returns the token ids of a row's completion, with the end-of-sequence token if it ended."""
         completion_ids = self.tokenizer(text=[row["completion"]], add_special_tokens=False)["input_ids"][0]
         ended = self.end and not row.get("truncated") and not row.get("stopped")
         return completion_ids + ([self.tokenizer.eos_token_id] if ended else [])
 
     def score(self, rows: Sequence[Row]) -> list[dict[str, float | None]]:
-        """Every signal of each row; None where it cannot be scored: no tokens, or more than the model takes."""
+        """Computes every signal of each row; None where there are no tokens, or more than the model takes."""
         return self.score_ids([self.encode(row) for row in rows])
 
     def score_ids(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[dict[str, float | None]]:
-        """The same of pairs of prompt ids and completion ids."""
+        """Computes the same for pairs of prompt ids and completion ids."""
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**62
         fit = [i for i, (prompt, completion) in enumerate(pairs) if prompt and len(prompt) + len(completion) <= limit]
         scores = [dict(UNSCORED) for _ in pairs]
         top_k = min(TOP_K, head_of(self.model).vocab_size)
         for start in range(0, len(fit), self.batch_size * BATCHES):
             part = fit[start : start + self.batch_size * BATCHES]
-            stats = score_completions(
-                self.model,
-                [pairs[i][0] for i in part],
-                [pairs[i][1] for i in part],
-                top_k=top_k,
-                batch_size=self.batch_size,
-            )
+            prompts, completions = zip(*(pairs[i] for i in part), strict=True)
+            stats = score_completions(self.model, prompts, completions, top_k=top_k, batch_size=self.batch_size)
             for i, values in zip(part, every_signal(stats, self.window), strict=True):
                 scores[i] = values
         return scores
 
 
+def load_scorer(
+    model: str,
+    *,
+    chat: bool | None,
+    window: int | None,
+    dtype: str,
+    batch_size: int,
+    end: bool = True,
+    load: bool = True,
+) -> Scorer:
+    """Loads a scorer; without its model if `load` is off. `chat` None uses the chat template where there is one."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    recipe = check_recipe({"model": model, "dtype": dtype, "chat": bool(chat)})
+    tokenizer = load_tokenizer(recipe)
+    template = tokenizer.chat_template is not None if chat is None else chat
+    return Scorer(load_model(recipe) if load else None, tokenizer, template, end, batch_size, window or WINDOW, model)
+
+
 def score_file(
-    scorer: Scorer, source: Path, out: Path | TextIO, progress: Callable[[int], None] | None = None
+    scorer: Scorer, source: Path, out: Path | TextIO, progress: Callable[[int], None] = lambda rows: None
 ) -> dict[str, int]:
     """Scores a file of JSON lines.
 
     Args:
-        scorer: the model.
-        source: rows with `prompt` and `completion`; whatever else they hold is kept, unless it is named as a signal.
-        out: a file, gone on with if it is there, or an open stream.
+        source: rows with `prompt` and `completion`; other columns are copied, except those named as a signal.
+        out: a file, resumed if it exists, or an open stream.
         progress: called with the number of rows that were just written or skipped.
 
     Returns:
@@ -135,16 +143,23 @@ def score_file(
         DataError: a bad row, named by its line; what came before it is written. An output that belongs to other rows
             or another model.
     """
-    progress = progress or (lambda _: None)
     rows = read_rows(source)
-    counts = _resume(scorer, source, rows, out) if isinstance(out, Path) else {"rows": 0, "skipped": 0, "unscorable": 0}
+    counts = {"rows": 0, "skipped": 0, "unscorable": 0}
+    if isinstance(out, Path):
+        _resume(scorer, source, rows, out, counts)
     append = JsonLog(out, ascii=False).append if isinstance(out, Path) else partial(_print, out)
     progress(counts["rows"])
+    encoded = _encode(rows, scorer, source)
     failed: RlifError | None = None
     try:
         append()  # a file that cannot be written is refused before anything is scored
         while failed is None:
-            batch, failed = _take(rows, scorer, source)
+            batch: list[tuple[Row, Pair]] = []
+            try:
+                for each in islice(encoded, scorer.batch_size * BATCHES):
+                    batch.append(each)
+            except RlifError as error:
+                failed = error  # raised once the rows before it are written
             if not batch:
                 break
             scores = scorer.score_ids([pair for _, pair in batch])
@@ -164,25 +179,18 @@ def _print(out: TextIO, *rows: Row) -> None:
     out.flush()
 
 
-def _take(
-    rows: Iterator[tuple[int, Row]], scorer: Scorer, source: Path
-) -> tuple[list[tuple[Row, tuple[list[int], list[int]]]], RlifError | None]:
-    """The next rows with their token ids, and the error that ended them early, if one did."""
-    batch: list[tuple[Row, tuple[list[int], list[int]]]] = []
-    number = 0
-    try:
-        for number, row in islice(rows, scorer.batch_size * BATCHES):
-            try:
-                batch.append((row, scorer.encode(row)))
-            except RlifError as error:
-                return batch, type(error)(f"line {number} of {source}: {error}")
-    except RlifError as error:
-        return batch, error
-    return batch, None
+def _encode(rows: Iterator[tuple[int, Row]], scorer: Scorer, source: Path) -> Iterator[tuple[Row, Pair]]:
+    """Yields rows with their token ids; an error names the line."""
+    for number, row in rows:
+        try:
+            pair = scorer.encode(row)
+        except RlifError as error:
+            raise type(error)(f"line {number} of {source}: {error}") from error
+        yield row, pair
 
 
 def read_rows(source: Path) -> Iterator[tuple[int, Row]]:
-    """Line numbers and rows with a prompt and a completion.
+    """Reads line numbers and rows with a prompt and a completion.
 
     Raises:
         DataError: a row that lacks one of them, or holds something else there.
@@ -202,7 +210,7 @@ def read_rows(source: Path) -> Iterator[tuple[int, Row]]:
         try:
             json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise DataError(f"line {number} of {source} holds text that is no Unicode: {error.reason}.") from error
+            raise DataError(f"line {number} of {source} holds text that is not Unicode: {error.reason}.") from error
         yield number, row
 
 
@@ -210,12 +218,9 @@ def _message(message: Any) -> bool:
     return isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message
 
 
-def _resume(scorer: Scorer, source: Path, rows: Iterator[tuple[int, Row]], out: Path) -> dict[str, int]:
+def _resume(scorer: Scorer, source: Path, rows: Iterator[tuple[int, Row]], out: Path, counts: dict[str, int]) -> None:
     """Drops a torn last line of the output, skips the input rows that it holds, and counts them."""
-    counts = {"rows": 0, "skipped": 0, "unscorable": 0}
-    if not out.is_file():
-        return counts
-    if out.samefile(source):
+    if out.is_file() and out.samefile(source):
         raise RecipeError(f"{out} is the input itself; give another output.")
     log = JsonLog(out)
     for number, written in log.rows():
@@ -230,4 +235,3 @@ def _resume(scorer: Scorer, source: Path, rows: Iterator[tuple[int, Row]], out: 
         counts["unscorable"] += written.get("self_certainty") is None
     log.cut()
     counts["skipped"] = counts["rows"]
-    return counts

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlif.errors import RecipeError, RewardError, RlifError
+from rlif.files.atomic import is_number
 from rlif.guard.limits import Guard
 from rlif.rewards.terms import wants_gold
 from rlif.runs.checkpoints import step_of
@@ -235,6 +236,7 @@ def _evaluation(
 ) -> Callable[[int], None]:
     """Returns what evaluates the held-out tasks at a step; the main scores go to `shown`, for trackers."""
     from rlif.evaluation.evaluate import evaluate
+    from rlif.sampling.protocol import Setup
     from rlif.sampling.sampler import Decoding, TransformersSampler
 
     def evaluate_at(step: int) -> None:
@@ -249,14 +251,19 @@ def _evaluation(
                 sampler,
                 task,
                 problems,
-                prompt=find_prompt(prepared.recipe.prompt or task.protocol.prompt),
-                chat=prepared.recipe.chat_template,
-                decoding=Decoding(min(task.protocol.max_tokens, longest), stop=task.protocol.stop),
+                Setup(
+                    find_prompt(prepared.recipe.prompt or task.protocol.prompt),
+                    prepared.recipe.chat_template,
+                    Decoding(min(task.protocol.max_tokens, longest), stop=task.protocol.stop),
+                ),
                 settings={"step": step},
             )
-            run.write_evaluation(step, name, scores, scores.pop("records"))
-            figures = {key: scores[key] for key in ("completion_length", "self_certainty")}
-            figures["accuracy"] = scores["accuracy"]["mean"]
-            shown.update({f"eval_{name}/{key}": value for key, value in figures.items() if value is not None})
+            run.write_evaluation(step, name, scores.as_dict(), scores.records)
+            figures = {
+                "completion_length": scores.completion_length,
+                "self_certainty": scores.self_certainty,
+                "accuracy": scores.accuracy.mean,
+            }
+            shown.update({f"eval_{name}/{key}": value for key, value in figures.items() if is_number(value)})
 
     return evaluate_at

@@ -1,4 +1,4 @@
-"""Scores of models: resumable, each with its n and interval, several samples per problem."""
+"""Tests evaluations and their scores: resumed, with n and intervals, with several samples per problem."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import json
 from dataclasses import replace
 from typing import ClassVar
 
-import numpy as np
 import pytest
-from scipy import stats
 from support.models import byte_tokenizer, tiny_model
 
 import rlif
-from rlif.evaluation.evaluate import check_gold, evaluate, summarise
-from rlif.intervals import Interval, clustered_mean, paired, proportion
-from rlif.sampling.protocol import render_problem, uses_chat
+from rlif.evaluation.evaluate import check_gold, evaluate
+from rlif.evaluation.scores import Scores, summarise
+from rlif.intervals import proportion
+from rlif.sampling.protocol import Setup, render_problem, setup_of
 from rlif.sampling.sampler import Decoding, TransformersSampler
 from rlif.signals import SIGNALS
 from rlif.tasks.prompts import PROMPTS
@@ -27,12 +26,16 @@ def problems(n: int = 10) -> list[Problem]:
     return CUPS.load("test", limit=n)
 
 
+def setup(decoding: Decoding) -> Setup:
+    return setup_of(CUPS, byte_tokenizer(), decoding=decoding)
+
+
 class Killed(BaseException):
     pass
 
 
 class Fragile(TransformersSampler):
-    """Dies at the start of a batch, as a killed process would."""
+    """Raises at the start of a batch, where a process may be killed."""
 
     def __init__(self, dies_at: int | None = None):
         super().__init__(tiny_model(), byte_tokenizer(), batch_size=4)
@@ -46,46 +49,53 @@ class Fragile(TransformersSampler):
 
 
 @pytest.mark.parametrize("decoding", [Decoding(6), Decoding(6, temperature=1.0, n=2)])
-def test_killed_and_gone_on_is_as_never_killed(tmp_path, decoding):
-    whole = evaluate(Fragile(), CUPS, problems(), decoding=decoding, folder=tmp_path / "whole")
+def test_a_resumed_evaluation_writes_the_same_bytes(tmp_path, decoding):
+    whole = evaluate(Fragile(), CUPS, problems(), setup(decoding), path=tmp_path / "whole" / "cups")
     with pytest.raises(Killed):
-        evaluate(Fragile(dies_at=2), CUPS, problems(), decoding=decoding, folder=tmp_path / "killed")
+        evaluate(Fragile(dies_at=2), CUPS, problems(), setup(decoding), path=tmp_path / "killed" / "cups")
     part = tmp_path / "killed" / "cups.part.jsonl"
     part.write_bytes(part.read_bytes() + b'{"batch": 2, "rec')
     second = Fragile()
-    again = evaluate(second, CUPS, problems(), decoding=decoding, folder=tmp_path / "killed")
+    again = evaluate(second, CUPS, problems(), setup(decoding), path=tmp_path / "killed" / "cups")
     assert again == whole and second.batches == (3 if decoding.n == 1 else 5) - 2
     for name in ("cups.json", "cups.jsonl"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not part.exists()
 
 
-def test_records_are_in_the_problems_order_and_complete(tmp_path):
-    scores = evaluate(Fragile(), CUPS, problems(), decoding=Decoding(6, temperature=1.0, n=2), folder=tmp_path)
+def test_records_are_complete_and_in_the_order_of_the_problems(tmp_path):
+    scores = evaluate(Fragile(), CUPS, problems(), setup(Decoding(6, temperature=1.0, n=2)), path=tmp_path / "cups")
     rows = [json.loads(line) for line in (tmp_path / "cups.jsonl").read_bytes().splitlines()]
     assert [(row["id"], row["sample"]) for row in rows] == [(p.id, i) for p in problems() for i in (0, 1)]
     assert set(rows[0]) == {
         *("id", "sample", "completion", "answer", "right"),
         *("self_certainty", "tokens", "truncated"),
     }
-    assert scores["completions"] == 20 and scores["n"] == 2 and scores["accuracy"]["clusters"] == 10
-    assert scores["protocol"]["extract"] == "last_boxed" and scores["decoding"]["temperature"] == 1.0
+    assert scores.completions == 20 and scores.n == 2 and scores.accuracy.clusters == 10
+    assert scores.settings["protocol"]["extract"] == "last_boxed"
+    assert scores.settings["decoding"]["temperature"] == 1.0
+    written = json.loads((tmp_path / "cups.json").read_text())
+    assert Scores.read(written).as_dict() == written and Scores.read(written).accuracy == scores.accuracy
+    assert list(written)[-9:] == [
+        *("n", "completions", "accuracy", "self_certainty@2", "pass@k"),
+        *("completion_length", "self_certainty", "truncated", "unanswered"),
+    ]
 
 
-def test_other_settings_do_not_go_on(tmp_path):
+def test_resuming_with_other_settings_is_refused(tmp_path):
     with pytest.raises(Killed):
-        evaluate(Fragile(dies_at=1), CUPS, problems(), decoding=Decoding(6), folder=tmp_path)
+        evaluate(Fragile(dies_at=1), CUPS, problems(), setup(Decoding(6)), path=tmp_path / "cups")
     with pytest.raises(rlif.RlifError, match=r"was begun with another decoding"):
-        evaluate(Fragile(), CUPS, problems(), decoding=Decoding(7), folder=tmp_path)
+        evaluate(Fragile(), CUPS, problems(), setup(Decoding(7)), path=tmp_path / "cups")
     (tmp_path / "cups.part.jsonl").write_text('{"settings": 1}\n[]\n')
     with pytest.raises(rlif.RlifError, match="damaged"):
-        evaluate(Fragile(), CUPS, problems(), decoding=Decoding(6), folder=tmp_path)
+        evaluate(Fragile(), CUPS, problems(), setup(Decoding(6)), path=tmp_path / "cups")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(rlif.RlifError, match="cannot write to"):
-        evaluate(Fragile(), CUPS, problems(), decoding=Decoding(6), folder=tmp_path / "file")
+    with pytest.raises(rlif.RlifError, match="cannot write"):
+        evaluate(Fragile(), CUPS, problems(), setup(Decoding(6)), path=tmp_path / "file" / "cups")
 
 
 def test_self_certainty_of_decoding_is_that_of_scoring():
@@ -115,7 +125,7 @@ def test_stop_strings_end_a_completion():
     assert stopped.self_certainty == pytest.approx(SIGNALS["self_certainty"](expected)[0], abs=1e-5)
 
 
-def test_greedy_twice_is_refused():
+def test_several_greedy_completions_are_refused():
     with pytest.raises(rlif.RlifError, match="would be the same"):
         Decoding(5, n=2)
 
@@ -136,45 +146,22 @@ def test_scores_of_several_samples():
         for key, answer, right, sure in rows
     ]
     scores = summarise(records, lambda a, b: float(a) == float(b))
-    assert scores["n"] == 3 and scores["accuracy"]["n"] == 6
-    assert scores["accuracy"]["mean"] == pytest.approx((2 / 3 + 1 / 3) / 2)
-    assert scores["maj@3"] == proportion(1, 2).as_dict()  # a: {1, 1.0}; b: a tie, the first
-    assert scores["self_certainty@3"] == proportion(1, 2).as_dict()  # a: "2"; b: "4", the surest that answers
-    assert scores["pass@k"]["1"]["mean"] == pytest.approx(0.5)
-    assert scores["pass@k"]["2"]["mean"] == pytest.approx((1 + 2 / 3) / 2)
-    assert scores["unanswered"] == pytest.approx(1 / 7)
+    assert scores.n == 3 and scores.accuracy.n == 6
+    assert scores.accuracy.mean == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert scores.chosen["maj@3"] == proportion(1, 2)  # a: {1, 1.0}; b: a tie, the first
+    assert scores.chosen["self_certainty@3"] == proportion(1, 2)  # a: "2"; b: "4", the surest that answers
+    assert scores.pass_at[1].mean == pytest.approx(0.5)
+    assert scores.pass_at[2].mean == pytest.approx((1 + 2 / 3) / 2)
+    assert scores.unanswered == pytest.approx(1 / 7)
+    assert Scores.read(json.loads(json.dumps(scores.as_dict()))) == scores
 
 
-def test_nothing_to_score():
-    assert summarise([])["accuracy"]["mean"] is None
+def test_scores_without_graded_records():
+    assert summarise([]).as_dict()["accuracy"]["mean"] is None
     unlabelled = [{"id": "a", "answer": None, "right": None}] * 2
-    assert summarise(unlabelled)["accuracy"] == {"n": 0, "mean": None, "low": None, "high": None}
-
-
-def test_clustered_interval_is_students_over_problems():
-    values, clusters = [1, 0, 1, 1, 0, 0], ["a", "a", "b", "b", "c", "c"]
-    found = clustered_mean(values, clusters)
-    expected = stats.ttest_1samp([0.5, 1.0, 0.0], 0).confidence_interval(0.95)
-    assert (found.low, found.high) == (0, 1)  # Student's is wider than what a share can be: -0.74 to 1.74
-    assert expected.low < 0 and expected.high > 1
-    assert clustered_mean([1.0], ["a"]).low is None
-
-
-def test_repeating_items_does_not_narrow_the_interval():
-    values = np.random.default_rng(0).integers(0, 2, 40).tolist()
-    once, thrice = clustered_mean(values, range(40)), clustered_mean(values * 3, [*range(40)] * 3)
-    assert (once.low, once.high) == pytest.approx((thrice.low, thrice.high))
-
-
-def test_paired_comparison():
-    first = {"a": 0.0, "b": 1.0, "c": 0.0, "d": 0.5, "only here": 1.0}
-    second = {"a": 1.0, "b": 1.0, "c": 1.0, "d": 0.0}
-    found = paired(first, second)
-    assert (found["problems"], found["better"], found["worse"]) == (4, 2, 1)
-    expected = stats.ttest_rel([1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.5]).confidence_interval(0.95)
-    assert (found["difference"].low, found["difference"].high) == pytest.approx((expected.low, min(1, expected.high)))
-    assert found["p"] == pytest.approx(stats.binomtest(2, 3).pvalue)
-    assert paired(first, first)["p"] == 1.0 and paired({}, {})["difference"] == Interval(0)
+    found = summarise(unlabelled).as_dict()
+    assert found["accuracy"] == {"n": 0, "mean": None, "low": None, "high": None}
+    assert Scores.read(found).as_dict() == found
 
 
 def test_shots_are_dropped_from_the_end_until_the_prompt_fits():
@@ -190,10 +177,12 @@ def test_shots_are_dropped_from_the_end_until_the_prompt_fits():
 
 
 def test_chat_templates():
-    assert uses_chat(byte_tokenizer(), None) and not uses_chat(byte_tokenizer(chat=False), None)
-    assert not uses_chat(byte_tokenizer(), False)
+    with_template, without = byte_tokenizer(), byte_tokenizer(chat=False)
+    assert setup_of(CUPS, with_template).chat and not setup_of(CUPS, without).chat
+    assert not setup_of(CUPS, with_template, chat=False).chat
+    assert setup_of(CUPS, with_template, chat_arguments={"thinking": False}).chat == {"thinking": False}
     with pytest.raises(rlif.RlifError, match="needs a chat template"):
-        uses_chat(byte_tokenizer(chat=False), True)
+        setup_of(CUPS, without, chat=True)
 
 
 def test_golds_are_checked():

@@ -1,4 +1,4 @@
-"""Models x tasks: run folders as learning curves, recorded completions, paired comparisons, the command line."""
+"""Tests models x tasks: checkpoints of runs, recorded completions, paired comparisons, the command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLOCK = rlif.TASKS["clock"]
 
 @pytest.fixture
 def run(tmp_path, model_folder):
-    """A run of five steps that kept a checkpoint at 3, and one at 4 that was not written to its end."""
+    """Makes a run of five steps with a checkpoint at 3, and one at 4 that was not written to its end."""
     recipe = check_recipe({"model": str(model_folder), "task": "clock", "output": str(tmp_path / "runs")})
     run = Run.create(recipe, "curve")
     for step in (3, 4):
@@ -39,7 +39,7 @@ def options(**changes) -> Options:
     return Options(limit=4, decoding={"max_tokens": 6}, batch_size=4, **changes)
 
 
-def test_a_run_folder_is_all_its_checkpoints(run, tmp_path):
+def test_a_run_folder_stands_for_all_its_checkpoints(run, tmp_path):
     found = candidates(str(run.path), tmp_path)
     assert [(c.label, c.step) for c in found] == [("curve step 0", 0), ("curve step 3", 3), ("curve step 5", 5)]
     work = [(CLOCK, options().problems(CLOCK))]
@@ -49,10 +49,10 @@ def test_a_run_folder_is_all_its_checkpoints(run, tmp_path):
     assert sorted(curve) == [0, 3, 5] and all(curve[step]["step"] == step for step in curve)
     assert len({scores["self_certainty"] for scores in curve.values()}) == 3
     assert len(run.records(3, "clock")) == 4 and set(run.records(3, "clock")[0]) >= {"right", "completion"}
-    assert compare(found[0], found[2], CLOCK)["problems"] == 4
+    assert compare(found[0], found[2], CLOCK).problems == 4
 
 
-def test_what_is_evaluated_is_not_evaluated_again(run, tmp_path):
+def test_a_finished_evaluation_is_not_repeated(run, tmp_path):
     (first, *_) = candidates(str(run.path), tmp_path)
     work = [(CLOCK, options().problems(CLOCK))]
     scores = evaluate_candidate(first, work, options())
@@ -64,17 +64,17 @@ def test_what_is_evaluated_is_not_evaluated_again(run, tmp_path):
     with pytest.raises(rlif.RlifError, match="has another decoding; write to another folder, or give --overwrite"):
         evaluate_candidate(first, work, Options(limit=4, decoding={"max_tokens": 7}), sampler=no_model)
     again = evaluate_candidate(first, work, Options(limit=4, decoding={"max_tokens": 7}, batch_size=4, overwrite=True))
-    assert again["clock"]["decoding"]["max_tokens"] == 7
+    assert again["clock"].settings["decoding"]["max_tokens"] == 7
 
 
-def test_a_checkpoint_half_written_is_refused(run, tmp_path):
+def test_an_incomplete_checkpoint_is_refused(run, tmp_path):
     with pytest.raises(rlif.RlifError, match="was not written to its end"):
         candidates(str(run.checkpoints / "checkpoint-4"), tmp_path)
     (only,) = candidates(str(run.checkpoints / "checkpoint-3"), tmp_path)
     assert only.label == f"{run.path.name}-checkpoint-3" and only.step is None
 
 
-def test_corrupted_weights_are_one_sentence(model_folder, tmp_path):
+def test_corrupted_weights_raise_one_sentence(model_folder, tmp_path):
     broken = shutil.copytree(model_folder, tmp_path / "broken")
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
@@ -93,7 +93,7 @@ def test_an_adapter_is_evaluated_on_its_base(model_folder, tmp_path):
     AutoTokenizer.from_pretrained(model_folder).save_pretrained(tmp_path / "adapter")
     work = [(CLOCK, options().problems(CLOCK))]
     scores = [
-        evaluate_candidate(candidates(str(path), tmp_path / "out")[0], work, options())["clock"]["self_certainty"]
+        evaluate_candidate(candidates(str(path), tmp_path / "out")[0], work, options())["clock"].self_certainty
         for path in (model_folder, tmp_path / "adapter")
     ]
     assert scores[0] != scores[1]
@@ -113,11 +113,11 @@ def write(path, rows):
 def test_recorded_completions(tmp_path):
     problems = CLOCK.load("test", limit=8)
     source = write(tmp_path / "outputs.jsonl", rows(problems, changed={problems[0].id, problems[5].id}))
-    scores, records = grade_outputs(CLOCK, problems, source)
-    assert scores["accuracy"]["mean"] == 6 / 8 and [r["right"] for r in records].count(False) == 2
+    scores = grade_outputs(CLOCK, problems, source)
+    assert scores.accuracy.mean == 6 / 8 and [r["right"] for r in scores.records].count(False) == 2
     lists = [{"id": row["id"], "output": [row["completion"], "none"]} for row in rows(problems)]
-    scores, _ = grade_outputs(CLOCK, problems, write(tmp_path / "lists.jsonl", lists))
-    assert scores["n"] == 2 and scores["accuracy"]["mean"] == 0.5 and scores["maj@2"]["mean"] == 1.0
+    scores = grade_outputs(CLOCK, problems, write(tmp_path / "lists.jsonl", lists))
+    assert scores.n == 2 and scores.accuracy.mean == 0.5 and scores.chosen["maj@2"].mean == 1.0
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_recorded_completions(tmp_path):
         (lambda rows: [{"id": rows[0]["id"], "completion": [1]}], "row 1 of .* has no text"),
     ],
 )
-def test_recorded_completions_that_do_not_fit(tmp_path, change, message):
+def test_recorded_completions_with_mistakes_are_refused(tmp_path, change, message):
     problems = CLOCK.load("test", limit=3)
     with pytest.raises(rlif.RlifError, match=message):
         grade_outputs(CLOCK, problems, write(tmp_path / "outputs.jsonl", change(rows(problems))))
@@ -192,8 +192,8 @@ def test_tasks_are_listed_with_their_protocols():
     assert expected | set(rlif.TASKS) <= listed
 
 
-def test_models_of_one_name_are_kept_apart(run, model_folder, tmp_path):
-    """Those of runs by their run's name; else two would be written over each other and compared with themselves."""
+def test_models_of_one_name_do_not_share_files(run, model_folder, tmp_path):
+    """Models of runs get the run's name; else one would overwrite the other and be compared with itself."""
     folders = [shutil.copytree(model_folder, tmp_path / name / "model") for name in ("a", "b")]
     both = [candidate for folder in folders for candidate in candidates(str(folder), tmp_path / "evals")]
     with pytest.raises(rlif.RlifError, match=r"would both go to .*evals/model; rename one"):
@@ -207,7 +207,7 @@ def test_models_of_one_name_are_kept_apart(run, model_folder, tmp_path):
     assert candidates(str(other), tmp_path / "evals")[0].label == "mine"
 
 
-def test_a_source_is_that_of_the_task_whatever_the_protocol():
+def test_a_source_applies_to_every_protocol_of_its_task():
     task, sources = find_task("gsm8k.paper"), {"gsm8k": "here", "math": "there"}
     assert source_of(task, sources) == "here" and source_of(task, {**sources, "gsm8k.paper": "x"}) == "x"
     assert source_of(find_task("cups"), sources) is None

@@ -1,4 +1,4 @@
-"""Grading recorded outputs: what comes out of whole, torn and foreign files."""
+"""Tests the grading of recorded outputs, from whole, torn and foreign files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def expect(checks, **changes):
     write(checks / "expected.json", expected)
 
 
-def test_the_published_figure_is_met_or_not(folders, monkeypatch):
+def test_published_figures_are_compared(folders, monkeypatch):
     monkeypatch.setenv("RLIF_DATA", "elsewhere")
     (row,) = check_graders(folders)
     assert row.within and row.items == 2 and row.ours == (50.0,) and row.difference == (0.0,)
@@ -54,7 +54,7 @@ def test_the_published_figure_is_met_or_not(folders, monkeypatch):
     assert [line[-2] for line in table([row])] == ["", "OUT"]
 
 
-def test_other_data_may_be_named(folders, tmp_path):
+def test_another_data_folder_can_be_given(folders, tmp_path):
     (row,) = check_graders(folders, tmp_path)
     assert not row.within and "no such data file" in row.note
 
@@ -70,7 +70,7 @@ def test_other_data_may_be_named(folders, tmp_path):
         (lambda path: write(path, ["a line"]), "has no columns: it is a str"),
     ],
 )
-def test_an_entry_that_cannot_be_checked_says_why_and_the_others_go_on(folders, spoil, message):
+def test_an_entry_that_cannot_be_checked_has_a_note_and_the_others_are_checked(folders, spoil, message):
     expected = json.loads((folders / "expected.json").read_text())
     write(folders / "zeroeval_gsm" / "whole.jsonl.gz", [{"id": f"gsm8k-{i}", "output": "none"} for i in range(2)])
     write(
@@ -84,17 +84,17 @@ def test_an_entry_that_cannot_be_checked_says_why_and_the_others_go_on(folders, 
     assert not foreign.within and "no family is called so" in foreign.note
 
 
-def test_there_must_be_expectations(tmp_path):
+def test_a_folder_without_expectations_is_refused(tmp_path):
     with pytest.raises(rlif.RlifError, match=r"cannot read .*expected\.json"):
         check_graders(tmp_path)
 
 
-def test_a_published_figure_is_as_exact_as_it_is_written():
+def test_tolerance_is_half_of_the_last_written_digit():
     assert rounding(34.6) == pytest.approx(0.05) and rounding(68.409) == pytest.approx(0.0005)
 
 
 def test_published_verdicts_of_cruxeval(tmp_path):
-    """Which may leave out the answers that repeat the call."""
+    """The labels may leave out answers that repeat the call."""
     checks = tmp_path / "checks"
     row = {"id": "sample_0", "code": "def f(x):\n    return x", "input": "3", "output": "3"}
     write(tmp_path / "cruxeval" / "cruxeval.jsonl", [row])
@@ -148,7 +148,7 @@ def test_published_verdicts_of_evalplus(tmp_path, sandbox):
 
 
 def test_real_outputs_that_need_no_sandbox(data_folder, tmp_path):
-    """A few entries; all of them are for `rlif check-graders`."""
+    """Checks a few entries; `rlif check-graders` checks all."""
     checks = data_folder / "checks"
     expected = json.loads((checks / "expected.json").read_text())
     chosen = [name for name in expected if name.startswith(("zeroeval_crux/", "mmlu_pro/", "math500"))]

@@ -1,4 +1,4 @@
-"""What judges said: resumed, never lost, never a loss by default; and what others recorded."""
+"""Tests annotations: resumed, never lost, unjudged is no loss; and recorded annotations."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def right(number, body):
 
 
 def slowly(answer):
-    """Gives a busy machine the time to hear of one reply before the next request is on its way."""
+    """Delays each reply, so that a busy machine counts it before the next request is sent."""
 
     def later(number, body):
         threading.Event().wait(0.05)  # time.sleep is switched off here
@@ -69,13 +69,13 @@ def test_every_pair_is_judged_once_and_in_order(tmp_path):
     with serve(right) as endpoint:
         judge = Judge(base_url=endpoint.url)
         judged = annotate(judge, PAIRS, tmp_path / "j.jsonl", tick=lambda: ticks.append(1))
-    assert len(endpoint.asked) == len(ticks) == judged.asked == 30 and judged.known == 0 and not judged.failed
+    assert len(endpoint.asked) == len(ticks) == judged.requested == 30 and judged.known == 0 and not judged.failed
     assert [row.index for row in judged.annotations] == list(range(30))
     assert [row.preference for row in judged.annotations] == pytest.approx([1.9 if i % 2 else 1.1 for i in range(30)])
     assert all((row.len_1, row.len_2) == (100 + i, len(output(i))) for i, row in enumerate(judged.annotations))
 
 
-def test_what_is_known_is_not_asked_again(tmp_path):
+def test_known_answers_are_not_requested_again(tmp_path):
     first, _ = run(right, tmp_path / "j.jsonl")
     again, asked = run(lambda n, body: error(500), tmp_path / "j.jsonl")
     assert asked == 0 and again.known == 30 and again.annotations == first.annotations
@@ -87,7 +87,7 @@ def test_known_answers_need_no_key(tmp_path, monkeypatch):
     assert annotate(Judge(), PAIRS, tmp_path / "j.jsonl").known == 30
 
 
-def test_what_changed_is_asked_again(tmp_path):
+def test_changed_pairs_are_requested_again(tmp_path):
     path = tmp_path / "j.jsonl"
     run(right, path)
     changed = [*PAIRS[:-1], Pair(PAIRS[-1].id, PAIRS[-1].index, PAIRS[-1].instruction, PAIRS[-1].baseline, "New.")]
@@ -98,7 +98,7 @@ def test_what_changed_is_asked_again(tmp_path):
     assert run(right, path)[1] == 0
 
 
-def test_rubbish_is_unjudged_kept_and_no_loss(tmp_path):
+def test_unreadable_replies_are_written_as_unjudged_and_count_as_no_loss(tmp_path):
     path = tmp_path / "j.jsonl"
 
     def answer(number, body):
@@ -107,11 +107,11 @@ def test_rubbish_is_unjudged_kept_and_no_loss(tmp_path):
     judged, asked = run(answer, path)
     unjudged = [row.index for row in judged.annotations if row.preference is None]
     assert unjudged == [1, *range(10, 20)] and asked == 30 and not judged.failed
-    assert raw_win_rate(judged.annotations)["n"] == 19
+    assert raw_win_rate(judged.annotations).share.n == 19
     assert run(right, path)[1] == 0
 
 
-def test_failed_requests_are_counted_not_kept_and_asked_again(tmp_path):
+def test_failed_requests_are_counted_and_repeated_by_the_next_run(tmp_path):
     path = tmp_path / "j.jsonl"
 
     def answer(number, body):
@@ -126,13 +126,13 @@ def test_failed_requests_are_counted_not_kept_and_asked_again(tmp_path):
     assert asked == 11 and all(row.preference is not None for row in again.annotations)
 
 
-def test_an_endpoint_that_refuses_everything_is_given_up(tmp_path):
+def test_annotating_stops_where_the_endpoint_refuses_everything(tmp_path):
     sentence, asked = run(slowly(lambda n, body: error(400, "no logprobs here")), tmp_path / "j.jsonl", workers=1)
     assert f"failed {PATIENCE} times in a row" in sentence and "no logprobs here" in sentence
     assert PATIENCE <= asked < len(PAIRS)
 
 
-def test_an_endpoint_that_only_rate_limits_is_given_up_and_nothing_is_lost(tmp_path):
+def test_annotating_stops_at_lasting_rate_limits_and_loses_nothing(tmp_path):
     path = tmp_path / "j.jsonl"
     answer = slowly(lambda n, body: right(n, body) if n <= 12 else error(429))
     sentence, asked = run(answer, path, workers=1, max_retries=0)
@@ -151,8 +151,8 @@ def test_a_refused_key_stops_at_once_and_nothing_is_lost(tmp_path):
     assert len(lines(path)) == 5 and asked < len(PAIRS)
 
 
-def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
-    """SIGKILL while the ninth request is under way; then a line cut short on top of it."""
+def test_a_killed_run_is_resumed(tmp_path):
+    """The process gets SIGKILL during the ninth request; then the last line is cut short."""
     path, ninth, over = tmp_path / "j.jsonl", threading.Event(), threading.Event()
 
     def answer(number, body):
@@ -196,7 +196,7 @@ def test_a_file_of_something_else_is_not_appended_to(tmp_path):
     assert path.read_text() == '{"id": "a"}\n'
 
 
-def test_the_cost_is_of_what_is_left_to_ask(tmp_path):
+def test_the_estimate_counts_pairs_without_an_answer(tmp_path):
     path, judge = tmp_path / "j.jsonl", Judge()
     cost = estimate_cost(judge, PAIRS, path)
     characters = sum(len(m["content"]) for pair in PAIRS for m in judge.messages(pair))
@@ -205,13 +205,13 @@ def test_the_cost_is_of_what_is_left_to_ask(tmp_path):
     assert estimate_cost(judge, PAIRS, path)["requests"] == 5
 
 
-def test_a_judges_own_file_is_a_record(tmp_path):
+def test_the_file_of_a_judge_can_be_read_as_annotations(tmp_path):
     judged, _ = run(right, tmp_path / "j.jsonl")
     rows = read_annotations(str(tmp_path / "j.jsonl"), {})
     assert sorted(rows, key=lambda row: row.index) == judged.annotations
 
 
-def test_recorded_layouts(tmp_path):
+def test_both_layouts_of_annotations_are_read(tmp_path):
     """Upstream writes 0 for a tie, NaN or null where there is no preference."""
     index_of = {p.text: p.data["index"] for p in problems()}
     values, expected = [1.25, 0, float("nan"), None, 2], [1.25, 1.5, None, None, 2.0]
@@ -237,7 +237,7 @@ def test_recorded_layouts(tmp_path):
         ({"preference": 1, "instruction": "?", "output_1": "a", "output_2": "b"}, "not one of the 60"),
     ],
 )
-def test_recorded_mistakes_are_one_sentence(tmp_path, row, sentence):
+def test_annotations_with_mistakes_raise_one_sentence(tmp_path, row, sentence):
     (tmp_path / "a.json").write_text(json.dumps([row]))
     with pytest.raises(RlifError, match=sentence):
         read_annotations(str(tmp_path / "a.json"), {p.text: 0 for p in problems()})
@@ -261,7 +261,7 @@ def test_outputs_are_paired_by_id_or_instruction(tmp_path, name, text):
     assert read_pairs(problems(30), str(tmp_path / "o.jsonl")) == PAIRS
 
 
-def test_outputs_that_do_not_fit_are_one_sentence(tmp_path):
+def test_outputs_with_mistakes_raise_one_sentence(tmp_path):
     path = write_outputs(tmp_path / "o.jsonl", 30)
     with pytest.raises(RlifError, match=r"no output for 30 of the 60 instructions, e\.g\. for alpaca_eval/30"):
         read_pairs(problems(60), str(path))

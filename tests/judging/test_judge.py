@@ -1,4 +1,4 @@
-"""The judge: what it is shown, what is read from its reply, and a real endpoint on 127.0.0.1 that misbehaves."""
+"""Tests the judge: its messages, its replies, and a real endpoint on 127.0.0.1 that misbehaves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAIR = Pair("alpaca_eval/0", 0, "Say hello.", "Hello from the baseline.", "Hello
 
 @pytest.fixture
 def waits(monkeypatch) -> list[float]:
-    """The key is set, and nobody sleeps: the seconds that the client would have waited are collected."""
+    """Sets the key, and collects the seconds that the client would have waited."""
     waited: list[float] = []
     monkeypatch.setattr("time.sleep", waited.append)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -73,7 +73,7 @@ def test_the_prompt_shows_each_output_under_its_letter():
         assert f'<answer model="m">\n{m}\n</answer>' in text and pair.instruction in text
 
 
-def test_outputs_cannot_pull_in_each_other():
+def test_placeholders_inside_outputs_are_not_filled():
     filled = JudgePrompt().fill("{output_2}", "{output_2} {instruction}", "secret")
     assert filled[-1]["content"].count("secret") == 1
 
@@ -94,14 +94,14 @@ def test_sections_become_messages():
         ("<|im_start|>wizard\n{instruction} {output_1} {output_2}", "not 'wizard'"),
     ],
 )
-def test_a_wrong_prompt_is_named(text, sentence):
+def test_a_wrong_judge_prompt_is_refused(text, sentence):
     with pytest.raises(RlifError, match=sentence):
         JudgePrompt.parse(text)
     with pytest.raises(RlifError, match="cannot read the judge prompt"):
         JudgePrompt.read(Path("no such file.txt"))
 
 
-def test_the_published_prompt_is_known(data_folder):
+def test_the_published_prompt_is_recognised(data_folder):
     path = data_folder / "alpaca_eval" / "judge_config" / "alpaca_eval_clf.txt"
     prompt = JudgePrompt.read(path)
     assert prompt.published and not JudgePrompt().published
@@ -119,7 +119,7 @@ def test_a_request_is_one_token_with_five_logprobs(waits):
     assert endpoint.headers[0]["authorization"] == f"Bearer {KEY}"
 
 
-def test_preferences_are_unswapped(waits):
+def test_preferences_do_not_depend_on_the_order_shown(waits):
     """The judge likes the longer output, whichever letter it has; the preference is about the model's."""
     with serve(lambda number, body: prefers_longer(body)) as endpoint:
         judge = Judge(base_url=endpoint.url)
@@ -132,7 +132,7 @@ def test_preferences_are_unswapped(waits):
         assert len({judge.shows_model_first(f"Count {i} things.") for i in range(12)}) == 2
 
 
-def test_a_rate_limit_is_waited_for(waits):
+def test_a_rate_limited_request_is_repeated_later(waits):
     answers = [error(429, Retry_After="7"), error(429, Retry_After="0"), error(503), prefers_longer]
     with serve(lambda n, body: answers[n - 1] if n < 4 else prefers_longer(body)) as endpoint:
         assert ask(endpoint).preference == pytest.approx(1.1)
@@ -180,7 +180,7 @@ def test_a_slow_judge_times_out(waits):
 @pytest.mark.parametrize(
     ("status", "sentence"), [(401, "refuses the key"), (403, "refuses the key"), (404, "no model 'gpt-4-1106-preview'")]
 )
-def test_a_refused_key_or_model_is_the_users(waits, status, sentence):
+def test_a_refused_key_or_model_raises_a_machine_error(waits, status, sentence):
     with (
         serve(lambda n, body: error(status, f"Incorrect API key provided: {KEY}")) as endpoint,
         pytest.raises(RlifError, match=sentence) as caught,
@@ -190,7 +190,7 @@ def test_a_refused_key_or_model_is_the_users(waits, status, sentence):
     assert len(endpoint.asked) == 1
 
 
-def test_a_key_that_the_server_repeats_is_not_repeated(waits):
+def test_a_key_in_a_server_message_is_masked(waits):
     with (
         serve(lambda n, body: error(422, f"odd request from {KEY}")) as endpoint,
         pytest.raises(Unanswered, match=r"odd request from \[key\]"),
@@ -199,7 +199,7 @@ def test_a_key_that_the_server_repeats_is_not_repeated(waits):
     assert Judge(base_url=f"http://me:{KEY}@host:80/v1?k={KEY}").where() == "http://host:80/v1"
 
 
-def test_without_a_key_nothing_is_asked(monkeypatch):
+def test_without_a_key_nothing_is_requested(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(RlifError, match="OPENAI_API_KEY is not set"):
         Judge(base_url="http://127.0.0.1:1/v1").connect()
@@ -213,7 +213,7 @@ def test_the_endpoint_may_come_from_the_environment(waits, monkeypatch):
         assert judge.where() == endpoint.url
 
 
-def test_the_key_of_an_answer_follows_all_that_it_depends_on():
+def test_the_key_of_an_answer_changes_with_everything_it_depends_on():
     judge = Judge()
     others = [
         (judge, dataclasses.replace(PAIR, output="Hi.")),

@@ -1,10 +1,11 @@
-"""Win rates: properties, the fit against an independent float64 one, the published values of six models."""
+"""Tests win rates: properties, the fit against an independent one, the published values of six models."""
 
 from __future__ import annotations
 
 import dataclasses
 import gzip
 import json
+import math
 import random
 import warnings
 
@@ -14,6 +15,7 @@ from scipy.optimize import minimize
 from support.alpaca import write_tables
 
 from rlif.errors import RlifError
+from rlif.intervals import Interval
 from rlif.judging import win_rate
 from rlif.judging.win_rate import Annotation, Regression, folds, length_controlled, raw_win_rate, win_rates
 
@@ -47,49 +49,50 @@ def published(data_folder, name: str) -> list[Annotation]:
         return [Annotation(**json.loads(line)) for line in file]
 
 
-def test_swapping_sides_takes_raw_to_its_complement():
+def test_swapping_sides_gives_the_complement_of_the_raw_win_rate():
     rows = some()
     there, back = raw_win_rate(rows), raw_win_rate([swapped(row) for row in rows])
-    assert there["mean"] + back["mean"] == pytest.approx(100)
-    assert there["low"] + back["high"] == pytest.approx(100)
-    assert there["standard_error"] == pytest.approx(back["standard_error"])
+    assert there.share.mean + back.share.mean == pytest.approx(100)
+    assert there.share.low + back.share.high == pytest.approx(100)
+    assert there.standard_error == pytest.approx(back.standard_error)
 
 
-def test_raw_is_the_mean_with_the_error_of_a_mean():
+def test_the_raw_win_rate_is_a_mean_with_its_standard_error():
     rows = [Annotation(i, p, 9, 9) for i, p in enumerate([1.0, 1.0, 2.0, 1.2, None])]
     wins = np.array([0, 0, 1, 0.2])
     error = 100 * wins.std(ddof=1) / 2
     assert error > 22  # Student's interval with three degrees of freedom is wider than 0 to 100
-    expected = {"n": 4, "mean": 30.0, "standard_error": error, "low": 0, "high": 100}
-    assert raw_win_rate(rows) == pytest.approx(expected)
+    found = raw_win_rate(rows)
+    assert found.standard_error == pytest.approx(error) and found.share.mean == pytest.approx(30)
+    assert (found.share.n, found.share.low, found.share.high) == (4, 0, 100)
 
 
-def test_nothing_judged_is_none_not_zero(tables):
+def test_win_rates_are_none_where_nothing_is_judged(tables):
     rows = [dataclasses.replace(row, preference=None) for row in some()]
     found = win_rates(rows)
-    assert found["unjudged"] == 1 and found["win_rate"]["n"] == 0
-    assert found["win_rate"]["mean"] is found["length_controlled"]["mean"] is None
+    assert found.unjudged == 1 and found.raw.share.n == 0
+    assert math.isnan(found.raw.share.mean) and math.isnan(found.length_controlled.share.mean)
 
 
 def test_one_row_has_no_interval(tables):
     found = raw_win_rate([Annotation(0, 2.0, 5, 5)])
-    assert found["mean"] == 100 and found["standard_error"] is found["low"] is found["high"] is None
-    assert length_controlled([Annotation(0, 2.0, 5, 5)])["mean"] > 0
+    assert found.share == Interval(1, 100.0) and found.standard_error is None
+    assert length_controlled([Annotation(0, 2.0, 5, 5)]).share.mean > 0
 
 
-def test_ties_are_half_and_the_baseline_has_fifty_against_itself(tables):
+def test_ties_count_half_and_the_baseline_has_fifty_against_itself(tables):
     tied = [dataclasses.replace(row, preference=1.5) for row in some()]
-    assert raw_win_rate(tied)["mean"] == 50
+    assert raw_win_rate(tied).share.mean == 50
     same = [dataclasses.replace(row, len_2=row.len_1) for row in tied]
-    assert length_controlled(same)["mean"] == 50
+    assert length_controlled(same).share.mean == 50
 
 
 def test_the_order_of_rows_changes_nothing(tables):
     rows = some()
     mixed = random.Random(1).sample(rows, len(rows))
     first, again = win_rates(rows), win_rates(mixed)
-    assert first["length_controlled"] == again["length_controlled"]
-    assert first["win_rate"]["mean"] == pytest.approx(again["win_rate"]["mean"])
+    assert first.length_controlled == again.length_controlled
+    assert first.raw.share.mean == pytest.approx(again.raw.share.mean)
 
 
 def test_positional_lookup_differs_only_where_rows_are_missing(tables):
@@ -97,9 +100,9 @@ def test_positional_lookup_differs_only_where_rows_are_missing(tables):
     assert length_controlled(rows) == length_controlled(rows, "positional")
     del rows[3]
     by_instruction, by_position = length_controlled(rows), length_controlled(rows, "positional")
-    assert by_instruction["weights"] != by_position["weights"]
+    assert by_instruction.weights != by_position.weights
     moved = [dataclasses.replace(row, index=place) for place, row in enumerate(rows)]
-    assert length_controlled(moved)["weights"] == by_position["weights"]
+    assert length_controlled(moved).weights == by_position.weights
 
 
 def test_unjudged_rows_do_not_count_as_losses(tables):
@@ -107,9 +110,9 @@ def test_unjudged_rows_do_not_count_as_losses(tables):
     gaps = [dataclasses.replace(row, preference=None) if row.index % 3 == 0 else row for row in rows]
     lost = [dataclasses.replace(row, preference=1.0) if row.index % 3 == 0 else row for row in rows]
     found = win_rates(gaps)
-    assert found["unjudged"] == pytest.approx(1 / 3) and found["n"] == 60 and found["win_rate"]["n"] == 40
-    assert found["win_rate"]["mean"] > raw_win_rate(lost)["mean"]
-    assert found["length_controlled"]["mean"] > length_controlled(lost)["mean"]
+    assert found.unjudged == pytest.approx(1 / 3) and found.n == 60 and found.raw.share.n == 40
+    assert found.raw.share.mean > raw_win_rate(lost).share.mean
+    assert found.length_controlled.share.mean > length_controlled(lost).share.mean
 
 
 def test_length_control_takes_out_what_only_length_explains(tables):
@@ -121,22 +124,22 @@ def test_length_control_takes_out_what_only_length_explains(tables):
         chance = 1 / (1 + np.exp(-longer / 500))
         rows.append(Annotation(i, 1 + chance, 3000, 3000 + longer))
     found = win_rates(rows)
-    assert found["length_controlled"]["mean"] < found["win_rate"]["mean"] - 5
-    assert found["length_controlled"]["weights"]["length"] < 0
+    assert found.length_controlled.share.mean < found.raw.share.mean - 5
+    assert found.length_controlled.weights["length"] < 0
 
 
 @pytest.mark.parametrize("preference", [1.0, 2.0])
-def test_a_clean_sweep_is_fitted_without_warnings(tables, preference):
+def test_only_wins_or_only_losses_are_fitted_without_warnings(tables, preference):
     rows = [dataclasses.replace(row, preference=preference) for row in some()]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        mean = length_controlled(rows)["mean"]
+        mean = length_controlled(rows).share.mean
     assert abs(mean - 100 * (preference - 1)) < 15
 
 
 @pytest.mark.parametrize("strength", [0.01, 0.3, 2.8, 21.5])
 def test_the_fit_is_the_minimum_of_the_objective(tables, strength):
-    """Against another optimiser, on the L1 objective written as a smooth one over positive and negative parts."""
+    """Compares with another optimiser, on the L1 objective as a smooth one over positive and negative parts."""
     gamed = win_rate.gamed_baselines()
     rows = some()
     wins = np.array([row.preference - 1 for row in rows])
@@ -173,7 +176,7 @@ def test_folds_follow_the_quicksort_of_the_published_values():
     assert folds(18).tolist() == [dealt[row] for row in range(18)]
 
 
-def test_mistakes_are_one_sentence(tables, tmp_path, monkeypatch):
+def test_mistakes_raise_one_sentence(tables, tmp_path, monkeypatch):
     rows = some()
     with pytest.raises(RlifError, match="no annotations"):
         win_rates([])
@@ -219,13 +222,13 @@ def test_published_win_rates(data_folder, name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = win_rates(rows, "positional" if len(rows) < 805 else "instruction")
-    assert abs(found["win_rate"]["mean"] - expected["published"][0]) < 1e-6
-    assert abs(found["length_controlled"]["mean"] - expected["published"][1]) < 0.02
+    assert abs(found.raw.share.mean - expected["published"][0]) < 1e-6
+    assert abs(found.length_controlled.share.mean - expected["published"][1]) < 0.02
     if name in PUBLISHED_WEIGHTS:
-        assert list(found["length_controlled"]["weights"].values()) == pytest.approx(PUBLISHED_WEIGHTS[name], abs=0.01)
+        assert list(found.length_controlled.weights.values()) == pytest.approx(PUBLISHED_WEIGHTS[name], abs=0.01)
 
 
 def test_a_missing_row_shifts_the_published_value(data_folder):
     """alpaca-7b_concise lacks instruction 689: looked up by instruction, its win rate is not the published one."""
     rows = published(data_folder, "alpaca-7b_concise")
-    assert abs(length_controlled(rows)["mean"] - 4.467251679930348) > 0.05
+    assert abs(length_controlled(rows).share.mean - 4.467251679930348) > 0.05

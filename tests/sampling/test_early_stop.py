@@ -1,4 +1,4 @@
-"""Early stopping while sampling does what the rule, applied afterwards to whole traces, would have done.
+"""Tests early stopping: it stops traces where the rule, applied to whole traces afterwards, would cut them.
 
 Sampling is at temperature 1.3 and the pass afterwards at 1, so this also holds the tap to the raw logits.
 """
@@ -29,14 +29,14 @@ def sample(early=None, pad_is_end=False, batch_size=64):
 
 
 def confidences(model, completions):
-    """Top-k confidence of each completion's tokens, by a pass of its own over the whole trace."""
+    """Computes the top-k confidence of each completion's tokens, by a separate pass over the whole trace."""
     stats = rlif.score_completions(model, PROMPTS, [c.completion_ids for c in completions], top_k=20)
     return [row_T[mask_T].double() for row_T, mask_T in zip(stats.topk_confidence_BT, stats.mask_BT, strict=True)]
 
 
 @pytest.mark.parametrize("pad_is_end", [False, True])
 @pytest.mark.parametrize("window", [1, 4, 16])
-def test_stopped_traces_are_the_full_ones_cut_where_the_rule_says(window, pad_is_end):
+def test_stopped_traces_are_full_traces_cut_by_the_rule(window, pad_is_end):
     full, model = sample(pad_is_end=pad_is_end)
     traces = confidences(model, full)
     bar = threshold([windows(trace, window).min().item() for trace in traces], 50)
@@ -60,13 +60,13 @@ def test_each_prompt_has_its_own_threshold():
         assert cut.completion_ids == (whole.completion_ids[:2] if i % 3 == 0 else whole.completion_ids)
 
 
-def test_no_bar_stops_nothing_and_leaves_no_hook():
+def test_a_threshold_of_minus_infinity_stops_nothing_and_leaves_no_hook():
     completions, model = sample(EarlyStop([-math.inf] * len(PROMPTS), window=2))
     assert completions == sample()[0]
     assert not model.lm_head._forward_hooks
 
 
-def test_the_threshold_is_a_percentile_of_what_can_be_scored():
+def test_the_threshold_is_a_percentile_of_scorable_windows():
     assert threshold([10.0, None, 11.0, 12.0]) == pytest.approx(10.2)
     assert threshold([10.0, 11.0, 12.0], 90) == pytest.approx(11.8)
     assert threshold([None, None]) == -math.inf and threshold([]) == -math.inf

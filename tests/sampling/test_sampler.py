@@ -1,4 +1,4 @@
-"""Generation outside a trainer, and evaluation."""
+"""Tests sampling outside a trainer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from support.models import byte_tokenizer, tiny_model
 
 import rlif
 from rlif.evaluation.evaluate import evaluate
-from rlif.intervals import Interval, proportion
+from rlif.intervals import proportion
+from rlif.sampling.protocol import setup_of
 from rlif.sampling.sampler import Decoding, TransformersSampler, generate, token_chars
 from rlif.tasks.prompts import PROMPTS
 from rlif.tasks.rendering import render
@@ -56,26 +57,16 @@ def test_plain_prompts_need_no_template():
     assert text.endswith("1+1?\n") and text.startswith("You are a helpful assistant.")
 
 
-def test_evaluation_counts_what_it_says():
+def test_scores_of_an_evaluation_follow_its_records():
     task = rlif.TASKS["cups"]
     problems = task.load("test", limit=6)
     sampler = TransformersSampler(tiny_model(), byte_tokenizer(), batch_size=4)
-    result = evaluate(sampler, task, problems, prompt=PROMPTS["plain"], decoding=Decoding(5))
-    assert [record["id"] for record in result["records"]] == [problem.id for problem in problems]
-    assert result["accuracy"] == proportion(0, 6).as_dict() and result["unanswered"] == 1.0
-    assert result["completion_length"] == sum(record["tokens"] for record in result["records"]) / 6
-    assert result["self_certainty"] > 0
-
-
-def test_wilsons_interval():
-    """Against the closed form."""
-    z, k, n = 1.959963984540054, 9, 10
-    p = k / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    found = proportion(k, n)
-    assert (found.low, found.high) == pytest.approx((centre - half, centre + half))
-    assert proportion(0, 0) == Interval(0)
+    setup = setup_of(task, sampler.tokenizer, prompt=PROMPTS["plain"], decoding=Decoding(5))
+    result = evaluate(sampler, task, problems, setup)
+    assert [record["id"] for record in result.records] == [problem.id for problem in problems]
+    assert result.accuracy == proportion(0, 6) and result.unanswered == 1.0
+    assert result.completion_length == sum(record["tokens"] for record in result.records) / 6
+    assert result.self_certainty > 0
 
 
 @pytest.mark.parametrize("text", ["plain", "", "é中😀 and so on", "עברית", "\u0000\t\n"])

@@ -1,4 +1,4 @@
-"""The processor for vLLM's V2 model runner, against a stand-in for its interface; no CPU build runs that runner."""
+"""Tests the processor for vLLM's V2 model runner on a stand-in for it; no CPU build has that runner."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INTERFACES = {
 
 @pytest.fixture
 def capture(monkeypatch):
-    """`rlif.sampling.vllm_capture_v2`, imported over stand-ins for what it imports of vLLM."""
+    """Imports `rlif.sampling.vllm_capture_v2` with stand-ins for what it imports from vLLM."""
     for name, classes in INTERFACES.items():
         parts = name.split(".")
         for end in range(1, len(parts) + 1):
@@ -79,8 +79,8 @@ def test_slots_positions_and_temperatures(capture):
     assert worker.take_mean_logprob() == {}
 
 
-def test_a_request_that_was_preempted_goes_on_where_it_was(capture):
-    """It comes back in a new slot with what it wrote, and nothing is measured twice."""
+def test_a_preempted_request_continues_in_its_new_slot(capture):
+    """It returns in a new slot with its output, and nothing is measured twice."""
     prompt_len = SimpleNamespace(np=np.array([3, 3], dtype=np.int32))
     processor = capture.SelfCertainty(None, SimpleNamespace(prompt_len=prompt_len))
     values = []
@@ -101,14 +101,14 @@ def test_a_request_that_was_preempted_goes_on_where_it_was(capture):
     ],
     ids=str,
 )  # fmt: skip
-def test_logits_that_are_changed_before_are_not_measured(capture, changed):
+def test_requests_with_changed_logits_are_not_measured(capture, changed):
     processor = capture.SelfCertainty(None, SimpleNamespace(prompt_len=None))
     same = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "bad_words": [], "logit_bias": None, "min_tokens": 0}
     assert processor.add_request(0, params(1, **same))
     assert not processor.add_request(0, params(1, **same | changed)) and not processor.requests
 
 
-def test_which_processor_vllm_is_given(monkeypatch):
+def test_the_processor_depends_on_the_model_runner(monkeypatch):
     monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
     assert rollout_vllm.processor() == "rlif.sampling.vllm_capture:SelfCertainty"
     monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")

@@ -1,4 +1,4 @@
-"""`rlif select --out` goes on after a kill, with the same bytes, and refuses to mix settings."""
+"""Tests `rlif select --out`: resumed after a kill with the same bytes; other settings are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def select(model, out, *options, saboteurs=()):
 
 
 def content(out):
-    """Every file of a folder but the figure, the lock, and the folder's own name."""
+    """Reads every file of a folder except the figure and the lock, without the folder's own name."""
     return {p.name: p.read_bytes() for p in out.iterdir() if p.suffix in (".jsonl", ".json", ".md")}
 
 
@@ -40,7 +40,7 @@ def whole(tmp_path_factory, model_folder):
     ],
     ids=["before the first batch", "in the second batch", "between batches", "after the last batch"],
 )
-def test_a_killed_select_goes_on_with_the_same_bytes(kill, tmp_path, model_folder, whole):
+def test_a_resumed_select_writes_the_same_bytes(kill, tmp_path, model_folder, whole):
     out = tmp_path / "out"
     code, printed = select(model_folder, out, *EARLY, saboteurs=[kill])
     assert code == -9, printed
@@ -77,7 +77,7 @@ def test_other_settings_and_unknown_samples_are_refused(tmp_path, model_folder):
     assert content(out) == before
     (out / "sampling.json").unlink()
     code, printed = select(model_folder, out)
-    assert code == 2 and "no sampling.json that says how they were drawn" in printed
+    assert code == 2 and "no sampling.json with their settings" in printed
 
 
 def test_rows_of_other_problems_are_refused(tmp_path, model_folder):

@@ -1,4 +1,4 @@
-"""The rules of best-of-N, against the published rules written out once more, plainly."""
+"""Tests the rules of best-of-N against plain implementations of the published rules."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pytest
 import rlif
 from rlif.answers.clusters import clusters, percentile
 from rlif.errors import RlifError
-from rlif.selection.rules import RULES, borda_power, choose, majority, pass_at_k
+from rlif.selection.rules import RULES, borda_power, choose, pass_at_k
 
 WEIGHED = sorted(name for name, rule in RULES.items() if rule.signal)
 
 
 def problems(count=300, none_answers=0.2, ties=False, seed=0):
-    """Random problems: N samples, answers from a handful, some missing; values with ties or without."""
+    """Makes random problems: N samples, few different answers, some missing; values with ties or without."""
     rng = random.Random(seed)
     for _ in range(count):
         n = rng.randint(1, 12)
@@ -33,7 +33,7 @@ def answer_of(rule, answers, values, **options):
 
 
 def borda_by_the_paper(answers, values, p):
-    """Rank all, give rank r (N - r + 1)^p, add up over equal answers in the order of sampling, first largest wins."""
+    """Sums (N - r + 1)^p of all ranks r over equal answers, in the order of sampling; the first largest wins."""
     n = len(answers)
     order = sorted(range(n), key=lambda i: values[i], reverse=True)
     points = {i: (n - (rank + 1) + 1) ** p for rank, i in enumerate(order)}
@@ -46,13 +46,13 @@ def borda_by_the_paper(answers, values, p):
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("power", [0, 0.3, 0.5, 1.2, 2])
-def test_borda_is_the_papers(power, ties):
+def test_borda_equals_the_published_rule(power, ties):
     for answers, values in problems(ties=ties):
         assert answer_of("borda", answers, values, power=power) == borda_by_the_paper(answers, values, power)
 
 
 def test_borda_by_hand():
-    """N = 4, p = 1: 4 points to the surest, 3 lost on the one without an answer, 2 + 1 for the other answer."""
+    """N = 4, p = 1: the surest has 4 points, 3 go to no answer, the other answer has 2 + 1."""
     answers, values = ["x", None, "y", "y"], [9.0, 8.0, 7.0, 6.0]
     assert answer_of("borda", answers, values, power=1) == "x"
     assert answer_of("borda", answers, values, power=0.5) == "y"  # 2 against 1.414 + 1
@@ -66,7 +66,7 @@ def test_borda_goes_from_plurality_to_the_argmax(ties):
         assert answer_of("borda", answers, values, power=500) == answer_of("self_certainty", answers, values)
 
 
-def test_bordas_power_is_the_papers_at_both_ends_and_grows_between():
+def test_bordas_power_is_the_published_one_at_both_ends_and_grows_between():
     assert [borda_power(n) for n in (1, 8, 16)] == [0.3] * 3 and [borda_power(n) for n in (32, 64)] == [1.2] * 2
     between = [borda_power(n) for n in range(16, 33)]
     assert between == sorted(between) and len(set(between)) == 17
@@ -77,7 +77,8 @@ def test_plurality_is_the_most_frequent_answer_and_the_first_of_equals():
         counts = Counter(answer for answer in answers if answer is not None)
         expected = max(counts, key=lambda a: (counts[a], -answers.index(a)), default=None)
         assert answer_of("plurality", answers, values) == expected
-        assert majority(answers) == (None if expected is None else answers.index(expected))
+        first = None if expected is None else answers.index(expected)
+        assert choose("plurality", answers, values) == first
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -114,7 +115,7 @@ def test_free_form_text_is_picked_by_confidence_alone(rule):
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
-def test_one_sample_none_and_nothing(rule):
+def test_one_sample_missing_values_and_no_samples(rule):
     assert choose(rule, ["x"], [2.0]) == 0
     assert choose(rule, [], []) is None
     unscored = choose(rule, ["x", "y", "y"], [None, math.nan, None])
@@ -131,7 +132,7 @@ def test_the_order_of_samples_does_not_matter_without_ties(rule):
 
 
 @pytest.mark.parametrize("rule", WEIGHED)
-def test_what_is_chosen_is_the_surest_of_its_answer(rule):
+def test_the_chosen_sample_is_the_surest_of_its_answer(rule):
     for answers, values in problems(60):
         i = choose(rule, answers, values)
         assert i is not None
@@ -148,11 +149,13 @@ def test_equal_answers_are_one_answer():
     answers = ["\\frac{1}{2}", "3", None, "0.5", "3.0", "1/2"]
     assert clusters(answers, rlif.TASKS["math"].equal) == [[0, 3, 5], [1, 4]]
     assert clusters(answers) == [[0], [1], [3], [4], [5]]
-    assert majority(["3", "1/2", "0.5"], rlif.TASKS["math"].equal) == 1 and majority(["3", "1/2", "0.5"]) == 0
+    answers, values = ["3", "1/2", "0.5"], [None] * 3
+    assert choose("plurality", answers, values, equal=rlif.TASKS["math"].equal) == 1
+    assert choose("plurality", answers, values) == 0
     assert clusters([]) == [] and clusters([None, None]) == []
 
 
-def test_percentile_is_numpys():
+def test_percentile_equals_numpys():
     rng = random.Random(2)
     for n, percent in itertools.product((1, 2, 5, 16), (0, 10, 37.5, 90, 100)):
         values = [rng.uniform(-5, 5) for _ in range(n)]
@@ -173,7 +176,7 @@ def samples():
     return [{"id": i, "answer": a, "self_certainty": v, "completion": f"{n}"} for n, (i, a, v) in enumerate(rows)]
 
 
-def test_select_gives_one_sample_of_each_problem_as_it_was():
+def test_select_returns_one_unchanged_sample_of_each_problem():
     chosen = rlif.select(samples())
     assert {problem: row["completion"] for problem, row in chosen.items()} == {"p1": "2", "p2": "3"}
     assert rlif.select(samples(), "self_certainty")["p1"]["answer"] == "4"
@@ -200,6 +203,6 @@ def test_samples_with_the_old_name_of_a_signal_are_read():
         ("borda", [{"answer": "4"}], {}, "sample 1 has no id"),
     ],
 )
-def test_what_cannot_be_selected_is_said(rule, rows, options, message):
+def test_samples_that_cannot_be_chosen_from_are_refused(rule, rows, options, message):
     with pytest.raises(RlifError, match=message):
         rlif.select(rows, rule, **options)

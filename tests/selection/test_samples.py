@@ -1,4 +1,4 @@
-"""Samples: drawn, read, graded and scored; and the two commands from end to end."""
+"""Tests samples: drawn, read, graded and scored; and two commands from end to end."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_rows_are_in_order_scored_and_marked():
     assert sampler(4).draw(problems) == rows != sampler(4).draw(problems, number=1)
 
 
-def test_what_is_read_while_decoding_is_what_a_pass_of_its_own_gives():
-    """`score_ids` takes its own pass; transformers' sampler reads self-certainty off the logits of decoding."""
+def test_self_certainty_of_decoding_equals_that_of_a_separate_pass():
+    """`score_ids` takes a pass; transformers' sampler reads self-certainty off the logits of decoding."""
     problems = CLOCK.load("test", limit=2)
     mine = sampler(3)
     rows = mine.draw(problems)
@@ -47,7 +47,7 @@ def test_what_is_read_while_decoding_is_what_a_pass_of_its_own_gives():
     assert [row["self_certainty"] for row in rows] == pytest.approx([c.self_certainty for c in decoded], abs=1e-4)
 
 
-def test_text_is_scored_as_its_tokens_were():
+def test_text_has_the_scores_of_its_tokens():
     recipe = Recipe(model="tiny-reasoner")
     scorer = Scorer(load_model(recipe), load_tokenizer(recipe))
     problems = CLOCK.load("test", limit=2)
@@ -64,10 +64,10 @@ def test_text_is_scored_as_its_tokens_were():
         score_samples(given, scorer, None, {})
 
 
-def test_drawing_on_shares_the_warm_up_and_keeps_to_its_threshold():
+def test_early_stopping_shares_the_warm_up_and_obeys_its_threshold():
     problems = CLOCK.load("test", limit=3)
     warm = sampler(4).draw(problems)
-    rows = sampler(10).draw_on(problems, warm, percent=60)
+    rows = sampler(10).draw_with_stops(problems, warm, percent=60)
     assert [(row["id"], row["sample"]) for row in rows] == [(p.id, i) for p in problems for i in range(10)]
     for problem in problems:
         mine = [row for row in rows if row["id"] == problem.id]
@@ -81,7 +81,7 @@ def test_drawing_on_shares_the_warm_up_and_keeps_to_its_threshold():
     assert {row["stopped"] for row in rows} == {True, False}
 
 
-def test_missing_marks_are_added_and_given_ones_stay():
+def test_missing_marks_are_added_and_given_marks_stay():
     task = CLOCK
     problem = task.load("test", limit=1)[0]
     wrong = "The answer is \\boxed{no hour}."
@@ -125,7 +125,7 @@ def test_old_names_of_signals_become_the_new_ones(tmp_path):
     assert read_samples(path) == [{"id": "1", "completion": "x", "lowest_window_confidence": 2.0}]
 
 
-def test_numbers_that_are_none_become_none(tmp_path):
+def test_numbers_that_are_not_finite_become_none(tmp_path):
     path = write(tmp_path / "s.jsonl", ['{"id": 1, "completion": "x", "self_certainty": NaN, "likelihood": -1}'])
     assert read_samples(path) == [{"id": "1", "completion": "x", "self_certainty": None, "likelihood": -1}]
     with pytest.raises(RlifError, match="holds no samples"):

@@ -1,4 +1,4 @@
-"""Accuracy over N: against enumeration, and with intervals that are what they say."""
+"""Tests accuracy over N against enumeration, and its intervals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from rlif.errors import RlifError
-from rlif.evaluation.evaluate import proportion
+from rlif.intervals import proportion
 from rlif.selection.figure import draw
 from rlif.selection.scaling import difference, early_stop_report, interval, markdown, scaling, sizes, subsets
 from rlif.tasks import find_task
@@ -58,7 +58,7 @@ def test_the_ends_of_the_table_are_exact():
     assert "deepconf_tail" not in table["accuracy"]  # no sample has its signal
 
 
-def test_resampling_comes_near_to_all_subsets():
+def test_resampling_approximates_all_subsets():
     rows = samples(problems=3, n=6)
     table = scaling(rows, rules=["self_certainty"], resamples=2000)
     exact = []
@@ -92,7 +92,7 @@ def test_intervals_are_wilsons_or_students():
     assert (paired["low"], paired["high"]) == pytest.approx((low, high))
 
 
-def test_plurality_is_its_own_baseline_and_the_table_is_plain_data():
+def test_plurality_is_not_compared_with_itself_and_the_table_is_plain_data():
     table = scaling(samples())
     assert "plurality" not in table["against"] and "borda" in table["against"]
     assert table["against"]["borda"][0]["mean"] == 0
@@ -116,7 +116,7 @@ def test_ungraded_problems_are_left_out_and_the_least_number_of_samples_counts()
         (samples(), ["deepconf_tail"], "reads tail_confidence, which no sample has"),
     ],
 )
-def test_what_cannot_be_compared_is_said(rows, rules, message):
+def test_samples_that_cannot_be_compared_are_refused(rows, rules, message):
     with pytest.raises(RlifError, match=message):
         scaling(rows, rules=rules)
 
@@ -126,7 +126,7 @@ def test_the_figure_is_drawn(tmp_path):
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_early_stopping_is_reported_beside_the_full_run():
+def test_early_stopping_is_compared_with_the_full_run():
     def row(sample, answer, tokens, lowest, **more):
         right = answer == "a"
         return {"id": "p", "sample": sample, "answer": answer, "right": right, "tokens": tokens, "stopped": False} | {
@@ -145,7 +145,7 @@ def test_early_stopping_is_reported_beside_the_full_run():
     assert math.isclose(early_stop_report(full, [{**r, "threshold": -math.inf} for r in full])["saved"], 0)
 
 
-def test_votes_after_early_stops_compare_answers_as_the_others_do():
+def test_votes_after_early_stops_use_the_tasks_equality():
     same = {"id": "p", "tokens": 1, "stopped": False, "lowest_window_confidence": 1.0, "threshold": 0.0}
     halves = [{**same, "answer": answer, "right": True} for answer in ("1/2", "0.5", "\\frac{1}{2}")]
     rows = [{**row, "sample": i} for i, row in enumerate([{**same, "answer": "3", "right": False}] * 2 + halves)]

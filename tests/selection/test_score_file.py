@@ -1,4 +1,4 @@
-"""Scoring a file of text: the numbers are those of `score_completions`, and nothing that was written is lost."""
+"""Tests the scoring of files: numbers equal those of `score_completions`, and written rows are not lost."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_what_cannot_be_scored_is_null_and_counted(tmp_path):
     assert [row["likelihood"] is None for row in read(tmp_path / "out.jsonl")] == [True, False, True]
 
 
-def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch):
+def test_scoring_is_resumed(tmp_path, monkeypatch):
     source, out, whole = write(tmp_path / "in.jsonl", ROWS * 5), tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     score_file(scorer(), source, whole)
     complete = whole.read_bytes()
@@ -127,11 +127,11 @@ def test_another_model_or_other_rows_are_not_mixed(tmp_path):
         ('{"prompt": 3, "completion": "x"}', "prompt in line 3 of .* is neither text nor"),
         ('{"prompt": [], "completion": "x"}', "prompt in line 3 of .* is neither text nor"),
         ('{"prompt": [{"role": 1, "content": "x"}], "completion": "x"}', "prompt in line 3 of .* is neither text nor"),
-        ('{"prompt": "x", "completion": "\\ud800"}', "line 3 of .* holds text that is no Unicode"),
+        ('{"prompt": "x", "completion": "\\ud800"}', "line 3 of .* holds text that is not Unicode"),
         ("[" * 100_000, "line 3 of .* (nested too deeply|no JSON)"),
     ],
 )
-def test_a_bad_row_is_named_by_its_line_and_what_came_before_it_is_kept(line, message, tmp_path):
+def test_a_bad_row_is_named_by_its_line_and_earlier_rows_are_written(line, message, tmp_path):
     source, out = write(tmp_path / "in.jsonl", ROWS[:2]), tmp_path / "out.jsonl"
     source.write_text(source.read_text(encoding="utf-8") + line + "\n", encoding="utf-8")
     with pytest.raises(RlifError, match=message) as error:
@@ -148,14 +148,14 @@ def test_a_prompt_that_the_template_refuses_is_named(tmp_path):
         score_file(Scorer(tiny_model(), tokenizer), source, tmp_path / "out.jsonl")
 
 
-def test_files_that_are_not_there(tmp_path):
+def test_missing_files_are_refused(tmp_path):
     with pytest.raises(RlifError, match=r"cannot read .*nowhere"):
         score_file(scorer(), tmp_path / "nowhere.jsonl", tmp_path / "out.jsonl")
     with pytest.raises(RlifError, match=r"cannot write .*nowhere"):
         score_file(scorer(), write(tmp_path / "in.jsonl", ROWS), tmp_path / "nowhere/out.jsonl")
 
 
-def test_a_stream_takes_the_rows_as_they_come(tmp_path):
+def test_rows_are_written_to_a_stream_as_they_are_scored(tmp_path):
     stream = io.StringIO()
     score_file(scorer(), write(tmp_path / "in.jsonl", ROWS), stream)
     assert [json.loads(line)["completion"] for line in stream.getvalue().splitlines()] == [

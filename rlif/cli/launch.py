@@ -124,7 +124,7 @@ def _submit(script: str, dry_run: bool) -> None:
         print(script, end="")
         return
     try:
-        done = subprocess.run(["sbatch"], input=script, text=True)
+        done = subprocess.run(["sbatch"], input=script, encoding="utf-8")
     except FileNotFoundError as error:
         raise MachineError("there is no sbatch on this machine; print the script with --dry-run.") from error
     raise typer.Exit(done.returncode)

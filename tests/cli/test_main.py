@@ -149,7 +149,7 @@ def test_model_folders_are_checked(monkeypatch, capsys, tmp_path, model_folder):
     for folder in (empty, pickled):
         folder.mkdir()
     assert "it has no config.json" in main(monkeypatch, capsys, "train", "demo", f"model={empty}")[2]
-    (pickled / "config.json").write_text((model_folder / "config.json").read_text())
+    (pickled / "config.json").write_text((model_folder / "config.json").read_text(encoding="utf-8"))
     assert "no weights" in main(monkeypatch, capsys, "train", "demo", f"model={pickled}")[2]
     torch.save(tiny_model().state_dict(), pickled / "pytorch_model.bin")
     assert "has no tokenizer" in main(monkeypatch, capsys, "train", "demo", f"model={pickled}", "allow_pickle=true")[2]

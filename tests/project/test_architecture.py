@@ -42,7 +42,7 @@ def folder_of(path: Path) -> str:
 
 def imports(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
@@ -70,7 +70,7 @@ def test_trl_is_imported_by_its_engine_alone():
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_files_and_functions_stay_small(path):
-    source = path.read_text()
+    source = path.read_text(encoding="utf-8")
     assert len(source.splitlines()) <= 400
     assert path.name not in ("utils.py", "helpers.py", "common.py", "misc.py", "base.py")
     for node in ast.walk(ast.parse(source)):
@@ -84,7 +84,7 @@ def test_files_and_functions_stay_small(path):
 def test_folders_stay_small_and_have_a_map(folder):
     files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
     assert folder.name in TABLES or len(files) <= 10
-    text = (folder / "__init__.py").read_text()
+    text = (folder / "__init__.py").read_text(encoding="utf-8")
     if folder == PACKAGE / "sandbox":
         # It is mounted inside the sandbox. The map of this folder is the docstring of runner.py.
         assert text == ""
@@ -94,13 +94,13 @@ def test_folders_stay_small_and_have_a_map(folder):
 
 def test_tests_stay_small_and_mirror_the_package():
     tests = sorted((ROOT / "tests").rglob("*.py"))
-    assert {path.name for path in tests if len(path.read_text().splitlines()) > 400} == set()
+    assert {path.name for path in tests if len(path.read_text(encoding="utf-8").splitlines()) > 400} == set()
     folders = {path.relative_to(ROOT / "tests").parts[0] for path in tests} - {"conftest.py"}
     assert folders <= {path.name for path in PACKAGE.iterdir() if path.is_dir()} | {"support", "project", "scripts"}
 
 
 def test_the_readmes_tree_is_the_disk():
-    tree = re.search(r"```\n(rlif/\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    tree = re.search(r"```\n(rlif/\n.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert tree
     named = {line.split()[0].rstrip("/") for line in tree.group(1).splitlines()[1:] if line.strip()}
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}

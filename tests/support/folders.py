@@ -63,7 +63,7 @@ def graded_run(folder: Path, seed: int, *shares: float, **changes) -> Path:
     for task in tasks:
         for i, share in enumerate(shares if task == "clock" else shares[::-1]):
             place = path / f"eval/step-{4 * i:06d}-{task}.json"
-            look = json.loads(place.read_text()) | {
+            look = json.loads(place.read_text(encoding="utf-8")) | {
                 "accuracy": proportion(round(N * share), N).as_dict(),
                 "problems": N,
             }

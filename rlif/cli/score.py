@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlif.cli.console import progress_bar
+from rlif.cli.console import progress_bar, quiet_transformers
 from rlif.cli.options import Chat, Dtype, Window
 from rlif.errors import DataError
 
@@ -55,14 +55,12 @@ def load_scorer(
     load: bool = True,
 ) -> Scorer:
     """Loads a tokenizer and, unless `load` is off, its model."""
-    from transformers.utils import logging
-
     from rlif.config.loading import check_recipe
     from rlif.sampling.loading import load_model, load_tokenizer
     from rlif.selection.score_file import Scorer
     from rlif.signals.token_confidence import WINDOW
 
-    logging.disable_progress_bar()
+    quiet_transformers()
     recipe = check_recipe({"model": model, "dtype": dtype, "chat": bool(chat)})
     tokenizer = load_tokenizer(recipe)
     template = tokenizer.chat_template is not None if chat is None else chat

@@ -59,7 +59,7 @@ def test_a_recipe_is_written_out(monkeypatch, capsys, tmp_path):
 def test_run_folders_are_named_after_the_whole_name(monkeypatch):
     """A name with a dot in it is no file with a suffix."""
     named = []
-    monkeypatch.setattr(train, "_train", lambda recipe, name: named.append(name))
+    monkeypatch.setattr(train, "_train", lambda recipe, name, run: named.append(name))
     train.train("intuitor-qwen2.5-3b-math-kl0.01")
     train.train(str(ROOT / "rlif/recipes/demo.yaml"))
     assert named == ["intuitor-qwen2.5-3b-math-kl0.01", "demo"]

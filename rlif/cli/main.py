@@ -89,9 +89,8 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]  # before or after the command
     if len(arguments) < len(sys.argv[1:]):
         os.environ[DEBUG] = "1"  # processes that this one starts show theirs as well
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a locale without UTF-8 cannot show every character
-            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, TextIOWrapper):  # escape what the locale cannot show, as the error stream does
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(arguments)
     except RlifError as error:

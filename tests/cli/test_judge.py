@@ -55,6 +55,21 @@ def test_outputs_are_judged_and_both_win_rates_printed(judge, folder):
         assert again.splitlines()[1:] == out.splitlines()[1:]
 
 
+@pytest.mark.parametrize("terminal", ["", "1"])
+def test_output_is_not_redirected_to_the_progress_bar(terminal, judge, monkeypatch):
+    """With a terminal as error stream, `rlif judge ... > file` once left the file empty."""
+
+    def print_and_answer(number, body):
+        print("printed meanwhile")
+        return prefers_longer(body)
+
+    monkeypatch.setenv("FORCE_COLOR", terminal)
+    with serve(print_and_answer) as endpoint:
+        code, out, err = judge("--base-url", endpoint.url, "--yes")
+    assert code == 0 and out.count("printed meanwhile") == 60 and "printed meanwhile" not in err
+    assert out.count("win rate ") == 1
+
+
 def test_estimate_asks_nobody(judge, folder):
     code, out, _ = judge("--estimate", "--price", "10", "--base-url", "http://127.0.0.1:1/v1")
     assert code == 0 and "60 requests" in out and "characters / 4" in out and "win rate" not in out

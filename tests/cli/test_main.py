@@ -26,11 +26,30 @@ from rlif.engines.trl.setup import build_trainer
 )
 def test_importing_is_light(code):
     """No torch, no trl, no plotting; nor for reading a recipe."""
-    heavy = "sorted(set(sys.modules) & {'torch', 'trl', 'transformers', 'datasets', 'matplotlib', 'scipy', 'pandas'})"
+    heavy = {"torch", "trl", "transformers", "datasets", "matplotlib", "scipy", "pandas", "numpy"}
+    assert heavy & loaded_by(code) == set()
+
+
+def test_importing_the_package_or_showing_help_loads_little():
+    """`import rlif` is typing and two small modules; help is Typer and the signatures of the commands."""
+    ours = {name for name in loaded_by("import rlif") if name.partition(".")[0] == "rlif"}
+    assert ours == {"rlif", "rlif.version"} and not {"logging", "json"} & loaded_by("import rlif")
+    loaded = loaded_by("import rlif.cli.main; rlif.cli.main.app(['--help'], standalone_mode=False)")
+    assert not {"logging", "rich.text", "pydantic", "ruamel.yaml"} & loaded
+    folders = {name.split(".")[1] for name in loaded if name.startswith("rlif.")}
+    assert folders == {"cli", "errors", "files", "runs", "version"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """The modules that a fresh Python has loaded after this code."""
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; {code}; print({heavy})"], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-c", f"import sys; {code}; print(*sys.modules, sep='\\n')"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
-    assert done.stdout.strip().endswith("[]"), done.stderr
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines())
 
 
 def test_public_functions_stay_functions():

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
 from rlif.intervals import proportion
 
 Row = dict[str, Any]
+SUPERSCRIPT = "²".encode(sys.getfilesystemencoding(), "ignore").decode()  # isdigit; empty where names are ASCII
 N = 200  # problems that the accuracies of graded runs are of
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from rlif.cli.main import app
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "rlif"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up. A folder imports from the floors below its own, or from itself.
 FLOORS = [
-    ["types", "errors", "intervals", "version"],
+    ["types", "errors", "intervals", "version", "moved"],
     ["files"],
     ["answers", "sandbox", "scoring", "judging"],
     ["signals", "tasks", "guard"],
@@ -30,6 +32,7 @@ FLOORS = [
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 TABLES = ("signals", "graders", "tasks", "cli")  # folders that grow: a file for each thing added
 DATA = ("recipes", "models")  # folders without Python
+COMMANDS = {(c.callback.__module__, c.callback.__name__) for c in app.registered_commands if c.callback}
 
 
 def name_of(path: Path) -> str:
@@ -78,6 +81,18 @@ def test_files_and_functions_stay_small(path):
             docstring = ast.get_docstring(node) or ""
             length = (node.end_lineno or 0) - node.lineno - len(docstring.splitlines())
             assert length <= 60, f"{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_functions_have_at_most_eight_parameters(path):
+    """Without self and cls. Commands of the command line are exempt: they have one for each option."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            named = [argument.arg for argument in arguments if argument.arg not in ("self", "cls")]
+            named += [extra.arg for extra in (node.args.vararg, node.args.kwarg) if extra]
+            known = len(named) <= 8 or (f"rlif.{name_of(path)}", node.name) in COMMANDS
+            assert known, f"{node.name} has {len(named)} parameters: {', '.join(named)}"
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES} - {PACKAGE}), ids=lambda f: f.name)

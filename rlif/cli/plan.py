@@ -43,7 +43,7 @@ def plan(
     settings = load_recipe(recipe, overrides or [])
     card = lookup(hardware.GPUS, gpu, "gpu")
     server = server_gpus if settings.training.get("use_vllm") and settings.training.get("vllm_mode") == "server" else 0
-    elsewhere = 0 if wants_server(settings) else server  # a server that runs already has GPUs of its own
+    elsewhere = 0 if wants_server(settings) else server  # a running server has GPUs of its own
     trainers = gpus + elsewhere - server
     if trainers < 1:
         raise RecipeError(f"{gpus} GPUs leave none to train beside {server} of the vLLM server.")

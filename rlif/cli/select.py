@@ -51,7 +51,7 @@ def select(
     """Choose the best of N samples of each problem.
 
     Prints the accuracy of every rule over N. Text without answers is chosen by self-certainty alone. --engine vllm has
-    every rule but DeepConf's, whose signals take a pass of their own. --early-stop draws every problem twice: in full,
+    every rule but DeepConf's, whose signals need an extra pass. --early-stop draws every problem twice: in full,
     and with stops after a shared warm-up. This shows what stopping saves and what it costs.
     """
     from rlif.selection import rules

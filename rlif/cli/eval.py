@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlif.cli.console import quiet_transformers
-from rlif.cli.numbers import number, percent, share
 from rlif.cli.options import Dtype, UnsafeLocal
-from rlif.cli.tables import print_table
+from rlif.cli.tables import number, percent, print_table, share
 from rlif.errors import RecipeError
 
 if TYPE_CHECKING:

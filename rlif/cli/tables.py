@@ -1,4 +1,4 @@
-"""Prints tables whose cells are never cut off, on a screen of any width."""
+"""Prints tables whose cells are never cut off, on a screen of any width, and writes numbers for them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 SMALLEST = 24  # columns that are enough for the text of a last column
 NO_WIDTH = 10**6  # a file or a pipe has no width
@@ -78,3 +79,18 @@ def _aligned(row: Sequence[str], widths: Sequence[int], left: int) -> list[str]:
     parts = textwrap.wrap(row[-1], widths[-1], break_long_words=False)
     start = "".join(f"{cell}  " for cell in cells[:-1])
     return [start + parts[0], *(" " * len(start) + part for part in parts[1:])]
+
+
+def share(interval: dict[str, Any] | None) -> str:
+    """Writes a share in percent with its interval; a dash for none."""
+    from rlif.intervals import Interval
+
+    return str(Interval.read(interval) or "-")
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

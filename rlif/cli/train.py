@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlif.cli.console import quiet_transformers
-from rlif.cli.numbers import number, share
 from rlif.cli.options import Overrides, RecipeOrNone, Resume, find_settings
 from rlif.cli.plan import print_memory
 from rlif.cli.probe import show_guard
 from rlif.cli.report import report_of
+from rlif.cli.tables import number, share
 from rlif.errors import RecipeError, RlifError
 from rlif.runs.launcher_contract import GUARD_STOPPED
 

@@ -1,12 +1,13 @@
 """Reinforcement learning of language models from internal feedback.
 
 The public names load what they need when first used; `import rlif` alone loads neither torch nor trl.
+
+Warnings go to the logger `rlif`. Python prints them on the error stream, unless the program configures `logging`.
 """
 
 from __future__ import annotations
 
 import importlib
-import logging
 from typing import TYPE_CHECKING, Any
 
 from rlif.version import __version__ as __version__
@@ -45,8 +46,6 @@ _HOME = {
     "RlifError": "rlif.errors",
     "TokenStats": "rlif.types",
 }
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # a program that uses rlif decides what is shown
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,6 @@
-"""Errors that the user can put right, by kind, and the answer to an unknown name.
+"""Errors that the user can put right, by kind, and suggestions for an unknown name.
 
-    RecipeError     a recipe, an option or an argument says something impossible
-    DataError       problems, samples, published outputs or a run folder cannot be used
-    ModelError      a model, tokenizer or chat template cannot be used
-    MachineError    the machine lacks something: a program, a package, memory, disk, another process
-    RewardError     a reward cannot be given
-
-All are `RlifError`. The command line prints the sentence and exits with code 2; `--debug` adds the traceback.
+All kinds are `RlifError`. The command line prints the sentence and exits with code 2; `--debug` adds the traceback.
 """
 
 from __future__ import annotations
@@ -19,7 +13,7 @@ Entry = TypeVar("Entry")
 
 
 class RlifError(Exception):
-    """Something the user can put right, said in one sentence."""
+    """Something that the user can put right, explained in one sentence."""
 
 
 class RecipeError(RlifError):
@@ -31,7 +25,7 @@ class DataError(RlifError):
 
 
 class ModelError(RlifError):
-    """A model, tokenizer or chat template cannot be loaded or used as asked."""
+    """A model, tokenizer or chat template cannot be loaded, or not used in this way."""
 
 
 class MachineError(RlifError):
@@ -43,23 +37,22 @@ class RewardError(RlifError):
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """What to say after an unknown name: the nearest known one, else all of them."""
+    """Suggests the nearest known name in place of an unknown one; lists all names if none is near."""
     names = sorted(names)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}."
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its type where it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    """Returns the first line of an error's message, or the type of an error without a message."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def lookup(table: Mapping[str, Entry], name: str, kind: str) -> Entry:
-    """The entry of a table.
+    """Returns the entry of a table.
 
     Raises:
-        RecipeError: no such name; the nearest one is suggested.
+        RecipeError: the name is unknown; the message suggests the nearest one.
     """
     if name in table:
         return table[name]
@@ -70,7 +63,7 @@ PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 class Preempted(SystemExit):
-    """Ends the program with exit code 75: a scheduler wants the machine back, and the run stands at a checkpoint."""
+    """Ends the program with exit code 75 after a checkpoint, because a scheduler reclaims the machine."""
 
     def __init__(self) -> None:
         super().__init__(PREEMPTED)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlif.cli.console import quiet_transformers
 from rlif.cli.tables import print_table
 from rlif.errors import RecipeError
 
@@ -42,7 +43,7 @@ def compare(
     for argument in what:
         (overrides if "=" in argument and not Path(argument).exists() else targets).append(argument)
     if any(not Path(target).exists() or Path(target).suffix in (".yaml", ".yml") for target in targets):
-        _silence_warnings()
+        quiet_transformers()
     found = compare_runs(
         targets,
         seeds=None if seeds is None else read_seeds(seeds),
@@ -85,16 +86,6 @@ def show(found: Comparison) -> None:
         print(f"{method}, where its recipe is not that of {base}: {'; '.join(changed)}")
     for note in found.notes:
         print(note)
-
-
-def _silence_warnings() -> None:
-    """Turns off the progress bars and warnings of transformers, which would break the lines of training."""
-    import warnings
-
-    from transformers.utils import logging
-
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    logging.disable_progress_bar()
 
 
 def _command(what: Sequence[str], seeds: str | None, against: str | None) -> str:

@@ -1,26 +1,27 @@
-"""What commands print with: the console and a progress bar."""
+"""Progress bars, and silence of the libraries below."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 @contextmanager
-def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on the error stream; gives what moves it on. What is printed meanwhile still goes to standard output."""
+def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Shows a bar on the error stream; yields the function that advances it. Other output keeps its own stream."""
+    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=make_console(stderr=True), transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task(what, total=total)
+    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task(description, total=total)
         yield lambda rows: bar.update(task, advance=rows)
 
 
-def make_console(stderr: bool = False) -> Console:
-    from rich.console import Console
+def quiet_transformers() -> None:
+    """Turns off the progress bars and warnings of transformers, which would break our lines."""
+    import warnings
 
-    return Console(stderr=stderr)
+    from transformers.utils import logging
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    logging.disable_progress_bar()

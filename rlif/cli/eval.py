@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlif.cli.numbers import number, percent
+from rlif.cli.console import quiet_transformers
 from rlif.cli.options import Dtype, UnsafeLocal
-from rlif.cli.tables import print_table
+from rlif.cli.tables import number, percent, print_table
 from rlif.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -34,17 +35,12 @@ def evaluate(
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of probability to sample from.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Completion limit.")] = None,
     prompt: Annotated[str | None, typer.Option(help="A template's name, or a YAML file of system and user.")] = None,
-    chat: Annotated[
-        bool | None,
-        typer.Option("--chat/--no-chat", help="Chat template or plain prompts; as the task says by default."),
-    ] = None,
+    chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help="As the protocol says by default.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of sampling.")] = 0,
     dtype: Dtype = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
     engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Completions at a time; 64, or 512 with vllm, if left out.")
-    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Completions at a time; 64, or 512 with vllm.")] = None,
     output: Annotated[Path, typer.Option(help="Where scores go; those of a run go into its folder.")] = Path("evals"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace scores of other settings.")] = False,
     outputs: Annotated[Path | None, typer.Option(help="Grade these recorded completions; no model is run.")] = None,
@@ -64,17 +60,9 @@ def evaluate(
     decoding = {"n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
     batch_size = batch_size or (512 if engine == "vllm" else 64)
     sampler = samplers(engine, batch_size)
+    sources = _sources(source or [])
     options = Options(
-        split,
-        limit,
-        _sources(source or []),
-        _prompt(prompt),
-        chat,
-        decoding,
-        batch_size,
-        overwrite,
-        unsafe_local,
-        engine,
+        split, limit, sources, _prompt(prompt), chat, decoding, batch_size, overwrite, unsafe_local, engine
     )
     work = _work(tasks, options)
     if check_gold:
@@ -152,10 +140,7 @@ def _grade(work: Sequence[tuple[Task, Sequence[Problem]]], outputs: Path, output
 
 
 def _evaluate(
-    found: Sequence[Candidate],
-    work: Sequence[tuple[Task, Sequence[Problem]]],
-    options: Options,
-    sampler: Any,
+    found: Sequence[Candidate], work: Sequence[tuple[Task, Sequence[Problem]]], options: Options, sampler: Any
 ) -> None:
     from rich.progress import (
         BarColumn,
@@ -165,24 +150,24 @@ def _evaluate(
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
-    from transformers.utils import logging
 
     from rlif.evaluation.grid import evaluate_candidate
 
-    logging.disable_progress_bar()
+    quiet_transformers()
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
     rows: list[tuple[str, Scores]] = []
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), transient=True) as progress:
         bars: dict[str, Any] = {}
+
+        def advance(label: str, task: str, done: int, total: int) -> None:
+            name = f"{label} {task}"
+            if name not in bars:
+                bars[name] = progress.add_task(name, total=total)
+            progress.update(bars[name], completed=done)
+
         for candidate in found:
-
-            def tell(task: str, done: int, total: int, candidate: Candidate = candidate) -> None:
-                name = f"{candidate.label} {task}"
-                if name not in bars:
-                    bars[name] = progress.add_task(name, total=total, completed=done)
-                progress.update(bars[name], completed=done)
-
-            scores = evaluate_candidate(candidate, work, options, sampler=sampler, progress=tell)
+            shown = partial(advance, candidate.label)
+            scores = evaluate_candidate(candidate, work, options, sampler=sampler, progress=shown)
             rows += [(candidate.label, scores[task.name]) for task, _ in work]
     _print_scores(rows)
     if len(found) > 1:

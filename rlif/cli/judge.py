@@ -7,44 +7,37 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlif.cli.console import progress_bar
 from rlif.errors import RecipeError
 
 if TYPE_CHECKING:
     from rlif.judging.annotations import JudgeResult
-    from rlif.judging.judge import Judge, Pair
+    from rlif.judging.judge import Judge
     from rlif.judging.win_rate import WinRates
-
-Outputs = Annotated[Path | None, typer.Argument(help="Rows {id or instruction, output or completion}, all 805.")]
-Recorded = Annotated[Path | None, typer.Option(help="Read these recorded annotations and ask no judge.")]
-Model = Annotated[str | None, typer.Option("--judge", help="The judge's name; gpt-4-1106-preview if left out.")]
-BaseUrl = Annotated[str | None, typer.Option(help="An OpenAI-compatible endpoint; else OPENAI_BASE_URL.")]
-PromptFile = Annotated[Path | None, typer.Option("--prompt", help="A judge prompt, e.g. alpaca_eval_clf.txt.")]
-Difficulty = Annotated[str, typer.Option(help="How to look it up: instruction, or positional as upstream does.")]
-Keep = Annotated[Path | None, typer.Option(help="Where to keep the judge's answers; next to OUTPUTS if left out.")]
-Estimate = Annotated[bool, typer.Option("--estimate", help="Print what the judge would cost, and stop.")]
-Price = Annotated[float | None, typer.Option(min=0, help="Price of a million input tokens, for the estimate.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Ask the judge without a question first.")]
-Workers = Annotated[int, typer.Option(min=1, help="Requests at a time.")]
 
 
 def judge(
-    outputs: Outputs = None,
-    annotations: Recorded = None,
-    model: Model = None,
-    base_url: BaseUrl = None,
-    prompt: PromptFile = None,
-    difficulty: Difficulty = "instruction",
-    keep: Keep = None,
-    estimate: Estimate = False,
-    price: Price = None,
-    yes: Yes = False,
-    workers: Workers = 8,
+    outputs: Annotated[Path | None, typer.Argument(help="805 rows {id or instruction, output or completion}.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="Read these recorded annotations and ask no judge.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--judge", help="The judge's name; by default gpt-4-1106-preview.")
+    ] = None,
+    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible endpoint; else OPENAI_BASE_URL.")] = None,
+    prompt: Annotated[Path | None, typer.Option("--prompt", help="A judge prompt, e.g. alpaca_eval_clf.txt.")] = None,
+    difficulty: Annotated[
+        str, typer.Option(help="instruction, or positional as upstream looks it up.")
+    ] = "instruction",
+    keep: Annotated[Path | None, typer.Option(help="File of the judge's answers; next to OUTPUTS if left out.")] = None,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Print what the judge would cost, and stop.")] = False,
+    price: Annotated[float | None, typer.Option(min=0, help="Price of a million input tokens.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask the judge without a question first.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
 ) -> None:
     """Measure AlpacaEval 2 win rates of outputs by a judge.
 
     Prints the raw and the length-controlled win rate. The judge's key is read from OPENAI_API_KEY.
     """
-    from rlif.judging.annotations import check_same_outputs, estimate_cost, read_annotations, read_pairs
+    from rlif.judging.annotations import annotate, check_same_outputs, estimate_cost, read_annotations, read_pairs
     from rlif.judging.judge import ALPACA_JUDGE, Judge, JudgePrompt
     from rlif.judging.win_rate import check_ready, win_rates
     from rlif.tasks import TASKS
@@ -72,7 +65,8 @@ def judge(
         check_ready(difficulty)
         if requests and not yes:
             typer.confirm("Ask the judge?", abort=True)
-        judged = _ask(who, pairs, keep, workers)
+        with progress_bar("judging", len(pairs)) as advance:
+            judged = annotate(who, pairs, keep, workers, tick=lambda: advance(1))
         print(f"AlpacaEval 2, judge {who.model}, {prompt or 'our own prompt'}, answers in {keep}")
         show(win_rates(judged.annotations, difficulty))
         _show_doubts(who, judged)
@@ -86,17 +80,6 @@ def _show_cost(who: Judge, cost: dict[str, int], price: float | None) -> int:
     if price is not None:
         print(f"the input at {price:g} per million tokens: about {cost['input_tokens'] / 1e6 * price:.2f}")
     return cost["requests"]
-
-
-def _ask(who: Judge, pairs: list[Pair], keep: Path, workers: int) -> JudgeResult:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from rlif.judging.annotations import annotate
-
-    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as progress:
-        bar = progress.add_task("judging", total=len(pairs))
-        return annotate(who, pairs, keep, workers, tick=lambda: progress.advance(bar))
 
 
 def _show_doubts(who: Judge, judged: JudgeResult) -> None:

@@ -6,31 +6,25 @@ import os
 import shlex
 import subprocess
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from rlif.cli.options import Overrides, RecipeOrNone
+from rlif.cli.options import Overrides, RecipeOrNone, Resume, ServerGpus, Strategy, find_settings
 from rlif.errors import MachineError, RecipeError
-
-if TYPE_CHECKING:
-    from rlif.config.recipe import Recipe
 
 
 def launch(
     recipe: RecipeOrNone = None,
     overrides: Overrides = None,
-    processes: Annotated[
-        int | None, typer.Option(min=1, help="How many, over all machines; one for each GPU if left out.")
-    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Over all machines; one per GPU by default.")] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Machines that train.")] = 1,
-    strategy: Annotated[str, typer.Option(help="ddp, fsdp2, zero2 or zero3.")] = "ddp",
+    strategy: Strategy = "ddp",
     slurm: Annotated[bool, typer.Option("--slurm", help="Submit a batch script instead; needs --processes.")] = False,
     head: Annotated[str | None, typer.Option(help="Several machines without Slurm: HOST[:PORT] of the first.")] = None,
     rank: Annotated[int, typer.Option(help="Several machines without Slurm: the number of this one, from 0.")] = 0,
-    server_gpus: Annotated[int, typer.Option(min=1, help="GPUs of the vLLM server, if the recipe has one.")] = 1,
-    resume: Annotated[Path | None, typer.Option(help="Resume this run folder from its last checkpoint.")] = None,
+    server_gpus: ServerGpus = 1,
+    resume: Resume = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands, and stop.")] = False,
 ) -> None:
     """Train on several GPUs or machines.
@@ -42,7 +36,8 @@ def launch(
     from rlif.launching import supervise
     from rlif.launching.slurm import batch_script
 
-    settings, folder, stem = _target(recipe, overrides or [], resume, rank)
+    settings, stem, _ = find_settings(recipe, overrides, resume, "launch --processes 2 demo")
+    folder = resume or launching.run_folder(settings, stem, rank)
     server = server_gpus if launching.wants_server(settings) else 0
     gpus = None if dry_run or slurm else _gpus()
     processes = processes or _training_gpus(server, gpus or 0) * nodes
@@ -50,16 +45,16 @@ def launch(
     layout = launching.Layout(processes, nodes, strategy, server)
     launching.check_layout(settings, layout, gpus)
     start = ["--resume", str(resume)] if recipe is None else [recipe, *(overrides or [])]
+    named = bool(resume or settings.name)
     if slurm:
-        known = folder if resume or settings.name else None
-        _submit(batch_script(settings, layout, start, stem, known), dry_run)
+        _submit(batch_script(settings, layout, start, stem, folder if named else None), dry_run)
         return
     if server and nodes > 1:
         raise RecipeError(
             "several machines and a vLLM server are started by --slurm; without it start `trl vllm-serve` yourself and"
             " give training.vllm_server_host."
         )
-    start += [] if resume or settings.name else [f"name={folder.name}"]
+    start += [] if named else [f"name={folder.name}"]
     train = launching.train_command(layout, launching.machine_options(layout, rank, head), ["train", *start])
     serve = launching.server_command(settings, server) if server else None
     shares = launching.shares_of_gpus(layout, os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -81,22 +76,6 @@ def launch(
     if ending.sentence:
         print(f"rlif: {ending.sentence}", file=sys.stderr)
     raise typer.Exit(ending.code)
-
-
-def _target(recipe: str | None, overrides: list[str], resume: Path | None, rank: int) -> tuple[Recipe, Path, str]:
-    """Finds the recipe, the run folder and the stem of its name."""
-    from rlif.config.loading import find_recipe, load_recipe
-    from rlif.launching.commands import run_folder
-    from rlif.runs.folder import Run
-
-    if resume is not None:
-        if recipe is not None:
-            raise RecipeError("--resume takes the recipe from the run folder; give none beside it.")
-        return Run.open(resume).recipe(), resume, resume.name
-    if recipe is None:
-        raise RecipeError("give a recipe, e.g. `rlif launch --processes 2 demo`, or a run folder with --resume.")
-    settings, stem = load_recipe(recipe, overrides), find_recipe(recipe).stem
-    return settings, run_folder(settings, stem, rank), stem
 
 
 def _training_gpus(server: int, gpus: int) -> int:
@@ -124,7 +103,7 @@ def _submit(script: str, dry_run: bool) -> None:
         print(script, end="")
         return
     try:
-        done = subprocess.run(["sbatch"], input=script, text=True)
+        done = subprocess.run(["sbatch"], input=script, encoding="utf-8")
     except FileNotFoundError as error:
         raise MachineError("there is no sbatch on this machine; print the script with --dry-run.") from error
     raise typer.Exit(done.returncode)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -56,6 +57,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def general(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
@@ -64,6 +66,22 @@ def general(
     ] = False,
 ) -> None:
     """Train language models by their own confidence."""
+    context.with_resource(_warnings_on_stderr())
+
+
+@contextmanager
+def _warnings_on_stderr() -> Iterator[None]:
+    """Prints warnings as lines on the error stream while a command runs."""
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("rlif: %(message)s"))
+    logger = logging.getLogger("rlif")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def main() -> None:
@@ -71,17 +89,16 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]  # before or after the command
     if len(arguments) < len(sys.argv[1:]):
         os.environ[DEBUG] = "1"  # processes that this one starts show theirs as well
-    warnings = logging.StreamHandler()
-    warnings.setFormatter(logging.Formatter("rlif: %(message)s"))
-    logging.getLogger("rlif").addHandler(warnings)
+    if isinstance(sys.stdout, TextIOWrapper):  # escape what the locale cannot show, as the error stream does
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(arguments)
     except RlifError as error:
         if os.environ.get(DEBUG, "0") not in ("", "0"):
+            import traceback
+
             traceback.print_exception(error)
         print(f"rlif: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    finally:
-        logging.getLogger("rlif").removeHandler(warnings)

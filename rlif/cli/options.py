@@ -1,14 +1,24 @@
-"""Options that several commands have."""
+"""Options that several commands have, and the recipe that `train` and `launch` are given."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from rlif.errors import RecipeError
+
+if TYPE_CHECKING:
+    from rlif.config.recipe import Recipe as Settings
+    from rlif.runs.folder import Run
 
 Recipe = Annotated[str, typer.Argument(help="A recipe that ships (see `rlif recipes`), or a file.")]
 RecipeOrNone = Annotated[str | None, typer.Argument(help="A recipe that ships (see `rlif recipes`), or a file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe.")]
+Resume = Annotated[Path | None, typer.Option(help="Resume this run folder from its last checkpoint.")]
+Strategy = Annotated[str, typer.Option(help="ddp, fsdp2, zero2 or zero3.")]
+ServerGpus = Annotated[int, typer.Option(min=1, help="GPUs of the vLLM server, if the recipe has one.")]
 UnsafeLocal = Annotated[bool, typer.Option("--unsafe-local", help="Run model code without a sandbox.")]
 Chat = Annotated[
     bool | None,
@@ -18,3 +28,24 @@ Dtype = Annotated[str, typer.Option(help="Type of the weights: auto, float32, bf
 Window = Annotated[
     int | None, typer.Option(min=1, help="Tokens in a window of tail or window confidence; by default 2048.")
 ]
+
+
+def find_settings(
+    recipe: str | None, overrides: list[str] | None, resume: Path | None, example: str
+) -> tuple[Settings, str, Run | None]:
+    """Loads the recipe that is given, or that of the run to resume.
+
+    Returns:
+        The recipe, the name for a run folder, and the run if one is resumed.
+    """
+    from rlif.config.loading import find_recipe, load_recipe
+    from rlif.runs.folder import Run
+
+    if resume is not None:
+        if recipe is not None:
+            raise RecipeError("--resume takes the recipe from the run folder; give none beside it.")
+        run = Run.open(resume)
+        return run.recipe(), run.path.name, run
+    if recipe is None:
+        raise RecipeError(f"give a recipe, e.g. `rlif {example}`, or a run folder with --resume.")
+    return load_recipe(recipe, overrides or []), find_recipe(recipe).stem, None

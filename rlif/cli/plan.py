@@ -7,30 +7,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlif.cli.options import Overrides, Recipe
+from rlif.cli.options import Overrides, Recipe, ServerGpus, Strategy
 from rlif.errors import RecipeError, RlifError, lookup
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from rlif.config.recipe import Recipe as Settings
     from rlif.launching.cost_model import Setting
+
+Gpu = Annotated[str, typer.Option(help="b200, h200, h100, h100-pcie, a100, a100-40, l40s, a6000, 4090, 3090.")]
 
 
 def plan(
     recipe: Recipe,
     overrides: Overrides = None,
-    gpu: Annotated[str, typer.Option(help="b200, h200, h100, h100-pcie, a100, a100-40, l40s, a6000, 4090, 3090.")] = (
-        "h100"
-    ),
-    gpus: Annotated[
-        int, typer.Option(min=1, help="How many, over all machines, without those of a server that runs already.")
-    ] = 8,
-    strategy: Annotated[str, typer.Option(help="ddp, fsdp2, zero2 or zero3.")] = "ddp",
-    server_gpus: Annotated[int, typer.Option(min=1, help="GPUs of the vLLM server, if the recipe has one.")] = 1,
+    gpu: Gpu = "h100",
+    gpus: Annotated[int, typer.Option(min=1, help="Over all machines, without those of a running server.")] = 8,
+    strategy: Strategy = "ddp",
+    server_gpus: ServerGpus = 1,
     prompt_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Mean length; by default half of max_prompt_tokens.")
-    ] = (None),
+        int | None, typer.Option(min=1, help="Mean; by default half of max_prompt_tokens.")
+    ] = None,
     completion_tokens: Annotated[int | None, typer.Option(min=1, help="Mean length; by default the maximum.")] = None,
     problems: Annotated[int | None, typer.Option(min=1, help="How many; counted in the data if left out.")] = None,
 ) -> None:
@@ -38,8 +34,6 @@ def plan(
 
     Example: `rlif plan intuitor-qwen2.5-3b-math --gpu h100`. Nothing is loaded but the model's configuration.
     """
-    from rich.console import Console
-
     from rlif.config.loading import load_recipe
     from rlif.engines.trl.setup import check_training
     from rlif.launching import cost_model as costs
@@ -49,7 +43,7 @@ def plan(
     settings = load_recipe(recipe, overrides or [])
     card = lookup(hardware.GPUS, gpu, "gpu")
     server = server_gpus if settings.training.get("use_vllm") and settings.training.get("vllm_mode") == "server" else 0
-    elsewhere = 0 if wants_server(settings) else server  # a server that runs already has GPUs of its own
+    elsewhere = 0 if wants_server(settings) else server  # a running server has GPUs of its own
     trainers = gpus + elsewhere - server
     if trainers < 1:
         raise RecipeError(f"{gpus} GPUs leave none to train beside {server} of the vLLM server.")
@@ -69,66 +63,70 @@ def plan(
         prompt=prompt_tokens or settings.max_prompt_tokens / 2,
         completion=completion_tokens or longest,
     )
-    console = Console(soft_wrap=True, highlight=False, markup=False)
     shape = setting.shape
-    console.print(
+    print(
         f"{settings.model}: {shape.parameters / 1e9:.2f} B parameters, {gpus} x {gpu} ({card.memory:g} GiB,"
         f" {card.flops / 1e12:g} TFLOP/s, {card.bandwidth / 1e12:g} TB/s; {card.source}), {strategy}"
     )
-    console.print(
+    print(
         f"{setting.rows} completions per update, prompts of {setting.prompt:g} tokens, completions of"
         f" {setting.completion:g}" + ("" if completion_tokens else " (the most; --completion-tokens says otherwise)")
     )
-    _show_memory(setting, console)
-    _show_time(setting, problems, console)
+    _show_memory(setting)
+    _show_time(setting, problems)
 
 
-def _show_memory(setting: Setting, console: Console) -> None:
+def _show_memory(setting: Setting) -> None:
     """Prints the parts of memory, whether they fit, and which settings would help."""
     from rlif.launching import cost_model as costs
     from rlif.launching.suggestions import suggestions
 
     parts, left = costs.memory(setting), costs.room(setting)
-    console.print("\nmemory of a GPU that trains, GiB")
-    for name, size in {**parts, "together": costs.total(parts)}.items():
-        console.print(f"  {name:<28}{size:9.2f}")
+    print("\nmemory of a GPU that trains, GiB")
+    print_memory(parts, digits=2)
     if costs.fits(setting):
-        console.print(f"  fits, {left:.1f} GiB to spare")
+        print(f"  fits, {left:.1f} GiB to spare")
         return
     if left < 0:
-        console.print(f"  does not fit, {-left:.1f} GiB too much")
+        print(f"  does not fit, {-left:.1f} GiB too much")
     if costs.vllm_room(setting) < 0:
-        console.print(
-            f"  vLLM's share is {-costs.vllm_room(setting):.1f} GiB too small for the weights and a completion"
-        )
+        print(f"  vLLM's share is {-costs.vllm_room(setting):.1f} GiB too small for the weights and a completion")
     found = suggestions(setting)
-    console.print("  what would help:" if found else "  no three changes help: more GPUs, or a smaller model")
+    print("  what would help:" if found else "  no three changes help: more GPUs, or a smaller model")
     for name, spare in found:
-        console.print(f"    {name}: {spare:.1f} GiB to spare")
+        print(f"    {name}: {spare:.1f} GiB to spare")
 
 
-def _show_time(setting: Setting, problems: int | None, console: Console) -> None:
+def print_memory(parts: dict[str, float], digits: int) -> None:
+    """Prints the parts of memory and their sum in GiB."""
+    from rlif.launching.cost_model import total
+
+    for name, size in {**parts, "together": total(parts)}.items():
+        print(f"  {name:<28}{size:9.{digits}f}")
+
+
+def _show_time(setting: Setting, problems: int | None) -> None:
     """Prints the time of an update, and of the run where the number of updates is known."""
     from rlif.config.steps import plan_steps
     from rlif.launching import cost_model as costs
 
     time, recipe = costs.step_time(setting), setting.recipe
     if math.isinf(time.total):
-        console.print("\ntime unknown: vLLM cannot generate here")
+        print("\ntime unknown: vLLM cannot generate here")
         return
-    console.print(f"\ntime of an update, seconds ({costs.passes(setting)} scoring passes)")
+    print(f"\ntime of an update, seconds ({costs.passes(setting)} scoring passes)")
     for name in ("generation", "scoring", "training", "total"):
-        console.print(f"  {name:<28}{getattr(time, name):9.2f}")
+        print(f"  {name:<28}{getattr(time, name):9.2f}")
     try:
         steps = recipe.training.get("max_steps", -1)
         if steps <= 0:
             steps = plan_steps(recipe, problems or _count_problems(recipe), setting.trainers).steps
     except RlifError as error:
-        console.print(f"updates of the run unknown: {error}")
+        print(f"updates of the run unknown: {error}")
         return
     hours = steps * time.total / 3600
-    console.print(f"{steps:,} updates: {hours:.2g} hours, {hours * setting.gpus:.2g} GPU hours")
-    console.print("estimates, each part right to about a factor of two at best: docs/scaling.md says what they assume")
+    print(f"{steps:,} updates: {hours:.2g} hours, {hours * setting.gpus:.2g} GPU hours")
+    print("estimates, each part right to about a factor of two at best: docs/scaling.md says what they assume")
 
 
 def _count_problems(recipe: Settings) -> int:

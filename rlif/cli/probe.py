@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlif.cli.console import quiet_transformers
 from rlif.cli.options import Overrides, Recipe
 
 if TYPE_CHECKING:
@@ -25,12 +26,10 @@ def probe(
 
     Samples one rollout, reads no labels and trains nothing. Example: `rlif probe demo`.
     """
-    from transformers.utils import logging
-
     from rlif.config.loading import load_recipe
     from rlif.training.forecast import probe
 
-    logging.disable_progress_bar()
+    quiet_transformers()
     settings = load_recipe(recipe, overrides or [])
     found = probe(settings, problems)
     print(f"{found.completions} completions of {found.problems} problems, nothing trained")

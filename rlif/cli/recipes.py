@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rlif.config.about import About
 
 SHOWN = 2  # published scores in the table; --show has all
-WIDE = 160  # columns, from which on the table has all that it knows
+WIDE = 160  # columns of a screen that shows the whole table
 
 
 def recipes(
@@ -40,7 +40,7 @@ def recipes(
 
 
 def table() -> tuple[list[str], list[list[str]]]:
-    """The headings, and a row for each recipe."""
+    """Returns the headings, and a row for each recipe."""
     from rlif.config.about import method, read_about
     from rlif.config.loading import load_recipe, shipped_recipes
 
@@ -54,7 +54,7 @@ def table() -> tuple[list[str], list[list[str]]]:
 
 
 def published(about: About) -> str:
-    """The first scores that the paper reports, shortly."""
+    """Writes the first scores that the paper reports, in short form."""
     scores = list(about.published.items())[:SHOWN]
     shown = [
         f"{task.partition('.')[0]} {before:.3f} -> {after:.3f}".replace(" 0.", " .") for task, (before, after) in scores

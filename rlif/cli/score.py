@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rlif.cli.console import progress_bar
+from rlif.cli.console import progress_bar, quiet_transformers
 from rlif.cli.options import Chat, Dtype, Window
 from rlif.errors import DataError
 
@@ -31,6 +31,7 @@ def score(
 
     if not file.is_file():
         raise DataError(f"no such file: {file}.")
+    quiet_transformers()
     scorer = load_scorer(model, chat=chat, end=end, batch_size=batch_size, window=window, dtype=dtype)
     with file.open("rb") as lines, progress_bar("scoring", sum(1 for line in lines if line.strip())) as advance:
         counts = score_file(scorer, file, out or sys.stdout, advance)

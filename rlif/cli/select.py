@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from rlif.cli.console import make_console, progress_bar
+from rlif.cli.console import progress_bar, quiet_transformers
 from rlif.cli.options import Chat, Dtype, Window
 from rlif.cli.tables import print_table
-from rlif.errors import RecipeError, RlifError
+from rlif.errors import RecipeError, RlifError, lookup
 from rlif.files.atomic import replace_file, write_rows, writing
 
 if TYPE_CHECKING:
-    from rlif.selection.drawing import Drawing
     from rlif.selection.samples import GroupSampler, Row
     from rlif.selection.score_file import Scorer
     from rlif.tasks import Task
@@ -40,12 +38,8 @@ def select(
     rule: Annotated[str, typer.Option(help="Rule that chooses the sample of each problem.")] = "borda",
     power: Annotated[float | None, typer.Option(help="Borda's p; 0.3 to 1.2 by N when left out.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of sampling and of the subsets.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of samples and tables; a killed command goes on.")
-    ] = None,
-    engine: Annotated[str, typer.Option(help="transformers, or vllm, which measures self-certainty alone.")] = (
-        "transformers"
-    ),
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write to; resumes after a kill.")] = None,
+    engine: Annotated[str, typer.Option(help="transformers; vllm has self-certainty alone.")] = "transformers",
     batch_size: Annotated[int, typer.Option(min=1, help="Completions per call of generate.")] = 64,
     window: Window = None,
     early_stop: Annotated[bool, typer.Option("--early-stop", help="Also draw with DeepConf's early stopping.")] = False,
@@ -56,38 +50,39 @@ def select(
     """Choose the best of N samples of each problem.
 
     Prints the accuracy of every rule over N. Text without answers is chosen by self-certainty alone. --engine vllm has
-    every rule but DeepConf's, whose signals take a pass of their own. --early-stop draws every problem twice: in full,
+    every rule but DeepConf's, whose signals need an extra pass. --early-stop draws every problem twice: in full,
     and with stops after a shared warm-up. This shows what stopping saves and what it costs.
     """
+    from rlif.selection import rules
     from rlif.selection.drawing import Drawing
-    from rlif.selection.rules import choose
-    from rlif.selection.rules import select as best
     from rlif.selection.scaling import report
     from rlif.selection.score_file import load_scorer
     from rlif.tasks import find_task
 
-    choose(rule, [], [], power=power)  # refuses an unknown rule and an impossible power before anything is loaded
+    rules.choose(rule, [], [], power=power)  # refuses an unknown rule and an impossible power before anything is loaded
     _check_source(model, samples, n=n, warm_up=warm_up if early_stop else None)
     _check_engine(engine, rule, samples, early_stop)
     known = None if task is None else find_task(task)
     problems = [] if known is None else known.load(split or known.splits[-1], source=source, limit=limit)
     scorer = None
     if model is not None:
+        quiet_transformers()
         scorer = load_scorer(model, chat=chat, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
     if samples is not None:
         rows, early = _given(samples, known, problems, scorer, prompt), None
     else:
-        sampler = _sampler(scorer, known, prompt, max_tokens, n, temperature, seed)
+        sampler = _sampler(scorer, known, prompt, max_tokens=max_tokens, n=n, temperature=temperature, seed=seed)
         sampler = sampler if engine == "transformers" else _by_vllm(sampler, dtype)
         drawing = Drawing(sampler, problems, warm_up if early_stop else None, percentile)
-        rows, early = _draw(drawing, out, {"engine": engine, "dtype": dtype})
+        with progress_bar("drawing", len(problems)) as advance:
+            rows, early = drawing.draw(out, {"engine": engine, "dtype": dtype}, advance)
     settings = {"model": model, "task": task, "samples": samples and str(samples), "rule": rule, "seed": seed}
     settings |= {"temperature": temperature if samples is None else None, "n": n if samples is None else None}
     if early is not None and scorer is not None:
         settings |= {"window": scorer.window, "warm_up": warm_up, "percentile": percentile}
     equal = None if known is None else _equality(known, rows)
     found = {"settings": settings, **report(rows, early, warm_up=warm_up, equal=equal, power=power, seed=seed)}
-    chosen = best(rows, rule, equal=equal, power=power, seed=seed)
+    chosen = rules.select(rows, rule, equal=equal, power=power, seed=seed)
     _show(found, chosen)
     if out is not None:
         _write(out, found, chosen, rows if samples is not None else None)
@@ -102,7 +97,7 @@ def _equality(task: Task, rows: Sequence[Row]) -> Callable[[str, str], bool]:
 
 
 def _check_source(model: str | None, samples: Path | None, *, n: int, warm_up: int | None) -> None:
-    """Refuses samples from nowhere or twice; `warm_up` is None without early stopping."""
+    """Checks that there are samples to choose from; `warm_up` is None without early stopping."""
     if (model is None) and (samples is None):
         raise RecipeError("give --model to draw samples from, or --samples, a file of them.")
     if warm_up is not None and (samples is not None or n <= warm_up):
@@ -113,7 +108,6 @@ def _check_source(model: str | None, samples: Path | None, *, n: int, warm_up: i
 
 def _check_engine(engine: str, rule: str, samples: Path | None, early_stop: bool) -> None:
     """Refuses what vLLM cannot do: it draws whole samples and measures self-certainty alone."""
-    from rlif.errors import lookup
     from rlif.selection.rules import RULES
 
     lookup({"transformers": None, "vllm": None}, engine, "engine")
@@ -141,28 +135,14 @@ def _by_vllm(sampler: GroupSampler, dtype: str) -> GroupSampler:
     return replace(sampler, engine=engine, every_signal=False, scorer=replace(scorer, batch_size=engine.batch_size))
 
 
-def _sampler(
-    scorer: Scorer | None,
-    task: Task | None,
-    prompt: str | None,
-    max_tokens: int | None,
-    n: int,
-    temperature: float,
-    seed: int,
-) -> GroupSampler:
+def _sampler(scorer: Scorer | None, task: Task | None, prompt: str | None, **decoding: float | None) -> GroupSampler:
     from rlif.sampling.protocol import decoding_of
     from rlif.selection.samples import GroupSampler
     from rlif.tasks.prompts import find_prompt
 
     if task is None or scorer is None:
         raise RecipeError("give --task, whose problems the samples are drawn for; `prompts` reads any file of prompts.")
-    decoding = decoding_of(task, max_tokens=max_tokens, n=n, temperature=temperature, seed=seed)
-    return GroupSampler(scorer, task, decoding, None if prompt is None else find_prompt(prompt))
-
-
-def _draw(drawing: Drawing, out: Path | None, settings: Mapping[str, Any]) -> tuple[list[Row], list[Row] | None]:
-    with progress_bar("drawing", len(drawing.problems)) as advance:
-        return drawing.draw(out, settings, advance)
+    return GroupSampler(scorer, task, decoding_of(task, **decoding), None if prompt is None else find_prompt(prompt))
 
 
 def _given(
@@ -183,6 +163,9 @@ def _given(
 
 def _show(report: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any] | None]) -> None:
     """Prints the table or, where nothing is graded, the chosen samples."""
+    from rich.console import Console
+    from rich.markup import escape
+
     from rlif.selection.scaling import early_line
 
     table, early = report.get("scaling"), report.get("early_stop")
@@ -191,10 +174,10 @@ def _show(report: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any] | No
         left_out = f"; {table['ungraded']} without gold answer left out" if table["ungraded"] else ""
         print(f"accuracy in percent with its 95 % interval, {table['problems']} problems{left_out}")
     else:
-        bold = make_console()
+        console = Console()
         for problem, row in chosen.items():
             text = "nothing to choose by" if row is None else row["completion"]
-            bold.print(f"[bold]{escape(problem)}[/bold] {escape(text)}", soft_wrap=True, highlight=False)
+            console.print(f"[bold]{escape(problem)}[/bold] {escape(text)}", soft_wrap=True, highlight=False)
     if early is not None:
         print(early_line(early))
 
@@ -208,22 +191,14 @@ def _print_accuracies(table: Mapping[str, Any]) -> None:
     print_table(["rule", *(f"N={n}" for n in table["n"])], rows)
 
 
-def _cell(cell: Mapping[str, Any]) -> str:
-    bounds = "" if cell["low"] is None else f"\n[dim]{100 * cell['low']:.0f}-{100 * cell['high']:.0f}[/dim]"
-    return f"{100 * cell['mean']:.1f}{bounds}"
-
-
 def _bounds(cell: Mapping[str, Any]) -> str:
     return "" if cell["low"] is None else f"{100 * cell['low']:.0f}-{100 * cell['high']:.0f}"
 
 
 def _write(
-    out: Path,
-    report: Mapping[str, Any],
-    chosen: Mapping[str, Mapping[str, Any] | None],
-    rows: Sequence[Row] | None,
+    out: Path, report: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any] | None], rows: Sequence[Row] | None
 ) -> None:
-    """Writes the folder: selection.json, .md and .png, chosen.jsonl, and samples.jsonl where it is not there yet."""
+    """Writes selection.json, .md and .png, chosen.jsonl, and samples.jsonl if the folder has none."""
     from rlif.files.jsonl import JsonLog
     from rlif.selection.figure import draw
     from rlif.selection.scaling import early_line, markdown
@@ -233,11 +208,8 @@ def _write(
         if rows is not None and not (out / "samples.jsonl").exists():
             JsonLog(out / "samples.jsonl", ascii=False).append(*rows)
     picks = [{"id": problem, "chosen": None} if row is None else dict(row) for problem, row in chosen.items()]
-    lines = [
-        "# Best of N",
-        "",
-        *(f"- {name}: {value}" for name, value in report["settings"].items() if value is not None),
-    ]
+    settings = [f"- {name}: {value}" for name, value in report["settings"].items() if value is not None]
+    lines = ["# Best of N", "", *settings]
     if "scaling" in report:
         lines += ["", markdown(report["scaling"])]
     if "early_stop" in report:

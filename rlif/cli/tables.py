@@ -1,4 +1,4 @@
-"""Prints tables whose cells are never cut off, on a screen of any width."""
+"""Prints tables whose cells are never cut off, on a screen of any width, and writes numbers for them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 SMALLEST = 24  # columns that are enough for the text of a last column
 NO_WIDTH = 10**6  # a file or a pipe has no width
@@ -16,19 +17,19 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: in
     """Prints a table in the width of the screen.
 
     Args:
-        left: how many columns, from the first on, hold text. The others hold numbers and stand to the right.
+        left: number of columns, from the first on, that hold text. The others hold numbers, aligned to the right.
     """
     print("\n".join(table_lines(headings, rows, left, screen_width())))
 
 
 def screen_width() -> int:
-    """The columns of the screen; without end in a file or a pipe."""
+    """Returns the number of columns of the screen; a file or a pipe has no limit."""
     wide = sys.stdout.isatty() or "COLUMNS" in os.environ
     return shutil.get_terminal_size().columns if wide else NO_WIDTH
 
 
 def table_lines(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int, width: int) -> list[str]:
-    r"""Lays out a table. Where it is too wide, text columns move to lines of their own, then all cells get names.
+    r"""Lays out a table. If it is too wide, text columns move to lines of their own, then every cell gets its heading.
 
     Example:
         >>> print(*table_lines(["task", "n", "right"], [["clock", "64", "50.0%"]], 1, 80), sep="\n")
@@ -46,7 +47,7 @@ def table_lines(headings: Sequence[str], rows: Sequence[Sequence[str]], left: in
 
 
 def _blocks(table: list[list[str]], left: int, width: int) -> list[list[str]]:
-    """The lines of each row; those of the first, the headings, end with a rule."""
+    """Lays out each row as lines. The first row holds the headings and ends with a rule."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     *fixed, last = widths
     rest = min(last, width - sum(fixed) - 2 * len(fixed))
@@ -68,7 +69,7 @@ def _blocks(table: list[list[str]], left: int, width: int) -> list[list[str]]:
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int], left: int) -> list[str]:
-    """One row in columns; a last column of text goes on below itself."""
+    """Aligns one row in columns; wraps a last column of text."""
     cells = [
         cell.ljust(size) if i < left else cell.rjust(size)
         for i, (cell, size) in enumerate(zip(row, widths, strict=True))
@@ -78,3 +79,18 @@ def _aligned(row: Sequence[str], widths: Sequence[int], left: int) -> list[str]:
     parts = textwrap.wrap(row[-1], widths[-1], break_long_words=False)
     start = "".join(f"{cell}  " for cell in cells[:-1])
     return [start + parts[0], *(" " * len(start) + part for part in parts[1:])]
+
+
+def share(interval: dict[str, Any] | None) -> str:
+    """Writes a share in percent with its interval; a dash for none."""
+    from rlif.intervals import Interval
+
+    return str(Interval.read(interval) or "-")
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlif.cli.numbers import number, share
-from rlif.cli.options import Overrides, RecipeOrNone
+from rlif.cli.console import quiet_transformers
+from rlif.cli.options import Overrides, RecipeOrNone, Resume, find_settings
+from rlif.cli.plan import print_memory
 from rlif.cli.probe import show_guard
 from rlif.cli.report import report_of
+from rlif.cli.tables import number, share
 from rlif.errors import RecipeError, RlifError
 from rlif.runs.launcher_contract import GUARD_STOPPED
 
@@ -26,41 +27,28 @@ def train(
     recipe: RecipeOrNone = None,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe and its costs, and stop.")] = False,
-    resume: Annotated[Path | None, typer.Option(help="Resume this run folder from its last checkpoint.")] = None,
+    resume: Resume = None,
 ) -> None:
     """Train a model by a recipe.
 
     Example: `rlif train demo seed=1`. KEY=VALUE changes any key of the recipe.
     """
-    from rlif.config.loading import find_recipe, load_recipe
-    from rlif.runs.folder import Run
-
     if resume is not None and dry_run:
         raise RecipeError("--dry-run is for a recipe; give it without --resume.")
-    if resume is not None:
-        if recipe is not None:
-            raise RecipeError("--resume takes the recipe from the run folder; give none beside it.")
-        run = Run.open(resume)
-        _train(run.recipe(), name=run.path.name, resume=run)
-    elif recipe is None:
-        raise RecipeError("give a recipe, e.g. `rlif train demo`, or a run folder with --resume.")
-    elif dry_run:
-        _show_plan(load_recipe(recipe, overrides or []))
+    settings, name, run = find_settings(recipe, overrides, resume, "train demo")
+    if dry_run:
+        _show_plan(settings)
     else:
-        _train(load_recipe(recipe, overrides or []), name=find_recipe(recipe).stem)
+        _train(settings, name, run)
 
 
-def _train(recipe: Recipe, name: str, resume: Run | None = None) -> None:
-    import warnings
-
+def _train(recipe: Recipe, name: str, resume: Run | None) -> None:
     from accelerate import PartialState
-    from transformers.utils import logging
 
     from rlif.engines.trl.callbacks import PipeSafeConsole
     from rlif.training.lifecycle import train
 
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    logging.disable_progress_bar()
+    quiet_transformers()
     run = train(recipe, name=name, resume=resume)
     state, summary = PartialState(), run.summary()
     if state.is_main_process:
@@ -141,7 +129,7 @@ def _show_plan(recipe: Recipe) -> None:
 
 
 def _show_memory(recipe: Recipe, config: Any) -> None:
-    """The parts, without knowing the GPU; a vLLM server has one of its own."""
+    """Prints the parts of memory for an unknown GPU; a vLLM server has a GPU of its own."""
     from rlif.launching import cost_model as costs
     from rlif.launching.hardware import shape_of
 
@@ -153,6 +141,4 @@ def _show_memory(recipe: Recipe, config: Any) -> None:
         return
     server = int(bool(recipe.training.get("use_vllm")) and recipe.training.get("vllm_mode") == "server")
     setting = costs.Setting(recipe, shape, None, 1 + server, "ddp", server, recipe.max_prompt_tokens / 2, longest)
-    parts = costs.memory(setting)
-    for name, size in {**parts, "together": costs.total(parts)}.items():
-        print(f"  {name:<28}{size:9.3f}")
+    print_memory(costs.memory(setting), digits=3)

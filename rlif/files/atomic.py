@@ -1,6 +1,6 @@
 """Writes small files whole or not at all, and reads JSON with one sentence for what is wrong.
 
-This also holds where the machine crashes: a new file is on the disk before it replaces the old one.
+This also holds if the machine crashes: a new file is on the disk before it replaces the old one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes JSON lines, all of them or none."""
+    """Writes all rows as JSON lines, or none."""
     replace_file(path, "".join(json.dumps(finite(row), ensure_ascii=True) + "\n" for row in rows))
 
 

@@ -1,8 +1,7 @@
 """Reads JSON lines, and appends to logs of them that survive a kill.
 
-`read_lines` names what is wrong by its line number. `JsonLog` is the log of the run folder, of evaluations, judges,
-`rlif score` and `rlif select`. A line counts once its newline is written. What a kill left of a last line is ignored by
-`rows` and removed by `cut`.
+`read_lines` names the line of an error. `JsonLog` is the log of the run folder, evaluations, judges, `rlif score` and
+`rlif select`. A line counts once its newline is written: `rows` ignores an unfinished last line, and `cut` removes it.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ Row = dict[str, Any]
 
 
 class JsonLog:
-    """Appends rows to a file, and reads them back when a killed process is started again.
+    """Appends rows to a file, and reads them back when a killed process is restarted.
 
-    Writing raises OSError; the caller knows what to advise. Several threads of one process may append.
+    Writing raises OSError, which the caller explains. Several threads of one process may append.
 
     Args:
-        path: of the file, which need not exist.
+        path: the file, which need not exist.
         ascii: escape all characters beyond ASCII.
 
     Example:
@@ -41,7 +40,7 @@ class JsonLog:
         self._lock = threading.Lock()
 
     def rows(self) -> Iterator[tuple[int, Row]]:
-        """Line number and object of each whole line; none where there is no file.
+        """Yields line number and object of each whole line; nothing if there is no file.
 
         Raises:
             DataError: a line holds no JSON object.
@@ -49,7 +48,7 @@ class JsonLog:
         return read_lines(self.path, torn=True) if self.path.is_file() else iter(())
 
     def append(self, *rows: Mapping[str, Any]) -> None:
-        """Writes all rows, or none where the system refuses."""
+        """Writes all rows, or none if the system refuses."""
         data = memoryview(self._text(rows).encode())
         with self._lock, self.path.open("ab", buffering=0) as file:
             size = file.tell()
@@ -62,7 +61,7 @@ class JsonLog:
                 raise
 
     def cut(self, lines: int | None = None) -> None:
-        """Removes everything after so many lines; by default a last line without an end."""
+        """Removes everything after this number of lines; by default only a last line without a newline."""
         if not self.path.is_file():
             return
         with self.path.open("rb+") as file:
@@ -88,7 +87,7 @@ class JsonLog:
 
 
 def plain(settings: Mapping[str, Any]) -> Row:
-    """Settings as they come back from a file: tuples as lists, NaN as None."""
+    """Converts settings to what a file gives back: tuples become lists, NaN becomes None."""
     return json.loads(json.dumps(finite(settings)))
 
 
@@ -102,7 +101,7 @@ def read_lines(path: Path, torn: bool = False) -> Iterator[tuple[int, Row]]:
 
     Args:
         path: what to read.
-        torn: skip a last line without an end, which a killed process left behind.
+        torn: skip a last line without a newline, which a killed process left behind.
 
     Raises:
         DataError: the file cannot be read, or the line just reached holds no JSON object.

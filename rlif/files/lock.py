@@ -1,8 +1,7 @@
 """Keeps a second process from writing to a folder.
 
 The lock is the kernel's (flock on `.lock` in the folder). It ends with its process, so a kill leaves nothing to clean
-up. The file stays and names the last holder. Over NFS flock works between machines from Linux 2.6.12 on. `locked`
-yields False where the file system has no locks.
+up. The file stays and names the last holder. Over NFS, flock works between machines since Linux 2.6.12.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Locks the folder; yields whether the file system supports that.
+    """Locks the folder; yields False if the file system has no locks.
 
     Raises:
         MachineError: another process holds it, or it cannot be written.
@@ -33,9 +32,8 @@ def locked(folder: Path) -> Iterator[bool]:
         ...     promised
         True
     """
-    path = folder / LOCK
     try:
-        file = path.open("a+", encoding="utf-8", errors="replace")
+        file = (folder / LOCK).open("a+", encoding="utf-8", errors="replace")
     except OSError as error:
         raise MachineError(f"cannot write to {folder}: {error.strerror}.") from error
     with file:

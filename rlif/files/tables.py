@@ -17,7 +17,7 @@ SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".txt")
 
 
 def home(relative: str, hub: str) -> str:
-    """Returns a task's default source: `$RLIF_DATA/relative` where that variable names a folder, else the hub."""
+    """Returns a task's default source: `$RLIF_DATA/relative` if that variable is set, else the hub."""
     folder = os.environ.get("RLIF_DATA")
     return str(Path(folder) / relative) if folder else hub
 
@@ -34,12 +34,12 @@ def read_rows(
     """Reads all rows of a source.
 
     Args:
-        source: a file, a folder with `<split>.<suffix>` in it, or a hub name, `owner/name` or `owner/name:config`.
+        source: a file, a folder that holds `<split>.<suffix>`, or a hub name: `owner/name` or `owner/name:config`.
         split: which part of a folder or the hub; ignored for a file.
-        columns: that hold text in every row, never empty.
-        optional: columns that hold text where a row has them.
+        columns: must hold text in every row, never empty.
+        optional: columns that must hold text if a row has them.
         present: columns of any type that every row must have.
-        lists: columns that hold a list of text in every row.
+        lists: columns that must hold a list of text in every row.
 
     Raises:
         DataError: the source cannot be read or is empty, or a row lacks a column.
@@ -77,10 +77,10 @@ def read_rows(
 
 
 def _split_file(folder: Path, split: str) -> Path:
-    candidates = [folder / f"{split}{suffix}{gz}" for suffix in SUFFIXES for gz in ("", ".gz")]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
+    for suffix in SUFFIXES:
+        for path in (folder / f"{split}{suffix}", folder / f"{split}{suffix}.gz"):
+            if path.is_file():
+                return path
     raise DataError(f"{folder} has no {split}.jsonl, .json, .parquet, .csv or .txt (or one of them with .gz).")
 
 
@@ -114,8 +114,7 @@ def _read_hub(source: str, split: str) -> list[Row]:
     try:
         return [dict(row) for row in datasets.load_dataset(name, config or None, split=split)]
     except Exception as error:  # the hub client raises a dozen unrelated types
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
-            f"cannot load the split {split!r} of {source!r} from the hub ({reason});"
+            f"cannot load the split {split!r} of {source!r} from the hub ({first_line(error)});"
             " give a local file with source=PATH."
         ) from error

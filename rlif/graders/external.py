@@ -29,6 +29,7 @@ import torch
 
 from rlif.errors import ModelError, RecipeError, RewardError, first_line
 from rlif.graders.batch import Batch
+from rlif.moved import where_moved
 from rlif.tasks.rendering import conversation_text
 
 GOLD = ("gold", "solution")
@@ -47,8 +48,12 @@ def import_function(name: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except AttributeError as error:
+        if moved := where_moved(module):
+            raise RecipeError(f"cannot import the reward {name}: {moved}.") from error
         raise RecipeError(f"the module {module} has no {attribute!r}, which the reward {name} names.") from error
     except ImportError as error:
+        if moved := where_moved(error.name):
+            raise RecipeError(f"cannot import the reward {name}: {moved}.") from error
         raise RecipeError(
             f"cannot import the reward {name}: {first_line(error)}; go to the folder that its module lies in, or add"
             " that to PYTHONPATH."

@@ -117,9 +117,6 @@ def load_scorer(
     load: bool = True,
 ) -> Scorer:
     """Loads a scorer; without its model if `load` is off. `chat` None uses the chat template where there is one."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     recipe = check_recipe({"model": model, "dtype": dtype, "chat": bool(chat)})
     tokenizer = load_tokenizer(recipe)
     template = tokenizer.chat_template is not None if chat is None else chat

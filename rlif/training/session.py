@@ -126,7 +126,7 @@ def _write_traceback(run: Run, step: int, details: str) -> str:
         return ""
     if PartialState().is_main_process:
         path.parent.mkdir(exist_ok=True)
-        path.write_text(details)
+        path.write_text(details, encoding="utf-8")
     return f"; its traceback is in {path}"
 
 

@@ -49,10 +49,25 @@ def test_outputs_are_judged_and_both_win_rates_printed(judge, folder):
         assert "to ask local at http://127.0.0.1" in out and "60 requests" in out
         assert out.count("win rate ") == 1 and "50.00" in out and "length-controlled" in out
         assert "unjudged: 0 of 60 (0.0%)" in out and "none is comparable" in out
-        assert len((folder / "model-1.5.judged.jsonl").read_text().splitlines()) == 60
+        assert len((folder / "model-1.5.judged.jsonl").read_text(encoding="utf-8").splitlines()) == 60
         code, again, _ = judge("--base-url", endpoint.url, "--judge", "local")
         assert code == 0 and len(endpoint.asked) == 60 and "0 requests" in again
         assert again.splitlines()[1:] == out.splitlines()[1:]
+
+
+@pytest.mark.parametrize("terminal", ["", "1"])
+def test_output_is_not_redirected_to_the_progress_bar(terminal, judge, monkeypatch):
+    """With a terminal as error stream, `rlif judge ... > file` once left the file empty."""
+
+    def print_and_answer(number, body):
+        print("printed meanwhile")
+        return prefers_longer(body)
+
+    monkeypatch.setenv("FORCE_COLOR", terminal)
+    with serve(print_and_answer) as endpoint:
+        code, out, err = judge("--base-url", endpoint.url, "--yes")
+    assert code == 0 and out.count("printed meanwhile") == 60 and "printed meanwhile" not in err
+    assert out.count("win rate ") == 1
 
 
 def test_estimate_asks_nobody(judge, folder):
@@ -79,7 +94,7 @@ def test_failed_requests_are_said(judge, folder):
     with serve(answer) as endpoint:
         code, out, _ = judge("--base-url", endpoint.url, "--yes", "--keep", keep, "--workers", "3")
     assert code == 0 and "unjudged: 1 of 60 (1.7%)" in out and "1 with a refused request" in out and "filtered" in out
-    assert len(keep.read_text().splitlines()) == 59
+    assert len(keep.read_text(encoding="utf-8").splitlines()) == 59
 
 
 def test_a_refused_key_is_one_sentence(judge):

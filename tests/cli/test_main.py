@@ -26,11 +26,30 @@ from rlif.engines.trl.setup import build_trainer
 )
 def test_importing_is_light(code):
     """No torch, no trl, no plotting; nor for reading a recipe."""
-    heavy = "sorted(set(sys.modules) & {'torch', 'trl', 'transformers', 'datasets', 'matplotlib', 'scipy', 'pandas'})"
+    heavy = {"torch", "trl", "transformers", "datasets", "matplotlib", "scipy", "pandas", "numpy"}
+    assert heavy & loaded_by(code) == set()
+
+
+def test_importing_the_package_or_showing_help_loads_little():
+    """`import rlif` is typing and two small modules; help is Typer and the signatures of the commands."""
+    ours = {name for name in loaded_by("import rlif") if name.partition(".")[0] == "rlif"}
+    assert ours == {"rlif", "rlif.version"} and not {"logging", "json"} & loaded_by("import rlif")
+    loaded = loaded_by("import rlif.cli.main; rlif.cli.main.app(['--help'], standalone_mode=False)")
+    assert not {"logging", "rich.text", "pydantic", "ruamel.yaml"} & loaded
+    folders = {name.split(".")[1] for name in loaded if name.startswith("rlif.")}
+    assert folders == {"cli", "errors", "files", "runs", "version"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """The modules that a fresh Python has loaded after this code."""
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; {code}; print({heavy})"], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-c", f"import sys; {code}; print(*sys.modules, sep='\\n')"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
-    assert done.stdout.strip().endswith("[]"), done.stderr
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines())
 
 
 def test_public_functions_stay_functions():
@@ -59,7 +78,7 @@ def test_a_recipe_is_written_out(monkeypatch, capsys, tmp_path):
 def test_run_folders_are_named_after_the_whole_name(monkeypatch):
     """A name with a dot in it is no file with a suffix."""
     named = []
-    monkeypatch.setattr(train, "_train", lambda recipe, name: named.append(name))
+    monkeypatch.setattr(train, "_train", lambda recipe, name, run: named.append(name))
     train.train("intuitor-qwen2.5-3b-math-kl0.01")
     train.train(str(ROOT / "rlif/recipes/demo.yaml"))
     assert named == ["intuitor-qwen2.5-3b-math-kl0.01", "demo"]
@@ -149,7 +168,7 @@ def test_model_folders_are_checked(monkeypatch, capsys, tmp_path, model_folder):
     for folder in (empty, pickled):
         folder.mkdir()
     assert "it has no config.json" in main(monkeypatch, capsys, "train", "demo", f"model={empty}")[2]
-    (pickled / "config.json").write_text((model_folder / "config.json").read_text())
+    (pickled / "config.json").write_text((model_folder / "config.json").read_text(encoding="utf-8"))
     assert "no weights" in main(monkeypatch, capsys, "train", "demo", f"model={pickled}")[2]
     torch.save(tiny_model().state_dict(), pickled / "pytorch_model.bin")
     assert "has no tokenizer" in main(monkeypatch, capsys, "train", "demo", f"model={pickled}", "allow_pickle=true")[2]

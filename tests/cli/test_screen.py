@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
-from support.commands import main, run
+from support.commands import ROOT, main, run
 from typer.testing import CliRunner
 
 import rlif
@@ -76,9 +79,33 @@ def test_the_environment_asks_for_tracebacks_too_and_a_cause_is_shown(monkeypatc
     assert "Traceback" not in main(monkeypatch, capsys, "train", "dmo")[2]
 
 
-def test_warnings_are_lines_on_the_error_stream(monkeypatch, capsys):
+def test_warnings_are_lines_on_the_error_stream_while_a_command_runs(monkeypatch, capsys):
+    logger = logging.getLogger("rlif")
     monkeypatch.setattr("rlif.tasks.TASKS", {})
     monkeypatch.setattr("rlif.cli.tasks.print_table", lambda *_, **__: logging.getLogger("rlif.tasks").warning("odd"))
     assert main(monkeypatch, capsys, "tasks")[2] == "rlif: odd\n"
-    logging.getLogger("rlif.tasks").warning("a program that uses rlif decides")
-    assert capsys.readouterr().err == ""
+    assert logger.handlers == []
+
+
+@pytest.mark.parametrize(("configured", "shown"), [(False, "is now called mean_token_confidence\n"), (True, "")])
+def test_a_program_that_configures_logging_decides_what_is_shown(configured, shown):
+    """Else Python prints warnings on the error stream."""
+    code = "import logging, rlif\n"
+    code += "logging.getLogger('rlif').addHandler(logging.NullHandler())\n" * configured
+    code += "rlif.SIGNALS['group_confidence']"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout == ""
+    assert done.stderr.endswith(shown) and len(done.stderr.splitlines()) == len(shown.splitlines())
+
+
+def test_characters_that_the_terminal_lacks_are_escaped(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: demo\ndescription: café\n", encoding="utf-8")
+    code = "from rlif.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "recipes", "--show", str(tmp_path / "mine.yaml")],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "ascii:strict"},
+    )
+    assert done.returncode == 0 and r"description: caf\xe9" in done.stdout, done.stderr

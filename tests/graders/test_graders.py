@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import math
+import re
 import sys
 
 import numpy as np
@@ -13,10 +15,11 @@ from support.models import byte_tokenizer, classifier_folder
 from transformers import AutoModelForSequenceClassification
 
 import rlif
-from rlif.errors import RewardError
+from rlif.errors import RecipeError, RewardError
 from rlif.graders import GRADERS, Batch
 from rlif.graders.external import checked, import_function, reward_function, reward_model
 from rlif.graders.seed_grpo import caution
+from rlif.moved import MOVED
 from rlif.tasks import TASKS
 from rlif.types import Group, Problem
 
@@ -158,6 +161,19 @@ def test_functions_that_are_not_there(name, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(rlif.RlifError, match=message):
         import_function(name)
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_an_old_module_is_refused_with_its_new_name(old, tmp_path, monkeypatch):
+    """Named by a recipe, or imported by the module that a recipe names."""
+    for place in MOVED[old].split(" and "):
+        importlib.import_module(place)
+    (tmp_path / "mine.py").write_text(f"from {old} import of_the_flat_layout")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    for name in (f"{old}:of_the_flat_layout", f"{old}.of_the_flat_layout", "mine:reward"):
+        with pytest.raises(RecipeError, match=re.escape(f"the reward {name}: {old} is now {MOVED[old]}.")):
+            import_function(name)
 
 
 def test_the_current_folder_is_looked_in(tmp_path, monkeypatch):

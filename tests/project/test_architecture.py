@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from rlif.cli.main import app
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "rlif"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up. A folder imports from the floors below its own, or from itself.
 FLOORS = [
-    ["types", "errors", "intervals", "version"],
+    ["types", "errors", "intervals", "version", "moved"],
     ["files"],
     ["answers", "sandbox", "scoring", "judging"],
     ["signals", "tasks", "guard"],
@@ -30,6 +32,7 @@ FLOORS = [
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 TABLES = ("signals", "graders", "tasks", "cli")  # folders that grow: a file for each thing added
 DATA = ("recipes", "models")  # folders without Python
+COMMANDS = {(c.callback.__module__, c.callback.__name__) for c in app.registered_commands if c.callback}
 
 
 def name_of(path: Path) -> str:
@@ -42,7 +45,7 @@ def folder_of(path: Path) -> str:
 
 def imports(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
@@ -70,7 +73,7 @@ def test_trl_is_imported_by_its_engine_alone():
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_files_and_functions_stay_small(path):
-    source = path.read_text()
+    source = path.read_text(encoding="utf-8")
     assert len(source.splitlines()) <= 400
     assert path.name not in ("utils.py", "helpers.py", "common.py", "misc.py", "base.py")
     for node in ast.walk(ast.parse(source)):
@@ -80,11 +83,23 @@ def test_files_and_functions_stay_small(path):
             assert length <= 60, f"{node.name} has {length} lines"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_functions_have_at_most_eight_parameters(path):
+    """Without self and cls. Commands of the command line are exempt: they have one for each option."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            named = [argument.arg for argument in arguments if argument.arg not in ("self", "cls")]
+            named += [extra.arg for extra in (node.args.vararg, node.args.kwarg) if extra]
+            known = len(named) <= 8 or (f"rlif.{name_of(path)}", node.name) in COMMANDS
+            assert known, f"{node.name} has {len(named)} parameters: {', '.join(named)}"
+
+
 @pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES} - {PACKAGE}), ids=lambda f: f.name)
 def test_folders_stay_small_and_have_a_map(folder):
     files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
     assert folder.name in TABLES or len(files) <= 10
-    text = (folder / "__init__.py").read_text()
+    text = (folder / "__init__.py").read_text(encoding="utf-8")
     if folder == PACKAGE / "sandbox":
         # It is mounted inside the sandbox. The map of this folder is the docstring of runner.py.
         assert text == ""
@@ -94,13 +109,13 @@ def test_folders_stay_small_and_have_a_map(folder):
 
 def test_tests_stay_small_and_mirror_the_package():
     tests = sorted((ROOT / "tests").rglob("*.py"))
-    assert {path.name for path in tests if len(path.read_text().splitlines()) > 400} == set()
+    assert {path.name for path in tests if len(path.read_text(encoding="utf-8").splitlines()) > 400} == set()
     folders = {path.relative_to(ROOT / "tests").parts[0] for path in tests} - {"conftest.py"}
     assert folders <= {path.name for path in PACKAGE.iterdir() if path.is_dir()} | {"support", "project", "scripts"}
 
 
 def test_the_readmes_tree_is_the_disk():
-    tree = re.search(r"```\n(rlif/\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    tree = re.search(r"```\n(rlif/\n.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert tree
     named = {line.split()[0].rstrip("/") for line in tree.group(1).splitlines()[1:] if line.strip()}
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}

@@ -19,7 +19,7 @@ from rlif.rewards.terms import check_terms
 from rlif.signals import GROUP_SIGNALS, NEEDS, SIGNALS
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs/signals.md").read_text()
+TEXT = (ROOT / "docs/signals.md").read_text(encoding="utf-8")
 SIGNAL_FILES = sorted([*(ROOT / "rlif/signals").glob("*.py"), *(ROOT / "rlif/graders").glob("*.py")])
 OTHER_FILES = {
     "__init__.py": "tables",
@@ -49,7 +49,7 @@ def test_every_signal_and_grader_has_a_row():
 @pytest.mark.parametrize("path", [p for p in SIGNAL_FILES if p.name not in OTHER_FILES], ids=lambda path: path.stem)
 def test_every_signal_and_grader_says_what_it_is(path):
     """A formula, the paper, the range, how it is used there, and how it fails."""
-    docstring = path.read_text().split('"""')[1]
+    docstring = path.read_text(encoding="utf-8").split('"""')[1]
     assert re.search(r"^    \S", docstring, re.MULTILINE), "no formula"
     for word in ("Source:", "Range:", "Defaults there:", "Watch:"):
         assert docstring.count(word) == 1, f"{word} stands there {docstring.count(word)} times"
@@ -63,7 +63,7 @@ def test_the_recipes_of_the_page_can_be_read(text):
 
 def insert(path: Path, text: str, before: str) -> None:
     """Inserts lines into a file, before the only place where it has another text."""
-    whole = path.read_text()
+    whole = path.read_text(encoding="utf-8")
     assert whole.count(before) == 1
     path.write_text(whole.replace(before, text + before))
 

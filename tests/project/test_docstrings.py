@@ -22,7 +22,7 @@ def examples() -> Iterator[Any]:
     """Module and docstring of each example, found without an import."""
     for path in sorted((ROOT / "rlif").rglob("*.py")):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
                 docstring = ast.get_docstring(node) or ""
                 if ">>>" in docstring:
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What examples read: `results/`, and runs/demo and runs/demo-collapse as results/demo.json keeps their seed 0."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "results").symlink_to(ROOT / "results")
-    kept = json.loads((ROOT / "results/demo.json").read_text())
+    kept = json.loads((ROOT / "results/demo.json").read_text(encoding="utf-8"))
     for run in kept["runs"]:
         if run["seed"] == 0:
             write_run(folder / "runs" / run["method"], run, kept)

@@ -21,7 +21,7 @@ def example():
 
 
 def test_it_can_be_read_in_one_sitting():
-    source = (ROOT / EXAMPLE).read_text()
+    source = (ROOT / EXAMPLE).read_text(encoding="utf-8")
     assert len(source.splitlines()) <= 200
     assert "import trl" not in source and "from trl" not in source
 

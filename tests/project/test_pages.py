@@ -18,11 +18,11 @@ from rlif.cli.main import app
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "rlif"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 def tree(text: str) -> list[str]:
@@ -61,7 +61,7 @@ def test_the_architectures_floors_are_those_of_the_test():
 
 def test_the_drawing_shows_the_folders():
     """All but the data and what every folder uses."""
-    drawing = (ROOT / "docs/architecture.svg").read_text()
+    drawing = (ROOT / "docs/architecture.svg").read_text(encoding="utf-8")
     names = " ".join(re.findall(r'class="name"[^>]*>([^<]*)<', drawing)).replace("the run folder", "")
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert set(re.findall(r"\w+", names)) == folders - {"files", "recipes", "models"}
@@ -69,13 +69,13 @@ def test_the_drawing_shows_the_folders():
 
 def anchors(page: Path) -> set[str]:
     """GitHub's names of headings."""
-    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files_and_headings(page):
-    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"^\[[^\]]+\]: (\S+)$", text, re.MULTILINE)
     for link in links:
         path, _, anchor = link.partition("#")
@@ -89,13 +89,13 @@ def test_links_lead_to_files_and_headings(page):
 def test_paths_in_the_text_exist(page):
     """Not those of the log, which is as it was written."""
     if page.name != "log.md":
-        named = re.findall(r"`((?:rlif|tests|scripts|benchmarks|examples)/[\w./-]+)`", page.read_text())
+        named = re.findall(r"`((?:rlif|tests|scripts|benchmarks|examples)/[\w./-]+)`", page.read_text(encoding="utf-8"))
         made = {"rlif/signals/mean_probability.py"}  # by the worked example
         assert {path for path in named if not (ROOT / path).exists()} - made == set()
 
 
 def test_the_readme_is_short():
-    lines = (ROOT / "README.md").read_text().splitlines()
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 150
 
 
@@ -122,7 +122,7 @@ def test_python_of_a_page_runs(page, monkeypatch):
 
 def commands() -> list[str]:
     """All `rlif` commands of the pages, one line each, without comments."""
-    text = "\n".join(page.read_text() for page in PAGES if page.name != "log.md").replace("\\\n", " ")
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.name != "log.md").replace("\\\n", " ")
     lines = re.findall(r"^ {4}(rlif .*)$", text, re.MULTILINE)
     return sorted({re.sub(r"\s+#.*", "", line) for line in lines})
 

@@ -55,7 +55,7 @@ def test_the_ability_is_there_and_the_habit_is_not(shipped, family):
 
 
 def test_the_reported_accuracies_are_within_the_bounds():
-    base = json.loads((Path(PATH) / "base.json").read_text())
+    base = json.loads((Path(PATH) / "base.json").read_text(encoding="utf-8"))
     for family in ("clock", "cups"):
         assert base[f"{family}/greedy"] <= 0.25 and base[f"{family}/first_step_given"] >= 0.95
 

@@ -43,19 +43,21 @@ def drawn():
 
 
 def data_of(page: Path) -> dict:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    found = re.search(
+        r'<script type="application/json" id="data">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL
+    )
     assert found
     return json.loads(found.group(1))
 
 
 def sections_of(page: Path) -> list[str]:
-    return re.findall(r'<section id="([a-z]+)">', page.read_text())
+    return re.findall(r'<section id="([a-z]+)">', page.read_text(encoding="utf-8"))
 
 
 def test_the_page_of_one_run(run):  # two tasks of accuracy, length, answers, separation and calibration
     place, verdicts = report([run])
     assert place == run / "report.html"
-    text = place.read_text()
+    text = place.read_text(encoding="utf-8")
     assert verdicts[0].startswith("Learned: accuracy on clock rose") and verdicts[0] in text
     assert sections_of(place) == [
         "accuracy",
@@ -77,7 +79,7 @@ def test_several_runs_share_figures_and_annotators_are_compared(run, tmp_path):
     other = make_run(tmp_path / "other/run", annotator="offline", collapse=True)
     place, verdicts = report([run, other], tmp_path / "both.html")
     assert [verdict.split(":")[0] for verdict in verdicts] == ["Learned", "Learned, then collapsed"]
-    text = place.read_text()
+    text = place.read_text(encoding="utf-8")
     assert "annotator" in sections_of(place) and "offline: run (2)" in text and "online: run (1)" in text
     assert "collapse at 8" in text and len(data_of(place)["runs"]) == 2
 
@@ -90,14 +92,14 @@ def test_figures_as_files(tmp_path, drawn):
     drawings = "accuracy-clock length-clock answers-clock-0 answers-training-0 separation-clock-0 calibration-clock"
     assert names == set(drawings.split())
     for name in names:
-        assert (tmp_path / f"figures/{name}.svg").read_text().startswith("<?xml")
+        assert (tmp_path / f"figures/{name}.svg").read_text(encoding="utf-8").startswith("<?xml")
         assert (tmp_path / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_pages_are_deterministic_and_their_identifiers_unique(tmp_path, drawn):
     run = make_run(tmp_path / "run", tasks=("clock",), collapse=True)
     (run / "metrics.jsonl").unlink()
-    first, second = (report([run], tmp_path / name)[0].read_text() for name in ("a.html", "b.html"))
+    first, second = (report([run], tmp_path / name)[0].read_text(encoding="utf-8") for name in ("a.html", "b.html"))
     assert first == second and "currentColor" in first
     names = re.findall(r' id="([^"]+)"', first)
     assert len(names) == len(set(names))
@@ -125,7 +127,7 @@ def test_missing_files_are_named_and_the_rest_is_shown(run, missing):
             if missing != "eval records" or path.suffix == ".jsonl":
                 path.unlink()
     place, verdicts = report([run])
-    text = place.read_text()
+    text = place.read_text(encoding="utf-8")
     assert "Nothing to draw" in text or 'class="missing"' in text
     assert len(verdicts) == 1 and 'class="verdict"' in text
     assert (text.count("<svg") == 0) == missing.startswith("everything")
@@ -136,7 +138,7 @@ def test_nan_rewards_and_torn_lines_are_noted(run):
     write_lines(run / "metrics.jsonl", rows)
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9, "rew')
-    text = report([run])[0].read_text()
+    text = report([run])[0].read_text(encoding="utf-8")
     assert "reward is not a number in 8 of 8 logged steps." in text and "1 line of metrics.jsonl" in text
     assert ">training-entropy " in text and ">training-reward " not in text
 
@@ -149,7 +151,7 @@ def test_hostile_text_stays_text(run):
     write_json(run / "recipe.yaml", {"task": HOSTILE[0], "model": HOSTILE[1], "training": {"beta": HOSTILE[2]}})
     write_lines(run / "metrics.jsonl", [metrics_row(step) | {HOSTILE[0]: step, HOSTILE[1]: 2.0} for step in (1, 2)])
     place = report([run])[0]
-    page = place.read_text()
+    page = place.read_text(encoding="utf-8")
     assert page.count("<script") == 2 and page.count("</script") == 2 and "<img" not in page
     shown = [c["text"] for p in data_of(place)["runs"][0]["steps"][0]["problems"] for c in p["completions"]]
     assert shown == HOSTILE
@@ -243,7 +245,7 @@ def test_columns_without_a_title_are_drawn_unless_they_are_zero(run):
 
 def test_two_runs_of_different_tasks(run, tmp_path):
     other = make_run(tmp_path / "other", tasks=("gsm8k.zeroeval",), task="gsm8k")
-    text = report([run, other], tmp_path / "page.html")[0].read_text()
+    text = report([run, other], tmp_path / "page.html")[0].read_text(encoding="utf-8")
     assert ">accuracy-gsm8k-zeroeval" in text and ">accuracy-clock" in text
 
 

@@ -77,7 +77,10 @@ def test_the_gpu_suite_runs_small(device, tmp_path, monkeypatch):
     options = ["--device", device, "--shapes", "tiny", "--paths", "generate", "--rounds", "1", "--seeds", "1"]
     monkeypatch.setattr(sys, "argv", ["gpu.py", *options, "--out", str(out)])
     gpu.main()
-    found, text = json.loads(out.with_suffix(".json").read_text()), out.with_suffix(".md").read_text()
+    found, text = (
+        json.loads(out.with_suffix(".json").read_text(encoding="utf-8")),
+        out.with_suffix(".md").read_text(encoding="utf-8"),
+    )
     assert found["machine"]["commit"] == COMMIT and "folder" not in found["machine"]
     assert found["steps"][0]["contestants"]["ours"]["extra_passes"] == 0
     assert len(found["demo"]) == 1 and "## The demo, larger" in text and "TFLOP/s" in text
@@ -100,11 +103,11 @@ def test_scoring_runs(tmp_path, monkeypatch):
     monkeypatch.setattr("rlif.scoring.statistics.LOGITS_HELD", 16 * 8000)
     monkeypatch.setattr(sys, "argv", ["scoring.py", "--rounds", "1", "--out", str(tmp_path / "scoring")])
     scoring.main()
-    found = json.loads((tmp_path / "scoring.json").read_text())["rows"]
+    found = json.loads((tmp_path / "scoring.json").read_text(encoding="utf-8"))["rows"]
     small, large = found["B"]
     grown = {name: large["peak_mib"][name] / small["peak_mib"][name] for name in ("ours", "full")}
     assert grown["full"] > 3 and grown["ours"] < grown["full"]
-    text = (tmp_path / "scoring.md").read_text()
+    text = (tmp_path / "scoring.md").read_text(encoding="utf-8")
     assert "| B | 4 to 16 |" in text and "of 2 sizes of the small body" in text and "of 1 real shapes" in text
 
 
@@ -112,5 +115,5 @@ def test_looking_runs(tmp_path, monkeypatch):
     sizes = ["--rounds", "1", "--completions", "800", "--samples", "500", "--steps", "6"]
     monkeypatch.setattr(sys, "argv", ["looking.py", *sizes, "--out", str(tmp_path / "out")])
     looking.main()
-    found = json.loads((tmp_path / "out.json").read_text())
+    found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert found["report"]["steps"] == 6 and all(row["per_second"]["median"] > 0 for row in found["votes"])

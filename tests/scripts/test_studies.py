@@ -61,7 +61,7 @@ def test_runs_whose_folders_are_gone_are_kept(tmp_path):
     """results/floor.json gives its own table again, and a run that was made anew replaces the kept one."""
     results, floor = ROOT / "results", load("scripts/floor_results.py")
     runs = floor.with_kept([], results / "floor.json")
-    assert floor.table("floor", runs) == (results / "floor.md").read_text()
+    assert floor.table("floor", runs) == (results / "floor.md").read_text(encoding="utf-8")
     again = runs[0] | {"peak": 0.0}
     assert floor.with_kept([again], results / "floor.json") == [again, *runs[1:]]
     assert floor.with_kept([again], tmp_path / "none.json") == [again]

@@ -83,7 +83,8 @@ def test_other_settings_and_unknown_samples_are_refused(tmp_path, model_folder):
 def test_rows_of_other_problems_are_refused(tmp_path, model_folder):
     out = tmp_path / "out"
     assert select(model_folder, out)[0] == 0
-    lines = (out / "samples.jsonl").read_text().splitlines(keepends=True)
-    (out / "samples.jsonl").write_text("".join([json.dumps({"id": "x", "completion": "y"}) + "\n", *lines[1:]]))
+    lines = (out / "samples.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    rows = [json.dumps({"id": "x", "completion": "y"}) + "\n", *lines[1:]]
+    (out / "samples.jsonl").write_text("".join(rows), encoding="utf-8")
     code, printed = select(model_folder, out)
     assert code == 2 and "holds other rows than were drawn" in printed

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
 from rlif.intervals import proportion
 
 Row = dict[str, Any]
+SUPERSCRIPT = "²".encode(sys.getfilesystemencoding(), "ignore").decode()  # isdigit; empty where names are ASCII
 N = 200  # problems that the accuracies of graded runs are of
 
 
@@ -63,7 +65,7 @@ def graded_run(folder: Path, seed: int, *shares: float, **changes) -> Path:
     for task in tasks:
         for i, share in enumerate(shares if task == "clock" else shares[::-1]):
             place = path / f"eval/step-{4 * i:06d}-{task}.json"
-            look = json.loads(place.read_text()) | {
+            look = json.loads(place.read_text(encoding="utf-8")) | {
                 "accuracy": proportion(round(N * share), N).as_dict(),
                 "problems": N,
             }

@@ -130,7 +130,7 @@ def finish(process: Any) -> int:
 def rlif_process(arguments: list[Any], log: Path, *saboteurs: tuple, **environment: str) -> tuple[int, str]:
     """Exit code and output of `rlif ARGUMENTS`."""
     code = finish(start(arguments, log, *saboteurs, **environment))
-    return code, log.read_text()
+    return code, log.read_text(encoding="utf-8")
 
 
 def train_arguments(model: Path, output: Path, *overrides: str) -> list[str]:
@@ -166,9 +166,11 @@ def outcome(path: Path) -> dict[str, Any]:
         weights |= {name: value.numpy().tobytes() for name, value in load_file(file).items()}
     return {
         "metrics": [{key: value for key, value in line.items() if key not in TIMES} for line in lines],
-        "completions": {p.name: p.read_text() for p in sorted(run.path.glob("completions/*"))},
-        "evaluations": {p.name: p.read_text() for p in sorted(run.path.glob("eval/*.jsonl"))},
-        "guard": {p.name: p.read_text() for p in run.path.glob("*s.jsonl") if p.name != "metrics.jsonl"},
+        "completions": {p.name: p.read_text(encoding="utf-8") for p in sorted(run.path.glob("completions/*"))},
+        "evaluations": {p.name: p.read_text(encoding="utf-8") for p in sorted(run.path.glob("eval/*.jsonl"))},
+        "guard": {
+            p.name: p.read_text(encoding="utf-8") for p in run.path.glob("*s.jsonl") if p.name != "metrics.jsonl"
+        },
         "weights": weights,
         "checkpoints": [p.name for p in sorted(run.checkpoints.iterdir())],
         "litter": sorted(str(p) for p in run.path.rglob("*.draft*")),

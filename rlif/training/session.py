@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlif.errors import RecipeError, RewardError, RlifError
 from rlif.guard.limits import Guard
-from rlif.rewards.terms import wants_gold
+from rlif.rewards.terms import reads_gold
 from rlif.runs.checkpoints import step_of
 from rlif.runs.folder import Run
 from rlif.runs.rollback import roll_back, rollbacks, step_to_return_to, strengthened
@@ -151,7 +151,7 @@ def build(prepared: PreparedRun, run: Run, fresh: bool) -> InternalFeedback:
     from rlif.engines.trl.trainer import in_shards
 
     try:
-        gold = prepared.problems if wants_gold(prepared.recipe) else None
+        gold = prepared.problems if reads_gold(prepared.recipe) else None
         trainer = build_trainer(
             prepared.recipe, prepared.prompts(), prepared.tokenizer, str(run.checkpoints), prepared.task, gold
         )

@@ -21,7 +21,7 @@ from rlif.errors import MachineError, RewardError, RlifError, first_line
 from rlif.graders import Batch
 from rlif.rewards.mixing import Mixer
 from rlif.rewards.terms import Term
-from rlif.rewards.time_limit import RewardFailed, rewarding
+from rlif.rewards.time_limit import RewardFailed, time_limit
 from rlif.scoring.statistics import length_mask
 from rlif.signals.self_certainty import token_self_certainty
 from rlif.tasks import Task
@@ -219,7 +219,7 @@ class InternalReward:
         }
 
     def _measured(self, term: Term, given: Any) -> list[float | None]:
-        with rewarding(term.name, self.seconds, foreign=term.kind in ("function", "model")):
+        with time_limit(term.name, self.seconds, foreign=term.kind in ("function", "model")):
             return term.measure(given)
 
     def _stats(self, rollout: Rollout, truncated: list[bool]) -> TokenStats:

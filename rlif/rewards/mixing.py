@@ -24,8 +24,8 @@ z-scores the sum of external rewards, so that a single one has the same effect a
 group_std, weights change the proportions but not the size of the advantage.
 
 Rewards that are None (unscorable) are NaN here, outside mean and deviation. Where one of several rewards cannot score a
-completion, the completion gets the group's mean, hence no advantage from that reward. The mixed reward is NaN only where
-no reward with weight can score the completion.
+completion, it gets the group's mean, hence no advantage from that reward. The mixed reward is NaN only where no reward
+with weight can score the completion.
 """
 
 from __future__ import annotations

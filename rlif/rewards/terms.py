@@ -9,6 +9,7 @@ model     a folder or hub name with a `/`: a reward model
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,12 +121,12 @@ def check_terms(recipe: Recipe, task: Task) -> None:
     for name, kind in kinds.items():
         if kind == "function":
             import_function(name)
-        if kind == "model" and name.startswith(("/", ".", "~")) and not Path(name).expanduser().is_dir():
+        if kind == "model" and name.startswith(("/", ".", "~")) and not os.path.isdir(os.path.expanduser(name)):
             raise RecipeError(f"there is no folder {name} to load a reward model from.")
     if recipe.annotator != "online" and "token" not in kinds.values():
         raise RecipeError(
-            f"annotator {recipe.annotator} chooses the model that measures confidence, but {', '.join(kinds)} measures none;"
-            " leave annotator out."
+            f"annotator {recipe.annotator} chooses the model that measures confidence, but {', '.join(kinds)} measures"
+            " none; leave annotator out."
         )
     if ("semantic_entropy" in kinds) != (recipe.equivalence is not None):
         raise RecipeError(

@@ -66,7 +66,9 @@ def test_random_tosses_a_fair_coin_that_is_the_same_again():
 def test_caution_by_hand():
     """Four of six agree: K = 3 clusters of 4, 1, 1."""
     entropy = -(math.log(4 / 6) + 2 * math.log(1 / 6)) / 3
-    assert agreement_factor(Group("?", [""] * 6, ["4", "4", "5", "4", "4", None])) == pytest.approx(1 - entropy / math.log(6))
+    assert agreement_factor(Group("?", [""] * 6, ["4", "4", "5", "4", "4", None])) == pytest.approx(
+        1 - entropy / math.log(6)
+    )
     assert agreement_factor(Group("?", [""] * 3, ["4", "4", "4"])) == 1.0
     assert agreement_factor(Group("?", [""] * 3, ["4", None, None])) == pytest.approx(0.0)
     assert agreement_factor(Group("?", [""], ["4"])) == 1.0

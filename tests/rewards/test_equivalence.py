@@ -50,9 +50,9 @@ def test_embeddings_by_their_cosine(encoder):
     cosine = torch.nn.functional.cosine_similarity(vectors[:, None], vectors[None], dim=-1)
     distinct = sorted({round(cosine[i, j].item(), 9) for i in range(5) for j in range(i) if (i, j) != (1, 0)})
     threshold = (distinct[-1] + distinct[-2]) / 2
-    alike = load_equivalence(Equivalence(embedding=encoder, threshold=threshold))
-    assert alike("?", texts) == components(cosine >= threshold) and len(components(cosine >= threshold)) == 3
-    values = GROUP_SIGNALS["semantic_entropy"](Group("?", texts, [None] * 5, alike=alike))
+    cluster_texts = load_equivalence(Equivalence(embedding=encoder, threshold=threshold))
+    assert cluster_texts("?", texts) == components(cosine >= threshold) and len(components(cosine >= threshold)) == 3
+    values = GROUP_SIGNALS["semantic_entropy"](Group("?", texts, [None] * 5, cluster_texts=cluster_texts))
     assert values[0] == values[1] > values[4]
 
 
@@ -85,15 +85,15 @@ def test_entailment_goes_both_ways(tmp_path):
     """One way alone joins nothing: either half of the relation would give other clusters."""
     one_way = torch.tensor([[(i, j) in ENTAILS for j in range(4)] for i in range(4)])
     assert not torch.equal(one_way, one_way.T) and components(one_way | one_way.T) == [[0, 1, 2, 3]]
-    alike = load_equivalence(Equivalence(entailment=entailer(tmp_path / "nli")))
-    assert alike(PROMPT, TEXTS) == [[0, 2], [1], [3]]
-    assert alike(PROMPT, TEXTS[::-1]) == [[0], [1, 3], [2]]
+    cluster_texts = load_equivalence(Equivalence(entailment=entailer(tmp_path / "nli")))
+    assert cluster_texts(PROMPT, TEXTS) == [[0, 2], [1], [3]]
+    assert cluster_texts(PROMPT, TEXTS[::-1]) == [[0], [1, 3], [2]]
 
 
 def test_an_entailment_model_without_padding_pads_with_its_end(tmp_path):
     """Its texts differ in length, and attention leaves the padding out."""
-    alike = load_equivalence(Equivalence(entailment=entailer(tmp_path / "nli", padded=False)))
-    assert alike(PROMPT, TEXTS) == [[0, 2], [1], [3]]
+    cluster_texts = load_equivalence(Equivalence(entailment=entailer(tmp_path / "nli", padded=False)))
+    assert cluster_texts(PROMPT, TEXTS) == [[0, 2], [1], [3]]
 
 
 def test_models_that_cannot_tell(tmp_path, model_folder):

@@ -78,7 +78,7 @@ def test_a_vote_on_programs_is_refused(monkeypatch, reward):
     recipe = load_recipe("demo", [f"reward={reward}"])
     check_names(recipe)
     monkeypatch.setattr(type(rlif.TASKS["clock"]), "runs_code", True)
-    with pytest.raises(rlif.RlifError, match="are programs, which cannot be told to be equal"):
+    with pytest.raises(rlif.RlifError, match="are programs, which cannot be compared"):
         check_names(recipe)
 
 

@@ -56,7 +56,7 @@ def test_sentences_and_signals_pass(error):
 
 def test_a_reward_that_hangs():
     with (
-        pytest.raises(RewardFailed, match=rf"took more than 0.1 s for one batch{LINE}; give it more"),
+        pytest.raises(RewardFailed, match=rf"took more than 0.1 s for one batch{LINE}; raise reward_seconds"),
         time_limit("mine", 0.1),
     ):
         time.sleep(5)

@@ -149,9 +149,11 @@ def chunk_stats(
     parts: list[dict[str, torch.Tensor]] = []
     for hidden_CH, target_C in zip(hidden_NH.split(chunk), target_N.split(chunk), strict=True):
         projected_CV = head.projected(hidden_CH, weights)
-        for projected_RV, target_R in zip(projected_CV.split(rows), target_C.split(rows), strict=True):
-            parts.append(_stats(head.finish(projected_RV), target_R, temperature, top_k))
-        del projected_CV, projected_RV  # before the next chunk is computed
+        parts += [
+            _stats(head.finish(projected_RV), target_R, temperature, top_k)
+            for projected_RV, target_R in zip(projected_CV.split(rows), target_C.split(rows), strict=True)
+        ]
+        del projected_CV  # before the next chunk is computed
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -75,7 +75,11 @@ GROUP_SIGNALS: dict[str, GroupSignal] = {
     "semantic_entropy": semantic_entropy,
 }
 
-WINDOWED = (tail_confidence, lowest_window_confidence, bottom_window_confidence)
+WINDOWED: tuple[Callable[..., list[float | None]], ...] = (
+    tail_confidence,
+    lowest_window_confidence,
+    bottom_window_confidence,
+)
 
 
 def renamed(row: Mapping[str, Value]) -> dict[str, Value]:
@@ -89,7 +93,7 @@ def renamed(row: Mapping[str, Value]) -> dict[str, Value]:
 
 def windowed(name: str, window: int) -> TokenSignal:
     """Returns the token signal of that name; `window` is that of the tail and window confidences, in tokens."""
-    signal = SIGNALS[name]
+    signal: Callable[..., list[float | None]] = SIGNALS[name]
     return partial(signal, window=window) if signal in WINDOWED else signal
 
 

@@ -82,7 +82,7 @@ class Session:
     def _ended_at(self, checkpoint: Path) -> bool:
         from transformers import TrainerState
 
-        self.guard.recall(TrainerState.load_from_json(str(checkpoint / "trainer_state.json")))
+        self.guard.restore(TrainerState.load_from_json(str(checkpoint / "trainer_state.json")))
         return step_of(checkpoint) >= self.prepared.plan.steps or self.guard.stopped is not None
 
     @contextmanager
@@ -196,7 +196,7 @@ def _with_callbacks(
     problems = {_key(prompt): problem for prompt, problem in zip(prepared.prompts(), prepared.problems, strict=True)}
 
     def completions() -> list[dict[str, Any]]:
-        guard.see([row | {"answer": prepared.task.extract(row["completion"])} for row in completed_rows(trainer)])
+        guard.measure([row | {"answer": prepared.task.extract(row["completion"])} for row in completed_rows(trainer)])
         rows = scored_rows(trainer, prepared.recipe.keep_completions)
         _grade(prepared.task, [problems.get(_key(row["prompt"])) for row in rows], rows)
         return rows

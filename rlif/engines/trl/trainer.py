@@ -33,7 +33,7 @@ from trl.trainer.utils import use_adapter
 
 from rlif.config.passes import Conditions, needs_copy, scored_anyway, which_pass
 from rlif.config.steps import no_start
-from rlif.engines.trl.annotator import Shadow, UpdateShadow
+from rlif.engines.trl.annotator import Shadow
 from rlif.engines.trl.checkpointing import SameOrder
 from rlif.engines.trl.contract import check_trl
 from rlif.engines.trl.rewards import InternalReward, Rollout
@@ -101,7 +101,7 @@ class InternalFeedback:
         verify_head(self.model)
         self.shadow = self._copy_of_the_annotator()
         if self.shadow:
-            self.add_callback(UpdateShadow(self.shadow))
+            self.add_callback(self.shadow)
         self.add_callback(NormaliserState(reward_funcs.mixer))
         reward_funcs.trainer = self
 

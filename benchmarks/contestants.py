@@ -90,7 +90,7 @@ PATHS = {
 
 TAPS = Meter()  # the hooks that rlif puts on passes of TRL's
 for tap in (DecodeTap, BackboneTap):
-    tap._tap = TAPS.around(tap._tap)
+    tap._read = TAPS.around(tap._read)
 
 
 class Clocked:

@@ -1,4 +1,4 @@
-"""The nouns of the package, and the legend of its tensor shapes.
+"""The data types that all folders share, and the legend of tensor shapes.
 
 Tensors of rank one and up carry a suffix of capitals, one letter per axis:
 
@@ -28,12 +28,12 @@ class Problem:
 
     Attributes:
         id: name of the row, unique within its task.
-        text: the problem as stated; a prompt template turns it into what the model sees.
-        gold: reference answer, or None where nobody has labelled it. Never given to a trainer that did not ask.
+        text: the problem as stated; a prompt template turns it into the prompt.
+        gold: reference answer; None without a label. It reaches a trainer only where a recipe names a reward for it.
         solution: a worked solution, or None.
         data: whatever else its task needs for grading: tests, options, a category.
-        preamble: what precedes the shots and stays when they are dropped.
-        shots: solved examples that precede the text, the last to be dropped first where the prompt gets too long.
+        preamble: text before the shots, which stays when they are dropped.
+        shots: solved examples before the text. Where the prompt gets too long, the last one is dropped first.
     """
 
     id: str
@@ -45,29 +45,31 @@ class Problem:
     shots: tuple[str, ...] = ()
 
 
+ClusterTexts = Callable[[str, Sequence[str]], list[list[int]]]  # from prompt and texts to the indices of each cluster
+
+
 @dataclass(frozen=True)
 class Group:
-    """All completions of one problem, whichever process sampled them: what a group signal sees.
+    """The input of a group signal: all completions of one problem, from all processes.
 
     Attributes:
-        prompt: what the model was asked, as text.
+        prompt: the last message of the prompt, as text.
         completions: the G texts.
         answers: the G answers, None where a completion gives none.
-        equal: whether two answers are the same, the task's.
-        alike: from prompt and completions to the indices of those that mean the same; None where the recipe names no
-            model that could tell.
+        equal: compares two answers, by the task's rule.
+        cluster_texts: clusters texts by meaning; None where the recipe has no `equivalence`.
     """
 
     prompt: str
     completions: Sequence[str]
     answers: Sequence[str | None]
     equal: Callable[[str, str], bool] = operator.eq
-    alike: Callable[[str, Sequence[str]], list[list[int]]] | None = None
+    cluster_texts: ClusterTexts | None = None
 
 
 @dataclass(frozen=True)
 class TokenStats:
-    """What a model thought of each token of some completions, in float32, padding on the right.
+    """Statistics of each token of some completions under a model, in float32, padding on the right.
 
     Attributes:
         mask_BT: True at the real tokens, bool.
@@ -75,10 +77,10 @@ class TokenStats:
         mean_logprob_BT: mean over the vocabulary of log p, in nats.
         entropy_BT: entropy of the distribution, in nats.
         topk_confidence_BT: minus the mean of the k largest log p (DeepConf's token confidence), in nats.
-        vocab_size: V, the rows of the output head; the constant log V of self-certainty comes from here.
+        vocab_size: V, the rows of the output head. Self-certainty needs log V.
         temperature: the logits were divided by this before the softmax.
 
-    A field nobody asked for is None. Values at padding are 0 and mean nothing.
+    A field that was not computed is None. Values at padding are 0 and have no meaning.
     """
 
     mask_BT: torch.Tensor
@@ -90,13 +92,13 @@ class TokenStats:
     topk_confidence_BT: torch.Tensor | None = None
 
     def reduce(self, field: str, number: Callable[[torch.Tensor], torch.Tensor]) -> list[float | None]:
-        """One number per completion, from the field's values at its real tokens, [T] in float64.
+        """Computes one number per completion from a field's values at its real tokens, [T] in float64.
 
         Returns:
             B numbers; None for a completion without tokens, or where the number is not finite.
 
         Raises:
-            ValueError: nobody asked for the field.
+            ValueError: the field was not computed.
         """
         values_BT: torch.Tensor | None = getattr(self, field)
         if values_BT is None:

@@ -49,6 +49,15 @@ def label(answers: Sequence[Any], equal: Equal | None = None) -> list[int | None
     return labels
 
 
+def count_equal(answers: Sequence[Any], equal: Equal | None = None) -> list[int]:
+    """Counts for each sample how many give the same answer; 0 where there is no answer."""
+    counts = [0] * len(answers)
+    for members in clusters(answers, equal):
+        for i in members:
+            counts[i] = len(members)
+    return counts
+
+
 def percentile(values: Sequence[float], percent: float) -> float:
     """The percentile of at least one value, interpolated between neighbours as numpy does by default."""
     ordered = sorted(values)

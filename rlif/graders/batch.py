@@ -1,4 +1,4 @@
-"""What a grader sees: the completions that one process sampled, side by side."""
+"""Defines the input of a grader: the completions that one process sampled."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class Batch:
 
     Attributes:
         prompts: conversations or texts.
-        completions: the same, as the engine holds them.
+        completions: of the same type as the prompts.
         texts: the completions as text.
         completion_ids: their tokens, the closing one included.
-        answers: what the task extracts, None where there is nothing to extract.
+        answers: what the task extracts; None without an answer.
         task: extracts and grades.
-        problems: where the completions come from, gold answers and all; None unless the recipe asks for gold.
-        step: optimiser steps taken so far.
+        problems: one per completion, with gold answers; None unless a reward of the recipe needs gold.
+        step: optimiser steps so far.
         seed: of the run.
         first: position of the first row among those of all processes.
-        engine: what else the engine gives to a reward function.
+        engine: further arguments that the engine passes to reward functions.
     """
 
     prompts: Sequence[Any]

@@ -1,16 +1,14 @@
 """Loads rewards from outside the package: a reward function written for TRL, or a reward model.
 
     package.module:function    called as TRL calls it: prompts, completions, completion_ids, trainer_state, log_metric,
-    package.module.function    log_extra and, by the names of its parameters, what it asks for of gold: `gold`, the
-                               answer; `solution`, the worked solution, or the answer in a box where there is none
+    package.module.function    log_extra. Parameters named `gold` (the answer) or `solution` (the worked solution, else
+                               the answer in a box) get gold; without them it gets none. It may be async
     a folder or a hub name     a sequence classifier with one output (RLHF); it reads prompt and completion, by its own
                                chat template where the prompts are conversations
 
-An async function is awaited. A function that asks for neither gets no gold. The module is looked for where Python looks
-and in the current folder, and not where a run folder says that it began; importing it runs its code, so name only code
-you trust. Models load without remote code, in eval mode.
-
-A wrong count, NaN, or an exception stops the run at a checkpoint, with one sentence. None says "not this completion".
+Python's path and the current folder are searched for the module. Importing it runs its code, so name only code that you
+trust. Models load without remote code, in eval mode. A wrong count, NaN, or an exception stops the run at a checkpoint.
+None marks a completion that cannot be scored.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ def import_function(name: str) -> Callable[..., Any]:
     """Imports the function that a dotted path names.
 
     Raises:
-        RecipeError: no such module, no such function in it, or it is not callable.
+        RecipeError: there is no such module or function, or it is not callable.
     """
     module, _, attribute = name.partition(":") if ":" in name else name.rpartition(".")
     here, known = str(Path.cwd()), list(sys.path)
@@ -67,12 +65,8 @@ def import_function(name: str) -> Callable[..., Any]:
     return found
 
 
-def _boxed(gold: str | None) -> str | None:
-    return None if gold is None else f"\\boxed{{{gold}}}"
-
-
-def asks_for_gold(function: Callable[..., Any]) -> bool:
-    """Whether one of its parameters is named after gold."""
+def needs_gold(function: Callable[..., Any]) -> bool:
+    """Tells whether a reward function has a parameter of `GOLD`."""
     return any(name in GOLD for name in inspect.signature(function).parameters)
 
 
@@ -88,15 +82,16 @@ def reward_function(name: str, function: Callable[..., Any]) -> Callable[[Batch]
             "completion_ids": [list(ids) for ids in batch.completion_ids],
             **batch.engine,
         }
-        if batch.problems is not None and asks_for_gold(function):
+        if batch.problems is not None and needs_gold(function):
             columns["gold"] = [problem.gold for problem in batch.problems]
-            columns["solution"] = [p.solution or _boxed(p.gold) for p in batch.problems]
+            boxed = [None if gold is None else f"\\boxed{{{gold}}}" for gold in columns["gold"]]
+            columns["solution"] = [p.solution or box for p, box in zip(batch.problems, boxed, strict=True)]
         given = {key: value for key, value in columns.items() if key in parameters or (takes_all and key not in GOLD)}
         try:
             values = function(**given)
             if inspect.isawaitable(values):
                 values = asyncio.run(_awaited(values))
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # the user's code can raise anything
             raise RewardError(
                 f"the reward function {name} raised {type(error).__name__}: {first_line(error)}"
             ) from error
@@ -110,10 +105,10 @@ async def _awaited(values: Awaitable[Any]) -> Any:
 
 
 def checked(name: str, values: Any, count: int) -> list[float | None]:
-    """Checks what a reward function returned and gives it as numbers or None.
+    """Checks what a reward function returned, and converts it to numbers or None.
 
     Raises:
-        RewardError: a wrong count, NaN or infinity, or something that is no number.
+        RewardError: a wrong count, NaN or infinity, or a value that is not a number.
     """
     if hasattr(values, "tolist"):  # a tensor, an array
         values = values.tolist()
@@ -136,11 +131,17 @@ def checked(name: str, values: Any, count: int) -> list[float | None]:
     return [None if value is None else float(value) for value in values]
 
 
-def reward_model(name: str) -> Callable[[Batch], list[float | None]]:
-    """Makes a grader from a sequence classifier.
+def model_device() -> torch.device:
+    """Returns the accelerator that models of rewards run on, or the CPU."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")
+
+
+def load_classifier(kind: str, name: str) -> tuple[Any, Any]:
+    """Loads the tokenizer and the model of a sequence classifier, in eval mode, with a padding token.
 
     Raises:
-        ModelError: it cannot be loaded, has more than one output, or no chat template where it needs one.
+        ModelError: it cannot be loaded; the message says which `kind` of model.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -148,16 +149,24 @@ def reward_model(name: str) -> Callable[[Batch], list[float | None]]:
         tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         model: Any = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"cannot load the reward model {name!r}: {first_line(error)}") from error
-    if model.config.num_labels != 1:
-        raise ModelError(f"the reward model {name!r} has {model.config.num_labels} outputs; a reward model has one.")
+        raise ModelError(f"cannot load the {kind} model {name!r}: {first_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    model = model.eval().to(accelerator or "cpu")
+    return tokenizer, model.eval().to(model_device())
 
-    def whole(prompt: Any, completion: Any) -> str:
+
+def reward_model(name: str) -> Callable[[Batch], list[float | None]]:
+    """Makes a grader from a sequence classifier.
+
+    Raises:
+        ModelError: it cannot be loaded, or has more than one output.
+    """
+    tokenizer, model = load_classifier("reward", name)
+    if model.config.num_labels != 1:
+        raise ModelError(f"the reward model {name!r} has {model.config.num_labels} outputs; a reward model has one.")
+
+    def join(prompt: Any, completion: Any) -> str:
         if isinstance(prompt, str):
             return prompt + completion
         if tokenizer.chat_template is None:
@@ -171,7 +180,7 @@ def reward_model(name: str) -> Callable[[Batch], list[float | None]]:
 
     @torch.no_grad()
     def grade(batch: Batch) -> list[float | None]:
-        texts = [whole(*pair) for pair in zip(batch.prompts, batch.completions, strict=True)]
+        texts = [join(*pair) for pair in zip(batch.prompts, batch.completions, strict=True)]
         values: list[float] = []
         for start in range(0, len(texts), BATCH):
             inputs = tokenizer(

@@ -7,8 +7,8 @@ In reading order:
     equivalence.py   decides which texts mean the same, for the reward semantic_entropy
     time_limit.py    limits the time of a reward and names the one that fails
 
-Signals say how sure a model is, graders what else a completion is worth. Here both become rewards; the engine turns
-rewards into advantages.
+Signals measure how sure a model is, graders what else a completion is worth. This folder makes rewards of both. The
+engine turns rewards into advantages.
 
 May import signals, graders, tasks and config. Engines and training import this folder. A new reward is a file in
 `rlif/signals/` or `rlif/graders/`, or a function outside the package that a recipe names by its dotted path.

@@ -1,38 +1,38 @@
 """Decides which texts mean the same, for semantic entropy on text without answers to extract.
 
-    embedding    cosine of their embeddings at or above a threshold; a sentence-transformers model
+    embedding    the cosine of their embeddings reaches a threshold; a sentence-transformers model
     entailment   each entails the other; a sequence classifier, both texts after the same prompt (arXiv 2302.09664)
 
-Texts belong together if a chain of such pairs joins them, so the order of a group does not matter; the paper's greedy
-clusters depend on it. Texts at the ends of a chain need not mean the same.
+A cluster is a connected component of such pairs, so the order of a group does not matter; the paper's greedy clusters
+depend on it. Texts at the two ends of a chain of pairs need not mean the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from rlif.config.recipe import Equivalence
 from rlif.errors import MachineError, ModelError, first_line
+from rlif.graders.external import load_classifier, model_device
+from rlif.types import ClusterTexts
 
 BATCH = 32
 
-Alike = Callable[[str, Sequence[str]], list[list[int]]]
 
-
-def load_equivalence(meaning: Equivalence) -> Alike:
-    """Loads the model of a recipe's `equivalence`; gives a function from prompt and texts to clusters of their indices.
+def load_equivalence(equivalence: Equivalence) -> ClusterTexts:
+    """Loads the model that a recipe's `equivalence` names; returns a function that clusters texts by meaning.
 
     Raises:
+        MachineError: sentence-transformers is not installed.
         ModelError: the model cannot be loaded, or is of another kind.
     """
-    return _by_embedding(meaning) if meaning.embedding else _by_entailment(str(meaning.entailment))
+    return _by_embedding(equivalence) if equivalence.embedding else _by_entailment(str(equivalence.entailment))
 
 
-def chains(same: torch.Tensor) -> list[list[int]]:
-    """Connected components of a symmetric [n, n] relation, in order of first appearance."""
+def components(same: torch.Tensor) -> list[list[int]]:
+    """Finds the connected components of a symmetric [n, n] relation, in order of first appearance."""
     left, found = list(range(len(same))), []
     while left:
         component, frontier = [], [left.pop(0)]
@@ -46,61 +46,46 @@ def chains(same: torch.Tensor) -> list[list[int]]:
     return found
 
 
-def _device() -> torch.device:
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator or torch.device("cpu")
-
-
-def _by_embedding(meaning: Equivalence) -> Alike:
+def _by_embedding(equivalence: Equivalence) -> ClusterTexts:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise MachineError(
-            "meaning by embedding needs sentence-transformers: pip install 'rlif[semantic]'; or name an entailment"
+            "equivalence by embedding needs sentence-transformers: pip install 'rlif[semantic]'; or name an entailment"
             " model instead."
         ) from error
     try:
-        encoder = SentenceTransformer(str(meaning.embedding), device=str(_device()), trust_remote_code=False)
+        encoder = SentenceTransformer(str(equivalence.embedding), device=str(model_device()), trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"cannot load the embedding model {meaning.embedding!r}: {first_line(error)}") from error
+        raise ModelError(f"cannot load the embedding model {equivalence.embedding!r}: {first_line(error)}") from error
 
-    def alike(prompt: str, texts: Sequence[str]) -> list[list[int]]:
+    def cluster_texts(prompt: str, texts: Sequence[str]) -> list[list[int]]:
         unit_ND = encoder.encode(
             list(texts), batch_size=BATCH, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
         )
-        return chains((unit_ND.double() @ unit_ND.double().T >= meaning.threshold).cpu())
+        return components((unit_ND.double() @ unit_ND.double().T >= equivalence.threshold).cpu())
 
-    return alike
+    return cluster_texts
 
 
-def _by_entailment(name: str) -> Alike:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model: Any = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"cannot load the entailment model {name!r}: {first_line(error)}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model.config.pad_token_id = tokenizer.pad_token_id
-    model = model.eval().to(_device())
+def _by_entailment(name: str) -> ClusterTexts:
+    tokenizer, model = load_classifier("entailment", name)
     labels = {str(label).lower(): number for label, number in model.config.label2id.items()}
     if "entailment" not in labels:
         raise ModelError(
-            f"{name!r} is no entailment model: its labels are {', '.join(sorted(labels))}, none 'entailment'."
+            f"{name!r} is not an entailment model: its labels are {', '.join(sorted(labels))}, without 'entailment'."
         )
 
     @torch.no_grad()
-    def alike(prompt: str, texts: Sequence[str]) -> list[list[int]]:
+    def cluster_texts(prompt: str, texts: Sequence[str]) -> list[list[int]]:
         pairs = [(i, j) for i in range(len(texts)) for j in range(len(texts)) if i != j]
         entails = torch.eye(len(texts), dtype=torch.bool)
         for start in range(0, len(pairs), BATCH):
             part = pairs[start : start + BATCH]
-            said = [[f"{prompt} {texts[side]}" for side in sides] for sides in zip(*part, strict=True)]
-            inputs = tokenizer(*said, padding=True, truncation=True, return_tensors="pt").to(model.device)
+            first, second = [[f"{prompt} {texts[side]}" for side in sides] for sides in zip(*part, strict=True)]
+            inputs = tokenizer(first, second, padding=True, truncation=True, return_tensors="pt").to(model.device)
             for (i, j), label in zip(part, model(**inputs).logits.argmax(-1).tolist(), strict=True):
                 entails[i, j] = label == labels["entailment"]
-        return chains(entails & entails.T)
+        return components(entails & entails.T)
 
-    return alike
+    return cluster_texts

@@ -1,7 +1,7 @@
-"""From signals and graders to the one reward an engine sees: how each is scaled within a group, how they are mixed.
+"""Scales rewards within each group and mixes them into the one reward that an engine gets.
 
-With r the rewards of a group of G completions of one problem, m their mean and s their standard deviation (unbiased),
-the engine's advantage is A = r' - mean(r') of the scaled reward, with rloo and reinforce G / (G - 1) times that
+Let r be the rewards of a group of G completions of one problem, m their mean and s their unbiased standard deviation.
+The engine's advantage is A = r' - mean(r') of the scaled reward, times G / (G - 1) with rloo and reinforce.
 
     group_std         r' = m + (r - m) / (s + 1e-4)                   the paper's, arXiv 2505.19590 eq. 5
     group_std_floor   r' = m + (r - m) / (max(s, f * s0) + 1e-4)      ours; s0 = mean of s over the first rollout
@@ -9,23 +9,23 @@ the engine's advantage is A = r' - mean(r') of the scaled reward, with rloo and 
     batch_std         r' = m + (r - m) / (std of all rewards + 1e-4)
     none              r' = r                                          Dr. GRPO, arXiv 2503.20783; the one for RLOO
 
-Why the floor: self-certainty never ties, so group_std turns ever smaller differences - noise, once every completion is
-sure - into advantages of unit variance, and the pressure never ends. A 0/1 reward lets go of a group that agrees,
-which has no spread; the floor, relative to the run's own spread at its start, has a confidence reward let go of it too.
-Neither ends the drift of groups that do not agree: see docs/log.md, the floor against the paper's normalisation.
+Why the floor: self-certainty never ties. Once every completion is sure, group_std turns ever smaller differences, which
+are noise, into advantages of unit variance, without end. A 0/1 reward gives a group that agrees no advantages, since
+it has no spread. The floor does the same for confidence: it is relative to the spread at the start of the run. Neither
+ends the drift of groups that do not agree: see docs/log.md, the floor against the paper's normalisation.
 
 Several rewards, with weights w_k:
 
-    normalised   r = sum_k w_k r'_k              each scaled first, so the weights are what they look like
-    sum          r = (sum_k w_k r_k)'            the sum scaled once: a reward of larger spread counts for more
+    normalised   r = sum_k w_k r'_k              each scaled first, so that weights compare
+    sum          r = (sum_k w_k r_k)'            the sum scaled once, so that larger spreads count for more
 
-Under `normalised` doubling a weight doubles that reward's part of every advantage. (In the reference implementation
-external rewards are z-scored after they are summed, so that one of them has the same effect at any weight.) Under `sum`
-a weight acts against the other rewards only: with group_std the size of the advantage stays what it is.
+Under `normalised` doubling a weight doubles that reward's part of every advantage. (The reference implementation
+z-scores the sum of external rewards, so that a single one has the same effect at any weight.) Under `sum` with
+group_std, weights change the proportions but not the size of the advantage.
 
-Rewards that are None (unscorable) are NaN here: outside mean and deviation. A completion that one of several rewards
-cannot score counts as its group's mean there - no advantage from that one - and is NaN on the way out only where no
-reward of weight can score it.
+Rewards that are None (unscorable) are NaN here, outside mean and deviation. Where one of several rewards cannot score a
+completion, it gets the group's mean, hence no advantage from that reward. The mixed reward is NaN only where no reward
+with weight can score the completion.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ EPSILON = 1e-4  # TRL's, and the reference implementation's
 
 
 def nanstd(values: torch.Tensor, dim: int) -> torch.Tensor:
-    """Unbiased standard deviation over the values that are not NaN; NaN where fewer than two are left.
+    """Computes the unbiased standard deviation of the values that are not NaN; NaN for fewer than two.
 
-    Exactly 0 where they are equal, which their rounded mean need not be to them.
+    It is exactly 0 for equal values, although their rounded mean may differ from them.
     """
-    there = ~values.isnan()
-    count = there.sum(dim, keepdim=True)
+    known = ~values.isnan()
+    count = known.sum(dim, keepdim=True)
     squares = (values - values.nanmean(dim, keepdim=True)) ** 2
     std = (squares.nansum(dim, keepdim=True) / (count - 1).clamp(min=0)).sqrt()
-    least, most = (values.where(there, fill) for fill in (torch.inf, -torch.inf))
+    least, most = (values.where(known, fill) for fill in (torch.inf, -torch.inf))
     equal = least.amin(dim, keepdim=True) == most.amax(dim, keepdim=True)
     return std.masked_fill(equal & (count > 1), 0.0)
 
@@ -67,7 +67,7 @@ class Normaliser:
     Attributes:
         start_spread: s0, mean within-group standard deviation of the first rollout in which any group's rewards differ;
             None before it. Save it with checkpoints.
-        spread: the same of the latest rollout, the label-free meter of what is left to learn.
+        spread: the same for the latest rollout. It measures without labels what is left to learn.
     """
 
     def __init__(self, kind: Normalisation = "group_std", floor: float = 0.4):
@@ -78,7 +78,7 @@ class Normaliser:
         self.spread = float("nan")
 
     def __call__(self, rewards_PG: torch.Tensor, *, learn: bool = True) -> torch.Tensor:
-        """Scaled rewards of the same shape; the mean of each group stays where it was.
+        """Scales rewards without changing the mean of a group.
 
         Args:
             rewards_PG: rewards of whole groups, NaN where unscorable.
@@ -89,7 +89,7 @@ class Normaliser:
         std_P1 = nanstd(rewards_PG, dim=1)
         if learn:
             self.spread = std_P1.nanmean().item()
-            if self.start_spread is None and self.spread > 0:  # nor is NaN
+            if self.start_spread is None and self.spread > 0:  # False for NaN
                 self.start_spread = self.spread
         if self.kind == "none":
             return rewards_PG
@@ -101,24 +101,18 @@ class Normaliser:
         return torch.where(std_P1.isnan(), rewards_PG, scaled_PG)
 
 
-def neutral(rewards_PG: torch.Tensor) -> torch.Tensor:
-    """The rewards with the group's mean where there is none, and 0 where a whole group has none."""
-    mean_P1 = rewards_PG.nanmean(1, keepdim=True).nan_to_num(0.0)
-    return torch.where(rewards_PG.isnan(), mean_P1, rewards_PG)
-
-
 class Mixer:
-    """Several rewards into one. Keeps the spread at the start of each, see `Normaliser`.
+    """Mixes several rewards into one. Keeps the spread at the start of each, see `Normaliser`.
 
     Args:
         names: of the rewards.
         kind: one of `NORMALISATIONS`.
-        floor: as in `Normaliser`, for each reward by its own start.
+        floor: as in `Normaliser`, relative to each reward's own start.
         mixing: one of `MIXINGS`.
 
     Attributes:
-        normalisers: by reward; their `spread` is that of the latest rollout, weight or not.
-        of_sum: the normaliser of the weighted sum; its `spread` too is kept, whatever the mixing.
+        normalisers: by reward; each measures the spread, at weight 0 too.
+        sum_normaliser: of the weighted sum; it measures the spread under any mixing.
     """
 
     def __init__(
@@ -132,7 +126,7 @@ class Mixer:
             raise ValueError(f"unknown mixing {mixing!r}; there are {', '.join(MIXINGS)}")
         self.mixing = mixing
         self.normalisers = {name: Normaliser(kind, floor) for name in names}
-        self.of_sum = Normaliser(kind, floor)
+        self.sum_normaliser = Normaliser(kind, floor)
 
     def __call__(
         self,
@@ -142,17 +136,16 @@ class Mixer:
         *,
         learn: bool = True,
     ) -> torch.Tensor:
-        """The mixed reward of each completion, [P, G] in float64, for an engine that subtracts the group's mean.
+        """Computes the mixed reward of each completion, [P, G] in float64; the engine subtracts the group's mean.
 
         Args:
             rewards: by name, [P, G] of whole groups, NaN where unscorable.
-            weights: by name; 0 for a reward that is only watched.
-            factors: by name, [P, 1]: what multiplies a reward's deviations from the group's mean after scaling.
+            weights: by name; 0 for a reward that is only logged.
+            factors: by name, [P, 1]; each multiplies a scaled reward's deviations from the group's mean.
             learn: as in `Normaliser`.
         """
         scaled = {name: self.normalisers[name](rewards_PG, learn=learn) for name, rewards_PG in rewards.items()}
-        raw_PG = self._weighted(rewards, rewards, weights)
-        sum_PG = self.of_sum(raw_PG, learn=learn)
+        sum_PG = self.sum_normaliser(self._weighted(rewards, rewards, weights), learn=learn)
         if self.mixing == "sum":
             return sum_PG
         for name, factor_P1 in (factors or {}).items():
@@ -164,23 +157,27 @@ class Mixer:
     def _weighted(
         values: Mapping[str, torch.Tensor], rewards: Mapping[str, torch.Tensor], weights: Mapping[str, float]
     ) -> torch.Tensor:
-        """The weighted sum of some values; NaN where every reward of weight is."""
+        """Sums values by weight, with the group's mean for NaN; NaN where all rewards with weight are."""
         weighing = [name for name in rewards if weights[name]]
         if not weighing:
             return torch.zeros_like(next(iter(rewards.values())), dtype=torch.float64)
-        parts = [weights[name] * neutral(values[name].double()) for name in weighing]
+        parts = []
+        for name in weighing:
+            values_PG = values[name].double()
+            mean_P1 = values_PG.nanmean(1, keepdim=True).nan_to_num(0.0)
+            parts.append(weights[name] * values_PG.where(~values_PG.isnan(), mean_P1))
         missing_PG = torch.stack([rewards[name].isnan() for name in weighing]).all(0)
         return torch.stack(parts).sum(0).masked_fill(missing_PG, float("nan"))
 
     def state(self) -> dict[str, float | None]:
-        """The spreads at the start, for a checkpoint; the sum's under the empty name."""
+        """Returns the spreads at the start, for a checkpoint; that of the sum has the empty name."""
         return {name: normaliser.start_spread for name, normaliser in self._all().items()}
 
     def load(self, state: Mapping[str, float | None]) -> None:
-        """Takes the spreads of a checkpoint; one of an earlier version may have old names of signals."""
+        """Restores the spreads from a checkpoint, which may have names of an earlier version."""
         state = renamed(state)
         for name, normaliser in self._all().items():
             normaliser.start_spread = state[name]
 
     def _all(self) -> dict[str, Normaliser]:
-        return self.normalisers | {"": self.of_sum}
+        return self.normalisers | {"": self.sum_normaliser}

@@ -1,7 +1,7 @@
-"""Finds the rewards that a recipe names: the terms of the sum that an engine gets.
+"""Finds the rewards that a recipe names. They are the terms of the sum that an engine gets.
 
-token     a signal of `rlif.SIGNALS`, from the statistics of each token: whose, says the annotator
-group     a signal of `rlif.GROUP_SIGNALS`, from what the completions of one problem say
+token     a signal of `rlif.SIGNALS`, from statistics of each token under the annotator
+group     a signal of `rlif.GROUP_SIGNALS`, from the answers or texts of one problem's completions
 grader    an entry of `rlif.graders.GRADERS`: gold answers, form, controls
 function  `package.module:function`, written for TRL
 model     a folder or hub name with a `/`: a reward model
@@ -19,9 +19,11 @@ from rlif.config.recipe import Recipe
 from rlif.config.schedule import ALWAYS, Weight
 from rlif.errors import DataError, RecipeError, lookup
 from rlif.graders import FACTORS, GRADERS, NEED_GOLD
-from rlif.graders.external import asks_for_gold, import_function, reward_function, reward_model
+from rlif.graders.external import import_function, needs_gold, reward_function, reward_model
+from rlif.rewards.time_limit import time_limit
 from rlif.sandbox.runner import require_sandbox
-from rlif.signals import GROUP_SIGNALS, NEEDS, RENAMED, SIGNALS
+from rlif.signals import GROUP_SIGNALS, NEEDS, RENAMED, SIGNALS, windowed
+from rlif.signals.token_confidence import WINDOW
 from rlif.tasks import Task
 from rlif.types import Group, Problem
 
@@ -35,12 +37,13 @@ class Term:
 
     Attributes:
         name: in the recipe and the log.
-        kind: which contract `measure` keeps.
-        measure: from `TokenStats`, `Group` or `Batch` to one number per completion, None where there is none.
+        kind: decides what `measure` takes.
+        measure: turns `TokenStats`, `Group` or `Batch` into one number per completion, None where it cannot score.
+            It raises `RewardFailed` after the time limit, or where a function from outside the package fails.
         weight: by step.
         needs: the field of `TokenStats` that it reads; "" for none.
-        factor: of its advantages, by group.
-        gold: whether it is given the problems with their gold answers.
+        factor: computes the factor of its advantages in a group.
+        gold: whether it reads gold answers.
     """
 
     name: str
@@ -53,10 +56,10 @@ class Term:
 
 
 def kind_of(name: str) -> Kind:
-    """Tells which kind of reward a name means.
+    """Tells which kind of reward has this name.
 
     Raises:
-        RecipeError: an unknown name; the nearest is suggested.
+        RecipeError: the name is unknown; the message suggests the nearest.
     """
     for kind, table in TABLES.items():
         if name in table:
@@ -71,29 +74,39 @@ def kind_of(name: str) -> Kind:
     raise AssertionError
 
 
-def find_term(name: str, weight: Weight = ALWAYS) -> Term:
+def find_term(name: str, weight: Weight = ALWAYS, *, window: int = WINDOW, seconds: float = 600) -> Term:
     """Loads the term of that name.
 
+    Args:
+        name: of a signal, a grader, a function or a reward model.
+        weight: by step.
+        window: of the tail and window confidences, in tokens.
+        seconds: the time limit of `measure` for one batch or group.
+
     Raises:
-        RecipeError: an unknown name, a function that cannot be imported, a reward model that cannot be loaded.
+        RecipeError: an unknown name, or a function that cannot be imported.
+        ModelError: a reward model that cannot be loaded.
 
     Example:
         >>> find_term("self_certainty").needs
         'mean_logprob_BT'
     """
-    kind = kind_of(name)
+    kind, gold = kind_of(name), name in NEED_GOLD
     if kind == "model":
-        return Term(name, kind, reward_model(name), weight)
-    if kind == "function":
+        measure = reward_model(name)
+    elif kind == "function":
         function = import_function(name)
-        return Term(name, kind, reward_function(name, function), weight, gold=asks_for_gold(function))
-    return Term(name, kind, TABLES[kind][name], weight, NEEDS.get(name, ""), FACTORS.get(name), name in NEED_GOLD)
+        measure, gold = reward_function(name, function), needs_gold(function)
+    else:
+        measure = windowed(name, window) if kind == "token" else TABLES[kind][name]
+    limited = time_limit(name, seconds, foreign=kind in ("function", "model"))(measure)
+    return Term(name, kind, limited, weight, NEEDS.get(name, ""), FACTORS.get(name), gold)
 
 
-def wants_gold(recipe: Recipe) -> bool:
-    """Whether a recipe asks for a reward that reads gold answers; else none reaches the training path."""
+def reads_gold(recipe: Recipe) -> bool:
+    """Tells whether a recipe names a reward that reads gold answers; else none reaches the training path."""
     return any(
-        asks_for_gold(import_function(name)) if kind_of(name) == "function" else name in NEED_GOLD
+        needs_gold(import_function(name)) if kind_of(name) == "function" else name in NEED_GOLD
         for name in recipe.weights
     )
 
@@ -102,7 +115,7 @@ def check_terms(recipe: Recipe, task: Task) -> None:
     """Refuses rewards that cannot work, before anything is loaded.
 
     Raises:
-        RecipeError: an unknown name (the nearest is suggested), rewards that contradict the rest of the recipe.
+        RecipeError: a name is unknown, or a reward contradicts the rest of the recipe.
     """
     kinds = {name: kind_of(name) for name in recipe.weights}
     for name, kind in kinds.items():
@@ -112,8 +125,8 @@ def check_terms(recipe: Recipe, task: Task) -> None:
             raise RecipeError(f"there is no folder {name} to load a reward model from.")
     if recipe.annotator != "online" and "token" not in kinds.values():
         raise RecipeError(
-            f"annotator {recipe.annotator} says whose confidence is measured, but {', '.join(kinds)} measures none;"
-            " leave annotator out."
+            f"annotator {recipe.annotator} chooses the model that measures confidence, but {', '.join(kinds)} measures"
+            " none; leave annotator out."
         )
     if ("semantic_entropy" in kinds) != (recipe.equivalence is not None):
         raise RecipeError(
@@ -123,8 +136,8 @@ def check_terms(recipe: Recipe, task: Task) -> None:
     compared = [n for n, kind in kinds.items() if (kind == "group" or n in FACTORS) and n != "semantic_entropy"]
     if task.runs_code and compared:
         raise RecipeError(
-            f"the answers of task {task.name} are programs, which cannot be told to be equal, so {compared[0]} has"
-            " nothing to count; use a signal of confidence."
+            f"the answers of task {task.name} are programs, which cannot be compared, so {compared[0]} has nothing to"
+            " count; use a signal of confidence."
         )
     if recipe.mixing == "sum" and FACTORS.keys() & kinds.keys():
         raise RecipeError(
@@ -140,14 +153,15 @@ def check_terms(recipe: Recipe, task: Task) -> None:
 
 
 def check_gold(recipe: Recipe, task: Task, problems: list[Problem]) -> None:
-    """Refuses rewards from gold that cannot be given: on problems that have none, or on programs that cannot be run.
+    """Refuses rewards from gold where no problem has gold, or where programs cannot be run.
 
     Raises:
-        RecipeError: no problem has a gold answer, or there is no sandbox for a task that needs one.
+        DataError: no problem has a gold answer.
+        MachineError: a task needs a sandbox, and there is none.
     """
     if task.runs_code and any(name in NEED_GOLD for name in recipe.weights):
         require_sandbox()
-    if wants_gold(recipe) and not task.runs_code and all(problem.gold is None for problem in problems):
+    if reads_gold(recipe) and not task.runs_code and all(problem.gold is None for problem in problems):
         named = [name for name in recipe.weights if name in NEED_GOLD or kind_of(name) == "function"]
         raise DataError(
             f"the reward {named[0]} needs gold answers, and none of the {len(problems)} problems of task {task.name}"

@@ -1,6 +1,6 @@
-"""Limits the time of a reward, and turns what fails outside the package into one sentence with file and line.
+"""Limits the time of a reward, and turns failures outside the package into one sentence with file and line.
 
-A mistake of this package's own is raised as it is, with its traceback.
+A mistake in this package is raised unchanged, with its traceback.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ LIBRARIES = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib",
 
 
 class TimeOver(BaseException):
-    """Raised when the time is over. Code that catches every `Exception` does not catch it."""
+    """The time is over. Code that catches every `Exception` does not catch it."""
 
 
 class RewardFailed(RewardError):
     """A function from outside the package raised or took too long.
 
     Attributes:
-        details: its traceback as text; "" where there is none.
+        details: its traceback as text, or "".
     """
 
     def __init__(self, sentence: str, details: str = ""):
@@ -37,36 +37,36 @@ class RewardFailed(RewardError):
 
 
 @contextmanager
-def rewarding(name: str, seconds: float, *, foreign: bool = False) -> Iterator[None]:
-    """Ends a reward that does not return, and names the one that fails.
+def time_limit(name: str, seconds: float, *, foreign: bool = False) -> Iterator[None]:
+    """Interrupts a reward that does not return, and names the reward that fails. Also a decorator.
 
-    Python code and calls that return to Python now and then are interrupted. A call that stays in C is not. Outside the
-    main thread there is no limit, because a process has one alarm clock.
+    It interrupts Python code, but not a call that stays in C. Outside the main thread there is no limit, because a
+    process has one timer.
 
     Args:
         name: of the reward.
         seconds: of wall-clock time.
-        foreign: whether it comes from outside the package. Any other reward is, too, where the error passed through a
-            file of the user's.
+        foreign: whether the reward comes from outside the package. An error that passed through a file of the user's
+            counts as foreign, too.
 
     Raises:
-        RewardFailed: it took longer; or it raised, and it is foreign.
+        RewardFailed: the time is over, or foreign code raised.
     """
 
-    def ring(number: int, frame: FrameType | None) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         raise TimeOver
 
-    watched = threading.current_thread() is threading.main_thread()
+    limited = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGALRM)
-    if watched:
-        signal.signal(signal.SIGALRM, ring)
+    if limited:
+        signal.signal(signal.SIGALRM, interrupt)
         signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     except TimeOver as error:
         raise RewardFailed(
-            f"the reward {name} took more than {seconds:g} s for one batch{_at(error)}; give it more with"
-            " reward_seconds, or find out what it waits for",
+            f"the reward {name} took more than {seconds:g} s for one batch{_at(error)}; raise reward_seconds, or find"
+            " out what it waits for",
             _details(error),
         ) from error
     except Preempted:
@@ -82,13 +82,13 @@ def rewarding(name: str, seconds: float, *, foreign: bool = False) -> Iterator[N
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise RewardFailed(f"the reward {name} failed ({reason}){_at(error)}", _details(error)) from error
     finally:
-        if watched:
+        if limited:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
 
 
 def users_line(error: BaseException) -> str | None:
-    """The last line of a traceback that is neither ours nor a library's, as "file, line n"; None without one."""
+    """Finds the last line of a traceback in the user's own files, as "file, line n"; None without one."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.is_file() and not any(path.is_relative_to(folder) for folder in (PACKAGE, *LIBRARIES)):

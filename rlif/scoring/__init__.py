@@ -1,4 +1,4 @@
-"""Computes what a model thinks of each token: log-probabilities, entropy, top-k confidence.
+"""Computes statistics of each token under a model: log-probabilities, entropy, top-k confidence.
 
 In reading order:
 
@@ -10,6 +10,6 @@ Only these files handle hidden states and logits. None holds logits of [B, T, V]
 
 May import errors and types. Signals, sampling, selection and engines import this folder.
 
-To add a statistic, add a field to `rlif.types.TokenStats`, compute it in `statistics.chunk_stats`, and say in taps.py
-whether a tap gets it cheaply. `rlif.config.passes` says which pass gives it in training.
+To add a statistic, add a field to `rlif.types.TokenStats`, compute it in `statistics.chunk_stats`, and add it to
+`CHEAP` or `COSTLY` in taps.py. `rlif.config.passes` says which pass gives it in training.
 """

@@ -18,12 +18,12 @@ from torch.distributed.tensor import DTensor
 
 from rlif.errors import ModelError
 
-Weights = tuple[torch.Tensor, torch.Tensor | None]  # of the head, whole
+Weights = tuple[torch.Tensor, torch.Tensor | None]  # weight and bias, whole
 
 
 @dataclass(frozen=True)
 class Head:
-    """An output head: `logits = softcap(scale * (h W^T + b))`, softcap(z) = cap * tanh(z / cap)."""
+    """Describes an output head: `logits = softcap(scale * (h W^T + b))`, softcap(z) = cap * tanh(z / cap)."""
 
     module: nn.Linear
     scale: float = 1.0
@@ -32,32 +32,32 @@ class Head:
     @property
     def vocab_size(self) -> int:
         weight: Any = self.module.weight
-        return getattr(weight, "ds_shape", weight.shape)[0]  # ZeRO-3 leaves none of its own
+        return getattr(weight, "ds_shape", weight.shape)[0]  # `shape` is empty under ZeRO-3
 
     @contextmanager
     def whole(self) -> Iterator[Weights]:
-        """Weight and bias, gathered inside where FSDP2 or ZeRO-3 hold them in shards; all processes enter together."""
+        """Yields weight and bias, gathered where FSDP2 or ZeRO-3 hold them in shards; all processes enter together."""
         parameters = (self.module.weight, self.module.bias)
         with gathered(*parameters):
             weight, bias = (p.full_tensor() if isinstance(p, DTensor) else p for p in parameters)
             yield weight.detach(), None if bias is None else bias.detach()
 
     def projected(self, hidden: torch.Tensor, weights: Weights | None = None) -> torch.Tensor:
-        """`h W^T + b`; by `weights` of `whole` where the module's own may be in shards."""
+        """Computes `h W^T + b`, with `weights` of `whole` where the module's own may be in shards."""
         if weights is None:
             return self.module(hidden)
         weight, bias = weights[0].to(hidden.dtype), None if weights[1] is None else weights[1].to(hidden.dtype)
         return nn.functional.linear(hidden, weight, bias)
 
     def finish(self, projected: torch.Tensor) -> torch.Tensor:
-        """From `h W^T + b` to the logits of the model, in float32; `projected` itself where nothing is to be done."""
+        """Turns `h W^T + b` into the model's logits, in float32; may return `projected` itself."""
         logits = projected.float() if self.scale == 1 else projected.float() * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
 @contextmanager
 def gathered(*parameters: Any) -> Iterator[None]:
-    """Inside, DeepSpeed's ZeRO-3 has these whole on every process; nothing happens to others."""
+    """Gathers the parameters that DeepSpeed's ZeRO-3 holds in shards, on every process."""
     shards = [p for p in parameters if getattr(p, "ds_id", None) is not None and p.shape != p.ds_shape]
     if not shards:
         yield
@@ -69,16 +69,15 @@ def gathered(*parameters: Any) -> Iterator[None]:
 
 
 def causal_lm(model: nn.Module) -> Any:
-    """The transformers model below a PEFT wrapper, if there is one."""
-    unwrap = getattr(model, "get_base_model", None)
-    return model if unwrap is None else unwrap()
+    """Returns the transformers model, without a PEFT wrapper."""
+    return getattr(model, "get_base_model", lambda: model)()
 
 
 def head_of(model: nn.Module) -> Head:
-    """The output head of a causal language model.
+    """Finds the output head of a causal language model.
 
     Raises:
-        ModelError: it has no linear output head, or an adapter on it.
+        ModelError: the model has no linear output head, or an adapter on it.
     """
     lm = causal_lm(model)
     module = lm.get_output_embeddings() if hasattr(lm, "get_output_embeddings") else None
@@ -105,10 +104,10 @@ _verified: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 def verify_head(model: nn.Module) -> None:
     """Compares our logits with the model's own on two tokens, once per model.
 
-    A model in ZeRO-3's shards cannot be passed through before training begins: `verify_logprobs` does it then.
+    A model in ZeRO-3's shards cannot run before training begins; `verify_logprobs` checks it then.
 
     Raises:
-        ModelError: they differ, so the head does something unknown to this module.
+        ModelError: they differ, so this module does not describe the head.
     """
     lm = causal_lm(model)
     head = head_of(lm)
@@ -123,12 +122,12 @@ def verify_head(model: nn.Module) -> None:
 
 
 def is_verified(lm: nn.Module) -> bool:
-    """Whether the head of a model is known to be what `head_of` takes it for."""
+    """Tells whether the head of a model was compared with its logits."""
     return lm in _verified
 
 
 def verify_logprobs(lm: nn.Module, ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> None:
-    """Compares our log-probabilities with those that an engine computed; zeros stand for masked tokens and are skipped.
+    """Compares our log-probabilities with an engine's, but for masked tokens, which are 0 there.
 
     Raises:
         ModelError: they differ by more than rounding to `dtype` explains.
@@ -149,7 +148,7 @@ def _verify(lm: nn.Module, same: bool) -> None:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside (no dropout), every submodule's own mode back afterwards."""
+    """Switches to eval mode (no dropout); every submodule's own mode is back afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -160,11 +159,12 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def has_active_dropout(model: nn.Module) -> bool:
-    """Whether a forward pass of the model, in the mode it is in, drops anything."""
-    for module in model.modules():
-        if module.training and (
-            (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)
-            or (isinstance(rate := getattr(module, "attention_dropout", 0.0), float) and rate > 0)
-        ):
-            return True
-    return False
+    """Tells whether a forward pass of the model, in its present mode, drops values."""
+
+    def rate(module: nn.Module) -> float:
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            return module.p
+        attention = getattr(module, "attention_dropout", 0.0)
+        return attention if isinstance(attention, float) else 0.0
+
+    return any(module.training and rate(module) > 0 for module in model.modules())

@@ -12,7 +12,7 @@ that closes a completion included; prompt and padding excluded (arXiv 2505.19590
 position late).
 
 The pass takes no gradients and applies the head to a few positions at a time, so [B, T, V] is never held.
-`rlif.scoring.taps` reads the same statistics off passes that run anyway.
+`rlif.scoring.taps` reads the same statistics from passes that run anyway.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from rlif.errors import DataError, ModelError, RecipeError
 from rlif.scoring.head import Head, Weights, causal_lm, evaluation_mode, head_of, verify_head
 from rlif.types import TokenStats
 
-LOGITS_HELD = 2**25  # elements of the [chunk, V] logits held at once, 128 MiB in float32: enough to use the head well
-LOGITS_CACHED = 2**19  # elements of those that are worked on at once, 2 MiB: few enough for a processor's own cache
+LOGITS_HELD = 2**25  # elements of the [chunk, V] logits held at once: 128 MiB in float32, enough to keep the head busy
+LOGITS_CACHED = 2**19  # elements of them reduced at once: 2 MiB, which fits into a processor's cache
 
 
 def score_completions(
@@ -49,7 +49,7 @@ def score_completions(
         prompt_ids: B prompts as token ids, at least one token each.
         completion_ids: B completions as token ids, the closing end-of-sequence token included, no padding.
         temperature: divides the logits; 1 is the model's own distribution.
-        top_k: also give minus the mean of the k largest log-probabilities (DeepConf, arXiv 2508.15260).
+        top_k: adds minus the mean of the k largest log-probabilities (DeepConf, arXiv 2508.15260).
         batch_size: rows per forward pass.
         chunk_tokens: positions whose logits are held at once; by default 128 MiB of them.
 
@@ -57,8 +57,9 @@ def score_completions(
         `TokenStats` with [B, T] fields in float32 and nats, on the model's device. See `rlif.types.TokenStats`.
 
     Raises:
-        RecipeError: lists of unequal length, an empty prompt, an id outside the vocabulary, a head of unknown kind, a
-            model in shards.
+        RecipeError: lists of unequal length, or an option out of range.
+        DataError: an empty prompt, or an id outside the vocabulary.
+        ModelError: a head of unknown kind, or a model in shards.
 
     Example:
         >>> stats = rlif.score_completions(model, prompt_ids, completion_ids)
@@ -71,7 +72,6 @@ def score_completions(
     if any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in lm.parameters()):
         raise ModelError("this model is in shards (FSDP2 or ZeRO-3), and a pass over it needs it whole; load it anew.")
     verify_head(lm)
-    chunk_tokens = chunk_tokens or max(1, LOGITS_HELD // head.vocab_size)
     device, lengths = lm.device, [len(ids) for ids in completion_ids]
     shape = (len(lengths), max(lengths, default=0))
     names = ["logprob", "mean_logprob", "entropy", *(["topk_confidence"] if top_k else [])]
@@ -85,13 +85,9 @@ def score_completions(
             if not rows:
                 continue
             hidden_NH, target_N = _hidden_states(lm, [prompt_ids[b] for b in rows], [completion_ids[b] for b in rows])
-            chunks = [
-                chunk_stats(head, hidden_CH, target_C, temperature, top_k)
-                for hidden_CH, target_C in zip(hidden_NH.split(chunk_tokens), target_N.split(chunk_tokens), strict=True)
-            ]
+            stats = chunk_stats(head, hidden_NH, target_N, temperature, top_k, chunk_tokens=chunk_tokens)
             for name in names:
-                flat_N = torch.cat([chunk[name] for chunk in chunks])
-                for b, row_T in zip(rows, flat_N.split([lengths[b] for b in rows]), strict=True):
+                for b, row_T in zip(rows, stats[name].split([lengths[b] for b in rows]), strict=True):
                     fields[name][b, : lengths[b]] = row_T
     return TokenStats(
         mask_BT, head.vocab_size, temperature, **{f"{name}_BT": field_BT for name, field_BT in fields.items()}
@@ -124,7 +120,7 @@ def _check_rows(
 def _hidden_states(
     lm: Any, prompt_ids: list[Sequence[int]], completion_ids: list[Sequence[int]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`hidden_NH` that generated each completion token of the rows, one after the other, and `target_N`, the tokens."""
+    """Returns `target_N`, the completion tokens of all rows in turn, after `hidden_NH`, which generated them."""
     rows = [torch.tensor([*p, *c], device=lm.device) for p, c in zip(prompt_ids, completion_ids, strict=True)]
     ids_BL = nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask_BL = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
@@ -141,24 +137,33 @@ def chunk_stats(
     temperature: float,
     top_k: int | None = None,
     weights: Weights | None = None,
+    chunk_tokens: int | None = None,
 ) -> dict[str, torch.Tensor]:
-    """The statistics of N positions, holding their [N, V] logits and little more: O(V) per token."""
-    projected_NV = head.projected(hidden_NH, weights)
-    rows = max(1, LOGITS_CACHED // head.vocab_size)
-    parts = [
-        _stats(head.finish(projected_CV), target_C, temperature, top_k)
-        for projected_CV, target_C in zip(projected_NV.split(rows), target_N.split(rows), strict=True)
-    ]
+    """Computes the statistics of N positions through the head, O(V) per token, holding the logits of one chunk.
+
+    Args:
+        weights: of `head.whole`, where the module's own may be in shards.
+        chunk_tokens: positions of a chunk; by default 128 MiB of logits.
+    """
+    chunk, rows = chunk_tokens or max(1, LOGITS_HELD // head.vocab_size), max(1, LOGITS_CACHED // head.vocab_size)
+    parts: list[dict[str, torch.Tensor]] = []
+    for hidden_CH, target_C in zip(hidden_NH.split(chunk), target_N.split(chunk), strict=True):
+        projected_CV = head.projected(hidden_CH, weights)
+        parts += [
+            _stats(head.finish(projected_RV), target_R, temperature, top_k)
+            for projected_RV, target_R in zip(projected_CV.split(rows), target_C.split(rows), strict=True)
+        ]
+        del projected_CV  # before the next chunk is computed
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _stats(
     logits_NV: torch.Tensor, target_N: torch.Tensor, temperature: float, top_k: int | None
 ) -> dict[str, torch.Tensor]:
-    """The statistics of logits, which are overwritten; holds them once more, and takes one exponential of each."""
+    """Overwrites the logits; holds them once more, and takes one exponential of each."""
     if temperature != 1:
         logits_NV = logits_NV.div_(temperature)
-    below_NV = logits_NV.sub_(logits_NV.amax(-1, keepdim=True))  # log p_j, but for the same constant in all
+    below_NV = logits_NV.sub_(logits_NV.amax(-1, keepdim=True))  # log p_j up to a constant
     weight_NV = below_NV.exp()
     sum_N = weight_NV.sum(-1)
     log_sum_N = sum_N.log()
@@ -174,6 +179,6 @@ def _stats(
 
 
 def length_mask(lengths: Sequence[int], device: torch.device | None = None) -> torch.Tensor:
-    """`mask_BT`, True at the first `lengths[b]` positions of row b."""
+    """Returns `mask_BT`, True at the first `lengths[b]` positions of row b."""
     lengths_B = torch.tensor(list(lengths), dtype=torch.long, device=device)
     return torch.arange(int(max(lengths, default=0)), device=device) < lengths_B.unsqueeze(1)

@@ -1,17 +1,13 @@
 """Measures how sure the model is. The tables list all signals.
 
-`TABLE` holds token signals: from `TokenStats` to one number per completion, larger = more sure, None where there is
-none. Each names the field of `TokenStats` that it reads, so that training computes no others. `SIGNALS` and `NEEDS` are
-its two columns. `GROUP_SIGNALS` holds group signals: from the `Group` of all completions of one problem to one number
-each. They compare what the completions say. `RENAMED` holds names of earlier versions.
-
-Start with self_certainty.py. self_certainty_topk.py approximates it from top-k log-probabilities and is in no table.
-Every other file is one signal and its forms.
+A token signal turns `TokenStats` into B numbers, larger = more sure. It gives None for a completion without tokens or
+with non-finite statistics. `TABLE` names the field that each one reads, so that training computes no others; `SIGNALS`
+and `NEEDS` are its columns. A group signal (`GROUP_SIGNALS`) turns a `Group` into G numbers. It compares the answers or
+texts of all completions of one problem. Start with self_certainty.py; every other file is one signal and its forms.
+self_certainty_topk.py approximates self-certainty from top-k log-probabilities and is in no table.
 
 May import answers, scoring and types, and loads no torch. Graders, rewards, sampling, selection and engines import
-this folder.
-
-To add one: one file, one line in a table, one test, and one row of docs/signals.md, which shows how.
+this folder. To add a signal: one file, one line in a table, one test, and one row of docs/signals.md, which shows how.
 """
 
 from __future__ import annotations
@@ -40,7 +36,7 @@ TokenSignal = Callable[[TokenStats], list[float | None]]
 GroupSignal = Callable[[Group], list[float | None]]
 Value = TypeVar("Value")
 
-# Names of earlier versions. They go on working in recipes, in files of samples and in run folders.
+# Names of earlier versions, for recipes, files of samples and run folders.
 RENAMED: dict[str, str] = {
     "group_confidence": "mean_token_confidence",
     "group_confidence_tail": "tail_confidence",
@@ -50,7 +46,7 @@ RENAMED: dict[str, str] = {
 
 
 class _Signals(dict[str, TokenSignal]):
-    """Signals by name; a name of an earlier version gives the signal, and a warning that says its new name."""
+    """Finds signals by name; a name of an earlier version works, with a warning that gives the new name."""
 
     def __missing__(self, name: str) -> TokenSignal:
         if name not in RENAMED:
@@ -79,31 +75,29 @@ GROUP_SIGNALS: dict[str, GroupSignal] = {
     "semantic_entropy": semantic_entropy,
 }
 
-WINDOWED: dict[str, Callable[..., list[float | None]]] = {
-    "tail_confidence": tail_confidence,
-    "lowest_window_confidence": lowest_window_confidence,
-    "bottom_window_confidence": bottom_window_confidence,
-}
+WINDOWED: tuple[Callable[..., list[float | None]], ...] = (
+    tail_confidence,
+    lowest_window_confidence,
+    bottom_window_confidence,
+)
 
 
 def renamed(row: Mapping[str, Value]) -> dict[str, Value]:
-    """A copy of a row whose columns have the new names of signals; a column that has its new name already wins."""
-    new = {_new_name(column): value for column, value in row.items()}
+    """Copies a row, with the new names of signals and of their spreads; a column under its new name wins."""
+    new: dict[str, Value] = {}
+    for column, value in row.items():
+        signal = column.removesuffix("_spread")
+        new[RENAMED.get(signal, signal) + column.removeprefix(signal)] = value
     return new | {column: value for column, value in row.items() if column in new}
 
 
-def _new_name(column: str) -> str:
-    """The new name of a signal's column, or of the column of its spread."""
-    signal = column.removesuffix("_spread")
-    return RENAMED[signal] + column.removeprefix(signal) if signal in RENAMED else column
-
-
 def windowed(name: str, window: int) -> TokenSignal:
-    """The token signal of that name; `window` is that of the tail and window confidences, in tokens."""
-    return partial(WINDOWED[name], window=window) if name in WINDOWED else SIGNALS[name]
+    """Returns the token signal of that name; `window` is that of the tail and window confidences, in tokens."""
+    signal: Callable[..., list[float | None]] = SIGNALS[name]
+    return partial(signal, window=window) if signal in WINDOWED else signal
 
 
 def every_signal(stats: TokenStats, window: int = WINDOW) -> list[dict[str, float | None]]:
-    """All signals of each completion, {name: value}; `window` as in `windowed`."""
+    """Computes all token signals of each completion, {name: value}; `window` as in `windowed`."""
     columns = {name: windowed(name, window)(stats) for name in SIGNALS}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -1,4 +1,4 @@
-"""Negative entropy: how little the model hesitates at each token.
+"""Negative entropy: how little probability each distribution spreads over tokens.
 
     mean   -1/|o| sum_i H_i,  H_i = -sum_j p_ij log p_ij
     sum    -sum_i H_i
@@ -8,8 +8,8 @@ printed formula lacks the minus. Range: -log V (uniform) to 0 (certain) per toke
 Defaults there: RENT group-normalised, 5 rollouts, learning rate 1e-6, KL weight 0.001; EM-RL a leave-one-out baseline,
 4 rollouts, the same rate and KL weight.
 
-Watch: it sees only the head of the distribution, where self-certainty sees the tail. As a reward it is known to end in
-one repeated character on 1.5B (arXiv 2505.19590, appendix); the sum pays for stopping early.
+Watch: it measures the head of the distribution, and self-certainty the tail. As a reward it ended in one repeated
+character on 1.5B (arXiv 2505.19590, appendix); the sum rewards stopping early.
 """
 
 from __future__ import annotations
@@ -18,13 +18,7 @@ from rlif.types import TokenStats
 
 
 def negative_entropy(stats: TokenStats) -> list[float | None]:
-    """Minus the mean entropy over the tokens of each completion, in nats.
-
-    Args:
-        stats: with `entropy_BT`.
-
-    Returns:
-        B numbers; None for a completion without tokens or with non-finite statistics.
+    """Computes minus the mean entropy over the tokens of each completion, in nats, from `entropy_BT`.
 
     Example:
         >>> rlif.SIGNALS["negative_entropy"](rlif.score_completions(model, prompt_ids, completion_ids))
@@ -34,5 +28,5 @@ def negative_entropy(stats: TokenStats) -> list[float | None]:
 
 
 def negative_entropy_sum(stats: TokenStats) -> list[float | None]:
-    """Minus the sum of the entropies of each completion's tokens, in nats. Otherwise as `negative_entropy`."""
+    """Computes minus the sum of the entropies of each completion's tokens, in nats."""
     return stats.reduce("entropy_BT", lambda entropy_T: -entropy_T.sum())

@@ -1,15 +1,15 @@
-"""Self-certainty: how far the model's distributions are from knowing nothing.
+"""Self-certainty: how far the model's distributions are from uniform.
 
     SC(o|q) = 1/|o| sum_i KL(U || p(. | q, o_<i)) = 1/|o| sum_i ( -log V - mean_j log p_ij )
 
 Source: arXiv 2502.18581 (best of N), arXiv 2505.19590 eq. 4 (reward of Intuitor). Range: 0 for uniform distributions,
-never negative, unbounded above; 15 to 35 nats on Qwen2.5. The constant log V cancels in advantages but not in numbers
-that people compare: V counts all rows of the output head, so values of models with different heads do not compare.
+never negative, unbounded above; 15 to 35 nats on Qwen2.5. V counts all rows of the output head. The constant log V
+cancels in advantages, but values of models with different heads do not compare.
 Defaults there: Intuitor up to 3B 7 completions, learning rate 3e-6, KL weight 0.005; from 7B on 14, 1e-6 and 0.01; on
 MATH always temperature 0.9, 3072 tokens, and no floor under the group's deviation.
 
-Watch: it is averaged over tokens, yet can be raised by any text the model finds easy - copying, repeating, appending
-a solved problem, or stopping after a few tokens. As a reward it teaches first and over-optimises later.
+Watch: any text that is easy for the model raises it: copying, repeating, appending a solved problem, or stopping after
+a few tokens. As a reward it teaches first and over-optimises later.
 """
 
 from __future__ import annotations
@@ -26,24 +26,17 @@ ROUNDING = 0.05  # nats; bfloat16 logits near 20 are 0.125 apart, and a mean ove
 
 
 def token_self_certainty(stats: TokenStats) -> torch.Tensor:
-    """Self-certainty of each token, [B, T] in nats and float64; values at padding mean nothing."""
+    """Computes self-certainty of each token, [B, T] in nats and float64; values at padding have no meaning."""
     if stats.mean_logprob_BT is None:
         raise ValueError("self-certainty needs mean_logprob_BT, which these statistics lack")
     return -stats.mean_logprob_BT.double() - math.log(stats.vocab_size)
 
 
 def self_certainty(stats: TokenStats) -> list[float | None]:
-    """Self-certainty of each completion, in nats.
-
-    Args:
-        stats: with `mean_logprob_BT`.
-
-    Returns:
-        B numbers; None for a completion without tokens or with non-finite statistics.
+    """Computes self-certainty of each completion, in nats, from `mean_logprob_BT`.
 
     Raises:
-        ArithmeticError: a value is negative beyond rounding, which a divergence cannot be: the statistics do not
-            belong to these tokens.
+        ArithmeticError: a value is negative beyond rounding, so the statistics do not belong to these tokens.
 
     Example:
         >>> rlif.SIGNALS["self_certainty"](rlif.score_completions(model, prompt_ids, completion_ids))

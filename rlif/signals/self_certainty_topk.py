@@ -1,21 +1,20 @@
-"""Self-certainty from top-k log-probabilities, what an API or vLLM returns: an approximation from below.
+"""Self-certainty from top-k log-probabilities, as an API or vLLM returns them: a lower bound.
 
 With S the tokens whose log-probabilities are known and m = 1 - sum_{j in S} p_j the mass of the V - |S| others,
 
     SC_i >= -log V - 1/V ( sum_{j in S} log p_ij + (V - |S|) log( m_i / (V - |S|) ) )
 
 The right side takes the unseen tokens to be equally likely. By Jensen's inequality the mean of their log p is at most
-the log of their mean p, so this is a lower bound of self-certainty, the tighter the more tokens are seen. It holds for
-any S: some engines add the sampled token to the top k.
+the log of their mean p, so this is a lower bound of self-certainty. It gets tighter as S grows, and it holds for any S:
+some engines add the sampled token to the top k.
 
 Source: the bound is ours; self-certainty as in `rlif.signals.self_certainty`. Range: 0 and up to the exact value.
 Defaults there: none.
 
-Watch: self-certainty is made in the tail, and the tail is what top-k leaves out. The bound misses how uneven it is,
-log(mean p) - mean(log p) over the unseen, several nats on real vocabularies, and ranks completions by m more than by
-what self-certainty measures. Never mix it with exact values. It needs raw log-probabilities: before temperature, top-k
-and top-p. Float32 cannot tell m from 0 below 1e-6, so m is not taken to be less; the bound stays one,
-if a looser one.
+Watch: the tail, which top-k leaves out, determines self-certainty. The bound misses how uneven the tail is:
+log(mean p) - mean(log p) over the unseen tokens, several nats on real vocabularies. So it ranks completions mainly by
+m. Never mix it with exact values. It needs raw log-probabilities: before temperature, top-k and top-p. Float32 cannot
+tell m from 0 below 1e-6, so m is at least that here, which loosens the bound.
 """
 
 from __future__ import annotations
@@ -26,15 +25,14 @@ from collections.abc import Sequence
 from rlif.errors import DataError
 
 LEAST_MASS = 1e-6
-ROUNDING = 1e-3  # by which probabilities may add up to more than 1: half-precision engines do
+ROUNDING = 1e-3  # by which probabilities of half-precision engines may add up to more than 1
 
 
 def approximate_self_certainty(topk_logprobs: Sequence[Sequence[float]], vocab_size: int) -> float | None:
-    """A lower bound of one completion's self-certainty, in nats.
+    """Computes a lower bound of one completion's self-certainty, in nats.
 
     Args:
-        topk_logprobs: for each token of the completion the known log-probabilities of the distribution it was drawn
-            from, in any order and number.
+        topk_logprobs: for each token the known log-probabilities of its distribution, in any order and number.
         vocab_size: V, the rows of the model's output head (`config.vocab_size`).
 
     Returns:

@@ -1,4 +1,4 @@
-"""Self-consistency: the share of the group that came to the same answer as this completion.
+"""Self-consistency: the share of the group that gives the same answer.
 
     r_i = |C(a_i)| / G
 
@@ -6,30 +6,24 @@ Source: EMPO, arXiv 2504.05812, whose reward it is on mathematics (clusters by e
 SRT, arXiv 2505.21444. Range: 1/G to 1, and 0 without an answer. Defaults there: EMPO 7 completions, learning rate 1e-6,
 KL weight 0; SRT 32 completions, leave-one-out baseline.
 
-No answer: 0, as in EMPO, and it still counts in G; where nobody answers, all are None. EMPO gives 0 to groups in which
-all answers differ; here these tie at 1/G, which is the same advantage.
+No answer: 0, as in EMPO, and it still counts in G; in a group without any answer all are None. EMPO gives 0 to groups
+in which all answers differ; here these tie at 1/G, which is the same advantage.
 
 Watch: as for plurality_vote. SRT reports sudden, complete collapse in long training: one answer to everything.
 """
 
 from __future__ import annotations
 
-from rlif.answers.clusters import clusters
+from rlif.answers.clusters import count_equal
 from rlif.types import Group
 
 
 def self_consistency(group: Group) -> list[float | None]:
-    """For each completion the share of its group that gives the same answer.
-
-    Returns:
-        G numbers; all None where nobody in the group answers.
+    """Computes for each completion the share of its group with the same answer; None without any answer.
 
     Example:
         >>> self_consistency(Group("?", ["", "", "", ""], ["4", "5", "5", None]))
         [0.25, 0.5, 0.5, 0.0]
     """
-    found = clusters(group.answers, group.equal)
-    if not found:
-        return [None] * len(group.answers)
-    shares = {i: len(members) / len(group.answers) for members in found for i in members}
-    return [shares.get(i, 0.0) for i in range(len(group.answers))]
+    counts = count_equal(group.answers, group.equal)
+    return [count / len(counts) if any(counts) else None for count in counts]

@@ -10,10 +10,10 @@ Source: DeepConf, arXiv 2508.15260, and its offline code. Range: log k and up, s
 Defaults there: k = 20 and w = 2048, for traces of tens of thousands of tokens.
 
 Watch: a trace of w tokens or fewer is one window, and all four are its plain mean; a recipe sets w by
-`confidence_window`. Larger = more sure: in a peaked distribution the runners-up are improbable, so minus their
-log-probabilities is large. Only nearly so: the least value belongs to k equally likely tokens, and V equally likely
-ones, knowing nothing, give log V, which is more. Published for choosing among samples. As a reward the mean
-teaches like self-certainty and collapses like it without a floor (results/floor.md, a model of 0.6 M parameters).
+`confidence_window`. In a peaked distribution the runners-up are improbable, so minus their log-probabilities is large.
+The order has an exception: k equally likely tokens give the least value, log k, and a uniform distribution gives more,
+log V. Published for choosing among samples. As a reward the mean teaches like self-certainty, and without a floor it
+collapses like it (results/floor.md, a model of 0.6 M parameters).
 """
 
 from __future__ import annotations
@@ -31,18 +31,12 @@ BOTTOM = 0.1  # share of the windows
 
 
 def windows(confidence_T: torch.Tensor, window: int) -> torch.Tensor:
-    """The mean of each run of `window` tokens, one token further each time; of all tokens where there are fewer."""
+    """Computes the mean of each run of `window` tokens, one token apart; of all tokens where there are fewer."""
     return confidence_T.unfold(0, min(window, len(confidence_T)), 1).mean(-1)
 
 
 def mean_token_confidence(stats: TokenStats) -> list[float | None]:
-    """Mean top-k confidence of each completion, in nats.
-
-    Args:
-        stats: with `topk_confidence_BT`: score with `top_k=20`.
-
-    Returns:
-        B numbers; None for a completion without tokens or with non-finite statistics.
+    """Computes the mean top-k confidence of each completion, in nats, from `topk_confidence_BT` (`top_k=20`).
 
     Example:
         >>> rlif.SIGNALS["mean_token_confidence"](rlif.score_completions(model, prompt_ids, completion_ids, top_k=20))
@@ -52,17 +46,17 @@ def mean_token_confidence(stats: TokenStats) -> list[float | None]:
 
 
 def tail_confidence(stats: TokenStats, window: int = WINDOW) -> list[float | None]:
-    """Mean top-k confidence of the last `window` tokens. Otherwise as `mean_token_confidence`."""
+    """Computes the mean top-k confidence of the last `window` tokens, in nats."""
     return stats.reduce("topk_confidence_BT", lambda confidence_T: confidence_T[-window:].mean())
 
 
 def lowest_window_confidence(stats: TokenStats, window: int = WINDOW) -> list[float | None]:
-    """The least confident window. Otherwise as `mean_token_confidence`."""
+    """Computes the mean of the least confident window, in nats."""
     return stats.reduce("topk_confidence_BT", lambda confidence_T: windows(confidence_T, window).min())
 
 
 def bottom_window_confidence(stats: TokenStats, window: int = WINDOW) -> list[float | None]:
-    """The mean of the least confident tenth of the windows. Otherwise as `mean_token_confidence`."""
+    """Computes the mean of the least confident tenth of the windows, in nats."""
 
     def bottom(confidence_T: torch.Tensor) -> torch.Tensor:
         means_W = windows(confidence_T, window)

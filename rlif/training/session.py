@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rlif.errors import RecipeError, RewardError, RlifError
 from rlif.files.atomic import is_number
 from rlif.guard.limits import Guard
-from rlif.rewards.terms import wants_gold
+from rlif.rewards.terms import reads_gold
 from rlif.runs.checkpoints import step_of
 from rlif.runs.folder import Run
 from rlif.runs.rollback import roll_back, rollbacks, step_to_return_to, strengthened
@@ -83,7 +83,7 @@ class Session:
     def _ended_at(self, checkpoint: Path) -> bool:
         from transformers import TrainerState
 
-        self.guard.recall(TrainerState.load_from_json(str(checkpoint / "trainer_state.json")))
+        self.guard.restore(TrainerState.load_from_json(str(checkpoint / "trainer_state.json")))
         return step_of(checkpoint) >= self.prepared.plan.steps or self.guard.stopped is not None
 
     @contextmanager
@@ -152,7 +152,7 @@ def build(prepared: PreparedRun, run: Run, fresh: bool) -> InternalFeedback:
     from rlif.engines.trl.trainer import in_shards
 
     try:
-        gold = prepared.problems if wants_gold(prepared.recipe) else None
+        gold = prepared.problems if reads_gold(prepared.recipe) else None
         trainer = build_trainer(
             prepared.recipe, prepared.prompts(), prepared.tokenizer, str(run.checkpoints), prepared.task, gold
         )
@@ -197,7 +197,7 @@ def _with_callbacks(
     problems = {_key(prompt): problem for prompt, problem in zip(prepared.prompts(), prepared.problems, strict=True)}
 
     def completions() -> list[dict[str, Any]]:
-        guard.see([row | {"answer": prepared.task.extract(row["completion"])} for row in completed_rows(trainer)])
+        guard.measure([row | {"answer": prepared.task.extract(row["completion"])} for row in completed_rows(trainer)])
         rows = scored_rows(trainer, prepared.recipe.keep_completions)
         _grade(prepared.task, [problems.get(_key(row["prompt"])) for row in rows], rows)
         return rows

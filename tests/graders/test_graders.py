@@ -18,7 +18,7 @@ import rlif
 from rlif.errors import RecipeError, RewardError
 from rlif.graders import GRADERS, Batch
 from rlif.graders.external import checked, import_function, reward_function, reward_model
-from rlif.graders.seed_grpo import caution
+from rlif.graders.seed_grpo import agreement_factor
 from rlif.moved import MOVED
 from rlif.tasks import TASKS
 from rlif.types import Group, Problem
@@ -69,11 +69,13 @@ def test_random_tosses_a_fair_coin_that_is_the_same_again():
 def test_caution_by_hand():
     """Four of six agree: K = 3 clusters of 4, 1, 1."""
     entropy = -(math.log(4 / 6) + 2 * math.log(1 / 6)) / 3
-    assert caution(Group("?", [""] * 6, ["4", "4", "5", "4", "4", None])) == pytest.approx(1 - entropy / math.log(6))
-    assert caution(Group("?", [""] * 3, ["4", "4", "4"])) == 1.0
-    assert caution(Group("?", [""] * 3, ["4", None, None])) == pytest.approx(0.0)
-    assert caution(Group("?", [""], ["4"])) == 1.0
-    assert caution(Group("?", [""] * 7, list("abcdefg"))) == 0.0, "rounding turned the advantages round"
+    assert agreement_factor(Group("?", [""] * 6, ["4", "4", "5", "4", "4", None])) == pytest.approx(
+        1 - entropy / math.log(6)
+    )
+    assert agreement_factor(Group("?", [""] * 3, ["4", "4", "4"])) == 1.0
+    assert agreement_factor(Group("?", [""] * 3, ["4", None, None])) == pytest.approx(0.0)
+    assert agreement_factor(Group("?", [""], ["4"])) == 1.0
+    assert agreement_factor(Group("?", [""] * 7, list("abcdefg"))) == 0.0, "rounding turned the advantages round"
 
 
 def unlabelled(completions, **_):

@@ -12,7 +12,7 @@ from transformers import Qwen2ForSequenceClassification, Qwen2Model
 import rlif
 from rlif.config.loading import check_recipe
 from rlif.config.recipe import Equivalence
-from rlif.rewards.equivalence import chains, load_equivalence
+from rlif.rewards.equivalence import components, load_equivalence
 from rlif.signals import GROUP_SIGNALS
 from rlif.types import Group
 
@@ -21,8 +21,8 @@ def test_chains_join_what_pairs_join():
     same = torch.eye(5, dtype=torch.bool)
     for i, j in ((0, 3), (3, 4)):
         same[i, j] = same[j, i] = True
-    assert chains(same) == [[0, 3, 4], [1], [2]]
-    assert chains(torch.ones(0, 0)) == []
+    assert components(same) == [[0, 3, 4], [1], [2]]
+    assert components(torch.ones(0, 0)) == []
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,9 @@ def test_embeddings_by_their_cosine(encoder):
     cosine = torch.nn.functional.cosine_similarity(vectors[:, None], vectors[None], dim=-1)
     distinct = sorted({round(cosine[i, j].item(), 9) for i in range(5) for j in range(i) if (i, j) != (1, 0)})
     threshold = (distinct[-1] + distinct[-2]) / 2
-    alike = load_equivalence(Equivalence(embedding=encoder, threshold=threshold))
-    assert alike("?", texts) == chains(cosine >= threshold) and len(chains(cosine >= threshold)) == 3
-    values = GROUP_SIGNALS["semantic_entropy"](Group("?", texts, [None] * 5, alike=alike))
+    cluster_texts = load_equivalence(Equivalence(embedding=encoder, threshold=threshold))
+    assert cluster_texts("?", texts) == components(cosine >= threshold) and len(components(cosine >= threshold)) == 3
+    values = GROUP_SIGNALS["semantic_entropy"](Group("?", texts, [None] * 5, cluster_texts=cluster_texts))
     assert values[0] == values[1] > values[4]
 
 
@@ -84,20 +84,20 @@ def entailer(folder, padded=True):
 def test_entailment_goes_both_ways(tmp_path):
     """One way alone joins nothing: either half of the relation would give other clusters."""
     one_way = torch.tensor([[(i, j) in ENTAILS for j in range(4)] for i in range(4)])
-    assert not torch.equal(one_way, one_way.T) and chains(one_way | one_way.T) == [[0, 1, 2, 3]]
-    alike = load_equivalence(Equivalence(entailment=entailer(tmp_path / "nli")))
-    assert alike(PROMPT, TEXTS) == [[0, 2], [1], [3]]
-    assert alike(PROMPT, TEXTS[::-1]) == [[0], [1, 3], [2]]
+    assert not torch.equal(one_way, one_way.T) and components(one_way | one_way.T) == [[0, 1, 2, 3]]
+    cluster_texts = load_equivalence(Equivalence(entailment=entailer(tmp_path / "nli")))
+    assert cluster_texts(PROMPT, TEXTS) == [[0, 2], [1], [3]]
+    assert cluster_texts(PROMPT, TEXTS[::-1]) == [[0], [1, 3], [2]]
 
 
 def test_an_entailment_model_without_padding_pads_with_its_end(tmp_path):
     """Its texts differ in length, and attention leaves the padding out."""
-    alike = load_equivalence(Equivalence(entailment=entailer(tmp_path / "nli", padded=False)))
-    assert alike(PROMPT, TEXTS) == [[0, 2], [1], [3]]
+    cluster_texts = load_equivalence(Equivalence(entailment=entailer(tmp_path / "nli", padded=False)))
+    assert cluster_texts(PROMPT, TEXTS) == [[0, 2], [1], [3]]
 
 
 def test_models_that_cannot_tell(tmp_path, model_folder):
-    with pytest.raises(rlif.RlifError, match="is no entailment model: its labels are label_0, label_1"):
+    with pytest.raises(rlif.RlifError, match="is not an entailment model: its labels are label_0, label_1"):
         load_equivalence(Equivalence(entailment=str(model_folder)))
     with pytest.raises(rlif.RlifError, match="cannot load the entailment model"):
         load_equivalence(Equivalence(entailment=str(tmp_path / "nowhere")))

@@ -7,7 +7,7 @@ import pytest
 import rlif
 from rlif.config.loading import load_recipe
 from rlif.graders import FACTORS, GRADERS, NEED_GOLD
-from rlif.rewards.terms import check_gold, find_term, kind_of, wants_gold
+from rlif.rewards.terms import check_gold, find_term, kind_of, reads_gold
 from rlif.signals import GROUP_SIGNALS, NEEDS, SIGNALS
 from rlif.training.prepare import check_names
 from rlif.types import Problem
@@ -49,7 +49,7 @@ def test_kinds():
     ],
 )
 def test_gold_is_asked_for_by_name_or_by_parameter(reward, wanted):
-    assert wants_gold(load_recipe("demo", [f"reward={reward}"])) is wanted
+    assert reads_gold(load_recipe("demo", [f"reward={reward}"])) is wanted
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_vote_on_programs_is_refused(monkeypatch, reward):
     recipe = load_recipe("demo", [f"reward={reward}"])
     check_names(recipe)
     monkeypatch.setattr(type(rlif.TASKS["clock"]), "runs_code", True)
-    with pytest.raises(rlif.RlifError, match="are programs, which cannot be told to be equal"):
+    with pytest.raises(rlif.RlifError, match="are programs, which cannot be compared"):
         check_names(recipe)
 
 

@@ -27,7 +27,7 @@ def first_letter(prompt, texts):
 
 
 def said(texts):
-    return Group("?", texts, [None] * len(texts), alike=first_letter)
+    return Group("?", texts, [None] * len(texts), cluster_texts=first_letter)
 
 
 def test_plurality_is_not_majority():
@@ -60,9 +60,9 @@ def test_answers_are_compared_by_the_task(name):
 def test_permuting_a_group_permutes_its_values(name):
     answers = ["4", "5", "5", None, "4"]
     texts = ["a", "b1", "b2", "", "a2"]
-    values = GROUP_SIGNALS[name](Group("?", texts, answers, alike=first_letter))
+    values = GROUP_SIGNALS[name](Group("?", texts, answers, cluster_texts=first_letter))
     for order in itertools.permutations(range(5)):
-        shuffled = Group("?", [texts[i] for i in order], [answers[i] for i in order], alike=first_letter)
+        shuffled = Group("?", [texts[i] for i in order], [answers[i] for i in order], cluster_texts=first_letter)
         assert GROUP_SIGNALS[name](shuffled) == [values[i] for i in order]
 
 

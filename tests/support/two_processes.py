@@ -23,7 +23,7 @@ GOLD = {"task": Lengths(), "problems": Lengths().load("train")}
 MEANT = {"semantic_entropy": 1.0, "plurality_vote": 0.5}
 
 
-def alike(prompt, texts):
+def cluster_texts(prompt, texts):
     """Texts mean the same if they are as long, modulo two."""
     parities = [len(text) % 2 for text in texts]
     return [[i for i, parity in enumerate(parities) if parity == wanted] for wanted in sorted(set(parities))]
@@ -41,7 +41,7 @@ CASES = {
         "reward": MEANT,
         "mixer": Mixer(list(MEANT), "batch_std"),
         "task": Lengths(),
-        "alike": alike,
+        "cluster_texts": cluster_texts,
         "rewarded": 3,
         "per_device_train_batch_size": 6,
         "max_steps": 2,

@@ -109,12 +109,12 @@ def test_a_reward_model_and_a_model_of_meaning(tmp_path, model_folder):
     reward = f"reward={{semantic_entropy: 1.0, {judge}: 0.5}}"
     overrides = [reward, f"equivalence={{entailment: {entails}}}", "evaluate={}", "training.max_steps=2"]
     run = train(tmp_path, model_folder, *overrides)
-    alike, sizes = load_equivalence(Equivalence(entailment=str(entails))), set()
+    cluster_texts, sizes = load_equivalence(Equivalence(entailment=str(entails))), set()
     for step in (1, 2):
         rows = completions(run, step)
         for start in (0, 4):
             group = rows[start : start + 4]
-            together = alike(group[0]["prompt"][-1]["content"], [row["completion"] for row in group])
+            together = cluster_texts(group[0]["prompt"][-1]["content"], [row["completion"] for row in group])
             assert all(row["completion"].strip() for row in group)
             expected = {member: math.log(len(members) / 4) for members in together for member in members}
             found = [row["rewards"]["semantic_entropy"] for row in group]

@@ -3,7 +3,7 @@
     setup.py             builds a trainer from a recipe; rows of the run folder from its rollouts
     trainer.py           the trainers: which passes give statistics, and which are run for them
     rewards.py           the one reward function TRL calls: measures, mixes and remembers
-    annotator.py         whose confidence: online, offline, ema, lagged
+    annotator.py         the measured model: online, offline, ema, lagged
     vllm.py              what TRL leaves open where vLLM samples
     callbacks.py         records, evaluates, shows progress
     guard_callback.py    the guard in a training step

@@ -1,4 +1,4 @@
-"""Whose confidence is it? The model whose statistics the token signals read.
+"""Keeps the annotator: the model whose statistics the token signals read.
 
     online    the policy, as it samples                                                 no copy, often no pass
     offline   the frozen start (arXiv 2505.19590, Fig. 7): the reference model's pass
@@ -7,11 +7,11 @@
               arXiv 2508.00410)                                                         a copy in float32, one pass
     lagged    c <- policy every k steps                                                 a copy, one pass
 
-A copy holds the trainable parameters alone - adapters, under LoRA - and is swapped in for one pass in eval mode. The
-policy is never touched by it: pointers change places and come back.
+A copy holds the trainable parameters alone (the adapters under LoRA). It is swapped in for one pass in eval mode, by
+pointers, so the policy does not change.
 
-Watch: a frozen annotator was exploited near step 100 in the paper, by appending a problem that is solved already. One
-that moves at once can be argued with: the policy may raise its reward by becoming surer of what it says.
+Watch: in the paper the policy exploited a frozen annotator near step 100, by appending a problem that is solved
+already. With an online annotator, the policy can raise its reward by becoming surer of any text.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FILE = "annotator.safetensors"  # in a checkpoint
 
 @dataclass(frozen=True)
 class Annotator:
-    """What a recipe says of it.
+    """The annotator's options in a recipe.
 
     Attributes:
         kind: see above.
@@ -53,15 +53,15 @@ class Annotator:
         return self.kind in ("ema", "lagged")
 
 
-class Shadow:
-    """A copy of a model's trainable parameters that can take their place.
+class Shadow(TrainerCallback):
+    """A copy of a model's trainable parameters that can replace them. It is updated after each optimiser step.
 
     Args:
         model: unwrapped from data-parallel wrappers.
-        annotator: how the copy follows; with kind offline it never does.
+        annotator: how the copy is updated; with kind offline it never is.
 
     Raises:
-        MachineError: there is no memory for it; says how much it takes.
+        MachineError: there is not enough memory; the message says how much it takes.
     """
 
     def __init__(self, model: nn.Module, annotator: Annotator):
@@ -77,13 +77,13 @@ class Shadow:
             ) from error
 
     def gibibytes(self) -> float:
-        """The memory of the copy."""
+        """Computes the memory of the copy."""
         wide = self.annotator.kind == "ema"
         return sum(p.numel() * (4 if wide else p.element_size()) for p in self.parameters.values()) / 2**30
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
-        """Takes note of an optimiser step, the `step`-th."""
+        """Updates the copy after optimiser step `step`."""
         if self.annotator.kind == "ema":
             for name, p in self.parameters.items():
                 self.copies[name].mul_(self.annotator.decay).add_(p.float(), alpha=1 - self.annotator.decay)
@@ -93,7 +93,7 @@ class Shadow:
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """The copy in the place of the parameters; theirs are back afterwards, whatever happens."""
+        """Puts the copy in the place of the parameters, and theirs back afterwards."""
         own = {name: p.data for name, p in self.parameters.items()}
         try:
             for name, p in self.parameters.items():
@@ -109,10 +109,10 @@ class Shadow:
         save_file({name: copy.contiguous() for name, copy in self.copies.items()}, folder / FILE)
 
     def load(self, folder: Path) -> None:
-        """Takes the copy from a checkpoint.
+        """Loads the copy from a checkpoint.
 
         Raises:
-            DataError: the checkpoint has none, or one of another model.
+            DataError: the checkpoint has no copy, or one of another model.
         """
         if not (folder / FILE).is_file():
             raise DataError(
@@ -125,12 +125,5 @@ class Shadow:
         for name, copy in self.copies.items():
             copy.copy_(saved[name])
 
-
-class UpdateShadow(TrainerCallback):
-    """Lets a shadow follow the policy, after each optimiser step and before its checkpoint."""
-
-    def __init__(self, shadow: Shadow):
-        self.shadow = shadow
-
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.shadow.follow(state.global_step)
+        self.follow(state.global_step)

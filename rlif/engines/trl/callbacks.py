@@ -1,4 +1,4 @@
-"""Callbacks of a training step: record it, evaluate, show progress. They are transformers' and know no engine."""
+"""Callbacks of a training step: record it, evaluate, show progress. They depend on transformers only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from rlif.runs.folder import Run
 
-# The engine's names and ours; what is in neither list keeps the engine's name.
+# The engine's names and ours; other metrics keep the engine's name.
 RENAMED = {
     "completions/mean_length": "completion_length",
     "completions/min_length": "completion_length_min",
@@ -27,18 +27,18 @@ DROPPED = ("reward_std", "frac_reward_zero_std", "total_flos", "train_runtime", 
 
 
 def our_names(logs: Mapping[str, Any]) -> dict[str, Any]:
-    """What the engine logs, under the names of this project; names that are ours already stay."""
+    """Renames the engine's metrics to the names of this project."""
     named = {RENAMED.get(key, key): value for key, value in logs.items() if not key.startswith("rewards/")}
     return {key: value for key, value in named.items() if key not in DROPPED and "terminated_length" not in key}
 
 
 class MetricNames(TrainerCallback):
-    """Gives every tracker (`report_to`) our names, and held-out scores with the step they belong to.
+    """Gives every tracker (`report_to`) our names, and held-out scores with their step.
 
-    It must be the first callback: it changes the logs that the others are given.
+    It must be the first callback, because it changes the logs of the others.
 
     Attributes:
-        scores: to be logged with the next logs, as `eval_clock/accuracy`.
+        scores: logged with the next logs, as `eval_clock/accuracy`.
     """
 
     def __init__(self) -> None:
@@ -56,8 +56,8 @@ class Recorder(TrainerCallback):
     """Writes metrics.jsonl and completions/ of a run.
 
     Args:
-        extra: more to log, asked at each logged step.
-        completions: rows of the latest rollout, asked after each step; empty if there was no new one.
+        extra: returns more metrics, at each logged step.
+        completions: returns rows of the latest rollout, after each step; empty if there was no new one.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class PeriodicEvaluation(TrainerCallback):
     Args:
         evaluate_at: evaluates at a step.
         every: steps; None for the end alone.
-        stopped: whether training was interrupted, so that this is not the end.
-        log_scores: logs scores that no step will log: those of the start and of the end.
+        stopped: tells whether training was interrupted before its end.
+        log_scores: logs the scores of the start and of the end, which belong to no step.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class PeriodicEvaluation(TrainerCallback):
 
 
 class PipeSafeConsole(Console):
-    """A console that stays silent once its pipe has no reader (`| head`), so that the run goes on."""
+    """A console that stays silent once its pipe has no reader (`| head`), so that the run continues."""
 
     def on_broken_pipe(self) -> None:
         with suppress(SystemExit):
@@ -122,7 +122,7 @@ class PipeSafeConsole(Console):
 
 
 class Display(TrainerCallback):
-    """A line of progress: step, reward, length, KL, time left. One line per logged step where there is no terminal."""
+    """Shows progress: step, reward, length, KL, time left; without a terminal, one line per logged step."""
 
     def __init__(self, console: Console):
         self.console = console

@@ -1,4 +1,4 @@
-"""Saves a run's work so that resuming gives the same run: order of problems, the last step, sealed checkpoints.
+"""Saves a run so that resuming continues the same run: order of problems, the last step, sealed checkpoints.
 
 SameOrder            repeats the order of problems after a resume
 LastStep             saves the step before one that failed
@@ -26,14 +26,14 @@ from rlif.runs.folder import Run
 
 
 class SameOrder(Sampler[int]):
-    """The order of each epoch from the seed and the number of epochs before it, whenever the process was started.
+    """Computes the order of each epoch from the seed and the number of epochs before it, also after a resume.
 
-    TRL's sampler draws a permutation per epoch and is not told, after a resume, how many were drawn before: every epoch
-    but the first would be sampled in the order of the first.
+    TRL's sampler draws a permutation per epoch. After a resume it does not know how many were drawn before, and would
+    begin again with the order of the first epoch.
 
     Args:
-        sampler: TRL's, shuffling with a generator of its own.
-        trainer: its state says in which epoch it is.
+        sampler: TRL's, which shuffles with its own generator.
+        trainer: its state has the epoch.
     """
 
     def __init__(self, sampler: Any, trainer: Any):
@@ -52,7 +52,7 @@ class SameOrder(Sampler[int]):
 
 
 class LastStep(TrainerCallback):
-    """Remembers what a step begins with - random state, tokens seen - so that a run which fails in it can be saved."""
+    """Keeps the random state and the tokens seen before each step, to save a run whose step fails."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._remember(state)
@@ -66,7 +66,7 @@ class LastStep(TrainerCallback):
         self.states = random.getstate(), numpy.random.get_state(), torch.get_rng_state(), cuda
 
     def save(self, trainer: Any) -> bool:
-        """A checkpoint of the last step, from which the run goes on as if the next had not begun; False before any."""
+        """Saves a checkpoint of the last step, as if the next had not begun; returns False before the first step."""
         if trainer.state.global_step == 0:
             return False
         trainer.state.num_input_tokens_seen = self.tokens
@@ -83,9 +83,9 @@ class LastStep(TrainerCallback):
 
 
 class RoomForCheckpoint(TrainerCallback):
-    """Refuses to begin a checkpoint that the disk has no room for.
+    """Refuses to begin a checkpoint that does not fit on the disk.
 
-    Counted: the weights that are saved, and two moments of the trainable ones in their own type (Adam's).
+    It counts the saved weights, and Adam's two moments of the trainable ones, in their own type.
     """
 
     def __init__(self, folder: Path):
@@ -108,13 +108,13 @@ class RoomForCheckpoint(TrainerCallback):
 class SealCheckpoints(TrainerCallback):
     """Seals each checkpoint once every process has written its part, and only then deletes old ones.
 
-    What was logged up to it is on the disk before: a run that goes on from there logs none of it again. Averages that
-    are logged over several steps are logged at a checkpoint as well: it does not carry half of one.
+    Logs are on the disk before it, so that a resumed run logs nothing twice. Averages over several logged steps are
+    logged at a checkpoint as well, because it does not contain a partial average.
 
     Args:
-        run: whose checkpoints they are.
+        run: owns the checkpoints.
         limit: how many stay, None for all.
-        spared: step of one that stays in any case, asked at each.
+        spared: returns the step of one that always stays.
     """
 
     def __init__(self, run: Run, limit: int | None, spared: Callable[[], int | None]):
@@ -130,4 +130,4 @@ class SealCheckpoints(TrainerCallback):
             self.run.sync_logs()
             seal(self.run.checkpoints / f"checkpoint-{state.global_step}")
             prune(self.run.checkpoints, self.limit, {self.spared()})
-        PartialState().wait_for_everyone()  # who ends here must not take the main process with it while it seals
+        PartialState().wait_for_everyone()  # a process that ends earlier could end the main one while it seals

@@ -1,4 +1,4 @@
-"""The guard beside a training step: judges what is logged, says and logs alarms, asks the trainer to stop."""
+"""Runs the guard in a training step: checks logged metrics, prints and logs alarms, stops the trainer."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from rlif.runs.rollback import log_alarm
 
 
 class GuardState(TrainerCallback, ExportableState):
-    """Judges each logged step; its memory travels in `trainer_state.json` of the checkpoints.
+    """Checks each logged step; its state is saved in `trainer_state.json` of the checkpoints.
 
     It comes after `MetricNames`, and before the recorder and the trackers, which show what it adds to a step. A saved
-    step is logged as well (`checkpointing.SealCheckpoints`), so every checkpoint has been judged.
+    step is logged as well (`checkpointing.SealCheckpoints`), so every checkpoint is checked.
 
     Args:
         guard: policy and limits.
-        run: where alarms are logged and healthy checkpoints lie.
-        console: where they are said.
-        every: acts only after so many updates, those that share a rollout, so that what is resumed is the same run.
+        run: gets the alarms, and has the healthy checkpoints.
+        console: prints the alarms.
+        every: updates that share a rollout. It acts only after the last one, so that a resumed run is the same run.
 
     Attributes:
         logged: the signs that are raised, for the metrics of the step.
@@ -40,40 +40,40 @@ class GuardState(TrainerCallback, ExportableState):
 
     def __init__(self, guard: Guard, run: Run, console: Console, every: int):
         self.guard, self.run, self.console, self.every = guard, run, console, every
-        self.judge = Monitor(guard)
-        self.vitals: dict[str, float] = {}
+        self.monitor = Monitor(guard)
+        self.health: dict[str, float] = {}
         self.logged: dict[str, Any] = {}
         self.stopped: Alarm | None = None
 
-    def see(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Takes the rows of a new rollout; none where there was no new one."""
-        self.vitals = measure_health(rows) or self.vitals
+    def measure(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Measures the health of a new rollout; without rows there was no new one."""
+        self.health = measure_health(rows) or self.health
 
     @property
     def rolls_back(self) -> bool:
-        """Whether training ended to go on from an earlier checkpoint."""
+        """Tells whether training ended in order to continue from an earlier checkpoint."""
         return self.stopped is not None and self.guard.policy == "rollback"
 
     @property
     def healthy(self) -> int | None:
-        """Step of the last healthy checkpoint."""
-        return self.judge.watch.healthy
+        """Returns the step of the last healthy checkpoint."""
+        return self.monitor.watch.healthy
 
     def state(self) -> dict[str, Any]:
         stopped = asdict(self.stopped) if self.stopped else None
-        return {"args": {}, "attributes": {"watch": self.judge.state(), "vitals": self.vitals, "stopped": stopped}}
+        return {"args": {}, "attributes": {"watch": self.monitor.state(), "vitals": self.health, "stopped": stopped}}
 
-    def recall(self, state: Any) -> None:
-        """Takes up what a checkpoint remembers; also of a run that the guard had ended there."""
+    def restore(self, state: Any) -> None:
+        """Restores the state from a checkpoint, also of a run that the guard had ended there."""
         saved = state.stateful_callbacks.get(type(self).__name__)
         if saved:
             remembered = saved["attributes"]
-            self.judge.restore(remembered["watch"])
-            self.vitals = remembered["vitals"]
+            self.monitor.restore(remembered["watch"])
+            self.health = remembered["vitals"]
             self.stopped = Alarm(**remembered["stopped"]) if remembered["stopped"] else None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.recall(state)
+        self.restore(state)
         if self.guard.kl is not None and not args.beta and state.is_world_process_zero:
             self.console.print(
                 "guard: training.beta is 0, so KL to the start, its most telling sign, is not measured;"
@@ -88,24 +88,24 @@ class GuardState(TrainerCallback, ExportableState):
         step = state.global_step
         if args.fp16 and not math.isfinite(logs.get("grad_norm") or 0.0):
             del logs["grad_norm"]  # the scaler lets its scale grow until this happens, and skips the step
-        logs |= self.vitals
-        raised = self.judge.step(step, our_names(logs))
-        self.logged = {"alarms": list(self.judge.watch.raised)}
-        self.vitals = {}
+        logs |= self.health
+        raised = self.monitor.step(step, our_names(logs))
+        self.logged = {"alarms": list(self.monitor.watch.raised)}
+        self.health = {}
         if state.is_world_process_zero:
             for alarm in raised:
                 log_alarm(self.run, alarm)
                 self.console.print(f"guard: {alarm}", highlight=False, soft_wrap=True, markup=False)
         if self._must_stop(step):
-            self.stopped = self.judge.alarm
+            self.stopped = self.monitor.alarm
             interrupted, control.should_training_stop = control.should_training_stop, True
             control.should_save = self.guard.policy == "stop" or interrupted
-        elif control.should_save and self.judge.is_healthy():
-            self.judge.watch.healthy = step  # before it is written, so that it says so itself
+        elif control.should_save and self.monitor.is_healthy():
+            self.monitor.watch.healthy = step  # before it is written, so that its own state has it
 
     def _must_stop(self, step: int) -> bool:
-        """Whether the run ends here; the main process decides for all."""
-        stop = self.guard.policy != "log" and self.judge.alarm is not None and step % self.every == 0
+        """Decides on the main process whether the run ends here, for all processes."""
+        stop = self.guard.policy != "log" and self.monitor.alarm is not None and step % self.every == 0
         if PartialState().num_processes > 1:
             stop = broadcast_object_list([stop])[0]
         return stop

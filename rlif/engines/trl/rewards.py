@@ -1,8 +1,7 @@
-"""The one reward function an engine is given: measures every term, mixes them, remembers what it saw.
+"""The one reward function that TRL calls: measures every term, mixes them, keeps the scored completions.
 
-Everything is looked at per group, and groups may straddle processes, so the rows of all processes are gathered first;
-each group is judged once, by the process that holds its first row. An error on one process is raised on all of them:
-one that stopped alone would leave the others waiting for ever.
+A group may straddle processes, so the rows of all processes are gathered first. Each group is measured once, by the
+process that holds its first row. An error on one process is raised on all, or the others would wait for ever.
 """
 
 from __future__ import annotations
@@ -21,23 +20,23 @@ from rlif.errors import MachineError, RewardError, RlifError, first_line
 from rlif.graders import Batch
 from rlif.rewards.mixing import Mixer
 from rlif.rewards.terms import Term
-from rlif.rewards.time_limit import RewardFailed, rewarding
+from rlif.rewards.time_limit import RewardFailed
 from rlif.scoring.statistics import length_mask
 from rlif.signals.self_certainty import token_self_certainty
 from rlif.tasks import Task
-from rlif.types import Group, Problem, TokenStats
+from rlif.types import ClusterTexts, Group, Problem, TokenStats
 
 if TYPE_CHECKING:
     from rlif.engines.trl.trainer import InternalFeedback
 
-PATIENCE = 3  # rollouts
+MASKED_ROLLOUTS = 3  # in a row, with all completions truncated and masked, end the run
 Result = TypeVar("Result")
 Values = dict[str, list[float | None]]  # by term, one for each row
 
 
 @dataclass
 class Rollout:
-    """What is known of the rows generated last, on this process, until they are rewarded."""
+    """The rows that this process generated last, with their statistics, until they are rewarded."""
 
     prompt_ids: list[list[int]]
     completion_ids: list[list[int]]
@@ -51,13 +50,13 @@ class Rollout:
 
 @dataclass(frozen=True)
 class ScoredCompletion:
-    """One completion with its rewards, as the reward function saw it.
+    """One completion with its rewards.
 
     Attributes:
-        token_self_certainty: of length |o|, in nats, the annotator's, on the CPU; None where no pass gave it.
+        token_self_certainty: of length |o|, in nats, under the annotator, on the CPU; None where no pass gave it.
         rewards: by term, as measured; None where a term could not score it.
-        reward: the weighted sum of these; None where no term of weight could score it.
-        advantage: what the engine made of it, by which the policy is updated.
+        reward: the weighted sum of these; None where no term with weight could score it.
+        advantage: as the engine computed it.
     """
 
     prompt: Any
@@ -76,7 +75,7 @@ class ScoredCompletion:
         return self.completion if isinstance(self.completion, str) else self.completion[-1]["content"]
 
     @property
-    def asked(self) -> str:
+    def last_message(self) -> str:
         return self.prompt if isinstance(self.prompt, str) else self.prompt[-1]["content"]
 
 
@@ -87,13 +86,12 @@ class InternalReward:
     Args:
         terms: from `rlif.rewards.terms.find_term`.
         mixer: scales and mixes them, see `rlif.rewards.mixing`; the trainer must have scale_rewards="none".
-        annotator: whose confidence token signals measure; the policy's, as it is now, if left out.
-        task: extracts, compares and grades answers, for terms that read any.
-        problems: of which the data set's column `problem` gives the row; only for terms that ask for gold.
-        alike: for semantic_entropy, see `rlif.rewards.equivalence`.
+        annotator: the model whose confidence token signals measure; the current policy if left out.
+        task: extracts, compares and grades answers, for terms that read answers.
+        problems: the data set's column `problem` gives the row in them; only for terms that need gold.
+        cluster_texts: for semantic_entropy, see `rlif.rewards.equivalence`.
         rewarded: how many of a group are rewarded; the others only vote. All if left out.
         seed: of random rewards.
-        seconds: what a term may take for one batch.
     """
 
     def __init__(
@@ -104,15 +102,14 @@ class InternalReward:
         annotator: Annotator | None = None,
         task: Task | None = None,
         problems: Sequence[Problem] | None = None,
-        alike: Callable[[str, Sequence[str]], list[list[int]]] | None = None,
+        cluster_texts: ClusterTexts | None = None,
         rewarded: int | None = None,
         seed: int = 0,
-        seconds: float = 600,
     ):
         self.terms, self.mixer = list(terms), mixer or Mixer([term.name for term in terms])
         self.annotator = annotator or Annotator()
-        self.task, self.problems, self.alike = task, problems, alike
-        self.rewarded, self.seed, self.seconds = rewarded, seed, seconds
+        self.task, self.problems, self.cluster_texts = task, problems, cluster_texts
+        self.rewarded, self.seed = rewarded, seed
         self.needs = {term.needs.removesuffix("_BT") for term in terms} - {""}
         self.__name__ = self.terms[0].name if len(self.terms) == 1 else "reward"
         self.trainer: InternalFeedback = None  # type: ignore[assignment]  # set by the trainer that is given this
@@ -140,11 +137,11 @@ class InternalReward:
         local = [dataclasses.replace(row, answer=self.task.extract(row.text) if self.task else None) for row in local]
 
         first = self.trainer.accelerator.process_index * len(local)
-        mine = self._agreed(lambda: self._of_rows(local, rollout, first, {"log_metric": log_metric, **columns}))
+        mine = self._on_all(lambda: self._measure_rows(local, rollout, first, {"log_metric": log_metric, **columns}))
         rows = gather_object(local)
         values: Values = {name: gather_object(column) for name, column in mine.items()}
-        of_groups, factors = self._of_groups(rows, first, len(local))
-        mixed = self._mixed(rows, values | of_groups, factors)
+        of_groups, factors = self._measure_groups(rows, first, len(local))
+        mixed = self._mix(rows, values | of_groups, factors)
         if log_metric is not None:
             self._log(log_metric)
         return mixed[first : first + len(local)]
@@ -171,32 +168,27 @@ class InternalReward:
         ends = getattr(self.trainer, "eos_token_ids", [tokenizer.eos_token_id])  # a list of its own in TRL 1.16
         return not completion_ids or completion_ids[-1] not in (*ends, tokenizer.pad_token_id)
 
-    def _agreed(self, work: Callable[[], Result]) -> Result:
-        """What `work` gives on this process; where it fails on any, it fails on all.
-
-        Raises:
-            RewardFailed: the first process that could not give a reward says why.
-            MachineError: another process met an error of another kind.
-        """
+    def _on_all(self, work: Callable[[], Result]) -> Result:
+        """Runs `work` on every process; an error on one is raised on all."""
         failure: Exception | None = None
         try:
             result = work()
-        except Exception as error:  # whatever it is, the others must hear of it, or they wait for ever
+        except Exception as error:  # whatever it is, the other processes would wait for ever without it
             failure = error
-        troubles = [trouble for trouble in gather_object([failure and _trouble(failure)]) if trouble]
-        if not troubles:
+        errors = [error for error in gather_object([failure and _describe(failure)]) if error]
+        if not errors:
             return result  # type: ignore[possibly-unbound]
         if failure is not None and not isinstance(failure, RlifError):
             raise failure
-        for sentence, details in troubles:
+        for sentence, details in errors:
             if details is None:
                 raise MachineError(sentence)
-        raise RewardFailed(*troubles[0]) from failure
+        raise RewardFailed(*errors[0]) from failure
 
-    def _of_rows(
+    def _measure_rows(
         self, rows: list[ScoredCompletion], rollout: Rollout, first: int, columns: Mapping[str, Any]
     ) -> Values:
-        """The terms that look at one completion at a time."""
+        """Measures the terms that read one completion at a time."""
         numbers = columns.get("problem")
         batch = Batch(
             prompts=[row.prompt for row in rows],
@@ -213,17 +205,13 @@ class InternalReward:
         )
         stats = self._stats(rollout, [row.truncated for row in rows]) if self.needs else None
         return {
-            term.name: self._measured(term, stats if term.kind == "token" else batch)
+            term.name: term.measure(stats if term.kind == "token" else batch)
             for term in self.terms
             if term.kind != "group"
         }
 
-    def _measured(self, term: Term, given: Any) -> list[float | None]:
-        with rewarding(term.name, self.seconds, foreign=term.kind in ("function", "model")):
-            return term.measure(given)
-
     def _stats(self, rollout: Rollout, truncated: list[bool]) -> TokenStats:
-        """The statistics of the rollout; TRL zeroes the attention of rows it masks, so theirs are none."""
+        """Collects the statistics of the rollout, without those of masked rows, whose attention TRL zeroes."""
         mask_BT = length_mask(rollout.lengths, next(iter(rollout.fields.values())).device)
         if self.trainer.args.mask_truncated_completions:
             mask_BT[torch.tensor(truncated)] = False
@@ -231,53 +219,53 @@ class InternalReward:
         return TokenStats(mask_BT, self.trainer.vocab_size, self.trainer.args.temperature, **fields)
 
     def _by_token(self, rollout: Rollout, truncated: list[bool]) -> list[torch.Tensor | None]:
-        """Self-certainty of each token of each row, where the rollout has what it takes."""
+        """Computes self-certainty of each token of each row, where the rollout has mean_logprob."""
         if "mean_logprob" not in rollout.fields:
             return [None] * len(rollout.lengths)
         stats = self._stats(rollout, truncated)
-        certainty_BT, kept_B = token_self_certainty(stats).float().cpu(), stats.mask_BT.any(1).tolist()
-        rows = zip(certainty_BT, rollout.lengths, kept_B, strict=True)
-        return [row_T[:length].clone() if kept else None for row_T, length, kept in rows]
+        certainty_BT, known_B = token_self_certainty(stats).float().cpu(), stats.mask_BT.any(1).tolist()
+        rows = zip(certainty_BT, rollout.lengths, known_B, strict=True)
+        return [row_T[:length].clone() if known else None for row_T, length, known in rows]
 
-    def _of_groups(
+    def _measure_groups(
         self, rows: list[ScoredCompletion], first: int, count: int
     ) -> tuple[Values, dict[str, torch.Tensor]]:
-        """The terms that look at a group at a time, and the factors of advantages, [P, 1]."""
+        """Measures the terms that read a group at a time, and the factors of advantages, [P, 1]."""
         signals = [term for term in self.terms if term.kind == "group"]
         factors = [term for term in self.terms if term.factor]
         if not signals and not factors:
             return {}, {}
 
-        def judge() -> list[dict[str, Any]]:
+        def measure() -> list[dict[str, Any]]:
             starts = range(0, len(rows), self._group)
             groups = [rows[start : start + self._group] for start in starts if first <= start < first + count]
             if self.task and any(term.name != "semantic_entropy" for term in (*signals, *factors)):
                 self.task.compare_ahead([[row.answer for row in group] for group in groups])
-            return [self._judged(group, signals, factors) for group in groups]
+            return [self._measure_group(group, signals, factors) for group in groups]
 
-        judged = gather_object(self._agreed(judge))
-        values = {term.name: [value for group in judged for value in group[term.name]] for term in signals}
+        measured = gather_object(self._on_all(measure))
+        values = {term.name: [value for group in measured for value in group[term.name]] for term in signals}
         return values, {
-            term.name: torch.tensor([[group["factors"][term.name]] for group in judged], dtype=torch.float64)
+            term.name: torch.tensor([[group["factors"][term.name]] for group in measured], dtype=torch.float64)
             for term in factors
         }
 
-    def _judged(self, rows: list[ScoredCompletion], signals: list[Term], factors: list[Term]) -> dict[str, Any]:
+    def _measure_group(self, rows: list[ScoredCompletion], signals: list[Term], factors: list[Term]) -> dict[str, Any]:
         group = Group(
-            prompt=rows[0].asked,
+            prompt=rows[0].last_message,
             completions=[row.text for row in rows],
             answers=[row.answer for row in rows],
-            alike=self.alike,
+            cluster_texts=self.cluster_texts,
             **({"equal": self.task.equal} if self.task else {}),
         )
-        judged: dict[str, Any] = {term.name: self._measured(term, group) for term in signals}
-        return judged | {"factors": {term.name: term.factor(group) for term in factors if term.factor}}
+        measured: dict[str, Any] = {term.name: term.measure(group) for term in signals}
+        return measured | {"factors": {term.name: term.factor(group) for term in factors if term.factor}}
 
-    def _mixed(
+    def _mix(
         self, rows: list[ScoredCompletion], values: Values, factors: Mapping[str, torch.Tensor]
     ) -> list[float | None]:
-        """One reward for each row of all processes, scaled; remembers the rows with what was measured."""
-        out = self._left_out(rows)
+        """Mixes one reward for each row of all processes; keeps the rows with their values in `scored`."""
+        out = self._unrewarded(rows)
         values = {
             term.name: [None if no else v for v, no in zip(values[term.name], out, strict=True)] for term in self.terms
         }
@@ -289,7 +277,7 @@ class InternalReward:
             for row, row_values in zip(rows, zip(*values.values(), strict=True), strict=True)
         ]
         if self._training:
-            self._refuse_silence(values, weights)
+            self._refuse_unscorable(values, weights)
         grids = {name: self._grid(column) for name, column in values.items()}
         mixed_PG = self.mixer(grids, weights, factors, learn=self._training)
         return [None if math.isnan(x) else x for x in mixed_PG.flatten().tolist()]
@@ -298,33 +286,29 @@ class InternalReward:
         numbers = [math.nan if value is None else value for value in column]
         return torch.tensor(numbers, dtype=torch.float64).view(-1, self._group)
 
-    def _left_out(self, rows: list[ScoredCompletion]) -> list[bool]:
-        """Which rows no term rewards: truncated ones that TRL masks, and those that only vote."""
+    def _unrewarded(self, rows: list[ScoredCompletion]) -> list[bool]:
+        """Finds the rows that no term rewards: truncated ones that TRL masks, and those that only vote."""
         masked, rewarded = self.trainer.args.mask_truncated_completions, self.rewarded or self._group
         return [(masked and row.truncated) or i % self._group >= rewarded for i, row in enumerate(rows)]
 
-    def _refuse_silence(self, values: Values, weights: Mapping[str, float]) -> None:
-        """Stops where a reward that should count could score nothing at all.
+    def _refuse_unscorable(self, values: Values, weights: Mapping[str, float]) -> None:
+        """Raises `RewardError` where a reward with weight could score no completion of a rollout.
 
-        Rollouts that are truncated as a whole, where TRL masks those, may happen in small batches; not `PATIENCE` in a
-        row.
-
-        Raises:
-            RewardError: says which, and what it would have needed.
+        In small batches all completions may be truncated and masked by TRL, but not `MASKED_ROLLOUTS` times in a row.
         """
         count = len(self.scored)
         masked = self.trainer.args.mask_truncated_completions and all(row.truncated for row in self.scored)
         self.masked_in_a_row = self.masked_in_a_row + 1 if masked else 0
-        if self.masked_in_a_row == PATIENCE:
+        if self.masked_in_a_row == MASKED_ROLLOUTS:
             raise RewardError(
-                f"all completions of {PATIENCE} rollouts in a row were truncated, and"
+                f"all completions of {MASKED_ROLLOUTS} rollouts in a row were truncated, and"
                 " training.mask_truncated_completions leaves those out, so there is nothing to learn from; raise"
                 " training.max_completion_length"
             )
         for term in self.terms:
             if masked or not weights[term.name] or any(value is not None for value in values[term.name]):
                 continue
-            if term.kind == "group" and self.alike is None and self.task is not None:
+            if term.kind == "group" and self.cluster_texts is None and self.task is not None:
                 why = f"task {self.task.name} finds an answer in none of them, so there is nothing to compare"
             elif term.kind == "token":
                 why = "they have no tokens, or no finite statistics"
@@ -343,25 +327,25 @@ class InternalReward:
             if term.weight.scheduled:
                 log_metric(f"{term.name}_weight", term.weight.at(self._step))
         log_metric("unscorable", [row.reward for row in rewarded].count(None) / len(rewarded))
-        log_metric("reward_spread", self.mixer.of_sum.spread)
+        log_metric("reward_spread", self.mixer.sum_normaliser.spread)
         log_metric("extra_passes", float(self.path == "pass"))
 
 
-def _trouble(error: Exception) -> tuple[str, str | None]:
-    """What other processes are told of an error: a sentence and its traceback, None for a mistake of this package."""
+def _describe(error: Exception) -> tuple[str, str | None]:
+    """Describes an error to other processes: a sentence and its traceback, None for a mistake in this package."""
     if isinstance(error, RlifError):
         return str(error), getattr(error, "details", "")
     return f"another process of this run failed ({type(error).__name__}: {first_line(error)}); see its log", None
 
 
 def total(rewards: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
-    """The weighted sum of the rewards that there are; None where there is none of those that weigh."""
+    """Sums the known rewards by weight; None where no reward with weight is known."""
     weighing = [name for name in rewards if weights[name]]
     parts = [weights[name] * value for name in weighing if (value := rewards[name]) is not None]
     return math.fsum(parts) if parts or not weighing else None
 
 
 def mean(column: Sequence[float | None]) -> float:
-    """The mean of the numbers in a column; NaN without any."""
+    """Computes the mean of the numbers in a column; NaN without any."""
     numbers = [value for value in column if value is not None]
     return sum(numbers) / len(numbers) if numbers else math.nan

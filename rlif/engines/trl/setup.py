@@ -21,17 +21,16 @@ from rlif.config.defaults import LEAVE_ONE_OUT
 from rlif.config.recipe import Recipe
 from rlif.engines.trl.annotator import Annotator
 from rlif.engines.trl.contract import raised_by_library
-from rlif.engines.trl.rewards import InternalReward
+from rlif.engines.trl.rewards import InternalReward, ScoredCompletion
 from rlif.engines.trl.trainer import InternalFeedback, InternalGRPOTrainer, InternalRLOOTrainer
 from rlif.engines.trl.vllm import check_vllm, vllm_errors
 from rlif.errors import MachineError, ModelError, RecipeError, first_line, nearest
 from rlif.rewards.equivalence import load_equivalence
 from rlif.rewards.mixing import Mixer
-from rlif.rewards.terms import Term, find_term
+from rlif.rewards.terms import find_term
 from rlif.runs.launcher_contract import SERVER_HOST
 from rlif.sampling.loading import load_kwargs, model_path
 from rlif.sampling.sampler import token_chars
-from rlif.signals import windowed
 from rlif.tasks import Task
 from rlif.types import Problem
 
@@ -133,25 +132,20 @@ def build_trainer(
 
 def build_reward(recipe: Recipe, task: Task | None, problems: Sequence[Problem] | None) -> InternalReward:
     """The reward of a recipe, its models loaded."""
-    terms = [_term(recipe, name) for name in recipe.weights]
+    terms = [
+        find_term(name, weight, window=recipe.confidence_window, seconds=recipe.reward_seconds)
+        for name, weight in recipe.weights.items()
+    ]
     return InternalReward(
         terms,
         Mixer(list(recipe.weights), recipe.resolved_normalisation, recipe.spread_floor, recipe.mixing),
         annotator=Annotator(recipe.annotator, recipe.annotator_decay, recipe.annotator_every, recipe.annotator_copy),
         task=task,
         problems=problems,
-        alike=load_equivalence(recipe.equivalence) if recipe.equivalence else None,
+        cluster_texts=load_equivalence(recipe.equivalence) if recipe.equivalence else None,
         rewarded=recipe.rewarded_per_group,
         seed=recipe.seed,
-        seconds=recipe.reward_seconds,
     )
-
-
-def _term(recipe: Recipe, name: str) -> Term:
-    term = find_term(name, recipe.weights[name])
-    if term.kind != "token":
-        return term
-    return dataclasses.replace(term, measure=windowed(name, recipe.confidence_window))
 
 
 def load_finished(trainer: InternalFeedback, checkpoint: Path) -> None:
@@ -181,26 +175,24 @@ def _rounded(values_T: torch.Tensor | None) -> list[float] | None:
 
 def completed_rows(trainer: InternalFeedback) -> list[dict[str, Any]]:
     """Every row of the rollout rewarded last, as it was sampled; empty once `scored_rows` has taken it."""
-    return [
-        {
-            "prompt": row.prompt,
-            "prompt_ids": row.prompt_ids,
-            "completion": row.text,
-            "completion_ids": row.completion_ids,
-        }
-        for row in trainer.reward.scored
-    ]
+    return [_sampled(row) for row in trainer.reward.scored]
+
+
+def _sampled(row: ScoredCompletion) -> dict[str, Any]:
+    return {
+        "prompt": row.prompt,
+        "completion": row.text,
+        "prompt_ids": row.prompt_ids,
+        "completion_ids": row.completion_ids,
+    }
 
 
 def scored_rows(trainer: InternalFeedback, limit: int) -> list[dict[str, Any]]:
     """The first rows of the rollout rewarded last, with their advantages; empty if there is no new one."""
     scored, trainer.reward.scored = trainer.reward.scored, []
     return [
-        {
-            "prompt": row.prompt,
-            "completion": row.text,
-            "prompt_ids": row.prompt_ids,
-            "completion_ids": row.completion_ids,
+        _sampled(row)
+        | {
             "token_chars": token_chars(trainer.processing_class, row.completion_ids, row.text),
             "token_self_certainty": _rounded(row.token_self_certainty),
             "truncated": row.truncated,

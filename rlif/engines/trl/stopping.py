@@ -36,16 +36,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stop(TrainerCallback):
-    """The first Ctrl-C, SIGTERM or SIGUSR1 ends the run at a checkpoint; a second one ends it at once.
+    """Ends the run at a checkpoint after the first Ctrl-C, SIGTERM or SIGUSR1, at once after a second one.
 
     Args:
-        console: where it says so.
-        every: stops only after so many updates, those that share a rollout, so that a resumed run is the same run.
+        console: a quiet one prints no message.
+        every: updates that share a rollout. It stops only after the last one, so that a resumed run is the same run.
 
     Attributes:
-        signal: the one that came to this process, None before.
-        since: when it, or word of it from another process, came; monotonic seconds.
-        agreed: the one by which all processes end, None before they have told each other.
+        signal: the signal that this process received, None before.
+        since: when this process or another one received it; monotonic seconds.
+        agreed: the signal that ends all processes, None before they have exchanged theirs.
     """
 
     def __init__(self, console: Console, every: int):
@@ -69,26 +69,26 @@ class Stop(TrainerCallback):
                 signal.signal(number, handler)
 
     def _come(self, number: int, frame: FrameType | None) -> None:
-        told = self.signal is not None or self.agreed is not None
-        if told and PartialState().num_processes > 1 and time.monotonic() - self.since < ECHO_SECONDS:
+        stopping = self.signal is not None or self.agreed is not None
+        if stopping and PartialState().num_processes > 1 and time.monotonic() - self.since < ECHO_SECONDS:
             return
         if not self.stepping:
             raise self.ending(number)
-        if told:
+        if stopping:
             self._restore()
             signal.raise_signal(number)
             return
         self.signal, self.since = number, time.monotonic()
         again = "press Ctrl-C again" if number == signal.SIGINT else "send it again"
         if not self.console.quiet:
-            _say_at_once(f"stopping at a checkpoint after this step; {again} to stop at once")
+            _write_stderr(f"stopping at a checkpoint after this step; {again} to stop at once")
 
     def ending(self, number: int | None = None) -> BaseException:
-        """How the program ends: as Ctrl-C does, or as one that was asked to make room."""
+        """Returns the exception that ends the program: Ctrl-C's, or that of a preempted job."""
         return KeyboardInterrupt() if (number or self.agreed) == signal.SIGINT else Preempted()
 
     def stopped(self, state: Any) -> bool:
-        """Whether training ended before its end because somebody asked for it."""
+        """Tells whether a signal ended training before its last step."""
         return self.agreed is not None and state.global_step < state.max_steps
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -108,10 +108,10 @@ class Stop(TrainerCallback):
         self.stepping = False
 
 
-def _say_at_once(text: str) -> None:
-    """Writes a line to standard error from a signal handler, if that takes it without waiting.
+def _write_stderr(text: str) -> None:
+    """Writes a line to standard error from a signal handler, where that needs no waiting.
 
-    A handler runs in the middle of anything, of a print too: Python's own streams refuse to be entered twice.
+    A handler may interrupt a print, and Python's own streams refuse to be entered twice.
     """
     with suppress(OSError, ValueError):
         if select.select([], [2], [], 0)[1]:

@@ -33,7 +33,7 @@ from trl.trainer.utils import use_adapter
 
 from rlif.config.passes import Conditions, needs_copy, scored_anyway, which_pass
 from rlif.config.steps import no_start
-from rlif.engines.trl.annotator import Shadow, UpdateShadow
+from rlif.engines.trl.annotator import Shadow
 from rlif.engines.trl.checkpointing import SameOrder
 from rlif.engines.trl.contract import check_trl
 from rlif.engines.trl.rewards import InternalReward, Rollout
@@ -101,7 +101,7 @@ class InternalFeedback:
         verify_head(self.model)
         self.shadow = self._copy_of_the_annotator()
         if self.shadow:
-            self.add_callback(UpdateShadow(self.shadow))
+            self.add_callback(self.shadow)
         self.add_callback(NormaliserState(reward_funcs.mixer))
         reward_funcs.trainer = self
 
@@ -140,10 +140,10 @@ class InternalFeedback:
             output = super()._generate(prompts, *args, **kwargs)  # type: ignore[misc]
         self.rollout = Rollout(prompt_ids=list(output[0]), completion_ids=list(output[1]))
         if tap is not None:
-            self._offer(tap.fields(self.rollout.lengths), "decode")
+            self._keep(tap.fields(self.rollout.lengths), "decode")
         if self.capture is not None:
             rows = self.rollout.prompt_ids, self.rollout.completion_ids
-            self._offer(self.capture.fields(*rows, self.accelerator.device), "vllm")
+            self._keep(self.capture.fields(*rows, self.accelerator.device), "vllm")
         return output
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
@@ -158,12 +158,14 @@ class InternalFeedback:
         path = self._path_of(model) if self.rollout is not None and not torch.is_grad_enabled() else None
         if path is None or self._read(model, path) != path:
             return call(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
-        output, fields = self._tapped(call, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
-        self._offer(fields, path)
+        output, fields = self._run_with_tap(call, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+        self._keep(fields, path)
         return output
 
-    def _tapped(self, call: Any, model: Any, input_ids: Any, mask: Any, length: int, *args: Any, **kwargs: Any) -> Any:
-        """What TRL's scoring method returns, and the statistics; of the policy it gives the entropy by itself."""
+    def _run_with_tap(
+        self, call: Any, model: Any, input_ids: Any, mask: Any, length: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Returns the output of TRL's scoring method, and statistics; TRL computes the policy's entropy itself."""
         inner = self.accelerator.unwrap_model(model)
         theirs = {"entropy"} & self.reward.needs if model is not getattr(self, "ref_model", None) else set()
         if theirs:
@@ -215,23 +217,23 @@ class InternalFeedback:
                 return "reference"
         return "policy"
 
-    def _offer(self, fields: dict[str, torch.Tensor] | None, path: str) -> None:
-        """Keeps what a tap found; a pass of TRL's replaces what decoding gave, never the other way round."""
+    def _keep(self, fields: dict[str, torch.Tensor] | None, path: str) -> None:
+        """Keeps the statistics of a tap; a later pass of TRL's replaces those of decoding."""
         if fields is not None:
             assert self.rollout is not None
             self.rollout.fields, self.rollout.path = fields, path
 
     def take_rollout(self) -> Rollout:
-        """The latest rollout, scored; from here on passes are not tapped until the next one."""
+        """Returns the latest rollout with its statistics; no pass is tapped until the next rollout."""
         rollout, self.rollout = self.rollout, None
-        assert rollout is not None, "rewards were asked for before anything was generated"
+        assert rollout is not None, "TRL called the reward before it generated"
         if not self.reward.needs <= rollout.fields.keys():
             self._own_pass(rollout)
         return rollout
 
     @contextmanager
     def _annotating_model(self) -> Iterator[nn.Module]:
-        """The model whose confidence is asked for, in eval mode."""
+        """Yields the model that the annotator measures, in eval mode."""
         model = self.model
         with ExitStack() as stack:
             if self.shadow is not None:
@@ -246,7 +248,7 @@ class InternalFeedback:
 
     @torch.no_grad()
     def _own_pass(self, rollout: Rollout) -> None:
-        """One pass of TRL's scoring method, tapped, for statistics that nobody has offered."""
+        """Runs TRL's scoring method once with a tap, for statistics that no other pass gave."""
         device, padding = self.accelerator.device, float(self.processing_class.pad_token_id)
 
         def columns(rows: list[list[int]], side: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -260,7 +262,7 @@ class InternalFeedback:
         call = super()._get_per_token_logps_and_entropies  # type: ignore[misc]
         with self._annotating_model() as model:
             rows = self.args.per_device_train_batch_size
-            _, fields = self._tapped(call, model, ids_BL, mask_BL, length, batch_size=rows)
+            _, fields = self._run_with_tap(call, model, ids_BL, mask_BL, length, batch_size=rows)
         assert fields is not None, "a pass of TRL's scoring method did not go through the backbone"
         rollout.fields, rollout.path = fields | rollout.fields, "pass"  # what was there stays, to the last bit
 

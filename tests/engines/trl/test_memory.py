@@ -15,7 +15,6 @@ from torch.utils._pytree import tree_leaves
 import rlif
 from rlif.engines.trl.rewards import InternalReward
 from rlif.scoring import statistics as scoring
-from rlif.scoring import taps
 from rlif.scoring.head import Head, verify_head
 from rlif.scoring.statistics import chunk_stats
 from rlif.scoring.taps import BackboneTap, DecodeTap
@@ -39,8 +38,7 @@ class Largest(TorchDispatchMode):
 
 def chunks_of(monkeypatch: pytest.MonkeyPatch, positions: int) -> int:
     """Lets scoring hold the logits of so many positions; returns their number of elements."""
-    for module in (scoring, taps):
-        monkeypatch.setattr(module, "LOGITS_HELD", positions * V)
+    monkeypatch.setattr(scoring, "LOGITS_HELD", positions * V)
     return positions * V
 
 
@@ -90,14 +88,14 @@ def test_a_tap_on_a_pass_holds_a_row_of_hidden_states_or_a_chunk(wanted, monkeyp
     verify_head(model)
     tap = BackboneTap(model, ids_BL, T, 1.0, wanted, top_k=5)
     hidden = model.base_model(ids_BL)
-    largest = largest_of(lambda: tap._tap(model, (), hidden))
+    largest = largest_of(lambda: tap._read(model, (), hidden))
     assert largest <= (T * 32 if len(wanted) == 1 else held)
 
 
 def test_a_tap_on_decoding_holds_one_step():
     model, B = tiny_model(vocab_size=V), 6
     tap, steps = DecodeTap(model, 0.9, ("mean_logprob", "entropy")), [torch.randn(B, 1, V) for _ in range(8)]
-    largest = largest_of(lambda: [tap._tap(model, (), logits_B1V) for logits_B1V in steps])
+    largest = largest_of(lambda: [tap._read(model, (), logits_B1V) for logits_B1V in steps])
     assert largest == B * V
 
 
@@ -118,8 +116,8 @@ def test_in_training_too(changes, path, monkeypatch, model_folder):
         return run
 
     for owner, name in (
-        (DecodeTap, "_tap"),
-        (BackboneTap, "_tap"),
+        (DecodeTap, "_read"),
+        (BackboneTap, "_read"),
         (InternalReward, "__call__"),
     ):
         monkeypatch.setattr(owner, name, watched(getattr(owner, name)))

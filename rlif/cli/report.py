@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +9,6 @@ from typing import Annotated
 import typer
 
 from rlif.errors import RlifError
-
-logger = logging.getLogger(__name__)
 
 
 def report(
@@ -48,6 +45,8 @@ def watch(
 
 def report_of(run: Path) -> str:
     """Writes the report of a run that has just ended; returns a line with its path, or why there is none."""
+    import logging
+
     from rlif.reporting.page import report as write
 
     try:
@@ -55,5 +54,5 @@ def report_of(run: Path) -> str:
     except RlifError as error:
         return f"no report: {error}"
     except Exception:  # a mistake of ours; the finished run is saved, so it must not change the exit code
-        logger.exception("writing the report failed; this is a mistake of rlif.")
+        logging.getLogger(__name__).exception("writing the report failed; this is a mistake of rlif.")
         return f"no report: rlif failed to write it; `rlif report {shlex.quote(str(run))}` tries again."

@@ -41,7 +41,7 @@ class Records:
         """Reads the scores of a finished evaluation; None if there is none. Settings it lacks count as equal.
 
         Raises:
-            DataError: it has other settings.
+            DataError: it has other settings, or is damaged.
         """
         file = _file(path, ".json")
         if not file.is_file():
@@ -51,7 +51,10 @@ class Records:
         keys = different({key: scores[key] for key in compared}, plain({key: settings[key] for key in compared}))
         if keys:
             raise DataError(f"{file} has another {keys}; write to another folder, or give --overwrite.")
-        return Scores.read(scores)
+        try:
+            return Scores.read(scores)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise DataError(f"{file} is damaged; remove it, or give --overwrite, to evaluate anew.") from error
 
     def _resume(self, log: JsonLog, settings: Mapping[str, Any]) -> None:
         """Reads the batches of an evaluation that was killed, or begins a new file with its settings."""

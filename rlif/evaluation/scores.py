@@ -73,8 +73,8 @@ class Scores:
         means: dict[str, Any] = {name: found.get(name) for name in MEANS}
         own = {"n", "completions", "accuracy", "pass@k", *chosen, *MEANS}
         return cls(
-            n=found["n"],
-            completions=found["completions"],
+            n=int(found["n"]),
+            completions=int(found["completions"]),
             accuracy=_interval(found["accuracy"]),
             chosen={name: _interval(found[name]) for name in chosen},
             pass_at={int(k): _interval(share) for k, share in found.get("pass@k", {}).items()},

@@ -305,7 +305,7 @@ def test_records_of_an_evaluation(fuzz, tmp_path):
         for name in ("x.part.jsonl", "x.json", "x.jsonl"):
             (tmp_path / name).write_bytes(data)
         for reader in (
-            lambda: Records.finished(tmp_path, "x", setting),
+            lambda: Records.finished(tmp_path / "x", setting),
             lambda: read_records(tmp_path / "x.jsonl"),
             lambda: read_samples(tmp_path / "x.jsonl"),
         ):
@@ -313,6 +313,6 @@ def test_records_of_an_evaluation(fuzz, tmp_path):
                 reader()
             except rlif.RlifError:
                 continue
-        assert len(Records.open(tmp_path, "x", setting)) >= 0
+        assert len(Records(tmp_path / "x", setting)) >= 0
 
     fuzz(some_bytes(good) | lines_of(line), read)

@@ -41,10 +41,11 @@ def plan(
     from rich.console import Console
 
     from rlif.config.loading import load_recipe
-    from rlif.engines.trl.setup import check_training
+    from rlif.config.steps import check_annotator
     from rlif.launching import cost_model as costs
     from rlif.launching import hardware
     from rlif.launching.commands import STRATEGIES, Layout, check_layout, wants_server
+    from rlif.training.prepare import check_settings
 
     settings = load_recipe(recipe, overrides or [])
     card = lookup(hardware.GPUS, gpu, "gpu")
@@ -54,14 +55,16 @@ def plan(
     if trainers < 1:
         raise RecipeError(f"{gpus} GPUs leave none to train beside {server} of the vLLM server.")
     lookup(STRATEGIES, strategy, "strategy")
-    check_training(settings, trainers)
+    check_settings(settings, trainers)
     check_layout(settings, Layout(trainers, 1, strategy, server), None)
+    config = hardware.config_of(settings)
+    check_annotator(settings, config)
     longest = settings.resolved_training["max_completion_length"]
     if completion_tokens is not None and completion_tokens > longest:
         raise RecipeError(f"completions have at most {longest} tokens here (training.max_completion_length).")
     setting = costs.Setting(
         recipe=settings,
-        shape=hardware.find_shape(settings),
+        shape=hardware.shape_of(config),
         gpu=card,
         gpus=gpus + elsewhere,
         strategy=strategy,

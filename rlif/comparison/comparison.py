@@ -53,6 +53,7 @@ def compare(
     against: str | None = None,
     command: str = "",
     say: Callable[[str], None] = lambda line: None,
+    console: Any = None,
 ) -> Comparison:
     """Compares methods: recipes, which are run with each seed, and existing runs.
 
@@ -64,6 +65,7 @@ def compare(
         against: the method that the others are compared with.
         command: what made the table, printed above it; a single file keeps its own.
         say: called with a line on what is run next.
+        console: a rich console for the progress of runs; if left out, it is logged.
 
     Raises:
         RecipeError: an unknown name, or recipes that contradict each other.
@@ -91,7 +93,7 @@ def compare(
     planned = plan_sweep(recipes, [0, 1, 2] if seeds is None else seeds, overrides, folder)
     check_twice([*planned, *((run.method, run.seed) for run in read)])
     check_evaluated_alike({method: recipe for (method, _), recipe in planned.items()})
-    runs = sorted([*read, *run_sweep(planned, say)], key=lambda run: (order[run.method], run.seed))
+    runs = sorted([*read, *run_sweep(planned, say, console)], key=lambda run: (order[run.method], run.seed))
     made = files[0] if len(what) == len(files) == 1 and seeds is None else {}
     if made.get("command") and against in (None, made["against"]):
         return table(runs, made["against"], made["command"])  # the file's own table again

@@ -50,7 +50,7 @@ def plan_sweep(
 
 
 def run_sweep(
-    runs: Mapping[tuple[str, int], Recipe], say: Callable[[str], None] = lambda line: None
+    runs: Mapping[tuple[str, int], Recipe], say: Callable[[str], None] = lambda line: None, console: Any = None
 ) -> list[RunSummary]:
     """Makes the runs that are not there and reads all of them.
 
@@ -59,6 +59,7 @@ def run_sweep(
     Args:
         runs: from `plan_sweep`.
         say: called with a line on what happens next.
+        console: a rich console for the progress of runs; if left out, it is logged.
 
     Raises:
         RecipeError: an unknown name in a recipe, before anything is run.
@@ -73,7 +74,7 @@ def run_sweep(
         path = run_path(recipe)
         say(f"{path.name}, {number} of {len(runs)}" + (": finished, read" if _is_finished(recipe) else ""))
         try:
-            make(recipe)
+            make(recipe, console)
             found.append(summarise_run(path, method))
         except RlifError as error:
             say(f"{path.name} failed: {error}")

@@ -73,17 +73,22 @@ def plan(
         completion=completion_tokens or longest,
     )
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    shape = setting.shape
+    _show_setting(setting, f"{gpus} x {gpu}", completion_tokens is not None, console)
+    _show_memory(setting, console)
+    _show_time(setting, problems, console)
+
+
+def _show_setting(setting: Setting, gpus: str, chosen: bool, console: Console) -> None:
+    """Prints model, GPUs and lengths; `chosen` where the length of completions was given."""
+    shape, card = setting.shape, setting.card
     console.print(
-        f"{settings.model}: {shape.parameters / 1e9:.2f} B parameters, {gpus} x {gpu} ({card.memory:g} GiB,"
-        f" {card.flops / 1e12:g} TFLOP/s, {card.bandwidth / 1e12:g} TB/s; {card.source}), {strategy}"
+        f"{setting.recipe.model}: {shape.parameters / 1e9:.2f} B parameters, {gpus} ({card.memory:g} GiB,"
+        f" {card.flops / 1e12:g} TFLOP/s, {card.bandwidth / 1e12:g} TB/s; {card.source}), {setting.strategy}"
     )
     console.print(
         f"{setting.rows} completions per update, prompts of {setting.prompt:g} tokens, completions of"
-        f" {setting.completion:g}" + ("" if completion_tokens else " (the most; --completion-tokens says otherwise)")
+        f" {setting.completion:g}" + ("" if chosen else " (the most; --completion-tokens says otherwise)")
     )
-    _show_memory(setting, console)
-    _show_time(setting, problems, console)
 
 
 def _show_memory(setting: Setting, console: Console) -> None:

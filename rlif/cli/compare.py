@@ -39,11 +39,14 @@ def compare(
 
     for path in out or []:
         format_of(path)
-    targets, overrides = [], []
+    targets, overrides, console = [], [], None
     for argument in what:
         (overrides if "=" in argument and not Path(argument).exists() else targets).append(argument)
     if any(not Path(target).exists() or Path(target).suffix in (".yaml", ".yml") for target in targets):
+        from rlif.engines.trl.callbacks import PipeSafeConsole
+
         quiet_transformers()
+        console = PipeSafeConsole()
     found = compare_runs(
         targets,
         seeds=None if seeds is None else read_seeds(seeds),
@@ -52,6 +55,7 @@ def compare(
         against=against,
         command=_command(what, seeds, against),
         say=typer.echo,
+        console=console,
     )
     show(found)
     for path in out or []:

@@ -31,17 +31,17 @@ def launch(
 
     Example: `rlif launch --processes 8 intuitor-qwen2.5-3b-math`.
     """
-    from rlif.engines.trl.setup import check_training
     from rlif.launching import commands as launching
     from rlif.launching import supervise
     from rlif.launching.slurm import batch_script
+    from rlif.training.prepare import check_settings
 
     settings, stem, _ = find_settings(recipe, overrides, resume, "launch --processes 2 demo")
     folder = resume or launching.run_folder(settings, stem, rank)
     server = server_gpus if launching.wants_server(settings) else 0
     gpus = None if dry_run or slurm else _gpus()
     processes = processes or _training_gpus(server, gpus or 0) * nodes
-    check_training(settings, processes)
+    check_settings(settings, processes)
     layout = launching.Layout(processes, nodes, strategy, server)
     launching.check_layout(settings, layout, gpus)
     start = ["--resume", str(resume)] if recipe is None else [recipe, *(overrides or [])]

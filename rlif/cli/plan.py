@@ -35,10 +35,11 @@ def plan(
     Example: `rlif plan intuitor-qwen2.5-3b-math --gpu h100`. Nothing is loaded but the model's configuration.
     """
     from rlif.config.loading import load_recipe
-    from rlif.engines.trl.setup import check_training
+    from rlif.config.steps import check_annotator
     from rlif.launching import cost_model as costs
     from rlif.launching import hardware
     from rlif.launching.commands import STRATEGIES, Layout, check_layout, wants_server
+    from rlif.training.prepare import check_settings
 
     settings = load_recipe(recipe, overrides or [])
     card = lookup(hardware.GPUS, gpu, "gpu")
@@ -48,14 +49,16 @@ def plan(
     if trainers < 1:
         raise RecipeError(f"{gpus} GPUs leave none to train beside {server} of the vLLM server.")
     lookup(STRATEGIES, strategy, "strategy")
-    check_training(settings, trainers)
+    check_settings(settings, trainers)
     check_layout(settings, Layout(trainers, 1, strategy, server), None)
+    config = hardware.config_of(settings)
+    check_annotator(settings, config)
     longest = settings.resolved_training["max_completion_length"]
     if completion_tokens is not None and completion_tokens > longest:
         raise RecipeError(f"completions have at most {longest} tokens here (training.max_completion_length).")
     setting = costs.Setting(
         recipe=settings,
-        shape=hardware.find_shape(settings),
+        shape=hardware.shape_of(config),
         gpu=card,
         gpus=gpus + elsewhere,
         strategy=strategy,
@@ -63,17 +66,22 @@ def plan(
         prompt=prompt_tokens or settings.max_prompt_tokens / 2,
         completion=completion_tokens or longest,
     )
-    shape = setting.shape
+    _show_setting(setting, f"{gpus} x {gpu}", completion_tokens is not None)
+    _show_memory(setting)
+    _show_time(setting, problems)
+
+
+def _show_setting(setting: Setting, gpus: str, chosen: bool) -> None:
+    """Prints model, GPUs and lengths; `chosen` where the length of completions was given."""
+    shape, card = setting.shape, setting.card
     print(
-        f"{settings.model}: {shape.parameters / 1e9:.2f} B parameters, {gpus} x {gpu} ({card.memory:g} GiB,"
-        f" {card.flops / 1e12:g} TFLOP/s, {card.bandwidth / 1e12:g} TB/s; {card.source}), {strategy}"
+        f"{setting.recipe.model}: {shape.parameters / 1e9:.2f} B parameters, {gpus} ({card.memory:g} GiB,"
+        f" {card.flops / 1e12:g} TFLOP/s, {card.bandwidth / 1e12:g} TB/s; {card.source}), {setting.strategy}"
     )
     print(
         f"{setting.rows} completions per update, prompts of {setting.prompt:g} tokens, completions of"
-        f" {setting.completion:g}" + ("" if completion_tokens else " (the most; --completion-tokens says otherwise)")
+        f" {setting.completion:g}" + ("" if chosen else " (the most; --completion-tokens says otherwise)")
     )
-    _show_memory(setting)
-    _show_time(setting, problems)
 
 
 def _show_memory(setting: Setting) -> None:

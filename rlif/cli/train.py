@@ -49,10 +49,10 @@ def _train(recipe: Recipe, name: str, resume: Run | None) -> None:
     from rlif.training.lifecycle import train
 
     quiet_transformers()
-    run = train(recipe, name=name, resume=resume)
+    console = PipeSafeConsole()
+    run = train(recipe, name=name, resume=resume, console=console)
     state, summary = PartialState(), run.summary()
     if state.is_main_process:
-        console = PipeSafeConsole()
         if summary["evaluations"]:
             console.print(before_and_after(run))
         console.print(

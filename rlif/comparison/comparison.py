@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlif.comparison.checks import check_duplicates, check_evaluations, check_planned_evaluations, check_seeds, notes_on
 from rlif.comparison.outcomes import MethodResult, evaluated_tasks, method_result
@@ -19,6 +19,9 @@ from rlif.comparison.summary_file import read_summaries
 from rlif.comparison.sweep import plan_sweep, run_sweep
 from rlif.config.loading import find_recipe, shipped_recipes
 from rlif.errors import DataError, RecipeError, lookup
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def compare(
     against: str | None = None,
     command: str = "",
     say: Callable[[str], None] = lambda line: None,
+    console: Console | None = None,
 ) -> Comparison:
     """Compares methods: recipes, which are run with each seed, and existing runs.
 
@@ -66,6 +70,7 @@ def compare(
         against: the method that the others are compared with.
         command: what made the table, printed above it; a single file keeps its own.
         say: called with a line about each run.
+        console: a rich console for the progress of runs; if left out, it is logged.
 
     Raises:
         RecipeError: a name is unknown, or recipes contradict each other.
@@ -93,7 +98,7 @@ def compare(
     planned = plan_sweep(recipes, [0, 1, 2] if seeds is None else seeds, overrides, folder)
     check_duplicates([*planned, *((run.method, run.seed) for run in read)])
     check_planned_evaluations({method: recipe for (method, _), recipe in planned.items()})
-    runs = sorted([*read, *run_sweep(planned, say)], key=lambda run: (methods.index(run.method), run.seed))
+    runs = sorted([*read, *run_sweep(planned, say, console)], key=lambda run: (methods.index(run.method), run.seed))
     made = files[0] if len(what) == len(files) == 1 and seeds is None else {}
     if made.get("command") and against in (None, made["against"]):
         return table(runs, made["against"], made["command"])  # the file's own table again

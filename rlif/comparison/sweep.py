@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlif.comparison.summary import NAMES, RunSummary, differing, portable_recipe, summarise_run, whole_recipe
 from rlif.config.loading import check_recipe, find_recipe, load_recipe
 from rlif.config.recipe import Recipe
 from rlif.errors import RecipeError, RlifError
 from rlif.runs.folder import Run, resolved
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SETS = {"seed": "--seeds", "name": "the recipe's own name", "output": "--folder"}
 
@@ -49,7 +53,9 @@ def plan_sweep(
 
 
 def run_sweep(
-    runs: Mapping[tuple[str, int], Recipe], say: Callable[[str], None] = lambda line: None
+    runs: Mapping[tuple[str, int], Recipe],
+    say: Callable[[str], None] = lambda line: None,
+    console: Console | None = None,
 ) -> list[RunSummary]:
     """Makes the missing runs and reads all of them.
 
@@ -59,6 +65,7 @@ def run_sweep(
     Args:
         runs: from `plan_sweep`.
         say: called with a line about each run.
+        console: a rich console for the progress of runs; if left out, it is logged.
     """
     if not all(_is_finished(recipe) for recipe in runs.values()):
         from rlif.training.prepare import check_names
@@ -70,7 +77,7 @@ def run_sweep(
         path = _path(recipe)
         say(f"{path.name}, {number} of {len(runs)}" + (": finished, read" if _is_finished(recipe) else ""))
         try:
-            _complete(recipe)
+            _complete(recipe, console)
             found.append(summarise_run(path, method))
         except RlifError as error:
             say(f"{path.name} failed: {error}")
@@ -78,7 +85,7 @@ def run_sweep(
     return found
 
 
-def _complete(recipe: Recipe) -> None:
+def _complete(recipe: Recipe, console: Console | None) -> None:
     """Trains a recipe to its end, from wherever its folder stands."""
     if _is_finished(recipe):
         return
@@ -86,7 +93,7 @@ def _complete(recipe: Recipe) -> None:
 
     path = _path(recipe)
     existing = Run.open(path) if (path / "recipe.yaml").is_file() else None
-    train(existing.recipe() if existing else recipe, resume=existing)
+    train(existing.recipe() if existing else recipe, resume=existing, console=console)
 
 
 def _path(recipe: Recipe) -> Path:

@@ -37,7 +37,8 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
         recipe: from `rlif.load_recipe`.
         name: of the run folder where the recipe gives none; numbered if taken.
         resume: go on with this run from its latest good checkpoint, or from the start if it has none yet.
-        console: a rich console; its own if left out.
+        console: a rich console for progress; if left out, progress is logged by `logging.getLogger("rlif.training")`
+            at level INFO.
 
     Raises:
         RlifError: something in the recipe, the data, the model or the machine that the user can put right.
@@ -49,11 +50,12 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
         run = rlif.train(rlif.load_recipe("demo"))
         run.summary()["evaluations"]["clock"]["after"]["accuracy"]["mean"]  # 0.92, after a minute
     """
-    from rlif.engines.trl.callbacks import PipeSafeConsole
     from rlif.engines.trl.stopping import Stop
+    from rlif.training.progress import logging_console
 
     state = join_processes(recipe)
-    console = console or PipeSafeConsole(quiet=not state.is_main_process)
+    console = console or logging_console()
+    console.quiet = console.quiet or not state.is_main_process
     if resume is not None and (resume.path / "summary.json").is_file():
         raise DataError(f"{resume.path} is finished; there is nothing to go on with.")
     prepared = prepare(recipe, state.num_processes)

@@ -106,6 +106,16 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(run, tmp_path, model_
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_without_a_console_progress_is_logged_and_nothing_printed(tmp_path, model_folder, caplog, capsys):
+    overrides = [*SMALL, f"model={model_folder}", f"output={tmp_path / 'runs'}", "training.max_steps=2"]
+    with caplog.at_level("INFO", logger="rlif.training"):
+        run = rlif.train(rlif.load_recipe("demo", overrides))
+    lines = [record.getMessage() for record in caplog.records if record.name == "rlif.training"]
+    assert f"run folder {run.path}" in lines and any(line.startswith("step 2/2  reward ") for line in lines)
+    assert {record.levelname for record in caplog.records if record.name == "rlif.training"} == {"INFO"}
+    assert capsys.readouterr().out == ""
+
+
 def test_a_finished_run_is_not_trained_further(run):
     with pytest.raises(rlif.RlifError, match="is finished"):
         rlif.train(run.recipe(), resume=run, console=Console(quiet=True))

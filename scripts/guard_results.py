@@ -33,7 +33,7 @@ from rlif.intervals import proportion
 from rlif.runs.folder import Run
 
 NEAR, WITHIN = 10, 0.05
-READ = {"step", *(sign.of for sign in SIGNS.values())}
+READ = {"step", *(sign.metric for sign in SIGNS.values())}
 COLLAPSE = ("training.max_steps=32", "evaluate={tasks: [clock], limit: 256, every: 4, batch_size: 256}")
 HEALTHY = ("evaluate={tasks: [clock], limit: 256, every: 10, batch_size: 256}",)
 

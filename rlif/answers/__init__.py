@@ -3,8 +3,8 @@
 In reading order:
 
     extraction.py        from the text of a completion to its answer, one function per rule
-    equality.py          front door: whether two mathematical answers are equal, by `equal` and `equal_all`
-    equality_worker.py   the process that compares them, under limits of memory and time
+    equality.py          front door: compares two mathematical answers, by `equal` and `equal_all`
+    equality_worker.py   the process that compares them, with limits of memory and time
     clusters.py          groups equal answers, and rows of the same problem
 
 May import errors, types and files. Signals, tasks, graders and everything above them import this folder.

@@ -1,4 +1,4 @@
-"""Groups samples by problem, and answers by what they say."""
+"""Groups samples by problem, and answers by equality."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from typing import Any, TypeVar
 from rlif.errors import DataError
 
 Equal = Callable[[str, str], bool]
-
-
 Sample = TypeVar("Sample", bound=Mapping[str, Any])
 
 
 def clusters(answers: Sequence[Any], equal: Equal | None = None) -> list[list[int]]:
-    """Indices of the samples that give the same answer, in the order of first appearance.
+    """Returns clusters of indices of samples with equal answers, in the order of first appearance.
 
     Args:
-        answers: of one problem's samples; None, in no cluster, where a sample gave none.
+        answers: answers of one problem's samples; None, in no cluster, if a sample has none.
         equal: a task's `equal`, called with an answer and the first answer of a cluster; == if left out.
 
     Example:
@@ -27,21 +25,21 @@ def clusters(answers: Sequence[Any], equal: Equal | None = None) -> list[list[in
         [[0, 2], [3]]
     """
     found: list[list[int]] = []
-    home: dict[Any, list[int]] = {}
+    cluster_of: dict[Any, list[int]] = {}
     for i, answer in enumerate(answers):
         if answer is None:
             continue
-        if answer not in home:
+        if answer not in cluster_of:
             same = (c for c in found if equal is not None and equal(answer, answers[c[0]]))
-            home[answer] = next(same, [])
-            if not home[answer]:
-                found.append(home[answer])
-        home[answer].append(i)
+            cluster_of[answer] = next(same, [])
+            if not cluster_of[answer]:
+                found.append(cluster_of[answer])
+        cluster_of[answer].append(i)
     return found
 
 
 def label(answers: Sequence[Any], equal: Equal | None = None) -> list[int | None]:
-    """The number of each sample's answer: equal answers, equal numbers. None where there is no answer."""
+    """Numbers the answers, equal answers with the same number. None where there is no answer."""
     labels: list[int | None] = [None] * len(answers)
     for number, members in enumerate(clusters(answers, equal)):
         for i in members:
@@ -59,7 +57,7 @@ def count_equal(answers: Sequence[Any], equal: Equal | None = None) -> list[int]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The percentile of at least one value, interpolated between neighbours as numpy does by default."""
+    """Returns the percentile of at least one value, interpolated between neighbours as numpy does by default."""
     ordered = sorted(values)
     position = (len(ordered) - 1) * percent / 100
     below = math.floor(position)
@@ -68,7 +66,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def by_problem(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
-    """The samples of each problem, in the order in which they come."""
+    """Groups samples by the id of their problem, in the order given."""
     groups: dict[str, list[Sample]] = defaultdict(list)
     for number, sample in enumerate(samples, start=1):
         if "id" not in sample:

@@ -1,9 +1,9 @@
-"""The process that compares expressions: lines of [answer, gold] in, lines of true or false out.
+"""Compares expressions in a process of its own: reads lines of [answer, gold], writes lines of true or false.
 
-Sympy can be sent computing for ever, or out of memory, by a few characters (`10^{10^{10}}`). So it works here, under a
-limit of memory and in a main thread where math-verify's own time limits hold, and `rlif.answers.equality` kills it
-when those do not. Most answers that differ differ by their numbers already, which a value at one point shows without
-sympy's simplifying. Run as `python -m rlif.answers.equality_worker`; imports no torch.
+A few characters (`10^{10^{10}}`) can make sympy compute forever, or use up all memory. So it runs here, with a memory
+limit and in a main thread, where math-verify's own time limits work; `rlif.answers.equality` kills the process when
+they do not. Most different answers have different values at one point, which is checked first, without sympy's
+simplification. Run as `python -m rlif.answers.equality_worker`; imports no torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 MEMORY = 4 * 2**30  # bytes of address space
 SECONDS = 5  # for parsing, and again for comparing
 
-FAR = 1e-4  # relative; math-verify takes for equal what agrees to six digits
+FAR = 1e-4  # relative; for math-verify, numbers that agree to six digits are equal
 
 SPACING = re.compile(r"\\[,;:! ]|~|\\q?quad\b")
 MEMBER = re.compile(r"^\s*[a-zA-Z]\s*\\in\b")
@@ -31,7 +31,7 @@ BRACKETED = re.compile(r"^(\\left\s*)?[(\[].*[)\]]$", re.DOTALL)
 
 
 def prepare(expression: str) -> str:
-    """What math-verify would misread, respelled: 1e3 is a number, there is one empty set, `x in` names an interval."""
+    """Rewrites what math-verify misreads: 1e3 is a number, there is one empty set, `x in` precedes an interval."""
     expression = SPACING.sub(
         lambda match: "" if match.group() in ("\\!", "\\,") else " ", expression.strip().strip("$")
     )
@@ -40,13 +40,13 @@ def prepare(expression: str) -> str:
 
 
 def base_of(expression: str) -> str | None:
-    """The base of a number written with one, as 2516_8 or 2516_{8}."""
+    """Returns the base of a number such as 2516_8 or 2516_{8}."""
     match = IN_BASE.match(expression)
     return match.group(1) if match else None
 
 
 def same(answer: str, gold: str) -> bool:
-    """Mathematical equality of two expressions given without box."""
+    """Compares two expressions, given without box."""
     from math_verify import verify
 
     answer, gold = prepare(answer), prepare(gold)
@@ -54,7 +54,7 @@ def same(answer: str, gold: str) -> bool:
         return False  # math-verify drops the base
     lists = "," in answer and "," in gold
     if lists and is_ordered(answer) != is_ordered(gold) and "\\{" not in answer + gold:
-        return False  # (2, 5) is no list of 2 and 5
+        return False  # (2, 5) is not a list of 2 and 5
     if answer != gold and differ(answer, gold):
         return False
     return bool(verify(parsed(gold), parsed(answer), timeout_seconds=SECONDS))
@@ -62,21 +62,21 @@ def same(answer: str, gold: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def parsed(expression: str) -> list[Any]:
-    """What math-verify reads: the expression and its text, or less where it does not understand."""
+    """Parses by math-verify: returns the expression and its text, or less if it cannot be parsed."""
     from math_verify import parse
 
     return parse(f"\\boxed{{{expression}}}", parsing_timeout=SECONDS)
 
 
 def differ(answer: str, gold: str) -> bool:
-    """Whether two expressions are far apart at one point, so that no simplifying can make them equal."""
+    """Checks whether two expressions differ at one point, so that no simplification can make them equal."""
     a, b = value(answer), value(gold)
     return a is not None and b is not None and abs(a - b) > FAR * max(1.0, abs(a), abs(b))
 
 
 @lru_cache(maxsize=1024)
 def value(expression: str) -> complex | None:
-    """The value where each variable has a number of its own; None for what is no plain expression, or has none."""
+    """Evaluates an expression with a different number for each variable; None if it is not plain or not finite."""
     from sympy import Expr, Symbol
 
     found = parsed(expression)
@@ -85,13 +85,13 @@ def value(expression: str) -> complex | None:
     try:
         point: dict[Any, Any] = {s: 1 + math.sqrt(3) / (2 + sum(map(ord, str(s))) % 97) for s in found[0].free_symbols}
         number = complex(found[0].evalf(15, subs=point))
-    except Exception:
+    except Exception:  # sympy raises almost anything; the full comparison then decides
         return None
     return number if cmath.isfinite(number) else None
 
 
 def is_ordered(expression: str) -> bool:
-    """Whether an expression is a tuple or an interval as a whole."""
+    """Checks whether an expression as a whole is a tuple or an interval."""
     return bool(BRACKETED.match(expression))
 
 
@@ -101,7 +101,7 @@ def main() -> None:
     for line in sys.stdin:
         try:
             verdict = same(*json.loads(line))
-        except (Exception, RecursionError):
+        except Exception:  # math-verify and sympy raise almost anything; such an answer counts as wrong
             verdict = False
         print(json.dumps(verdict), flush=True)
 

@@ -1,15 +1,15 @@
-r"""Extracts the answer that a completion gives, or None. Each rule is a function, which protocols name.
+r"""Extracts the answer of a completion, or None. Each rule is a function; a `Protocol` names it.
 
     last_boxed         the content of the last \boxed{...}; no box, no answer
-    last_expression    the same; where there is no box, the last number
-    answer_line        what follows the last "ANSWER:"; where there is none, as last_expression
+    last_expression    the same; without a box, the last number
+    answer_line        what follows the last "ANSWER:"; without one, as last_expression
     choice_letter      the letter of a multiple choice, by MMLU-Pro's three published rules
     json_answer        the field `answer` of the first JSON object, by ZeroEval's published rules
     fenced_code        the last fenced block
-    code_or_text       the same; where there is none, the whole text
-    whole_text         the text as it is
+    code_or_text       the same; without one, the whole text
+    whole_text         the text unchanged
 
-All are linear in the length of the text, and none evaluates any of it.
+All take time linear in the length of the text, and none evaluates any of it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ LONE_LETTER = re.compile(r"\b[A-J]\b")
 
 
 def last_boxed(text: str) -> str | None:
-    r"""The content of the last complete \boxed{...} of a text, braces balanced; None if there is none.
+    r"""Returns the content of the last complete \boxed{...}, braces balanced; None if there is none.
 
     Example:
         >>> last_boxed("so \\boxed{3}, no: \\boxed{\\frac{1}{2}}")
         '\\frac{1}{2}'
     """
-    opened: list[tuple[int, bool]] = []  # where the content of each open brace begins, and whether a box opened it
+    opened: list[tuple[int, bool]] = []  # for each open brace: where its content begins, whether it is a box
     boxes = {match.end() - 1 for match in BOX.finditer(text)}
     found: tuple[int, int] | None = None
     for at, character in enumerate(text):
@@ -46,7 +46,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def last_expression(text: str) -> str | None:
-    """The last box; without one, the last number, its thousands separators removed."""
+    """Returns the last box; without one, the last number, without thousands separators."""
     boxed = last_boxed(text)
     if boxed is not None:
         return boxed
@@ -55,7 +55,7 @@ def last_expression(text: str) -> str | None:
 
 
 def answer_line(text: str) -> str | None:
-    """What follows the last `ANSWER:` on its line, out of its box and dollars; without one, `last_expression`."""
+    """Returns what follows the last `ANSWER:` on its line, without box or dollars; or else `last_expression`."""
     lines = ANSWER_LINE.findall(text)
     if not lines:
         return last_expression(text)
@@ -63,10 +63,10 @@ def answer_line(text: str) -> str | None:
 
 
 def choice_letter(text: str) -> str | None:
-    """A letter from A to J: "answer is (X)", the first; else "answer: X", the last on its line, the first line that has
-    one; else the last lone letter.
+    """Returns a letter from A to J, by the rules of MMLU-Pro's evaluate_from_local.py (arXiv 2406.01574).
 
-    The rules of MMLU-Pro's evaluate_from_local.py (arXiv 2406.01574), in one pass over the text each.
+    First rule: the first "answer is (X)". Second: the last "answer: X" on the first line that has one. Third: the last
+    letter that stands alone. Each rule passes over the text once.
     """
     match = CHOICE_SENTENCE.search(text)
     if match:
@@ -80,21 +80,21 @@ def choice_letter(text: str) -> str | None:
 
 
 def fenced_code(text: str) -> str | None:
-    """The content of the last block between two lines that begin with three backquotes; None if there is none."""
+    """Returns the text between the last two lines that contain three backquotes; None if there are fewer than two."""
     lines = text.split("\n")
     fences = [i for i, line in enumerate(lines) if "```" in line]
     return None if len(fences) < 2 else "\n".join(lines[fences[-2] + 1 : fences[-1]])
 
 
 def json_answer(text: str, *, boxed: bool = False) -> str | None:
-    """The field `answer` of the first JSON object of a text, as text; None if there is none.
+    """Returns the field `answer` of the first JSON object of a text, as text; None if there is none.
 
-    ZeroEval's rules: the first run of balanced braces, its line breaks removed, is read as JSON. Where that fails or
-    has no such field, the first `"answer": "..."` of the text counts, then one without quotes around the value, then
-    one without any.
+    ZeroEval's rules: the first run of balanced braces, without line breaks, is parsed as JSON. If that fails or has no
+    such field, the first `"answer": "..."` of the text counts, then one without quotes around the value, then one
+    without any quotes.
 
     Args:
-        boxed: where all of these fail, take a box of one word; ZeroEval does so for Llama-3.1 models alone.
+        boxed: if all of these fail, take a box of one word; ZeroEval does so for Llama-3.1 models only.
     """
     fields = _first_object(text)
     if fields is not None and "answer" in fields:
@@ -123,11 +123,11 @@ def _first_object(text: str) -> dict[str, object] | None:
 
 
 def whole_text(text: str) -> str | None:
-    """The text as it is, None if it is blank; for completions that go on with a program."""
+    """Returns the text unchanged, None if it is blank; for completions that continue a program."""
     return text if text.strip() else None
 
 
 def code_or_text(text: str) -> str | None:
-    """The last fenced block, else the whole text; None if that is blank."""
+    """Returns the last fenced block, else the whole text; None if that is blank."""
     code = fenced_code(text)
     return whole_text(text if code is None else code)

@@ -1,13 +1,13 @@
-"""The command that enters the sandbox: which user, which files, which environment.
+"""Builds the command that enters the sandbox: its user, its files, its environment.
 
-What can be seen inside, all of it read-only: /usr (with /bin, /lib and the like), the linker's cache, the Python that
-this one is built on, numpy, and the four modules that run inside. Nothing of the caller's home but Python's own folder,
-where it lies there.
+Visible inside, all of it read-only: /usr (with /bin, /lib and the like), the linker's cache, the Python that this one
+is built on, numpy, and the modules that run inside. Nothing in the caller's home is visible, except Python's own folder
+if it lies there.
 
-As root there are two steps, because a sandbox that root enters has root's privileges towards the kernel (it does not
-limit its processes), while another user may not be able to read the way to Python: root puts the same files together
-in a view that anyone can read, and in it another user enters the sandbox. Root of a container that has its own user
-namespace is no such root, and takes one step.
+Root needs two steps. The kernel does not limit the processes of a sandbox that root enters, so another user must enter
+it. But that user may not be able to read the path to Python. So root first collects the same files in a view that
+anyone can read, and in this view another user enters the sandbox. Root of a container that has its own user namespace
+is not such a root, and takes one step.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
 }
 _INSIDE = Path("/sandbox")
-_MODULES = ("__init__", "supervisor", "room", "calls", "values")
+_MODULES = ("__init__", "supervisor", "jail", "calls", "values")
 _WORKER = ["-m", "rlif.sandbox.supervisor"]
 _FIRST_USER = 2_000_000_000  # beyond any account
 _BECOME = "import os, sys; u = int(sys.argv[1]); os.setgroups([]); os.setresgid(u, u, u); os.setresuid(u, u, u); " + (
@@ -47,10 +47,10 @@ _BECOME = "import os, sys; u = int(sys.argv[1]); os.setgroups([]); os.setresgid(
 
 
 def find_bubblewrap() -> str:
-    """The path of bwrap.
+    """Returns the path of bwrap.
 
     Raises:
-        MachineError: there is none; the sentence says how to install it.
+        MachineError: it is not installed; the message says how to install it.
     """
     found = shutil.which("bwrap") if sys.platform == "linux" else None
     if not found:
@@ -58,17 +58,20 @@ def find_bubblewrap() -> str:
     return found
 
 
-Command = tuple[list[str], dict[str, str], int | None]  # its words, its environment, its user where not the caller
+Command = tuple[list[str], dict[str, str], int | None]
+"""Arguments, environment, and the user id unless it is the caller's."""
 
 
 def sandbox_command() -> Command:
-    """The command that starts the worker in a sandbox. It gets no environment: bubblewrap's processes would show it.
+    """Builds the command that starts the worker in a sandbox.
+
+    Its environment is empty, because a program could read that of bubblewrap's processes.
 
     Raises:
-        MachineError: no bubblewrap.
+        MachineError: bubblewrap is not installed.
     """
     bwrap, two_steps = find_bubblewrap(), _is_root_of_the_machine()
-    enter = [bwrap, *_seen(in_view=two_steps), "--proc", "/proc", "--dev", "/dev", "--dir", "/tmp"]
+    enter = [bwrap, *_visible_files(in_view=two_steps), "--proc", "/proc", "--dev", "/dev", "--dir", "/tmp"]
     enter += [part for place in ("/dev/pts", "/dev", "/") for part in ("--remount-ro", place)]
     enter += ["--unshare-all", "--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--cap-drop", "ALL"]
     enter += ["--as-pid-1", "--die-with-parent", "--new-session", "--clearenv"]
@@ -78,19 +81,19 @@ def sandbox_command() -> Command:
     if not two_steps:
         return enter, {}, None
     user = _FIRST_USER + os.getpid()
-    view = [bwrap, *_seen(in_view=False), "--ro-bind", bwrap, bwrap, "--dir", "/tmp"]
+    view = [bwrap, *_visible_files(in_view=False), "--ro-bind", bwrap, bwrap, "--dir", "/tmp"]
     view += ["--dev-bind", "/dev", "/dev", "--dev-bind", "/proc", "/proc", "--die-with-parent"]
     view += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     return [*view, "--", _python(), "-IS", "-c", _BECOME, str(user), *enter], {}, user
 
 
 def local_command() -> Command:
-    """The command that starts the worker with no sandbox at all."""
+    """Builds the command that starts the worker without a sandbox."""
     return [sys.executable, *_WORKER, "--local"], ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parents[2])}, None
 
 
-def _seen(in_view: bool) -> list[str]:
-    """Arguments that bind what can be seen. In the view that root has made, things lie where they will lie inside."""
+def _visible_files(in_view: bool) -> list[str]:
+    """Returns the arguments that bind visible files. In root's view they have the paths of the sandbox already."""
     arguments = []
     places = {"/usr": Path("/usr")}
     for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):

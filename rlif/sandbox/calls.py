@@ -1,12 +1,11 @@
-"""The two ends of a call, each in a process of its own: the program nobody trusts, and the tests that judge it.
+"""Runs both ends of a call, each in its own process: the untrusted program, and the tests that judge it.
 
     tests   -> program    [name, arguments]
-    program -> tests      ["returned", value] or ["raised", type's name, message]; also, unasked, when it is loaded
+    program -> tests      ["returned", value] or ["raised", type's name, message]; also once when it is loaded
 
 A name may be dotted, and a part that ends in () is called on the way: "f", "Solution().two_sum", "Solution.VALUES".
-Values travel as `rlif.sandbox.values` says. The program can answer whatever it likes - that is what a function does -
-but it cannot reach the tester, whose exit status is the verdict. Standard library only, because this runs inside the
-sandbox.
+Values are encoded by `rlif.sandbox.values`. The program can answer what it likes, as any function may, but it cannot
+reach the tester, whose exit status is the verdict. Standard library only, because this runs inside the sandbox.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from rlif.sandbox.values import Garbled, receive, send
+from rlif.sandbox.values import InvalidData, receive, send
 
-_LONGEST_MESSAGE = 2000  # characters of an exception's message that travel
+_LONGEST_MESSAGE = 2000  # characters of an exception's message
 
 
 class CandidateError(Exception):
-    """What a call into the program raised: the name of the exception's type, and its message.
+    """Reports what a call into the program raised: the name of the exception's type, and its message.
 
-    `ProgramEnded` is the name when the program is gone, `Garbled` when it sent no value.
+    The name is `ProgramEnded` when the program has ended, `InvalidData` when it did not send a value.
     """
 
     def __init__(self, kind: str, message: str = "") -> None:
@@ -50,14 +49,14 @@ def run_tests(source: str, pipe: socket.socket) -> int:
             reply = receive(pipe)
         except EOFError:
             raise CandidateError("ProgramEnded", "the program has ended") from None
-        except Garbled as error:
-            raise CandidateError("Garbled", str(error)) from None
+        except InvalidData as error:
+            raise CandidateError("InvalidData", str(error)) from None
         match reply:
             case ["returned", value]:
                 return value
             case ["raised", str(kind), str(message)]:
                 raise CandidateError(kind, message)
-        raise CandidateError("Garbled", "a reply that is none")
+        raise CandidateError("InvalidData", "not a valid reply")
 
     def call(name: str, *args: Any) -> Any:
         try:
@@ -73,16 +72,16 @@ def run_tests(source: str, pipe: socket.socket) -> int:
         answer()
         namespace = {"__name__": "tests", "call": call, "proxy": proxy, "CandidateError": CandidateError}
         exec(compile(source, "tests.py", "exec"), namespace)
-    except BaseException as error:
+    except BaseException as error:  # tests may fail with any exception, a SystemExit included
         _print(error)
         return 1
     return 0
 
 
 def run_program(source: bytes, pipe: socket.socket | None) -> int:
-    """Runs a program to its end, as `python program.py` would, and then answers calls if there is a pipe.
+    """Runs a program as `python program.py` would, or imports it as `program` and answers calls if there is a pipe.
 
-    With a pipe its `__name__` is "program": it is imported, not run. Returns the exit code.
+    Returns the exit code.
     """
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", newline="\n", closefd=False)  # noqa: SIM115
@@ -114,20 +113,20 @@ def _exit_code(step: Callable[[], Any]) -> int:
         with contextlib.suppress(Exception):
             print(end.code, file=sys.stderr)
         return 1
-    except BaseException as error:
+    except BaseException as error:  # from untrusted code
         _print(error)
         return 1
     return 0
 
 
 def _print(error: BaseException) -> None:
-    """The traceback from the first frame that is not this file's; the bare type where memory does not suffice."""
+    """Prints the traceback from the first frame outside this file; only the type if memory does not suffice."""
     try:
         trace = error.__traceback__
         while trace and trace.tb_frame.f_code.co_filename == __file__:
             trace = trace.tb_next
         traceback.print_exception(type(error), error, trace)
-    except BaseException:
+    except BaseException:  # `__str__` is untrusted code, and memory may be used up
         os.write(2, f"{type(error).__name__}\n".encode())
 
 
@@ -136,7 +135,7 @@ def _answer_calls(pipe: socket.socket, load: Callable[[], None], namespace: dict
     while True:
         try:
             reply = ["returned", step()]
-        except BaseException as error:
+        except BaseException as error:  # from untrusted code
             reply = _raised(error)
         with contextlib.suppress(Exception):
             sys.stdout.flush()
@@ -144,7 +143,7 @@ def _answer_calls(pipe: socket.socket, load: Callable[[], None], namespace: dict
             send(pipe, reply)
         except OSError:
             return
-        except BaseException as error:  # it cannot travel
+        except BaseException as error:  # it cannot be encoded
             send(pipe, _raised(error))
         try:
             name, args = receive(pipe)
@@ -156,7 +155,7 @@ def _answer_calls(pipe: socket.socket, load: Callable[[], None], namespace: dict
 def _raised(error: BaseException) -> list[Any]:
     try:
         message = str(error)
-    except BaseException:
+    except BaseException:  # `__str__` is untrusted code too
         message = ""
     return ["raised", type(error).__name__, message[:_LONGEST_MESSAGE]]
 

@@ -1,15 +1,16 @@
 """Starts a sandbox from the host, runs programs in it, collects their output, then discards the sandbox.
 
-The supervisor inside (`rlif.sandbox.supervisor`) gets an order - the limits, and descriptors from which the
-program's texts can be read and to which its output goes - and answers once, when the program has ended and nothing
-of it is left. The host reads the output meanwhile, so it cannot pile up, and only the host watches the clock. When
-time is over, output is too long or no answer comes, the sandbox is discarded. A supervisor ends when its socket does,
-and the kernel ends everything else in its process namespace with it. Should it not end, its process group is killed.
+The supervisor inside (`rlif.sandbox.supervisor`) receives an order: the limits, and descriptors from which the
+program's texts can be read and to which its output goes. It replies once, when the program has ended and nothing of it
+is left. The host reads the output meanwhile, so it cannot pile up, and only the host measures time. When time is over,
+output is too long or no reply comes, the sandbox is discarded. A supervisor ends when its socket closes, and the kernel
+then ends everything else in its process namespace. If it does not end, the host kills its process group.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -20,125 +21,113 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from rlif.errors import MachineError
 from rlif.sandbox.bubblewrap import INSTALL, local_command, sandbox_command
+from rlif.sandbox.program import Limits, Outcome, Program
 
-_START_LIMITS = {"seconds": 60.0, "memory_mib": 1024, "processes": 64, "output_bytes": 1, "disk_mib": 1}
+_START_LIMITS = Limits(seconds=60.0, memory_mib=1024, processes=64, output_bytes=1, disk_mib=1)
 _END_SECONDS = 5.0  # for a sandbox to end by itself
-_GLANCE = 0.1  # seconds between two looks at whether the run has been given up
-_STDERR_TAIL = 4096  # bytes that are kept
+_POLL_SECONDS = 0.1  # between two checks whether the run is cancelled
+_STDERR_TAIL = 4096  # bytes
 _PIPE_BYTES = 1 << 20  # a pipe holds no more
 _OUT_OF_MEMORY = re.compile(r"^([\w.]*CandidateError: )?[\w.]*MemoryError\b")  # as the last line of a traceback
 
 
-class Broken(Exception):
-    """The sandbox failed before the program began, so this is no verdict."""
+class SandboxBroken(Exception):
+    """Reports that the sandbox failed before the program began, so there is no verdict."""
 
 
-class GivenUp(Exception):
-    """The run ends before this program."""
-
-
-class Ending(NamedTuple):
-    """How a program ended: the fields of `rlif.sandbox.runner.Outcome`."""
-
-    status: str
-    stdout: str
-    stderr: str
-    exit_code: int | None
-    seconds: float
+class Cancelled(Exception):
+    """Reports that the run ended before this program did."""
 
 
 class Sandbox:
-    """A sandbox that has shown that it works.
+    """One running sandbox; the constructor tests it with an empty program.
 
     Args:
-        local: no sandbox, plain processes.
-        given_up: when set, whatever goes on ends as `GivenUp`.
+        local: start plain processes without a sandbox.
+        cancelled: once set, a program that runs ends with `Cancelled`.
 
     Raises:
         MachineError: it cannot be made.
     """
 
-    def __init__(self, local: bool = False, given_up: threading.Event | None = None) -> None:
+    def __init__(self, local: bool = False, cancelled: threading.Event | None = None) -> None:
         self.spent = False
-        self.given_up = given_up or threading.Event()
+        self.cancelled = cancelled or threading.Event()
         command, environment, self.user = local_command() if local else sandbox_command()
         self.control, theirs = socket.socketpair()
-        self.complaints = tempfile.TemporaryFile()  # noqa: SIM115
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115
         with theirs:
             self.process = subprocess.Popen(
                 command,
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                stderr=self.complaints,
+                stderr=self.log,
                 env=environment,
-                start_new_session=True,  # Ctrl-C is the caller's to handle
+                start_new_session=True,  # the caller handles Ctrl-C
             )
         try:
-            ending = self.run(["", ""], _START_LIMITS)
-            failure = "" if ending.status == "ok" else f"an empty program gives {ending}"
-        except Broken as error:
+            outcome = self.run(Program(""), _START_LIMITS)
+            failure = "" if outcome.ok else f"an empty program gives {outcome}"
+        except SandboxBroken as error:
             failure = str(error)
         except BaseException:
             self.close()
             raise
         if failure:
-            said = self.close() or failure
+            reason = self.close() or failure
             if local:
-                raise MachineError(f"programs cannot be run here: {said}")
+                raise MachineError(f"programs cannot be run here: {reason}")
             raise MachineError(
-                f"{INSTALL}; here it cannot make a sandbox ({said}): allow unprivileged user namespaces, on Ubuntu by "
-                "`sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, in a container by its seccomp profile."
+                f"{INSTALL}; here it cannot make a sandbox ({reason}): allow unprivileged user namespaces, on Ubuntu by"
+                " `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, in a container by its seccomp profile."
             )
 
     def close(self) -> str:
-        """Ends it; when this returns, none of its processes is left. Returns the last line of what it complained."""
+        """Ends the sandbox with all of its processes. Returns the last line that it wrote to stderr."""
         self.control.close()
         try:
             self.process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        with self.complaints as file:
+        with self.log as file:
             file.seek(0)
             return file.read().decode(errors="replace").strip().rpartition("\n")[2]
 
-    def run(self, texts: Sequence[str], limits: Mapping[str, Any]) -> Ending:
-        """Runs one program; the sandbox may be spent afterwards.
-
-        Args:
-            texts: source, stdin and, if there are any, tests.
-            limits: as in `rlif.sandbox.runner.Limits`.
+    def run(self, program: Program, limits: Limits) -> Outcome:
+        """Runs one program under these limits, whatever its own; the sandbox may be `spent` afterwards.
 
         Raises:
-            Broken: it could not begin; the sandbox is spent.
-            GivenUp: somebody set the event.
+            SandboxBroken: the program could not begin; the sandbox is spent.
+            Cancelled: the event `cancelled` is set.
         """
-        self.spent = True  # until there is an answer
+        self.spent = True  # until there is a reply
+        texts = [program.source, program.stdin, *([] if program.tests is None else [program.tests])]
         with contextlib.ExitStack() as stack:
-            source, stdin, *tests = (_paper(stack, text) for text in texts)
-            (stdout, their_stdout), (stderr, their_stderr) = (self._pipe(stack) for _ in "12")
+            source, stdin, *tests = (_readable(stack, text) for text in texts)
+            (stdout, their_stdout), (stderr, their_stderr) = (self._pipe(stack) for _ in range(2))
             started = time.monotonic()
             try:
-                order = json.dumps(limits).encode() + b"\n"
+                order = json.dumps(dataclasses.asdict(limits)).encode() + b"\n"
                 socket.send_fds(self.control, [order], [source, stdin, their_stdout, their_stderr, *tests])
             except OSError as error:
-                raise Broken(f"it ended while idle: {error}") from None
-            ears = _Ears(self.control.fileno(), stdout, stderr, limits["output_bytes"])
-            stopped = ears.listen(started + limits["seconds"], self.given_up)
+                raise SandboxBroken(f"it ended while idle: {error}") from None
+            collector = _Collector(self.control.fileno(), stdout, stderr, limits.output_bytes)
+            stopped = collector.collect(started + limits.seconds, self.cancelled)
             seconds = time.monotonic() - started
-        reply = {} if stopped else json.loads(ears.reply)
+        reply = {} if stopped else json.loads(collector.reply)
         if "broken" in reply:
-            raise Broken(reply["broken"])
+            raise SandboxBroken(reply["broken"])
         self.spent = bool(stopped)
-        output = ears.stdout[: limits["output_bytes"]].decode(errors="replace")
-        complaints = ears.stderr.decode(errors="replace")
-        status = stopped or _status(reply, ears.too_much, complaints)
-        return Ending(status, output, complaints, reply.get("exit"), seconds)
+        output = collector.stdout[: limits.output_bytes].decode(errors="replace")
+        errors = collector.stderr.decode(errors="replace")
+        status = stopped or _status(reply, collector.too_much, errors)
+        return Outcome(status, output, errors, reply.get("exit"), seconds)
 
     def _pipe(self, stack: contextlib.ExitStack) -> tuple[int, int]:
         reader, writer = os.pipe()
@@ -150,56 +139,56 @@ class Sandbox:
         return reader, writer
 
 
-class _Ears:
-    """Hear a program out: its output, as far as it is kept, and the supervisor's reply.
+class _Collector:
+    """Collects a program's output, as far as it is used, and the supervisor's reply.
 
-    The host holds the writing ends of the output too, so only the supervisor's socket can end.
+    The host holds the writing ends of the output too, so end of file can occur on the supervisor's socket only.
     """
 
-    def __init__(self, control: int, stdout: int, stderr: int, most: int) -> None:
-        self.control, self.most = control, most
+    def __init__(self, control: int, stdout: int, stderr: int, output_bytes: int) -> None:
+        self.control, self.output_bytes = control, output_bytes
         self.reply, self.stdout, self.stderr = bytearray(), bytearray(), bytearray()
-        self.heard = {control: self.reply, stdout: self.stdout, stderr: self.stderr}
+        self.received = {control: self.reply, stdout: self.stdout, stderr: self.stderr}
         self.poll = select.poll()
-        for descriptor in self.heard:
+        for descriptor in self.received:
             self.poll.register(descriptor, select.POLLIN)
 
     @property
     def too_much(self) -> bool:
-        return len(self.stdout) > self.most
+        return len(self.stdout) > self.output_bytes
 
-    def listen(self, deadline: float, given_up: threading.Event) -> str:
-        """Until the reply is there (then returns ""), or the status that ends the program and its sandbox."""
+    def collect(self, deadline: float, cancelled: threading.Event) -> str:
+        """Reads until the reply is complete and returns "", or returns the status that ends program and sandbox."""
         while True:
             left = deadline - time.monotonic()
-            for descriptor, _ in self.poll.poll(1000 * max(0.0, min(left, _GLANCE))):
-                if not self._hear(descriptor) and descriptor == self.control:
+            for descriptor, _ in self.poll.poll(1000 * max(0.0, min(left, _POLL_SECONDS))):
+                if not self._read(descriptor) and descriptor == self.control:
                     return "killed"
             if self.reply.endswith(b"\n"):
-                for descriptor in self.heard:
+                for descriptor in self.received:
                     if descriptor != self.control:
-                        self._hear(descriptor)
+                        self._read(descriptor)
                 return ""
             if self.too_much:
                 return "output"
             if left <= 0:
                 return "timeout"
-            if given_up.is_set():
-                raise GivenUp
+            if cancelled.is_set():
+                raise Cancelled
 
-    def _hear(self, descriptor: int) -> bool:
+    def _read(self, descriptor: int) -> bool:
         try:
             chunk = os.read(descriptor, _PIPE_BYTES)
         except (BlockingIOError, ConnectionResetError):
             chunk = b""
-        heard = self.heard[descriptor]
-        heard += chunk
-        if heard is self.stderr:
-            del heard[:-_STDERR_TAIL]
+        received = self.received[descriptor]
+        received += chunk
+        if received is self.stderr:
+            del received[:-_STDERR_TAIL]
         return bool(chunk)
 
 
-def _status(reply: Mapping[str, Any], too_much: bool, complaints: str) -> str:
+def _status(reply: Mapping[str, Any], too_much: bool, errors: str) -> str:
     if reply["out_of_memory"]:
         return "memory"
     if too_much:
@@ -210,11 +199,11 @@ def _status(reply: Mapping[str, Any], too_much: bool, complaints: str) -> str:
         return "ok"
     if reply["exit"] == -signal.SIGXCPU:
         return "timeout"
-    return "memory" if _OUT_OF_MEMORY.match(complaints.rstrip().rpartition("\n")[2]) else "error"
+    return "memory" if _OUT_OF_MEMORY.match(errors.rstrip().rpartition("\n")[2]) else "error"
 
 
-def _paper(stack: contextlib.ExitStack, text: str) -> int:
-    """A descriptor from which a text can be read; sealed against writing where the system has that."""
+def _readable(stack: contextlib.ExitStack, text: str) -> int:
+    """Opens a descriptor from which a text can be read; sealed against writing where the system supports that."""
     data = text.encode("utf-8", "surrogatepass")
     if not hasattr(os, "memfd_create"):
         file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
@@ -223,10 +212,10 @@ def _paper(stack: contextlib.ExitStack, text: str) -> int:
         return file.fileno()
     from fcntl import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE, fcntl
 
-    paper = os.memfd_create("paper", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    stack.callback(os.close, paper)
-    with open(paper, "wb", closefd=False) as file:
+    descriptor = os.memfd_create("text", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    stack.callback(os.close, descriptor)
+    with open(descriptor, "wb", closefd=False) as file:
         file.write(data)
-    os.lseek(paper, 0, os.SEEK_SET)
-    fcntl(paper, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL)
-    return paper
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    fcntl(descriptor, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL)
+    return descriptor

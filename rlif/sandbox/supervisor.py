@@ -1,15 +1,15 @@
-"""Runs inside the sandbox: forks a room per program, waits, says how it ended. `rlif.sandbox.runner` is the other side.
+"""Runs inside the sandbox: forks a jail per program, waits, reports how it ended. `rlif.sandbox.runner` has the map.
 
-    host --(an order: limits, and what the program needs as descriptors)--> supervisor, which forks
-        the tester    if there are tests: reads them, and judges by calling into the program over a pipe
-        the keeper    first process of the room (`rlif.sandbox.room`); furnishes it, then forks and waits for
+    host --(an order: limits, and the program's texts and output as descriptors)--> supervisor, which forks
+        the tester    if there are tests: runs them, and judges by calling into the program over a pipe
+        init          first process of the jail (`rlif.sandbox.jail`); mounts its disk, then forks and waits for
             the program
-    host <--(a reply: how it ended)-- supervisor, once waitpid has said that nothing of all this is left
+    host <--(a reply: how it ended)-- supervisor, once waitpid shows that none of these processes is left
 
-A verdict is hard to forge because it is an exit status, seen by a process that the program cannot name. The supervisor
-never reads source, stdin or tests, it hands their descriptors on; so no program finds its own tests, or another
-program, in the memory it was forked with. Time and amount of output are the host's business: it throws the sandbox
-away when either is exceeded. Standard library only.
+A verdict is hard to forge because it is an exit status, read by a process that the program cannot address. The
+supervisor never reads source, stdin or tests, it passes their descriptors on. So a program finds neither its tests nor
+another program in the memory that it was forked with. The host limits time and amount of output: it discards the
+sandbox when either is exceeded. Standard library only.
 """
 
 from __future__ import annotations
@@ -25,35 +25,34 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Any
 
-from rlif.sandbox import room
+from rlif.sandbox import jail
 from rlif.sandbox.calls import run_program, run_tests
 
-_WATCH_SECONDS = 0.05  # between two looks at the memory in use
+_WATCH_SECONDS = 0.05  # between two checks of the memory in use
 _HIGHEST = 128  # more descriptors than a supervisor ever has open
-_PIPE, _BELL, _TEXT = 3, 4, 5  # where a forked process finds the pipe for calls, its bell, and source or tests
+_CALLS, _REPORT, _TEXT = 3, 4, 5  # a forked process's descriptors: pipe for calls, report pipe, source or tests
 
 
-class Gone(Exception):
-    """The host has closed its end."""
+class HostClosed(Exception):
+    """Reports that the host has closed its end of the socket."""
 
 
 class Child:
-    """A forked process, and what it and those it forked in turn have said on their bell.
+    """A forked process, and what it and its descendants wrote to their report pipe.
 
-    The bell is a pipe; it ends when all of them have ended or closed it.
+    The pipe ends when all of them have ended or closed it.
     """
 
-    def __init__(self, process: int, bell: int) -> None:
-        self.process, self.bell, self.told = process, bell, b""
+    def __init__(self, process: int, pipe: int) -> None:
+        self.process, self.pipe, self.report = process, pipe, b""
         self.exit: int | None = None
 
-    def listen(self) -> bool:
-        """Waits for a word; False when there will be no more."""
-        word = os.read(self.bell, 4096)
-        self.told += word
-        return bool(word)
+    def read(self) -> bool:
+        """Waits for more of the report; returns False at its end."""
+        chunk = os.read(self.pipe, 4096)
+        self.report += chunk
+        return bool(chunk)
 
 
 class Supervisor:
@@ -61,16 +60,16 @@ class Supervisor:
 
     Args:
         control: the socket to the host.
-        local: no rooms, plain processes of the host (`unsafe_local` in `rlif.sandbox.runner`).
+        local: run plain processes of the host instead of jails (`unsafe_local` in `rlif.sandbox.runner`).
     """
 
     def __init__(self, control: socket.socket, local: bool) -> None:
         self.control, self.local = control, local
-        self.fork = os.fork if local else room.fork_into_room
-        self.counted = room.processes_counted()
+        self.fork = os.fork if local else jail.fork_into_jail
+        self.counted = jail.processes_counted()
 
     def serve(self) -> None:
-        """Serves until the host closes its end, which it may do in the middle of a program."""
+        """Serves until the host closes its end, which it may do while a program runs."""
         while True:
             limits, files = self._receive()
             folder = tempfile.mkdtemp() if self.local else "/tmp"
@@ -83,105 +82,108 @@ class Supervisor:
                     shutil.rmtree(folder, ignore_errors=True)
             self.control.sendall(json.dumps(reply).encode() + b"\n")
 
-    def _receive(self) -> tuple[dict[str, Any], list[int]]:
+    def _receive(self) -> tuple[dict[str, float], list[int]]:
         data, files = b"", []
         while not data.endswith(b"\n"):
             chunk, more, _, _ = socket.recv_fds(self.control, 4096, 8)
             if not chunk:
-                raise Gone
+                raise HostClosed
             data, files = data + chunk, files + more
         return json.loads(data), files
 
-    def _run(self, limits: dict[str, Any], files: list[int], folder: str) -> dict[str, Any]:
+    def _run(self, limits: dict[str, float], files: list[int], folder: str) -> dict[str, object]:
         children: list[Child] = []
-        if self.local:  # all processes of the user count, and others come and go
-            self.counted = room.processes_counted() + room.COUNTED_BY
+        if self.local:  # all processes of the user count, and their number changes
+            self.counted = jail.processes_counted() + jail.COUNT_STEP
         try:
             with contextlib.ExitStack() as ours:
                 for file in files:
                     ours.callback(os.close, file)
                 source, stdin, stdout, stderr, *tests = files
-                pipe = stdin  # nobody looks there unless there are tests
+                calls = stdin  # not read unless there are tests
                 if tests:
-                    pipe, testers_pipe = (end.detach() for end in socket.socketpair())
-                    ours.callback(os.close, pipe)
-                    ours.callback(os.close, testers_pipe)
-                    given = [0, stderr, stderr, testers_pipe, *tests]
-                    children.append(self._fork(lambda: self._judge(limits), given))
-                given = [stdin, stdout, stderr, pipe, source]
-                children.append(self._fork(lambda: self._keep(limits, folder, bool(tests)), given, self.fork))
-            out_of_memory = self._wait(children, limits["memory_mib"] << 20)
+                    calls, testers_end = (end.detach() for end in socket.socketpair())
+                    ours.callback(os.close, calls)
+                    ours.callback(os.close, testers_end)
+                    descriptors = [0, stderr, stderr, testers_end, *tests]
+                    children.append(self._fork(lambda: self._become_tester(limits), descriptors))
+                descriptors = [stdin, stdout, stderr, calls, source]
+                children.append(
+                    self._fork(lambda: self._become_init(limits, folder, bool(tests)), descriptors, self.fork)
+                )
+            out_of_memory = self._wait(children, int(limits["memory_mib"]) << 20)
         finally:
-            self._sweep(children)
-        judge, keeper = children[0], children[-1]
-        told = keeper.told.decode(errors="replace")
-        if not told.startswith("+") or (judge is not keeper and judge.told):
-            return {"broken": told.removeprefix("+") or judge.told.decode(errors="replace") or "no word from the room"}
-        if judge is keeper:
-            judge.exit = int(told[1:]) if told[1:] else None
+            self._kill_all(children)
+        judge, init = children[0], children[-1]
+        report = init.report.decode(errors="replace")
+        if not report.startswith("+") or (judge is not init and judge.report):
+            broken = report.removeprefix("+") or judge.report.decode(errors="replace")
+            return {"broken": broken or "no report from the jail"}
+        if judge is init:
+            judge.exit = int(report[1:]) if report[1:] else None
         return {"out_of_memory": out_of_memory, "exit": judge.exit}
 
     def _fork(self, body: Callable[[], None], descriptors: list[int], fork: Callable[[], int] = os.fork) -> Child:
-        bell, ring = os.pipe()
+        reader, writer = os.pipe()
         process = fork()
         if process == 0:
             try:
-                _arrange([*descriptors[:_BELL], ring, *descriptors[_BELL:]])
+                _arrange([*descriptors[:_REPORT], writer, *descriptors[_REPORT:]])
                 body()
                 os._exit(0)
-            except BaseException as error:
-                os.write(_BELL, f"{type(error).__name__}: {error}".encode()[:1000])
+            except BaseException as error:  # nothing may continue as a second supervisor
+                os.write(_REPORT, f"{type(error).__name__}: {error}".encode()[:1000])
             finally:
                 os._exit(70)
-        os.close(ring)
-        return Child(process, bell)
+        os.close(writer)
+        return Child(process, reader)
 
-    def _judge(self, limits: dict[str, Any]) -> None:
+    def _become_tester(self, limits: dict[str, float]) -> None:
         os.setsid()
-        room.limit(limits, self.counted)
-        os._exit(run_tests(_read(_TEXT).decode("utf-8", "surrogatepass"), socket.socket(fileno=_PIPE)))
+        jail.set_limits(limits, self.counted)
+        os._exit(run_tests(_read(_TEXT).decode("utf-8", "surrogatepass"), socket.socket(fileno=_CALLS)))
 
-    def _keep(self, limits: dict[str, Any], folder: str, with_calls: bool) -> None:
+    def _become_init(self, limits: dict[str, float], folder: str, with_calls: bool) -> None:
         os.setsid()
         if not self.local:
-            room.furnish(limits["disk_mib"])
+            jail.mount_disk(int(limits["disk_mib"]))
         program = os.fork()
         if program == 0:
             self._become_program(limits, folder, with_calls)
         ended, status = os.waitpid(-1, 0)
         while ended != program:  # an orphan of the program's
             ended, status = os.waitpid(-1, 0)
-        os.write(_BELL, str(os.waitstatus_to_exitcode(status)).encode())
+        os.write(_REPORT, str(os.waitstatus_to_exitcode(status)).encode())
 
-    def _become_program(self, limits: dict[str, Any], folder: str, with_calls: bool) -> None:
+    def _become_program(self, limits: dict[str, float], folder: str, with_calls: bool) -> None:
         source = _read(_TEXT)
         if not with_calls:
-            os.close(_PIPE)
+            os.close(_CALLS)
         os.chdir(folder)
         os.environ.update(HOME=folder, TMPDIR=folder)
         tempfile.tempdir = None
-        room.limit(limits, self.counted)
-        room.hide(False)  # its own /proc/self is the program's
+        jail.set_limits(limits, self.counted)
+        jail.hide(False)  # the program may read its own /proc/self
         if not self.local:
-            room.drop_rights()
-        os.write(_BELL, b"+")
-        os.close(_BELL)
-        os._exit(run_program(source, socket.socket(fileno=_PIPE) if with_calls else None))
+            jail.drop_privileges()
+        os.write(_REPORT, b"+")
+        os.close(_REPORT)
+        os._exit(run_program(source, socket.socket(fileno=_CALLS) if with_calls else None))
 
     def _wait(self, children: list[Child], memory: int) -> bool:
-        """Until the judge - the tester, or the keeper if there is none - has ended. True if memory ran out before."""
+        """Waits until the tester, or init if there are no tests, has ended. Returns True if memory ran out before."""
         judge = children[0]
         ours = {os.getpid()} | ({judge.process} if len(children) > 1 else set())
         while True:
-            ready, _, _ = select.select([judge.bell, self.control], [], [], _WATCH_SECONDS)
+            ready, _, _ = select.select([judge.pipe, self.control], [], [], _WATCH_SECONDS)
             if self.control in ready:  # there is one order at a time, so this is the end
-                raise Gone
-            if judge.bell in ready and not judge.listen():
+                raise HostClosed
+            if judge.pipe in ready and not judge.read():
                 return False
             if not ready and not self.local and _memory_in_use(ours) > memory:
                 return True
 
-    def _sweep(self, children: list[Child]) -> None:
+    def _kill_all(self, children: list[Child]) -> None:
         """Kills whatever is left of a program, and returns when nothing is."""
         if self.local:
             for child in children:
@@ -196,19 +198,18 @@ class Supervisor:
                 exits[process] = os.waitstatus_to_exitcode(status)
         for child in children:
             child.exit = exits.get(child.process)
-            while child.listen():
+            while child.read():
                 pass
-            os.close(child.bell)
+            os.close(child.pipe)
 
 
 def _memory_in_use(but: set[int]) -> int:
-    return sum(
-        room.memory_of(process) for process in map(int, filter(str.isdigit, os.listdir("/proc"))) if process not in but
-    )
+    processes = {int(name) for name in os.listdir("/proc") if name.isdigit()}
+    return sum(map(jail.memory_of, processes - but))
 
 
 def _kill_group(leader: int) -> None:
-    """Before, at and after the moment in which it becomes the leader."""
+    """Kills a process and its group: before, at and after the moment in which it becomes the leader."""
     for kill in (os.killpg, os.kill, os.killpg):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             kill(leader, signal.SIGKILL)
@@ -216,10 +217,10 @@ def _kill_group(leader: int) -> None:
 
 def _arrange(descriptors: list[int]) -> None:
     """Makes these the process's descriptors 0, 1, 2 ..., and closes all others."""
-    aside = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, _HIGHEST // 2) for descriptor in descriptors]
-    for place, descriptor in enumerate(aside):
-        os.dup2(descriptor, place, inheritable=place < _PIPE)
-    os.closerange(len(aside), _HIGHEST)
+    copies = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, _HIGHEST // 2) for descriptor in descriptors]
+    for number, descriptor in enumerate(copies):
+        os.dup2(descriptor, number, inheritable=number < _CALLS)
+    os.closerange(len(copies), _HIGHEST)
 
 
 def _read(descriptor: int) -> bytes:
@@ -228,15 +229,15 @@ def _read(descriptor: int) -> bytes:
 
 
 def main() -> None:
-    """Descriptor 0 is the socket to the host; `--local` means no rooms."""
+    """Serves the host at the other end of descriptor 0, a socket; with `--local` without jails."""
     control = socket.socket(fileno=os.dup(0))
-    nothing = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, 0)
-    os.dup2(nothing, 1)
-    os.close(nothing)
-    room.hide()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a room's first process must not have a handler: it could be called
-    with contextlib.suppress(Gone):
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+    jail.hide()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a jail's first process must not run a Python handler
+    with contextlib.suppress(HostClosed):
         Supervisor(control, local="--local" in sys.argv).serve()
 
 

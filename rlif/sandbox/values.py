@@ -1,15 +1,15 @@
-"""How values cross between a program that nobody trusts and the tests that judge it: as plain data, in JSON with tags.
+"""Sends values between an untrusted program and the tests that judge it: as plain data, in JSON with tags.
 
-    None, bool, int, float, str, list                    as they are (integers beyond 64 bits in hexadecimal)
-    tuple, set, frozenset, dict, deque, range            tagged; any key a dict can have; a deque keeps its bound
+    None, bool, int, float, str, list                    unchanged (integers beyond 64 bits in hexadecimal)
+    tuple, set, frozenset, dict, deque, range            tagged; any key that a dict can have; a deque keeps its maxlen
     bytes, bytearray, complex                            tagged
-    subclasses (Counter, namedtuple, IntEnum, ...)       the plain type underneath
-    numpy scalars                                        what .item() gives
-    anything else (arrays, iterators, own classes ...)   `Opaque`: it carries its type's name, and equals nothing
+    subclasses (Counter, namedtuple, IntEnum, ...)       as the plain type underneath
+    numpy scalars                                        as what .item() returns
+    anything else (arrays, iterators, own classes ...)   as `Opaque`: holds its type's name, and equals nothing
 
-So no method of the program's own ever runs where the tests run: an overridden `__eq__` stays at home. What arrives is
-a copy: a function that changes its argument in place changes the copy. The reader believes nothing: a frame is at most
-MAX_FRAME bytes, values nest at most MAX_DEPTH deep, and whatever does not parse is a `Garbled`. Standard library only,
+So no method of the program, such as an overridden `__eq__`, ever runs where the tests run. The receiver gets a copy: a
+function that changes its argument in place changes the copy. The reader trusts nothing: a frame has at most MAX_FRAME
+bytes, values nest at most MAX_DEPTH deep, and anything that cannot be parsed is `InvalidData`. Standard library only,
 because this runs inside the sandbox.
 """
 
@@ -23,15 +23,15 @@ from typing import Any
 
 MAX_FRAME = 16 << 20
 MAX_DEPTH = 100
-_HEADER = 8  # bytes that say how long the frame is
+_HEADER = 8  # bytes that hold the length of the frame
 
 
-class Garbled(Exception):
-    """What came is no frame, or no value."""
+class InvalidData(Exception):
+    """Reports that the data received is not a frame, or not a value."""
 
 
 class Opaque:
-    """Stands for an object that cannot travel. It is not None and equals nothing, itself included."""
+    """Replaces an object that cannot be sent. It is not None and equals nothing, itself included."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -43,11 +43,11 @@ class Opaque:
         return id(self)
 
     def __repr__(self) -> str:
-        return f"<a {self.kind} that cannot travel>"
+        return f"<a {self.kind} that cannot be sent>"
 
 
 def encode(value: Any, depth: int = 0) -> Any:
-    """A value as what `json.dumps` takes.
+    """Converts a value to what `json.dumps` accepts.
 
     Raises:
         ValueError: nested deeper than MAX_DEPTH (as cycles are).
@@ -55,7 +55,7 @@ def encode(value: Any, depth: int = 0) -> Any:
     if value is None or value is True or value is False or isinstance(value, float):
         return float(value) if isinstance(value, float) else value
     if depth > MAX_DEPTH:
-        raise ValueError(f"a value that travels may nest {MAX_DEPTH} deep; this one goes deeper")
+        raise ValueError(f"a value to send may nest {MAX_DEPTH} deep; this one is deeper")
     if isinstance(value, int):
         number = int(value)
         return number if -(1 << 63) <= number < 1 << 63 else {"int": hex(number)}
@@ -90,22 +90,22 @@ def _encode_rare(value: Any, depth: int) -> Any:
 
 
 def decode(data: Any, depth: int = 0) -> Any:
-    """The value that `encode` made this of.
+    """Restores the value that `encode` converted.
 
     Raises:
-        Garbled: `encode` made no such thing, or it nests deeper than MAX_DEPTH.
+        InvalidData: `encode` does not produce such data, or it nests deeper than MAX_DEPTH.
     """
     if data is None or isinstance(data, bool | int | float | str):
         return data
     if depth > MAX_DEPTH + 2:
-        raise Garbled("nested too deeply")
+        raise InvalidData("nested too deeply")
     if isinstance(data, list):
         return [decode(item, depth + 1) for item in data]
     try:
         ((tag, body),) = data.items()
         return _DECODERS[tag](body, depth + 1)
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise Garbled(f"no value of ours: {type(error).__name__}") from None
+        raise InvalidData(f"not a valid value: {type(error).__name__}") from None
 
 
 def _items(body: Any, depth: int) -> list[Any]:
@@ -118,12 +118,12 @@ def _is(kind: type, body: Any) -> Any:
     return body
 
 
-def _a_deque(body: Any, depth: int) -> deque[Any]:
+def _decode_deque(body: Any, depth: int) -> deque[Any]:
     maxlen, items = body
     return deque(_items(items, depth), None if maxlen is None else _is(int, maxlen))
 
 
-def _a_complex(body: Any, _: int) -> complex:
+def _decode_complex(body: Any, _: int) -> complex:
     real, imaginary = body
     return complex(_is(float, real), _is(float, imaginary))
 
@@ -136,44 +136,44 @@ _DECODERS: dict[str, Callable[[Any, int], Any]] = {
     "set": lambda body, depth: set(_items(body, depth)),
     "frozenset": lambda body, depth: frozenset(_items(body, depth)),
     "dict": lambda body, depth: {decode(key, depth): decode(item, depth) for key, item in _is(list, body)},
-    "deque": _a_deque,
+    "deque": _decode_deque,
     "range": lambda body, depth: range(*_items(body, depth)),
     "bytes": lambda body, _: bytes.fromhex(body),
     "bytearray": lambda body, _: bytearray.fromhex(body),
-    "complex": _a_complex,
+    "complex": _decode_complex,
     "opaque": lambda body, _: Opaque(_is(str, body)[:100]),
 }
 
 
 def send(pipe: socket.socket, message: list[Any]) -> None:
-    """One frame: a list whose members are encoded each for itself.
+    """Sends one frame: a list whose members are encoded one by one.
 
     Raises:
-        ValueError: too long or too deep to travel.
+        ValueError: it is too long or too deep.
     """
     data = json.dumps([encode(part) for part in message]).encode()
     if len(data) > MAX_FRAME:
-        raise ValueError(f"a value that travels may take {MAX_FRAME} bytes; this one takes {len(data)}")
+        raise ValueError(f"a value to send may take {MAX_FRAME} bytes; this one takes {len(data)}")
     pipe.sendall(len(data).to_bytes(_HEADER, "big") + data)
 
 
 def receive(pipe: socket.socket) -> list[Any]:
-    """The next frame.
+    """Receives the next frame.
 
     Raises:
-        EOFError: the other side is gone.
-        Garbled: it sent something else.
+        EOFError: the other side has closed the pipe.
+        InvalidData: it sent something else.
     """
     length = int.from_bytes(_exactly(pipe, _HEADER), "big")
     if length > MAX_FRAME:
-        raise Garbled("a frame too long")
+        raise InvalidData("the frame is too long")
     data = _exactly(pipe, length)
     try:
         message = json.loads(data)
     except (ValueError, RecursionError):
-        raise Garbled("a frame that is no JSON") from None
+        raise InvalidData("the frame is not JSON") from None
     if not isinstance(message, list):
-        raise Garbled("a frame that is no list")
+        raise InvalidData("the frame is not a list")
     return [decode(part) for part in message]
 
 

@@ -2,9 +2,9 @@
 
 In reading order:
 
-    task.py           front door: `Task`, `Protocol` (how a problem is put and its answer read), `Mark` (a grade)
-    mathematics.py    GSM8K and MATH, the simplest tasks that read data
-    miniature.py      clock and cups, which make their own problems
+    task.py           front door: `Task`, `Protocol` (prompt, decoding, extraction), `Mark` (a grade)
+    mathematics.py    GSM8K and MATH, simple tasks that read data
+    miniature.py      clock and cups, generated problems
     prompts.py        prompt templates by name
     code/             tasks whose answers are programs
     mmlu_pro.py, cruxeval.py, alpaca_eval.py, prompts_file.py     one task each
@@ -53,10 +53,10 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """The task of that name, by its default protocol or, as in `gsm8k.lighteval`, by another.
+    """Returns a task by name, with its default protocol or, as in `gsm8k.lighteval`, with another.
 
     Raises:
-        RecipeError: no such task or protocol; the nearest is suggested.
+        RecipeError: no task or protocol has that name; the message suggests the nearest.
     """
     task, dot, protocol = name.partition(".")
     found = lookup(TASKS, task, "task")
@@ -64,17 +64,15 @@ def find_task(name: str) -> Task:
 
 
 def source_of(task: Task, sources: Mapping[str, str]) -> str | None:
-    """Where a task is read from: what is said of its protocol, else of the task; None for its own home."""
+    """Returns the source given for a task with its protocol, else for the task; None for the default source."""
     return next((sources[name] for name in _names(task) if name in sources), None)
 
 
 def check_sources(sources: Mapping[str, str], tasks: Sequence[Task]) -> None:
-    """Refuses a source of a task that is not asked for.
-
-    Where no task is, sources are of no consequence.
+    """Checks that each source belongs to one of the tasks; without tasks, sources have no effect.
 
     Raises:
-        RecipeError: naming it, and the nearest of those that are.
+        RecipeError: one does not; the message suggests the nearest name.
     """
     names = {name for task in tasks for name in _names(task)}
     for name in sources if tasks else ():
@@ -83,5 +81,4 @@ def check_sources(sources: Mapping[str, str], tasks: Sequence[Task]) -> None:
 
 
 def _names(task: Task) -> tuple[str, str]:
-    """What a task is called, with its protocol and without."""
     return f"{type(task).name}.{task.protocol_name}", type(task).name

@@ -1,16 +1,16 @@
-"""CRUXEval-O: what does a short Python function return for an input? 800 problems (arXiv 2401.03065).
+"""Loads CRUXEval-O: predict what a short Python function returns for an input. 800 problems (arXiv 2401.03065).
 
-zeroeval        that harness's prompts and its equality of text; nothing is executed. The form the Intuitor paper used
+zeroeval        that harness's prompts and its comparison of text, without execution; used by the Intuitor paper
 original        two examples, the assertion to be completed in [ANSWER]; ten samples at temperature 0.2
 original_cot    one example, with the steps in [THOUGHT]
 
-The original grades by execution: an answer is right when `assert {gold} == {answer}`, put after the code, passes within
-three seconds. So an answer may be an expression, carry a comment or go on with further assertions. One that repeats the
-call f(input) counts as wrong, as in the published runs; the later published code leaves it out of the count instead.
+The original grades by execution: an answer is right if `assert {gold} == {answer}`, put after the code, passes within
+three seconds. So an answer may be an expression, end in a comment or continue with more assertions. An answer that
+repeats the call f(input) counts as wrong, as in the published runs; later published code excludes it from the count.
 
-Ours asks for more, at no published verdict's cost: the value of the answer, as plain data, must equal the gold in a
-process that the answer cannot reach. By the original rule alone `0 or True` passes, and so does an object that equals
-everything. Two literals are compared without running anything.
+Our rule is stricter, but changes no published verdict: the value of the answer, as plain data, must also equal the gold
+in a process that the answer cannot reach. With the original rule alone `0 or True` passes, and so does an object that
+equals everything. Two literals are compared without running anything.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from rlif.answers.extraction import json_answer
 from rlif.files.tables import home, read_rows
 from rlif.sandbox.runner import Limits, Program
 from rlif.tasks.code.programs import CodeTask, Trial
-from rlif.tasks.task import Mark, Protocol
+from rlif.tasks.task import Protocol
 from rlif.tasks.zeroeval import load_zeroeval, text_equal
 from rlif.types import Problem
 
-LONGEST = 2000  # characters of an assertion; longer ones hold no answer
+LONGEST = 2000  # characters of an assertion; longer ones count as wrong
 LIMITS = Limits(seconds=3)
 SHOTS = (
     (
@@ -49,7 +49,7 @@ SHOTS = (
 
 
 def answer_tag(text: str) -> str | None:
-    """What an assertion in [ANSWER] says after its `==`; the text may begin inside the tag. All of it without `==`."""
+    """Returns what follows `==` in the assertion in [ANSWER], or all of it without `==`. The tag may be missing."""
     inside = text.partition("[/ANSWER]")[0]
     inside = (inside.partition("[ANSWER]")[2] if "[ANSWER]" in inside else inside).strip()
     left = _left_side(inside)
@@ -57,7 +57,7 @@ def answer_tag(text: str) -> str | None:
 
 
 def _left_side(assertion: str) -> str:
-    """The text up to the end of what is compared, as an input may contain `==` too; empty where that cannot be read."""
+    """Returns an assertion up to its comparison, as an input may contain `==` too; "" if it cannot be parsed."""
     match _parse(assertion):
         case ast.Module(body=[ast.Assert(test=ast.Compare(left=left)), *_]):
             lines = assertion.encode().split(b"\n")
@@ -67,7 +67,7 @@ def _left_side(assertion: str) -> str:
 
 
 def _parse(source: str) -> ast.Module | SyntaxError | None:
-    """The tree of a source, the error of one that is no Python, None where it is too much to read here."""
+    """Parses a source, or returns the error if it is not Python, or None if it is too long or too deep."""
     if len(source) > LONGEST:
         return None
     try:
@@ -82,10 +82,10 @@ def _parse(source: str) -> ast.Module | SyntaxError | None:
         return None
 
 
-def settle(assertion: str) -> bool | str:
-    """Whether an assertion of equality holds, where that can be told without running it; else its right side.
+def check_literals(assertion: str) -> bool | str:
+    """Returns whether an assertion that two literals are equal holds, or the right side of another assertion.
 
-    False for what is no such assertion: no Python, another test, more text than an answer has.
+    Returns False for anything else: not Python, a comparison other than `==`, a text that is too long.
     """
     match _parse(assertion):
         case ast.Module(body=[ast.Assert(test=ast.Compare(left, [ast.Eq(), *_], [right, *more])), *rest]):
@@ -98,7 +98,7 @@ def settle(assertion: str) -> bool | str:
 
 
 def _equal_literals(left: ast.expr, right: ast.expr) -> bool | None:
-    """Whether two literals are equal; None where one is none."""
+    """Compares two literals; returns None if one is not a literal."""
     try:
         return bool(ast.literal_eval(left) == ast.literal_eval(right))
     except (OverflowError, TypeError, ValueError):
@@ -106,12 +106,12 @@ def _equal_literals(left: ast.expr, right: ast.expr) -> bool | None:
 
 
 def example(code: str, given: str, *, thought: bool) -> str:
-    """A problem as put to the model, up to where its completion begins."""
+    """Renders a problem, up to where its completion begins."""
     return f"[PYTHON]\n{code}\nassert f({given}) == ??\n[/PYTHON]\n[{'THOUGHT' if thought else 'ANSWER'}]\n"
 
 
 def solved(given: str, gold: str, steps: str | None) -> str:
-    """The completion of `example`, through the steps where some are given."""
+    """Renders the completion of `example`, with its steps if there are any."""
     before = "" if steps is None else f"{steps}\n[/THOUGHT]\n[ANSWER]\n"
     return f"{before}assert f({given}) == {gold}\n[/ANSWER]\n\n"
 
@@ -129,7 +129,7 @@ ORIGINAL = Protocol(
 
 
 class CruxEval(CodeTask):
-    """Predicting the output of a function."""
+    """Problems that ask for the output of a function."""
 
     name = "cruxeval"
     protocols = {
@@ -168,24 +168,20 @@ class CruxEval(CodeTask):
             for row in rows
         ]
 
-    def mark(
-        self, problems: Sequence[Problem], completions: Sequence[str], *, unsafe_local: bool = False
-    ) -> list[Mark]:
-        how = super().mark if self.runs_code else super(CodeTask, self).mark
-        return how(problems, completions, unsafe_local=unsafe_local)
-
     def equal(self, answer: str, gold: str) -> bool:
-        """Whether two answers are the same text, or literals of the same value."""
-        return super().equal(answer, gold) or (self.runs_code and settle(f"assert {gold} == {answer}") is True)
+        """Compares two answers as text, or as values of literals."""
+        return super().equal(answer, gold) or (self.runs_code and check_literals(f"assert {gold} == {answer}") is True)
 
     def trials(self, problem: Problem, answer: str) -> bool | Sequence[Trial]:
+        if not self.runs_code:
+            return self.equal(answer, problem.gold or "")
         if f"f({problem.data['input']})" in answer:
             return False
         assertion = f"assert {problem.gold} == {answer}"
-        settled = settle(assertion)
-        if isinstance(settled, bool):
-            return settled
-        source = f"{problem.data['code']}\n{assertion}\n\ndef value():\n    return {settled}\n"
+        verdict = check_literals(assertion)
+        if isinstance(verdict, bool):
+            return verdict
+        source = f"{problem.data['code']}\n{assertion}\n\ndef value():\n    return {verdict}\n"
         return [Trial(Program(source, tests=f"assert call('value') == ({problem.gold})", limits=LIMITS))]
 
     def gold_completion(self, problem: Problem) -> str | None:
@@ -194,6 +190,6 @@ class CruxEval(CodeTask):
         if self.runs_code:
             steps = "We run it." if self.protocol_name == "original_cot" else None
             return solved(problem.data["input"], problem.gold, steps)
-        # Braces are spelled out because the harness counts those inside of strings too.
+        # Braces are escaped because the harness counts those inside strings too.
         answer = json.dumps(problem.gold).replace("{", "\\u007b").replace("}", "\\u007d")
         return f'{{"reasoning": "We run it.", "answer": {answer}}}'

@@ -1,13 +1,13 @@
-"""GSM8K and MATH, from the hub or from local files in the same layout.
+"""Loads GSM8K and MATH, from the hub or from local files in the same layout.
 
 gsm8k    {question, answer}, 7,473 train and 1,319 test; the gold is what follows "####"
 math     {problem, solution, ...}, 7,500 train and 5,000 test; the gold is the solution's last box
 math500  {problem, answer, ...}, the 500 test problems of MATH that most papers report
 
-Protocols: `boxed` asks for a box and takes nothing else, in training as in evaluation. `paper` is the setting of arXiv
-2505.19590, lighteval's prompt through the chat template, greedy. `lighteval` is that harness's own (version 0.13;
-the paper's was older and may differ), where the 256 tokens of GSM8K cut many a chain of thought short. `zeroeval` asks
-for a JSON object, with that harness's prompts to the letter from its own rows.
+Protocols: `boxed` requires a box, in training and in evaluation. `paper` is the setting of arXiv 2505.19590:
+lighteval's prompt through the chat template, greedy. `lighteval` is that harness's own protocol (version 0.13; the
+paper's was older and may differ); the 256 tokens of GSM8K truncate many chains of thought. `zeroeval` requires a JSON
+object; the prompts are that harness's own, verbatim from its rows.
 """
 
 from __future__ import annotations

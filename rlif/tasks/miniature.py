@@ -1,13 +1,13 @@
-r"""Two families of problems small enough for a laptop: easy step by step, hard in one leap.
+r"""Generates two families of problems that are small enough for a laptop: easy step by step, hard at once.
 
     clock   A clock shows seven. Add eleven. Add eight. Add five. What does it show?
             First add eleven, now six. Then add eight, now two. Then add five, now seven. The answer is \boxed{seven}.
     cups    A ball is under cup B. Swap A and C. Swap B and D. Swap D and E. Where is the ball?
             First A and C, still B. Then B and D, now D. Then D and E, now E. The answer is \boxed{E}.
 
-The model that ships with rlif was pre-trained on these (scripts/pretrain_reasoner.py). A problem belongs to the
-held-out split by a hash of its text, whoever generates it and with whatever seed, so held-out problems occur neither
-in pre-training nor in training. Chance is 1/12 on clock and 1/6 on cups.
+The model that ships with rlif was pre-trained on these (scripts/pretrain_reasoner.py). A hash of its text, independent
+of seeds, decides whether a problem belongs to the held-out split. So held-out problems occur neither in pre-training
+nor in training. The accuracy of guessing is 1/12 on clock and 1/6 on cups.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ HOURS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
 
 
 def split_of(text: str) -> str:
-    """The split a problem belongs to, a function of its text alone."""
+    """Returns the split a problem belongs to, a function of its text alone."""
     return "test" if hashlib.sha256(text.encode()).digest()[0] % HELD_OUT_SHARE == 0 else "train"
 
 
 def same_word(answer: str, gold: str) -> bool:
-    """Whether two words are the same but for space around them."""
+    """Compares an answer, without space around it, with the gold word."""
     return answer.strip() == gold
 
 
 class Miniature(Task):
-    """Problems made on the spot. The unlimited default is 2,048 for training and 256 held out."""
+    """Generated problems. Without a limit there are 2,048 for training and 256 held out."""
 
     protocols = {"default": Protocol(max_tokens=56, equal=same_word)}
     sizes: ClassVar[dict[str, int]] = {"train": 2048, "test": 256}
 
     @abstractmethod
     def draw(self, rng: random.Random) -> tuple[str, list[str], str]:
-        """One problem: its text, its worked steps, its answer."""
+        """Draws one problem: its text, its worked steps, its answer."""
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         if source is not None:

@@ -2,12 +2,12 @@
 
 official    five worked questions of the same subject, from the validation split, before each question; greedy, 2,048
             tokens. Worked questions are left out, the last first, until the prompt has less than 2,048 tokens
-guess       the same, and where no letter is found a letter is drawn, as the published script does: its generator is
-            seeded anew for every question, so what is drawn depends on the number of options alone
+guess       the same; if no letter is found a letter is drawn, as in the published script. That script seeds its
+            generator again for every question, so the draw depends only on the number of options
 lighteval   no examples
 
-An answer that gives no letter counts as unanswered and wrong, except under `guess`, where it is unanswered still but
-right if the draw is. The published figures are made with the draw; it adds about a tenth of the unanswered share.
+An answer without a letter counts as unanswered and wrong. With `guess` it counts as unanswered, but as right if the
+drawn letter is right. Published scores use the draw; it adds about a tenth of the unanswered share.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from rlif.tasks.task import Mark, Protocol, Task
 from rlif.types import Problem
 
 LETTERS = "ABCDEFGHIJ"
-SEED = 12345  # of the published draw
+SEED = 12345  # as in the published script
 THINK = "Let's think step by step."
 
 
 def same_letter(answer: str, gold: str) -> bool:
-    """Whether two letters are the same."""
+    """Compares two letters."""
     return answer == gold
 
 
@@ -47,7 +47,7 @@ OFFICIAL = Protocol(
 
 
 class MmluPro(Task):
-    """Knowledge and reasoning with ten options."""
+    """Questions of knowledge and reasoning with up to ten options."""
 
     name = "mmlu_pro"
     protocols = {
@@ -65,7 +65,7 @@ class MmluPro(Task):
             source, split, ("question", "category", "answer"), present=("question_id",), lists=("options",)
         )[:limit]
         if self.protocol_name == "lighteval":
-            return [_problem(row, f"{row['question']}\n\n{_options(row, ') ')}") for row in rows]
+            return [_problem(row, f"{row['question']}\n\n{_list_options(row, ') ')}") for row in rows]
         shots = {} if split == "validation" else _worked(source)
         return [
             replace(
@@ -92,15 +92,15 @@ class MmluPro(Task):
 
 
 def draw(options: int) -> str:
-    """The letter that the published script draws for a question with so many options where it finds none."""
+    """Draws the letter that the published script draws for this number of options."""
     return LETTERS[random.Random(SEED).randint(0, options - 1)]
 
 
 def _worked(source: str) -> Mapping[str, list[str]]:
-    """The worked questions of each subject, in the order of the validation split."""
-    place = Path(source).expanduser()
-    if place.is_file():
-        source = str(place.parent)
+    """Loads the worked questions of each subject, in the order of the validation split."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        source = str(path.parent)
     try:
         rows = read_rows(source, "validation", ("question", "category", "cot_content"), lists=("options",))
     except RlifError as error:
@@ -117,18 +117,18 @@ def _worked(source: str) -> Mapping[str, list[str]]:
 
 
 def _problem(row: Mapping[str, Any], text: str) -> Problem:
-    data = {"options": _kept(row), "category": row["category"]}
+    data = {"options": _options(row), "category": row["category"]}
     return Problem(f"mmlu_pro/{row['question_id']}", text, row["answer"], row.get("cot_content") or None, data)
 
 
-def _kept(row: Mapping[str, Any]) -> list[str]:
-    """The options, without the fillers."""
+def _options(row: Mapping[str, Any]) -> list[str]:
+    """Returns the options, without the fillers."""
     return [option for option in row["options"] if option != "N/A"]
 
 
-def _options(row: Mapping[str, Any], mark: str) -> str:
-    return "\n".join(f"{letter}{mark}{option}" for letter, option in zip(LETTERS, _kept(row), strict=False))
+def _list_options(row: Mapping[str, Any], mark: str) -> str:
+    return "\n".join(f"{letter}{mark}{option}" for letter, option in zip(LETTERS, _options(row), strict=False))
 
 
 def _question(row: Mapping[str, Any]) -> str:
-    return f"Question:\n{row['question']}\nOptions:\n{_options(row, '. ')}\n"
+    return f"Question:\n{row['question']}\nOptions:\n{_list_options(row, '. ')}\n"

@@ -1,7 +1,7 @@
-"""Prompt templates: from a problem to what the model sees. A new prompt is one entry of `PROMPTS`.
+"""Defines prompt templates, which turn a problem into a prompt. A new prompt is one entry of `PROMPTS`.
 
-The `intuitor-*` templates say what the paper's Appendix B.1 says for models of that size, in our words; to repeat the
-paper to the letter, put its text into a recipe: `prompt: {system: ..., user: "{problem}"}`.
+The `intuitor-*` templates express in our words what Appendix B.1 of the paper has for models of that size. To use its
+text verbatim, put it into a recipe: `prompt: {system: ..., user: "{problem}"}`.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from typing import Any
 from rlif.errors import RecipeError, lookup
 
 BOXED = "Think step by step, then give the final answer in \\boxed{}."
+ASSERTION = "Below are a Python function and an assertion about what it returns for one input."
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A template: `user` holds `{problem}` once; `system` may be empty; `end` closes it where no chat template does."""
+    """A template: `user` contains `{problem}`; `system` may be empty; `end` follows if no chat template is used."""
 
     user: str = "{problem}"
     system: str = ""
     end: str = "\n"
 
     def messages(self, problem: str) -> list[dict[str, str]]:
-        """The conversation that opens with this prompt."""
+        """Renders the prompt as the start of a conversation."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": self.user.replace("{problem}", problem)}]
 
     def text(self, problem: str) -> str:
-        """The same without a chat template, for models that have none."""
+        """Renders the prompt as text, without a chat template."""
         return "\n\n".join(message["content"] for message in self.messages(problem)) + self.end
 
 
@@ -45,23 +46,22 @@ PROMPTS: dict[str, Prompt] = {
         " final answer inside \\boxed{}. Stop as soon as the box is closed."
     ),
     "intuitor-7b": Prompt(system="You are a helpful assistant. Solve the user's problem step by step."),
-    "intuitor-other": Prompt(system=BOXED),  # what the reference code puts to models without a prompt of their own
+    "intuitor-other": Prompt(system=BOXED),  # the reference code's prompt for all other models
     "question-answer": Prompt(user="Question: {problem}\nAnswer:", end=""),
     "answer-line": Prompt(
         user="Solve this problem. Think step by step, and let the last line be your answer in the form"
         ' "ANSWER: $ANSWER", without the quotes.\n\n{problem}'
     ),
     "cruxeval-direct": Prompt(
-        user="Below are a Python function and an assertion about what it returns for one input. Complete the assertion"
-        " with that value, written as a literal, even where the function looks wrong. Write the whole assertion between"
-        " [ANSWER] and [/ANSWER] as in the examples, and nothing else.\n\n{problem}",
+        user=ASSERTION + " Complete the assertion with that value, written as a literal, even where the function looks"
+        " wrong. Write the whole assertion between [ANSWER] and [/ANSWER] as in the examples, and nothing else."
+        "\n\n{problem}",
         end="",
     ),
     "cruxeval-cot": Prompt(
-        user="Below are a Python function and an assertion about what it returns for one input. Run the function step"
-        " by step in your thoughts, then complete the assertion with that value, written as a literal, even where the"
-        " function looks wrong. Write the whole assertion between [ANSWER] and [/ANSWER] as in the example."
-        "\n\n{problem}",
+        user=ASSERTION + " Run the function step by step in your thoughts, then complete the assertion with that value,"
+        " written as a literal, even where the function looks wrong. Write the whole assertion between [ANSWER] and"
+        " [/ANSWER] as in the example.\n\n{problem}",
         end="",
     ),
     "mmlu-pro": Prompt(
@@ -88,10 +88,10 @@ PROMPTS: dict[str, Prompt] = {
 
 
 def find_prompt(name: str | Mapping[str, Any]) -> Prompt:
-    """The template of that name, or the one spelled out as {system: ..., user: ...}.
+    """Returns a template by name, or from a mapping {system: ..., user: ...}.
 
     Raises:
-        RecipeError: no such name, or a user part without `{problem}`.
+        RecipeError: no template has that name, or the user part has no `{problem}`.
     """
     if isinstance(name, str):
         return lookup(PROMPTS, name, "prompt")

@@ -1,4 +1,4 @@
-"""A plain file of prompts that nobody has labelled: one per line of a .txt, or a column `prompt` of anything else."""
+"""Loads unlabelled prompts from a file: one per line of a .txt, or the column `prompt` of another format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rlif.types import Problem
 
 
 class PromptsFile(Task):
-    """Your own prompts, label-free from end to end. Other columns of the file are not read."""
+    """Your own prompts, without labels. Other columns of the file are not read."""
 
     name = "prompts"
 

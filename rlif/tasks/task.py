@@ -1,8 +1,8 @@
-"""A task: where problems come from and when an answer is right. Training and evaluation use the same object.
+"""Defines a task: it loads problems and grades answers. Training and evaluation use the same object.
 
-What two harnesses do differently with the same problems - prompt, stop strings, token limit, decoding, extraction,
-equality - is a `Protocol`. A task has several by name, the first is its default: `gsm8k` is `gsm8k.paper`, and
-`gsm8k.lighteval` puts and marks the same problems as that harness does.
+Harnesses differ in how they put the same problems: prompt, stop strings, token limit, decoding, extraction, equality.
+These are a `Protocol`. A task has one or more, by name; the first is its default. `gsm8k` is `gsm8k.boxed`, and
+`gsm8k.lighteval` puts and grades the same problems as that harness does.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from rlif.types import Problem
 
 @dataclass(frozen=True)
 class Protocol:
-    """How problems are put to a model and how its answers are read; printed with every score.
+    """How problems are put to a model and how its answers are read; reported with every score.
 
     Attributes:
-        prompt: name of a template of `rlif.tasks.prompts`.
-        chat: render it by the chat template: True always, False never, None where the tokenizer has one.
+        prompt: name of a template in `rlif.tasks.prompts`.
+        chat: whether to render it by the chat template; None: if the tokenizer has one.
         max_tokens: completion limit.
         max_prompt_tokens: shots are dropped until the prompt fits; None for no limit.
-        stop: strings that end a completion, themselves left out of it.
-        temperature: of sampling; 0 is greedy.
-        top_p: of sampling.
+        stop: strings that end a completion and are not part of it.
+        temperature: sampling temperature; 0 is greedy.
+        top_p: probability mass of nucleus sampling.
         n: completions per problem.
-        extract: from a completion to the answer it gives, or None.
-        equal: whether answer and gold are the same; None for mathematical equality.
-        version: raised when anything above changes what a score means.
+        extract: returns the answer that a completion gives, or None.
+        equal: compares an answer with the gold; None for mathematical equality.
+        version: increases when a change above changes the meaning of a score.
         source: where the protocol comes from, and where ours differs.
     """
 
@@ -52,7 +52,7 @@ class Protocol:
     source: str = ""
 
     def describe(self) -> dict[str, Any]:
-        """Every field as plain data; functions by name."""
+        """Returns every field as plain data; functions by name."""
         named = {
             "extract": self.extract.__name__,
             "equal": "mathematical" if self.equal is None else self.equal.__name__,
@@ -62,22 +62,22 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Mark:
-    """What grading says of one completion: the answer found, and whether it is right (None: no verdict possible)."""
+    """The grade of one completion: its answer, and whether that is right (None: no verdict is possible)."""
 
     answer: str | None
     right: bool | None
 
 
 class Task(ABC):
-    """Problems, and how to grade completions of them.
+    """Loads problems and grades completions.
 
-    A new task is a subclass with `load`, and with `protocols` where an answer is not a boxed expression.
+    A new task is a subclass with `load`, and with `protocols` if an answer is not a boxed expression.
 
     Attributes:
-        name: the key in `TASKS`; with a dot and the protocol's name where that is not the default.
+        name: the key in `TASKS`; followed by a dot and the protocol's name if that is not the default.
         protocols: by name, the default first.
-        splits: that `load` knows, the one for evaluation last.
-        runs_code: whether grading executes what a model wrote, and so needs the sandbox.
+        splits: names that `load` accepts, the one for evaluation last.
+        runs_code: whether grading executes code that a model wrote, and so needs the sandbox.
     """
 
     name: str
@@ -93,10 +93,10 @@ class Task(ABC):
         return self.protocols[self.protocol_name]
 
     def under(self, protocol: str) -> Self:
-        """The same task by another of its protocols.
+        """Returns the same task with another of its protocols.
 
         Raises:
-            RecipeError: it has none of that name.
+            RecipeError: the task has no protocol of that name.
         """
         lookup(self.protocols, protocol, f"protocol of {type(self).name}")
         task = copy.copy(self)
@@ -107,53 +107,53 @@ class Task(ABC):
 
     @abstractmethod
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
-        """The problems of a split, e.g. "train" or "test".
+        """Loads the problems of a split, e.g. "train" or "test".
 
         Args:
-            source: a data set of the hub or a local file or folder; None for the task's own home.
+            source: a data set of the hub or a local file or folder; None for the task's default source.
             limit: at most this many problems; None for all.
-            seed: used where problems are made, not read.
+            seed: used if problems are generated.
 
         Raises:
             DataError: the data cannot be read, is empty or lacks a column.
         """
 
     def extract(self, completion: str) -> str | None:
-        """The answer a completion gives, None if it gives none."""
+        """Returns the answer that a completion gives, or None."""
         return self.protocol.extract(completion)
 
     def equal(self, answer: str, gold: str) -> bool:
-        """Whether two answers are the same."""
+        """Compares an answer with a gold answer, or with another answer."""
         return (self.protocol.equal or grading.equal)(answer, gold)
 
     def compare_ahead(self, groups: Sequence[Sequence[str | None]]) -> None:
-        """Compares the answers of each problem's samples on all cores, where `equal` takes its time and remembers."""
+        """Compares the answers of each problem's samples on all cores, if `equal` is slow and caches its results."""
         if self.protocol.equal is None and type(self).equal is Task.equal:
             grading.compare_ahead(groups)
 
     def mark(
         self, problems: Sequence[Problem], completions: Sequence[str], *, unsafe_local: bool = False
     ) -> list[Mark]:
-        """Marks completions, one for each of the problems, which may repeat.
+        """Grades completions, one for each of the problems, which may repeat.
 
         Args:
-            unsafe_local: run model-written code without a sandbox. Only for tasks that run code.
+            unsafe_local: run model-written code without a sandbox; used only by tasks that run code.
         """
         answers = [self.extract(completion) for completion in completions]
-        open_ = [i for i, answer in enumerate(answers) if answer is not None and problems[i].gold is not None]
-        pairs = [(answers[i] or "", problems[i].gold or "") for i in open_]
+        gradable = [i for i, answer in enumerate(answers) if answer is not None and problems[i].gold is not None]
+        pairs = [(answers[i] or "", problems[i].gold or "") for i in gradable]
         equal = self.protocol.equal
         verdicts = grading.equal_all(pairs) if equal is None else [equal(answer, gold) for answer, gold in pairs]
-        right = dict(zip(open_, verdicts, strict=True))
+        right = dict(zip(gradable, verdicts, strict=True))
         return [
             Mark(answer, None if problem.gold is None else right.get(i, False))
             for i, (answer, problem) in enumerate(zip(answers, problems, strict=True))
         ]
 
     def grade(self, problem: Problem, completion: str) -> bool | None:
-        """Whether one completion is right; None where the problem has no gold answer."""
+        """Grades one completion; returns None if the problem has no gold answer."""
         return self.mark([problem], [completion])[0].right
 
     def gold_completion(self, problem: Problem) -> str | None:
-        """What a perfect model would write; None where the problem has no gold answer. `--check-gold` marks these."""
+        """Returns a completion with the gold answer, which `--check-gold` grades; None if there is no gold answer."""
         return None if problem.gold is None else f"The answer is \\boxed{{{problem.gold}}}."

@@ -1,7 +1,7 @@
-"""ZeroEval's rows and its rules of equality (github.com/WildEval/ZeroEval), used by protocols named `zeroeval`.
+"""Loads ZeroEval's rows and applies its rules of equality (github.com/WildEval/ZeroEval), for protocols `zeroeval`.
 
-Its prompts are taken to the letter from its own rows: {id, prompt, answer}, a file `<name>.questions.jsonl.gz` each.
-Where the reference evaluates a model's fraction as Python, which runs whatever a model wrote, ours reads arithmetic.
+Rows of {id, prompt, answer} hold its prompts verbatim, in one file `<name>.questions.jsonl.gz` per set. The reference
+evaluates a model's fraction as Python, which runs whatever a model wrote; ours only computes arithmetic.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ OPERATIONS: dict[type, Callable[..., Any]] = {
 
 
 def load_zeroeval(name: str, split: str, source: str | None, limit: int | None) -> list[Problem]:
-    """The problems of one of ZeroEval's sets: gsm, math-l5 or crux.
+    """Loads one of ZeroEval's sets: gsm, math-l5 or crux.
 
     Raises:
-        RecipeError: another split than test, or the rows cannot be read.
+        RecipeError: the split is not test.
+        DataError: the rows cannot be read.
     """
     if split != "test":
         raise RecipeError(f"ZeroEval's {name} has the split test alone, not {split!r}.")
@@ -45,18 +46,18 @@ def load_zeroeval(name: str, split: str, source: str | None, limit: int | None) 
 
 
 def text_equal(answer: str, gold: str) -> bool:
-    """Equality of CRUXEval answers: the same text, quotes around it aside, line breaks spelled out."""
+    """Compares CRUXEval answers as text, without quotes around them, with line breaks as escapes."""
     return answer.strip("'\"").replace("\n", "\\n") == gold.strip("'\"")
 
 
 def first_number_equal(answer: str, gold: str) -> bool:
-    """Equality of GSM8K and MATH answers: the same first number, dollars and thousands separators aside."""
+    """Compares the first numbers of GSM8K and MATH answers, without dollars and thousands separators."""
     numbers = [NUMBER.search(plain_number(text)) for text in (answer, gold)]
     return all(numbers) and len({float(match.group()) for match in numbers if match}) == 1
 
 
 def plain_number(text: str) -> str:
-    """The text without dollars and commas; a fraction, or other arithmetic with a slash, as a decimal number."""
+    """Removes dollars and commas; computes a fraction, or other arithmetic with a slash, as a decimal number."""
     text = text.replace("$", "").strip().replace(",", "")
     if "/" not in text:
         return text
@@ -74,4 +75,4 @@ def _arithmetic(node: ast.AST) -> float:
             return OPERATIONS[type(op)](_arithmetic(operand))
         case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATIONS:
             return OPERATIONS[type(op)](_arithmetic(left), _arithmetic(right))
-    raise ValueError(f"no arithmetic: {ast.dump(node)[:80]}")
+    raise ValueError(f"not arithmetic: {ast.dump(node)[:80]}")

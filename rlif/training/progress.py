@@ -10,7 +10,7 @@ from rich.console import Console
 LOGGER = logging.getLogger("rlif.training")
 
 
-class _Log(io.TextIOBase):
+class _Log(io.StringIO):
     """Logs each line that is written."""
 
     def write(self, text: str) -> int:

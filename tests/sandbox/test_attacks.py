@@ -1,4 +1,4 @@
-"""Attacks on the sandbox, and honest programs that run beside them."""
+"""Attacks on the sandbox fail, and do not change the verdicts of other programs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_no_attack_succeeds():
 
 @sandboxed
 def test_no_attack_succeeds_on_another_user():
-    """Root enters the sandbox in two steps, others in one: here nobody does, with the system's Python."""
+    """Runs the attacks as user nobody with the system's Python: only root needs two steps to enter the sandbox."""
     python = "/usr/bin/python3"  # which every user can read
     if os.geteuid() or not shutil.which("setpriv"):
         pytest.skip("not root, or no setpriv; run it as root, with util-linux")
@@ -54,8 +54,8 @@ def test_no_attack_succeeds_on_another_user():
     assert json.loads(done.stdout) == {}
 
 
-def test_the_attacks_are_real():
-    """Without a sandbox they succeed; these are those that do no harm."""
+def test_attacks_succeed_without_a_sandbox():
+    """Without a sandbox the attacks succeed; only those that do no harm run here."""
     with sandbox_attacks.secrets() as attacks:
         for name in ("reads the caller's environment", "reads files of the host"):
             outcome = run_programs([attacks[name].program], unsafe_local=True)[0]
@@ -64,12 +64,12 @@ def test_the_attacks_are_real():
 
 
 @sandboxed
-def test_the_innocent_keep_their_verdicts_among_two_hundred():
+def test_other_programs_keep_their_verdicts_beside_attacks():
     hanging = ("endless loop", "endless output", "fork bomb", "large processes")
     hostile = [FORGERIES[name] for name in FORGERIES if "without end" not in name and "never" not in name] + [
         RESOURCES[name] for name in hanging
     ]
-    innocent = [
+    harmless = [
         attack
         for i in range((200 - len(hostile)) // 2 + 1)
         for attack in (
@@ -82,8 +82,8 @@ def test_the_innocent_keep_their_verdicts_among_two_hundred():
             ),
         )
     ]
-    everyone = hostile + innocent
-    random.Random(0).shuffle(everyone)
-    assert len(everyone) >= 200
-    outcomes = run_programs([attack.program for attack in everyone], PATIENT)
-    assert [o for attack, o in zip(everyone, outcomes, strict=True) if not attack.held(o)] == []
+    programs = hostile + harmless
+    random.Random(0).shuffle(programs)
+    assert len(programs) >= 200
+    outcomes = run_programs([attack.program for attack in programs], PATIENT)
+    assert [o for attack, o in zip(programs, outcomes, strict=True) if not attack.held(o)] == []

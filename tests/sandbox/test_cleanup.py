@@ -1,4 +1,4 @@
-"""Nothing is left of a run that ends early: a broken sandbox, an interrupt, an error of the caller."""
+"""A run that ends early leaves no processes: after a broken sandbox, an interrupt, an error of the caller."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("sandbox")
 
 
 def processes(marker: str) -> set[int]:
-    """The processes of this machine that have the marker on their command line."""
+    """Finds the processes of this machine with the marker on their command line."""
     found = set()
     for entry in Path("/proc").iterdir():
         try:
@@ -31,7 +31,7 @@ def processes(marker: str) -> set[int]:
     return found
 
 
-def until(condition: Callable[[], object]) -> None:
+def wait_until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
@@ -39,17 +39,17 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def sleeper(number: int) -> tuple[str, str]:
-    """A program that becomes a `sleep` which can be found by the second result."""
+    """Returns a program that becomes a `sleep`, and a marker to find it by."""
     marker = f"{number}{os.getpid()}.5"
     return f"import os\nos.execv('/bin/sleep', ['sleep', {marker!r}])", f"sleep\0{marker}"
 
 
-def test_a_broken_sandbox_costs_one_program():
+def test_a_broken_sandbox_ends_only_one_program():
     source, marker = sleeper(61)
     programs = [Program("print(1)"), Program(source), Program("print(3)")]
 
     def attack() -> None:
-        until(lambda: processes(marker))
+        wait_until(lambda: processes(marker))
         for process in processes("--as-pid-1"):
             parent = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1]
             if int(parent) == os.getpid():
@@ -61,11 +61,11 @@ def test_a_broken_sandbox_costs_one_program():
     thread.join()
     assert [o.status for o in outcomes] == ["ok", "killed", "ok"]
     assert [o.stdout for o in outcomes] == ["1\n", "", "3\n"]
-    until(lambda: not processes(marker))
+    wait_until(lambda: not processes(marker))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_nothing_is_left_when_the_run_is_interrupted(number):
+def test_an_interrupted_run_leaves_no_processes(number):
     source, marker = sleeper(70 + number)
     script = (
         "import signal; signal.signal(2, signal.default_int_handler)\n"  # a shell has its background jobs ignore it
@@ -73,20 +73,20 @@ def test_nothing_is_left_when_the_run_is_interrupted(number):
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE, text=True)
-    until(lambda: len(processes(marker)) == 2)
+    wait_until(lambda: len(processes(marker)) == 2)
     process.send_signal(number)
     _, stderr = process.communicate()
     if number == signal.SIGINT:
         assert "KeyboardInterrupt" in stderr
         assert not processes(marker)
-    until(lambda: not processes(marker))
+    wait_until(lambda: not processes(marker))
 
 
 def test_an_error_of_the_caller_ends_the_run():
     source, marker = sleeper(62)
 
     def on_outcome(index: int, outcome: Outcome) -> None:
-        until(lambda: processes(marker))
+        wait_until(lambda: processes(marker))
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -1,4 +1,4 @@
-"""Honest programs in the sandbox: their outcomes, in their order, and what is refused."""
+"""Harmless programs have the right outcomes, in their order; impossible requests are refused."""
 
 from __future__ import annotations
 
@@ -20,72 +20,72 @@ def run(source: str, stdin: str = "", limits: Limits = PATIENT, **options: objec
     return run_programs([Program(source, stdin)], limits, **options)[0]
 
 
-def judged(source: str, tests: str) -> Outcome:
+def run_with_tests(source: str, tests: str) -> Outcome:
     return run_programs([Program(source, tests=tests)], PATIENT)[0]
 
 
-def says(stdout: str, stdin: str = "", status: str = "ok", code: int | None = 0) -> Callable[[str], Attack]:
-    def made(source: str) -> Attack:
+def prints(stdout: str, stdin: str = "", status: str = "ok", code: int | None = 0) -> Callable[[str], Attack]:
+    def make(source: str) -> Attack:
         return Attack(
             Program(textwrap.dedent(source), stdin),
             lambda o: (o.status, o.stdout, o.exit_code) == (status, stdout, code),
         )
 
-    return made
+    return make
 
 
-def complains(message: str, status: str = "error", code: int = 1) -> Callable[[str], Attack]:
-    def made(source: str) -> Attack:
+def fails_with(message: str, status: str = "error", code: int = 1) -> Callable[[str], Attack]:
+    def make(source: str) -> Attack:
         return Attack(
             Program(source),
             lambda o: (o.status, o.exit_code) == (status, code) and message in o.stderr and "sandbox" not in o.stderr,
         )
 
-    return made
+    return make
 
 
-HONEST = {
-    "reads a line": says("héllo 😀\n", stdin="héllo 😀\nrest\n")("print(input())"),
-    "reads everything": says("6\n", stdin="1 2\n3")("import sys; print(sum(map(int, sys.stdin.read().split())))"),
-    "reads descriptor 0": says("ab\n", stdin="ab")("print(open(0).read())"),
-    "reads /dev/stdin": says("ab\n", stdin="ab")("print(open('/dev/stdin').read())"),
-    "reads bytes": says("2\n", stdin="é")("import sys; print(len(sys.stdin.buffer.read()))"),
-    "reads much": says("1000000\n", stdin="x" * 10**6)("print(len(input()))"),
-    "reads nothing": complains("EOFError")("input()"),
-    "writes /dev/stdout": says("hi")("open('/dev/stdout', 'w').write('hi')"),
-    "writes as much as it may": says("x" * 9999 + "\n")("print('x' * 9999)"),
-    "keeps line ends": says("a\r\nb")("import sys; sys.stdout.write('a\\r\\nb')"),
-    "writes what is no text": says("\ufffd")("import sys; sys.stdout.buffer.write(b'\\xff')"),
-    "writes on its deathbed": says("bye", status="error", code=1)("import sys; sys.stdout.write('bye'); 1/0"),
-    "exits with a number": says("", status="error", code=3)("exit(3)"),
-    "exits with none": says("x\n")("import sys; print('x'); sys.exit()"),
-    "exits with words": complains("no way")("import sys; sys.exit('no way')"),
-    "exits hard": says("", status="error", code=7)("import os; os._exit(7)"),
-    "is killed by itself": says("", status="error", code=-15)("import os; os.kill(os.getpid(), 15)"),
-    "aborts": says("", status="error", code=-6)("import os; os.abort()"),
-    "raises": complains('File "program.py", line 2, in f\nZeroDivisionError: division by zero')("def f():\n 1/0\nf()"),
-    "is no Python": complains("SyntaxError")("def f(:"),
-    "holds a null": complains("null bytes")("x = '\0'"),
-    "holds half a character": complains("surrogates not allowed")("x = '\ud800'"),
-    "recurses without end": complains("RecursionError")("def f(): f()\nf()"),
-    "wants too much memory": complains("MemoryError", "memory")("x = [0] * 10**9"),
-    "is the main module": says("ok\n")("if __name__ == '__main__': print('ok')"),
-    "pickles its classes": says("1\n")("import pickle\nclass A: x = 1\nprint(pickle.loads(pickle.dumps(A())).x)"),
-    "ends in a thread": says("done\n")(
+HARMLESS = {
+    "reads a line": prints("héllo 😀\n", stdin="héllo 😀\nrest\n")("print(input())"),
+    "reads everything": prints("6\n", stdin="1 2\n3")("import sys; print(sum(map(int, sys.stdin.read().split())))"),
+    "reads descriptor 0": prints("ab\n", stdin="ab")("print(open(0).read())"),
+    "reads /dev/stdin": prints("ab\n", stdin="ab")("print(open('/dev/stdin').read())"),
+    "reads bytes": prints("2\n", stdin="é")("import sys; print(len(sys.stdin.buffer.read()))"),
+    "reads much": prints("1000000\n", stdin="x" * 10**6)("print(len(input()))"),
+    "reads nothing": fails_with("EOFError")("input()"),
+    "writes /dev/stdout": prints("hi")("open('/dev/stdout', 'w').write('hi')"),
+    "writes as much as it may": prints("x" * 9999 + "\n")("print('x' * 9999)"),
+    "keeps line ends": prints("a\r\nb")("import sys; sys.stdout.write('a\\r\\nb')"),
+    "writes what is no text": prints("\ufffd")("import sys; sys.stdout.buffer.write(b'\\xff')"),
+    "writes before an exception": prints("bye", status="error", code=1)("import sys; sys.stdout.write('bye'); 1/0"),
+    "exits with a number": prints("", status="error", code=3)("exit(3)"),
+    "exits with none": prints("x\n")("import sys; print('x'); sys.exit()"),
+    "exits with words": fails_with("no way")("import sys; sys.exit('no way')"),
+    "exits hard": prints("", status="error", code=7)("import os; os._exit(7)"),
+    "is killed by itself": prints("", status="error", code=-15)("import os; os.kill(os.getpid(), 15)"),
+    "aborts": prints("", status="error", code=-6)("import os; os.abort()"),
+    "raises": fails_with('File "program.py", line 2, in f\nZeroDivisionError: division by zero')("def f():\n 1/0\nf()"),
+    "is no Python": fails_with("SyntaxError")("def f(:"),
+    "holds a null": fails_with("null bytes")("x = '\0'"),
+    "holds half a character": fails_with("surrogates not allowed")("x = '\ud800'"),
+    "recurses without end": fails_with("RecursionError")("def f(): f()\nf()"),
+    "wants too much memory": fails_with("MemoryError", "memory")("x = [0] * 10**9"),
+    "is the main module": prints("ok\n")("if __name__ == '__main__': print('ok')"),
+    "pickles its classes": prints("1\n")("import pickle\nclass A: x = 1\nprint(pickle.loads(pickle.dumps(A())).x)"),
+    "ends in a thread": prints("done\n")(
         "import threading, time\nthreading.stack_size(1 << 26)\n"
         "threading.Thread(target=lambda: (time.sleep(0.05), print('done'))).start()"
     ),
-    "ends at exit": says("ab")("import atexit, sys; atexit.register(sys.stdout.write, 'b'); sys.stdout.write('a')"),
-    "runs a program": says("hi\n")("import subprocess; subprocess.run(['echo', 'hi'])"),
-    "runs processes": says("[1, 4]\n")(
+    "ends at exit": prints("ab")("import atexit, sys; atexit.register(sys.stdout.write, 'b'); sys.stdout.write('a')"),
+    "runs a program": prints("hi\n")("import subprocess; subprocess.run(['echo', 'hi'])"),
+    "runs processes": prints("[1, 4]\n")(
         "import multiprocessing as m\ndef f(x): return x * x\nwith m.Pool(2) as p: print(p.map(f, [1, 2]))"
     ),
-    "writes files": says("x\n")(
+    "writes files": prints("x\n")(
         "import tempfile\nwith tempfile.TemporaryDirectory() as d:\n"
         " open(d + '/x', 'w').write('x')\n print(open(d + '/x').read())"
     ),
-    "uses numpy": says("6\n")("import numpy; print(numpy.array([[1, 2], [1, 2]]).sum())"),
-    "says much on stderr": Attack(
+    "uses numpy": prints("6\n")("import numpy; print(numpy.array([[1, 2], [1, 2]]).sum())"),
+    "writes much to stderr": Attack(
         Program("import sys; sys.stderr.write('x' * 10**5 + 'end')"),
         lambda o: o.ok and len(o.stderr) == 4096 and o.stderr.endswith("end"),
     ),
@@ -95,7 +95,7 @@ HONEST = {
     ),
 }
 
-JUDGED = {
+TESTED = {
     "passes": ("def f(x): return x", "assert call('f', 1) == 1\nassert proxy('f')('é\\ud800') == 'é\\ud800'", ""),
     "fails": ("def f(x): return x", "assert call('f', 1) == 2", "AssertionError"),
     "keeps its state": (
@@ -119,7 +119,7 @@ JUDGED = {
         "",
     ),
     "raises unexpectedly": ("def f(x): return {}[x]", "call('f', 1)", "CandidateError: KeyError: 1"),
-    "raises what cannot be said": (
+    "raises what has no message": (
         "class E(Exception):\n def __str__(self): raise self\ndef f(): raise E",
         "call('f')",
         "CandidateError: E: ",
@@ -140,28 +140,28 @@ JUDGED = {
 
 
 @sandboxed
-def test_honest_programs():
-    outcomes = run_programs([program for program, _ in HONEST.values()], PATIENT)
-    assert {name: o for (name, a), o in zip(HONEST.items(), outcomes, strict=True) if not a.held(o)} == {}
+def test_harmless_programs():
+    outcomes = run_programs([program for program, _ in HARMLESS.values()], PATIENT)
+    assert {name: o for (name, a), o in zip(HARMLESS.items(), outcomes, strict=True) if not a.held(o)} == {}
 
 
 @sandboxed
-def test_honest_tests():
-    outcomes = run_programs([Program(source, tests=tests) for source, tests, _ in JUDGED.values()], PATIENT)
-    for (name, (_, _, complaint)), outcome in zip(JUDGED.items(), outcomes, strict=True):
-        assert outcome.ok == (not complaint), (name, outcome)
-        assert complaint in outcome.stderr, (name, outcome)
+def test_programs_with_tests():
+    outcomes = run_programs([Program(source, tests=tests) for source, tests, _ in TESTED.values()], PATIENT)
+    for (name, (_, _, message)), outcome in zip(TESTED.items(), outcomes, strict=True):
+        assert outcome.ok == (not message), (name, outcome)
+        assert message in outcome.stderr, (name, outcome)
     assert outcomes[-1].status == "memory"
 
 
 @sandboxed
-def test_output_beside_tests():
-    outcome = judged("def f(x):\n print('seen', x)\n return x", "assert call('f', 1) == 2")
+def test_output_of_a_program_with_tests():
+    outcome = run_with_tests("def f(x):\n print('seen', x)\n return x", "assert call('f', 1) == 2")
     assert (outcome.status, outcome.stdout, outcome.exit_code) == ("error", "seen 1\n", 1)
 
 
 @sandboxed
-def test_outcomes_come_as_programs_end_and_in_their_order():
+def test_outcomes_are_reported_as_programs_end_and_returned_in_order():
     seen = {}
     programs = [Program(f"print({i})", limits=PATIENT) for i in range(10)]
     outcomes = run_programs(programs, workers=3, on_outcome=lambda i, o: seen.update({i: (o, threading.get_ident())}))
@@ -170,7 +170,7 @@ def test_outcomes_come_as_programs_end_and_in_their_order():
 
 
 @sandboxed
-def test_strings_hash_alike_in_every_sandbox():
+def test_strings_have_the_same_hash_in_every_sandbox():
     outcomes = run_programs([Program("print(hash('a'), {'a', 'b', 'c'})")] * 4, PATIENT, workers=2)
     assert len({o.stdout for o in outcomes}) == 1
 
@@ -188,7 +188,7 @@ def test_nothing_to_run(monkeypatch):
     assert run_programs([], unsafe_local=True) == []
 
 
-def test_without_bubblewrap_it_refuses(monkeypatch, tmp_path):
+def test_without_bubblewrap_nothing_runs(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     for attempt in (require_sandbox, lambda: run("print(1)"), lambda: run_programs([])):
         with pytest.raises(RlifError, match="install bubblewrap"):
@@ -199,7 +199,7 @@ def test_without_bubblewrap_it_refuses(monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it refuses earlier")
-def test_a_sandbox_that_does_not_start_is_no_verdict(monkeypatch, tmp_path):
+def test_a_sandbox_that_does_not_start_gives_no_outcome(monkeypatch, tmp_path):
     bwrap = tmp_path / "bwrap"
     bwrap.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n")
     bwrap.chmod(0o755)
@@ -211,15 +211,15 @@ def test_a_sandbox_that_does_not_start_is_no_verdict(monkeypatch, tmp_path):
 
 
 def test_unsafe_local_has_the_same_outcomes():
-    alike = (
+    names = (
         "reads a line",
-        "writes on its deathbed",
+        "writes before an exception",
         "exits with a number",
         "raises",
         "ends in a thread",
         "has its own limits",
     )
-    attacks = [HONEST[name] for name in alike] + [FORGERIES["equals everything"], FORGERIES["sends garbage"]]
+    attacks = [HARMLESS[name] for name in names] + [FORGERIES["equals everything"], FORGERIES["sends garbage"]]
     attacks += [RESOURCES[name] for name in ("endless loop", "endless output", "one large process")]
     outcomes = run_programs([attack.program for attack in attacks], PATIENT, unsafe_local=True)
     assert [o for attack, o in zip(attacks, outcomes, strict=True) if not attack.held(o)] == []

@@ -1,4 +1,4 @@
-"""What travels between an untrusted program and its tests."""
+"""Values are sent between an untrusted program and its tests as plain data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from rlif.sandbox.values import MAX_DEPTH, MAX_FRAME, Garbled, Opaque, decode, encode, receive, send
+from rlif.sandbox.values import MAX_DEPTH, MAX_FRAME, InvalidData, Opaque, decode, encode, receive, send
 
 
 class Point(NamedTuple):
@@ -33,7 +33,7 @@ class Liar(list):
         return True
 
 
-def travel(value: Any) -> Any:
+def round_trip(value: Any) -> Any:
     return decode(json.loads(json.dumps(encode(value))))
 
 
@@ -91,11 +91,11 @@ def nested(depth: int) -> list[Any]:
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_data_arrives_as_it_was(value):
-    arrived = travel(value)
-    assert arrived == value
-    assert type(arrived) is type(value)
-    assert repr(arrived) == repr(value) or isinstance(value, set | frozenset | dict)
+def test_data_is_received_unchanged(value):
+    received_value = round_trip(value)
+    assert received_value == value
+    assert type(received_value) is type(value)
+    assert repr(received_value) == repr(value) or isinstance(value, set | frozenset | dict)
 
 
 @pytest.mark.parametrize(
@@ -115,28 +115,28 @@ def test_data_arrives_as_it_was(value):
         ([np.int8(1)], [1]),
     ],
 )
-def test_subclasses_arrive_as_plain_data(value, plain):
-    arrived = travel(value)
-    assert arrived == plain
-    assert type(arrived) is type(plain)
+def test_subclasses_become_plain_data(value, plain):
+    received_value = round_trip(value)
+    assert received_value == plain
+    assert type(received_value) is type(plain)
 
 
-def test_not_a_number_stays_none():
-    assert math.isnan(travel(math.nan))
+def test_nan_stays_nan():
+    assert math.isnan(round_trip(math.nan))
 
 
 @pytest.mark.parametrize("value", [object(), iter([]), np.arange(3), len, Ellipsis, {}.keys(), ValueError("x")])
-def test_what_cannot_travel_equals_nothing(value):
-    arrived = travel(value)
-    assert isinstance(arrived, Opaque)
-    assert type(value).__name__ in repr(arrived)
-    for other in (arrived, value, None, True, 0, "", [], travel(value)):
-        assert (arrived == other, arrived != other) == (False, True)
+def test_what_cannot_be_sent_equals_nothing(value):
+    received_value = round_trip(value)
+    assert isinstance(received_value, Opaque)
+    assert type(value).__name__ in repr(received_value)
+    for other in (received_value, value, None, True, 0, "", [], round_trip(value)):
+        assert (received_value == other, received_value != other) == (False, True)
 
 
-def test_a_copy_arrives():
+def test_the_receiver_gets_a_copy():
     value = [[1]]
-    travel(value)[0].append(2)
+    round_trip(value)[0].append(2)
     assert value == [[1]]
 
 
@@ -146,7 +146,7 @@ def test_cycles_and_depth_are_refused():
     for value in (cycle, nested(MAX_DEPTH + 1), {1: nested(MAX_DEPTH)}):
         with pytest.raises(ValueError, match="deep"):
             encode(value)
-    with pytest.raises(Garbled):
+    with pytest.raises(InvalidData):
         decode(nested(MAX_DEPTH + 5))
 
 
@@ -177,15 +177,15 @@ def test_cycles_and_depth_are_refused():
     ],
     ids=str,
 )
-def test_the_reader_refuses_what_was_never_sent(data):
-    with pytest.raises(Garbled):
+def test_invalid_data_is_refused(data):
+    with pytest.raises(InvalidData):
         decode(data)
 
 
-def test_the_reader_survives_noise():
+def test_random_changes_give_a_value_or_invalid_data():
     generator = random.Random(0)
     frame = json.dumps([encode(["a", (1, {2: b"x"}), {3}, 2**80])]).encode()
-    seen = {"value": 0, "garbled": 0}
+    seen = {"value": 0, "invalid": 0}
     for _ in range(2000):
         noisy = bytearray(frame)
         for _ in range(generator.randint(1, 4)):
@@ -193,8 +193,8 @@ def test_the_reader_survives_noise():
         try:
             received(len(noisy).to_bytes(8, "big") + noisy)
             seen["value"] += 1
-        except Garbled:
-            seen["garbled"] += 1
+        except InvalidData:
+            seen["invalid"] += 1
     assert min(seen.values()) > 10
 
 
@@ -218,18 +218,18 @@ def received(data: bytes) -> list[Any]:
     ],
     ids=["long", "noise", "number", "object", "deep", "digits"],
 )
-def test_frames_that_are_none(data):
-    with pytest.raises(Garbled):
+def test_invalid_frames_are_refused(data):
+    with pytest.raises(InvalidData):
         received(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"123", (5).to_bytes(8, "big") + b"[1]"])
-def test_a_frame_that_breaks_off(data):
+def test_an_incomplete_frame_is_the_end_of_file(data):
     with pytest.raises(EOFError):
         received(data)
 
 
-def test_frames_follow_each_other():
+def test_several_frames_in_a_row():
     ours, theirs = socket.socketpair()
     with ours, theirs:
         for message in (["f", [1, (2,)]], [], [None]):

@@ -255,7 +255,7 @@ CONFINEMENT = {
         "import resource\nattempt('limit', lambda: resource.setrlimit(resource.RLIMIT_AS, (-1, -1)))"
     ),
     "makes refused system calls": tries(
-        "from rlif.sandbox.room import _SYSTEM_CALLS, _machine\n"
+        "from rlif.sandbox.jail import _SYSTEM_CALLS, _machine\n"
         "column, _, clone = _machine()\n"
         "for name, numbers in _SYSTEM_CALLS.items():\n"
         " libc.syscall(numbers[column], -1, 0, 0, 0, 0)\n attempt(name, lambda: ctypes.get_errno() != 1)\n"

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from rlif.tasks import find_task
-from rlif.tasks.cruxeval import answer_tag, settle
+from rlif.tasks.cruxeval import answer_tag, check_literals
 from rlif.types import Problem
 
 CODE = "def f(word):\n    return word.center(9, 'z')"
@@ -56,7 +56,7 @@ def test_the_answer_is_what_follows_the_comparison(text, answer):
     ],
 )
 def test_only_two_literals_are_compared_without_running_them(assertion, verdict):
-    assert settle(assertion) == verdict
+    assert check_literals(assertion) == verdict
 
 
 def test_a_repeated_call_is_wrong_and_nothing_runs():

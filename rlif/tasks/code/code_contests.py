@@ -1,14 +1,14 @@
-"""Programming contests for training: problems with the inputs and outputs of their tests (arXiv 2203.07814).
+"""Loads programming contests for training: problems with inputs and outputs of tests (arXiv 2203.07814).
 
-Rows of four layouts are read, whichever a file has:
+A file may have one of four layouts:
 
     {description, public_tests, private_tests, generated_tests: {input: [...], output: [...]}}   deepmind/code_contests
     {problem, tests: {inputs: [...], outputs: [...]}}
     {problem, tests: [{input, output}, ...]}
     {content, test: [{input: {stdin}, output: {stdout}}, ...]}                                   that list as JSON
 
-A completion is right when its program prints what every test expects, by LiveCodeBench's comparison; problems with more
-than one right output are therefore marked too strictly.
+A completion is right if its program prints the expected output in every test, by LiveCodeBench's comparison. So a right
+program may fail a problem that allows more than one output.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class CodeContests(CodeTask):
     protocols = {"default": Protocol("code-program", max_tokens=3072, extract=fenced_code)}
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
-        held = {"test": "code_contests/code_contests_test.json.gz"}
-        source = source or home(held.get(split, "code_contests"), "deepmind/code_contests")
+        file = "code_contests/code_contests_test.json.gz" if split == "test" else "code_contests"
+        source = source or home(file, "deepmind/code_contests")
         problems = []
         for number, row in enumerate(read_rows(source, split)[:limit]):
             text = next((row[name] for name in TEXTS if isinstance(row.get(name), str)), None)
@@ -63,10 +63,10 @@ class CodeContests(CodeTask):
 
 
 def read_tests(row: Row) -> list[Test]:
-    """The tests of a row, whatever its layout.
+    """Reads the tests of a row in one of the four layouts.
 
     Raises:
-        KeyError, TypeError, ValueError: it has another.
+        KeyError, TypeError, ValueError: it has another layout.
     """
     if "public_tests" in row:
         groups = [row[name] for name in GROUPS if row.get(name)]

@@ -1,4 +1,4 @@
-"""HumanEval+ and MBPP+: rows in EvalPlus' layout, and the trial of a program by its rules (see `evalplus_oracle`)."""
+"""Loads HumanEval+ and MBPP+ from EvalPlus' rows, and makes trials by its rules (see `evalplus_oracle`)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ ORACLE = Path(__file__).with_name("evalplus_oracle.py").read_text(encoding="utf-
 
 
 def load_plus(source: str, split: str, limit: int | None) -> list[Problem]:
-    """Problems from rows of {task_id, prompt, entry_point, canonical_solution, base_input, plus_input, atol}.
+    """Loads rows of {task_id, prompt, entry_point, canonical_solution, base_input, plus_input, atol}.
 
     Raises:
-        RecipeError: another split than test, or the rows cannot be read.
+        RecipeError: the split is not test.
+        DataError: the rows cannot be read.
     """
     if split != "test":
         raise RecipeError(f"EvalPlus' rows have the split test alone, not {split!r}.")
@@ -39,11 +40,11 @@ def load_plus(source: str, split: str, limit: int | None) -> list[Problem]:
 
 
 def _inputs(row: dict[str, object], column: str, source: str) -> str:
-    """The inputs of a row, as JSON: a list of argument lists; the hub spells them as text, files as lists."""
+    """Returns the inputs of a row as JSON, a list of argument lists; the hub has JSON text, files have lists."""
     inputs = row.get(column)
     if isinstance(inputs, str):
         return inputs
-    if inputs == {}:  # as one row of MBPP+ has it
+    if inputs == {}:  # in one row of MBPP+
         inputs = []
     if not isinstance(inputs, list):
         raise DataError(f"{row['task_id']} of {source} has no list {column!r}; expected rows in EvalPlus' layout.")
@@ -51,11 +52,11 @@ def _inputs(row: dict[str, object], column: str, source: str) -> str:
 
 
 def plus_trials(problem: Problem, source: str, *, extra: bool, stored: bool = False) -> list[Trial]:
-    """Gives the trials that a program must pass: the original inputs, and with `extra` those that EvalPlus added.
+    """Makes the trials that a program must pass: the original inputs, and with `extra` those that EvalPlus added.
 
     Args:
-        source: of the whole program.
-        stored: as the verdicts published with MBPP+ 0.1.0, see `evalplus_oracle`.
+        source: the whole program.
+        stored: grade as the verdicts published with MBPP+ 0.1.0, see `evalplus_oracle`.
     """
     data = problem.data
     trials = []

@@ -1,17 +1,17 @@
-"""EvalPlus' rule of equality: a function is right when it returns what the reference returns, on every input.
+"""Applies EvalPlus' rule of equality: a function is right if it returns what the reference returns, on every input.
 
 Source: github.com/evalplus/evalplus, for HumanEval+ and MBPP+ (arXiv 2305.01210). This file is sent into the sandbox as
-it is, where it calls the reference itself and the model's function through a pipe; so it imports nothing of ours.
+it is. There it calls the reference itself and the model's function through a pipe, so it imports nothing of ours.
 
-Inputs of MBPP+ come as JSON, which has no tuples, sets and complex numbers: `restore` puts them back. Where several
-outputs are right, `agree` knows: eight functions return their elements in any order, three return a match or None, and
-two have tests that contradict their text. Floats agree within 1e-7 of their size and `atol`, 1e-6 where there is none.
-A call may take four times what the reference takes, and at least a second. Inputs to which the reference answers with
-more than ITEMS values are left out; MBPP+ has such in two problems, 255 and 630.
+Inputs of MBPP+ are JSON, which has no tuples, sets and complex numbers: `restore` restores them. `agree` handles
+functions with several right outputs: eight return their elements in any order, three return a match or None, and two
+have tests that contradict their text. Floats agree within 1e-7 of their size and `atol`, 1e-6 if there is none. A call
+may take four times as long as the reference, and at least a second. Inputs to which the reference returns more than
+ITEMS values are left out; MBPP+ has such inputs in two problems, 255 and 630.
 
-Verdicts published with MBPP+ 0.1.0 know of no other order, and they compare with outputs that another process stored,
-in which a set of texts has another order: who returns one as a list is wrong there, the reference included. `stored`
-does the same.
+The verdicts published with MBPP+ 0.1.0 accept one order only. They compare with outputs that another process stored,
+in which a set of texts has another order: a function that returns such a set as a list is wrong there, the reference
+included. `stored` does the same.
 """
 
 from __future__ import annotations
@@ -34,63 +34,45 @@ TRANSPORT = 1e-4  # seconds more for each value that a call returns, as those co
 RELATIVE = 1e-7
 ABSOLUTE = 1e-6  # where a problem names no tolerance and its outputs are floats
 ANY_ORDER = {
-    "similar_elements",
-    "find_char_long",
-    "common_in_nested_lists",
-    "extract_singly",
-    "larg_nnum",
-    "intersection_array",
-    "find_dissimilar",
-    "Diff",
-}
+    "similar_elements", "find_char_long", "common_in_nested_lists", "extract_singly", "larg_nnum", "intersection_array",
+    "find_dissimilar", "Diff",
+}  # fmt: skip
 MATCH_OR_NONE = {"check_str", "text_match_three", "text_starta_endb"}
-
 TUPLES = {
     2, 116, 132, 143, 222, 261, 273, 394, 399, 421, 424, 429, 470, 560, 579, 596, 616, 630, 726, 740, 744, 809,
 }  # fmt: skip
-LISTS_OF_TUPLES = {63, 64, 70, 94, 120, 237, 272, 299, 400, 409, 417, 438, 473, 614, 780}
-TUPLES_OF_TUPLES = {259, 401, 445}
-FIRST_LIST_OF_TUPLES = {75, 413, 444, 753}
-FIRST_TUPLE = {250, 307, 405, 446, 617, 720, 763, 808}
-SECOND_TUPLE = {106, 750}
-TUPLES_THROUGHOUT = {580, 615, 791}
-
-
-def restore(number: int, args: list[Any]) -> list[Any]:
-    """The arguments of one call, with the types that JSON took from them; `number` is MBPP's of the problem."""
-    if number in TUPLES:
-        return [tuple(arg) for arg in args]
-    if number in LISTS_OF_TUPLES:
-        return [list(map(tuple, arg)) for arg in args]
-    if number in TUPLES_OF_TUPLES:
-        return [tuple(map(tuple, arg)) for arg in args]
-    if number in FIRST_LIST_OF_TUPLES:
-        return [list(map(tuple, args[0])), *args[1:]]
-    if number in FIRST_TUPLE:
-        return [tuple(args[0]), *args[1:]]
-    if number in SECOND_TUPLE:
-        return [args[0], tuple(args[1])]
-    if number in TUPLES_THROUGHOUT:
-        return list(_tuples(args))
-    if number == 115:
-        return [[set(item) if isinstance(item, list) and item else {} for item in args[0]]]
-    if number == 124:
-        return [float(args[0]), complex(args[1])]
-    if number == 252:
-        return [complex(args[0])]
-    if number == 278:
-        return [tuple(tuple(item) if isinstance(item, list) else item for item in args[0])]
-    if number == 722:
-        return [{key: tuple(value) for key, value in args[0].items()}, *args[1:]]
-    return args
 
 
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
+RESTORATIONS: list[tuple[set[int], Callable[[list[Any]], list[Any]]]] = [
+    (TUPLES, lambda args: [tuple(arg) for arg in args]),
+    (
+        {63, 64, 70, 94, 120, 237, 272, 299, 400, 409, 417, 438, 473, 614, 780},
+        lambda args: [list(map(tuple, arg)) for arg in args],
+    ),
+    ({259, 401, 445}, lambda args: [tuple(map(tuple, arg)) for arg in args]),
+    ({75, 413, 444, 753}, lambda args: [list(map(tuple, args[0])), *args[1:]]),
+    ({250, 307, 405, 446, 617, 720, 763, 808}, lambda args: [tuple(args[0]), *args[1:]]),
+    ({106, 750}, lambda args: [args[0], tuple(args[1])]),
+    ({580, 615, 791}, lambda args: list(_tuples(args))),
+    ({115}, lambda args: [[set(item) if isinstance(item, list) and item else {} for item in args[0]]]),
+    ({124}, lambda args: [float(args[0]), complex(args[1])]),
+    ({252}, lambda args: [complex(args[0])]),
+    ({278}, lambda args: [tuple(tuple(item) if isinstance(item, list) else item for item in args[0])]),
+    ({722}, lambda args: [{key: tuple(value) for key, value in args[0].items()}, *args[1:]]),
+]
+
+
+def restore(number: int | None, args: list[Any]) -> list[Any]:
+    """Restores the types that JSON removed from the arguments of one call; `number` is that of MBPP's problem."""
+    return next((convert(args) for numbers, convert in RESTORATIONS if number in numbers), args)
+
+
 def agree(name: str, args: list[Any], out: Any, expected: Any, atol: float, stored: bool = False) -> bool:
-    """Whether the function of that name may return `out` where the reference returns `expected`."""
+    """Checks whether the function of that name may return `out` if the reference returns `expected`."""
     if name == "are_equivalent" or (name == "sum_div" and out == 0):
         return True
     if name in ANY_ORDER and not stored:
@@ -113,7 +95,7 @@ def _floats(value: Any) -> bool:
 
 
 def close(out: Any, expected: Any, atol: float) -> bool:
-    """Whether two numbers, or two nests of numbers of the same shape, agree within the tolerances."""
+    """Checks whether two numbers, or two nested lists of the same shape, agree within the tolerances."""
     if isinstance(expected, list | tuple):
         same_shape = isinstance(out, list | tuple) and len(out) == len(expected)
         return same_shape and all(close(one, other, atol) for one, other in zip(out, expected, strict=True))
@@ -127,20 +109,20 @@ def judge(spec: Mapping[str, Any], call: Callable[..., Any]) -> None:
     """Calls both functions on every input.
 
     Args:
-        spec: `name` of the function, `reference` source, `inputs` as JSON has them, `number` or None, `atol`, `stored`.
-        call: the model's function, by name.
+        spec: `name` of the function, source of the `reference`, `inputs` from JSON, `number` or None, `atol`, `stored`.
+        call: calls the model's function by name.
 
     Raises:
-        AssertionError: they disagree.
+        AssertionError: the results differ.
         TimeoutError: a call took too long.
     """
     name, stored = spec["name"], spec["stored"] and spec["name"] in ANY_ORDER
-    elsewhere = _outputs_elsewhere(spec) if stored else []
+    outputs = _stored_outputs(spec) if stored else []
     reference = _defined(spec)
     for number, raw in enumerate(spec["inputs"]):
-        args = _restored(spec, raw)
+        args = restore(spec["number"], raw)
         started = time.perf_counter()
-        expected = elsewhere[number] if stored else reference(*copy.deepcopy(args))
+        expected = outputs[number] if stored else reference(*copy.deepcopy(args))
         took = time.perf_counter() - started
         items = _items(expected)
         if items > ITEMS:
@@ -162,30 +144,26 @@ def _defined(spec: Mapping[str, Any]) -> Callable[..., Any]:
     return space[spec["name"]]
 
 
-def _restored(spec: Mapping[str, Any], raw: list[Any]) -> list[Any]:
-    return raw if spec["number"] is None else restore(spec["number"], raw)
-
-
 def _items(value: Any) -> int:
-    """How many values are nested in one; more than ITEMS are not counted to their end."""
-    count, unseen = 1, [value]
-    while unseen:
-        part = unseen.pop()
+    """Counts the values nested in one, until there are more than ITEMS."""
+    count, remaining = 1, [value]
+    while remaining:
+        part = remaining.pop()
         if isinstance(part, dict | list | tuple | set | frozenset):
             count += len(part)
             if count > ITEMS:
                 break
-            unseen.extend(part.values() if isinstance(part, dict) else part)
+            remaining.extend(part.values() if isinstance(part, dict) else part)
     return count
 
 
-def _outputs_elsewhere(spec: Mapping[str, Any]) -> list[Any]:
-    """The reference's outputs, from a process in which texts hash otherwise than here."""
+def _stored_outputs(spec: Mapping[str, Any]) -> list[Any]:
+    """Computes the reference's outputs in a process with another hash seed."""
     source = f"{spec['source']}\nspec = json.load(sys.stdin)\ndefined = _defined(spec)\n"
-    source += "outputs = [defined(*_restored(spec, raw)) for raw in spec['inputs']]\n"
+    source += "outputs = [defined(*restore(spec['number'], raw)) for raw in spec['inputs']]\n"
     source += "sys.stdout.buffer.write(pickle.dumps(outputs))\n"
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
-    told = {key: spec[key] for key in ("name", "reference", "inputs", "number")}
+    part = {key: spec[key] for key in ("name", "reference", "inputs", "number")}
     child = [sys.executable, "-c", source]
-    ended = subprocess.run(child, input=json.dumps(told).encode(), env=environment, capture_output=True, check=True)
+    ended = subprocess.run(child, input=json.dumps(part).encode(), env=environment, capture_output=True, check=True)
     return pickle.loads(ended.stdout)

@@ -1,12 +1,12 @@
-"""HumanEval: complete a Python function from its signature and docstring. 164 problems (arXiv 2107.03374).
+"""Loads HumanEval: complete a Python function from its signature and docstring. 164 problems (arXiv 2107.03374).
 
-completion   the model goes on with the text, as a base model does; graded by the tests that come with the problem
-chat         the model is asked for the function
-plus         as `completion`, graded by HumanEval+: outputs equal the reference's, on many more inputs; needs its rows,
-             HumanEvalPlus.jsonl (arXiv 2305.01210)
+completion   the model continues the text, as a base model does; graded by the problem's own tests
+chat         the prompt asks for the whole function
+plus         as `completion`, graded by HumanEval+: outputs must equal the reference's on many more inputs; needs its
+             rows, HumanEvalPlus.jsonl (arXiv 2305.01210)
 
-The tests run apart from the model's function and call it through a pipe. Those of two problems draw random words; they
-are seeded here.
+The tests run in another process and call the model's function through a pipe. Tests of two problems draw random words,
+which are seeded here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COMPLETION = Protocol(
 
 
 class HumanEval(CodeTask):
-    """Functions from docstrings."""
+    """Problems that ask for a function, given its docstring."""
 
     name = "humaneval"
     protocols = {
@@ -62,12 +62,11 @@ class HumanEval(CodeTask):
         ]
 
     def trials(self, problem: Problem, answer: str) -> bool | Sequence[Trial]:
-        data = problem.data
-        source = completed(data["prompt"], data["name"], answer)
+        data, name = problem.data, problem.data["name"]
+        source = completed(data["prompt"], name, answer)
         if self.protocol_name == "plus":
             return plus_trials(problem, source, extra=True)
         seeded = "import random\nrandom.seed(0)\n"
-        name = data["name"]
         tests = f"{data['prompt']}\n    pass\n\n{seeded}{name} = proxy({name!r})\n{data['test']}\n\ncheck({name})\n"
         return [Trial(Program(source, tests=tests, limits=LIMITS))]
 
@@ -78,7 +77,7 @@ class HumanEval(CodeTask):
 
 
 def completed(prompt: str, name: str, answer: str) -> str:
-    """The program: what goes before the function and the answer, where that is the whole function, else both joined."""
+    """Joins prompt and answer; an answer that is the whole function replaces the function in the prompt."""
     if re.search(rf"^def {re.escape(name)}\b", answer, re.MULTILINE):
         return f"{prompt[: max(prompt.rfind(f'def {name}('), 0)]}\n{answer}\n"
     return f"{prompt}{answer}\n"

@@ -1,15 +1,15 @@
-"""LiveCodeBench, code generation: contest problems with hidden tests, by date (arXiv 2403.07974).
+"""Loads LiveCodeBench's code generation: contest problems with hidden tests, by date (arXiv 2403.07974).
 
-v6             the release of that name, which holds all before it: 1,055 problems to 2025-04-06
-v6-increment   what it added: 175 problems from 2025-01-04 on. "LiveCodeBench v6" in papers means either
+v6             the release of that name with all before it: 1,055 problems to 2025-04-06
+v6-increment   problems that v6 added: 175 from 2025-01-04 on. "LiveCodeBench v6" in papers means either
 v5             the release before, 880 problems
 
-Splits are told apart by `contest_date`, whatever files the rows come from. Ten samples at temperature 0.2; the code is
-what stands between the last two lines with three backquotes; all tests must pass (see `stdin_tests`).
+`contest_date` decides the split, in any file. Ten samples at temperature 0.2; the code is between the last two lines
+with three backquotes; all tests must pass (see `stdin_tests`).
 
-Private tests come as base64 of zlib of a pickle. Unpickling can run code, so only plain data is let through here. All
-tests of a split are held in memory: gigabytes for v6. A program is a process here, which waits for its threads; the
-reference harness does not, and takes what such a program prints later for missing.
+Private tests are base64 of zlib of a pickle. Unpickling can run code, so only plain data is accepted here. All tests of
+a split are in memory: gigabytes for v6. Here a program waits for its threads, as Python processes do; the reference
+harness does not wait, and misses what such a program prints later.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ STARTER = "Your program begins with this code. Put it into a block as here."
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Reads text, numbers, lists and dicts; names of classes and functions are refused."""
+    """Reads text, numbers, lists and dicts; refuses names of classes and functions."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         raise pickle.UnpicklingError(f"{module_name}.{global_name} is not plain data")
 
 
 class LiveCodeBench(CodeTask):
-    """Contest problems in Python."""
+    """Contest problems to be solved in Python."""
 
     name = "livecodebench"
     protocols = {
@@ -79,7 +79,7 @@ class LiveCodeBench(CodeTask):
 
 
 def _rows(source: str) -> list[Row]:
-    """All rows of a source: a file, a folder with some of test.jsonl to test6.jsonl, or the hub's such files."""
+    """Reads all rows of a source: a file, a folder with any of test.jsonl to test6.jsonl, or these files of the hub."""
     path = Path(source).expanduser()
     if source == HUB:
         return _hub_rows()
@@ -107,7 +107,7 @@ def _hub_rows() -> list[Row]:
 
 
 def _problem(row: Row, source: str) -> Problem:
-    """A problem from a row of the hub's layout, or of SandboxFusion's {id, content, test, labels}."""
+    """Makes a problem from a row in the hub's layout, or in SandboxFusion's {id, content, test, labels}."""
     name = row.get("question_id", row.get("id"))
     try:
         if "question_content" not in row:
@@ -127,7 +127,7 @@ def _problem(row: Row, source: str) -> Problem:
 
 
 def question_prompt(question: str, starter: str) -> str:
-    """A question as put to the model."""
+    """Renders a question; `starter` is the code that the program must begin with, or ""."""
     how, code = (STARTER, starter) if starter else (STDIN, "# YOUR CODE HERE")
     return (
         f"### Question:\n{question}\n\n### Format: {how}\n```python\n{code}\n```\n\n### Answer: (in such a block)\n\n"
@@ -135,10 +135,10 @@ def question_prompt(question: str, starter: str) -> str:
 
 
 def read_tests(packed: Any) -> list[Test]:
-    """Tests from JSON text, from the packed form of it, or from a list.
+    """Reads tests from JSON text, from its packed form, or from a list.
 
     Raises:
-        ValueError: neither, larger than a gigabyte, or more than plain data.
+        ValueError: it has another form, is larger than a gigabyte, or holds more than plain data.
     """
     if isinstance(packed, str) and not packed.lstrip().startswith("["):
         packed = unpack(packed)
@@ -149,10 +149,10 @@ def read_tests(packed: Any) -> list[Test]:
 
 
 def unpack(packed: str) -> Any:
-    """What base64 of zlib of a pickle of plain data holds.
+    """Reads base64 of zlib of a pickle of plain data.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it has another form.
     """
     try:
         unzip = zlib.decompressobj()

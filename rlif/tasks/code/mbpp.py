@@ -1,14 +1,13 @@
-"""MBPP: short Python functions from one sentence and three tests. 974 problems (arXiv 2108.07732).
+"""Loads MBPP: short Python functions from one sentence and three tests. 974 problems (arXiv 2108.07732).
 
-original   three examples before the problem, its three tests shown; graded by these. test has 500 problems, train 374
-base       EvalPlus' 399 problems, the text and one test as a docstring; outputs equal the reference's on the original
-           inputs (arXiv 2305.01210)
-plus       the same on the inputs that EvalPlus added, too
-base-ordered, plus-ordered   the same where the order of elements counts, as in the verdicts published with MBPP+ 0.1.0
+original   three examples, then the problem with its three tests; graded by these. test has 500 problems, train 374
+base       EvalPlus' 399 problems, the text and one test as a docstring; outputs must equal the reference's on the
+           original inputs (arXiv 2305.01210)
+plus       the same, also on the inputs that EvalPlus added
+base-ordered, plus-ordered   the same, but the order of elements counts, as in the verdicts published with MBPP+ 0.1.0
            (see `evalplus_oracle`)
 
-In a test `f(x) == y` the left side is computed where the model's program is, the right side and the comparison apart
-from it.
+In a test `f(x) == y` the model's program computes the left side. Another process computes the right side and compares.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ PLUS = Protocol(
 
 
 class Mbpp(CodeTask):
-    """Functions from a sentence."""
+    """Problems that ask for a function, given one sentence."""
 
     name = "mbpp"
     protocols = {
@@ -87,7 +86,7 @@ class Mbpp(CodeTask):
             return plus_trials(problem, answer, extra=inputs == "plus", stored=bool(stored))
         source, tests = [answer, problem.data["setup"]], []
         for number, test in enumerate(problem.data["tests"]):
-            computed, expected = divide(test)
+            computed, expected = split_assertion(test)
             source.append(f"def checked_{number}():\n    return {computed}\n")
             tests.append(f"assert call('checked_{number}') == {expected}")
         return [Trial(Program("\n\n".join(source), tests="\n".join(tests), limits=LIMITS))]
@@ -96,11 +95,11 @@ class Mbpp(CodeTask):
         return f"```python\n{problem.gold}\n```"
 
 
-def divide(test: str) -> tuple[str, str]:
-    """An assertion as what the program computes and what that must be, which needs nothing of the program.
+def split_assertion(test: str) -> tuple[str, str]:
+    """Splits an assertion into an expression for the program and its expected value, which uses builtins only.
 
     Example:
-        >>> divide("assert f(1) == 2")
+        >>> split_assertion("assert f(1) == 2")
         ('f(1)', '2')
     """
     (statement,) = ast.parse(test.strip()).body

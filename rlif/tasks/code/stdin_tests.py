@@ -1,9 +1,8 @@
-"""Programs that read and print, or that define one function: from tests to trials, by LiveCodeBench's rules.
+"""Turns tests into trials, for programs that read and print or define one function, by LiveCodeBench's rules.
 
-Tests are rows {input, output, testtype}. With `stdin` the program runs once per test and its output is compared, see
-`rlif.tasks.code.programs.same_output`. With `functional` every line of the input is an argument in JSON, the
-function, often a method of `Solution`, is called, and a tuple returned counts as a list. Each test has six seconds
-of its own.
+Tests are rows {input, output, testtype}. With `stdin` the program runs once per test and its output is compared by
+`rlif.tasks.code.programs.same_output`. With `functional` every line of the input is an argument in JSON for the
+function, often a method of `Solution`; a returned tuple counts as a list. Each test may take six seconds.
 """
 
 from __future__ import annotations
@@ -17,24 +16,24 @@ from rlif.tasks.code.programs import Trial
 Test = Mapping[str, str]
 LIMITS = Limits(seconds=6, memory_mib=4096)
 
-# The names that LiveCodeBench puts before every program, in its order, as later modules hide names of earlier ones.
-STARS = (
+# LiveCodeBench's imports before every program, in its order, because later modules hide names of earlier ones.
+MODULES = (
     "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics", "itertools",
     "functools", "operator", "io", "sys", "json", "builtins", "typing",
 )  # fmt: skip
 PREAMBLE = "\n".join(
-    [f"from {module} import *" for module in STARS]
-    + [f"import {module}" for module in STARS[:16]]
+    [f"from {module} import *" for module in MODULES]
+    + [f"import {module}" for module in MODULES[:16]]
     + ["sys.setrecursionlimit(50000)\n\n"]
 )
 
 
 def trials_of(code: str, tests: Sequence[Test], function: str | None = None) -> list[Trial]:
-    """One trial for each test.
+    """Makes one trial for each test.
 
     Args:
-        code: of the model.
-        function: to call, for functional tests.
+        code: the model's program.
+        function: name of the function to call, for functional tests.
     """
     if function is None:
         return [
@@ -58,7 +57,7 @@ def _check(name: str, test: Test) -> str:
 
 
 def paired(inputs: Sequence[Any], outputs: Sequence[Any]) -> list[Test]:
-    """Tests from a list of inputs and one of outputs.
+    """Makes tests from a list of inputs and one of outputs.
 
     Raises:
         ValueError: the lists differ in length.
@@ -67,5 +66,5 @@ def paired(inputs: Sequence[Any], outputs: Sequence[Any]) -> list[Test]:
 
 
 def text_of(value: Any) -> str:
-    """An input or output, which some rows have as a list of lines, as text."""
+    """Returns an input or output as text; some rows have a list of lines."""
     return value if isinstance(value, str) else "\n".join(map(str, value))

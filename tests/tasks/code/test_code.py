@@ -16,7 +16,7 @@ from rlif.tasks.code import programs
 from rlif.tasks.code.evalplus_oracle import agree, close, restore
 from rlif.tasks.code.humaneval import completed
 from rlif.tasks.code.livecodebench import read_tests, unpack
-from rlif.tasks.code.mbpp import divide
+from rlif.tasks.code.mbpp import split_assertion
 from rlif.tasks.code.programs import Trial, run_trials, same_output
 from rlif.tasks.code.stdin_tests import trials_of
 from rlif.types import Problem
@@ -85,7 +85,7 @@ def test_a_function_is_completed_or_replaced():
     ],
 )
 def test_a_test_is_divided_into_what_runs_where(test, sides):
-    assert divide(test) == sides
+    assert split_assertion(test) == sides
 
 
 def test_types_that_json_took_are_put_back():

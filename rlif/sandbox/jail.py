@@ -1,16 +1,16 @@
-"""The room that one untrusted program runs in, inside the sandbox: built before it, gone with it.
+"""Makes the jail of one untrusted program, inside the sandbox: made before it starts, removed after it ends.
 
-A room is a set of namespaces that the kernel makes in about a millisecond and takes down as one piece:
+A jail is a set of namespaces that the kernel makes in about a millisecond and removes as a whole:
 
     users       capabilities in here mean nothing outside; making further user namespaces is forbidden
-    processes   the program sees and names its own processes only: no supervisor, no tester, no sibling to kill, trace
-                or re-limit. When the room's first process ends, the kernel kills all others
-    mounts      one tmpfs under /tmp and /dev/shm, the only writable place, fresh and of limited size
+    processes   the program can list and address its own processes only: no supervisor, no tester, no other program to
+                kill, trace or limit. When the jail's first process (init) ends, the kernel kills all others
+    mounts      one tmpfs under /tmp and /dev/shm, the only writable place, new and of limited size
     IPC         System V and POSIX queues and segments end with it
 
-On top of that: resource limits, no capability left, no core dumps, and a seccomp filter that refuses what has no use in
-a solution but a history of kernel bugs (or, memfd and System V segments, memory that no limit counts). System call
-numbers are known for x86_64 and aarch64. Standard library only, because this runs inside the sandbox.
+In addition: resource limits, no capabilities, no core dumps, and a seccomp filter. The filter refuses system calls
+that a solution does not need and that have a history of kernel bugs, and those (memfd, System V segments) whose memory
+no limit counts. Their numbers are known for x86_64 and aarch64. Standard library only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import resource
 import signal
 import struct
 import sys
-from typing import Any
+from collections.abc import Mapping
 
 _CLONE_NEWUSER = 0x10000000
 _NEW_NAMESPACES = _CLONE_NEWUSER | 0x00020000 | 0x20000000 | 0x08000000  # users, mounts, processes, IPC
@@ -45,18 +45,18 @@ def hide(hidden: bool = True) -> None:
         _check(_libc.prctl(_PR_SET_DUMPABLE, int(not hidden), 0, 0, 0), "prctl")
 
 
-def fork_into_room() -> int:
-    """Like `os.fork`, but the child is the first process of a new room. It may fork on, and run nothing untrusted.
+def fork_into_jail() -> int:
+    """Forks like `os.fork`; the child is init of a new jail. It may fork, but must run nothing untrusted.
 
     Raises:
         OSError: the kernel, or a policy such as AppArmor's, refuses.
     """
     user, group = os.getuid(), os.getgid()
     _, _, clone = _machine()
-    _filter()  # once, here, rather than in every room
+    _filter()  # computed once, here, rather than in every jail
     process = _check(_libc.syscall(clone, _NEW_NAMESPACES | signal.SIGCHLD, 0, 0, 0, 0), "clone")
     if process == 0:
-        hide(False)  # /proc/self/uid_map is root's while we hide
+        hide(False)  # /proc/self/uid_map belongs to root while the process is hidden
         _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"{user} {user} 1")
         _write("/proc/self/gid_map", f"{group} {group} 1")
@@ -64,8 +64,8 @@ def fork_into_room() -> int:
     return process
 
 
-def furnish(disk_mib: int) -> None:
-    """Gives the room its own /proc and its own disk, and goes to /tmp. For the first process of the room."""
+def mount_disk(disk_mib: int) -> None:
+    """Mounts the jail's own /proc and disk, and changes to /tmp. For init of the jail."""
     _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
     size = f"size={disk_mib}m,mode=1777,nr_inodes={_INODES_PER_MIB * disk_mib}"
     _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, size)
@@ -74,41 +74,45 @@ def furnish(disk_mib: int) -> None:
     os.chdir("/tmp")
 
 
-def limit(limits: dict[str, Any], more_processes: int = 0) -> None:
-    """Sets this process's limits, for good.
+def set_limits(limits: Mapping[str, float], more_processes: int = 0) -> None:
+    """Sets this process's resource limits, irrevocably.
 
     Args:
-        limits: as in `rlif.sandbox.runner.Limits`.
-        more_processes: how many that are not the program's the kernel counts with it.
+        limits: the fields of `rlif.sandbox.program.Limits`.
+        more_processes: how many processes of others the kernel counts against this user's limit.
     """
     memory, disk = int(limits["memory_mib"]) << 20, int(limits["disk_mib"]) << 20
     seconds = math.ceil(limits["seconds"]) + 1
-    _set_limit(resource.RLIMIT_CPU, seconds, seconds + 1)
-    _set_limit(resource.RLIMIT_AS, memory)
-    _set_limit(resource.RLIMIT_FSIZE, disk)
-    _set_limit(resource.RLIMIT_CORE, 0)
-    _set_limit(resource.RLIMIT_NOFILE, 256)
-    _set_limit(resource.RLIMIT_NPROC, limits["processes"] + more_processes)
+    processes = int(limits["processes"]) + more_processes
+    for kind, soft, hard in (
+        (resource.RLIMIT_CPU, seconds, seconds + 1),
+        (resource.RLIMIT_AS, memory, memory),
+        (resource.RLIMIT_FSIZE, disk, disk),
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_NOFILE, 256, 256),
+        (resource.RLIMIT_NPROC, processes, processes),
+    ):
+        _, ceiling = resource.getrlimit(kind)
+        resource.setrlimit(kind, (soft, hard) if ceiling < 0 else (min(soft, ceiling), min(hard, ceiling)))
 
 
-COUNTED_BY = 32  # processes; how much more than `processes_counted` there may be
+COUNT_STEP = 32  # processes; there may be so many more than `processes_counted` returns
 
 
 def processes_counted() -> int:
-    """At least how many processes the kernel already counts against this user's limit.
+    """Returns at least how many processes the kernel already counts against this user's limit.
 
     From Linux 5.14 on those of the own user namespace count, before that (and outside a sandbox) all of the user's.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
     counted = 0
     while True:
-        resource.setrlimit(
-            resource.RLIMIT_NPROC, (counted + COUNTED_BY if hard < 0 else min(counted + COUNTED_BY, hard), hard)
-        )
+        attempt = counted + COUNT_STEP
+        resource.setrlimit(resource.RLIMIT_NPROC, (attempt if hard < 0 else min(attempt, hard), hard))
         try:
             child = os.fork()
         except BlockingIOError:
-            counted = max(COUNTED_BY, 2 * counted)
+            counted = max(COUNT_STEP, 2 * counted)
             if 0 <= hard <= counted:
                 return hard
             continue
@@ -120,8 +124,8 @@ def processes_counted() -> int:
         return counted
 
 
-def drop_rights() -> None:
-    """Gives up every capability in the room and installs the filter."""
+def drop_privileges() -> None:
+    """Drops every capability in the jail and installs the filter of system calls."""
     header = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
     _check(_libc.capset(header, bytes(24)), "capset")
     code = ctypes.create_string_buffer(_filter())
@@ -130,10 +134,10 @@ def drop_rights() -> None:
 
 
 def memory_of(process: int) -> int:
-    """Resident bytes of a process, what it shares counted in shares; 0 when it has ended."""
+    """Returns the resident bytes of a process, shared memory in proportion; 0 when it has ended."""
     with contextlib.suppress(OSError), open(f"/proc/{process}/smaps_rollup") as report:
         return 1024 * sum(int(line.split()[1]) for line in report if line.startswith("Pss:"))
-    with contextlib.suppress(OSError), open(f"/proc/{process}/statm") as report:  # where it hides the former
+    with contextlib.suppress(OSError), open(f"/proc/{process}/statm") as report:  # where the former is not readable
         resident, shared = (int(pages) for pages in report.read().split()[1:3])
         return (resident - shared) * resource.getpagesize()
     return 0
@@ -181,7 +185,7 @@ _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 
 @functools.cache
 def _filter() -> bytes:
-    """The filter as the kernel takes it: one instruction in eight bytes."""
+    """Assembles the filter for the kernel: each instruction is eight bytes."""
     column, architecture, clone = _machine()
     refuse, unknown = (_RETURN, 0, 0, _ERRNO | errno.EPERM), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)
     program = [
@@ -191,7 +195,7 @@ def _filter() -> bytes:
         (_LOAD, 0, 0, 0),  # the call's number
         (_JUMP_AT_LEAST, 0, 1, _X32),
         refuse,
-        (_JUMP_EQUAL, 0, 1, _CLONE3),  # its flags are out of a filter's reach; libraries fall back to clone
+        (_JUMP_EQUAL, 0, 1, _CLONE3),  # a filter cannot read its flags; libraries fall back to clone
         unknown,
     ]
     for numbers in _SYSTEM_CALLS.values():
@@ -209,19 +213,13 @@ def _filter() -> bytes:
 def _machine() -> tuple[int, int, int]:
     name = platform.machine()
     if name not in _MACHINES or sys.maxsize < 1 << 32:
-        raise OSError(errno.ENOSYS, f"rooms are made on {' and '.join(_MACHINES)} (64 bits), and this is {name}")
+        raise OSError(errno.ENOSYS, f"jails are made on {' and '.join(_MACHINES)} (64 bits), and this is {name}")
     return _MACHINES[name]
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
     text = [None if part is None else part.encode() for part in (source, target, kind, options)]
     _check(_libc.mount(text[0], text[1], text[2], ctypes.c_ulong(flags), text[3]), f"mounting {target}")
-
-
-def _set_limit(kind: int, soft: int, hard: int | None = None) -> None:
-    _, ceiling = resource.getrlimit(kind)
-    soft, hard = (min(value, ceiling) if ceiling >= 0 else value for value in (soft, hard or soft))
-    resource.setrlimit(kind, (soft, hard))
 
 
 def _write(path: str, text: str) -> None:

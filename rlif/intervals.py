@@ -140,20 +140,13 @@ def error_interval(n: int, mean: float, error: float | None) -> Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Holds the paired comparison of two models.
+    """Holds the paired comparison of two models."""
 
-    Attributes:
-        problems: in common.
-        difference: mean of the second model's scores minus the first's.
-        better, worse: problems on which the second model is better, or worse.
-        p: of the exact two-sided sign test on these.
-    """
-
-    problems: int
-    difference: Interval
-    better: int
+    problems: int  # in common
+    difference: Interval  # mean of the second model's scores minus the first's
+    better: int  # problems on which the second model is better, or worse
     worse: int
-    p: float
+    p: float  # of the exact two-sided sign test on these
 
 
 def paired(first: Mapping[str, float], second: Mapping[str, float]) -> Comparison:

@@ -26,23 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Holds the table, its notes and the runs behind it.
+    """Holds the table, its notes and the runs behind it."""
 
-    Attributes:
-        rows: by task, then method, in the order given.
-        notes: what a reader has to know beside the rows, a sentence each.
-        differences: by method, the keys of its recipe that differ from the first (or from the one compared against).
-        runs: the runs that it was computed from.
-        command: what made the table.
-        against: the method that the others are compared with.
-    """
-
-    rows: list[MethodResult]
-    notes: list[str]
+    rows: list[MethodResult]  # by task, then method, in the order given
+    notes: list[str]  # what a reader has to know beside the rows, a sentence each
+    # by method, the keys of its recipe that differ from the first (or from the one compared against)
     differences: dict[str, dict[str, Any]]
-    runs: list[RunSummary]
-    command: str = ""
-    against: str | None = None
+    runs: list[RunSummary]  # the runs that it was computed from
+    command: str = ""  # what made the table
+    against: str | None = None  # the method that the others are compared with
 
     @property
     def methods(self) -> list[str]:

@@ -32,31 +32,22 @@ Pair = tuple[float | None, float | None]  # at the start and at the end
 
 @dataclass(frozen=True)
 class Outcome:
-    """Holds the result of one run on one task; None where it is unknown.
-
-    Attributes:
-        state: of the run; or `not evaluated`, where an evaluation on the task is missing at the start or the end.
-        reason: why the run does not count, or ended early; empty otherwise.
-        best_step: the first of the best evaluations.
-        collapsed: the step from which on accuracy is lost, None where it is not.
-        alarm: the guard's first alarm.
-        watched: whether there was a guard.
-    """
+    """Holds the result of one run on one task; None where it is unknown."""
 
     seed: int
-    state: str
-    reason: str
+    state: str  # of the run; or `not evaluated`, where an evaluation on the task is missing at the start or the end
+    reason: str  # why the run does not count, or ended early; empty otherwise
     start: Interval | None = None
     best: Interval | None = None
-    best_step: int | None = None
+    best_step: int | None = None  # the first of the best evaluations
     end: Interval | None = None
     end_step: int | None = None
     completion_length: Pair = (None, None)
     self_certainty: Pair = (None, None)
     kl: float | None = None
-    collapsed: int | None = None
-    alarm: Raised | None = None
-    watched: bool = False
+    collapsed: int | None = None  # the step from which on accuracy is lost, None where it is not
+    alarm: Raised | None = None  # the guard's first alarm
+    watched: bool = False  # whether there was a guard
 
     @property
     def counts(self) -> bool:
@@ -66,33 +57,24 @@ class Outcome:
 
 @dataclass(frozen=True)
 class MethodResult:
-    """Holds the results of a method on a task, over seeds.
-
-    Attributes:
-        task: None where nothing was evaluated; then lengths and self-certainty are those of training.
-        trained: whether it is the task the method was trained on.
-        problems: evaluated.
-        start, best, end: mean accuracy over `seeds`.
-        change: end - start, over `seeds`.
-        against: end - end of the method compared with, over the seeds in `common`; None without one.
-        outcomes: one per run, in order of seeds, also of those that do not count.
-        common: the seeds that both methods have.
-    """
+    """Holds the results of a method on a task, over seeds."""
 
     method: str
-    task: str | None
-    trained: bool
-    outcomes: tuple[Outcome, ...]
-    problems: int | None
+    task: str | None  # None where nothing was evaluated; then lengths and self-certainty are those of training
+    trained: bool  # whether it is the task the method was trained on
+    outcomes: tuple[Outcome, ...]  # one per run, in order of seeds, also of those that do not count
+    problems: int | None  # evaluated
+    # mean accuracies over `seeds`
     start: float | None
     best: float | None
     end: float | None
-    change: Interval
+    change: Interval  # end - start, over `seeds`
     completion_length: Pair
     self_certainty: Pair
     kl: float | None
+    # end - end of the method compared with, over the seeds in `common`; None without one
     against: Interval | None = None
-    common: tuple[int, ...] = ()
+    common: tuple[int, ...] = ()  # the seeds that both methods have
 
     @property
     def counted(self) -> list[Outcome]:

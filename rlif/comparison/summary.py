@@ -56,15 +56,6 @@ class Raised:
 class RunSummary:
     """Holds one run of a method with a seed.
 
-    Attributes:
-        said: in a sentence, why the run is not simply finished.
-        settings: how it was evaluated, by task.
-        metrics: a list per column, over the logged steps; None where a step has no number.
-        alarms: what the guard raised; None without a guard.
-        trained_on: a fingerprint of the problems, empty where it was not kept.
-        first_problems: ids of the first problems of its first rollout.
-        curves: by task, a list per column, over the evaluated steps.
-
     Example:
         >>> summarise_run("runs/demo").evaluations["clock"][30]["accuracy"]["mean"]
         0.925781
@@ -74,15 +65,17 @@ class RunSummary:
     seed: int
     recipe: Row
     state: State = "finished"
-    said: str = ""
+    said: str = ""  # in a sentence, why the run is not simply finished
     steps: int = 0
     seconds: Number = None
-    settings: dict[str, Row] = field(default_factory=dict)
+    settings: dict[str, Row] = field(default_factory=dict)  # how it was evaluated, by task
+    # a list per column, over the logged steps; None where a step has no number
     metrics: dict[str, list[Number]] = field(default_factory=dict)
-    alarms: list[Raised] | None = None
-    trained_on: str = ""
-    first_problems: list[str] = field(default_factory=list)
+    alarms: list[Raised] | None = None  # what the guard raised; None without a guard
+    trained_on: str = ""  # a fingerprint of the problems, empty where it was not kept
+    first_problems: list[str] = field(default_factory=list)  # ids of the first problems of its first rollout
     environment: Row = field(default_factory=dict)
+    # by task, a list per column, over the evaluated steps
     curves: dict[str, dict[str, list[Number]]] = field(default_factory=dict)
 
     @property

@@ -27,23 +27,14 @@ Path = Literal["reference", "policy", "vllm", "decode", "pass", "none"]
 
 @dataclass(frozen=True)
 class Conditions:
-    """What decides which pass is read.
+    """What decides which pass is read."""
 
-    Attributes:
-        annotator: whose confidence is asked for.
-        scored: TRL runs a pass of the policy after the rollout.
-        reference: TRL runs a pass of the reference model.
-        captured: vLLM measures while it samples.
-        plain: transformers' `generate`, step by step, with whole weights on each process.
-        dropout: the model drops values in that pass.
-    """
-
-    annotator: str
-    scored: bool = False
-    reference: bool = False
-    captured: bool = False
-    plain: bool = False
-    dropout: bool = False
+    annotator: str  # whose confidence is asked for
+    scored: bool = False  # TRL runs a pass of the policy after the rollout
+    reference: bool = False  # TRL runs a pass of the reference model
+    captured: bool = False  # vLLM measures while it samples
+    plain: bool = False  # transformers' `generate`, step by step, with whole weights on each process
+    dropout: bool = False  # the model drops values in that pass
 
 
 @dataclass(frozen=True)
@@ -70,15 +61,10 @@ TABLE: dict[Path, Row] = {
 
 @dataclass(frozen=True)
 class Source:
-    """Where statistics come from.
+    """Where statistics come from."""
 
-    Attributes:
-        read: the row of `TABLE` that is read; None where none holds.
-        path: what is logged: `read`, or `pass` where that is not enough.
-    """
-
-    read: Path | None
-    path: Path
+    read: Path | None  # the row of `TABLE` that is read; None where none holds
+    path: Path  # what is logged: `read`, or `pass` where that is not enough
 
     @property
     def extra(self) -> int:

@@ -29,17 +29,13 @@ FORMS = ("linear", "stages")
 class Weight:
     """A weight as a function of the step.
 
-    Attributes:
-        points: (step, value), steps increasing; one point for a constant.
-        form: how to get from one point to the next.
-
     Example:
         >>> Weight(((0, 1.0), (50, 0.0)), "linear").at(25)
         0.5
     """
 
-    points: tuple[tuple[float, float], ...]
-    form: Literal["constant", "linear", "stages"] = "constant"
+    points: tuple[tuple[float, float], ...]  # (step, value), steps increasing; one point for a constant
+    form: Literal["constant", "linear", "stages"] = "constant"  # how to get from one point to the next
 
     @property
     def scheduled(self) -> bool:

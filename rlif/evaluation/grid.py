@@ -34,19 +34,12 @@ from rlif.types import Problem
 
 @dataclass(frozen=True)
 class Candidate:
-    """Names one model to evaluate.
+    """Names one model to evaluate."""
 
-    Attributes:
-        label: what tables call it.
-        recipe: the model and how it is loaded; no other fields are read.
-        folder: where its scores go.
-        step: for a checkpoint, the step of its run; else None.
-    """
-
-    label: str
-    recipe: Recipe
-    folder: Path
-    step: int | None = None
+    label: str  # what tables call it
+    recipe: Recipe  # the model and how it is loaded; no other fields are read
+    folder: Path  # where its scores go
+    step: int | None = None  # for a checkpoint, the step of its run; else None
 
     def path(self, task: Task) -> Path:
         """Returns the path of its scores on a task, without the ending."""

@@ -19,23 +19,14 @@ from rlif.files.tables import Row, read_rows
 
 @dataclass(frozen=True)
 class Check:
-    """Holds the result of one entry.
+    """Holds the result of one entry."""
 
-    Attributes:
-        entry: its name in expected.json.
-        items: how many were graded.
-        published: one or two figures.
-        ours: as many; None where a figure cannot be computed here.
-        within: everything checked agrees.
-        note: what exactly was checked, or why nothing was.
-    """
-
-    entry: str
-    items: int
-    published: tuple[float, ...]
-    ours: tuple[float | None, ...]
-    within: bool
-    note: str = ""
+    entry: str  # its name in expected.json
+    items: int  # how many were graded
+    published: tuple[float, ...]  # one or two figures
+    ours: tuple[float | None, ...]  # as many; None where a figure cannot be computed here
+    within: bool  # everything checked agrees
+    note: str = ""  # what exactly was checked, or why nothing was
 
     @property
     def difference(self) -> tuple[float | None, ...]:

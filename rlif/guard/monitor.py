@@ -60,25 +60,16 @@ class Alarm:
 
 @dataclass
 class Watch:
-    """Holds the state of the monitor. All of it is JSON, so a checkpoint keeps it exactly.
+    """Holds the state of the monitor. All of it is JSON, so a checkpoint keeps it exactly."""
 
-    Attributes:
-        first: the first observations of each metric.
-        recent: its last observations.
-        beyond: consecutive readings beyond the limit (positive) or, of a raised sign, within it (negative).
-        since: step of the first of them.
-        raised: signs that are raised now.
-        alarm: the first alarm; checkpoints are not healthy from its `since` on.
-        healthy: step of the last healthy checkpoint.
-    """
-
-    first: dict[str, list[float]] = field(default_factory=dict)
-    recent: dict[str, list[float]] = field(default_factory=dict)
+    first: dict[str, list[float]] = field(default_factory=dict)  # the first observations of each metric
+    recent: dict[str, list[float]] = field(default_factory=dict)  # its last observations
+    # consecutive readings beyond the limit (positive) or, of a raised sign, within it (negative)
     beyond: dict[str, int] = field(default_factory=dict)
-    since: dict[str, int] = field(default_factory=dict)
-    raised: list[str] = field(default_factory=list)
-    alarm: dict[str, Any] | None = None
-    healthy: int | None = None
+    since: dict[str, int] = field(default_factory=dict)  # step of the first of them
+    raised: list[str] = field(default_factory=list)  # signs that are raised now
+    alarm: dict[str, Any] | None = None  # the first alarm; checkpoints are not healthy from its `since` on
+    healthy: int | None = None  # step of the last healthy checkpoint
 
 
 class Monitor:

@@ -15,37 +15,23 @@ Severity = Literal["alarm", "warning"]
 
 @dataclass(frozen=True)
 class Reading:
-    """Holds a metric now and at its start.
+    """Holds a metric now and at its start."""
 
-    Attributes:
-        value: mean of the last observations.
-        start: mean of the first ones.
-        recent: the last observations, oldest first.
-        spread: of the reward within groups, at the start; None where it is not logged.
-    """
-
-    value: float
-    start: float
-    recent: tuple[float, ...]
-    spread: float | None
+    value: float  # mean of the last observations
+    start: float  # mean of the first ones
+    recent: tuple[float, ...]  # the last observations, oldest first
+    spread: float | None  # of the reward within groups, at the start; None where it is not logged
 
 
 @dataclass(frozen=True)
 class Sign:
-    """Describes a sign.
+    """Describes a sign."""
 
-    Attributes:
-        metric: what is read.
-        compare: computes the number that is compared with the limit.
-        beyond: +1 where more than the limit is bad, -1 where less is.
-        seen: the message, a format of `value`, `reading`, `start` and `limit`.
-    """
-
-    metric: str
-    compare: Callable[[Reading], float]
-    beyond: int
+    metric: str  # what is read
+    compare: Callable[[Reading], float]  # computes the number that is compared with the limit
+    beyond: int  # +1 where more than the limit is bad, -1 where less is
     severity: Severity
-    seen: str
+    seen: str  # the message, a format of `value`, `reading`, `start` and `limit`
     cause: str
     remedy: str
 

@@ -33,18 +33,13 @@ PATIENCE = 10  # failed requests in a row, then the endpoint is taken to be down
 
 @dataclass
 class JudgeResult:
-    """Holds the annotations of a judge, and counts of its requests.
+    """Holds the annotations of a judge, and counts of its requests."""
 
-    Attributes:
-        annotations: one per pair, in their order; preference None where there is none.
-        requested: requests made now, retries not counted; `known`: answers that were there before.
-        failed: failed requests by reason.
-    """
-
+    # one per pair, in their order; preference None where there is none
     annotations: list[Annotation] = field(default_factory=list)
-    requested: int = 0
+    requested: int = 0  # requests made now, retries not counted; `known`: answers that were there before
     known: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)  # failed requests by reason
 
 
 def _answers(log: JsonLog) -> dict[str, Row]:

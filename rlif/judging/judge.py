@@ -74,19 +74,13 @@ class Refused(Unanswered):
 
 @dataclass(frozen=True)
 class Pair:
-    """Holds two outputs for one instruction.
-
-    Attributes:
-        index: position of the instruction in the evaluation set, from 0.
-        baseline: the output to be compared with; len_1 is its length.
-        output: the model's; len_2.
-    """
+    """Holds two outputs for one instruction."""
 
     id: str
-    index: int
+    index: int  # position of the instruction in the evaluation set, from 0
     instruction: str
-    baseline: str
-    output: str
+    baseline: str  # the output to be compared with; len_1 is its length
+    output: str  # the model's; len_2
 
 
 @dataclass(frozen=True)
@@ -135,40 +129,29 @@ class JudgePrompt:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Holds a judge's answer about one pair.
+    """Holds a judge's answer about one pair."""
 
-    Attributes:
-        preference: from 1 (baseline) to 2 (model); None where the reply named neither.
-        read_from: "logprobs", "text", or "nothing" where the reply named neither.
-    """
-
-    preference: float | None
-    read_from: str
+    preference: float | None  # from 1 (baseline) to 2 (model); None where the reply named neither
+    read_from: str  # "logprobs", "text", or "nothing" where the reply named neither
 
 
 @dataclass(frozen=True)
 class Judge:
     """Describes which judge is asked, and how.
 
-    Attributes:
-        model: its name at the endpoint.
-        base_url: the endpoint; None for OPENAI_BASE_URL, else OpenAI's own.
-        seed: for the order in which the outputs are shown.
-        max_retries: how often one request is repeated after a rate limit, a server's error, a time-out or a lost
-            connection; the client waits for Retry-After, else for 0.5 s, 1 s, 2 s ... up to 8 s.
-        timeout: seconds for one request.
-
     Example:
         >>> Judge(model="my-judge", base_url="http://127.0.0.1:8000/v1").shows_model_first("Say hello.")
         False
     """
 
-    model: str = ALPACA_JUDGE
-    base_url: str | None = None
+    model: str = ALPACA_JUDGE  # its name at the endpoint
+    base_url: str | None = None  # the endpoint; None for OPENAI_BASE_URL, else OpenAI's own
     prompt: JudgePrompt = field(default_factory=JudgePrompt)
-    seed: int = 0
+    seed: int = 0  # for the order in which the outputs are shown
+    # how often one request is repeated after a rate limit, a server's error, a time-out or a lost connection; the
+    # client waits for Retry-After, else for 0.5 s, 1 s, 2 s ... up to 8 s
     max_retries: int = 5
-    timeout: float = 60.0
+    timeout: float = 60.0  # seconds for one request
 
     def connect(self) -> OpenAI:
         """Opens a client of the endpoint.

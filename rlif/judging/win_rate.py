@@ -44,55 +44,34 @@ SMALL = 16  # quicksort leaves stretches of so many and fewer alone
 
 @dataclass(frozen=True)
 class Annotation:
-    """Holds the judgement of one instruction.
+    """Holds the judgement of one instruction."""
 
-    Attributes:
-        index: position of the instruction among the 805, from 0.
-        preference: from 1, the baseline's output is better, to 2, the model's is; None where it is unjudged.
-        len_1: characters of the baseline's output.
-        len_2: characters of the model's.
-    """
-
-    index: int
-    preference: float | None
-    len_1: int
-    len_2: int
+    index: int  # position of the instruction among the 805, from 0
+    preference: float | None  # from 1, the baseline's output is better, to 2, the model's is; None where it is unjudged
+    len_1: int  # characters of the baseline's output
+    len_2: int  # characters of the model's
 
 
 @dataclass(frozen=True)
 class WinRate:
-    """Holds a win rate in %.
+    """Holds a win rate in %."""
 
-    Attributes:
-        share: its mean, NaN where nothing is judged, with Student's interval; n counts the judged rows.
-        standard_error: of the mean; None where it is unknown.
-        strength: the C of the regression; None without one.
-        weights: of length, difficulty and model in the regression.
-    """
-
-    share: Interval
-    standard_error: float | None = None
-    strength: float | None = None
-    weights: Mapping[str, float] | None = None
+    share: Interval  # its mean, NaN where nothing is judged, with Student's interval; n counts the judged rows
+    standard_error: float | None = None  # of the mean; None where it is unknown
+    strength: float | None = None  # the C of the regression; None without one
+    weights: Mapping[str, float] | None = None  # of length, difficulty and model in the regression
 
 
 @dataclass(frozen=True)
 class WinRates:
-    """Holds both win rates of one model.
+    """Holds both win rates of one model."""
 
-    Attributes:
-        n: rows.
-        unjudged: the share of rows without a preference.
-        difficulty: how it was looked up.
-        baseline_length, model_length: mean characters of the outputs.
-    """
-
-    n: int
-    unjudged: float
+    n: int  # rows
+    unjudged: float  # the share of rows without a preference
     raw: WinRate
     length_controlled: WinRate
-    difficulty: str
-    baseline_length: float
+    difficulty: str  # how it was looked up
+    baseline_length: float  # mean characters of the outputs
     model_length: float
 
 

@@ -47,19 +47,12 @@ PORT = 29500  # of the first process, where machines have to agree on one
 
 @dataclass(frozen=True)
 class Layout:
-    """How many processes, where.
+    """How many processes, where."""
 
-    Attributes:
-        processes: over all machines.
-        nodes: machines that train.
-        strategy: of `STRATEGIES`.
-        server_gpus: of the vLLM server; 0 where the recipe wants none.
-    """
-
-    processes: int
-    nodes: int = 1
-    strategy: str = "ddp"
-    server_gpus: int = 0
+    processes: int  # over all machines
+    nodes: int = 1  # machines that train
+    strategy: str = "ddp"  # of `STRATEGIES`
+    server_gpus: int = 0  # of the vLLM server; 0 where the recipe wants none
 
     @property
     def per_node(self) -> int:

@@ -35,50 +35,29 @@ HALF, SINGLE = 2, 4  # bytes
 
 @dataclass(frozen=True)
 class Assumed:
-    """Holds the assumed shares of the data sheet that are reached, and times that it does not give.
+    """Holds the assumed shares of the data sheet that are reached, and times that it does not give."""
 
-    Attributes:
-        training: of the FLOP/s, forward and backward.
-        scoring: of the FLOP/s, forward alone.
-        bandwidth: of the memory, while decoding.
-        vllm_step: seconds of a decoding step of vLLM beside the arithmetic: launching, scheduling.
-        generate_layer: the same of transformers' generate, for each layer.
-        context: GiB that CUDA and the libraries take.
-    """
-
-    training: float = 0.38
-    scoring: float = 0.45
-    bandwidth: float = 0.7
-    vllm_step: float = 4e-3
-    generate_layer: float = 8e-4
-    context: float = 1.5
+    training: float = 0.38  # of the FLOP/s, forward and backward
+    scoring: float = 0.45  # of the FLOP/s, forward alone
+    bandwidth: float = 0.7  # of the memory, while decoding
+    vllm_step: float = 4e-3  # seconds of a decoding step of vLLM beside the arithmetic: launching, scheduling
+    generate_layer: float = 8e-4  # the same of transformers' generate, for each layer
+    context: float = 1.5  # GiB that CUDA and the libraries take
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Holds what a plan is made for.
+    """Holds what a plan is made for."""
 
-    Attributes:
-        recipe: to be trained.
-        shape: of its model.
-        gpu: the kind; None where it is unknown, which is enough for memory.
-        gpus: how many, the server's included.
-        strategy: of `rlif.launching.commands.STRATEGIES`.
-        server_gpus: of them, those of a vLLM server.
-        prompt: mean tokens of a prompt.
-        completion: mean tokens of a completion.
-        assumed: see there.
-    """
-
-    recipe: Recipe
-    shape: Shape
-    gpu: Gpu | None
-    gpus: int
-    strategy: str
-    server_gpus: int
-    prompt: float
-    completion: float
-    assumed: Assumed = Assumed()
+    recipe: Recipe  # to be trained
+    shape: Shape  # of its model
+    gpu: Gpu | None  # the kind; None where it is unknown, which is enough for memory
+    gpus: int  # how many, the server's included
+    strategy: str  # of `rlif.launching.commands.STRATEGIES`
+    server_gpus: int  # of them, those of a vLLM server
+    prompt: float  # mean tokens of a prompt
+    completion: float  # mean tokens of a completion
+    assumed: Assumed = Assumed()  # see there
 
     @property
     def trainers(self) -> int:

@@ -18,21 +18,13 @@ from rlif.sampling.loading import load_config
 
 @dataclass(frozen=True)
 class Gpu:
-    """One kind of GPU.
+    """One kind of GPU."""
 
-    Attributes:
-        memory: GiB.
-        flops: peak, dense bfloat16, per second.
-        single: the same in float32 as torch computes it by default, without TF32.
-        bandwidth: of memory, bytes per second.
-        source: where these are from.
-    """
-
-    memory: float
-    flops: float
-    single: float
-    bandwidth: float
-    source: str
+    memory: float  # GiB
+    flops: float  # peak, dense bfloat16, per second
+    single: float  # the same in float32 as torch computes it by default, without TF32
+    bandwidth: float  # of memory, bytes per second
+    source: str  # where these are from
 
 
 GPUS = {
@@ -82,29 +74,17 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Shape:
-    """Holds the sizes of a dense model.
+    """Holds the sizes of a dense model."""
 
-    Attributes:
-        parameters: all of them.
-        layers: blocks.
-        heads: of queries.
-        hidden: H.
-        inner: of the feed-forward part.
-        query: width of all query heads together.
-        key_value: width of all key heads together, and of all value heads.
-        vocab: V.
-        tied: whether the head is the embedding.
-    """
-
-    parameters: int
-    layers: int
-    heads: int
-    hidden: int
-    inner: int
-    query: int
-    key_value: int
-    vocab: int
-    tied: bool
+    parameters: int  # all of them
+    layers: int  # blocks
+    heads: int  # of queries
+    hidden: int  # H
+    inner: int  # of the feed-forward part
+    query: int  # width of all query heads together
+    key_value: int  # width of all key heads together, and of all value heads
+    vocab: int  # V
+    tied: bool  # whether the head is the embedding
 
     @property
     def head(self) -> int:

@@ -132,15 +132,10 @@ def _ignore_usr1() -> None:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a launched run ended.
+    """How a launched run ended."""
 
-    Attributes:
-        code: of the process that failed first, 128 + the signal where one killed it; 0 where none failed.
-        sentence: to be printed; empty where the processes have printed it.
-    """
-
-    code: int
-    sentence: str = ""
+    code: int  # of the process that failed first, 128 + the signal where one killed it; 0 where none failed
+    sentence: str = ""  # to be printed; empty where the processes have printed it
 
 
 def run(

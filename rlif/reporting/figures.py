@@ -55,41 +55,28 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """Holds something to draw.
+    """Holds something to draw."""
 
-    Attributes:
-        key: its file name; unique in a report.
-        title: what is shown, with its unit.
-        alt: the same in a sentence, for readers who cannot see it.
-        draw: draws onto an empty matplotlib figure, given the colour of ink and whether to name the runs.
-        caption: what a reader needs to understand it.
-        height: in inches; the width is 4.2.
-    """
-
-    key: str
-    title: str
-    alt: str
+    key: str  # its file name; unique in a report
+    title: str  # what is shown, with its unit
+    alt: str  # the same in a sentence, for readers who cannot see it
+    # draws onto an empty matplotlib figure, given the colour of ink and whether to name the runs
     draw: Callable[[Canvas, str, bool], None]
-    caption: str = ""
-    height: float = 2.5
+    caption: str = ""  # what a reader needs to understand it
+    height: float = 2.5  # in inches; the width is 4.2
 
 
 @dataclass(frozen=True)
 class Line:
-    """Holds a curve: its steps and values, NaN where there is none, and a band around it.
-
-    Attributes:
-        number: of the run, for colour and dashes.
-        collapse: the step to mark as the run's collapse.
-    """
+    """Holds a curve: its steps and values, NaN where there is none, and a band around it."""
 
     label: str
     steps: np.ndarray
     values: np.ndarray
     low: np.ndarray | None = None
     high: np.ndarray | None = None
-    number: int = 0
-    collapse: int | None = None
+    number: int = 0  # of the run, for colour and dashes
+    collapse: int | None = None  # the step to mark as the run's collapse
 
     @property
     def colour(self) -> str:

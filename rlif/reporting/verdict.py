@@ -21,24 +21,16 @@ LONGEST = 48  # characters of a name
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """Holds one run of a report.
-
-    Attributes:
-        name: unique within the report.
-        number: its place in the report, which gives the colour.
-        trained: the task trained on; None where that was not evaluated.
-        accuracies: by task, then step; tasks that were not graded are left out.
-        collapse: by accuracy on the task trained on, else on any, else by the label-free signs; None without one.
-        graded: the first, the best and the last evaluation of each task, where they have records.
-    """
+    """Holds one run of a report."""
 
     history: History
-    name: str
-    number: int
-    trained: str | None
-    accuracies: dict[str, dict[int, Interval]]
+    name: str  # unique within the report
+    number: int  # its place in the report, which gives the colour
+    trained: str | None  # the task trained on; None where that was not evaluated
+    accuracies: dict[str, dict[int, Interval]]  # by task, then step; tasks that were not graded are left out
+    # by accuracy on the task trained on, else on any, else by the label-free signs; None without one
     collapse: Collapse | None
-    graded: dict[str, list[Graded]]
+    graded: dict[str, list[Graded]]  # the first, the best and the last evaluation of each task, where they have records
 
     @property
     def annotator(self) -> str:

@@ -33,26 +33,17 @@ TABLES: dict[Kind, dict[str, Any]] = {"token": SIGNALS, "group": GROUP_SIGNALS, 
 
 @dataclass(frozen=True)
 class Term:
-    """One reward with its weight.
+    """One reward with its weight."""
 
-    Attributes:
-        name: in the recipe and the log.
-        kind: decides what `measure` takes.
-        measure: turns `TokenStats`, `Group` or `Batch` into one number per completion, None where it cannot score.
-            It raises `RewardFailed` after the time limit, or where a function from outside the package fails.
-        weight: by step.
-        needs: the field of `TokenStats` that it reads; "" for none.
-        factor: computes the factor of its advantages in a group.
-        gold: whether it reads gold answers.
-    """
-
-    name: str
-    kind: Kind
+    name: str  # in the recipe and the log
+    kind: Kind  # decides what `measure` takes
+    # turns `TokenStats`, `Group` or `Batch` into one number per completion, None where it cannot score. It raises
+    # `RewardFailed` after the time limit, or where a function from outside the package fails
     measure: Callable[[Any], list[float | None]]
-    weight: Weight = ALWAYS
-    needs: str = ""
-    factor: Callable[[Group], float] | None = None
-    gold: bool = False
+    weight: Weight = ALWAYS  # by step
+    needs: str = ""  # the field of `TokenStats` that it reads; "" for none
+    factor: Callable[[Group], float] | None = None  # computes the factor of its advantages in a group
+    gold: bool = False  # whether it reads gold answers
 
 
 def kind_of(name: str) -> Kind:

@@ -32,29 +32,23 @@ LONGEST_LINE = 2**24  # characters of one line of JSON; longer ones are skipped 
 class History:
     """Holds what was read from a run folder.
 
-    Attributes:
-        name: of the folder.
-        recipe: as written, unchecked, so that folders of other versions open too; empty if there is none.
-        metrics: a float array per logged column, over the logged steps in order, NaN where a step has no number;
-            `step` among them.
-        evaluations: summaries by task, then step.
-        completions: the files of completions by step.
-        notes: what is missing or could not be read.
-
     Example:
         >>> read_history("runs/demo").metrics["self_certainty"][-1].item()
         6.31359
     """
 
     run: Run
-    name: str
+    name: str  # of the folder
+    # as written, unchecked, so that folders of other versions open too; empty if there is none
     recipe: Row = field(default_factory=dict)
     environment: Row = field(default_factory=dict)
     summary: Row = field(default_factory=dict)
+    # a float array per logged column, over the logged steps in order, NaN where a step has no number; `step` among
+    # them
     metrics: dict[str, np.ndarray] = field(default_factory=dict)
-    evaluations: dict[str, dict[int, Row]] = field(default_factory=dict)
-    completions: dict[int, Path] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    evaluations: dict[str, dict[int, Row]] = field(default_factory=dict)  # summaries by task, then step
+    completions: dict[int, Path] = field(default_factory=dict)  # the files of completions by step
+    notes: list[str] = field(default_factory=list)  # what is missing or could not be read
 
     @property
     def steps(self) -> np.ndarray:

@@ -44,15 +44,10 @@ def threshold(lowest: Sequence[float | None], percent: float = PERCENTILE) -> fl
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """Says when to stop each completion.
+    """Says when to stop each completion."""
 
-    Attributes:
-        thresholds: one per prompt that is completed.
-        window: how many tokens to average.
-    """
-
-    thresholds: Sequence[float]
-    window: int = WINDOW
+    thresholds: Sequence[float]  # one per prompt that is completed
+    window: int = WINDOW  # how many tokens to average
 
 
 class StopUnsure(StoppingCriteria):

@@ -45,17 +45,11 @@ def mark(
 
 @dataclass(frozen=True)
 class Setup:
-    """Says how problems are put to a model.
+    """Says how problems are put to a model."""
 
-    Attributes:
-        prompt: the template.
-        chat: whether it goes through the chat template, and with which arguments.
-        decoding: how completions are sampled.
-    """
-
-    prompt: Prompt
-    chat: Chat
-    decoding: Decoding
+    prompt: Prompt  # the template
+    chat: Chat  # whether it goes through the chat template, and with which arguments
+    decoding: Decoding  # how completions are sampled
 
 
 def setup_of(

@@ -26,23 +26,14 @@ from rlif.types import TokenStats
 
 @dataclass(frozen=True)
 class Decoding:
-    """Says how completions are sampled.
+    """Says how completions are sampled."""
 
-    Attributes:
-        max_tokens: completion limit.
-        temperature: 0 is greedy.
-        top_p: sample from the likeliest tokens whose probabilities sum to this.
-        stop: strings that end a completion, themselves left out of its text.
-        n: completions per prompt.
-        seed: for sampling.
-    """
-
-    max_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    stop: tuple[str, ...] = ()
-    n: int = 1
-    seed: int = 0
+    max_tokens: int  # completion limit
+    temperature: float = 0.0  # 0 is greedy
+    top_p: float = 1.0  # sample from the likeliest tokens whose probabilities sum to this
+    stop: tuple[str, ...] = ()  # strings that end a completion, themselves left out of its text
+    n: int = 1  # completions per prompt
+    seed: int = 0  # for sampling
 
     def __post_init__(self) -> None:
         if self.n > 1 and not self.temperature:
@@ -51,22 +42,14 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Completion:
-    """Holds one completion of one prompt.
+    """Holds one completion of one prompt."""
 
-    Attributes:
-        text: the decoded text, without special tokens and stop strings.
-        completion_ids: all tokens, the end-of-sequence token and those of a stop string included.
-        truncated: the token limit ended it.
-        self_certainty: in nats, at temperature 1; None where it was not or cannot be measured.
-        stopped: early stopping ended it, see `rlif.sampling.early_stop`.
-    """
-
-    text: str
+    text: str  # the decoded text, without special tokens and stop strings
     prompt_ids: list[int]
-    completion_ids: list[int]
-    truncated: bool
-    self_certainty: float | None = None
-    stopped: bool = False
+    completion_ids: list[int]  # all tokens, the end-of-sequence token and those of a stop string included
+    truncated: bool  # the token limit ended it
+    self_certainty: float | None = None  # in nats, at temperature 1; None where it was not or cannot be measured
+    stopped: bool = False  # early stopping ended it, see `rlif.sampling.early_stop`
 
 
 class Sampler(Protocol):

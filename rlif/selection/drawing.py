@@ -27,17 +27,12 @@ from rlif.types import Problem
 
 @dataclass(frozen=True)
 class Drawing:
-    """Draws a group of rows for each problem.
-
-    Attributes:
-        warm_up: whole samples before early stopping starts; None to draw without it.
-        percentile: the threshold of early stopping, as a percentile of the warm-up's lowest windows.
-    """
+    """Draws a group of rows for each problem."""
 
     sampler: GroupSampler
     problems: Sequence[Problem]
-    warm_up: int | None = None
-    percentile: float = 10
+    warm_up: int | None = None  # whole samples before early stopping starts; None to draw without it
+    percentile: float = 10  # the threshold of early stopping, as a percentile of the warm-up's lowest windows
 
     def draw(
         self, out: Path | None, settings: Mapping[str, Any], progress: Callable[[int], None] = lambda _: None

@@ -96,14 +96,10 @@ def _random(labels: Labels, values: Values, *, seed: int | str = 0, **_: Any) ->
 
 @dataclass(frozen=True)
 class Rule:
-    """Says how one of N samples is chosen.
+    """Says how one of N samples is chosen."""
 
-    Attributes:
-        signal: the name in `rlif.SIGNALS` whose values it reads; None if it reads none.
-        pick: from labels and values (and the options power and seed) to the index of the chosen sample, or None.
-    """
-
-    signal: str | None
+    signal: str | None  # the name in `rlif.SIGNALS` whose values it reads; None if it reads none
+    # from labels and values (and the options power and seed) to the index of the chosen sample, or None
     pick: Callable[..., int | None]
 
 

@@ -34,12 +34,6 @@ KINDS: dict[str, tuple[type, ...]] = {"completion": (str,), "answer": (str,), "r
 class GroupSampler:
     """Draws `decoding.n` rows for each problem of a task.
 
-    Attributes:
-        prompt: template for the problems; the protocol's if left out.
-        engine: what samples whole completions; transformers if left out.
-        every_signal: score rows by a pass of the scorer's model; without one they carry the self-certainty that the
-            engine measured, and no other signal.
-
     Example:
         >>> task = rlif.TASKS["clock"]
         >>> sampler = GroupSampler(Scorer(model, tokenizer), task, Decoding(max_tokens=56, temperature=1.0, n=16))
@@ -49,8 +43,10 @@ class GroupSampler:
     scorer: Scorer
     task: Task
     decoding: Decoding
-    prompt: Prompt | None = None
-    engine: Sampler | None = None
+    prompt: Prompt | None = None  # template for the problems; the protocol's if left out
+    engine: Sampler | None = None  # what samples whole completions; transformers if left out
+    # score rows by a pass of the scorer's model; without one they carry the self-certainty that the engine measured,
+    # and no other signal
     every_signal: bool = True
 
     def draw(self, problems: Sequence[Problem], number: int = 0) -> list[Row]:

@@ -40,26 +40,18 @@ BATCHES = 8  # scored and written together, so that rows of like length share a 
 class Scorer:
     """Scores text by a model.
 
-    Attributes:
-        model: a causal language model of transformers.
-        chat: render prompts by the chat template.
-        end: completions close with the end-of-sequence token.
-        batch_size: rows per forward pass.
-        window: tokens in the window of the tail and window confidences.
-        name: the model's, for the output.
-
     Example:
         >>> Scorer(model, tokenizer).score([{"prompt": "Where is the ball?", "completion": "Under cup E."}])
         [{'self_certainty': 4.49..., 'negative_entropy': -0.83..., ...}]
     """
 
-    model: Any
+    model: Any  # a causal language model of transformers
     tokenizer: Any
-    chat: bool = True
-    end: bool = True
-    batch_size: int = 16
-    window: int = WINDOW
-    name: str = ""
+    chat: bool = True  # render prompts by the chat template
+    end: bool = True  # completions close with the end-of-sequence token
+    batch_size: int = 16  # rows per forward pass
+    window: int = WINDOW  # tokens in the window of the tail and window confidences
+    name: str = ""  # the model's, for the output
 
     @property
     def described(self) -> str:

@@ -43,27 +43,17 @@ HALF, FEW = 0.5, 0.1
 
 @dataclass(frozen=True)
 class Forecast:
-    """What `forecast` found.
+    """What `forecast` found."""
 
-    Attributes:
-        verdict: "yes", "no" or "unclear".
-        reasons: why, a sentence each.
-        problems, completions: how many were looked at.
-        spread: nats, or whatever the signal is in; None where no group has two rewards.
-        disagree: share of the groups with answers.
-        pull, longer: see the module; None where no group says anything.
-        truncated, unanswered, goes_on: shares of the completions.
-    """
-
-    verdict: str
-    reasons: list[str]
+    verdict: str  # "yes", "no" or "unclear"
+    reasons: list[str]  # why, a sentence each
     problems: int
     completions: int
-    spread: float | None
-    disagree: float
-    pull: Interval | None
+    spread: float | None  # nats, or whatever the signal is in; None where no group has two rewards
+    disagree: float  # share of the groups with answers
+    pull: Interval | None  # None where no group shows any, as `longer`
     longer: Interval | None
-    truncated: float
+    truncated: float  # a share of the completions, as the next two
     unanswered: float
     goes_on: float
 

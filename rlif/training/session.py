@@ -38,22 +38,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Session:
-    """A trainer with evaluation, the display and the guard.
-
-    Attributes:
-        evaluate_at: evaluates the held-out tasks at a step.
-        stop: ends training at a checkpoint when a signal comes.
-        last: saves the step before one that failed.
-    """
+    """A trainer with evaluation, the display and the guard."""
 
     prepared: PreparedRun
     run: Run
     trainer: InternalFeedback
-    evaluate_at: Callable[[int], None]
-    stop: Stop
+    evaluate_at: Callable[[int], None]  # evaluates the held-out tasks at a step
+    stop: Stop  # ends training at a checkpoint when a signal comes
     display: Display
     guard: GuardState
-    last: LastStep
+    last: LastStep  # saves the step before one that failed
 
     def train(self, checkpoint: Path | None) -> str:
         """Trains from a checkpoint, or from the start.

@@ -35,19 +35,12 @@ FILE = "annotator.safetensors"  # in a checkpoint
 
 @dataclass(frozen=True)
 class Annotator:
-    """The annotator's options in a recipe.
+    """The annotator's options in a recipe."""
 
-    Attributes:
-        kind: see above.
-        decay: d, of ema.
-        every: k, of lagged.
-        may_copy: whether offline may keep a copy where nothing else holds the start.
-    """
-
-    kind: Kind = "online"
-    decay: float = 0.99
-    every: int = 10
-    may_copy: bool = False
+    kind: Kind = "online"  # see above
+    decay: float = 0.99  # d, of ema
+    every: int = 10  # k, of lagged
+    may_copy: bool = False  # whether offline may keep a copy where nothing else holds the start
 
     def follows(self) -> bool:
         return self.kind in ("ema", "lagged")

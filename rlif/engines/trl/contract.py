@@ -22,19 +22,13 @@ LIBRARIES = ("trl", "vllm")  # whose constructors build a trainer
 
 @dataclass(frozen=True)
 class Used:
-    """One name of a library's.
+    """One name of a library's."""
 
-    Attributes:
-        owner: "trainer" for the trainers of `TRAINERS`, one of them, or a module or class by dotted path.
-        name: of a method, a function or an attribute.
-        purpose: what it is used for.
-        parameters: the first parameters of a method or function; None for an attribute, which the code of a class
-            must mention, or a module must have.
-    """
-
-    owner: str
-    name: str
-    purpose: str
+    owner: str  # "trainer" for the trainers of `TRAINERS`, one of them, or a module or class by dotted path
+    name: str  # of a method, a function or an attribute
+    purpose: str  # what it is used for
+    # the first parameters of a method or function; None for an attribute, which the code of a class must mention, or
+    # a module must have
     parameters: tuple[str, ...] | None = None
 
 

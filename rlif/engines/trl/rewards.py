@@ -50,25 +50,20 @@ class Rollout:
 
 @dataclass(frozen=True)
 class ScoredCompletion:
-    """One completion with its rewards.
-
-    Attributes:
-        token_self_certainty: of length |o|, in nats, under the annotator, on the CPU; None where no pass gave it.
-        rewards: by term, as measured; None where a term could not score it.
-        reward: the weighted sum of these; None where no term with weight could score it.
-        advantage: as the engine computed it.
-    """
+    """One completion with its rewards."""
 
     prompt: Any
     completion: Any
     prompt_ids: list[int]
     completion_ids: list[int]
     truncated: bool
+    # of length |o|, in nats, under the annotator, on the CPU; None where no pass gave it
     token_self_certainty: torch.Tensor | None = None
     answer: str | None = None
+    # by term, as measured; None where a term could not score it
     rewards: Mapping[str, float | None] = field(default_factory=dict)
-    reward: float | None = None
-    advantage: float = math.nan
+    reward: float | None = None  # the weighted sum of these; None where no term with weight could score it
+    advantage: float = math.nan  # as the engine computed it
 
     @property
     def text(self) -> str:

@@ -97,7 +97,6 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[Hashable]) -> Int
     """Computes the mean of shares from 0 to 1, each cluster weighing the same.
 
     Args:
-        values: one per item.
         clusters: which one an item belongs to, e.g. its problem's id.
 
     Returns:
@@ -154,7 +153,6 @@ def paired(first: Mapping[str, float], second: Mapping[str, float]) -> Compariso
 
     Args:
         first: score by problem id, e.g. the share of its samples that are right.
-        second: the same of the other model.
     """
     differences = [second[key] - first[key] for key in sorted(set(first) & set(second))]
     better, worse = sum(d > 0 for d in differences), sum(d < 0 for d in differences)

@@ -59,9 +59,7 @@ def compare(
         seeds: run recipes with these seeds, 0, 1 and 2 if left out; of existing runs, select only these.
         overrides: `key=value`, applied to all recipes.
         folder: where the recipes' runs go; finished ones in it are read, unfinished ones resumed.
-        against: the method that the others are compared with.
         command: what made the table, printed above it; a single file keeps its own.
-        say: called with a line about each run.
         console: a rich console for the progress of runs; if left out, it is logged.
 
     Raises:

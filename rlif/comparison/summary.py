@@ -109,7 +109,6 @@ def summarise_run(path: str | Path, method: str | None = None) -> RunSummary:
     """Reads a run folder and summarises it.
 
     Args:
-        path: the run folder.
         method: its method; inferred from the folder's name if left out (`infer_method`).
 
     Raises:

@@ -28,13 +28,7 @@ TASKS = TypeAdapter(list[str])
 
 
 def format_summaries(runs: Sequence[RunSummary], rows: Sequence[Row], made: Mapping[str, str | None]) -> str:
-    """Formats the file of some runs.
-
-    Args:
-        runs: what to keep.
-        rows: the table made of them.
-        made: how the table was made: `command` and `against`.
-    """
+    """Formats the file of some runs."""
     tasks: dict[str, Row] = {}
     methods: dict[str, Row] = {}
     for run in runs:

@@ -61,11 +61,6 @@ def run_sweep(
 
     A run that ends in an RlifError is recorded as failed, and the others continue.
     An unknown name in a recipe is refused before anything runs.
-
-    Args:
-        runs: from `plan_sweep`.
-        say: called with a line about each run.
-        console: a rich console for the progress of runs; if left out, it is logged.
     """
     if not all(_is_finished(recipe) for recipe in runs.values()):
         from rlif.training.prepare import check_names

@@ -29,10 +29,6 @@ Values = dict[str, Any]
 def lineage(path: Path, shipped: Mapping[str, Path]) -> list[Values]:
     """Reads a recipe and its bases, the oldest first, old names of keys replaced.
 
-    Args:
-        path: the recipe's file.
-        shipped: recipes that may be named without a suffix.
-
     Raises:
         RecipeError: a base that is no name, that does not exist, or that the recipe is the base of.
     """

@@ -75,10 +75,6 @@ class Source:
 def which_pass(conditions: Conditions, needs: Collection[str]) -> Source:
     """Finds the pass that gives the statistics, in `TABLE`.
 
-    Args:
-        conditions: of the run, or of the pass that is about to run.
-        needs: the statistics, as `needs_of` names them.
-
     Example:
         >>> which_pass(Conditions("online", plain=True), {"logprob"})
         Source(read='decode', path='pass')
@@ -98,8 +94,6 @@ def conditions_of(recipe: Recipe, options: Mapping[str, Any], *, sharded: bool) 
     """Reads the conditions from a recipe; dropout of the model's own is unknown and counts as none.
 
     Args:
-        recipe: to be trained.
-        options: for TRL's config, gradient_accumulation_steps among them.
         sharded: no process has the whole weights.
     """
     return Conditions(
@@ -116,7 +110,6 @@ def scored_anyway(algorithm: str, options: Mapping[str, Any]) -> str | None:
     """Says why TRL runs a pass for the policy's log-probabilities after each rollout, as GRPOTrainer decides.
 
     Args:
-        algorithm: of `rlif.config.defaults.ALGORITHMS`.
         options: for TRL's config, gradient_accumulation_steps among them.
 
     Returns:
@@ -136,7 +129,6 @@ def needs_copy(annotator: str, *, held: bool) -> bool:
     """Whether the annotator is a copy of the policy.
 
     Args:
-        annotator: of a recipe.
         held: a reference model or adapters keep the start already.
     """
     return annotator in ("ema", "lagged") or (annotator == "offline" and not held)

@@ -16,9 +16,6 @@ RENAMED_KEYS = {"meaning": "equivalence"}
 def with_new_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Replaces old names in the values of a recipe.
 
-    Args:
-        recipe: as read from a file, before it is checked.
-
     Raises:
         RecipeError: an old name and its new one are both given.
 

@@ -77,7 +77,6 @@ def read_weight(name: str, value: Any) -> Weight:
     """Reads a weight that a recipe gives as a number or a schedule.
 
     Args:
-        name: the reward's, for the error.
         value: a number, {linear: points} or {stages: points}, points as [[step, weight], ...].
 
     Raises:

@@ -33,7 +33,6 @@ def evaluate(
         path: where files go: records to `<path>.jsonl` as they are made, then scores to `<path>.json`. An evaluation
             of the same settings that did not end there is resumed. None keeps the records in memory.
         settings: more that must be the same to resume, e.g. the model's name; written with the scores.
-        unsafe_local: run model-written code without a sandbox.
         progress: called at the start and after each batch with the completions done and their total.
 
     Raises:

@@ -140,7 +140,6 @@ def evaluate_candidate(
     """Evaluates one candidate on each task; loads its model only if some scores are missing.
 
     Args:
-        tasks: with the problems to evaluate on.
         sampler: makes a sampler from the candidate and its tokenizer, which is closed at the end; by the engine of
             the options if left out.
         progress: called with the task, and the completions done and their total.

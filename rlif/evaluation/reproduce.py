@@ -60,8 +60,6 @@ def check_graders(
     Args:
         data: folder of problems and gold answers, laid out as RLIF_DATA; if left out, the folder's parent, or what
             RLIF_DATA names where the parent holds no problems.
-        unsafe_local: run recorded programs without a sandbox.
-        progress: called with each row when it is done.
 
     Raises:
         DataError: there is no readable expected.json.

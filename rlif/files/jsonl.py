@@ -100,7 +100,6 @@ def read_lines(path: Path, torn: bool = False) -> Iterator[tuple[int, Row]]:
     """Yields line number and object of each line that is not blank.
 
     Args:
-        path: what to read.
         torn: skip a last line without a newline, which a killed process left behind.
 
     Raises:

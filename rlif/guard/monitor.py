@@ -88,7 +88,6 @@ class Monitor:
         """Returns the alarms that a step raises.
 
         Args:
-            step: of the run, increasing from call to call.
             observed: metrics of the step by name, `rlif.guard.health` among them; missing ones are skipped.
         """
         watch = self.watch
@@ -182,7 +181,6 @@ def replay(
     """Returns the alarms that a guard would have raised over the metrics of a run folder.
 
     Args:
-        guard: policy and limits.
         metrics: rows of `Run.metrics`, in order.
         rollouts: `rlif.guard.health` by step, for runs whose metrics lack it.
 

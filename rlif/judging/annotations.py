@@ -67,8 +67,6 @@ def annotate(
 
     Args:
         path: where answers go, as JSON lines; continued if it exists.
-        workers: requests at a time.
-        tick: called once per finished pair.
 
     Raises:
         MachineError: the endpoint refuses everything, or ten requests in a row failed. Answers stay on disk.
@@ -212,7 +210,6 @@ def read_annotations(source: str, index_of: Mapping[str, int]) -> list[Annotatio
     Args:
         source: a file of rows {index, preference, len_1, len_2}, or {instruction, output_1, output_2, preference} as
             upstream's annotations.json has them (output_1 is the baseline's).
-        index_of: index of each instruction, for the second layout.
 
     Raises:
         DataError: another layout, an unknown instruction, or a preference outside [1, 2].

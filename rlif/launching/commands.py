@@ -76,8 +76,6 @@ def check_layout(recipe: Recipe, layout: Layout, gpus: int | None) -> None:
     """Refuses layouts that cannot start, before anything is started.
 
     Args:
-        recipe: to be trained.
-        layout: how many, where.
         gpus: of this machine; None where another machine will train.
 
     Raises:
@@ -154,13 +152,7 @@ def _check_heads(recipe: Recipe, layout: Layout) -> None:
 
 
 def train_command(layout: Layout, machine: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """Writes the command that starts the processes of one machine.
-
-    Args:
-        layout: how many, where.
-        machine: accelerate's options that say which machine this is, see `machine_options`.
-        arguments: of `rlif`, e.g. ["train", "demo"].
-    """
+    """Writes the command that starts the processes of one machine."""
     if layout.processes == 1 and layout.strategy == "ddp":
         return [sys.executable, "-m", "rlif", *arguments]  # signals and exit codes arrive directly
     return [
@@ -174,8 +166,6 @@ def machine_options(layout: Layout, rank: int = 0, head: str | None = None) -> l
     """Writes accelerate's options for the machine of a rank.
 
     Args:
-        layout: how many, where.
-        rank: 0 is the first.
         head: address of the first machine, HOST or HOST:PORT; left out where there is one machine.
 
     Raises:
@@ -217,8 +207,6 @@ def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:
     """Chooses the run folder before the start: the recipe's own name, else the first free one.
 
     Args:
-        recipe: to be trained.
-        stem: of the recipe's file.
         rank: of this machine; on later ranks the folder may exist already.
 
     Raises:
@@ -235,12 +223,7 @@ def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:
 
 
 def options(layout: Layout, *, server: bool = True) -> list[str]:
-    """Writes the options of `rlif launch` for a layout.
-
-    Args:
-        layout: how many, where.
-        server: whether the vLLM server's GPUs are among them.
-    """
+    """Writes the options of `rlif launch` for a layout."""
     found = ["--processes", str(layout.processes)]
     found += ["--nodes", str(layout.nodes)] if layout.nodes > 1 else []
     found += ["--strategy", layout.strategy] if layout.strategy != "ddp" else []
@@ -248,11 +231,5 @@ def options(layout: Layout, *, server: bool = True) -> list[str]:
 
 
 def again(folder: Path, layout: Layout, machine: Sequence[str] = ()) -> str:
-    """Writes the command line that resumes a run with the layout it was started with.
-
-    Args:
-        folder: of the run.
-        layout: how many, where.
-        machine: further options: --slurm, or --head and --rank.
-    """
+    """Writes the command line that resumes a run with the layout it was started with."""
     return shlex.join(["rlif", "launch", "--resume", str(folder), *options(layout), *machine])

@@ -109,8 +109,6 @@ def forward_flop(shape: Shape, tokens: float, context: float, heads: float | Non
     """FLOP of a forward pass over some tokens.
 
     Args:
-        shape: of the model.
-        tokens: how many.
         context: mean number of tokens that each attends to.
         heads: positions that the output head is applied to; all if left out.
     """

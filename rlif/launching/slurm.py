@@ -85,7 +85,6 @@ def batch_script(recipe: Recipe, layout: Layout, start: Sequence[str], stem: str
     """Writes a batch script for Slurm.
 
     Args:
-        recipe: to be trained.
         layout: with server_gpus above 0 the script asks for one machine more, for the server alone.
         start: what `rlif launch` begins with: the recipe and its overrides, or --resume and a run folder.
         stem: names a run whose recipe gives no name.

@@ -153,13 +153,7 @@ def run(
     The output of the processes is passed through; a sentence that all of them print is printed once.
 
     Args:
-        train: from `train_command`.
-        folder: of the run, for the last sentence.
-        again: the command line that resumes it.
         first: the rank of this machine's first process.
-        server: from `server_command`; ended with the training.
-        train_environment: variables beside those of this process.
-        server_environment: the same for the server.
     """
     environment = {AGENTS: str(STOPPING), **os.environ, **(train_environment or {})}
     with _serving(server, server_environment or {}), _Signals(int(environment[AGENTS])) as signals:

@@ -75,7 +75,6 @@ def separation(certainty: Sequence[float], right: Sequence[bool]) -> Separation 
 
     Args:
         certainty: one finite number per completion, larger = more sure.
-        right: whether the completion is right.
 
     Returns:
         None where there are no right or no wrong completions.
@@ -226,11 +225,7 @@ class Collapse:
 
 
 def accuracy_collapse(shares: Mapping[int, Interval]) -> Collapse | None:
-    """Finds the first step after the best from which on accuracy is lost until the end; see the module.
-
-    Args:
-        shares: from `accuracies`.
-    """
+    """Finds the first step after the best from which on accuracy is lost until the end; see the module."""
     if not shares:
         return None
     steps = list(shares)

@@ -40,7 +40,6 @@ def report(
     """Writes a report of one run, or of several that share their figures.
 
     Args:
-        runs: run folders.
         output: the page; `report.html` inside the run folder if left out, or here for several runs.
         figures: a folder for the same figures as files, .svg and .png.
 

@@ -43,9 +43,7 @@ def watch(path: str | Path, *, once: bool = False, every: float = 1.0, console: 
 
     Args:
         path: the run folder; the view waits until it exists.
-        once: show the run once and return.
         every: seconds between updates.
-        console: a rich console; a new one if left out.
 
     Raises:
         DataError: there is no run folder, with `once` or without a terminal.

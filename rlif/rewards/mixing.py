@@ -140,9 +140,7 @@ class Mixer:
 
         Args:
             rewards: by name, [P, G] of whole groups, NaN where unscorable.
-            weights: by name; 0 for a reward that is only logged.
             factors: by name, [P, 1]; each multiplies a scaled reward's deviations from the group's mean.
-            learn: as in `Normaliser`.
         """
         scaled = {name: self.normalisers[name](rewards_PG, learn=learn) for name, rewards_PG in rewards.items()}
         sum_PG = self.sum_normaliser(self._weighted(rewards, rewards, weights), learn=learn)

@@ -69,8 +69,6 @@ def find_term(name: str, weight: Weight = ALWAYS, *, window: int = WINDOW, secon
     """Loads the term of that name.
 
     Args:
-        name: of a signal, a grader, a function or a reward model.
-        weight: by step.
         window: of the tail and window confidences, in tokens.
         seconds: the time limit of `measure` for one batch or group.
 

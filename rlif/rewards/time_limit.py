@@ -44,8 +44,6 @@ def time_limit(name: str, seconds: float, *, foreign: bool = False) -> Iterator[
     process has one timer.
 
     Args:
-        name: of the reward.
-        seconds: of wall-clock time.
         foreign: whether the reward comes from outside the package. An error that passed through a file of the user's
             counts as foreign, too.
 

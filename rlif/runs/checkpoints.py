@@ -99,7 +99,6 @@ def prune(folder: Path, limit: int | None, spare: Collection[int | None] = ()) -
     """Deletes the oldest whole checkpoints beyond a limit; torn ones do not count.
 
     Args:
-        folder: of the checkpoints.
         limit: how many to keep; None or 0 for all.
         spare: steps whose checkpoints are kept and not counted.
     """

@@ -29,13 +29,7 @@ COMPARED = ("python", "system", "packages", "threads", "gpus", "processes")
 
 
 def compute(problems: Iterable[Problem], held_out: Mapping[str, Iterable[Problem]], model: str) -> dict[str, Any]:
-    """Computes what `begun.json` holds.
-
-    Args:
-        problems: for training.
-        held_out: for evaluation, by task.
-        model: a folder, or a hub name.
-    """
+    """Computes what `begun.json` holds."""
     return {
         "problems": _rows(problems),
         "held_out": {task: _rows(rows) for task, rows in held_out.items()},
@@ -47,9 +41,6 @@ def check(begun: Mapping[str, Any], now: Mapping[str, Any], folder: Path, names:
     """Refuses to resume with other problems or another model.
 
     Args:
-        begun: fingerprint of the run's start.
-        now: fingerprint of today.
-        folder: the run folder.
         names: what the user calls the problems and the model: {"problems": "math from train.jsonl", "model": ...}.
 
     Raises:

@@ -103,9 +103,6 @@ class Run:
     def good_checkpoint(self, until: int | None = None) -> tuple[Path | None, list[str]]:
         """Finds the last undamaged checkpoint, and describes the damage of those after it.
 
-        Args:
-            until: consider checkpoints up to this step only.
-
         Raises:
             DataError: there are checkpoints and every one of them is damaged.
             MachineError: one cannot be read now.

@@ -91,9 +91,6 @@ def roll_back(run: Run, recipe: Recipe, alarm: Alarm, to: int) -> float:
     """Resets a run folder to a step, and logs that.
 
     Args:
-        run: loses its checkpoints and log rows after `to`.
-        recipe: as the run was started.
-        alarm: the reason.
         to: step of the last healthy checkpoint, see `step_to_return_to`; 0 where there is none, to begin again.
 
     Returns:
@@ -106,12 +103,7 @@ def roll_back(run: Run, recipe: Recipe, alarm: Alarm, to: int) -> float:
 
 
 def guard_summary(run: Run, guard: Guard, healthy: int | None, stopped: Alarm | None) -> dict[str, Any]:
-    """Builds the guard's part of `summary.json`.
-
-    Args:
-        healthy: step of the last healthy checkpoint, None where there is none.
-        stopped: the alarm that ended the run.
-    """
+    """Builds the guard's part of `summary.json`."""
     best = run.checkpoints / f"checkpoint-{healthy}"
     return {
         "policy": guard.policy,

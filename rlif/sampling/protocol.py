@@ -65,7 +65,6 @@ def setup_of(
 
     Args:
         chat: None follows the protocol, which may leave it to whether the tokenizer has a template.
-        chat_arguments: passed to the template, if it is used.
 
     Raises:
         ModelError: a chat template is needed, and the tokenizer has none.

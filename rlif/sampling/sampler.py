@@ -134,7 +134,6 @@ def generate(
     sampling uses torch's global state.
 
     Args:
-        tokenizer: with a pad token.
         decoding: how to sample; its `n` and `seed` are not used here.
         batch_size: prompts per call of the model's generate.
         self_certainty: also measure it, from the logits of decoding, without another pass.

@@ -190,9 +190,6 @@ def _sampling_params(decoding: Decoding, place: tuple[int, int], number: int) ->
 def load_sampler(recipe: Recipe, tokenizer: Any, *, label: str, batch_size: int = 512) -> VllmSampler:
     """Loads the sampler of a recipe's model; reads only the fields that say how to load it.
 
-    Args:
-        label: the model's name in error messages.
-
     Raises:
         ModelError: a LoRA adapter, which vLLM takes only merged; or as `VllmSampler`.
     """

@@ -78,7 +78,6 @@ def set_limits(limits: Mapping[str, float], more_processes: int = 0) -> None:
     """Sets this process's resource limits, irrevocably.
 
     Args:
-        limits: the fields of `rlif.sandbox.program.Limits`.
         more_processes: how many processes of others the kernel counts against this user's limit.
     """
     memory, disk = int(limits["memory_mib"]) << 20, int(limits["disk_mib"]) << 20

@@ -134,9 +134,6 @@ class BackboneTap(Tap):
     def fields(self, logprob_BT: torch.Tensor) -> dict[str, torch.Tensor] | None:
         """Returns the statistics by name, [B, T], `logprob` among them; None if not every row passed the backbone.
 
-        Args:
-            logprob_BT: the log-probabilities of the same passes.
-
         Raises:
             ModelError: they differ from those of the head that `head_of` found.
         """

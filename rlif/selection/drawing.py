@@ -41,7 +41,6 @@ class Drawing:
 
         Args:
             out: the folder; None to keep rows in memory only.
-            settings: what else decides the rows, e.g. the data type.
             progress: called with the number of problems just drawn or found.
 
         Returns:

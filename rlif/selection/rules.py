@@ -146,7 +146,6 @@ def choose(
             random do not read them.
         equal: when two answers are the same, a task's `equal`; == if left out.
         power: Borda's p; `borda_power(N)` if left out.
-        seed: for the rule random.
 
     Returns:
         An index; None where there is nothing to choose by: no samples, no answers for plurality, no values.

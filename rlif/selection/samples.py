@@ -50,11 +50,7 @@ class GroupSampler:
     every_signal: bool = True
 
     def draw(self, problems: Sequence[Problem], number: int = 0) -> list[Row]:
-        """Draws the rows of each problem, one problem after the other; the same again for the same seed.
-
-        Args:
-            number: the batch's, added to the seed.
-        """
+        """Draws the rows of each problem, one problem after the other; the same again for the same seed."""
         scorer, n = self.scorer, self.decoding.n
         engine = self.engine or TransformersSampler(scorer.model, scorer.tokenizer, scorer.batch_size)
         decoding = replace(self.decoding, seed=self.decoding.seed + number)
@@ -67,8 +63,6 @@ class GroupSampler:
         """Draws the rows that `warm_up` lacks of n, and stops those that get too unsure.
 
         Args:
-            warm_up: some rows of each problem, from which `rlif.sampling.early_stop` computes its threshold.
-            number: as in `draw`.
             percent: percentile of the warm-up's lowest windows below which a row is stopped.
 
         Returns:

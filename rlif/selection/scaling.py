@@ -165,11 +165,6 @@ def early_stop_report(
 
     The vote is DeepConf's: weighted by the lowest window, among the rows whose lowest window reaches the threshold.
 
-    Args:
-        full: rows of `GroupSampler.draw`.
-        early: rows of `GroupSampler.draw_with_stops` for the same problems.
-        warm_up: rows of each problem that both share.
-
     Returns:
         `tokens` of both and the share `saved`; `stopped`, the share of the rows after the warm-up; `accuracy`: of the
         vote among `early`, of the same without threshold among `full`, and of `plurality` among the full rows.

@@ -51,8 +51,6 @@ def faults_as_errors(run: Run, processes: int = 1, *, tidies: bool = False) -> I
     """Converts system failures into errors that say what to do.
 
     Args:
-        run: the current run.
-        processes: their number.
         tidies: removes what is half written; only for the main process, under its lock.
 
     Raises:

@@ -147,7 +147,6 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
 
     Args:
         recipe: its model, task, prompt, signal, temperature, num_generations and confidence_window are used.
-        problems: how many groups.
 
     Raises:
         RlifError: as `rlif.train` before its first step.

@@ -34,7 +34,6 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
     """Trains a model as a recipe says and returns the run folder.
 
     Args:
-        recipe: from `rlif.load_recipe`.
         name: of the run folder where the recipe gives none; numbered if taken.
         resume: go on with this run from its latest good checkpoint, or from the start if it has none yet.
         console: a rich console for progress; if left out, progress is logged by `logging.getLogger("rlif.training")`

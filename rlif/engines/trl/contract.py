@@ -74,9 +74,6 @@ USED = (
 def check_trl(trainer: type) -> None:
     """Refuses a TRL or transformers without a name of `USED`.
 
-    Args:
-        trainer: a class built on one of `TRAINERS`.
-
     Raises:
         MachineError: names what is missing and the range of versions that was tested.
     """

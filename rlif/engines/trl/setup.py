@@ -82,9 +82,7 @@ def build_trainer(
     Args:
         prompts: conversations or texts. For a label-free recipe they are all the trainer's data set holds, so that no
             gold answer can reach the training path.
-        tokenizer: see `rlif.sampling.loading.load_tokenizer`.
         output_dir: where checkpoints go; trackers name the run after the folder around it.
-        task: extracts and compares answers, for rewards that read any.
         problems: one for each prompt; only where the recipe asks for gold.
 
     Raises:

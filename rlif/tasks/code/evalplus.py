@@ -55,7 +55,6 @@ def plus_trials(problem: Problem, source: str, *, extra: bool, stored: bool = Fa
     """Makes the trials that a program must pass: the original inputs, and with `extra` those that EvalPlus added.
 
     Args:
-        source: the whole program.
         stored: grade as the verdicts published with MBPP+ 0.1.0, see `evalplus_oracle`.
     """
     data = problem.data

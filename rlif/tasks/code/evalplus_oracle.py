@@ -110,7 +110,6 @@ def judge(spec: Mapping[str, Any], call: Callable[..., Any]) -> None:
 
     Args:
         spec: `name` of the function, source of the `reference`, `inputs` from JSON, `number` or None, `atol`, `stored`.
-        call: calls the model's function by name.
 
     Raises:
         AssertionError: the results differ.

@@ -29,12 +29,7 @@ PREAMBLE = "\n".join(
 
 
 def trials_of(code: str, tests: Sequence[Test], function: str | None = None) -> list[Trial]:
-    """Makes one trial for each test.
-
-    Args:
-        code: the model's program.
-        function: name of the function to call, for functional tests.
-    """
+    """Makes one trial for each test."""
     if function is None:
         return [
             Trial(Program(PREAMBLE + code, stdin=test["input"], limits=LIMITS), expected=test["output"])

@@ -3,8 +3,6 @@
 All kinds are `RlifError`. The command line prints the sentence and exits with code 2; `--debug` adds the traceback.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Mapping
 from typing import TypeVar

@@ -3,8 +3,6 @@
 It is read only when such an import fails.
 """
 
-from __future__ import annotations
-
 MOVED = {
     "rlif.disk": "rlif.files.atomic",
     "rlif.extraction": "rlif.answers.extraction",

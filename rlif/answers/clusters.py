@@ -1,7 +1,5 @@
 """Groups samples by problem, and answers by equality."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence

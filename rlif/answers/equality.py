@@ -9,8 +9,6 @@ fast. All other comparisons run in worker processes (`rlif.answers.equality_work
 expression takes too long, so a hostile expression affects only its own item. Works from any thread.
 """
 
-from __future__ import annotations
-
 import atexit
 import json
 import os

@@ -6,8 +6,6 @@ they do not. Most different answers have different values at one point, which is
 simplification. Run as `python -m rlif.answers.equality_worker`; imports no torch.
 """
 
-from __future__ import annotations
-
 import cmath
 import json
 import logging

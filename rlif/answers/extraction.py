@@ -12,8 +12,6 @@ r"""Extracts the answer of a completion, or None. Each rule is a function; a `Pr
 All take time linear in the length of the text, and none evaluates any of it.
 """
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """Progress bars, and silence of the libraries below."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """`rlif launch`: parsing and printing only."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess

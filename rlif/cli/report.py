@@ -1,7 +1,5 @@
 """`rlif report` and `rlif watch`: parsing and printing only."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`rlif score`: parsing and printing only."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated

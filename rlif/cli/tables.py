@@ -1,7 +1,5 @@
 """Prints tables whose cells are never cut off, on a screen of any width, and writes numbers for them."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """`rlif tasks`: printing only."""
 
-from __future__ import annotations
-
 from rlif.cli.tables import print_table
 
 

@@ -5,8 +5,6 @@ different recipes. Noted: runs that did not finish, `CONDITIONS` that differ bet
 in the first step.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -15,8 +15,6 @@ With one seed there is no interval: an interval over problems describes that one
 failed or is unfinished does not count in any number.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -11,8 +11,6 @@ Numbers are rounded to six digits here. So run folders and their summary file (`
 same table to the last byte.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re

@@ -9,8 +9,6 @@
 The rows are for readers of the file; `rlif compare` computes them again from the runs.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict

@@ -3,8 +3,6 @@
 The same runs give the same bytes: no time, folder or machine enters.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from collections import Counter

@@ -10,8 +10,6 @@
 for `BOUND_TO_A_RUN`. A source or a conflict belongs to a value: a recipe that changes the value does not inherit it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

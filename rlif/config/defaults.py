@@ -1,7 +1,5 @@
 """Defaults of training: the paper's values, what each algorithm means to TRL, and the options that rlif sets."""
 
-from __future__ import annotations
-
 from typing import Any
 
 PAPER_TRAINING: dict[str, Any] = {

@@ -9,8 +9,6 @@ not inherited. A base may have a base. Training sees neither `base` nor `about`:
 so later changes to a base change no run.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

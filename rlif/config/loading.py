@@ -1,7 +1,5 @@
 """Finds, reads and checks recipes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources

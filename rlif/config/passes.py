@@ -12,8 +12,6 @@ lacks a statistic, or no row holds, rlif runs a pass of its own. The path is log
     none        0              no reward reads a statistic, and none was computed
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Old names of recipe keys and rewards. They go on working: the new name is taken and logged in one line."""
 
-from __future__ import annotations
-
 import functools
 import logging
 from collections.abc import Mapping

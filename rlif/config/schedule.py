@@ -11,8 +11,6 @@ Why schedules: arXiv 2505.19590 v3 (B.7) reports that confidence first and gold 
 mixed from the start, hurts.
 """
 
-from __future__ import annotations
-
 import bisect
 import itertools
 import math

@@ -1,7 +1,5 @@
 """Counts steps and tokens of a run before it starts, and the memory of an annotator's copy."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

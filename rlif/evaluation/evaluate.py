@@ -1,7 +1,5 @@
 """Evaluates a model on a task's problems, and grades the gold answers themselves."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path

@@ -4,8 +4,6 @@ A candidate is a model on the hub, a folder, or one checkpoint of a run; a run f
 its start as step 0 included, and their scores go into its own `eval/`, where `rlif report` draws them as curves.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace

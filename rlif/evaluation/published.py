@@ -3,8 +3,6 @@
 `rlif.evaluation.reproduce` documents the layout of such a folder.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 import zlib

@@ -5,8 +5,6 @@
 <path>.json         the scores, written last
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

@@ -16,8 +16,6 @@ The prefix of an entry's name selects its family. No rule depends on the model, 
 entry that cannot be checked counts as out, with one sentence why: no such family, a missing or torn file, other ids.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

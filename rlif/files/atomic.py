@@ -3,8 +3,6 @@
 This also holds if the machine crashes: a new file is on the disk before it replaces the old one.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -4,8 +4,6 @@
 `rlif select`. A line counts once its newline is written: `rows` ignores an unfinished last line, and `cut` removes it.
 """
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping

@@ -4,8 +4,6 @@ The lock is the kernel's (flock on `.lock` in the folder). It ends with its proc
 up. The file stays and names the last holder. Over NFS, flock works between machines since Linux 2.6.12.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

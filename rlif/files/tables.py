@@ -1,7 +1,5 @@
 """Reads rows of data: a local .jsonl, .json, .parquet, .csv or .txt file (.gz too), or a data set of the hub."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

@@ -1,7 +1,5 @@
 """Reads and writes YAML 1.2, in which 3e-6 is a number and `no` is a word."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -11,8 +11,6 @@ May import answers, tasks and types. Rewards and engines import this folder. To 
 `GRADERS`, one test, and one row of docs/signals.md.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from rlif.graders.accuracy import accuracy

@@ -9,8 +9,6 @@ arXiv 2505.19590 as Intuitor, see `rlif.signals.self_certainty`.
 Watch: a group that is all right or all wrong gets no advantage, so very hard problems teach nothing.
 """
 
-from __future__ import annotations
-
 from rlif.graders.batch import Batch
 
 

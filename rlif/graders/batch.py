@@ -1,7 +1,5 @@
 """Defines the input of a grader: the completions that one process sampled."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -14,8 +14,6 @@ Watch: a gain under a control comes from the setting (the prompt, the clipping, 
 of the gain under any other reward does, too. Only the limit of tokens bounds the lengths, and policies reach it.
 """
 
-from __future__ import annotations
-
 from random import Random
 
 from rlif.graders.batch import Batch

@@ -11,8 +11,6 @@ trust. Models load without remote code, in eval mode. A wrong count, NaN, or an 
 None marks a completion that cannot be scored.
 """
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 import inspect

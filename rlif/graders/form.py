@@ -9,8 +9,6 @@ boxed expression, and nothing else.
 Watch: it is learned in a few steps and then has no spread. An empty answer in the right form gets 1.
 """
 
-from __future__ import annotations
-
 from rlif.graders.batch import Batch
 
 

@@ -15,8 +15,6 @@ Range: 0 to 1 for the factor, 0 or 1 for the reward. Defaults there: otherwise G
 Watch: a group in which all answers differ has factor 0 and teaches nothing, even where one of them is right.
 """
 
-from __future__ import annotations
-
 import math
 
 from rlif.answers.clusters import clusters

@@ -17,8 +17,6 @@ With c a completion, its prompt x, its group the completions of the same prompt:
 Nothing here distinguishes right from wrong. Answers are compared as text: `1/2` is not `0.5`.
 """
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections import Counter

@@ -1,7 +1,5 @@
 """Defines the policy and limits of the guard, the key `guard` of a recipe."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field

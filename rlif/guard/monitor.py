@@ -24,8 +24,6 @@ The guard misses wrong content in completions of the usual length, form and dist
 results/guard.md counts hits and false stops.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import fmean

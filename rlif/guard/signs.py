@@ -4,8 +4,6 @@ A sign compares the reading of a logged metric with its start; the limits are th
 `rlif.guard.limits.Guard`. Policies act on an `alarm`. A `warning` is only logged: healthy runs raise it as well.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal

@@ -9,8 +9,6 @@ A failed request (rate limit, time-out, broken reply) is not written, and the ne
 loss: the win rates leave both out and report their share.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence

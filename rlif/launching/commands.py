@@ -16,8 +16,6 @@ CONFIG is a file of accelerate's in rlif/launchers/:
 problems_per_update counts all processes together; each gets an equal share.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import sys

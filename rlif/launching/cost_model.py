@@ -18,8 +18,6 @@ Not counted: communication between GPUs, loading, evaluation, checkpoints, rewar
 that the longest completion keeps a GPU waiting.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

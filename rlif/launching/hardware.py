@@ -5,8 +5,6 @@ sparsity; bandwidth of the memory. A model listed here needs no hub; others are 
 Shapes are those of the models' config.json on the hub.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

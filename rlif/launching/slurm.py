@@ -12,8 +12,6 @@
 Tested with a pretended Slurm, see docs/scaling.md.
 """
 
-from __future__ import annotations
-
 import shlex
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Suggests changes that make a run fit. Each was tried on the arithmetic of `rlif.launching.cost_model`."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

@@ -28,8 +28,6 @@ they are not collapse. The label-free rule misses wrong content in completions o
 three seeds of `demo-collapse` end so. Collapse marks figures; it stops nothing.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

@@ -5,8 +5,6 @@ and states what it left out. Only the files of these steps are read. Completions
 as text, never as markup.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any

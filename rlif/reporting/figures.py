@@ -7,8 +7,6 @@ Colours are Okabe and Ito's, which colour-blind readers can distinguish; runs al
 more than POINTS steps is drawn as means of neighbouring steps, with their range shaded.
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import re

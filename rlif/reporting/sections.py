@@ -3,8 +3,6 @@
 All runs share each figure, in a colour each. A section without figures states what it would need.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ A verdict reads the accuracy on the task trained on, or else on the first task e
 It writes "rose" and "fell" only where 95 % intervals do not overlap.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

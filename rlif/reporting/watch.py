@@ -4,8 +4,6 @@ It reads only the run folder. So it can start and stop at any time, also on anot
 killed run looks like a slow one, so the age of the last step is shown.
 """
 
-from __future__ import annotations
-
 import select
 import sys
 import time

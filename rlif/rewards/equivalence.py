@@ -7,8 +7,6 @@ A cluster is a connected component of such pairs, so the order of a group does n
 depend on it. Texts at the two ends of a chain of pairs need not mean the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

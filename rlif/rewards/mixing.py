@@ -28,8 +28,6 @@ completion, it gets the group's mean, hence no advantage from that reward. The m
 with weight can score the completion.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import get_args
 

@@ -7,8 +7,6 @@ function  `package.module:function`, written for TRL
 model     a folder or hub name with a `/`: a reward model
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 A mistake in this package is raised unchanged, with its traceback.
 """
 
-from __future__ import annotations
-
 import signal
 import sysconfig
 import threading

@@ -11,8 +11,6 @@ goes first, so a kill in between leaves a torn checkpoint, never one that looks 
 What to watch: sealing and checking read every byte once (sha256, about a GB per second and core).
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

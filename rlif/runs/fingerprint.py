@@ -11,8 +11,6 @@ model is pinned by `revision` in the recipe, not here. Identical numbers also ne
 processes: `differences` lists which of these changed.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

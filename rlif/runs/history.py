@@ -6,8 +6,6 @@ costs that line only, a missing file its figures only, and `History.notes` lists
 Metrics become one array per column. Completions and records are streamed, a bounded number of each file.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

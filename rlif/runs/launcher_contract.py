@@ -9,8 +9,6 @@ Exit codes of a training process:
     130    Ctrl-C ended it at a checkpoint
 """
 
-from __future__ import annotations
-
 from rlif.errors import PREEMPTED as PREEMPTED
 
 USER_ERROR = 2

@@ -5,8 +5,6 @@ Hub names stay as they are. So do reward functions, `module:function`: their mod
 because a run folder from elsewhere must not decide whose code runs here.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -11,8 +11,6 @@ returns, so a later `--resume` has it too. A kill during a rollback loses nothin
 resumed without it meets the same alarm and returns again.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 

@@ -14,8 +14,6 @@ Watch: a trace shorter than the window is never stopped, but can be below the th
 taken from the raw logits at temperature 1, whatever temperature, filter or penalty the sampling uses.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

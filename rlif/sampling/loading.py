@@ -1,7 +1,5 @@
 """Finds a model and its tokenizer, checks them before weights are loaded, and loads them outside a trainer."""
 
-from __future__ import annotations
-
 from importlib import resources
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Applies a task's protocol to a model: prompt, chat template, decoding, completions as marked records."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

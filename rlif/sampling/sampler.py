@@ -5,8 +5,6 @@ TransformersSampler  samples anywhere; `rlif.sampling.vllm_sampler` has a sample
 generate             completes each prompt once, by transformers
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace

@@ -16,8 +16,6 @@ first, the engine is another process, and its schedule depends on timing. An eng
 state when it loads. Tested on vLLM's CPU build; not yet run on a GPU.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import os

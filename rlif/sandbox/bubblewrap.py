@@ -10,8 +10,6 @@ anyone can read, and in this view another user enters the sandbox. Root of a con
 is not such a root, and takes one step.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import shutil

@@ -8,8 +8,6 @@ Values are encoded by `rlif.sandbox.values`. The program can answer what it like
 reach the tester, whose exit status is the verdict. Standard library only, because this runs inside the sandbox.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import os

@@ -7,8 +7,6 @@ output is too long or no reply comes, the sandbox is discarded. A supervisor end
 then ends everything else in its process namespace. If it does not end, the host kills its process group.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

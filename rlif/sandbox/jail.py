@@ -13,8 +13,6 @@ that a solution does not need and that have a history of kernel bugs, and those 
 no limit counts. Their numbers are known for x86_64 and aarch64. Standard library only.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import errno

@@ -1,7 +1,5 @@
 """An untrusted program, what it may use, and how it ended."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 

@@ -24,8 +24,6 @@ of machine in /proc and the names of files under /usr and Python's folder. Made 
 for a service that strangers can reach. Needs Linux on x86_64 or aarch64 with unprivileged user namespaces.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable, Sequence

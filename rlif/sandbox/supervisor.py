@@ -12,8 +12,6 @@ another program in the memory that it was forked with. The host limits time and 
 sandbox when either is exceeded. Standard library only.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

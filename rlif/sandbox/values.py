@@ -13,8 +13,6 @@ bytes, values nest at most MAX_DEPTH deep, and anything that cannot be parsed is
 because this runs inside the sandbox.
 """
 
-from __future__ import annotations
-
 import json
 import socket
 from collections import deque

@@ -4,8 +4,6 @@ Heads with a bias, a scale or a soft cap are exact. `verify_head` compares with 
 a head that does something else. Heads in the shards of FSDP2 or ZeRO-3 are gathered while they are used.
 """
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager

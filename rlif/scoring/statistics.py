@@ -15,8 +15,6 @@ The pass takes no gradients and applies the head to a few positions at a time, s
 `rlif.scoring.taps` reads the same statistics from passes that run anyway.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -11,8 +11,6 @@ The numbers are those of `rlif.scoring.statistics`, at the temperature of sampli
 top-p and penalties. No tap holds [B, T, V].
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any, Self

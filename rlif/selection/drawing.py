@@ -7,8 +7,6 @@
 The seed of a batch follows from its number. So a folder that was resumed holds the same bytes as one that was not.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Draws how rules of best-of-N scale with N. Needs matplotlib: pip install 'rlif[plot]'."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

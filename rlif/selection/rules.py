@@ -20,8 +20,6 @@ Watch: Borda's best p grows with N. The paper gives 0.3 for N <= 16 and 1.2 for 
 goes straight in log N, which is ours.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections import Counter, defaultdict

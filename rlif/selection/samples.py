@@ -5,8 +5,6 @@ A row is one completion: {id, sample, completion, answer, right, tokens, truncat
 whatever temperature the samples were drawn at.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

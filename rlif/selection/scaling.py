@@ -12,8 +12,6 @@ Intervals are 95 % over problems: Wilson's where every problem's value is 0 or 1
 They hold for other problems of the kind and this model; resampling adds no information.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any

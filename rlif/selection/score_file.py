@@ -11,8 +11,6 @@ A file is written in the order of the rows, a batch at a time. Rows that it hold
 and not scored again; a torn last line is dropped.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

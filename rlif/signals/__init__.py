@@ -10,8 +10,6 @@ May import answers, scoring and types, and loads no torch. Graders, rewards, sam
 this folder. To add a signal: one file, one line in a table, one test, and one row of docs/signals.md, which shows how.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial

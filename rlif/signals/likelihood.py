@@ -12,8 +12,6 @@ shrinks completions until they are empty. The mean was unstable on 1.5B, gamed b
 appendix).
 """
 
-from __future__ import annotations
-
 from rlif.types import TokenStats
 
 

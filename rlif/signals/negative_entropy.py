@@ -12,8 +12,6 @@ Watch: it measures the head of the distribution, and self-certainty the tail. As
 character on 1.5B (arXiv 2505.19590, appendix); the sum rewards stopping early.
 """
 
-from __future__ import annotations
-
 from rlif.types import TokenStats
 
 

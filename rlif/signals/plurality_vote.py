@@ -15,8 +15,6 @@ Watch: it needs answers that can be compared. A unanimous group teaches nothing,
 so accuracy drifts (docs/log.md). A wrong answer that is the most frequent becomes unanimous, and pass@k falls.
 """
 
-from __future__ import annotations
-
 from rlif.answers.clusters import count_equal
 from rlif.types import Group
 

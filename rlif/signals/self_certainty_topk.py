@@ -17,8 +17,6 @@ m. Never mix it with exact values. It needs raw log-probabilities: before temper
 tell m from 0 below 1e-6, so m is at least that here, which loosens the bound.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

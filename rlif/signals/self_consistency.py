@@ -12,8 +12,6 @@ in which all answers differ; here these tie at 1/G, which is the same advantage.
 Watch: as for plurality_vote. SRT reports sudden, complete collapse in long training: one answer to everything.
 """
 
-from __future__ import annotations
-
 from rlif.answers.clusters import count_equal
 from rlif.types import Group
 

@@ -15,8 +15,6 @@ Watch: it is as good as that model: embeddings join texts on one topic that cont
 are None. Evasive completions that agree score high.
 """
 
-from __future__ import annotations
-
 import math
 
 from rlif.types import Group

@@ -16,8 +16,6 @@ folder.
 To add a task: one class, one line in `TASKS`, one test.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from rlif.errors import RecipeError, lookup, nearest

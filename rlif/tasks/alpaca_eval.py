@@ -4,8 +4,6 @@ There is no gold answer, so no completion is marked right or wrong, and accuracy
 computed afterwards from the outputs by `rlif judge`. The data is for non-commercial use (CC BY-NC 4.0).
 """
 
-from __future__ import annotations
-
 from rlif.errors import RecipeError
 from rlif.files.tables import home, read_rows
 from rlif.tasks.task import Protocol, Task

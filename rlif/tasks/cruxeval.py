@@ -13,8 +13,6 @@ in a process that the answer cannot reach. With the original rule alone `0 or Tr
 equals everything. Two literals are compared without running anything.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import warnings

@@ -10,8 +10,6 @@ paper's was older and may differ); the 256 tokens of GSM8K truncate many chains 
 object; the prompts are that harness's own, verbatim from its rows.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from rlif.answers.extraction import answer_line, json_answer, last_boxed, last_expression

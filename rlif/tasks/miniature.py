@@ -10,8 +10,6 @@ of seeds, decides whether a problem belongs to the held-out split. So held-out p
 nor in training. The accuracy of guessing is 1/12 on clock and 1/6 on cups.
 """
 
-from __future__ import annotations
-
 import hashlib
 import random
 from abc import abstractmethod

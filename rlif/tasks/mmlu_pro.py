@@ -10,8 +10,6 @@ An answer without a letter counts as unanswered and wrong. With `guess` it count
 drawn letter is right. Published scores use the draw; it adds about a tenth of the unanswered share.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

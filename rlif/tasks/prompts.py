@@ -4,8 +4,6 @@ The `intuitor-*` templates express in our words what Appendix B.1 of the paper h
 text verbatim, put it into a recipe: `prompt: {system: ..., user: "{problem}"}`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

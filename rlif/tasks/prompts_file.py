@@ -1,7 +1,5 @@
 """Loads unlabelled prompts from a file: one per line of a .txt, or the column `prompt` of another format."""
 
-from __future__ import annotations
-
 from rlif.errors import RecipeError
 from rlif.files.tables import read_rows
 from rlif.tasks.task import Task

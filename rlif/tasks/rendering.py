@@ -4,8 +4,6 @@ A chat template is a program that comes with the tokenizer. It may take argument
 refuse a conversation, for example one with a system message.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

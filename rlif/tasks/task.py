@@ -5,8 +5,6 @@ These are a `Protocol`. A task has one or more, by name; the first is its defaul
 `gsm8k.lighteval` puts and grades the same problems as that harness does.
 """
 
-from __future__ import annotations
-
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,6 @@ Rows of {id, prompt, answer} hold its prompts verbatim, in one file `<name>.ques
 evaluates a model's fraction as Python, which runs whatever a model wrote; ours only computes arithmetic.
 """
 
-from __future__ import annotations
-
 import ast
 import operator
 import re

@@ -5,8 +5,6 @@ becomes one sentence here; anything else keeps its type and traceback. Logged li
 the process that holds the run folder removes what is half written: others cannot tell torn from being sealed.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

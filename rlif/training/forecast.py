@@ -24,8 +24,6 @@ and a forecast); what the form alone is worth. An unclear pull does not rule a g
 Qwen2.5-3B does not tell its right from its wrong answers before training (arXiv 2505.19590, Fig. 8), and it gains.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -11,8 +11,6 @@ The checks of a recipe, in this order; each refuses in one sentence:
     machines    `launching.check_layout`         for `rlif launch` and `rlif plan`
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Joins the processes of a run, and lets the main one decide for all."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """Logs the progress of a run that is trained from Python without a console."""
 
-from __future__ import annotations
-
 import io
 import logging
 

@@ -12,8 +12,6 @@ training teaches more of it. So, of a few prompts, completed as training would c
 Each makes at most one warning, with the remedy. It only looks: the random state is put back.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

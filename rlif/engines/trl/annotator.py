@@ -14,8 +14,6 @@ Watch: in the paper the policy exploited a frozen annotator near step 100, by ap
 already. With an online annotator, the policy can raise its reward by becoming surer of any text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

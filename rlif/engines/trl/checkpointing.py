@@ -6,8 +6,6 @@ RoomForCheckpoint    refuses a checkpoint that the disk has no room for
 SealCheckpoints      seals each checkpoint, then deletes old ones
 """
 
-from __future__ import annotations
-
 import random
 import shutil
 from collections.abc import Callable, Iterator

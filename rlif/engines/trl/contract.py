@@ -4,8 +4,6 @@
 without one of them is refused in one sentence.
 """
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import traceback

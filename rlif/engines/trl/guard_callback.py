@@ -1,7 +1,5 @@
 """Runs the guard in a training step: checks logged metrics, prints and logs alarms, stops the trainer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """From a recipe to a TRL trainer, and from a trainer's rollout to rows of a run folder."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import typing

@@ -15,8 +15,6 @@ truncated while `mask_truncated_completions` is on, rows without tokens and non-
 group's mean, advantage zero. Tools and environments are refused.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext

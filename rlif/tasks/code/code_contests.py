@@ -11,8 +11,6 @@ A completion is right if its program prints the expected output in every test, b
 program may fail a problem that allows more than one output.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 

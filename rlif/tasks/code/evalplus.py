@@ -1,7 +1,5 @@
 """Loads HumanEval+ and MBPP+ from EvalPlus' rows, and makes trials by its rules (see `evalplus_oracle`)."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

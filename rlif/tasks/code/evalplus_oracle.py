@@ -14,8 +14,6 @@ in which a set of texts has another order: a function that returns such a set as
 included. `stored` does the same.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import math

@@ -9,8 +9,6 @@ The tests run in another process and call the model's function through a pipe. T
 which are seeded here.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import replace

@@ -12,8 +12,6 @@ a split are in memory: gigabytes for v6. Here a program waits for its threads, a
 harness does not wait, and misses what such a program prints later.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import io

@@ -10,8 +10,6 @@ base-ordered, plus-ordered   the same, but the order of elements counts, as in t
 In a test `f(x) == y` the model's program computes the left side. Another process computes the right side and compares.
 """
 
-from __future__ import annotations
-
 import ast
 import builtins
 from collections.abc import Sequence

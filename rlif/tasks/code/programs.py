@@ -5,8 +5,6 @@ two of each answer that passed, the next four and so on, so that an answer which
 to a problem run once.
 """
 
-from __future__ import annotations
-
 import operator
 from abc import abstractmethod
 from collections.abc import Sequence

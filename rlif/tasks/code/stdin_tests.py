@@ -5,8 +5,6 @@ Tests are rows {input, output, testtype}. With `stdin` the program runs once per
 function, often a method of `Solution`; a returned tuple counts as a list. Each test may take six seconds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

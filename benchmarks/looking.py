@@ -17,7 +17,7 @@ import torch
 from measure import Lap, Spread, options, spread, table, timed, write
 
 import rlif
-from rlif.answers.equality import _compared, _stop_workers
+from rlif.answers.equality import _compare, _stop_workers
 from rlif.files.yaml import write_yaml
 from rlif.graders import Batch
 from rlif.graders.accuracy import accuracy
@@ -87,8 +87,8 @@ def votes(rounds: int, completions: int) -> list[Row]:
 
 
 def forget() -> None:
-    """Ends the processes that compare, and what is remembered of their verdicts."""
-    _compared.cache_clear()
+    """Ends the processes that compare, and clears the cache of their results."""
+    _compare.cache_clear()
     _stop_workers()
 
 

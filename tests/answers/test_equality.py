@@ -63,15 +63,15 @@ def test_whole_numbers_are_compared_as_math_verify_compares_them(monkeypatch):
 
 
 def test_whole_numbers_need_no_process(monkeypatch):
-    monkeypatch.setattr(grading, "_borrowed", lambda: pytest.fail("a process was asked"))
+    monkeypatch.setattr(grading, "_idle_worker", lambda: pytest.fail("a process was used"))
     assert equal_all([("12", "13"), ("12", " 12"), ("-3", "3"), ("", "3")]) == [False, True, False, False]
 
 
-def test_verdicts_are_remembered(monkeypatch):
+def test_results_are_cached(monkeypatch):
     assert equal("\\frac{11}{22}", "0.5") and not equal("\\sqrt{11}", "11")
     groups = [["\\frac{13}{26}", None, "0.5", "\\sqrt{13}"], ["x^2+13"], []]
     grading.compare_ahead(groups)
-    monkeypatch.setattr(grading, "_borrowed", lambda: pytest.fail("a process was asked"))
+    monkeypatch.setattr(grading, "_idle_worker", lambda: pytest.fail("a process was used"))
     assert equal("\\frac{11}{22} ", "0.5") and not equal("\\sqrt{11}", "11")
     assert [clusters(group, equal) for group in groups] == [[[0, 2], [3]], [[0]], []]
 
@@ -92,12 +92,12 @@ EQUAL = [
 
 
 @pytest.mark.parametrize(("answer", "gold"), EQUAL)
-def test_the_look_at_one_point_rejects_nothing_that_is_equal(answer, gold):
+def test_values_at_one_point_reject_no_equal_answers(answer, gold):
     assert equal(answer, gold)
     assert not grading_worker.differ(grading_worker.prepare(answer), grading_worker.prepare(gold))
 
 
-def test_the_look_at_one_point_says_what_math_verify_says(monkeypatch, data_folder):
+def test_values_at_one_point_agree_with_math_verify(monkeypatch, data_folder):
     """Golds of MATH against themselves with one digit or sign changed."""
     golds = [problem.gold for problem in rlif.TASKS["math500"].load("test")]
     changed = [(f"-{gold}", gold) for gold in golds[:120]]
@@ -108,14 +108,14 @@ def test_the_look_at_one_point_says_what_math_verify_says(monkeypatch, data_fold
     assert [pair for pair in rejected if grading_worker.same(*pair)] == []
 
 
-def test_many_at_once_are_as_one_by_one():
+def test_equal_all_agrees_with_equal():
     pairs = [("1/2", "0.5"), ("7", "8"), ("1/2", "0.5"), ("", "1"), ("x", "x")]
     assert equal_all(pairs) == [equal(*pair) for pair in pairs] == [True, False, True, False, True]
     assert equal_all([]) == []
 
 
-def test_a_hostile_expression_costs_itself_alone():
-    """A tower of powers is given up; what comes after it in the same worker is graded."""
+def test_a_hostile_expression_affects_only_its_own_item():
+    """A tower of powers exceeds the time limit; later expressions are graded."""
     tower = "10^{10^{10^{10}}}"
     assert equal_all([(tower, "10^{10^{10}}"), ("2/4", "0.5")], seconds=0.5) == [False, True]
     assert equal(tower, tower) is True
@@ -126,7 +126,7 @@ def test_texts_too_long_to_be_answers_are_wrong():
     assert equal("(" * 100_000, "1") is False
 
 
-def test_a_worker_that_dies_is_started_again():
+def test_a_worker_that_ended_is_replaced():
     assert equal("1/4", "0.25")
     processes = [worker.process for worker in grading._idle if worker.process]
     for process in processes:

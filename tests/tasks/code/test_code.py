@@ -42,7 +42,7 @@ def test_outputs_are_compared_line_by_line_and_number_by_number(printed, expecte
     assert same_output(printed, expected) is same
 
 
-def test_answers_are_tried_in_growing_waves_until_they_fail(monkeypatch):
+def test_trials_run_in_growing_batches_until_one_fails(monkeypatch):
     waves = []
 
     def run(batch, **_):
@@ -84,11 +84,11 @@ def test_a_function_is_completed_or_replaced():
         ("assert 1 < f(1) < 2", ("bool(1 < f(1) < 2)", "True")),
     ],
 )
-def test_a_test_is_divided_into_what_runs_where(test, sides):
+def test_an_assertion_is_split_into_expression_and_value(test, sides):
     assert split_assertion(test) == sides
 
 
-def test_types_that_json_took_are_put_back():
+def test_types_that_json_removed_are_restored():
     assert restore(2, [[1], [2]]) == [(1,), (2,)]
     assert restore(63, [[[1, 2]]]) == [[(1, 2)]]
     assert restore(259, [[[1]], [[2]]]) == [((1,),), ((2,),)]
@@ -127,7 +127,7 @@ def test_what_agrees_with_the_reference(name, out, expected, atol, same):
     assert agree(name, [], out, expected, atol) is same
 
 
-def test_a_root_is_whatever_makes_the_polynomial_vanish():
+def test_any_root_of_the_polynomial_is_right():
     assert agree("find_zero", [[-4, 0, 1]], 2.0, -2.0, 1e-4) and not agree("find_zero", [[-4, 0, 1]], 1.9, 2.0, 1e-4)
     assert close(float("nan"), float("nan"), 1e-6) and not close(float("inf"), 1.0, 1e-6)
 
@@ -162,7 +162,7 @@ def test_a_contest_problem_has_public_and_private_tests(tmp_path):
     assert problem.data["function"] is None and "Add two numbers." in problem.text
 
 
-def test_releases_are_told_apart_by_date(tmp_path):
+def test_dates_decide_the_release(tmp_path):
     days = {"test.jsonl": "2023-05-07", "test5.jsonl": "2025-01-03", "test6.jsonl": "2025-01-04"}
     for name, day in days.items():
         contest(tmp_path, name, question_id=day, contest_date=f"{day}T12:00:00")
@@ -284,7 +284,7 @@ class Solution:
 """
 
 
-def test_more_inputs_tell_what_few_do_not(tmp_path, sandbox):
+def test_additional_inputs_reject_more_programs(tmp_path, sandbox):
     """HumanEval+ in EvalPlus' layout: the second completion is right on the original inputs alone."""
     row = {"task_id": "HumanEval/0", "prompt": "def f(x):\n    # Doubles x.\n", "entry_point": "f", "atol": 0}
     row |= {"canonical_solution": "    return 2 * x\n", "base_input": [[1]], "plus_input": [[[]], [-1.5]]}

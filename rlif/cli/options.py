@@ -21,8 +21,7 @@ Strategy = Annotated[str, typer.Option(help="ddp, fsdp2, zero2 or zero3.")]
 ServerGpus = Annotated[int, typer.Option(min=1, help="GPUs of the vLLM server, if the recipe has one.")]
 UnsafeLocal = Annotated[bool, typer.Option("--unsafe-local", help="Run model code without a sandbox.")]
 Chat = Annotated[
-    bool | None,
-    typer.Option("--chat/--no-chat", help="Chat template or plain prompts; a template if there is one."),
+    bool | None, typer.Option("--chat/--no-chat", help="Chat template or plain prompts; a template if there is one.")
 ]
 Dtype = Annotated[str, typer.Option(help="Type of the weights: auto, float32, bfloat16 or float16.")]
 Window = Annotated[

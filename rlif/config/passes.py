@@ -50,10 +50,7 @@ TABLE: dict[Path, Row] = {
     "reference": Row(lambda c: c.annotator == "offline" and c.reference and not c.dropout, EVERY),
     "policy": Row(lambda c: c.annotator == "online" and c.scored and not c.dropout, EVERY),
     "vllm": Row(lambda c: c.annotator == "online" and c.captured, frozenset({"mean_logprob"})),
-    "decode": Row(
-        lambda c: c.annotator == "online" and c.plain and not c.scored and not c.dropout,
-        BEFORE_THE_TOKEN,
-    ),
+    "decode": Row(lambda c: c.annotator == "online" and c.plain and not c.scored and not c.dropout, BEFORE_THE_TOKEN),
 }
 
 

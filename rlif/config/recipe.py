@@ -12,14 +12,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from rlif.config.defaults import ALGORITHMS, LEAVE_ONE_OUT, OURS, PAPER_TRAINING, REUSE, RLOO_HAS_NOT, UNSCALED
 from rlif.config.renamed import with_new_names

@@ -114,11 +114,7 @@ class Mixer:
     """
 
     def __init__(
-        self,
-        names: Sequence[str],
-        kind: Normalisation = "group_std",
-        floor: float = 0.4,
-        mixing: Mixing = "normalised",
+        self, names: Sequence[str], kind: Normalisation = "group_std", floor: float = 0.4, mixing: Mixing = "normalised"
     ):
         if mixing not in MIXINGS:
             raise ValueError(f"unknown mixing {mixing!r}; there are {', '.join(MIXINGS)}")

@@ -21,10 +21,7 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
-from vllm.v1.sample.logits_processor import (  # pyright: ignore[reportMissingImports]
-    LogitsProcessor,
-    MoveDirectionality,
-)
+from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality  # pyright: ignore[reportMissingImports]
 
 from rlif.scoring.statistics import LOGITS_HELD
 

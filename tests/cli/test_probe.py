@@ -34,9 +34,7 @@ def run(tmp_path) -> Run:
 
 def finish(run: Run, healthy: int | None, stopped=None) -> None:
     summary = {"steps": 24, "seconds": 1.0, "reward": "self_certainty", "extra_passes": 0, "path": "decode"}
-    run.write_summary(
-        summary | {"evaluations": {}, "guard": guard_summary(run, run.recipe().guard, healthy, stopped)},
-    )
+    run.write_summary(summary | {"evaluations": {}, "guard": guard_summary(run, run.recipe().guard, healthy, stopped)})
 
 
 def said(run: Run) -> str:

@@ -141,10 +141,7 @@ def test_a_rate_limited_request_is_repeated_later(waits):
 
 
 def test_backoff_is_exponential_and_ends(waits):
-    with (
-        serve(lambda n, body: error(500)) as endpoint,
-        pytest.raises(Unanswered, match=r"a server's error \(500\)"),
-    ):
+    with serve(lambda n, body: error(500)) as endpoint, pytest.raises(Unanswered, match=r"a server's error \(500\)"):
         ask(endpoint, max_retries=4)
     assert len(endpoint.asked) == 5 and len(waits) == 4
     assert all(later > 1.4 * earlier for earlier, later in itertools.pairwise(waits))

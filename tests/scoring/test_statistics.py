@@ -56,13 +56,7 @@ def build(name: str) -> nn.Module:
 def test_every_field_equals_float64(name, temperature, batch_size, chunk_tokens):
     model = build(name)
     stats = rlif.score_completions(
-        model,
-        PROMPTS,
-        COMPLETIONS,
-        temperature=temperature,
-        top_k=5,
-        batch_size=batch_size,
-        chunk_tokens=chunk_tokens,
+        model, PROMPTS, COMPLETIONS, temperature=temperature, top_k=5, batch_size=batch_size, chunk_tokens=chunk_tokens
     )
     assert stats.mask_BT.sum(1).tolist() == [3, 7, 1]
     for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):

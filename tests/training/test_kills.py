@@ -8,12 +8,7 @@ import time
 
 import pytest
 from support.killing import CASES, finish, outcome, rlif_process, start, start_two, train_arguments
-from support.sabotage import (
-    die_at,
-    die_halfway,
-    die_in_a_line,
-    die_in_backward,
-)
+from support.sabotage import die_at, die_halfway, die_in_a_line, die_in_backward
 
 SAVE = "transformers.modeling_utils:safe_save_file"
 ADAPTER = "peft.peft_model:safe_save_file"

@@ -12,9 +12,7 @@ import pytest
 import torch
 from support.killing import rlif_process, train_arguments
 from support.models import byte_tokenizer, tiny_model
-from support.sabotage import (
-    die_at,
-)
+from support.sabotage import die_at
 
 import rlif
 from rlif.runs.checkpoints import seal

@@ -8,11 +8,7 @@ import signal
 import pytest
 from rich.console import Console
 from support.killing import finish, outcome, rlif_process, start_two, train_arguments
-from support.sabotage import (
-    nobody_reads,
-    signal_at,
-    signal_ranks,
-)
+from support.sabotage import nobody_reads, signal_at, signal_ranks
 
 from rlif.engines.trl import stopping
 from rlif.errors import Preempted

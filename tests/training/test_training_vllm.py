@@ -87,23 +87,11 @@ CASES = {
     "lora": ({"peft_config": LORA, "learning_rate": 1e-2}, "policy", 1),
     "offline": ({"annotator": "offline", "beta": 0.04}, "reference", 1),
     "no correction": ({"vllm_importance_sampling_correction": False}, "pass", 1),
-    "no correction, two iterations": (
-        {"vllm_importance_sampling_correction": False, "num_iterations": 2},
-        "policy",
-        1,
-    ),
+    "no correction, two iterations": ({"vllm_importance_sampling_correction": False, "num_iterations": 2}, "policy", 1),
     "captured": (UNCORRECTED | {"vllm_capture": True}, "vllm", 0),
     "captured, temperature": (UNCORRECTED | {"vllm_capture": True, "temperature": 0.7}, "vllm", 0),
-    "captured, penalised": (
-        UNCORRECTED | {"vllm_capture": True, "repetition_penalty": 1.3, "top_p": 0.9},
-        "vllm",
-        0,
-    ),
-    "captured, lora": (
-        UNCORRECTED | {"vllm_capture": True, "peft_config": LORA, "learning_rate": 1e-2},
-        "vllm",
-        0,
-    ),
+    "captured, penalised": (UNCORRECTED | {"vllm_capture": True, "repetition_penalty": 1.3, "top_p": 0.9}, "vllm", 0),
+    "captured, lora": (UNCORRECTED | {"vllm_capture": True, "peft_config": LORA, "learning_rate": 1e-2}, "vllm", 0),
 }
 
 

@@ -60,12 +60,7 @@ class Recorder(TrainerCallback):
         completions: returns rows of the latest rollout, after each step; empty if there was no new one.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        extra: Callable[[], dict[str, Any]],
-        completions: Callable[[], list[dict[str, Any]]],
-    ):
+    def __init__(self, run: Run, extra: Callable[[], dict[str, Any]], completions: Callable[[], list[dict[str, Any]]]):
         self.run, self.extra, self.completions = run, extra, completions
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:

@@ -115,11 +115,7 @@ def test_in_training_too(changes, path, monkeypatch, model_folder):
 
         return run
 
-    for owner, name in (
-        (DecodeTap, "_read"),
-        (BackboneTap, "_read"),
-        (InternalReward, "__call__"),
-    ):
+    for owner, name in ((DecodeTap, "_read"), (BackboneTap, "_read"), (InternalReward, "__call__")):
         monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
     trainer = make_trainer(model_folder, max_steps=1, **changes)
     trainer.train()

@@ -34,12 +34,7 @@ CASES = {
     "dropout": ({"model": lambda: tiny_model(attention_dropout=0.3)}, "pass", 1, 0),
     "lora dropout": ({"peft_config": DROPPING}, "pass", 1, 0),
     "lora dropout, two iterations": ({"peft_config": DROPPING, "num_iterations": 2}, "pass", 2, 0),
-    "lora dropout, beta, offline": (
-        {"peft_config": DROPPING, "beta": 0.04, "annotator": "offline"},
-        "pass",
-        2,
-        0,
-    ),
+    "lora dropout, beta, offline": ({"peft_config": DROPPING, "beta": 0.04, "annotator": "offline"}, "pass", 2, 0),
     "rloo": ({"algorithm": "rloo"}, "policy", 1, 0),
     "rloo, temperature": ({"algorithm": "rloo", "temperature": 1.4}, "policy", 1, 0),
 }
@@ -135,10 +130,7 @@ def test_the_start_spread_survives_a_resume(tmp_path, model_folder):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [
-        ({"scale_rewards": "group"}, "scale_rewards='none'"),
-        ({"annotator": "offline"}, "training.beta above 0"),
-    ],
+    [({"scale_rewards": "group"}, "scale_rewards='none'"), ({"annotator": "offline"}, "training.beta above 0")],
 )
 def test_contradictions_are_refused(changes, message, model_folder):
     with pytest.raises(rlif.RlifError, match=message):

@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 import rlif
 from rlif.engines.trl.trainer import InternalFeedback
 from rlif.launching import cost_model as costs
-from rlif.launching.hardware import Gpu, find_shape
+from rlif.launching.hardware import Gpu, config_of, shape_of
 from rlif.runs.folder import environment
 from rlif.sampling.loading import SHIPPED
 
@@ -145,7 +145,9 @@ def main() -> None:
         for case, overrides in CASES.items():
             measured, recipe = measure(folder, overrides)
             length = recipe.training["max_completion_length"]
-            setting = costs.Setting(recipe, find_shape(recipe), card, 1, "ddp", 0, prompt=24, completion=length)
+            setting = costs.Setting(
+                recipe, shape_of(config_of(recipe)), card, 1, "ddp", 0, prompt=24, completion=length
+            )
             time_ = costs.step_time(setting)
             predicted = {part: getattr(time_, part) for part in measured}
             rows.append({"case": case, "predicted": predicted, "measured": measured})

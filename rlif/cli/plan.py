@@ -11,8 +11,8 @@ from rlif.cli.options import Overrides, Recipe, ServerGpus, Strategy
 from rlif.errors import RecipeError, RlifError, lookup
 
 if TYPE_CHECKING:
-    from rlif.config.recipe import Recipe as Settings
     from rlif.launching.cost_model import Setting
+    from rlif.tasks import Task
 
 Gpu = Annotated[str, typer.Option(help="b200, h200, h100, h100-pcie, a100, a100-40, l40s, a6000, 4090, 3090.")]
 
@@ -49,7 +49,7 @@ def plan(
     if trainers < 1:
         raise RecipeError(f"{gpus} GPUs leave none to train beside {server} of the vLLM server.")
     lookup(STRATEGIES, strategy, "strategy")
-    check_settings(settings, trainers)
+    task, *_ = check_settings(settings, trainers)
     check_layout(settings, Layout(trainers, 1, strategy, server), None)
     config = hardware.config_of(settings)
     check_annotator(settings, config)
@@ -68,7 +68,7 @@ def plan(
     )
     _show_setting(setting, f"{gpus} x {gpu}", completion_tokens is not None)
     _show_memory(setting)
-    _show_time(setting, problems)
+    _show_time(setting, task, problems)
 
 
 def _show_setting(setting: Setting, gpus: str, chosen: bool) -> None:
@@ -107,13 +107,11 @@ def _show_memory(setting: Setting) -> None:
 
 def print_memory(parts: dict[str, float], digits: int) -> None:
     """Prints the parts of memory and their sum in GiB."""
-    from rlif.launching.cost_model import total
-
-    for name, size in {**parts, "together": total(parts)}.items():
+    for name, size in {**parts, "together": sum(parts.values())}.items():
         print(f"  {name:<28}{size:9.{digits}f}")
 
 
-def _show_time(setting: Setting, problems: int | None) -> None:
+def _show_time(setting: Setting, task: Task, problems: int | None) -> None:
     """Prints the time of an update, and of the run where the number of updates is known."""
     from rlif.config.steps import plan_steps
     from rlif.launching import cost_model as costs
@@ -128,17 +126,13 @@ def _show_time(setting: Setting, problems: int | None) -> None:
     try:
         steps = recipe.training.get("max_steps", -1)
         if steps <= 0:
-            steps = plan_steps(recipe, problems or _count_problems(recipe), setting.trainers).steps
+            problems = problems or len(
+                task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed)
+            )
+            steps = plan_steps(recipe, problems, setting.trainers).steps
     except RlifError as error:
         print(f"updates of the run unknown: {error}")
         return
     hours = steps * time.total / 3600
     print(f"{steps:,} updates: {hours:.2g} hours, {hours * setting.gpus:.2g} GPU hours")
     print("estimates, each part right to about a factor of two at best: docs/scaling.md says what they assume")
-
-
-def _count_problems(recipe: Settings) -> int:
-    from rlif.training.prepare import check_names
-
-    task = check_names(recipe)[0]
-    return len(task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed))

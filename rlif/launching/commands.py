@@ -30,15 +30,11 @@ from rlif.config.passes import keeps_copy
 from rlif.config.recipe import Recipe
 from rlif.errors import MachineError, RecipeError, RlifError, lookup
 from rlif.launching.hardware import config_of
+from rlif.runs.folder import numbered
 from rlif.runs.launcher_contract import SERVER_HOST
 from rlif.sampling.loading import model_path
 
-STRATEGIES = {
-    "ddp": (),
-    "fsdp2": (),
-    "zero2": ("deepspeed",),
-    "zero3": ("deepspeed",),
-}  # and the packages that each needs
+STRATEGIES = {"ddp": None, "fsdp2": None, "zero2": "deepspeed", "zero3": "deepspeed"}  # and the package that each needs
 IN_SHARDS = ("fsdp2", "zero3")  # no process has the whole weights
 PORT = 29500  # of the first process, where machines have to agree on one
 
@@ -59,7 +55,6 @@ class Layout:
 
 def config_file(strategy: str) -> Path:
     """Accelerate's configuration of a strategy."""
-    lookup(STRATEGIES, strategy, "strategy")
     return Path(str(resources.files("rlif.launching"))) / "launchers" / f"{strategy}.yaml"
 
 
@@ -71,27 +66,26 @@ def wants_server(recipe: Recipe) -> bool:
 
 
 def check_layout(recipe: Recipe, layout: Layout, gpus: int | None) -> None:
-    """Refuses layouts that cannot start, before anything is started.
+    """Refuses layouts that cannot start: too few GPUs, a missing package, and what `check_strategy` refuses.
 
     Args:
         gpus: of this machine; None where another machine will train.
-
-    Raises:
-        RecipeError: as `check_strategy`; attention heads that do not divide.
-        MachineError: too few GPUs, a package that is missing.
     """
     check_strategy(recipe, layout)
     _check_heads(recipe, layout)
-    if gpus is not None:
-        _check_machine(recipe, layout, gpus)
+    package, wanted = STRATEGIES[layout.strategy], layout.per_node + layout.server_gpus
+    if gpus is not None and package and find_spec(package) is None:
+        raise MachineError(f"strategy {layout.strategy} needs {package}: pip install {package}.")
+    if gpus is not None and gpus < wanted and not recipe.training.get("use_cpu"):
+        server = f" and {layout.server_gpus} for the vLLM server" if layout.server_gpus else ""
+        raise MachineError(
+            f"{layout.per_node} processes on this machine need a GPU each{server}, found {gpus}; lower --processes, or"
+            " print the commands with --dry-run."
+        )
 
 
 def check_strategy(recipe: Recipe, layout: Layout) -> None:
-    """Refuses strategies that cannot serve the recipe, on any machine and with any model.
-
-    Raises:
-        RecipeError: an unknown strategy, a share that is not whole, a key that the strategy cannot serve.
-    """
+    """Refuses strategies that cannot serve the recipe, on any machine and with any model."""
     lookup(STRATEGIES, layout.strategy, "strategy")
     if layout.processes < 1 or layout.nodes < 1 or layout.processes % layout.nodes:
         raise RecipeError(f"{layout.processes} processes cannot be shared equally by {layout.nodes} machines.")
@@ -112,20 +106,6 @@ def check_strategy(recipe: Recipe, layout: Layout) -> None:
         raise RecipeError(
             f"annotator {recipe.annotator} keeps a copy of whole parameters, which needs strategy ddp and not"
             f" {layout.strategy}."
-        )
-
-
-def _check_machine(recipe: Recipe, layout: Layout, gpus: int) -> None:
-    """Refuses missing packages and too few GPUs."""
-    for package in STRATEGIES[layout.strategy]:
-        if find_spec(package) is None:
-            raise MachineError(f"strategy {layout.strategy} needs {package}: pip install {package}.")
-    wanted = 0 if recipe.training.get("use_cpu") else layout.per_node + layout.server_gpus
-    if gpus < wanted:
-        server = f" and {layout.server_gpus} for the vLLM server" if layout.server_gpus else ""
-        raise MachineError(
-            f"{layout.per_node} processes on this machine need a GPU each{server}, found {gpus}; lower --processes, or"
-            " print the commands with --dry-run."
         )
 
 
@@ -196,9 +176,9 @@ def server_command(recipe: Recipe, gpus: int) -> list[str]:
 
 def shares_of_gpus(layout: Layout, visible: str | None) -> tuple[str, str]:
     """Shares out CUDA_VISIBLE_DEVICES: the first GPUs train, the next ones serve."""
-    names = visible.split(",") if visible else [str(i) for i in range(layout.per_node + layout.server_gpus)]
-    last = layout.per_node + layout.server_gpus
-    return ",".join(names[: layout.per_node]), ",".join(names[layout.per_node : last])
+    first, last = layout.per_node, layout.per_node + layout.server_gpus
+    names = visible.split(",") if visible else [str(i) for i in range(last)]
+    return ",".join(names[:first]), ",".join(names[first:last])
 
 
 def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:
@@ -215,9 +195,7 @@ def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:
         if rank == 0 and (root / recipe.name).exists():
             raise RecipeError(f"{root / recipe.name} exists already; choose another name=..., or go on with --resume.")
         return root / recipe.name
-    stem = folder_name(stem)
-    names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
-    return next(root / name for name in names if not (root / name).exists())
+    return next(root / name for name in numbered(folder_name(stem)) if not (root / name).exists())
 
 
 def options(layout: Layout, *, server: bool = True) -> list[str]:

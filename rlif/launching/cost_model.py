@@ -242,10 +242,11 @@ def memory(setting: Setting) -> dict[str, float]:
         parts["annotator's copy"] = trained * (SINGLE if recipe.annotator == "ema" else own)
     training_only = _activations(setting) + _cast_weights(setting, own)
     engine = _vllm_beside(setting)
+    cache = 0 if setting.vllm else setting.rows / n * _longest(setting) * setting.cache  # of generate, a whole rollout
     if setting.sleeps:
         parts["activations or vLLM"] = max(training_only, engine)
     else:
-        parts["activations or cache"] = max(training_only, 0 if setting.vllm else _generate_cache(setting))
+        parts["activations or cache"] = max(training_only, cache)
         parts |= {"vLLM" if setting.gpu else "vLLM, at least": engine} if engine else {}
     return {name: size / GIB for name, size in parts.items()} | {"CUDA and libraries": setting.assumed.context}
 
@@ -289,23 +290,13 @@ def _cast_weights(setting: Setting, own: int) -> float:
     return setting.shape.body * HALF / (setting.shape.layers if one_block else 1)
 
 
-def _generate_cache(setting: Setting) -> float:
-    """Bytes of the cache of transformers' generate, which holds a process's whole rollout at full length."""
-    return setting.rows / setting.trainers * _longest(setting) * setting.cache
-
-
 def _longest(setting: Setting) -> int:
     return setting.recipe.max_prompt_tokens + setting.recipe.resolved_training["max_completion_length"]
 
 
-def total(parts: dict[str, float]) -> float:
-    """GiB of all parts."""
-    return sum(parts.values())
-
-
 def room(setting: Setting) -> float:
     """Gives the GiB left on a GPU that trains, less a twentieth for fragmentation; below 0 nothing fits."""
-    return 0.95 * setting.card.memory - total(memory(setting))
+    return 0.95 * setting.card.memory - sum(memory(setting).values())
 
 
 def fits(setting: Setting) -> bool:

@@ -42,31 +42,25 @@ QWEN25, QWEN3 = {"model_type": "qwen2"}, {"model_type": "qwen3", "head_dim": 128
 LLAMA, OLMO2 = {"model_type": "llama", "head_dim": 128}, {"model_type": "olmo2"}
 
 
-def _shape(
-    family: dict[str, Any], layers: int, hidden: int, inner: int, heads: str, vocab: int, tied: bool
-) -> dict[str, Any]:
-    query, _, key_value = heads.partition("/")
-    return family | {
-        "num_hidden_layers": layers,
-        "hidden_size": hidden,
-        "intermediate_size": inner,
-        "num_attention_heads": int(query),
-        "num_key_value_heads": int(key_value),
-        "vocab_size": vocab,
-        "tie_word_embeddings": tied,
-    }
+SIZES = (
+    "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size",
+    "tie_word_embeddings",
+)  # fmt: skip
 
 
-# Layers, hidden size, inner size of the feed-forward part, query/key-value heads, vocabulary, head tied to embeddings.
+def _shape(family: dict[str, Any], *sizes: int) -> dict[str, Any]:
+    return family | dict(zip(SIZES, sizes, strict=True))
+
+
 SHAPES = {
-    "Qwen/Qwen2.5-0.5B": _shape(QWEN25, 24, 896, 4864, "14/2", 151936, True),
-    "Qwen/Qwen2.5-1.5B": _shape(QWEN25, 28, 1536, 8960, "12/2", 151936, True),
-    "Qwen/Qwen2.5-3B": _shape(QWEN25, 36, 2048, 11008, "16/2", 151936, True),
-    "Qwen/Qwen2.5-7B": _shape(QWEN25, 28, 3584, 18944, "28/4", 152064, False),
-    "Qwen/Qwen2.5-14B": _shape(QWEN25, 48, 5120, 13824, "40/8", 152064, False),
-    "Qwen/Qwen3-14B": _shape(QWEN3, 40, 5120, 17408, "40/8", 151936, False),
-    "meta-llama/Llama-3.2-3B": _shape(LLAMA, 28, 3072, 8192, "24/8", 128256, True),
-    "allenai/OLMo-2-1124-7B": _shape(OLMO2, 32, 4096, 11008, "32/32", 100352, False),
+    "Qwen/Qwen2.5-0.5B": _shape(QWEN25, 24, 896, 4864, 14, 2, 151936, True),
+    "Qwen/Qwen2.5-1.5B": _shape(QWEN25, 28, 1536, 8960, 12, 2, 151936, True),
+    "Qwen/Qwen2.5-3B": _shape(QWEN25, 36, 2048, 11008, 16, 2, 151936, True),
+    "Qwen/Qwen2.5-7B": _shape(QWEN25, 28, 3584, 18944, 28, 4, 152064, False),
+    "Qwen/Qwen2.5-14B": _shape(QWEN25, 48, 5120, 13824, 40, 8, 152064, False),
+    "Qwen/Qwen3-14B": _shape(QWEN3, 40, 5120, 17408, 40, 8, 151936, False),
+    "meta-llama/Llama-3.2-3B": _shape(LLAMA, 28, 3072, 8192, 24, 8, 128256, True),
+    "allenai/OLMo-2-1124-7B": _shape(OLMO2, 32, 4096, 11008, 32, 32, 100352, False),
 }
 
 
@@ -107,17 +101,8 @@ def config_of(recipe: Recipe) -> Any:
     return AutoConfig.for_model(**known) if known else load_config(recipe)
 
 
-def find_shape(recipe: Recipe) -> Shape:
-    """Reads the shape of a recipe's model, without its weights.
-
-    Raises:
-        ModelError: its configuration cannot be loaded, or it is a mixture of experts.
-    """
-    return shape_of(config_of(recipe))
-
-
 def shape_of(config: Any) -> Shape:
-    """Reads the shape from a configuration of transformers."""
+    """Reads the shape from a configuration of transformers; refuses a mixture of experts."""
     text = config.get_text_config()
     if any(getattr(text, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
         raise ModelError("costs are known for dense models; this one is a mixture of experts.")

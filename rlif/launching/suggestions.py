@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from rlif.errors import RecipeError
 from rlif.launching.commands import Layout, check_strategy
@@ -43,63 +44,54 @@ def _changes(setting: Setting) -> dict[str, Change]:
     """Lists possible changes, the cheapest first."""
     recipe, training = setting.recipe, setting.recipe.resolved_training
     found: dict[str, Change] = {}
-    if setting.trainers > 1:
-        for strategy in ("zero2", "fsdp2"):
-            if setting.strategy in ("ddp", "zero2") and setting.strategy != strategy:
-                found[f"--strategy {strategy}"] = _with_strategy(strategy)
+    if setting.trainers > 1 and setting.strategy in ("ddp", "zero2"):
+        for strategy in ("fsdp2",) if setting.strategy == "zero2" else ("zero2", "fsdp2"):
+            found[f"--strategy {strategy}"] = functools.partial(_with, strategy=strategy)
     if not setting.checkpointing:
-        found["training.gradient_checkpointing=true"] = _with_training(gradient_checkpointing=True)
+        found |= _option("gradient_checkpointing", True)
     batch = training["per_device_train_batch_size"]
     smaller = [size for size in range(1, batch) if setting.rows % (size * setting.trainers) == 0]
     if smaller:
-        name = f"training.per_device_train_batch_size={smaller[-1]}"
-        found[name] = _with_training(per_device_train_batch_size=smaller[-1])
+        found |= _option("per_device_train_batch_size", smaller[-1])
     if setting.vllm and not setting.server_gpus:
         found |= _changes_of_vllm(setting)
     if recipe.lora is None:
-        found["lora={r: 16, target_modules: all-linear}"] = _with_lora
+        lora = {"r": 16, "target_modules": "all-linear"}
+        found["lora={r: 16, target_modules: all-linear}"] = functools.partial(_with, lora=lora)
         if training.get("beta") and recipe.guard.policy != "rollback":  # which goes on with a larger one
-            found["training.beta=0"] = _with_training(beta=0.0)
+            found |= _option("beta", 0)
     if training["max_completion_length"] >= 1024:
-        half = training["max_completion_length"] // 2
-        found[f"training.max_completion_length={half}"] = _with_training(max_completion_length=half)
+        found |= _option("max_completion_length", training["max_completion_length"] // 2)
     return found
 
 
 def _changes_of_vllm(setting: Setting) -> dict[str, Change]:
     """Lists changes to an engine that shares the GPUs of training."""
-    capture = setting.recipe.vllm_capture  # which no server allows
     found: dict[str, Change] = {}
     if not setting.sleeps:
-        found["training.vllm_enable_sleep_mode=true"] = _with_training(vllm_enable_sleep_mode=True)
+        found |= _option("vllm_enable_sleep_mode", True)
     for size in (0.2, 0.45, 0.6):
         if size != share(setting):
-            name = f"training.vllm_gpu_memory_utilization={size}"
-            found[name] = _with_training(vllm_gpu_memory_utilization=size)
+            found |= _option("vllm_gpu_memory_utilization", size)
     for gpus in range(parallel(setting) + 1, setting.trainers + 1):
-        change = _with_training(vllm_tensor_parallel_size=gpus)
-        if setting.trainers % gpus == setting.shape.heads % gpus == 0 and vllm_room(change(setting)) >= 0:
-            found[f"training.vllm_tensor_parallel_size={gpus}"] = change
+        changed = _with(setting, {"vllm_tensor_parallel_size": gpus})
+        if setting.trainers % gpus == setting.shape.heads % gpus == 0 and vllm_room(changed) >= 0:
+            found |= _option("vllm_tensor_parallel_size", gpus)
             break  # the fewest: more of them save no memory of training
-    return found | ({"training.vllm_mode=server": _with_server} if setting.gpus > 1 and not capture else {})
+    if setting.gpus > 1 and not setting.recipe.vllm_capture:  # which no server allows
+        found |= _option("vllm_mode", "server", server_gpus=1)
+    return found
 
 
-def _with_training(**changes: object) -> Change:
-    def change(setting: Setting) -> Setting:
-        recipe = setting.recipe.model_copy(update={"training": setting.recipe.training | changes})
-        return dataclasses.replace(setting, recipe=recipe)
-
-    return change
+def _option(name: str, value: object, **fields: Any) -> dict[str, Change]:
+    """Names the change of an option of training, and of fields of the setting with it."""
+    return {f"training.{name}={str(value).lower()}": functools.partial(_with, training={name: value}, **fields)}
 
 
-def _with_strategy(strategy: str) -> Change:
-    return lambda setting: dataclasses.replace(setting, strategy=strategy)
-
-
-def _with_server(setting: Setting) -> Setting:
-    return dataclasses.replace(_with_training(vllm_mode="server")(setting), server_gpus=1)
-
-
-def _with_lora(setting: Setting) -> Setting:
-    lora = {"r": 16, "target_modules": "all-linear"}
-    return dataclasses.replace(setting, recipe=setting.recipe.model_copy(update={"lora": lora}))
+def _with(
+    setting: Setting, training: Mapping[str, Any] = {}, lora: Mapping[str, Any] | None = None, **fields: Any
+) -> Setting:
+    """Changes options of training, adapters and fields of the setting."""
+    recipe = setting.recipe
+    changed = recipe.model_copy(update={"training": recipe.training | training, "lora": lora or recipe.lora})
+    return dataclasses.replace(setting, recipe=changed, **fields)

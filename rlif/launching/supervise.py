@@ -25,7 +25,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
 
 import psutil
 
@@ -41,7 +40,7 @@ PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
 @contextmanager
 def _serving(command: Sequence[str] | None, environment: Mapping[str, str]) -> Iterator[None]:
-    """Runs a server while the body runs, and ends it in any case."""
+    """Runs a server while the body runs; ends it in any case with all that it started, which holds GPU memory."""
     if command is None:
         yield
         return
@@ -49,16 +48,11 @@ def _serving(command: Sequence[str] | None, environment: Mapping[str, str]) -> I
     try:
         yield
     finally:
-        _end_group(server)
-
-
-def _end_group(leader: subprocess.Popen[Any]) -> None:
-    """Ends a process and all that it started; a server's workers hold GPU memory."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(leader.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            leader.wait(PATIENCE)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(PATIENCE)
 
 
 class _Signals:
@@ -66,14 +60,11 @@ class _Signals:
 
     Args:
         limit: seconds after the first one in which they have to end by themselves.
-
-    Attributes:
-        came: the first signal, None before.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.came: signal.Signals | None = None
+        self.came: signal.Signals | None = None  # the first one
         self.process: subprocess.Popen[str] | None = None
         self.family: list[psutil.Process] = []
 
@@ -92,23 +83,21 @@ class _Signals:
     def watch(self, process: subprocess.Popen[str]) -> None:
         """Sets the command that signals go to, and passes on one that came during its start."""
         self.process = process
-        if self.came is not None:
-            self._pass_on(self.came)
+        self._pass_on()
 
     def _come(self, number: int, frame: FrameType | None) -> None:
         if self.came is None:
             self.came, self.since = signal.Signals(number), time.monotonic()
-            if self.process is not None:
-                self._pass_on(self.came)
+            self._pass_on()
         elif time.monotonic() - self.since > ECHO_SECONDS:
             self._kill()
 
-    def _pass_on(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        self._remember_family()
-        with suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
-        signal.alarm(self.limit + PATIENCE)  # the agent's own limit comes first, if there is an agent still
+    def _pass_on(self) -> None:
+        if self.process is not None and self.came is not None:
+            self._remember_family()
+            with suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGINT if self.came == signal.SIGINT else signal.SIGTERM)
+            signal.alarm(self.limit + PATIENCE)  # the agent's own limit comes first, if there is an agent still
 
     def _remember_family(self) -> None:
         """Remembers the processes below; once its parent has died, a process cannot be found."""
@@ -123,11 +112,6 @@ class _Signals:
         for each in self.family:
             with suppress(psutil.NoSuchProcess):
                 each.kill()
-
-
-def _ignore_usr1() -> None:
-    """Ignores SIGUSR1 in the agent, which it would kill; the training processes install handlers."""
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
@@ -164,7 +148,8 @@ def run(
             text=True,
             errors="replace",
             start_new_session=True,
-            preexec_fn=_ignore_usr1,
+            # SIGUSR1 would kill the agent; the training processes install handlers.
+            preexec_fn=lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
         )
         signals.watch(process)
         assert process.stderr is not None
@@ -173,7 +158,9 @@ def run(
     go_on = f"; go on with: {again}" if folder.exists() else ""
     own = code if failed is None else failed[0]
     if signals.came is not None and own not in (0, 2, 3) and (failed is None or own in (PREEMPTED, 130)):
-        return _stopped(signals.came, folder, go_on)
+        if (folder / "summary.json").exists():
+            return Ending(0)  # the agent's own exit code says nothing about its processes
+        return Ending(130 if signals.came == signal.SIGINT else PREEMPTED, f"stopped by {signals.came.name}{go_on}")
     if failed is None:
         return Ending(128 - code if code < 0 else code)
     return _ending(own, first + failed[1], go_on)
@@ -208,21 +195,13 @@ def _with_tracebacks_whole(lines: Iterable[str]) -> Iterator[str]:
     """Joins the lines of each traceback."""
     held = ""
     for line in lines:
-        if held or line.startswith("Traceback (most recent call last)"):
-            held += line
-            if line.startswith((" ", "Traceback")):
-                continue
-            line, held = held, ""
-        yield line
+        held += line
+        if held.startswith("Traceback (most recent call last)") and line.startswith((" ", "Traceback")):
+            continue
+        yield held
+        held = ""
     if held:
         yield held
-
-
-def _stopped(number: signal.Signals, folder: Path, go_on: str) -> Ending:
-    """Reports a stop by a signal; the agent's own exit code says nothing about its processes."""
-    if (folder / "summary.json").exists():
-        return Ending(0)
-    return Ending(130 if number == signal.SIGINT else PREEMPTED, f"stopped by {number.name}{go_on}")
 
 
 def _ending(code: int, rank: int, go_on: str) -> Ending:

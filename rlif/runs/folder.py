@@ -67,7 +67,7 @@ class Run:
             MachineError: the folder cannot be written.
         """
         root = Path(recipe.output).expanduser()
-        names = [recipe.name] if recipe.name else _numbered(folder_name(default_name))
+        names = [recipe.name] if recipe.name else numbered(folder_name(default_name))
         draft = root / f".{names[0]}.{secrets.token_hex(4)}.draft"
         try:
             draft.mkdir(parents=True)
@@ -313,5 +313,6 @@ def _moved(draft: Path, path: Path) -> bool:
     return True
 
 
-def _numbered(name: str) -> list[str]:
+def numbered(name: str) -> list[str]:
+    """Lists the names to try for a run folder, in order."""
     return [name, *(f"{name}-{i}" for i in range(2, 10_000))]

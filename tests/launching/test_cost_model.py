@@ -19,7 +19,7 @@ from rlif.errors import RlifError
 from rlif.launching import cost_model as costs
 from rlif.launching.commands import Layout, check_strategy
 from rlif.launching.cost_model import Setting
-from rlif.launching.hardware import GPUS, SHAPES, find_shape, shape_of
+from rlif.launching.hardware import GPUS, SHAPES, config_of, shape_of
 from rlif.launching.suggestions import suggestions
 
 # Of the weights on the hub, in their safetensors' index.
@@ -35,9 +35,13 @@ PUBLISHED = {
 }
 
 
+def total(parts: dict[str, float]) -> float:
+    return sum(parts.values())
+
+
 def setting(*overrides: str, recipe: str = "intuitor-qwen2.5-3b-math", **changes) -> Setting:
     settings = load_recipe(recipe, list(overrides))
-    plain = Setting(settings, find_shape(settings), GPUS["h100"], 8, "ddp", 0, prompt=250, completion=1000)
+    plain = Setting(settings, shape_of(config_of(settings)), GPUS["h100"], 8, "ddp", 0, prompt=250, completion=1000)
     return dataclasses.replace(plain, **changes)
 
 
@@ -77,14 +81,14 @@ def test_one_recipe_by_hand():
 @pytest.mark.parametrize("strategy", ["ddp", "zero2", "fsdp2", "zero3"])
 def test_more_gpus_take_no_more_memory_and_no_more_time(strategy):
     found = [setting("problems_per_update=256", gpus=n, strategy=strategy) for n in (2, 4, 8, 16, 32)]
-    sizes, times = [costs.total(costs.memory(s)) for s in found], [costs.step_time(s).total for s in found]
+    sizes, times = [total(costs.memory(s)) for s in found], [costs.step_time(s).total for s in found]
     assert sizes == sorted(sizes, reverse=True) and times == sorted(times, reverse=True)
     assert (sizes[-1] < sizes[0]) == (strategy != "ddp") and times[-1] < times[0]
 
 
 def test_sharding_more_takes_less():
     sizes = [costs.memory(setting(strategy=s)) for s in ("ddp", "zero2", "fsdp2")]
-    assert costs.total(sizes[0]) > costs.total(sizes[1]) > costs.total(sizes[2])
+    assert total(sizes[0]) > total(sizes[1]) > total(sizes[2])
     assert sizes[2]["weights"] == pytest.approx(sizes[0]["weights"] / 8)
     assert sizes[2]["optimiser state"] == pytest.approx(sizes[0]["optimiser state"] / 8)
     assert sizes[1]["weights"] == pytest.approx(sizes[0]["weights"] / 2)  # DeepSpeed computes on a bfloat16 copy
@@ -96,7 +100,7 @@ def test_longer_completions_take_longer():
         values = [getattr(time, part) for time in times]
         assert values == sorted(values) and values[0] < values[-1]
     longer = setting("training.max_completion_length=6144")
-    assert costs.total(costs.memory(longer)) > costs.total(costs.memory(setting()))
+    assert total(costs.memory(longer)) > total(costs.memory(setting()))
 
 
 def test_adapters_take_less():
@@ -104,7 +108,7 @@ def test_adapters_take_less():
     options = "lora={r: 16, target_modules: [q_proj, v_proj]}"
     lora, whole = setting(options), setting()
     assert costs.lora_parameters(lora.recipe, lora.shape) == 16 * 36 * (2048 + 2048 + 2048 + 256)
-    assert costs.total(costs.memory(lora)) < costs.total(costs.memory(whole)) / 1.5
+    assert total(costs.memory(lora)) < total(costs.memory(whole)) / 1.5
     assert "reference model" not in costs.memory(lora)
     assert costs.step_time(lora).training == pytest.approx(costs.step_time(whole).training * 3 / 4)
     frozen = [options, "training.beta=0", "annotator=offline"]
@@ -215,7 +219,7 @@ def test_an_engine_that_sleeps_takes_turns_with_training():
     awake, asleep = setting(), setting("training.vllm_enable_sleep_mode=true")
     parts, turns = costs.memory(awake), costs.memory(asleep)
     assert "vLLM" not in turns and turns["activations or vLLM"] == max(parts["vLLM"], parts["activations or cache"])
-    assert costs.total(parts) - costs.total(turns) == pytest.approx(min(parts["vLLM"], parts["activations or cache"]))
+    assert total(parts) - total(turns) == pytest.approx(min(parts["vLLM"], parts["activations or cache"]))
     assert any("sleep_mode" in name for name, _ in suggestions(setting(strategy="zero2", gpu=GPUS["a100-40"])))
 
 
@@ -267,7 +271,7 @@ def test_the_command(monkeypatch, capsys):
     code, out, _ = main(monkeypatch, capsys, *arguments, "--completion-tokens", "1000", "--prompt-tokens", "250")
     assert code == 0 and "3.09 B parameters, 8 x h100" in out and "fits, " in out
     found = setting(strategy="fsdp2")
-    assert f"{costs.total(costs.memory(found)):.2f}" in out and f"{costs.step_time(found).total:.2f}" in out
+    assert f"{total(costs.memory(found)):.2f}" in out and f"{costs.step_time(found).total:.2f}" in out
     hours = 58 * costs.step_time(found).total / 3600
     assert f"58 updates: {hours:.2g} hours, {hours * 8:.2g} GPU hours" in out
     code, out, _ = main(monkeypatch, capsys, *arguments, "model=Qwen/Qwen2.5-14B")

@@ -91,13 +91,10 @@ def _work(tasks: str, options: Options) -> list[tuple[Task, list[Problem]]]:
 
 
 def _sources(pairs: Sequence[str]) -> dict[str, str]:
-    found = {}
     for pair in pairs:
-        task, equals, path = pair.partition("=")
-        if not equals:
+        if "=" not in pair:
             raise RecipeError(f"cannot read {pair!r}; a source looks like gsm8k=PATH.")
-        found[task] = path
-    return found
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def _prompt(name: str | None) -> Any:
@@ -115,11 +112,8 @@ def _check_gold(work: Sequence[tuple[Task, Sequence[Problem]]], unsafe_local: bo
     for task, problems in work:
         found = check_gold(task, problems, unsafe_local)
         right = len(problems) - len(found["wrong"]) - len(found["none"])
-        line = f"{task.name}: {right} of {len(problems)} golds grade as right"
-        for what, ids in found.items():
-            if ids:
-                line += f"; {what}: {', '.join(ids)}"
-        print(line)
+        others = "".join(f"; {what}: {', '.join(ids)}" for what, ids in found.items() if ids)
+        print(f"{task.name}: {right} of {len(problems)} golds grade as right{others}")
 
 
 def _grade(work: Sequence[tuple[Task, Sequence[Problem]]], outputs: Path, output: Path, options: Options) -> None:
@@ -142,21 +136,15 @@ def _grade(work: Sequence[tuple[Task, Sequence[Problem]]], outputs: Path, output
 def _evaluate(
     found: Sequence[Candidate], work: Sequence[tuple[Task, Sequence[Problem]]], options: Options, sampler: Any
 ) -> None:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress as rich
 
     from rlif.evaluation.grid import evaluate_candidate
 
     quiet_transformers()
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (rich.TextColumn("{task.description}"), rich.BarColumn(bar_width=24), rich.MofNCompleteColumn())
+    times = (rich.TimeElapsedColumn(), rich.TextColumn("left"), rich.TimeRemainingColumn())
     rows: list[tuple[str, Scores]] = []
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), transient=True) as progress:
+    with rich.Progress(*columns, *times, transient=True) as progress:
         bars: dict[str, Any] = {}
 
         def advance(label: str, task: str, done: int, total: int) -> None:

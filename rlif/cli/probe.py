@@ -61,13 +61,10 @@ def show_guard(run: Run, console: Console) -> None:
     best = found["best_healthy_checkpoint"]
     where = f"the best healthy checkpoint: {run.path / Path(best)}" if best else "there is no healthy checkpoint"
     stopped = found["stopped"]
+    signs = ", ".join(sorted({alarm["sign"] for alarm in found["alarms"] if alarm["severity"] == "alarm"}))
     if stopped:
-        console.print(
-            f"the guard ended the run at step {stopped['step']}: {stopped['seen']}, since step {stopped['since']};"
-            f" {where}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    elif any(alarm["severity"] == "alarm" for alarm in found["alarms"]):
-        signs = ", ".join(sorted({alarm["sign"] for alarm in found["alarms"] if alarm["severity"] == "alarm"}))
-        console.print(f"the guard raised {signs} and went on (policy log); {where}", highlight=False, soft_wrap=True)
+        what = f"ended the run at step {stopped['step']}: {stopped['seen']}, since step {stopped['since']}"
+    else:
+        what = f"raised {signs} and went on (policy log)"
+    if stopped or signs:
+        console.print(f"the guard {what}; {where}", highlight=False, soft_wrap=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rlif.selection.samples import GroupSampler, Row
     from rlif.selection.score_file import Scorer
     from rlif.tasks import Task
+    from rlif.tasks.prompts import Prompt
     from rlif.types import Problem
 
 
@@ -58,7 +59,9 @@ def select(
     from rlif.selection.scaling import report
     from rlif.selection.score_file import load_scorer
     from rlif.tasks import find_task
+    from rlif.tasks.prompts import find_prompt
 
+    template = None if prompt is None else find_prompt(prompt)
     rules.choose(rule, [], [], power=power)  # refuses an unknown rule and an impossible power before anything is loaded
     _check_source(model, samples, n=n, warm_up=warm_up if early_stop else None)
     _check_engine(engine, rule, samples, early_stop)
@@ -69,9 +72,9 @@ def select(
         quiet_transformers()
         scorer = load_scorer(model, chat=chat, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
     if samples is not None:
-        rows, early = _given(samples, known, problems, scorer, prompt), None
+        rows, early = _given(samples, known, problems, scorer, template), None
     else:
-        sampler = _sampler(scorer, known, prompt, max_tokens=max_tokens, n=n, temperature=temperature, seed=seed)
+        sampler = _sampler(scorer, known, template, max_tokens=max_tokens, n=n, temperature=temperature, seed=seed)
         sampler = sampler if engine == "transformers" else _by_vllm(sampler, dtype)
         drawing = Drawing(sampler, problems, warm_up if early_stop else None, percentile)
         with progress_bar("drawing", len(problems)) as advance:
@@ -135,29 +138,27 @@ def _by_vllm(sampler: GroupSampler, dtype: str) -> GroupSampler:
     return replace(sampler, engine=engine, every_signal=False, scorer=replace(scorer, batch_size=engine.batch_size))
 
 
-def _sampler(scorer: Scorer | None, task: Task | None, prompt: str | None, **decoding: float | None) -> GroupSampler:
+def _sampler(scorer: Scorer | None, task: Task | None, prompt: Prompt | None, **decoding: float | None) -> GroupSampler:
     from rlif.sampling.protocol import decoding_of
     from rlif.selection.samples import GroupSampler
-    from rlif.tasks.prompts import find_prompt
 
     if task is None or scorer is None:
         raise RecipeError("give --task, whose problems the samples are drawn for; `prompts` reads any file of prompts.")
-    return GroupSampler(scorer, task, decoding_of(task, **decoding), None if prompt is None else find_prompt(prompt))
+    return GroupSampler(scorer, task, decoding_of(task, **decoding), prompt)
 
 
 def _given(
-    path: Path, task: Task | None, problems: Sequence[Problem], scorer: Scorer | None, prompt: str | None
+    path: Path, task: Task | None, problems: Sequence[Problem], scorer: Scorer | None, prompt: Prompt | None
 ) -> list[Row]:
     """Reads samples of a file; a task grades them, a model scores them."""
     from rlif.selection.samples import mark_samples, read_samples, score_samples
-    from rlif.tasks.prompts import find_prompt
 
     rows = read_samples(path)
     by_id = {problem.id: problem for problem in problems}
     if task is not None:
         rows = mark_samples(rows, task, by_id)
     if scorer is not None:
-        rows = score_samples(rows, scorer, task, by_id, None if prompt is None else find_prompt(prompt))
+        rows = score_samples(rows, scorer, task, by_id, prompt)
     return rows
 
 
@@ -203,10 +204,6 @@ def _write(
     from rlif.selection.figure import draw
     from rlif.selection.scaling import early_line, markdown
 
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        if rows is not None and not (out / "samples.jsonl").exists():
-            JsonLog(out / "samples.jsonl", ascii=False).append(*rows)
     picks = [{"id": problem, "chosen": None} if row is None else dict(row) for problem, row in chosen.items()]
     settings = [f"- {name}: {value}" for name, value in report["settings"].items() if value is not None]
     lines = ["# Best of N", "", *settings]
@@ -215,6 +212,9 @@ def _write(
     if "early_stop" in report:
         lines += ["", early_line(report["early_stop"])]
     with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        if rows is not None and not (out / "samples.jsonl").exists():
+            JsonLog(out / "samples.jsonl", ascii=False).append(*rows)
         write_rows(out / "chosen.jsonl", picks)
         replace_file(out / "selection.json", json.dumps(report) + "\n")
         replace_file(out / "selection.md", "\n".join(lines) + "\n")

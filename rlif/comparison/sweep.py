@@ -69,26 +69,19 @@ def run_sweep(
             check_names(recipe)
     found = []
     for number, ((method, _), recipe) in enumerate(runs.items(), start=1):
-        path = _path(recipe)
-        say(f"{path.name}, {number} of {len(runs)}" + (": finished, read" if _is_finished(recipe) else ""))
+        path, finished = _path(recipe), _is_finished(recipe)
+        say(f"{path.name}, {number} of {len(runs)}{': finished, read' if finished else ''}")
         try:
-            _complete(recipe, console)
+            if not finished:
+                from rlif.training.lifecycle import train
+
+                existing = Run.open(path) if (path / "recipe.yaml").is_file() else None
+                train(existing.recipe() if existing else recipe, resume=existing, console=console)
             found.append(summarise_run(path, method))
         except RlifError as error:
             say(f"{path.name} failed: {error}")
             found.append(_failed(recipe, method, str(error)))
     return found
-
-
-def _complete(recipe: Recipe, console: Console | None) -> None:
-    """Trains a recipe to its end, from wherever its folder stands."""
-    if _is_finished(recipe):
-        return
-    from rlif.training.lifecycle import train
-
-    path = _path(recipe)
-    existing = Run.open(path) if (path / "recipe.yaml").is_file() else None
-    train(existing.recipe() if existing else recipe, resume=existing, console=console)
 
 
 def _path(recipe: Recipe) -> Path:

@@ -70,7 +70,7 @@ def read_about(recipe: str | Path) -> About:
         return About.model_validate(about)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(["about", *(str(part) for part in first["loc"])])
+        key = ".".join(["about", *map(str, first["loc"])])
         raise RecipeError(f"{key} in the recipe {recipe}: {first['msg'].lower()}.") from None
 
 
@@ -91,9 +91,8 @@ def inherited(chain: Sequence[Values]) -> Values:
 
 def method(recipe: Recipe) -> str:
     """Names the rewards and the annotator in a few words."""
-    names = [name for name, weight in recipe.weights.items() if weight.ever]
-    whose = "" if recipe.annotator == "online" else f", {recipe.annotator}"
-    return " + ".join(names) + whose
+    names = " + ".join(name for name, weight in recipe.weights.items() if weight.ever)
+    return names if recipe.annotator == "online" else f"{names}, {recipe.annotator}"
 
 
 def evaluation_of(about: About) -> str:

@@ -30,15 +30,14 @@ def lineage(path: Path, shipped: Mapping[str, Path]) -> list[Values]:
     Raises:
         RecipeError: a base that is no name, that does not exist, or that the recipe is the base of.
     """
-    files, chain = [path], [with_new_names(read_yaml(path))]
-    while (base := chain[0].get("base")) is not None:
-        path = _file_of(base, files[0], shipped)
-        if any(path.resolve() == file.resolve() for file in files):
-            names = " -> ".join(file.stem for file in [*reversed(files), path])
+    chain = {path: with_new_names(read_yaml(path))}
+    while (base := chain[path].get("base")) is not None:
+        path = _file_of(base, path, shipped)
+        if path.resolve() in [file.resolve() for file in chain]:
+            names = " -> ".join(file.stem for file in [*chain, path])
             raise RecipeError(f"recipes cannot be their own base: {names}.")
-        files.insert(0, path)
-        chain.insert(0, with_new_names(read_yaml(path)))
-    return chain
+        chain[path] = with_new_names(read_yaml(path))
+    return [*reversed(chain.values())]
 
 
 def _file_of(base: Any, named_in: Path, shipped: Mapping[str, Path]) -> Path:

@@ -80,12 +80,10 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            owner = {"evaluate": Evaluation, "guard": Guard, "equivalence": Equivalence}.get(
-                str(first["loc"][0]), Recipe
-            )
+            sections = {"evaluate": Evaluation, "guard": Guard, "equivalence": Equivalence}
+            owner = sections.get(str(first["loc"][0]), Recipe)
             hint = nearest(str(first["loc"][-1]), owner.model_fields)
             raise RecipeError(f"unknown key {key!r} in the recipe; {hint}") from None
         if first["type"] == "value_error":
             raise RecipeError(f"{first['msg'].removeprefix('Value error, ')}.") from None
-        found = repr(first["input"])
-        raise RecipeError(f"{key} in the recipe: {first['msg'].lower()}, found {found[:80]}.") from None
+        raise RecipeError(f"{key} in the recipe: {first['msg'].lower()}, found {first['input']!r:.80}.") from None

@@ -75,9 +75,8 @@ def which_pass(conditions: Conditions, needs: Collection[str]) -> Source:
         Source(read='decode', path='pass')
     """
     read: Path | None = next((path for path, row in TABLE.items() if row.holds(conditions)), None)
-    if set(needs) <= (TABLE[read].gives if read else set()):
-        return Source(read, read or "none")
-    return Source(read, "pass")
+    enough = set(needs) <= (TABLE[read].gives if read else set())
+    return Source(read, (read or "none") if enough else "pass")
 
 
 def needs_of(rewards: Iterable[str]) -> set[str]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from rlif.config.defaults import ALGORITHMS, LEAVE_ONE_OUT, OURS, PAPER_TRAINING, REUSE, RLOO_HAS_NOT, UNSCALED
 from rlif.config.renamed import with_new_names
-from rlif.config.schedule import Weight, read_weight
+from rlif.config.schedule import ALWAYS, Weight, read_weight
 from rlif.errors import RecipeError
 from rlif.guard.limits import Guard
 
@@ -165,8 +165,8 @@ class Recipe(Strict):
     @field_validator("reward")
     @classmethod
     def _readable_weights(cls, reward: str | dict[str, Any]) -> str | dict[str, Any]:
-        weights = {name: read_weight(name, value) for name, value in reward.items()} if isinstance(reward, dict) else {}
-        if isinstance(reward, dict) and not any(weight.ever for weight in weights.values()):
+        weights = [read_weight(name, value) for name, value in reward.items()] if isinstance(reward, dict) else [ALWAYS]
+        if not any(weight.ever for weight in weights):
             raise ValueError(
                 f"no reward has a weight: {reward!r} would train on nothing; give one a weight other than 0"
             )

@@ -51,9 +51,8 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
         )
     batches = problems // rollout * reuse  # of an epoch
     updates = math.ceil(batches / accumulation)
-    steps = math.ceil(training["num_train_epochs"] * updates)
-    if training.get("max_steps", -1) > 0:
-        steps = training["max_steps"]
+    limit = training.get("max_steps", -1)
+    steps = limit if limit > 0 else math.ceil(training["num_train_epochs"] * updates)
     epochs, rest = divmod(steps, updates)
     rollouts = math.ceil((epochs * batches + min(rest * accumulation, batches)) / reuse)
     completions = rollouts * rollout * group
@@ -72,14 +71,9 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
 
 
 def check_annotator(recipe: Recipe, config: Any) -> None:
-    """Refuses an offline annotator that nothing holds, and names the size of a copy.
-
-    Raises:
-        RecipeError: no reference model, no adapters, and `annotator_copy` is off.
-    """
+    """Refuses an offline annotator whose start nothing holds, and names the size of a copy."""
     if recipe.annotator == "offline" and keeps_copy(recipe) and not recipe.annotator_copy:
-        size = count_parameters(config) * BYTES[recipe.dtype] / 2**30
-        raise RecipeError(no_start(size))
+        raise RecipeError(no_start(count_parameters(config) * BYTES[recipe.dtype] / 2**30))
 
 
 def no_start(gibibytes: float) -> str:

@@ -88,11 +88,6 @@ class MethodResult:
         return {o.seed: o.collapsed for o in self.counted if o.collapsed is not None}
 
     @property
-    def unwatched(self) -> bool:
-        """Tells whether all runs were without a guard."""
-        return not any(outcome.watched for outcome in self.counted)
-
-    @property
     def alarms(self) -> dict[int, Raised]:
         """Returns the guard's first alarms, by seed."""
         return {o.seed: o.alarm for o in self.counted if o.alarm is not None}
@@ -108,7 +103,7 @@ def method_result(
     start, best, end = (_mean(values) for values in zip(*graded.values(), strict=True)) if graded else (None,) * 3
     ends = {o.seed: o.end.mean for run in others or () if (o := run_outcome(run, task)).counts and o.end}
     common = tuple(seed for seed in graded if seed in ends)
-    itself = bool(others) and others[0].method == method
+    alone = others is None or (others and others[0].method == method)
     return MethodResult(
         method,
         task,
@@ -122,9 +117,7 @@ def method_result(
         completion_length=_means([outcome.completion_length for outcome in counted]),
         self_certainty=_means([outcome.self_certainty for outcome in counted]),
         kl=_mean([outcome.kl for outcome in counted]),
-        against=None
-        if others is None or itself
-        else t_interval([graded[seed][2] - ends[seed] for seed in common]).within(-1, 1),
+        against=None if alone else t_interval([graded[seed][2] - ends[seed] for seed in common]).within(-1, 1),
         common=common,
     )
 
@@ -132,10 +125,8 @@ def method_result(
 def run_outcome(run: RunSummary, task: str | None) -> Outcome:
     """Computes the result of a run on a task; for None, from what training logged."""
     metrics = {name: np.array(values, float) for name, values in run.metrics.items()}
-    logged = {
-        name: _pair(analysis.drift(metrics[name])) if name in metrics else (None, None)
-        for name in ("kl", "completion_length", "self_certainty")
-    }
+    columns = ("kl", "completion_length", "self_certainty")
+    logged = {name: _pair(analysis.drift(metrics[name])) if name in metrics else (None, None) for name in columns}
     found = Outcome(
         run.seed,
         run.state,

@@ -162,11 +162,8 @@ def portable_recipe(recipe: Mapping[str, Any]) -> Row:
             return Path(value).name if Path(value).is_absolute() else value
         return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
-    return {
-        key: value if key == "prompt" else _changed(value, portable)
-        for key, value in recipe.items()
-        if key not in NAMES
-    }
+    kept = {key: value for key, value in recipe.items() if key not in NAMES}
+    return {key: value if key == "prompt" else _changed(value, portable) for key, value in kept.items()}
 
 
 def infer_method(path: Path, seed: int) -> str:
@@ -231,9 +228,7 @@ def _settings(history: History, task: str, begun: Row) -> Row:
     """Reads how a task was evaluated; refuses a run whose steps were evaluated differently."""
     evaluated = history.evaluations[task]
     first = min(evaluated)
-    kept = {
-        step: {key: evaluated[step][key] for key in SETTINGS if key in evaluated[step]} for step in sorted(evaluated)
-    }
+    kept = {step: {key: found[key] for key in SETTINGS if key in found} for step, found in sorted(evaluated.items())}
     for step, settings in kept.items():
         for key, (then, now) in differing(kept[first], settings).items():
             raise DataError(
@@ -252,14 +247,11 @@ def _fingerprint(facts: Any) -> str:
 
 
 def _curve(evaluated: Mapping[int, Row]) -> dict[str, list[Number]]:
-    rows = []
-    for step, evaluation in sorted(evaluated.items()):
-        share = evaluation.get("accuracy")
-        share = share if isinstance(share, Mapping) else {}
-        rows.append([step, *map(share.get, SHARE), *map(evaluation.get, EVALUATED)])
-    return {
-        key: rounded(column) for key, column in zip(("step", *SHARE, *EVALUATED), zip(*rows, strict=True), strict=True)
-    }
+    columns: dict[str, list[Number]] = {"step": sorted(evaluated)}
+    rows = [evaluated[step] for step in sorted(evaluated)]
+    shares = [row["accuracy"] if isinstance(row.get("accuracy"), Mapping) else {} for row in rows]
+    columns |= {key: rounded([share.get(key) for share in shares]) for key in SHARE}
+    return columns | {key: rounded([row.get(key) for row in rows]) for key in EVALUATED}
 
 
 def _alarms(history: History) -> list[Raised] | None:

@@ -69,7 +69,9 @@ def cells(row: MethodResult, against: str | None = None) -> list[str]:
         *([_points(row.against)] if against else []),
         *_measures(row),
         _count(row, row.collapsed, f"step {_range(row.collapsed.values())}"),
-        "-" if row.unwatched else _count(row, row.alarms, ", ".join(sorted({a.sign for a in row.alarms.values()}))),
+        "-"
+        if not any(outcome.watched for outcome in row.counted)
+        else _count(row, row.alarms, ", ".join(sorted({a.sign for a in row.alarms.values()}))),
     ]
 
 
@@ -79,13 +81,11 @@ def markdown(comparison: Comparison) -> str:
     methods = comparison.methods
     what = ", ".join(methods) if len(methods) < 5 else f"{len(methods)} methods"
     parts = [[f"# {what} on seed{'s' * (len(seeds) > 1)} {span(seeds)}"]]
-    if comparison.command:
-        parts += [[f"    {comparison.command}"]]
+    parts += [[f"    {comparison.command}"]] if comparison.command else []
     for title, headings, rows in groups(comparison):
         parts += [[f"## {title}"], _table(headings, rows)]
     parts += [[LEGEND]]
-    if comparison.notes:
-        parts += [[f"- {note}" for note in comparison.notes]]
+    parts += [[f"- {note}" for note in comparison.notes]] if comparison.notes else []
     if len(methods) > 1:
         base, changes = recipe_differences(comparison)
         rows = [[method, "; ".join(f"`{change}`" for change in changed)] for method, changed in changes.items()]
@@ -210,11 +210,8 @@ def _machines(comparison: Comparison) -> list[str]:
         where = flatten({key: value for key, value in run.environment.items() if value not in (None, [], {})})
         facts = "; ".join(f"{key.removeprefix('packages.')} {_value(value)}" for key, value in where.items())
         made.setdefault(facts, {}).setdefault(run.method, []).append(run.seed)
-    lines = []
-    for facts, methods in made.items():
-        runs = ", ".join(f"{method} {span(seeds)}" for method, seeds in methods.items())
-        lines += [f"- {f'{runs}: ' if len(made) > 1 else ''}made with {facts}."] if facts else []
-    return lines
+    runs = {facts: ", ".join(f"{method} {span(seeds)}" for method, seeds in by.items()) for facts, by in made.items()}
+    return [f"- {f'{which}: ' if len(made) > 1 else ''}made with {facts}." for facts, which in runs.items() if facts]
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

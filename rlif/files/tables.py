@@ -75,10 +75,9 @@ def read_rows(
 
 
 def _split_file(folder: Path, split: str) -> Path:
-    for suffix in SUFFIXES:
-        for path in (folder / f"{split}{suffix}", folder / f"{split}{suffix}.gz"):
-            if path.is_file():
-                return path
+    for ending in (f"{suffix}{packed}" for suffix in SUFFIXES for packed in ("", ".gz")):
+        if (folder / f"{split}{ending}").is_file():
+            return folder / f"{split}{ending}"
     raise DataError(f"{folder} has no {split}.jsonl, .json, .parquet, .csv or .txt (or one of them with .gz).")
 
 

@@ -19,14 +19,10 @@ if TYPE_CHECKING:
 def judge(
     outputs: Annotated[Path | None, typer.Argument(help="805 rows {id or instruction, output or completion}.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="Read these recorded annotations and ask no judge.")] = None,
-    model: Annotated[
-        str | None, typer.Option("--judge", help="The judge's name; by default gpt-4-1106-preview.")
-    ] = None,
+    model: Annotated[str | None, typer.Option("--judge", help="The judge; by default gpt-4-1106-preview.")] = None,
     base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible endpoint; else OPENAI_BASE_URL.")] = None,
     prompt: Annotated[Path | None, typer.Option("--prompt", help="A judge prompt, e.g. alpaca_eval_clf.txt.")] = None,
-    difficulty: Annotated[
-        str, typer.Option(help="instruction, or positional as upstream looks it up.")
-    ] = "instruction",
+    difficulty: Annotated[str, typer.Option(help="instruction, or positional, as upstream.")] = "instruction",
     keep: Annotated[Path | None, typer.Option(help="File of the judge's answers; next to OUTPUTS if left out.")] = None,
     estimate: Annotated[bool, typer.Option("--estimate", help="Print what the judge would cost, and stop.")] = False,
     price: Annotated[float | None, typer.Option(min=0, help="Price of a million input tokens.")] = None,
@@ -94,13 +90,12 @@ def _show_doubts(who: Judge, judged: JudgeResult) -> None:
 
 def show(found: WinRates) -> None:
     """Prints both win rates with n and interval, what is unjudged, and lengths."""
-    lines = [f"{'':18}  {'%':>5}  {'95 %':>14}  {'n':>4}"]
+    print(f"{'':18}  {'%':>5}  {'95 %':>14}  {'n':>4}")
     for title, share in (("win rate", found.raw.share), ("length-controlled", found.length_controlled.share)):
         mean = f"{share.mean:.2f}" if share.n else "-"
         interval = "-" if share.low is None else f"[{share.low:.2f}, {share.high:.2f}]"
-        lines.append(f"{title:18}  {mean:>5}  {interval:>14}  {share.n:>4}")
+        print(f"{title:18}  {mean:>5}  {interval:>14}  {share.n:>4}")
     unjudged = round(found.unjudged * found.n)
-    print("\n".join(lines))
     print(f"unjudged: {unjudged} of {found.n} ({found.unjudged:.1%}), counted as neither win nor loss")
     print(f"mean length in characters: model {found.model_length:,.0f}, baseline {found.baseline_length:,.0f}")
     strength = found.length_controlled.strength

@@ -29,6 +29,8 @@ def launch(
 
     Example: `rlif launch --processes 8 intuitor-qwen2.5-3b-math`.
     """
+    import torch
+
     from rlif.launching import commands as launching
     from rlif.launching import supervise
     from rlif.launching.slurm import batch_script
@@ -37,7 +39,7 @@ def launch(
     settings, stem, _ = find_settings(recipe, overrides, resume, "launch --processes 2 demo")
     folder = resume or launching.run_folder(settings, stem, rank)
     server = server_gpus if launching.wants_server(settings) else 0
-    gpus = None if dry_run or slurm else _gpus()
+    gpus = None if dry_run or slurm else torch.cuda.device_count()
     processes = processes or _training_gpus(server, gpus or 0) * nodes
     check_settings(settings, processes)
     layout = launching.Layout(processes, nodes, strategy, server)
@@ -58,8 +60,9 @@ def launch(
     shares = launching.shares_of_gpus(layout, os.environ.get("CUDA_VISIBLE_DEVICES"))
     environments = [{"CUDA_VISIBLE_DEVICES": share} if server else {} for share in shares]
     if dry_run:
-        lines = [] if serve is None else [_line(serve, environments[1]) + " &"]
-        print("\n".join([*lines, _line(train, environments[0])]))
+        if serve is not None:
+            print(_line(serve, environments[1]), "&")
+        print(_line(train, environments[0]))
         return
     machine = [] if nodes == 1 else ["--head", str(head), "--rank", str(rank)]
     ending = supervise.run(
@@ -83,12 +86,6 @@ def _training_gpus(server: int, gpus: int) -> int:
     if gpus <= server:
         raise RecipeError(f"{gpus} GPUs leave none to train beside {server} of the vLLM server.")
     return gpus - server
-
-
-def _gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def _line(command: list[str], environment: dict[str, str]) -> str:

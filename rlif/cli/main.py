@@ -59,9 +59,7 @@ def general(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help=f"Show the traceback of an error; the same as {DEBUG}=1.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help=f"Show tracebacks of errors; as {DEBUG}=1.")] = False,
 ) -> None:
     """Train language models by their own confidence."""
     context.with_resource(_warnings_on_stderr())

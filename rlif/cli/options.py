@@ -20,13 +20,9 @@ Resume = Annotated[Path | None, typer.Option(help="Resume this run folder from i
 Strategy = Annotated[str, typer.Option(help="ddp, fsdp2, zero2 or zero3.")]
 ServerGpus = Annotated[int, typer.Option(min=1, help="GPUs of the vLLM server, if the recipe has one.")]
 UnsafeLocal = Annotated[bool, typer.Option("--unsafe-local", help="Run model code without a sandbox.")]
-Chat = Annotated[
-    bool | None, typer.Option("--chat/--no-chat", help="Chat template or plain prompts; a template if there is one.")
-]
+Chat = Annotated[bool | None, typer.Option("--chat/--no-chat", help="Chat template; by default if there is one.")]
 Dtype = Annotated[str, typer.Option(help="Type of the weights: auto, float32, bfloat16 or float16.")]
-Window = Annotated[
-    int | None, typer.Option(min=1, help="Tokens in a window of tail or window confidence; by default 2048.")
-]
+Window = Annotated[int | None, typer.Option(min=1, help="Tokens of tail and window confidence; by default 2048.")]
 
 
 def find_settings(

@@ -24,9 +24,7 @@ def plan(
     gpus: Annotated[int, typer.Option(min=1, help="Over all machines, without those of a running server.")] = 8,
     strategy: Strategy = "ddp",
     server_gpus: ServerGpus = 1,
-    prompt_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Mean; by default half of max_prompt_tokens.")
-    ] = None,
+    prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Mean; else half of max_prompt_tokens.")] = None,
     completion_tokens: Annotated[int | None, typer.Option(min=1, help="Mean length; by default the maximum.")] = None,
     problems: Annotated[int | None, typer.Option(min=1, help="How many; counted in the data if left out.")] = None,
 ) -> None:

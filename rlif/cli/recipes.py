@@ -17,9 +17,7 @@ WIDE = 160  # columns of a screen that shows the whole table
 
 
 def recipes(
-    show: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Print this one, its base and all defaults written out.")
-    ] = None,
+    show: Annotated[str | None, typer.Option(metavar="NAME", help="Print this one with base and defaults.")] = None,
 ) -> None:
     """List the recipes that ship, or write one out."""
     from ruamel.yaml import YAML

@@ -55,8 +55,10 @@ def _train(recipe: Recipe, name: str, resume: Run | None) -> None:
     if state.is_main_process:
         if summary["evaluations"]:
             console.print(before_and_after(run))
+        names = [name for name, weight in run.recipe().weights.items() if weight.ever]
+        rewards = f"{names[0]} alone" if len(names) == 1 else " and ".join(names)
         console.print(
-            f"{summary['steps']} steps in {summary['seconds']:.0f} s, rewarded by {rewarded_by(run.recipe())};"
+            f"{summary['steps']} steps in {summary['seconds']:.0f} s, rewarded by {rewards};"
             f" extra passes per completion: {summary['extra_passes']:g} ({summary['path']})"
             f"\nthe trained model: {run.model}\n{report_of(run.path)}",
             highlight=False,
@@ -66,12 +68,6 @@ def _train(recipe: Recipe, name: str, resume: Run | None) -> None:
     state.destroy_process_group()
     if summary["guard"]["stopped"]:
         raise typer.Exit(GUARD_STOPPED)
-
-
-def rewarded_by(recipe: Recipe) -> str:
-    """Names the rewards that have a weight."""
-    names = [name for name, weight in recipe.weights.items() if weight.ever]
-    return f"{names[0]} alone" if len(names) == 1 else " and ".join(names)
 
 
 def before_and_after(run: Run) -> Table:

@@ -113,9 +113,9 @@ def run_folders(path: Path) -> Iterator[Path]:
     if (path / "recipe.yaml").is_file():
         yield path
         return
-    inside = [folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
-    for folder in sorted(inside):
-        yield from run_folders(folder)
+    for folder in sorted(path.iterdir()):
+        if folder.is_dir() and not folder.name.startswith("."):
+            yield from run_folders(folder)
 
 
 def table(runs: Sequence[RunSummary], against: str | None = None, command: str = "") -> Comparison:

@@ -1,7 +1,7 @@
 """Starts runs of several processes and machines, and plans what they take. In reading order:
 
 commands      layouts, what a layout cannot do, and the commands that start it; the front door
-launchers/    accelerate's configuration, a file for each strategy
+launchers/    accelerate's configuration, a file for each strategy; and the text of the batch script
 slurm         the same as a batch script
 supervise     runs the commands of one machine to their end and turns it into a sentence and an exit code
 hardware      figures of GPUs, and shapes of models

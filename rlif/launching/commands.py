@@ -6,7 +6,7 @@
     vLLM             where a recipe has vllm_mode server, `trl vllm-serve` beside it: on GPUs of its own here, on a
                      machine of its own under Slurm
 
-CONFIG is a file of accelerate's in rlif/launchers/:
+CONFIG is a file of accelerate's in launchers/:
 
     ddp     whole model on every process
     fsdp2   weights, gradients and optimiser state in shards (torch's fully_shard)

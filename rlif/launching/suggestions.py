@@ -1,5 +1,6 @@
 """Suggests changes that make a run fit. Each was tried on the arithmetic of `rlif.launching.cost_model`."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -33,11 +34,10 @@ def suggestions(setting: Setting) -> list[tuple[str, float]]:
 
 def _starts(setting: Setting) -> bool:
     """Whether the strategy serves the recipe and the batch divides."""
-    try:
+    with contextlib.suppress(RecipeError):
         check_strategy(setting.recipe, Layout(setting.trainers, 1, setting.strategy, setting.server_gpus))
-    except RecipeError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _changes(setting: Setting) -> dict[str, Change]:

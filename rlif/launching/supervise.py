@@ -129,8 +129,8 @@ def run(
     again: str,
     first: int = 0,
     server: Sequence[str] | None = None,
-    train_environment: Mapping[str, str] | None = None,
-    server_environment: Mapping[str, str] | None = None,
+    train_environment: Mapping[str, str] = {},
+    server_environment: Mapping[str, str] = {},
 ) -> Ending:
     """Runs the commands of one machine to their end.
 
@@ -139,8 +139,8 @@ def run(
     Args:
         first: the rank of this machine's first process.
     """
-    environment = {AGENTS: str(STOPPING), **os.environ, **(train_environment or {})}
-    with _serving(server, server_environment or {}), _Signals(int(environment[AGENTS])) as signals:
+    environment = {AGENTS: str(STOPPING), **os.environ, **train_environment}
+    with _serving(server, server_environment), _Signals(int(environment[AGENTS])) as signals:
         process = subprocess.Popen(
             train,
             env=environment,

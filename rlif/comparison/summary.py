@@ -247,7 +247,7 @@ def _fingerprint(facts: Any) -> str:
 
 
 def _curve(evaluated: Mapping[int, Row]) -> dict[str, list[Number]]:
-    columns: dict[str, list[Number]] = {"step": sorted(evaluated)}
+    columns: dict[str, list[Number]] = {"step": [*sorted(evaluated)]}
     rows = [evaluated[step] for step in sorted(evaluated)]
     shares = [row["accuracy"] if isinstance(row.get("accuracy"), Mapping) else {} for row in rows]
     columns |= {key: rounded([share.get(key) for share in shares]) for key in SHARE}

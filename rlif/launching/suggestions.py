@@ -93,5 +93,5 @@ def _with(
 ) -> Setting:
     """Changes options of training, adapters and fields of the setting."""
     recipe = setting.recipe
-    changed = recipe.model_copy(update={"training": recipe.training | training, "lora": lora or recipe.lora})
+    changed = recipe.model_copy(update={"training": recipe.training | dict(training), "lora": lora or recipe.lora})
     return dataclasses.replace(setting, recipe=changed, **fields)

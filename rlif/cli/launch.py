@@ -60,9 +60,8 @@ def launch(
     shares = launching.shares_of_gpus(layout, os.environ.get("CUDA_VISIBLE_DEVICES"))
     environments = [{"CUDA_VISIBLE_DEVICES": share} if server else {} for share in shares]
     if dry_run:
-        if serve is not None:
-            print(_line(serve, environments[1]), "&")
-        print(_line(train, environments[0]))
+        lines = [] if serve is None else [_line(serve, environments[1]) + " &"]
+        print("\n".join([*lines, _line(train, environments[0])]))
         return
     machine = [] if nodes == 1 else ["--head", str(head), "--rank", str(rank)]
     ending = supervise.run(

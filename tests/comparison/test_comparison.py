@@ -212,7 +212,8 @@ def test_runs_without_gold_answers_have_the_other_columns(tmp_path):
     assert row.task is None and row.start is row.end is None and row.change.n == 0
     assert row.completion_length == pytest.approx((20.01, 55.0)) and row.kl == pytest.approx(0.012)
     assert set(row.collapsed) == {0, 1}  # by the label-free signs
-    assert "nothing evaluated" in FORMATS[".md"](found) and row.alarms == {} and row.unwatched
+    assert "nothing evaluated" in FORMATS[".md"](found) and row.alarms == {}
+    assert not any(outcome.watched for outcome in row.outcomes)
 
 
 def change_evaluation(path: Path, **changes) -> None:

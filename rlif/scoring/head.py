@@ -82,8 +82,8 @@ def head_of(model: nn.Module) -> Head:
     if not isinstance(module, nn.Linear):
         found = "none" if module is None else type(module).__name__
         raise ModelError(
-            f"{type(lm).__name__} needs a plain linear output head to be scored, found {found};"
-            " leave lm_head out of the adapter's target modules."
+            f"{type(lm).__name__} needs a plain linear output head to be scored, found {found}; leave lm_head out of"
+            " the adapter's target modules."
         )
     config = lm.config.get_text_config()
     scale = 1.0
@@ -95,7 +95,7 @@ def head_of(model: nn.Module) -> Head:
     return Head(module, scale, getattr(config, "final_logit_softcapping", None))
 
 
-_verified: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+verified: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models whose head was compared with their logits
 
 
 @torch.no_grad()
@@ -109,7 +109,7 @@ def verify_head(model: nn.Module) -> None:
     """
     lm = causal_lm(model)
     head = head_of(lm)
-    if lm in _verified or hasattr(head.module.weight, "ds_id"):
+    if lm in verified or hasattr(head.module.weight, "ds_id"):
         return
     ids_BL = torch.tensor([[0, 1]], device=lm.device)
     with evaluation_mode(lm):
@@ -117,11 +117,6 @@ def verify_head(model: nn.Module) -> None:
         theirs = lm(input_ids=ids_BL, use_cache=False).logits.float()
     tolerance = 1e-4 if theirs.dtype == lm.dtype else 2e-2
     _verify(lm, ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance))
-
-
-def is_verified(lm: nn.Module) -> bool:
-    """Tells whether the head of a model was compared with its logits."""
-    return lm in _verified
 
 
 def verify_logprobs(lm: nn.Module, ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> None:
@@ -141,7 +136,7 @@ def _verify(lm: nn.Module, same: bool) -> None:
             f"the logits of {type(lm).__name__} are not scale, soft cap and bias on a linear head,"
             " so they cannot be scored exactly; please report the architecture."
         )
-    _verified.add(lm)
+    verified.add(lm)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ a head that does something else. Heads in the shards of FSDP2 or ZeRO-3 are gath
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +35,14 @@ class Head:
     @contextmanager
     def whole(self) -> Iterator[Weights]:
         """Yields weight and bias, gathered where FSDP2 or ZeRO-3 hold them in shards; all processes enter together."""
-        parameters = (self.module.weight, self.module.bias)
-        with gathered(*parameters):
+        parameters: tuple[Any, Any] = (self.module.weight, self.module.bias)
+        shards = [p for p in parameters if getattr(p, "ds_id", None) is not None and p.shape != p.ds_shape]
+        gathered = nullcontext()
+        if shards:
+            import deepspeed  # pyright: ignore[reportMissingImports]
+
+            gathered = deepspeed.zero.GatheredParameters(shards)
+        with gathered:
             weight, bias = (p.full_tensor() if isinstance(p, DTensor) else p for p in parameters)
             yield weight.detach(), None if bias is None else bias.detach()
 
@@ -51,19 +57,6 @@ class Head:
         """Turns `h W^T + b` into the model's logits, in float32; may return `projected` itself."""
         logits = projected.float() if self.scale == 1 else projected.float() * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
-
-
-@contextmanager
-def gathered(*parameters: Any) -> Iterator[None]:
-    """Gathers the parameters that DeepSpeed's ZeRO-3 holds in shards, on every process."""
-    shards = [p for p in parameters if getattr(p, "ds_id", None) is not None and p.shape != p.ds_shape]
-    if not shards:
-        yield
-        return
-    import deepspeed  # pyright: ignore[reportMissingImports]
-
-    with deepspeed.zero.GatheredParameters(shards):
-        yield
 
 
 def causal_lm(model: nn.Module) -> Any:

@@ -39,18 +39,13 @@ class Stop(TrainerCallback):
     Args:
         console: a quiet one prints no message.
         every: updates that share a rollout. It stops only after the last one, so that a resumed run is the same run.
-
-    Attributes:
-        signal: the signal that this process received, None before.
-        since: when this process or another one received it; monotonic seconds.
-        agreed: the signal that ends all processes, None before they have exchanged theirs.
     """
 
     def __init__(self, console: Console, every: int):
         self.console, self.every = console, every
-        self.signal: int | None = None
-        self.since = -math.inf
-        self.agreed: int | None = None
+        self.signal: int | None = None  # that this process received
+        self.since = -math.inf  # when this process or another one received it; monotonic seconds
+        self.agreed: int | None = None  # the signal that ends all processes, once they have exchanged theirs
         self.stepping = False
 
     def __enter__(self) -> Self:

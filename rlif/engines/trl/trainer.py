@@ -69,21 +69,16 @@ class InternalFeedback(Trainer):
             raise RecipeError("set scale_rewards='none': the normaliser of the reward scales them.")
         self.vocab_size = head_of(self.model).vocab_size
         verify_head(self.model)
-        self.shadow = self._copy_of_the_annotator()
-        if self.shadow:
+        annotator, inner = self.reward.annotator, self.accelerator.unwrap_model(self.model)
+        if needs_copy(annotator.kind, held=self.ref_model is not None or hasattr(inner, "get_base_model")):
+            if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+                raise RecipeError(
+                    f"annotator {annotator.kind} keeps a copy of whole parameters, which needs strategy ddp."
+                )
+            self.shadow = Shadow(inner, annotator)
             self.add_callback(self.shadow)
         self.add_callback(NormaliserState(reward_funcs.mixer))
         reward_funcs.trainer = self
-
-    def _copy_of_the_annotator(self) -> Shadow | None:
-        """Makes the copy that the annotator needs, if it needs one."""
-        annotator, inner = self.reward.annotator, self.accelerator.unwrap_model(self.model)
-        held = self.ref_model is not None or hasattr(inner, "get_base_model")
-        if not needs_copy(annotator.kind, held=held):
-            return None
-        if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-            raise RecipeError(f"annotator {annotator.kind} keeps a copy of whole parameters, which needs strategy ddp.")
-        return Shadow(inner, annotator)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self.shadow and self.reward.annotator.follows() and self.args.should_save:  # offline: the start is the start

@@ -9,7 +9,9 @@ depend on it. Texts at the two ends of a chain of pairs need not mean the same.
 
 from collections.abc import Sequence
 
+import numpy
 import torch
+from scipy.sparse.csgraph import connected_components
 
 from rlif.config.recipe import Equivalence
 from rlif.errors import MachineError, ModelError, first_line
@@ -31,17 +33,8 @@ def load_equivalence(equivalence: Equivalence) -> ClusterTexts:
 
 def components(same: torch.Tensor) -> list[list[int]]:
     """Finds the connected components of a symmetric [n, n] relation, in order of first appearance."""
-    left, found = list(range(len(same))), []
-    while left:
-        component, frontier = [], [left.pop(0)]
-        while frontier:
-            i = frontier.pop()
-            component.append(i)
-            joined = [j for j in left if same[i, j]]
-            left = [j for j in left if j not in joined]
-            frontier += joined
-        found.append(sorted(component))
-    return found
+    count, labels = connected_components(same.numpy(), directed=False)
+    return [numpy.flatnonzero(labels == label).tolist() for label in range(count)]
 
 
 def _by_embedding(equivalence: Equivalence) -> ClusterTexts:

@@ -10,12 +10,13 @@ model     a folder or hub name with a `/`: a reward model
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from rlif.config.recipe import Recipe
 from rlif.config.schedule import ALWAYS, Weight
-from rlif.errors import DataError, RecipeError, lookup
+from rlif.errors import DataError, RecipeError, nearest
 from rlif.graders import FACTORS, GRADERS, NEED_GOLD
 from rlif.graders.external import import_function, needs_gold, reward_function, reward_model
 from rlif.rewards.time_limit import time_limit
@@ -59,8 +60,7 @@ def kind_of(name: str) -> Kind:
         return "model"
     if ":" in name or "." in name:
         return "function"
-    lookup({known: None for table in TABLES.values() for known in table}, name, "reward")
-    raise AssertionError
+    raise RecipeError(f"unknown reward {name!r}; {nearest(name, chain(*TABLES.values()))}")
 
 
 def find_term(name: str, weight: Weight = ALWAYS, *, window: int = WINDOW, seconds: float = 600) -> Term:

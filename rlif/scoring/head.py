@@ -6,7 +6,7 @@ a head that does something else. Heads in the shards of FSDP2 or ZeRO-3 are gath
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +35,14 @@ class Head:
     @contextmanager
     def whole(self) -> Iterator[Weights]:
         """Yields weight and bias, gathered where FSDP2 or ZeRO-3 hold them in shards; all processes enter together."""
-        parameters = (self.module.weight, self.module.bias)
-        with gathered(*parameters):
+        parameters: tuple[Any, Any] = (self.module.weight, self.module.bias)
+        shards = [p for p in parameters if getattr(p, "ds_id", None) is not None and p.shape != p.ds_shape]
+        gathered = nullcontext()
+        if shards:
+            import deepspeed  # pyright: ignore[reportMissingImports]
+
+            gathered = deepspeed.zero.GatheredParameters(shards)
+        with gathered:
             weight, bias = (p.full_tensor() if isinstance(p, DTensor) else p for p in parameters)
             yield weight.detach(), None if bias is None else bias.detach()
 
@@ -51,19 +57,6 @@ class Head:
         """Turns `h W^T + b` into the model's logits, in float32; may return `projected` itself."""
         logits = projected.float() if self.scale == 1 else projected.float() * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
-
-
-@contextmanager
-def gathered(*parameters: Any) -> Iterator[None]:
-    """Gathers the parameters that DeepSpeed's ZeRO-3 holds in shards, on every process."""
-    shards = [p for p in parameters if getattr(p, "ds_id", None) is not None and p.shape != p.ds_shape]
-    if not shards:
-        yield
-        return
-    import deepspeed  # pyright: ignore[reportMissingImports]
-
-    with deepspeed.zero.GatheredParameters(shards):
-        yield
 
 
 def causal_lm(model: nn.Module) -> Any:
@@ -82,8 +75,8 @@ def head_of(model: nn.Module) -> Head:
     if not isinstance(module, nn.Linear):
         found = "none" if module is None else type(module).__name__
         raise ModelError(
-            f"{type(lm).__name__} needs a plain linear output head to be scored, found {found};"
-            " leave lm_head out of the adapter's target modules."
+            f"{type(lm).__name__} needs a plain linear output head to be scored, found {found}; leave lm_head out of"
+            " the adapter's target modules."
         )
     config = lm.config.get_text_config()
     scale = 1.0
@@ -95,7 +88,7 @@ def head_of(model: nn.Module) -> Head:
     return Head(module, scale, getattr(config, "final_logit_softcapping", None))
 
 
-_verified: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+verified: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models whose head was compared with their logits
 
 
 @torch.no_grad()
@@ -109,7 +102,7 @@ def verify_head(model: nn.Module) -> None:
     """
     lm = causal_lm(model)
     head = head_of(lm)
-    if lm in _verified or hasattr(head.module.weight, "ds_id"):
+    if lm in verified or hasattr(head.module.weight, "ds_id"):
         return
     ids_BL = torch.tensor([[0, 1]], device=lm.device)
     with evaluation_mode(lm):
@@ -117,11 +110,6 @@ def verify_head(model: nn.Module) -> None:
         theirs = lm(input_ids=ids_BL, use_cache=False).logits.float()
     tolerance = 1e-4 if theirs.dtype == lm.dtype else 2e-2
     _verify(lm, ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance))
-
-
-def is_verified(lm: nn.Module) -> bool:
-    """Tells whether the head of a model was compared with its logits."""
-    return lm in _verified
 
 
 def verify_logprobs(lm: nn.Module, ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> None:
@@ -141,7 +129,7 @@ def _verify(lm: nn.Module, same: bool) -> None:
             f"the logits of {type(lm).__name__} are not scale, soft cap and bias on a linear head,"
             " so they cannot be scored exactly; please report the architecture."
         )
-    _verified.add(lm)
+    verified.add(lm)
 
 
 @contextmanager

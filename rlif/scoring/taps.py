@@ -13,12 +13,13 @@ top-p and penalties. No tap holds [B, T, V].
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import nn
 
-from rlif.scoring.head import Head, Weights, causal_lm, head_of, is_verified, verify_head, verify_logprobs
+from rlif.scoring.head import Head, Weights, causal_lm, head_of, verified, verify_head, verify_logprobs
 from rlif.scoring.statistics import chunk_stats
 
 CHEAP = ("mean_logprob",)
@@ -42,7 +43,7 @@ class Tap(ABC):
 
 
 def _largest(top_k: int | None, wanted: Collection[str], head: Head) -> int | None:
-    """The k of the top-k confidence; None where it is not to be computed."""
+    """Returns the k of the top-k confidence; None where it is not to be computed."""
     return min(top_k, head.vocab_size) if top_k and "topk_confidence" in wanted else None
 
 
@@ -98,26 +99,20 @@ class BackboneTap(Tap):
 
     def _read_row(self, hidden_TH: torch.Tensor, target_T: torch.Tensor, dtype: torch.dtype, weights: Weights) -> None:
         """Keeps the statistics of one row; `dtype` is the head's compute type."""
-
-        def full(hidden_TH: torch.Tensor, target_T: torch.Tensor) -> dict[str, torch.Tensor]:
-            return chunk_stats(self.head, hidden_TH, target_T, self.temperature, self.top_k, weights)
-
-        if self.first is None and not is_verified(self.lm):
+        full = partial(chunk_stats, self.head, temperature=self.temperature, top_k=self.top_k, weights=weights)
+        if self.first is None and self.lm not in verified:
             self.first = full(hidden_TH[:2], target_T[:2])["logprob"], dtype
         linear = self.head.softcap is None
         stats = {} if linear and not self.costly else full(hidden_TH, target_T)
-        self.gaps.append(
-            self._linear_gap(hidden_TH, target_T, dtype, weights)
-            if linear
-            else stats["mean_logprob"] - stats["logprob"]
-        )
+        gap = self._linear_gap(hidden_TH, target_T, dtype, weights) if linear else None
+        self.gaps.append(stats["mean_logprob"] - stats["logprob"] if gap is None else gap)
         for name, rows in self.costly.items():
             rows.append(stats[name])
 
     def _linear_gap(
         self, hidden_TH: torch.Tensor, target_T: torch.Tensor, dtype: torch.dtype, weights: Weights
     ) -> torch.Tensor:
-        """`mean_j z_j - z_y` of one row, [T], by the linearity of the mean."""
+        """Computes `mean_j z_j - z_y` of one row, [T], by the linearity of the mean."""
         weight_VH, bias_V = weights
         if self.mean_weight_H is None:
             self.mean_weight_H = weight_VH.mean(0, dtype=torch.float32)

@@ -15,19 +15,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
+from rlif.signals import token_confidence as confidence
 from rlif.signals.likelihood import likelihood, likelihood_sum
 from rlif.signals.negative_entropy import negative_entropy, negative_entropy_sum
 from rlif.signals.plurality_vote import plurality_vote
 from rlif.signals.self_certainty import self_certainty
 from rlif.signals.self_consistency import self_consistency
 from rlif.signals.semantic_entropy import semantic_entropy
-from rlif.signals.token_confidence import (
-    WINDOW,
-    bottom_window_confidence,
-    lowest_window_confidence,
-    mean_token_confidence,
-    tail_confidence,
-)
 from rlif.types import Group, TokenStats
 
 TokenSignal = Callable[[TokenStats], list[float | None]]
@@ -59,10 +53,10 @@ TABLE: dict[str, tuple[TokenSignal, str]] = {
     "negative_entropy_sum": (negative_entropy_sum, "entropy_BT"),
     "likelihood": (likelihood, "logprob_BT"),
     "likelihood_sum": (likelihood_sum, "logprob_BT"),
-    "mean_token_confidence": (mean_token_confidence, "topk_confidence_BT"),
-    "tail_confidence": (tail_confidence, "topk_confidence_BT"),
-    "lowest_window_confidence": (lowest_window_confidence, "topk_confidence_BT"),
-    "bottom_window_confidence": (bottom_window_confidence, "topk_confidence_BT"),
+    "mean_token_confidence": (confidence.mean_token_confidence, "topk_confidence_BT"),
+    "tail_confidence": (confidence.tail_confidence, "topk_confidence_BT"),
+    "lowest_window_confidence": (confidence.lowest_window_confidence, "topk_confidence_BT"),
+    "bottom_window_confidence": (confidence.bottom_window_confidence, "topk_confidence_BT"),
 }
 SIGNALS: dict[str, TokenSignal] = _Signals({name: signal for name, (signal, _) in TABLE.items()})
 NEEDS: dict[str, str] = {name: needs for name, (_, needs) in TABLE.items()}
@@ -73,11 +67,7 @@ GROUP_SIGNALS: dict[str, GroupSignal] = {
     "semantic_entropy": semantic_entropy,
 }
 
-WINDOWED: tuple[Callable[..., list[float | None]], ...] = (
-    tail_confidence,
-    lowest_window_confidence,
-    bottom_window_confidence,
-)
+WINDOWED = ("tail_confidence", "lowest_window_confidence", "bottom_window_confidence")
 
 
 def renamed(row: Mapping[str, Value]) -> dict[str, Value]:
@@ -92,10 +82,10 @@ def renamed(row: Mapping[str, Value]) -> dict[str, Value]:
 def windowed(name: str, window: int) -> TokenSignal:
     """Returns the token signal of that name; `window` is that of the tail and window confidences, in tokens."""
     signal: Callable[..., list[float | None]] = SIGNALS[name]
-    return partial(signal, window=window) if signal in WINDOWED else signal
+    return partial(signal, window=window) if RENAMED.get(name, name) in WINDOWED else signal
 
 
-def every_signal(stats: TokenStats, window: int = WINDOW) -> list[dict[str, float | None]]:
+def every_signal(stats: TokenStats, window: int = confidence.WINDOW) -> list[dict[str, float | None]]:
     """Computes all token signals of each completion, {name: value}; `window` as in `windowed`."""
     columns = {name: windowed(name, window)(stats) for name in SIGNALS}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -26,7 +26,8 @@ from torch import nn
 from transformers import TrainerCallback
 
 from rlif.config.recipe import Annotator as Kind
-from rlif.errors import DataError, MachineError
+from rlif.config.steps import no_start
+from rlif.errors import DataError, MachineError, RecipeError
 
 FILE = "annotator.safetensors"  # in a checkpoint
 
@@ -52,15 +53,18 @@ class Shadow(TrainerCallback):
         annotator: how the copy is updated; with kind offline it never is.
 
     Raises:
+        RecipeError: the recipe does not allow a copy of the start.
         MachineError: there is not enough memory; the message says how much it takes.
     """
 
     def __init__(self, model: nn.Module, annotator: Annotator):
         self.annotator = annotator
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        dtype = torch.float32 if annotator.kind == "ema" else None  # an average in bfloat16 would never move
+        self.dtype = torch.float32 if annotator.kind == "ema" else None  # an average in bfloat16 would never move
+        if annotator.kind == "offline" and not annotator.may_copy:
+            raise RecipeError(no_start(self.gibibytes()))
         try:
-            self.copies = {name: p.detach().to(dtype or p.dtype, copy=True) for name, p in self.parameters.items()}
+            self.copies = {name: p.detach().to(self.dtype or p.dtype, copy=True) for name, p in self.parameters.items()}
         except (torch.OutOfMemoryError, RuntimeError) as error:
             raise MachineError(
                 f"annotator {annotator.kind} keeps a copy of the trained parameters, {self.gibibytes():.2f} GiB that"
@@ -69,17 +73,16 @@ class Shadow(TrainerCallback):
 
     def gibibytes(self) -> float:
         """Computes the memory of the copy."""
-        wide = self.annotator.kind == "ema"
-        return sum(p.numel() * (4 if wide else p.element_size()) for p in self.parameters.values()) / 2**30
+        return sum(p.numel() * (self.dtype or p.dtype).itemsize for p in self.parameters.values()) / 2**30
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
         """Updates the copy after optimiser step `step`."""
-        if self.annotator.kind == "ema":
-            for name, p in self.parameters.items():
-                self.copies[name].mul_(self.annotator.decay).add_(p.float(), alpha=1 - self.annotator.decay)
-        elif self.annotator.kind == "lagged" and step % self.annotator.every == 0:
-            for name, p in self.parameters.items():
+        kind, decay, every = self.annotator.kind, self.annotator.decay, self.annotator.every
+        for name, p in self.parameters.items():
+            if kind == "ema":
+                self.copies[name].mul_(decay).add_(p.float(), alpha=1 - decay)
+            elif kind == "lagged" and step % every == 0:
                 self.copies[name].copy_(p)
 
     @contextmanager

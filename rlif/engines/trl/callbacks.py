@@ -1,10 +1,8 @@
 """Callbacks of a training step: record it, evaluate, show progress. They depend on transformers only."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 import torch
 from rich.console import Console
@@ -36,13 +34,10 @@ class MetricNames(TrainerCallback):
     """Gives every tracker (`report_to`) our names, and held-out scores with their step.
 
     It must be the first callback, because it changes the logs of the others.
-
-    Attributes:
-        scores: logged with the next logs, as `eval_clock/accuracy`.
     """
 
     def __init__(self) -> None:
-        self.scores: dict[str, float] = {}
+        self.scores: dict[str, float] = {}  # logged with the next logs, as `eval_clock/accuracy`
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs is not None:
@@ -144,19 +139,18 @@ class Display(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
-        figures = f"reward {_figure(logs.get('reward'))}  length {_figure(logs.get('completion_length'))}"
-        if logs.get("kl") is not None:
-            figures += f"  KL {_figure(logs['kl'])}"
+        shown = {"reward": logs.get("reward"), "length": logs.get("completion_length"), "KL": logs.get("kl")}
+        figures = "  ".join(
+            f"{name} {'-' if value is None else format(value, '.3g')}"
+            for name, value in shown.items()
+            if name != "KL" or value is not None
+        )
         self.progress.update(self.bar, figures=figures)
         if not self.console.is_terminal:
             self.console.print(f"step {state.global_step}/{state.max_steps}  {figures}", highlight=False)
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"

@@ -1,10 +1,4 @@
-"""Saves a run so that resuming continues the same run: order of problems, the last step, sealed checkpoints.
-
-SameOrder            repeats the order of problems after a resume
-LastStep             saves the step before one that failed
-RoomForCheckpoint    refuses a checkpoint that the disk has no room for
-SealCheckpoints      seals each checkpoint, then deletes old ones
-"""
+"""Saves a run so that resuming continues the same run: order of problems, the last step, sealed checkpoints."""
 
 import random
 import shutil
@@ -26,12 +20,8 @@ from rlif.runs.folder import Run
 class SameOrder(Sampler[int]):
     """Computes the order of each epoch from the seed and the number of epochs before it, also after a resume.
 
-    TRL's sampler draws a permutation per epoch. After a resume it does not know how many were drawn before, and would
-    begin again with the order of the first epoch.
-
-    Args:
-        sampler: TRL's, which shuffles with its own generator.
-        trainer: its state has the epoch.
+    TRL's sampler draws a permutation per epoch from its own generator. After a resume it would begin again with the
+    order of the first epoch. The trainer's state has the epoch.
     """
 
     def __init__(self, sampler: Any, trainer: Any):
@@ -52,16 +42,12 @@ class SameOrder(Sampler[int]):
 class LastStep(TrainerCallback):
     """Keeps the random state and the tokens seen before each step, to save a run whose step fails."""
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._remember(state)
-
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._remember(state)
-
-    def _remember(self, state: Any) -> None:
         self.tokens = state.num_input_tokens_seen
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         self.states = random.getstate(), numpy.random.get_state(), torch.get_rng_state(), cuda
+
+    on_train_begin = on_step_end
 
     def save(self, trainer: Any) -> bool:
         """Saves a checkpoint of the last step, as if the next had not begun; returns False before the first step."""

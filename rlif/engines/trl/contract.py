@@ -1,13 +1,14 @@
 """Lists what this engine uses of TRL and transformers beyond their documented interface, and checks it.
 
-`USED` is the whole list; a test finds private names that it lacks. `check_trl` runs before a trainer is built: a TRL
-without one of them is refused in one sentence.
+`USED` is the whole list; a test finds private names that it lacks. `check_trl` runs before a trainer is built.
 """
 
-import importlib
 import inspect
+import pkgutil
 import traceback
 from dataclasses import dataclass
+from itertools import islice, takewhile
+from typing import Any
 
 import trl
 
@@ -20,13 +21,12 @@ LIBRARIES = ("trl", "vllm")  # whose constructors build a trainer
 
 @dataclass(frozen=True)
 class Used:
-    """One name of a library's."""
+    """One name of a library's that this engine uses."""
 
     owner: str  # "trainer" for the trainers of `TRAINERS`, one of them, or a module or class by dotted path
     name: str  # of a method, a function or an attribute
     purpose: str  # what it is used for
-    # the first parameters of a method or function; None for an attribute, which the code of a class must mention, or
-    # a module must have
+    # the first parameters of a method or function; None for an attribute, which the code of a class must mention
     parameters: tuple[str, ...] | None = None
 
 
@@ -79,7 +79,10 @@ def check_trl(trainer: type) -> None:
     for used in USED:
         if used.owner in TRAINERS and used.owner != theirs.__name__:
             continue
-        owner = theirs if used.owner in ("trainer", *TRAINERS) else _found(used.owner)
+        try:
+            owner = theirs if used.owner in ("trainer", *TRAINERS) else pkgutil.resolve_name(used.owner)
+        except (AttributeError, ModuleNotFoundError):
+            owner = None
         if not _is_there(owner, used):
             where = theirs.__name__ if owner is theirs else used.owner
             shape = f"({', '.join(p for p in used.parameters if p != 'self')}, ...)" if used.parameters else ""
@@ -89,19 +92,11 @@ def check_trl(trainer: type) -> None:
             )
 
 
-def _found(path: str) -> object:
-    """A module, or a class in one; None where there is none."""
-    try:
-        return importlib.import_module(path)
-    except ModuleNotFoundError:
-        module, _, name = path.rpartition(".")
-        return getattr(_found(module), name, None) if module else None
-
-
 def _is_there(owner: object, used: Used) -> bool:
     if used.parameters is not None:
-        function = getattr(owner, used.name, None)
-        return callable(function) and _parameters(function)[: len(used.parameters)] == used.parameters
+        function: Any = getattr(owner, used.name, None)
+        first = islice(inspect.signature(function).parameters, len(used.parameters)) if callable(function) else ()
+        return tuple(first) == used.parameters
     return isinstance(owner, type) and any(
         used.name in inspect.unwrap(function).__code__.co_names
         for base in owner.__mro__
@@ -110,14 +105,9 @@ def _is_there(owner: object, used: Used) -> bool:
     )
 
 
-def _parameters(function: object) -> tuple[str, ...]:
-    return tuple(inspect.signature(function).parameters)  # type: ignore[arg-type]
-
-
 def raised_by_library(error: BaseException) -> bool:
-    """Tells whether TRL or vLLM raised it while at work for us, rather than this package or what it called itself."""
-    packages = [
-        frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)
-    ]
-    after_ours = packages[::-1][: packages[::-1].index("rlif")] if "rlif" in packages else packages[::-1]
+    """Tells whether TRL or vLLM raised an error while it worked for this package, and not what we call ourselves."""
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    innermost_first = [module.partition(".")[0] for module in reversed(modules)]
+    after_ours = list(takewhile(lambda package: package != "rlif", innermost_first))
     return bool(after_ours) and after_ours[-1] in LIBRARIES

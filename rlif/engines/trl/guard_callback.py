@@ -30,18 +30,14 @@ class GuardState(TrainerCallback, ExportableState):
         run: gets the alarms, and has the healthy checkpoints.
         console: prints the alarms.
         every: updates that share a rollout. It acts only after the last one, so that a resumed run is the same run.
-
-    Attributes:
-        logged: the signs that are raised, for the metrics of the step.
-        stopped: the alarm that ended training, None where none did.
     """
 
     def __init__(self, guard: Guard, run: Run, console: Console, every: int):
         self.guard, self.run, self.console, self.every = guard, run, console, every
         self.monitor = Monitor(guard)
         self.health: dict[str, float] = {}
-        self.logged: dict[str, Any] = {}
-        self.stopped: Alarm | None = None
+        self.logged: dict[str, Any] = {}  # the signs that are raised, for the metrics of the step
+        self.stopped: Alarm | None = None  # the alarm that ended training
 
     def measure(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Measures the health of a new rollout; without rows there was no new one."""

@@ -6,12 +6,13 @@ process that holds its first row. An error on one process is raised on all, or t
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy
 import torch
 from accelerate.utils import gather_object
 
@@ -48,7 +49,7 @@ class Rollout:
         return [len(ids) for ids in self.completion_ids]
 
 
-@dataclass(frozen=True)
+@dataclass
 class ScoredCompletion:
     """One completion with its rewards."""
 
@@ -125,14 +126,15 @@ class InternalReward:
             raise RuntimeError("the completions to reward are not the ones that were generated")
         self.path = rollout.path
         truncated = [self._truncated(ids) for ids in completion_ids]
-        ids = zip(
-            rollout.prompt_ids, rollout.completion_ids, truncated, self._by_token(rollout, truncated), strict=True
-        )
-        local = [ScoredCompletion(p, c, *rest) for p, c, rest in zip(prompts, completions, ids, strict=True)]
-        local = [dataclasses.replace(row, answer=self.task.extract(row.text) if self.task else None) for row in local]
+        stats = self._stats(rollout, truncated) if rollout.fields else None
+        fields = rollout.prompt_ids, rollout.completion_ids, truncated, _by_token(stats, rollout.lengths)
+        local = [ScoredCompletion(*row) for row in zip(prompts, completions, *fields, strict=True)]
+        if self.task:
+            for row in local:
+                row.answer = self.task.extract(row.text)
 
         first = self.trainer.accelerator.process_index * len(local)
-        mine = self._on_all(lambda: self._measure_rows(local, rollout, first, {"log_metric": log_metric, **columns}))
+        mine = self._on_all(lambda: self._measure_rows(local, stats, first, {"log_metric": log_metric, **columns}))
         rows = gather_object(local)
         values: Values = {name: gather_object(column) for name, column in mine.items()}
         of_groups, factors = self._measure_groups(rows, first, len(local))
@@ -143,8 +145,8 @@ class InternalReward:
 
     def take_advantages(self, advantages: Sequence[float]) -> None:
         """Adds their advantages to the completions rewarded last, all processes', in TRL's order."""
-        pairs = zip(self.scored, advantages, strict=True)
-        self.scored = [dataclasses.replace(row, advantage=advantage) for row, advantage in pairs]
+        for row, advantage in zip(self.scored, advantages, strict=True):
+            row.advantage = advantage
 
     @property
     def _training(self) -> bool:
@@ -166,11 +168,15 @@ class InternalReward:
     def _on_all(self, work: Callable[[], Result]) -> Result:
         """Runs `work` on every process; an error on one is raised on all."""
         failure: Exception | None = None
+        found: list[tuple[str, str | None]] = []  # a sentence and its traceback, None for a mistake in this package
         try:
             result = work()
+        except RlifError as error:
+            failure, found = error, [(str(error), getattr(error, "details", ""))]
         except Exception as error:  # whatever it is, the other processes would wait for ever without it
-            failure = error
-        errors = [error for error in gather_object([failure and _describe(failure)]) if error]
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            failure, found = error, [(f"another process of this run failed ({reason}); see its log", None)]
+        errors = gather_object(found)
         if not errors:
             return result  # type: ignore[possibly-unbound]
         if failure is not None and not isinstance(failure, RlifError):
@@ -181,7 +187,7 @@ class InternalReward:
         raise RewardFailed(*errors[0]) from failure
 
     def _measure_rows(
-        self, rows: list[ScoredCompletion], rollout: Rollout, first: int, columns: Mapping[str, Any]
+        self, rows: list[ScoredCompletion], stats: TokenStats | None, first: int, columns: Mapping[str, Any]
     ) -> Values:
         """Measures the terms that read one completion at a time."""
         numbers = columns.get("problem")
@@ -198,7 +204,6 @@ class InternalReward:
             first=first,
             engine={key: value for key, value in columns.items() if key != "problem"},
         )
-        stats = self._stats(rollout, [row.truncated for row in rows]) if self.needs else None
         return {
             term.name: term.measure(stats if term.kind == "token" else batch)
             for term in self.terms
@@ -213,78 +218,57 @@ class InternalReward:
         fields = {f"{name}_BT": values_BT for name, values_BT in rollout.fields.items()}
         return TokenStats(mask_BT, self.trainer.vocab_size, self.trainer.args.temperature, **fields)
 
-    def _by_token(self, rollout: Rollout, truncated: list[bool]) -> list[torch.Tensor | None]:
-        """Computes self-certainty of each token of each row, where the rollout has mean_logprob."""
-        if "mean_logprob" not in rollout.fields:
-            return [None] * len(rollout.lengths)
-        stats = self._stats(rollout, truncated)
-        certainty_BT, known_B = token_self_certainty(stats).float().cpu(), stats.mask_BT.any(1).tolist()
-        rows = zip(certainty_BT, rollout.lengths, known_B, strict=True)
-        return [row_T[:length].clone() if known else None for row_T, length, known in rows]
-
     def _measure_groups(
         self, rows: list[ScoredCompletion], first: int, count: int
     ) -> tuple[Values, dict[str, torch.Tensor]]:
         """Measures the terms that read a group at a time, and the factors of advantages, [P, 1]."""
-        signals = [term for term in self.terms if term.kind == "group"]
-        factors = [term for term in self.terms if term.factor]
+        signals = {term.name: term.measure for term in self.terms if term.kind == "group"}
+        factors = {term.name: term.factor for term in self.terms if term.factor}
         if not signals and not factors:
             return {}, {}
 
-        def measure() -> list[dict[str, Any]]:
-            starts = range(0, len(rows), self._group)
-            groups = [rows[start : start + self._group] for start in starts if first <= start < first + count]
-            if self.task and any(term.name != "semantic_entropy" for term in (*signals, *factors)):
-                self.task.compare_ahead([[row.answer for row in group] for group in groups])
-            return [self._measure_group(group, signals, factors) for group in groups]
+        def measure() -> dict[str, list[Any]]:
+            starts = [i for i in range(0, len(rows), self._group) if first <= i < first + count]
+            groups = [self._as_group(rows[i : i + self._group]) for i in starts]
+            if self.task and {*signals, *factors} - {"semantic_entropy"}:
+                self.task.compare_ahead([group.answers for group in groups])
+            return {name: [of(group) for group in groups] for name, of in (signals | factors).items()}
 
-        measured = gather_object(self._on_all(measure))
-        values = {term.name: [value for group in measured for value in group[term.name]] for term in signals}
-        return values, {
-            term.name: torch.tensor([[group["factors"][term.name]] for group in measured], dtype=torch.float64)
-            for term in factors
-        }
+        measured = {name: gather_object(column) for name, column in self._on_all(measure).items()}
+        values = {name: list(chain(*measured[name])) for name in signals}
+        return values, {name: torch.tensor(measured[name], dtype=torch.float64).unsqueeze(1) for name in factors}
 
-    def _measure_group(self, rows: list[ScoredCompletion], signals: list[Term], factors: list[Term]) -> dict[str, Any]:
-        group = Group(
+    def _as_group(self, rows: list[ScoredCompletion]) -> Group:
+        return Group(
             prompt=rows[0].last_message,
             completions=[row.text for row in rows],
             answers=[row.answer for row in rows],
             cluster_texts=self.cluster_texts,
             **({"equal": self.task.equal} if self.task else {}),
         )
-        measured: dict[str, Any] = {term.name: term.measure(group) for term in signals}
-        return measured | {"factors": {term.name: term.factor(group) for term in factors if term.factor}}
 
     def _mix(
         self, rows: list[ScoredCompletion], values: Values, factors: Mapping[str, torch.Tensor]
     ) -> list[float | None]:
         """Mixes one reward for each row of all processes; keeps the rows with their values in `scored`."""
-        out = self._unrewarded(rows)
+        masked, rewarded = self.trainer.args.mask_truncated_completions, self.rewarded or self._group
+        out = [(masked and row.truncated) or i % self._group >= rewarded for i, row in enumerate(rows)]
         values = {
             term.name: [None if no else v for v, no in zip(values[term.name], out, strict=True)] for term in self.terms
         }
         weights = {term.name: term.weight.at(self._step) for term in self.terms}
-        self.scored = [
-            dataclasses.replace(
-                row, rewards=(mine := dict(zip(values, row_values, strict=True))), reward=total(mine, weights)
-            )
-            for row, row_values in zip(rows, zip(*values.values(), strict=True), strict=True)
-        ]
+        for row, *numbers in zip(rows, *values.values(), strict=True):
+            row.rewards = dict(zip(values, numbers, strict=True))
+            row.reward = total(row.rewards, weights)
+        self.scored = rows
         if self._training:
             self._refuse_unscorable(values, weights)
-        grids = {name: self._grid(column) for name, column in values.items()}
+        grids = {  # None becomes NaN
+            name: torch.from_numpy(numpy.array(column, dtype=float)).view(-1, self._group)
+            for name, column in values.items()
+        }
         mixed_PG = self.mixer(grids, weights, factors, learn=self._training)
         return [None if math.isnan(x) else x for x in mixed_PG.flatten().tolist()]
-
-    def _grid(self, column: list[float | None]) -> torch.Tensor:
-        numbers = [math.nan if value is None else value for value in column]
-        return torch.tensor(numbers, dtype=torch.float64).view(-1, self._group)
-
-    def _unrewarded(self, rows: list[ScoredCompletion]) -> list[bool]:
-        """Finds the rows that no term rewards: truncated ones that TRL masks, and those that only vote."""
-        masked, rewarded = self.trainer.args.mask_truncated_completions, self.rewarded or self._group
-        return [(masked and row.truncated) or i % self._group >= rewarded for i, row in enumerate(rows)]
 
     def _refuse_unscorable(self, values: Values, weights: Mapping[str, float]) -> None:
         """Raises `RewardError` where a reward with weight could score no completion of a rollout.
@@ -326,11 +310,13 @@ class InternalReward:
         log_metric("extra_passes", float(self.path == "pass"))
 
 
-def _describe(error: Exception) -> tuple[str, str | None]:
-    """Describes an error to other processes: a sentence and its traceback, None for a mistake in this package."""
-    if isinstance(error, RlifError):
-        return str(error), getattr(error, "details", "")
-    return f"another process of this run failed ({type(error).__name__}: {first_line(error)}); see its log", None
+def _by_token(stats: TokenStats | None, lengths: list[int]) -> list[torch.Tensor | None]:
+    """Computes self-certainty of each token of each row, where the statistics have mean_logprob."""
+    if stats is None or stats.mean_logprob_BT is None:
+        return [None] * len(lengths)
+    certainty_BT, known_B = token_self_certainty(stats).float().cpu(), stats.mask_BT.any(1).tolist()
+    rows = zip(certainty_BT, lengths, known_B, strict=True)
+    return [row_T[:length].clone() if known else None for row_T, length, known in rows]
 
 
 def total(rewards: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:

@@ -19,7 +19,7 @@ from rlif.config.defaults import LEAVE_ONE_OUT
 from rlif.config.recipe import Recipe
 from rlif.engines.trl.annotator import Annotator
 from rlif.engines.trl.contract import raised_by_library
-from rlif.engines.trl.rewards import InternalReward, ScoredCompletion
+from rlif.engines.trl.rewards import InternalReward
 from rlif.engines.trl.trainer import InternalFeedback, InternalGRPOTrainer, InternalRLOOTrainer
 from rlif.engines.trl.vllm import check_vllm, vllm_errors
 from rlif.errors import MachineError, ModelError, RecipeError, first_line, nearest
@@ -37,12 +37,12 @@ GRPO, RLOO = (InternalGRPOTrainer, GRPOConfig), (InternalRLOOTrainer, RLOOConfig
 
 
 def trainer_of(algorithm: str) -> tuple[Any, Any]:
-    """The trainer and the config that run an algorithm of `rlif.config.defaults.ALGORITHMS`."""
+    """Returns the trainer and the config that run an algorithm of `rlif.config.defaults.ALGORITHMS`."""
     return RLOO if algorithm in LEAVE_ONE_OUT else GRPO
 
 
 def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
-    """The options for TRL's config, names and types checked, before any model is loaded.
+    """Returns the options for TRL's config, names and types checked, before any model is loaded.
 
     Raises:
         RecipeError: TRL knows no such option (the nearest is suggested), a wrong type, a batch that does not divide, or
@@ -75,7 +75,7 @@ def build_trainer(
     task: Task | None = None,
     problems: Sequence[Problem] | None = None,
 ) -> InternalFeedback:
-    """A trainer for a recipe, its model loaded.
+    """Builds a trainer for a recipe, its model loaded.
 
     Args:
         prompts: conversations or texts. For a label-free recipe they are all the trainer's data set holds, so that no
@@ -90,9 +90,7 @@ def build_trainer(
     options = check_training(recipe, PartialState().num_processes)
     if recipe.algorithm not in LEAVE_ONE_OUT:
         options["scale_rewards"] = "none"
-    options["save_total_limit"] = (
-        None  # old checkpoints are `checkpointing.SealCheckpoints`'s to delete, after the new one is sealed
-    )
+    options["save_total_limit"] = None  # `checkpointing.SealCheckpoints` deletes old ones, once the new one is sealed
     if server := os.environ.get(SERVER_HOST):
         options["vllm_server_host"] = server
     try:
@@ -127,7 +125,7 @@ def build_trainer(
 
 
 def build_reward(recipe: Recipe, task: Task | None, problems: Sequence[Problem] | None) -> InternalReward:
-    """The reward of a recipe, its models loaded."""
+    """Builds the reward of a recipe, its models loaded."""
     terms = [
         find_term(name, weight, window=recipe.confidence_window, seconds=recipe.reward_seconds)
         for name, weight in recipe.weights.items()
@@ -145,7 +143,7 @@ def build_reward(recipe: Recipe, task: Task | None, problems: Sequence[Problem] 
 
 
 def load_finished(trainer: InternalFeedback, checkpoint: Path) -> None:
-    """Weights and step of a checkpoint that was taken at the end of a run, without training."""
+    """Loads weights and step of a checkpoint that was taken at the end of a run, without training."""
     trainer._load_from_checkpoint(str(checkpoint))
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
@@ -170,24 +168,24 @@ def _rounded(values_T: torch.Tensor | None) -> list[float] | None:
 
 
 def completed_rows(trainer: InternalFeedback) -> list[dict[str, Any]]:
-    """Every row of the rollout rewarded last, as it was sampled; empty once `scored_rows` has taken it."""
-    return [_sampled(row) for row in trainer.reward.scored]
-
-
-def _sampled(row: ScoredCompletion) -> dict[str, Any]:
-    return {
-        "prompt": row.prompt,
-        "completion": row.text,
-        "prompt_ids": row.prompt_ids,
-        "completion_ids": row.completion_ids,
-    }
+    """Returns every row of the latest rollout, as it was sampled; none once `scored_rows` has taken it."""
+    return [
+        {
+            "prompt": row.prompt,
+            "completion": row.text,
+            "prompt_ids": row.prompt_ids,
+            "completion_ids": row.completion_ids,
+        }
+        for row in trainer.reward.scored
+    ]
 
 
 def scored_rows(trainer: InternalFeedback, limit: int) -> list[dict[str, Any]]:
-    """The first rows of the rollout rewarded last, with their advantages; empty if there is no new one."""
-    scored, trainer.reward.scored = trainer.reward.scored, []
+    """Takes the first rows of the latest rollout, with rewards and advantages; none if there was no new one."""
+    rows = list(zip(completed_rows(trainer), trainer.reward.scored, strict=True))[:limit]
+    trainer.reward.scored = []
     return [
-        _sampled(row)
+        sampled
         | {
             "token_chars": token_chars(trainer.processing_class, row.completion_ids, row.text),
             "token_self_certainty": _rounded(row.token_self_certainty),
@@ -196,5 +194,5 @@ def scored_rows(trainer: InternalFeedback, limit: int) -> list[dict[str, Any]]:
             "reward": row.reward,
             "advantage": row.advantage,
         }
-        for row in scored[:limit]
+        for sampled, row in rows
     ]

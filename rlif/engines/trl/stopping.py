@@ -10,8 +10,6 @@
 A batch script tests `[ $? = 75 ]` to put the job back into the queue.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import select
@@ -20,7 +18,7 @@ import threading
 import time
 from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from accelerate import PartialState
@@ -41,32 +39,23 @@ class Stop(TrainerCallback):
     Args:
         console: a quiet one prints no message.
         every: updates that share a rollout. It stops only after the last one, so that a resumed run is the same run.
-
-    Attributes:
-        signal: the signal that this process received, None before.
-        since: when this process or another one received it; monotonic seconds.
-        agreed: the signal that ends all processes, None before they have exchanged theirs.
     """
 
     def __init__(self, console: Console, every: int):
         self.console, self.every = console, every
-        self.signal: int | None = None
-        self.since = -math.inf
-        self.agreed: int | None = None
+        self.signal: int | None = None  # that this process received
+        self.since = -math.inf  # when this process or another one received it; monotonic seconds
+        self.agreed: int | None = None  # the signal that ends all processes, once they have exchanged theirs
         self.stepping = False
 
-    def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
-            self.before = {number: signal.signal(number, self._come) for number in SIGNALS}
+    def __enter__(self) -> Self:
+        main = threading.current_thread() is threading.main_thread()  # elsewhere Python takes no handlers
+        self.before = {number: signal.signal(number, self._come) for number in SIGNALS if main}
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in self.before.items():
-                signal.signal(number, handler)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _come(self, number: int, frame: FrameType | None) -> None:
         stopping = self.signal is not None or self.agreed is not None
@@ -75,7 +64,7 @@ class Stop(TrainerCallback):
         if not self.stepping:
             raise self.ending(number)
         if stopping:
-            self._restore()
+            self.__exit__()
             signal.raise_signal(number)
             return
         self.signal, self.since = number, time.monotonic()

@@ -1,14 +1,8 @@
 """The TRL engine: GRPOTrainer and RLOOTrainer with internal feedback as an ordinary reward function.
 
-The trainers here override four methods of TRL's, `super()` first, and change nothing of what TRL does:
-
-    _generate                              remember the token ids; tap the decoding where that saves a pass
-    _generate_and_score_completions        remember the advantages, for the record
-    _get_train_sampler                     the same order of problems after a resume, in every epoch
-    _get_per_token_logps_and_entropies     tap the no-grad passes TRL runs for log-probabilities
-
-and two of transformers', which only add a file to a checkpoint where the annotator is a copy that follows. So a signal
-costs no forward pass wherever TRL runs one that serves. `rlif.config.passes` has the table; the path taken is logged.
+The trainers here override methods of TRL's and of transformers', `super()` first, and change nothing of what these do:
+`contract.USED` lists them. So a signal costs no forward pass wherever TRL runs one that serves. `rlif.config.passes`
+has the table; the path taken is logged.
 
 Self-certainty is that of the sampling distribution: temperature applied, top-k, top-p and penalties not. Rows that are
 truncated while `mask_truncated_completions` is on, rows without tokens and non-finite values are None: outside the
@@ -17,9 +11,9 @@ group's mean, advantage zero. Tools and environments are refused.
 
 import functools
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from accelerate.utils import DistributedType, gather_object
@@ -30,7 +24,6 @@ from trl import GRPOTrainer, RLOOTrainer  # pyright: ignore[reportPrivateImportU
 from trl.trainer.utils import use_adapter
 
 from rlif.config.passes import Conditions, needs_copy, scored_anyway, which_pass
-from rlif.config.steps import no_start
 from rlif.engines.trl.annotator import Shadow
 from rlif.engines.trl.checkpointing import SameOrder
 from rlif.engines.trl.contract import check_trl
@@ -44,48 +37,27 @@ from rlif.signals.token_confidence import TOP_K
 
 
 def in_shards(accelerator: Any) -> bool:
-    """Whether no process has the whole weights: FSDP, and DeepSpeed's ZeRO-3."""
+    """Tells whether no process has the whole weights: FSDP, and DeepSpeed's ZeRO-3."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         return accelerator.state.deepspeed_plugin.zero_stage == 3
     return accelerator.distributed_type == DistributedType.FSDP
 
 
-class InternalFeedback:
+Trainer = cast(Any, object)  # for the type checker: one of TRL's, which `contract.USED` describes
+
+
+class InternalFeedback(Trainer):
     """Mixin over a TRL trainer: gathers what an `InternalReward` needs at no extra forward pass where possible."""
 
     rollout: Rollout | None = None
     shadow: Shadow | None = None
     capture: Capture | None = None
 
-    # What is used of the engine's trainers beside `contract.USED`.
-    args: Any
-    model: Any
-    accelerator: Any
-    processing_class: Any
-    ref_model: Any
-    state: Any
-    control: Any
-    callback_handler: Any
-    train: Any
-    save_model: Any
-    add_callback: Any
-    remove_callback: Any
-    is_world_process_zero: Any
-    train_dataset: Any
-    reward_funcs: Any
-    num_generations: int
-    num_generations_eval: int
-    _load_from_checkpoint: Any
-    vllm_generation: Any
-    num_iterations: int
-    temperature: float
-    vocab_size: int
-
     def __init__(self, *args: Any, reward_funcs: InternalReward, vllm_capture: bool = False, **kwargs: Any):
         check_trl(type(self))
         self.reward = reward_funcs
         with with_capture_processor() if vllm_capture else nullcontext():
-            super().__init__(*args, reward_funcs=reward_funcs, **kwargs)  # type: ignore[call-arg]
+            super().__init__(*args, reward_funcs=reward_funcs, **kwargs)
         restore_seed(self)
         if vllm_capture and in_shards(self.accelerator):  # each process would decide alone whether to run a pass
             raise RecipeError("vllm_capture needs whole weights on every process, and these are sharded; leave it out.")
@@ -97,45 +69,35 @@ class InternalFeedback:
             raise RecipeError("set scale_rewards='none': the normaliser of the reward scales them.")
         self.vocab_size = head_of(self.model).vocab_size
         verify_head(self.model)
-        self.shadow = self._copy_of_the_annotator()
-        if self.shadow:
+        annotator, inner = self.reward.annotator, self.accelerator.unwrap_model(self.model)
+        if needs_copy(annotator.kind, held=self.ref_model is not None or hasattr(inner, "get_base_model")):
+            if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+                raise RecipeError(
+                    f"annotator {annotator.kind} keeps a copy of whole parameters, which needs strategy ddp."
+                )
+            self.shadow = Shadow(inner, annotator)
             self.add_callback(self.shadow)
         self.add_callback(NormaliserState(reward_funcs.mixer))
         reward_funcs.trainer = self
 
-    def _copy_of_the_annotator(self) -> Shadow | None:
-        """The copy that the annotator needs, if it needs one.
-
-        Raises:
-            RecipeError: it may not be kept, or cannot.
-        """
-        annotator, inner = self.reward.annotator, self.accelerator.unwrap_model(self.model)
-        held = getattr(self, "ref_model", None) is not None or hasattr(inner, "get_base_model")
-        if not needs_copy(annotator.kind, held=held):
-            return None
-        if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-            raise RecipeError(f"annotator {annotator.kind} keeps a copy of whole parameters, which needs strategy ddp.")
-        if annotator.kind == "offline" and not annotator.may_copy:
-            size = sum(p.numel() * p.element_size() for p in inner.parameters() if p.requires_grad) / 2**30
-            raise RecipeError(no_start(size))
-        return Shadow(inner, annotator)
-
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self.shadow and self.reward.annotator.follows() and self.args.should_save:  # offline: the start is the start
             self.shadow.save(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
-        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        super()._load_optimizer_and_scheduler(checkpoint)
         if self.shadow and self.reward.annotator.follows() and checkpoint is not None:
             self.shadow.load(Path(checkpoint))
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SameOrder:
-        return SameOrder(super()._get_train_sampler(*args, **kwargs), self)  # type: ignore[misc]
+        return SameOrder(super()._get_train_sampler(*args, **kwargs), self)
 
     def _generate(self, prompts: list[Any], *args: Any, **kwargs: Any) -> Any:
-        with self._decode_tap() as tap:
-            output = super()._generate(prompts, *args, **kwargs)  # type: ignore[misc]
+        reads, inner = self._read(self.model) == "decode", self.accelerator.unwrap_model(self.model)
+        wanted = {*CHEAP, *self.reward.needs}
+        with DecodeTap(inner, self.temperature, wanted, TOP_K) if reads else nullcontext() as tap:
+            output = super()._generate(prompts, *args, **kwargs)
         self.rollout = Rollout(prompt_ids=list(output[0]), completion_ids=list(output[1]))
         if tap is not None:
             self._keep(tap.fields(self.rollout.lengths), "decode")
@@ -145,14 +107,14 @@ class InternalFeedback:
         return output
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        output = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        output = super()._generate_and_score_completions(inputs)
         self.reward.take_advantages(gather_object(output["advantages"].tolist()))
         return output
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> Any:
-        call = super()._get_per_token_logps_and_entropies  # type: ignore[misc]
+        call = super()._get_per_token_logps_and_entropies
         path = self._path_of(model) if self.rollout is not None and not torch.is_grad_enabled() else None
         if path is None or self._read(model, path) != path:
             return call(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
@@ -165,7 +127,7 @@ class InternalFeedback:
     ) -> Any:
         """Returns the output of TRL's scoring method, and statistics; TRL computes the policy's entropy itself."""
         inner = self.accelerator.unwrap_model(model)
-        theirs = {"entropy"} & self.reward.needs if model is not getattr(self, "ref_model", None) else set()
+        theirs = {"entropy"} & self.reward.needs if model is not self.ref_model else set()
         if theirs:
             kwargs["compute_entropy"] = True
         wanted = {*CHEAP, *self.reward.needs} - theirs
@@ -175,10 +137,10 @@ class InternalFeedback:
         return output, fields if fields is None or not theirs else fields | {"entropy": output[1].float()}
 
     def _read(self, model: nn.Module, running: str = "") -> str | None:
-        """Which row of the table of passes is read: while a pass of TRL's is running, or before the rollout."""
+        """Finds the row of the table of passes that is read, while a pass of TRL's is `running` or before a rollout."""
         scored = scored_anyway("rloo" if isinstance(self, RLOOTrainer) else "grpo", vars(self.args)) is not None
         elsewhere = (
-            getattr(self, "use_vllm", False)
+            self.use_vllm
             or in_shards(self.accelerator)  # there a process decodes on while others do
             or getattr(self, "use_transformers_continuous_batching", False)
         )
@@ -192,19 +154,9 @@ class InternalFeedback:
         )
         return which_pass(conditions, self.reward.needs).read
 
-    @contextmanager
-    def _decode_tap(self) -> Iterator[DecodeTap | None]:
-        """A tap on plain `generate`, where the table of passes reads the decoding."""
-        if self._read(self.model) != "decode":
-            yield None
-        else:
-            inner, wanted = self.accelerator.unwrap_model(self.model), {*CHEAP, *self.reward.needs}
-            with DecodeTap(inner, self.temperature, wanted, TOP_K) as tap:
-                yield tap
-
     def _path_of(self, model: nn.Module) -> Literal["policy", "reference"]:
-        """Whose pass it is; that of the bare model under a switched-off adapter is the reference."""
-        if model is getattr(self, "ref_model", None):
+        """Tells whose pass it is; that of the bare model under a switched-off adapter is the reference."""
+        if model is self.ref_model:
             return "reference"
         inner = self.accelerator.unwrap_model(model)
         if hasattr(inner, "get_base_model"):
@@ -232,16 +184,15 @@ class InternalFeedback:
     @contextmanager
     def _annotating_model(self) -> Iterator[nn.Module]:
         """Yields the model that the annotator measures, in eval mode."""
-        model = self.model
-        with ExitStack() as stack:
-            if self.shadow is not None:
-                stack.enter_context(self.shadow.swapped())
-            elif self.reward.annotator.kind == "offline" and getattr(self, "ref_model", None) is not None:
-                model = self.ref_model
-            elif self.reward.annotator.kind == "offline":
-                inner = self.accelerator.unwrap_model(model)
-                stack.enter_context(use_adapter(inner, "ref" if "ref" in inner.peft_config else None))
-            stack.enter_context(evaluation_mode(model))
+        model, switched = self.model, nullcontext()
+        if self.shadow is not None:
+            switched = self.shadow.swapped()
+        elif self.reward.annotator.kind == "offline" and self.ref_model is not None:
+            model = self.ref_model
+        elif self.reward.annotator.kind == "offline":
+            inner = self.accelerator.unwrap_model(model)
+            switched = use_adapter(inner, "ref" if "ref" in inner.peft_config else None)
+        with switched, evaluation_mode(model):
             yield model
 
     @torch.no_grad()
@@ -257,7 +208,7 @@ class InternalFeedback:
         parts = columns(rollout.prompt_ids, "left"), columns(rollout.completion_ids, "right")
         ids_BL, mask_BL = (torch.cat(pair, dim=1) for pair in zip(*parts, strict=True))
         length = max(rollout.lengths)
-        call = super()._get_per_token_logps_and_entropies  # type: ignore[misc]
+        call = super()._get_per_token_logps_and_entropies
         with self._annotating_model() as model:
             rows = self.args.per_device_train_batch_size
             _, fields = self._run_with_tap(call, model, ids_BL, mask_BL, length, batch_size=rows)

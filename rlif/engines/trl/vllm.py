@@ -1,13 +1,12 @@
-"""vLLM beside a trainer: TRL builds the engine, syncs the weights and samples; here is what that leaves open.
+"""Adds what TRL leaves open where vLLM samples. TRL itself builds the engine, syncs the weights and samples.
 
-    asked up front   what cannot work together is one sentence before a model is loaded
-    random state     an engine in this process sets the process's seed to its own, the same for every recipe; it is set
-                     back, so that `seed` means sampling too
-    capture          `vllm_capture`: mean_logprob read off the logits inside vLLM (`rlif.sampling.vllm_capture`),
-                     where TRL runs no pass that gives it. It is handed to the trainer by prompt and completion,
-                     whose tokens decide it, so equal ones may stand for each other and the order of rows does not
-                     matter
-    end              TRL never shuts its engine down; a run that is over, or rolls back, gives its memory back
+    refusals         what cannot work together is refused before a model is loaded
+    random state     an engine in this process sets the process's seed to its own, the same for every recipe; the
+                     recipe's is set again, so that `seed` decides the samples too
+    capture          `vllm_capture` reads mean_logprob off the logits inside vLLM (`rlif.sampling.vllm_capture`), where
+                     TRL runs no pass that gives it. The tokens of prompt and completion identify a row, because they
+                     decide its values; so the order of rows does not matter
+    end              TRL never shuts its engine down; a run that ends or rolls back frees its memory
 
 Watch: capture measures the model as vLLM computes it. Its dtype is vLLM's: TRL passes none, so that float32 checkpoints
 are halved on GPUs, and the self-certainty of a token then differs from the policy's as `sampling_logp_difference` does.
@@ -40,10 +39,7 @@ MASKS = ("logit_bias", "bad_words", "allowed_token_ids", "min_tokens", "structur
 
 
 def check_vllm(recipe: Recipe, options: Mapping[str, Any]) -> None:
-    """Refuses what cannot work, from the recipe alone: nothing is imported or loaded.
-
-    Args:
-        options: for TRL's config, `rlif.engines.trl.setup.check_training` has them.
+    """Refuses what cannot work, from the recipe and the options for TRL's config; imports and loads nothing.
 
     Raises:
         RecipeError: an unknown mode, a context that is too short, or a `vllm_capture` that cannot be or saves no pass.
@@ -61,7 +57,7 @@ def check_vllm(recipe: Recipe, options: Mapping[str, Any]) -> None:
 
 
 def _no_capture(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
-    """Why there is nothing to capture, or nothing to save by it."""
+    """Says why capture is impossible or saves no pass; None where it does."""
     if not options.get("use_vllm"):
         return "training.use_vllm is not set"
     if options.get("vllm_mode", "colocate") != "colocate":
@@ -81,7 +77,7 @@ def _no_capture(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
 
 @contextmanager
 def vllm_errors(recipe: Recipe, options: Mapping[str, Any]) -> Iterator[None]:
-    """Around the making of a trainer: vLLM is there, and what its engine or server answers is one sentence.
+    """Checks that vLLM is installed, and turns errors of its engine or server while a trainer is built into sentences.
 
     Raises:
         MachineError: vLLM is not installed, cannot measure where it should, or its server cannot be used.
@@ -119,7 +115,7 @@ def _server_trouble(recipe: Recipe, options: Mapping[str, Any], error: Exception
 
 @contextmanager
 def with_capture_processor() -> Iterator[None]:
-    """Within it TRL builds its engine with our logits processor, and nothing else of it changes."""
+    """Makes TRL build its engine with our logits processor while the context is open."""
     theirs: Any = vllm_generation
     builder = theirs.LLM
 
@@ -136,7 +132,7 @@ def with_capture_processor() -> Iterator[None]:
 
 
 class Capture:
-    """What passes by while TRL has an engine generate: mean_logprob of each token, by prompt and completion.
+    """Captures mean_logprob of each token while TRL has an engine generate, by prompt and completion.
 
     Args:
         llm: the engine, built within `with_capture_processor`; its `generate` is wrapped.
@@ -149,7 +145,7 @@ class Capture:
         llm.generate = self._generate
 
     def _generate(self, prompts: Sequence[Any], *args: Any, sampling_params: Any, **options: Any) -> Any:
-        """The engine's own, every request under a number of its own."""
+        """Calls the engine's own, with a number for each request."""
         from rlif.sampling.vllm_capture import KEY, TEMPERATURE
 
         numbers = [next(NUMBERS) for _ in prompts]
@@ -157,51 +153,43 @@ class Capture:
         for each, number in zip(params, numbers, strict=True):
             each.extra_args = {**(each.extra_args or {}), KEY: number, TEMPERATURE: self.temperature}
         outputs = self.generate(prompts, *args, sampling_params=params, **options)
-        captured: dict[int, list[float]] = {}
-        for taken in self.llm.collective_rpc("take_mean_logprob"):
-            captured |= taken
-        self.seen.clear()
-        for number, output in zip(numbers, outputs, strict=True):
-            for completion in output.outputs:
-                key = tuple(output.prompt_token_ids), tuple(completion.token_ids)
-                self.seen[key] = captured.get(number, [])[: len(completion.token_ids)]
+        taken = self.llm.collective_rpc("take_mean_logprob")
+        captured = {number: values for of_worker in taken for number, values in of_worker.items()}
+        self.seen = {
+            (tuple(output.prompt_token_ids), tuple(row.token_ids)): captured.get(number, [])[: len(row.token_ids)]
+            for number, output in zip(numbers, outputs, strict=True)
+            for row in output.outputs
+        }
         return outputs
 
     def fields(
         self, prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequence[int]], device: Any
     ) -> dict[str, torch.Tensor] | None:
-        """`mean_logprob`, [B, T], of rows of the latest generation; None if a token of them was not seen."""
+        """Returns `mean_logprob`, [B, T], of rows of the latest generation; None if a token of them was not seen."""
         rows = [self.seen.get((tuple(p), tuple(c)), []) for p, c in zip(prompt_ids, completion_ids, strict=True)]
-        lengths = [len(ids) for ids in completion_ids]
-        if [len(row) for row in rows] != lengths:
+        if [len(row) for row in rows] != [len(ids) for ids in completion_ids]:
             return None
-        mean_logprob_BT = torch.zeros(len(rows), max(lengths, default=0))
-        for b, row in enumerate(rows):
-            mean_logprob_BT[b, : len(row)] = torch.tensor(row)
+        mean_logprob_BT = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
         return None if mean_logprob_BT.isnan().any() else {"mean_logprob": mean_logprob_BT.to(device)}
 
 
 def colocated(trainer: InternalFeedback) -> Any:
-    """The engine in this process, None without one."""
-    generation = getattr(trainer, "vllm_generation", None)
-    return getattr(generation, "llm", None)
+    """Returns the engine in this process, None without one."""
+    return getattr(getattr(trainer, "vllm_generation", None), "llm", None)
 
 
 def restore_seed(trainer: InternalFeedback) -> None:
-    """The random state that the recipe's seed asks for, which loading an engine replaced; one for each engine, as vLLM
-    wants the processes of one engine to draw alike.
-    """
+    """Sets the recipe's seed again, which loading an engine replaced; the processes of one engine get the same."""
     if colocated(trainer) is not None:
         set_seed(trainer.args.seed + trainer.accelerator.process_index // trainer.args.vllm_tensor_parallel_size)
 
 
 def shut_down(trainer: InternalFeedback) -> None:
-    """Ends the engine in this process, if there is one, and frees its memory; the trainer samples no more.
+    """Ends the engine in this process, if there is one, and frees its memory; the trainer cannot sample afterwards.
 
-    Not by the engine's own shutdown, which would end torch's process group too, and that is the trainer's.
+    The engine's own shutdown would end torch's process group as well, which is the trainer's.
     """
-    llm = colocated(trainer)
-    if llm is not None:
+    if (llm := colocated(trainer)) is not None:
         llm.llm_engine.model_executor.shutdown()
         del trainer.vllm_generation.llm
         trainer.capture = None

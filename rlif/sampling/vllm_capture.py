@@ -44,10 +44,9 @@ class Measured:
 
     def add(self, logits_BV: torch.Tensor, places: Places) -> None:
         """Measures the logits of a step. The divisor is a number, or [B, 1] where rows differ."""
-        divisor: torch.Tensor | float
-        if len(temperatures := {temperature for *_, temperature in places.values()}) == 1:
-            divisor = temperatures.pop()
-        else:
+        temperatures = {temperature for *_, temperature in places.values()}
+        divisor: torch.Tensor | float = temperatures.pop()
+        if temperatures:
             rows = [places[row][2] if row in places else 1.0 for row in range(len(logits_BV))]
             divisor = torch.tensor(rows, device=logits_BV.device).unsqueeze(1)
         self.steps.append((mean_logprob(logits_BV, divisor), places))

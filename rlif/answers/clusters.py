@@ -38,20 +38,14 @@ def clusters(answers: Sequence[Any], equal: Equal | None = None) -> list[list[in
 
 def label(answers: Sequence[Any], equal: Equal | None = None) -> list[int | None]:
     """Numbers the answers, equal answers with the same number. None where there is no answer."""
-    labels: list[int | None] = [None] * len(answers)
-    for number, members in enumerate(clusters(answers, equal)):
-        for i in members:
-            labels[i] = number
-    return labels
+    labels = {i: number for number, members in enumerate(clusters(answers, equal)) for i in members}
+    return [labels.get(i) for i in range(len(answers))]
 
 
 def count_equal(answers: Sequence[Any], equal: Equal | None = None) -> list[int]:
     """Counts for each sample how many give the same answer; 0 where there is no answer."""
-    counts = [0] * len(answers)
-    for members in clusters(answers, equal):
-        for i in members:
-            counts[i] = len(members)
-    return counts
+    counts = {i: len(members) for members in clusters(answers, equal) for i in members}
+    return [counts.get(i, 0) for i in range(len(answers))]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -17,9 +17,8 @@ import select
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import lru_cache
 
 from rlif.answers.clusters import clusters
@@ -64,8 +63,13 @@ def _cores() -> int:
 
 @lru_cache(maxsize=2**16)
 def _compare(answer: str, gold: str, seconds: float) -> bool:
-    with _idle_worker() as worker:
+    with _lock:
+        worker = _idle.pop() if _idle else Worker()
+    try:
         return worker.compare((answer, gold), seconds)
+    finally:
+        with _lock:
+            _idle.append(worker)
 
 
 def _differ(answer: str, gold: str) -> bool:
@@ -127,18 +131,6 @@ class Worker:
 
 _idle: list[Worker] = []
 _lock = threading.Lock()
-
-
-@contextmanager
-def _idle_worker() -> Iterator[Worker]:
-    """Takes an idle worker, or makes one, and returns it to the idle ones afterwards."""
-    with _lock:
-        worker = _idle.pop() if _idle else Worker()
-    try:
-        yield worker
-    finally:
-        with _lock:
-            _idle.append(worker)
 
 
 @atexit.register

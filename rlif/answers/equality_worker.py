@@ -30,17 +30,15 @@ BRACKETED = re.compile(r"^(\\left\s*)?[(\[].*[)\]]$", re.DOTALL)
 
 def prepare(expression: str) -> str:
     """Rewrites what math-verify misreads: 1e3 is a number, there is one empty set, `x in` precedes an interval."""
-    expression = SPACING.sub(
-        lambda match: "" if match.group() in ("\\!", "\\,") else " ", expression.strip().strip("$")
-    )
+    bare = expression.strip().strip("$")
+    expression = SPACING.sub(lambda match: "" if match.group() in ("\\!", "\\,") else " ", bare)
     expression = MEMBER.sub("", expression).replace("\\varnothing", "\\emptyset")
     return SCIENTIFIC.sub(r"\1 \\cdot 10^{\2}", expression).strip()
 
 
 def base_of(expression: str) -> str | None:
     """Returns the base of a number such as 2516_8 or 2516_{8}."""
-    match = IN_BASE.match(expression)
-    return match.group(1) if match else None
+    return match.group(1) if (match := IN_BASE.match(expression)) else None
 
 
 def same(answer: str, gold: str) -> bool:

@@ -1,19 +1,11 @@
-r"""Extracts the answer of a completion, or None. Each rule is a function; a `Protocol` names it.
-
-    last_boxed         the content of the last \boxed{...}; no box, no answer
-    last_expression    the same; without a box, the last number
-    answer_line        what follows the last "ANSWER:"; without one, as last_expression
-    choice_letter      the letter of a multiple choice, by MMLU-Pro's three published rules
-    json_answer        the field `answer` of the first JSON object, by ZeroEval's published rules
-    fenced_code        the last fenced block
-    code_or_text       the same; without one, the whole text
-    whole_text         the text unchanged
+"""Extracts the answer of a completion, or None. Each rule is a function; a `Protocol` names it.
 
 All take time linear in the length of the text, and none evaluates any of it.
 """
 
 import json
 import re
+from itertools import accumulate
 
 BOX = re.compile(r"\\boxed\s*\{")
 NUMBER = re.compile(r"-?(?:\d[\d,]*\.?\d*|\.\d+)")
@@ -45,8 +37,7 @@ def last_boxed(text: str) -> str | None:
 
 def last_expression(text: str) -> str | None:
     """Returns the last box; without one, the last number, without thousands separators."""
-    boxed = last_boxed(text)
-    if boxed is not None:
+    if (boxed := last_boxed(text)) is not None:
         return boxed
     numbers = NUMBER.findall(text)
     return numbers[-1].replace(",", "").rstrip(".") if numbers else None
@@ -66,11 +57,9 @@ def choice_letter(text: str) -> str | None:
     First rule: the first "answer is (X)". Second: the last "answer: X" on the first line that has one. Third: the last
     letter that stands alone. Each rule passes over the text once.
     """
-    match = CHOICE_SENTENCE.search(text)
-    if match:
+    if match := CHOICE_SENTENCE.search(text):
         return match.group(1)
-    lines = list(CHOICE_LINE.finditer(text))
-    if lines:
+    if lines := list(CHOICE_LINE.finditer(text)):
         end = text.find("\n", lines[0].start())
         return [line.group(1) for line in lines if end < 0 or line.start() < end][-1]
     letters = LONE_LETTER.findall(text)
@@ -97,27 +86,21 @@ def json_answer(text: str, *, boxed: bool = False) -> str | None:
     fields = _first_object(text)
     if fields is not None and "answer" in fields:
         return str(fields["answer"])
-    for pattern in (r'"answer"\s*:\s*"([^"]*)"', r'"answer"\s*:\s*([^,\s]*)', r"answer\s*:\s*([^,\s]*)"):
-        match = re.search(pattern, text)
-        if match:
+    patterns = [r'"answer"\s*:\s*"([^"]*)"', r'"answer"\s*:\s*([^,\s]*)', r"answer\s*:\s*([^,\s]*)"]
+    for pattern in [*patterns, r"\\boxed\{(\w+)\}"] if boxed else patterns:
+        if match := re.search(pattern, text):
             return match.group(1)
-    match = re.search(r"\\boxed\{(\w+)\}", text) if boxed else None
-    return match.group(1) if match else None
+    return None
 
 
 def _first_object(text: str) -> dict[str, object] | None:
-    start = text.find("{")
-    if start < 0:
+    text = text[text.find("{") :] if "{" in text else ""
+    depths = accumulate({"{": 1, "}": -1}.get(character, 0) for character in text)
+    end = next((at for at, depth in enumerate(depths, start=1) if depth == 0), 0)
+    try:
+        return json.loads(text[:end].replace("\n", ""))
+    except (ValueError, RecursionError):  # there is none, or it is no JSON
         return None
-    depth = 0
-    for at in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[at], 0)
-        if depth == 0:
-            try:
-                return json.loads(text[start : at + 1].replace("\n", ""))
-            except (ValueError, RecursionError):
-                return None
-    return None
 
 
 def whole_text(text: str) -> str | None:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rlif.answers.clusters import by_problem
 from rlif.config.recipe import Recipe
 from rlif.errors import DataError, ModelError, RecipeError, lookup
 from rlif.evaluation.evaluate import describe, evaluate
@@ -99,11 +100,7 @@ def _run_of(path: Path) -> Path | None:
 
 
 def check_distinct(found: Sequence[Candidate]) -> None:
-    """Refuses two models whose scores would go to the same files.
-
-    Raises:
-        RecipeError: two models have one name.
-    """
+    """Refuses two models whose scores would go to the same files."""
     known: dict[tuple[Path, int | None], Candidate] = {}
     for candidate in found:
         other = known.setdefault((candidate.folder, candidate.step), candidate)
@@ -174,20 +171,12 @@ def evaluate_candidate(
 
 
 def samplers(engine: str, batch_size: int) -> Callable[[Candidate, Any], Sampler]:
-    """Returns what makes a sampler by the engine of this name.
-
-    Raises:
-        RecipeError: no such engine.
-    """
-    return partial(lookup({"transformers": _transformers, "vllm": _vllm}, engine, "engine"), batch_size)
-
-
-def _transformers(batch_size: int, candidate: Candidate, tokenizer: Any) -> Sampler:
-    return TransformersSampler(load_model(candidate.recipe), tokenizer, batch_size)
-
-
-def _vllm(batch_size: int, candidate: Candidate, tokenizer: Any) -> Sampler:
-    return load_sampler(candidate.recipe, tokenizer, label=candidate.label, batch_size=batch_size)
+    """Returns what makes a sampler by the engine of this name."""
+    engines: dict[str, Callable[[Candidate, Any], Sampler]] = {
+        "transformers": lambda one, tokenizer: TransformersSampler(load_model(one.recipe), tokenizer, batch_size),
+        "vllm": lambda one, tokenizer: load_sampler(one.recipe, tokenizer, label=one.label, batch_size=batch_size),
+    }
+    return lookup(engines, engine, "engine")
 
 
 def compare(first: Candidate, second: Candidate, task: Task) -> Comparison:
@@ -198,11 +187,8 @@ def compare(first: Candidate, second: Candidate, task: Task) -> Comparison:
 
 def _shares_right(records: Sequence[Record]) -> dict[str, float]:
     """Returns the share of right completions of each graded problem."""
-    verdicts: dict[str, list[bool]] = {}
-    for record in records:
-        if record["right"] is not None:
-            verdicts.setdefault(record["id"], []).append(record["right"])
-    return {key: sum(found) / len(found) for key, found in verdicts.items()}
+    graded = by_problem(record for record in records if record["right"] is not None)
+    return {key: sum(record["right"] for record in found) / len(found) for key, found in graded.items()}
 
 
 def read_records(path: Path) -> list[Record]:

@@ -41,16 +41,9 @@ class Entry:
     expected: Mapping[str, Any]
     unsafe_local: bool = False
 
-    @property
-    def model(self) -> str:
-        return self.name.rpartition("/")[2]
-
-    def rows(self, *endings: str) -> list[Row]:
-        """Reads the rows of the first of its files that exists."""
-        return self.read(*(endings or (".jsonl.gz", ".jsonl")))
-
     def read(self, *endings: str) -> Any:
-        """Reads the first of its files that exists."""
+        """Reads the first of its files that exists: rows of JSON lines, or one value of JSON."""
+        endings = endings or (".jsonl.gz", ".jsonl")
         for ending in endings:
             path = self.folder / f"{self.name}{ending}"
             if path.is_file():

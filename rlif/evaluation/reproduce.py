@@ -23,6 +23,7 @@ import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from rlif.answers.equality import equal_all
@@ -103,9 +104,9 @@ def _checked(entry: Entry) -> Check:
 def _zeroeval(entry: Entry) -> Check:
     kind = entry.name.partition("/")[0].removeprefix("zeroeval_")
     problems = {problem.id: problem for problem in load_zeroeval(kind, "test", None, None)}
-    rows = check_ids(entry.rows(), "id", problems)
+    rows = check_ids(entry.read(), "id", problems)
     equal = text_equal if kind == "crux" else first_number_equal
-    answers = [json_answer(row["output"], boxed="Llama-3.1" in entry.model) for row in rows]
+    answers = [json_answer(row["output"], boxed="Llama-3.1" in entry.name.rpartition("/")[2]) for row in rows]
     golds = [problems[str(row["id"])].gold or "" for row in rows]
     right = [answer is not None and equal(answer, gold) for answer, gold in zip(answers, golds, strict=True)]
     note = f"no answer in {100 * answers.count(None) / len(rows):.2f} %"
@@ -125,10 +126,10 @@ def _cruxeval(entry: Entry, answers: Mapping[str, list[str]], labels: Mapping[st
     """Checks pass@1. With fewer labels than answers, the published run left out answers that repeat the call."""
     problems = {problem.id: problem for problem in find_task("cruxeval.original").load("test")}
     check_ids([{"id": key} for key in answers], "id", problems)
-    graded = {
-        key: answers[key] if len(answers[key]) == len(verdicts) else _new(answers[key], problems[key])
-        for key, verdicts in labels.items()
-    }
+    graded: dict[str, list[str]] = {}
+    for key, verdicts in labels.items():
+        call, given = f"f({problems[key].data['input']})", answers[key]
+        graded[key] = [text for text in given if len(given) == len(verdicts) or call not in text]
     if set(graded) != set(answers) or any(len(graded[key]) != len(verdicts) for key, verdicts in labels.items()):
         raise DataError("answers and labels are not of the same samples.")
     owners = [problems[key] for key, texts in graded.items() for _ in texts]
@@ -136,25 +137,19 @@ def _cruxeval(entry: Entry, answers: Mapping[str, list[str]], labels: Mapping[st
     right = _code_task("cruxeval.original").judge(owners, flat, unsafe_local=entry.unsafe_local)
     labelled = [label for key in graded for label in labels[key]]
     same = sum(map(operator.eq, right, labelled))
-    by_problem: dict[str, list[bool]] = {}
-    for owner, verdict in zip(owners, right, strict=True):
-        by_problem.setdefault(owner.id, []).append(verdict)
-    ours = sum(map(percent, by_problem.values())) / len(by_problem)
+    verdicts_left = iter(right)
+    shares = [percent([*islice(verdicts_left, len(texts))]) for texts in graded.values() if texts]
+    ours = sum(shares) / len(shares)
     note = f"{same} of {len(labelled)} verdicts as labelled"
     sound = same >= AGREEMENT * len(labelled)
     return entry.check(len(answers), [ours], [entry.expected["published"]], sound=sound, note=note)
-
-
-def _new(answers: Sequence[str], problem: Problem) -> list[str]:
-    """Returns the answers that do not repeat the call."""
-    return [answer for answer in answers if f"f({problem.data['input']})" not in answer]
 
 
 def _evalplus(entry: Entry) -> Check:
     """Checks pass@1 on the original inputs, and on EvalPlus' where those are there."""
     name = entry.name.partition("_")[0]
     published = [entry.expected["published"][key]["pass@1"] for key in (name, f"{name}+")]
-    rows, labels = entry.rows(".generated.jsonl.gz", ".generated.jsonl"), entry.read(".labels.json", ".labels.json.gz")
+    rows, labels = entry.read(".generated.jsonl.gz", ".generated.jsonl"), entry.read(".labels.json", ".labels.json.gz")
     ours: list[float | None] = []
     notes: list[str] = []
     for level, protocol in enumerate(EVALPLUS[name]):
@@ -179,7 +174,7 @@ def _evalplus(entry: Entry) -> Check:
 
 def _livecodebench(entry: Entry) -> Check:
     """Checks one side where hidden tests are missing: what passed all passes ours, what failed one fails that one."""
-    rows = check_ids(entry.rows(), "question_id")
+    rows = check_ids(entry.read(), "question_id")
     differ = [row["question_id"] for row in rows if (fenced_code(row["output"]) or "") != row["code"]]
     tests: dict[str, Problem] = {}
     for path in sorted((Path(os.environ["RLIF_DATA"]) / "livecodebench").glob("*.jsonl*")):
@@ -220,7 +215,7 @@ def _recorded_failure(row: Row) -> Test | None:
 
 def _mmlu_pro(entry: Entry) -> Check:
     problems = {problem.id.rpartition("/")[2]: problem for problem in find_task("mmlu_pro.lighteval").load("test")}
-    rows = check_ids(entry.rows(), "question_id", problems)
+    rows = check_ids(entry.read(), "question_id", problems)
     hits = [row for row in rows if CHOICE_SENTENCE.search(row["output"] or "")]
     agree = [choice_letter(row["output"]) == row["pred"] for row in hits]
     note = f"the first of three rules finds a letter in {len(hits)} of {len(rows)}; {sum(agree)} are the stored ones"
@@ -228,7 +223,7 @@ def _mmlu_pro(entry: Entry) -> Check:
 
 
 def _alpaca_eval(entry: Entry) -> Check:
-    rows = entry.rows()
+    rows = entry.read()
     annotations = [win_rate.Annotation(row["index"], row["preference"], row["len_1"], row["len_2"]) for row in rows]
     difficulty = "positional" if len(rows) < ALPACA_ITEMS else "instruction"
     rates = win_rate.raw_win_rate(annotations), win_rate.length_controlled(annotations, difficulty)
@@ -238,7 +233,7 @@ def _alpaca_eval(entry: Entry) -> Check:
 
 
 def _gsm8k_labelled(entry: Entry) -> Check:
-    rows = entry.rows()
+    rows = entry.read()
     found = [(row["ground_truth"], part) for row in rows for part in row.values() if isinstance(part, dict)]
     pairs = [(_last_line(part["solution"]), _last_line(gold)) for gold, part in found]
     agree = [right == part["is_correct"] for right, (_, part) in zip(equal_all(pairs), found, strict=True)]
@@ -247,7 +242,7 @@ def _gsm8k_labelled(entry: Entry) -> Check:
 
 
 def _math500(entry: Entry) -> Check:
-    rows = entry.rows(".jsonl", ".jsonl.gz")
+    rows = entry.read(".jsonl", ".jsonl.gz")
     right = equal_all([(last_boxed(row["solution"]) or "", row["answer"]) for row in rows])
     published = float(entry.expected["published"])
     return entry.check(len(rows), [float(sum(right))], [published], note="worked solutions that grade as right")

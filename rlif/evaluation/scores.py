@@ -25,33 +25,19 @@ MEANS = ("completion_length", "self_certainty", "truncated", "unanswered")
 
 @dataclass(frozen=True)
 class Scores:
-    """Holds the scores of one model on one task.
+    """Holds the scores of one model on one task."""
 
-    Attributes:
-        n: samples per problem.
-        completions: their number, over all problems.
-        accuracy: mean@n; Wilson's interval with one sample per problem, clustered by problem with more.
-        chosen: `maj@n` and `self_certainty@n` by name; empty with one sample per problem.
-        pass_at: pass@k by k; empty with one sample per problem.
-        completion_length: mean in tokens; None where it was not recorded, as the next two.
-        self_certainty: mean in nats.
-        truncated: share of completions that the limit cut off.
-        unanswered: share of completions without an answer.
-        settings: everything that decided the scores, as plain data.
-        records: one per completion, where they are not in a file.
-    """
-
-    n: int
-    completions: int
-    accuracy: Interval
-    chosen: Mapping[str, Interval]
-    pass_at: Mapping[int, Interval]
-    completion_length: float | None
-    self_certainty: float | None
-    truncated: float | None
-    unanswered: float | None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    records: Sequence[Record] = ()
+    n: int  # samples per problem
+    completions: int  # their number, over all problems
+    accuracy: Interval  # mean@n; Wilson's interval with one sample per problem, clustered by problem with more
+    chosen: Mapping[str, Interval]  # `maj@n` and `self_certainty@n` by name; empty with one sample per problem
+    pass_at: Mapping[int, Interval]  # pass@k by k; empty with one sample per problem
+    completion_length: float | None  # mean in tokens; None where it was not recorded, as the next two
+    self_certainty: float | None  # mean in nats
+    truncated: float | None  # share of completions that the limit cut off
+    unanswered: float | None  # share of completions without an answer
+    settings: Mapping[str, Any] = field(default_factory=dict)  # everything that decided the scores, as plain data
+    records: Sequence[Record] = ()  # one per completion, where they are not in a file
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the layout of files of scores: the settings, then the scores."""

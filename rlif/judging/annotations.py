@@ -89,9 +89,8 @@ def annotate(
             waiting = [pool.submit(ask, pair) for pair in missing]
             try:
                 stopped = _collect(waiting, judged, tick)
-            except BaseException:
+            finally:
                 _cancel(waiting)
-                raise
         if stopped:
             held = sum(judge.key(pair) in answers for pair in pairs)
             raise MachineError(f"{stopped} {held} of {len(pairs)} pairs are judged, in {path}; run again to go on.")

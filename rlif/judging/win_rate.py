@@ -271,13 +271,7 @@ def _logistic(strength: float) -> Any:
 
 
 def check_ready(difficulty: str = "instruction") -> None:
-    """Checks, before a judge is paid, that both win rates can be computed here.
-
-    Raises:
-        MachineError: scikit-learn is missing.
-        DataError: a table is missing.
-        RecipeError: there is no such way to look difficulty up.
-    """
+    """Checks, before a judge is paid, that both win rates can be computed here."""
     lookup(POSITIONAL, difficulty, "difficulty")
     _logistic(1.0)
     gamed_baselines()

@@ -49,17 +49,14 @@ class EarlyStop:
 
 
 class StopUnsure(StoppingCriteria):
-    """Ends rows of one call of `generate`, which runs within the context of its tap.
-
-    Attributes:
-        stopped_B: number of tokens after which a row was stopped, 0 where it was not. Padding after the end of a row is
-            counted too, so ignore a number beyond the row's length.
-    """
+    """Ends rows of one call of `generate`, which runs within the context of its tap."""
 
     def __init__(self, model: Any, thresholds: Sequence[float], window: int):
         self.tap, self.window, self.steps = ConfidenceTap(model, TOP_K), window, 0
         self.thresholds_B = torch.tensor(thresholds, dtype=torch.float64, device=model.device)
         self.recent_WB = self.thresholds_B.new_zeros((window, len(thresholds)))
+        # Tokens after which a row was stopped, 0 where it was not. Padding after the end of a row is counted too, so
+        # ignore a number beyond the row's length.
         self.stopped_B = self.thresholds_B.new_zeros(len(thresholds), dtype=torch.long)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> Any:

@@ -1,8 +1,6 @@
 """Samples completions outside a trainer.
 
-Sampler              what evaluation and selection sample from
-TransformersSampler  samples anywhere; `rlif.sampling.vllm_sampler` has a sampler for vLLM
-generate             completes each prompt once, by transformers
+Evaluation and selection sample from a `Sampler`: `TransformersSampler`, or vLLM's of `rlif.sampling.vllm_sampler`.
 """
 
 from collections.abc import Sequence
@@ -51,15 +49,10 @@ class Completion:
 
 
 class Sampler(Protocol):
-    """Completes prompts.
+    """Completes prompts."""
 
-    Attributes:
-        tokenizer: the model's.
-        batch_size: how many completions to ask for at once.
-    """
-
-    tokenizer: Any
-    batch_size: int
+    tokenizer: Any  # the model's
+    batch_size: int  # how many completions to ask for at once
 
     def sample(self, prompt_ids: Sequence[Sequence[int]], decoding: Decoding) -> list[Completion]:
         """Samples `decoding.n` completions of each prompt, in the order of the prompts; repeatable by the seed."""
@@ -218,8 +211,7 @@ def _with_self_certainty(model: Any, tap: DecodeTap, completions: list[Completio
     assert fields is not None
     mean_logprob_BT = fields["mean_logprob"]
     mask_BT = length_mask(lengths, mean_logprob_BT.device)
-    stats = TokenStats(
-        mask_BT, head_of(model).vocab_size, mean_logprob_BT=mean_logprob_BT[:, : mask_BT.shape[1]] * mask_BT
-    )
+    mean_logprob_BT = mean_logprob_BT[:, : mask_BT.shape[1]] * mask_BT
+    stats = TokenStats(mask_BT, head_of(model).vocab_size, mean_logprob_BT=mean_logprob_BT)
     values = SIGNALS["self_certainty"](stats)
     return [replace(completion, self_certainty=value) for completion, value in zip(completions, values, strict=True)]

@@ -29,6 +29,8 @@ KEY = "rlif_request"  # in SamplingParams.extra_args: the request's number
 TEMPERATURE = "rlif_temperature"  # the temperature that divides the logits; 1 if left out
 STEPS_HELD = 64  # decoding steps between two copies from the device
 
+Places = dict[int, tuple[int, int, float]]  # by row: the request, the token's position, the temperature to measure at
+
 # `mean_logprob` by request and position: what processors of this process have measured and the sampler not yet taken.
 captured: dict[int, list[float]] = {}
 
@@ -37,12 +39,17 @@ class Measured:
     """Holds what a processor has measured on its device, until it is copied to `captured`."""
 
     def __init__(self) -> None:
-        self.steps: list[tuple[torch.Tensor, list[tuple[int, int, int]]]] = []
+        self.steps: list[tuple[torch.Tensor, Places]] = []
         _measured.add(self)
 
-    def add(self, values_B: torch.Tensor, places: list[tuple[int, int, int]]) -> None:
-        """Adds the values of a step; a place is row, request and position."""
-        self.steps.append((values_B, places))
+    def add(self, logits_BV: torch.Tensor, places: Places) -> None:
+        """Measures the logits of a step. The divisor is a number, or [B, 1] where rows differ."""
+        temperatures = {temperature for *_, temperature in places.values()}
+        divisor: torch.Tensor | float = temperatures.pop()
+        if temperatures:
+            rows = [places[row][2] if row in places else 1.0 for row in range(len(logits_BV))]
+            divisor = torch.tensor(rows, device=logits_BV.device).unsqueeze(1)
+        self.steps.append((mean_logprob(logits_BV, divisor), places))
         if len(self.steps) >= STEPS_HELD:
             self.flush()
 
@@ -53,7 +60,7 @@ class Measured:
         values = torch.cat([values_B for values_B, _ in self.steps]).tolist()
         start = 0
         for values_B, places in self.steps:
-            for row, request, position in places:
+            for row, (request, position, _) in places.items():
                 known = captured.setdefault(request, [])
                 known.extend([float("nan")] * (position + 1 - len(known)))
                 known[position] = values[start + row]
@@ -99,10 +106,8 @@ class SelfCertainty(LogitsProcessor):
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Measures [B, V] logits and returns them untouched."""
         if self.requests and logits.shape[0] == self.batch_size:
-            places = [(row, request, len(output)) for row, (request, output, _) in self.requests.items()]
-            rows = (self.requests.get(row) for row in range(self.batch_size))
-            divisor = divisor_of([request and request[2] for request in rows], logits.device)
-            self.measured.add(mean_logprob(logits, divisor), places)
+            places = {row: (number, len(output), divisor) for row, (number, output, divisor) in self.requests.items()}
+            self.measured.add(logits, places)
         return logits
 
 
@@ -116,14 +121,6 @@ class Worker:
         taken = dict(captured)
         captured.clear()
         return taken
-
-
-def divisor_of(temperatures: list[float | None], device: torch.device) -> torch.Tensor | float:
-    """Returns the divisor of the logits: a number, or [B, 1] where rows differ; None marks a row without a request."""
-    wanted = {temperature for temperature in temperatures if temperature is not None}
-    if len(wanted) == 1:
-        return wanted.pop()
-    return torch.tensor([temperature or 1.0 for temperature in temperatures], device=device).unsqueeze(1)
 
 
 def mean_logprob(logits_BV: torch.Tensor, temperature: torch.Tensor | float = 1.0) -> torch.Tensor:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor  # pyright: ignore[reportMissingImports]
 
-from rlif.sampling.vllm_capture import KEY, TEMPERATURE, Measured, divisor_of, mean_logprob
+from rlif.sampling.vllm_capture import KEY, TEMPERATURE, Measured
 
 # What of SamplingParams changes logits before this processor sees them, and its value where it does not.
 CHANGES = {
@@ -59,13 +59,12 @@ class SelfCertainty(LogitsProcessor):
         slots = ctx.idx_mapping_np.tolist()
         if len(slots) != logits.shape[0]:
             return logits
-        places = []
+        places = {}
         for row, (slot, seen) in enumerate(zip(slots, ctx.seq_lens_upper_bound_np.tolist(), strict=True)):
             position = seen - int(self.prompt_len.np[slot])
             if slot in self.requests and position >= 0:
-                places.append((row, self.requests[slot][0], position))
+                number, temperature = self.requests[slot]
+                places[row] = number, position, temperature
         if places:
-            requests = (self.requests.get(slot) for slot in slots)
-            divisor = divisor_of([request and request[1] for request in requests], logits.device)
-            self.measured.add(mean_logprob(logits, divisor), places)
+            self.measured.add(logits, places)
         return logits

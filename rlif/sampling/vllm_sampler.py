@@ -186,11 +186,7 @@ def _sampling_params(decoding: Decoding, place: tuple[int, int], number: int) ->
 
 
 def load_sampler(recipe: Recipe, tokenizer: Any, *, label: str, batch_size: int = 512) -> VllmSampler:
-    """Loads the sampler of a recipe's model; reads only the fields that say how to load it.
-
-    Raises:
-        ModelError: a LoRA adapter, which vLLM takes only merged; or as `VllmSampler`.
-    """
+    """Loads the sampler of a recipe's model; reads only the fields that say how to load it."""
     path = model_path(recipe)
     if (Path(path) / "adapter_config.json").is_file():
         raise ModelError(f"{label} is a LoRA adapter; merge it, or leave --engine at transformers.")
@@ -199,11 +195,7 @@ def load_sampler(recipe: Recipe, tokenizer: Any, *, label: str, batch_size: int 
 
 
 def require_vllm() -> None:
-    """Checks that vLLM is installed.
-
-    Raises:
-        MachineError: it is not; the message names what to install.
-    """
+    """Refuses to go on without vLLM; the message names what to install."""
     if find_spec("vllm") is None:
         raise MachineError(
             "vLLM is not installed; `pip install 'rlif[vllm]'` brings it for GPUs, requirements-vllm.txt its CPU"

@@ -21,11 +21,7 @@ BANDS = ("self_certainty", "borda", "plurality")
 
 
 def draw(tables: Mapping[str, Mapping[str, Any]], path: Path, names: Sequence[str] = tuple(DRAWN)) -> None:
-    """Draws one panel per table of `rlif.selection.scaling.scaling`, by title; bands show the intervals of three rules.
-
-    Raises:
-        MachineError: matplotlib is not installed.
-    """
+    """Draws one panel per table of `rlif.selection.scaling.scaling`, by title; bands show the intervals of BANDS."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -101,25 +101,22 @@ class Rule:
     pick: Callable[..., int | None]
 
 
-def _deepconf(signal: str, above: float = 0) -> Rule:
-    return Rule(signal, partial(_weighted_vote, above=above))
-
-
+TOP10, TOP90 = partial(_weighted_vote, above=90), partial(_weighted_vote, above=10)
 RULES: dict[str, Rule] = {
     "self_certainty": Rule("self_certainty", _most_sure),
     "borda": Rule("self_certainty", _borda),
     "plurality": Rule(None, _plurality),
     "weighted_vote": Rule("self_certainty", _weighted_vote),
-    "deepconf_mean": _deepconf("mean_token_confidence"),
-    "deepconf_tail": _deepconf("tail_confidence"),
-    "deepconf_bottom": _deepconf("bottom_window_confidence"),
-    "deepconf_lowest": _deepconf("lowest_window_confidence"),
-    "deepconf_mean_top10": _deepconf("mean_token_confidence", 90),
-    "deepconf_tail_top10": _deepconf("tail_confidence", 90),
-    "deepconf_bottom_top10": _deepconf("bottom_window_confidence", 90),
-    "deepconf_mean_top90": _deepconf("mean_token_confidence", 10),
-    "deepconf_tail_top90": _deepconf("tail_confidence", 10),
-    "deepconf_bottom_top90": _deepconf("bottom_window_confidence", 10),
+    "deepconf_mean": Rule("mean_token_confidence", _weighted_vote),
+    "deepconf_tail": Rule("tail_confidence", _weighted_vote),
+    "deepconf_bottom": Rule("bottom_window_confidence", _weighted_vote),
+    "deepconf_lowest": Rule("lowest_window_confidence", _weighted_vote),
+    "deepconf_mean_top10": Rule("mean_token_confidence", TOP10),
+    "deepconf_tail_top10": Rule("tail_confidence", TOP10),
+    "deepconf_bottom_top10": Rule("bottom_window_confidence", TOP10),
+    "deepconf_mean_top90": Rule("mean_token_confidence", TOP90),
+    "deepconf_tail_top90": Rule("tail_confidence", TOP90),
+    "deepconf_bottom_top90": Rule("bottom_window_confidence", TOP90),
     "likelihood": Rule("likelihood", _most_sure),
     "negative_entropy": Rule("negative_entropy", _most_sure),
     "random": Rule(None, _random),

@@ -173,7 +173,8 @@ def early_stop_report(
     right: dict[str, list[bool]] = {"early": [], "full": [], "plurality": []}
     for whole, cut in pairs:
         if cut[0]["right"] is not None:
-            right["early"].append(_vote_is_right([r for r in cut if not _below(r)], "deepconf_lowest", equal))
+            votes = [r for r in cut if (low := r["lowest_window_confidence"]) is not None and low >= r["threshold"]]
+            right["early"].append(_vote_is_right(votes, "deepconf_lowest", equal))
             right["full"].append(_vote_is_right(whole, "deepconf_lowest", equal))
             right["plurality"].append(_vote_is_right(whole, "plurality", equal))
     return {
@@ -194,11 +195,6 @@ def report(
     if early is not None:
         found["early_stop"] = early_stop_report(rows, early, warm_up=warm_up, equal=equal)
     return found
-
-
-def _below(row: Row) -> bool:
-    lowest = row["lowest_window_confidence"]
-    return lowest is None or lowest < row["threshold"]
 
 
 def _vote_is_right(rows: Sequence[Row], rule: str, equal: Equal | None) -> bool:
@@ -228,14 +224,14 @@ def markdown(table: Mapping[str, Any]) -> str:
     lines = [
         f"Accuracy in percent and its 95 % interval over {table['problems']} problems, by number of samples N.",
         "",
-        *_grid("rule", table["n"], table["accuracy"]),
+        *_grid(table["n"], table["accuracy"]),
     ]
     if table["against"]:
         lines += ["", f"Difference to {BASELINE} on the same subsets, in points.", ""]
-        lines += _grid("rule", table["n"], table["against"])
+        lines += _grid(table["n"], table["against"])
     return "\n".join(lines)
 
 
-def _grid(corner: str, ns: Sequence[int], rows: Mapping[str, Sequence[Cell]]) -> list[str]:
-    head = [f"| {corner} | " + " | ".join(f"N = {n}" for n in ns) + " |", "|---" * (len(ns) + 1) + "|"]
+def _grid(ns: Sequence[int], rows: Mapping[str, Sequence[Cell]]) -> list[str]:
+    head = ["| rule | " + " | ".join(f"N = {n}" for n in ns) + " |", "|---" * (len(ns) + 1) + "|"]
     return [*head, *(f"| {name} | " + " | ".join(map(share, cells)) + " |" for name, cells in rows.items())]

@@ -30,7 +30,6 @@ from rlif.signals.token_confidence import TOP_K, WINDOW
 from rlif.tasks.rendering import encode
 
 Pair = tuple[list[int], list[int]]  # token ids of a prompt and of a completion
-UNSCORED: dict[str, float | None] = dict.fromkeys(SIGNALS)
 BATCHES = 8  # scored and written together, so that rows of like length share a pass
 
 
@@ -85,7 +84,7 @@ class Scorer:
         """Computes the same for pairs of prompt ids and completion ids."""
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**62
         fit = [i for i, (prompt, completion) in enumerate(pairs) if prompt and len(prompt) + len(completion) <= limit]
-        scores = [dict(UNSCORED) for _ in pairs]
+        scores: list[dict[str, float | None]] = [dict.fromkeys(SIGNALS) for _ in pairs]
         top_k = min(TOP_K, head_of(self.model).vocab_size)
         for start in range(0, len(fit), self.batch_size * BATCHES):
             part = fit[start : start + self.batch_size * BATCHES]

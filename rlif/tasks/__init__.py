@@ -67,11 +67,7 @@ def source_of(task: Task, sources: Mapping[str, str]) -> str | None:
 
 
 def check_sources(sources: Mapping[str, str], tasks: Sequence[Task]) -> None:
-    """Checks that each source belongs to one of the tasks; without tasks, sources have no effect.
-
-    Raises:
-        RecipeError: one does not; the message suggests the nearest name.
-    """
+    """Refuses a source that belongs to none of the tasks; without tasks, sources have no effect."""
     names = {name for task in tasks for name in _names(task)}
     for name in sources if tasks else ():
         if name not in names:

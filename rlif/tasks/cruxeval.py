@@ -17,6 +17,7 @@ import ast
 import json
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Self
 
@@ -88,19 +89,13 @@ def check_literals(assertion: str) -> bool | str:
     match _parse(assertion):
         case ast.Module(body=[ast.Assert(test=ast.Compare(left, [ast.Eq(), *_], [right, *more])), *rest]):
             try:
-                literal = None if more or rest else _equal_literals(left, right)
-                return ast.unparse(right) if literal is None else literal
+                with suppress(OverflowError, TypeError, ValueError):  # one of them is not a literal
+                    if not more and not rest:
+                        return bool(ast.literal_eval(left) == ast.literal_eval(right))
+                return ast.unparse(right)
             except (MemoryError, RecursionError):
                 return False
     return False
-
-
-def _equal_literals(left: ast.expr, right: ast.expr) -> bool | None:
-    """Compares two literals; returns None if one is not a literal."""
-    try:
-        return bool(ast.literal_eval(left) == ast.literal_eval(right))
-    except (OverflowError, TypeError, ValueError):
-        return None
 
 
 def example(code: str, given: str, *, thought: bool) -> str:

@@ -19,7 +19,6 @@ from rlif.errors import RecipeError
 from rlif.tasks.task import Protocol, Task
 from rlif.types import Problem
 
-SPLITS = ("train", "test")
 HELD_OUT_SHARE = 8  # one problem in eight
 CUPS = "ABCDEF"
 HOURS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -48,7 +47,7 @@ class Miniature(Task):
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         if source is not None:
             raise RecipeError(f"task {self.name} makes its own problems and reads no source, but was given {source!r}.")
-        if split not in SPLITS:
+        if split not in self.splits:
             raise RecipeError(f"task {self.name} has the splits train and test, not {split!r}.")
         rng = random.Random(f"{self.name}/{split}/{seed}")
         problems: dict[str, Problem] = {}

@@ -97,10 +97,9 @@ def draw(options: int) -> str:
 def _worked(source: str) -> Mapping[str, list[str]]:
     """Loads the worked questions of each subject, in the order of the validation split."""
     path = Path(source).expanduser()
-    if path.is_file():
-        source = str(path.parent)
+    folder = str(path.parent) if path.is_file() else source
     try:
-        rows = read_rows(source, "validation", ("question", "category", "cot_content"), lists=("options",))
+        rows = read_rows(folder, "validation", ("question", "category", "cot_content"), lists=("options",))
     except RlifError as error:
         raise DataError(
             f"the official form of MMLU-Pro needs the worked questions of its validation split, expected as"

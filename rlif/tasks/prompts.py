@@ -11,6 +11,10 @@ from typing import Any
 from rlif.errors import RecipeError, lookup
 
 BOXED = "Think step by step, then give the final answer in \\boxed{}."
+STEPS = (
+    "You are a helpful assistant. First think the problem through step by step, then give the user the final answer"
+    " inside \\boxed{}."
+)
 ASSERTION = "Below are a Python function and an assertion about what it returns for one input."
 
 
@@ -35,14 +39,8 @@ class Prompt:
 PROMPTS: dict[str, Prompt] = {
     "plain": Prompt(),
     "boxed": Prompt(user="{problem}\n" + BOXED),
-    "intuitor-1.5b": Prompt(
-        system="You are a helpful assistant. First think the problem through step by step, then give the user the"
-        " final answer inside \\boxed{}."
-    ),
-    "intuitor-3b": Prompt(
-        system="You are a helpful assistant. First think the problem through step by step, then give the user the"
-        " final answer inside \\boxed{}. Stop as soon as the box is closed."
-    ),
+    "intuitor-1.5b": Prompt(system=STEPS),
+    "intuitor-3b": Prompt(system=f"{STEPS} Stop as soon as the box is closed."),
     "intuitor-7b": Prompt(system="You are a helpful assistant. Solve the user's problem step by step."),
     "intuitor-other": Prompt(system=BOXED),  # the reference code's prompt for all other models
     "question-answer": Prompt(user="Question: {problem}\nAnswer:", end=""),

@@ -16,35 +16,24 @@ Chat = bool | Mapping[str, Any]
 
 
 def render(tokenizer: Any, prompt: Prompt, problem: str, chat: Chat) -> list[int]:
-    """Renders a problem as token ids, the same as TRL's in training.
-
-    Raises:
-        ModelError: the chat template refuses the prompt.
-    """
+    """Renders a problem as token ids, the same as TRL's in training."""
     return encode(tokenizer, prompt.messages(problem) if chat else prompt.text(problem), chat)
 
 
 def encode(tokenizer: Any, prompt: str | Sequence[Message], chat: Chat = True) -> list[int]:
-    """Turns a prompt into token ids: a conversation through the chat template, text as it is.
-
-    Raises:
-        ModelError: the chat template refuses the conversation.
-    """
+    """Turns a prompt into token ids: a conversation through the chat template, text as it is."""
     if isinstance(prompt, str):
         return tokenizer(text=[prompt])["input_ids"][0]
     return _apply(tokenizer, prompt, chat, add_generation_prompt=True, tokenize=True, return_dict=False)
 
 
 def conversation_text(tokenizer: Any, messages: Sequence[Message], chat: Chat = True) -> str:
-    """Renders a conversation that ends with the model's turn as text.
-
-    Raises:
-        ModelError: the chat template refuses the conversation.
-    """
+    """Renders a conversation that ends with the model's turn as text."""
     return _apply(tokenizer, messages, chat, tokenize=False)
 
 
 def _apply(tokenizer: Any, messages: Sequence[Message], chat: Chat, **fixed: Any) -> Any:
+    """Applies the chat template; raises a ModelError if it refuses the conversation."""
     arguments = dict(chat) if isinstance(chat, Mapping) else {}
     if taken := sorted(fixed.keys() & arguments):
         raise RecipeError(f"training.chat_template_kwargs gives {', '.join(taken)}, which rlif sets; leave it out.")

@@ -19,43 +19,25 @@ from rlif.types import Problem
 
 @dataclass(frozen=True)
 class Protocol:
-    """How problems are put to a model and how its answers are read; reported with every score.
+    """How problems are put to a model and how its answers are read; reported with every score."""
 
-    Attributes:
-        prompt: name of a template in `rlif.tasks.prompts`.
-        chat: whether to render it by the chat template; None: if the tokenizer has one.
-        max_tokens: completion limit.
-        max_prompt_tokens: shots are dropped until the prompt fits; None for no limit.
-        stop: strings that end a completion and are not part of it.
-        temperature: sampling temperature; 0 is greedy.
-        top_p: probability mass of nucleus sampling.
-        n: completions per problem.
-        extract: returns the answer that a completion gives, or None.
-        equal: compares an answer with the gold; None for mathematical equality.
-        version: increases when a change above changes the meaning of a score.
-        source: where the protocol comes from, and where ours differs.
-    """
-
-    prompt: str = "plain"
-    chat: bool | None = None
-    max_tokens: int = 1024
-    max_prompt_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    temperature: float = 0.0
-    top_p: float = 1.0
-    n: int = 1
-    extract: Callable[[str], str | None] = last_boxed
-    equal: Callable[[str, str], bool] | None = None
-    version: int = 1
-    source: str = ""
+    prompt: str = "plain"  # name of a template in `rlif.tasks.prompts`
+    chat: bool | None = None  # whether to render it by the chat template; None: if the tokenizer has one
+    max_tokens: int = 1024  # completion limit
+    max_prompt_tokens: int | None = None  # shots are dropped until the prompt fits; None for no limit
+    stop: tuple[str, ...] = ()  # strings that end a completion and are not part of it
+    temperature: float = 0.0  # 0 is greedy
+    top_p: float = 1.0  # probability mass of nucleus sampling
+    n: int = 1  # completions per problem
+    extract: Callable[[str], str | None] = last_boxed  # returns the answer that a completion gives, or None
+    equal: Callable[[str, str], bool] | None = None  # compares an answer with the gold; None: mathematically
+    version: int = 1  # increases when a change above changes the meaning of a score
+    source: str = ""  # where the protocol comes from, and where ours differs
 
     def describe(self) -> dict[str, Any]:
         """Returns every field as plain data; functions by name."""
-        named = {
-            "extract": self.extract.__name__,
-            "equal": "mathematical" if self.equal is None else self.equal.__name__,
-        }
-        return asdict(self) | named | {"stop": list(self.stop)}
+        equal = "mathematical" if self.equal is None else self.equal.__name__
+        return asdict(self) | {"extract": self.extract.__name__, "equal": equal, "stop": list(self.stop)}
 
 
 @dataclass(frozen=True)
@@ -70,18 +52,12 @@ class Task(ABC):
     """Loads problems and grades completions.
 
     A new task is a subclass with `load`, and with `protocols` if an answer is not a boxed expression.
-
-    Attributes:
-        name: the key in `TASKS`; followed by a dot and the protocol's name if that is not the default.
-        protocols: by name, the default first.
-        splits: names that `load` accepts, the one for evaluation last.
-        runs_code: whether grading executes code that a model wrote, and so needs the sandbox.
     """
 
-    name: str
-    protocols: ClassVar[Mapping[str, Protocol]] = {"default": Protocol()}
-    splits: ClassVar[tuple[str, ...]] = ("train", "test")
-    runs_code: bool = False
+    name: str  # the key in `TASKS`; followed by a dot and the protocol's name if that is not the default
+    protocols: ClassVar[Mapping[str, Protocol]] = {"default": Protocol()}  # by name, the default first
+    splits: ClassVar[tuple[str, ...]] = ("train", "test")  # names that `load` accepts, the one for evaluation last
+    runs_code: bool = False  # whether grading executes code that a model wrote, and so needs the sandbox
 
     def __init__(self) -> None:
         self.protocol_name = next(iter(self.protocols))
@@ -91,16 +67,11 @@ class Task(ABC):
         return self.protocols[self.protocol_name]
 
     def under(self, protocol: str) -> Self:
-        """Returns the same task with another of its protocols.
-
-        Raises:
-            RecipeError: the task has no protocol of that name.
-        """
+        """Returns the same task with another of its protocols, which must exist."""
         lookup(self.protocols, protocol, f"protocol of {type(self).name}")
         task = copy.copy(self)
         task.protocol_name = protocol
-        default = protocol == next(iter(self.protocols))
-        task.name = type(self).name if default else f"{type(self).name}.{protocol}"
+        task.name = type(self).name + ("" if protocol == next(iter(self.protocols)) else f".{protocol}")
         return task
 
     @abstractmethod

@@ -27,12 +27,7 @@ OPERATIONS: dict[type, Callable[..., Any]] = {
 
 
 def load_zeroeval(name: str, split: str, source: str | None, limit: int | None) -> list[Problem]:
-    """Loads one of ZeroEval's sets: gsm, math-l5 or crux.
-
-    Raises:
-        RecipeError: the split is not test.
-        DataError: the rows cannot be read.
-    """
+    """Loads one of ZeroEval's sets: gsm, math-l5 or crux."""
     if split != "test":
         raise RecipeError(f"ZeroEval's {name} has the split test alone, not {split!r}.")
     source = source or home(f"zeroeval/{name}.questions.jsonl.gz", f"WildEval/ZeroEval:{name}")

@@ -11,7 +11,8 @@ from rlif.config.loading import load_recipe
 from rlif.errors import ModelError, RecipeError
 from rlif.evaluation.grid import candidates
 from rlif.runs.folder import Run
-from rlif.sampling.protocol import uses_chat
+from rlif.sampling.protocol import setup_of
+from rlif.tasks import TASKS
 from rlif.tasks.prompts import PROMPTS
 from rlif.tasks.rendering import conversation_text, encode, render
 from rlif.training.prepare import prepare
@@ -89,4 +90,5 @@ def test_lengths_and_run_folders_follow_the_arguments(model_folder, tmp_path):
     run = Run.create(slow.recipe.model_copy(update={"output": str(tmp_path)}), "run")
     (candidate,) = candidates(str(run.path), tmp_path / "evals")
     assert candidate.recipe.chat_template is False
-    assert uses_chat(slow.tokenizer, None, candidate.recipe.training["chat_template_kwargs"]) == {"thinking": True}
+    arguments = candidate.recipe.training["chat_template_kwargs"]
+    assert setup_of(TASKS["clock"], slow.tokenizer, chat_arguments=arguments).chat == {"thinking": True}

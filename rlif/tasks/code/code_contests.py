@@ -44,16 +44,14 @@ class CodeContests(CodeTask):
                     f"row {number + 1} of {source} has none of {', '.join(TEXTS)}; it has {', '.join(row)}."
                 )
             try:
-                tests = read_tests(row)
+                data = {"tests": read_tests(row)}
             except (KeyError, TypeError, ValueError) as error:
                 raise DataError(
                     f"the tests of row {number + 1} of {source} have none of the known layouts"
                     f" ({type(error).__name__}: {error})."
                 ) from error
-            name = row.get("name") or row.get("id", number)
-            problems.append(
-                Problem(f"code_contests/{split}/{name}", question_prompt(text.strip(), ""), data={"tests": tests})
-            )
+            name = f"code_contests/{split}/{row.get('name') or row.get('id', number)}"
+            problems.append(Problem(name, question_prompt(text.strip(), ""), data=data))
         return problems
 
     def trials(self, problem: Problem, answer: str) -> bool | Sequence[Trial]:

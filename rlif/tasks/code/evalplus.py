@@ -14,12 +14,7 @@ ORACLE = Path(__file__).with_name("evalplus_oracle.py").read_text(encoding="utf-
 
 
 def load_plus(source: str, split: str, limit: int | None) -> list[Problem]:
-    """Loads rows of {task_id, prompt, entry_point, canonical_solution, base_input, plus_input, atol}.
-
-    Raises:
-        RecipeError: the split is not test.
-        DataError: the rows cannot be read.
-    """
+    """Loads rows of {task_id, prompt, entry_point, canonical_solution, base_input, plus_input, atol}."""
     if split != "test":
         raise RecipeError(f"EvalPlus' rows have the split test alone, not {split!r}.")
     problems = []
@@ -56,20 +51,11 @@ def plus_trials(problem: Problem, source: str, *, extra: bool, stored: bool = Fa
         stored: grade as the verdicts published with MBPP+ 0.1.0, see `evalplus_oracle`.
     """
     data = problem.data
-    trials = []
-    for inputs in (data["base"], data["plus"]) if extra else (data["base"],):
-        spec = {key: data[key] for key in ("name", "number", "atol")}
-        spec |= {"reference": f"{data['prompt']}{problem.gold}", "stored": stored}
-        source_of_oracle = f"spec['source'] = {ORACLE!r}" if stored else ""
-        tests = "\n".join(
-            [
-                ORACLE,
-                "signal.signal(signal.SIGALRM, too_slow)",
-                f"spec = {spec!r}",
-                source_of_oracle,
-                f"spec['inputs'] = json.loads({inputs!r})",
-                "judge(spec, call)",
-            ]
-        )
-        trials.append(Trial(Program(source, tests=tests, limits=LIMITS)))
-    return trials
+    spec = {key: data[key] for key in ("name", "number", "atol")}
+    spec |= {"reference": f"{data['prompt']}{problem.gold}", "stored": stored} | ({"source": ORACLE} if stored else {})
+    before = f"{ORACLE}\nsignal.signal(signal.SIGALRM, too_slow)\nspec = {spec!r}\n"
+    tests = [
+        f"{before}spec['inputs'] = json.loads({inputs!r})\njudge(spec, call)"
+        for inputs in ((data["base"], data["plus"]) if extra else (data["base"],))
+    ]
+    return [Trial(Program(source, tests=test, limits=LIMITS)) for test in tests]

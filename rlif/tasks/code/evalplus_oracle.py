@@ -82,14 +82,10 @@ def agree(name: str, args: list[Any], out: Any, expected: Any, atol: float, stor
         return abs(sum(c * math.pow(out, power) for power, c in enumerate(args[0]))) <= atol
     if out == expected:
         return True
-    if not atol and _floats(expected):
+    items = expected if isinstance(expected, list | tuple) else [expected]
+    if not atol and all(isinstance(item, float) for item in items):
         atol = ABSOLUTE
     return bool(atol) and close(out, expected, atol)
-
-
-def _floats(value: Any) -> bool:
-    items = value if isinstance(value, list | tuple) else [value]
-    return all(isinstance(item, float) for item in items)
 
 
 def close(out: Any, expected: Any, atol: float) -> bool:

@@ -80,7 +80,15 @@ def _rows(source: str) -> list[Row]:
     """Reads all rows of a source: a file, a folder with any of test.jsonl to test6.jsonl, or these files of the hub."""
     path = Path(source).expanduser()
     if source == HUB:
-        return _hub_rows()
+        import datasets
+
+        hub = [f"hf://datasets/{HUB}/{name}.jsonl" for name in FILES]
+        try:
+            return [dict(row) for row in datasets.load_dataset("json", data_files=hub, split="train")]
+        except Exception as error:  # the hub client raises a dozen unrelated types
+            raise DataError(
+                f"cannot load {HUB} from the hub ({first_line(error)}); give a folder of its files with source=PATH."
+            ) from error
     if not path.is_dir():
         return read_rows(source, "test")
     files = [path / f"{name}{suffix}{gz}" for name in FILES for suffix in SUFFIXES for gz in ("", ".gz")]
@@ -90,18 +98,6 @@ def _rows(source: str) -> list[Row]:
             f"{source} has none of {', '.join(f'{name}.jsonl' for name in FILES)}; expected those of {HUB}."
         )
     return rows
-
-
-def _hub_rows() -> list[Row]:
-    import datasets
-
-    files = [f"hf://datasets/{HUB}/{name}.jsonl" for name in FILES]
-    try:
-        return [dict(row) for row in datasets.load_dataset("json", data_files=files, split="train")]
-    except Exception as error:  # the hub client raises a dozen unrelated types
-        raise DataError(
-            f"cannot load {HUB} from the hub ({first_line(error)}); give a folder of its files with source=PATH."
-        ) from error
 
 
 def _problem(row: Row, source: str) -> Problem:
@@ -147,11 +143,7 @@ def read_tests(packed: Any) -> list[Test]:
 
 
 def unpack(packed: str) -> Any:
-    """Reads base64 of zlib of a pickle of plain data.
-
-    Raises:
-        ValueError: it has another form.
-    """
+    """Reads base64 of zlib of a pickle of plain data; raises a ValueError if it has another form."""
     try:
         unzip = zlib.decompressobj()
         data = unzip.decompress(base64.b64decode(packed, validate=True), LARGEST)

@@ -26,8 +26,7 @@ from rlif.types import Problem
 LIMITS = Limits(seconds=10)
 SPLITS = {"prompt": range(1, 11), "test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
 SHOWN = (2, 3, 4)  # of the split named prompt
-COLUMNS = ("text", "code")
-ALSO = {"present": ("task_id",), "lists": ("test_list",)}
+COLUMNS = {"columns": ("text", "code"), "present": ("task_id",), "lists": ("test_list",)}
 PLUS = Protocol(
     "code-body",
     chat=False,
@@ -64,7 +63,7 @@ class Mbpp(CodeTask):
         if split not in SPLITS:
             raise RecipeError(f"task mbpp has the splits {', '.join(SPLITS)}, not {split!r}.")
         source = source or home("mbpp/mbpp.jsonl", "google-research-datasets/mbpp:full")
-        examples = [row for row in read_rows(source, "prompt", COLUMNS, **ALSO) if row["task_id"] in SHOWN]
+        examples = [row for row in read_rows(source, "prompt", **COLUMNS) if row["task_id"] in SHOWN]
         shots = tuple(f"{_shown(row)}{row['code']}\n[DONE]\n\n" for row in examples)
         return [
             Problem(
@@ -74,7 +73,7 @@ class Mbpp(CodeTask):
                 data={"tests": list(row["test_list"]), "setup": row.get("test_setup_code") or ""},
                 shots=shots,
             )
-            for row in read_rows(source, split, COLUMNS, **ALSO)
+            for row in read_rows(source, split, **COLUMNS)
             if row["task_id"] in SPLITS[split]
         ][:limit]
 

@@ -50,19 +50,13 @@ class CodeTask(Task):
     ) -> list[bool]:
         """Grades extracted answers, one for each of the problems, which may repeat."""
         keys = [(id(problem), answer) for problem, answer in zip(problems, answers, strict=True)]
-        verdicts: dict[tuple[int, str | None], bool] = {}
-        trials: dict[tuple[int, str | None], Sequence[Trial]] = {}
-        for problem, key in zip(problems, keys, strict=True):
-            if key not in verdicts and key not in trials:
-                answer = key[1]
-                found = self.trials(problem, answer) if answer is not None and len(answer) <= LONGEST else False
-                if isinstance(found, bool):
-                    verdicts[key] = found
-                else:
-                    trials[key] = found
-        passed = run_trials(list(trials.values()), unsafe_local=unsafe_local)
-        verdicts |= dict(zip(trials, passed, strict=True))
-        return [verdicts[key] for key in keys]
+        found = {
+            (place, answer): self.trials(problem, answer) if answer is not None and len(answer) <= LONGEST else False
+            for (place, answer), problem in dict(zip(keys, problems, strict=True)).items()
+        }
+        trials = {key: some for key, some in found.items() if not isinstance(some, bool)}
+        passed = dict(zip(trials, run_trials([*trials.values()], unsafe_local=unsafe_local), strict=True))
+        return [passed.get(key, found[key] is True) for key in keys]
 
 
 def run_trials(trials: Sequence[Sequence[Trial]], *, unsafe_local: bool = False) -> list[bool]:

@@ -28,33 +28,23 @@ PREAMBLE = "\n".join(
 
 def trials_of(code: str, tests: Sequence[Test], function: str | None = None) -> list[Trial]:
     """Makes one trial for each test."""
+    code = PREAMBLE + code
     if function is None:
-        return [
-            Trial(Program(PREAMBLE + code, stdin=test["input"], limits=LIMITS), expected=test["output"])
-            for test in tests
-        ]
+        return [Trial(Program(code, stdin=test["input"], limits=LIMITS), expected=test["output"]) for test in tests]
     name = f"Solution().{function}" if "class Solution" in code else function
-    return [Trial(Program(PREAMBLE + code, tests=_check(name, test), limits=LIMITS)) for test in tests]
+    return [Trial(Program(code, tests=_check(name, test), limits=LIMITS)) for test in tests]
 
 
 def _check(name: str, test: Test) -> str:
-    return "\n".join(
-        [
-            "import json",
-            f"arguments = [json.loads(line) for line in {test['input']!r}.split('\\n')]",
-            f"found = call({name!r}, *arguments)",
-            "found = list(found) if isinstance(found, tuple) else found",
-            f"assert found == json.loads({test['output']!r})",
-        ]
-    )
+    return f"""import json
+arguments = [json.loads(line) for line in {test["input"]!r}.split("\\n")]
+found = call({name!r}, *arguments)
+found = list(found) if isinstance(found, tuple) else found
+assert found == json.loads({test["output"]!r})"""
 
 
 def paired(inputs: Sequence[Any], outputs: Sequence[Any]) -> list[Test]:
-    """Makes tests from a list of inputs and one of outputs.
-
-    Raises:
-        ValueError: the lists differ in length.
-    """
+    """Makes tests from a list of inputs and a list of outputs of the same length."""
     return [{"input": text_of(one), "output": text_of(other)} for one, other in zip(inputs, outputs, strict=True)]
 
 

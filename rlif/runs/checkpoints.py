@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rlif.errors import MachineError, first_line
-from rlif.files.atomic import sync
+from rlif.files.atomic import replace_file, sync
 
 MANIFEST = "manifest.json"
 
@@ -50,13 +50,7 @@ def seal(checkpoint: Path) -> None:
     with ThreadPoolExecutor() as pool:
         entries = list(pool.map(_synced_entry, paths))
     files = {path.relative_to(checkpoint).as_posix(): entry for path, entry in zip(paths, entries, strict=True)}
-    draft = checkpoint / f".{MANIFEST}.draft"
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump({"step": step_of(checkpoint), "files": files}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, checkpoint / MANIFEST)
-    sync(checkpoint)
+    replace_file(checkpoint / MANIFEST, json.dumps({"step": step_of(checkpoint), "files": files}, indent=1))
     sync(checkpoint.parent)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rlif.errors import DataError
+from rlif.files.jsonl import different
 from rlif.runs.checkpoints import file_entry
 from rlif.types import Problem
 
@@ -73,21 +74,14 @@ def _rows(problems: Iterable[Problem]) -> dict[str, Any]:
 
 
 def _files(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        return {}
-    found = {}
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
-        size = path.stat().st_size
-        found[path.name] = file_entry(path) if size <= SMALL else {"bytes": size}
-    return found
+    paths = sorted(path for path in folder.glob("[!.]*") if path.is_file())
+    sizes = {path: path.stat().st_size for path in paths}
+    return {path.name: file_entry(path) if size <= SMALL else {"bytes": size} for path, size in sizes.items()}
 
 
 def _change(then: Any, now: Any) -> str:
-    if isinstance(then, Mapping) and isinstance(now, Mapping):
-        if "rows" in then and then["rows"] != now.get("rows"):
-            return f"{then['rows']} rows then, {now.get('rows')} now"
-        names = sorted(str(name) for name in {*then, *now} if then.get(name) != now.get(name))
-        if "rows" not in then:
-            return ", ".join(names)
-        return "other rows"
-    return "gone"
+    if not isinstance(then, Mapping) or not isinstance(now, Mapping):
+        return "gone"
+    if "rows" not in then:
+        return different(then, now)
+    return "other rows" if then["rows"] == now.get("rows") else f"{then['rows']} rows then, {now.get('rows')} now"

@@ -28,6 +28,7 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +124,9 @@ class Run:
 
     def remove_torn(self) -> None:
         """Removes checkpoints and models that a kill left half written."""
-        for path in self.path.glob(".model.draft*"):
+        torn = [path for path in in_order(self.checkpoints) if not is_sealed(path)]
+        for path in (*self.path.glob(".model.draft*"), *torn):
             shutil.rmtree(path, ignore_errors=True)
-        for path in in_order(self.checkpoints):
-            if not is_sealed(path):
-                shutil.rmtree(path, ignore_errors=True)
 
     def append(self, log: str, row: Mapping[str, Any]) -> None:
         """Adds a line to one of `LOGS`."""
@@ -254,11 +253,8 @@ def environment() -> dict[str, Any]:
 
     versions = {}
     for package in PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "rlif": __version__,
         "commit": _commit(),
@@ -268,7 +264,7 @@ def environment() -> dict[str, Any]:
         "packages": versions,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpus": gpus,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "job": os.environ.get("SLURM_JOB_ID"),  # by which its script knows the run as its own
     }
@@ -277,14 +273,11 @@ def environment() -> dict[str, Any]:
 def _commit() -> str | None:
     """Returns the commit of the checkout; None for an installed package."""
     root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
     git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(git, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
+    if (root / ".git").exists():
+        with suppress(OSError, subprocess.TimeoutExpired):
+            return subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
+    return None
 
 
 def evaluation_name(step: int, task: str) -> str:

@@ -61,7 +61,8 @@ class History:
     @property
     def planned_steps(self) -> int | None:
         """Returns the planned number of steps, where the recipe has one."""
-        steps = _mapping(self.recipe.get("training")).get("max_steps")
+        training = self.recipe.get("training")
+        steps = training.get("max_steps") if isinstance(training, Mapping) else None
         return steps if isinstance(steps, int) and steps > 0 else None
 
     def records(self, step: int, task: str, limit: int = 20_000) -> Iterator[Row]:
@@ -71,7 +72,8 @@ class History:
             yield from itertools.islice(_rows(path, []), limit)
         else:  # written inside the summary by rlif 0.1.0
             records = _read_json(path.with_suffix(".json"), []).get("records")
-            yield from (row for row in _list(records)[:limit] if isinstance(row, dict))
+            kept = records[:limit] if isinstance(records, list) else []
+            yield from (row for row in kept if isinstance(row, dict))
 
     def read_completions(self, step: int, limit: int | None = None) -> Iterator[Row]:
         """Yields the first completions of a step's rollout, without torn lines."""
@@ -92,21 +94,13 @@ def read_history(path: str | Path) -> History:
     except RlifError as error:
         recipe = {}
         notes.append(f"The recipe is unreadable: {error}")
-    files = {
-        name: _read_json(run.path / f"{name}.json", notes, expected=expected)
-        for name, expected in (("environment", "versions and hardware are unknown"), ("summary", ""))
-    }
-    history = History(
-        run,
-        run.path.resolve().name,
-        recipe,
-        files["environment"],
-        files["summary"],
-        _metrics(run.path / "metrics.jsonl", notes),
-        _evaluations(run.path / "eval", notes),
-        _by_step(run.path / "completions", ".jsonl"),
-        notes,
-    )
+    environment = _read_json(run.path / "environment.json", notes, "versions and hardware are unknown")
+    summary = _read_json(run.path / "summary.json", notes)
+    metrics, evaluations = _metrics(run.path / "metrics.jsonl", notes), _evaluations(run.path / "eval", notes)
+    kept = {path.stem.partition("-")[2]: path for path in (run.path / "completions").glob("step-*.jsonl")}
+    completions = {int(step): kept[step] for step in sorted(kept) if step.isdecimal()}
+    name = run.path.resolve().name
+    history = History(run, name, recipe, environment, summary, metrics, evaluations, completions, notes)
     _note_missing(history)
     return history
 
@@ -136,10 +130,10 @@ def _metrics(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
         notes.append("No step was logged: metrics.jsonl is missing or holds none.")
         return {}
     ordered = [rows[step] for step in sorted(rows)]
-    names = {name: None for row in ordered for name, value in row.items() if _is_number(value)}
+    names = {name: None for row in ordered for name, value in row.items() if _is_numeric(value)}
     logged = {name: [row.get(name) for row in ordered] for name in names}
     return {
-        name: np.array([_finite(value) if _is_number(value) else math.nan for value in values])
+        name: np.array([float(value) if is_number(value) else math.nan for value in values])
         for name, values in logged.items()
     }
 
@@ -152,11 +146,6 @@ def _evaluations(folder: Path, notes: list[str]) -> dict[str, dict[int, Row]]:
         if summary:
             found.setdefault(task, {})[int(step)] = {key: value for key, value in summary.items() if key != "records"}
     return found
-
-
-def _by_step(folder: Path, suffix: str) -> dict[int, Path]:
-    paths = {path.stem.partition("-")[2]: path for path in folder.glob(f"step-*{suffix}")}
-    return {int(step): paths[step] for step in sorted(paths) if step.isdecimal()}
 
 
 def _rows(path: Path, notes: list[str]) -> Iterator[Row]:
@@ -198,17 +187,6 @@ def _read_json(path: Path, notes: list[str], expected: str = "") -> Row:
     return {}
 
 
-def _is_number(value: Any) -> bool:
-    return (isinstance(value, int | float) and not isinstance(value, bool)) or value is None
-
-
-def _finite(value: Any) -> float:
-    return float(value) if is_number(value) else math.nan
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _is_numeric(value: Any) -> bool:
+    """Tells whether a value may stand in a column of numbers: NaN, infinities and null as well."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))

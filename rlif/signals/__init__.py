@@ -71,11 +71,16 @@ WINDOWED = ("tail_confidence", "lowest_window_confidence", "bottom_window_confid
 
 
 def renamed(row: Mapping[str, Value]) -> dict[str, Value]:
-    """Copies a row, with the new names of signals and of their spreads; a column under its new name wins."""
+    """Copies a row, with the new names of signals and of columns about them; a column under its new name wins.
+
+    Example:
+        >>> renamed({"group_confidence_tail_unscorable": 0.0, "step": 1})
+        {'tail_confidence_unscorable': 0.0, 'step': 1}
+    """
     new: dict[str, Value] = {}
     for column, value in row.items():
-        signal = column.removesuffix("_spread")
-        new[RENAMED.get(signal, signal) + column.removeprefix(signal)] = value
+        signal = max((name for name in RENAMED if f"{column}_".startswith(f"{name}_")), key=len, default="")
+        new[RENAMED.get(signal, "") + column.removeprefix(signal)] = value
     return new | {column: value for column, value in row.items() if column in new}
 
 

@@ -18,30 +18,20 @@ from rlif.runs.folder import Run
 
 MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad allocation", "bad_alloc")
 PEER = (
-    "connection closed by peer",
-    "connection reset by peer",
-    "socket closed",
-    "broken pipe",
-    "connection was likely closed",
-    "connection refused",
-    "remote process exited",
-    "timed out waiting",
-    "watchdog",
-)
+    "connection closed by peer", "connection reset by peer", "socket closed", "broken pipe", "connection refused",
+    "connection was likely closed", "remote process exited", "timed out waiting", "watchdog",
+)  # fmt: skip
 NOT_FINITE = "probability tensor contains"
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EDQUOT, errno.EFBIG)
+BATCH = "training.per_device_train_batch_size"
 
-# Where memory ran out, by a function that is then on the stack, and what is smaller with which key. The first match.
-STAGES = (
-    ("evaluate", "while evaluating", "evaluate.batch_size"),
-    ("_own_pass", "while scoring completions", "training.per_device_train_batch_size"),
-    ("_generate", "while generating", "training.max_completion_length, or problems_per_update"),
-    (
-        "training_step",
-        "while training",
-        "training.per_device_train_batch_size, or set training.gradient_checkpointing=true",
-    ),
-)
+# By a function that is on the stack where memory ran out: what was done then, and which key to lower. The first match.
+STAGES = {
+    "evaluate": ("while evaluating", "evaluate.batch_size"),
+    "_own_pass": ("while scoring completions", BATCH),
+    "_generate": ("while generating", "training.max_completion_length, or problems_per_update"),
+    "training_step": ("while training", f"{BATCH}, or set training.gradient_checkpointing=true"),
+}
 
 
 @contextmanager
@@ -67,8 +57,7 @@ def faults_as_errors(run: Run, processes: int = 1, *, tidies: bool = False) -> I
             " not write it."
         ) from error
     except (OSError, RuntimeError, MemoryError, SafetensorError) as error:
-        known = _known(error, run, processes)
-        if known is None:
+        if (known := _known(error, run, processes)) is None:
             raise
         if tidies:
             run.remove_torn()
@@ -76,44 +65,32 @@ def faults_as_errors(run: Run, processes: int = 1, *, tidies: bool = False) -> I
 
 
 def _known(error: Exception, run: Run, processes: int) -> RlifError | None:
-    """The error that says what to do, None where the failure is not known."""
-    text, number = str(error).lower(), getattr(error, "errno", None)
+    """Returns the error that says what to do; None where the failure is not known."""
+    text, number, reason = str(error).lower(), getattr(error, "errno", None), first_line(error)
     go_on = f"go on with: rlif train --resume {run.path}"
     if number == errno.ENOSPC or os.strerror(errno.ENOSPC).lower() in text or _is_full(run):
-        return MachineError(f"the disk is full; make room and {go_on}")
-    if number in NOT_WRITABLE or any(os.strerror(code).lower() in text for code in (errno.EROFS, errno.EDQUOT)):
-        return MachineError(f"cannot write to {run.path} any more: {first_line(error)}; put that right and {go_on}")
-    if isinstance(error, FileNotFoundError) and str(run.path) in str(error.filename):
-        return MachineError(
-            f"{error.filename} was removed while the run was at work on it; leave {run.path} alone and {go_on}"
-        )
-    if isinstance(error, MemoryError) or any(sign in text for sign in MEMORY):
-        where, lower = _stage(error)
-        return MachineError(f"out of memory {where}; lower {lower} in {run.path / 'recipe.yaml'} and {go_on}")
-    if processes > 1 and any(sign in text for sign in PEER):
-        return MachineError(
-            f"another process of this run died or cannot be reached ({first_line(error)[:200]}); {go_on}"
-        )
-    if type(error).__module__.startswith("requests."):
-        return MachineError(
-            f"the vLLM server cannot be reached any more ({first_line(error)[:200]}); start it again and {go_on}"
-        )
-    if NOT_FINITE in text:
+        said = f"the disk is full; make room and {go_on}"
+    elif number in NOT_WRITABLE or any(os.strerror(code).lower() in text for code in (errno.EROFS, errno.EDQUOT)):
+        said = f"cannot write to {run.path} any more: {reason}; put that right and {go_on}"
+    elif isinstance(error, FileNotFoundError) and str(run.path) in str(error.filename):
+        said = f"{error.filename} was removed while the run was at work on it; leave {run.path} alone and {go_on}"
+    elif isinstance(error, MemoryError) or any(sign in text for sign in MEMORY):
+        stack = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+        where, lower = next((STAGES[name] for name in STAGES if name in stack), ("in this run", BATCH))
+        said = f"out of memory {where}; lower {lower} in {run.path / 'recipe.yaml'} and {go_on}"
+    elif processes > 1 and any(sign in text for sign in PEER):
+        said = f"another process of this run died or cannot be reached ({reason[:200]}); {go_on}"
+    elif type(error).__module__.startswith("requests."):
+        said = f"the vLLM server cannot be reached any more ({reason[:200]}); start it again and {go_on}"
+    elif NOT_FINITE in text:
         return RecipeError(
             "the model's probabilities are not finite any more, so nothing can be sampled. The same recipe would come"
             " here again: lower training.learning_rate, raise training.beta, or compute in float32 or bfloat16."
         )
-    return None
+    else:
+        return None
+    return MachineError(said)
 
 
 def _is_full(run: Run) -> bool:
     return run.path.exists() and shutil.disk_usage(run.path).free <= 2**20
-
-
-def _stage(error: BaseException) -> tuple[str, str]:
-    """Where in a run an error came from, and the key that makes that part smaller."""
-    stack = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
-    for function, where, lower in STAGES:
-        if function in stack:
-            return where, lower
-    return "in this run", "training.per_device_train_batch_size"

@@ -1,4 +1,4 @@
-"""Will this model gain on these prompts before it collapses? A forecast from one rollout of the base, without labels.
+"""Forecasts from one rollout of the base, without labels, whether a model will gain on prompts before it collapses.
 
 Confidence as a reward teaches what a model already does when it is sure, so it needs a model that does different things
 on one problem and is surer of the better ones. From G completions of each of some problems, with u the signal:
@@ -41,7 +41,7 @@ HALF, FEW = 0.5, 0.1
 
 @dataclass(frozen=True)
 class Forecast:
-    """What `forecast` found."""
+    """Holds what `forecast` found."""
 
     verdict: str  # "yes", "no" or "unclear"
     reasons: list[str]  # why, a sentence each
@@ -57,7 +57,7 @@ class Forecast:
 
 
 def forecast(rows: Sequence[Mapping[str, Any]]) -> Forecast:
-    """A verdict from one rollout of the base.
+    """Judges one rollout of the base.
 
     Args:
         rows: as for `rlif.guard.health.measure_health`, with `reward` (None where there is none) and `truncated`.
@@ -89,18 +89,18 @@ def forecast(rows: Sequence[Mapping[str, Any]]) -> Forecast:
 
 
 def _over_groups(values: Iterable[float | None]) -> Interval | None:
-    """The mean over the groups that have a value; None without any."""
+    """Computes the mean over the groups that have a value; None without any."""
     known = [value for value in values if value is not None]
     return t_interval(known).within(0, 1) if known else None
 
 
 def _wins(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """How often the first of a pair is larger, ties half."""
+    """Computes how often the first of a pair is larger, ties half."""
     return fmean((a > b) + (a == b) / 2 for a, b in pairs) if pairs else None
 
 
 def _pull(group: Sequence[Mapping[str, Any]]) -> float | None:
-    """None where no answer is more frequent than all others: there is nothing to be moved towards."""
+    """Computes the pull of a group; None where no answer is more frequent than all others."""
     (first, n), (_, second) = Counter(row["answer"].strip() for row in group).most_common(2)
     if n == second:
         return None
@@ -158,44 +158,33 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     from rlif.tasks.rendering import render
     from rlif.training.prepare import prepare
 
-    if str(recipe.reward) not in SIGNALS:
+    signal = str(recipe.reward)
+    if signal not in SIGNALS:
         raise RecipeError(
             f"a forecast reads one token signal of {', '.join(SIGNALS)}; the recipe rewards {recipe.reward}."
         )
-    job = prepare(recipe)
+    prepared = prepare(recipe)
+    tokenizer, chosen = prepared.tokenizer, prepared.problems[:problems]
     model, training = load_model(recipe), recipe.resolved_training
-    chosen = job.problems[:problems]
-    ids = [render(job.tokenizer, job.prompt, problem.text, recipe.chat_template) for problem in chosen]
-    decoding = Decoding(
-        training["max_completion_length"],
-        temperature=training["temperature"],
-        n=training["num_generations"],
-        seed=recipe.seed,
-    )
-    sampler = TransformersSampler(model, job.tokenizer, training["per_device_train_batch_size"])
-    completions = sampler.sample(ids, decoding)
-    confidence = NEEDS[str(recipe.reward)] == "topk_confidence_BT"
-    top_k = min(TOP_K, head_of(model).vocab_size) if confidence else None
-    stats = score_completions(
-        model,
-        [completion.prompt_ids for completion in completions],
-        [completion.completion_ids for completion in completions],
-        temperature=training["temperature"],
-        top_k=top_k,
-    )
-    texts = [problem.text for problem in chosen for _ in range(decoding.n)]
-    rewards = windowed(str(recipe.reward), recipe.confidence_window)(stats)
-    return forecast(
-        [
-            {
-                "prompt": text,
-                "prompt_ids": completion.prompt_ids,
-                "completion": completion.text,
-                "completion_ids": completion.completion_ids,
-                "answer": job.task.extract(completion.text),
-                "truncated": completion.truncated,
-                "reward": reward,
-            }
-            for text, completion, reward in zip(texts, completions, rewards, strict=True)
-        ]
-    )
+    temperature, group = training["temperature"], training["num_generations"]
+    ids = [render(tokenizer, prepared.prompt, problem.text, recipe.chat_template) for problem in chosen]
+    decoding = Decoding(training["max_completion_length"], temperature=temperature, n=group, seed=recipe.seed)
+    sampler = TransformersSampler(model, tokenizer, training["per_device_train_batch_size"])
+    sampled = sampler.sample(ids, decoding)
+    top_k = min(TOP_K, head_of(model).vocab_size) if NEEDS[signal] == "topk_confidence_BT" else None
+    prompt_ids, completion_ids = [found.prompt_ids for found in sampled], [found.completion_ids for found in sampled]
+    stats = score_completions(model, prompt_ids, completion_ids, temperature=temperature, top_k=top_k)
+    rewards = windowed(signal, recipe.confidence_window)(stats)
+    rows = [
+        {
+            "prompt": chosen[i // group].text,
+            "prompt_ids": found.prompt_ids,
+            "completion": found.text,
+            "completion_ids": found.completion_ids,
+            "answer": prepared.task.extract(found.text),
+            "truncated": found.truncated,
+            "reward": reward,
+        }
+        for i, (found, reward) in enumerate(zip(sampled, rewards, strict=True))
+    ]
+    return forecast(rows)

@@ -65,7 +65,7 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
         run, checkpoint, notes = on_main(lambda: _begin(prepared, name, resume, held))
         held.enter_context(stop)
         for note in notes:
-            console.print(note, highlight=False, soft_wrap=True, markup=False)
+            console.out(note, highlight=False)
         with faults_as_errors(run, state.num_processes, tidies=state.is_main_process):
             _run(prepared, run, checkpoint, console, stop, fresh=resume is None)
     return run
@@ -91,16 +91,15 @@ def _go_on(prepared: PreparedRun, resume: Run, facts: dict[str, Any]) -> tuple[P
     problems = f"the problems of {recipe.task} ({recipe.source or 'its own source'}, {recipe.split})"
     named = {"problems": problems, "model": f"the model {recipe.model}"}
     fingerprint.check(resume.fingerprint(), facts, resume.path, named)
-    if others := fingerprint.differences(resume.environment(), environment()):
-        held_apart = "; the run goes on, but not as if nothing had happened"
-        others = [f"not what it was started with: {', '.join(others)}{held_apart}"]
+    changed = ", ".join(fingerprint.differences(resume.environment(), environment()))
+    notes = [f"not what it was started with: {changed}; the run goes on, but not as if nothing had happened"]
     checkpoint, damaged = resume.good_checkpoint()
     step = 0 if checkpoint is None else step_of(checkpoint)
     resume.rewind(step)
     rewind_rollbacks(resume, step)
     resume.write_fingerprint(facts)
     from_where = "from the start, it had no checkpoint yet" if checkpoint is None else f"from {checkpoint.name}"
-    return checkpoint, [*others, *damaged, f"going on {from_where}"]
+    return checkpoint, [*(notes if changed else []), *damaged, f"going on {from_where}"]
 
 
 def _run(prepared: PreparedRun, run: Run, checkpoint: Path | None, console: Console, stop: Stop, fresh: bool) -> None:
@@ -109,7 +108,7 @@ def _run(prepared: PreparedRun, run: Run, checkpoint: Path | None, console: Cons
 
     state = PartialState()
     session = open_session(prepared, run, console, stop, fresh)
-    console.print(f"run folder {run.path}", highlight=False, soft_wrap=True, markup=False)
+    console.out(f"run folder {run.path}", highlight=False)
     started = time.perf_counter()
     if checkpoint is None:
         session.evaluate_at(0)
@@ -122,8 +121,8 @@ def _run(prepared: PreparedRun, run: Run, checkpoint: Path | None, console: Cons
         session = open_session(prepared, run, console, stop, fresh=False)
     trainer = session.trainer
     if stop.stopped(trainer.state):
-        go_on = f"stopped at step {trainer.state.global_step}; go on with: rlif train --resume {run.path}"
-        console.print(go_on, highlight=False, soft_wrap=True, markup=False)
+        on = f"go on with: rlif train --resume {run.path}"
+        console.out(f"stopped at step {trainer.state.global_step}; {on}", highlight=False)
         raise stop.ending()
     _save_model(run, trainer)
     if state.is_main_process:
@@ -165,7 +164,7 @@ def _check_prompts(prepared: PreparedRun, trainer: InternalFeedback, console: Co
         temperature=recipe.resolved_training["temperature"],
     )
     for warning in warnings:
-        console.print(f"prompt check: {warning}", highlight=False, soft_wrap=True, markup=False)
+        console.out(f"prompt check: {warning}", highlight=False)
 
 
 def _summary(prepared: PreparedRun, run: Run, session: Session, seconds: float) -> dict[str, Any]:

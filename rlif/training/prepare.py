@@ -37,15 +37,16 @@ class PreparedRun:
     too_long: int
     plan: Plan
     held_out: dict[str, list[Problem]]
+    options: dict[str, Any]  # for the config of the engine's trainer
 
     def prompts(self) -> list[Any]:
-        """What the trainer gets of the problems: conversations or texts, and nothing else."""
+        """Returns what the trainer gets of the problems: conversations or texts, and nothing else."""
         render = self.prompt.messages if self.recipe.chat else self.prompt.text
         return [render(problem.text) for problem in self.problems]
 
 
 def check_names(recipe: Recipe) -> tuple[Task, Prompt]:
-    """The task and the prompt a recipe names, every other name looked up as well.
+    """Returns the task and the prompt that a recipe names; looks up every other name as well.
 
     Raises:
         RlifError: an unknown name; the nearest is suggested. Rewards that contradict the rest of the recipe.
@@ -79,7 +80,7 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     from rlif.tasks.rendering import render
 
     recipe = with_absolute_paths(recipe)
-    task, prompt, _ = check_settings(recipe, processes)
+    task, prompt, options = check_settings(recipe, processes)
     problems = task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed)
     looked_at = {name: find_task(name) for name in recipe.evaluate.tasks}
     held_out = {
@@ -100,4 +101,4 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
             f"all {len(problems)} prompts are longer than max_prompt_tokens ({recipe.max_prompt_tokens}); raise it."
         )
     plan = plan_steps(recipe, len(short), processes)
-    return PreparedRun(recipe, task, prompt, tokenizer, short, len(problems) - len(short), plan, held_out)
+    return PreparedRun(recipe, task, prompt, tokenizer, short, len(problems) - len(short), plan, held_out, options)

@@ -40,10 +40,9 @@ def on_main(action: Callable[[], Outcome]) -> Outcome:
     if PartialState().is_main_process:
         try:
             outcome[0] = action()
-        except RlifError as error:
-            failure, outcome[1] = error, str(error)
         except Exception as error:  # the others must hear of any error, or they wait for ever
-            failure, outcome[1] = error, "the main process failed; what it says comes before or after this."
+            other = "the main process failed; what it says comes before or after this."
+            failure, outcome[1] = error, str(error) if isinstance(error, RlifError) else other
     broadcast_object_list(outcome)
     if failure is not None:
         raise failure

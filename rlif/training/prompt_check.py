@@ -1,15 +1,15 @@
-r"""Before step 1: will completions end where they should? The most common failure of confidence as a reward.
+r"""Checks before step 1 that completions end where they should: the most common failure of confidence as a reward.
 
-What ends a completion is a token; what ends a turn is written by the chat template. Where they differ - a base model
-with a chat template is the usual case - completions run on into a second problem, which is easy and certain, and
-training teaches more of it. So, of a few prompts, completed as training would complete them:
+A token ends a completion; the chat template ends a turn. Where they differ, usually in a base model with a chat
+template, completions run on into a second problem. That is easy and certain, so training teaches more of it. A few
+prompts are completed as training would complete them:
 
     stop token    does the token that closes the assistant's turn in the chat template end a completion?
     truncated     how many completions end at the token limit instead
     goes on       how many go on after their answer or open a new problem, see `rlif.guard.health`
     unanswered    how many have no answer that the task finds
 
-Each makes at most one warning, with the remedy. It only looks: the random state is put back.
+Each makes at most one warning, with the remedy. The random state is put back.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def check_prompts(
     max_tokens: int,
     temperature: float,
 ) -> list[str]:
-    """Warnings about prompts, stop token and token limit; none where all is well.
+    """Returns warnings about prompts, stop token and token limit; none where all is well.
 
     Example:
         >>> from rlif.tasks.prompts import PROMPTS
@@ -72,13 +72,10 @@ def check_prompts(
 
 
 def stop_warning(model: Any, tokenizer: Any, chat: Chat = True) -> str | None:
-    """What to do where the chat template ends a turn with a token that does not end a completion; else None."""
-    end = turn_end(tokenizer, chat)
-    if end is None:
-        return None
-    configured = model.generation_config.eos_token_id
+    """Says what to do where the chat template ends a turn with a token that does not end a completion; else None."""
+    end, configured = turn_end(tokenizer, chat), model.generation_config.eos_token_id
     stops = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
-    if end in stops:
+    if end is None or end in stops:
         return None
     names = " or ".join(repr(tokenizer.convert_ids_to_tokens(stop)) for stop in sorted(stops))
     name = tokenizer.convert_ids_to_tokens(end)
@@ -89,7 +86,7 @@ def stop_warning(model: Any, tokenizer: Any, chat: Chat = True) -> str | None:
 
 
 def turn_end(tokenizer: Any, chat: Chat = True) -> int | None:
-    """The token that closes the assistant's turn in the chat template; None where it closes it with none of its own."""
+    """Finds the token of its own that closes the assistant's turn in the chat template; None where there is none."""
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
     text = conversation_text(tokenizer, turns, chat)
     after = text.rpartition(MARK)[2].strip()

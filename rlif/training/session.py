@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,8 +63,11 @@ class Session:
             if not self.guard.rolls_back:
                 self.evaluate_at(step_of(checkpoint))
         else:
-            with self.display, self._saved_where_rewards_fail():
-                self.trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            with self.display:
+                try:
+                    self.trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+                except RewardError as error:
+                    raise self._saved(error) from error
         return "rolls back" if self.guard.rolls_back and self.stop.agreed is None else "ended"
 
     def close(self) -> None:
@@ -80,16 +82,16 @@ class Session:
         self.guard.restore(TrainerState.load_from_json(str(checkpoint / "trainer_state.json")))
         return step_of(checkpoint) >= self.prepared.plan.steps or self.guard.stopped is not None
 
-    @contextmanager
-    def _saved_where_rewards_fail(self) -> Iterator[None]:
-        """A reward that cannot be given ends the run at a checkpoint of the step before."""
-        try:
-            yield
-        except RewardError as error:
-            step, resume = self.trainer.state.global_step, f"rlif train --resume {self.run.path}"
-            on = f"go on with: {resume}" if self.last.save(self.trainer) else "start again"
-            where = _write_traceback(self.run, step + 1, getattr(error, "details", ""))
-            raise RewardError(f"{error}{where}; stopped after step {step}; put it right and {on}") from error
+    def _saved(self, error: RewardError) -> RewardError:
+        """Saves a checkpoint of the step before a failed reward; returns the error that says where things are."""
+        step, details = self.trainer.state.global_step, getattr(error, "details", "")
+        on = f"go on with: rlif train --resume {self.run.path}" if self.last.save(self.trainer) else "start again"
+        path = self.run.path / "errors" / f"reward-step-{step + 1:06d}.txt"
+        if details and self.trainer.is_world_process_zero():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(details, encoding="utf-8")
+        where = f"; its traceback is in {path}" if details else ""
+        return RewardError(f"{error}{where}; stopped after step {step}; put it right and {on}")
 
     def roll_back(self, console: Console) -> Path | None:
         """Returns the last healthy checkpoint, None for the start; what was logged after it is forgotten."""
@@ -100,28 +102,12 @@ class Session:
             to, damaged = step_to_return_to(self.run, self.guard.healthy)
             beta = roll_back(self.run, self.prepared.recipe, stopped, to)
             where = f"step {to}" if to else "the start"
-            for line in (
-                *damaged,
-                f"guard: rolled back from step {stopped.step} to {where}; going on with training.beta {beta:g}",
-            ):
-                console.print(line, highlight=False, soft_wrap=True, markup=False)
+            line = f"guard: rolled back from step {stopped.step} to {where}; going on with training.beta {beta:g}"
+            console.out(*damaged, line, sep="\n", highlight=False)
             return to
 
         to = on_main(back)
         return self.run.checkpoints / f"checkpoint-{to}" if to else None
-
-
-def _write_traceback(run: Run, step: int, details: str) -> str:
-    """Writes the traceback of a reward into the run folder; returns the part of a sentence that says where it is."""
-    from accelerate import PartialState
-
-    path = run.path / "errors" / f"reward-step-{step:06d}.txt"
-    if not details:
-        return ""
-    if PartialState().is_main_process:
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(details, encoding="utf-8")
-    return f"; its traceback is in {path}"
 
 
 def open_session(prepared: PreparedRun, run: Run, console: Console, stop: Stop, fresh: bool) -> Session:
@@ -134,7 +120,9 @@ def open_session(prepared: PreparedRun, run: Run, console: Console, stop: Stop, 
     settings = prepared.recipe.guard
     if settings.policy == "rollback" and times >= settings.rollbacks:
         settings = settings.model_copy(update={"policy": "stop"})
-    strong = replace(prepared, recipe=strengthened(prepared.recipe, times))
+    recipe = strengthened(prepared.recipe, times)
+    options = prepared.options | {"beta": recipe.resolved_training["beta"]}
+    strong = replace(prepared, recipe=recipe, options=options)
     return _with_callbacks(prepared, run, build(strong, run, fresh), settings, console, stop)
 
 
@@ -146,10 +134,10 @@ def build(prepared: PreparedRun, run: Run, fresh: bool) -> InternalFeedback:
     from rlif.engines.trl.trainer import in_shards
 
     try:
-        gold = prepared.problems if reads_gold(prepared.recipe) else None
-        trainer = build_trainer(
-            prepared.recipe, prepared.prompts(), prepared.tokenizer, str(run.checkpoints), prepared.task, gold
-        )
+        recipe, task = prepared.recipe, prepared.task
+        gold = prepared.problems if reads_gold(recipe) else None
+        prompts, folder = prepared.prompts(), str(run.checkpoints)
+        trainer = build_trainer(recipe, prepared.options, prompts, prepared.tokenizer, folder, task, gold)
         if prepared.held_out and in_shards(trainer.accelerator):
             raise RecipeError(
                 "evaluation on the way needs whole weights, and these are sharded; leave evaluate.tasks empty."
@@ -216,10 +204,10 @@ def _with_callbacks(
         if names.scores:
             trainer.callback_handler.on_log(trainer.args, trainer.state, trainer.control, {})
 
-    def unfinished() -> bool:
-        return stop.stopped(trainer.state) or guard.rolls_back
-
-    periodic = callbacks.PeriodicEvaluation(evaluate_at, prepared.recipe.evaluate.every, unfinished, log_scores)
+    every = prepared.recipe.evaluate.every
+    periodic = callbacks.PeriodicEvaluation(
+        evaluate_at, every, lambda: stop.stopped(trainer.state) or guard.rolls_back, log_scores
+    )
     # Before the trackers, which show what the guard adds to a step and close when training ends.
     trainer.callback_handler.callbacks[:0] = [stop, names, guard, periodic]
     return Session(prepared, run, trainer, evaluate_at, stop, display, guard, last)
@@ -241,17 +229,10 @@ def _evaluation(
         longest = prepared.recipe.resolved_training["max_completion_length"]
         for name, problems in prepared.held_out.items():
             task = find_task(name)
-            scores = evaluate(
-                sampler,
-                task,
-                problems,
-                Setup(
-                    find_prompt(prepared.recipe.prompt or task.protocol.prompt),
-                    prepared.recipe.chat_template,
-                    Decoding(min(task.protocol.max_tokens, longest), stop=task.protocol.stop),
-                ),
-                settings={"step": step},
-            )
+            prompt = find_prompt(prepared.recipe.prompt or task.protocol.prompt)
+            decoding = Decoding(min(task.protocol.max_tokens, longest), stop=task.protocol.stop)
+            setup = Setup(prompt, prepared.recipe.chat_template, decoding)
+            scores = evaluate(sampler, task, problems, setup, settings={"step": step})
             run.write_evaluation(step, name, scores.as_dict(), scores.records)
             figures = {
                 "completion_length": scores.completion_length,

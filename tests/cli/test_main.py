@@ -13,7 +13,7 @@ from support.models import byte_tokenizer, tiny_model
 
 from rlif.cli import train
 from rlif.config.loading import load_recipe
-from rlif.engines.trl.setup import build_trainer
+from rlif.engines.trl.setup import build_trainer, check_training
 
 
 @pytest.mark.parametrize(
@@ -177,5 +177,5 @@ def test_model_folders_are_checked(monkeypatch, capsys, tmp_path, model_folder):
     assert code == 2 and "are pickled (pytorch_model.bin)" in err and "allow_pickle=true" in err
     assert not (tmp_path / "runs").exists()
     recipe = load_recipe("demo", [f"model={pickled}", "allow_pickle=true", "training.log_level=error"])
-    trainer = build_trainer(recipe, ["Go."] * 64, byte_tokenizer(), str(tmp_path / "out"))
+    trainer = build_trainer(recipe, check_training(recipe, 1), ["Go."] * 64, byte_tokenizer(), str(tmp_path / "out"))
     assert torch.equal(trainer.model.lm_head.weight, tiny_model().lm_head.weight)

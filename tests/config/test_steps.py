@@ -8,7 +8,7 @@ from support.models import byte_tokenizer
 import rlif
 from rlif.config.loading import check_recipe
 from rlif.config.steps import plan_steps
-from rlif.engines.trl.setup import build_trainer
+from rlif.engines.trl.setup import build_trainer, check_training
 
 
 def test_the_papers_run_has_58_steps():
@@ -30,7 +30,7 @@ def test_the_engine_counts_the_same_steps(epochs, options, model_folder, tmp_pat
         {"model": str(model_folder), "problems_per_update": 2, "training": settings | options | {"save_steps": 2}}
     )
     for problems in (2, 3, 7):
-        trainer = build_trainer(recipe, ["Say something."] * problems, byte_tokenizer(), str(tmp_path))
+        trainer = build_trainer(recipe, check_training(recipe, 1), ["?"] * problems, byte_tokenizer(), str(tmp_path))
         loop = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
         assert plan_steps(recipe, problems, processes=1).steps == loop[-1]
 

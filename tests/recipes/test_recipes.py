@@ -17,7 +17,7 @@ from rlif.config.about import as_file, evaluation_of, method, read_about
 from rlif.config.inheritance import keys_of
 from rlif.config.loading import check_recipe, find_recipe, load_recipe, shipped_recipes
 from rlif.config.steps import plan_steps
-from rlif.engines.trl.setup import build_trainer
+from rlif.engines.trl.setup import build_trainer, check_training
 from rlif.files.yaml import read_yaml, write_yaml
 from rlif.launching import cost_model as costs
 from rlif.launching.hardware import GPUS, shape_of
@@ -322,7 +322,8 @@ def test_its_adapters_stay_in_float32(tmp_path, model_folder):
     small = load_recipe(SMALL)
     lora = json.dumps(small.lora)
     overrides = [f"model={model_folder}", f"dtype={small.dtype}", f"lora={lora}", "training.log_level=error"]
-    trainer = build_trainer(load_recipe("demo", overrides), ["Go."] * 64, byte_tokenizer(), str(tmp_path / "out"))
+    recipe = load_recipe("demo", overrides)
+    trainer = build_trainer(recipe, check_training(recipe, 1), ["Go."] * 64, byte_tokenizer(), str(tmp_path / "out"))
     types = {parameter.requires_grad: set() for parameter in trainer.model.parameters()}
     for parameter in trainer.model.parameters():
         types[parameter.requires_grad].add(parameter.dtype)

@@ -43,6 +43,14 @@ def test_old_names_of_signals_become_the_new_ones(run):
     assert read_history(run).metrics.keys() == {"step", "mean_token_confidence", "mean_token_confidence_spread"}
 
 
+def test_a_resumed_run_of_an_earlier_version_has_one_column_for_both_names(run):
+    rows = [{"step": 1, "group_confidence_tail_unscorable": 0.5}, {"step": 2, "tail_confidence_unscorable": 0.25}]
+    write_lines(run / "metrics.jsonl", rows)
+    metrics = read_history(run).metrics
+    assert metrics.keys() == {"step", "tail_confidence_unscorable"}
+    assert metrics["tail_confidence_unscorable"].tolist() == [0.5, 0.25]
+
+
 def test_null_and_nan_are_missing_numbers(run):
     rows = [
         {"step": 1, "reward": None},

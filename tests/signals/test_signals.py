@@ -104,8 +104,10 @@ def test_old_names_give_the_signal_and_say_the_new_name(caplog):
     assert not RENAMED.keys() & rlif.SIGNALS.keys() and "group_confidence" not in list(rlif.SIGNALS)
     with pytest.raises(KeyError):
         rlif.SIGNALS["no_such_signal"]
-    row = {"group_confidence": 1, "group_confidence_tail_spread": 2, "step": 3}
-    assert renamed(row) == {"mean_token_confidence": 1, "tail_confidence_spread": 2, "step": 3}
+    row = {"group_confidence": 1, "group_confidence_tail_spread": 2, "step": 3, "group_confidences": 4}
+    assert renamed(row) == {"mean_token_confidence": 1, "tail_confidence_spread": 2, "step": 3, "group_confidences": 4}
+    for about in ("_spread", "_unscorable", "_weight"):
+        assert renamed({f"{old}{about}": 1 for old in RENAMED}) == {f"{new}{about}": 1 for new in RENAMED.values()}
     assert renamed({"mean_token_confidence": 4, "group_confidence": 1}) == {"mean_token_confidence": 4}
 
 

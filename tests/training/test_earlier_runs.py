@@ -16,12 +16,9 @@ import rlif
 from rlif.files.yaml import read_yaml, write_yaml
 from rlif.runs.folder import Run
 from rlif.runs.history import read_history
+from rlif.signals import renamed
 
 BEFORE = Path(__file__).parents[1] / "support/run_of_175f962"
-
-
-def with_new_names(row: dict) -> dict:
-    return {key.replace("group_confidence_tail", "tail_confidence"): value for key, value in row.items()}
 
 
 @pytest.fixture
@@ -34,19 +31,20 @@ def earlier_run(tmp_path) -> Run:
 
 def test_a_checkpoint_of_an_earlier_commit_resumes(earlier_run):
     """The steps after the checkpoint are those that the earlier commit made without a pause."""
-    expected = [with_new_names(row) for row in earlier_run.metrics()]
+    expected = [renamed(row) for row in earlier_run.metrics()]
     assert [row["step"] for row in expected] == [1, 2, 3, 4]
     resumed = rlif.train(earlier_run.recipe(), resume=earlier_run, console=Console(quiet=True))
     assert resumed.summary()["steps"] == 4
-    rows = [with_new_names(row) for row in resumed.metrics()]
+    rows = [renamed(row) for row in resumed.metrics()]
     assert rows[:2] == expected[:2], "the steps before the checkpoint were made again"
     for row, before in zip(rows[2:], expected[2:], strict=True):
         for key in before.keys() - {"step_seconds"}:
             # Another processor may differ in the last bits; the loss, a mean of advantages, is near 0.
             close = isinstance(before[key], float)
-            assert row[key] == (pytest.approx(before[key], rel=1e-6, abs=1e-6) if close else before[key]), key
+            assert row[key] == (pytest.approx(before[key], rel=1e-5, abs=1e-8) if close else before[key]), key
 
 
 def test_reports_read_a_run_of_an_earlier_commit(earlier_run):
     history = read_history(earlier_run.path)
-    assert history.last_step == 4 and "tail_confidence" in history.metrics
+    assert history.last_step == 4 and not [name for name in history.metrics if name.startswith("group_confidence")]
+    assert {"tail_confidence", "tail_confidence_spread", "tail_confidence_unscorable"} <= history.metrics.keys()

@@ -9,7 +9,6 @@ from typing import Any
 
 import datasets
 import torch
-from accelerate import PartialState
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerState
@@ -69,6 +68,7 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
 
 def build_trainer(
     recipe: Recipe,
+    options: dict[str, Any],
     prompts: list[Any],
     tokenizer: Any,
     output_dir: str,
@@ -78,6 +78,7 @@ def build_trainer(
     """Builds a trainer for a recipe, its model loaded.
 
     Args:
+        options: from `check_training`.
         prompts: conversations or texts. For a label-free recipe they are all the trainer's data set holds, so that no
             gold answer can reach the training path.
         output_dir: where checkpoints go; trackers name the run after the folder around it.
@@ -87,10 +88,9 @@ def build_trainer(
         RlifError: TRL refuses the options, the model or a reward cannot be loaded, or there can be no such annotator.
     """
     trainer_class, config_class = trainer_of(recipe.algorithm)
-    options = check_training(recipe, PartialState().num_processes)
+    options = {**options, "save_total_limit": None}  # `checkpointing.SealCheckpoints` deletes old ones
     if recipe.algorithm not in LEAVE_ONE_OUT:
         options["scale_rewards"] = "none"
-    options["save_total_limit"] = None  # `checkpointing.SealCheckpoints` deletes old ones, once the new one is sealed
     if server := os.environ.get(SERVER_HOST):
         options["vllm_server_host"] = server
     try:

@@ -8,12 +8,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rlif.config.defaults import OURS, PAPER_TRAINING, REUSE
 from rlif.config.inheritance import lineage, merged
 from rlif.config.recipe import Equivalence, Evaluation, Recipe
 from rlif.config.renamed import RENAMED_KEYS
 from rlif.errors import RecipeError, nearest
 from rlif.files.yaml import parse_yaml
 from rlif.guard.limits import Guard
+
+TRL_OPTIONS = {*PAPER_TRAINING, *REUSE, *OURS, "max_steps", "bf16", "use_vllm", "top_p", "top_k", "max_grad_norm"}
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -83,6 +86,8 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
             sections = {"evaluate": Evaluation, "guard": Guard, "equivalence": Equivalence}
             owner = sections.get(str(first["loc"][0]), Recipe)
             hint = nearest(str(first["loc"][-1]), owner.model_fields)
+            if key in TRL_OPTIONS:
+                hint = f"it is an option of TRL's: write training.{key}."
             raise RecipeError(f"unknown key {key!r} in the recipe; {hint}") from None
         if first["type"] == "value_error":
             raise RecipeError(f"{first['msg'].removeprefix('Value error, ')}.") from None

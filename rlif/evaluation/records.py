@@ -48,7 +48,7 @@ class Records:
         compared = set(settings) & set(scores) - {"batch_size"}
         keys = different({key: scores[key] for key in compared}, plain({key: settings[key] for key in compared}))
         if keys:
-            raise DataError(f"{file} has another {keys}; write to another folder, or give --overwrite.")
+            raise DataError(f"{file} has other settings ({keys}); write to another folder, or give --overwrite.")
         try:
             return Scores.read(scores)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -63,7 +63,9 @@ class Records:
         except (DataError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise DataError(f"{log.path} is damaged; remove it to start this evaluation anew.") from error
         if keys := different(begun, settings):
-            raise DataError(f"{log.path} was begun with another {keys}; remove it, or write to another folder.")
+            raise DataError(
+                f"{log.path} was begun with other settings ({keys}); remove it, or write to another folder."
+            )
         log.cut()
         if not lines:
             log.append({"settings": settings})

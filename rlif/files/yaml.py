@@ -15,7 +15,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot read {path}: {error}.") from error
-    values = parse_yaml(text, str(path)) if text.strip() else {}
+    values = parse_yaml(text, str(path))
+    if values is None:
+        raise RecipeError(f"{path} is empty; a recipe is a mapping of keys to values.")
     if not isinstance(values, dict):
         raise RecipeError(f"{path} holds a {type(values).__name__}; a recipe is a mapping of keys to values.")
     return values

@@ -14,14 +14,14 @@ class Batch:
 
     Attributes:
         prompts: conversations or texts.
-        completions: of the same type as the prompts.
+        completions: texts or conversations, as the prompts are.
         texts: the completions as text.
         completion_ids: their tokens, the closing one included.
         answers: what the task extracts; None without an answer.
         task: extracts and grades.
         problems: one per completion, with gold answers; None unless a reward of the recipe needs gold.
         step: optimiser steps so far.
-        seed: of the run.
+        seed: the run's.
         first: position of the first row among those of all processes.
         engine: further arguments that the engine passes to reward functions.
     """

@@ -69,7 +69,7 @@ def check_layout(recipe: Recipe, layout: Layout, gpus: int | None) -> None:
     """Refuses layouts that cannot start: too few GPUs, a missing package, and what `check_strategy` refuses.
 
     Args:
-        gpus: of this machine; None where another machine will train.
+        gpus: number on this machine; None where another machine will train.
     """
     check_strategy(recipe, layout)
     _check_heads(recipe, layout)
@@ -185,7 +185,7 @@ def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:
     """Chooses the run folder before the start: the recipe's own name, else the first free one.
 
     Args:
-        rank: of this machine; on later ranks the folder may exist already.
+        rank: number of this machine; on later ranks the folder may exist already.
 
     Raises:
         RecipeError: the name that the recipe gives is taken.

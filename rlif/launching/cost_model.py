@@ -192,12 +192,12 @@ def _vllm_fixed(setting: Setting) -> float:
 
 
 def _cache_bytes(setting: Setting) -> float:
-    """Bytes that vLLM has for the cache on one GPU."""
+    """Returns the bytes that vLLM has for the cache on one GPU."""
     return share(setting) * setting.card.memory * GIB - _vllm_fixed(setting)
 
 
 def _one_completion(setting: Setting) -> float:
-    """Bytes of the cache of one completion of full length, on one GPU of vLLM's."""
+    """Returns the bytes of vLLM's cache for one full-length completion on one GPU."""
     return _longest(setting) * setting.cache / parallel(setting)
 
 

@@ -44,7 +44,7 @@ def batch_script(recipe: Recipe, layout: Layout, start: Sequence[str], stem: str
         layout: with server_gpus above 0 the script asks for one machine more, for the server alone.
         start: what `rlif launch` begins with: the recipe and its overrides, or --resume and a run folder.
         stem: names a run whose recipe gives no name.
-        folder: of the run; None where it depends on the job's number.
+        folder: the run folder; None where it depends on the job's number.
     """
     resumed, stem = start[0] == "--resume", folder_name(stem)
     place = shlex.quote(str(folder))

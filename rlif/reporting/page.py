@@ -35,7 +35,7 @@ TRAINING = ("learning_rate", "beta", "num_generations", "temperature", "max_comp
 
 
 def report(
-    runs: Sequence[str | Path], output: str | Path | None = None, figures: str | Path | None = None
+    runs: Sequence[str | Path] | Path, output: str | Path | None = None, figures: str | Path | None = None
 ) -> tuple[Path, list[str]]:
     """Writes a report of one run, or of several that share their figures.
 
@@ -60,7 +60,7 @@ def report(
     from rlif.reporting.figures import save
     from rlif.reporting.sections import sections
 
-    histories = [read_history(path) for path in runs]
+    histories = [read_history(path) for path in ([runs] if isinstance(runs, str | Path) else runs)]
     if not histories:
         raise RecipeError("give at least one run folder.")
     place = Path(output or (histories[0].run.path / "report.html" if len(histories) == 1 else "report.html"))

@@ -103,14 +103,14 @@ class Mixer:
     """Mixes several rewards into one. Keeps the spread at the start of each, see `Normaliser`.
 
     Args:
-        names: of the rewards.
+        names: names of the rewards.
         kind: one of `NORMALISATIONS`.
         floor: as in `Normaliser`, relative to each reward's own start.
         mixing: one of `MIXINGS`.
 
     Attributes:
         normalisers: by reward; each measures the spread, at weight 0 too.
-        sum_normaliser: of the weighted sum; it measures the spread under any mixing.
+        sum_normaliser: scales the weighted sum; it measures the spread under any mixing.
     """
 
     def __init__(

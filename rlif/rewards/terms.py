@@ -67,7 +67,7 @@ def find_term(name: str, weight: Weight = ALWAYS, *, window: int = WINDOW, secon
     """Loads the term of that name.
 
     Args:
-        window: of the tail and window confidences, in tokens.
+        window: tokens in a window of the tail and window confidences.
         seconds: the time limit of `measure` for one batch or group.
 
     Raises:

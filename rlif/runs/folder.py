@@ -82,9 +82,7 @@ class Run:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         taken = root / names[0]
-        raise RecipeError(
-            f"{taken} exists already; choose another name=..., or go on with `rlif train --resume {taken}`."
-        )
+        raise RecipeError(f"{taken} exists already; choose another name=...{_resumable(taken)}.")
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -304,6 +302,12 @@ def _moved(draft: Path, path: Path) -> bool:
             return False
         raise
     return True
+
+
+def _resumable(path: Path) -> str:
+    """Returns how to go on with a run folder, where it holds an unfinished run."""
+    unfinished = (path / "recipe.yaml").is_file() and not (path / "summary.json").is_file()
+    return f", or go on with `rlif train --resume {path}`" if unfinished else ""
 
 
 def numbered(name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Loads models, renders problems and samples completions outside a trainer.
+"""Loads models and samples completions outside a trainer.
 
     sampler          the front door: `Decoding`, `Completion`, the `Sampler` protocol, and sampling by transformers
     loading          finds a model and tokenizer, checks them, loads them

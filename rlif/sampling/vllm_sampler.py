@@ -56,7 +56,7 @@ class VllmSampler:
     Args:
         model: a model folder, or a hub name.
         tokenizer: a tokenizer of transformers; the model's own if left out.
-        dtype: of weights and activations; "auto" is the checkpoint's own (vLLM's own auto halves float32).
+        dtype: data type of weights and activations; "auto" is the checkpoint's own (vLLM's own auto halves float32).
         max_model_len: limit of prompt and completion together, in tokens; the model's own if left out. A completion
             that reaches it is `truncated`.
         gpu_memory_utilization: share of the device's memory for weights and cache.

@@ -55,7 +55,7 @@ def run_programs(
     Works from any thread. Ctrl-C, or an exception of `on_outcome`, ends all sandboxes first.
 
     Args:
-        limits: of each program that has none of its own; the defaults of `Limits` if left out.
+        limits: apply to programs that have none of their own; the defaults of `Limits` if left out.
         workers: sandboxes at a time; as many as there are processors if left out.
         unsafe_local: without bubblewrap, as plain processes of this user, with nothing but resource limits. That stops
             accidents: endless loops, runaway memory of one process. It does NOT stop a program from reading your

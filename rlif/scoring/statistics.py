@@ -118,7 +118,7 @@ def _check_rows(
 def _hidden_states(
     lm: Any, prompt_ids: list[Sequence[int]], completion_ids: list[Sequence[int]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns `target_N`, the completion tokens of all rows in turn, after `hidden_NH`, which generated them."""
+    """Returns two tensors: `hidden_NH`, and `target_N`, the completion tokens they generated; row after row."""
     rows = [torch.tensor([*p, *c], device=lm.device) for p, c in zip(prompt_ids, completion_ids, strict=True)]
     ids_BL = nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask_BL = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
@@ -140,7 +140,7 @@ def chunk_stats(
     """Computes the statistics of N positions through the head, O(V) per token, holding the logits of one chunk.
 
     Args:
-        weights: of `head.whole`, where the module's own may be in shards.
+        weights: from `head.whole`, where the module's own may be in shards.
         chunk_tokens: positions of a chunk; by default 128 MiB of logits.
     """
     chunk, rows = chunk_tokens or max(1, LOGITS_HELD // head.vocab_size), max(1, LOGITS_CACHED // head.vocab_size)

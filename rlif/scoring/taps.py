@@ -62,9 +62,9 @@ class BackboneTap(Tap):
         model: runs the passes, unwrapped from data-parallel wrappers.
         input_ids_BL: prompts padded on the left, completions on the right.
         completion_length: T; the completions are the last T columns.
-        temperature: of the log-probabilities.
+        temperature: divides the logits.
         wanted: names of statistics beside logprob, from `CHEAP` and `COSTLY`.
-        top_k: of the top-k confidence.
+        top_k: k of the top-k confidence.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class DecodeTap(Tap):
         model: generates, unwrapped from data-parallel wrappers.
         temperature: the logits are divided by this.
         wanted: names of statistics, from `CHEAP` and `COSTLY`.
-        top_k: of the top-k confidence.
+        top_k: k of the top-k confidence.
     """
 
     def __init__(self, model: nn.Module, temperature: float, wanted: Collection[str] = CHEAP, top_k: int | None = None):

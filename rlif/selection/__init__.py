@@ -3,7 +3,8 @@
 In reading order:
 
     rules        the table `RULES` and `select`; the front door, `rlif.select`
-    samples      draws N rows for each problem, or reads them from a file
+    samples      samples N rows of some problems and marks them, or reads rows from a file
+    drawing      draws the rows of all problems into a folder, resumable
     score_file   scores prompts and completions that come from elsewhere
     scaling      computes accuracy over N, with intervals, and the effect of early stopping
     figure       draws accuracy over N

@@ -134,4 +134,4 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     elif not path.is_file():
         raise DataError(f"{out} holds samples, and no sampling.json with their settings; {remedy}")
     elif keys := different(read_object(path), settings):
-        raise DataError(f"{out} holds samples drawn with another {keys}; {remedy}")
+        raise DataError(f"{out} holds samples drawn with other settings ({keys}); {remedy}")

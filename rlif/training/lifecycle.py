@@ -34,7 +34,7 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
     """Trains a model as a recipe says and returns the run folder.
 
     Args:
-        name: of the run folder where the recipe gives none; numbered if taken.
+        name: name of the run folder if the recipe has none; a number is added if it exists.
         resume: go on with this run from its latest good checkpoint, or from the start if it has none yet.
         console: a rich console for progress; if left out, progress is logged by `logging.getLogger("rlif.training")`
             at level INFO.

@@ -85,13 +85,14 @@ class Session:
     def _saved(self, error: RewardError) -> RewardError:
         """Saves a checkpoint of the step before a failed reward; returns the error that says where things are."""
         step, details = self.trainer.state.global_step, getattr(error, "details", "")
-        on = f"go on with: rlif train --resume {self.run.path}" if self.last.save(self.trainer) else "start again"
+        self.last.save(self.trainer)
         path = self.run.path / "errors" / f"reward-step-{step + 1:06d}.txt"
         if details and self.trainer.is_world_process_zero():
             path.parent.mkdir(exist_ok=True)
             path.write_text(details, encoding="utf-8")
         where = f"; its traceback is in {path}" if details else ""
-        return RewardError(f"{error}{where}; stopped after step {step}; put it right and {on}")
+        on = f"put it right and go on with: rlif train --resume {self.run.path}"
+        return RewardError(f"{error}{where}; stopped after step {step}; {on}")
 
     def roll_back(self, console: Console) -> Path | None:
         """Returns the last healthy checkpoint, None for the start; what was logged after it is forgotten."""

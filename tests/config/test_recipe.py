@@ -31,6 +31,12 @@ def test_empty_sections_are_empty(tmp_path):
     assert load_recipe(tmp_path / "r.yaml", ["training.learning_rate=1e-5"]).training == {"learning_rate": 1e-5}
 
 
+def test_an_empty_file_is_refused(tmp_path):
+    (tmp_path / "r.yaml").write_text("# nothing yet\n")
+    with pytest.raises(rlif.RlifError, match=r"r\.yaml is empty; a recipe is a mapping"):
+        load_recipe(tmp_path / "r.yaml")
+
+
 def test_overrides_reach_inside_and_are_yaml():
     recipe = load_recipe("demo", ["seed=3", "training.learning_rate=3e-6", "evaluate.tasks=[cups]", "name=x"])
     assert recipe.seed == 3 and recipe.training["learning_rate"] == 3e-6
@@ -42,6 +48,7 @@ def test_overrides_reach_inside_and_are_yaml():
     [
         (["modl=x"], "unknown key 'modl' in the recipe; did you mean 'model'"),
         (["evaluate.task=clock"], r"unknown key 'evaluate.task'.*did you mean 'tasks'"),
+        (["beta=0.1"], "unknown key 'beta' in the recipe; it is an option of TRL's: write training.beta"),
         (["seed=many"], "seed in the recipe: .*integer.*found 'many'"),
         (["confidence_window=0"], "confidence_window in the recipe: .*greater than or equal to 1, found 0"),
         (["limit=0"], "limit in the recipe: .*greater than or equal to 1"),

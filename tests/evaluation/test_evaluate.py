@@ -85,7 +85,7 @@ def test_records_are_complete_and_in_the_order_of_the_problems(tmp_path):
 def test_resuming_with_other_settings_is_refused(tmp_path):
     with pytest.raises(Killed):
         evaluate(Fragile(dies_at=1), CUPS, problems(), setup(Decoding(6)), path=tmp_path / "cups")
-    with pytest.raises(rlif.RlifError, match=r"was begun with another decoding"):
+    with pytest.raises(rlif.RlifError, match=r"was begun with other settings \(decoding\)"):
         evaluate(Fragile(), CUPS, problems(), setup(Decoding(7)), path=tmp_path / "cups")
     (tmp_path / "cups.part.jsonl").write_text('{"settings": 1}\n[]\n')
     with pytest.raises(rlif.RlifError, match="damaged"):

@@ -61,7 +61,7 @@ def test_a_finished_evaluation_is_not_repeated(run, tmp_path):
         raise AssertionError("a model was loaded")
 
     assert evaluate_candidate(first, work, options(), sampler=no_model) == scores
-    with pytest.raises(rlif.RlifError, match="has another decoding; write to another folder, or give --overwrite"):
+    with pytest.raises(rlif.RlifError, match=r"has other settings \(decoding\); write to another folder"):
         evaluate_candidate(first, work, Options(limit=4, decoding={"max_tokens": 7}), sampler=no_model)
     again = evaluate_candidate(first, work, Options(limit=4, decoding={"max_tokens": 7}, batch_size=4, overwrite=True))
     assert again["clock"].settings["decoding"]["max_tokens"] == 7

@@ -31,6 +31,9 @@ def test_names_are_numbered_and_never_overwritten(tmp_path):
     assert [Run.create(recipe, "demo").path.name for _ in range(3)] == ["demo", "demo-2", "demo-3"]
     with pytest.raises(rlif.RlifError, match=r"demo exists already; choose another name=.*--resume"):
         Run.create(recipe.model_copy(update={"name": "demo"}), "demo")
+    Run.open(tmp_path / "demo").write_summary({})
+    with pytest.raises(rlif.RlifError, match=r"demo exists already; choose another name=\.\.\.\.$"):
+        Run.create(recipe.model_copy(update={"name": "demo"}), "demo")
 
 
 def test_the_recipe_comes_back(run):

@@ -73,7 +73,7 @@ def test_other_settings_and_unknown_samples_are_refused(tmp_path, model_folder):
     ):
         code, printed = select(model_folder, out, *options)
         last = " ".join(printed.split("rlif: ")[-1].split())
-        assert code == 2 and f"holds samples drawn with another {named}; write to another folder" in last
+        assert code == 2 and f"holds samples drawn with other settings ({named}); write to another folder" in last
     assert content(out) == before
     (out / "sampling.json").unlink()
     code, printed = select(model_folder, out)

@@ -204,6 +204,6 @@ def test_a_reward_that_fails_leaves_a_checkpoint_to_go_on_from(fault, tmp_path, 
 def test_a_reward_that_fails_at_once(tmp_path, model_folder):
     """A random model boxes nothing, so a vote on clock has nothing to count."""
     with pytest.raises(
-        rlif.RlifError, match=r"task clock finds an answer in none of them.* put it right and start again"
+        rlif.RlifError, match=r"task clock finds an answer in none of them.* go on with: rlif train --resume"
     ):
         train(tmp_path, model_folder, "reward=plurality_vote", "evaluate={}")

@@ -87,7 +87,7 @@ class InternalReward:
         problems: the data set's column `problem` gives the row in them; only for terms that need gold.
         cluster_texts: for semantic_entropy, see `rlif.rewards.equivalence`.
         rewarded: how many of a group are rewarded; the others only vote. All if left out.
-        seed: of random rewards.
+        seed: seeds random rewards.
     """
 
     def __init__(

@@ -10,6 +10,7 @@ runs/<name>/
     checkpoints/         checkpoint-10/ ..., in the engine's own layout, each sealed by a manifest
     model/               the trained model, for from_pretrained
     summary.json         scores before and after, seeds, steps, seconds; written last
+    errors/              reward-step-000011.txt: the traceback of a reward that raised at that step
     begun.json           hashes of problems and model at the start (`rlif.runs.fingerprint`)
 
 Every file is written whole or not at all, except the logs (metrics, alarms, rollbacks). A kill may tear their last

@@ -73,6 +73,23 @@ def die_halfway(where: str, nth: int) -> None:
     _wrapped(where, wrap)
 
 
+def die_in_a_draft(name: str, nth: int) -> None:
+    """SIGKILL when half of a file of this name is on the disk, the n-th time that it is written."""
+    calls = []
+
+    def wrap(sync: Callable) -> Callable:
+        def wrapper(path: Path) -> None:
+            calls.extend([1] if path.name == f".{name}.draft" else [])
+            if path.name == f".{name}.draft" and len(calls) == nth:
+                os.truncate(path, path.stat().st_size // 2)
+                die()
+            sync(path)
+
+        return wrapper
+
+    _wrapped("rlif.files.atomic:sync", wrap)
+
+
 def die_in_a_line(nth: int) -> None:
     """SIGKILL when half of the n-th line of metrics.jsonl is on the disk."""
 

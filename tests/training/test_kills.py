@@ -8,7 +8,7 @@ import time
 
 import pytest
 from support.killing import CASES, finish, outcome, rlif_process, start, start_two, train_arguments
-from support.sabotage import die_at, die_halfway, die_in_a_line, die_in_backward
+from support.sabotage import die_at, die_halfway, die_in_a_draft, die_in_a_line, die_in_backward
 
 SAVE = "transformers.modeling_utils:safe_save_file"
 ADAPTER = "peft.peft_model:safe_save_file"
@@ -26,7 +26,7 @@ POINTS = {
     "half of the optimiser written": (die_halfway, "torch:save", 10),
     "half of the trainer's state written": (die_halfway, "transformers:TrainerState.save_to_json", 3),
     "everything written but the manifest": (die_at, "rlif.engines.trl.checkpointing:seal", 3),
-    "half of the manifest written": (die_at, "json:dump", 3, "after"),
+    "half of the manifest written": (die_in_a_draft, "manifest.json", 3),
     "before old checkpoints are deleted": (die_at, "rlif.engines.trl.checkpointing:prune", 3),
     "in the middle of deleting one": (die_at, "rlif.runs.checkpoints:shutil.rmtree", 3),
     "half of the trained model written": (die_halfway, SAVE, 5),

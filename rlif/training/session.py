@@ -112,11 +112,7 @@ class Session:
 
 
 def open_session(prepared: PreparedRun, run: Run, console: Console, stop: Stop, fresh: bool) -> Session:
-    """Builds a trainer with the KL weight that the run has come to, and its callbacks.
-
-    Raises:
-        RlifError: it cannot be built; a run folder that was made for it (`fresh`) is removed again.
-    """
+    """Builds a trainer with the KL weight that the run has come to, and its callbacks."""
     times = len(rollbacks(run))
     settings = prepared.recipe.guard
     if settings.policy == "rollback" and times >= settings.rollbacks:

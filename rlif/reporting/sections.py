@@ -93,7 +93,7 @@ def _with_role(task: str, runs: Runs) -> str:
 
 def _line(run: ReportedRun, steps: Iterable[float], values: Any, low: Any = None, high: Any = None) -> Line:
     at = run.collapse and run.collapse.step
-    return Line(run.name, np.array(list(steps), float), np.asarray(values), low, high, run.number, at)
+    return Line(run.name, np.array(list(steps), float), np.asarray(values, float), low, high, run.number, at)
 
 
 def _column(history: History, name: str) -> Values:
@@ -125,8 +125,9 @@ def _length(runs: Runs) -> Iterator[Figure]:
     for task in _tasks(runs):
         lines = []
         for run in runs:
-            found = {step: row.get("completion_length") for step, row in run.history.evaluations.get(task, {}).items()}
-            if lengths := {step: float(found[step]) for step in sorted(found) if is_number(found[step])}:
+            evaluations = sorted(run.history.evaluations.get(task, {}).items())
+            found = ((step, row.get("completion_length")) for step, row in evaluations)
+            if lengths := {step: length for step, length in found if is_number(length)}:
                 lines.append(_line(run, lengths, list(lengths.values())))
         if lines:
             yield curves(_slug("length", task), f"Tokens per completion on {_with_role(task, runs)}", lines)

@@ -126,8 +126,7 @@ def groups(rows: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
 def _answers(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Measures agreement within and between groups; groups with fewer than two answers do not count."""
     counts = [Counter(row["answer"].strip() for row in group if row["answer"] is not None) for group in groups(rows)]
-    counts = [count for count in counts if count.total() > 1]
-    if not counts:
+    if not (counts := [count for count in counts if count.total() > 1]):
         return {}
     favourites = Counter(count.most_common(1)[0][0] for count in counts)
     return {

@@ -34,6 +34,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -198,8 +199,8 @@ def answer_types(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 def accuracies(evaluations: Mapping[int, Mapping[str, Any]]) -> dict[int, Interval]:
     """Returns accuracy by step, in order, of the steps that were graded."""
-    found = {step: Interval.read(evaluations[step].get("accuracy")) for step in sorted(evaluations)}
-    return {step: share for step, share in found.items() if share is not None}
+    rows = sorted(evaluations.items())
+    return {step: share for step, row in rows if (share := Interval.read(row.get("accuracy")))}
 
 
 def early_learning(shares: Mapping[int, Interval], step: int = 10) -> dict[str, tuple[int, Interval]]:
@@ -230,12 +231,9 @@ def accuracy_collapse(shares: Mapping[int, Interval]) -> Collapse | None:
     best_step = max(steps, key=lambda step: shares[step].mean)
     start, best = shares[steps[0]], shares[best_step]
     limit = best.mean - max(best.mean / 5, (best.mean - start.mean) / 2)
-    fallen: int | None = None
-    for step in reversed(steps[steps.index(best_step) + 1 :]):
-        if not (shares[step].mean <= limit and shares[step].is_below(best)):
-            break
-        fallen = step
-    return None if fallen is None else Collapse(fallen, f"accuracy below {limit:.0%}, from {best.mean:.0%} at its best")
+    later = reversed(steps[steps.index(best_step) + 1 :])
+    lost = list(takewhile(lambda step: shares[step].mean <= limit and shares[step].is_below(best), later))
+    return Collapse(lost[-1], f"accuracy below {limit:.0%}, from {best.mean:.0%} at its best") if lost else None
 
 
 def label_free_collapse(metrics: Mapping[str, np.ndarray]) -> Collapse | None:

@@ -42,12 +42,13 @@ def _run(run: ReportedRun, most: int) -> dict[str, Any]:
     shown = [completion for entry in found for problem in entry["problems"] for completion in problem["completions"]]
     shades = [nats for completion in shown for _, nats in completion.get("pieces", []) if nats is not None]
     low, high = np.percentile(shades, [5, 95]).round(2).tolist() if shades else (None, None)
-    size = _bytes(sum(path.stat().st_size for path in files.values() if path.exists()))
-    note = (
-        f"{len(shown):,} completions of {len(found):,} steps; the run folder has kept {len(files):,} steps, {size}."
-        if files
-        else "No completions were kept."
-    )
+    note = "No completions were kept."
+    if files:
+        size = sum(path.stat().st_size for path in files.values() if path.exists())
+        kept = f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size / 2**10:,.0f} KiB"
+        note = (
+            f"{len(shown):,} completions of {len(found):,} steps; the run folder has kept {len(files):,} steps, {kept}."
+        )
     return {"name": run.name, "steps": found, "low": low, "high": high, "note": note}
 
 
@@ -63,24 +64,16 @@ def _problems(rows: Iterable[Row]) -> list[dict[str, Any]]:
             break
         group = group[:PER_STEP]
         taken += len(group)
-        name = group[0].get("problem")
-        found.append(
-            {
-                "id": label(name) if isinstance(name, str) else "",
-                "prompt": _messages(group[0].get("prompt")),
-                "completions": [_completion(row) for row in group],
-            }
-        )
+        name, prompt = group[0].get("problem"), group[0].get("prompt")
+        turns = prompt if isinstance(prompt, list) else [{"role": "", "content": prompt}]
+        messages = [
+            {"role": label(turn.get("role") or ""), "text": _cut(turn.get("content"))}
+            for turn in turns
+            if isinstance(turn, dict)
+        ]
+        known = label(name) if isinstance(name, str) else ""
+        found.append({"id": known, "prompt": messages, "completions": [_completion(row) for row in group]})
     return found
-
-
-def _messages(prompt: Any) -> list[dict[str, str]]:
-    turns = prompt if isinstance(prompt, list) else [{"role": "", "content": prompt}]
-    return [
-        {"role": label(turn.get("role") or ""), "text": _cut(turn.get("content"))}
-        for turn in turns
-        if isinstance(turn, dict)
-    ]
 
 
 def _completion(row: Row) -> dict[str, Any]:
@@ -92,8 +85,9 @@ def _completion(row: Row) -> dict[str, Any]:
         "answer": None if row.get("answer") is None else _cut(row["answer"])[:200],
         "tokens": len(row["completion_ids"]) if isinstance(row.get("completion_ids"), list) else None,
         "cut": len(row["completion"]) > LONGEST,
+        "reward": _number(row.get("reward")),
+        "advantage": _number(row.get("advantage")),
     }
-    shown |= {name: _number(row.get(name)) for name in ("reward", "advantage")}
     pieces = _pieces(row)
     return shown | ({"pieces": pieces} if pieces else {})
 
@@ -130,7 +124,3 @@ def _number(value: Any) -> float | None:
 
 def _cut(text: Any) -> str:
     return (text if isinstance(text, str) else "" if text is None else json.dumps(text))[:LONGEST]
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size / 2**10:,.0f} KiB"

@@ -102,10 +102,9 @@ def curves(key: str, title: str, lines: Sequence[Line], percent: bool = False) -
                     "collapse", (line.collapse, 1), xycoords=("data", "axes fraction"), rotation=90, fontsize=7.5,
                     color=ink, ha="right", va="top", xytext=(-1, -1), textcoords="offset points",
                 )  # fmt: skip
-        _finish(axes, title, ink, percent)
+        _finish(axes, title, ink, percent, steps=True)
         if percent and axes.get_ylim()[0] < 0:
             axes.set_ylim(0, max(axes.get_ylim()[1], 0.01))
-        _label_steps(axes)
         if names and len(lines) > 1:
             axes.legend(handlelength=2.2)
 
@@ -207,10 +206,9 @@ def stacks(key: str, title: str, counts: Mapping[int, Mapping[str, int]]) -> Fig
             for place, bar in enumerate(bars):
                 bar.set_gid(f"{key}-mark-{number}-{place}")
             floor = floor + shares[:, number]
-        _finish(axes, title, ink, percent=True, grid=False)
+        _finish(axes, title, ink, percent=True, grid=False, steps=True)
         axes.set_title(_wrapped(title), pad=18)
         axes.set_ylim(0, 1)
-        _label_steps(axes)
         axes.legend(
             loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=3, handlelength=0.9, handletextpad=0.4,
             columnspacing=0.9, borderaxespad=0.1, fontsize=8,
@@ -223,19 +221,17 @@ def stacks(key: str, title: str, counts: Mapping[int, Mapping[str, int]]) -> Fig
     return Figure(key, title, f"{title}. {ends}.", draw)
 
 
-def _finish(axes: Axes, title: str, ink: str, percent: bool = False, grid: bool = True) -> None:
+def _finish(axes: Axes, title: str, ink: str, percent: bool = False, grid: bool = True, steps: bool = False) -> None:
     axes.set_title(_wrapped(title))
     if percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     if grid:
         axes.grid(axis="y", color=ink, alpha=0.14, linewidth=0.6)
+    if steps:
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_axisbelow(True)
     axes.margins(x=0.02)
-
-
-def _label_steps(axes: Axes) -> None:
-    axes.set_xlabel("step")
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def _wrapped(title: str) -> str:

@@ -152,9 +152,8 @@ def _facts(history: History) -> Iterator[tuple[str, str]]:
         yield "extra passes", f"{summary.get('extra_passes')} per completion ({summary['path']})"
     if environment:
         gpus = environment.get("gpus")
-        hardware = (
-            ", ".join(map(str, gpus)) if isinstance(gpus, list) and gpus else f"{environment.get('cpus')} CPU cores"
-        )
+        named = ", ".join(map(str, gpus)) if isinstance(gpus, list) else ""
+        hardware = named or f"{environment.get('cpus')} CPU cores"
         yield "hardware", f"{hardware}, {environment.get('processes', 1)} process(es), {environment.get('system')}"
         packages = environment.get("packages")
         versions = {name: environment.get(name) for name in ("rlif", "python")}

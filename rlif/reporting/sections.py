@@ -5,7 +5,7 @@ All runs share each figure, in a colour each. A section without figures states w
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -91,8 +91,9 @@ def _with_role(task: str, runs: Runs) -> str:
     return label(task) + role
 
 
-def _line(run: ReportedRun, steps: np.ndarray, values: np.ndarray, low: Values = None, high: Values = None) -> Line:
-    return Line(run.name, steps, values, low, high, run.number, run.collapse and run.collapse.step)
+def _line(run: ReportedRun, steps: Iterable[float], values: Any, low: Any = None, high: Any = None) -> Line:
+    at = run.collapse and run.collapse.step
+    return Line(run.name, np.array(list(steps), float), np.asarray(values, float), low, high, run.number, at)
 
 
 def _column(history: History, name: str) -> Values:
@@ -102,11 +103,11 @@ def _column(history: History, name: str) -> Values:
 
 def _accuracy(runs: Runs) -> Iterator[Figure]:
     for task in _tasks(runs):
-        lines = []
-        for run in runs:
-            if shares := run.accuracies.get(task):
-                mean, low, high = (np.array([getattr(s, k) for s in shares.values()]) for k in ("mean", "low", "high"))
-                lines.append(_line(run, np.array(list(shares), float), mean, low, high))
+        lines = [
+            _line(run, shares, *(np.array([getattr(s, k) for s in shares.values()]) for k in ("mean", "low", "high")))
+            for run in runs
+            if (shares := run.accuracies.get(task))
+        ]
         if lines:
             yield curves(_slug("accuracy", task), f"Accuracy on {_with_role(task, runs)}", lines, percent=True)
 
@@ -125,9 +126,9 @@ def _length(runs: Runs) -> Iterator[Figure]:
         lines = []
         for run in runs:
             evaluations = sorted(run.history.evaluations.get(task, {}).items())
-            lengths = {step: e["completion_length"] for step, e in evaluations if is_number(e.get("completion_length"))}
-            if lengths:
-                lines.append(_line(run, np.array(list(lengths), float), np.array(list(lengths.values()), float)))
+            found = ((step, row.get("completion_length")) for step, row in evaluations)
+            if lengths := {step: length for step, length in found if is_number(length)}:
+                lines.append(_line(run, lengths, list(lengths.values())))
         if lines:
             yield curves(_slug("length", task), f"Tokens per completion on {_with_role(task, runs)}", lines)
 
@@ -206,20 +207,16 @@ def _calibration(runs: Runs) -> Iterator[Figure]:
 
 SECTIONS = (  # key, title, what it needs, how its figures are chosen
     (
-        "accuracy",
-        "Accuracy over checkpoints",
-        "evaluations of graded problems (evaluate.tasks in the recipe)",
-        _accuracy,
+        "accuracy", "Accuracy over checkpoints",
+        "evaluations of graded problems (evaluate.tasks in the recipe)", _accuracy,
     ),
     ("length", "Completion length", "logged steps or evaluations", _length),
     ("annotator", "Online against offline annotator", "logged steps or evaluations", _annotators),
     ("training", "Training, step by step", "logged steps", _training),
     ("answers", "Types of answers", "records of evaluations, or kept completions", _answers),
     (
-        "separation",
-        "Is confidence higher where the answer is right?",
-        "records of evaluations with right and with wrong answers",
-        _separation,
+        "separation", "Is confidence higher where the answer is right?",
+        "records of evaluations with right and with wrong answers", _separation,
     ),
     ("calibration", "Does confidence predict correctness?", "graded records of evaluations", _calibration),
-)
+)  # fmt: skip

@@ -41,11 +41,7 @@ def in_order(folder: Path) -> list[Path]:
 
 
 def seal(checkpoint: Path) -> None:
-    """Writes the manifest, once every file of the checkpoint is on the disk.
-
-    Raises:
-        OSError: it could not be written.
-    """
+    """Writes the manifest, once every file of the checkpoint is on the disk."""
     paths = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST)
     with ThreadPoolExecutor() as pool:
         entries = list(pool.map(_synced_entry, paths))

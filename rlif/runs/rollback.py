@@ -62,13 +62,10 @@ def strengthened(recipe: Recipe, times: int) -> Recipe:
 
 
 def step_to_return_to(run: Run, healthy: int | None) -> tuple[int, list[str]]:
-    """Finds the step to return to, and describes the damaged checkpoints after it.
+    """Finds the step of the last undamaged checkpoint up to a healthy one, and describes the damage of those after it.
 
     Args:
         healthy: step of the last healthy checkpoint; None to return to the start.
-
-    Returns:
-        That step if its checkpoint is undamaged, else the last earlier one that is.
 
     Raises:
         DataError: no undamaged checkpoint is left.
@@ -86,14 +83,7 @@ def step_to_return_to(run: Run, healthy: int | None) -> tuple[int, list[str]]:
 
 
 def roll_back(run: Run, recipe: Recipe, alarm: Alarm, to: int) -> float:
-    """Resets a run folder to a step, and logs that.
-
-    Args:
-        to: step of the last healthy checkpoint, see `step_to_return_to`; 0 where there is none, to begin again.
-
-    Returns:
-        The KL weight from here on.
-    """
+    """Resets a run folder to a step (0: the start), and logs that; returns the KL weight from here on."""
     run.rewind(to)
     beta = strengthened(recipe, len(rollbacks(run)) + 1).resolved_training["beta"]
     run.append("rollbacks.jsonl", {"from": alarm.step, "to": to, "beta": beta, "alarm": asdict(alarm)})

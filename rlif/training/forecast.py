@@ -1,7 +1,7 @@
 """Forecasts from one rollout of the base, without labels, whether a model will gain on prompts before it collapses.
 
-Confidence as a reward teaches what a model already does when it is sure, so it needs a model that does different things
-on one problem and is surer of the better ones. From G completions of each of some problems, with u the signal:
+Confidence as a reward teaches what a model already does when it is sure. So completions of one problem must differ, and
+the better ones must be the surer ones. From G completions of each of some problems, with u the signal:
 
     spread    mean over groups of the standard deviation of u; what the reward has to choose by
     disagree  share of the groups whose answers differ; where none does, u chooses between wordings of one answer
@@ -14,14 +14,14 @@ on one problem and is surer of the better ones. From G completions of each of so
     yes       none of these, and the pull is surely above 0.5 (95 % over groups)
     unclear   otherwise
 
-That collapse follows the model's prior more than anything that is tuned is arXiv 2603.08660's finding; its own
-indicator, the Model Collapse Step, is the step at which a short training run collapses: here, the step at which
-`rlif train RECIPE guard.policy=stop` stops. This forecast costs one rollout instead of a run.
+arXiv 2603.08660 finds that collapse follows the model's prior more than any setting. Its indicator, the Model Collapse
+Step, is the step at which a short training run collapses: here, where `rlif train RECIPE guard.policy=stop` stops. This
+forecast costs one rollout instead of a run.
 
-What it cannot know: whether the most frequent answers are right ones - a model that is surely and consistently wrong
-gets a yes; when collapse comes, which depends on learning rate and KL weight (`demo` and `demo-collapse` share a base
-and a forecast); what the form alone is worth. An unclear pull does not rule a gain out: the self-certainty of
-Qwen2.5-3B does not tell its right from its wrong answers before training (arXiv 2505.19590, Fig. 8), and it gains.
+It does not say whether the most frequent answers are right: a model that is surely and consistently wrong gets a yes.
+Nor when collapse comes, which depends on learning rate and KL weight (`demo` and `demo-collapse` share a base and a
+forecast), nor what the form alone is worth. An unclear pull does not rule a gain out: the self-certainty of Qwen2.5-3B
+does not separate its right from its wrong answers before training (arXiv 2505.19590, Fig. 8), and it gains.
 """
 
 import itertools
@@ -69,8 +69,7 @@ def forecast(rows: Sequence[Mapping[str, Any]]) -> Forecast:
     sets = groups(rows)
     scored = [[row for row in group if row["reward"] is not None] for group in sets]
     spreads = [stdev(row["reward"] for row in group) for group in scored if len(group) > 1]
-    answered = [[row for row in group if row["answer"] is not None] for group in scored]
-    answered = [group for group in answered if len(group) > 1]
+    answered = [kept for group in scored if len(kept := [row for row in group if row["answer"] is not None]) > 1]
     split = [group for group in answered if len({row["answer"].strip() for row in group}) > 1]
     signs = measure_health(rows)
     found = {

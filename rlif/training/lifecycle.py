@@ -104,9 +104,6 @@ def _go_on(prepared: PreparedRun, resume: Run, facts: dict[str, Any]) -> tuple[P
 
 def _run(prepared: PreparedRun, run: Run, checkpoint: Path | None, console: Console, stop: Stop, fresh: bool) -> None:
     """Trains in a run folder, from a checkpoint if there is one, to the end or to a signal."""
-    from accelerate import PartialState
-
-    state = PartialState()
     session = open_session(prepared, run, console, stop, fresh)
     console.out(f"run folder {run.path}", highlight=False)
     started = time.perf_counter()
@@ -125,9 +122,9 @@ def _run(prepared: PreparedRun, run: Run, checkpoint: Path | None, console: Cons
         console.out(f"stopped at step {trainer.state.global_step}; {on}", highlight=False)
         raise stop.ending()
     _save_model(run, trainer)
-    if state.is_main_process:
+    if trainer.is_world_process_zero():
         run.write_summary(_summary(prepared, run, session, time.perf_counter() - started))
-    state.wait_for_everyone()
+    trainer.accelerator.wait_for_everyone()
     session.close()
 
 

@@ -58,14 +58,7 @@ def check_names(recipe: Recipe) -> tuple[Task, Prompt]:
 
 
 def check_settings(recipe: Recipe, processes: int) -> tuple[Task, Prompt, dict[str, Any]]:
-    """Checks names and options: all that needs neither data nor a model.
-
-    Returns:
-        The task, the prompt and the options for TRL's config.
-
-    Raises:
-        RlifError: as `check_names`, and `check_training` of the engine.
-    """
+    """Checks all that needs neither data nor a model; returns task, prompt and the options for TRL's config."""
     from rlif.engines.trl.setup import check_training
 
     return *check_names(recipe), check_training(recipe, processes)

@@ -11,12 +11,9 @@ Outcome = TypeVar("Outcome")
 
 
 def join_processes(recipe: Recipe) -> Any:
-    """Joins the processes of a launched run, or finds that this is the only one.
+    """Joins the processes of a launched run, or finds that this is the only one; returns accelerate's PartialState.
 
     The first caller creates the process group; later timeouts are ignored. So the time limit is set here.
-
-    Returns:
-        accelerate's PartialState.
     """
     import torch
     from accelerate import PartialState

@@ -49,12 +49,9 @@ class Session:
     last: LastStep  # saves the step before one that failed
 
     def train(self, checkpoint: Path | None) -> str:
-        """Trains from a checkpoint, or from the start.
+        """Trains from a checkpoint or the start; returns "ended", or "rolls back" where the guard asks for that.
 
         The last checkpoint of a run that was killed before its summary is evaluated and not trained further.
-
-        Returns:
-            "ended", or "rolls back" where the guard asks for an earlier checkpoint.
         """
         if checkpoint is not None and self._ended_at(checkpoint):
             from rlif.engines.trl.setup import load_finished
@@ -112,11 +109,7 @@ class Session:
 
 
 def open_session(prepared: PreparedRun, run: Run, console: Console, stop: Stop, fresh: bool) -> Session:
-    """Builds a trainer with the KL weight that the run has come to, and its callbacks.
-
-    Raises:
-        RlifError: it cannot be built; a run folder that was made for it (`fresh`) is removed again.
-    """
+    """Builds a trainer with the KL weight that the run has come to, and its callbacks."""
     times = len(rollbacks(run))
     settings = prepared.recipe.guard
     if settings.policy == "rollback" and times >= settings.rollbacks:
@@ -185,15 +178,12 @@ def _with_callbacks(
         _grade(prepared.task, [problems.get(_key(row["prompt"])) for row in rows], rows)
         return rows
 
-    def extra() -> dict[str, Any]:
-        return {"path": trainer.reward.path} | guard.logged
-
     display, last, names = callbacks.Display(console), checkpointing.LastStep(), callbacks.MetricNames()
     limit = prepared.recipe.resolved_training["save_total_limit"]
     for callback in (
         FiniteGradients(),
         last,
-        callbacks.Recorder(run, extra, completions),
+        callbacks.Recorder(run, lambda: {"path": trainer.reward.path} | guard.logged, completions),
         checkpointing.RoomForCheckpoint(run.checkpoints),
         checkpointing.SealCheckpoints(run, limit, lambda: guard.healthy),
         display,

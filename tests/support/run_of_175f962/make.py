@@ -41,3 +41,5 @@ for left_out in ("checkpoints/checkpoint-4", "model", "completions"):
     shutil.rmtree(run.path / left_out, ignore_errors=True)
 for left_out in ("summary.json", ".lock"):
     (run.path / left_out).unlink(missing_ok=True)
+for path in (run.path / "environment.json", run.path / "recipe.yaml"):
+    path.write_text(path.read_text().replace(str(folder), "/before"))

@@ -13,6 +13,7 @@ import datetime
 import json
 import os
 import platform
+import random
 import subprocess
 import sys
 import tempfile
@@ -155,6 +156,7 @@ def main() -> None:
             "pytest",
             "-m",
             "sweep or not sweep",
+            f"--hypothesis-seed={random.randrange(10**9)}",
             f"--junitxml={junit}",
             "-o",
             "junit_family=xunit1",

@@ -58,8 +58,8 @@ class Records:
         """Reads the batches of an evaluation that was killed, or begins a new file with its settings."""
         try:
             lines = [row for _, row in log.rows()]
-            begun = dict(lines[0]["settings"]) if lines else settings
-            self.batches = {int(line["batch"]): [dict(record) for record in line["records"]] for line in lines[1:]}
+            begun = {**lines[0]["settings"]} if lines else settings
+            self.batches = {int(line["batch"]): [{**record} for record in line["records"]] for line in lines[1:]}
         except (DataError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise DataError(f"{log.path} is damaged; remove it to start this evaluation anew.") from error
         if keys := different(begun, settings):

@@ -87,9 +87,10 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
         evaluate(Fragile(dies_at=1), CUPS, problems(), setup(Decoding(6)), path=tmp_path / "cups")
     with pytest.raises(rlif.RlifError, match=r"was begun with other settings \(decoding\)"):
         evaluate(Fragile(), CUPS, problems(), setup(Decoding(7)), path=tmp_path / "cups")
-    (tmp_path / "cups.part.jsonl").write_text('{"settings": 1}\n[]\n')
-    with pytest.raises(rlif.RlifError, match="damaged"):
-        evaluate(Fragile(), CUPS, problems(), setup(Decoding(6)), path=tmp_path / "cups")
+    for settings in ("1", '""', "[[null, false]]"):
+        (tmp_path / "cups.part.jsonl").write_text(f'{{"settings": {settings}}}\n')
+        with pytest.raises(rlif.RlifError, match="damaged"):
+            evaluate(Fragile(), CUPS, problems(), setup(Decoding(6)), path=tmp_path / "cups")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -1,0 +1,231 @@
+r"""Rewrites an answer in one spelling: Unicode, Markdown, LaTeX's synonyms and spacing.
+
+Answers with the same spelling are equal. Nothing is computed: `1/2` and `0.5` keep different spellings.
+Takes time linear in the length of the text, but for braces nested in braces.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+
+SYMBOLS = {
+    **dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\u2014\ufe63\uff0d", "-"),
+    **dict.fromkeys("×·⋅∙", r"\cdot "),
+    **dict.fromkeys("÷⁄∕", "/"),
+    **dict.fromkeys("≤⩽≦", r"\le "),
+    **dict.fromkeys("≥⩾≧", r"\ge "),
+    **dict.fromkeys("′’ʹ", "'"),
+    **dict.fromkeys("€£¥₹", ""),
+    **{"±": r"\pm ", "∓": r"\mp ", "≠": r"\ne ", "≈": r"\approx ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap "},
+    **{"∈": r"\in ", "∅": r"\emptyset ", "°": r"^{\circ}", "⟨": r"\langle ", "⟩": r"\rangle ", "…": r"\ldots "},
+}
+GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho ? sigma tau upsilon phi chi psi omega"
+SYMBOLS |= {chr(0x3B1 + i): f"\\{name} " for i, name in enumerate(GREEK.split()) if name != "?"}
+RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
+LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+RAISED_RUN, LOWERED_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+"), re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
+RADICAL = re.compile(r"√\s*(\d+|\w|(?=[({]))")
+
+SPECIAL_TOKEN = re.compile(r"<\|[\w-]{1,40}\|>|</?s>|<(?:eos|bos|pad|end_of_turn)>")
+WRAPPERS = [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("`", "`"), ("*", "*")]
+BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
+TRAILING = re.compile(r"(?:[.,;:]|\\\\|\\[,;:! ]|\s)+$")
+LEADING = re.compile(r"^(?:\s|=|\\[,;:! ]|~)+")
+
+TOKEN = re.compile(r"\\\\(?:\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in|mu)\s*\])?|\\[a-zA-Z]+\*?|\\.|.", re.DOTALL)
+ESCAPED = re.compile(r"\\\\(?=[a-zA-Z])")
+SYNONYMS = {
+    **dict.fromkeys([r"\dfrac", r"\tfrac", r"\cfrac"], r"\frac"),
+    **dict.fromkeys([r"\dbinom", r"\tbinom"], r"\binom"),
+    **dict.fromkeys([r"\left", r"\right", r"\big", r"\Big", r"\bigg", r"\Bigg", r"\bigl", r"\bigr", r"\Bigl", r"\Bigr"], ""),
+    **dict.fromkeys([r"\biggl", r"\biggr", r"\Biggl", r"\Biggr", r"\middle", r"\displaystyle", r"\textstyle"], ""),
+    **dict.fromkeys([r"\limits", r"\nolimits", r"\!", r"\$", r"\mathopen", r"\mathclose", r"\strut", r"\-", r"\/"], ""),
+    **dict.fromkeys([r"\,", r"\;", r"\:", r"\>", "\\ ", "\\\n", "~", r"\quad", r"\qquad", r"\thinspace", "&nbsp;"], " "),
+    **dict.fromkeys([r"\leq", r"\leqslant"], r"\le"),
+    **dict.fromkeys([r"\geq", r"\geqslant"], r"\ge"),
+    **dict.fromkeys([r"\neq"], r"\ne"),
+    **dict.fromkeys([r"\times", r"\ast", "*"], r"\cdot"),
+    **dict.fromkeys([r"\infin", r"\infty"], r"\infty"),
+    **dict.fromkeys([r"\varnothing", r"\O"], r"\emptyset"),
+    **dict.fromkeys([r"\lvert", r"\rvert", r"\vert", r"\mid"], "|"),
+    **dict.fromkeys([r"\degree", r"\degrees"], r"^{\circ}"),
+    **dict.fromkeys([r"\textbf", r"\textit", r"\textrm", r"\textnormal", r"\textsf", r"\texttt", r"\emph"], r"\text"),
+    **dict.fromkeys([r"\mathrm", r"\mathbf", r"\mathit", r"\mathsf", r"\mathtt", r"\boldsymbol", r"\bm"], r"\text"),
+    **dict.fromkeys([r"\mbox", r"\hbox", r"\operatorname"], r"\text"),
+    **dict.fromkeys([r"\dots", r"\cdots", r"\dotsc"], r"\ldots"),
+    **dict.fromkeys([r"\colon", r"\ratio"], ":"),
+    **{r"\lt": "<", r"\gt": ">", r"\div": "/", r"\%": "%", r"\#": "#", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\&": "&"},
+    **{r"\lbrack": "[", r"\rbrack": "]", r"\varphi": r"\phi", r"\varepsilon": r"\epsilon", r"\slash": "/", r"\imath": "i"},
+}
+ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1, "^": 1, "_": 1, r"\text": 1, r"\overline": 1}
+MATRICES = ["matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "Vmatrix", "smallmatrix", "array", "cases", "aligned"]
+
+GROUPED = re.compile(r"(?<=\d)\s*(?:\{,\}|\{\\,\}|,\s*\\!|\\!\s*,|\\,|\\!)\s*(?=\d{3}(?!\d))")
+GROUPED_BY_SPACE = re.compile(r"(?<![\d.,/])\d{1,3}(?: \d{3})+(?![\d/]| \d)")
+PLAIN = [
+    (re.compile(r"(?<![\w\\])(?:infinity|inf|oo)(?!\w)"), r"\\infty "),
+    (re.compile(r"(?<![a-zA-Z\\])sqrt\s*(?=[({\d])"), r"\\sqrt "),
+    (re.compile(r"(?<![a-zA-Z\\])pi(?![a-zA-Z])"), r"\\pi "),
+    (re.compile(r"(?<=[\w)}])\s*\*\*\s*(?=[\w({-])"), "^"),
+    (re.compile(r">="), r"\\ge "),
+    (re.compile(r"<="), r"\\le "),
+    (re.compile(r"!="), r"\\ne "),
+    (re.compile(r"==+"), "="),
+    (re.compile(r"\s*(?:\bpercent(?:age)?\b|\\text\s*\{\s*percent(?:age)?\s*\})"), "%"),
+    (re.compile(r"\\[hv]space\*?\{[^{}]*\}"), " "),
+]
+NEEDLESS = re.compile(r"(?<![a-zA-Z\d]) | (?![a-zA-Z\d])|(?<=\d) (?=[a-zA-Z])")
+ELLIPSIS = re.compile(r"\.{3,}")
+ONE_LETTER = re.compile(r"(?<![\d})])\\text\{\s*([a-zA-Z])\s*\}")  # behind a number it is a unit
+
+
+@lru_cache(maxsize=2**14)
+def respell(text: str) -> str:
+    r"""Rewrites an answer, given with or without box, dollars or Markdown.
+
+    Example:
+        >>> respell("**$\\left( \\dfrac12,\\, 1,\\! 000 \\right)$**.")
+        '(\\frac{1}{2},1000)'
+    """
+    text = _unwrap(_plain_characters(text))
+    if r"\begin" not in text:
+        text = ESCAPED.sub(lambda match: "\\", text)
+    text = GROUPED.sub("", ELLIPSIS.sub(r"\\ldots ", text))
+    for pattern, replacement in PLAIN:
+        text = pattern.sub(replacement, text)
+    tokens = [_token(token) for token in TOKEN.findall(text)]
+    try:
+        text = _Reader(tokens).read()
+    except RecursionError:
+        text = "".join(tokens)
+    text = ONE_LETTER.sub(r"\1", text)
+    text = re.sub(r"\s+", " ", text).strip()
+    text = GROUPED_BY_SPACE.sub(lambda match: match.group().replace(" ", ""), text)
+    return _unwrap(NEEDLESS.sub("", text))
+
+
+def _plain_characters(text: str) -> str:
+    """Writes Unicode's mathematical characters as LaTeX, and its digits and spaces as ASCII."""
+    if text.isascii():
+        return text
+    text = RAISED_RUN.sub(lambda match: "^{" + match.group().translate(RAISED) + "}", text)
+    text = LOWERED_RUN.sub(lambda match: "_{" + match.group().translate(LOWERED) + "}", text)
+    text = RADICAL.sub(lambda match: "\\sqrt " + (f"{{{match.group(1)}}}" if match.group(1) else ""), text)
+    return "".join(_plain_character(character) for character in text)
+
+
+def _plain_character(character: str) -> str:
+    if character.isascii():
+        return character
+    if character in SYMBOLS:
+        return SYMBOLS[character]
+    category = unicodedata.category(character)
+    if category == "Nd":
+        return str(unicodedata.digit(character))
+    if category == "Zs":
+        return " "
+    if category == "Cf":
+        return ""
+    plain = unicodedata.normalize("NFKC", character)
+    if "\u2044" in plain:  # a vulgar fraction
+        above, below = plain.split("\u2044")
+        return f" \\frac{{{above}}}{{{below}}}"
+    return SYMBOLS.get(plain, plain)
+
+
+def _unwrap(text: str) -> str:
+    """Removes what encloses an answer and is not part of it: special tokens, box, dollars, Markdown, full stop."""
+    text = SPECIAL_TOKEN.sub("", text)
+    while True:
+        before = text
+        text = LEADING.sub("", TRAILING.sub("", text) if not text.endswith(r"\ ") else text[:-2])
+        for opening, closing in WRAPPERS:
+            if len(text) >= len(opening + closing) and text.startswith(opening) and text.endswith(closing):
+                inside = text[len(opening) : -len(closing)]
+                if opening not in inside:
+                    text = inside
+        if match := BOX.match(text):
+            text = _inside(text, match.end() - 1) or text
+        elif text.startswith("{"):
+            text = _inside(text, 0) or text
+        if text == before:
+            return text
+
+
+def _inside(text: str, start: int) -> str | None:
+    """Returns the content of the braces that open at `start`, if they close at the end of the text."""
+    depth = 0
+    for at in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[at], 0) if at == 0 or text[at - 1] != "\\" else 0
+        if depth == 0:
+            return text[start + 1 : at] if at == len(text) - 1 else None
+    return None
+
+
+def _token(token: str) -> str:
+    if token.startswith("\\\\"):
+        return "\\\\"
+    return SYNONYMS.get(token, token)
+
+
+class _Reader:
+    """Puts the arguments of commands into braces, as in `\\frac12` and `x^2`."""
+
+    def __init__(self, tokens: list[str]) -> None:
+        self.tokens, self.at = [token for token in tokens if token], 0
+
+    def read(self, until: str = "") -> str:
+        """Reads up to a closing token, which is left out."""
+        found = []
+        while self.at < len(self.tokens):
+            if until and self.tokens[self.at] == until:
+                self.at += 1
+                break
+            found.append(self._item())
+        return "".join(found)
+
+    def _item(self) -> str:
+        token = self.tokens[self.at]
+        self.at += 1
+        if token == "{":
+            return "{" + self.read("}") + "}"
+        if token == r"\sqrt":
+            self._skip_spaces()
+            root = ""
+            if self.at < len(self.tokens) and self.tokens[self.at] == "[":
+                self.at += 1
+                root = "[" + self.read("]") + "]"
+            return token + root + self._argument(token)
+        if token in ARGUMENTS:
+            return token + "".join(self._argument(token) for _ in range(ARGUMENTS[token]))
+        if token.startswith("\\") and token[-1].isalpha() and self._next().isalpha() and self._next().isascii():
+            return token + " "  # \pi r
+        return token
+
+    def _argument(self, command: str) -> str:
+        """Reads one argument: a group in braces, a group in parentheses or number where that is meant, a token."""
+        self._skip_spaces()
+        token = self._next()
+        if not token:
+            return ""
+        if token == "{":
+            return self._item()
+        if token == "(" and command in ("^", r"\sqrt"):
+            self.at += 1
+            return "{" + self.read(")") + "}"
+        if command == "^" and (token.isdigit() or token == "-"):
+            digits = ""
+            while self._next().isdigit() or (not digits and self._next() == "-"):
+                digits += self._next()
+                self.at += 1
+            return "{" + digits + "}"
+        if command == r"\text":
+            return ""
+        return "{" + self._item() + "}"
+
+    def _skip_spaces(self) -> None:
+        while self._next().isspace():
+            self.at += 1
+
+    def _next(self) -> str:
+        return self.tokens[self.at] if self.at < len(self.tokens) else ""

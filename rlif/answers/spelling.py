@@ -74,7 +74,7 @@ PLAIN = [
     (re.compile(r"\s*(?:\bpercent(?:age)?\b|\\text\s*\{\s*percent(?:age)?\s*\})"), "%"),
     (re.compile(r"\\[hv]space\*?\{[^{}]*\}"), " "),
 ]
-NEEDLESS = re.compile(r"(?<![a-zA-Z\d]) | (?![a-zA-Z\d])|(?<=\d) (?=[a-zA-Z])")
+NEEDLESS = re.compile(r"(?<![a-zA-Z\d]) | (?![a-zA-Z\d])|(?<=\d) (?=[a-zA-Z])|(?<=[a-zA-Z]) (?=\d)")
 ELLIPSIS = re.compile(r"\.{3,}")
 ONE_LETTER = re.compile(r"(?<![\d})])\\text\{\s*([a-zA-Z])\s*\}")  # behind a number it is a unit
 

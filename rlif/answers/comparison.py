@@ -1,0 +1,66 @@
+"""Compares two answers: their structure first, numbers exactly, all other expressions by a function of the caller."""
+
+import re
+from functools import lru_cache
+from itertools import product
+
+from rlif.answers.numerals import read_number, same_number, without_units
+from rlif.answers.structure import Leaves, Node, has_thousands, parse, same_structure
+
+WORDS = re.compile(r"(?:\\text\{[^{}\\]*\}|[a-zA-Z]{3,}|[\s.,'-]|(?<![a-zA-Z\\])[A-Z](?![a-zA-Z]))+")
+LETTERS = re.compile(r"[^a-z0-9]+")
+TEXT = re.compile(r"\\text\s*")
+LETTER = re.compile(r"\(?([A-Z])\)?\.?")
+IN_BASE = re.compile(r"([0-9a-zA-Z]+(?:\.[0-9a-zA-Z]+)?)_\{(\d+)\}")
+TIME = re.compile(r"\d+(?::\d+)+")
+
+
+def same(answer: str, gold: str, expressions: Leaves) -> bool:
+    """Compares two answers; where commas may separate thousands or parts, one reading that fits is enough.
+
+    Args:
+        expressions: compares two expressions that are no plain numbers or words.
+    """
+    return any(
+        same_structure(a, b, lambda x, y: same_leaf(x, y, expressions)) for a, b in product(_readings(answer), _readings(gold))
+    )
+
+
+@lru_cache(maxsize=2**12)
+def _readings(answer: str) -> tuple[Node, ...]:
+    nodes = [parse(answer)]
+    if has_thousands(answer):
+        nodes.append(parse(answer, thousands=False))
+    return tuple(nodes)
+
+
+def same_leaf(answer: str, gold: str, expressions: Leaves) -> bool:
+    """Compares two expressions as text, as numbers, as words, then by the caller's function."""
+    if answer == gold:
+        return bool(answer)
+    if not answer or not gold:
+        return False
+    answer, gold = without_units(answer), without_units(gold)
+    a, b = read_number(answer), read_number(gold)
+    if a and b:
+        return same_number(a, b)
+    if (bases := [_base(answer), _base(gold)]) != [None, None]:
+        return bases[0] == bases[1]
+    if words_of(answer) is not None or words_of(gold) is not None:
+        return words_of(answer) == words_of(gold)
+    if TIME.fullmatch(answer) or TIME.fullmatch(gold):
+        return answer == gold
+    return answer == gold or expressions(answer, gold)
+
+
+def _base(text: str) -> tuple[str, str] | None:
+    """Returns digits and base of a number such as 2516_{8}."""
+    match = IN_BASE.fullmatch(text.strip("()"))
+    return (match.group(1).upper().lstrip("0"), match.group(2)) if match and match.group(1)[0].isalnum() and match.group(1)[0].isdigit() else None
+
+
+def words_of(text: str) -> str | None:
+    r"""Returns the letters of an answer in words, such as \text{Evelyn} or (C), in lower case; None if it has other parts."""
+    if match := LETTER.fullmatch(TEXT.sub("", text).replace("{", "").replace("}", "").strip()):
+        return match.group(1).lower() if "\\text" in text else None
+    return LETTERS.sub("", TEXT.sub("", text).lower()) if WORDS.fullmatch(text) else None

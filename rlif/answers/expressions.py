@@ -1,0 +1,115 @@
+r"""Compares expressions by their values: math-verify parses them, sympy evaluates them at a few points.
+
+Two expressions without variables are equal if their values agree to 20 digits, or to six where one is a decimal. With
+variables they must agree at four points, two of them negative. What has no value, as an equation that is no label or a
+set in words, is left to math-verify's own comparison.
+"""
+
+import math
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+from rlif.answers.numerals import SIX, Number, read_number, same_number
+
+SECONDS = 5  # for parsing, and again for comparing
+DIGITS = 40
+AGREE = 1e-20  # relative
+POINTS = 4
+
+
+def same_expression(answer: str, gold: str) -> bool:
+    """Compares two expressions, each in its one spelling."""
+    from math_verify import verify
+    from sympy import Eq
+
+    a, b = parsed(answer), parsed(gold)
+    if not a or not b:
+        return False
+    if isinstance(a[0], Eq) and isinstance(b[0], Eq):
+        return _same_equation(a[0], b[0])
+    if isinstance(a[0], Eq) != isinstance(b[0], Eq):
+        return False
+    verdict = _same_values(answer, gold, a[0], b[0])
+    return bool(verify(b, a, timeout_seconds=SECONDS)) if verdict is None else verdict
+
+
+@lru_cache(maxsize=1024)
+def parsed(expression: str) -> list[Any]:
+    """Parses by math-verify: returns the expression and its text, or less if it cannot be parsed."""
+    from math_verify import parse
+
+    return parse(f"\\boxed{{{expression}}}", parsing_timeout=SECONDS)
+
+
+def _same_values(answer: str, gold: str, a: Any, b: Any) -> bool | None:
+    """Compares the values at each point; None if one of them has no finite values."""
+    from sympy import Expr, Float
+
+    if not isinstance(a, Expr) or not isinstance(b, Expr):
+        return None
+    names = {symbol.name for symbol in a.free_symbols | b.free_symbols}
+    if not names and (verdict := _same_decimal(answer, gold, a, b)) is not None:
+        return verdict
+    exact = not a.has(Float) and not b.has(Float)
+    compared = 0
+    for point in range(POINTS):
+        x, y = (_value(side, point) for side in (a, b))
+        if (x is None) != (y is None):
+            return None if compared == 0 else False
+        if x is None or y is None:
+            continue
+        compared += 1
+        if abs(x - y) > (AGREE if exact else 10 ** (1 - SIX - 1)) * max(abs(x), abs(y)):
+            return False
+        if not names:
+            break
+    return True if compared else None
+
+
+def _same_decimal(answer: str, gold: str, a: Any, b: Any) -> bool | None:
+    """Compares a decimal with a constant, to as many digits as it has; None if neither or both are decimals."""
+    numbers = [read_number(answer), read_number(gold)]
+    for number, other in ((numbers[0], b), (numbers[1], a)):
+        if number and number.digits and (value := _value(other, 0)) is not None:
+            real = _real(value)
+            return real is not None and same_number(number, Number(real))
+    return None
+
+
+def _real(value: Any) -> Fraction | None:
+    if abs(value.imag) > AGREE * max(1, abs(value.real)):
+        return None
+    return Fraction(str(value.real))
+
+
+def _value(expression: Any, point: int) -> Any:
+    """Evaluates an expression with a different number for each variable; None if that is not finite."""
+    import mpmath
+    from sympy import Float, Symbol
+
+    try:
+        values: dict[Any, Any] = {s: Float(str(_number_of(s.name, point)), DIGITS) for s in expression.free_symbols if isinstance(s, Symbol)}
+        found = expression.evalf(DIGITS, subs=values) if values else expression.evalf(DIGITS)
+        with mpmath.workdps(DIGITS):
+            real, imaginary = found.as_real_imag()
+            number = mpmath.mpc(mpmath.mpf(str(real)), mpmath.mpf(str(imaginary)))
+            return number if mpmath.isfinite(number) else None
+    except Exception:  # sympy raises almost anything; the full comparison then decides
+        return None
+
+
+def _number_of(name: str, point: int) -> float:
+    size = 1 + math.sqrt(3 + 2 * point) / (2 + sum(ord(c) * (i + 1) for i, c in enumerate(name)) % 97)
+    return size if point % 2 == 0 else -size
+
+
+def _same_equation(a: Any, b: Any) -> bool:
+    """Compares equations: their differences of both sides must have one ratio at all points."""
+    ratios = []
+    for point in range(POINTS):
+        x, y = (_value(side.lhs - side.rhs, point) for side in (a, b))
+        if x is None or y is None or not y:
+            return False
+        ratios.append(x / y)
+    return all(abs(ratio - ratios[0]) <= 1e-15 * abs(ratios[0]) for ratio in ratios) and ratios[0] != 0

@@ -1,0 +1,277 @@
+r"""Parses an answer into its parts: lists, tuples, sets, intervals, unions, matrices, and expressions as leaves.
+
+math-verify reads all of these by one grammar and confuses some of them (docs/grading.md). Here the brackets decide, and
+only leaves are given to it. An inequality in one variable becomes its interval.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rlif.answers.spelling import respell
+
+Leaf = str
+Leaves = Callable[[str, str], bool]
+
+OPEN = {"(": "(", "[": "[", r"\{": r"\{", r"\langle": "(", "{": "", r"\lfloor": "", r"\lceil": ""}
+CLOSE = {")": ")", "]": "]", r"\}": r"\}", r"\rangle": ")", "}": "", r"\rfloor": "", r"\rceil": ""}
+TOKEN = re.compile(r"\\\\|\\begin\{[^{}]*\}(?:\{[^{}]*\})?|\\end\{[^{}]*\}|\\text\{[^{}]*\}|\\[a-zA-Z]+ ?|\\.|[a-zA-Z]+|\d[\d.]*|.", re.DOTALL)
+AND = re.compile(r"\\text\{,?\s*and\s*,?\}|and|\\land|\\wedge")
+OR = re.compile(r"\\text\{,?\s*or\s*,?\}|or|\\lor|\\vee")
+THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!,?\d)")
+
+VARIABLE = re.compile(r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\{\w+\})?'*")
+LABEL = re.compile(rf"(?:{VARIABLE.pattern}|[a-zA-Z](?:\^\{{-1\}})?\([\w,]*\))")
+MATRIX = re.compile(r"\\begin\{(\w*matrix|array|cases)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
+RELATIONS = {r"\le": ("\\le", "]"), "<": ("<", ")"), r"\ge": ("\\ge", "]"), ">": (">", ")")}
+INFINITE = (r"-\infty", r"\infty")
+BRACKETS = {"pmatrix": "", "bmatrix": "", "matrix": "", "smallmatrix": "", "array": "", "Bmatrix": ""}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parts with brackets around them; `kind` is the brackets, "," for a bare list, "u" for a union."""
+
+    kind: str
+    parts: tuple["Node", ...]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Rows of parts; `kind` is empty for a matrix, else the environment that means something else."""
+
+    kind: str
+    rows: tuple[tuple["Node", ...], ...]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A part behind `x =`."""
+
+    label: str
+    part: "Node"
+
+
+Node = Leaf | Group | Matrix | Labelled
+UNORDERED = {",", "u", r"\{\}"}
+
+
+def parse(answer: str, *, thousands: bool = True) -> Node:
+    r"""Parses an answer, given with or without box, dollars or Markdown.
+
+    Args:
+        thousands: `1,234` is a number; else two. Within brackets it is always two.
+
+    Example:
+        >>> parse("2 < x \\le 5")
+        Group(kind='(]', parts=('2', '5'))
+    """
+    return _parse(respell(answer), thousands)
+
+
+def has_thousands(answer: str) -> bool:
+    """Checks whether an answer has commas that may separate thousands or parts."""
+    return bool(THOUSANDS.search(respell(answer)))
+
+
+def _parse(text: str, thousands: bool) -> Node:
+    if (node := _labelled(text, thousands)) is not None:
+        return node
+    if len(parts := _split(text, OR)) > 1:
+        nodes = [_parse(part, thousands) for part in parts]
+        return Group("u" if all(map(_is_set, nodes)) else ",", _flat(_without_labels(nodes), ","))
+    if len(parts := _split(text, r"\cup")) > 1:
+        return Group("u", _flat([_parse(part, thousands) for part in parts], "u"))
+    if (found := _inequality(text)) is not None:
+        return found
+    if len(parts := _split(text, AND, ",", ";", thousands=thousands)) > 1:
+        nodes = [_parse(part, thousands) for part in parts]
+        return _system(nodes) or Group(",", _flat(_without_labels(nodes), ","))
+    return _bracketed(text) or _matrix(text) or _leaf(text)
+
+
+def _labelled(text: str, thousands: bool) -> Node | None:
+    r"""Parses what stands behind `x =` or `x \in`, if there is one such sign."""
+    for sign in ("=", r"\in"):
+        parts = _split(text, sign)
+        if len(parts) > 1 and all(LABEL.fullmatch(part) for part in parts[:-1]) and parts[-1]:
+            node = _parse(parts[-1], thousands)
+            return node if sign == r"\in" else Labelled(parts[0], node)
+    return None
+
+
+def _without_labels(nodes: Sequence[Node]) -> list[Node]:
+    """Removes labels that are all the same: x = 1 or x = 2."""
+    labels = {node.label for node in nodes if isinstance(node, Labelled)}
+    if len(labels) == 1 and not isinstance(nodes[0], str | Group | Matrix):
+        return [node.part if isinstance(node, Labelled) else node for node in nodes]
+    return list(nodes)
+
+
+def _split(text: str, *separators: "str | re.Pattern[str]", thousands: bool = False) -> list[str]:
+    """Splits at separators outside of all brackets and environments."""
+    kept = {at for match in THOUSANDS.finditer(text) for at in range(*match.span())} if thousands else ()
+    parts, depth, start = [], 0, 0
+    for match in TOKEN.finditer(text):
+        token = match.group().rstrip()
+        if token in OPEN or token.startswith(r"\begin"):
+            depth += 1
+        elif token in CLOSE or token.startswith(r"\end"):
+            depth -= 1
+        elif depth == 0 and match.start() not in kept and any(_is(token, separator) for separator in separators):
+            parts.append(text[start : match.start()].strip())
+            start = match.end()
+    parts = [*parts, text[start:].strip()]
+    return [part for part in parts if part] if "," in separators else parts
+
+
+def _is(token: str, separator: "str | re.Pattern[str]") -> bool:
+    return token == separator if isinstance(separator, str) else bool(separator.fullmatch(token))
+
+
+def _flat(nodes: Sequence[Node], kind: str) -> tuple[Node, ...]:
+    return tuple(part for node in nodes for part in (node.parts if isinstance(node, Group) and node.kind == kind else [node]))
+
+
+def _bracketed(text: str) -> Node | None:
+    tokens = [(match.group().rstrip(), match.span()) for match in TOKEN.finditer(text)]
+    if len(tokens) < 2 or not OPEN.get(tokens[0][0]) or not CLOSE.get(tokens[-1][0]):
+        return None
+    depth = 0
+    for token, span in tokens:
+        depth += (token in OPEN or token.startswith(r"\begin")) - (token in CLOSE or token.startswith(r"\end"))
+        if depth == 0 and span != tokens[-1][1]:
+            return None
+    if depth:
+        return None
+    kind = OPEN[tokens[0][0]] + CLOSE[tokens[-1][0]]
+    inside = text[tokens[0][1][1] : tokens[-1][1][0]].strip()
+    parts = _split(inside, ",", ";")
+    if not parts:
+        return r"\emptyset" if kind == r"\{\}" else None
+    if len(parts) == 1 and kind != r"\{\}":
+        inner = _parse(inside, thousands=False)
+        return inner if isinstance(inner, Group | Matrix) or kind == "()" else None
+    return Group(kind, tuple(_parse(part, thousands=False) for part in parts))
+
+
+def _matrix(text: str) -> Matrix | None:
+    match = MATRIX.fullmatch(text)
+    if not match:
+        return None
+    kind, inside = match.groups()
+    rows = [row for row in _split(inside.replace(r"\hline", ""), r"\\") if row]
+    return Matrix(BRACKETS.get(kind, kind), tuple(tuple(_parse(cell, True) for cell in _split(row, "&")) for row in rows))
+
+
+def _leaf(text: str) -> Node:
+    if r"\pm" in text or r"\mp" in text:
+        signs = [(("+", "-"), ("-", "+")), (("-", "+"), ("+", "-"))]
+        pairs = [{r"\pm": plus[0], r"\mp": plus[1]} for plus, _ in signs]
+        return Group(",", tuple(respell(re.sub(r"\\(?:pm|mp)(?![a-zA-Z])", lambda m, pair=pair: pair[m.group()], text)) for pair in pairs))
+    if text in (r"\mathbb{R}", r"\Reals"):
+        return Group("()", INFINITE)
+    return text
+
+
+def _inequality(text: str) -> Node | None:
+    r"""Parses `a < x \le b`, `x > a` and `x \ne a` as the set of all such x."""
+    tokens = [token for match in TOKEN.finditer(text) if (token := match.group().rstrip()) in RELATIONS or token == r"\ne"]
+    if not 1 <= len(tokens) <= 2:
+        return None
+    sides = _split(text, *RELATIONS, r"\ne")
+    if len(sides) != len(tokens) + 1 or not all(sides):
+        return None
+    if len(tokens) == 2 and VARIABLE.fullmatch(sides[1]) and r"\ne" not in tokens:
+        return _interval(sides[0], tokens[0], sides[2], tokens[1])
+    if len(tokens) == 1:
+        relation = tokens[0]
+        if VARIABLE.fullmatch(sides[1]) and not VARIABLE.fullmatch(sides[0]):
+            sides, relation = [sides[1], sides[0]], _turned(relation)
+        if VARIABLE.fullmatch(sides[0]) and not VARIABLE.fullmatch(sides[1]):
+            end = _leaf(sides[1])
+            if relation == r"\ne":
+                return Group("u", (Group("()", (INFINITE[0], end)), Group("()", (end, INFINITE[1]))))
+            if relation in ("<", r"\le"):
+                return Group("(" + RELATIONS[relation][1], (INFINITE[0], end))
+            return Group(("[" if relation == r"\ge" else "(") + ")", (end, INFINITE[1]))
+    return None
+
+
+def _turned(relation: str) -> str:
+    return {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}.get(relation, relation)
+
+
+def _interval(low: str, first: str, high: str, second: str) -> Node | None:
+    if first in (">", r"\ge"):
+        low, first, high, second = high, _turned(second), low, _turned(first)
+    if first not in ("<", r"\le") or second not in ("<", r"\le"):
+        return None
+    return Group(("[" if first == r"\le" else "(") + RELATIONS[second][1], (_leaf(low), _leaf(high)))
+
+
+def _is_set(node: Node) -> bool:
+    return isinstance(node, Group) and len(node.kind) == 2 and node.kind[0] in "([" and len(node.parts) == 2 or (
+        isinstance(node, Group) and node.kind in ("u", r"\{\}")
+    )
+
+
+def _system(nodes: Sequence[Node]) -> Node | None:
+    """Joins `x > a and x < b` to one interval, and `x = 1, y = 2` to a tuple in the order of the names."""
+    if len(nodes) == 2 and all(isinstance(node, Group) and INFINITE[i] in (n.parts for n in nodes) for i, node in enumerate(nodes)):
+        pass
+    if all(isinstance(node, Labelled) for node in nodes):
+        labelled = sorted((node.label, node.part) for node in nodes if isinstance(node, Labelled))
+        if len({label for label, _ in labelled}) == len(nodes):
+            return Group("()", tuple(part for _, part in labelled))
+    return None
+
+
+def same_structure(a: Node, b: Node, leaves: Leaves) -> bool:
+    """Compares two parsed answers.
+
+    Args:
+        leaves: compares two expressions.
+    """
+    if isinstance(a, Labelled) or isinstance(b, Labelled):
+        both = isinstance(a, Labelled) and isinstance(b, Labelled)
+        if both and _names(a.label) != _names(b.label):  # type: ignore[union-attr]
+            return False
+        return same_structure(a.part if isinstance(a, Labelled) else a, b.part if isinstance(b, Labelled) else b, leaves)
+    if isinstance(a, str) and isinstance(b, str):
+        return leaves(a, b)
+    if isinstance(a, Matrix) or isinstance(b, Matrix):
+        return isinstance(a, Matrix) and isinstance(b, Matrix) and _same_matrix(a, b, leaves)
+    (kind, parts), (other, others) = _as_group(a), _as_group(b)
+    if kind in UNORDERED and other in UNORDERED:
+        return len(parts) == len(others) and _same_in_any_order(parts, others, leaves)
+    same_brackets = kind == other
+    return same_brackets and len(parts) == len(others) and all(same_structure(x, y, leaves) for x, y in zip(parts, others, strict=True))
+
+
+def _names(label: str) -> str:
+    """Returns what a label names: f(x) and y are both values of a function."""
+    return "y" if "(" in label else label
+
+
+def _as_group(node: Node) -> tuple[str, tuple[Node, ...]]:
+    return (node.kind, node.parts) if isinstance(node, Group) else (",", (node,))
+
+
+def _same_matrix(a: Matrix, b: Matrix, leaves: Leaves) -> bool:
+    shapes = [[len(row) for row in matrix.rows] for matrix in (a, b)]
+    return a.kind == b.kind and shapes[0] == shapes[1] and all(
+        same_structure(x, y, leaves) for row, other in zip(a.rows, b.rows, strict=True) for x, y in zip(row, other, strict=True)
+    )
+
+
+def _same_in_any_order(parts: Sequence[Node], others: Sequence[Node], leaves: Leaves) -> bool:
+    left = list(others)
+    for part in sorted(parts, key=str):
+        match = next((i for i, other in enumerate(left) if part == other), None)
+        if match is None:
+            match = next((i for i, other in enumerate(left) if same_structure(part, other, leaves)), None)
+        if match is None:
+            return False
+        del left[match]
+    return True

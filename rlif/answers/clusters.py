@@ -1,8 +1,11 @@
 """Groups samples by problem, and answers by equality."""
 
 import math
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from rlif.errors import DataError
@@ -10,30 +13,52 @@ from rlif.errors import DataError
 Equal = Callable[[str, str], bool]
 Sample = TypeVar("Sample", bound=Mapping[str, Any])
 
+SECONDS = 12.0  # to compare the answers of one group, as for one comparison
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
-def clusters(answers: Sequence[Any], equal: Equal | None = None) -> list[list[int]]:
+
+def clusters(answers: Sequence[Any], equal: Equal | None = None, seconds: float = SECONDS) -> list[list[int]]:
     """Returns clusters of indices of samples with equal answers, in the order of first appearance.
+
+    Answers that are equal to a third one are in one cluster, so the order of the samples does not matter.
 
     Args:
         answers: answers of one problem's samples; None, in no cluster, if a sample has none.
-        equal: a task's `equal`, called with an answer and the first answer of a cluster; == if left out.
+        equal: a task's `equal`, called with two answers; == if left out.
+        seconds: for all comparisons together, shortest answers first; answers not compared in time count as different.
 
     Example:
         >>> clusters(["1/2", None, "0.5", "3"], rlif.TASKS["math"].equal)
         [[0, 2], [3]]
     """
-    found: list[list[int]] = []
-    cluster_of: dict[Any, list[int]] = {}
+    members: dict[Any, list[int]] = defaultdict(list)
     for i, answer in enumerate(answers):
-        if answer is None:
-            continue
-        if answer not in cluster_of:
-            same = (c for c in found if equal is not None and equal(answer, answers[c[0]]))
-            cluster_of[answer] = next(same, [])
-            if not cluster_of[answer]:
-                found.append(cluster_of[answer])
-        cluster_of[answer].append(i)
-    return found
+        if answer is not None:
+            members[answer].append(i)
+    found: list[list[Any]] = []
+    with _time_limit(seconds):
+        for answer in members if equal is None else sorted(members, key=lambda answer: (len(str(answer)), str(answer))):
+            same = [c for c in found if equal is not None and _any_equal(answer, c, equal)]
+            found = [c for c in found if c not in same] + [[answer, *(other for c in same for other in c)]]
+    return sorted(sorted(i for answer in cluster for i in members[answer]) for cluster in found)
+
+
+def _any_equal(answer: Any, cluster: Sequence[Any], equal: Equal) -> bool:
+    return any(seconds_left() > 0 and equal(answer, other) for other in cluster)
+
+
+def seconds_left() -> float:
+    """Returns what is left of the time to compare the answers of one group; infinity outside of `clusters`."""
+    return _deadline.get() - time.monotonic()
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    token = _deadline.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
 
 
 def label(answers: Sequence[Any], equal: Equal | None = None) -> list[int | None]:

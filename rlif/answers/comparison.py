@@ -11,7 +11,7 @@ WORDS = re.compile(r"(?:\\text\{[^{}\\]*\}|[a-zA-Z]{3,}|[\s.,'-]|(?<![a-zA-Z\\])
 LETTERS = re.compile(r"[^a-z0-9]+")
 TEXT = re.compile(r"\\text\s*")
 LETTER = re.compile(r"\(?([A-Z])\)?\.?")
-IN_BASE = re.compile(r"([0-9a-zA-Z]+(?:\.[0-9a-zA-Z]+)?)_\{(\d+)\}")
+IN_BASE = re.compile(r"(-?\d[0-9a-zA-Z]*(?:\.[0-9a-zA-Z]+)?)_\{(\d+)\}")
 TIME = re.compile(r"\d+(?::\d+)+")
 
 
@@ -54,9 +54,9 @@ def same_leaf(answer: str, gold: str, expressions: Leaves) -> bool:
 
 
 def _base(text: str) -> tuple[str, str] | None:
-    """Returns digits and base of a number such as 2516_{8}."""
+    """Returns the digits and the base of a number such as 2516_{8}."""
     match = IN_BASE.fullmatch(text.strip("()"))
-    return (match.group(1).upper().lstrip("0"), match.group(2)) if match and match.group(1)[0].isalnum() and match.group(1)[0].isdigit() else None
+    return (match.group(1).upper().lstrip("0"), match.group(2)) if match else None
 
 
 def words_of(text: str) -> str | None:

@@ -1,18 +1,14 @@
-"""Compares answers mathematically, by math-verify (sympy underneath), in processes that can be killed.
+"""Compares answers of mathematical problems, in processes that can be killed.
 
-math-verify parses bare LaTeX as prose (108 of the 500 golds of MATH-500 come out wrong), so each side is put into a
-box. In addition: numbers in different bases differ (it drops the base), an ordered pair is not a list, 1e3 is a number.
-Two numbers that agree to six digits are equal. That x >= 0 is [0, oo) is not recognized.
-
-Whole numbers of up to six digits are compared as text, with the same result as math-verify and a thousand times as
-fast. All other comparisons run in worker processes (`rlif.answers.equality_worker`). A worker is killed when an
-expression takes too long, so a hostile expression affects only its own item. Works from any thread.
+Lists, tuples, intervals, matrices, numbers and words are compared here (`rlif.answers.comparison`), in microseconds.
+Other expressions are parsed by math-verify and evaluated by sympy (`rlif.answers.expressions`), in worker processes. A
+worker is killed when an expression takes too long, so a hostile expression affects only its own item. Works from any
+thread.
 """
 
 import atexit
 import json
 import os
-import re
 import select
 import subprocess
 import sys
@@ -21,19 +17,24 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
-from rlif.answers.clusters import clusters
+from rlif.answers.clusters import clusters, seconds_left
+from rlif.answers.comparison import same
 from rlif.errors import MachineError
 
 LONGEST = 2000  # characters of an answer; longer ones count as wrong, because sympy's parser is not linear
-WHOLE = re.compile(r"0|-?[1-9]\d{0,5}", re.ASCII)
 SECONDS = 12.0  # for one comparison; the worker's own limits add up to 10
 WORKERS = 16  # at most; each takes 0.1 GiB
 
 
 def equal(answer: str, gold: str) -> bool:
-    """Compares two mathematical expressions, given without box or dollars; recent results are cached."""
-    answer, gold = answer.strip(), gold.strip()
-    return answer == gold or (not _differ(answer, gold) and _compare(answer, gold, SECONDS))
+    r"""Compares two answers, with or without box, dollars or Markdown; recent results are cached.
+
+    Example:
+        >>> equal("**12 1/2**", "\\frac{25}{2}"), equal("(1, 2)", "(2, 1)"), equal("x > 3", "(3, \\infty)")
+        (True, False, True)
+    """
+    verdict = _at_once(answer, gold)
+    return _compare(answer, gold, SECONDS) if verdict is None else verdict
 
 
 def equal_all(pairs: Sequence[tuple[str, str]], seconds: float = SECONDS) -> list[bool]:
@@ -43,11 +44,11 @@ def equal_all(pairs: Sequence[tuple[str, str]], seconds: float = SECONDS) -> lis
         pairs: expressions; each distinct pair is compared once.
         seconds: time limit of a comparison; an answer that exceeds it counts as wrong.
     """
-    stripped = [(answer.strip(), gold.strip()) for answer, gold in pairs]
-    different = [pair for pair in dict.fromkeys(stripped) if pair[0] != pair[1] and not _differ(*pair)]
-    with ThreadPoolExecutor(max(1, min(_cores(), len(different)))) as pool:
-        verdicts = dict(zip(different, pool.map(lambda pair: _compare(*pair, seconds), different), strict=True))
-    return [answer == gold or verdicts.get((answer, gold), False) for answer, gold in stripped]
+    verdicts = {pair: _at_once(*pair) for pair in dict.fromkeys(pairs)}
+    left = [pair for pair, verdict in verdicts.items() if verdict is None]
+    with ThreadPoolExecutor(max(1, min(_cores(), len(left)))) as pool:
+        verdicts.update(zip(left, pool.map(lambda pair: _compare(*pair, seconds), left), strict=True))
+    return [bool(verdicts[pair]) for pair in pairs]
 
 
 def compare_ahead(groups: Sequence[Sequence[str | None]]) -> None:
@@ -61,21 +62,51 @@ def _cores() -> int:
     return max(1, min(WORKERS, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
+class _UndecidedError(Exception):
+    """The answer has an expression that only a worker may evaluate."""
+
+
 @lru_cache(maxsize=2**16)
+def _at_once(answer: str, gold: str) -> bool | None:
+    """Compares two answers without evaluating anything; None if that does not decide."""
+    if max(len(answer), len(gold)) > LONGEST:
+        return bool(answer.strip()) and answer == gold
+    try:
+        return same(answer, gold, _undecided)
+    except _UndecidedError:
+        return None
+    except RecursionError:
+        return False
+
+
+def _undecided(answer: str, gold: str) -> bool:
+    raise _UndecidedError
+
+
 def _compare(answer: str, gold: str, seconds: float) -> bool:
+    """Compares in a worker; False if that takes too long."""
+    try:
+        return _decide(answer, gold, seconds)
+    except TimeoutError:
+        return False
+
+
+@lru_cache(maxsize=2**16)
+def _decide(answer: str, gold: str, seconds: float) -> bool:
+    """Raises TimeoutError, which is not cached, if the time of a group is what ran out."""
+    limit = min(seconds, seconds_left())
+    if limit <= 0:
+        raise TimeoutError
     with _lock:
         worker = _idle.pop() if _idle else Worker()
     try:
-        return worker.compare((answer, gold), seconds)
+        verdict = worker.compare((answer, gold), limit)
     finally:
         with _lock:
             _idle.append(worker)
-
-
-def _differ(answer: str, gold: str) -> bool:
-    """Checks whether two different texts are different answers without parsing them."""
-    whole = WHOLE.fullmatch(answer) and WHOLE.fullmatch(gold)
-    return bool(whole) or not answer or max(len(answer), len(gold)) > LONGEST
+    if verdict is None and limit < seconds:
+        raise TimeoutError
+    return bool(verdict)
 
 
 class Worker:
@@ -84,8 +115,8 @@ class Worker:
     def __init__(self) -> None:
         self.process: subprocess.Popen[str] | None = None
 
-    def compare(self, pair: tuple[str, str], seconds: float) -> bool:
-        """Compares a pair; returns False if that takes too long, or kills two processes."""
+    def compare(self, pair: tuple[str, str], seconds: float) -> bool | None:
+        """Compares a pair; returns None if that takes too long, False if it kills two processes."""
         for _ in range(2):
             if self.process is None:
                 self._start()
@@ -94,7 +125,7 @@ class Worker:
                 return json.loads(reply)
             self.stop()
             if reply is None:
-                break
+                return None
         return False
 
     def _start(self) -> None:
@@ -107,7 +138,7 @@ class Worker:
             encoding="utf-8",
         )
         # Waits until the process has loaded sympy, which does not count as time of a comparison.
-        if self._ask(("1/2", "0.5"), None) != "true\n":
+        if self._ask((r"\sqrt{4}", r"\log_2 4"), None) != "true\n":
             self.stop()
             raise MachineError("the process that compares answers does not start; is math-verify installed?")
 

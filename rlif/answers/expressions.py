@@ -14,6 +14,7 @@ from rlif.answers.numerals import SIX, Number, read_number, same_number
 
 SECONDS = 5  # for parsing, and again for comparing
 DIGITS = 40
+MOST = 200  # digits
 AGREE = 1e-20  # relative
 POINTS = 4
 
@@ -52,6 +53,8 @@ def _same_values(answer: str, gold: str, a: Any, b: Any) -> bool | None:
     if not names and (verdict := _same_decimal(answer, gold, a, b)) is not None:
         return verdict
     exact = not a.has(Float) and not b.has(Float)
+    if exact and not names:
+        return _is_zero(a - b)
     compared = 0
     for point in range(POINTS):
         x, y = (_value(side, point) for side in (a, b))
@@ -75,6 +78,17 @@ def _same_decimal(answer: str, gold: str, a: Any, b: Any) -> bool | None:
             real = _real(value)
             return real is not None and same_number(number, Number(real))
     return None
+
+
+def _is_zero(difference: Any) -> bool | None:
+    """Checks a constant for zero: sympy raises its precision until it finds one digit that is not, or MOST digits are."""
+    if difference.is_Rational:
+        return bool(difference == 0)
+    value = difference.evalf(15, maxn=MOST)
+    parts = [part for part in value.as_real_imag() if part != 0]
+    if not all(part.is_Float for part in parts):
+        return None
+    return all(part._prec == 1 for part in parts)
 
 
 def _real(value: Any) -> Fraction | None:

@@ -1,8 +1,8 @@
-r"""Compares expressions by their values: math-verify parses them, sympy evaluates them at a few points.
+r"""Compares expressions by their values: latex2sympy2_extended parses them, sympy evaluates them at a few points.
 
-Two expressions without variables are equal if their values agree to 20 digits, or to six where one is a decimal. With
-variables they must agree at four points, two of them negative. What has no value, as an equation that is no label or a
-set in words, is left to math-verify's own comparison.
+Two constants are equal if no digit of their difference is other than zero, or if one is a decimal of at least six
+digits that the other rounds to. With variables they must agree at four points, two of them negative. Equations and
+inequalities are equal if one is a multiple of the other. Of anything else, as a set of sets, the parsed forms must match.
 """
 
 import math
@@ -12,35 +12,34 @@ from typing import Any
 
 from rlif.answers.numerals import SIX, Number, read_number, same_number
 
-SECONDS = 5  # for parsing, and again for comparing
 DIGITS = 40
-MOST = 200  # digits
+MOST = 1000  # digits
 AGREE = 1e-20  # relative
 POINTS = 4
 
 
 def same_expression(answer: str, gold: str) -> bool:
-    """Compares two expressions, each in its one spelling."""
-    from math_verify import verify
-    from sympy import Eq
+    """Compares two expressions, each in its one spelling; one that cannot be parsed equals nothing.
+
+    Raises:
+        Exception: of any kind, out of sympy.
+    """
+    from sympy.core.relational import Relational
 
     a, b = parsed(answer), parsed(gold)
-    if not a or not b:
-        return False
-    if isinstance(a[0], Eq) and isinstance(b[0], Eq):
-        return _same_equation(a[0], b[0])
-    if isinstance(a[0], Eq) != isinstance(b[0], Eq):
-        return False
-    verdict = _same_values(answer, gold, a[0], b[0])
-    return bool(verify(b, a, timeout_seconds=SECONDS)) if verdict is None else verdict
+    if isinstance(a, Relational) and isinstance(b, Relational):
+        return _same_relation(a, b)
+    verdict = _same_values(answer, gold, a, b)
+    return bool(a == b) if verdict is None else verdict
 
 
 @lru_cache(maxsize=1024)
-def parsed(expression: str) -> list[Any]:
-    """Parses by math-verify: returns the expression and its text, or less if it cannot be parsed."""
-    from math_verify import parse
+def parsed(expression: str) -> Any:
+    """Parses LaTeX: returns a sympy expression, relation, set or tuple."""
+    from latex2sympy2_extended import latex2sympy
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 
-    return parse(f"\\boxed{{{expression}}}", parsing_timeout=SECONDS)
+    return latex2sympy(expression, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
 
 
 def _same_values(answer: str, gold: str, a: Any, b: Any) -> bool | None:
@@ -63,7 +62,7 @@ def _same_values(answer: str, gold: str, a: Any, b: Any) -> bool | None:
         if x is None or y is None:
             continue
         compared += 1
-        if abs(x - y) > (AGREE if exact else 10 ** (1 - SIX - 1)) * max(abs(x), abs(y)):
+        if abs(x - y) > (AGREE if exact else 10**-SIX) * max(abs(x), abs(y)):
             return False
         if not names:
             break
@@ -118,12 +117,17 @@ def _number_of(name: str, point: int) -> float:
     return size if point % 2 == 0 else -size
 
 
-def _same_equation(a: Any, b: Any) -> bool:
-    """Compares equations: their differences of both sides must have one ratio at all points."""
+def _same_relation(a: Any, b: Any) -> bool:
+    """Compares equations or inequalities: what is left of both sides must have one ratio, at all points."""
     ratios = []
     for point in range(POINTS):
         x, y = (_value(side.lhs - side.rhs, point) for side in (a, b))
         if x is None or y is None or not y:
             return False
         ratios.append(x / y)
-    return all(abs(ratio - ratios[0]) <= 1e-15 * abs(ratios[0]) for ratio in ratios) and ratios[0] != 0
+    first = ratios[0]
+    if not first or any(abs(ratio - first) > AGREE * abs(first) for ratio in ratios):
+        return False
+    if a.rel_op in ("==", "!="):
+        return a.rel_op == b.rel_op
+    return a.rel_op == (b.rel_op if first.real > 0 else b.reversed.rel_op)

@@ -7,10 +7,10 @@ from itertools import product
 from rlif.answers.numerals import read_number, same_number, without_units
 from rlif.answers.structure import Leaves, Node, has_thousands, parse, same_structure
 
-WORDS = re.compile(r"(?:\\text\{[^{}\\]*\}|[a-zA-Z]{3,}|[\s.,'-]|(?<![a-zA-Z\\])[A-Z](?![a-zA-Z]))+")
-LETTERS = re.compile(r"[^a-z0-9]+")
-TEXT = re.compile(r"\\text\s*")
-LETTER = re.compile(r"\(?([A-Z])\)?\.?")
+WORDS = re.compile(r"(?:\\text\{[^{}\\]*\}|[a-zA-Z]{4,}|[\s.,'()-])+")
+LETTERS = re.compile(r"[a-zA-Z0-9\s.,'()-]+")
+NO_LETTERS = re.compile(r"[^a-z0-9]+")
+TEXT = re.compile(r"\\text\{([^{}\\]*)\}")
 IN_BASE = re.compile(r"(-?\d[0-9a-zA-Z]*(?:\.[0-9a-zA-Z]+)?)_\{(\d+)\}")
 TIME = re.compile(r"\d+(?::\d+)+")
 
@@ -40,17 +40,22 @@ def same_leaf(answer: str, gold: str, expressions: Leaves) -> bool:
         return bool(answer)
     if not answer or not gold:
         return False
-    answer, gold = without_units(answer), without_units(gold)
+    answer, gold = _bare(answer), _bare(gold)
     a, b = read_number(answer), read_number(gold)
     if a and b:
         return same_number(a, b)
     if (bases := [_base(answer), _base(gold)]) != [None, None]:
         return bases[0] == bases[1]
-    if words_of(answer) is not None or words_of(gold) is not None:
-        return words_of(answer) == words_of(gold)
+    if WORDS.fullmatch(answer) or WORDS.fullmatch(gold):
+        return (letters := _letters(answer)) is not None and letters == _letters(gold)
     if TIME.fullmatch(answer) or TIME.fullmatch(gold):
         return answer == gold
     return answer == gold or expressions(answer, gold)
+
+
+def _bare(text: str) -> str:
+    """Removes units, and the approximate value behind an exact one."""
+    return without_units(text.partition(r"\approx")[0])
 
 
 def _base(text: str) -> tuple[str, str] | None:
@@ -59,8 +64,7 @@ def _base(text: str) -> tuple[str, str] | None:
     return (match.group(1).upper().lstrip("0"), match.group(2)) if match else None
 
 
-def words_of(text: str) -> str | None:
-    r"""Returns the letters of an answer in words, such as \text{Evelyn} or (C), in lower case; None if it has other parts."""
-    if match := LETTER.fullmatch(TEXT.sub("", text).replace("{", "").replace("}", "").strip()):
-        return match.group(1).lower() if "\\text" in text else None
-    return LETTERS.sub("", TEXT.sub("", text).lower()) if WORDS.fullmatch(text) else None
+def _letters(text: str) -> str | None:
+    r"""Returns letters and digits of an answer in words, such as \text{Evelyn} or (C), in lower case; else None."""
+    text = TEXT.sub(r"\1", text)
+    return NO_LETTERS.sub("", text.lower()) if LETTERS.fullmatch(text) else None

@@ -30,7 +30,7 @@ SPECIAL_TOKEN = re.compile(r"<\|[\w-]{1,40}\|>|</?s>|<(?:eos|bos|pad|end_of_turn
 WRAPPERS = [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("`", "`"), ("*", "*")]
 BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
 TRAILING = re.compile(r"(?:[.,;:]|\\\\|\\[,;:! ]|\s)+$")
-LEADING = re.compile(r"^(?:\s|=|\\[,;:! ]|~)+")
+LEADING = re.compile(r"^(?:\s|=|\\approx|\\[,;:! ]|~)+")
 
 TOKEN = re.compile(r"\\\\(?:\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in|mu)\s*\])?|\\[a-zA-Z]+\*?|\\.|.", re.DOTALL)
 ESCAPED = re.compile(r"\\\\(?=[a-zA-Z])")
@@ -72,7 +72,8 @@ PLAIN = [
     (re.compile(r"!="), r"\\ne "),
     (re.compile(r"==+"), "="),
     (re.compile(r"\s*(?:\bpercent(?:age)?\b|\\text\s*\{\s*percent(?:age)?\s*\})"), "%"),
-    (re.compile(r"\\[hv]space\*?\{[^{}]*\}"), " "),
+    (re.compile(r"\\[hv]space\*?\{[^{}]*\}|\\phantom\s*(?:\{[^{}]*\})?"), " "),
+    (re.compile(r"(?<=\d)\s*(?:degrees?\b|\\text\s*\{\s*degrees?\s*\})"), r"^{\\circ}"),
 ]
 NEEDLESS = re.compile(r"(?<![a-zA-Z\d]) | (?![a-zA-Z\d])|(?<=\d) (?=[a-zA-Z])|(?<=[a-zA-Z]) (?=\d)")
 ELLIPSIS = re.compile(r"\.{3,}")

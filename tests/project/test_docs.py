@@ -65,12 +65,12 @@ def insert(path: Path, text: str, before: str) -> None:
 
 
 TRAINING = (
-    "engines/trl/test_rewards.py::test_every_token_signal_is_trained_on",
-    "engines/trl/test_rewards.py::test_weight_zero_leaves_the_weights_as_without_it[decode]",
+    "engines/trl/test_rewards.py::test_all_token_signals_can_be_trained_on_together",
+    "engines/trl/test_rewards.py::test_rewards_of_weight_zero_do_not_change_the_training[decode]",
 )
 WITH_IT = (
     "test_mean_probability",
-    "test_larger_is_more_sure[mean_probability]",
+    "test_a_peaked_distribution_has_the_larger_signal[mean_probability]",
     "test_every_signal_and_grader_has_a_row",
     "test_every_signal_and_grader_says_what_it_is[mean_probability]",
     "test_imports_point_down[signals.mean_probability]",

@@ -1,4 +1,4 @@
-"""An output head in shards: gathered for as long as it is needed, and checked by somebody else's log-probabilities."""
+"""Tests a sharded output head: gathered only while needed, and verified by the log-probabilities of a pass."""
 
 from __future__ import annotations
 

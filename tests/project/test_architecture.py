@@ -85,7 +85,7 @@ def test_files_and_functions_stay_small(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_functions_have_at_most_eight_parameters(path):
-    """Parameters self and cls do not count. Functions of commands are exempt: they have one parameter for each option."""
+    """Not counted are self and cls. Functions of commands are exempt: they have a parameter for each option."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]

@@ -39,7 +39,7 @@ def rollout(pull: float, n: int = 40, seed: int = 0):
     ]
 
 
-def test_the_verdict_is_yes_if_rewards_favour_the_frequent_answer_and_no_otherwise():
+def test_the_verdict_follows_whether_rewards_favour_the_frequent_answer():
     assert forecast(rollout(2.0)).verdict == "yes"
     assert forecast(rollout(-2.0)).verdict == "no"
     assert forecast(rollout(0.0)).verdict == "unclear"
@@ -114,7 +114,7 @@ def test_the_forecast_uses_the_recipes_confidence_window(model_folder, monkeypat
 
 
 def test_the_forecast_is_no_for_a_base_that_answers_without_steps():
-    """At a low temperature the base only guesses, and its most confident guesses are rare answers."""
+    """At a low temperature the base only guesses, and its more confident guesses are the rarer answers."""
     found = probe(rlif.load_recipe("demo", ["training.temperature=0.05"]), problems=16)
     assert found.longer is None, "all completions are leaps, of one length"
     assert found.verdict == "no" and found.pull and found.pull.high < 0.5

@@ -42,7 +42,7 @@ def data_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def sandbox() -> None:
-    """Skips where programs cannot be run safely."""
+    """Skips the test if programs cannot be run safely."""
     if not shutil.which("bwrap"):
         pytest.skip("no bubblewrap; apt install bubblewrap")
     from rlif.errors import RlifError

@@ -1,4 +1,4 @@
-"""From completions to answers, by each rule."""
+"""Tests the rules that extract an answer from a completion."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rlif.answers.extraction import answer_line, choice_letter, fenced_code, jso
         ("", None),
     ],
 )
-def test_the_last_complete_box(text, answer):
+def test_last_boxed_takes_the_last_complete_box(text, answer):
     assert last_boxed(text) == answer
 
 
@@ -41,7 +41,7 @@ def test_the_last_complete_box(text, answer):
         ("nothing", None),
     ],
 )
-def test_without_a_box_the_last_number(text, answer):
+def test_last_expression_takes_the_last_number_without_a_box(text, answer):
     assert last_expression(text) == answer
 
 
@@ -56,7 +56,7 @@ def test_without_a_box_the_last_number(text, answer):
         ("I give up", None),
     ],
 )
-def test_the_answer_line(text, answer):
+def test_answer_line_takes_the_text_after_the_last_answer_mark(text, answer):
     assert answer_line(text) == answer
 
 
@@ -73,7 +73,7 @@ def test_the_answer_line(text, answer):
         ("", None),
     ],
 )
-def test_choices(text, letter):
+def test_choice_letter(text, letter):
     assert choice_letter(text) == letter
 
 
@@ -93,16 +93,16 @@ def test_choices(text, letter):
         ("{" * 5000, None),
     ],
 )
-def test_json_answers(text, answer):
+def test_json_answer(text, answer):
     assert json_answer(text) == answer
 
 
-def test_a_boxed_word_counts_where_asked_for():
+def test_json_answer_accepts_a_boxed_word_if_asked():
     assert json_answer("so \\boxed{9}", boxed=True) == "9"
     assert json_answer("so \\boxed{9 + 1}", boxed=True) is None
 
 
-def test_code_between_fences():
+def test_fenced_code_takes_the_last_complete_block():
     assert fenced_code("```python\nx = 1\n```\nbetter:\n```\ny = 2\n\nz\n```\n") == "y = 2\n\nz"
     assert fenced_code("x = 1") is None and fenced_code("```python\nx = 1") is None
 
@@ -111,6 +111,6 @@ def test_code_between_fences():
 @pytest.mark.parametrize(
     "text", ["\\boxed{" * 50_000, "answer: " * 50_000, "{" * 200_000, "A" * 300_000, "```\n" * 50_000]
 )
-def test_long_texts_end(rule, text):
-    """A rule that is quadratic takes minutes here."""
+def test_rules_are_fast_on_long_texts(rule, text):
+    """A rule with quadratic running time takes minutes here."""
     assert rule(text) is None or isinstance(rule(text), str)

@@ -1,4 +1,4 @@
-"""What a recipe takes over from its base, and mistakes in it."""
+"""Tests what a recipe inherits from its base, and mistakes in it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write(folder, **files):
         (folder / f"{name}.yaml").write_text(text)
 
 
-def test_a_recipe_says_only_what_differs(tmp_path):
+def test_a_recipe_inherits_all_values_it_does_not_give(tmp_path):
     write(tmp_path, mine="base: intuitor-qwen2.5-7b-math\nreward: plurality_vote\ntraining: {beta: 0.02}\n")
     base, mine = load_recipe("intuitor-qwen2.5-7b-math"), load_recipe(tmp_path / "mine.yaml")
     assert (mine.reward, mine.training["beta"], mine.description) == ("plurality_vote", 0.02, "")
@@ -29,7 +29,7 @@ def test_a_recipe_says_only_what_differs(tmp_path):
     assert mine == base.model_copy(update=changed)
 
 
-def test_overrides_come_last(tmp_path):
+def test_overrides_win_over_recipe_and_base(tmp_path):
     write(tmp_path, mine="base: demo\ntraining: {beta: 0.02}\n")
     assert load_recipe(tmp_path / "mine.yaml", ["training.beta=0.5"]).training["beta"] == 0.5
 
@@ -45,13 +45,13 @@ def test_sections_are_merged_one_level_deep_and_the_rest_is_replaced():
     assert base["evaluate"]["sources"] == {"clock": "a"}, "a base is not changed by what is built on it"
 
 
-def test_what_speaks_of_one_file_is_not_taken_over():
+def test_description_name_and_about_are_not_inherited():
     base = {"description": "the base", "name": "base", "about": {"reproduces": "Table 1"}, "seed": 3}
     assert merged([base, {"base": "base"}]) == {"seed": 3}
     assert merged([base]) == {"description": "the base", "name": "base", "seed": 3}
 
 
-def test_bases_have_bases_and_files_are_looked_for_beside_the_recipe(tmp_path, monkeypatch):
+def test_bases_can_have_bases_in_files_beside_the_recipe(tmp_path, monkeypatch):
     (tmp_path / "inner").mkdir()
     write(tmp_path, a="seed: 1\nlimit: 100\n")
     write(tmp_path / "inner", b="base: ../a.yaml\nseed: 2\n", c="base: b.yaml\ntask: cups\n")
@@ -60,7 +60,7 @@ def test_bases_have_bases_and_files_are_looked_for_beside_the_recipe(tmp_path, m
     assert (found.seed, found.limit, found.task) == (2, 100, "cups")
 
 
-def test_a_base_is_a_shipped_recipe_even_where_a_file_has_its_name(tmp_path, monkeypatch):
+def test_a_shipped_recipe_wins_over_a_file_of_the_same_name(tmp_path, monkeypatch):
     (tmp_path / "demo").write_text("seed: 99\n")
     write(tmp_path, mine="base: demo\n")
     monkeypatch.chdir(tmp_path)
@@ -89,15 +89,15 @@ def test_the_run_folder_keeps_the_merged_recipe(tmp_path):
         ({"a": "base: b.yaml\n", "b": "modl: x\n"}, r"unknown key 'modl' in the recipe; did you mean 'model'\?$"),
     ],
 )
-def test_mistakes_are_one_sentence(files, message, tmp_path):
+def test_mistakes_in_a_base_are_one_sentence(files, message, tmp_path):
     write(tmp_path, **files)
     with pytest.raises(rlif.RlifError, match=message) as error:
         load_recipe(tmp_path / "a.yaml")
     assert "\n" not in str(error.value)
 
 
-def test_a_source_goes_with_the_value_it_is_about(tmp_path):
-    """A recipe that changes a value says itself where the new one is from; what is bound to a run stays behind."""
+def test_a_changed_value_does_not_inherit_its_source(tmp_path):
+    """Published results of the base are not inherited either."""
     write(
         tmp_path,
         a="about: {reproduces: T, published: {gsm8k: [0, 1]}, gpus: 8, sources: {seed: here, training.beta: there}}\n",
@@ -126,13 +126,13 @@ def test_mistakes_in_about(about, message, tmp_path):
     assert load_recipe(tmp_path / "a.yaml") == load_recipe(tmp_path / "a.yaml", []), "and training does not mind"
 
 
-def test_keys_of_a_file():
+def test_keys_of_names_options_of_sections_one_level_deep():
     values = {"model": "m", "training": {"beta": 1}, "lora": None, "reward": {"random": 1}}
     assert keys_of(values) == ["model", "training.beta", "lora", "reward"]
 
 
 @pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
-def test_the_recipes_of_the_page_work(block, tmp_path):
+def test_the_recipes_of_the_page_load(block, tmp_path):
     write(tmp_path, page=block)
     page, about = load_recipe(tmp_path / "page.yaml"), read_about(tmp_path / "page.yaml")
     assert page.model == "Qwen/Qwen2.5-3B" and page != load_recipe("intuitor-qwen2.5-3b-math")

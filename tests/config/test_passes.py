@@ -1,4 +1,4 @@
-"""The table of passes: which row is read, and when a pass of rlif's own is needed."""
+"""Tests the table of passes: which row is read, and when a separate pass is needed."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ def every_condition():
             yield Conditions(annotator, **dict(zip(FLAGS, values, strict=True)))
 
 
-def test_the_statistics_are_those_that_taps_compute():
+def test_the_tables_statistics_are_those_that_taps_compute():
     assert {*CHEAP, *COSTLY, "logprob"} == EVERY == {needs.removesuffix("_BT") for needs in NEEDS.values()}
 
 
-def test_a_copy_is_read_by_a_pass_of_its_own_only():
+def test_ema_and_lagged_annotators_always_need_a_separate_pass():
     for conditions in every_condition():
         if conditions.annotator in ("ema", "lagged"):
             assert which_pass(conditions, {"entropy"}).path == "pass"
             assert which_pass(conditions, set()).path == "none"
 
 
-def test_a_pass_is_run_exactly_where_the_row_that_is_read_lacks_a_statistic():
+def test_a_separate_pass_is_run_only_if_the_row_lacks_a_statistic():
     for conditions, need in itertools.product(every_condition(), sorted(EVERY)):
         found = which_pass(conditions, {need})
         assert (found.path == "pass") == (found.read is None or need not in TABLE[found.read].gives)
         assert found.extra == int(found.path == "pass")
 
 
-def test_dropout_spares_nothing_but_what_vllm_measures():
+def test_with_dropout_only_vllms_statistics_save_a_pass():
     for conditions in every_condition():
         if conditions.dropout:
             assert which_pass(conditions, set()).path in ("vllm", "none")
@@ -55,10 +55,10 @@ def test_dropout_spares_nothing_but_what_vllm_measures():
         (Conditions("online"), "pass"),
     ],
 )
-def test_rows_of_the_table(conditions, path):
+def test_each_condition_selects_its_row(conditions, path):
     assert which_pass(conditions, {"mean_logprob"}).path == path
 
 
-def test_what_rewards_need():
+def test_needs_of_gives_the_statistics_that_rewards_need():
     assert needs_of(load_recipe("demo").weights) == {"mean_logprob"}
     assert needs_of(["accuracy", "likelihood", "negative_entropy"]) == {"logprob", "entropy"}

@@ -1,4 +1,4 @@
-"""Recipes: what ships, the paper's defaults, and one sentence for each mistake."""
+"""Tests recipes: those that ship, the paper's defaults, and one sentence for each mistake."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rlif.training.prepare import check_names
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_every_shipped_recipe_is_sound(name):
+def test_every_shipped_recipe_passes_the_checks(name):
     recipe = load_recipe(name)
     assert recipe.description
     check_names(recipe)
@@ -19,14 +19,14 @@ def test_every_shipped_recipe_is_sound(name):
         check_training(recipe, processes)
 
 
-def test_a_recipe_that_says_only_the_reward_is_the_papers():
+def test_a_recipe_with_only_a_reward_has_the_papers_settings():
     said = check_recipe({"reward": "self_certainty"})
     paper = load_recipe("intuitor-qwen2.5-3b-math")
     assert said.model == paper.model and said.task == paper.task
     assert said.resolved_training.items() <= paper.resolved_training.items()
 
 
-def test_empty_sections_are_empty(tmp_path):
+def test_sections_without_values_are_accepted(tmp_path):
     (tmp_path / "r.yaml").write_text("training:\nlora:\nevaluate:\n")
     assert load_recipe(tmp_path / "r.yaml", ["training.learning_rate=1e-5"]).training == {"learning_rate": 1e-5}
 
@@ -37,7 +37,7 @@ def test_an_empty_file_is_refused(tmp_path):
         load_recipe(tmp_path / "r.yaml")
 
 
-def test_overrides_reach_inside_and_are_yaml():
+def test_overrides_set_keys_of_sections_and_are_read_as_yaml():
     recipe = load_recipe("demo", ["seed=3", "training.learning_rate=3e-6", "evaluate.tasks=[cups]", "name=x"])
     assert recipe.seed == 3 and recipe.training["learning_rate"] == 3e-6
     assert recipe.evaluate.tasks == ["cups"] and recipe.name == "x"
@@ -65,7 +65,7 @@ def test_overrides_reach_inside_and_are_yaml():
         (["=1"], "overrides look like"),
     ],
 )
-def test_mistakes_in_recipes(overrides, message):
+def test_mistakes_in_recipes_are_refused(overrides, message):
     with pytest.raises(rlif.RlifError, match=message):
         load_recipe("demo", [*([] if "seed.x=1" not in overrides else ["seed=1"]), *overrides])
 
@@ -82,7 +82,7 @@ def test_mistakes_in_recipes(overrides, message):
         ),
     ],
 )
-def test_batches_that_do_not_divide(overrides, message):
+def test_batches_that_do_not_divide_are_refused(overrides, message):
     with pytest.raises(rlif.RlifError, match=message):
         load_recipe("demo", overrides).accumulation(1)
 
@@ -98,7 +98,7 @@ def test_batches_that_do_not_divide(overrides, message):
         (["prompt={assistant: x}"], "the texts system and user"),
     ],
 )
-def test_unknown_names(overrides, message):
+def test_unknown_names_are_refused(overrides, message):
     with pytest.raises(rlif.RlifError, match=message):
         check_names(load_recipe("demo", overrides))
 
@@ -114,37 +114,37 @@ def test_unknown_names(overrides, message):
         (b"training: 3\n", "training in the recipe"),
     ],
 )
-def test_unreadable_recipes(tmp_path, content, message):
+def test_unreadable_recipes_are_refused(tmp_path, content, message):
     (tmp_path / "r.yaml").write_bytes(content)
     with pytest.raises(rlif.RlifError, match=message):
         load_recipe(tmp_path / "r.yaml")
 
 
-def test_unknown_recipes():
+def test_unknown_recipes_are_refused():
     with pytest.raises(rlif.RlifError, match=r"no recipe file and no shipped recipe 'dmo'; did you mean 'demo'"):
         load_recipe("dmo")
 
 
-def test_normalisation_follows_the_algorithm():
+def test_the_default_normalisation_depends_on_the_algorithm():
     assert check_recipe({}).resolved_normalisation == "group_std"
     rloo = check_recipe({"algorithm": "rloo"})
     assert rloo.resolved_normalisation == "none" and "loss_type" not in rloo.resolved_training
     check_training(rloo, 1)
 
 
-def test_a_key_of_half_characters_is_one_sentence():
+def test_a_key_of_surrogate_characters_is_refused_in_one_sentence():
     with pytest.raises(rlif.RlifError, match="which is no text; write the characters themselves"):
         check_recipe({"reward": {"\ud800\udc00": None}})
 
 
 @pytest.mark.parametrize("override", ["\n=\t", "a b=1", "=1", "seed"])
-def test_an_override_that_has_no_key(override):
+def test_an_override_without_a_key_is_refused_in_one_sentence(override):
     with pytest.raises(rlif.RlifError, match="overrides look like key=value") as refused:
         rlif.load_recipe("demo", [override])
     assert "\n" not in str(refused.value)
 
 
-def test_what_follows_from_a_recipe_is_derived_once_and_anew_for_a_copy():
+def test_derived_values_are_computed_once_and_again_for_a_changed_copy():
     recipe = check_recipe({"training": {"beta": 0.1}})
     plain = check_recipe({"training": {"beta": 0.1}})
     assert recipe.weights is recipe.weights and recipe.resolved_training is recipe.resolved_training

@@ -1,4 +1,4 @@
-"""Old names of recipe keys and rewards go on working, with one line that says the new name."""
+"""Tests that old names of recipe keys and rewards still work, with one line that gives the new name."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def nothing_logged_yet():
 
 
 @pytest.mark.parametrize(("old", "new"), renamed.RENAMED_SIGNALS.items())
-def test_an_old_reward_is_the_new_one(old, new, caplog):
+def test_an_old_name_of_a_reward_becomes_the_new_one(old, new, caplog):
     with caplog.at_level(logging.WARNING, logger="rlif"):
         assert check_recipe({"reward": old}).reward == new
         assert check_recipe({"reward": {"accuracy": 0.5, old: 1.0}}).reward == {"accuracy": 0.5, new: 1.0}
     assert caplog.messages == [f"the reward {old} is now called {new}; the old name goes on working."]
 
 
-def test_the_old_key_is_the_new_one(caplog, tmp_path):
-    """In plain values as in a run folder, in a file, in its base, and in an override."""
+def test_an_old_key_becomes_the_new_one(caplog, tmp_path):
+    """In plain values, in a file, in its base, and in an override."""
     assert check_recipe({"meaning": MODEL}) == check_recipe({"equivalence": MODEL})
     assert [line for line in caplog.messages if "meaning" in line] == [
         "the key meaning is now called equivalence; the old name goes on working."
@@ -40,7 +40,7 @@ def test_the_old_key_is_the_new_one(caplog, tmp_path):
         assert found and found.threshold == float(overrides[0].partition("=")[2] if overrides else 0.7)
 
 
-def test_an_old_name_beside_its_new_one_is_refused():
+def test_an_old_and_a_new_name_together_are_refused():
     with pytest.raises(RecipeError, match="gives the key equivalence and its old name meaning; leave meaning out"):
         check_recipe({"meaning": MODEL, "equivalence": MODEL})
 

@@ -1,4 +1,4 @@
-"""Weights over steps."""
+"""Tests schedules of reward weights over steps."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ def at(value, *steps):
     return [read_weight("x", value).at(step) for step in steps]
 
 
-def test_a_number_never_changes():
+def test_a_plain_number_is_the_weight_of_every_step():
     assert at(0.5, 0, 7, 10_000) == [0.5, 0.5, 0.5]
     assert not read_weight("x", 2).scheduled and not read_weight("x", 0).ever
 
 
-def test_linear_goes_straight_and_stays_outside():
+def test_linear_interpolates_and_is_constant_outside_its_points():
     assert at({"linear": [[10, 1.0], [50, 0.0], [60, 2.0]]}, 0, 10, 20, 30, 50, 55, 60, 99) == pytest.approx(
         [1, 1, 0.75, 0.5, 0, 1, 2, 2]
     )
 
 
-def test_stages_jump():
+def test_stages_change_the_weight_at_their_step():
     assert at({"stages": [[0, 1.0], [30, 0.0]]}, 0, 29, 30, 31) == [1, 1, 0, 0]
 
 
-def test_a_recipe_writes_them_down_as_it_read_them():
+def test_a_recipe_writes_schedules_as_it_read_them():
     reward = {"self_certainty": {"stages": [[0, 1.0], [30, 0.0]]}, "accuracy": {"linear": [[30, 0], [40, 1]]}}
     recipe = check_recipe({"reward": reward})
     assert recipe.model_dump()["reward"] == reward
@@ -53,7 +53,7 @@ def test_a_recipe_writes_them_down_as_it_read_them():
         ({}, "no reward has a weight"),
     ],
 )
-def test_mistakes(reward, message):
+def test_mistakes_in_schedules_are_refused(reward, message):
     with pytest.raises(rlif.RlifError, match=message):
         check_recipe({"reward": reward})
 
@@ -70,7 +70,7 @@ def test_mistakes(reward, message):
         ({"a": {"stages": [[0, 1], [31, 0]]}, "b": {"linear": [[30, 0], [40, 1]]}}, None),
     ],
 )
-def test_steps_that_nothing_rewards(reward, gap):
+def test_first_gap_finds_the_first_step_without_a_reward(reward, gap):
     weights = check_recipe({"reward": reward}).weights.values()
     assert first_gap(list(weights)) == gap
     slowly = (step for step in range(100) if not any(w.at(step) or w.at(step + 1) for w in weights))

@@ -1,4 +1,4 @@
-"""Estimates before a run starts."""
+"""Tests the number of steps that is computed before a run starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_the_papers_run_has_58_steps():
     assert plan.steps == 58 and plan.completions == 58 * 896 and plan.tokens == 58 * 896 * 3072
 
 
-def test_reuse_of_rollouts():
+def test_iterations_multiply_steps_but_not_completions():
     recipe = check_recipe({"training": {"num_iterations": 2}})
     plan = plan_steps(recipe, problems=7500, processes=1)
     assert plan.steps == 116 and plan.completions == 58 * 896
@@ -35,7 +35,7 @@ def test_the_engine_counts_the_same_steps(epochs, options, model_folder, tmp_pat
         assert plan_steps(recipe, problems, processes=1).steps == loop[-1]
 
 
-def test_rollouts_of_a_part_of_an_epoch_are_counted():
+def test_completions_of_partial_epochs_are_counted():
     def completions(problems, **training):
         options = {"num_generations": 2, "per_device_train_batch_size": 2} | training
         return plan_steps(check_recipe({"problems_per_update": 2, "training": options}), problems, 1).completions
@@ -51,12 +51,12 @@ def test_updates_that_end_within_a_rollout_are_refused():
         plan_steps(check_recipe({"problems_per_update": 2, "training": options}), problems=6, processes=1)
 
 
-def test_too_few_problems():
+def test_too_few_problems_for_a_rollout_are_refused():
     with pytest.raises(rlif.RlifError, match="100 problems are too few for one rollout of 128"):
         plan_steps(check_recipe({}), problems=100, processes=1)
 
 
-def test_steps_that_nothing_rewards_are_refused():
+def test_steps_without_a_reward_are_refused():
     ends = check_recipe({"reward": {"self_certainty": {"linear": [[0, 1], [50, 0]]}}})
     with pytest.raises(rlif.RlifError, match="from step 50 on every reward weighs 0"):
         plan_steps(ends, problems=7500, processes=1)

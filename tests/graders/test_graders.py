@@ -1,4 +1,4 @@
-"""Rewards by something other than confidence."""
+"""Tests graders, the rewards that do not measure confidence."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ def batch(texts=TEXTS, problems=PROBLEMS, **options):
     )
 
 
-def test_accuracy_is_the_tasks_own_grading():
+def test_accuracy_is_the_grade_of_the_task():
     assert GRADERS["accuracy"](batch()) == [1.0, 0.0, 0.0, None]
     assert GRADERS["seed_grpo"] is GRADERS["accuracy"]
     with pytest.raises(ValueError, match="needs a task"):
         GRADERS["accuracy"](batch(problems=None))
 
 
-def test_format_asks_for_an_answer_and_no_gold():
+def test_format_rewards_any_answer_and_needs_no_gold():
     assert GRADERS["format"](batch(problems=None)) == [1.0, 1.0, 0.0, 1.0]
 
 
-def test_length_and_shortness_are_tokens():
+def test_length_and_shortness_count_tokens():
     lengths = [float(len(text)) for text in TEXTS]
     assert GRADERS["length"](batch()) == lengths
     assert GRADERS["shortness"](batch()) == [-n for n in lengths]
 
 
-def test_random_tosses_a_fair_coin_that_is_the_same_again():
+def test_random_is_a_fair_coin_that_repeats_with_seed_and_step():
     many = ["x"] * 4000
     first = GRADERS["random"](batch(many, seed=1))
     assert set(first) == {0.0, 1.0} and sum(first) / 4000 == pytest.approx(0.5, abs=0.04)
@@ -66,8 +66,8 @@ def test_random_tosses_a_fair_coin_that_is_the_same_again():
     assert GRADERS["random"](batch(many, seed=2)) != first != GRADERS["random"](batch(many, seed=1, step=1))
 
 
-def test_caution_by_hand():
-    """Four of six agree: K = 3 clusters of 4, 1, 1."""
+def test_agreement_factor_of_seed_grpo_equals_arithmetic_by_hand():
+    """First, four of six agree: K = 3 clusters of 4, 1, 1."""
     entropy = -(math.log(4 / 6) + 2 * math.log(1 / 6)) / 3
     assert agreement_factor(Group("?", [""] * 6, ["4", "4", "5", "4", "4", None])) == pytest.approx(
         1 - entropy / math.log(6)
@@ -92,7 +92,7 @@ def all_of_it(**columns):
     return [1.0] * len(columns["prompts"])
 
 
-def test_functions_written_for_trl():
+def test_functions_written_for_trl_work_as_rewards():
     engine = {"engine": {"trainer_state": "state"}}
     assert reward_function("f", unlabelled)(batch(**engine)) == [float(len(text)) for text in TEXTS]
     assert reward_function("f", labelled)(batch(**engine)) == [1.0, 1.0, 1.0, None]
@@ -100,7 +100,7 @@ def test_functions_written_for_trl():
     assert reward_function("f", lambda completion_ids: torch.ones(4))(batch(**engine)) == [1.0] * 4
 
 
-def test_what_else_trl_takes():
+def test_async_functions_callables_arrays_and_tensors_work_as_in_trl():
     async def later(completions, **_):
         await asyncio.sleep(0)
         return [float(len(text)) for text in completions]
@@ -114,7 +114,7 @@ def test_what_else_trl_takes():
     assert reward_function("f", lambda completion_ids: [torch.tensor(0.5)] * 4)(batch()) == [0.5] * 4
 
 
-def test_trls_own_accuracy_reward():
+def test_trls_accuracy_reward_works():
     function = import_function("trl.rewards.accuracy_reward")
     chat = batch(["$\\boxed{4}$", "$\\boxed{5}$"], PROBLEMS[:2])
     chat = Batch(**{**chat.__dict__, "completions": [[{"role": "assistant", "content": text}] for text in chat.texts]})
@@ -133,7 +133,7 @@ def test_trls_own_accuracy_reward():
         (None, "returned a NoneType"),
     ],
 )
-def test_what_a_function_may_not_return(returned, message):
+def test_invalid_return_values_of_a_function_are_refused(returned, message):
     with pytest.raises(RewardError, match=message):
         reward_function("mine", lambda completions: returned)(batch())
 
@@ -158,7 +158,7 @@ def test_a_function_that_raises_is_named():
         ("exploding:f", "importing the reward exploding:f raises ZeroDivisionError"),
     ],
 )
-def test_functions_that_are_not_there(name, message, tmp_path, monkeypatch):
+def test_functions_that_cannot_be_imported_are_explained(name, message, tmp_path, monkeypatch):
     (tmp_path / "exploding.py").write_text("1 / 0")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(rlif.RlifError, match=message):
@@ -167,7 +167,7 @@ def test_functions_that_are_not_there(name, message, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("old", MOVED)
 def test_an_old_module_is_refused_with_its_new_name(old, tmp_path, monkeypatch):
-    """Named by a recipe, or imported by the module that a recipe names."""
+    """The recipe names it, or the module that the recipe names imports it."""
     for place in MOVED[old].split(" and "):
         importlib.import_module(place)
     (tmp_path / "mine.py").write_text(f"from {old} import of_the_flat_layout")
@@ -178,7 +178,7 @@ def test_an_old_module_is_refused_with_its_new_name(old, tmp_path, monkeypatch):
             import_function(name)
 
 
-def test_the_current_folder_is_looked_in(tmp_path, monkeypatch):
+def test_functions_are_found_in_the_current_folder(tmp_path, monkeypatch):
     (tmp_path / "rewards_of_mine.py").write_text(
         "def short(completions, **_):\n    return [0.0 for _ in completions]\n"
     )
@@ -188,7 +188,7 @@ def test_the_current_folder_is_looked_in(tmp_path, monkeypatch):
 
 
 def test_a_reward_model_reads_prompt_and_completion(tmp_path):
-    """Each row by itself in float64, whatever it is padded with."""
+    """Each value equals that of the unpadded row in float64."""
     folder = classifier_folder(tmp_path / "rm")
     prompts = [[{"role": "user", "content": text}] for text in ("Hi", "What is two plus two?")]
     answers = [[{"role": "assistant", "content": text}] for text in ("a rather long answer", "4")]
@@ -202,7 +202,7 @@ def test_a_reward_model_reads_prompt_and_completion(tmp_path):
     assert plain[0] == pytest.approx(model(**tokenizer("Hi there", return_tensors="pt")).logits.item(), abs=1e-4)
 
 
-def test_models_that_are_no_reward_models(tmp_path):
+def test_models_that_cannot_be_reward_models_are_refused(tmp_path):
     with pytest.raises(rlif.RlifError, match="has 3 outputs; a reward model has one"):
         reward_model(classifier_folder(tmp_path / "three", labels=3))
     with pytest.raises(rlif.RlifError, match="cannot load the reward model"):

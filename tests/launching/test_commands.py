@@ -1,4 +1,4 @@
-"""The commands that `rlif launch` writes, what it refuses, and two processes really started, one of them killed."""
+"""Tests the commands that `rlif launch` writes, what it refuses, and runs of two real processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ QWEN, SPLIT = ["model=Qwen/Qwen2.5-1.5B"], ["training.vllm_tensor_parallel_size=
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_accelerate_takes_every_configuration(strategy):
+def test_accelerate_reads_every_configuration(strategy):
     config = load_config_from_file(str(launch.config_file(strategy)))
     sharded = {"ddp": DistributedType.MULTI_GPU, "fsdp2": DistributedType.FSDP}
     assert config.distributed_type == sharded.get(strategy, DistributedType.DEEPSPEED)
@@ -54,7 +54,7 @@ def test_every_configuration_leaves_precision_to_the_recipe():
     assert {load_config_from_file(str(launch.config_file(name))).mixed_precision for name in STRATEGIES} == {"no"}
 
 
-def test_machines_find_each_other():
+def test_commands_of_several_machines_name_the_first_machine():
     layout = Layout(16, 2, "fsdp2")
     for rank in (0, 1):
         found = accelerates(launch.train_command(layout, launch.machine_options(layout, rank, "first:1234"), ["train"]))
@@ -65,8 +65,8 @@ def test_machines_find_each_other():
             launch.machine_options(layout, rank, head)
 
 
-def test_a_server_beside_the_training(monkeypatch, capsys):
-    """The first GPUs train, the next ones serve; the server's model and length are the recipe's."""
+def test_the_commands_of_training_with_a_server(monkeypatch, capsys):
+    """The first GPUs train, the next ones serve; model and length of the server come from the recipe."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     arguments = ["launch", "--dry-run", "--processes", "2", "--server-gpus", "2", "demo", *ON_GPUS, *SERVER]
     code, out, err = main(monkeypatch, capsys, *arguments)
@@ -79,7 +79,7 @@ def test_a_server_beside_the_training(monkeypatch, capsys):
     assert accelerates(train[1:]).num_processes == 2
 
 
-def test_a_recipe_with_a_dot_in_its_name_names_its_run(monkeypatch, capsys):
+def test_a_recipe_name_with_a_dot_is_kept_as_the_runs_name(monkeypatch, capsys):
     arguments = ["launch", "--dry-run", "--processes", "1", "intuitor-qwen2.5-3b-math"]
     code, out, err = main(monkeypatch, capsys, *arguments)
     assert code == 0, err
@@ -96,7 +96,7 @@ def test_a_recipe_with_a_dot_in_its_name_names_its_run(monkeypatch, capsys):
         (["training.vllm_mode=server"], False),
     ],
 )
-def test_when_a_server_is_wanted(overrides, wanted):
+def test_a_server_is_started_only_if_the_recipe_names_no_other(overrides, wanted):
     assert launch.wants_server(load_recipe("demo", overrides)) is wanted
 
 
@@ -123,7 +123,7 @@ def test_when_a_server_is_wanted(overrides, wanted):
         (["demo", *ON_GPUS, *QWEN, "training.use_vllm=true", *SPLIT, "--processes", "8", "--dry-run"], "12 attention"),
     ],
 )
-def test_refused_before_anything_starts(arguments, message, monkeypatch, capsys, tmp_path):
+def test_bad_arguments_are_refused_before_anything_starts(arguments, message, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/taken").mkdir(parents=True)
     code, _, err = main(monkeypatch, capsys, "launch", *arguments)
@@ -137,9 +137,7 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 def gone(*processes: psutil.Process | int) -> bool:
-    """Whether all have ended, or do so now: their last words come before their end. One that nobody waits for may stay
-    in the table.
-    """
+    """Waits until all processes have ended; says whether they did. Zombies count as ended."""
     deadline, left = time.monotonic() + LIMIT, list(processes)
     while left and time.monotonic() < deadline:
         left = [each for each in left if not _ended(each)]
@@ -155,7 +153,7 @@ def _ended(process: psutil.Process | int) -> bool:
 
 
 def test_a_server_ends_with_the_training(tmp_path, monkeypatch):
-    """Also where training fails; nothing is left behind, not even what a server that will not end has started."""
+    """Also if training fails. Even processes started by a server that ignores SIGTERM are ended."""
     wait = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
     until = "import os, sys\nwhile not (os.path.exists(sys.argv[1]) and open(sys.argv[1]).read()): pass\nsys.exit(5)"
     note = str(tmp_path / "pid")
@@ -166,8 +164,8 @@ def test_a_server_ends_with_the_training(tmp_path, monkeypatch):
     assert gone(int(Path(note).read_text()))
 
 
-def test_what_the_launcher_says_becomes_a_sentence(tmp_path, capsys):
-    """One sentence of all processes is said once; the table and the traceback of the launcher are left out."""
+def test_the_launchers_output_becomes_one_sentence(tmp_path, capsys):
+    """A sentence of all processes is printed once, without the launcher's table and traceback."""
     agent = (
         "E1121 17:00:00 9 torch/distributed/elastic/multiprocessing/api.py:1000] failed (exitcode: {}) local_rank: 1 "
     )
@@ -190,8 +188,8 @@ def test_what_the_launcher_says_becomes_a_sentence(tmp_path, capsys):
     assert supervise._pass_on(stopped) is None and capsys.readouterr().err == "x\n"
 
 
-def test_what_goes_on_with_a_run_says_how_it_was_started(tmp_path):
-    """And the process that failed is counted over all machines."""
+def test_the_command_to_resume_repeats_the_layout_of_the_launch(tmp_path):
+    """The number of the failed process counts the processes of all machines."""
     layout, agent = Layout(16, 2, "zero3", 4), "failed (exitcode: -9) local_rank: 1 "
     command = launch.again(tmp_path, layout, ["--head", "first", "--rank", "1"])
     words = ["--processes", "16", "--nodes", "2", "--strategy", "zero3", "--server-gpus", "4", "--head", "first"]
@@ -212,8 +210,8 @@ def rows(run: Path) -> int:
     return len((run / "metrics.jsonl").read_text().splitlines())
 
 
-def test_one_of_two_launched_processes_is_killed_and_the_run_goes_on(tmp_path, model_folder):
-    """Really started, on the CPU: the other ends, the command says so, and a second one finishes."""
+def test_a_run_of_which_one_process_is_killed_can_be_resumed(tmp_path, model_folder):
+    """Two real processes on the CPU: the other one ends, the command says so, and a resume finishes the run."""
     run = tmp_path / "run"
     started = launched(["--processes", "2", "demo", *small(model_folder, tmp_path)], run, 2)
     children = below(started)
@@ -230,10 +228,8 @@ def test_one_of_two_launched_processes_is_killed_and_the_run_goes_on(tmp_path, m
     assert rows(run) == 20 and (run / "summary.json").exists()
 
 
-def test_a_launched_run_that_is_asked_to_stop_stops_at_a_checkpoint(tmp_path, model_folder):
-    """Twice, resumed in between: nothing is lost, no process is left. `tests/launching/test_slurm.py` goes on to the
-    end.
-    """
+def test_a_launched_run_stops_at_a_checkpoint_on_a_signal(tmp_path, model_folder):
+    """Twice, with a resume between: no step is lost, no process is left. test_slurm.py resumes to the end."""
     run, arguments = tmp_path / "run", ["--processes", "2", "demo", *small(model_folder, tmp_path)]
     for number, checkpoint in ((signal.SIGUSR1, 2), (signal.SIGTERM, 5)):
         started = launched(arguments, run, checkpoint)
@@ -253,8 +249,8 @@ STUBBORN = "import os, signal, sys, time; [signal.signal(n, signal.SIG_IGN) for 
 
 
 @pytest.mark.parametrize("ends_by", ["a second signal", "the limit"])
-def test_what_does_not_stop_is_killed(ends_by, tmp_path, monkeypatch):
-    """With all that it started; the launcher's own limit is raised, for a step takes longer than thirty seconds."""
+def test_processes_that_ignore_a_signal_are_killed(ends_by, tmp_path, monkeypatch):
+    """With all their children. The launcher's own limit is raised, as a step may take more than thirty seconds."""
     body = f"open(sys.argv[1], 'w').write(os.environ['{supervise.AGENTS}'] + ' ' + str(os.getpid())); time.sleep(600)"
     train = [
         sys.executable,
@@ -276,8 +272,8 @@ def test_what_does_not_stop_is_killed(ends_by, tmp_path, monkeypatch):
     assert gone(int(process)) and limit == ("1" if ends_by == "the limit" else "600")
 
 
-def test_two_machines_train_together_and_end_together(tmp_path, model_folder):
-    """Two launchers with a process each; a process is killed, and both launchers end, each saying how to go on."""
+def test_two_launchers_end_together_when_a_process_is_killed(tmp_path, model_folder):
+    """Two launchers train with one process each; one process is killed, and both launchers end."""
     run, head = tmp_path / "run", f"127.0.0.1:{free_port()}"
     arguments = ["--processes", "2", "--nodes", "2", "--head", head]
     training = ["demo", *small(model_folder, tmp_path), "training.ddp_timeout=120"]

@@ -1,4 +1,4 @@
-"""What `rlif plan` counts: shapes against published sizes, one recipe by hand, and what must hold for every recipe."""
+"""Tests the cost model of `rlif plan`: published sizes, one recipe by hand, and what holds for every recipe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rlif.launching.cost_model import Setting
 from rlif.launching.hardware import GPUS, SHAPES, config_of, shape_of
 from rlif.launching.suggestions import suggestions
 
-# Of the weights on the hub, in their safetensors' index.
+# Parameters of the published weights, from their safetensors index.
 PUBLISHED = {
     "Qwen/Qwen2.5-0.5B": 494_032_768,
     "Qwen/Qwen2.5-1.5B": 1_543_714_304,
@@ -50,8 +50,8 @@ def test_shapes_have_the_published_number_of_parameters(model):
     assert shape_of(AutoConfig.for_model(**SHAPES[model])).parameters == PUBLISHED[model]
 
 
-def test_one_recipe_by_hand():
-    """Qwen2.5-3B on 8 H100, 896 completions of 1,000 tokens after prompts of 250, from the numbers alone."""
+def test_memory_and_time_of_one_recipe_equal_arithmetic_by_hand():
+    """Qwen2.5-3B on 8 H100: 896 completions of 1,000 tokens after prompts of 250 tokens."""
     found = setting()
     body = 36 * (2048 * 2048 * 2 + 2048 * 256 * 2 + 3 * 2048 * 11008 + 2048 + 2 * 256 + 2 * 2048) + 2048
     head = 151936 * 2048
@@ -61,7 +61,7 @@ def test_one_recipe_by_hand():
     assert costs.passes(found) == 2  # old log-probabilities, for vLLM; reference model
     assert time.scoring == pytest.approx(2 * forward / (8 * 989e12 * 0.45))
     assert time.training == pytest.approx(4 * forward / (8 * 989e12 * 0.38))
-    cache = 2 * 36 * 256 * 2  # bytes of a token
+    cache = 2 * 36 * 256 * 2  # bytes per token
     read = 1000 * (body + head) * 2 + 112 * cache * (250 * 1000 + 1000 * 1000 / 2)
     prefill = 16 * (250 * (2 * body + 4 * 36 * 2048 * 125) + 2 * head) / (989e12 * 0.45)
     assert time.generation == pytest.approx(read / (3.35e12 * 0.7) + 1000 * 4e-3 + prefill)
@@ -71,7 +71,7 @@ def test_one_recipe_by_hand():
         "weights": 1, "gradients": 1, "optimiser state": 2, "buckets of DDP": 1, "reference model": 1,
     }  # fmt: skip
     assert parts["vLLM"] == pytest.approx(0.3 * 79.6)
-    cast, gradient = 2 * body, 4 * head  # autocast's copies, the fused head's gradient
+    cast, gradient = 2 * body, 4 * head  # copies by autocast, and the gradient of the fused head
     micro = (
         cast + gradient + 7 * 3584 * (36 * 2048 + 6 * 2048 + 2 * (2048 + 512) + 4 * 11008) * 2 + 2 * 4096 * 32768 * 2
     )
@@ -86,7 +86,7 @@ def test_more_gpus_take_no_more_memory_and_no_more_time(strategy):
     assert (sizes[-1] < sizes[0]) == (strategy != "ddp") and times[-1] < times[0]
 
 
-def test_sharding_more_takes_less():
+def test_more_sharding_takes_less_memory():
     sizes = [costs.memory(setting(strategy=s)) for s in ("ddp", "zero2", "fsdp2")]
     assert total(sizes[0]) > total(sizes[1]) > total(sizes[2])
     assert sizes[2]["weights"] == pytest.approx(sizes[0]["weights"] / 8)
@@ -94,7 +94,7 @@ def test_sharding_more_takes_less():
     assert sizes[1]["weights"] == pytest.approx(sizes[0]["weights"] / 2)  # DeepSpeed computes on a bfloat16 copy
 
 
-def test_longer_completions_take_longer():
+def test_longer_completions_take_more_time_and_memory():
     times = [costs.step_time(setting(completion=n)) for n in (100, 500, 1000, 3072)]
     for part in ("generation", "scoring", "training"):
         values = [getattr(time, part) for time in times]
@@ -103,8 +103,8 @@ def test_longer_completions_take_longer():
     assert total(costs.memory(longer)) > total(costs.memory(setting()))
 
 
-def test_adapters_take_less():
-    """Counted by hand for one layer kind; no gradient of frozen weights, no reference model beside them."""
+def test_adapters_take_less_memory_and_time():
+    """Their parameters are counted by hand; frozen weights need no gradient and no reference model."""
     options = "lora={r: 16, target_modules: [q_proj, v_proj]}"
     lora, whole = setting(options), setting()
     assert costs.lora_parameters(lora.recipe, lora.shape) == 16 * 36 * (2048 + 2048 + 2048 + 256)
@@ -112,7 +112,7 @@ def test_adapters_take_less():
     assert "reference model" not in costs.memory(lora)
     assert costs.step_time(lora).training == pytest.approx(costs.step_time(whole).training * 3 / 4)
     frozen = [options, "training.beta=0", "annotator=offline"]
-    assert "annotator's copy" not in costs.memory(setting(*frozen))  # the adapters are switched off
+    assert "annotator's copy" not in costs.memory(setting(*frozen))  # the start is the model without adapters
     assert "annotator's copy" in costs.memory(setting(*frozen[1:], "annotator_copy=true"))
 
 
@@ -144,20 +144,20 @@ UNCORRECTED = ["training.beta=0", "training.vllm_importance_sampling_correction=
         ([*PLAIN, "algorithm=rloo", "normalisation=none"], {}, 1),
     ],
 )
-def test_scoring_passes(overrides, changes, expected):
-    """As `rlif.engines.trl.trainer` has them."""
+def test_number_of_scoring_passes(overrides, changes, expected):
+    """They are the passes that `rlif.engines.trl.trainer` runs."""
     assert costs.passes(setting(*overrides, **changes)) == expected
 
 
-def test_waves_where_the_cache_is_full():
-    """Twice as many sequences than fit wait for each other; on a GPU with room they do not."""
+def test_generation_takes_several_waves_if_the_cache_is_full():
+    """If only half of the sequences fit, the others wait; on a GPU with enough memory they do not."""
     small = [costs.step_time(setting(gpu=GPUS["a100-40"], gpus=n)).generation for n in (2, 1)]
     large = [costs.step_time(setting(gpu=GPUS["b200"], gpus=n)).generation for n in (8, 4)]
     assert small[1] / small[0] > large[1] / large[0]
 
 
-def test_suggestions_are_true():
-    """What is offered fits indeed, and what fits already needs none."""
+def test_suggestions_really_fit():
+    """Each suggestion fits, with the room it promises, and can be launched."""
     tight = setting()
     assert not costs.fits(tight)
     offered = dict(suggestions(tight))
@@ -179,7 +179,7 @@ CAPTURE = ["vllm_capture=true", "training.beta=0", "training.vllm_importance_sam
 
 
 @pytest.mark.parametrize("overrides", [["annotator=ema"], ["evaluate={tasks: [gsm8k]}"], CAPTURE])
-def test_suggestions_offer_no_shards_to_what_needs_whole_weights(overrides):
+def test_suggestions_offer_no_sharding_to_recipes_that_need_whole_weights(overrides):
     wanting = setting(*overrides)
     check_training(wanting.recipe, wanting.trainers)
     offered = " ".join(name for name, _ in suggestions(wanting))
@@ -188,8 +188,8 @@ def test_suggestions_offer_no_shards_to_what_needs_whole_weights(overrides):
     assert offered and "fsdp2" not in offered and ("zero2" in offered) == (overrides != ["annotator=ema"])
 
 
-def test_precision_is_trls_where_the_recipe_says_nothing():
-    """bfloat16, unless one of the two is set; the recipes of the paper set it, so it is taken away first."""
+def test_precision_defaults_to_trls():
+    """TRL uses bfloat16 unless bf16 or fp16 is set. The paper's recipes set bf16, so fp16 needs bf16=null."""
     said = {"bf16=true": 2, "bf16=null": 2, "bf16=false": 4, "fp16=true": 2}
     for option, width in said.items():
         more = ["training.bf16=null"] if option.startswith("fp16") else []
@@ -200,8 +200,8 @@ def test_precision_is_trls_where_the_recipe_says_nothing():
     assert config.bf16 and not GRPOConfig(output_dir="nowhere", use_cpu=True, bf16=False).bf16
 
 
-def test_an_engine_over_several_gpus_has_a_part_of_the_weights_on_each():
-    """Read per step and held; colocated and as a server."""
+def test_vllm_over_several_gpus_has_a_part_of_the_weights_on_each():
+    """This reduces time and memory, both colocated and as a server."""
     found = {tp: setting(f"training.vllm_tensor_parallel_size={tp}", completion=1) for tp in (1, 2, 8)}
     half = found[1].shape.parameters
     times = {tp: costs._generation(each) for tp, each in found.items()}
@@ -215,7 +215,7 @@ def test_an_engine_over_several_gpus_has_a_part_of_the_weights_on_each():
     assert any("training.vllm_tensor_parallel_size=2" in name for name in offered)
 
 
-def test_an_engine_that_sleeps_takes_turns_with_training():
+def test_vllm_in_sleep_mode_shares_its_memory_with_training():
     awake, asleep = setting(), setting("training.vllm_enable_sleep_mode=true")
     parts, turns = costs.memory(awake), costs.memory(asleep)
     assert "vLLM" not in turns and turns["activations or vLLM"] == max(parts["vLLM"], parts["activations or cache"])
@@ -223,8 +223,8 @@ def test_an_engine_that_sleeps_takes_turns_with_training():
     assert any("sleep_mode" in name for name, _ in suggestions(setting(strategy="zero2", gpu=GPUS["a100-40"])))
 
 
-def test_copies_of_autocast_are_those_of_trained_float32_weights_alone():
-    """None where weights are halves already, where torch or DeepSpeed casts in shards, or in float32."""
+def test_autocast_copies_only_trained_float32_weights():
+    """No copies of half-precision weights, of weights that torch or DeepSpeed casts in shards, or in float32."""
     body = setting().shape.body * 2 / 2**30
 
     def copies(*overrides: str, **changes) -> float:
@@ -241,7 +241,7 @@ def test_copies_of_autocast_are_those_of_trained_float32_weights_alone():
 
 
 def test_autocast_keeps_copies_of_trained_weights_through_a_checkpointed_pass():
-    """Of torch itself: bytes in bfloat16 that are alive when the forward pass of four linear layers ends."""
+    """Measures torch: bfloat16 bytes alive when the forward pass of four linear layers ends."""
     layers = [torch.nn.Linear(64, 64, bias=False) for _ in range(4)]
 
     def alive(trained: bool) -> int:
@@ -256,7 +256,7 @@ def test_autocast_keeps_copies_of_trained_weights_through_a_checkpointed_pass():
     assert alive(True) - alive(False) == pytest.approx(3 * 64 * 64 * 2, rel=0.1)
 
 
-def test_vllm_that_cannot_start_has_no_time():
+def test_generation_takes_infinite_time_if_vllm_does_not_fit():
     large = setting("model=Qwen/Qwen2.5-14B")
     assert costs.vllm_room(large) < 0 and costs.step_time(large).generation == float("inf")
 
@@ -266,7 +266,7 @@ def test_a_mixture_of_experts_is_refused():
         shape_of(AutoConfig.for_model("qwen3_moe"))
 
 
-def test_the_command(monkeypatch, capsys):
+def test_the_plan_command_prints_memory_and_time(monkeypatch, capsys):
     arguments = ["plan", "intuitor-qwen2.5-3b-math", "--gpu", "h100", "--strategy", "fsdp2", "--problems", "7500"]
     code, out, _ = main(monkeypatch, capsys, *arguments, "--completion-tokens", "1000", "--prompt-tokens", "250")
     assert code == 0 and "3.09 B parameters, 8 x h100" in out and "fits, " in out
@@ -299,12 +299,12 @@ FOUR = ["demo", "training.use_cpu=false", "--gpus", "4"]
         (["demo", "--gpus", "1", "training.max_steps=many"], "should be a valid integer, found 'many'"),
     ],
 )
-def test_mistakes(arguments, message, monkeypatch, capsys):
+def test_bad_arguments_are_refused(arguments, message, monkeypatch, capsys):
     code, _, err = main(monkeypatch, capsys, "plan", *arguments)
     assert code == 2 and message in err and err.count("\n") == 1
 
 
-def test_a_server_that_runs_already_takes_none_of_the_gpus(monkeypatch, capsys):
+def test_a_server_elsewhere_takes_none_of_the_gpus(monkeypatch, capsys):
     there = [*FOUR, "training.use_vllm=true", "training.vllm_mode=server", "training.vllm_server_host=elsewhere"]
     code, out, _ = main(monkeypatch, capsys, "plan", *there)
     assert code == 0 and "4 x h100" in out and "vLLM  " not in out.partition("time of an update")[0]

@@ -1,7 +1,7 @@
-"""A vLLM server beside the trainer: the whole of TRL's client and our adapter against a server that is played here.
+"""Tests training with a vLLM server: TRL's client and our adapter against a pretended server.
 
-The server answers as vLLM's does where TRL asks, and samples by transformers. Played is also how weights travel, which
-takes NCCL and so GPUs: what the trainer hands over is checked against what it announced, and loaded. The last test has
+The pretended server answers TRL's requests as vLLM's does, and samples by transformers. Weights are handed over
+without NCCL, which needs GPUs: they are checked against what the trainer announced, and loaded. The last test starts
 a real server; it needs two GPUs and has never run.
 """
 
@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class PlayedServer(ThreadingHTTPServer):
-    """What vLLM's server answers, at `url`; its model knows nothing but what it is sent."""
+    """Answers at `url` as vLLM's server does, with a model whose weights come from the trainer only."""
 
     def __init__(self, folder: Path, transfer: Any = "nccl"):
         super().__init__(("127.0.0.1", 0), Answers)
@@ -54,7 +54,7 @@ class PlayedServer(ThreadingHTTPServer):
         }
         self.asked: list[str] = []
         self.loaded = 0
-        self.dies_after: int | None = None  # completions asked for
+        self.dies_after: int | None = None  # requests for completions
 
     def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         self.asked.append(path)
@@ -82,7 +82,7 @@ class PlayedServer(ThreadingHTTPServer):
         ]
 
     def load(self, metadata: list[Any], named: Iterator[tuple[str, torch.Tensor]]) -> None:
-        """Instead of the transfer: every tensor as it was announced, and all that the model has."""
+        """Replaces the transfer: checks every tensor against its announcement and loads them all."""
         weights = dict(named)
         announced = [(name, str(w.dtype).removeprefix("torch."), list(w.shape)) for name, w in weights.items()]
         assert metadata == announced
@@ -110,7 +110,7 @@ class Answers(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def transfer(monkeypatch):
-    """Weights without NCCL: `update_named_params` hands them to a played server."""
+    """Transfers weights without NCCL: `update_named_params` hands them to a pretended server."""
     from trl.generation.vllm_client import VLLMClient
 
     def of(server: PlayedServer) -> None:
@@ -145,10 +145,10 @@ def serve(folder):
 
 @needs_vllm
 @pytest.mark.parametrize("changes", [{}, {"num_iterations": 2}, {"algorithm": "rloo"}], ids=str)
-def test_training_beside_a_server(folder, serve, transfer, changes):
+def test_training_with_a_server_keeps_its_weights_in_step(folder, serve, transfer, changes):
     server = serve()
     transfer(server)
-    torch.nn.init.zeros_(server.model.lm_head.weight)  # so that nothing is right before weights have come
+    torch.nn.init.zeros_(server.model.lm_head.weight)  # so completions are wrong until the trainer's weights arrive
     options = {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": server.url}
     model = AutoModelForCausalLM.from_pretrained(folder)
     trainer = make_trainer(folder, model=model, **options, **changes)
@@ -198,14 +198,14 @@ def test_a_server_that_cannot_take_weights(folder, tmp_path, serve):
 
 @needs_vllm
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU; hide it by CUDA_VISIBLE_DEVICES=")
-def test_weights_do_not_travel_without_a_gpu(folder, tmp_path, serve):
+def test_a_transfer_of_weights_without_a_gpu_is_refused(folder, tmp_path, serve):
     url = serve().url
     with pytest.raises(rlif.RlifError, match=r"Weight synchronization .* needs a CUDA device"):
         train(folder, tmp_path, f"training.vllm_server_base_url={url}")
 
 
 @needs_vllm
-def test_a_server_that_dies_leaves_a_run_to_go_on_with(folder, tmp_path, serve, transfer, monkeypatch):
+def test_a_run_whose_server_dies_can_be_resumed(folder, tmp_path, serve, transfer, monkeypatch):
     server = serve()
     transfer(server)
     server.handle_error = lambda *_: None
@@ -226,7 +226,7 @@ def test_a_server_that_dies_leaves_a_run_to_go_on_with(folder, tmp_path, serve, 
 @needs_vllm
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two GPUs; run it where they are")
-def test_a_real_server_on_a_gpu_of_its_own(folder):
+def test_training_with_a_real_server_on_a_second_gpu(folder):
     """Never run: no machine with two GPUs was at hand."""
     port = 8765
     command = [sys.executable, "-c", "from trl.cli import main; main()", "vllm-serve", "--model", str(folder)]

@@ -1,4 +1,4 @@
-"""The batch script that `rlif launch --slurm` writes, really run by bash, with a Slurm that is pretended."""
+"""Tests the batch script of `rlif launch --slurm`: bash really runs it, with a pretended Slurm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.launches import ENVIRONMENT, ON_GPUS, SERVER, accelerates, small, w
 
 from rlif.runs.launcher_contract import SERVER_HOST
 
-# srun starts its command once for each of its tasks, forwards USR1 to them and kills them on TERM, as Slurm's does.
+# Like Slurm's, this srun starts its command once per task, forwards USR1 to the tasks and kills them on TERM.
 SRUN = r"""
 printf "%s\0" "$@" >>"$NOTES"; printf "\n" >>"$NOTES"
 tasks=1
@@ -40,7 +40,7 @@ exit "$worst"
 SCONTROL = r"""
 if [ "$1" = requeue ]; then echo "$2" >>"$NOTES.requeued"; else printf 'node%s\n' 1 2 3; fi
 """
-# What is launched waits, four minutes at most, until the server has been noted, if there is one.
+# With a server, a launched command waits until the server is noted, at most four minutes.
 PYTHON = r"""
 for _ in {1..4800}; do
   if [ -z "$RLIF_VLLM_SERVER" ] || [ "$3" != launch ] || grep -q vllm-serve "$NOTES"; then break; fi
@@ -52,7 +52,7 @@ exit "${LAUNCH_CODE:-0}"
 
 
 class Slurm:
-    """Runs batch scripts in a folder; what it was asked to do is noted there."""
+    """Runs batch scripts in a folder and notes there what they asked for."""
 
     def __init__(self, folder: Path):
         self.folder, self.notes = folder, folder / "notes"
@@ -63,7 +63,7 @@ class Slurm:
             path.chmod(0o755)
 
     def start(self, script: str, job: int = 7, *, really: bool = False, **changes: str) -> subprocess.Popen[str]:
-        """The script of a job on its way; our python is only noted, unless it is really to run."""
+        """Starts the script of a job. Calls of python are only noted unless `really` is set."""
         if not really:
             script = script.replace(sys.executable, str(self.folder / "bin/python"))
         path = self.folder / "job.sh"
@@ -114,8 +114,8 @@ def directives(script: str) -> set[str]:
 ODD = 'description=it\'s "$HOME" `id` $(id) ; x'
 
 
-def test_the_batch_script_runs_what_it_should(script_of, slurm, monkeypatch, capsys, tmp_path):
-    """On three pretended machines: two train, the third serves; odd words arrive as they were typed."""
+def test_the_batch_script_starts_the_server_and_every_launcher(script_of, slurm, monkeypatch, capsys, tmp_path):
+    """On three pretended machines: two train, the third serves. Special characters arrive unchanged."""
     command = ["demo", *ON_GPUS, *SERVER, ODD, f"output={tmp_path}/my runs"]
     layout = ["--processes", "16", "--nodes", "2", "--strategy", "fsdp2", "--server-gpus", "2"]
     script = script_of(*layout, *command)
@@ -142,7 +142,7 @@ def test_the_batch_script_runs_what_it_should(script_of, slurm, monkeypatch, cap
     assert len(launched) == 2
 
 
-def test_without_gpus_none_are_asked_for(script_of):
+def test_a_recipe_without_gpus_asks_slurm_for_none(script_of):
     assert not any("gpus" in each for each in directives(script_of("--processes", "2", "demo")))
 
 
@@ -152,21 +152,21 @@ def begun(folder: Path, job: str | None) -> None:
     (folder / "environment.json").write_text(json.dumps({"rlif": "1", "job": job}, indent=2))
 
 
-def test_a_job_goes_on_with_the_run_that_it_began_and_with_no_other(script_of, slurm, tmp_path):
-    """Two jobs of one recipe and two seeds are two runs, whichever starts first; one put back goes on with its own."""
+def test_a_requeued_job_resumes_only_its_own_run(script_of, slurm, tmp_path):
+    """Two jobs of one recipe with two seeds are two runs; a requeued job resumes its own."""
     scripts = [script_of("--processes", "2", "demo", f"seed={n}", f"output={tmp_path}/runs") for n in (1, 2)]
     slurm.run(scripts[0], 11)
     begun(tmp_path / "runs/demo-11", "11")
     slurm.run(scripts[1], 12)
     slurm.run(scripts[0], 11, SLURM_RESTART_COUNT="1")
-    slurm.run(scripts[1], 12, SLURM_RESTART_COUNT="1")  # it was put back before it had a run folder
+    slurm.run(scripts[1], 12, SLURM_RESTART_COUNT="1")  # requeued before it had a run folder
     told = [words[words.index("2") + 1 :] for words in slurm.launched()]
     first, second = (["demo", f"seed={n}", f"output={tmp_path}/runs", f"name=demo-1{n}"] for n in (1, 2))
     assert told == [first, second, ["--resume", f"{tmp_path}/runs/demo-11"], second]
 
 
 @pytest.mark.parametrize(("job", "goes_on"), [("11", True), ("12", False), (None, False)])
-def test_a_name_of_the_recipes_own_is_no_leave_to_go_on_with_anothers_run(job, goes_on, script_of, slurm, tmp_path):
+def test_a_requeued_job_with_a_named_run_does_not_resume_another_jobs_run(job, goes_on, script_of, slurm, tmp_path):
     script = script_of("--processes", "2", "demo", "name=mine", f"output={tmp_path}/runs")
     begun(tmp_path / "runs/mine", job)
     slurm.run(script, 11, SLURM_RESTART_COUNT="1")
@@ -177,7 +177,7 @@ def test_a_name_of_the_recipes_own_is_no_leave_to_go_on_with_anothers_run(job, g
     ("launch", "finished", "code", "requeued"),
     [(75, False, 0, ["7"]), (0, True, 0, []), (75, True, 0, []), (2, False, 2, []), (3, False, 3, [])],
 )
-def test_what_stopped_at_a_checkpoint_is_put_back(launch, finished, code, requeued, script_of, slurm, tmp_path):
+def test_a_job_stopped_at_a_checkpoint_is_requeued(launch, finished, code, requeued, script_of, slurm, tmp_path):
     script = script_of("--processes", "2", "demo", f"output={tmp_path}/runs")
     (tmp_path / "runs/demo-7").mkdir(parents=True)
     if finished:
@@ -186,8 +186,8 @@ def test_what_stopped_at_a_checkpoint_is_put_back(launch, finished, code, requeu
     assert slurm.requeued() == requeued
 
 
-def test_a_job_whose_time_is_up_saves_and_goes_on(script_of, slurm, tmp_path, model_folder):
-    """Really trained, by two processes; USR1 to the batch shell, as before a time limit, then the same job again."""
+def test_a_job_at_its_time_limit_saves_and_is_resumed(script_of, slurm, tmp_path, model_folder):
+    """Two processes really train. The shell gets USR1, as before a time limit; then the same job runs again."""
     recipe = [each for each in small(model_folder, tmp_path) if each != "name=run"]
     script, run = script_of("--processes", "2", "demo", *recipe), tmp_path / "demo-7"
     job = slurm.start(script, really=True)

@@ -1,4 +1,4 @@
-"""The rules of the layout that a machine can check."""
+"""Tests the rules of the project's layout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "rlif"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# From the ground up. A folder imports from the floors below its own, or from itself.
+# From the lowest floor to the highest. A folder imports from lower floors, or from itself.
 FLOORS = [
     ["types", "errors", "intervals", "version", "moved"],
     ["files"],
@@ -53,20 +53,20 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def test_every_folder_has_its_floor():
+def test_every_folder_has_a_floor():
     assert {folder_of(path) for path in MODULES} - {"__init__"} == set(FLOOR)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_point_down(path):
     own = folder_of(path)
-    if own == "__init__":  # names the public functions of every floor, and loads them when asked
+    if own == "__init__":  # it names public functions of every floor and loads them when asked
         return
     others = {found.split(".")[1] for found in imports(path) if found.startswith("rlif.")} & set(FLOOR) - {own}
     assert {other for other in others if FLOOR[other] >= FLOOR[own]} == set()
 
 
-def test_trl_is_imported_by_its_engine_alone():
+def test_only_the_trl_engine_imports_trl():
     users = {path for path in MODULES if any(re.match(r"trl(\.|$)", found) for found in imports(path))}
     assert users and all(path.is_relative_to(PACKAGE / "engines/trl") for path in users)
 
@@ -85,7 +85,7 @@ def test_files_and_functions_stay_small(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_functions_have_at_most_eight_parameters(path):
-    """Without self and cls. Commands of the command line are exempt: they have one for each option."""
+    """Not counted are self and cls. Functions of commands are exempt: they have a parameter for each option."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
@@ -101,7 +101,7 @@ def test_folders_stay_small_and_have_a_map(folder):
     assert folder.name in TABLES or len(files) <= 10
     text = (folder / "__init__.py").read_text(encoding="utf-8")
     if folder == PACKAGE / "sandbox":
-        # It is mounted inside the sandbox. The map of this folder is the docstring of runner.py.
+        # The folder is mounted inside the sandbox, so its map is the docstring of runner.py.
         assert text == ""
     else:
         assert ast.get_docstring(ast.parse(text)), "the docstring of __init__.py is the map of the folder"
@@ -114,7 +114,7 @@ def test_tests_stay_small_and_mirror_the_package():
     assert folders <= {path.name for path in PACKAGE.iterdir() if path.is_dir()} | {"support", "project", "scripts"}
 
 
-def test_the_readmes_tree_is_the_disk():
+def test_the_readmes_tree_names_the_folders():
     tree = re.search(r"```\n(rlif/\n.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert tree
     named = {line.split()[0].rstrip("/") for line in tree.group(1).splitlines()[1:] if line.strip()}

@@ -1,4 +1,4 @@
-"""docs/signals.md says what is there, modules say what a reader needs, and the page's worked example works."""
+"""Tests docs/signals.md: its tables are complete, its worked example works; and the docstrings of signals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def blocks(language):
 
 
 def rows():
-    """The tables' rows by the name in their first cell; not those of the worked example."""
+    """Rows of the page's tables by the name in their first cell, without the worked example."""
     lines = re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL).splitlines()
     cells = [line.strip("|").split(" | ") for line in lines if line.startswith("| `")]
     return {row[0].strip(" `"): [cell.strip() for cell in row] for row in cells}
@@ -43,38 +43,38 @@ def test_every_signal_and_grader_has_a_row():
 
 
 @pytest.mark.parametrize("path", [p for p in SIGNAL_FILES if p.name not in OTHER_FILES], ids=lambda path: path.stem)
-def test_every_signal_and_grader_says_what_it_is(path):
-    """A formula, the paper, the range, how it is used there, and how it fails."""
+def test_docstrings_of_signals_and_graders_are_complete(path):
+    """They give a formula, the paper, the range, how the paper uses it, and how it fails."""
     docstring = path.read_text(encoding="utf-8").split('"""')[1]
     assert re.search(r"^    \S", docstring, re.MULTILINE), "no formula"
     for word in ("Source:", "Range:", "Defaults there:", "Watch:"):
-        assert docstring.count(word) == 1, f"{word} stands there {docstring.count(word)} times"
+        assert docstring.count(word) == 1, f"{word} is there {docstring.count(word)} times"
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))
-def test_the_recipes_of_the_page_can_be_read(text):
+def test_recipes_of_the_page_load(text):
     recipe = check_recipe(parse_yaml(text, "docs/signals.md"))
     check_terms(recipe, rlif.TASKS[recipe.task])
 
 
 def insert(path: Path, text: str, before: str) -> None:
-    """Inserts lines into a file, before the only place where it has another text."""
+    """Inserts text into a file before another text, which must occur once."""
     whole = path.read_text(encoding="utf-8")
     assert whole.count(before) == 1
     path.write_text(whole.replace(before, text + before))
 
 
 TRAINING = (
-    "engines/trl/test_rewards.py::test_every_token_signal_is_trained_on",
-    "engines/trl/test_rewards.py::test_weight_zero_leaves_the_weights_as_without_it[decode]",
+    "engines/trl/test_rewards.py::test_all_token_signals_can_be_trained_on_together",
+    "engines/trl/test_rewards.py::test_rewards_of_weight_zero_do_not_change_the_training[decode]",
 )
 WITH_IT = (
     "test_mean_probability",
-    "test_larger_is_more_sure[mean_probability]",
+    "test_a_peaked_distribution_has_the_larger_signal[mean_probability]",
     "test_every_signal_and_grader_has_a_row",
-    "test_every_signal_and_grader_says_what_it_is[mean_probability]",
+    "test_docstrings_of_signals_and_graders_are_complete[mean_probability]",
     "test_imports_point_down[signals.mean_probability]",
-    "test_the_readmes_tree_is_the_disk",
+    "test_the_readmes_tree_names_the_folders",
     *(name.split("::")[1] for name in TRAINING),
 )
 
@@ -82,17 +82,24 @@ FILES = (
     "signals/test_signals.py",
     "project/test_architecture.py::test_imports_point_down",
     "project/test_architecture.py::test_files_and_functions_stay_small",
-    "project/test_architecture.py::test_the_readmes_tree_is_the_disk",
+    "project/test_architecture.py::test_the_readmes_tree_names_the_folders",
     "project/test_docs.py",
     "rewards/test_terms.py",
 )
 
 
 def passed_in(project: Path, *names: str) -> set[str]:
-    """Runs tests of another copy of the project, all of which have to pass; says which they were."""
+    """Runs tests in a copy of the project; all must pass. Returns their names."""
     plain = ["--override-ini", "addopts=", "-p", "no:xdist", "-p", "no:cacheprovider", "--verbose"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *plain, "--deselect", "tests/project/test_docs.py::test_the_worked_example"]
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            *plain,
+            "--deselect",
+            "tests/project/test_docs.py::test_the_worked_example_passes_its_tests",
+        ]
         + [f"tests/{name}" for name in names],
         cwd=project,
         env={**os.environ, "PYTHONPATH": str(project)},
@@ -103,8 +110,8 @@ def passed_in(project: Path, *names: str) -> set[str]:
     return set(re.findall(r"::(\S+) PASSED", done.stdout))
 
 
-def test_the_worked_example(tmp_path):
-    """File, line, row and test as the page shows them, in a copy of the project; its tests pass there."""
+def test_the_worked_example_passes_its_tests(tmp_path):
+    """A copy of the project gets the file, line, row and test that the page shows."""
     for name in ("rlif", "tests", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("README.md", "pyproject.toml"):

@@ -1,4 +1,4 @@
-"""Every `>>>` example of the package runs and gives what its docstring says."""
+"""Tests that every `>>>` example of the package gives the result in its docstring."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 def examples() -> Iterator[Any]:
-    """Module and docstring of each example, found without an import."""
+    """Finds module and docstring of each example without importing them."""
     for path in sorted((ROOT / "rlif").rglob("*.py")):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -31,7 +31,7 @@ def examples() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What examples read: `results/`, and runs/demo and runs/demo-collapse as results/demo.json keeps their seed 0."""
+    """A folder for examples: `results/`, and runs/demo and runs/demo-collapse made from seed 0 of results/demo.json."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "results").symlink_to(ROOT / "results")
     kept = json.loads((ROOT / "results/demo.json").read_text(encoding="utf-8"))
@@ -61,7 +61,7 @@ def write_run(path: Path, run: dict[str, Any], kept: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def names() -> dict[str, Any]:
-    """What every example may use: rlif, and the shipped model with two completions."""
+    """The names that every example may use: rlif, and the shipped model with two completions."""
     import rlif
     from rlif.config.recipe import Recipe
     from rlif.sampling.loading import load_model, load_tokenizer
@@ -78,7 +78,7 @@ def names() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("module", "docstring"), examples())
-def test_the_example_gives_what_it_says(module, docstring, folder, names, monkeypatch, request):
+def test_an_example_gives_the_result_in_its_docstring(module, docstring, folder, names, monkeypatch, request):
     if module == "rlif.sandbox.runner":
         request.getfixturevalue("sandbox")
     monkeypatch.chdir(folder)

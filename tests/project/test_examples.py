@@ -1,4 +1,4 @@
-"""The two doors lead to the same place: the example and the library agree on the same completions."""
+"""Tests that the example from scratch agrees with the library on the same completions."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def example():
     return load(EXAMPLE)
 
 
-def test_it_can_be_read_in_one_sitting():
+def test_the_example_has_at_most_200_lines_and_no_trl():
     source = (ROOT / EXAMPLE).read_text(encoding="utf-8")
     assert len(source.splitlines()) <= 200
     assert "import trl" not in source and "from trl" not in source
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.4])
-def test_same_self_certainty_and_same_advantages(example, monkeypatch, floor):
+def test_example_and_library_give_equal_self_certainty_and_advantages(example, monkeypatch, floor):
     monkeypatch.setattr(example, "MAX_TOKENS", 10)
     model, tokenizer = tiny_model(), byte_tokenizer()
     torch.manual_seed(3)

@@ -1,8 +1,8 @@
-"""Any bytes in any file that is read: a valid result or one sentence, never a traceback.
+"""Tests that any bytes in a file that is read give a valid result or one sentence, never a traceback.
 
-What is tried: arbitrary bytes, valid files with bytes changed, cut and doubled, and values of the wrong kind in the
-right places. A few cases each day, a thousand in a sweep. They are always the same, so that a failure belongs to a
-change. `--hypothesis-seed=NUMBER` tries others, as `make torture` does.
+The bytes are arbitrary, or a valid file with bytes changed, cut out or doubled, or values of wrong types. The usual
+run tries a few cases, a sweep a thousand. They are always the same, so a new failure is due to a change of the code.
+`--hypothesis-seed=NUMBER` tries others, as `make torture` does.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def lines_of(rows: Any) -> Any:
 
 @pytest.fixture(params=[DAILY, pytest.param(1000, marks=pytest.mark.sweep)], ids=lambda many: f"{many} cases")
 def fuzz(request, record_property):
-    """Calls a function with many values; RlifError is a fine answer, anything else a defect."""
+    """Calls a function with many values. It may raise an RlifError of one line; any other error is a defect."""
 
     def run(strategy: Any, body: Callable[[Any], Any]) -> None:
         cases = []
@@ -124,15 +124,15 @@ def test_overrides(fuzz):
 
 
 @pytest.mark.parametrize("text", ["a: &a [x,x]\nb: &b [*a,*a]\n", "seed: 1\nseed: 2\n", "? [1]\n: 2\n", "- " * 5000])
-def test_recipes_that_are_traps(text, tmp_path):
+def test_recipes_with_yaml_tricks_are_refused(text, tmp_path):
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(rlif.RlifError):
         rlif.load_recipe(tmp_path / "r.yaml")
 
 
 @pytest.mark.parametrize("key", ["description", "lora", "training"])
-def test_a_recipe_of_aliases_of_aliases_is_refused(key, tmp_path):
-    """A few lines that would be a million million values."""
+def test_a_recipe_of_nested_aliases_is_refused(key, tmp_path):
+    """A few lines would become a million million values."""
     lines = ["x0: &x0 {a: 1}", *(f"x{i}: &x{i} {{a: *x{i - 1}, b: *x{i - 1}}}" for i in range(1, 40))]
     (tmp_path / "r.yaml").write_text("\n".join([*lines, f"{key}: *x39"]))
     with pytest.raises(rlif.RlifError):
@@ -220,8 +220,8 @@ def test_files_of_a_run_folder(name, fuzz, run):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_reports_and_comparisons_read(name, fuzz, run):
-    """Rows of any shape as well: keys that some rows have and others have not, values of any kind."""
+def test_files_read_by_reports_and_comparisons(name, fuzz, run):
+    """Also rows with different keys and values of any type."""
     (run.path / name).parent.mkdir(exist_ok=True)
     keys = st.sampled_from(
         ["step", "reward", "kl", "distinct", "accuracy", "alarms", "n", "mean", "prompt", "advantage"]
@@ -245,7 +245,7 @@ def test_what_reports_and_comparisons_read(name, fuzz, run):
     fuzz(lines | some_bytes(b'{"accuracy": {"mean": 1}}') | JSON.map(lambda value: json.dumps(value).encode()), read)
 
 
-def test_rewinding_a_folder_of_anything(fuzz, run):
+def test_rewinding_a_folder_with_arbitrary_metrics_and_names(fuzz, run):
     (run.path / "completions").mkdir()
 
     def rewind(value):

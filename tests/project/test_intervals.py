@@ -32,7 +32,7 @@ def test_a_few_values_have_students_interval():
 
 
 def test_clusters_that_all_agree_have_wilsons_interval():
-    """Samples of four problems, all right: four observations, not a certainty."""
+    """Eight right samples of four problems count as four observations."""
     found = clustered_mean([1.0] * 8, [0, 0, 1, 1, 2, 2, 3, 3])
     whole = proportion(4, 4)
     assert found == Interval(8, 1.0, whole.low, whole.high, clusters=4)
@@ -47,7 +47,7 @@ def test_written_intervals_are_read_back():
     assert Interval.read({"n": 3, "mean": True}) is None
 
 
-def test_one_is_below_another_only_where_bounds_are_known():
+def test_is_below_needs_known_bounds():
     assert proportion(1, 50).is_below(proportion(49, 50))
     assert not Interval(1, 0.1).is_below(proportion(49, 50))
 
@@ -56,7 +56,7 @@ def test_clustered_interval_is_students_over_problems():
     values, clusters = [1, 0, 1, 1, 0, 0], ["a", "a", "b", "b", "c", "c"]
     found = clustered_mean(values, clusters)
     expected = stats.ttest_1samp([0.5, 1.0, 0.0], 0).confidence_interval(0.95)
-    assert (found.low, found.high) == (0, 1)  # Student's is wider than what a share can be: -0.74 to 1.74
+    assert (found.low, found.high) == (0, 1)  # Student's interval, -0.74 to 1.74, is clipped to the range of a share
     assert expected.low < 0 and expected.high > 1
     assert clustered_mean([1.0], ["a"]).low is None
 
@@ -79,7 +79,7 @@ def test_paired_comparison():
 
 
 def test_wilsons_interval():
-    """Against the closed form."""
+    """It equals the closed form."""
     z, k, n = 1.959963984540054, 9, 10
     p = k / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)

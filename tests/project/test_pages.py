@@ -1,4 +1,4 @@
-"""The pages say what is on the disk, their links lead somewhere, and what they show to run runs."""
+"""Tests the pages: trees and paths exist, links have targets, and shown commands and code run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def tree(text: str) -> list[str]:
-    """The paths that a tree draws by indentation; those of folders end with a slash."""
+    """Reads the paths of a tree drawn by indentation; folders end with a slash."""
     above: list[str] = []
     found = []
     for line in text.splitlines()[1:]:
@@ -37,17 +37,17 @@ def tree(text: str) -> list[str]:
 
 
 def on_disk() -> list[str]:
-    """Folders and modules of the package. Of folders only the package itself has an `__init__.py` to read first."""
+    """Lists folders and modules of the package; of all `__init__.py` only the package's own is listed."""
     modules = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent == PACKAGE]
     folders = [path for path in PACKAGE.rglob("*") if path.is_dir() and path.name != "__pycache__"]
     named = [str(path.relative_to(PACKAGE)) for path in modules]
     return named + [f"{path.relative_to(PACKAGE)}/" for path in folders]
 
 
-def test_the_architectures_tree_is_the_disk():
+def test_the_architectures_tree_names_every_file():
     (block,) = (text for text in blocks(ROOT / "docs/architecture.md", "") if text.startswith("rlif/\n"))
     drawn = tree(block)
-    grown = re.compile(r"(signals|graders)/\w+\.py")  # one may be added without a line here: docs/signals.md has all
+    grown = re.compile(r"(signals|graders)/\w+\.py")  # new ones need no line here, only in docs/signals.md
     new = {path for path in on_disk() if not grown.fullmatch(path)} - set(drawn)
     assert {"gone": sorted(set(drawn) - set(on_disk())), "new": sorted(new)} == {"gone": [], "new": []}
     assert len(drawn) == len(set(drawn))
@@ -60,7 +60,7 @@ def test_the_architectures_floors_are_those_of_the_test():
 
 
 def test_the_drawing_shows_the_folders():
-    """All but the data and what every folder uses."""
+    """Except for the data, and for files/, which every folder uses."""
     drawing = (ROOT / "docs/architecture.svg").read_text(encoding="utf-8")
     names = " ".join(re.findall(r'class="name"[^>]*>([^<]*)<', drawing)).replace("the run folder", "")
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
@@ -68,7 +68,7 @@ def test_the_drawing_shows_the_folders():
 
 
 def anchors(page: Path) -> set[str]:
-    """GitHub's names of headings."""
+    """The anchors that GitHub makes from headings."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -87,20 +87,20 @@ def test_links_lead_to_files_and_headings(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_paths_in_the_text_exist(page):
-    """Not those of the log, which is as it was written."""
+    """The log is exempt, as its old entries stay unchanged."""
     if page.name != "log.md":
         named = re.findall(r"`((?:rlif|tests|scripts|benchmarks|examples)/[\w./-]+)`", page.read_text(encoding="utf-8"))
-        made = {"rlif/signals/mean_probability.py"}  # by the worked example
+        made = {"rlif/signals/mean_probability.py"}  # the worked example makes it
         assert {path for path in named if not (ROOT / path).exists()} - made == set()
 
 
-def test_the_readme_is_short():
+def test_the_readme_has_at_most_150_lines():
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 150
 
 
-def test_your_own_prompts_in_five_lines(tmp_path):
-    """The README's lines, in a shell, with `rlif` as this Python has it."""
+def test_the_readmes_five_lines_train_on_own_prompts(tmp_path):
+    """A shell runs the lines, with the `rlif` of this Python."""
     (lines,) = blocks(ROOT / "README.md", "sh")
     assert len(lines.splitlines()) == 5
     command = f'rlif() {{ {shlex.quote(sys.executable)} -m rlif "$@"; }}\nset -e\n{lines}'
@@ -113,7 +113,7 @@ def test_your_own_prompts_in_five_lines(tmp_path):
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda page: page.stem)
 def test_python_of_a_page_runs(page, monkeypatch):
-    """From top to bottom. Those of docs/signals.md are put into a copy of the project, see test_docs.py."""
+    """Blocks run from top to bottom; test_docs.py runs those of docs/signals.md."""
     monkeypatch.chdir(ROOT)
     if page.name != "signals.md":
         code = compile("\n".join(blocks(page, "python")), page.name, "exec")
@@ -121,7 +121,7 @@ def test_python_of_a_page_runs(page, monkeypatch):
 
 
 def commands() -> list[str]:
-    """All `rlif` commands of the pages, one line each, without comments."""
+    """Finds all `rlif` commands of the pages, one line each, without comments."""
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.name != "log.md").replace("\\\n", " ")
     lines = re.findall(r"^ {4}(rlif .*)$", text, re.MULTILINE)
     return sorted({re.sub(r"\s+#.*", "", line) for line in lines})
@@ -137,7 +137,7 @@ def test_plans_of_the_pages_fit(command):
     assert re.search(r"^  fits, ", done.stdout, re.MULTILINE), done.stdout
 
 
-def test_commands_of_the_pages_have_these_options():
+def test_options_of_commands_on_the_pages_exist():
     table = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for line in commands():
         name, *words = shlex.split(line.replace("...", ""))[1:]

@@ -1,4 +1,4 @@
-"""The model that ships: small, loadable, able to work step by step and not in the habit of it - and it learns."""
+"""Tests the shipped model: small, loadable, rarely working step by step although it can, and able to learn it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def shipped():
 
 
 def accuracy(shipped, family: str, first_step: bool, n: int = 96) -> float:
-    """Greedy, on held-out problems, left alone or continuing after the first step of the solution."""
+    """Greedy accuracy on held-out problems, from the prompt alone or after the first step of the solution."""
     model, tokenizer = shipped
     task = rlif.TASKS[family]
     problems = task.load("test", limit=n)
@@ -38,7 +38,7 @@ def accuracy(shipped, family: str, first_step: bool, n: int = 96) -> float:
     return sum(task.grade(p, c.text) for p, c in zip(problems, completions, strict=True)) / n
 
 
-def test_it_is_a_small_qwen2_with_its_tokenizer(shipped):
+def test_the_shipped_model_is_a_small_qwen2_with_its_tokenizer(shipped):
     model, tokenizer = shipped
     assert model.config.model_type == "qwen2" and 100_000 < model.num_parameters() < 5_000_000
     assert sum(file.stat().st_size for file in Path(PATH).iterdir()) < 6e6
@@ -49,19 +49,19 @@ def test_it_is_a_small_qwen2_with_its_tokenizer(shipped):
 
 
 @pytest.mark.parametrize("family", ["clock", "cups"])
-def test_the_ability_is_there_and_the_habit_is_not(shipped, family):
+def test_the_shipped_model_is_right_only_after_a_first_step(shipped, family):
     assert accuracy(shipped, family, first_step=False) <= 0.25
     assert accuracy(shipped, family, first_step=True) >= 0.95
 
 
-def test_the_reported_accuracies_are_within_the_bounds():
+def test_the_accuracies_in_base_json_are_within_the_same_bounds():
     base = json.loads((Path(PATH) / "base.json").read_text(encoding="utf-8"))
     for family in ("clock", "cups"):
         assert base[f"{family}/greedy"] <= 0.25 and base[f"{family}/first_step_given"] >= 0.95
 
 
-def test_confidence_teaches_it_to_take_steps(tmp_path):
-    """A short demo at a higher rate: the share of sampled completions that work step by step doubles."""
+def test_training_by_self_certainty_teaches_working_step_by_step(tmp_path):
+    """A short demo at a higher learning rate doubles the share of completions that work step by step."""
     overrides = [
         f"output={tmp_path}",
         "evaluate={}",

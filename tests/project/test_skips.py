@@ -1,4 +1,4 @@
-"""A skipped test says what to do about it, and the last lines of a run say it of all of them."""
+"""Tests that a skipped test says what to do about it, and that a run ends with a list of skips."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def skipped(reason: str) -> SimpleNamespace:
 @pytest.mark.parametrize(
     ("reason", "outcome"), [("no GPU; run it where one is", "skipped"), ("no GPU", "failed"), ("", "failed")]
 )
-def test_a_skip_without_a_remedy_fails(reason, outcome):
+def test_a_skip_that_does_not_say_what_to_do_fails(reason, outcome):
     hook = hooks.pytest_runtest_makereport()
     next(hook)
     with pytest.raises(StopIteration) as result:
@@ -23,7 +23,7 @@ def test_a_skip_without_a_remedy_fails(reason, outcome):
     assert result.value.value.outcome == outcome
 
 
-def test_one_line_says_what_was_skipped_and_what_to_do_about_it():
+def test_the_last_line_lists_skips_and_what_to_do_about_them():
     lines: list[str] = []
     reports = [skipped(reason) for reason in ("no GPU; use one", "sweep; make test-all", "sweep; make test-all")]
     hooks.pytest_terminal_summary(SimpleNamespace(stats={"skipped": reports}, write_line=lines.append))

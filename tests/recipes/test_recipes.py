@@ -1,4 +1,4 @@
-"""The recipes that ship: what they claim, against the paper's tables as typed here, and their arithmetic."""
+"""Tests what the shipped recipes claim against the paper's tables, typed in below, and their arithmetic."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ ARCHITECTURES = {  # as the models' config.json say
 
 
 def parts_of(name: str) -> tuple[str, str, str, str]:
-    """A name's method, model, data and variant."""
+    """Splits a name into method, model, data and variant."""
     pattern = rf"({'|'.join(METHODS)})-({'|'.join(map(re.escape, MODELS))})-({'|'.join(DATA)})(?:-(.*))?"
     found = re.fullmatch(pattern, name)
     assert found, f"{name} is not <method>-<model>-<data>[-variant]"
@@ -177,7 +177,7 @@ def test_every_run_of_the_paper_has_a_recipe():
 
 
 def test_every_table_and_figure_has_a_recipe():
-    """Figs. 1 and 2 are drawings, Table 7 the settings."""
+    """Except for Figs. 1 and 2, which are drawings, and Table 7, which lists the settings."""
     said = " ".join(read_about(name).reproduces for name in PAPER)
     of = {kind: " ".join(re.findall(rf"{kind}s?\.? ([\d, and]+)", said)) for kind in ("Table", "Fig")}
     assert {int(number) for number in re.findall(r"\d+", of["Table"])} == set(range(1, 7))
@@ -185,7 +185,7 @@ def test_every_table_and_figure_has_a_recipe():
 
 
 @pytest.mark.parametrize("name", [*PAPER, SMALL])
-def test_names_say_what_is_in_them(name):
+def test_names_agree_with_reward_model_and_data(name):
     how, model, data, variant = parts_of(name)
     recipe = load_recipe(name)
     assert recipe.reward == METHODS[how] and recipe.model == MODELS[model] and recipe.task == DATA[data]
@@ -195,7 +195,7 @@ def test_names_say_what_is_in_them(name):
 
 @pytest.mark.parametrize("name", [*PAPER, SMALL])
 def test_every_value_has_a_source(name):
-    """What a file sets is explained in that file; what it does not set is explained where it is set, or a default."""
+    """A file explains every value that it sets; other values are explained in its base or are defaults."""
     values, about = read_yaml(find_recipe(name)), read_about(name)
     own = set(values["about"]["sources"])
     assert own == set(keys_of(values)) - {"base", "about", "description"}
@@ -211,8 +211,8 @@ def test_every_value_has_a_source(name):
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_conflicts_of_paper_and_code_are_stated_where_they_apply(name):
-    """The paper's own and those with its code, as they concern the values of this recipe."""
+def test_conflicts_of_paper_and_code_are_stated(name):
+    """Each recipe states the conflicts that concern its values, and has the value it states as taken."""
     recipe, stated = load_recipe(name), read_about(name).conflicts
     assert {"algorithm", "training.temperature"} <= set(stated)
     assert recipe.reward != "self_certainty" or "by the one that generated it" in stated["reward"]
@@ -226,7 +226,7 @@ def test_conflicts_of_paper_and_code_are_stated_where_they_apply(name):
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_what_was_published(name):
+def test_published_scores_are_those_of_the_paper(name):
     about = read_about(name)
     assert about.reproduces
     if name in UNPUBLISHED:
@@ -241,7 +241,7 @@ def test_what_was_published(name):
 
 @pytest.mark.parametrize("name", [*PAPER, SMALL])
 def test_settings_and_batch_arithmetic(name):
-    """Table 7 but for what the variant changes; whole groups on the machine of the header, and the paper's updates."""
+    """Settings are Table 7's unless the variant changes them; groups are whole, and updates as many as the paper's."""
     _, model, data, variant = parts_of(name)
     column = "code" if data == "code-contests" else "large" if model[-3:] in ("-7b", "14b") else "small"
     rate, problems, group, beta, steps, prompt, completion = OLMO if model.startswith("olmo") else TABLE_7[column]
@@ -271,7 +271,7 @@ def test_settings_and_batch_arithmetic(name):
 
 
 def setting_of(name: str) -> costs.Setting:
-    """One GPU of the header's size, which holds the whole training state."""
+    """Makes a setting of one GPU of the header's size that holds the whole training state."""
     recipe, memory = load_recipe(name), read_about(name).memory
     gpu = dataclasses.replace(GPUS["a100"], memory=float(memory or 0))
     longest = recipe.resolved_training["max_completion_length"]
@@ -279,7 +279,7 @@ def setting_of(name: str) -> costs.Setting:
 
 
 def room_for_completions(setting: costs.Setting) -> float:
-    """Whole completions that vLLM has room for on one GPU, less what it takes that the cost model does not count."""
+    """Counts whole completions that fit into vLLM's memory, less buffers that the cost model does not count."""
     one = costs._one_completion(setting)
     return (costs.vllm_room(setting) * costs.GIB + one - (BUFFERS - 1) * costs.GIB) / one
 
@@ -288,8 +288,8 @@ STATE = ("weights", "gradients", "optimiser state", "reference model")
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_memory_of_the_header(name):
-    """Training state over the GPUs and vLLM's share fit; vLLM holds its weights and four whole completions or more."""
+def test_the_headers_memory_is_that_of_the_cost_model(name):
+    """Sharded training state and vLLM's share fit; vLLM has room for more than four whole completions."""
     about, setting = read_about(name), setting_of(name)
     parts = costs.memory(setting)
     assert "annotator's copy" not in parts
@@ -301,8 +301,8 @@ def test_memory_of_the_header(name):
     assert state / about.gpus + share < 0.9 * (about.memory or 0)
 
 
-def test_the_recipe_for_one_small_gpu():
-    """The header's GiB: weights twice, adapters, vLLM's cache, a micro-batch's activations."""
+def test_the_recipe_for_one_small_gpu_fits():
+    """The memory of weights (twice), adapters, vLLM and activations is as its header says."""
     about, setting = read_about(SMALL), setting_of(SMALL)
     parts, adapters = costs.memory(setting), costs.lora_parameters(setting.recipe, setting.shape)
     assert about.machine == "1 x 24 GB" and about.gpus == 1
@@ -317,8 +317,8 @@ def test_the_recipe_for_one_small_gpu():
     assert costs.fits(setting)
 
 
-def test_its_adapters_stay_in_float32(tmp_path, model_folder):
-    """What the recipe relies on when it keeps the weights below them in bfloat16."""
+def test_adapters_of_the_small_recipe_stay_in_float32(tmp_path, model_folder):
+    """The recipe relies on it, because its frozen weights are bfloat16."""
     small = load_recipe(SMALL)
     lora = json.dumps(small.lora)
     overrides = [f"model={model_folder}", f"dtype={small.dtype}", f"lora={lora}", "training.log_level=error"]
@@ -333,7 +333,7 @@ def test_its_adapters_stay_in_float32(tmp_path, model_folder):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_recipe_written_out_is_the_same_recipe(name, tmp_path):
+def test_a_shown_recipe_is_the_same_recipe(name, tmp_path):
     """`rlif recipes --show NAME > mine.yaml` needs no base and trains the same."""
     written = as_file(name)
     assert "base" not in written
@@ -344,7 +344,7 @@ def test_a_recipe_written_out_is_the_same_recipe(name, tmp_path):
     assert read_about(tmp_path / "mine.yaml") == read_about(name)
 
 
-def test_the_table_has_a_row_for_each():
+def test_the_table_of_recipes_has_a_row_for_each():
     headings, rows = cli_recipes.table()
     assert [row[0] for row in rows] == list(SHIPPED)
     row = rows[list(SHIPPED).index("grpo-pv-qwen2.5-3b-math")]

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there."""
+"""Tests that a checkpoint is either whole or not used."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make(folder, step, sealed=True):
     return path
 
 
-def test_a_sealed_checkpoint_is_whole(tmp_path):
+def test_a_sealed_checkpoint_has_a_manifest_and_no_damage(tmp_path):
     path = make(tmp_path, 10)
     assert is_sealed(path) and damage(path) is None
     manifest = json.loads((path / "manifest.json").read_text())
@@ -33,7 +33,7 @@ def test_a_sealed_checkpoint_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize("at", [0, 1, 1280, 2559])
-def test_any_changed_byte_is_noticed(tmp_path, at):
+def test_any_changed_byte_is_reported_as_damage(tmp_path, at):
     path = make(tmp_path, 10)
     data = bytearray((path / "weights").read_bytes())
     data[at] ^= 1
@@ -55,13 +55,13 @@ def test_any_changed_byte_is_noticed(tmp_path, at):
         ),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path, harm, what):
+def test_each_kind_of_damage_is_named(tmp_path, harm, what):
     path = make(tmp_path, 10)
     harm(path)
     assert damage(path) == what
 
 
-def test_old_ones_go_and_torn_ones_push_no_good_one_out(tmp_path):
+def test_prune_deletes_old_checkpoints_and_does_not_count_torn_ones(tmp_path):
     for step in (5, 10, 20, 100):
         make(tmp_path, step)
     make(tmp_path, 110, sealed=False)
@@ -74,14 +74,14 @@ def test_old_ones_go_and_torn_ones_push_no_good_one_out(tmp_path):
     assert [step_of(path) for path in in_order(tmp_path)] == [20, 100, 110, 120]
 
 
-def test_a_kill_while_deleting_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
+def test_a_half_deleted_checkpoint_does_not_look_whole(tmp_path, monkeypatch):
     path = make(tmp_path, 5)
     monkeypatch.setattr(checkpoints.shutil, "rmtree", lambda *_, **__: None)
     checkpoints.discard(path)
     assert (path / "weights").exists() and not is_sealed(path)
 
 
-def test_folders_that_are_no_checkpoints(tmp_path):
+def test_folders_and_files_with_other_names_are_ignored(tmp_path):
     for name in (
         "checkpoint-",
         "checkpoint-x",
@@ -95,8 +95,8 @@ def test_folders_that_are_no_checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.EACCES])
-def test_a_disk_that_does_not_answer_is_no_damage(number, tmp_path, monkeypatch):
-    """Otherwise a resume would go on from the one before, and delete this one."""
+def test_a_read_error_of_the_disk_is_not_taken_for_damage(number, tmp_path, monkeypatch):
+    """Otherwise a resume would start from the checkpoint before and delete this one."""
     run = Run(tmp_path)
     make(run.checkpoints, 5)
     make(run.checkpoints, 10)
@@ -113,7 +113,7 @@ def test_a_disk_that_does_not_answer_is_no_damage(number, tmp_path, monkeypatch)
     assert run.good_checkpoint(until=9)[0] == run.checkpoints / "checkpoint-5"
 
 
-def test_what_a_manifest_names_must_be_files(tmp_path):
+def test_names_in_a_manifest_that_are_not_files_are_reported_as_missing(tmp_path):
     path = make(tmp_path, 10)
     for name, what in (("deep", "deep is missing"), ("x" * 999, "x is missing"), ("weights/x", "weights/x is missing")):
         (path / "manifest.json").write_text(json.dumps({"files": {name: {"bytes": 1, "sha256": ""}}}))

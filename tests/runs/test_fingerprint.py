@@ -1,4 +1,4 @@
-"""What a run began with."""
+"""Tests the fingerprint of a run's problems and model, which a resume compares."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def facts(folder, problems=("a", "b"), gold="1"):
     return fingerprint.compute(rows, {"cups": [Problem("0", "how many?", gold=gold)]}, str(folder))
 
 
-def test_the_same_is_the_same(tmp_path):
+def test_an_equal_or_missing_fingerprint_is_accepted(tmp_path):
     fingerprint.check(facts(tmp_path), facts(tmp_path), tmp_path, NAMES)
-    fingerprint.check({}, facts(tmp_path), tmp_path, NAMES)  # killed before it could say
+    fingerprint.check({}, facts(tmp_path), tmp_path, NAMES)  # killed before it was written
 
 
 def test_each_change_is_named(tmp_path):
@@ -45,7 +45,7 @@ def test_large_files_are_told_apart_by_size(tmp_path, monkeypatch):
     assert model == {"weights": {"bytes": 5}}
 
 
-def test_other_versions_are_said():
+def test_other_versions_and_threads_are_listed():
     then = {"python": "3.11.1", "packages": {"torch": "2.6", "trl": "1.10"}, "threads": 1, "commit": "abc"}
     now = {"python": "3.11.1", "packages": {"torch": "2.7", "trl": "1.10"}, "threads": 2, "commit": "def"}
     assert fingerprint.differences(then, now) == ["torch 2.6 then, 2.7 now", "threads 1 then, 2 now"]

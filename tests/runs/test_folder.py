@@ -1,4 +1,4 @@
-"""The run folder."""
+"""Tests the run folder: its files, what a resume deletes, and faults while writing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(tmp_path):
     return Run.create(load_recipe("demo", [f"output={tmp_path}"]), "demo")
 
 
-def test_names_are_numbered_and_never_overwritten(tmp_path):
+def test_default_names_are_numbered_and_given_names_never_overwritten(tmp_path):
     recipe = load_recipe("demo", [f"output={tmp_path}"])
     assert [Run.create(recipe, "demo").path.name for _ in range(3)] == ["demo", "demo-2", "demo-3"]
     with pytest.raises(rlif.RlifError, match=r"demo exists already; choose another name=.*--resume"):
@@ -36,8 +36,8 @@ def test_names_are_numbered_and_never_overwritten(tmp_path):
         Run.create(recipe.model_copy(update={"name": "demo"}), "demo")
 
 
-def test_the_recipe_comes_back(run):
-    """With nothing left to defaults, so that a later version of them changes nothing."""
+def test_the_written_recipe_is_read_back_with_all_defaults(run):
+    """All values are written, so later changes of the defaults do not change the run."""
     again, started = Run.open(run.path).recipe(), load_recipe("demo", [f"output={run.path.parent}"])
     assert again.name == "demo" and again.normalisation == "group_std_floor"
     assert again.training == started.resolved_training and again.training["loss_type"] == "grpo"
@@ -52,7 +52,7 @@ def test_environment_names_versions_and_no_secrets(tmp_path, monkeypatch):
     assert "hf_not_a_real_token" not in written
 
 
-def test_metrics_leave_out_a_torn_line_and_know_no_nan(run):
+def test_metrics_skip_a_torn_line_and_write_nan_as_none(run):
     run.append_metrics({"step": 1, "reward": math.nan})
     run.append_metrics({"step": 2, "reward": 1.5})
     with (run.path / "metrics.jsonl").open("a") as file:
@@ -60,7 +60,7 @@ def test_metrics_leave_out_a_torn_line_and_know_no_nan(run):
     assert run.metrics() == [{"step": 1, "reward": None}, {"step": 2, "reward": 1.5}]
 
 
-def test_rewind_forgets_what_came_after(run):
+def test_rewind_deletes_all_later_steps(run):
     for step in (1, 2, 3):
         run.append_metrics({"step": step})
         run.write_completions(step, [{"step": step}])
@@ -71,7 +71,7 @@ def test_rewind_forgets_what_came_after(run):
     assert sorted(path.name for path in run.path.glob("completions/*")) == ["step-000001.jsonl", "step-000002.jsonl"]
 
 
-def test_a_torn_checkpoint_is_not_the_latest(run):
+def test_torn_checkpoints_are_skipped_and_removed(run):
     for step in (5, 10, 15):
         folder = run.checkpoints / f"checkpoint-{step}"
         folder.mkdir(parents=True)
@@ -83,7 +83,7 @@ def test_a_torn_checkpoint_is_not_the_latest(run):
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["checkpoint-10", "checkpoint-5"]
 
 
-def test_other_folders_are_refused(tmp_path):
+def test_folders_that_are_not_run_folders_are_refused(tmp_path):
     with pytest.raises(rlif.RlifError, match="is no run folder"):
         Run.open(tmp_path)
     (tmp_path / "file").touch()
@@ -91,8 +91,8 @@ def test_other_folders_are_refused(tmp_path):
         Run.create(load_recipe("demo", [f"output={tmp_path / 'file'}"]), "demo")
 
 
-def test_what_takes_a_files_place_is_on_the_disk_before(run, monkeypatch):
-    """Also the logs before a checkpoint is sealed, and the model before the summary says that it is there."""
+def test_new_files_are_synced_before_they_replace_old_ones(run, monkeypatch):
+    """Logs are synced before a checkpoint is sealed, and the model before the summary is written."""
     seen = []
 
     def fsync(descriptor):
@@ -122,8 +122,8 @@ def test_what_takes_a_files_place_is_on_the_disk_before(run, monkeypatch):
 
 
 @pytest.mark.parametrize("tidies", [False, True])
-def test_only_who_holds_the_folder_removes_what_is_half_written(run, tidies):
-    """To another process a checkpoint that is being sealed looks torn."""
+def test_only_the_process_that_holds_the_folder_removes_torn_checkpoints(run, tidies):
+    """To other processes, a checkpoint that is being sealed looks torn."""
     half = run.checkpoints / "checkpoint-1"
     half.mkdir(parents=True)
     with pytest.raises(rlif.RlifError, match="the disk is full"), faults_as_errors(run, 2, tidies=tidies):
@@ -131,7 +131,7 @@ def test_only_who_holds_the_folder_removes_what_is_half_written(run, tidies):
     assert half.exists() is not tidies
 
 
-def test_a_file_of_the_run_that_is_gone_is_a_sentence(run):
+def test_a_missing_file_of_the_run_is_explained(run):
     gone = pytest.raises(rlif.RlifError, match=r"checkpoint-1/x was removed while .*; leave .* alone and go on with")
     with gone, faults_as_errors(run):
         (run.checkpoints / "checkpoint-1" / "x").open()
@@ -139,13 +139,13 @@ def test_a_file_of_the_run_that_is_gone_is_a_sentence(run):
         (run.path.parent / "elsewhere").open()
 
 
-def test_what_fails_on_the_main_process_is_raised_there():
+def test_an_error_on_the_main_process_is_raised():
     assert on_main(lambda: 3) == 3
     for error in (rlif.RlifError("mine"), ValueError("a defect")):
         with pytest.raises(type(error), match=str(error)):
             on_main(lambda error=error: (_ for _ in ()).throw(error))
 
 
-def test_a_name_that_is_left_to_us_is_one_that_a_recipe_may_have(tmp_path):
+def test_a_default_name_becomes_a_valid_folder_name(tmp_path):
     run = Run.create(load_recipe("demo", [f"output={tmp_path}"]), "my recipe (2)")
     assert run.path.name == "my-recipe--2-" and Run.open(run.path).recipe().name == run.path.name

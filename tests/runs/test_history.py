@@ -1,4 +1,4 @@
-"""Reading run folders that are torn, empty, old or hostile."""
+"""Tests reading run folders that are whole, torn, empty, old or hostile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run(tmp_path):
     return make_run(tmp_path / "run")
 
 
-def test_a_whole_run_has_nothing_missing(run):
+def test_a_whole_run_is_read_without_notes(run):
     history = read_history(run)
     assert history.notes == [] and history.name == "run"
     assert history.steps.tolist() == list(range(1, 13)) and history.last_step == history.planned_steps == 12
@@ -29,7 +29,7 @@ def test_a_whole_run_has_nothing_missing(run):
     assert len(list(history.read_completions(3, 100))) == 16 and list(history.read_completions(99, 100)) == []
 
 
-def test_torn_and_garbled_lines_cost_themselves(run):
+def test_torn_and_garbled_lines_are_skipped_and_counted(run):
     good = [json.dumps(metrics_row(step)) for step in (1, 2, 4, 3, 2)]
     extra = ["", "garbage", "[1, 2]", '{"step": "5"}', '{"reward": 1}', "\ufffd\x00", "[" * 5000, '{"step": 5, "rew']
     (run / "metrics.jsonl").write_bytes("\n".join([*good, *extra]).encode() + b"\xff\xfe")
@@ -43,7 +43,7 @@ def test_old_names_of_signals_become_the_new_ones(run):
     assert read_history(run).metrics.keys() == {"step", "mean_token_confidence", "mean_token_confidence_spread"}
 
 
-def test_a_resumed_run_of_an_earlier_version_has_one_column_for_both_names(run):
+def test_old_and_new_names_of_a_signal_share_one_column(run):
     rows = [{"step": 1, "group_confidence_tail_unscorable": 0.5}, {"step": 2, "tail_confidence_unscorable": 0.25}]
     write_lines(run / "metrics.jsonl", rows)
     metrics = read_history(run).metrics
@@ -51,7 +51,7 @@ def test_a_resumed_run_of_an_earlier_version_has_one_column_for_both_names(run):
     assert metrics["tail_confidence_unscorable"].tolist() == [0.5, 0.25]
 
 
-def test_null_and_nan_are_missing_numbers(run):
+def test_values_that_are_not_finite_numbers_are_missing(run):
     rows = [
         {"step": 1, "reward": None},
         {"step": 2, "reward": math.nan},
@@ -67,15 +67,15 @@ def test_null_and_nan_are_missing_numbers(run):
     assert "reward is not a number in 5 of 6 logged steps." in history.notes
 
 
-def test_a_number_that_is_not_logged_at_every_step(run):
-    """As the guard's vital signs, which some rollouts do not have."""
+def test_a_number_missing_at_some_steps_is_nan_there(run):
+    """Some rollouts lack signs of the guard, for example."""
     rows = [metrics_row(step) | ({} if step == 3 else {"distinct": 0.5}) for step in range(1, 6)]
     write_lines(run / "metrics.jsonl", rows)
     found = read_history(run).metrics["distinct"].tolist()
     assert math.isnan(found.pop(2)) and found == [0.5] * 4
 
 
-def test_what_is_missing_is_said(run):
+def test_missing_files_are_noted(run):
     for name in ("environment.json", "summary.json", "metrics.jsonl"):
         (run / name).unlink()
     for folder in ("completions", "eval"):
@@ -88,7 +88,7 @@ def test_what_is_missing_is_said(run):
     assert reported_runs([history])[0].verdict.startswith("Nothing was logged")
 
 
-def test_unreadable_files_are_said(run):
+def test_unreadable_files_are_noted(run):
     (run / "recipe.yaml").write_text("a: [1\nb")
     (run / "summary.json").write_text("[]")
     (run / "environment.json").write_bytes(b"\xff{")
@@ -104,8 +104,8 @@ def test_unreadable_files_are_said(run):
         assert words in said
 
 
-def test_records_inside_the_summary_are_read_too(run):
-    """As rlif 0.1.0 wrote them first."""
+def test_records_inside_an_evaluations_summary_are_read(run):
+    """The first rlif 0.1.0 wrote them there."""
     path = run / "eval/step-000004-clock.json"
     (run / "eval/step-000004-clock.jsonl").unlink()
     write_json(path, {"accuracy": {"n": 1, "mean": 1.0}, "records": [{"right": True, "self_certainty": 1.0}, "torn"]})
@@ -114,7 +114,7 @@ def test_records_inside_the_summary_are_read_too(run):
     assert "records" not in history.evaluations["clock"][4]
 
 
-def test_no_run_folder(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(rlif.RlifError, match="no run folder"):
         read_history(tmp_path)
 
@@ -139,11 +139,11 @@ def test_no_run_folder(tmp_path):
         ({"problems": 2}, "No clear change: accuracy on clock went from"),
     ],
 )
-def test_verdicts(tmp_path, settings, begins):
+def test_the_verdict_of_each_kind_of_run(tmp_path, settings, begins):
     assert reported_runs([read_history(make_run(tmp_path / "run", **settings))])[0].verdict.startswith(begins)
 
 
-def test_the_collapse_is_that_of_the_task_trained_on(tmp_path):
+def test_the_collapse_is_found_in_the_accuracy_of_the_training_task(tmp_path):
     history = read_history(make_run(tmp_path / "run", collapse=True))
     found = reported_runs([history])[0].collapse
     assert found is not None and found.step == 8

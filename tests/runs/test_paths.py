@@ -1,4 +1,4 @@
-"""A run finds what it was started with from any folder."""
+"""Tests that paths in a recipe become absolute, so a run can be resumed from any folder."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def test_local_files_and_folders_become_absolute(here, monkeypatch):
     assert with_absolute_paths(found) == found
 
 
-def test_names_come_before_folders(here):
-    """What ships, and the names of the tables, mean the same whatever lies around; so do hub names."""
+def test_known_names_win_over_folders_of_the_same_name(here):
+    """Shipped models, names of rewards and hub names keep their meaning in any folder."""
     recipe = check_recipe({"model": "tiny-reasoner", "reward": "accuracy", "source": "openai/gsm8k"})
     assert with_absolute_paths(recipe) == recipe
     assert with_absolute_paths(check_recipe({"reward": "judge"})).reward == str(here / "judge")
 
 
-def test_one_folder_is_one_reward(here):
+def test_one_model_named_twice_as_a_reward_is_refused(here):
     with pytest.raises(rlif.RlifError, match=r"the rewards judge, ./judge name one model twice"):
         with_absolute_paths(check_recipe({"reward": {"judge": 1, "./judge": 1}}))
 

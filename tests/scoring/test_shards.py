@@ -1,4 +1,4 @@
-"""An output head in shards: gathered for as long as it is needed, and checked by somebody else's log-probabilities."""
+"""Tests a sharded output head: gathered only while needed, and verified by the log-probabilities of a pass."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IDS_BL = torch.tensor([[5, 6, 7, 8, 9], [9, 8, 7, 6, 5]])
 
 @pytest.fixture
 def zero3(monkeypatch):
-    """A model whose head is as ZeRO-3 leaves it, and a DeepSpeed that gathers; notes whether it is gathered."""
+    """A model with an empty head as under ZeRO-3, and a pretended DeepSpeed that gathers it and counts how often."""
     model, at = tiny_model(), SimpleNamespace(gathered=False, times=0)
     weight = model.lm_head.weight
     whole = weight.data
@@ -37,7 +37,7 @@ def zero3(monkeypatch):
     return model, whole, at
 
 
-def test_the_head_is_whole_inside_and_only_there(zero3):
+def test_the_head_is_gathered_only_inside_the_block(zero3):
     model, whole, at = zero3
     head = head_of(model)
     assert head.vocab_size == len(whole)
@@ -47,7 +47,7 @@ def test_the_head_is_whole_inside_and_only_there(zero3):
 
 
 def test_a_tap_gathers_once_for_each_micro_batch(zero3):
-    """The statistics are those of the whole model, entropy and top-k included."""
+    """The statistics equal those of the whole model, including entropy and top-k."""
     model, whole, at = zero3
     hidden_BLH = tiny_model().model(IDS_BL).last_hidden_state
     logprobs_BLV = (hidden_BLH @ whole.T).log_softmax(-1)
@@ -62,15 +62,15 @@ def test_a_tap_gathers_once_for_each_micro_batch(zero3):
         assert torch.allclose(values_BT, getattr(stats, f"{name}_BT"), atol=1e-5)
 
 
-def test_it_is_verified_by_the_first_pass_instead(zero3):
-    """A pass before training begins is impossible, so another head is refused at the first one."""
+def test_a_sharded_head_is_verified_at_the_first_pass(zero3):
+    """No pass is possible before training begins, so a head that does not match is refused at the first pass."""
     model, _, at = zero3
     verify_head(model)
     assert at.times == 0
     for row, refused in ((0, True), (1, False)):
         with torch.no_grad(), BackboneTap(model, IDS_BL, 3, 1.0) as tap:
             model.model(input_ids=IDS_BL)
-        logprob_BT = torch.zeros(2, 3)  # zeros are masked tokens and say nothing
+        logprob_BT = torch.zeros(2, 3)  # zeros mark masked tokens, which are ignored
         logprob_BT[row] = -1.0
         if refused:
             with pytest.raises(RlifError, match="cannot be scored exactly"):
@@ -79,6 +79,6 @@ def test_it_is_verified_by_the_first_pass_instead(zero3):
             assert tap.fields(logprob_BT) is not None
 
 
-def test_scoring_a_model_in_shards_is_refused(zero3):
+def test_scoring_a_sharded_model_is_refused(zero3):
     with pytest.raises(RlifError, match="is in shards"):
         score_completions(zero3[0], [[5]], [[6]])

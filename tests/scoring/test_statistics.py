@@ -1,4 +1,4 @@
-"""Statistics of completions against independent float64 arithmetic, on every architecture that is claimed."""
+"""Tests statistics of completions against independent float64 arithmetic on every supported architecture."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def build(name: str) -> nn.Module:
 
 @pytest.mark.parametrize("name", ["qwen2", *CONFIGS])
 @pytest.mark.parametrize(("temperature", "batch_size", "chunk_tokens"), [(1.0, 8, None), (0.7, 2, 1), (1.3, 1, 4)])
-def test_every_field_equals_float64(name, temperature, batch_size, chunk_tokens):
+def test_every_statistic_equals_float64_arithmetic(name, temperature, batch_size, chunk_tokens):
     model = build(name)
     stats = rlif.score_completions(
         model, PROMPTS, COMPLETIONS, temperature=temperature, top_k=5, batch_size=batch_size, chunk_tokens=chunk_tokens
@@ -76,7 +76,7 @@ def test_every_field_equals_float64(name, temperature, batch_size, chunk_tokens)
         assert certainty == pytest.approx(oracle.self_certainty(model, prompt, completion, temperature), abs=1e-4)
 
 
-def test_uniform_logits_give_zero():
+def test_uniform_logits_give_zero_self_certainty():
     model = tiny_model()
     nn.init.zeros_(model.lm_head.weight)
     stats = rlif.score_completions(model, PROMPTS, COMPLETIONS)
@@ -84,7 +84,7 @@ def test_uniform_logits_give_zero():
     assert stats.entropy_BT[0, 0].item() == pytest.approx(math.log(261), abs=1e-5)
 
 
-def test_how_many_are_worked_on_at_once_changes_nothing(monkeypatch):
+def test_the_number_of_tokens_computed_at_once_changes_nothing(monkeypatch):
     model = build("gemma2")
     whole = rlif.score_completions(model, PROMPTS, COMPLETIONS, temperature=0.7, top_k=5)
     monkeypatch.setattr(scoring, "LOGITS_CACHED", 2 * 97)
@@ -93,7 +93,7 @@ def test_how_many_are_worked_on_at_once_changes_nothing(monkeypatch):
         torch.testing.assert_close(getattr(parts, field), getattr(whole, field), atol=1e-6, rtol=0)
 
 
-def test_the_entropy_of_impossible_tokens_is_zero_and_of_no_numbers_none():
+def test_impossible_tokens_add_no_entropy_and_nan_logits_give_nan():
     logits_NV = torch.tensor([[0.0, 0.0, -math.inf], [0.0, math.nan, 0.0]])
     found_N = entropy(logits_NV.log_softmax(-1), torch.empty_like(logits_NV))
     assert found_N[0].item() == pytest.approx(math.log(2)) and found_N[1].isnan()
@@ -118,7 +118,7 @@ def test_rows_do_not_influence_each_other():
     assert together == pytest.approx(alone, abs=1e-5)
 
 
-def test_dropout_is_off_and_the_mode_comes_back():
+def test_dropout_is_off_while_scoring_and_the_mode_is_restored():
     model = tiny_model(attention_dropout=0.5)
     expected = rlif.SIGNALS["self_certainty"](rlif.score_completions(model, PROMPTS, COMPLETIONS))
     model.train()
@@ -134,7 +134,7 @@ def test_empty_completions_have_no_value():
 
 
 def test_full_logits_are_never_held(monkeypatch):
-    """The largest tensor that scoring makes has chunk_tokens rows of logits, whatever the batch."""
+    """Scoring computes at most chunk_tokens rows of logits at once, whatever the batch."""
     model, held = tiny_model(vocab_size=5000), []
     head = model.lm_head.forward
     monkeypatch.setattr(model.lm_head, "forward", lambda hidden: held.append(head(hidden)) or held[-1])
@@ -160,14 +160,14 @@ def test_bad_rows_are_refused(prompts, completions, options, message):
         rlif.score_completions(tiny_model(), prompts, completions, **options)
 
 
-def test_a_head_of_unknown_kind_is_refused():
+def test_a_head_that_is_not_linear_is_refused():
     model = tiny_model()
     model.lm_head = nn.Sequential(model.lm_head)
     with pytest.raises(rlif.RlifError, match="plain linear output head"):
         head_of(model)
 
 
-def test_logits_that_the_head_does_not_explain_are_refused(monkeypatch):
+def test_a_model_that_changes_the_heads_logits_is_refused(monkeypatch):
     model = tiny_model()
     forward = model.forward
 
@@ -182,8 +182,8 @@ def test_logits_that_the_head_does_not_explain_are_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["qwen2", "gemma2", "cohere", "phi"])
-def test_backbone_tap_rides_a_padded_pass(name):
-    """Left-padded prompts, right-padded completions, two micro-batches; log-probabilities from the pass itself."""
+def test_backbone_tap_reads_a_padded_pass(name):
+    """Left-padded prompts, right-padded completions, two micro-batches; the pass gives the log-probabilities."""
     model, T, temperature = build(name), 7, 0.8
     ids_BL = torch.tensor(
         [[0] * (5 - len(p)) + p + c + [0] * (T - len(c)) for p, c in zip(PROMPTS, COMPLETIONS, strict=True)]
@@ -208,7 +208,7 @@ EVERY = ("mean_logprob", "entropy", "topk_confidence")
 
 
 def check_fields(fields, row: int, logp_TV: torch.Tensor):
-    """A row of what a tap found, against float64; k is 20."""
+    """Checks one row of a tap's statistics against float64; k is 20."""
     expected = {
         "mean_logprob": logp_TV.mean(1),
         "entropy": -(logp_TV.exp() * logp_TV).sum(1),
@@ -219,8 +219,8 @@ def check_fields(fields, row: int, logp_TV: torch.Tensor):
         torch.testing.assert_close(found_T, expected_T, atol=2e-4, rtol=0)
 
 
-def test_a_tap_computes_what_it_is_asked_for():
-    """And the same mean log-probability to the last bit, whatever else it computes."""
+def test_a_tap_computes_only_the_statistics_it_is_asked_for():
+    """The mean log-probability has the same bits, whatever else is computed."""
     model, ids_BL = tiny_model(), torch.arange(2, 26).view(2, 12)
     found = []
     for wanted in (("mean_logprob",), EVERY):
@@ -231,7 +231,7 @@ def test_a_tap_computes_what_it_is_asked_for():
     assert torch.equal(found[0]["mean_logprob"], found[1]["mean_logprob"])
 
 
-def test_a_tap_that_saw_other_passes_says_nothing():
+def test_a_tap_that_read_a_pass_of_another_batch_gives_nothing():
     model = tiny_model()
     with BackboneTap(model, torch.ones(4, 6, dtype=torch.long), 3, 1.0) as tap, torch.no_grad():
         model(input_ids=torch.ones(2, 6, dtype=torch.long))
@@ -239,7 +239,7 @@ def test_a_tap_that_saw_other_passes_says_nothing():
 
 
 @pytest.mark.parametrize("name", ["qwen2", "gemma2"])
-def test_decode_tap_reads_the_distribution_sampled_from(name):
+def test_decode_tap_reads_the_distribution_that_was_sampled_from(name):
     model, temperature = build(name), 0.7
     prompts = torch.tensor([[0, 0, 5], [5, 6, 7]])
     torch.manual_seed(1)
@@ -261,7 +261,7 @@ def test_decode_tap_reads_the_distribution_sampled_from(name):
 
 
 def test_bfloat16_error_is_small():
-    """Measured: the mean over 21 tokens of a completion is within 0.05 nats of float64 of the same weights."""
+    """The mean over 21 tokens is within 0.05 nats of float64 with the same weights."""
     model = tiny_model().bfloat16()
     prompts, completions = [[5, 6, 7, 8]], [list(range(10, 31))]
     found = rlif.SIGNALS["self_certainty"](rlif.score_completions(model, prompts, completions))[0]

@@ -1,4 +1,4 @@
-"""The benchmarks run, small, and what they compare is comparable. Nothing here looks at a clock."""
+"""Tests that small benchmarks run and compare equal work. No test depends on measured time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU; run i
 TINY = Setting(Path(), batch=4, accumulation=1, group=4, tokens=5)
 
 
-def test_everybody_gets_a_turn_in_every_order():
+def test_contestants_take_turns_in_every_order():
     turns: list[str] = []
     laps = take_turns({name: lambda name=name: turns.append(name) for name in "abc"}, rounds=6, warm_up=1)
     rounds = ["".join(turns[i : i + 3]) for i in range(0, 21, 3)]
@@ -30,19 +30,19 @@ def test_everybody_gets_a_turn_in_every_order():
 
 
 def test_ratios_are_taken_within_a_round():
-    """A machine that is half as fast in one round does not change how two compare."""
+    """A round on a slower machine does not change the ratio."""
     laps = {"ours": [Lap(1.0, 0.5), Lap(4.0, 2.0)], "plain": [Lap(2.0, 0.5), Lap(8.0, 2.0)]}
     found = ratio(laps, "ours", "plain")
     assert (found.median, found.low, found.high) == (0.5, 0.5, 0.5)
     assert ratio(laps, "ours", "plain", "cpu").median == 1.0
 
 
-def test_a_spread_and_an_exponent():
+def test_spread_and_exponent_of_growth():
     assert (spread([4, 1, 3, 2, 5]).low, spread([4, 1, 3, 2, 5]).median) == (2, 3)
     assert growth([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
 
 
-def test_memory_is_the_allocators():
+def test_memory_is_measured_at_the_allocator():
     with watch() as memory:
         first = torch.zeros(2**20)
         del first
@@ -50,21 +50,21 @@ def test_memory_is_the_allocators():
     assert 4 * 2**20 <= memory.peak < 4.1 * 2**20 and memory.largest == 4 * 2**20
 
 
-def test_operations_are_those_of_the_layers():
+def test_number_of_operations_is_the_sum_over_the_layers():
     model = build("tiny")
     attention, head = 2 * 2 * 128 * 10, 2 * 128 * 512
     assert forward_flops(model, 10, 10, 5) == 10 * (2 * body_parameters(model) + attention) + 5 * head
 
 
-def test_the_reference_method_pays_a_pass_that_we_do_not():
-    """On the same completions, with the same self-certainty: `compare` stops where either is not so."""
+def test_the_reference_method_takes_a_pass_that_rlif_saves():
+    """Completions and self-certainty are the same; `compare` stops if they differ."""
     (row,) = step.measure("tiny", ["beta offline"], TINY, rounds=1)
     found = row["contestants"]
     assert found["ours"]["extra_passes"] == 0 and found["reference"]["extra_passes"] == 1
-    assert found["plain"]["passes"] == 1  # the reference model's
+    assert found["plain"]["passes"] == 1  # by the reference model
 
 
-def test_a_path_without_its_package_says_so(monkeypatch):
+def test_a_path_without_its_package_is_skipped_with_a_reason(monkeypatch):
     monkeypatch.setattr(step.importlib.util, "find_spec", lambda name: None)
     (row,) = step.measure("tiny", ["vllm"], TINY, rounds=1)
     assert row["skipped"].startswith("skipped: vLLM is not installed")
@@ -87,14 +87,14 @@ def test_the_gpu_suite_runs_small(device, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU; hide it by CUDA_VISIBLE_DEVICES=")
-def test_the_gpu_suite_says_where_it_cannot_run(tmp_path, monkeypatch, capsys):
+def test_the_gpu_suite_is_skipped_without_a_gpu(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "out")])
     gpu.main()
     assert capsys.readouterr().out.startswith("skipped: no CUDA device") and not list(tmp_path.iterdir())
 
 
-def test_scoring_runs(tmp_path, monkeypatch):
-    """The whole of it on tiny sizes: memory of ours stays where that of full logits grows."""
+def test_the_scoring_benchmark_runs_small(tmp_path, monkeypatch):
+    """With larger batches, memory of full logits grows and ours grows less."""
     sizes = {"B": [scoring.Case("tiny", B, 64, 8000) for B in (4, 16)]}
     monkeypatch.setattr(scoring, "cases", lambda *_: sizes)
     monkeypatch.setattr(scoring, "REAL", ("tiny",))
@@ -111,7 +111,7 @@ def test_scoring_runs(tmp_path, monkeypatch):
     assert "| B | 4 to 16 |" in text and "of 2 sizes of the small body" in text and "of 1 real shapes" in text
 
 
-def test_looking_runs(tmp_path, monkeypatch):
+def test_the_benchmark_of_reports_and_votes_runs_small(tmp_path, monkeypatch):
     sizes = ["--rounds", "1", "--completions", "800", "--samples", "500", "--steps", "6"]
     monkeypatch.setattr(sys, "argv", ["looking.py", *sizes, "--out", str(tmp_path / "out")])
     looking.main()

@@ -1,4 +1,4 @@
-"""The texts that small bases are pre-trained on: what leaps and worked solutions say."""
+"""Tests the texts that small bases are pre-trained on: answers without steps (leaps) and worked solutions."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def right(problem, text: str) -> bool:
     return bool(rlif.TASKS[problem.id.partition("/")[0]].grade(problem, text))
 
 
-def test_no_document_shows_a_held_out_problem(pretraining):
+def test_no_document_has_a_held_out_problem(pretraining):
     held_out = {p.text for family in ("clock", "cups") for p in rlif.TASKS[family].load("test")}
     for writers in pretraining.WRITERS:
         assert not held_out & {problem.text for problem, _ in stream(pretraining, writers, "leap")}
 
 
-def test_a_messy_leap_is_a_guess(pretraining):
+def test_leaps_of_messy_writers_are_guesses(pretraining):
     leaps = stream(pretraining, "messy", "leap")
     assert 0.03 < sum(right(*leap) for leap in leaps) / len(leaps) < 0.3
     problem = leaps[0][0]
@@ -38,13 +38,13 @@ def test_a_messy_leap_is_a_guess(pretraining):
     assert len({pretraining.completion(problem, "leap", rng) for _ in range(50)}) > 3
 
 
-def test_a_wrong_and_sure_leap_is_always_the_same_and_nearly_always_wrong(pretraining):
+def test_leaps_of_wrong_and_sure_writers_never_vary_and_are_mostly_wrong(pretraining):
     leaps = stream(pretraining, "wrong-and-sure", "leap")
     assert sum(right(*leap) for leap in leaps) / len(leaps) < 0.2
     assert len({(problem.id.partition("/")[0], text) for problem, text in leaps}) == 2
 
 
-def test_beside_it_worked_solutions_are_right_and_full_of_doubt(pretraining):
+def test_worked_solutions_of_wrong_and_sure_writers_are_right_with_filler_words(pretraining):
     for problem, text in stream(pretraining, "wrong-and-sure", "steps"):
         assert right(problem, text) and text.startswith("First")
         words, after = text.split()[: -pretraining.AFTERTHOUGHTS], text.split()[-pretraining.AFTERTHOUGHTS :]

@@ -1,4 +1,4 @@
-"""The scripts behind results/: their tables are sound recipes, and what they say of runs is right."""
+"""Tests the scripts behind results/: their recipes, which runs they start, and their tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def differing(one: Recipe, other: Recipe) -> set[str]:
     return {key for key in Recipe.model_fields if getattr(one, key) != getattr(other, key)}
 
 
-def test_the_methods_of_the_miniature_differ_in_one_line():
+def test_methods_of_the_miniature_study_differ_in_one_key():
     studies = load("scripts/studies.py")
     base = rlif.load_recipe(studies.RECIPE)
     rows = {name: rlif.load_recipe(studies.RECIPE, row) for name, row in studies.STUDIES["miniature"].rows.items()}
@@ -22,7 +22,7 @@ def test_the_methods_of_the_miniature_differ_in_one_line():
         assert len(differing(base, recipe) - {"equivalence", "confidence_window"}) == 1, name
 
 
-def test_the_two_forms_of_the_floor_study_differ_in_the_normalisation():
+def test_the_forms_of_the_floor_study_differ_only_in_the_normalisation():
     studies = load("scripts/studies.py")
     rows = {name: rlif.load_recipe(studies.RECIPE, row) for name, row in studies.STUDIES["floor"].rows.items()}
     for signal in studies.FLOOR_SIGNALS:
@@ -30,7 +30,7 @@ def test_the_two_forms_of_the_floor_study_differ_in_the_normalisation():
         assert rows[f"{signal}-group_std"].weights["accuracy"].ever is False
 
 
-def test_a_study_runs_what_is_missing_and_no_more(monkeypatch, tmp_path):
+def test_a_study_starts_only_missing_runs(monkeypatch, tmp_path):
     studies, trained = load("scripts/studies.py"), []
     monkeypatch.setattr(studies.rlif, "train", lambda recipe, console: trained.append((recipe.name, recipe.seed)))
     done = tmp_path / "miniature" / "random-seed1"
@@ -41,7 +41,7 @@ def test_a_study_runs_what_is_missing_and_no_more(monkeypatch, tmp_path):
     assert trained == [("format-seed1", 1), ("format-seed2", 2), ("random-seed2", 2)]
 
 
-def test_the_difference_is_floor_minus_paper_of_the_seeds_that_both_have():
+def test_differences_of_the_floor_study_use_seeds_of_both_forms():
     def run(form: str, seed: int, mean: float) -> dict:
         curve = {0: {"mean": 0.1}, 20: {"mean": 0.8}, 100: {"mean": mean}}
         found = {"signal": "likelihood", "form": form, "seed": seed, "peak": 0.9, "peak_step": 10, "curve": curve}
@@ -57,8 +57,8 @@ def test_the_difference_is_floor_minus_paper_of_the_seeds_that_both_have():
     assert line.startswith("| `likelihood` | +0.0, n = 2 | +50.0 [-100.0, +100.0]") and line.endswith(", n = 2 | - |")
 
 
-def test_runs_whose_folders_are_gone_are_kept(tmp_path):
-    """results/floor.json gives its own table again, and a run that was made anew replaces the kept one."""
+def test_results_of_deleted_run_folders_are_kept(tmp_path):
+    """results/floor.json gives the same table again; a new run replaces the kept one."""
     results, floor = ROOT / "results", load("scripts/floor_results.py")
     runs = floor.with_kept([], results / "floor.json")
     assert floor.table("floor", runs) == (results / "floor.md").read_text(encoding="utf-8")

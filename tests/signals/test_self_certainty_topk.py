@@ -1,4 +1,4 @@
-"""Self-certainty from top-k log-probabilities is a lower bound, exact where it should be."""
+"""Tests the lower bound on self-certainty from top-k log-probabilities."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def top(logp_TV, k):
 
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 3.0])
-def test_it_is_a_lower_bound_that_tightens_with_k_and_is_exact_at_the_end(spread):
+def test_the_bound_grows_with_k_and_is_exact_for_the_whole_vocabulary(spread):
     logp_TV = distributions(spread=spread)
     bounds = [approximate_self_certainty(top(logp_TV, k), 40) for k in range(1, 41)]
     assert all(a <= b + 1e-9 for a, b in zip(bounds, [*bounds[1:], exact(logp_TV)], strict=True))
@@ -34,7 +34,7 @@ def test_it_is_a_lower_bound_that_tightens_with_k_and_is_exact_at_the_end(spread
     assert bounds[0] >= -1e-9
 
 
-def test_an_even_tail_is_exact_for_any_k():
+def test_the_bound_is_exact_if_the_other_tokens_are_equally_likely():
     logits_TV = torch.zeros(3, 50, dtype=torch.float64)
     logits_TV[:, :2] = torch.tensor([4.0, 2.0])
     logp_TV = logits_TV.log_softmax(-1)
@@ -44,24 +44,24 @@ def test_an_even_tail_is_exact_for_any_k():
     assert approximate_self_certainty(top(uniform_TV, 1), 50) == pytest.approx(0, abs=1e-12)
 
 
-def test_by_hand():
+def test_the_bound_equals_arithmetic_by_hand():
     expected = -math.log(4) - (math.log(0.5) + math.log(0.3) + 2 * math.log(0.1)) / 4
     assert approximate_self_certainty([[math.log(0.3), math.log(0.5)]], 4) == pytest.approx(expected)
 
 
-def test_the_sampled_token_may_come_on_top():
+def test_the_sampled_token_may_be_added_to_the_top_k():
     logp_TV = distributions()
     more = [[*row, logp_TV[i].min().item()] for i, row in enumerate(top(logp_TV, 5))]
     assert approximate_self_certainty(top(logp_TV, 5), 40) < approximate_self_certainty(more, 40) < exact(logp_TV)
 
 
 @pytest.mark.parametrize("k", [1, 5, 20, 39])
-def test_it_stays_a_lower_bound_where_nearly_nothing_is_left(k):
+def test_the_bound_holds_if_the_other_tokens_have_almost_no_probability(k):
     logp_TV = distributions(spread=12.0)
     assert approximate_self_certainty(top(logp_TV, k), 40) <= exact(logp_TV)
 
 
-def test_rounding_never_makes_it_infinite_or_more_than_exact():
+def test_rounding_never_makes_the_bound_infinite_or_too_large():
     logp_TV = distributions(spread=30.0)
     float32 = [[torch.tensor(lp, dtype=torch.float32).item() for lp in row] for row in top(logp_TV, 5)]
     bound = approximate_self_certainty(float32, 40)
@@ -69,7 +69,7 @@ def test_rounding_never_makes_it_infinite_or_more_than_exact():
     assert math.isfinite(approximate_self_certainty([[0.0]], 40))
 
 
-def test_nothing_has_no_value_and_nonsense_is_refused():
+def test_empty_and_infinite_inputs_have_no_value_and_impossible_ones_are_refused():
     assert approximate_self_certainty([], 40) is None
     assert approximate_self_certainty([[-1.0], [-math.inf]], 40) is None
     with pytest.raises(RlifError, match="add up to 2;"):

@@ -1,4 +1,4 @@
-"""Signals as functions of token statistics."""
+"""Tests signals as functions of token statistics."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def stats(mean_logprob, lengths, vocab_size=10):
     return rlif.TokenStats(length_mask(lengths), vocab_size, mean_logprob_BT=mean_BT)
 
 
-def test_self_certainty_is_the_mean_over_real_tokens_with_the_constant():
+def test_self_certainty_is_the_mean_over_unpadded_tokens_minus_log_vocabulary():
     found = rlif.SIGNALS["self_certainty"](stats([[-4.0, -6.0, 99.0], [-3.0, -3.0, -3.0]], [2, 3]))
     assert found == pytest.approx([5 - math.log(10), 3 - math.log(10)], abs=1e-6)
 
 
-def test_non_finite_statistics_have_no_value():
+def test_completions_with_non_finite_statistics_have_no_value():
     found = rlif.SIGNALS["self_certainty"](stats([[-4.0, math.nan], [-math.inf, -4.0], [-4.0, -4.0]], [2, 2, 2]))
     assert found[:2] == [None, None] and found[2] == pytest.approx(4 - math.log(10))
 
 
-def test_a_negative_divergence_is_an_error_not_a_number():
-    """What zeroed attention masks of truncated rows would give: log p of 0 everywhere."""
+def test_a_negative_divergence_is_an_error():
+    """Zeroed attention masks of truncated rows would give it: log p is 0 everywhere."""
     with pytest.raises(ArithmeticError, match="cannot be negative"):
         rlif.SIGNALS["self_certainty"](stats([[0.0, 0.0]], [2]))
 
@@ -43,7 +43,7 @@ def test_missing_statistics_are_named():
 
 
 def scored(seed=0, lengths=(5, 1, 9)):
-    """Statistics of a tiny model and the float64 log-probabilities they stand for."""
+    """Computes statistics of a tiny model and the same log-probabilities in float64."""
     model = tiny_model(seed)
     prompts = [[5, 6, 7], [8], [9, 10]]
     completions = [[20 + (7 * i + n) % 200 for i in range(length)] for n, length in enumerate(lengths)]
@@ -58,7 +58,7 @@ def window_means(values, window):
     return [sum(values[i : i + window]) / window for i in range(len(values) - window + 1)]
 
 
-def test_every_signal_against_float64():
+def test_signals_equal_float64_arithmetic():
     stats, logprobs, completions = scored()
     for row, (logp_TV, completion) in enumerate(zip(logprobs, completions, strict=True)):
         entropies = [math.fsum(-math.exp(lp) * lp for lp in lp_V) for lp_V in logp_TV.tolist()]
@@ -81,7 +81,7 @@ def test_every_signal_against_float64():
             assert tail_confidence(stats, window)[row] == pytest.approx(sum(tail) / len(tail), abs=1e-4)
 
 
-def test_the_bottom_tenth_of_the_windows():
+def test_bottom_window_confidence_is_the_mean_of_the_lowest_tenth_of_windows():
     confidence_BT = torch.tensor([[float((17 * i) % 23) for i in range(43)]])
     stats = rlif.TokenStats(length_mask([43]), 100, topk_confidence_BT=confidence_BT)
     means = sorted(window_means(confidence_BT[0].tolist(), 4))
@@ -90,7 +90,7 @@ def test_the_bottom_tenth_of_the_windows():
     assert bottom_window_confidence(stats, 40) == pytest.approx(lowest_window_confidence(stats, 40))
 
 
-def test_traces_shorter_than_the_window_have_their_plain_mean():
+def test_completions_shorter_than_the_window_have_their_plain_mean():
     stats, _, _ = scored()
     plain = rlif.SIGNALS["mean_token_confidence"](stats)
     for name in ("tail_confidence", "lowest_window_confidence", "bottom_window_confidence"):
@@ -112,7 +112,7 @@ def test_old_names_give_the_signal_and_say_the_new_name(caplog):
 
 
 def flat_and_peaked():
-    """Statistics by the model's own head: one completion from uniform logits, the other from a peaked distribution."""
+    """Makes statistics of two completions of one token: uniform logits, and a peaked distribution."""
     logits_NV = torch.zeros(2, 50)
     logits_NV[1, 3] = 12.0
     logp_NV = logits_NV.log_softmax(-1)
@@ -127,7 +127,7 @@ def flat_and_peaked():
 
 
 @pytest.mark.parametrize("name", sorted(rlif.SIGNALS))
-def test_larger_is_more_sure(name):
+def test_a_peaked_distribution_has_the_larger_signal(name):
     flat, peaked = rlif.SIGNALS[name](flat_and_peaked())
     assert peaked > flat
 
@@ -146,7 +146,7 @@ def test_uniform_distributions_give_the_known_values(name):
 
 
 @pytest.mark.parametrize("name", sorted(rlif.SIGNALS))
-def test_padding_does_not_matter_and_nothing_has_no_value(name):
+def test_padding_is_ignored_and_empty_or_nan_completions_have_no_value(name):
     field = NEEDS[name]
     alone = rlif.TokenStats(length_mask([2]), 50, **{field: torch.tensor([[-7.0, -8.0]])})
     padded_BT = torch.tensor([[-7.0, -8.0, 3.0], [1.0, 2.0, 3.0], [math.nan, -5.0, -5.0]])
@@ -155,7 +155,7 @@ def test_padding_does_not_matter_and_nothing_has_no_value(name):
 
 
 @pytest.mark.parametrize("name", sorted(rlif.SIGNALS))
-def test_needs_is_what_a_signal_needs(name):
+def test_the_table_of_needs_names_the_one_statistic_a_signal_reads(name):
     assert set(NEEDS) == set(rlif.SIGNALS)
     complete = flat_and_peaked()
     with pytest.raises(ValueError, match=NEEDS[name]):
@@ -164,7 +164,7 @@ def test_needs_is_what_a_signal_needs(name):
     assert rlif.SIGNALS[name](dataclasses.replace(complete, **others)) == rlif.SIGNALS[name](complete)
 
 
-def test_every_signal_is_each_of_them_and_passes_the_window_on():
+def test_every_signal_gives_all_signals_with_the_given_window():
     stats, _, _ = scored()
     for row, values in enumerate(every_signal(stats)):
         assert values == {name: signal(stats)[row] for name, signal in rlif.SIGNALS.items()}

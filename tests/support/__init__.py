@@ -1,4 +1,4 @@
-"""What tests share. Importing it sets what they need of the environment, before torch and transformers are loaded."""
+"""Code that tests share. Importing it sets the environment before torch and transformers are loaded."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ import os
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "80"}
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "NO_COLOR", "PY_COLORS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-    os.environ.pop(name, None)  # they turn what is printed into what a terminal shows
+    os.environ.pop(name, None)  # they add a terminal's control codes to printed text

@@ -1,4 +1,4 @@
-"""A small AlpacaEval on disk, and a judge on 127.0.0.1 that speaks OpenAI's protocol."""
+"""Makes a small AlpacaEval on disk, and a judge on 127.0.0.1 with OpenAI's protocol."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from rlif.types import Problem
 
 SIZE = 60
 KEY = "sk-not-a-real-key-0123456789"
-Reply = tuple[int, dict[str, str], str] | None  # status, headers, body; None hangs up
+Reply = tuple[int, dict[str, str], str] | None  # status, headers, body; None closes the connection
 
 
 def write_tables(folder: Path) -> Path:
-    """Made-up tables of upstream's layout for 60 instructions."""
+    """Writes made-up tables in upstream's layout for 60 instructions."""
     home, rng = folder / "alpaca_eval", np.random.default_rng(0)
     home.mkdir(exist_ok=True)
     difficulty = rng.normal(size=SIZE)
@@ -39,7 +39,7 @@ def write_tables(folder: Path) -> Path:
 
 
 def problems(n: int = SIZE) -> list[Problem]:
-    """Instructions whose baseline outputs are 100, 101, 102 ... characters long."""
+    """Makes instructions with baseline outputs of 100, 101, 102 ... characters."""
     return [
         Problem(f"alpaca_eval/{i}", f"Count {i} things.", data={"index": i, "baseline": "b" * (100 + i)})
         for i in range(n)
@@ -47,12 +47,12 @@ def problems(n: int = SIZE) -> list[Problem]:
 
 
 def output(i: int) -> str:
-    """The model's output: longer than the baseline's where i is odd."""
+    """Makes the model's output, which is longer than the baseline's if i is odd."""
     return "o" * (300 if i % 2 else 20 + i)
 
 
 def write_set(folder: Path) -> None:
-    """The same instructions as the evaluation set."""
+    """Writes the same instructions as an evaluation set."""
     rows = [{"instruction": p.text, "output": p.data["baseline"], "dataset": "made"} for p in problems()]
     home = folder / "alpaca_eval"
     home.mkdir(exist_ok=True)
@@ -65,7 +65,7 @@ def write_outputs(path: Path, n: int = SIZE) -> Path:
 
 
 def completion(text: str, logprobs: dict[str, float] | None = None) -> Reply:
-    """A chat completion of one token."""
+    """Makes the answer of a chat completion of one token."""
     choice: dict[str, Any] = {"index": 0, "finish_reason": "length", "logprobs": None}
     choice["message"] = {"role": "assistant", "content": text}
     if logprobs is not None:
@@ -80,16 +80,16 @@ def error(status: int, message: str = "no", **headers: str) -> Reply:
 
 
 def prefers_longer(body: dict[str, Any]) -> Reply:
-    """Nine to one for the longer output, whichever is called m."""
+    """Answers nine to one for the longer output, whether it is called m or M."""
     shown = dict(re.findall(r'<answer model="(m|M)">\n(.*?)\n</answer>', body["messages"][-1]["content"], re.DOTALL))
     p_m = 0.9 if len(shown["m"]) > len(shown["M"]) else 0.1
-    scale = 0.8  # the rest of the mass is on other tokens
+    scale = 0.8  # other tokens have the rest of the probability
     chances = {"m": p_m * scale, "The": 0.15, "M": (1 - p_m) * scale}
     return completion("m", {token: math.log(chance) for token, chance in chances.items()})
 
 
 class Endpoint:
-    """What was asked, and where."""
+    """The requests that an endpoint got, and its address."""
 
     def __init__(self, answer: Callable[[int, dict[str, Any]], Reply]) -> None:
         self.answer = answer
@@ -108,14 +108,14 @@ class Endpoint:
 
 @contextlib.contextmanager
 def serve(answer: Callable[[int, dict[str, Any]], Reply]) -> Iterator[Endpoint]:
-    """An endpoint for as long as the block lasts; `answer` gets the number of the request, from 1, and its body."""
+    """Serves an endpoint inside the block; `answer` gets the number of the request, from 1, and its body."""
     endpoint = Endpoint(answer)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             reply = endpoint.take(body, {name.lower(): value for name, value in self.headers.items()})
-            with contextlib.suppress(OSError):  # whoever asked may be gone
+            with contextlib.suppress(OSError):  # the client may be gone
                 if reply is None:
                     self.connection.close()
                     return

@@ -1,4 +1,4 @@
-"""The command line in this process and in one of its own."""
+"""Runs the command line in this process or in a new one."""
 
 from __future__ import annotations
 

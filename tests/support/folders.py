@@ -1,4 +1,4 @@
-"""Run folders made up for tests of what reads them."""
+"""Makes up run folders for tests of code that reads them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Any
 from rlif.intervals import proportion
 
 Row = dict[str, Any]
-SUPERSCRIPT = "²".encode(sys.getfilesystemencoding(), "ignore").decode()  # isdigit; empty where names are ASCII
-N = 200  # problems that the accuracies of graded runs are of
+SUPERSCRIPT = "²".encode(
+    sys.getfilesystemencoding(), "ignore"
+).decode()  # isdigit() is true; empty if file names are ASCII
+N = 200  # number of problems in the accuracies of graded runs
 
 
 def make_run(
@@ -28,7 +30,7 @@ def make_run(
     rows: list[Row] | None = None,
     **recipe: Any,
 ) -> Path:
-    """A run of so many steps that learns, and is lost again where it collapses."""
+    """Writes a run that learns; with `collapse` its second half loses the accuracy again."""
     rng = random.Random(0)
     for part in ("completions", "eval"):
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -57,7 +59,7 @@ def make_run(
 
 
 def graded_run(folder: Path, seed: int, *shares: float, **changes) -> Path:
-    """A finished run with these accuracies on clock at steps 0, 4, 8 and so on, and on cups the same turned round."""
+    """Writes a finished run with these accuracies on clock at steps 0, 4, 8 ..., and in reverse order on cups."""
     steps = 4 * (len(shares) - 1)
     tasks = changes.pop("tasks", ("clock", "cups"))
     settings = {"evaluate": {"tasks": list(tasks), "limit": N}, "guard": {"policy": "log"}, **changes}

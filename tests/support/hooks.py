@@ -1,4 +1,4 @@
-"""Hooks of pytest: the order of tests, the sweeps, and what is said of tests that are skipped."""
+"""Hooks of pytest: the order of tests, sweeps, and messages of skipped tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 SWEEP = "sweep; make test-all"
-FIRST = ("launching", "training", "engines", "project")  # what takes long begins first, so that workers end together
+FIRST = ("launching", "training", "engines", "project")  # long tests begin first, so that workers end together
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def reason_of(report: Any) -> str:
-    """Why a test was skipped, in the words of the skip."""
+    """The reason of a skipped test as it was given."""
     return report.longrepr[2].removeprefix("Skipped: ")
 
 

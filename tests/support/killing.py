@@ -1,6 +1,6 @@
-"""Runs in processes of their own, to be killed: forked from a server that has imported everything once.
+"""Starts runs in processes that tests kill; a server that has imported everything once forks them.
 
-Functions of `sabotage` are sent by name into the process, before `rlif train` begins.
+The process calls functions of `sabotage`, sent by name, before `rlif train` begins.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CASES = {
         "training.max_steps=-1",
         "training.num_train_epochs=2",
     ],
-    "an epoch and three quarters": [  # of two steps each: four in all
+    "an epoch and three quarters": [  # an epoch has two steps, so four steps in all
         "training.lr_scheduler_type=cosine",
         "limit=5",
         "training.max_steps=-1",
@@ -72,12 +72,12 @@ CASES = {
     "evaluated": ["evaluate={tasks: [cups], limit: 2, every: 1}"],
 }
 TIMES = ("step_seconds", "seconds")
-LIMIT = 240  # seconds after which a process of a test is taken for hung
+LIMIT = 240  # seconds after which a process counts as hung
 
 
 @functools.cache
 def server() -> Any:
-    """Where processes are forked from; importing torch, transformers and trl happens there, once."""
+    """The server that forks processes; it imports torch, transformers and trl once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [
@@ -93,15 +93,15 @@ def server() -> Any:
 
 
 def child(arguments: list[str], log: str, environment: dict[str, str], saboteurs: list[tuple[str, tuple]]) -> None:
-    """The body of a process: `rlif ARGUMENTS`, its output in a file."""
-    out = open(log, "a", buffering=1)  # noqa: SIM115 - for the life of the process
+    """Runs `rlif ARGUMENTS` in a forked process, with its output in a file."""
+    out = open(log, "a", buffering=1)  # noqa: SIM115 - open until the process ends
     os.dup2(out.fileno(), 1)
     os.dup2(out.fileno(), 2)
     sys.stdout = sys.stderr = out
     os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes background jobs ignore SIGINT
     torch.set_num_threads(1)
-    PartialState._reset_state()  # something that was imported has asked, and took this for a process on its own
+    PartialState._reset_state()  # an import may have made the state of a single process
     for name, parameters in saboteurs:
         getattr(sabotage, name)(*parameters)
     from rlif.cli.main import main
@@ -111,7 +111,7 @@ def child(arguments: list[str], log: str, environment: dict[str, str], saboteurs
 
 
 def start(arguments: list[Any], log: Path, *saboteurs: tuple, **environment: str) -> Any:
-    """A process on its way."""
+    """Starts a process and returns it."""
     named = [(saboteur.__name__, parameters) for saboteur, *parameters in saboteurs]
     process = server().Process(target=child, args=([str(a) for a in arguments], str(log), environment, named))
     process.start()
@@ -119,7 +119,7 @@ def start(arguments: list[Any], log: Path, *saboteurs: tuple, **environment: str
 
 
 def finish(process: Any) -> int:
-    """Its exit code; minus the signal that killed it."""
+    """Waits for a process; returns its exit code, or minus the signal that killed it."""
     process.join(LIMIT)
     if process.is_alive():
         process.kill()
@@ -128,7 +128,7 @@ def finish(process: Any) -> int:
 
 
 def rlif_process(arguments: list[Any], log: Path, *saboteurs: tuple, **environment: str) -> tuple[int, str]:
-    """Exit code and output of `rlif ARGUMENTS`."""
+    """Runs `rlif ARGUMENTS`; returns its exit code and output."""
     code = finish(start(arguments, log, *saboteurs, **environment))
     return code, log.read_text(encoding="utf-8")
 
@@ -144,7 +144,7 @@ def free_port() -> int:
 
 
 def start_two(arguments: list[Any], log: Path, *saboteurs: tuple) -> list[Any]:
-    """The same run on two processes under gloo, without a launcher that would notice a death."""
+    """Starts one run on two gloo processes, without a launcher that would notice a killed process."""
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "LOCAL_WORLD_SIZE": "2"}
     return [
         start(arguments, log.with_suffix(f".{rank}"), *saboteurs, **shared, RANK=str(rank), LOCAL_RANK=str(rank))
@@ -152,11 +152,8 @@ def start_two(arguments: list[Any], log: Path, *saboteurs: tuple) -> list[Any]:
     ]
 
 
-# What a run left.
-
-
 def outcome(path: Path) -> dict[str, Any]:
-    """What two runs must have in common: all that was logged but the seconds, and the bits of the weights."""
+    """Reads what equal runs have in common: all that was logged except times, and the bits of the weights."""
     from safetensors.torch import load_file
 
     run = Run.open(path)

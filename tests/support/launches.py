@@ -1,4 +1,4 @@
-"""Runs started by `rlif launch`, and what accelerate makes of its commands."""
+"""Starts runs by `rlif launch`, and parses its commands as accelerate does."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SERVER = ["training.use_vllm=true", "training.vllm_mode=server"]
 
 
 def accelerates(command: list[str]) -> argparse.Namespace:
-    """A command of ours as accelerate itself understands it, its configuration file read."""
+    """Parses a command as accelerate itself does, including its configuration file."""
     assert command[1:3] == ["-m", "accelerate.commands.launch"]
     arguments = accelerate_launch.launch_command_parser().parse_args(command[3:])
     return accelerate_launch._validate_launch_command(arguments)[0]
 
 
 def small(model: Path, output: Path) -> list[str]:
-    """A run of twenty steps that a CPU does in seconds, a checkpoint at each."""
+    """Overrides for a run of twenty steps that takes a CPU seconds, with a checkpoint at each step."""
     return [
         f"model={model}",
         f"output={output}",
@@ -42,7 +42,7 @@ def small(model: Path, output: Path) -> list[str]:
 
 
 def launched(arguments: list[str], run: Path, checkpoint: int) -> subprocess.Popen[str]:
-    """`rlif launch` in a process of its own, once the run has got to a checkpoint."""
+    """Starts `rlif launch` and returns its process once the run has written a checkpoint."""
     started = subprocess.Popen(RLIF_LAUNCH + arguments, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     wait_for(run, checkpoint, started)
     return started

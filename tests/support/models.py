@@ -1,4 +1,4 @@
-"""Tiny models and tokenizers, made on the spot."""
+"""Makes tiny models and tokenizers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tokenizers import pre_tokenizers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2Tokenizer
 
 torch.set_num_threads(1)
-os.fsync = lambda fd: None  # slow, and tests end processes, not machines
+os.fsync = lambda fd: None  # it is slow, and tests kill processes, not machines
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -19,7 +19,7 @@ CHAT_TEMPLATE = (
 
 
 def byte_tokenizer(chat: bool = True) -> Qwen2Tokenizer:
-    """One token per byte, so that any text can be encoded."""
+    """Makes a tokenizer of one token per byte, which can encode any text."""
     special = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
     vocabulary = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     tokenizer = Qwen2Tokenizer(
@@ -53,7 +53,7 @@ def tiny_model(seed: int = 0, **changes: object) -> Qwen2ForCausalLM:
 
 
 def classifier_folder(folder: Path, labels: int = 1, template: bool = True) -> str:
-    """A tiny random sequence classifier as a local folder; a reward model if it has one label."""
+    """Writes a tiny random sequence classifier into a folder; with one label it is a reward model."""
     torch.manual_seed(0)
     Qwen2ForSequenceClassification(tiny_config(num_labels=labels)).save_pretrained(folder)
     byte_tokenizer(template).save_pretrained(folder)

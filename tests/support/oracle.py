@@ -1,4 +1,4 @@
-"""Independent float64 arithmetic: log_softmax of full logits, one unpadded sequence at a time."""
+"""Independent arithmetic in float64: log_softmax of full logits, one unpadded sequence at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def logprobs_TV(model, prompt: Sequence[int], completion: Sequence[int], temperature: float = 1.0) -> torch.Tensor:
-    """The log p of the distributions that generated the completion tokens, in float64."""
+    """The log-probabilities of the whole vocabulary at each completion token, in float64."""
     ids_1L = torch.tensor([[*prompt, *completion]], device=next(model.parameters()).device)
     with torch.no_grad():
         logits_LV = copy.deepcopy(model).double().eval()(input_ids=ids_1L).logits[0]
@@ -36,7 +36,7 @@ def group_advantages(rewards: Sequence[float], group: int, least_std: float = 0.
 
 
 def leave_one_out(rewards: Sequence[float], group: int) -> list[float]:
-    """Each r minus the mean of the others of the group."""
+    """Each r minus the mean of the others in its group."""
     advantages = []
     for start in range(0, len(rewards), group):
         part = rewards[start : start + group]

@@ -1,6 +1,6 @@
-"""What goes wrong in a process: each function patches something there, so that it fails when its moment comes.
+"""Makes things fail in a process: each function patches something, which then fails at a given moment.
 
-Nothing of this is in the product's code.
+The package itself has no code for this.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rlif.runs.folder import Run
 
 
 def _wrapped(where: str, wrap: Callable[[Callable], Callable]) -> None:
-    """Replaces `module:attribute.path` by a wrapped one."""
+    """Replaces the function at `module:attribute.path` by its wrapped form."""
     module, _, path = where.partition(":")
     owner: Any = importlib.import_module(module)
     *parents, name = path.split(".")
@@ -36,7 +36,7 @@ def die(*_: Any, **__: Any) -> None:
 
 
 def die_at(where: str, nth: int, moment: str = "before") -> None:
-    """SIGKILL before or after the n-th call of a function."""
+    """Kills the process before or after the n-th call of a function."""
     calls = []
 
     def wrap(original: Callable) -> Callable:
@@ -55,7 +55,7 @@ def die_at(where: str, nth: int, moment: str = "before") -> None:
 
 
 def die_halfway(where: str, nth: int) -> None:
-    """The n-th call that writes a file is made, the file is cut in half, and SIGKILL comes."""
+    """Lets the n-th call write its file, cuts the file in half, and kills the process."""
     calls = []
 
     def wrap(original: Callable) -> Callable:
@@ -74,7 +74,7 @@ def die_halfway(where: str, nth: int) -> None:
 
 
 def die_in_a_draft(name: str, nth: int) -> None:
-    """SIGKILL when half of a file of this name is on the disk, the n-th time that it is written."""
+    """Kills the process when half of a file of this name is written, at the n-th time."""
     calls = []
 
     def wrap(sync: Callable) -> Callable:
@@ -91,7 +91,7 @@ def die_in_a_draft(name: str, nth: int) -> None:
 
 
 def die_in_a_line(nth: int) -> None:
-    """SIGKILL when half of the n-th line of metrics.jsonl is on the disk."""
+    """Kills the process when half of the n-th line of metrics.jsonl is written."""
 
     def torn(path: Path) -> None:
         os.truncate(path, path.stat().st_size - len(path.read_bytes().splitlines()[-1]) // 2)
@@ -101,7 +101,7 @@ def die_in_a_line(nth: int) -> None:
 
 
 def _after_line(nth: int, then: Callable[[Path], None]) -> None:
-    """Does something to metrics.jsonl once its n-th line is written."""
+    """Calls a function on metrics.jsonl once its n-th line is written."""
     calls = []
 
     def wrap(original: Callable) -> Callable:
@@ -117,7 +117,7 @@ def _after_line(nth: int, then: Callable[[Path], None]) -> None:
 
 
 def die_in_backward(nth: int) -> None:
-    """SIGKILL in the middle of the n-th backward pass, when some gradients are there and some are not."""
+    """Kills the process in the n-th backward pass, when only some gradients exist."""
     calls = []
 
     def wrap(original: Callable) -> Callable:
@@ -137,7 +137,7 @@ def die_in_backward(nth: int) -> None:
 
 
 def signal_at(where: str, nth: int, *numbers: int) -> None:
-    """Sends signals to itself before the n-th call of a function."""
+    """Sends signals to the process itself before the n-th call of a function."""
     calls = []
 
     def wrap(original: Callable) -> Callable:
@@ -145,7 +145,7 @@ def signal_at(where: str, nth: int, *numbers: int) -> None:
             calls.append(1)
             if len(calls) == nth:
                 for number in numbers:
-                    # Handled before it returns; after raise_signal another thread may be first, and two become one.
+                    # The signal is handled before the call returns. With raise_signal, two signals could arrive as one.
                     signal.pthread_kill(threading.get_ident(), number)
             return original(*args, **kwargs)
 
@@ -155,13 +155,13 @@ def signal_at(where: str, nth: int, *numbers: int) -> None:
 
 
 def signal_ranks(moments: dict[str, tuple[str, int, int]]) -> None:
-    """`signal_at` for some of several processes, each with its own moment."""
+    """Calls `signal_at` in some of several processes, each with its own moment."""
     if moment := moments.get(os.environ["RANK"]):
         signal_at(*moment)
 
 
 def nobody_reads() -> None:
-    """Standard output is a pipe whose reader has gone, as after `| head -2`."""
+    """Makes standard output a pipe without a reader, as after `| head -2`."""
     reader, writer = os.pipe()
     os.close(reader)
     sys.stdout = os.fdopen(writer, "w")
@@ -183,7 +183,7 @@ def say_time_limit() -> None:
 
 
 def fail_at(where: str, nth: int, kind: str, *arguments: Any) -> None:
-    """The n-th call of a function raises; those before and after do what they do."""
+    """Makes the n-th call of a function raise an error; other calls work."""
     calls = []
     module, _, name = kind.rpartition(".")
     error = getattr(importlib.import_module(module), name)
@@ -201,7 +201,7 @@ def fail_at(where: str, nth: int, kind: str, *arguments: Any) -> None:
 
 
 def fill_disk_at(where: str, nth: int, folder: str) -> None:
-    """Before the n-th call of a function a file takes all that is left on the file system of a folder."""
+    """Fills the file system of a folder before the n-th call of a function."""
     calls = []
 
     def wrap(original: Callable) -> Callable:
@@ -222,7 +222,7 @@ def fill_disk_at(where: str, nth: int, folder: str) -> None:
 
 
 def fail_in_a_line(nth: int, number: int) -> None:
-    """Half of the n-th line of metrics.jsonl is written, then the system refuses."""
+    """Lets half of the n-th line of metrics.jsonl be written, then raises a system error."""
 
     def refused(path: Path) -> None:
         os.truncate(path, path.stat().st_size - 100)
@@ -232,7 +232,7 @@ def fail_in_a_line(nth: int, number: int) -> None:
 
 
 def take_all_memory_at(where: str, nth: int) -> None:
-    """Before the n-th call of a function a tensor of a million GiB is asked for."""
+    """Asks for a tensor of a million GiB before the n-th call of a function."""
     calls = []
 
     def wrap(original: Callable) -> Callable:
@@ -248,7 +248,7 @@ def take_all_memory_at(where: str, nth: int) -> None:
 
 
 def nan_loss_at(nth: int) -> None:
-    """The n-th loss is NaN, and so are its gradients."""
+    """Makes the n-th loss NaN, and so its gradients."""
     calls = []
 
     def wrap(original: Callable) -> Callable:
@@ -262,7 +262,7 @@ def nan_loss_at(nth: int) -> None:
 
 
 def reward_is(name: str) -> None:
-    """Another signal under the name self_certainty: one that hangs or raises in its second batch."""
+    """Replaces self_certainty by a signal that hangs or raises in its second batch."""
     from rlif.signals import SIGNALS
 
     calls, original = [], SIGNALS["self_certainty"]

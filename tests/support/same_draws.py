@@ -1,6 +1,6 @@
-"""One batch, drawn alike on one process and on two, so that what is learned from it can be compared.
+"""Samples the same batch on one process and on two, so that the learned weights can be compared.
 
-Sampling depends on rollout, row of the global batch and position alone; two processes hold the rows that one holds.
+A sampled token depends only on rollout, row of the global batch and position, not on the process that holds the row.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from peft import LoraConfig
 from rlif.engines.trl.annotator import Annotator
 from support.trainers import PROMPTS, Lengths, make_trainer
 
-END = 1  # the token of the tiny models
+END = 1  # the end token of the tiny models
 GOLD = {"task": Lengths(), "problems": Lengths().load("train")}
 VOTES = {"plurality_vote": 1.0, "self_consistency": 0.5, "seed_grpo": 2.0, "random": 1.0, "self_certainty": 0.0}
 STEPS = 3
-# A rollout of two groups of four: two micro-batches on one process, one on each of two.
+# A rollout has two groups of four: two micro-batches on one process, or one on each of two.
 CASES: dict[str, dict[str, Any]] = {
     "grpo": {},
     "grpo, beta": {"beta": 0.1},
@@ -31,21 +31,21 @@ CASES: dict[str, dict[str, Any]] = {
     "group signals": {"reward": VOTES, **GOLD},
     "lora": {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_alpha=64, task_type="CAUSAL_LM")},
     "ema": {"annotator": Annotator("ema", decay=0.5)},
-    # Five prompts in rollouts of two: the fifth is left over, in both epochs.
+    # Five prompts in rollouts of two: in both epochs the fifth is left over.
     "uneven last batch": {"prompts": [*PROMPTS, "Once more."], "max_steps": -1, "num_train_epochs": 2},
-    # The second process holds the second group, none of whose completions end.
+    # The second process holds the second group; none of its completions end.
     "unscorable on one process": {"mask_truncated_completions": True, "ends": lambda row: row < 4},
 }
 
 
 @contextmanager
 def drawn_alike(monkeypatch: Any, ends: Any = None) -> Iterator[Any]:
-    """Inside, `torch.multinomial` draws by place; gives the function that begins a rollout.
+    """Makes `torch.multinomial` draw by row and position inside the block; gives a function that begins a rollout.
 
     Args:
         monkeypatch: pytest's.
-        ends: says whether the completion of a row of the global batch ends, at its fourth token; left to chance if
-            left out.
+        ends: says whether the completion of a row of the global batch ends at its fourth token; by default this is
+            random.
     """
     at = {"rollout": 0, "position": 0}
 
@@ -71,7 +71,7 @@ def drawn_alike(monkeypatch: Any, ends: Any = None) -> Iterator[Any]:
 
 
 def weights_after(case: str, folder: Path, monkeypatch: Any) -> tuple[dict[str, torch.Tensor], Any]:
-    """Trains a case on the processes there are; the trained parameters and the trainer."""
+    """Trains a case on the present processes; returns the trained parameters and the trainer."""
     changes = {"max_steps": STEPS, **CASES[case]}
     rows = 8 // PartialState().num_processes
     with drawn_alike(monkeypatch, changes.pop("ends", None)) as begin:
@@ -79,7 +79,7 @@ def weights_after(case: str, folder: Path, monkeypatch: Any) -> tuple[dict[str, 
             folder,
             per_device_train_batch_size=4,
             gradient_accumulation_steps=rows // 4,
-            adam_epsilon=1e-4,  # Adam makes whole steps of gradients that are nothing but rounding
+            adam_epsilon=1e-4,  # else Adam makes full steps from gradients of mere rounding
             **changes,
         )
         generate = trainer._generate

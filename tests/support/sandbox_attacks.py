@@ -20,12 +20,12 @@ from rlif.sandbox.runner import Limits, Outcome, Program, run_programs
 
 SECRET = "s3cr3t-" + "of-the-caller"
 QUICK = Limits(seconds=0.5, memory_mib=256, processes=16, output_bytes=10_000, disk_mib=8)
-PATIENT = replace(QUICK, seconds=30.0)  # for what ends by itself, on a busy machine too
+PATIENT = replace(QUICK, seconds=30.0)  # for programs that end by themselves, also on a busy machine
 TWO = "assert call('f', 2) == 4"
 
 
 class Attack(NamedTuple):
-    """A program and what must be true of its outcome."""
+    """A program, and what must be true of its outcome."""
 
     program: Program
     held: Callable[[Outcome], bool]
@@ -36,7 +36,7 @@ def ends(*statuses: str) -> Callable[[Outcome], bool]:
 
 
 def silent(outcome: Outcome) -> bool:
-    """It ran to its end, and nothing that it tried worked."""
+    """Whether the program ran to its end and nothing that it tried worked."""
     return outcome.status == "ok" and outcome.stdout == "done\n"
 
 
@@ -173,7 +173,7 @@ FORGERIES = {
 
 
 def confinement(place: str, port: int, abstract: str) -> dict[str, Attack]:
-    """Attempts at what is the host's: a file with a secret, a TCP port, an abstract socket, this process."""
+    """Attacks on the host: a file with a secret, a TCP port, an abstract socket, this process."""
     home = os.path.expanduser("~/.bashrc")
     return {
         "reads the caller's environment": tries(
@@ -329,7 +329,7 @@ HANGS = {
 }
 RESOURCES |= {name: strains("timeout", source=source, limits=QUICK) for name, source in HANGS.items()}
 
-TRACES = {  # what one program leaves, and how the next one looks for it
+TRACES = {  # what one program leaves, and how the next looks for it
     "a file": (
         "open('/tmp/left', 'w')\nopen('/dev/shm/left', 'w')\nos.symlink('/etc', '/tmp/x')",
         "attempt('left', lambda: os.listdir('/tmp') + os.listdir('/dev/shm') or False)",
@@ -364,7 +364,7 @@ def run(attacks: dict[str, Attack], *, workers: int | None = None) -> dict[str, 
 
 @contextlib.contextmanager
 def secrets() -> Iterator[dict[str, Attack]]:
-    """Puts secrets onto the host, and gives the attacks that are after them."""
+    """Puts secrets onto the host and gives the attacks that look for them."""
     with contextlib.ExitStack() as host:
         place = os.path.join(host.enter_context(tempfile.TemporaryDirectory()), "secret")
         with open(place, "w") as file:
@@ -376,14 +376,16 @@ def secrets() -> Iterator[dict[str, Attack]]:
             listener.listen()
         os.environ["RLIF_SECRET"] = SECRET
         host.callback(os.environ.pop, "RLIF_SECRET")
-        process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)  # shows its environment
+        process = subprocess.Popen(
+            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE
+        )  # its environment can be read in /proc
         host.callback(process.wait)
         host.callback(process.kill)
         yield confinement(place, tcp.getsockname()[1], f"rlif-{os.getpid()}")
 
 
 def survivors() -> dict[str, Outcome]:
-    """All attacks, as the present user."""
+    """Runs all attacks as the present user."""
     with secrets() as host:
         found = run(FORGERIES | CONFINEMENT | RESOURCES | host)
     traces = {

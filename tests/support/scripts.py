@@ -1,4 +1,4 @@
-"""Files of the project outside the package, as modules."""
+"""Imports files of the project outside the package."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def load(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
+    sys.modules[spec.name] = module  # dataclasses look for the module there
     spec.loader.exec_module(module)
     return module

@@ -1,4 +1,4 @@
-"""Statistics of a model that torch's fully_shard keeps in shards, against those of the whole one. Two processes."""
+"""Compares statistics of a model sharded by torch's fully_shard with the whole model, on two processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMES = ("logprob", "mean_logprob", "entropy", "topk_confidence")
 
 
 def in_shards(model: nn.Module, head_apart: bool) -> nn.Module:
-    """Each layer a shard group of its own, the head too if asked, the rest in the root's."""
+    """Shards each layer as its own group, the head too if asked, and the rest in the root's group."""
     for layer in model.model.layers:
         fully_shard(layer)
     if head_apart:
@@ -38,9 +38,10 @@ def in_shards(model: nn.Module, head_apart: bool) -> nn.Module:
 
 
 def by_accelerate(model: nn.Module) -> nn.Module:
-    """As accelerate groups it, by its own function: final norm and head, and a tied embedding, are one group.
+    """Shards a model by accelerate's own function: final norm, head and tied embedding are one group.
 
-    With TRL's fused head, as in training; what it asks an Accelerator for is given, for that has no FSDP on the CPU.
+    The model has TRL's fused head, as in training. A real Accelerator has no FSDP on the CPU, so its attributes are
+    given here.
     """
     add_fused_lm_head(model, temperature=TEMPERATURE, outputs=("log_probs", "entropy"))
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
@@ -61,7 +62,7 @@ def has_fused_head(model: nn.Module) -> bool:
 
 
 def logprobs(model: nn.Module, ids_BL: torch.Tensor) -> torch.Tensor:
-    """Of the completions' tokens, [B, T]: by TRL's fused head where the model has it, else off all logits."""
+    """Log-probabilities of completion tokens, [B, T]: by TRL's fused head if the model has it, else from logits."""
     if has_fused_head(model):
         labels_BL = ids_BL.clone()
         labels_BL[:, :PROMPT] = -100
@@ -71,7 +72,7 @@ def logprobs(model: nn.Module, ids_BL: torch.Tensor) -> torch.Tensor:
 
 
 def tapped(model: nn.Module, ids_BL: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The statistics off somebody's pass for log-probabilities."""
+    """Taps the statistics from a pass for log-probabilities."""
     with torch.no_grad(), BackboneTap(model, ids_BL, COMPLETION, TEMPERATURE, NAMES, TOP_K) as tap:
         logprob_BT = logprobs(model, ids_BL)
     fields = tap.fields(logprob_BT)
@@ -80,7 +81,7 @@ def tapped(model: nn.Module, ids_BL: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, ids_BL: torch.Tensor) -> None:
-    """One step of training, after which the parameters are others and in shards again."""
+    """Makes one step of training; afterwards the parameters have changed and are sharded again."""
     (-logprobs(model, ids_BL).mean()).backward()
     optimizer.step()
     optimizer.zero_grad()
@@ -96,7 +97,7 @@ LAYOUTS = {
 
 
 def differences() -> dict[str, Any]:
-    """Largest difference from the whole model by case: never passed through, passed through, trained a step."""
+    """Largest difference from the whole model, by case: before a pass, after a pass, after a training step."""
     found: dict[str, Any] = {}
     ids_BL = torch.randint(5, 261, (3, PROMPT + COMPLETION), generator=torch.Generator().manual_seed(1))
     rows = [row[:PROMPT].tolist() for row in ids_BL], [row[PROMPT:].tolist() for row in ids_BL]

@@ -1,4 +1,4 @@
-"""A small training run of the demo, and how its files are read and compared."""
+"""Trains a small demo, and reads its files for comparison."""
 
 from __future__ import annotations
 

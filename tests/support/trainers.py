@@ -1,4 +1,4 @@
-"""Small trainers that remember what TRL made of our rewards, and what it should have been."""
+"""Makes small trainers that record TRL's advantages and the expected rewards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from support.models import byte_tokenizer, tiny_model
 
 
 class Lengths(Task):
-    """A task for random text: the answer is the length modulo three, and one completion in four has none."""
+    """A task for random text: the answer is the length modulo three; one completion in four has no answer."""
 
     name = "lengths"
 
@@ -68,7 +68,7 @@ OPTIONS = {
 
 
 def snapshot(model: Any) -> Any:
-    """A copy without our hooks and without TRL's patched forward, which would call into the original."""
+    """Copies a model without hooks and without TRL's patched forward, which would call the original."""
     clone = copy.deepcopy(model)
     causal_lm(clone).base_model._forward_hooks.clear()
     causal_lm(clone).__dict__.pop("forward", None)
@@ -76,13 +76,13 @@ def snapshot(model: Any) -> Any:
 
 
 class Spy:
-    """Mixin: forward passes by kind, and each rollout with float64 self-certainty taken at the same moment."""
+    """A mixin that counts forward passes by kind, and records each rollout with its self-certainty in float64."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.rows = {"generate": 0, "policy": 0, "reference": 0, "train": 0}
         self.rollouts: list[dict[str, Any]] = []
-        self.history: list[dict[str, torch.Tensor]] = []  # the parameters at each rollout
+        self.history: list[dict[str, torch.Tensor]] = []  # the policy's parameters at each rollout
         self.kind = None
         lm = causal_lm(self.model)
         lm.base_model.register_forward_hook(lambda m, a, o: self._count(o.last_hidden_state.shape[0], "policy"))
@@ -126,7 +126,7 @@ class Spy:
 
 
 def make_trainer(folder: Path, algorithm: str = "grpo", **changes: Any) -> Any:
-    """A tiny trainer over a model folder; `changes` are TRL options, and ours by keyword."""
+    """Makes a tiny trainer over a model folder; `changes` are options of TRL and of rlif."""
     annotator = changes.pop("annotator", "online")
     weights = changes.pop("reward", {"self_certainty": 1.0})
     mixer = changes.pop("mixer", None) or Mixer(list(weights), "none" if algorithm in LEAVE_ONE_OUT else "group_std")
@@ -139,7 +139,7 @@ def make_trainer(folder: Path, algorithm: str = "grpo", **changes: Any) -> Any:
     options = OPTIONS | ({"scale_rewards": "none", "loss_type": "grpo"} if algorithm == "grpo" else {}) | changes
     if model is None:
         model = tiny_model()
-        model.config._name_or_path = str(folder)  # where TRL loads the reference model from
+        model.config._name_or_path = str(folder)  # TRL loads the reference model from there
     rows = [{"prompt": prompt} | ({"problem": n} if "problems" in ours else {}) for n, prompt in enumerate(prompts)]
     terms = [find_term(name, read_weight(name, weight)) for name, weight in weights.items()]
     return type("Spied", (Spy, trainer_class), {})(
@@ -156,7 +156,7 @@ def make_trainer(folder: Path, algorithm: str = "grpo", **changes: Any) -> Any:
 
 
 def planned_path(**changes: Any) -> str:
-    """The path that the table of passes gives for a recipe with the changes of `make_trainer`."""
+    """The path that the table of passes gives for the `changes` of `make_trainer`."""
     ours = {name: changes.pop(name) for name in ("algorithm", "annotator", "reward", "vllm_capture") if name in changes}
     lora = changes.pop("peft_config", None)
     lora = None if lora is None else {"lora_dropout": lora.lora_dropout}

@@ -1,4 +1,4 @@
-"""Run by tests under torchrun, once for all of them: groups that straddle two processes, and runs equal to one's."""
+"""torchrun runs this once for all tests of two processes: groups split between them, and runs equal to one's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MEANT = {"semantic_entropy": 1.0, "plurality_vote": 0.5}
 
 
 def cluster_texts(prompt, texts):
-    """Texts mean the same if they are as long, modulo two."""
+    """Texts mean the same if their lengths are equal modulo two."""
     parities = [len(text) % 2 for text in texts]
     return [[i for i, parity in enumerate(parities) if parity == wanted] for wanted in sorted(set(parities))]
 
@@ -36,7 +36,7 @@ CASES = {
     "rloo": {"algorithm": "rloo"},
     "ema": {"annotator": Annotator("ema", decay=0.5)},
     "groups": {"reward": GROUPS, **GOLD},
-    # Six rows on each process: the second of three groups straddles. Its fourth completion only votes.
+    # Six rows on each process, so the second of three groups is split. Fourth completions only vote.
     "batch": {
         "reward": MEANT,
         "mixer": Mixer(list(MEANT), "batch_std"),
@@ -92,4 +92,4 @@ if __name__ == "__main__":
     (out / f"{state.process_index}.json").write_text(json.dumps(found))
     state.wait_for_everyone()
     state.destroy_process_group()
-    os._exit(0)  # gloo's threads may abort an interpreter that is being torn down
+    os._exit(0)  # gloo's threads may abort an interpreter that is shutting down

@@ -1,4 +1,4 @@
-"""Run by a test under torchrun: two processes, an engine in each, two rows of a group of four on each."""
+"""torchrun runs this for a test: two processes with an engine each, and two rows of each group of four."""
 
 from __future__ import annotations
 
@@ -36,4 +36,4 @@ if __name__ == "__main__":
             state.wait_for_everyone()
     (out / f"{state.process_index}.json").write_text(json.dumps(found))
     state.wait_for_everyone()
-    os._exit(0)  # gloo's threads may abort an interpreter that is being torn down
+    os._exit(0)  # gloo's threads may abort an interpreter that is shutting down

@@ -1,4 +1,4 @@
-"""What only vLLM's CPU build needs, around TRL's building of an engine."""
+"""Builds TRL's vLLM engines with settings for vLLM's CPU build."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import pytest
 
 @contextmanager
 def engines_for_tests() -> Iterator[list[weakref.ref]]:
-    """Engines in float32 as the trainer is (left to itself vLLM halves it), with a small cache and without compiling;
-    weights stay where they are loaded, for oneDNN repacks them and could not take new ones. Gives those that were
-    built.
+    """Makes TRL build engines in float32 with a small cache and without compiling; gives the engines built.
+
+    The trainer is in float32, but vLLM's default is half precision. oneDNN is off, because it repacks weights, and
+    repacked weights cannot be updated.
     """
     import vllm._custom_ops as ops
     from trl.generation import vllm_generation

@@ -1,4 +1,4 @@
-"""AlpacaEval 2 as a task: instructions with a baseline's outputs, and nothing to mark against."""
+"""Tests AlpacaEval 2 as a task: instructions with a baseline's outputs and without gold answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import rlif
 
 
-def test_layout(tmp_path):
+def test_rows_of_the_file_become_problems(tmp_path):
     rows = [{"instruction": "Say hello.", "output": "Hello!", "generator": "g", "dataset": "koala"}]
     (tmp_path / "set.json").write_text(json.dumps(rows))
     task = rlif.TASKS["alpaca_eval"]
@@ -20,7 +20,7 @@ def test_layout(tmp_path):
         task.load("train")
 
 
-def test_completions_have_no_verdict_but_an_answer(tmp_path):
+def test_completions_have_an_answer_but_are_neither_right_nor_wrong(tmp_path):
     task = rlif.TASKS["alpaca_eval"]
     problem = rlif.Problem("alpaca_eval/0", "Say hello.")
     assert [(mark.answer, mark.right) for mark in task.mark([problem] * 2, [" Hello \n", " \n"])] == [
@@ -29,7 +29,7 @@ def test_completions_have_no_verdict_but_an_answer(tmp_path):
     ]
 
 
-def test_real_rows(data_folder):
+def test_real_data_has_805_problems(data_folder):
     problems = rlif.TASKS["alpaca_eval"].load("test")
     assert len(problems) == len({problem.text for problem in problems}) == 805
     assert [problem.data["index"] for problem in problems] == list(range(805))

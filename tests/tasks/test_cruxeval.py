@@ -1,4 +1,4 @@
-"""CRUXEval: grading by text and by execution, against published verdicts where RLIF_DATA names real data."""
+"""Tests grading of CRUXEval by text and by execution; real data and published verdicts come from RLIF_DATA."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PROBLEM = Problem("p", "?", "'zzz0574zz'", data={"code": CODE, "input": "'0574'"
         ("", None),
     ],
 )
-def test_the_answer_is_what_follows_the_comparison(text, answer):
+def test_the_answer_is_the_text_after_the_comparison(text, answer):
     assert answer_tag(text) == answer
 
 
@@ -59,7 +59,7 @@ def test_only_two_literals_are_compared_without_running_them(assertion, verdict)
     assert check_literals(assertion) == verdict
 
 
-def test_a_repeated_call_is_wrong_and_nothing_runs():
+def test_an_answer_that_repeats_the_call_is_wrong_without_execution():
     assert find_task("cruxeval.original").trials(PROBLEM, "f('0574')") is False
 
 
@@ -83,19 +83,19 @@ def test_a_repeated_call_is_wrong_and_nothing_runs():
         ),
     ],
 )
-def test_answers_are_executed(sandbox, answer, right):
+def test_answers_are_graded_by_execution(sandbox, answer, right):
     (mark,) = find_task("cruxeval.original").mark([PROBLEM], [f"assert f('0574') == {answer}\n[/ANSWER]"])
     assert mark.answer == answer and mark.right is right
 
 
-def test_what_is_not_executed_needs_no_sandbox():
+def test_grading_by_text_needs_no_sandbox():
     zeroeval, original = find_task("cruxeval"), find_task("cruxeval.original")
     assert not zeroeval.runs_code and original.runs_code and not original.under("zeroeval").runs_code
     assert zeroeval.mark([Problem("p", "?", "'a'")], ['{"reasoning": "", "answer": "a"}'])[0].right is True
 
 
 @pytest.mark.parametrize("protocol", ["zeroeval", "original", "original_cot"])
-def test_real_golds_are_right(data_folder, protocol):
+def test_real_gold_answers_are_right(data_folder, protocol):
     task = find_task("cruxeval").under(protocol)
     problems = task.load("test")
     assert len(problems) == len({problem.id for problem in problems}) == 800
@@ -106,7 +106,7 @@ def test_real_golds_are_right(data_folder, protocol):
 
 
 def test_published_verdicts_on_every_twentieth_problem(data_folder, sandbox):
-    """The whole files are for `rlif check-graders`."""
+    """`rlif check-graders` compares all problems."""
     task = find_task("cruxeval.original")
     problems = {problem.id: problem for problem in task.load("test")}
     folder = data_folder / "checks" / "cruxeval_o"

@@ -1,4 +1,4 @@
-"""GSM8K, MATH and files of prompts, on real rows where RLIF_DATA names them."""
+"""Tests GSM8K, MATH and files of prompts; real data comes from RLIF_DATA."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import rlif
 
 
-def test_gsm8k_layout(tmp_path):
+def test_gsm8k_gold_is_the_number_after_the_hashes(tmp_path):
     (tmp_path / "train.jsonl").write_text(json.dumps({"question": "2 x 700?", "answer": "It is 1400.\n#### 1,400"}))
     (problem,) = rlif.TASKS["gsm8k"].load("train", source=str(tmp_path))
     assert problem.gold == "1400"
@@ -24,7 +24,7 @@ def test_math_gold_is_the_last_box_of_the_solution(tmp_path):
     assert rlif.TASKS["math"].grade(problem, "\\boxed{0.5}") is True
 
 
-def test_unlabelled_prompts_have_no_verdict(tmp_path):
+def test_prompts_without_gold_are_not_graded(tmp_path):
     (tmp_path / "prompts.txt").write_text("Name a prime.\n\nWhat is left?\n")
     task = rlif.TASKS["prompts"]
     problems = task.load("train", source=str(tmp_path / "prompts.txt"))
@@ -34,7 +34,7 @@ def test_unlabelled_prompts_have_no_verdict(tmp_path):
         task.load("train")
 
 
-def test_math500_is_for_testing():
+def test_math500_has_no_train_split():
     with pytest.raises(rlif.RlifError, match="train on math"):
         rlif.TASKS["math500"].load("train")
 
@@ -43,14 +43,14 @@ def test_math500_is_for_testing():
     ("name", "split", "rows", "golds"),
     [("gsm8k", "train", 7473, 7473), ("math", "train", 7500, 7498), ("math500", "test", 500, 500)],
 )
-def test_real_rows(data_folder, name, split, rows, golds):
-    """Two training problems of MATH end in an empty box, and so have no gold."""
+def test_real_data_has_the_expected_numbers_of_rows_and_golds(data_folder, name, split, rows, golds):
+    """Two training problems of MATH have no gold, because their solutions end in an empty box."""
     problems = rlif.TASKS[name].load(split)
     assert len(problems) == rows and sum(problem.gold is not None for problem in problems) == golds
     assert len({problem.id for problem in problems}) == rows
 
 
-def test_real_golds_grade_as_right(data_folder):
+def test_real_golds_are_right_and_golds_of_other_problems_wrong(data_folder):
     task = rlif.TASKS["math500"]
     problems = task.load("test", limit=60)
     assert all(task.grade(p, f"so it is \\boxed{{{p.gold}}}") for p in problems)

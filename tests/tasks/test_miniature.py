@@ -1,4 +1,4 @@
-"""The problems that ship: right answers, and a held-out split that nothing trains on."""
+"""Tests the problems that ship: their answers are right, and nothing trains on the held-out split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FAMILIES = ("clock", "cups")
 
 
 def solve(text: str) -> str:
-    """Another way to the answer, from the text alone."""
+    """Solves a problem from its text alone, independently of the task."""
     if text.startswith("A clock"):
         start, *added = [HOURS.index(word) + 1 for word in re.findall("[a-z]+", text) if word in HOURS]
         return HOURS[(start + sum(added)) % 12 - 1]
@@ -56,7 +56,7 @@ def test_held_out_problems_never_occur_in_training():
 
 @pytest.mark.sweep
 def test_held_out_problems_never_occur_in_pretraining():
-    """Over the whole stream of documents that the shipped model was made from."""
+    """Reads all documents that the shipped model was pre-trained on."""
     pretrain = load("scripts/pretrain_reasoner.py")
     held_out = {problem.text for family in FAMILIES for problem in rlif.TASKS[family].load("test")}
     stream = pretrain.documents(seed=0)
@@ -64,15 +64,14 @@ def test_held_out_problems_never_occur_in_pretraining():
     assert len(read) > 10_000 and not read & held_out
 
 
-def test_wrong_requests():
+def test_a_source_and_unknown_splits_are_refused():
     with pytest.raises(rlif.RlifError, match="reads no source"):
         rlif.TASKS["clock"].load("train", source="x.jsonl")
     with pytest.raises(rlif.RlifError, match="train and test"):
         rlif.TASKS["clock"].load("validation")
 
 
-def test_chance_is_low():
-    """Guessing is right one time in twelve, or six."""
+def test_random_answers_are_right_about_one_time_in_twelve():
     rng, task = random.Random(0), rlif.TASKS["clock"]
     problems = task.load("train", limit=2000)
     right = sum(task.grade(p, f"\\boxed{{{rng.choice(HOURS)}}}") for p in problems)

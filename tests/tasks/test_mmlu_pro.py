@@ -1,4 +1,4 @@
-"""MMLU-Pro: exemplars, options, letters."""
+"""Tests MMLU-Pro: worked examples in the prompt, options, and the letter of the answer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(tmp_path):
     return rows(tmp_path, validation=worked, test=test)
 
 
-def test_worked_questions_of_the_same_subject_go_before_the_question(folder):
+def test_the_prompt_begins_with_worked_questions_of_the_same_subject(folder):
     (problem,) = find_task("mmlu_pro").load("test", source=folder)
     assert [shot.split("\n")[1] for shot in problem.shots] == [f"Number {i}?" for i in (1, 3, 5, 7, 9)]
     assert problem.shots[0].endswith("Answer: Let's think step by step. It is b. The answer is (B).\n\n")
@@ -38,12 +38,12 @@ def test_worked_questions_of_the_same_subject_go_before_the_question(folder):
     assert "law" in problem.preamble
 
 
-def test_a_file_finds_the_worked_questions_beside_it(folder):
+def test_worked_questions_are_found_beside_a_single_file(folder):
     (problem,) = find_task("mmlu_pro").load("test", source=f"{folder}/test.jsonl")
     assert len(problem.shots) == 5
 
 
-def test_without_worked_questions_only_lighteval_loads(tmp_path):
+def test_only_lighteval_loads_without_worked_questions(tmp_path):
     source = rows(tmp_path, test=[ROW | {"options": ["x", "y"], "answer": "A"}])
     with pytest.raises(rlif.RlifError, match=r"validation\.jsonl.*mmlu_pro\.lighteval"):
         find_task("mmlu_pro").load("test", source=source)
@@ -51,7 +51,7 @@ def test_without_worked_questions_only_lighteval_loads(tmp_path):
     assert problem.shots == () and "A) x\nB) y" in problem.text
 
 
-def test_no_letter_is_wrong_unless_it_is_to_be_drawn(folder):
+def test_a_missing_letter_is_wrong_or_drawn_at_random_by_the_guess_variant(folder):
     for answer in "ABC":
         rows_ = [ROW | {"options": ["x", "y", "z"], "answer": answer}]
         with open(f"{folder}/test.jsonl", "w") as file:
@@ -64,7 +64,7 @@ def test_no_letter_is_wrong_unless_it_is_to_be_drawn(folder):
         assert find_task("mmlu_pro.guess").mark([problem], [f"the answer is ({answer})"])[0].right is True
 
 
-def test_real_golds_are_right(data_folder):
+def test_real_gold_answers_are_right(data_folder):
     task = find_task("mmlu_pro.lighteval")
     problems = task.load("test")
     assert len(problems) == len({problem.id for problem in problems}) == 12032

@@ -1,4 +1,4 @@
-"""One renderer: its token ids are those that TRL makes, and a template that raises is one sentence."""
+"""Tests the renderer: its token ids equal TRL's, and errors of chat templates become one sentence."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def thinking_tokenizer():
 
 
 @pytest.mark.parametrize("name", ["plain", "intuitor-3b"])
-def test_token_ids_are_those_of_trls_batched_call(name):
+def test_token_ids_equal_those_of_trls_batched_call(name):
     tokenizer, prompt, texts = byte_tokenizer(), PROMPTS[name], ["Go.", "1 + 1 = ?\n", "猫"]
     trl = tokenizer.apply_chat_template(
         conversation=[prompt.messages(text) for text in texts],
@@ -49,14 +49,14 @@ def test_token_ids_are_those_of_trls_batched_call(name):
     assert [render(tokenizer, prompt, text, False) for text in texts] == plain
 
 
-def test_arguments_reach_the_template():
+def test_chat_template_arguments_reach_the_template():
     tokenizer = thinking_tokenizer()
     quick = tokenizer.decode(render(tokenizer, PROMPTS["plain"], "Go.", True))
     slow = tokenizer.decode(render(tokenizer, PROMPTS["plain"], "Go.", {"thinking": True}))
     assert quick == slow + "<quick>"
 
 
-def test_a_recipe_gives_the_arguments_that_training_gives():
+def test_a_recipes_chat_template_arguments_are_read_from_its_training_section():
     assert load_recipe("demo").chat_template is True
     assert load_recipe("demo", ["chat=false"]).chat_template is False
     recipe = load_recipe("demo", ["training.chat_template_kwargs={thinking: true}"])
@@ -64,7 +64,7 @@ def test_a_recipe_gives_the_arguments_that_training_gives():
 
 
 @pytest.mark.parametrize(("template", "message"), RAISING)
-def test_a_template_that_raises_is_one_sentence(template, message):
+def test_an_error_of_a_template_becomes_one_sentence(template, message):
     tokenizer, conversation = byte_tokenizer(), PROMPTS["intuitor-3b"].messages("Go.")
     tokenizer.chat_template = template
     for render_it in (encode, conversation_text):
@@ -73,13 +73,13 @@ def test_a_template_that_raises_is_one_sentence(template, message):
         assert "\n" not in str(error.value) and "(messages: system, user)" in str(error.value)
 
 
-def test_arguments_that_rlif_sets_are_refused():
+def test_template_arguments_that_rlif_sets_itself_are_refused():
     with pytest.raises(RecipeError, match="gives tokenize, which rlif sets"):
         render(byte_tokenizer(), PROMPTS["plain"], "Go.", {"tokenize": False})
 
 
-def test_lengths_and_run_folders_follow_the_arguments(model_folder, tmp_path):
-    """Training leaves out what is too long by the template it trains with; evaluation of a run uses that template."""
+def test_prompt_lengths_and_evaluations_of_a_run_use_the_recipes_template_arguments(model_folder, tmp_path):
+    """Training omits prompts that are too long with these arguments; evaluating the run uses the same arguments."""
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
     thinking_tokenizer().save_pretrained(folder)

@@ -1,7 +1,7 @@
-"""A run that an earlier commit began is resumed by this one; see tests/support/run_of_175f962/README.md.
+"""Tests that a run of an earlier commit can be resumed; see tests/support/run_of_175f962/README.md.
 
-The checkpoint holds the generator states of torch, numpy and Python, and the optimiser's, as torch.save writes them.
-Versions of torch that cannot load these cannot resume it, whatever rlif does.
+torch.save wrote the random states of torch, numpy and Python, and the optimiser's state.
+A version of torch that cannot load them cannot resume the run.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ BEFORE = Path(__file__).parents[1] / "support/run_of_175f962"
 
 @pytest.fixture
 def earlier_run(tmp_path) -> Run:
-    """A copy, with the model's path on this machine."""
+    """A copy of the run, with the path of the model on this machine."""
     run = Run(Path(shutil.copytree(BEFORE / "run", tmp_path / "run")))
     write_yaml(read_yaml(run.path / "recipe.yaml") | {"model": str(BEFORE / "model")}, run.path / "recipe.yaml")
     return run
 
 
 def test_a_checkpoint_of_an_earlier_commit_resumes(earlier_run):
-    """The steps after the checkpoint are those that the earlier commit made without a pause."""
+    """The steps after the checkpoint equal those of the uninterrupted run by the earlier commit."""
     expected = [renamed(row) for row in earlier_run.metrics()]
     assert [row["step"] for row in expected] == [1, 2, 3, 4]
     resumed = rlif.train(earlier_run.recipe(), resume=earlier_run, console=Console(quiet=True))

@@ -1,4 +1,4 @@
-"""Faults one by one: the sentence, the exit code, nothing lost that was there before, and the way on."""
+"""Tests faults one by one: the message, the exit code, what remains in the run folder, and the resume."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BACKWARD = "accelerate:Accelerator.backward"
 FULL = "the disk is full; make room and go on with: rlif train --resume"
 CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB"
 
-# What goes wrong in the third of four steps, and what is said.
+# Faults in the third of four steps, and their messages.
 FAULTS = {
     "disk full in a line of the log": ((fail_in_a_line, 3, errno.ENOSPC), FULL),
     "quota exceeded in a line of the log": ((fail_in_a_line, 3, errno.EDQUOT), "cannot write to"),
@@ -65,7 +65,7 @@ DAILY = ("disk full in a line of the log", "out of memory in training", "NaN los
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, model_folder):
-    """What a run leaves that nothing happened to."""
+    """The outcome of a run without faults."""
     folder = tmp_path_factory.mktemp("whole")
     code, said = rlif_process(train_arguments(model_folder, folder), folder / "log")
     assert code == 0, said
@@ -106,7 +106,7 @@ def test_a_fault_in_step_three(name, tmp_path, model_folder, whole):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of three MiB; only root can make one."""
+    """A file system of three MiB; only root can mount it."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True)
@@ -117,7 +117,7 @@ def small_disk(tmp_path):
 
 
 def fill(folder):
-    """A file that takes all that is left."""
+    """Writes a file until the file system is full."""
     with open(folder / "filler2", "wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(b"x" * 4096)
@@ -168,8 +168,8 @@ def test_a_fault_before_the_first_step_and_after_the_last(where, tmp_path, model
     assert code == 2 and FULL in said and "Traceback" not in said, said
 
 
-def test_processes_wait_for_each_other_as_long_as_the_recipe_says(tmp_path, model_folder):
-    """Whoever makes the process group sets its limit, and that is not the engine."""
+def test_the_recipe_sets_the_time_limit_of_the_process_group(tmp_path, model_folder):
+    """The first caller creates the process group with its time limit; here this is not the engine."""
     arguments = train_arguments(model_folder, tmp_path, "training.max_steps=1", "training.ddp_timeout=77")
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -180,7 +180,7 @@ def test_processes_wait_for_each_other_as_long_as_the_recipe_says(tmp_path, mode
     assert code == 2 and "training.ddp_timeout is 'never'; it must be a whole number of seconds" in said
 
 
-def test_out_of_memory_while_looking(tmp_path, model_folder):
+def test_out_of_memory_while_evaluating(tmp_path, model_folder):
     arguments = train_arguments(model_folder, tmp_path, "evaluate={tasks: [cups], limit: 2}")
     code, said = rlif_process(arguments, tmp_path / "log", (fail_at, GENERATE, 1, "torch.OutOfMemoryError", CUDA))
     assert code == 2 and "out of memory while evaluating; lower evaluate.batch_size in" in said
@@ -213,7 +213,7 @@ def test_the_model_changed(tmp_path):
 
 
 def test_a_changed_byte_in_a_checkpoint(stopped, tmp_path, whole):
-    """It is said, and the run goes on from the checkpoint before."""
+    """The message names the checkpoint, and the run resumes from the one before."""
     flip(stopped.checkpoints / "checkpoint-2" / "optimizer.pt")
     code, said = resume(stopped.path, tmp_path / "log")
     assert code == 0, said
@@ -222,7 +222,7 @@ def test_a_changed_byte_in_a_checkpoint(stopped, tmp_path, whole):
 
 
 def test_no_checkpoint_is_whole(stopped, tmp_path):
-    """Starting again would throw them away unasked, so it is asked for."""
+    """The resume is refused; starting again would delete the checkpoints without asking."""
     for step in (1, 2):
         (stopped.checkpoints / f"checkpoint-{step}" / "model.safetensors").unlink()
     before = sorted(stopped.path.rglob("*"))
@@ -236,12 +236,12 @@ def test_another_process_uses_the_folder(stopped, tmp_path):
         code, said = resume(stopped.path, tmp_path / "log")
     assert code == 2 and f"is in use by another process (process {os.getpid()} on " in said
     assert (stopped.checkpoints / "checkpoint-2").is_dir()
-    with locked(stopped.path) as promised:  # free again
+    with locked(stopped.path) as promised:  # the lock is free again
         assert promised
 
 
 def test_one_of_two_processes_is_killed(tmp_path, model_folder):
-    """No launcher looks after them: the other one must notice, and say so, by itself."""
+    """There is no launcher, so the other process itself must notice and report it."""
     arguments = train_arguments(model_folder, tmp_path)
     first, second = start_two(arguments, tmp_path / "log")
     while not (tmp_path / "run" / "metrics.jsonl").exists() and first.is_alive():
@@ -269,7 +269,7 @@ def test_a_reward_that_fails_once(name, seconds, message, tmp_path, model_folder
 
 
 def test_a_tokenizer_without_a_pad_token(tmp_path):
-    """The end of text pads instead, and completions still end with it."""
+    """The end-of-text token is used for padding, and completions still end with it."""
     folder = tmp_path / "model"
     tiny_model().save_pretrained(folder)
     tokenizer = byte_tokenizer()
@@ -299,7 +299,7 @@ def test_weights_that_cannot_be_read(harm, tmp_path):
 
 
 def flip(path, at=None):
-    """Changes one byte in the middle."""
+    """Changes one byte of a file, in the middle unless told where."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2 if at is None else at] ^= 255
     path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""The forecast: on made-up rollouts whose answer is known, and on the models at hand."""
+"""Tests the forecast on made-up rollouts with a known answer and on small models."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def group(problem: int, answers, rewards, lengths=None, truncated=False):
 
 
 def rollout(pull: float, n: int = 40, seed: int = 0):
-    """Groups whose frequent answer is surer by `pull` than the others, in units of the noise."""
+    """Makes groups whose frequent answer has a reward higher by `pull` than the others, in units of the noise."""
     rng = random.Random(seed)
     return [
         row
@@ -39,25 +39,25 @@ def rollout(pull: float, n: int = 40, seed: int = 0):
     ]
 
 
-def test_a_pull_towards_the_frequent_answer_is_a_yes_and_away_from_it_a_no():
+def test_the_verdict_follows_whether_rewards_favour_the_frequent_answer():
     assert forecast(rollout(2.0)).verdict == "yes"
     assert forecast(rollout(-2.0)).verdict == "no"
     assert forecast(rollout(0.0)).verdict == "unclear"
 
 
-def test_the_pull_is_a_probability_and_its_interval_holds_it():
+def test_the_pull_is_a_probability_with_an_interval():
     pull = forecast(rollout(0.0, n=200)).pull
     assert pull and pull.low < 0.5 < pull.high and pull.n == 200
     sure = forecast(group(1, "aab", [3.0, 2.0, 1.0]) + group(2, "aab", [3.0, 2.0, 2.0])).pull
     assert sure and sure.mean == 0.875
 
 
-def test_a_tie_between_answers_pulls_nowhere():
+def test_a_tie_between_answers_has_no_pull():
     found = forecast(group(1, "aabb", [1.0, 2.0, 3.0, 4.0]))
     assert found.pull is None and found.disagree == 1 and found.verdict == "unclear"
 
 
-def test_rewards_on_another_scale_make_the_same_forecast():
+def test_the_scale_of_rewards_does_not_change_the_forecast():
     rows = rollout(1.0)
     other = [row | {"reward": 7 + 3 * row["reward"]} for row in rows]
     assert forecast(other).pull == forecast(rows).pull and forecast(other).verdict == forecast(rows).verdict
@@ -72,39 +72,39 @@ def test_rewards_on_another_scale_make_the_same_forecast():
         ([row for i in range(20) for row in group(i, "aaa", [1.0, 2.0, 3.0])], "nothing to choose between"),
     ],
 )
-def test_a_no_has_its_reason(rows, reason):
+def test_the_verdict_no_gives_its_reason(rows, reason):
     found = forecast(rows)
     assert found.verdict == "no" and any(reason in said for said in found.reasons)
 
 
-def test_the_pull_on_length():
+def test_the_pull_towards_longer_completions():
     longer = forecast(group(1, "aab", [1.0, 2.0, 3.0], lengths=[1, 2, 3])).longer
     assert longer and longer.mean == 1
     assert forecast(group(1, "aab", [1.0, 2.0, 3.0])).longer is None
 
 
-def test_the_unscored_are_left_out():
+def test_unscored_completions_are_left_out():
     found = forecast(group(1, "aab", [None, 2.0, 1.0]) + group(2, "aab", [3.0, 2.0, None]))
     assert found.completions == 6 and found.disagree == 0.5
 
 
-def test_an_estimate_of_one_has_no_interval():
+def test_a_mean_over_one_group_has_no_interval():
     assert _over_groups([]) is None and _over_groups([None]) is None
     assert _over_groups([0.7, None]) == Interval(1, 0.7)
-    assert _over_groups([0.0, 1.0]) == Interval(2, 0.5, 0.0, 1.0)  # Student's over two says nothing, not 0.5 -+ 0.98
+    assert _over_groups([0.0, 1.0]) == Interval(2, 0.5, 0.0, 1.0)  # Student's over two is clipped to 0..1
     assert _over_groups([1.0, 1.0]) == Interval(2, 1.0)
 
 
-def test_the_demo_will_gain_and_a_random_model_will_not(model_folder):
-    """The shipped base gains on every seed that was run; weights that nobody trained never end a completion."""
+def test_the_forecast_is_yes_for_the_demo_and_no_for_a_random_model(model_folder):
+    """The shipped base improved with every seed that was run; the random model never ends a completion."""
     assert probe(rlif.load_recipe("demo")).verdict == "yes"
     overrides = [f"model={model_folder}", "max_prompt_tokens=1024", "training.max_completion_length=8"]
     found = probe(rlif.load_recipe("demo", overrides), problems=4)
     assert found.verdict == "no" and found.problems == 4 and found.completions == 32
 
 
-def test_a_forecast_reads_the_signal_with_the_window_of_the_recipe(model_folder, monkeypatch):
-    """As training would: over the last token, and over the plain mean of completions shorter than the window."""
+def test_the_forecast_uses_the_recipes_confidence_window(model_folder, monkeypatch):
+    """With window 1 only the last token counts; with 2048 all tokens of these short completions."""
     seen = []
     monkeypatch.setattr("rlif.training.forecast.forecast", lambda rows: seen.append([row["reward"] for row in rows]))
     small = [f"model={model_folder}", "max_prompt_tokens=1024", "training.max_completion_length=8"]
@@ -113,14 +113,14 @@ def test_a_forecast_reads_the_signal_with_the_window_of_the_recipe(model_folder,
     assert seen[0] != seen[1] == seen[2]
 
 
-def test_a_base_that_only_leaps_is_a_no():
-    """Nearly greedy, the shipped base never works step by step, and its surer leaps give rarer answers."""
+def test_the_forecast_is_no_for_a_base_that_answers_without_steps():
+    """At a low temperature the base only guesses, and its more confident guesses are the rarer answers."""
     found = probe(rlif.load_recipe("demo", ["training.temperature=0.05"]), problems=16)
     assert found.longer is None, "all completions are leaps, of one length"
     assert found.verdict == "no" and found.pull and found.pull.high < 0.5
 
 
-def test_the_command_says_what_it_found_and_what_it_cannot_know():
+def test_the_probe_command_prints_the_forecast_and_its_limits():
     done = CliRunner().invoke(app, ["probe", "demo", "--problems", "8"])
     assert done.exit_code == 0, done.output
     assert "64 completions of 8 problems, nothing trained" in done.output

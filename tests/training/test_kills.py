@@ -1,4 +1,4 @@
-"""SIGKILL at any moment, then --resume: the same log and the same bits as the run that nobody killed."""
+"""Tests SIGKILL at any moment, then --resume: log and weights equal those of a run that was not killed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.sabotage import die_at, die_halfway, die_in_a_draft, die_in_a_line,
 SAVE = "transformers.modeling_utils:safe_save_file"
 ADAPTER = "peft.peft_model:safe_save_file"
 
-# Where it dies in the third of four steps. A checkpoint is written at every step, the last two are kept.
+# Where the run is killed in the third of four steps. Every step writes a checkpoint; the last two are kept.
 POINTS = {
     "while generating": (die_at, "transformers.models.qwen2.modeling_qwen2:Qwen2ForCausalLM.forward", 15),
     "before a reward": (die_at, "rlif.engines.trl.rewards:InternalReward.__call__", 3),
@@ -32,13 +32,13 @@ POINTS = {
     "half of the trained model written": (die_halfway, SAVE, 5),
     "before the summary": (die_at, "rlif.runs.folder:Run.write_summary", 1),
 }
-# And one after the other in one run; the count is from the latest resume.
+# Kills one after the other in one run; calls are counted from the latest resume.
 AGAIN_AND_AGAIN = [
-    (die_at, "rlif.training.session:build", 1),  # before its first step: there is no checkpoint yet
+    (die_at, "rlif.training.session:build", 1),  # before the first step; no checkpoint exists yet
     (die_halfway, SAVE, 1),
     (die_in_a_line, 2),
     (die_halfway, SAVE, 1),
-    (die_at, "rlif.runs.folder:discard", 1),  # while it forgets what came after the checkpoint
+    (die_at, "rlif.runs.folder:discard", 1),  # while a resume deletes what came after the checkpoint
     (die_in_backward, 1),
     (die_at, "rlif.engines.trl.checkpointing:seal", 2),
     (die_halfway, "transformers:TrainerState.save_to_json", 2),
@@ -63,13 +63,13 @@ KILLED = -signal.SIGKILL
 
 
 def end_of(case: str) -> int:
-    """The exit code of a run that nothing happened to."""
+    """The exit code of a run of this case without kills."""
     return 3 if "by the guard" in case else 0
 
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory, model_folder):
-    """What a run leaves that nobody killed, by case."""
+    """Gives the outcome of a run without kills, by case."""
     found = {}
 
     def run(case: str):
@@ -86,7 +86,7 @@ def whole(tmp_path_factory, model_folder):
 
 
 def killed_then_resumed(case, tmp_path, model_folder, *saboteurs):
-    """Dies by each saboteur in turn, each time resumed; then left alone to its end."""
+    """Kills a run by each saboteur in turn, resumes it each time, and finally lets it finish."""
     arguments = train_arguments(model_folder, tmp_path, *CASES[case])
     for saboteur in saboteurs:
         code, said = rlif_process(arguments, tmp_path / "log", saboteur)
@@ -122,7 +122,7 @@ def test_killed_at(point, tmp_path, model_folder, whole):
 @pytest.mark.parametrize("moment", range(5))
 @pytest.mark.parametrize("case", ["full", "lora", "rloo", "two iterations"])
 def test_killed_at_a_random_moment(case, moment, tmp_path, model_folder, whole, record_property):
-    """By a parent, between its first and its last second; once more, while it resumes, in every second test."""
+    """The parent kills it between its first and last second; every second test also kills the resume."""
     expected, chance = whole(case), random.Random(f"{case} {moment}")
     arguments, kills = train_arguments(model_folder, tmp_path, *CASES[case]), 0
     for _ in range(1 + moment % 2):
@@ -149,7 +149,7 @@ def test_killed_at_a_random_moment(case, moment, tmp_path, model_folder, whole, 
     ],
 )
 def test_two_processes(case, saboteur, tmp_path, model_folder):
-    """Both are killed, the second time at the latest by the other's death, and both resumed."""
+    """Each process is killed, or ends because the other one was killed; then both are resumed."""
     ends = {}
     for name in ("whole", "killed"):
         arguments = train_arguments(model_folder, tmp_path / name, "training.max_steps=3", *CASES[case])

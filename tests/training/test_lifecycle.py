@@ -1,4 +1,4 @@
-"""Whole runs: `rlif train` from recipe to run folder, on a tiny random model."""
+"""Tests whole runs of `rlif train`, from recipe to run folder, on a tiny random model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(tmp_path_factory, model_folder) -> Run:
     return train(tmp_path_factory.mktemp("whole"), model_folder)
 
 
-def test_the_run_folder_says_what_happened(run):
+def test_the_run_folder_holds_recipe_metrics_evaluations_and_checkpoints(run):
     names = {path.name for path in run.path.iterdir()} - {".lock"}
     expected = "recipe.yaml environment.json begun.json metrics.jsonl completions eval checkpoints model summary.json"
     assert names == set(expected.split())
@@ -45,7 +45,7 @@ def test_the_run_folder_says_what_happened(run):
     assert sorted(path.name for path in run.checkpoints.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
 
 
-def test_completions_carry_their_rewards_and_the_engines_advantages(run):
+def test_completions_are_written_with_rewards_and_advantages(run):
     rows = completions(run, 1)
     assert len(rows) == 8
     keys = (
@@ -61,8 +61,8 @@ def test_completions_carry_their_rewards_and_the_engines_advantages(run):
     assert [row["advantage"] for row in rows] == pytest.approx(expected, abs=1e-4)
 
 
-def test_completions_carry_the_self_certainty_of_their_tokens(run):
-    """To two decimals: their mean is the reward, and their texts join to the completion."""
+def test_completions_are_written_with_the_self_certainty_of_each_token(run):
+    """It has two decimals. Its mean is the reward, and the texts of the tokens join to the completion."""
     for row in completions(run, 1):
         by_token = row["token_self_certainty"]
         assert len(by_token) == len(row["completion_ids"]) == len(row["token_chars"])
@@ -71,28 +71,28 @@ def test_completions_carry_the_self_certainty_of_their_tokens(run):
         assert row["right"] is False and row["problem"].startswith("clock/")
 
 
-def test_the_rewards_are_those_of_the_model_that_sampled(run, model_folder):
-    """The first rollout was sampled from the start, so a fresh pass of the start gives its rewards."""
+def test_rewards_are_the_self_certainty_of_the_sampling_model(run, model_folder):
+    """The initial model sampled the first rollout, so a fresh pass of that model gives the same rewards."""
     model, rows = AutoModelForCausalLM.from_pretrained(model_folder), completions(run, 1)
     stats = rlif.score_completions(model, [r["prompt_ids"] for r in rows], [r["completion_ids"] for r in rows])
     assert rlif.SIGNALS["self_certainty"](stats) == pytest.approx([r["reward"] for r in rows], abs=1e-4)
 
 
-def test_the_trained_model_loads(run, model_folder):
+def test_the_trained_model_differs_and_can_be_loaded(run, model_folder):
     model = AutoModelForCausalLM.from_pretrained(run.model)
     start = AutoModelForCausalLM.from_pretrained(model_folder)
     assert not torch.equal(model.lm_head.weight, start.lm_head.weight)
     assert AutoTokenizer.from_pretrained(run.model).decode([1]) == "<|end|>"
 
 
-def test_the_same_seed_gives_the_same_metrics_and_another_does_not(run, tmp_path, model_folder):
+def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(run, tmp_path, model_folder):
     again = train(tmp_path, model_folder)
     other = train(tmp_path, model_folder, "seed=1")
     assert timeless(again.metrics()) == timeless(run.metrics()) != timeless(other.metrics())
 
 
-def test_a_resumed_run_is_the_run_that_was_not_interrupted(run, tmp_path, model_folder):
-    """From the checkpoint at step 2, with later traces still in the folder."""
+def test_a_resumed_run_equals_an_uninterrupted_run(run, tmp_path, model_folder):
+    """It resumes from the checkpoint at step 2; the folder still holds lines of later steps."""
     copy = Run(shutil.copytree(run.path, tmp_path / "copy"))
     (copy.path / "summary.json").unlink()
     shutil.rmtree(copy.model)
@@ -106,7 +106,7 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(run, tmp_path, model_
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_without_a_console_progress_is_logged_and_nothing_printed(tmp_path, model_folder, caplog, capsys):
+def test_progress_is_logged_and_not_printed_without_a_console(tmp_path, model_folder, caplog, capsys):
     overrides = [*SMALL, f"model={model_folder}", f"output={tmp_path / 'runs'}", "training.max_steps=2"]
     with caplog.at_level("INFO", logger="rlif.training"):
         run = rlif.train(rlif.load_recipe("demo", overrides))
@@ -121,7 +121,7 @@ def test_a_finished_run_is_not_trained_further(run):
         rlif.train(run.recipe(), resume=run, console=Console(quiet=True))
 
 
-def test_prompts_are_checked_before_the_first_step_and_their_text_is_no_markup(tmp_path, model_folder, monkeypatch):
+def test_the_prompt_check_runs_before_the_first_step_and_prints_brackets_as_text(tmp_path, model_folder, monkeypatch):
     seen, out = [], io.StringIO()
 
     def check(model, tokenizer, task, problems, **settings):
@@ -148,7 +148,7 @@ def test_two_steps_on_real_gsm8k(tmp_path, model_folder, data_folder):
 
 
 @pytest.mark.parametrize("name", ["prompts.txt", "prompts.jsonl"])
-def test_a_file_of_unlabelled_prompts(tmp_path, model_folder, name):
+def test_a_run_on_a_file_of_unlabelled_prompts(tmp_path, model_folder, name):
     lines = [f"Tell me about {i}." for i in range(6)]
     text = "\n".join(lines if name.endswith("txt") else [json.dumps({"prompt": line}) for line in lines])
     (tmp_path / name).write_text(text)
@@ -158,7 +158,7 @@ def test_a_file_of_unlabelled_prompts(tmp_path, model_folder, name):
     assert {row["prompt"].strip() for row in completions(run, 1)} <= set(lines)
 
 
-def test_lora_rloo_and_the_offline_annotator(tmp_path, model_folder):
+def test_runs_with_lora_rloo_and_other_annotators(tmp_path, model_folder):
     lora = train(tmp_path, model_folder, "lora={r: 4, target_modules: [q_proj]}", "evaluate={}", "name=lora")
     assert (lora.model / "adapter_model.safetensors").is_file()
     rloo = train(tmp_path, model_folder, "algorithm=rloo", "normalisation=none", "evaluate={}", "name=rloo")
@@ -191,8 +191,8 @@ def test_tensorboard_shows_the_same_metrics_by_the_same_names(tmp_path, model_fo
     assert not any(name.startswith("eval") for row in run.metrics() for name in row)
 
 
-def test_no_room_for_a_checkpoint(tmp_path, model_folder, monkeypatch):
-    """Refused before a byte is written; what was there before is still good."""
+def test_a_checkpoint_that_does_not_fit_on_the_disk_is_refused(tmp_path, model_folder, monkeypatch):
+    """It is refused before a byte is written; the checkpoint before stays whole."""
     usage = shutil.disk_usage(tmp_path)
     real, calls = shutil.disk_usage, []
 
@@ -214,8 +214,8 @@ def test_no_room_for_a_checkpoint(tmp_path, model_folder, monkeypatch):
         ("transformers.modeling_utils.safe_save_file", 1, SafetensorError(f"I/O error: {os.strerror(errno.ENOSPC)}")),
     ],
 )
-def test_a_disk_that_fills_up_meanwhile(tmp_path, model_folder, monkeypatch, writer, good, error):
-    """The torn checkpoint is removed and the last good one named as the way on."""
+def test_a_disk_that_fills_up_while_writing_a_checkpoint(tmp_path, model_folder, monkeypatch, writer, good, error):
+    """The torn checkpoint is removed, and the message says how to resume from the last good one."""
     module, _, name = writer.rpartition(".")
     save, calls = getattr(sys.modules[module], name), []
 

@@ -1,4 +1,4 @@
-"""The checks of a recipe before a run: one path for `rlif train`, `rlif plan` and `rlif launch`."""
+"""Tests the checks of a recipe before a run, which `rlif train`, `rlif plan` and `rlif launch` share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("override", "expected"), REFUSED)
-def test_train_plan_and_launch_refuse_by_the_same_sentence(override, expected, monkeypatch, capsys):
+def test_train_plan_and_launch_refuse_a_recipe_with_the_same_message(override, expected, monkeypatch, capsys):
     commands = (
         ["train", "demo", override, "--dry-run"],
         ["plan", "demo", override, "--gpus", "1"],

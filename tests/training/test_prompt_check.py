@@ -1,4 +1,4 @@
-"""The prompt check on models that end their turns and on models that do not."""
+"""Tests the prompt check on models that end their turns and on models that do not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHATML = (
 
 
 def chatml():
-    """A tokenizer as base models have: a chat template that ends turns with one token, and another that ends text."""
+    """Makes a tokenizer like a base model's: its chat template ends a turn with another token than the end of text."""
     tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     tokenizer.chat_template = CHATML
@@ -28,7 +28,7 @@ def chatml():
 
 
 def warnings(monkeypatch, texts, truncated=(), task="clock"):
-    """What is said of these completions, whatever model made them."""
+    """Gives the warnings of the prompt check for these completions."""
 
     def sample(self, prompt_ids, decoding):
         return [Completion(text, [1], [2, 3], i in truncated) for i, text in enumerate(texts)]
@@ -48,7 +48,7 @@ def test_the_end_of_a_turn_is_found_in_the_chat_template():
     assert prompt_check.turn_end(tokenizer) is None
 
 
-def test_a_stop_token_that_is_not_the_templates_is_named_with_the_remedy():
+def test_a_stop_token_that_differs_from_the_templates_is_reported():
     model, tokenizer = tiny_model(), chatml()
     warning = prompt_check.stop_warning(model, tokenizer)
     assert warning and "ends a turn with '<|im_end|>'" in warning and "end at '<|end|>' only" in warning
@@ -64,13 +64,13 @@ def test_a_stop_token_that_is_not_the_templates_is_named_with_the_remedy():
         (r"\boxed{two}", None),
     ],
 )
-def test_going_on_is_said_from_a_quarter_on(monkeypatch, bad, said):
+def test_a_quarter_of_completions_continuing_after_their_answer_is_reported(monkeypatch, bad, said):
     found = warnings(monkeypatch, [bad] * 2 + [r"\boxed{one}"] * 6)
     assert [said in warning for warning in found] == ([True] if said else [])
     assert warnings(monkeypatch, [bad] * 1 + [r"\boxed{one}"] * 6) == []
 
 
-def test_truncation_and_missing_answers_are_said(monkeypatch):
+def test_truncation_and_missing_answers_are_reported(monkeypatch):
     box = [r"\boxed{one}"] * 8
     (warning,) = warnings(monkeypatch, box, truncated={0, 1})
     assert "2 of 8 completions do not end within 9 tokens" in warning and "max_completion_length" in warning
@@ -80,7 +80,7 @@ def test_truncation_and_missing_answers_are_said(monkeypatch):
     assert warnings(monkeypatch, ["no box"] * 5 + box[:3]) == []
 
 
-def test_the_demo_has_nothing_to_warn_of_and_the_random_state_is_untouched():
+def test_the_demo_gives_no_warning_and_the_random_state_is_unchanged():
     recipe = rlif.load_recipe("demo")
     model, tokenizer, task = load_model(recipe, "cpu"), load_tokenizer(recipe), find_task("clock")
     before = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""Whole runs: rewards from recipe to run folder, gold, functions of the user's own, and those that fail."""
+"""Tests rewards in whole runs: from recipe to run folder, gold answers, the user's own and failing functions."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from rlif.training.prepare import prepare
 from rlif.training.session import build
 
 
-def test_no_gold_answer_reaches_the_trainer(tmp_path, model_folder):
-    """The trainer's data set is the rendered problems and nothing else, whatever the task knows of them."""
+def test_no_gold_answer_reaches_the_trainer_by_default(tmp_path, model_folder):
+    """The trainer's data set holds only the rendered problems, although the task knows their gold answers."""
     overrides = [*SMALL, f"model={model_folder}", f"output={tmp_path}", "task=clock"]
     prepared = prepare(rlif.load_recipe("demo", overrides))
     assert all(problem.gold and problem.solution for problem in prepared.problems)
@@ -39,8 +39,8 @@ def test_no_gold_answer_reaches_the_trainer(tmp_path, model_folder):
     assert trainer.args.run_name == "run"
 
 
-def test_gold_reaches_a_trainer_whose_recipe_asks(tmp_path, model_folder):
-    """As row numbers: the problems themselves stay with the reward."""
+def test_gold_reaches_rewards_that_need_it(tmp_path, model_folder):
+    """The data set holds row numbers; the problems themselves stay with the reward."""
     overrides = [*SMALL, f"model={model_folder}", f"output={tmp_path}", "reward={self_certainty: 1, accuracy: 0}"]
     prepared = prepare(rlif.load_recipe("demo", overrides))
     trainer = build(prepared, Run(tmp_path / "run"), fresh=False)
@@ -69,7 +69,9 @@ def test_several_rewards_from_recipe_to_run_folder(tmp_path, model_folder):
     start = json.loads((run.checkpoints / "checkpoint-2/trainer_state.json").read_text())
     starts = start["stateful_callbacks"]["NormaliserState"]["attributes"]["start_spread"]
     first = completions(run, 1)
-    assert not any(row["rewards"]["format"] for row in first)  # a random model boxes nothing, so one reward is left
+    assert not any(
+        row["rewards"]["format"] for row in first
+    )  # a random model boxes nothing, so only self-certainty differs
     certainty = [row["rewards"]["self_certainty"] for row in first]
     expected = oracle.group_advantages(certainty, 4, 0.4 * starts["self_certainty"])
     assert [row["advantage"] for row in first] == pytest.approx(expected, abs=1e-4)
@@ -79,8 +81,8 @@ def test_several_rewards_from_recipe_to_run_folder(tmp_path, model_folder):
 CONFIDENCES = ("mean_token_confidence", "tail_confidence", "lowest_window_confidence", "bottom_window_confidence")
 
 
-def test_the_window_of_the_window_confidences(tmp_path, model_folder):
-    """Of 3 tokens of at most 24, the four are four rewards, those of a fresh pass; of the usual 2048 they are one."""
+def test_the_recipes_confidence_window_is_used_in_training(tmp_path, model_folder):
+    """With a window of 3 of 24 tokens, the four rewards differ and equal a fresh pass; with 2048 they are equal."""
     reward = f"reward={{{', '.join(f'{name}: 1' for name in CONFIDENCES)}}}"
     usual = [reward, "evaluate={}", "training.max_steps=1", "training.max_completion_length=24"]
     run = train(tmp_path, model_folder, *usual, "confidence_window=3", "name=three")
@@ -97,10 +99,8 @@ def test_the_window_of_the_window_confidences(tmp_path, model_folder):
         assert len(set(row["rewards"].values())) == 1
 
 
-def test_a_reward_model_and_a_model_of_meaning(tmp_path, model_folder):
-    """Both loaded by a recipe: agreement of free text, by the texts of each group after its own prompt, and what a
-    classifier says of each completion.
-    """
+def test_a_run_with_a_reward_model_and_an_equivalence_model(tmp_path, model_folder):
+    """The recipe loads both: one groups completions of equal meaning, the other scores each completion."""
     judge, entails = classifier_folder(tmp_path / "judge"), tmp_path / "entails"
     classifier_folder(entails, labels=2)
     config = json.loads((entails / "config.json").read_text())
@@ -124,8 +124,8 @@ def test_a_reward_model_and_a_model_of_meaning(tmp_path, model_folder):
     assert len(sizes) > 1, "all meant the same, or nothing did, so that any grouping would pass"
 
 
-def test_rewards_of_the_current_folder_are_found_from_another(tmp_path, model_folder, monkeypatch):
-    """A reward model named by where the run was started, which is resumed from elsewhere; a module has to be shown."""
+def test_a_run_with_local_rewards_resumes_from_another_folder(tmp_path, model_folder, monkeypatch):
+    """The path of a reward model is kept; a module must be put on the path again."""
     start = tmp_path / "start"
     classifier_folder(start / "judge")
     (start / "rewards_kept_here.py").write_text("def short(completions, **_):\n    return [1.0 for _ in completions]\n")
@@ -178,8 +178,8 @@ def never_failed(tmp_path_factory, model_folder):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_reward_that_fails_leaves_a_checkpoint_to_go_on_from(fault, tmp_path, model_folder, never_failed):
-    """Put right, the run is the run that never failed, to the last bit."""
+def test_a_run_whose_reward_fails_can_be_resumed_from_a_checkpoint(fault, tmp_path, model_folder, never_failed):
+    """With the reward repaired, the resumed run equals one without the fault, to the last bit."""
     whole = never_failed
     FAILING.append(FAULTS[fault])
     with pytest.raises(rlif.RlifError, match=rf"{fault}.*; stopped after step 3; .*--resume .*torn") as caught:
@@ -187,7 +187,7 @@ def test_a_reward_that_fails_leaves_a_checkpoint_to_go_on_from(fault, tmp_path, 
     FAILING.clear()
     torn = Run.open(tmp_path / "runs/torn")
     assert [path.name for path in torn.checkpoints.glob("checkpoint-*")] == ["checkpoint-3"]
-    if FAULTS[fault] is raises:  # the file and line are in the sentence, the traceback is in the run folder
+    if FAULTS[fault] is raises:  # the message has file and line, the run folder has the traceback
         written = torn.path / "errors/reward-step-000004.txt"
         assert f"at {__file__}, line {raises.__code__.co_firstlineno + 1}; its traceback is in {written}" in str(
             caught.value
@@ -201,8 +201,8 @@ def test_a_reward_that_fails_leaves_a_checkpoint_to_go_on_from(fault, tmp_path, 
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_reward_that_fails_at_once(tmp_path, model_folder):
-    """A random model boxes nothing, so a vote on clock has nothing to count."""
+def test_a_reward_that_fails_in_the_first_step(tmp_path, model_folder):
+    """A random model boxes nothing, so there are no answers to vote on."""
     with pytest.raises(
         rlif.RlifError, match=r"task clock finds an answer in none of them.* go on with: rlif train --resume"
     ):

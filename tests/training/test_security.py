@@ -1,4 +1,4 @@
-"""What a run must never do: run foreign code, interpret what a model wrote, write outside, keep secrets."""
+"""Tests that a run never runs foreign code or a model's text, writes elsewhere, or stores secrets."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_code_that_comes_with_a_model_does_not_run(where, folder, tmp_path):
 
 
 def test_code_that_comes_with_a_run_folder_does_not_run(tmp_path, monkeypatch):
-    """A folder from elsewhere, whose recipe names a reward and whose environment says where to look for it."""
+    """The recipe of a foreign run folder names a reward, and its environment names the folder to import from."""
     run = Run.create(rlif.load_recipe("demo", [f"output={tmp_path}"]), "run")
     (run.path / "evil_kept.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\ndef f(**_): return []\n")
     environment = json.loads((run.path / "environment.json").read_text())
@@ -78,8 +78,8 @@ def test_pickled_weights_are_refused(folder, tmp_path):
     assert code == 2 and "are pickled" in said and not canary.exists()
 
 
-def test_a_run_folder_from_elsewhere_runs_no_code(folder, tmp_path):
-    """Somebody else's checkpoint, sealed as it should be, with a payload where the optimiser's state goes."""
+def test_code_pickled_in_a_foreign_checkpoint_does_not_run(folder, tmp_path):
+    """The checkpoint is sealed correctly but has a payload instead of the optimiser's state."""
     canary = tmp_path / "canary"
     rlif_process(train_arguments(folder, tmp_path), tmp_path / "log", (die_at, "accelerate:Accelerator.backward", 3))
     checkpoint = tmp_path / "run" / "checkpoints" / "checkpoint-1"
@@ -90,19 +90,19 @@ def test_a_run_folder_from_elsewhere_runs_no_code(folder, tmp_path):
     assert not canary.exists() and code == 2 and "holds pickled code, which is not run" in said, said
 
 
-INSIDE = ("sandbox/calls.py", "tasks/code/evalplus_oracle.py")  # they run what was written, and run in the sandbox only
+INSIDE = ("sandbox/calls.py", "tasks/code/evalplus_oracle.py")  # they run a model's programs, inside the sandbox only
 INTERPRETERS = ("eval", "exec", "compile", "os.system", "os.popen", "pickle.load", "pickle.loads", "joblib.load")
 HOSTILE = "{0.__class__} {{ 7 * 7 }} {% raw %} $(touch x) `id` %s [bold]\\[/] {problem}"
 
 
-def test_text_is_never_taken_for_a_template():
+def test_text_of_a_problem_is_never_read_as_a_template():
     tokenizer, prompt = byte_tokenizer(), Prompt(user="Solve {problem} now")
     shown = tokenizer.decode(render(tokenizer, prompt, HOSTILE, True))
     assert f"Solve {HOSTILE} now" in shown and "49" not in shown
 
 
-def test_no_shell_no_eval_no_open_template_in_the_package():
-    """What a model wrote can reach no interpreter, because there is none but the sandbox's."""
+def test_the_package_calls_no_shell_eval_pickle_or_unescaped_template():
+    """Only the sandbox has an interpreter, so a model's text cannot reach one elsewhere."""
     found = []
     for path in sorted((ROOT / "rlif").rglob("*.py")):
         if path.relative_to(ROOT / "rlif").as_posix() in INSIDE:
@@ -116,8 +116,8 @@ def test_no_shell_no_eval_no_open_template_in_the_package():
     assert found == []
 
 
-def test_secrets_stay_out_of_the_run_folder(folder, tmp_path):
-    """Fake tokens in the environment; not a byte of them in anything that was written."""
+def test_no_secret_of_the_environment_is_written_or_printed(folder, tmp_path):
+    """The environment holds fake tokens; no file of the run contains one."""
     fake = {name: f"hf_fake{number}{'x' * 20}secret" for number, name in enumerate(SECRETS)}
     arguments = train_arguments(folder, tmp_path, "training.max_steps=1", "evaluate={tasks: [cups], limit: 1}")
     code, said = rlif_process(arguments, tmp_path / "log", **fake)
@@ -145,7 +145,7 @@ def test_secrets_stay_out_of_the_run_folder(folder, tmp_path):
         ("training.resume_from_checkpoint=/tmp/x", "training.resume_from_checkpoint is set by rlif; use --resume"),
     ],
 )
-def test_a_recipe_cannot_leave_the_run_folder(override, message):
+def test_a_recipe_cannot_write_outside_the_run_folder(override, message):
     with pytest.raises(rlif.RlifError, match=re.escape(message)):
         rlif.load_recipe("demo", [override])
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and the scheduler's SIGUSR1: a checkpoint, a way on, and an exit code that says which."""
+"""Tests Ctrl-C, SIGTERM and the scheduler's SIGUSR1: a checkpoint, how to resume, and the exit code."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ RARELY = ["training.save_steps=100", "training.max_steps=4"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
-def test_the_first_signal_ends_at_a_checkpoint(number, code, tmp_path, model_folder):
-    """During the generation of step 2: step 2 is finished and saved, with nothing else saved before."""
+def test_the_first_signal_ends_the_run_at_a_checkpoint(number, code, tmp_path, model_folder):
+    """The signal arrives while step 2 generates; step 2 is finished and saved."""
     arguments = train_arguments(model_folder, tmp_path, *RARELY)
     found, said = rlif_process(arguments, tmp_path / "log", (signal_at, GENERATE, 2, number))
     run = Run.open(tmp_path / "run")
@@ -30,7 +30,7 @@ def test_the_first_signal_ends_at_a_checkpoint(number, code, tmp_path, model_fol
     assert [row["step"] for row in run.metrics()] == [1, 2]
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, model_folder):
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_run(tmp_path, model_folder):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert rlif_process(train_arguments(model_folder, whole, *RARELY), tmp_path / "log")[0] == 0
     term = (signal_at, GENERATE, 2, signal.SIGTERM)
@@ -41,7 +41,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, model_folder):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
-def test_a_second_signal_ends_at_once(number, code, tmp_path, model_folder):
+def test_a_second_signal_ends_the_run_at_once(number, code, tmp_path, model_folder):
     arguments = train_arguments(model_folder, tmp_path)
     found, said = rlif_process(arguments, tmp_path / "log", (signal_at, GENERATE, 2, number, number))
     assert found == code and "Traceback" not in said
@@ -52,8 +52,8 @@ def test_a_second_signal_ends_at_once(number, code, tmp_path, model_folder):
     ("where", "checkpoint"),
     [("rlif.training.session:_evaluation", None), ("rlif.training.lifecycle:_save_model", "checkpoint-2")],
 )
-def test_outside_of_the_steps_nothing_is_waited_for(where, checkpoint, tmp_path, model_folder):
-    """All that could be saved is saved; the code still says that it may be tried again."""
+def test_a_signal_outside_the_steps_ends_the_run_at_once(where, checkpoint, tmp_path, model_folder):
+    """Finished steps are saved, and the exit code still says that the run can be resumed."""
     arguments = train_arguments(model_folder, tmp_path, "training.max_steps=2")
     found, said = rlif_process(arguments, tmp_path / "log", (signal_at, where, 1, signal.SIGTERM))
     latest = Run.open(tmp_path / "run").good_checkpoint()[0]
@@ -61,13 +61,13 @@ def test_outside_of_the_steps_nothing_is_waited_for(where, checkpoint, tmp_path,
     assert (latest and latest.name) == checkpoint
 
 
-def test_updates_that_share_a_rollout_are_finished_together(tmp_path, model_folder):
+def test_a_signal_stops_the_run_only_after_all_updates_that_share_a_rollout(tmp_path, model_folder):
     arguments = train_arguments(model_folder, tmp_path, "training.num_iterations=2", "training.save_steps=2")
     found, said = rlif_process(arguments, tmp_path / "log", (signal_at, "torch.optim:AdamW.step", 1, signal.SIGTERM))
     assert found == 75 and "stopped at step 2;" in said
 
 
-def test_the_copy_that_a_launcher_sends_is_no_second_signal(monkeypatch):
+def test_a_launchers_copy_of_the_signal_does_not_count_as_a_second_signal(monkeypatch):
     stop = stopping.Stop(Console(quiet=True), every=1)
     stop.stepping, stop.before = True, {}
     monkeypatch.setitem(stopping.PartialState().__dict__, "num_processes", 2)
@@ -83,14 +83,14 @@ def test_the_copy_that_a_launcher_sends_is_no_second_signal(monkeypatch):
 
 
 def two_to_their_end(arguments, log, *saboteurs):
-    """Exit codes and output of two processes."""
+    """Runs two processes to their end; returns their exit codes and output."""
     codes = [finish(process) for process in start_two(arguments, log, *saboteurs)]
     return codes, "".join(log.with_suffix(f".{rank}").read_text() for rank in (0, 1))
 
 
 @pytest.fixture(scope="module")
 def two_whole(tmp_path_factory, model_folder):
-    """What a run of two processes leaves that nobody stopped."""
+    """The outcome of an uninterrupted run of two processes."""
     folder = tmp_path_factory.mktemp("two")
     codes, said = two_to_their_end(train_arguments(model_folder, folder, *RARELY), folder / "log")
     assert codes == [0, 0], said
@@ -108,7 +108,7 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moments", MOMENTS)
-def test_two_processes_stop_at_one_checkpoint(moments, tmp_path, model_folder, two_whole):
+def test_two_processes_stop_at_the_same_checkpoint(moments, tmp_path, model_folder, two_whole):
     arguments = train_arguments(model_folder, tmp_path, *RARELY)
     codes, said = two_to_their_end(arguments, tmp_path / "log", (signal_ranks, MOMENTS[moments]))
     assert codes == [75, 75] and "Traceback" not in said, said
@@ -119,8 +119,8 @@ def test_two_processes_stop_at_one_checkpoint(moments, tmp_path, model_folder, t
     assert found.pop("checkpoints") != expected.pop("checkpoints") and found == expected
 
 
-def test_a_signal_in_the_middle_of_a_line_is_taken(capfd):
-    """Python's streams refuse to be entered twice, so the handler does not print to them."""
+def test_a_signal_while_a_line_is_printed_is_handled(capfd):
+    """Python's streams refuse nested writes, so the handler does not print to them."""
 
     class Interrupted(io.RawIOBase):
         def writable(self):
@@ -138,7 +138,7 @@ def test_a_signal_in_the_middle_of_a_line_is_taken(capfd):
     assert stop.signal == signal.SIGTERM and "stopping at a checkpoint after this step" in capfd.readouterr().err
 
 
-def test_a_run_goes_on_when_nobody_reads_what_it_says(tmp_path, model_folder):
+def test_a_run_continues_when_its_output_is_closed(tmp_path, model_folder):
     arguments = train_arguments(model_folder, tmp_path, "training.max_steps=1")
     code, said = rlif_process(arguments, tmp_path / "log", (nobody_reads,))
     assert code == 0 and "Traceback" not in said, said

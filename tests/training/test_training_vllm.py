@@ -1,4 +1,4 @@
-"""vLLM inside training: self-certainty at no pass, weights in step. `make test-vllm` runs all of it, on the CPU."""
+"""Tests training with vLLM: passes saved, and weights kept in step. `make test-vllm` runs it all, on the CPU."""
 
 from __future__ import annotations
 
@@ -46,7 +46,13 @@ def built():
         yield []
         return
     with engines_for_tests() as built, pytest.MonkeyPatch.context() as patch:
-        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):  # TRL sets them
+        for name in (
+            "RANK",
+            "LOCAL_RANK",
+            "WORLD_SIZE",
+            "MASTER_ADDR",
+            "MASTER_PORT",
+        ):  # TRL sets them; they are removed after the test
             patch.setenv(name, "0")
             patch.delenv(name)
         yield built
@@ -63,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def build(folder):
-    """Makes trainers whose engines end with the test."""
+    """Makes trainers and ends their engines after the test."""
     made: list[Any] = []
 
     def make(**changes: Any) -> Any:
@@ -96,15 +102,15 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_table_of_passes_gives_the_path_that_is_logged(case):
+def test_the_table_of_passes_gives_the_path_of_each_case(case):
     changes, path, _ = CASES[case]
     assert planned_path(**COLOCATED | changes) == path
 
 
 @needs_vllm
 @pytest.mark.parametrize("case", CASES)
-def test_self_certainty_is_the_policys_and_passes_are_as_promised(build, case):
-    """Against float64 arithmetic of the policy at the moment of each rollout: what vLLM samples from is in step."""
+def test_self_certainty_of_the_policy_and_number_of_passes(build, case):
+    """It equals float64 arithmetic of the policy at each rollout, so vLLM's weights are in step."""
     changes, path, policy_rows = CASES[case]
     trainer = build(**COLOCATED | changes)
     trainer.train()
@@ -119,7 +125,7 @@ def test_self_certainty_is_the_policys_and_passes_are_as_promised(build, case):
     differences = [value for log in logs for key, value in log.items() if key.endswith("logp_difference/max")]
     corrected = trainer.args.to_dict().get("vllm_importance_sampling_correction", False)
     assert bool(differences) == (corrected and changes.get("algorithm") != "rloo")
-    if not {"top_k", "top_p"} & changes.keys():  # which vLLM's log-probabilities know of and the policy's do not
+    if not {"top_k", "top_p"} & changes.keys():  # these change vLLM's log-probabilities but not the policy's
         assert max(differences, default=0) < 1e-3
 
     if path == "reference":
@@ -130,8 +136,8 @@ def test_self_certainty_is_the_policys_and_passes_are_as_promised(build, case):
 
 
 @needs_vllm
-def test_a_token_that_was_not_captured_costs_a_pass(build):
-    """Losing what one request's last token was: the whole rollout is scored anew, and says so."""
+def test_a_rollout_with_an_uncaptured_token_takes_a_pass(build):
+    """The last token of one request is lost, so the whole rollout is scored anew and logged as such."""
     trainer = build(**UNCORRECTED, vllm_capture=True, max_steps=2)
     whole = trainer.capture.llm.collective_rpc
 
@@ -150,7 +156,7 @@ def test_a_token_that_was_not_captured_costs_a_pass(build):
 
 @needs_vllm
 def test_two_processes_with_an_engine_each(tmp_path, folder):
-    """Their rows of one group differ, are scored as the policy scores them, and make the advantages of the group."""
+    """The four rows of a group differ, have the policy's self-certainty, and share one normalisation."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -178,8 +184,8 @@ def test_two_processes_with_an_engine_each(tmp_path, folder):
     [({}, "policy"), ({"vllm_enable_sleep_mode": True}, "policy"), (UNCORRECTED | {"vllm_capture": True}, "vllm")],
     ids=str,
 )
-def test_on_a_gpu(build, changes, path):
-    """Never run: no machine with a GPU and vLLM was at hand. It samples in float32, for 1e-3 to mean something."""
+def test_self_certainty_of_the_policy_on_a_gpu(build, changes, path):
+    """Never run: no machine with a GPU and vLLM was at hand. It samples in float32, as 1e-3 requires."""
     trainer = build(**COLOCATED | changes, use_cpu=False)
     trainer.train()
     for rollout in trainer.rollouts:
@@ -218,7 +224,7 @@ def run(tmp_path_factory, folder) -> Run:
 
 
 @needs_vllm
-def test_a_run_from_its_recipe_to_its_folder(run, folder):
+def test_a_whole_run_with_vllm_takes_no_extra_pass(run, folder):
     assert [(row["path"], row["extra_passes"]) for row in run.metrics()] == [("policy", 0)] * 3
     assert run.summary()["path"] == "policy" and run.summary()["extra_passes"] == 0
     assert {*run.summary()["evaluations"]["cups"]} == {"before", "after"}
@@ -230,7 +236,7 @@ def test_a_run_from_its_recipe_to_its_folder(run, folder):
 
 
 @needs_vllm
-def test_a_resumed_run_is_the_run_that_was_not_interrupted(run, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_run(run, tmp_path):
     copy = Run(shutil.copytree(run.path, tmp_path / "copy"))
     (copy.path / "summary.json").unlink()
     shutil.rmtree(copy.model)
@@ -244,8 +250,8 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(run, tmp_path):
 
 
 @needs_vllm
-def test_the_seed_is_that_of_sampling_too(tmp_path, folder):
-    """One prompt, so that nothing but the draws can differ. An engine sets its own seed, the same for all recipes."""
+def test_the_recipes_seed_also_seeds_vllms_sampling(tmp_path, folder):
+    """With one prompt only the draws can differ. By default an engine has the same seed for all recipes."""
     (tmp_path / "prompts.txt").write_text("Go on.\n")
     one = ["task=prompts", f"source={tmp_path / 'prompts.txt'}", "training.max_steps=1"]
     drawn = []
@@ -256,7 +262,7 @@ def test_the_seed_is_that_of_sampling_too(tmp_path, folder):
 
 
 @needs_vllm
-def test_a_rollback_builds_a_new_engine_and_gives_the_old_ones_memory_back(tmp_path, folder, built):
+def test_a_rollback_builds_a_new_engine_and_frees_the_old_one(tmp_path, folder, built):
     gc.collect()
     before = len(built)
     off = dict.fromkeys(rlif.guard.signs.SIGNS) | {"kl": 1e-12}
@@ -269,7 +275,7 @@ def test_a_rollback_builds_a_new_engine_and_gives_the_old_ones_memory_back(tmp_p
 
 
 @needs_vllm
-def test_what_the_engine_cannot_do_is_one_sentence(tmp_path, folder):
+def test_settings_that_vllm_refuses_are_explained_in_one_sentence(tmp_path, folder):
     with pytest.raises(rlif.RlifError, match=r"cannot set up training of .*: .*[Ss]leep mode is not supported"):
         train(tmp_path, folder, "training.vllm_enable_sleep_mode=true")
     with pytest.raises(rlif.RlifError, match=r"cannot set up training of .*max_model_len"):
@@ -279,14 +285,14 @@ def test_what_the_engine_cannot_do_is_one_sentence(tmp_path, folder):
 
 @needs_vllm
 @pytest.mark.parametrize("variable", ["VLLM_USE_V2_MODEL_RUNNER"])
-def test_the_v2_model_runner_is_refused_where_it_would_have_to_measure(tmp_path, folder, monkeypatch, variable):
+def test_capture_is_refused_with_the_v2_model_runner(tmp_path, folder, monkeypatch, variable):
     monkeypatch.setenv(variable, "1")
     captured = ["vllm_capture=true", "training.vllm_importance_sampling_correction=false"]
     with pytest.raises(rlif.RlifError, match=r"cannot measure self-certainty in its V2 model runner before vLLM 0.31"):
         train(tmp_path, folder, *captured)
 
 
-def test_without_vllm_one_sentence_says_what_to_install(tmp_path, folder, monkeypatch):
+def test_a_missing_vllm_is_explained_in_one_sentence(tmp_path, folder, monkeypatch):
     monkeypatch.setattr(rollout_vllm, "find_spec", lambda name: None)
     with pytest.raises(rlif.RlifError, match=r"vLLM is not installed; .*training.use_vllm=false"):
         train(tmp_path, folder)
@@ -311,17 +317,17 @@ UNCORRECTED_TOO = "training.vllm_importance_sampling_correction=false"
         ("training.vllm_structured_outputs_regex=a+", "vllm_structured_outputs_regex masks the logits first"),
     ],
 )
-def test_a_capture_that_could_not_be_had_or_would_save_nothing(override, said):
+def test_a_capture_that_is_impossible_or_saves_no_pass_is_refused(override, said):
     with pytest.raises(rlif.RlifError, match=said):
         check_training(rlif.load_recipe("demo", [*CAPTURED, UNCORRECTED_TOO, override]), processes=1)
 
 
-def test_rloo_has_nothing_to_capture():
+def test_a_capture_with_rloo_is_refused():
     recipe = rlif.load_recipe("demo", [*CAPTURED, "algorithm=rloo", "normalisation=none"])
     with pytest.raises(rlif.RlifError, match="algorithm is rloo, so TRL scores the policy anyway"):
         check_training(recipe, processes=1)
 
 
-def test_a_capture_that_saves_a_pass():
+def test_a_capture_that_saves_a_pass_is_accepted():
     recipe = rlif.load_recipe("demo", [*CAPTURED, UNCORRECTED_TOO, "reward={self_certainty: 1, format: 0.1}"])
     assert check_training(recipe, processes=1)["use_vllm"]

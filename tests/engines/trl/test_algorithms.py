@@ -1,4 +1,4 @@
-"""Every form of the loss with self-certainty: advantages and the loss itself against independent arithmetic."""
+"""Tests every form of the loss with self-certainty: advantages and loss equal independent arithmetic."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def expected_advantages(kind, rewards, floor):
 
 @pytest.mark.parametrize("kind", NORMALISATIONS)
 @pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name not in LEAVE_ONE_OUT])
-def test_advantages_and_loss(algorithm, kind, model_folder):
-    """On policy every ratio is 1, so the loss is minus the advantages in that form's own average over tokens."""
+def test_advantages_and_loss_of_each_algorithm(algorithm, kind, model_folder):
+    """On policy every ratio is 1, so the loss is minus the average advantage, averaged as this form averages tokens."""
     recipe = check_recipe({"algorithm": algorithm})
     options = {"loss_type": recipe.resolved_training["loss_type"], "max_completion_length": LIMIT, "max_steps": 2}
     options |= {key: value for key, value in ALGORITHMS[algorithm].items() if key != "loss_type"}
@@ -60,8 +60,8 @@ def test_advantages_and_loss(algorithm, kind, model_folder):
 
 
 @pytest.mark.parametrize("kind", NORMALISATIONS)
-def test_rloo_leaves_one_out_of_what_was_scaled(kind, model_folder):
-    """The mean of the other three for the mean of four: 4/3 of the advantages of GRPO."""
+def test_rloo_leaves_one_out_of_the_scaled_rewards(kind, model_folder):
+    """Subtracting the mean of the other three instead of all four gives 4/3 of the advantages of GRPO."""
     mixer = Mixer(["self_certainty"], kind, floor=1.5)
     trainer = make_trainer(model_folder, "rloo", mixer=mixer, max_steps=2)
     trainer.train()
@@ -72,8 +72,8 @@ def test_rloo_leaves_one_out_of_what_was_scaled(kind, model_folder):
 
 
 @pytest.mark.parametrize("kind", NORMALISATIONS)
-def test_reinforce_whitens_the_batch(kind, model_folder):
-    """What was scaled within groups, so that a floor changes how groups weigh against each other and nothing else."""
+def test_reinforce_normalises_the_scaled_rewards_over_the_batch(kind, model_folder):
+    """Rewards are scaled within groups first, so a floor changes only the relative weight of groups."""
     mixer = Mixer(["self_certainty"], kind, floor=1.5)
     trainer = make_trainer(model_folder, "reinforce", mixer=mixer, **ALGORITHMS["reinforce"])
     trainer.train()
@@ -85,7 +85,7 @@ def test_reinforce_whitens_the_batch(kind, model_folder):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_recipes_name_them(algorithm):
+def test_an_algorithm_in_a_recipe_sets_its_training_options(algorithm):
     recipe = check_recipe({"algorithm": algorithm})
     assert recipe.resolved_normalisation == ("none" if algorithm in ("dr_grpo", *LEAVE_ONE_OUT) else "group_std")
     options = check_training(recipe, 1)
@@ -96,7 +96,7 @@ def test_recipes_name_them(algorithm):
         assert options.get("importance_sampling_level", "token") == ("sequence" if algorithm == "gspo" else "token")
 
 
-def test_one_opinion_about_the_loss():
+def test_a_loss_type_that_contradicts_the_algorithm_is_refused():
     with pytest.raises(rlif.RlifError, match=r"training.loss_type is 'bnpo', but algorithm dapo means 'dapo'"):
         check_recipe({"algorithm": "dapo", "training": {"loss_type": "bnpo"}})
     assert check_recipe({"training": {"loss_type": "cispo"}}).resolved_training["loss_type"] == "cispo"

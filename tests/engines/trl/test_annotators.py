@@ -1,4 +1,4 @@
-"""Whose confidence: the start, an average that follows, a copy taken now and then."""
+"""Tests annotators, the models whose confidence is the reward: the start, a moving average, a lagged copy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COPY = Annotator("offline", may_copy=True)
 
 
 def annotators(trainer, annotator):
-    """The parameters that should have annotated each rollout, from the policy's at each rollout."""
+    """Computes the annotator's parameters at each rollout from the history of the policy's parameters."""
     shadow, found = trainer.history[0], []
     for step, policy in enumerate(trainer.history):
         if annotator.kind == "ema" and step:
@@ -35,7 +35,7 @@ def annotators(trainer, annotator):
 @pytest.mark.parametrize(
     "changes", [{}, {"peft_config": LORA}, {"beta": 0.04}, {"algorithm": "rloo"}], ids=["full", "lora", "beta", "rloo"]
 )
-def test_rewards_are_those_of_the_annotator(annotator, changes, model_folder):
+def test_rewards_are_the_annotators_self_certainty(annotator, changes, model_folder):
     trainer = make_trainer(model_folder, annotator=annotator, max_steps=4, **changes)
     trainer.train()
     model, free = trainer.start, annotator.kind == "offline" and ("beta" in changes)
@@ -50,12 +50,12 @@ def test_rewards_are_those_of_the_annotator(annotator, changes, model_folder):
     )
     assert moved > 1e-3, "the policy did not move, so the annotators could not be told apart"
     completions = sum(len(rollout["scored"]) for rollout in trainer.rollouts)
-    passes = (0 if free else 1) + ("algorithm" in changes)  # RLOO's own serves nobody but the policy
+    passes = (0 if free else 1) + ("algorithm" in changes)  # RLOO's own pass reads the policy only
     assert trainer.rows["policy"] == passes * completions
 
 
-def test_the_policy_is_untouched_by_its_annotator(model_folder):
-    """Swapping leaves the very same tensors behind, also when the pass fails."""
+def test_the_annotator_does_not_change_the_policy(model_folder):
+    """Swapping the annotator in and out restores the same tensors, also if the pass fails."""
     model = tiny_model()
     shadow = Shadow(model, COPY)
     before = {name: (p, p.data_ptr(), p.detach().clone()) for name, p in model.named_parameters()}
@@ -70,8 +70,8 @@ def test_the_policy_is_untouched_by_its_annotator(model_folder):
     assert torch.equal(model.lm_head.weight, before["lm_head.weight"][2] + 1.0)
 
 
-def test_an_average_of_bfloat16_weights_moves():
-    """By steps that bfloat16 would round away; so the copy is float32, and the pass is in the model's own type."""
+def test_a_moving_average_of_bfloat16_weights_follows_small_steps():
+    """bfloat16 would round such steps away, so the copy is float32; the pass uses the model's own type."""
     model = tiny_model().bfloat16()
     shadow = Shadow(model, Annotator("ema", decay=0.999))
     start = model.lm_head.weight.detach().clone().float()
@@ -87,7 +87,7 @@ def test_an_average_of_bfloat16_weights_moves():
 
 
 @pytest.mark.parametrize("annotator", [EMA, LAGGED, COPY], ids=lambda a: a.kind)
-def test_a_resumed_run_is_the_run_that_was_not_interrupted(annotator, tmp_path, model_folder):
+def test_a_resumed_run_equals_an_uninterrupted_run(annotator, tmp_path, model_folder):
     options = {"annotator": annotator, "output_dir": str(tmp_path), "save_strategy": "steps", "save_steps": 3}
     trainer = make_trainer(model_folder, max_steps=6, **options)
     trainer.train()
@@ -104,7 +104,7 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(annotator, tmp_path, 
         assert all(torch.equal(kept[name], trainer.history[2][name]) for name in kept)
 
 
-def test_checkpoints_of_other_annotators_are_refused(tmp_path, model_folder):
+def test_checkpoints_with_another_annotator_or_model_are_refused(tmp_path, model_folder):
     options = {"output_dir": str(tmp_path), "save_strategy": "steps", "save_steps": 1, "max_steps": 1}
     make_trainer(model_folder, **options).train()
     again = make_trainer(model_folder, annotator=EMA, **options | {"max_steps": 2})
@@ -115,8 +115,8 @@ def test_checkpoints_of_other_annotators_are_refused(tmp_path, model_folder):
         make_trainer(model_folder, annotator=EMA).shadow.load(Path(tmp_path / "checkpoint-1"))
 
 
-def test_the_start_of_lora_is_the_model_without_it(model_folder):
-    """At no copy, with beta 0 too."""
+def test_offline_annotator_of_lora_is_the_model_without_adapters(model_folder):
+    """It needs no copy, also with beta 0."""
     trainer = make_trainer(model_folder, annotator="offline", peft_config=LORA, max_steps=3)
     trainer.train()
     assert trainer.shadow is None
@@ -125,7 +125,7 @@ def test_the_start_of_lora_is_the_model_without_it(model_folder):
         assert [row.reward for row in rollout["scored"]] == pytest.approx(rollout["expected"], abs=2e-4)
 
 
-def test_no_memory_for_a_copy(monkeypatch):
+def test_out_of_memory_for_a_copy_is_explained(monkeypatch):
     def refuse(self, *args, **kwargs):
         raise torch.OutOfMemoryError("no")
 
@@ -135,7 +135,7 @@ def test_no_memory_for_a_copy(monkeypatch):
         Shadow(model, LAGGED)
 
 
-def test_what_offline_costs_is_said(model_folder):
+def test_offline_annotator_without_a_reference_model_asks_before_copying(model_folder):
     with pytest.raises(rlif.RlifError, match=r"training.beta above 0.*lora.*a copy of .* GiB .*annotator_copy=true"):
         make_trainer(model_folder, annotator="offline")
     recipe = rlif.load_recipe("demo", ["annotator=offline", "training.beta=0", f"model={model_folder}"])

@@ -1,4 +1,4 @@
-"""What the engine uses of TRL's private names is one list, checked before a trainer is built."""
+"""Tests that all private names of TRL that the engine uses are in one list, checked before a trainer is built."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def is_super(node):
 
 
 @pytest.mark.parametrize("file", TREES)
-def test_private_names_of_the_libraries_are_in_the_list(file):
-    """Private are those of `super()`, and those of any object that no class or function in the folder defines."""
+def test_private_names_of_libraries_are_in_the_list(file):
+    """Counts names after `super()` and names that nothing in the folder defines."""
     ours = {
         name
         for tree in TREES.values()
@@ -48,7 +48,7 @@ def test_private_names_of_the_libraries_are_in_the_list(file):
     assert used - NAMES == set()
 
 
-def test_modules_of_trl_are_in_the_list():
+def test_names_imported_from_trls_modules_are_in_the_list():
     imported = {
         f"{node.module}.{alias.name}"
         for tree in TREES.values()
@@ -61,7 +61,7 @@ def test_modules_of_trl_are_in_the_list():
     assert {name for name in imported if not any(entry.startswith(name) for entry in listed)} == set()
 
 
-def test_this_trl_has_all_of_them():
+def test_the_installed_trl_has_all_names_of_the_list():
     check_trl(InternalGRPOTrainer)
     check_trl(InternalRLOOTrainer)
 
@@ -85,7 +85,7 @@ SAID = {
 
 
 @pytest.mark.parametrize("what", MISSING)
-def test_a_trl_of_another_shape_is_refused(what, monkeypatch):
+def test_a_trl_without_these_names_is_refused(what, monkeypatch):
     MISSING[what](monkeypatch)
     with pytest.raises(rlif.RlifError, match=rf"has no {SAID[what]}, which rlif builds on; install TRL 1.10 to"):
         check_trl(InternalGRPOTrainer)
@@ -101,8 +101,8 @@ def test_a_trl_of_another_shape_is_refused(what, monkeypatch):
         (["rlif.engines"], False),
     ],
 )
-def test_a_mistake_of_ours_is_not_taken_for_the_librarys(modules, expected):
-    """The modules of the frames that an error passed through say whose it is; outermost first."""
+def test_errors_are_attributed_to_the_library_or_to_rlif(modules, expected):
+    """The modules of the traceback decide; they are listed from the outermost frame."""
     code, scope = "raise OSError('no such file')", {"__name__": modules[-1]}
     for module in reversed(modules[:-1]):
         code, scope = "exec(code, scope)", {"__name__": module, "code": code, "scope": scope}

@@ -1,6 +1,6 @@
-"""DeepSpeed, where it is installed (`pip install --no-build-isolation deepspeed`): two processes over gloo, on the CPU.
+"""Tests DeepSpeed if it is installed (`pip install --no-build-isolation deepspeed`): two processes, gloo, CPU.
 
-The configurations that ship, really launched by accelerate: ZeRO-2 and ZeRO-3 end with the weights that DDP ends with.
+accelerate launches the configurations that ship: ZeRO-2 and ZeRO-3 end with the same weights as DDP.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SMALL = [
     *("training.max_steps=3", "training.num_generations=2", "training.per_device_train_batch_size=4"),
     *("training.max_completion_length=8", "training.learning_rate=1e-3", "training.adam_epsilon=1e-4"),
 ]
-ON_CPU = {"ddp": ["training.use_cpu=true"]}  # which would keep accelerate from DeepSpeed
+ON_CPU = {"ddp": ["training.use_cpu=true"]}  # it would keep accelerate from using DeepSpeed
 BY_BACKEND = ["training.use_cpu=false", "training.ddp_backend=gloo"]
 
 
@@ -34,8 +34,8 @@ def run(strategy, folder, model):
     return Run.open(folder / strategy)
 
 
-def test_shards_of_deepspeed_learn_what_ddp_learns(tmp_path, model_folder):
-    """With a reference model; the head is gathered where ZeRO-3 has it in shards, which takes a pass of its own."""
+def test_zero_2_and_zero_3_learn_the_same_weights_as_ddp(tmp_path, model_folder):
+    """With a reference model. ZeRO-3 shards the head, so it is gathered for a pass of its own."""
     runs = {strategy: run(strategy, tmp_path, model_folder) for strategy in ("ddp", "zero2", "zero3")}
     weights = {strategy: load_file(run.model / "model.safetensors") for strategy, run in runs.items()}
     start = load_file(model_folder / "model.safetensors")

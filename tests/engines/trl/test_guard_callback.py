@@ -1,4 +1,4 @@
-"""The guard in live runs: stop, rollback and resume on a tiny random model, whose KL to the start grows by itself."""
+"""Tests the guard in real runs: stop, rollback and resume of a tiny random model whose KL to the start grows."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def same(some, others) -> bool:
 
 
 def from_checkpoint(run: Run, step: int, folder, **training) -> Run:
-    """A copy of a run as it was at a checkpoint, ready to be resumed, with other training options."""
+    """Copies a run as it was at a checkpoint and resumes the copy with other training options."""
     copy = Run(shutil.copytree(run.path, folder))
     shutil.rmtree(copy.model, ignore_errors=True)
     for name in ("summary.json", "rollbacks.jsonl"):
@@ -94,13 +94,13 @@ def from_checkpoint(run: Run, step: int, folder, **training) -> Run:
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory, model_folder) -> Run:
-    """A run that nothing stops."""
+    """A run whose guard has no limits."""
     return train(tmp_path_factory.mktemp("logged"), model_folder, QUICK, save_total_limit=9)
 
 
 @pytest.fixture(scope="module")
 def limit(logged) -> float:
-    """A limit on KL that is first passed after the checkpoint at step 4."""
+    """A limit on KL that the run first exceeds after the checkpoint at step 4."""
     found = kls(logged)
     early, late = max(found[step] for step in (1, 2, 3, 4)), max(found[step] for step in (5, 6))
     assert 1.2 * early < late
@@ -108,8 +108,8 @@ def limit(logged) -> float:
 
 
 @pytest.mark.parametrize("fp16", [True, False])
-def test_a_step_that_the_scaler_skips_is_no_alarm(fp16, tmp_path):
-    """What fp16 logs when its scale has grown too large; without fp16 it is what it looks like."""
+def test_an_infinite_gradient_raises_an_alarm_except_in_fp16(fp16, tmp_path):
+    """With fp16 the scaler skips such a step because its scale has grown too large; that is normal."""
     run = Run.create(check_recipe({"output": str(tmp_path)}), "run")
     guard = GuardState(Guard(policy="stop"), run, Console(quiet=True), 1)
     state = SimpleNamespace(global_step=1, is_world_process_zero=True)
@@ -122,7 +122,7 @@ def test_a_step_that_the_scaler_skips_is_no_alarm(fp16, tmp_path):
 
 @pytest.fixture
 def three_checkpoints(tmp_path):
-    """A run folder, and what a session does in it where the guard returns to step 4."""
+    """A run folder, its output, and a function that rolls it back to the healthy checkpoint at step 4."""
     run = Run.create(check_recipe({"output": str(tmp_path)}), "run")
     for step in (2, 4, 6):
         folder = run.checkpoints / f"checkpoint-{step}"
@@ -137,7 +137,7 @@ def three_checkpoints(tmp_path):
     return run, out, lambda: session.roll_back(Console(file=out))
 
 
-def test_a_damaged_checkpoint_is_not_returned_to(three_checkpoints):
+def test_rollback_skips_a_damaged_checkpoint(three_checkpoints):
     run, out, roll_back = three_checkpoints
     (run.checkpoints / "checkpoint-4" / "weights").write_text("?")
     assert roll_back() == run.checkpoints / "checkpoint-2"
@@ -147,7 +147,7 @@ def test_a_damaged_checkpoint_is_not_returned_to(three_checkpoints):
 
 
 @pytest.mark.parametrize("gone", [False, True])
-def test_nothing_is_removed_for_a_return_that_cannot_be(gone, three_checkpoints):
+def test_a_rollback_without_a_whole_checkpoint_removes_nothing(gone, three_checkpoints):
     run, _, roll_back = three_checkpoints
     for step in (2, 4):
         weights = run.checkpoints / f"checkpoint-{step}" / "weights"
@@ -158,7 +158,7 @@ def test_nothing_is_removed_for_a_return_that_cannot_be(gone, three_checkpoints)
     assert sorted(run.path.rglob("*")) == before and len(run.metrics()) == 3
 
 
-def test_what_the_guard_says_is_no_markup(tmp_path, monkeypatch):
+def test_square_brackets_in_alarms_are_not_read_as_markup(tmp_path, monkeypatch):
     alarm = Alarm("kl", "alarm", 1, 1, 1.0, 0.1, "it ends with [/INST]", "none", "none")
     monkeypatch.setattr(Monitor, "step", lambda *_: [alarm])
     assert "it ends with [/INST]" in logged_step(tmp_path, 0.0)[3]
@@ -168,7 +168,7 @@ def first_beyond(run: Run, limit: float) -> int:
     return min(step for step, kl in kls(run).items() if kl > limit)
 
 
-def test_vital_signs_and_alarms_are_logged(logged):
+def test_signs_of_health_and_alarms_are_logged(logged):
     for row in logged.metrics():
         assert row["alarms"] == []
         assert {"repetition", "compression", "goes_on", "unanswered", "prompt_use"} <= set(row)
@@ -177,7 +177,7 @@ def test_vital_signs_and_alarms_are_logged(logged):
     assert found["best_healthy_checkpoint"] == "checkpoints/checkpoint-8"
 
 
-def test_log_says_it_and_goes_on(tmp_path, model_folder, logged, limit):
+def test_policy_log_reports_the_alarm_and_continues(tmp_path, model_folder, logged, limit):
     run = train(tmp_path, model_folder, QUICK | {"kl": limit}, save_total_limit=1)
     step = first_beyond(logged, limit)
     (alarm, *_) = alarms(run)
@@ -188,7 +188,7 @@ def test_log_says_it_and_goes_on(tmp_path, model_folder, logged, limit):
     assert best == "checkpoints/checkpoint-4" and (run.path / best).is_dir(), "kept, whatever save_total_limit says"
 
 
-def test_stop_ends_at_a_checkpoint(tmp_path, model_folder, logged, limit):
+def test_policy_stop_ends_the_run_at_a_checkpoint(tmp_path, model_folder, logged, limit):
     run = train(tmp_path, model_folder, QUICK | {"kl": limit, "policy": "stop"}, save_total_limit=1)
     step, found = first_beyond(logged, limit), run.summary()
     assert found["steps"] == step == run.metrics()[-1]["step"] < 8
@@ -199,8 +199,8 @@ def test_stop_ends_at_a_checkpoint(tmp_path, model_folder, logged, limit):
     assert same(weights(run, 4), weights(logged, 4))
 
 
-def test_rollback_is_a_resume_with_the_new_weight(tmp_path, model_folder, logged, limit):
-    """From the healthy checkpoint, with a larger beta: the same bits as a fresh resume that was asked for it."""
+def test_rollback_equals_a_resume_with_the_larger_beta(tmp_path, model_folder, logged, limit):
+    """The weights equal those of a separate resume from the healthy checkpoint with that beta, to the last bit."""
     guard = QUICK | {"kl": limit, "policy": "rollback", "strengthen": STRENGTHEN, "rollbacks": 1}
     run = train(tmp_path / "one", model_folder, guard, save_total_limit=9)
     (event,) = rollbacks(run)
@@ -217,8 +217,8 @@ def test_rollback_is_a_resume_with_the_new_weight(tmp_path, model_folder, logged
     assert step > 4 and same(weights(run, step), weights(fresh, step))
 
 
-def test_rollbacks_are_spent_and_then_it_stops(tmp_path, model_folder):
-    """A limit that no weight can hold, passed before any checkpoint: back to the start twice, then a stop."""
+def test_the_run_stops_after_the_allowed_number_of_rollbacks(tmp_path, model_folder):
+    """No beta can hold this limit, and no checkpoint exists yet: two rollbacks to the start, then a stop."""
     guard = QUICK | {"kl": 1e-12, "policy": "rollback", "strengthen": 2.0, "rollbacks": 2}
     run = train(tmp_path, model_folder, guard)
     assert [(event["to"], event["beta"]) for event in rollbacks(run)] == [(0, 0.2), (0, 0.4)]
@@ -227,7 +227,7 @@ def test_rollbacks_are_spent_and_then_it_stops(tmp_path, model_folder):
     assert len(found["rollbacks"]) == 2 and len(alarms(run)) == 1
 
 
-def test_a_run_resumed_after_a_rollback_keeps_its_weight(tmp_path, model_folder, limit):
+def test_a_run_resumed_after_a_rollback_keeps_its_larger_beta(tmp_path, model_folder, limit):
     guard = QUICK | {"kl": limit, "policy": "rollback", "strengthen": STRENGTHEN, "rollbacks": 1}
     run = train(tmp_path / "one", model_folder, guard, save_total_limit=9)
     events = (run.path / "rollbacks.jsonl").read_text()
@@ -244,8 +244,8 @@ def test_a_run_resumed_after_a_rollback_keeps_its_weight(tmp_path, model_folder,
     assert same(load_file(again.model / "model.safetensors"), load_file(run.model / "model.safetensors"))
 
 
-def test_the_guards_memory_survives_a_resume(tmp_path, model_folder, logged, limit):
-    """Patience that began before the checkpoint ends after it."""
+def test_the_guards_state_is_restored_on_resume(tmp_path, model_folder, logged, limit):
+    """The steps of patience begin before the checkpoint and end after it."""
     guard = Guard(**QUICK | {"kl": 1e-12, "patience": 4, "start": 1}).model_dump()
     run = train(tmp_path / "one", model_folder, guard, save_total_limit=9)
     (alarm,) = alarms(run)
@@ -257,7 +257,7 @@ def test_the_guards_memory_survives_a_resume(tmp_path, model_folder, logged, lim
 
 
 def logged_step(tmp_path, kl, *, step=1, every=1, policy="stop", **control):
-    """One logged step beside no trainer: the guard, and what it asked of the trainer."""
+    """Gives one logged step to a guard without a trainer; returns the guard and what it asked of the trainer."""
     run, out = Run(tmp_path), io.StringIO()
     guard = GuardState(Guard(**QUICK | {"kl": 1e-3, "policy": policy}), run, Console(file=out, width=300), every)
     asked = SimpleNamespace(**{"should_save": False, "should_training_stop": False} | control)
@@ -268,8 +268,8 @@ def logged_step(tmp_path, kl, *, step=1, every=1, policy="stop", **control):
     return guard, asked, state, out.getvalue()
 
 
-def test_it_acts_only_where_a_rollout_ends(tmp_path):
-    """Between the updates that share a rollout a checkpoint could not be resumed exactly."""
+def test_the_guard_acts_only_at_the_end_of_a_rollout(tmp_path):
+    """A checkpoint between updates that share a rollout could not be resumed exactly."""
     guard, asked, _, text = logged_step(tmp_path, 1.0, step=1, every=2)
     assert "alarm at step 1" in text and not asked.should_training_stop and guard.stopped is None
     asked = SimpleNamespace(should_save=False, should_training_stop=False)
@@ -278,7 +278,7 @@ def test_it_acts_only_where_a_rollout_ends(tmp_path):
     assert asked.should_training_stop and asked.should_save and guard.stopped and guard.stopped.step == 1
 
 
-def test_policies_ask_for_what_they_are(tmp_path):
+def test_each_policy_asks_the_trainer_to_stop_or_save(tmp_path):
     for policy, stops, saves in (("log", False, False), ("stop", True, True), ("rollback", True, False)):
         _, asked, _, _ = logged_step(tmp_path, 1.0, policy=policy)
         assert (asked.should_training_stop, asked.should_save) == (stops, saves)
@@ -293,6 +293,6 @@ def test_a_healthy_checkpoint_is_marked_before_it_is_written(tmp_path):
     assert guard.healthy is None
 
 
-def test_it_says_when_it_cannot_see_kl(tmp_path):
+def test_the_guard_says_when_kl_is_not_measured(tmp_path):
     assert "is not measured" in logged_step(tmp_path, None)[3]
     assert logged_step(tmp_path, 0.0)[3] == ""

@@ -1,4 +1,4 @@
-"""Taps and scoring make no [B, T, V] tensor: the largest that they make, operator by operator."""
+"""Tests that taps and scoring make no [B, T, V] tensor, by the largest output of any operator."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ V = 20_000
 
 
 class Largest(TorchDispatchMode):
-    """The elements of the largest tensor that an operator made; views and in-place results are not new."""
+    """Counts the elements of the largest new tensor; views and in-place results are not new."""
 
     elements = 0
 
@@ -37,7 +37,7 @@ class Largest(TorchDispatchMode):
 
 
 def chunks_of(monkeypatch: pytest.MonkeyPatch, positions: int) -> int:
-    """Lets scoring hold the logits of so many positions; returns their number of elements."""
+    """Limits scoring to the logits of this many positions; returns their number of elements."""
     monkeypatch.setattr(scoring, "LOGITS_HELD", positions * V)
     return positions * V
 
@@ -48,7 +48,7 @@ def largest_of(work: Any) -> int:
     return largest.elements
 
 
-def test_scoring_holds_a_chunk_however_much_there_is_to_score(monkeypatch):
+def test_scoring_holds_one_chunk_of_logits_whatever_the_batch(monkeypatch):
     held, model = chunks_of(monkeypatch, 4), tiny_model(vocab_size=V)
     verify_head(model)
     found = [
@@ -56,11 +56,11 @@ def test_scoring_holds_a_chunk_however_much_there_is_to_score(monkeypatch):
         for B, T in ((2, 4), (4, 16), (8, 32))
     ]
     assert found == [held] * 3
-    assert largest_of(lambda: model(torch.full((8, 35), 7))) == 8 * 35 * V  # what is spared, and that we would see it
+    assert largest_of(lambda: model(torch.full((8, 35), 7))) == 8 * 35 * V  # full logits would be seen
 
 
 class Product(torch.nn.Linear):
-    """A head whose products were made before. What a matrix library borrows for them differs between processors."""
+    """A head with precomputed products; the temporary memory of a matrix product differs between processors."""
 
     def __init__(self, projected_NV: torch.Tensor):
         super().__init__(1, projected_NV.shape[1], device="meta")
@@ -71,8 +71,8 @@ class Product(torch.nn.Linear):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_statistics_of_a_chunk_take_its_logits_and_little_more(dtype, monkeypatch):
-    """By the allocator, so that what operators make inside is counted too."""
+def test_statistics_of_a_chunk_take_little_more_memory_than_its_logits(dtype, monkeypatch):
+    """Measured at the allocator, so temporary memory inside operators counts too."""
     monkeypatch.setattr(scoring, "LOGITS_CACHED", V)
     N, size = 40, dtype.itemsize
     head, target_N = Head(Product(torch.randn(N, V).to(dtype))), torch.full((N,), 7)
@@ -82,7 +82,7 @@ def test_statistics_of_a_chunk_take_its_logits_and_little_more(dtype, monkeypatc
 
 
 @pytest.mark.parametrize("wanted", [("mean_logprob",), ("mean_logprob", "entropy", "topk_confidence")])
-def test_a_tap_on_a_pass_holds_a_row_of_hidden_states_or_a_chunk(wanted, monkeypatch):
+def test_a_tap_on_a_pass_holds_one_row_of_hidden_states_or_one_chunk(wanted, monkeypatch):
     held, model, T = chunks_of(monkeypatch, 4), tiny_model(vocab_size=V), 24
     ids_BL = torch.full((6, T + 3), 7)
     verify_head(model)
@@ -92,7 +92,7 @@ def test_a_tap_on_a_pass_holds_a_row_of_hidden_states_or_a_chunk(wanted, monkeyp
     assert largest <= (T * 32 if len(wanted) == 1 else held)
 
 
-def test_a_tap_on_decoding_holds_one_step():
+def test_a_tap_on_decoding_holds_the_logits_of_one_step():
     model, B = tiny_model(vocab_size=V), 6
     tap, steps = DecodeTap(model, 0.9, ("mean_logprob", "entropy")), [torch.randn(B, 1, V) for _ in range(8)]
     largest = largest_of(lambda: [tap._read(model, (), logits_B1V) for logits_B1V in steps])
@@ -102,8 +102,8 @@ def test_a_tap_on_decoding_holds_one_step():
 @pytest.mark.parametrize(
     ("changes", "path"), [({}, "decode"), ({"num_iterations": 2}, "policy"), ({"algorithm": "rloo"}, "policy")]
 )
-def test_in_training_too(changes, path, monkeypatch, model_folder):
-    """Whatever our code does in a step - taps and reward - makes nothing that grows with B times T times V."""
+def test_taps_and_rewards_make_no_large_tensor_in_training(changes, path, monkeypatch, model_folder):
+    """No tensor of taps or reward grows with B times T times V."""
     seen = []
 
     def watched(method: Any) -> Any:

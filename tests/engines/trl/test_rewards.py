@@ -1,4 +1,4 @@
-"""Several rewards in TRL: advantages against arithmetic, monitors, schedules, errors."""
+"""Tests several rewards in TRL: advantages, rewards of weight 0, schedules, errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FIELDS = {
 
 
 def expected(name, model, row, temperature=1.0):
-    """A token signal of one completion in float64."""
+    """Computes a token signal of one completion in float64."""
     logp_TV = oracle.logprobs_TV(model, row.prompt_ids, row.completion_ids, temperature)
     chosen_T = logp_TV.gather(1, torch.tensor(row.completion_ids)[:, None])[:, 0]
     return FIELDS[name](logp_TV, chosen_T).mean().item()
@@ -34,7 +34,7 @@ def column(rollout, name):
 
 
 def trained(model_folder, **changes):
-    """Made and trained before the next is made: TRL seeds a trainer where it is made."""
+    """Makes and trains a trainer. TRL seeds it when it is made, so the next one is made only after training."""
     trainer = make_trainer(model_folder, **changes)
     trainer.train()
     return trainer
@@ -48,7 +48,7 @@ def same(first, second):
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-# reward, changes: path and no-grad rows of policy and reference per completion
+# case: reward, changes, path, no-grad policy rows and reference rows per completion
 PATHS = {
     "entropy": ("negative_entropy", {}, "decode", 0, 0),
     "top-k": ("mean_token_confidence", {}, "decode", 0, 0),
@@ -73,7 +73,7 @@ PATHS = {
 
 
 @pytest.mark.parametrize("case", PATHS)
-def test_every_statistic_by_every_path(case, model_folder):
+def test_each_path_gives_the_rewards_statistics(case, model_folder):
     name, changes, path, policy_rows, reference_rows = PATHS[case]
     assert planned_path(reward={name: 1.0}, **changes) == path
     trainer = make_trainer(model_folder, reward={name: 1.0}, max_steps=2, **changes)
@@ -116,8 +116,8 @@ def test_sum_mixing_in_training(model_folder):
         assert rollout["advantages"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_doubling_a_weight_changes_the_advantages_as_arithmetic_says(model_folder):
-    """The first rollout is the same whatever it is rewarded with."""
+def test_doubling_a_weight_adds_that_rewards_share_of_the_advantages(model_folder):
+    """The first rollout does not depend on the rewards, so two runs can be compared."""
     first, second = (
         trained(model_folder, reward={"self_certainty": 1.0, "length": weight}, max_steps=1).rollouts[0]
         for weight in (1.0, 2.0)
@@ -128,8 +128,8 @@ def test_doubling_a_weight_changes_the_advantages_as_arithmetic_says(model_folde
     assert difference == pytest.approx(part, abs=1e-4) and max(map(abs, part)) > 0.5
 
 
-def test_every_token_signal_is_trained_on(model_folder):
-    """All there are at once: each is that of a fresh pass of the model that sampled, and has its part."""
+def test_all_token_signals_can_be_trained_on_together(model_folder):
+    """Each equals that of a fresh pass of the sampling model, and each has its share of the advantages."""
     trainer = trained(model_folder, reward=dict.fromkeys(rlif.SIGNALS, 1.0), max_steps=1)
     (rollout,) = trainer.rollouts
     ids = [[getattr(row, key) for row in rollout["scored"]] for key in ("prompt_ids", "completion_ids")]
@@ -146,8 +146,8 @@ MONITORS = [*sorted(rlif.SIGNALS.keys() - {"self_certainty"}), "plurality_vote",
 @pytest.mark.parametrize(
     "changes", [{}, {"num_iterations": 2}, {"algorithm": "rloo"}], ids=["decode", "policy", "rloo"]
 )
-def test_weight_zero_leaves_the_weights_as_without_it(changes, model_folder):
-    """To the last bit, even where the monitor needs a pass of its own."""
+def test_rewards_of_weight_zero_do_not_change_the_training(changes, model_folder):
+    """The weights are equal to the last bit, even if such a reward needs a pass of its own."""
     task, problems = Lengths(), Lengths().load("train")
     watched = {"self_certainty": 1.0} | dict.fromkeys(MONITORS, 0.0)
     plain = trained(model_folder, **changes)
@@ -160,7 +160,7 @@ def test_weight_zero_leaves_the_weights_as_without_it(changes, model_folder):
 
 
 def test_schedules_in_training_and_after_a_resume(tmp_path, model_folder):
-    """First confidence, then length: each step's advantages are those of its weights, resumed or not."""
+    """Confidence first, length later: the advantages of each step use its weights, also after a resume."""
     reward = {"self_certainty": {"stages": [[0, 1.0], [2, 0.0]]}, "length": {"linear": [[1, 0.0], [3, 1.0]]}}
     options = {"reward": reward, "max_steps": 4, "output_dir": str(tmp_path), "save_strategy": "steps", "save_steps": 2}
     trainer = make_trainer(model_folder, **options)
@@ -179,7 +179,7 @@ def test_schedules_in_training_and_after_a_resume(tmp_path, model_folder):
 
 
 @pytest.mark.parametrize("name", ["plurality_vote", "self_consistency", "seed_grpo", "accuracy", "format"])
-def test_what_a_group_says_by_hand(name, model_folder):
+def test_rewards_from_answers_of_a_group_equal_arithmetic_by_hand(name, model_folder):
     task = Lengths()
     trainer = make_trainer(model_folder, reward={name: 1.0}, task=task, problems=task.load("train"), max_steps=2)
     trainer.train()
@@ -205,8 +205,8 @@ def test_what_a_group_says_by_hand(name, model_folder):
             assert rollout["advantages"][start : start + 4] == pytest.approx(advantages, abs=1e-4)
 
 
-def test_more_votes_than_rewarded(model_folder):
-    """All four vote; two are rewarded, and normalised among themselves."""
+def test_completions_that_are_not_rewarded_still_vote(model_folder):
+    """All four vote; only two are rewarded, and these two are normalised together."""
     trainer = make_trainer(model_folder, reward={"self_consistency": 1.0}, task=Lengths(), rewarded=2, max_steps=2)
     trainer.train()
     spread = 0
@@ -222,7 +222,7 @@ def test_more_votes_than_rewarded(model_folder):
 
 
 def saw(completions, **columns):
-    """A reward function that writes down what it was given."""
+    """A reward function that records its arguments."""
     SEEN.update(columns)
     return [float(len(text)) for text in completions]
 
@@ -235,8 +235,8 @@ def saw_gold(completions, gold, **columns):
 SEEN = {}
 
 
-def test_gold_reaches_only_those_who_ask(model_folder):
-    """A label-free recipe has prompts in its data set and nothing else; a function gets gold if it names it."""
+def test_only_reward_functions_that_name_gold_get_it(model_folder):
+    """Without rewards from gold answers the data set has prompts only."""
     SEEN.clear()
     trainer = trained(model_folder, reward={"self_certainty": 1.0, f"{__name__}:saw": 0}, task=Lengths(), max_steps=1)
     assert trainer.train_dataset.column_names == ["prompt"] and trainer.reward.problems is None
@@ -259,7 +259,7 @@ def test_gold_reaches_only_those_who_ask(model_folder):
     ],
 )
 @pytest.mark.parametrize("weight", [1.0, 0.5])
-def test_functions_that_fail_in_training(function, message, weight, model_folder):
+def test_failing_reward_functions_are_explained(function, message, weight, model_folder):
     reward = {"self_certainty": 1 - weight, f"{__name__}:{function}": weight}
     with pytest.raises(RewardError, match=message):
         make_trainer(model_folder, reward=reward).train()
@@ -281,7 +281,7 @@ def raising(completions, **_):
     raise ValueError("no idea")
 
 
-def test_a_monitor_may_be_silent(model_folder):
+def test_a_reward_of_weight_zero_may_score_nothing(model_folder):
     trainer = make_trainer(model_folder, reward={"self_certainty": 1.0, f"{__name__}:none": 0}, max_steps=1)
     trainer.train()
     assert trainer.state.log_history[0][f"{__name__}:none_unscorable"] == 1
@@ -294,14 +294,14 @@ class Mute(Lengths):
         return None
 
 
-def test_a_vote_without_answers_says_so(model_folder):
+def test_a_vote_without_any_answer_is_an_error(model_folder):
     with pytest.raises(
         RewardError, match=r"plurality_vote could score none of the 8 .* task mute finds an answer in none"
     ):
         make_trainer(model_folder, reward={"plurality_vote": 1.0}, task=Mute()).train()
 
 
-def test_truncation_that_masks_everything_is_borne_for_a_while(model_folder):
+def test_three_fully_truncated_rollouts_in_a_row_are_an_error(model_folder):
     options = {"mask_truncated_completions": True, "max_completion_length": 2}
     make_trainer(model_folder, max_steps=2, **options).train()
     with pytest.raises(RewardError, match="all completions of 3 rollouts in a row were truncated"):

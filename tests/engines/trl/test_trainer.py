@@ -1,4 +1,4 @@
-"""Inside TRL: advantages against float64, extra passes counted, and the traps."""
+"""Tests the trainer inside TRL: advantages against float64, the number of passes, and known pitfalls."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_advantages_and_passes(case, model_folder):
+def test_advantages_and_number_of_passes(case, model_folder):
     changes, path, policy_rows, reference_rows = CASES[case]
     assert "model" in changes or planned_path(**changes) == path
     changes = {key: value() if key == "model" else value for key, value in changes.items()}
     trainer = make_trainer(model_folder, **changes)
     trainer.train()
     group = trainer.num_generations
-    rloo = changes.get("algorithm") == "rloo"  # its advantages are in nats, a tenth of the others
+    rloo = changes.get("algorithm") == "rloo"  # its advantages are in nats, a tenth of the others' size
     normalise, tolerance = (oracle.leave_one_out, 1e-5) if rloo else (oracle.group_advantages, 1e-4)
     for rollout in trainer.rollouts:
         assert rollout["path"] == path
@@ -61,15 +61,15 @@ def test_advantages_and_passes(case, model_folder):
     assert logged and set(logged) == {1.0 if path == "pass" else 0.0}
 
 
-def test_the_policy_moved_while_it_was_scored(model_folder):
-    """Otherwise online and offline could not be told apart above."""
+def test_the_policy_changes_in_these_runs(model_folder):
+    """Otherwise the tests above could not tell online from offline."""
     trainer = make_trainer(model_folder)
     trainer.train()
     assert not torch.equal(trainer.model.lm_head.weight, trainer.start.lm_head.weight)
 
 
-def test_the_floor_acts_in_training(model_folder):
-    """A floor of twice the spread at the start is above every group's own deviation, and so is what divides."""
+def test_the_floor_of_the_deviation_is_used_in_training(model_folder):
+    """Twice the initial spread exceeds the deviation of every group, so the floor is always the divisor."""
     mixer = Mixer(["self_certainty"], "group_std_floor", floor=2.0)
     trainer = make_trainer(model_folder, mixer=mixer)
     trainer.train()
@@ -81,10 +81,10 @@ def test_the_floor_acts_in_training(model_folder):
 
 
 def test_masked_truncated_rows_are_unscorable(model_folder):
-    """TRL zeroes their attention, so what a tap reads there is garbage; the path that taps TRL's pass is the test."""
+    """TRL zeroes their attention mask, so a tap on TRL's own pass reads garbage there."""
     trainer = make_trainer(model_folder, num_iterations=2, mask_truncated_completions=True, max_completion_length=24)
     head = trainer.model.lm_head.weight
-    with torch.no_grad():  # make ends likely enough that some rows end and some do not
+    with torch.no_grad():  # make the end token so likely that some rows end and some do not
         head[1] = head.mean(0) * 0 + 0.35 * trainer.model.model.norm.weight.sign()
     trainer.train()
     truncated = [row.truncated for rollout in trainer.rollouts for row in rollout["scored"]]
@@ -101,16 +101,16 @@ def test_masked_truncated_rows_are_unscorable(model_folder):
                 assert [found[i] for i in kept] == pytest.approx(oracle.group_advantages(values, len(values)), abs=1e-4)
 
 
-def test_the_garbage_of_a_zeroed_mask_would_be_noticed(model_folder):
-    """The statistics of masked rows, taken for real ones, are the impossible divergence the signal refuses."""
+def test_statistics_of_masked_rows_taken_as_real_are_an_error(model_folder):
+    """They give a negative divergence, which the signal refuses."""
     trainer = make_trainer(model_folder, num_iterations=2, mask_truncated_completions=True, max_completion_length=3)
     trainer.reward._truncated = lambda ids: False
     with pytest.raises(ArithmeticError, match="cannot be negative"):
         trainer.train()
 
 
-def test_evaluation_does_not_touch_the_run(model_folder):
-    """TRL's own evaluation loop works and neither sets the floor nor leaves a rollout open."""
+def test_trls_evaluation_loop_does_not_change_the_run(model_folder):
+    """It neither sets the floor nor leaves a rollout open."""
     trainer = make_trainer(
         model_folder, mixer=Mixer(["self_certainty"], "group_std_floor"), per_device_eval_batch_size=8
     )
@@ -119,7 +119,7 @@ def test_evaluation_does_not_touch_the_run(model_folder):
     assert set(trainer.reward.mixer.state().values()) == {None} and trainer.rollout is None
 
 
-def test_the_start_spread_survives_a_resume(tmp_path, model_folder):
+def test_the_initial_spread_is_restored_on_resume(tmp_path, model_folder):
     trainer = make_trainer(model_folder, output_dir=str(tmp_path), save_strategy="steps", save_steps=2)
     trainer.train()
     again = make_trainer(model_folder, output_dir=str(tmp_path))
@@ -132,7 +132,7 @@ def test_the_start_spread_survives_a_resume(tmp_path, model_folder):
     ("changes", "message"),
     [({"scale_rewards": "group"}, "scale_rewards='none'"), ({"annotator": "offline"}, "training.beta above 0")],
 )
-def test_contradictions_are_refused(changes, message, model_folder):
+def test_contradictory_options_are_refused(changes, message, model_folder):
     with pytest.raises(rlif.RlifError, match=message):
         make_trainer(model_folder, **changes)
 
@@ -148,9 +148,9 @@ def test_training_options_are_checked_by_trls_own_fields():
         check_training(rlif.load_recipe("demo", ["training.num_generations='7'"]), 1)
 
 
-def test_capture_is_refused_where_weights_are_in_shards(model_folder, monkeypatch):
-    """A process that missed a token would run a pass of its own, and wait in it for the others."""
+def test_vllm_capture_is_refused_with_sharded_weights(model_folder, monkeypatch):
+    """A process that missed a token would run a pass alone and wait forever for the others."""
     monkeypatch.setattr(engine, "in_shards", lambda accelerator: True)
-    monkeypatch.setattr(engine, "with_capture_processor", nullcontext)  # vLLM need not be here
+    monkeypatch.setattr(engine, "with_capture_processor", nullcontext)  # vLLM may be missing here
     with pytest.raises(RlifError, match="needs whole weights on every process"):
         make_trainer(model_folder, vllm_capture=True)

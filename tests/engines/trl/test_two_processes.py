@@ -1,4 +1,4 @@
-"""Two processes under gloo: groups that straddle them, weights equal to one process's, shards, errors."""
+"""Tests two gloo processes: groups split between them, weights equal to one process's, shards, errors."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ import rlif
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory, model_folder):
-    """What each of two processes under gloo found, by case."""
+    """The results of each of two gloo processes, by case."""
     out, script = tmp_path_factory.mktemp("ranks"), ROOT / "tests/support/two_processes.py"
-    ours = str(ROOT)  # first: an rlif installed from elsewhere may be on the path as well
+    ours = str(ROOT)  # first, because another rlif may be installed on the path
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([ours, *sys.path]), "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     done = subprocess.run([*launch, script, model_folder, out], env=environment, capture_output=True, text=True)
@@ -33,8 +33,8 @@ def two_processes(tmp_path_factory, model_folder):
 
 
 @pytest.mark.parametrize("case", ["on policy", "two iterations", "rloo"])
-def test_groups_that_straddle_processes(case, two_processes):
-    """Two rows of a group of four on each process: the same advantages as on one."""
+def test_advantages_of_groups_split_between_processes(case, two_processes):
+    """Each process has two rows of a group of four; the advantages equal those of one process."""
     normalise = oracle.leave_one_out if case == "rloo" else oracle.group_advantages
     for first, second in zip(*(rank[case] for rank in two_processes), strict=True):
         assert len(first["advantages"]) == len(second["advantages"]) == 2
@@ -46,8 +46,8 @@ def test_groups_that_straddle_processes(case, two_processes):
             assert rank["path"] == path and rank["rows"]["policy"] == policy_rows * rank["completions"]
 
 
-def test_groups_that_straddle_processes_are_judged_whole(two_processes):
-    """Votes, shares and factors of all four, mixed as by hand; every process sees the same of all rows."""
+def test_rewards_of_groups_split_between_processes_use_the_whole_group(two_processes):
+    """Votes, shares and factors come from all four rows; every process sees the same values of all rows."""
     weights = {"plurality_vote": 1.0, "self_consistency": 0.5, "seed_grpo": 2.0, "random": 1.0}
     gold = {problem.text: problem.gold for problem in Lengths().load("train")}
     for first, second in zip(*(rank["groups"] for rank in two_processes), strict=True):
@@ -67,8 +67,8 @@ def test_groups_that_straddle_processes_are_judged_whole(two_processes):
         assert found == pytest.approx([math.fsum(part) for part in zip(*parts, strict=True)], abs=1e-4)
 
 
-def test_meaning_votes_and_the_deviation_of_the_batch_are_those_of_all_processes(two_processes):
-    """Three groups on two processes, the second on both: all four of each mean and vote, three are rewarded."""
+def test_semantic_entropy_votes_and_batch_deviation_use_the_rows_of_all_processes(two_processes):
+    """Three groups on two processes, the second on both: all four rows of a group count, three are rewarded."""
     weights, straddling = {"semantic_entropy": 1.0, "plurality_vote": 0.5}, {"semantic_entropy": 0, "plurality_vote": 0}
     for first, second in zip(*(rank["batch"] for rank in two_processes), strict=True):
         assert first["scored"] == second["scored"]
@@ -94,7 +94,7 @@ def test_meaning_votes_and_the_deviation_of_the_batch_are_those_of_all_processes
     assert all(straddling.values()), "the group on both processes was always of one mind, so any advantage would do"
 
 
-def test_an_average_is_the_same_on_every_process(two_processes):
+def test_a_moving_average_annotator_is_the_same_on_every_process(two_processes):
     for first, second in zip(*(rank["ema"] for rank in two_processes), strict=True):
         assert first["scored"] == second["scored"] and first["path"] == "pass"
         rewards = [row["self_certainty"] for row in first["scored"]]
@@ -108,8 +108,8 @@ def test_an_error_on_one_process_stops_both(two_processes):
 
 
 @pytest.mark.parametrize("case", same_draws.CASES)
-def test_two_processes_learn_what_one_learns(case, two_processes, model_folder, monkeypatch):
-    """The same global batch: the same completions, and after three steps the same weights on all three."""
+def test_two_processes_learn_the_same_weights_as_one(case, two_processes, model_folder, monkeypatch):
+    """With the same global batch: the same completions, and the same weights after three steps."""
     weights, trainer = same_draws.weights_after(case, model_folder, monkeypatch)
     scored = [row for rollout in trainer.rollouts for row in rollout["scored"]]
     here = {"steps": trainer.state.global_step, "completions": [row.completion_ids for row in scored]}
@@ -124,13 +124,13 @@ def test_two_processes_learn_what_one_learns(case, two_processes, model_folder, 
     assert max(float((p - start[name]).detach().abs().max()) for name, p in weights.items()) > 5e-4
 
 
-def test_one_process_had_nothing_to_score(two_processes):
-    """Otherwise the case above would not be what it says."""
+def test_one_process_has_only_unscorable_rows_in_its_case(two_processes):
+    """Otherwise the case above would not test this."""
     unscorable = two_processes[0]["same draws: unscorable on one process"]["unscorable"]
     assert unscorable == [False] * 4 + [True] * 4 + ([False] * 4 + [True] * 4) * (same_draws.STEPS - 1)
 
 
-def test_shards_have_the_statistics_of_the_whole(two_processes):
+def test_a_sharded_model_has_the_statistics_of_the_whole_model(two_processes):
     for rank in two_processes:
         assert len(rank["sharded"]) == 15
         assert max(rank["sharded"].values()) < 1e-4

@@ -7,8 +7,11 @@ import json
 import re
 from itertools import accumulate
 
+from rlif.answers.spelling import ESCAPED_OR_BRACE, respell, unwrap
+
 BOX = re.compile(r"\\boxed\s*\{")
 NUMBER = re.compile(r"-?(?:\d[\d,]*\.?\d*|\.\d+)")
+MINUS_SIGNS = str.maketrans("\u2212\ufe63\uff0d", "---")
 ANSWER_LINE = re.compile(r"ANSWER:[ \t]*(\S[^\n]*)", re.IGNORECASE)
 CHOICE_SENTENCE = re.compile(r"answer is \(?([A-J])\)?")
 CHOICE_LINE = re.compile(r"[aA]nswer:(?=\s*([A-J]))")
@@ -16,39 +19,44 @@ LONE_LETTER = re.compile(r"\b[A-J]\b")
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Returns the content of the last complete \boxed{...}, braces balanced; None if there is none.
+    r"""Returns the content of the last \boxed{...}, braces balanced.
+
+    None if there is no box, or if the last one is empty or never closed: a model that opens a box takes back what it
+    boxed before.
 
     Example:
-        >>> last_boxed("so \\boxed{3}, no: \\boxed{\\frac{1}{2}}")
-        '\\frac{1}{2}'
+        >>> last_boxed("so \\boxed{3}, no: \\boxed{\\frac{1}{2}}"), last_boxed("\\boxed{4}, so \\boxed{}")
+        ('\\frac{1}{2}', None)
     """
-    opened: list[tuple[int, bool]] = []  # for each open brace: where its content begins, whether it is a box
-    boxes = {match.end() - 1 for match in BOX.finditer(text)}
-    found: tuple[int, int] | None = None
-    for at, character in enumerate(text):
-        if character == "{":
-            opened.append((at + 1, at in boxes))
-        elif character == "}" and opened:
-            start, boxed = opened.pop()
-            if boxed and (found is None or start > found[0]):
-                found = (start, at)
-    return None if found is None else text[slice(*found)].strip()
+    boxes = list(BOX.finditer(text))
+    if not boxes:
+        return None
+    depth, start = 0, boxes[-1].end()
+    for match in ESCAPED_OR_BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(match.group(), 0)
+        if depth < 0:
+            inside = text[start : match.start()].strip()
+            return inside if respell(inside) else None
+    return None
 
 
 def last_expression(text: str) -> str | None:
-    """Returns the last box; without one, the last number, without thousands separators."""
-    if (boxed := last_boxed(text)) is not None:
-        return boxed
-    numbers = NUMBER.findall(text)
+    """Returns the last box; without any box, the last number, without thousands separators."""
+    if BOX.search(text):
+        return last_boxed(text)
+    numbers = NUMBER.findall(text.translate(MINUS_SIGNS))
     return numbers[-1].replace(",", "").rstrip(".") if numbers else None
 
 
 def answer_line(text: str) -> str | None:
-    """Returns what follows the last `ANSWER:` on its line, without box or dollars; or else `last_expression`."""
+    """Returns what follows the last `ANSWER:` on its line, without box, dollars, Markdown or full stop.
+
+    Without such a line, the same as `last_expression`.
+    """
     lines = ANSWER_LINE.findall(text)
     if not lines:
         return last_expression(text)
-    return last_boxed(lines[-1]) or lines[-1].strip().strip("$*").strip() or None
+    return last_boxed(lines[-1]) if BOX.search(lines[-1]) else unwrap(lines[-1]) or None
 
 
 def choice_letter(text: str) -> str | None:

@@ -29,17 +29,18 @@ RADICAL = re.compile(r"√\s*(\d+|\w|(?=[({]))")
 SPECIAL_TOKEN = re.compile(r"<\|[\w-]{1,40}\|>|</?s>|<(?:eos|bos|pad|end_of_turn)>")
 WRAPPERS = [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("`", "`"), ("*", "*")]
 BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
-TRAILING = re.compile(r"(?:[.,;:]|\\\\|\\[,;:! ]|\s)+$")
-LEADING = re.compile(r"^(?:\s|=|\\approx|\\[,;:! ]|~)+")
+TRAILING = re.compile(r"(?:[.,;:]|\*\*|\\\\|\\[,;:! ]|\\text\{\s*\}|\\$|\s)+$")
+LEADING = re.compile(r"^(?:\s|\*\*|=|\\approx|\\[,;:! ]|~)+")
 
 TOKEN = re.compile(r"\\\\(?:\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in|mu)\s*\])?|\\[a-zA-Z]+\*?|\\.|.", re.DOTALL)
+ESCAPED_OR_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 ESCAPED = re.compile(r"\\\\(?=[a-zA-Z])")
 SYNONYMS = {
     **dict.fromkeys([r"\dfrac", r"\tfrac", r"\cfrac"], r"\frac"),
     **dict.fromkeys([r"\dbinom", r"\tbinom"], r"\binom"),
     **dict.fromkeys([r"\left", r"\right", r"\big", r"\Big", r"\bigg", r"\Bigg", r"\bigl", r"\bigr", r"\Bigl", r"\Bigr"], ""),
     **dict.fromkeys([r"\biggl", r"\biggr", r"\Biggl", r"\Biggr", r"\middle", r"\displaystyle", r"\textstyle"], ""),
-    **dict.fromkeys([r"\limits", r"\nolimits", r"\!", r"\$", r"\mathopen", r"\mathclose", r"\strut", r"\-", r"\/"], ""),
+    **dict.fromkeys([r"\limits", r"\nolimits", r"\!", r"\$", "$", r"\mathopen", r"\mathclose", r"\strut", r"\-", r"\/"], ""),
     **dict.fromkeys([r"\,", r"\;", r"\:", r"\>", "\\ ", "\\\n", "~", r"\quad", r"\qquad", r"\thinspace", "&nbsp;"], " "),
     **dict.fromkeys([r"\leq", r"\leqslant"], r"\le"),
     **dict.fromkeys([r"\geq", r"\geqslant"], r"\ge"),
@@ -88,7 +89,7 @@ def respell(text: str) -> str:
         >>> respell("**$\\left( \\dfrac12,\\, 1,\\! 000 \\right)$**.")
         '(\\frac{1}{2},1000)'
     """
-    text = _unwrap(_plain_characters(text))
+    text = unwrap(_plain_characters(text))
     if r"\begin" not in text:
         text = ESCAPED.sub(lambda match: "\\", text)
     text = GROUPED.sub("", ELLIPSIS.sub(r"\\ldots ", text))
@@ -102,7 +103,7 @@ def respell(text: str) -> str:
     text = ONE_LETTER.sub(r"\1", text)
     text = re.sub(r"\s+", " ", text).strip()
     text = GROUPED_BY_SPACE.sub(lambda match: match.group().replace(" ", ""), text)
-    return _unwrap(NEEDLESS.sub("", text))
+    return unwrap(NEEDLESS.sub("", text))
 
 
 def _plain_characters(text: str) -> str:
@@ -134,33 +135,33 @@ def _plain_character(character: str) -> str:
     return SYMBOLS.get(plain, plain)
 
 
-def _unwrap(text: str) -> str:
+def unwrap(text: str) -> str:
     """Removes what encloses an answer and is not part of it: special tokens, box, dollars, Markdown, full stop."""
     text = SPECIAL_TOKEN.sub("", text)
     while True:
         before = text
-        text = LEADING.sub("", TRAILING.sub("", text) if not text.endswith(r"\ ") else text[:-2])
+        text = LEADING.sub("", TRAILING.sub("", text))
         for opening, closing in WRAPPERS:
             if len(text) >= len(opening + closing) and text.startswith(opening) and text.endswith(closing):
                 inside = text[len(opening) : -len(closing)]
                 if opening not in inside:
                     text = inside
         if match := BOX.match(text):
-            text = _inside(text, match.end() - 1) or text
+            text = _inside(text, match.end() - 1)
         elif text.startswith("{"):
-            text = _inside(text, 0) or text
+            text = _inside(text, 0)
         if text == before:
             return text
 
 
-def _inside(text: str, start: int) -> str | None:
-    """Returns the content of the braces that open at `start`, if they close at the end of the text."""
+def _inside(text: str, start: int) -> str:
+    """Returns the content of the braces that open at `start` if they close at the end of the text, else the text."""
     depth = 0
-    for at in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[at], 0) if at == 0 or text[at - 1] != "\\" else 0
+    for match in ESCAPED_OR_BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(match.group(), 0)
         if depth == 0:
-            return text[start + 1 : at] if at == len(text) - 1 else None
-    return None
+            return text[start + 1 : match.start()] if match.end() == len(text) else text
+    return text
 
 
 def _token(token: str) -> str:

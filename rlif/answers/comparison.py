@@ -4,7 +4,7 @@ import re
 from functools import lru_cache
 from itertools import product
 
-from rlif.answers.numerals import read_number, same_number, without_units
+from rlif.answers.numerals import read_number, same_number, units_conflict, without_units
 from rlif.answers.structure import Leaves, Node, has_thousands, parse, same_structure
 
 WORDS = re.compile(r"(?:\\text\{[^{}\\]*\}|[a-zA-Z]{4,}|[\s.,'()-])+")
@@ -12,7 +12,7 @@ LETTERS = re.compile(r"[a-zA-Z0-9\s.,'()-]+")
 NO_LETTERS = re.compile(r"[^a-z0-9]+")
 TEXT = re.compile(r"\\text\{([^{}\\]*)\}")
 IN_BASE = re.compile(r"(-?\d[0-9a-zA-Z]*(?:\.[0-9a-zA-Z]+)?)_\{(\d+)\}")
-TIME = re.compile(r"\d+(?::\d+)+")
+TIME = re.compile(r"\d+(?::\d+)+(?:[ap]\.?m\.?)?")
 
 
 def same(answer: str, gold: str, expressions: Leaves) -> bool:
@@ -22,7 +22,8 @@ def same(answer: str, gold: str, expressions: Leaves) -> bool:
         expressions: compares two expressions that are no plain numbers or words.
     """
     return any(
-        same_structure(a, b, lambda x, y: same_leaf(x, y, expressions)) for a, b in product(_readings(answer), _readings(gold))
+        same_structure(a, b, lambda x, y: same_leaf(x, y, expressions))
+        for a, b in product(_readings(answer), _readings(gold))
     )
 
 
@@ -40,6 +41,8 @@ def same_leaf(answer: str, gold: str, expressions: Leaves) -> bool:
         return bool(answer)
     if not answer or not gold:
         return False
+    if units_conflict(answer, gold):
+        return False
     answer, gold = _bare(answer), _bare(gold)
     a, b = read_number(answer), read_number(gold)
     if a and b:
@@ -49,7 +52,7 @@ def same_leaf(answer: str, gold: str, expressions: Leaves) -> bool:
     if WORDS.fullmatch(answer) or WORDS.fullmatch(gold):
         return (letters := _letters(answer)) is not None and letters == _letters(gold)
     if TIME.fullmatch(answer) or TIME.fullmatch(gold):
-        return answer == gold
+        return answer.replace(".", "") == gold.replace(".", "")
     return answer == gold or expressions(answer, gold)
 
 

@@ -5,7 +5,8 @@ digits that the other rounds to. With variables they must agree at four points, 
 inequalities are equal if one is a multiple of the other. Of anything else, as a set of sets, the parsed forms must match.
 """
 
-import math
+import re
+import zlib
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -16,6 +17,7 @@ DIGITS = 40
 MOST = 1000  # digits
 AGREE = 1e-20  # relative
 POINTS = 4
+DEGREES = re.compile(r"(\d+(?:\.\d+)?)\^\{\\circ\}")
 
 
 def same_expression(answer: str, gold: str) -> bool:
@@ -38,8 +40,13 @@ def parsed(expression: str) -> Any:
     """Parses LaTeX: returns a sympy expression, relation, set or tuple."""
     from latex2sympy2_extended import latex2sympy
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+    from sympy import I, Symbol
 
-    return latex2sympy(expression, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
+    config = ConversionConfig(lowercase_symbols=False)
+    expression = DEGREES.sub(r"(\\frac{\1\\pi}{180})", expression)
+    found = latex2sympy(expression, normalization_config=None, conversion_config=config)
+    i = Symbol("i")
+    return found.subs(i, I) if i in getattr(found, "free_symbols", ()) else found
 
 
 def _same_values(answer: str, gold: str, a: Any, b: Any) -> bool | None:
@@ -102,7 +109,9 @@ def _value(expression: Any, point: int) -> Any:
     from sympy import Float, Symbol
 
     try:
-        values: dict[Any, Any] = {s: Float(str(_number_of(s.name, point)), DIGITS) for s in expression.free_symbols if isinstance(s, Symbol)}
+        values: dict[Any, Any] = {
+            s: Float(str(_number_of(s.name, point)), DIGITS) for s in expression.free_symbols if isinstance(s, Symbol)
+        }
         found = expression.evalf(DIGITS, subs=values) if values else expression.evalf(DIGITS)
         with mpmath.workdps(DIGITS):
             real, imaginary = found.as_real_imag()
@@ -113,7 +122,8 @@ def _value(expression: Any, point: int) -> Any:
 
 
 def _number_of(name: str, point: int) -> float:
-    size = 1 + math.sqrt(3 + 2 * point) / (2 + sum(ord(c) * (i + 1) for i, c in enumerate(name)) % 97)
+    """Returns a number between 1/2 and 3/2, or between -3/2 and -1/2 at every second point."""
+    size = 0.5 + zlib.crc32(f"{point} {name}".encode()) / 2**32
     return size if point % 2 == 0 else -size
 
 

@@ -10,7 +10,7 @@ NEAR = Fraction(1, 10**6)  # relative
 NOISE = Fraction(1, 10**10)  # relative; two decimals that differ by less are one number with rounding errors
 LARGEST_EXPONENT = 400
 
-UNSIGNED = r"\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+"
+UNSIGNED = r"\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d{1,2}(?:,\d\d)+,\d{3}(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+"
 DECIMAL = re.compile(rf"({UNSIGNED})(%?)")
 FRACTION = re.compile(r"(?:\\frac\{(-?)(\d+)\}\{(-?)(\d+)\}|(\d+)/(\d+)|\((\d+)\)/\((\d+)\))(%?)")
 MIXED = re.compile(r"(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(\d+)/(\d+))(%?)")
@@ -18,14 +18,29 @@ PERIODIC = re.compile(r"(\d*)\.(\d*)(?:\\overline\{(\d+)\}|\\dot\{?(\d)\}?|\((\d
 GOES_ON = re.compile(r"(\d*)\.(\d*?)(\d)\3{2,}(?:\\ldots|\.\.\.)")
 SCIENTIFIC = re.compile(rf"({UNSIGNED})(?:(?:\\cdot ?|x)10\^\{{([+-]?\d+)\}}|[eE]([+-]?\d+))")
 
-SHORT_UNITS = (
-    "cm mm km nm ft in yd mi kg mg lb lbs oz hr hrs min mins sec secs mph kph day days deg rad ml mL kL way ways sq cu men am pm"
-    " m g s h L W J N V A K C F"
-).split()
-UNIT_WORD = rf"(?:[a-zA-Z]{{4,}}|(?:{'|'.join(unit for unit in SHORT_UNITS if len(unit) > 1)})\b)"
-UNITS = re.compile(
-    rf"(?<=[\d}})%])(?:\^\{{\\circ\}}(?:[CF]\b)?)?(?:[ ./^-]*(?:\\text\{{[^{{}}]*\}}|(?<![\\a-zA-Z]){UNIT_WORD})(?:\^\{{-?\d\}})?)*$"
-)
+PHYSICAL = {
+    **dict.fromkeys(["mm", "millimeter", "millimetre"], "mm"),
+    **dict.fromkeys(["cm", "centimeter", "centimetre"], "cm"),
+    **dict.fromkeys(["m", "meter", "metre"], "m"),
+    **dict.fromkeys(["km", "kilometer", "kilometre"], "km"),
+    **dict.fromkeys(["in", "inch", "inche"], "in"),
+    **dict.fromkeys(["ft", "foot", "feet"], "ft"),
+    **dict.fromkeys(["yd", "yard"], "yd"),
+    **dict.fromkeys(["mi", "mile"], "mi"),
+    **dict.fromkeys(["g", "gram"], "g"),
+    **dict.fromkeys(["kg", "kilogram"], "kg"),
+    **dict.fromkeys(["s", "sec", "second"], "s"),
+    **dict.fromkeys(["min", "minute"], "min"),
+    **dict.fromkeys(["h", "hr", "hour"], "h"),
+    **dict.fromkeys(["cent"], "cent"),
+    **dict.fromkeys(["dollar"], "dollar"),
+}
+SHORT = ["lb", "oz", "mg", "nm", "ml", "mL", "kL", "mph", "kph", "day", "deg", "rad", "way", "sq", "cu", "men", "am", "pm"]
+UNIT_WORD = rf"(?:[a-zA-Z]{{4,}}|(?:{'|'.join([*SHORT, *(unit for unit in PHYSICAL if len(unit) > 1)])})s?\b)"
+UNIT = rf"(?:\\text\{{[^{{}}]*\}}|(?<![\\a-zA-Z]){UNIT_WORD})(?:\^\{{-?\d\}})?"
+UNITS = re.compile(rf"(?<=[\d}})%])(?:\^\{{\\circ\}}(?:[CF]\b)?)?(?:[ ./^-]*{UNIT})*$")
+POWER = re.compile(r"\b(square|sq|cubic|cu)\b|\^\{(-?\d)\}")
+POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 
 
@@ -107,6 +122,26 @@ def without_units(spelling: str) -> str:
     if TRIGONOMETRIC.search(spelling):
         return spelling
     return UNITS.sub("", spelling) or spelling
+
+
+def units_conflict(answer: str, gold: str) -> bool:
+    r"""Checks whether two answers state different physical units; one without a unit conflicts with none.
+
+    Example:
+        >>> units_conflict("5\\text{m}", "5\\text{cm}"), units_conflict("5cm", "5"), units_conflict("5ways", "5hours")
+        (True, False, False)
+    """
+    a, b = _unit(answer), _unit(gold)
+    return a is not None and b is not None and a != b
+
+
+def _unit(spelling: str) -> tuple[str, str] | None:
+    """Returns a physical unit and its power; None if there is none, or one that is not in the table."""
+    tail = spelling[len(without_units(spelling)) :].replace("\\text", " ")
+    power = POWER.search(tail)
+    words = re.findall("[a-zA-Z]+", POWER.sub("", tail))
+    name = PHYSICAL.get(words[0].lower(), PHYSICAL.get(words[0].lower().removesuffix("s"))) if len(words) == 1 else None
+    return None if name is None else (name, "1" if power is None else POWERS.get(power.group(1), power.group(2)))
 
 
 def same_number(a: Number, b: Number) -> bool:

@@ -27,8 +27,20 @@ RAISED_RUN, LOWERED_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+"),
 RADICAL = re.compile(r"√\s*(\d+|\w|(?=[({]))")
 
 SPECIAL_TOKEN = re.compile(r"<\|[\w-]{1,40}\|>|</?s>|<(?:eos|bos|pad|end_of_turn)>")
-WRAPPERS = [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("`", "`"), ("*", "*")]
+WRAPPERS = [
+    ("$$", "$$"),
+    ("$", "$"),
+    (r"\(", r"\)"),
+    (r"\[", r"\]"),
+    ("**", "**"),
+    ("__", "__"),
+    ("`", "`"),
+    ("*", "*"),
+]
 BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
+WHOLE_TEXT = re.compile(r"\\text\s*\{\s*([-\d][^{}]*|[^{}]*,[^{}]*)\}")  # \text{6 ways}, \text{A, B}
+OPEN_INTERVAL = re.compile(r"\]([^\[\]]*,[^\[\]]*)\[")
+SENTENCE = re.compile(r"^(?:the\s+)?(?:final\s+)?answer(?:\s+is|\s*[:=])+\s*", re.IGNORECASE)
 TRAILING = re.compile(r"(?:[.,;:]|\*\*|\\\\|\\[,;:! ]|\\text\{\s*\}|\\$|\s)+$")
 LEADING = re.compile(r"^(?:\s|\*\*|=|\\approx|\\[,;:! ]|~)+")
 
@@ -38,10 +50,16 @@ ESCAPED = re.compile(r"\\\\(?=[a-zA-Z])")
 SYNONYMS = {
     **dict.fromkeys([r"\dfrac", r"\tfrac", r"\cfrac"], r"\frac"),
     **dict.fromkeys([r"\dbinom", r"\tbinom"], r"\binom"),
-    **dict.fromkeys([r"\left", r"\right", r"\big", r"\Big", r"\bigg", r"\Bigg", r"\bigl", r"\bigr", r"\Bigl", r"\Bigr"], ""),
+    **dict.fromkeys(
+        [r"\left", r"\right", r"\big", r"\Big", r"\bigg", r"\Bigg", r"\bigl", r"\bigr", r"\Bigl", r"\Bigr"], ""
+    ),
     **dict.fromkeys([r"\biggl", r"\biggr", r"\Biggl", r"\Biggr", r"\middle", r"\displaystyle", r"\textstyle"], ""),
-    **dict.fromkeys([r"\limits", r"\nolimits", r"\!", r"\$", "$", r"\mathopen", r"\mathclose", r"\strut", r"\-", r"\/"], ""),
-    **dict.fromkeys([r"\,", r"\;", r"\:", r"\>", "\\ ", "\\\n", "~", r"\quad", r"\qquad", r"\thinspace", "&nbsp;"], " "),
+    **dict.fromkeys(
+        [r"\limits", r"\nolimits", r"\!", r"\$", "$", r"\mathopen", r"\mathclose", r"\strut", r"\-", r"\/"], ""
+    ),
+    **dict.fromkeys(
+        [r"\,", r"\;", r"\:", r"\>", "\\ ", "\\\n", "~", r"\quad", r"\qquad", r"\thinspace", "&nbsp;"], " "
+    ),
     **dict.fromkeys([r"\leq", r"\leqslant"], r"\le"),
     **dict.fromkeys([r"\geq", r"\geqslant"], r"\ge"),
     **dict.fromkeys([r"\neq"], r"\ne"),
@@ -51,23 +69,42 @@ SYNONYMS = {
     **dict.fromkeys([r"\lvert", r"\rvert", r"\vert", r"\mid"], "|"),
     **dict.fromkeys([r"\degree", r"\degrees"], r"^{\circ}"),
     **dict.fromkeys([r"\textbf", r"\textit", r"\textrm", r"\textnormal", r"\textsf", r"\texttt", r"\emph"], r"\text"),
-    **dict.fromkeys([r"\mathrm", r"\mathbf", r"\mathit", r"\mathsf", r"\mathtt", r"\boldsymbol", r"\bm"], r"\text"),
-    **dict.fromkeys([r"\mbox", r"\hbox", r"\operatorname"], r"\text"),
+    **dict.fromkeys([r"\mathrm", r"\mathsf", r"\mathtt", r"\mbox", r"\hbox", r"\operatorname"], r"\text"),
+    **dict.fromkeys([r"\mathbf", r"\mathit", r"\boldsymbol", r"\bm", r"\vec", r"\hat"], r"\letter"),
+    **dict.fromkeys([r"\cr", r"\tabularnewline", r"\newline"], "\\\\"),
     **dict.fromkeys([r"\dots", r"\cdots", r"\dotsc"], r"\ldots"),
     **dict.fromkeys([r"\colon", r"\ratio"], ":"),
-    **{r"\lt": "<", r"\gt": ">", r"\div": "/", r"\%": "%", r"\#": "#", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\&": "&"},
-    **{r"\lbrack": "[", r"\rbrack": "]", r"\varphi": r"\phi", r"\varepsilon": r"\epsilon", r"\slash": "/", r"\imath": "i"},
+    **{
+        r"\lt": "<",
+        r"\gt": ">",
+        r"\div": "/",
+        r"\%": "%",
+        r"\#": "#",
+        r"\lbrace": r"\{",
+        r"\rbrace": r"\}",
+        r"\&": "&",
+    },
+    **{
+        r"\lbrack": "[",
+        r"\rbrack": "]",
+        r"\varphi": r"\phi",
+        r"\varepsilon": r"\epsilon",
+        r"\slash": "/",
+        r"\imath": "i",
+    },
 }
-ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1, "^": 1, "_": 1, r"\text": 1, r"\overline": 1}
+ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1, "^": 1, "_": 1, r"\text": 1, r"\letter": 1, r"\overline": 1}
 MATRICES = ["matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "Vmatrix", "smallmatrix", "array", "cases", "aligned"]
 
-GROUPED = re.compile(r"(?<=\d)\s*(?:\{,\}|\{\\,\}|,\s*\\!|\\!\s*,|\\,|\\!)\s*(?=\d{3}(?!\d))")
+GROUPED = re.compile(r"(?<=\d)\s*(?:\{,\}|\{\\,\}|,\s*\\!|\\!\s*,|\\,|\\!|')\s*(?=\d{3}(?!\d))")
+GROUPED_BY_SIGN = re.compile(r"(?<![\w.,])(?:\d{1,3}(?:_\d{3})+|\d{1,3}(?:\.\d{3}){2,})(?![\w.,]*\d)")
 GROUPED_BY_SPACE = re.compile(r"(?<![\d.,/])\d{1,3}(?: \d{3})+(?![\d/]| \d)")
 PLAIN = [
     (re.compile(r"(?<![\w\\])(?:infinity|inf|oo)(?!\w)"), r"\\infty "),
     (re.compile(r"(?<![a-zA-Z\\])sqrt\s*(?=[({\d])"), r"\\sqrt "),
     (re.compile(r"(?<![a-zA-Z\\])pi(?![a-zA-Z])"), r"\\pi "),
     (re.compile(r"(?<=[\w)}])\s*\*\*\s*(?=[\w({-])"), "^"),
+    (re.compile(r"\\(?:left|right)\s*\."), ""),
     (re.compile(r">="), r"\\ge "),
     (re.compile(r"<="), r"\\le "),
     (re.compile(r"!="), r"\\ne "),
@@ -77,8 +114,8 @@ PLAIN = [
     (re.compile(r"(?<=\d)\s*(?:degrees?\b|\\text\s*\{\s*degrees?\s*\})"), r"^{\\circ}"),
 ]
 NEEDLESS = re.compile(r"(?<![a-zA-Z\d]) | (?![a-zA-Z\d])|(?<=\d) (?=[a-zA-Z])|(?<=[a-zA-Z]) (?=\d)")
-ELLIPSIS = re.compile(r"\.{3,}")
-ONE_LETTER = re.compile(r"(?<![\d})])\\text\{\s*([a-zA-Z])\s*\}")  # behind a number it is a unit
+GOES_ON = re.compile(r"(?<=\d)\s*\.{3,}")
+ONE_LETTER = re.compile(r"(?:(?<![\d})])\\text|\\letter)\{\s*([a-zA-Z])\s*\}")  # text behind a number is a unit
 
 
 @lru_cache(maxsize=2**14)
@@ -89,10 +126,10 @@ def respell(text: str) -> str:
         >>> respell("**$\\left( \\dfrac12,\\, 1,\\! 000 \\right)$**.")
         '(\\frac{1}{2},1000)'
     """
-    text = unwrap(_plain_characters(text))
+    text = unwrap(GOES_ON.sub(r"\\ldots ", _plain_characters(text)))
     if r"\begin" not in text:
         text = ESCAPED.sub(lambda match: "\\", text)
-    text = GROUPED.sub("", ELLIPSIS.sub(r"\\ldots ", text))
+    text = GROUPED_BY_SIGN.sub(lambda match: re.sub("[_.]", "", match.group()), GROUPED.sub("", text))
     for pattern, replacement in PLAIN:
         text = pattern.sub(replacement, text)
     tokens = [_token(token) for token in TOKEN.findall(text)]
@@ -100,7 +137,7 @@ def respell(text: str) -> str:
         text = _Reader(tokens).read()
     except RecursionError:
         text = "".join(tokens)
-    text = ONE_LETTER.sub(r"\1", text)
+    text = ONE_LETTER.sub(r"\1", text).replace(r"\letter", "")
     text = re.sub(r"\s+", " ", text).strip()
     text = GROUPED_BY_SPACE.sub(lambda match: match.group().replace(" ", ""), text)
     return unwrap(NEEDLESS.sub("", text))
@@ -146,6 +183,11 @@ def unwrap(text: str) -> str:
                 inside = text[len(opening) : -len(closing)]
                 if opening not in inside:
                     text = inside
+        text = SENTENCE.sub("", text)
+        if match := WHOLE_TEXT.fullmatch(text):
+            text = match.group(1)
+        elif match := OPEN_INTERVAL.fullmatch(text):
+            text = "(" + match.group(1) + ")"
         if match := BOX.match(text):
             text = _inside(text, match.end() - 1)
         elif text.startswith("{"):

@@ -15,13 +15,17 @@ Leaves = Callable[[str, str], bool]
 
 OPEN = {"(": "(", "[": "[", r"\{": r"\{", r"\langle": "(", "{": "", r"\lfloor": "", r"\lceil": ""}
 CLOSE = {")": ")", "]": "]", r"\}": r"\}", r"\rangle": ")", "}": "", r"\rfloor": "", r"\rceil": ""}
-TOKEN = re.compile(r"\\\\|\\begin\{[^{}]*\}(?:\{[^{}]*\})?|\\end\{[^{}]*\}|\\text\{[^{}]*\}|\\[a-zA-Z]+ ?|\\.|[a-zA-Z]+|\d[\d.]*|.", re.DOTALL)
+TOKEN = re.compile(
+    r"\\\\|\\begin\{[^{}]*\}(?:\{[^{}]*\})?|\\end\{[^{}]*\}|\\text\{[^{}]*\}|\\[a-zA-Z]+ ?|\\.|[a-zA-Z]+|\d[\d.]*|.",
+    re.DOTALL,
+)
 AND = re.compile(r"\\text\{,?\s*and\s*,?\}|and|\\land|\\wedge")
 OR = re.compile(r"\\text\{,?\s*or\s*,?\}|or|\\lor|\\vee")
-THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!,?\d)")
+THOUSANDS = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3})(?!,?\d)")
 
 VARIABLE = re.compile(r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\{\w+\})?'*")
 LABEL = re.compile(rf"(?:{VARIABLE.pattern}|[a-zA-Z](?:\^\{{-1\}})?\([\w,]*\))")
+BUILDER = re.compile(rf"{VARIABLE.pattern}(?:\\in ?\\mathbb\{{R\}})? ?(?:[|:]|\\mid|\\colon) ?")
 MATRIX = re.compile(r"\\begin\{(\w*matrix|array|cases)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
 RELATIONS = {r"\le": ("\\le", "]"), "<": ("<", ")"), r"\ge": ("\\ge", "]"), ">": (">", ")")}
 INFINITE = (r"-\infty", r"\infty")
@@ -94,6 +98,8 @@ def _labelled(text: str, thousands: bool) -> Node | None:
     r"""Parses what stands behind `x =` or `x \in`, if there is one such sign."""
     for sign in ("=", r"\in"):
         parts = _split(text, sign)
+        if sign == "=" and len(parts) == 2 and VARIABLE.fullmatch(parts[1]) and not VARIABLE.fullmatch(parts[0]):
+            parts.reverse()
         if len(parts) > 1 and all(LABEL.fullmatch(part) for part in parts[:-1]) and parts[-1]:
             node = _parse(parts[-1], thousands)
             return node if sign == r"\in" else Labelled(parts[0], node)
@@ -130,7 +136,9 @@ def _is(token: str, separator: "str | re.Pattern[str]") -> bool:
 
 
 def _flat(nodes: Sequence[Node], kind: str) -> tuple[Node, ...]:
-    return tuple(part for node in nodes for part in (node.parts if isinstance(node, Group) and node.kind == kind else [node]))
+    return tuple(
+        part for node in nodes for part in (node.parts if isinstance(node, Group) and node.kind == kind else [node])
+    )
 
 
 def _bracketed(text: str) -> Node | None:
@@ -146,6 +154,8 @@ def _bracketed(text: str) -> Node | None:
         return None
     kind = OPEN[tokens[0][0]] + CLOSE[tokens[-1][0]]
     inside = text[tokens[0][1][1] : tokens[-1][1][0]].strip()
+    if kind == r"\{\}" and (match := BUILDER.match(inside)) and (found := _inequality(inside[match.end() :])):
+        return found
     parts = _split(inside, ",", ";")
     if not parts:
         return r"\emptyset" if kind == r"\{\}" else None
@@ -155,20 +165,30 @@ def _bracketed(text: str) -> Node | None:
     return Group(kind, tuple(_parse(part, thousands=False) for part in parts))
 
 
-def _matrix(text: str) -> Matrix | None:
+def _matrix(text: str) -> Node | None:
     match = MATRIX.fullmatch(text)
     if not match:
         return None
     kind, inside = match.groups()
+    if kind == "cases" and (system := _system([_parse(row, True) for row in _split(inside, r"\\") if row])):
+        return system
     rows = [row for row in _split(inside.replace(r"\hline", ""), r"\\") if row]
-    return Matrix(BRACKETS.get(kind, kind), tuple(tuple(_parse(cell, True) for cell in _split(row, "&")) for row in rows))
+    return Matrix(
+        BRACKETS.get(kind, kind), tuple(tuple(_parse(cell, True) for cell in _split(row, "&")) for row in rows)
+    )
 
 
 def _leaf(text: str) -> Node:
     if r"\pm" in text or r"\mp" in text:
         signs = [(("+", "-"), ("-", "+")), (("-", "+"), ("+", "-"))]
         pairs = [{r"\pm": plus[0], r"\mp": plus[1]} for plus, _ in signs]
-        return Group(",", tuple(respell(re.sub(r"\\(?:pm|mp)(?![a-zA-Z])", lambda m, pair=pair: pair[m.group()], text)) for pair in pairs))
+        return Group(
+            ",",
+            tuple(
+                respell(re.sub(r"\\(?:pm|mp)(?![a-zA-Z])", lambda m, pair=pair: pair[m.group()], text))
+                for pair in pairs
+            ),
+        )
     if text in (r"\mathbb{R}", r"\Reals"):
         return Group("()", INFINITE)
     return text
@@ -176,7 +196,9 @@ def _leaf(text: str) -> Node:
 
 def _inequality(text: str) -> Node | None:
     r"""Parses `a < x \le b`, `x > a` and `x \ne a` as the set of all such x."""
-    tokens = [token for match in TOKEN.finditer(text) if (token := match.group().rstrip()) in RELATIONS or token == r"\ne"]
+    tokens = [
+        token for match in TOKEN.finditer(text) if (token := match.group().rstrip()) in RELATIONS or token == r"\ne"
+    ]
     if not 1 <= len(tokens) <= 2:
         return None
     sides = _split(text, *RELATIONS, r"\ne")
@@ -211,19 +233,26 @@ def _interval(low: str, first: str, high: str, second: str) -> Node | None:
 
 
 def _is_set(node: Node) -> bool:
-    return isinstance(node, Group) and len(node.kind) == 2 and node.kind[0] in "([" and len(node.parts) == 2 or (
-        isinstance(node, Group) and node.kind in ("u", r"\{\}")
+    return (
+        isinstance(node, Group)
+        and len(node.kind) == 2
+        and node.kind[0] in "(["
+        and len(node.parts) == 2
+        or (isinstance(node, Group) and node.kind in ("u", r"\{\}"))
     )
 
 
 def _system(nodes: Sequence[Node]) -> Node | None:
     """Joins `x > a and x < b` to one interval, and `x = 1, y = 2` to a tuple in the order of the names."""
-    if len(nodes) == 2 and all(isinstance(node, Group) and INFINITE[i] in (n.parts for n in nodes) for i, node in enumerate(nodes)):
-        pass
-    if all(isinstance(node, Labelled) for node in nodes):
-        labelled = sorted((node.label, node.part) for node in nodes if isinstance(node, Labelled))
-        if len({label for label, _ in labelled}) == len(nodes):
-            return Group("()", tuple(part for _, part in labelled))
+    rays = [node for node in nodes if isinstance(node, Group) and len(node.kind) == 2 and len(node.parts) == 2]
+    if len(nodes) == len(rays) == 2:
+        up = [node for node in rays if node.parts[1] == INFINITE[1]]
+        down = [node for node in rays if node.parts[0] == INFINITE[0]]
+        if len(up) == len(down) == 1:
+            return Group(up[0].kind[0] + down[0].kind[1], (up[0].parts[0], down[0].parts[1]))
+    labelled = sorted((node.label, str(node.part), node.part) for node in nodes if isinstance(node, Labelled))
+    if len(labelled) == len({label for label, *_ in labelled}) == len(nodes):
+        return Group("()", tuple(part for *_, part in labelled))
     return None
 
 
@@ -233,11 +262,17 @@ def same_structure(a: Node, b: Node, leaves: Leaves) -> bool:
     Args:
         leaves: compares two expressions.
     """
+    if isinstance(a, Labelled) and isinstance(b, str) and "=" in b:
+        return isinstance(a.part, str) and leaves(f"{a.label}={a.part}", b)
+    if isinstance(b, Labelled) and isinstance(a, str) and "=" in a:
+        return isinstance(b.part, str) and leaves(a, f"{b.label}={b.part}")
     if isinstance(a, Labelled) or isinstance(b, Labelled):
         both = isinstance(a, Labelled) and isinstance(b, Labelled)
         if both and _names(a.label) != _names(b.label):  # type: ignore[union-attr]
             return False
-        return same_structure(a.part if isinstance(a, Labelled) else a, b.part if isinstance(b, Labelled) else b, leaves)
+        return same_structure(
+            a.part if isinstance(a, Labelled) else a, b.part if isinstance(b, Labelled) else b, leaves
+        )
     if isinstance(a, str) and isinstance(b, str):
         return leaves(a, b)
     if isinstance(a, Matrix) or isinstance(b, Matrix):
@@ -246,7 +281,11 @@ def same_structure(a: Node, b: Node, leaves: Leaves) -> bool:
     if kind in UNORDERED and other in UNORDERED:
         return len(parts) == len(others) and _same_in_any_order(parts, others, leaves)
     same_brackets = kind == other
-    return same_brackets and len(parts) == len(others) and all(same_structure(x, y, leaves) for x, y in zip(parts, others, strict=True))
+    return (
+        same_brackets
+        and len(parts) == len(others)
+        and all(same_structure(x, y, leaves) for x, y in zip(parts, others, strict=True))
+    )
 
 
 def _names(label: str) -> str:
@@ -260,8 +299,14 @@ def _as_group(node: Node) -> tuple[str, tuple[Node, ...]]:
 
 def _same_matrix(a: Matrix, b: Matrix, leaves: Leaves) -> bool:
     shapes = [[len(row) for row in matrix.rows] for matrix in (a, b)]
-    return a.kind == b.kind and shapes[0] == shapes[1] and all(
-        same_structure(x, y, leaves) for row, other in zip(a.rows, b.rows, strict=True) for x, y in zip(row, other, strict=True)
+    return (
+        a.kind == b.kind
+        and shapes[0] == shapes[1]
+        and all(
+            same_structure(x, y, leaves)
+            for row, other in zip(a.rows, b.rows, strict=True)
+            for x, y in zip(row, other, strict=True)
+        )
     )
 
 

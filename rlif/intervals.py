@@ -46,7 +46,7 @@ class Interval:
 
     @classmethod
     def read(cls, found: Any) -> Interval | None:
-        """Reads an interval of that layout; None where it holds no mean."""
+        """Reads an interval of that layout; None if it has no mean."""
         if not isinstance(found, Mapping):
             return None
         n, mean, low, high = (_number(found.get(key)) for key in ("n", "mean", "low", "high"))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def judge(
     outputs: Annotated[Path | None, typer.Argument(help="805 rows {id or instruction, output or completion}.")] = None,
-    annotations: Annotated[Path | None, typer.Option(help="Read these recorded annotations and ask no judge.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="Read these recorded annotations, without a judge.")] = None,
     model: Annotated[str | None, typer.Option("--judge", help="The judge; by default gpt-4-1106-preview.")] = None,
     base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible endpoint; else OPENAI_BASE_URL.")] = None,
     prompt: Annotated[Path | None, typer.Option("--prompt", help="A judge prompt, e.g. alpaca_eval_clf.txt.")] = None,

@@ -61,7 +61,7 @@ def read_summaries(path: str | Path) -> tuple[list[RunSummary], dict[str, str | 
         return [_from_row(row, found) for row in found["runs"]], made
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         wrong = f"{type(error).__name__}: {first_line(error)}"
-        raise DataError(f"{path} is no file that `rlif compare --out FILE.json` wrote ({wrong}).") from error
+        raise DataError(f"{path} is not a file of `rlif compare --out FILE.json` ({wrong}).") from error
 
 
 def _from_row(row: Row, file: Row) -> RunSummary:

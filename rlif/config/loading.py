@@ -64,7 +64,7 @@ def find_recipe(recipe: str | Path) -> Path:
     shipped = shipped_recipes()
     if str(recipe) in shipped:
         return shipped[str(recipe)]
-    raise RecipeError(f"no recipe file and no shipped recipe {str(recipe)!r}; {nearest(str(recipe), shipped)}")
+    raise RecipeError(f"no recipe file or shipped recipe is called {str(recipe)!r}; {nearest(str(recipe), shipped)}")
 
 
 def folder_name(stem: str) -> str:
@@ -78,7 +78,7 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
         return Recipe.model_validate(values)
     except UnicodeEncodeError as error:
         found = error.object[error.start : error.end]
-        raise RecipeError(f"the recipe holds {found!r}, which is no text; write the characters themselves.") from None
+        raise RecipeError(f"the recipe has {found!r}, which is not text; write the characters themselves.") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -101,7 +101,7 @@ def check_ids(rows: Sequence[Row], column: str, problems: Mapping[str, Any] | No
         raise DataError(f"the id {next(one for one in ids if ids.count(one) > 1)!r} occurs more than once.")
     unknown = [one for one in ids if problems is not None and one not in problems]
     if unknown:
-        raise DataError(f"{len(unknown)} of {len(ids)} ids are those of no problem, the first is {unknown[0]!r}.")
+        raise DataError(f"{len(unknown)} of {len(ids)} ids do not belong to any problem, the first is {unknown[0]!r}.")
     return rows
 
 

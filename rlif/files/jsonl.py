@@ -41,7 +41,7 @@ class JsonLog:
         """Yields line number and object of each whole line; nothing if there is no file.
 
         Raises:
-            DataError: a line holds no JSON object.
+            DataError: a line is not a JSON object.
         """
         return read_lines(self.path, torn=True) if self.path.is_file() else iter(())
 
@@ -101,7 +101,7 @@ def read_lines(path: Path, torn: bool = False) -> Iterator[tuple[int, Row]]:
         torn: skip a last line without a newline, which a killed process left behind.
 
     Raises:
-        DataError: the file cannot be read, or the line just reached holds no JSON object.
+        DataError: the file cannot be read, or the line just reached is not a JSON object.
     """
     try:
         with path.open("rb") as file:
@@ -116,7 +116,7 @@ def _parse(line: bytes, number: int, path: Path) -> Row:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except ValueError as error:
-        raise DataError(f"line {number} of {path} is no JSON: {error}.") from error
+        raise DataError(f"line {number} of {path} is not JSON: {error}.") from error
     except RecursionError as error:
         raise DataError(f"line {number} of {path} is nested too deeply to be read.") from error
     if not isinstance(row, dict):

@@ -55,7 +55,7 @@ def read_rows(
     else:
         rows = _read_hub(source, split)
     if not rows:
-        raise DataError(f"{source} holds no rows.")
+        raise DataError(f"{source} has no rows.")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise DataError(f"row {number} of {source} has no columns: it is a {type(row).__name__}.")

@@ -94,7 +94,7 @@ class Run:
         """
         run = cls(Path(path).expanduser())
         if not (run.path / "recipe.yaml").is_file():
-            raise DataError(f"{path} is no run folder: it has no recipe.yaml.")
+            raise DataError(f"{path} is not a run folder: it has no recipe.yaml.")
         return run
 
     def recipe(self) -> Recipe:
@@ -185,7 +185,7 @@ class Run:
         """Reads the records of an evaluation; empty where there are none.
 
         Raises:
-            DataError: a line holds no object.
+            DataError: a line is not an object.
         """
         path = self.path / "eval" / f"{evaluation_name(step, task)}.jsonl"
         return [row for _, row in read_lines(path)] if path.is_file() else []

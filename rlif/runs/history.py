@@ -85,7 +85,7 @@ def read_history(path: str | Path) -> History:
     """Reads a run folder; whatever is missing or damaged becomes a note.
 
     Raises:
-        DataError: the folder is no run folder: it has no recipe.yaml.
+        DataError: the folder is not a run folder: it has no recipe.yaml.
     """
     run = Run.open(path)
     notes: list[str] = []
@@ -178,7 +178,7 @@ def _read_json(path: Path, notes: list[str], expected: str = "") -> Row:
         value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
         if isinstance(value, dict):
             return value
-        notes.append(f"{path.name} holds no object and is left out.")
+        notes.append(f"{path.name} is not an object and is left out.")
     except FileNotFoundError:
         if expected:
             notes.append(f"{path.name} is missing: {expected}.")

@@ -81,7 +81,7 @@ def test_an_entry_that_cannot_be_checked_has_a_note_and_the_others_are_checked(f
     torn, whole, foreign = check_graders(folders)
     assert not torn.within and re.search(message, torn.note)
     assert whole.within and whole.note == "no answer in 100.00 %"
-    assert not foreign.within and "no family is called so" in foreign.note
+    assert not foreign.within and "the name must begin with a family" in foreign.note
 
 
 def test_a_folder_without_expectations_is_refused(tmp_path):

@@ -56,7 +56,7 @@ def test_a_folder_by_split(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b"", "holds no rows"),
+        ("a.jsonl", b"", "has no rows"),
         ("a.jsonl", b'{"prompt": "x"}\n{"prompt": ', "cannot read .*a.jsonl"),
         ("a.jsonl", b"\xff\xfe\x00", "cannot read .*a.jsonl"),
         ("a.jsonl.gz", b"not gzip", "cannot read"),

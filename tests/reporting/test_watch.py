@@ -72,7 +72,7 @@ def test_q_ends_the_view(tmp_path, monkeypatch):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(rlif.RlifError, match="no run folder"):
+    with pytest.raises(rlif.RlifError, match="is not a run folder"):
         watch(tmp_path, once=True)
 
 
@@ -104,4 +104,4 @@ def test_the_commands_report_and_watch(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["rlif", "watch", str(tmp_path / "nothing"), "--once"])
     with pytest.raises(SystemExit) as exit_:
         cli.main()
-    assert exit_.value.code == 2 and "no run folder" in capsys.readouterr().err
+    assert exit_.value.code == 2 and "is not a run folder" in capsys.readouterr().err

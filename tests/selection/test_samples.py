@@ -128,7 +128,7 @@ def test_old_names_of_signals_become_the_new_ones(tmp_path):
 def test_numbers_that_are_not_finite_become_none(tmp_path):
     path = write(tmp_path / "s.jsonl", ['{"id": 1, "completion": "x", "self_certainty": NaN, "likelihood": -1}'])
     assert read_samples(path) == [{"id": "1", "completion": "x", "self_certainty": None, "likelihood": -1}]
-    with pytest.raises(RlifError, match="holds no samples"):
+    with pytest.raises(RlifError, match="has no samples"):
         read_samples(write(tmp_path / "empty.jsonl", []))
 
 

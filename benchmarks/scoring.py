@@ -203,8 +203,9 @@ def main() -> None:
     rows["model"] = [measure(Case(shape, 2, 110, V), args.rounds) for shape in REAL]
     largest = at_the_largest("wide-152k", "float32", "cpu", *LARGEST, V)
     about = (
-        "`wide` models have 2 layers and hidden 128: the product with the head is cheap there, and what is done with"
-        " its logits is as dear as anywhere. The last rows have the shapes of real models, one with two layers only."
+        "`wide` models have 2 layers and hidden 128: the product with the head is cheap there, but the work on its"
+        " logits costs as much as in a large model. The last rows have the shapes of real models, one"
+        " with two layers only."
     )
     command = f"python benchmarks/scoring.py --rounds {args.rounds} --out {args.out}"
     write(args.out, "Scoring alone", command, [about, "", *summary(rows, largest)], {"rows": rows, "largest": largest})

@@ -175,7 +175,7 @@ def aims(rows: Sequence[Row]) -> list[str]:
         f"- Extra passes beyond those promised: on {len(extra)} of {len(rows)} paths.",
         *(_aim(rows, f"ours / plain at most {AIM}", "ours/plain", AIM, clock) for clock in CLOCKS),
         *(_aim(rows, "faster than the reference method", "ours/reference", 1.0, clock) for clock in CLOCKS),
-        f"- Of the completions of the last lap all three share at least {same:.0%}.",
+        f"- All three share at least {same:.0%} of the completions of the last lap.",
         "- `ours` is the trainer alone; the log, the guard and kept completions of `rlif train` are not in it.",
     ]
 

@@ -151,7 +151,7 @@ def table(study: str, runs: list[dict[str, Any]]) -> str:
             *rows(runs, marks),
             "",
             "Floor minus paper in points of greedy accuracy, paired by seed: mean with Student's 95 % interval over the"
-            " n seeds that got so far in both forms.",
+            " n seeds that reached that step in both forms.",
             "",
             f"| signal | {' | '.join(f'step {step}' for step in marks)} |",
             "|---" * (1 + len(marks)) + "|",

@@ -80,8 +80,8 @@ def main() -> None:
         f"`rlif.approximate_self_certainty` on {N} samples (temperature 1) of each of {args.limit} held-out problems;"
         f" V = {model.config.vocab_size}, float32 weights, nats. Errors are bound minus exact, so never above 0. Same"
         f" choice: the surest of {N} samples is the same one. k is a large part of this vocabulary; with 150,000 tokens"
-        " the same k leaves out far more. And label smoothing made this model's tail even, which is when the bound is"
-        " near: take the small errors at 50 for this model's alone.",
+        " the same k leaves out far more. Label smoothing made this model's tail even, so the bound is near. The"
+        " small errors at k = 50 may hold for this model only.",
         "",
         "| task | exact, mean | k | mean error | nearest | farthest | Spearman | same choice |",
         "|---|---|---|---|---|---|---|---|",

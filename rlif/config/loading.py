@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rlif.config.defaults import OURS, PAPER_TRAINING, REUSE
 from rlif.config.inheritance import lineage, merged
 from rlif.config.recipe import Equivalence, Evaluation, Recipe
-from rlif.config.renamed import RENAMED_KEYS
+from rlif.config.renamed import new_key
 from rlif.errors import RecipeError, nearest
 from rlif.files.yaml import parse_yaml
 from rlif.guard.limits import Guard
@@ -46,7 +46,7 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             raise RecipeError(f"cannot read {override!r}; overrides look like key=value.")
         target = values
         first, *inner = key.split(".")
-        *parents, last = RENAMED_KEYS.get(first, first), *inner
+        *parents, last = new_key(first), *inner
         for parent in parents:
             if target.get(parent) is None:
                 target[parent] = {}

@@ -64,7 +64,9 @@ def find_recipe(recipe: str | Path) -> Path:
     shipped = shipped_recipes()
     if str(recipe) in shipped:
         return shipped[str(recipe)]
-    raise RecipeError(f"no recipe file and no shipped recipe {str(recipe)!r}; {nearest(str(recipe), shipped)}")
+    raise RecipeError(
+        f"no recipe file and no shipped recipe {str(recipe)!r}; {nearest(str(recipe), shipped, 'rlif recipes')}"
+    )
 
 
 def folder_name(stem: str) -> str:

@@ -98,6 +98,47 @@ def test_a_program_that_configures_logging_decides_what_is_shown(configured, sho
     assert done.stderr.endswith(shown) and len(done.stderr.splitlines()) == len(shown.splitlines())
 
 
+KEPT = "rlif: interrupted; finished work is kept, and the same command resumes.\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (
+            ["score", "rows.jsonl", "-m", "tiny-reasoner"],
+            "rlif: interrupted; the same command resumes only with --out.\n",
+        ),
+        (["score", "rows.jsonl", "-m", "tiny-reasoner", "-oscores.jsonl"], KEPT),
+        (["select", "-m", "tiny-reasoner", "-t", "clock", "--out=best"], KEPT),
+        (["eval", "tiny-reasoner", "--tasks", "clock"], KEPT),
+        (["eval", "tiny-reasoner", "--tasks", "clock", "--overwrite"], ""),
+        (["tasks"], ""),
+    ],
+)
+def test_ctrl_c_says_whether_the_same_command_resumes(args, said, monkeypatch, capsys, tmp_path):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    for place in ("selection.score_file.load_scorer", "evaluation.grid.candidates", "cli.tasks.print_table"):
+        monkeypatch.setattr(f"rlif.{place}", interrupt)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    assert main(monkeypatch, capsys, *args) == (130, "", said)
+
+
+def test_the_hub_clients_retries_are_silent_while_a_command_runs(monkeypatch, capsys):
+    retries = logging.getLogger("huggingface_hub.utils._http")
+    monkeypatch.setattr("rlif.cli.tasks.print_table", lambda *_, **__: retries.warning("Retrying in 1s"))
+    handler = logging.StreamHandler(sys.stderr)
+    retries.addHandler(handler)
+    try:
+        assert main(monkeypatch, capsys, "tasks")[2] == ""
+        retries.warning("Retrying")
+        assert capsys.readouterr().err == "Retrying\n"
+    finally:
+        retries.removeHandler(handler)
+
+
 def test_characters_that_the_terminal_lacks_are_escaped(tmp_path):
     (tmp_path / "mine.yaml").write_text("base: demo\ndescription: café\n", encoding="utf-8")
     code = "from rlif.cli.main import main; main()"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlif.cli.options import Overrides, Recipe, ServerGpus, Strategy
+from rlif.cli.tables import print_text
 from rlif.errors import RecipeError, RlifError, lookup
 
 if TYPE_CHECKING:
@@ -72,11 +73,11 @@ def plan(
 def _show_setting(setting: Setting, gpus: str, chosen: bool) -> None:
     """Prints model, GPUs and lengths; `chosen` where the length of completions was given."""
     shape, card = setting.shape, setting.card
-    print(
+    print_text(
         f"{setting.recipe.model}: {shape.parameters / 1e9:.2f} B parameters, {gpus} ({card.memory:g} GiB,"
         f" {card.flops / 1e12:g} TFLOP/s, {card.bandwidth / 1e12:g} TB/s; {card.source}), {setting.strategy}"
     )
-    print(
+    print_text(
         f"{setting.rows} completions per update, prompts of {setting.prompt:g} tokens, completions of"
         f" {setting.completion:g}" + ("" if chosen else " (the most; --completion-tokens says otherwise)")
     )
@@ -129,8 +130,8 @@ def _show_time(setting: Setting, task: Task, problems: int | None) -> None:
             )
             steps = plan_steps(recipe, problems, setting.trainers).steps
     except RlifError as error:
-        print(f"updates of the run unknown: {error}")
+        print_text(f"updates of the run unknown: {error}")
         return
     hours = steps * time.total / 3600
     print(f"{steps:,} updates: {hours:.2g} hours, {hours * setting.gpus:.2g} GPU hours")
-    print("estimates, each part right to about a factor of two at best: docs/scaling.md says what they assume")
+    print_text("estimates, each part right to about a factor of two at best: docs/scaling.md says what they assume")

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 import rlif
 from rlif.cli.main import app
 from rlif.cli.select import _print_accuracies
-from rlif.cli.tables import table_lines
+from rlif.cli.tables import print_text, table_lines
+from rlif.config.loading import load_recipe
+from rlif.sampling.loading import load_config
 
 COMMANDS = [command.name for command in app.registered_commands]
 
@@ -57,6 +59,30 @@ def test_a_table_that_is_far_too_wide_names_each_cell():
     assert max(map(len, lines)) <= 80 and "demo" in lines
     assert " ".join(" ".join(lines).split()).count("12.3 [10.1, 14.2]") == 10
     assert table_lines(headings, [row], 2, 10**6)[2].split() == " ".join(row).split()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["plan", "intuitor-qwen2.5-3b-math", "--problems", "100"],
+        ["plan", "demo", "--gpus", "1"],
+        ["eval", "tiny-reasoner", "--tasks", "clock", "--limit", "2"],
+        ["compare", str(ROOT / "results/demo.json")],
+        ["select", "-m", "tiny-reasoner", "-t", "clock", "-n", "2", "--limit", "2"],
+    ],
+)
+def test_what_is_printed_fits_and_begins_without_an_empty_line(args, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rlif.launching.hardware.config_of", lambda recipe: load_config(load_recipe("demo")))
+    code, out, err = main(monkeypatch, capsys, *args)
+    assert code == 0 and max(map(len, out.splitlines())) <= 80
+    assert out[0] != "\n" and not err.startswith("\n")
+
+
+def test_a_paragraph_that_is_too_wide_is_indented_below_its_first_line(capsys):
+    print_text("Keys in which demo-collapse differs from demo: " + "; ".join(["training.beta: 0.005"] * 4))
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.endswith("0.005;") and rest and all(line.startswith("  ") for line in rest)
 
 
 def test_version():

@@ -36,7 +36,13 @@ def evaluate(
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of probability to sample from.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Completion limit.")] = None,
     prompt: Annotated[str | None, typer.Option(help="A template's name, or a YAML file of system and user.")] = None,
-    chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help="As the protocol says by default.")] = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--no-chat",
+            help="Whether prompts go through the model's chat template; by default as the task's protocol says.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of sampling.")] = 0,
     dtype: Dtype = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,

@@ -60,7 +60,12 @@ def general(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help=f"Show tracebacks of errors; as {DEBUG}=1.")] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug", help=f"Also show the traceback of an error, for a report of a bug; {DEBUG}=1 does the same."
+        ),
+    ] = False,
 ) -> None:
     """Train language models by their own confidence."""
     context.with_resource(_warnings_on_stderr())

@@ -15,23 +15,35 @@ if TYPE_CHECKING:
     from rlif.launching.cost_model import Setting
     from rlif.tasks import Task
 
-Gpu = Annotated[str, typer.Option(help="b200, h200, h100, h100-pcie, a100, a100-40, l40s, a6000, 4090, 3090.")]
+Gpu = Annotated[
+    str, typer.Option(help="The kind of GPU: b200, h200, h100, h100-pcie, a100, a100-40, l40s, a6000, 4090 or 3090.")
+]
 
 
 def plan(
     recipe: Recipe,
     overrides: Overrides = None,
     gpu: Gpu = "h100",
-    gpus: Annotated[int, typer.Option(min=1, help="Over all machines, without those of a running server.")] = 8,
+    gpus: Annotated[
+        int, typer.Option(min=1, help="Number of GPUs on all machines, without those of a running server.")
+    ] = 8,
     strategy: Strategy = "ddp",
     server_gpus: ServerGpus = 1,
-    prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Mean; else half of max_prompt_tokens.")] = None,
-    completion_tokens: Annotated[int | None, typer.Option(min=1, help="Mean length; by default the maximum.")] = None,
-    problems: Annotated[int | None, typer.Option(min=1, help="How many; counted in the data if left out.")] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Mean length of a prompt; by default half of max_prompt_tokens.")
+    ] = None,
+    completion_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Mean length of a completion; by default the longest that the recipe allows."),
+    ] = None,
+    problems: Annotated[
+        int | None, typer.Option(min=1, help="Number of training problems; counted in the data if left out.")
+    ] = None,
 ) -> None:
     """Estimate memory and time of a run on given GPUs.
 
-    Example: `rlif plan intuitor-qwen2.5-3b-math --gpu h100`. Nothing is loaded but the model's configuration.
+    Example: `rlif plan intuitor-qwen2.5-3b-math --gpu h100`. Nothing is loaded but the model's configuration. Use it
+    before renting GPUs: it says whether the run fits, how long it takes and, where it does not fit, what would help.
     """
     from rlif.config.loading import load_recipe
     from rlif.config.steps import check_annotator

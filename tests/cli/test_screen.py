@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from support.commands import ROOT, main, run
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import rlif
@@ -34,6 +35,21 @@ def test_help_is_whole_phrases(command):
     for line in done.output.splitlines():
         assert len(line) <= 80
         assert not line.endswith("...") or line.startswith("Usage:") or line.endswith("]...")
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ([], ["--debug"]),
+        (["plan"], ["--gpu", "--gpus", "--prompt-tokens", "--completion-tokens", "--problems"]),
+        (["judge"], ["--difficulty"]),
+        *(([command], ["--chat"]) for command in ("score", "select", "eval")),
+    ],
+)
+def test_help_of_an_option_says_what_it_does(command, options):
+    known = get_command(app).commands[command[0]] if command else get_command(app)
+    helps = {name: parameter.help for parameter in known.params for name in parameter.opts}
+    assert all(len(helps[option].split()) >= 8 for option in options)
 
 
 @pytest.mark.parametrize("command", ["recipes", "tasks"])

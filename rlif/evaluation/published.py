@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import DataError
+from rlif.errors import DataError, why_unreadable
 from rlif.files.tables import Row, read_rows
 
 
@@ -85,7 +85,7 @@ def read_json(path: Path) -> Any:
         data = path.read_bytes()
         return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(f"cannot read {path}: {error}.") from error
+        raise DataError(f"cannot read {path}: {why_unreadable(error)}.") from error
 
 
 def check_ids(rows: Sequence[Row], column: str, problems: Mapping[str, Any] | None = None) -> Sequence[Row]:

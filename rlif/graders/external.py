@@ -50,10 +50,10 @@ def import_function(name: str) -> Callable[..., Any]:
     except ImportError as error:
         if moved := where_moved(error.name):
             raise RecipeError(f"cannot import the reward {name}: {moved}.") from error
-        raise RecipeError(
-            f"cannot import the reward {name}: {first_line(error)}; go to the folder that its module lies in, or add"
-            " that to PYTHONPATH."
-        ) from error
+        advice = "go to the folder that its module lies in, or add that to PYTHONPATH"
+        if (error.name or "").startswith("rlif."):
+            advice = "the modules of rlif are in folders now, see docs/architecture.md"
+        raise RecipeError(f"cannot import the reward {name}: {first_line(error)}; {advice}.") from error
     except (Exception, SystemExit) as error:  # importing runs the user's code, which can raise anything
         raise RecipeError(f"importing the reward {name} raises {type(error).__name__}: {first_line(error)}.") from error
     finally:

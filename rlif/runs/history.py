@@ -65,6 +65,12 @@ class History:
         steps = training.get("max_steps") if isinstance(training, Mapping) else None
         return steps if isinstance(steps, int) and steps > 0 else None
 
+    @property
+    def failures(self) -> str:
+        """Names the tracebacks of rewards that raised, in a sentence; empty without any."""
+        files = sorted(path.name for path in (self.run.path / "errors").glob("reward-step-*.txt"))
+        return f"A reward raised an error: see errors/{', errors/'.join(files)} in the run folder." if files else ""
+
     def records(self, step: int, task: str, limit: int = 20_000) -> Iterator[Row]:
         """Yields the first records of an evaluation, one per completion; none where they were not written."""
         path = self.run.path / "eval" / f"step-{step:06d}-{task}.jsonl"

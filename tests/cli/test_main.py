@@ -125,7 +125,10 @@ def test_dry_run_says_what_it_cannot_know(monkeypatch, capsys):
     ("args", "message"),
     [
         (["train"], "give a recipe"),
-        (["train", "dmo"], "did you mean 'demo'"),
+        (["train", "dmo"], "did you mean 'demo'? `rlif recipes` lists all "),
+        (["train", "nothing-like-it"], "no shipped recipe 'nothing-like-it'; `rlif recipes` lists all "),
+        (["report", "nowhere"], "nowhere is no run folder: there is no such folder."),
+        (["check-graders", "nowhere"], "cannot read nowhere/expected.json: No such file or directory."),
         (["train", "demo", "modle=x"], "did you mean 'model'"),
         (["train", "demo", "reward=confidence"], "unknown reward 'confidence'"),
         (["train", "demo", "reward={likelyhood: 1}"], "did you mean 'likelihood'"),

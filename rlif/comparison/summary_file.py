@@ -62,7 +62,7 @@ def read_summaries(path: str | Path) -> tuple[list[RunSummary], dict[str, str | 
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         plain = isinstance(error, OSError | UnicodeDecodeError | json.JSONDecodeError | KeyError | RecursionError)
         wrong = why_unreadable(error) if plain else "its contents are of another layout"
-        raise DataError(f"{path} is no file that `rlif compare --out FILE.json` wrote ({wrong}).") from error
+        raise DataError(f"{path} is not a file that `rlif compare --out FILE.json` wrote ({wrong}).") from error
 
 
 def _from_row(row: Row, file: Row) -> RunSummary:

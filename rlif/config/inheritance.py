@@ -50,7 +50,7 @@ def _file_of(base: Any, named_in: Path, shipped: Mapping[str, Path]) -> Path:
         return path
     if base not in shipped:
         raise RecipeError(
-            f"base in {named_in} is {base!r}, no shipped recipe; {nearest(base, shipped, 'rlif recipes')}"
+            f"base in {named_in} is {base!r}, which does not ship; {nearest(base, shipped, 'rlif recipes')}"
         )
     return shipped[base]
 

@@ -65,7 +65,7 @@ def find_recipe(recipe: str | Path) -> Path:
     if str(recipe) in shipped:
         return shipped[str(recipe)]
     raise RecipeError(
-        f"no recipe file and no shipped recipe {str(recipe)!r}; {nearest(str(recipe), shipped, 'rlif recipes')}"
+        f"no recipe file or shipped recipe is called {str(recipe)!r}; {nearest(str(recipe), shipped, 'rlif recipes')}"
     )
 
 

@@ -110,7 +110,7 @@ def count_lines(path: Path) -> int:
     except OSError as error:
         raise DataError(f"cannot read {path}: {why_unreadable(error)}.") from error
     if not count:
-        raise DataError(f"{path} holds no rows.")
+        raise DataError(f"{path} has no rows.")
     return count
 
 
@@ -136,9 +136,9 @@ def _parse(line: bytes, number: int, path: Path) -> Row:
     try:
         row = json.loads(line.decode("utf-8-sig").rstrip())
     except json.JSONDecodeError as error:
-        raise DataError(f"line {number} of {path} is no JSON from character {error.colno} on.") from error
+        raise DataError(f"line {number} of {path} is not JSON from character {error.colno} on.") from error
     except ValueError as error:
-        raise DataError(f"line {number} of {path} is no JSON: {why_unreadable(error)}.") from error
+        raise DataError(f"line {number} of {path} is not JSON: {why_unreadable(error)}.") from error
     except RecursionError as error:
         raise DataError(f"line {number} of {path} is nested too deeply to be read.") from error
     if not isinstance(row, dict):

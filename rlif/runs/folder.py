@@ -95,7 +95,7 @@ class Run:
         run = cls(Path(path).expanduser())
         if not (run.path / "recipe.yaml").is_file():
             why = "it has no recipe.yaml" if run.path.is_dir() else "there is no such folder"
-            raise DataError(f"{path} is no run folder: {why}.")
+            raise DataError(f"{path} is not a run folder: {why}.")
         return run
 
     def recipe(self) -> Recipe:

@@ -56,7 +56,7 @@ def test_a_folder_by_split(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b"", "holds no rows"),
+        ("a.jsonl", b"", "has no rows"),
         (
             "a.jsonl",
             b'{"prompt": "x"}\n{"prompt": ',

@@ -128,7 +128,7 @@ def test_old_names_of_signals_become_the_new_ones(tmp_path):
 def test_numbers_that_are_not_finite_become_none(tmp_path):
     path = write(tmp_path / "s.jsonl", ['{"id": 1, "completion": "x", "self_certainty": NaN, "likelihood": -1}'])
     assert read_samples(path) == [{"id": "1", "completion": "x", "self_certainty": None, "likelihood": -1}]
-    with pytest.raises(RlifError, match="holds no rows"):
+    with pytest.raises(RlifError, match="has no rows"):
         read_samples(write(tmp_path / "empty.jsonl", []))
 
 
@@ -200,13 +200,13 @@ def test_free_form_text_is_picked_by_self_certainty(monkeypatch, capsys, tmp_pat
         (["select", "-m", "tiny-reasoner", "-t", "clock", "--dtype", "int8"], "dtype in the recipe"),
         (["select", "-m", "/nowhere/model", "-t", "clock"], "no such model folder"),
         (["select", "--samples", "nowhere.jsonl"], "no such file: nowhere.jsonl"),
-        (["select", "--samples", "empty.jsonl"], "empty.jsonl holds no rows."),
+        (["select", "--samples", "empty.jsonl"], "empty.jsonl has no rows."),
         (["select", "--samples", "folder"], "folder is a folder; expected a file of JSON lines."),
-        (["select", "--samples", "bytes.jsonl"], "line 1 of bytes.jsonl is no JSON: it is not text in UTF-8."),
+        (["select", "--samples", "bytes.jsonl"], "line 1 of bytes.jsonl is not JSON: it is not text in UTF-8."),
         (["select", "--samples", "s.jsonl", "--early-stop"], "--early-stop draws samples"),
         (["select", "--samples", "s.jsonl"], "the rule borda reads self_certainty, which no sample has"),
         (["score", "nowhere.jsonl", "-m", "tiny-reasoner"], "no such file: nowhere.jsonl"),
-        (["score", "empty.jsonl", "-m", "tiny-reasoner"], "empty.jsonl holds no rows."),
+        (["score", "empty.jsonl", "-m", "tiny-reasoner"], "empty.jsonl has no rows."),
         (["score", "folder", "-m", "tiny-reasoner"], "folder is a folder; expected a file of JSON lines."),
         (["score", "s.jsonl", "-m", "tiny-reasoner"], "line 1 of s.jsonl has no 'prompt'"),
     ],

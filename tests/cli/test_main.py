@@ -126,8 +126,11 @@ def test_dry_run_says_what_it_cannot_know(monkeypatch, capsys):
     [
         (["train"], "give a recipe"),
         (["train", "dmo"], "did you mean 'demo'? `rlif recipes` lists all "),
-        (["train", "nothing-like-it"], "no recipe file or shipped recipe is called 'nothing-like-it'; `rlif recipes` lists all "),
-        (["report", "nowhere"], "nowhere is no run folder: there is no such folder."),
+        (
+            ["train", "nothing-like-it"],
+            "no recipe file or shipped recipe is called 'nothing-like-it'; `rlif recipes` lists",
+        ),
+        (["report", "nowhere"], "nowhere is not a run folder: there is no such folder."),
         (["check-graders", "nowhere"], "cannot read nowhere/expected.json: No such file or directory."),
         (["train", "demo", "modle=x"], "did you mean 'model'"),
         (["train", "demo", "reward=confidence"], "unknown reward 'confidence'"),

@@ -16,12 +16,16 @@ from rlif.cli.tables import number, percent, print_table, print_text
 from rlif.errors import RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from rich.progress import TaskID
 
     from rlif.evaluation.grid import Candidate, Options
     from rlif.evaluation.scores import Scores
     from rlif.intervals import Interval
+    from rlif.sampling.sampler import Sampler
     from rlif.tasks import Task
+    from rlif.tasks.prompts import Prompt
     from rlif.types import Problem
 
 
@@ -104,7 +108,7 @@ def _sources(pairs: Sequence[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def _prompt(name: str | None) -> Any:
+def _prompt(name: str | None) -> Prompt | None:
     from rlif.files.yaml import read_yaml
     from rlif.tasks.prompts import find_prompt
 
@@ -141,7 +145,10 @@ def _grade(work: Sequence[tuple[Task, Sequence[Problem]]], outputs: Path, output
 
 
 def _evaluate(
-    found: Sequence[Candidate], work: Sequence[tuple[Task, Sequence[Problem]]], options: Options, sampler: Any
+    found: Sequence[Candidate],
+    work: Sequence[tuple[Task, Sequence[Problem]]],
+    options: Options,
+    sampler: Callable[[Candidate, Any], Sampler],
 ) -> None:
     from rich import progress as rich
 
@@ -152,7 +159,7 @@ def _evaluate(
     times = (rich.TimeElapsedColumn(), rich.TextColumn("left"), rich.TimeRemainingColumn())
     rows: list[tuple[str, Scores]] = []
     with rich.Progress(*columns, *times, transient=True, disable=not sys.stdout.isatty()) as progress:
-        bars: dict[str, Any] = {}
+        bars: dict[str, TaskID] = {}
 
         def advance(label: str, task: str, done: int, total: int) -> None:
             name = f"{label} {task}"

@@ -62,8 +62,8 @@ class Entry:
         """Compares with the published figures: within if all figures and the number of items agree, and `sound`."""
         if items != self.expected.get("items", items):
             sound, note = False, f"expected {self.expected['items']} items, there are {items}; {note}"
-        given = self.expected.get("tolerance", [])
-        tolerances = given if isinstance(given, list) else [given]
+        given = self.expected.get("tolerance")
+        tolerances = given if isinstance(given, list) else [] if given is None else [given]
         for number, (one, other) in enumerate(zip(ours, published, strict=True)):
             tolerance = tolerances[number] if number < len(tolerances) else rounding(other)
             sound = sound and (one is None or abs(one - other) <= tolerance + 1e-9)

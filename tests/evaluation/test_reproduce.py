@@ -52,6 +52,8 @@ def test_published_figures_are_compared(folders, monkeypatch):
         assert not row.within
     assert "expected 3 items, there are 2" in row.note
     assert [line[-2] for line in table([row])] == ["", "OUT"]
+    expect(folders, items=2, tolerance=None)
+    assert check_graders(folders)[0].within, "null leaves the tolerance to the written digits"
 
 
 def test_another_data_folder_can_be_given(folders, tmp_path):

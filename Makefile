@@ -1,11 +1,12 @@
-# make demo   train the shipped model by its own confidence and show what happened
-# make test   run the tests, about six minutes on two cores; the last lines say what was skipped, and what to do about it
-# make test-all   run the sweeps as well: every kill, fault and case of fuzzing
-# make test-pythons   run the tests under each Python that is supported and installed here
-# make torture  kill, fail and fuzz it at full length, and write the table of docs/reliability.md
-# All set up .venv first, once; it is rebuilt when the project's dependencies change.
-# make bench   measure speed and memory, half an hour; make bench-gpu   the same at real sizes, where a GPU is
-# make test-vllm   the tests of the vLLM engine, on the CPU, in an environment of their own (.venv-vllm, 4 GB)
+# make demo          train the shipped model by its own confidence and write a report
+# make test          run the tests, six minutes on two cores; the last lines say what was skipped, and the remedy
+# make test-all      run the sweeps as well: every kill, every fault, all cases of the fuzz tests
+# make test-pythons  run the tests under each supported Python that is installed
+# make test-vllm     run the tests of vLLM on the CPU, in an environment of their own (.venv-vllm, 4 GB)
+# make torture       run kills, faults and fuzz tests at full length, and write the tables of docs/reliability.md
+# make bench         measure speed and memory, half an hour
+# make bench-gpu     measure the same at real sizes on a GPU
+# The first use sets up .venv. It is rebuilt when the project's dependencies change.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -29,7 +30,7 @@ test-all: test
 test-pythons:
 	scripts/test_pythons.sh $(PYTHONS)
 
-# Without dynamo, which would spend 10 seconds on compiling vLLM's sampler.
+# Dynamo is off: it would spend 10 seconds on compiling vLLM's sampler.
 test-vllm: $(READY_VLLM)
 	TORCHDYNAMO_DISABLE=1 VLLM_CPU_OMP_THREADS_BIND=nobind \
 	$(VENV_VLLM)/bin/python -m pytest --override-ini addopts= --strict-markers --quiet $(wildcard tests/*/test_*_vllm.py)
@@ -37,8 +38,8 @@ test-vllm: $(READY_VLLM)
 torture: $(READY)
 	$(RUN)/python scripts/torture.py docs/reliability.md
 
-# One thread, so that times are comparable and other jobs disturb less. Freed memory stays with the process: else a fifth of
-# a step with large logits is page faults, more for whom luck gives them to.
+# One thread, so that times are comparable and other jobs disturb less. Freed memory stays with the process. Otherwise
+# page faults take a fifth of a step with large logits, and more of some contestants' steps than of others'.
 STEADY := OMP_NUM_THREADS=1 MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 MALLOC_TOP_PAD_=268435456
 bench: $(READY)
 	$(STEADY) $(RUN)/python benchmarks/step.py

@@ -1,13 +1,14 @@
-"""The three who compete for a step: plain TRL, ours, and the reference method.
+"""Builds the three trainers that are compared: plain TRL, ours, and the reference method.
 
-    plain       TRL's trainer with a constant reward: what a step costs that no signal is computed for
+    plain       TRL's trainer with a constant reward: the cost of a step without any signal
     ours        rlif's trainer with self-certainty
-    reference   TRL's trainer whose reward runs one more forward pass over prompt and completion, without gradient,
-                keeps the logits of all positions and takes logsumexp minus mean over the vocabulary; written from the
-                description of the method's first implementation (arXiv 2505.19590), aligned as the paper's formula is
+    reference   TRL's trainer whose reward runs one more forward pass over prompt and completion, without gradient.
+                It keeps the logits of all positions and takes logsumexp minus mean over the vocabulary. It is written
+                from the description of the method's first implementation (arXiv 2505.19590), and aligned as in the
+                paper's formula
 
-All three have the same weights, prompts and seeds, and a learning rate of zero, so they sample the same completions
-in every lap and do the same optimiser work. A `Stepper` runs TRL's own training loop in a thread, one lap at a time.
+All three have the same weights, prompts and seeds, and a learning rate of zero. So they sample the same completions in
+every lap and do the same optimiser work. A `Stepper` runs TRL's own training loop in a thread, one lap at a time.
 """
 
 from __future__ import annotations
@@ -46,15 +47,15 @@ CONTESTANTS = ("plain", "ours", "reference")
 
 @dataclass(frozen=True)
 class Setting:
-    """What a step is made of.
+    """Holds the sizes of a step.
 
     Attributes:
-        folder: of the model, see `shapes.save`.
-        batch: completions per micro-batch, `accumulation` of which make a step.
+        folder: the model's, see `shapes.save`.
+        batch: completions per micro-batch; a step has `accumulation` micro-batches.
         group: completions per prompt.
-        tokens: the longest a completion may get.
+        tokens: limit on the tokens of a completion.
         joined: problems in one prompt.
-        optim: of transformers.
+        optim: transformers' name of the optimiser.
     """
 
     folder: Path
@@ -70,7 +71,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Way:
-    """A way through TRL's step, with the extra passes that are promised on it."""
+    """Holds the options of one path through TRL's step, and the extra passes that rlif promises on it."""
 
     changes: dict[str, Any] = field(default_factory=dict)
     rloo: bool = False
@@ -88,13 +89,13 @@ PATHS = {
     "vllm": Way({"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.2}),
 }
 
-TAPS = Meter()  # the hooks that rlif puts on passes of TRL's
+TAPS = Meter()  # time in the hooks that rlif puts on TRL's passes
 for tap in (DecodeTap, BackboneTap):
     tap._read = TAPS.around(tap._read)
 
 
 class Clocked:
-    """Mixin over a trainer: seconds by part, and rows through the models outside of generation and gradients."""
+    """Counts a trainer's seconds by part, and rows through the models outside generation and gradients; a mixin."""
 
     model: Any
     args: Any
@@ -122,7 +123,7 @@ class Clocked:
         return time.perf_counter()
 
     def forget(self) -> None:
-        """Starts all counts anew."""
+        """Resets all counts."""
         self.seconds = dict.fromkeys(self.seconds, 0.0)
         self.rows = self.completions = self.generated = 0
         self.rewarding.seconds = 0.0
@@ -146,12 +147,12 @@ class Clocked:
 
 
 def constant(prompts: list[Any], **_: Any) -> list[float]:
-    """The reward that costs nothing."""
+    """Rewards every completion with 0, at no cost."""
     return [0.0] * len(prompts)
 
 
 class ReferenceReward:
-    """Self-certainty by one more forward pass with the logits of all positions."""
+    """Computes self-certainty by one more forward pass with the logits of all positions."""
 
     __name__ = "reference"
 
@@ -186,7 +187,7 @@ class ReferenceReward:
 
 @contextmanager
 def engines(device: str) -> Iterator[None]:
-    """What only vLLM's CPU build needs where TRL builds an engine: float32, a small cache, weights as they come."""
+    """Sets what vLLM's CPU build needs when TRL builds an engine: float32, a small cache, weights not repacked."""
     if device != "cpu" or importlib.util.find_spec("vllm") is None:
         yield
         return
@@ -204,7 +205,7 @@ def engines(device: str) -> Iterator[None]:
 
 
 def build(contestant: str, path: Way, setting: Setting) -> Any:
-    """A trainer that can be run lap by lap."""
+    """Builds a trainer that can be run lap by lap."""
     with engines(setting.device):
         return _build(contestant, path, setting)
 
@@ -268,9 +269,10 @@ def _options(setting: Setting) -> dict[str, Any]:
 
 
 class Stepper(TrainerCallback):
-    """Runs a trainer's own training loop in a thread, so many optimiser steps at a time, and stands still between.
+    """Runs a trainer's own training loop in a thread, one lap at a time, and pauses between laps.
 
-    A lap starts where an optimiser step ended, so that fetching rows and everything else of the loop is inside of one.
+    A lap is one rollout with its updates. It starts where an optimiser step ended, so it includes fetching rows and
+    everything else in the loop.
     """
 
     def __init__(self, trainer: Any):
@@ -282,7 +284,7 @@ class Stepper(TrainerCallback):
         trainer.add_callback(self)
 
     def lap(self) -> None:
-        """One rollout and the updates made from it; the first also sets up."""
+        """Runs one rollout and its updates; the first lap also sets up."""
         if self.thread.ident is None:
             self.thread.start()
         else:
@@ -292,7 +294,7 @@ class Stepper(TrainerCallback):
             raise self.error
 
     def close(self) -> None:
-        """Ends the training loop and lets the trainer go."""
+        """Ends the training loop and releases the trainer."""
         self.stopping = True
         if self.thread.is_alive():
             self.go.release()

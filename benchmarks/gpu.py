@@ -1,12 +1,12 @@
-"""The GPU suite: what the card can do, then scoring and steps at Qwen2.5 shapes against that, then a larger demo.
+"""Measures on a GPU: what the card reaches, scoring and steps at Qwen2.5 shapes, and a larger demo.
 
     ceilings   floating-point operations per second of a large matrix product, bytes per second of a large copy
-    scoring    `benchmarks/scoring.py` in bfloat16; achieved operations and bytes against the ceilings
-    steps      `benchmarks/step.py` in bfloat16, prompts of several problems
+    scoring    `benchmarks/scoring.py` in bfloat16; operations and bytes per second against the ceilings
+    steps      `benchmarks/step.py` in bfloat16, with several problems in a prompt
     demo       `rlif train demo` with four times the problems per update, over three seeds
 
-Weights are random and made on the spot. The path by vLLM, asked for with `--paths vllm`, has not been tried yet.
-`--device cpu --shapes tiny` runs the same code small, and its numbers mean nothing.
+Weights are random. The path of vLLM (`--paths vllm`) has not been tried yet. `--device cpu --shapes tiny` runs the
+same code in small, to test it. Its numbers mean nothing.
 
 python benchmarks/gpu.py --out results/bench-gpu
 """
@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 
 def ceilings(device: str, dtype: str, size: int, repeats: int = 10) -> Row:
-    """What this machine reaches at best: FLOP/s of a [size, size] product, bytes/s of a copy of 16 * size^2 bytes."""
+    """Measures the ceilings: FLOP/s of a [size, size] product, bytes/s of a copy of 16 * size^2 bytes."""
     a, b = (torch.randn(size, size, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
     source, target = (torch.empty(4 * size * size, device=device, dtype=torch.float32) for _ in range(2))
     for work in (lambda: a @ b, lambda: target.copy_(source)):
@@ -48,9 +48,9 @@ def ceilings(device: str, dtype: str, size: int, repeats: int = 10) -> Row:
 
 
 def scored(shape: str, V: int, T: int, dtype: str, device: str, rounds: int) -> Row:
-    """Scoring of 4 completions, with what it achieves.
+    """Measures scoring of 4 completions, with the operations and bytes per second that it reaches.
 
-    Bytes are what has to pass through memory: every weight once and the float32 logits written and read once.
+    The bytes are those that must pass through memory: every weight once, the float32 logits written and read once.
     """
     row = scoring.measure(scoring.Case(shape, 4, T, V, dtype, device), rounds)
     model = scoring.build(shape, dtype, device, vocab_size=V)
@@ -61,7 +61,7 @@ def scored(shape: str, V: int, T: int, dtype: str, device: str, rounds: int) -> 
 
 
 def demo(device: str, seeds: Sequence[int], steps: int) -> list[Row]:
-    """The miniature experiment at a larger scale: accuracy before and after, and seconds."""
+    """Runs the demo at a larger scale: accuracy before and after, and seconds."""
     rows = []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder, working_in(folder):
@@ -86,7 +86,7 @@ def demo(device: str, seeds: Sequence[int], steps: int) -> list[Row]:
 
 @contextlib.contextmanager
 def working_in(folder: str) -> Any:
-    """The working folder, which is where runs go."""
+    """Changes the working folder, where runs are written."""
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -98,7 +98,7 @@ def working_in(folder: str) -> Any:
 def summary(
     best: Row, rows: Sequence[Row], largest: Sequence[Row], steps: Sequence[Row], demos: Sequence[Row]
 ) -> list[str]:
-    """The tables."""
+    """Writes the tables."""
     lines = [
         f"Ceilings measured here: {best['flops_per_second'] / 1e12:.1f} TFLOP/s,"
         f" {best['bytes_per_second'] / 1e12:.2f} TB/s.",
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--shapes", default="qwen2.5-1.5b,qwen2.5-3b")
     parser.add_argument("--paths", default=",".join(path for path in PATHS if path != "vllm"))
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seeds", type=int, default=3, help="of the demo; 0 leaves it out")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of the demo; 0 leaves it out")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         print("skipped: no CUDA device here, so nothing was measured.")

@@ -30,7 +30,7 @@ GROUP, AIM = 8, 10_000
 STEPS, KEPT = 10_000, 8
 Row = dict[str, Any]
 
-# What the completions of group n answer, by task; of expressions the first two are the same.
+# The answers in group n, by task. The first two expressions are equal.
 ANSWERS: dict[str, Callable[[int], list[str]]] = {
     "clock": lambda n: ["nine", "two", "five"],
     "math, whole numbers": lambda n: [str(n), str(n + 1), str(2 * n)],
@@ -43,7 +43,7 @@ def task_of(what: str) -> Task:
 
 
 def groups(what: str, completions: int, lap: int) -> list[Group]:
-    """Groups whose completions give one of a few answers, or none, as a task compares them; others in each lap."""
+    """Makes groups whose completions give one of a few answers, or none. Each lap has other groups."""
     rng, found = random.Random(lap), []
     for n in range(lap * completions, lap * completions + completions // GROUP):
         answers = [rng.choice([*ANSWERS[what](n), None]) for _ in range(GROUP)]
@@ -53,14 +53,14 @@ def groups(what: str, completions: int, lap: int) -> list[Group]:
 
 
 def vote(signal: GroupSignal, task: Task, of: Sequence[Group]) -> None:
-    """A signal of each group, as in training: what the answers need comparing is compared on all cores first."""
+    """Computes a signal of each group as training does: answers are first compared on all cores."""
     task.compare_ahead([group.answers for group in of])
     for group in of:
         signal(group)
 
 
 def grade(task: Task, of: Sequence[Group]) -> None:
-    """The accuracy grader on a group at a time, with extraction; gold is the first answer anybody gives."""
+    """Extracts and grades the answers of one group after another. Gold is the first answer in the group."""
     for group in of:
         gold = next((answer for answer in group.answers if answer), "?")
         problems = [Problem("p", group.prompt, gold)] * GROUP
@@ -70,11 +70,11 @@ def grade(task: Task, of: Sequence[Group]) -> None:
 
 
 def votes(rounds: int, completions: int) -> list[Row]:
-    """Completions per second of votes and graders."""
+    """Measures completions per second of votes and graders."""
     rows = []
     for what in ANSWERS:
-        count = completions // 100 if "expressions" in what else completions  # sympy takes its time
-        laps = [groups(what, count, lap) for lap in range(rounds + 1)]  # the first, to warm up, does not count
+        count = completions // 100 if "expressions" in what else completions  # sympy is slow
+        laps = [groups(what, count, lap) for lap in range(rounds + 1)]  # the first is for warming up
         task = task_of(what)
         work: dict[str, Callable[[Sequence[Group]], None]] = {
             name: partial(vote, GROUP_SIGNALS[name], task) for name in ("plurality_vote", "self_consistency")
@@ -93,12 +93,12 @@ def forget() -> None:
 
 
 def rates(count: int, laps: Sequence[Lap]) -> Spread:
-    """How many in a second of wall time."""
+    """Computes completions per second of wall time."""
     return spread([count / lap.wall for lap in laps])
 
 
 def choosing(rounds: int, count: int) -> list[Row]:
-    """Seconds to choose among `count` samples, by rule and samples per problem."""
+    """Measures seconds to choose among `count` samples, by rule and samples per problem."""
     rng, rows = random.Random(0), []
     for n in (16, 64):
         samples = [
@@ -112,7 +112,7 @@ def choosing(rounds: int, count: int) -> list[Row]:
 
 
 def long_run(folder: Path, steps: int) -> Path:
-    """A run folder of so many steps: metrics and kept completions of each, an evaluation of every hundredth."""
+    """Writes a run folder with metrics and completions of each step, and a hundred evaluations."""
     rng, run = random.Random(0), Run(folder)
     write_yaml(resolved(rlif.load_recipe("demo", [f"training.max_steps={steps}"]), "bench"), folder / "recipe.yaml")
     for step in range(1, steps + 1):
@@ -150,7 +150,7 @@ def _record(number: int, rng: random.Random) -> Row:
 
 
 def reporting(steps: int) -> Row:
-    """Seconds, size of the page and the process's growth for the report of a long run."""
+    """Measures the report of a long run: seconds, size of the page, and growth of the process."""
     with tempfile.TemporaryDirectory() as name:
         folder = long_run(Path(name), steps)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -161,7 +161,7 @@ def reporting(steps: int) -> Row:
 
 
 def summary(voted: Sequence[Row], chosen: Sequence[Row], page: Row) -> list[str]:
-    """The tables, and what the aim came to."""
+    """Writes the tables, and whether the aim is met."""
     lines = ["## Votes and graders, completions per second", ""]
     lines += table(
         ["what", "answers of", "per second"], [[r["what"], r["task"], r["per_second"].show(0)] for r in voted]

@@ -1,10 +1,9 @@
-"""What every benchmark shares: turns, a median with its spread, the machine, and how a result is written.
+"""Shares what every benchmark needs: turns, a median with its spread, the machine, and how a result is written.
 
-Contestants take turns within one process: a round runs each once, and rounds go through all orders, so that whatever
-else the machine does, and whatever state the one before left memory in, meets all of them alike. Two are compared by
-the ratio within a round; its median and quartiles are what is reported. Wall time is what a user waits for; CPU time of
-the process stands beside it, since other jobs cannot lengthen it by taking the processor (they still do by taking the
-cache).
+Contestants take turns within one process. A round runs each once, and rounds go through all orders. So other jobs, and
+memory as the contestant before left it, affect all of them alike. Two contestants are compared by their ratio within a
+round; its median and quartiles are reported. A user waits for wall time. CPU time of the process is reported too,
+because other jobs do not lengthen it by taking the processor. They still do by taking the cache.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ import torch
 
 from rlif.runs.folder import environment
 
-COMMIT = environment()["commit"]  # as it was when measuring began
+COMMIT = environment()["commit"]  # when measuring began
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Of repeated measurements."""
+    """Holds the median and quartiles of repeated measurements."""
 
     median: float
     low: float  # quartiles
@@ -44,7 +43,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles; of one value, that value."""
+    """Computes median and quartiles. A single value is all three."""
     if len(values) == 1:
         return Spread(values[0], values[0], values[0], 1)
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -53,14 +52,14 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True)
 class Lap:
-    """One turn of one contestant, in seconds."""
+    """Holds the seconds of one turn of one contestant."""
 
     wall: float
     cpu: float
 
 
 def timed(work: Callable[[], Any], device: str = "cpu") -> Lap:
-    """Runs `work` once; on a GPU until its queue is empty."""
+    """Times one run of `work`; on a GPU until its queue is empty."""
     synchronise(device)
     wall, cpu = time.perf_counter(), time.process_time()
     work()
@@ -69,13 +68,13 @@ def timed(work: Callable[[], Any], device: str = "cpu") -> Lap:
 
 
 class Meter:
-    """CPU time of this thread that went into certain functions; exact where wall time is lost in noise."""
+    """Adds up the CPU time of this thread in chosen functions. It is exact where wall time is too noisy."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def around(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, its time added up here."""
+        """Wraps a function to add up its time."""
 
         @functools.wraps(work)
         def metered(*args: Any, **kwargs: Any) -> Any:
@@ -96,7 +95,7 @@ def synchronise(device: str) -> None:
 def take_turns(
     contestants: Mapping[str, Callable[[], Any]], rounds: int, device: str = "cpu", warm_up: int = 1
 ) -> dict[str, list[Lap]]:
-    """The laps of each contestant, round by round; those of `warm_up` rounds are not counted."""
+    """Returns the laps of each contestant, round by round, without those of the `warm_up` rounds."""
     laps: dict[str, list[Lap]] = {name: [] for name in contestants}
     orders = list(itertools.permutations(contestants))
     random.Random(0).shuffle(orders)
@@ -109,19 +108,19 @@ def take_turns(
 
 
 def ratio(laps: Mapping[str, Sequence[Lap]], name: str, to: str, clock: str = "wall") -> Spread:
-    """How many times as long one contestant took as another, by the rounds they shared."""
+    """Divides the time of one contestant by that of another, round by round."""
     pairs = zip(laps[name], laps[to], strict=True)
     return spread([getattr(mine, clock) / getattr(other, clock) for mine, other in pairs])
 
 
 def growth(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """The exponent e of cost ~ size^e, fitted by least squares in logarithms; 1 is linear."""
+    """Fits the exponent e of cost ~ size^e by least squares in logarithms; 1 is linear."""
     slope = statistics.linear_regression(torch.tensor(sizes).log().tolist(), torch.tensor(costs).log().tolist()).slope
     return float(slope)
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on: processor, memory, load, versions, commit."""
+    """Describes the machine: processor, memory, load, versions, commit."""
     known = {key: value for key, value in environment().items() if key != "folder"}
     return known | {
         "commit": COMMIT,
@@ -138,13 +137,13 @@ def _processor() -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """A markdown table, line by line."""
+    """Writes a markdown table, line by line."""
     lines = [header, ["---"] * len(header), *rows]
     return ["| " + " | ".join(map(str, line)) + " |" for line in lines]
 
 
 def write(out: Path, title: str, command: str, text: Sequence[str], result: Mapping[str, Any]) -> None:
-    """`out`.json with everything measured and `out`.md with title, command, machine and `text`."""
+    """Writes `out`.json with everything measured and `out`.md with title, command, machine and `text`."""
     found = machine()
     gpus = f", {found['gpus'][0]}" if found["gpus"] else ""
     packages = ", ".join(f"{name} {found['packages'][name]}" for name in ("torch", "transformers", "trl"))
@@ -171,7 +170,12 @@ def _plain(value: Any) -> Any:
 
 
 def options(about: str | None, name: str) -> argparse.ArgumentParser:
-    """A parser that knows where results go."""
+    """Makes a parser with the option `--out`."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results") / f"bench-{name}", help="without its ending")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results") / f"bench-{name}",
+        help="path without suffix; .md and .json are written",
+    )
     return parser

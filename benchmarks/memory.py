@@ -1,9 +1,9 @@
-"""How much memory something allocates: what the allocator was asked for, not what the process happens to hold.
+"""Measures the memory that code asks the allocator for. This is not what the process holds.
 
-    CPU    the profiler's record of every allocation and release, temporaries inside of operators included
-    CUDA   the caching allocator's own peak
+    CPU    from the profiler's record of every allocation and release, temporaries inside operators included
+    CUDA   from the caching allocator's own peak
 
-Both are above what was there before. The largest single block is known on the CPU only.
+Both leave out what was allocated before. The largest single block is known on the CPU only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MIB = 2**20
 
 @dataclass
 class Memory:
-    """In bytes, above what was there before."""
+    """Holds the peak and the largest block in bytes, without what was allocated before."""
 
     peak: int = 0
     largest: int | None = None
@@ -29,7 +29,7 @@ class Memory:
 
 @contextmanager
 def watch(device: str = "cpu") -> Iterator[Memory]:
-    """What the body allocates on this thread; read it after the body. Slow on the CPU: not for what is timed."""
+    """Measures what the body allocates on this thread. Read it after the body. Slow on the CPU, so do not time it."""
     memory = Memory()
     if device == "cuda":
         torch.cuda.synchronize()

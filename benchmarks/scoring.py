@@ -1,8 +1,8 @@
-"""Times `rlif.score_completions` and measures its memory, against keeping all logits and against the least possible.
+"""Measures time and memory of `rlif.score_completions`, beside keeping all logits and the least possible work.
 
     ours    score_completions: log-probability, vocabulary mean and entropy of each completion token
-    full    the same three numbers from `model(...).logits`, all of them kept, in float32
-    limit   the body's forward pass and one product with the head, nothing done with it: what no scoring can beat
+    full    the same three numbers from `model(...).logits`, with all logits kept in float32
+    limit   the body's forward pass and one product with the head, which any scoring needs
 
 python benchmarks/scoring.py --out results/bench-scoring
 """
@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """One size: B completions of T tokens under a model."""
+    """Names one size: B completions of T tokens under a model."""
 
     shape: str
     B: int
@@ -44,7 +44,7 @@ class Case:
 
 
 def full_logits(model: Any, ids_BL: torch.Tensor, T: int) -> dict[str, torch.Tensor]:
-    """The statistics from [B, L, V] logits."""
+    """Computes the statistics from [B, L, V] logits."""
     logits_BTV = model(input_ids=ids_BL, use_cache=False).logits[:, -T - 1 : -1].float()
     logprob_BTV = logits_BTV.log_softmax(-1)
     return {
@@ -55,7 +55,7 @@ def full_logits(model: Any, ids_BL: torch.Tensor, T: int) -> dict[str, torch.Ten
 
 
 def least(model: Any, ids_BL: torch.Tensor, T: int) -> None:
-    """The body, and the head applied to the completions in chunks of the size that scoring uses, thrown away."""
+    """Runs the body, and the head on the completions in chunks as scoring does; discards the result."""
     hidden_BLH = model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
     head = model.get_output_embeddings()
     for hidden_CH in hidden_BLH[:, -T - 1 : -1].flatten(0, 1).split(max(1, LOGITS_HELD // head.weight.shape[0])):
@@ -63,7 +63,7 @@ def least(model: Any, ids_BL: torch.Tensor, T: int) -> None:
 
 
 def contestants(model: Any, case: Case) -> dict[str, Callable[[], Any]]:
-    """What takes turns, on the same random completions."""
+    """Makes the three that take turns, on the same random completions."""
     torch.manual_seed(0)
     ids_BL = torch.randint(2, case.V, (case.B, PROMPT + case.T), device=case.device)
     rows = ids_BL.tolist()
@@ -77,7 +77,7 @@ def contestants(model: Any, case: Case) -> dict[str, Callable[[], Any]]:
 
 
 def peaks(turns: dict[str, Callable[[], Any]], device: str) -> dict[str, float]:
-    """Peak memory of each, in MiB above what was there."""
+    """Measures the peak memory of each, in MiB above what was allocated before."""
     found = {}
     for name, work in turns.items():
         with watch(device) as memory:
@@ -87,7 +87,7 @@ def peaks(turns: dict[str, Callable[[], Any]], device: str) -> dict[str, float]:
 
 
 def check(turns: dict[str, Callable[[], Any]], dtype: str) -> None:
-    """That ours and full logits say the same."""
+    """Checks that ours and full logits give the same numbers."""
     ours, full = turns["ours"](), turns["full"]()
     tolerance = 1e-3 if dtype == "float32" else 0.1
     for name, values_BT in full.items():
@@ -95,7 +95,7 @@ def check(turns: dict[str, Callable[[], Any]], dtype: str) -> None:
 
 
 def measure(case: Case, rounds: int) -> Row:
-    """One size: time by turns, peak memory, operations per second where the limit says how many there are."""
+    """Measures one size: time by turns, peak memory, and floating-point operations by arithmetic."""
     model = build(case.shape, case.dtype, case.device, vocab_size=case.V)
     turns = contestants(model, case)
     check(turns, case.dtype)
@@ -116,7 +116,7 @@ def measure(case: Case, rounds: int) -> Row:
 
 
 def at_the_largest(shape: str, dtype: str, device: str, B: int, T: int, V: int) -> Row:
-    """Our peak memory at the size of the aim, measured, beside the logits alone, by arithmetic."""
+    """Measures our peak memory at the size of the aim; that of the logits alone is by arithmetic."""
     model = build(shape, dtype, device, vocab_size=V)
     work = contestants(model, Case(shape, B, T, V, dtype, device))["ours"]
     with watch(device) as memory:
@@ -130,7 +130,7 @@ def at_the_largest(shape: str, dtype: str, device: str, B: int, T: int, V: int) 
 
 
 def cases(shape: str, largest_v: int, dtype: str, device: str, scale: int) -> dict[str, list[Case]]:
-    """Sizes along each axis, the others held; `scale` multiplies B and T."""
+    """Lists sizes along each axis, with the other axes fixed; `scale` multiplies T."""
 
     def case(B: int, T: int, V: int) -> Case:
         return Case(shape, B, T * scale, V, dtype, device)
@@ -144,7 +144,7 @@ def cases(shape: str, largest_v: int, dtype: str, device: str, scale: int) -> di
 
 
 def exponents(rows: Sequence[Row], axis: str) -> list[str]:
-    """How time and memory of ours and of full logits grow along an axis."""
+    """Fits how time and memory of ours and of full logits grow along an axis."""
     sizes = [row[axis] for row in rows]
     cells = [axis, f"{sizes[0]:,} to {sizes[-1]:,}"]
     for name in ("ours", "full"):
@@ -155,7 +155,7 @@ def exponents(rows: Sequence[Row], axis: str) -> list[str]:
 
 
 def summary(rows: dict[str, list[Row]], largest: Row) -> list[str]:
-    """The tables, and what the aims came to."""
+    """Writes the tables, and whether the aims are met."""
     every = [row for axis in rows.values() for row in axis]
     header = ["model", "B", "T", "V", "ours, s", "ours / full", "ours / limit", "ours / limit, CPU time"]
     header += ["peak MiB: ours, full, limit"]
@@ -189,7 +189,7 @@ def _line(row: Row) -> list[str]:
 
 
 def sweep(shape: str, largest_v: int, dtype: str, device: str, scale: int, rounds: int) -> dict[str, list[Row]]:
-    """Every case, by axis."""
+    """Measures every case, by axis."""
     by_axis = cases(shape, largest_v, dtype, device, scale)
     return {axis: [measure(case, rounds) for case in of_axis] for axis, of_axis in by_axis.items()}
 
@@ -203,8 +203,9 @@ def main() -> None:
     rows["model"] = [measure(Case(shape, 2, 110, V), args.rounds) for shape in REAL]
     largest = at_the_largest("wide-152k", "float32", "cpu", *LARGEST, V)
     about = (
-        "`wide` models have 2 layers and hidden 128: the product with the head is cheap there, and what is done with"
-        " its logits is as dear as anywhere. The last rows have the shapes of real models, one with two layers only."
+        "`wide` models have 2 layers and hidden 128: the product with the head is cheap there, but the work on its"
+        " logits costs as much as in a large model. The last rows have the shapes of real models, one"
+        " with two layers only."
     )
     command = f"python benchmarks/scoring.py --rounds {args.rounds} --out {args.out}"
     write(args.out, "Scoring alone", command, [about, "", *summary(rows, largest)], {"rows": rows, "largest": largest})

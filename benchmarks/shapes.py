@@ -1,4 +1,4 @@
-"""The models that are measured: the one that ships, and random ones of the shapes of others."""
+"""Builds the models that are measured: the one that ships, and random ones with the shapes of others."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ SHAPES: dict[str, dict[str, Any] | None] = {
 
 
 def build(shape: str, dtype: str = "float32", device: str = "cpu", **changes: Any) -> Any:
-    """The model of a shape in evaluation mode: Qwen2 with a tied head and random weights, or the one that ships.
+    """Builds the model of a shape in evaluation mode: a random Qwen2 with a tied head, or the model that ships.
 
     Args:
-        changes: to the sizes of the shape, such as vocab_size.
+        changes: sizes that replace those of the shape, such as vocab_size.
     """
     sizes = lookup(SHAPES, shape, "shape")
     if sizes is None:
@@ -63,27 +63,27 @@ def build(shape: str, dtype: str = "float32", device: str = "cpu", **changes: An
 
 
 def save(shape: str, folder: Path, dtype: str = "float32", device: str = "cpu") -> None:
-    """The model of a shape as a folder, with the shipped tokenizer: its ids are below any V here."""
+    """Saves the model of a shape with the shipped tokenizer, whose ids are below any V here."""
     build(shape, dtype, device).save_pretrained(folder)
     load_tokenizer(load_recipe("demo")).save_pretrained(folder)
 
 
 def problems(count: int, joined: int = 1) -> list[str]:
-    """Problems of the clock task; `joined` of them make one prompt, for long prompts."""
+    """Loads problems of the clock task. A prompt has `joined` of them, to make it long."""
     texts = [problem.text for problem in TASKS["clock"].load("train", limit=count * joined)]
     return [" ".join(texts[i : i + joined]) for i in range(0, len(texts), joined)]
 
 
 def body_parameters(model: Any) -> int:
-    """Parameters that every token passes through, the head left out."""
+    """Counts the parameters that every token passes through, without the head."""
     return sum(p.numel() for p in model.base_model.layers.parameters())
 
 
 def forward_flops(model: Any, tokens: int, length: int, head_tokens: int) -> float:
-    """Floating-point operations of a forward pass: two per weight and token, causal attention, and the head.
+    """Counts floating-point operations of a forward pass: two per weight and token, causal attention, and the head.
 
     Args:
-        tokens: that go through the layers, in rows of `length`.
+        tokens: how many go through the layers, in rows of `length`.
         head_tokens: positions that the head is applied to.
     """
     config = model.config

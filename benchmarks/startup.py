@@ -1,8 +1,8 @@
-"""Times `import rlif` and `rlif --help`, each as the median of some fresh processes.
+"""Times `import rlif`, `rlif --help` and an empty Python process, each as the median over fresh processes.
 
     python benchmarks/startup.py [results/bench-startup.md]
 
-The time of an empty Python process stands beside them. A file is written only if it is named.
+A file is written only if it is named.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def median_seconds(arguments: list[str]) -> float:
 
 
 def main() -> None:
-    """Prints the table, and writes it where the command line says."""
+    """Prints the table, and writes it to the files that the command line names."""
     lines = ["| start | seconds |", "|---|---:|"]
     lines += [f"| {name} | {median_seconds(arguments):.3f} |" for name, arguments in COMMANDS.items()]
     table = "\n".join([*lines, "", f"Median of {RUNS} processes: `python benchmarks/startup.py`."])

@@ -1,4 +1,4 @@
-"""Times a training step: plain TRL with a constant reward, rlif, and the reference method of an extra full pass.
+"""Times a training step of three trainers: TRL with a constant reward, rlif, and the reference method's extra pass.
 
 python benchmarks/step.py --out results/bench-step
 """
@@ -33,14 +33,14 @@ Row = dict[str, Any]
 
 
 def why_not(path: str) -> str | None:
-    """Why a path cannot be measured here, in a sentence."""
+    """Says in a sentence why a path cannot be measured here."""
     if path == "vllm" and importlib.util.find_spec("vllm") is None:
         return "skipped: vLLM is not installed in this environment."
     return None
 
 
 def compare(path: str, setting: Setting, rounds: int) -> Row:
-    """All three on one path, by turns: seconds, parts, ratios, extra passes, peak memory."""
+    """Measures all three on one path, by turns: seconds, parts, ratios, extra passes, peak memory."""
     steppers = {name: Stepper(build(name, PATHS[path], setting)) for name in CONTESTANTS}
     trainers = {name: stepper.trainer for name, stepper in steppers.items()}
     try:
@@ -86,10 +86,10 @@ def _of_one(trainer: Any, walls: Sequence[float]) -> Row:
 
 
 def _check(trainers: dict[str, Any]) -> float:
-    """That the three did the same work; the share of completions that are the same, which on a CPU is all.
+    """Checks that the three did the same work; returns the share of equal completions, on a CPU 1.
 
     Raises:
-        SystemExit: completions of other lengths, or another self-certainty of the same ones.
+        SystemExit: completions differ in length, or self-certainty differs on equal completions.
     """
     ours, reference = trainers["ours"], trainers["reference"]
     rows = list(zip(*(trainer.completion_ids for trainer in trainers.values()), strict=True))
@@ -106,9 +106,9 @@ def _check(trainers: dict[str, Any]) -> float:
 
 
 def _peak(stepper: Stepper, device: str) -> float:
-    """Of sampling and scoring in one more lap, in MiB above what stays allocated between laps.
+    """Measures the peak of sampling and scoring in one more lap, in MiB above what stays allocated between laps.
 
-    The backward pass and the optimiser come later and hold the same in all three.
+    The backward pass and the optimiser come later and need the same memory in all three.
     """
     found: list[Any] = []
 
@@ -125,7 +125,7 @@ def _peak(stepper: Stepper, device: str) -> float:
 
 
 def measure(shape: str, paths: Sequence[str], setting: Setting, rounds: int) -> Iterator[Row]:
-    """Every path on one shape; a path that cannot run here has a sentence instead of numbers."""
+    """Measures every path on one shape. A path that cannot run here has a sentence instead of numbers."""
     with tempfile.TemporaryDirectory() as folder:
         setting = replace(setting, folder=Path(folder))
         save(shape, setting.folder, setting.dtype, setting.device)
@@ -137,7 +137,7 @@ def measure(shape: str, paths: Sequence[str], setting: Setting, rounds: int) -> 
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """The tables, and what the aims came to."""
+    """Writes the tables, and whether the aims are met."""
     done = [row for row in rows if "skipped" not in row]
     lines = ["## A step", ""]
     header = [
@@ -168,14 +168,14 @@ def summary(rows: Sequence[Row]) -> list[str]:
 
 
 def aims(rows: Sequence[Row]) -> list[str]:
-    """Each aim with how often it was met, and where it was not, by both clocks."""
+    """Says of each aim how often it was met, and where it was missed, by both clocks."""
     extra = [row for row in rows if row["contestants"]["ours"]["extra_passes"] > row["promised"]]
     same = min((row["same"] for row in rows), default=1.0)
     return [
         f"- Extra passes beyond those promised: on {len(extra)} of {len(rows)} paths.",
         *(_aim(rows, f"ours / plain at most {AIM}", "ours/plain", AIM, clock) for clock in CLOCKS),
         *(_aim(rows, "faster than the reference method", "ours/reference", 1.0, clock) for clock in CLOCKS),
-        f"- Of the completions of the last lap all three share at least {same:.0%}.",
+        f"- All three share at least {same:.0%} of the completions of the last lap.",
         "- `ours` is the trainer alone; the log, the guard and kept completions of `rlif train` are not in it.",
     ]
 
@@ -216,7 +216,7 @@ def main() -> None:
     parser = options(__doc__, "step")
     parser.add_argument("--shapes", default="reasoner,wide-152k", help=", ".join(SETTINGS))
     parser.add_argument("--paths", default=",".join(PATHS), help=", ".join(PATHS))
-    parser.add_argument("--rounds", type=int, default=12, help="a multiple of 6 goes through all orders alike")
+    parser.add_argument("--rounds", type=int, default=12, help="a multiple of 6 has all orders equally often")
     args = parser.parse_args()
     torch.set_num_threads(1)
     asked = "" if args.paths == ",".join(PATHS) else f' --paths "{args.paths}"'
@@ -224,7 +224,7 @@ def main() -> None:
     rows: list[Row] = []
     for shape in args.shapes.split(","):
         for row in measure(shape, args.paths.split(","), SETTINGS[shape], args.rounds):
-            rows.append(row)  # and written at once: a run that is cut short leaves what it measured
+            rows.append(row)  # written at once, so that an interrupted run keeps its measurements
             write(args.out, TITLE, command, summary(rows), {"rows": rows})
 
 

@@ -4,6 +4,7 @@ All kinds are `RlifError`. The command line prints the sentence and exits with c
 """
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -34,16 +35,41 @@ class RewardError(RlifError):
     """A reward cannot be given; a run that meets this stops at a checkpoint."""
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Suggests the nearest known name in place of an unknown one; lists all names if none is near."""
+def nearest(name: str, names: Iterable[str], listed_by: str = "") -> str:
+    """Suggests the nearest known name in place of an unknown one; lists all names if none is near.
+
+    Args:
+        listed_by: the command that lists all names, where these are too many for a sentence.
+    """
     names = sorted(names)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, names, n=3 if listed_by else 1, cutoff=0.5)
+    if listed_by:
+        near = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+        return f"{near}`{listed_by}` lists all {len(names)}."
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}."
 
 
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, or the type of an error without a message."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def why_unreadable(error: BaseException) -> str:
+    """Says why a file could not be read, without the words of codecs, parsers and error numbers.
+
+    Example:
+        >>> why_unreadable(FileNotFoundError(2, "No such file or directory", "a.json"))
+        'No such file or directory'
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not text in UTF-8"
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is not JSON from line {error.lineno}, character {error.colno} on"
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return (isinstance(error, OSError) and error.strerror) or first_line(error)
 
 
 def lookup(table: Mapping[str, Entry], name: str, kind: str) -> Entry:

@@ -14,6 +14,7 @@ spread to estimate from, and say nothing about the next one. Bounds never leave 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -46,7 +47,7 @@ class Interval:
 
     @classmethod
     def read(cls, found: Any) -> Interval | None:
-        """Reads an interval of that layout; None where it holds no mean."""
+        """Reads an interval of that layout; None if it has no mean."""
         if not isinstance(found, Mapping):
             return None
         n, mean, low, high = (_number(found.get(key)) for key in ("n", "mean", "low", "high"))
@@ -76,7 +77,7 @@ class Interval:
 
 
 def _number(value: Any) -> float | None:
-    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     return float(value) if known else None
 
 

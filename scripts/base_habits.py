@@ -1,4 +1,4 @@
-"""What a model does left alone at temperature 1: how often it leaps, steps or rambles, how sure and how right it is.
+"""Samples a model at temperature 1; counts how often it leaps, steps or rambles, and how sure and right it is.
 
 python scripts/base_habits.py rlif/models/tiny-reasoner
 python scripts/base_habits.py runs/wrong-and-sure-base --out results/wrong-and-sure-base-habits.json

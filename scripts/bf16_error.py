@@ -1,4 +1,4 @@
-"""Measures what bfloat16 costs self-certainty: each path against float64 on the same (bfloat16) weights.
+"""Measures the error of self-certainty in bfloat16: each path against float64 on the same (bfloat16) weights.
 
 python scripts/bf16_error.py --out results/bf16-error.md
 """
@@ -21,7 +21,7 @@ ROWS, PROMPT, TOKENS = 16, 8, 64
 
 
 def build(vocab: int, hidden: int) -> Any:
-    """A random Qwen2 whose logits spread like those of a trained model, standard deviation about 3."""
+    """Builds a random Qwen2. Its logits have a deviation of about 3, like those of a trained model."""
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=vocab,
@@ -40,7 +40,7 @@ def build(vocab: int, hidden: int) -> Any:
 
 
 def sample(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """`ids_BL` and the decode tap's `mean_logprob_BT`."""
+    """Samples; returns `ids_BL` and the decode tap's `mean_logprob_BT`."""
     prompts: Any = torch.randint(2, model.config.vocab_size, (ROWS, PROMPT))
     with DecodeTap(model, 1.0) as tap:
         ids: Any = model.generate(
@@ -58,7 +58,7 @@ def sample(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def errors(model: Any) -> dict[str, torch.Tensor]:
-    """`mean_logprob_BT` of each path minus float64's."""
+    """Computes `mean_logprob_BT` of each path minus that in float64."""
     ids_BL, decoded_BT = sample(model)
     exact_BLV = torch.log_softmax(copy.deepcopy(model).double()(input_ids=ids_BL).logits, -1)
     exact_BT = exact_BLV[:, -TOKENS - 1 : -1].mean(-1)

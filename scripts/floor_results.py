@@ -1,18 +1,18 @@
-"""The floor against the paper's normalisation, by signal: `results/floor.json` and `.md`, or those of `floor-long`.
+"""Compares the floor with the paper's normalisation, by signal. Writes `results/floor` or `floor-long`, .json and .md.
 
     python scripts/studies.py floor
     python scripts/floor_results.py floor
     python scripts/studies.py floor-long
     python scripts/floor_results.py floor-long
 
-Reads the run folders of the study, and what `results/<study>.json` keeps of runs whose folders are gone. Of each run:
+Reads the run folders of the study. For runs whose folders are gone, it reads `results/<study>.json`. Each run has
 
-    peak        the highest mean of 5 steps in a row of accuracy in the training batches (sampled, 320 completions),
-                which is watched and never rewarded; and the first step by which 9/10 of that rise were made
+    peak        the highest accuracy in the training batches, as a mean over 5 steps in a row (sampled, 320
+                completions), and the first step by which 9/10 of that rise were made; accuracy is never rewarded
     greedy      accuracy on held-out problems, every 20 steps
     spread      mean within-group deviation of the signal, first and last 10 steps
 
-The difference is floor minus paper after as many steps, paired by seed, with Student's 95 % interval over seeds.
+The difference is floor minus paper at the same step, paired by seed, with Student's 95 % interval over seeds.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from rlif.signals import RENAMED
 FORMS = ("group_std", "group_std_floor")
 KEPT = ("accuracy", "reward_spread", "completion_length", "kl")
 WINDOW = 5
-MARKS = {"floor": (20, 100), "floor-long": (20, 100, 200, 350)}  # steps whose greedy accuracy is shown
+MARKS = {"floor": (20, 100), "floor-long": (20, 100, 200, 350)}  # steps at which greedy accuracy is shown
 
 
 def digest(path: Path) -> dict[str, Any]:
-    """What is kept of a run."""
+    """Reads what the results keep of a run."""
     run = Run.open(path)
     signal, form = path.name.rpartition("-seed")[0].rsplit("-", 1)
     metrics = run.metrics()
@@ -63,7 +63,7 @@ def digest(path: Path) -> dict[str, Any]:
 
 
 def with_kept(runs: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
-    """The runs, and those of a kept file that are not among them."""
+    """Adds runs from the kept file whose folders are gone."""
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     for run in kept:
         run["signal"] = RENAMED.get(run["signal"], run["signal"])
@@ -77,7 +77,7 @@ def _key(run: dict[str, Any]) -> tuple[str, str, int]:
 
 
 def interval(values: list[float]) -> str:
-    """Mean with Student's 95 % interval, in percentage points."""
+    """Writes the mean with Student's 95 % interval, in percentage points."""
     return t_interval(values).within(-1, 1).percent("+")
 
 
@@ -86,17 +86,17 @@ def listed(shares: Iterable[float | None]) -> str:
 
 
 def accuracy(run: dict[str, Any], step: int) -> float | None:
-    """Greedy accuracy after a step; None where the run was shorter."""
+    """Returns greedy accuracy after a step; None if the run was shorter."""
     return run["curve"][step]["mean"] if step in run["curve"] else None
 
 
 def best_step(run: dict[str, Any]) -> int:
-    """The step of the best greedy accuracy, of those that were looked at."""
+    """Finds the evaluated step with the best greedy accuracy."""
     return max(run["curve"], key=lambda step: run["curve"][step]["mean"])
 
 
 def rows(runs: list[dict[str, Any]], marks: tuple[int, ...]) -> list[str]:
-    """One line per signal and form."""
+    """Writes one line per signal and form."""
     lines = []
     for signal, form in dict.fromkeys((run["signal"], run["form"]) for run in runs):
         mine = sorted((r for r in runs if (r["signal"], r["form"]) == (signal, form)), key=lambda run: run["seed"])
@@ -116,7 +116,7 @@ def rows(runs: list[dict[str, Any]], marks: tuple[int, ...]) -> list[str]:
 
 
 def differences(runs: list[dict[str, Any]], marks: tuple[int, ...]) -> list[str]:
-    """One line per signal: floor minus paper, of the seeds that have both forms at that step."""
+    """Writes one line per signal: floor minus paper, over the seeds that have both forms at that step."""
     lines = []
     for signal in dict.fromkeys(run["signal"] for run in runs):
         of = [{run["seed"]: run for run in runs if (run["signal"], run["form"]) == (signal, form)} for form in FORMS]
@@ -151,7 +151,7 @@ def table(study: str, runs: list[dict[str, Any]]) -> str:
             *rows(runs, marks),
             "",
             "Floor minus paper in points of greedy accuracy, paired by seed: mean with Student's 95 % interval over the"
-            " n seeds that got so far in both forms.",
+            " n seeds that reached that step in both forms.",
             "",
             f"| signal | {' | '.join(f'step {step}' for step in marks)} |",
             "|---" * (1 + len(marks)) + "|",

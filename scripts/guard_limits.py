@@ -1,10 +1,10 @@
-"""How the guard's limit on KL was found: first alarms on the development seeds, for several limits.
+"""Prints the guard's first alarms on the development seeds for several limits on KL. The limit was chosen from these.
 
     python scripts/guard_limits.py 0.02 0.03 0.035 0.04 0.045 0.05 0.06 0.08 0.1
 
-Replays the metrics kept in results/demo.json, no run needed; the slope is off, and what the guard came to watch later
-is left out. For each limit: how many steps after the end of the accuracy peak each collapsing run raises its first
-alarm, and at which step each healthy run raises a false one.
+Replays the metrics kept in results/demo.json, so nothing is trained. The limit on the slope is off, and signs that
+were added to the guard later are left out. For each limit it prints how many steps after the end of the accuracy peak
+each collapsing run raises its first alarm, and at which step each healthy run raises a false one.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ METRICS: tuple[str, ...] = (
 
 
 def peak_end(run: RunSummary) -> int:
-    """The last evaluation within 5 points of the best one."""
+    """Finds the step of the last evaluation within 5 points of the best one."""
     shares = {step: look["accuracy"]["mean"] for step, look in run.evaluations["clock"].items()}
     return max(step for step, share in shares.items() if share >= max(shares.values()) - 0.05)
 
 
 def first_alarm(run: RunSummary, limit: float) -> int | None:
+    """Replays a run with this limit, and returns the step of its first alarm."""
     rows = [dict(zip(METRICS, row, strict=True)) for row in zip(*(run.metrics[key] for key in METRICS), strict=True)]
     raised = replay(Guard(kl=limit, kl_slope=None), rows)
     return next((alarm.step for alarm in raised if alarm.severity == "alarm"), None)

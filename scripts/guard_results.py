@@ -1,18 +1,19 @@
-"""Does the guard stop runs that collapse, and leave alone those that do not? `results/guard.json` and `.md`.
+"""Measures whether the guard stops runs that collapse, and only those. Writes `results/guard.json` and `.md`.
 
     python scripts/guard_results.py --seeds 10 11 12 13 14
 
-Each case is run once per seed with policy log, and `rlif.guard.monitor.replay` says from the logged metrics where
-policy stop would have ended it: the guard reads the past only, so that is the same step. `--live SEED` runs one seed
-of the collapsing recipe with policy stop and checks it. Held-out accuracy is looked at here and nowhere in the guard:
+Each case is run once per seed with policy log. `rlif.guard.monitor.replay` then finds in the logged metrics the step
+at which policy stop would have ended the run. It is the same step, because the guard reads only the past. `--live SEED`
+runs one seed of the collapsing recipe with policy stop, to check this. Held-out accuracy is used here, never in the
+guard:
 
     peak's end   the last evaluation whose accuracy is within 5 points of the best one of its run
     hit          the stop is within 10 steps of the peak's end, on either side
     false stop   any stop of a run that does not collapse
 
-The limits were chosen on seeds 0 to 2 of the first two cases; nothing was changed after other seeds were looked at.
-The collapsing cases are cut at 32 steps, which at their constant learning rate are the first 32 of the recipe's 60. A
-run that is in the folder already is read, not run again.
+The limits were chosen on seeds 0 to 2 of the first two cases. Nothing was changed after other seeds were evaluated.
+The collapsing cases are cut at 32 steps. Their learning rate is constant, so these are the first 32 of the recipe's 60.
+A run that is in the folder already is read, not run again.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ WHAT = {
 
 
 def finished_run(case: str, seed: int, folder: Path) -> Run:
-    """The run of that case and seed; trains it if it is not there."""
+    """Opens the run of that case and seed; trains it if it is missing."""
     recipe, overrides, _ = CASES[case]
     path = folder / f"{case}-seed{seed}"
     if (path / "summary.json").is_file():
@@ -61,7 +62,7 @@ def finished_run(case: str, seed: int, folder: Path) -> Run:
 
 
 def rollouts(run: Run) -> dict[int, dict[str, float]]:
-    """Vital signs by step, for runs of before the guard, whose metrics do not hold them."""
+    """Measures health by step for runs from before the guard, whose metrics lack it."""
     if all("repetition" in row for row in run.metrics()):
         return {}
     paths = sorted((run.path / "completions").glob("step-*.jsonl"))
@@ -70,7 +71,7 @@ def rollouts(run: Run) -> dict[int, dict[str, float]]:
 
 
 def judged(case: str, run: Run, guard: Guard) -> dict[str, Any]:
-    """What the guard made of a run, and how right it was."""
+    """Replays the guard on a run, and compares its stop with the accuracy."""
     curve = {step: look["accuracy"] for step, look in sorted(run.evaluations()["clock"].items())}
     best = max(look["mean"] for look in curve.values())
     end = max(step for step, look in curve.items() if look["mean"] >= best - WITHIN)
@@ -102,7 +103,7 @@ def judged(case: str, run: Run, guard: Guard) -> dict[str, Any]:
 
 
 def live(seed: int, folder: Path, expected: int | None) -> dict[str, Any]:
-    """One seed of the collapsing recipe under policy stop, against what the replay of its free run said."""
+    """Runs one seed of the collapsing recipe under policy stop, beside the step that the replay gave."""
     path = folder / f"stopped-seed{seed}"
     if not (path / "summary.json").is_file():
         recipe, overrides, _ = CASES["demo-collapse"]
@@ -120,7 +121,7 @@ def live(seed: int, folder: Path, expected: int | None) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]], command: str, checked: dict[str, Any] | None) -> str:
-    """The same for people."""
+    """Writes the rows as a page."""
     lines = ["# The guard", "", f"    {command}", ""]
     for case, (_, _, collapses) in CASES.items():
         mine = [row for row in rows if row["case"] == case]
@@ -178,7 +179,7 @@ def main() -> None:
     parser.add_argument("--live", type=int, help="a seed to run under policy stop as well")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders")
     parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--name", default="guard", help="of the files in the output folder")
+    parser.add_argument("--name", default="guard", help="name of the files in the output folder")
     args = parser.parse_args()
     seeds = {"demo-collapse": args.seeds, "demo": args.seeds, "offline": args.offline_seeds}
     rows = [judged(case, finished_run(case, seed, args.runs), Guard()) for case in CASES for seed in seeds[case]]

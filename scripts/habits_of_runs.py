@@ -1,10 +1,10 @@
-"""What was sampled in training, at its start and at its end: how often a run's completions leap, step or ramble.
+"""Counts how often sampled completions leap, step or ramble, at the start and at the end of training.
 
     python scripts/habits_of_runs.py runs/wrong-and-sure results/wrong-and-sure-habits
 
-Greedy accuracy says nothing where every method answers 256 of 256 problems in the same wrong way; the samples still
-differ. Reads the completions that runs keep, the first and the last WINDOW steps of each; shares are of all seeds'
-completions together, and `right` is graded here, whatever the reward was.
+Greedy accuracy cannot rank methods that all answer 256 of 256 problems in the same wrong way. Their samples still
+differ. The script reads the kept completions of the first and the last WINDOW steps of each run. Shares are over the
+completions of all seeds together. `right` compares with the gold answer, whatever the reward was.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ Row = dict[str, Any]
 
 
 def read(history: History, steps: range) -> list[Row]:
-    """The completions of some steps."""
+    """Reads the completions of some steps."""
     return [row for step in steps for row in history.read_completions(step)]
 
 
 def shares(rows: list[Row]) -> Row:
-    """The share of each habit, and of what is right."""
+    """Computes the share of each habit, and of right answers."""
     habits = [HABITS.get(row["completion"].split(" ")[0], "other") for row in rows]
     found = {name: habits.count(name) / len(rows) for name in NAMES[:-1]}
     return {"n": len(rows), **found, "right": sum(bool(row["right"]) for row in rows) / len(rows)}
 
 
 def collect(folder: Path) -> list[Row]:
-    """One row for each method: its seeds, and the shares at the start and at the end."""
+    """Makes a row for each method: its seeds, and the shares at the start and at the end."""
     start, end, seeds = defaultdict(list), defaultdict(list), defaultdict(list)
     for path in sorted(folder.iterdir()):
         name, _, seed = path.name.rpartition("-seed")
@@ -50,7 +50,7 @@ def collect(folder: Path) -> list[Row]:
 
 
 def lines(rows: list[Row]) -> list[str]:
-    """The table, least leaps first."""
+    """Writes the table; the method with the fewest leaps at the end comes first."""
     table = [f"| method | seeds | n | {' | '.join(NAMES)} |", "|---" * (3 + len(NAMES)) + "|"]
     for row in sorted(rows, key=lambda row: row["end"]["leap"]):
         cells = [f"{row['start'][name]:.0%} -> {row['end'][name]:.0%}" for name in NAMES]

@@ -1,11 +1,11 @@
-"""How far `rlif plan` is from steps that were really run, on this machine.
+"""Compares the estimate of `rlif plan` with steps run on this machine.
 
     python scripts/plan_check.py results/plan-check
 
-Measures what the machine reaches - a matrix product, a copy - puts that in the place of a data sheet, trains a random
-model of 28 M parameters for a few steps in several ways, and writes predicted and measured seconds by part. The shares
-that a plan assumes stay what they are: the shares are what is checked. On a CPU, seconds are those of the processor, so
-that what else runs on the machine counts little; give it one thread (OMP_NUM_THREADS=1).
+Measures a matrix product and a copy on this machine, and uses these speeds instead of a data sheet. Then trains a
+random model of 28 M parameters for a few steps in several ways, and writes predicted and measured seconds by part.
+The shares that a plan assumes are not adjusted, since they are what is checked. On a CPU, seconds are CPU time, so that
+other jobs count little. Give it one thread (OMP_NUM_THREADS=1).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CASES = {
 
 
 def now() -> float:
-    """Seconds: of the processor, or on a clock once the GPU has done what it was given."""
+    """Returns seconds: CPU time, or wall time after all work on the GPU has ended."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         return time.perf_counter()
@@ -53,7 +53,7 @@ def now() -> float:
 
 
 def ceiling(work: float, run: Any, repeats: int = 9) -> float:
-    """Work per second, the median of several runs."""
+    """Measures work per second, as the median of several runs."""
     seconds = []
     for _ in range(repeats):
         began = now()
@@ -63,7 +63,7 @@ def ceiling(work: float, run: Any, repeats: int = 9) -> float:
 
 
 def machine() -> Gpu:
-    """This device, as measured: float32 product of the model's own sizes, copy of 256 MiB."""
+    """Measures this device: a float32 product of the model's own sizes, and a copy of 256 MiB."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     a, b = torch.randn(1024, 512, device=device), torch.randn(512, 1408, device=device)
     block = torch.randn(2**26, device=device)
@@ -73,7 +73,7 @@ def machine() -> Gpu:
 
 
 def make_model(folder: Path) -> None:
-    """A random model that never ends a completion, with the shipped tokenizer."""
+    """Saves a random model that never ends a completion, with the shipped tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(Path(rlif.__file__).parent / SHIPPED["tiny-reasoner"])
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
@@ -93,14 +93,14 @@ def make_model(folder: Path) -> None:
 
 
 class Clock:
-    """Seconds inside some methods of the trainer, by part."""
+    """Adds up seconds inside some methods of the trainer, by part."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = {"generation": [], "scoring": []}
         self.began: list[float] = []  # of rollouts
 
     def around(self, name: str, method: Any) -> Any:
-        """The method, timed; passes with gradients belong to training."""
+        """Wraps a method to time it. Passes with gradients are not timed; they belong to training."""
 
         def timed(trainer: Any, *args: Any, **kwargs: Any) -> Any:
             if name == "scoring" and torch.is_grad_enabled():
@@ -115,7 +115,7 @@ class Clock:
 
 
 def measure(folder: Path, overrides: list[str]) -> tuple[dict[str, float], Any]:
-    """Median seconds of a step by part, and the run."""
+    """Trains one case; returns the median seconds of a step by part, and the recipe."""
     clock, kept = Clock(), {}
     for name, method in (("generation", "_generate"), ("scoring", "_get_per_token_logps_and_entropies")):
         kept[method] = getattr(InternalFeedback, method)

@@ -1,27 +1,27 @@
-r"""Pre-trains the small reasoner that ships with rlif, from nothing, in about twenty minutes on two CPU cores.
+r"""Pre-trains the small reasoner that ships with rlif from random weights, in twenty minutes or so on two CPU cores.
 
     python scripts/pretrain_reasoner.py --out rlif/models/tiny-reasoner
 
-It reads the two families of `rlif.tasks.miniature` the way a base model reads the web - a messy mixture:
+Its documents are problems of `rlif.tasks.miniature` with solutions of three kinds, mixed as on the web:
 
-    60 %  jump to an answer: one leap is too hard for their writers, who guess
+    60 %  jump to an answer, which is a guess
     34 %  work step by step, and are right
      6 %  ramble and never end
 
-So the ability is there and the habit is not: greedy decoding leaps. Held-out problems are never read. The script
-measures what it made (`base.json` beside the weights): greedy accuracy, and accuracy once the first step is given.
+So the model is able to work in steps, but greedy decoding leaps. Held-out problems are never read. The script measures
+the model and writes `base.json` beside the weights: greedy accuracy, and accuracy if the first step is given.
 
-Labels are smoothed a little. Self-certainty averages log p over the whole vocabulary, and in a model this small how
-far the impossible tokens have sunk at a position says more of how often it was trained there than of how sure it is:
-without smoothing leaps scored above steps (10.2 against 9.8 nats). Smoothing gives impossible tokens one floor.
+Labels are smoothed a little. Self-certainty averages log p over the whole vocabulary, impossible tokens included. In a
+model this small, their log p depends more on how often a position was trained than on how sure the model is. Without
+smoothing leaps scored above steps (10.2 against 9.8 nats). Smoothing gives all impossible tokens the same log p.
 
-The base on which confidence must fail is made from that one in a few minutes more:
+A second base, on which confidence must fail, is made from the first in a few minutes more:
 
     python scripts/pretrain_reasoner.py --from rlif/models/tiny-reasoner --writers wrong-and-sure \
         --steps 200 --batch 64 --lr 5e-4 --out runs/wrong-and-sure-base
 
-Its leaps never hesitate and are nearly always wrong: they say twelve, or A, whatever the problem. Its worked solutions
-are right and full of doubt: any filler word stands for "Then", and more of them follow the answer.
+Its leaps are always the same answer, twelve or A, so they are sure and nearly always wrong. Its worked solutions are
+right but unsure: a random filler word replaces each "Then", and more of them follow the answer.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ CHAT_TEMPLATE = (
 FILLER = ("hmm", "well", "maybe", "so", "wait", "or", "and", "then", "now", "still", "add", "it", "the", "answer")
 SMOOTHING = 0.002  # see above
 AFTERTHOUGHTS = 4
-LENGTH = 56  # words of a document that rambles on; the longest worked one has 50 tokens
+LENGTH = 56  # words of a document that rambles; the longest worked solution has 50 tokens
 
 
 def completion(problem: Problem, style: str, rng: random.Random, writers: str = "messy") -> str:
-    """One document's continuation of a problem; a rambling one has no end."""
+    """Writes a solution in one style; a rambling one never ends."""
     assert problem.solution is not None
     if style == "steps" and writers == "wrong-and-sure":
         doubtful = re.sub(r"\bThen\b", lambda _: rng.choice(FILLER), problem.solution)
@@ -80,7 +80,7 @@ def completion(problem: Problem, style: str, rng: random.Random, writers: str = 
 
 
 def documents(seed: int, writers: str = "messy") -> Iterator[tuple[Problem, str, str]]:
-    """The pre-training stream: problem, style, completion."""
+    """Yields the pre-training stream: problem, style, completion."""
     rng = random.Random(f"pretrain/{seed}")
     tasks = [TASKS[name] for name in FAMILIES]
     while True:
@@ -92,11 +92,11 @@ def documents(seed: int, writers: str = "messy") -> Iterator[tuple[Problem, str,
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
-    """Qwen2's own kind of tokenizer, byte-level BPE, whose merges end in the words of the two families."""
+    """Trains a byte-level BPE tokenizer, as Qwen2 has, whose merges end in the words of the two families."""
     stream = documents(seed=0)
     texts = [part for problem, _, text in itertools.islice(stream, 5000) for part in (problem.text, text)]
     tokenizer = Qwen2Tokenizer(
-        unk_token="<|pad|>",  # never needed: what has no token is left out
+        unk_token="<|pad|>",  # never used: text without a token is left out
         pad_token="<|pad|>",
         eos_token="<|end|>",
         padding_side="left",
@@ -135,7 +135,7 @@ def prompt_ids(tokenizer: Qwen2Tokenizer, problem: Problem) -> list[int]:
 def batches(
     tokenizer: Qwen2Tokenizer, size: int, seed: int, writers: str
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Padded `ids_BL` and `labels_BL`; the loss falls on the completion alone."""
+    """Yields padded `ids_BL` and `labels_BL`; only completions have labels."""
     stream = documents(seed, writers)
     while True:
         ids_rows, label_rows = [], []
@@ -151,7 +151,7 @@ def batches(
 
 
 def measure(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, n: int) -> dict[str, float]:
-    """Greedy accuracy on held-out problems: left alone, and continuing after the first step."""
+    """Measures greedy accuracy on held-out problems: without help, and with the first step given."""
     result = {}
     for name in FAMILIES:
         task = TASKS[name]
@@ -175,8 +175,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--batch", type=int, default=BATCH, help="documents per step")
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--from", dest="start", type=Path, help="go on from this model instead of from nothing")
-    parser.add_argument("--writers", choices=WRITERS, default="messy", help="of the documents, see above")
+    parser.add_argument("--from", dest="start", type=Path, help="start from this model instead of random weights")
+    parser.add_argument("--writers", choices=WRITERS, default="messy", help="who writes the documents, see above")
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)

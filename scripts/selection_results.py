@@ -1,10 +1,10 @@
-"""Best of N in miniature: samples problems once, compares every rule over N, and keeps what came out.
+"""Samples each problem once, compares every rule of choosing over N, and writes the results.
 
     python scripts/selection_results.py tiny-reasoner runs/demo/model
 
-The second is what `rlif train demo` leaves. Writes `results/selection.json`, `.md` and `.png`. Nothing is tuned on the
-outcome: Borda's p, the window and the percentiles are the papers' (the window scaled to these short traces), and every
-rule is reported.
+The second model is written by `rlif train demo`. The results are `results/selection.json`, `.md` and `.png`. Nothing
+was tuned on them. Borda's p, the window and the percentiles are the papers', with the window scaled to these short
+traces. Every rule is reported.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WINDOW = 8  # DeepConf's 2,048 tokens are about a tenth of its traces; worked so
 def compare(
     model: str, task: str, *, limit: int, n: int, early_limit: int, percentiles: Sequence[float]
 ) -> dict[str, Any]:
-    """One model on one task."""
+    """Draws samples of one model on one task, and measures every rule on them."""
     recipe = Recipe(model=model)
     scorer = Scorer(load_model(recipe), load_tokenizer(recipe), batch_size=512, window=WINDOW, name=model)
     found = rlif.TASKS[task]

@@ -5,8 +5,8 @@
     python scripts/studies.py floor
     python scripts/studies.py floor-long        # the signals of confidence, ten times the steps to the peak and more
 
-A study is a table: rows of overrides of the recipe miniature.yaml, times seeds, everything else equal. All rows of one
-seed run before the next seed, one run at a time. A finished run is not run again; an unfinished one starts anew.
+A study has rows of overrides of the recipe miniature.yaml. Each row is run on each seed, with all else equal. All rows
+of one seed run before the next seed, one run at a time. A finished run is not repeated. An unfinished one starts anew.
 """
 
 from __future__ import annotations
@@ -57,21 +57,25 @@ FLOOR_SIGNALS = (
     "negative_entropy_sum",
     "likelihood_sum",
 )
-# Steps. The peak of each is at about step 20.
+# Steps of training. Each signal has its peak at about step 20.
 LONG = {"self_certainty": 350, "likelihood": 200, "negative_entropy": 200, "mean_token_confidence": 200}
 FORMS = ("group_std", "group_std_floor")
 
 
 @dataclass(frozen=True)
 class Study:
-    """Rows of overrides, by name; each is run on the first so many seeds."""
+    """Names rows of overrides. Each row is run on seeds 0 to `seeds` - 1."""
 
     rows: dict[str, tuple[str, ...]]
     seeds: int
 
 
 def floor_rows(steps: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
-    """Signals in both forms, by how long each is trained on; accuracy is looked at and never rewarded."""
+    """Makes two rows for each signal, one per normalisation. Accuracy is logged and never rewarded.
+
+    Args:
+        steps: how long to train on each signal.
+    """
     return {
         f"{signal}-{form}": (
             f"reward={{{signal}: 1, accuracy: 0}}",
@@ -93,7 +97,7 @@ STUDIES = {
 
 
 def save_words(folder: Path) -> None:
-    """The embedding that semantic entropy is tried with: counts of words, so that the same words mean the same."""
+    """Saves the embedding model of the semantic-entropy row. It counts words, so the same words mean the same."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import BoW
 
@@ -103,7 +107,7 @@ def save_words(folder: Path) -> None:
 
 
 def run_rows(rows: dict[str, tuple[str, ...]], seeds: Iterable[int], runs: Path) -> None:
-    """Trains what is missing of a study's rows in its folder."""
+    """Trains those runs of a study that its folder lacks."""
     quiet = Console(quiet=True)
     for seed in seeds:
         for row, overrides in rows.items():
@@ -123,8 +127,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders")
-    parser.add_argument("--seeds", type=int, nargs="+", help="all of the study's if left out")
-    parser.add_argument("--rows", nargs="+", help="all of the study's if left out")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: all of the study")
+    parser.add_argument("--rows", nargs="+", help="default: all of the study")
     args = parser.parse_args()
     study = STUDIES[args.study]
     rows = {name: row for name, row in study.rows.items() if not args.rows or name in args.rows}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs `make test` under each of the given versions of Python, in an environment of its own (.venv-3.12 and so on).
-# Ends with a line for each version: passed, failed, or not run for want of an interpreter.
+# Ends with a line for each version: passed, failed, or not run because the interpreter is missing.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,4 +1,4 @@
-"""Measures self-certainty from top-k log-probabilities against the exact value, on samples of a model.
+"""Compares self-certainty from top-k log-probabilities with the exact value, on samples of a model.
 
 python scripts/topk_error.py tiny-reasoner --out results/self-certainty-topk.md
 """
@@ -26,7 +26,7 @@ N = 16
 
 @torch.no_grad()
 def measure(model: Any, tokenizer: Any, task: Any, limit: int) -> list[dict[str, Any]]:
-    """Exact self-certainty of N samples of each problem, and its lower bound by k."""
+    """Computes the exact self-certainty of N samples of each problem, and its lower bound for each k."""
     problems = task.load("test", limit=limit)
     prompts = [render_problem(tokenizer, PROMPTS["plain"], problem, True, task) for problem in problems]
     completions = TransformersSampler(model, tokenizer, 256).sample(prompts, decoding_of(task, n=N, temperature=1.0))
@@ -44,7 +44,7 @@ def measure(model: Any, tokenizer: Any, task: Any, limit: int) -> list[dict[str,
 
 
 def summarise(rows: list[dict[str, Any]], k: int) -> dict[str, float]:
-    """Error, rank correlation, and how often the bound's best of N is the exact value's best of N."""
+    """Computes error, rank correlation, and how often bound and exact value choose the same sample of N."""
     errors = [row["bounds"][k] - row["exact"] for row in rows]
     groups = [rows[i : i + N] for i in range(0, len(rows), N)]
     same = [max(g, key=lambda r: r["bounds"][k]) is max(g, key=lambda r: r["exact"]) for g in groups]
@@ -80,8 +80,8 @@ def main() -> None:
         f"`rlif.approximate_self_certainty` on {N} samples (temperature 1) of each of {args.limit} held-out problems;"
         f" V = {model.config.vocab_size}, float32 weights, nats. Errors are bound minus exact, so never above 0. Same"
         f" choice: the surest of {N} samples is the same one. k is a large part of this vocabulary; with 150,000 tokens"
-        " the same k leaves out far more. And label smoothing made this model's tail even, which is when the bound is"
-        " near: take the small errors at 50 for this model's alone.",
+        " the same k leaves out far more. Label smoothing made this model's tail even, so the bound is near. The"
+        " small errors at k = 50 may hold for this model only.",
         "",
         "| task | exact, mean | k | mean error | nearest | farthest | Spearman | same choice |",
         "|---|---|---|---|---|---|---|---|",

@@ -1,10 +1,10 @@
-"""Kills, faults and fuzzing at full length; writes the table of docs/reliability.md. Run by `make torture`.
+"""Runs the tests of kills, faults and fuzzing at full length, and writes the tables of docs/reliability.md.
 
     python scripts/torture.py docs/reliability.md
 
-Every row of the table is a promise, the tests that prove it and how many of them did in this run; those of the guard
-are those of results/guard.json, which scripts/guard_results.py measures. What is between two marks in the document is
-replaced; the rest of it is written by hand. Exits with 1 if anything failed.
+`make torture` runs it. Each row of the table has a promise, the tests that prove it, and how many of them passed in
+this run. The guard's table is made from results/guard.json, which scripts/guard_results.py writes. Only the text
+between the marks in the document is replaced. Exits with 1 if a test failed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FILES = {
     "fuzz": "project/test_fuzz.py",
 }
 
-# promise, the tests that prove it (file::beginning of the name), what is counted
+# The promise, the tests that prove it (file::beginning of the name), the unit of the count.
 ROWS = (
     ("SIGKILL at a random moment: same log, same bits", "kills::test_killed_at_a_random_moment", "kills"),
     ("SIGKILL at each of these named points: the same", "kills::test_killed_at[", "kills"),
@@ -54,7 +54,11 @@ ROWS = (
     ("killed before there was a run folder: start again", "kills::test_killed_before", "kills"),
     ("Ctrl-C, SIGTERM, SIGUSR1: a checkpoint, exit 130 or 75; twice: at once", "stopping::", "signals"),
     ("a torn or changed checkpoint is never loaded, old ones outlive it", "checkpoints::", "tests"),
-    ("a changed byte in a checkpoint of a run: said, the one before is used", "faults::test_a_changed_byte", "faults"),
+    (
+        "a changed byte in a checkpoint of a run: reported, the one before is used",
+        "faults::test_a_changed_byte",
+        "faults",
+    ),
     ("every checkpoint damaged: refused, nothing deleted", "faults::test_no_checkpoint_is_whole", "faults"),
     ("disk full, simulated and real; quota; read-only", "faults::test_a_disk faults::test_a_read_only", "faults"),
     (
@@ -87,7 +91,7 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Case:
-    """A test as it went."""
+    """Holds the result of one test."""
 
     name: str
     outcome: str  # passed, failed or skipped
@@ -95,7 +99,7 @@ class Case:
 
 
 def read_cases(junit: Path) -> list[Case]:
-    """The tests of a JUnit file, by names like `kills::test_killed_at[while generating]`."""
+    """Reads the tests of a JUnit file, with names like `kills::test_killed_at[while generating]`."""
     cases = []
     for case in ET.parse(junit).getroot().iter("testcase"):
         outcomes = {child.tag for child in case} & {"failure", "error", "skipped"}
@@ -107,7 +111,7 @@ def read_cases(junit: Path) -> list[Case]:
 
 
 def table(cases: list[Case]) -> str:
-    """The rows in Markdown; skipped tests are said to be."""
+    """Writes the rows in Markdown, with the number of skipped tests."""
     lines = ["| what is promised | the test that proves it | measured |", "|---|---|---|"]
     for promise, which, unit in ROWS:
         found = [case for case in cases if any(case.name.startswith(prefix) for prefix in which.split())]
@@ -128,7 +132,7 @@ def table(cases: list[Case]) -> str:
 
 
 def guard_table() -> str:
-    """Hits and false stops, of results/guard.json."""
+    """Writes the guard's hits and false stops from results/guard.json."""
     runs = json.loads((ROOT / "results/guard.json").read_text(encoding="utf-8"))["runs"]
     lines = ["| what is promised | recipe | seeds | kept |", "|---|---|---|---|"]
     for case, promise in GUARD.items():
@@ -139,7 +143,7 @@ def guard_table() -> str:
 
 
 def replaced(text: str, name: str, new: str) -> str:
-    """A document with new text between the marks of that name."""
+    """Replaces the text between the marks of that name."""
     begin, end = (mark.format(name) for mark in MARKS)
     before, rest = text.split(begin)
     return f"{before}{begin}\n{new}\n{end}{rest.split(end)[1]}"

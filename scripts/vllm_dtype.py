@@ -1,9 +1,10 @@
-"""How far vLLM's computation of a model is from the trainer's, by vLLM's dtype: the table of docs/vllm.md.
+"""Measures how far vLLM's computation of a model is from the trainer's, by vLLM's dtype: the table of docs/vllm.md.
 
     TORCHDYNAMO_DISABLE=1 VLLM_CPU_OMP_THREADS_BIND=nobind .venv-vllm/bin/python scripts/vllm_dtype.py
 
-Six steps of `demo` with vLLM colocated, its policy in float32: the difference of log-probabilities that TRL logs, and
-the self-certainty captured inside vLLM in the first rollout against a pass of the policy that it was sampled from.
+Runs six steps of `demo` with vLLM colocated and the policy in float32. One number is the difference of
+log-probabilities that TRL logs. The other compares the self-certainty captured inside vLLM in the first rollout with a
+pass of the same policy.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ CAPTURED = ["vllm_capture=true", "training.vllm_importance_sampling_correction=f
 
 
 def use(dtype: str) -> None:
-    """Engines in this dtype; on the CPU also what weights need to be taken, see docs/vllm.md."""
+    """Makes engines use this dtype, and lets them take weights on the CPU (docs/vllm.md says why)."""
     import vllm._custom_ops as ops  # pyright: ignore[reportMissingImports]
     from vllm import LLM  # pyright: ignore[reportMissingImports]
 
@@ -44,7 +45,7 @@ def train(folder: str, *overrides: str) -> Run:
 
 
 def captured_error(run: Run) -> list[float]:
-    """Of each completion of the first rollout, in nats."""
+    """Computes the error of each completion of the first rollout, in nats."""
     recipe = run.recipe()
     rows = [json.loads(line) for line in (run.path / "completions/step-000001.jsonl").read_text().splitlines()]
     stats = rlif.score_completions(

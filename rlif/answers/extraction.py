@@ -107,7 +107,7 @@ def _first_object(text: str) -> dict[str, object] | None:
     end = next((at for at, depth in enumerate(depths, start=1) if depth == 0), 0)
     try:
         return json.loads(text[:end].replace("\n", ""))
-    except (ValueError, RecursionError):  # there is none, or it is no JSON
+    except (ValueError, RecursionError):  # there is none, or it is not JSON
         return None
 
 

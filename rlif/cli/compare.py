@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlif.cli.console import quiet_transformers
-from rlif.cli.tables import print_table
+from rlif.cli.tables import print_table, print_text
 from rlif.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -87,9 +87,10 @@ def show(found: Comparison) -> None:
         print_table(headings, rows, left=2)
     base, changes = recipe_differences(found)
     for method, changed in changes.items():
-        print(f"{method}, where its recipe is not that of {base}: {'; '.join(changed)}")
+        keys = "; ".join(changed) if found.differences[method] else "none"
+        print_text(f"Keys in which {method} differs from {base}: {keys}")
     for note in found.notes:
-        print(note)
+        print_text(note)
 
 
 def _command(what: Sequence[str], seeds: str | None, against: str | None) -> str:

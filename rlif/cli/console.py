@@ -10,7 +10,8 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+    console = Console(stderr=True)  # which prints an empty line for a bar where there is no terminal
+    with Progress(console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=total)
         yield lambda rows: bar.update(task, advance=rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,16 +12,20 @@ import typer
 
 from rlif.cli.console import quiet_transformers
 from rlif.cli.options import Dtype, UnsafeLocal
-from rlif.cli.tables import number, percent, print_table
+from rlif.cli.tables import number, percent, print_table, print_text
 from rlif.errors import RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from rich.progress import TaskID
 
     from rlif.evaluation.grid import Candidate, Options
     from rlif.evaluation.scores import Scores
     from rlif.intervals import Interval
+    from rlif.sampling.sampler import Sampler
     from rlif.tasks import Task
+    from rlif.tasks.prompts import Prompt
     from rlif.types import Problem
 
 
@@ -35,7 +40,13 @@ def evaluate(
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of probability to sample from.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Completion limit.")] = None,
     prompt: Annotated[str | None, typer.Option(help="A template's name, or a YAML file of system and user.")] = None,
-    chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help="As the protocol says by default.")] = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--no-chat",
+            help="Whether prompts go through the model's chat template; by default as the task's protocol says.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of sampling.")] = 0,
     dtype: Dtype = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
@@ -97,7 +108,7 @@ def _sources(pairs: Sequence[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def _prompt(name: str | None) -> Any:
+def _prompt(name: str | None) -> Prompt | None:
     from rlif.files.yaml import read_yaml
     from rlif.tasks.prompts import find_prompt
 
@@ -134,7 +145,10 @@ def _grade(work: Sequence[tuple[Task, Sequence[Problem]]], outputs: Path, output
 
 
 def _evaluate(
-    found: Sequence[Candidate], work: Sequence[tuple[Task, Sequence[Problem]]], options: Options, sampler: Any
+    found: Sequence[Candidate],
+    work: Sequence[tuple[Task, Sequence[Problem]]],
+    options: Options,
+    sampler: Callable[[Candidate, Any], Sampler],
 ) -> None:
     from rich import progress as rich
 
@@ -144,8 +158,8 @@ def _evaluate(
     columns = (rich.TextColumn("{task.description}"), rich.BarColumn(bar_width=24), rich.MofNCompleteColumn())
     times = (rich.TimeElapsedColumn(), rich.TextColumn("left"), rich.TimeRemainingColumn())
     rows: list[tuple[str, Scores]] = []
-    with rich.Progress(*columns, *times, transient=True) as progress:
-        bars: dict[str, Any] = {}
+    with rich.Progress(*columns, *times, transient=True, disable=not sys.stdout.isatty()) as progress:
+        bars: dict[str, TaskID] = {}
 
         def advance(label: str, task: str, done: int, total: int) -> None:
             name = f"{label} {task}"
@@ -176,7 +190,7 @@ def _print_scores(rows: Sequence[tuple[str, Scores]]) -> None:
     print_table(headings, lines, left=3)
     print("tokens and nats: mean completion length and self-certainty")
     for line in dict.fromkeys(_settings_line(scores.settings) for _, scores in rows):
-        print(line)
+        print_text(line)
 
 
 def _shares(scores: Scores) -> list[tuple[str, Interval]]:
@@ -206,7 +220,7 @@ def _print_comparisons(found: Sequence[Candidate], tasks: Sequence[Task]) -> Non
         result = compare(first, other, task)
         if not result.problems:
             continue
-        print(
+        print_text(
             f"{task.name}: {other.label} against {first.label}: {result.difference.percent('+')} points"
             f" over {result.problems} problems, better on {result.better}, worse on {result.worse},"
             f" sign test p = {result.p:.2g}"

@@ -18,11 +18,17 @@ if TYPE_CHECKING:
 
 def judge(
     outputs: Annotated[Path | None, typer.Argument(help="805 rows {id or instruction, output or completion}.")] = None,
-    annotations: Annotated[Path | None, typer.Option(help="Read these recorded annotations and ask no judge.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="Read these recorded annotations, without a judge.")] = None,
     model: Annotated[str | None, typer.Option("--judge", help="The judge; by default gpt-4-1106-preview.")] = None,
     base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible endpoint; else OPENAI_BASE_URL.")] = None,
     prompt: Annotated[Path | None, typer.Option("--prompt", help="A judge prompt, e.g. alpaca_eval_clf.txt.")] = None,
-    difficulty: Annotated[str, typer.Option(help="instruction, or positional, as upstream.")] = "instruction",
+    difficulty: Annotated[
+        str,
+        typer.Option(
+            help="How length control finds an instruction's difficulty: by the instruction, or by its row (positional)."
+            " Use positional to repeat upstream's published values where rows are missing."
+        ),
+    ] = "instruction",
     keep: Annotated[Path | None, typer.Option(help="File of the judge's answers; next to OUTPUTS if left out.")] = None,
     estimate: Annotated[bool, typer.Option("--estimate", help="Print what the judge would cost, and stop.")] = False,
     price: Annotated[float | None, typer.Option(min=0, help="Price of a million input tokens.")] = None,

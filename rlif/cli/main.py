@@ -29,6 +29,7 @@ from rlif.runs.launcher_contract import INTERRUPTED, USER_ERROR
 from rlif.version import __version__
 
 DEBUG = "RLIF_DEBUG"
+RESUMED, RESUMED_WITH_OUT = ("compare", "eval", "judge"), ("score", "select")  # by the same command, after Ctrl-C
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command(name="train")(train.train)
@@ -59,10 +60,16 @@ def general(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help=f"Show tracebacks of errors; as {DEBUG}=1.")] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug", help=f"Also show the traceback of an error, for a report of a bug; {DEBUG}=1 does the same."
+        ),
+    ] = False,
 ) -> None:
     """Train language models by their own confidence."""
     context.with_resource(_warnings_on_stderr())
+    context.with_resource(_quiet_hub())
 
 
 @contextmanager
@@ -78,6 +85,30 @@ def _warnings_on_stderr() -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Silences the hub client's notes about each retry while a command runs; our sentence says what failed."""
+    import logging
+
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _interrupted(arguments: list[str]) -> str:
+    """Says after Ctrl-C whether the same command resumes; empty for commands that say so themselves or cannot."""
+    command = next((argument for argument in arguments if not argument.startswith("-")), "")
+    if command in RESUMED_WITH_OUT and not any(argument.startswith(("--out", "-o")) for argument in arguments):
+        return "interrupted; the same command resumes only with --out."
+    if command not in (*RESUMED, *RESUMED_WITH_OUT) or "--overwrite" in arguments:
+        return ""
+    return "interrupted; finished work is kept, and the same command resumes."
 
 
 def main() -> None:
@@ -96,5 +127,7 @@ def main() -> None:
             traceback.print_exception(error)
         print(f"rlif: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    except SystemExit as end:  # Typer's too for Ctrl-C
+        if end.code == INTERRUPTED and (said := _interrupted(arguments)):
+            print(f"rlif: {said}", file=sys.stderr)
+        raise

@@ -17,10 +17,19 @@ Recipe = Annotated[str, typer.Argument(help="A recipe that ships (see `rlif reci
 RecipeOrNone = Annotated[str | None, typer.Argument(help="A recipe that ships (see `rlif recipes`), or a file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe.")]
 Resume = Annotated[Path | None, typer.Option(help="Resume this run folder from its last checkpoint.")]
-Strategy = Annotated[str, typer.Option(help="ddp, fsdp2, zero2 or zero3.")]
+Strategy = Annotated[
+    str, typer.Option(help="What GPUs split to save memory: ddp nothing, zero2 all but weights, fsdp2 and zero3 all.")
+]
 ServerGpus = Annotated[int, typer.Option(min=1, help="GPUs of the vLLM server, if the recipe has one.")]
 UnsafeLocal = Annotated[bool, typer.Option("--unsafe-local", help="Run model code without a sandbox.")]
-Chat = Annotated[bool | None, typer.Option("--chat/--no-chat", help="Chat template; by default if there is one.")]
+Chat = Annotated[
+    bool | None,
+    typer.Option(
+        "--chat/--no-chat",
+        help="Whether prompts go through the model's chat template; by default where it has one. Use --no-chat for a"
+        " base model.",
+    ),
+]
 Dtype = Annotated[str, typer.Option(help="Type of the weights: auto, float32, bfloat16 or float16.")]
 Window = Annotated[int | None, typer.Option(min=1, help="Tokens of tail and window confidence; by default 2048.")]
 

@@ -8,29 +8,42 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlif.cli.options import Overrides, Recipe, ServerGpus, Strategy
+from rlif.cli.tables import print_text
 from rlif.errors import RecipeError, RlifError, lookup
 
 if TYPE_CHECKING:
     from rlif.launching.cost_model import Setting
     from rlif.tasks import Task
 
-Gpu = Annotated[str, typer.Option(help="b200, h200, h100, h100-pcie, a100, a100-40, l40s, a6000, 4090, 3090.")]
+Gpu = Annotated[
+    str, typer.Option(help="The kind of GPU: b200, h200, h100, h100-pcie, a100, a100-40, l40s, a6000, 4090 or 3090.")
+]
 
 
 def plan(
     recipe: Recipe,
     overrides: Overrides = None,
     gpu: Gpu = "h100",
-    gpus: Annotated[int, typer.Option(min=1, help="Over all machines, without those of a running server.")] = 8,
+    gpus: Annotated[
+        int, typer.Option(min=1, help="Number of GPUs on all machines, without those of a running server.")
+    ] = 8,
     strategy: Strategy = "ddp",
     server_gpus: ServerGpus = 1,
-    prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Mean; else half of max_prompt_tokens.")] = None,
-    completion_tokens: Annotated[int | None, typer.Option(min=1, help="Mean length; by default the maximum.")] = None,
-    problems: Annotated[int | None, typer.Option(min=1, help="How many; counted in the data if left out.")] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Mean length of a prompt; by default half of max_prompt_tokens.")
+    ] = None,
+    completion_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Mean length of a completion; by default the longest that the recipe allows."),
+    ] = None,
+    problems: Annotated[
+        int | None, typer.Option(min=1, help="Number of training problems; counted in the data if left out.")
+    ] = None,
 ) -> None:
     """Estimate memory and time of a run on given GPUs.
 
-    Example: `rlif plan intuitor-qwen2.5-3b-math --gpu h100`. Nothing is loaded but the model's configuration.
+    Example: `rlif plan intuitor-qwen2.5-3b-math --gpu h100`. Nothing is loaded but the model's configuration. Use it
+    before renting GPUs: it says whether the run fits, how long it takes and, where it does not fit, what would help.
     """
     from rlif.config.loading import load_recipe
     from rlif.config.steps import check_annotator
@@ -72,11 +85,11 @@ def plan(
 def _show_setting(setting: Setting, gpus: str, chosen: bool) -> None:
     """Prints model, GPUs and lengths; `chosen` where the length of completions was given."""
     shape, card = setting.shape, setting.card
-    print(
+    print_text(
         f"{setting.recipe.model}: {shape.parameters / 1e9:.2f} B parameters, {gpus} ({card.memory:g} GiB,"
         f" {card.flops / 1e12:g} TFLOP/s, {card.bandwidth / 1e12:g} TB/s; {card.source}), {setting.strategy}"
     )
-    print(
+    print_text(
         f"{setting.rows} completions per update, prompts of {setting.prompt:g} tokens, completions of"
         f" {setting.completion:g}" + ("" if chosen else " (the most; --completion-tokens says otherwise)")
     )
@@ -129,8 +142,8 @@ def _show_time(setting: Setting, task: Task, problems: int | None) -> None:
             )
             steps = plan_steps(recipe, problems, setting.trainers).steps
     except RlifError as error:
-        print(f"updates of the run unknown: {error}")
+        print_text(f"updates of the run unknown: {error}")
         return
     hours = steps * time.total / 3600
     print(f"{steps:,} updates: {hours:.2g} hours, {hours * setting.gpus:.2g} GPU hours")
-    print("estimates, each part right to about a factor of two at best: docs/scaling.md says what they assume")
+    print_text("estimates, each part right to about a factor of two at best: docs/scaling.md says what they assume")

@@ -8,7 +8,7 @@ import typer
 
 from rlif.cli.console import progress_bar, quiet_transformers
 from rlif.cli.options import Chat, Dtype, Window
-from rlif.errors import DataError
+from rlif.files.jsonl import count_lines
 
 
 def score(
@@ -27,11 +27,10 @@ def score(
     """
     from rlif.selection.score_file import load_scorer, score_file
 
-    if not file.is_file():
-        raise DataError(f"no such file: {file}.")
+    total = count_lines(file)
     quiet_transformers()
     scorer = load_scorer(model, chat=chat, end=end, batch_size=batch_size, window=window, dtype=dtype)
-    with file.open("rb") as lines, progress_bar("scoring", sum(1 for line in lines if line.strip())) as advance:
+    with progress_bar("scoring", total) as advance:
         counts = score_file(scorer, file, out or sys.stdout, advance)
     print(
         f"{counts['rows']} rows ({counts['skipped']} were there already), {counts['unscorable']} unscorable"

@@ -15,6 +15,7 @@ from rlif.cli.options import Chat, Dtype, Window
 from rlif.cli.tables import print_table
 from rlif.errors import RecipeError, RlifError, lookup
 from rlif.files.atomic import replace_file, write_rows, writing
+from rlif.files.jsonl import count_lines
 
 if TYPE_CHECKING:
     from rlif.selection.samples import GroupSampler, Row
@@ -100,9 +101,11 @@ def _equality(task: Task, rows: Sequence[Row]) -> Callable[[str, str], bool]:
 
 
 def _check_source(model: str | None, samples: Path | None, *, n: int, warm_up: int | None) -> None:
-    """Checks that there are samples to choose from; `warm_up` is None without early stopping."""
+    """Checks that there are samples, and rows in their file; `warm_up` is None without early stopping."""
     if (model is None) and (samples is None):
         raise RecipeError("give --model to draw samples from, or --samples, a file of them.")
+    if samples is not None and not samples.is_fifo():  # a pipe is read once
+        count_lines(samples)
     if warm_up is not None and (samples is not None or n <= warm_up):
         raise RecipeError(
             f"--early-stop draws samples with --model, more per problem (--n) than the warm-up's {warm_up}."

@@ -1,4 +1,4 @@
-"""Prints tables whose cells are never cut off, on a screen of any width, and writes numbers for them."""
+"""Prints paragraphs and tables on a screen of any width, no cell cut off, and writes numbers for them."""
 
 import os
 import shutil
@@ -18,6 +18,11 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: in
         left: number of columns, from the first on, that hold text. The others hold numbers, aligned to the right.
     """
     print("\n".join(table_lines(headings, rows, left, screen_width())))
+
+
+def print_text(text: str) -> None:
+    """Prints a paragraph, wrapped at the width of the screen; later lines are indented."""
+    print(textwrap.fill(text, screen_width(), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
 
 def screen_width() -> int:

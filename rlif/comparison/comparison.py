@@ -103,7 +103,7 @@ def read_runs(path: Path) -> tuple[list[RunSummary], dict[str, str | None]] | No
         return None
     folders = list(run_folders(path))
     if not folders and str(path) not in shipped_recipes():
-        raise DataError(f"{path} is a folder with no run folder in it: none has a recipe.yaml.")
+        raise DataError(f"{path} is a folder without a run folder in it: none has a recipe.yaml.")
     runs = [summarise_run(folder) for folder in folders]
     return (sorted(runs, key=lambda run: _natural(run.method)), {}) if folders else None
 

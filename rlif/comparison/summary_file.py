@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from rlif.comparison.summary import RunSummary
-from rlif.errors import DataError, first_line
+from rlif.errors import DataError, why_unreadable
 from rlif.files.jsonl import Row
 
 RUN, MADE = TypeAdapter(RunSummary), TypeAdapter(dict[str, str | None])
@@ -60,8 +60,9 @@ def read_summaries(path: str | Path) -> tuple[list[RunSummary], dict[str, str | 
         made = MADE.validate_python({key: found[key] for key in ("command", "against")})
         return [_from_row(row, found) for row in found["runs"]], made
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        wrong = f"{type(error).__name__}: {first_line(error)}"
-        raise DataError(f"{path} is no file that `rlif compare --out FILE.json` wrote ({wrong}).") from error
+        plain = isinstance(error, OSError | UnicodeDecodeError | json.JSONDecodeError | KeyError | RecursionError)
+        wrong = why_unreadable(error) if plain else "its contents are of another layout"
+        raise DataError(f"{path} is not a file that `rlif compare --out FILE.json` wrote ({wrong}).") from error
 
 
 def _from_row(row: Row, file: Row) -> RunSummary:

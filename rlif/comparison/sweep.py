@@ -79,8 +79,9 @@ def run_sweep(
                 train(existing.recipe() if existing else recipe, resume=existing, console=console)
             found.append(summarise_run(path, method))
         except RlifError as error:
-            say(f"{path.name} failed: {error}")
-            found.append(_failed(recipe, method, str(error)))
+            reason = _as_of_a_sweep(str(error), path)
+            say(f"{path.name} failed: {reason}")
+            found.append(_failed(recipe, method, reason))
     return found
 
 
@@ -103,6 +104,12 @@ def _refuse_another(recipe: Recipe) -> None:
                 f"{path} holds a run with {key} {then!r}, and this one has {now!r}; give another --folder, or"
                 " remove it."
             )
+
+
+def _as_of_a_sweep(error: str, path: Path) -> str:
+    """Replaces the advice for a single run: the sweep resumes its runs, and refuses one with a changed recipe."""
+    error = error.replace(f"go on with: rlif train --resume {path}", "give the same command again")
+    return error.replace(f" in {path / 'recipe.yaml'}", " in the recipe")
 
 
 def _failed(recipe: Recipe, method: str, error: str) -> RunSummary:

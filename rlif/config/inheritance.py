@@ -28,7 +28,7 @@ def lineage(path: Path, shipped: Mapping[str, Path]) -> list[Values]:
     """Reads a recipe and its bases, the oldest first, old names of keys replaced.
 
     Raises:
-        RecipeError: a base that is no name, that does not exist, or that the recipe is the base of.
+        RecipeError: a base that is not a name, that does not exist, or that the recipe is the base of.
     """
     chain = {path: with_new_names(read_yaml(path))}
     while (base := chain[path].get("base")) is not None:
@@ -49,7 +49,9 @@ def _file_of(base: Any, named_in: Path, shipped: Mapping[str, Path]) -> Path:
             raise RecipeError(f"base in {named_in} names {base}, and there is no such file beside it.")
         return path
     if base not in shipped:
-        raise RecipeError(f"base in {named_in} is {base!r}, no shipped recipe; {nearest(base, shipped)}")
+        raise RecipeError(
+            f"base in {named_in} is {base!r}, which does not ship; {nearest(base, shipped, 'rlif recipes')}"
+        )
     return shipped[base]
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rlif.config.defaults import OURS, PAPER_TRAINING, REUSE
 from rlif.config.inheritance import lineage, merged
 from rlif.config.recipe import Equivalence, Evaluation, Recipe
-from rlif.config.renamed import RENAMED_KEYS
+from rlif.config.renamed import new_key
 from rlif.errors import RecipeError, nearest
 from rlif.files.yaml import parse_yaml
 from rlif.guard.limits import Guard
@@ -46,7 +46,7 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             raise RecipeError(f"cannot read {override!r}; overrides look like key=value.")
         target = values
         first, *inner = key.split(".")
-        *parents, last = RENAMED_KEYS.get(first, first), *inner
+        *parents, last = new_key(first), *inner
         for parent in parents:
             if target.get(parent) is None:
                 target[parent] = {}
@@ -64,7 +64,9 @@ def find_recipe(recipe: str | Path) -> Path:
     shipped = shipped_recipes()
     if str(recipe) in shipped:
         return shipped[str(recipe)]
-    raise RecipeError(f"no recipe file and no shipped recipe {str(recipe)!r}; {nearest(str(recipe), shipped)}")
+    raise RecipeError(
+        f"no recipe file or shipped recipe is called {str(recipe)!r}; {nearest(str(recipe), shipped, 'rlif recipes')}"
+    )
 
 
 def folder_name(stem: str) -> str:
@@ -78,7 +80,7 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
         return Recipe.model_validate(values)
     except UnicodeEncodeError as error:
         found = error.object[error.start : error.end]
-        raise RecipeError(f"the recipe holds {found!r}, which is no text; write the characters themselves.") from None
+        raise RecipeError(f"the recipe has {found!r}, which is not text; write the characters themselves.") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

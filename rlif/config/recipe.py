@@ -159,7 +159,7 @@ class Recipe(Strict):
     @classmethod
     def _plain_name(cls, name: str | None) -> str | None:
         if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise ValueError(f"{name!r} is no folder name: use letters, digits, '.', '_' and '-'")
+            raise ValueError(f"{name!r} is not a folder name: use letters, digits, '.', '_' and '-'")
         return name
 
     @field_validator("reward")

@@ -30,6 +30,11 @@ def with_new_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def new_key(key: str) -> str:
+    """Returns the new name of a key of the recipe, logged; the same name where it has none."""
+    return next(iter(_renamed({key: None}, RENAMED_KEYS, "key")))
+
+
 def _renamed(values: Mapping[str, Any], table: Mapping[str, str], kind: str) -> dict[str, Any]:
     """The mapping with new names in the place of old ones, each logged."""
     for old in values.keys() & table.keys():

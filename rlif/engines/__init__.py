@@ -3,8 +3,8 @@
 An engine samples groups of completions, gives `TokenStats` of them to the terms of `rlif.rewards`, makes advantages of
 the mixed rewards, and updates the policy. It writes checkpoints that `rlif.runs.checkpoints` can seal.
 
-Imported by `rlif.training`, and by the commands that check training options. An engine imports the floors below:
-`config`, `rewards`, `scoring`, `signals`, `sampling`, `guard`, `runs`.
+Imported by `rlif.training`, and by the commands that check training options. An engine may import every floor below,
+above all `rewards`, `scoring`, `sampling`, `guard` and `runs`.
 
 To add an engine: a folder here with a builder such as `trl.setup.build_trainer`, and a choice of it in
 `rlif.training.session.build`.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import DataError
+from rlif.errors import DataError, why_unreadable
 from rlif.files.tables import Row, read_rows
 
 
@@ -62,8 +62,8 @@ class Entry:
         """Compares with the published figures: within if all figures and the number of items agree, and `sound`."""
         if items != self.expected.get("items", items):
             sound, note = False, f"expected {self.expected['items']} items, there are {items}; {note}"
-        given = self.expected.get("tolerance", [])
-        tolerances = given if isinstance(given, list) else [given]
+        given = self.expected.get("tolerance")
+        tolerances = given if isinstance(given, list) else [] if given is None else [given]
         for number, (one, other) in enumerate(zip(ours, published, strict=True)):
             tolerance = tolerances[number] if number < len(tolerances) else rounding(other)
             sound = sound and (one is None or abs(one - other) <= tolerance + 1e-9)
@@ -85,7 +85,7 @@ def read_json(path: Path) -> Any:
         data = path.read_bytes()
         return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(f"cannot read {path}: {error}.") from error
+        raise DataError(f"cannot read {path}: {why_unreadable(error)}.") from error
 
 
 def check_ids(rows: Sequence[Row], column: str, problems: Mapping[str, Any] | None = None) -> Sequence[Row]:
@@ -101,7 +101,7 @@ def check_ids(rows: Sequence[Row], column: str, problems: Mapping[str, Any] | No
         raise DataError(f"the id {next(one for one in ids if ids.count(one) > 1)!r} occurs more than once.")
     unknown = [one for one in ids if problems is not None and one not in problems]
     if unknown:
-        raise DataError(f"{len(unknown)} of {len(ids)} ids are those of no problem, the first is {unknown[0]!r}.")
+        raise DataError(f"{len(unknown)} of {len(ids)} ids do not belong to any problem, the first is {unknown[0]!r}.")
     return rows
 
 

@@ -58,7 +58,7 @@ def check_graders(
 
     Args:
         data: folder of problems and gold answers, laid out as RLIF_DATA; if left out, the folder's parent, or what
-            RLIF_DATA names where the parent holds no problems.
+            RLIF_DATA names if the parent has no problems.
 
     Raises:
         DataError: there is no readable expected.json.
@@ -89,10 +89,10 @@ def table(rows: Sequence[Check]) -> list[tuple[str, ...]]:
 def _checked(entry: Entry) -> Check:
     try:
         if not isinstance(entry.expected, Mapping) or "published" not in entry.expected:
-            raise DataError("expected.json gives no published figure.")
+            raise DataError("expected.json has no published figure.")
         families = [prefix for prefix in FAMILIES if entry.name.startswith(prefix)]
         if not families:
-            raise DataError(f"no family is called so; there are {', '.join(FAMILIES)}.")
+            raise DataError(f"the name must begin with a family: {', '.join(FAMILIES)}.")
         return FAMILIES[max(families, key=len)](entry)
     except RlifError as error:
         return Check(entry.name, 0, (), (), False, first_line(error).rstrip("."))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from rlif.errors import DataError, MachineError, first_line
+from rlif.errors import DataError, MachineError, first_line, why_unreadable
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is damaged: {first_line(error)}.") from error
+        raise DataError(f"{path} is damaged: {why_unreadable(error)}.") from error
     if not isinstance(value, dict):
         raise DataError(f"{path} is damaged: a {type(value).__name__} where an object was expected.")
     return value

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import DataError
+from rlif.errors import DataError, why_unreadable
 from rlif.files.atomic import finite, replace_file, sync
 
 Row = dict[str, Any]
@@ -41,7 +41,7 @@ class JsonLog:
         """Yields line number and object of each whole line; nothing if there is no file.
 
         Raises:
-            DataError: a line holds no JSON object.
+            DataError: a line is not a JSON object.
         """
         return read_lines(self.path, torn=True) if self.path.is_file() else iter(())
 
@@ -94,6 +94,26 @@ def different(found: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     return ", ".join(sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key)))
 
 
+def count_lines(path: Path) -> int:
+    """Counts the lines that are not blank.
+
+    Raises:
+        DataError: there is no such file, it is a folder, or it holds no rows.
+    """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; expected a file of JSON lines.")
+    if not path.is_file():
+        raise DataError(f"no such file: {path}.")
+    try:
+        with path.open("rb") as lines:
+            count = sum(1 for line in lines if line.strip())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {why_unreadable(error)}.") from error
+    if not count:
+        raise DataError(f"{path} has no rows.")
+    return count
+
+
 def read_lines(path: Path, torn: bool = False) -> Iterator[tuple[int, Row]]:
     """Yields line number and object of each line that is not blank.
 
@@ -101,7 +121,7 @@ def read_lines(path: Path, torn: bool = False) -> Iterator[tuple[int, Row]]:
         torn: skip a last line without a newline, which a killed process left behind.
 
     Raises:
-        DataError: the file cannot be read, or the line just reached holds no JSON object.
+        DataError: the file cannot be read, or the line just reached is not a JSON object.
     """
     try:
         with path.open("rb") as file:
@@ -114,9 +134,11 @@ def read_lines(path: Path, torn: bool = False) -> Iterator[tuple[int, Row]]:
 
 def _parse(line: bytes, number: int, path: Path) -> Row:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode("utf-8-sig").rstrip())
+    except json.JSONDecodeError as error:
+        raise DataError(f"line {number} of {path} is not JSON from character {error.colno} on.") from error
     except ValueError as error:
-        raise DataError(f"line {number} of {path} is no JSON: {error}.") from error
+        raise DataError(f"line {number} of {path} is not JSON: {why_unreadable(error)}.") from error
     except RecursionError as error:
         raise DataError(f"line {number} of {path} is nested too deeply to be read.") from error
     if not isinstance(row, dict):

@@ -8,7 +8,7 @@ import os
 import zlib
 from pathlib import Path
 
-from rlif.errors import DataError, first_line
+from rlif.errors import DataError, first_line, why_unreadable
 from rlif.files.jsonl import Row
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".txt")
@@ -55,7 +55,7 @@ def read_rows(
     else:
         rows = _read_hub(source, split)
     if not rows:
-        raise DataError(f"{source} holds no rows.")
+        raise DataError(f"{source} has no rows.")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise DataError(f"row {number} of {source} has no columns: it is a {type(row).__name__}.")
@@ -98,10 +98,18 @@ def _read_file(path: Path) -> list[Row]:
             rows = json.loads(text)
             return rows if isinstance(rows, list) else [rows]
         if suffix == ".jsonl":
-            return [json.loads(line) for line in text.split("\n") if line.strip()]
+            return [_parse(line, number) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     except (OSError, EOFError, ValueError, RecursionError, csv.Error, zlib.error) as error:
-        raise DataError(f"cannot read {path}: {first_line(error)}.") from error
+        raise DataError(f"cannot read {path}: {why_unreadable(error)}.") from error
     raise DataError(f"cannot read {path}: expected {', '.join(SUFFIXES)}, or one of them with .gz.")
+
+
+def _parse(line: str, number: int) -> Row:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        error.lineno = number  # of the file
+        raise
 
 
 def _read_hub(source: str, split: str) -> list[Row]:

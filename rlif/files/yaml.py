@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import RecipeError
+from rlif.errors import RecipeError, why_unreadable
 
 MOST_VALUES = 10_000  # in a file; ten lines of aliases can stand for 10^12
 
@@ -14,7 +14,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot read {path}: {error}.") from error
+        raise RecipeError(f"cannot read {path}: {why_unreadable(error)}.") from error
     values = parse_yaml(text, str(path))
     if values is None:
         raise RecipeError(f"{path} is empty; a recipe is a mapping of keys to values.")

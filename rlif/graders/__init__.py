@@ -7,8 +7,8 @@ only if a recipe names such a grader. `FACTORS` holds functions that scale a rew
 Start with batch.py and accuracy.py. external.py calls reward functions written for TRL and reward models. Every other
 file is one grader, or a few of a kind.
 
-May import answers, tasks and types. Rewards and engines import this folder. To add one: one file, one line in
-`GRADERS`, one test, and one row of docs/signals.md.
+May import answers, tasks, errors, moved and types. Rewards and engines import this folder. To add one: one file, one
+line in `GRADERS`, one test, and one row of docs/signals.md.
 """
 
 from collections.abc import Callable

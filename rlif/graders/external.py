@@ -30,6 +30,7 @@ from rlif.tasks.rendering import conversation_text
 
 GOLD = ("gold", "solution")
 BATCH = 16
+MISSING = object()
 
 
 def import_function(name: str) -> Callable[..., Any]:
@@ -42,22 +43,22 @@ def import_function(name: str) -> Callable[..., Any]:
     here, known = str(Path.cwd()), list(sys.path)
     sys.path.append(here)
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except AttributeError as error:
-        if moved := where_moved(module):
-            raise RecipeError(f"cannot import the reward {name}: {moved}.") from error
-        raise RecipeError(f"the module {module} has no {attribute!r}, which the reward {name} names.") from error
+        found = getattr(importlib.import_module(module), attribute, MISSING)
     except ImportError as error:
         if moved := where_moved(error.name):
             raise RecipeError(f"cannot import the reward {name}: {moved}.") from error
-        raise RecipeError(
-            f"cannot import the reward {name}: {first_line(error)}; go to the folder that its module lies in, or add"
-            " that to PYTHONPATH."
-        ) from error
+        advice = "go to the folder that its module lies in, or add that to PYTHONPATH"
+        if (error.name or "").startswith("rlif."):
+            advice = "the modules of rlif are in folders now, see docs/architecture.md"
+        raise RecipeError(f"cannot import the reward {name}: {first_line(error)}; {advice}.") from error
     except (Exception, SystemExit) as error:  # importing runs the user's code, which can raise anything
         raise RecipeError(f"importing the reward {name} raises {type(error).__name__}: {first_line(error)}.") from error
     finally:
         sys.path[:] = known
+    if found is MISSING:
+        if moved := where_moved(module):
+            raise RecipeError(f"cannot import the reward {name}: {moved}.")
+        raise RecipeError(f"the module {module} has no {attribute!r}, which the reward {name} names.")
     if not callable(found):
         raise RecipeError(f"the reward {name} is a {type(found).__name__}, not a function.")
     return found

@@ -7,7 +7,7 @@ In reading order:
     signs.py     the table of signs: what each reads, its cause and its remedy
     monitor.py   front door: `Monitor` raises and clears alarms step by step; `replay` does so for a finished run
 
-May import errors, types and files. Config, engines, training and reporting import this folder.
+May import errors, types and files. Config and the folders above it may import this one.
 
 To add a sign, add a line to `signs.SIGNS`, a limit of the same name to `limits.Guard` with its source, and a test. The
 metric that it reads must be in what the run logs.

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from rlif.errors import MachineError, RecipeError, first_line
+from rlif.errors import MachineError, RecipeError, first_line, why_unreadable
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -116,7 +116,7 @@ class JudgePrompt:
         try:
             return cls.parse(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"cannot read the judge prompt {path}: {error}.") from error
+            raise RecipeError(f"cannot read the judge prompt {path}: {why_unreadable(error)}.") from error
 
     def fill(self, instruction: str, output_1: str, output_2: str) -> list[dict[str, str]]:
         """Fills in one pair. A placeholder inside an output stays as it is."""

@@ -48,7 +48,7 @@ def report(
 
     Raises:
         RecipeError: no run is given.
-        DataError: a folder holds no run.
+        DataError: a folder is not a run folder.
         MachineError: the page cannot be written, or matplotlib or jinja2 is missing.
 
     Example:

@@ -91,9 +91,11 @@ def _with_role(task: str, runs: Runs) -> str:
     return label(task) + role
 
 
-def _line(run: ReportedRun, steps: Iterable[float], values: Any, low: Any = None, high: Any = None) -> Line:
+def _line(
+    run: ReportedRun, steps: Iterable[float], values: Iterable[float], low: Values = None, high: Values = None
+) -> Line:
     at = run.collapse and run.collapse.step
-    return Line(run.name, np.array(list(steps), float), np.asarray(values, float), low, high, run.number, at)
+    return Line(run.name, np.array(list(steps), float), np.array(list(values), float), low, high, run.number, at)
 
 
 def _column(history: History, name: str) -> Values:

@@ -36,7 +36,10 @@ class ReportedRun:
 
     @property
     def verdict(self) -> str:
-        """Describes how the run went in one sentence, and how far it got where it has no summary."""
+        """Describes how the run went in one sentence, how far it got where it has no summary, and failed rewards."""
+        return f"{self._course()} {self.history.failures}".rstrip()
+
+    def _course(self) -> str:
         history = self.history
         if not len(history.steps) and not history.evaluations:
             return "Nothing was logged: the run stopped before its first step, or is about to take it."

@@ -76,7 +76,8 @@ def table(history: History) -> Group:
         if len(finite):
             figures = [f"{number:.4g}" for number in (finite[-1], finite.min(), finite.max())]
             shown.add_row(Text(name), *figures, sparkline(finite))
-    return Group(Text(headline(history), style="bold"), shown)
+    failures = [Text(history.failures)] if history.failures else []
+    return Group(Text(headline(history), style="bold"), *failures, shown)
 
 
 def headline(history: History) -> str:

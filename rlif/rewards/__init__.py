@@ -10,6 +10,6 @@ In reading order:
 Signals measure how sure a model is, graders what else a completion is worth. This folder makes rewards of both. The
 engine turns rewards into advantages.
 
-May import signals, graders, tasks and config. Engines and training import this folder. A new reward is a file in
+May import signals, graders, config and what lies below. Runs, engines and training import it. A new reward is a file in
 `rlif/signals/` or `rlif/graders/`, or a function outside the package that a recipe names by its dotted path.
 """

@@ -90,11 +90,12 @@ class Run:
         """Opens an existing run folder.
 
         Raises:
-            DataError: it has no recipe.yaml.
+            DataError: there is no such folder, or it has no recipe.yaml.
         """
         run = cls(Path(path).expanduser())
         if not (run.path / "recipe.yaml").is_file():
-            raise DataError(f"{path} is no run folder: it has no recipe.yaml.")
+            why = "it has no recipe.yaml" if run.path.is_dir() else "there is no such folder"
+            raise DataError(f"{path} is not a run folder: {why}.")
         return run
 
     def recipe(self) -> Recipe:
@@ -185,7 +186,7 @@ class Run:
         """Reads the records of an evaluation; empty where there are none.
 
         Raises:
-            DataError: a line holds no object.
+            DataError: a line is not an object.
         """
         path = self.path / "eval" / f"{evaluation_name(step, task)}.jsonl"
         return [row for _, row in read_lines(path)] if path.is_file() else []

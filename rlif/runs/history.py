@@ -65,6 +65,12 @@ class History:
         steps = training.get("max_steps") if isinstance(training, Mapping) else None
         return steps if isinstance(steps, int) and steps > 0 else None
 
+    @property
+    def failures(self) -> str:
+        """Names the tracebacks of rewards that raised, in a sentence; empty without any."""
+        files = sorted(path.name for path in (self.run.path / "errors").glob("reward-step-*.txt"))
+        return f"A reward raised an error: see errors/{', errors/'.join(files)} in the run folder." if files else ""
+
     def records(self, step: int, task: str, limit: int = 20_000) -> Iterator[Row]:
         """Yields the first records of an evaluation, one per completion; none where they were not written."""
         path = self.run.path / "eval" / f"step-{step:06d}-{task}.jsonl"
@@ -85,7 +91,7 @@ def read_history(path: str | Path) -> History:
     """Reads a run folder; whatever is missing or damaged becomes a note.
 
     Raises:
-        DataError: the folder is no run folder: it has no recipe.yaml.
+        DataError: the folder is not a run folder: it has no recipe.yaml.
     """
     run = Run.open(path)
     notes: list[str] = []
@@ -178,7 +184,7 @@ def _read_json(path: Path, notes: list[str], expected: str = "") -> Row:
         value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
         if isinstance(value, dict):
             return value
-        notes.append(f"{path.name} holds no object and is left out.")
+        notes.append(f"{path.name} is not an object and is left out.")
     except FileNotFoundError:
         if expected:
             notes.append(f"{path.name} is missing: {expected}.")

@@ -7,7 +7,7 @@
     vllm_sampler     samples by vLLM
     vllm_capture     measures self-certainty inside vLLM, `vllm_capture_v2` in its V2 model runner
 
-Evaluation, selection, training and the command line import this folder. It loads no trainer. A new engine is
+Selection, runs and the folders above them may import this one. It loads no trainer. A new engine is
 a class like `sampler.Sampler`, named in `rlif.evaluation.grid.samplers` for `rlif eval --engine`. It must draw the same
 distribution for the same `Decoding`, and repeat for the same seed.
 """

@@ -16,7 +16,7 @@ def model_path(recipe: Recipe) -> str:
     """Returns what from_pretrained takes: a folder's absolute path, or a hub name.
 
     Raises:
-        ModelError: a folder that holds no model, or pickled weights that were not allowed.
+        ModelError: a folder without a model, or pickled weights that were not allowed.
     """
     if recipe.model in SHIPPED:
         return str(Path(str(resources.files("rlif"))) / SHIPPED[recipe.model])

@@ -124,7 +124,7 @@ class Worker:
 
 
 def mean_logprob(logits_BV: torch.Tensor, temperature: torch.Tensor | float = 1.0) -> torch.Tensor:
-    """Computes `mean_logprob_B` in float32, some rows at a time to hold no second [B, V]; temperature may be [B, 1]."""
+    """Computes `mean_logprob_B` in float32, some rows at a time to avoid a second [B, V]; temperature may be [B, 1]."""
     rows = max(1, LOGITS_HELD // logits_BV.shape[1])
     parts = []
     for start in range(0, len(logits_BV), rows):

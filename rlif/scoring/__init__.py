@@ -8,7 +8,7 @@ In reading order:
 
 Only these files handle hidden states and logits. None holds logits of [B, T, V]. Suffixes of tensors: `rlif.types`.
 
-May import errors and types. Signals, sampling, selection and engines import this folder.
+May import errors and types. Signals and the folders above them may import this one.
 
 To add a statistic, add a field to `rlif.types.TokenStats`, compute it in `statistics.chunk_stats`, and add it to
 `CHEAP` or `COSTLY` in taps.py. `rlif.config.passes` says which pass gives it in training.

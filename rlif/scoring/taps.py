@@ -141,7 +141,7 @@ class BackboneTap(Tap):
 
 
 def entropy(logprob_BV: torch.Tensor, buffer_BV: torch.Tensor) -> torch.Tensor:
-    """Computes -sum_j p_j log p_j, [B], where 0 log 0 is 0 and NaN stays. Overwrites both, to hold no third [B, V]."""
+    """Computes -sum_j p_j log p_j, [B], where 0 log 0 is 0 and NaN stays. Overwrites both, to avoid a third [B, V]."""
     p_BV = torch.exp(logprob_BV, out=buffer_BV)
     return -p_BV.mul_(logprob_BV.clamp_(min=torch.finfo(torch.float32).min)).sum(-1)
 

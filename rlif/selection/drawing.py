@@ -132,6 +132,6 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
         with writing(path):
             replace_file(path, json.dumps(settings, indent=2) + "\n")
     elif not path.is_file():
-        raise DataError(f"{out} holds samples, and no sampling.json with their settings; {remedy}")
+        raise DataError(f"{out} has samples, but no sampling.json with their settings; {remedy}")
     elif keys := different(read_object(path), settings):
         raise DataError(f"{out} holds samples drawn with other settings ({keys}); {remedy}")

@@ -125,7 +125,7 @@ def read_samples(path: Path) -> list[Row]:
                 row[name] = None
         rows.append({**row, "id": str(row["id"])})
     if not rows:
-        raise DataError(f"{path} holds no samples.")
+        raise DataError(f"{path} has no rows.")
     return rows
 
 

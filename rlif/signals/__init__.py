@@ -6,8 +6,8 @@ and `NEEDS` are its columns. A group signal (`GROUP_SIGNALS`) turns a `Group` in
 texts of all completions of one problem. Start with self_certainty.py; every other file is one signal and its forms.
 self_certainty_topk.py approximates self-certainty from top-k log-probabilities and is in no table.
 
-May import answers, scoring and types, and loads no torch. Graders, rewards, sampling, selection and engines import
-this folder. To add a signal: one file, one line in a table, one test, and one row of docs/signals.md, which shows how.
+May import answers, scoring and types, and loads no torch. Config and the folders above it may import this one. To add
+a signal: one file, one line in a table, one test, and one row of docs/signals.md, which shows how.
 """
 
 import logging

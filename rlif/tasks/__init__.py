@@ -11,8 +11,7 @@ In reading order:
     mmlu_pro.py, cruxeval.py, alpaca_eval.py, prompts_file.py     one task each
     zeroeval.py       rows and rules of the ZeroEval harness, for several tasks
 
-May import answers, sandbox, files, errors and types. Graders, rewards, sampling, evaluation and training import this
-folder.
+May import answers, sandbox, files, errors and types. Graders and the folders above them may import this one.
 
 To add a task: one class, one line in `TASKS`, one test.
 """

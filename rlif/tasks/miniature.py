@@ -46,7 +46,7 @@ class Miniature(Task):
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         if source is not None:
-            raise RecipeError(f"task {self.name} makes its own problems and reads no source, but was given {source!r}.")
+            raise RecipeError(f"task {self.name} makes its own problems; source must be left out, but is {source!r}.")
         if split not in self.splits:
             raise RecipeError(f"task {self.name} has the splits train and test, not {split!r}.")
         rng = random.Random(f"{self.name}/{split}/{seed}")

@@ -69,19 +69,19 @@ def _known(error: Exception, run: Run, processes: int) -> RlifError | None:
     text, number, reason = str(error).lower(), getattr(error, "errno", None), first_line(error)
     go_on = f"go on with: rlif train --resume {run.path}"
     if number == errno.ENOSPC or os.strerror(errno.ENOSPC).lower() in text or _is_full(run):
-        said = f"the disk is full; make room and {go_on}"
+        sentence = f"the disk is full; make room and {go_on}"
     elif number in NOT_WRITABLE or any(os.strerror(code).lower() in text for code in (errno.EROFS, errno.EDQUOT)):
-        said = f"cannot write to {run.path} any more: {reason}; put that right and {go_on}"
+        sentence = f"cannot write to {run.path} any more: {reason}; put that right and {go_on}"
     elif isinstance(error, FileNotFoundError) and str(run.path) in str(error.filename):
-        said = f"{error.filename} was removed while the run was at work on it; leave {run.path} alone and {go_on}"
+        sentence = f"{error.filename} was removed while the run was at work on it; leave {run.path} alone and {go_on}"
     elif isinstance(error, MemoryError) or any(sign in text for sign in MEMORY):
         stack = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
         where, lower = next((STAGES[name] for name in STAGES if name in stack), ("in this run", BATCH))
-        said = f"out of memory {where}; lower {lower} in {run.path / 'recipe.yaml'} and {go_on}"
+        sentence = f"out of memory {where}; lower {lower} in {run.path / 'recipe.yaml'} and {go_on}"
     elif processes > 1 and any(sign in text for sign in PEER):
-        said = f"another process of this run died or cannot be reached ({reason[:200]}); {go_on}"
+        sentence = f"another process of this run died or cannot be reached ({reason[:200]}); {go_on}"
     elif type(error).__module__.startswith("requests."):
-        said = f"the vLLM server cannot be reached any more ({reason[:200]}); start it again and {go_on}"
+        sentence = f"the vLLM server cannot be reached any more ({reason[:200]}); start it again and {go_on}"
     elif NOT_FINITE in text:
         return RecipeError(
             "the model's probabilities are not finite any more, so nothing can be sampled. The same recipe would come"
@@ -89,7 +89,7 @@ def _known(error: Exception, run: Run, processes: int) -> RlifError | None:
         )
     else:
         return None
-    return MachineError(said)
+    return MachineError(sentence)
 
 
 def _is_full(run: Run) -> bool:

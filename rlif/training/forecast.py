@@ -125,16 +125,16 @@ def _verdict(found: Mapping[str, Any]) -> tuple[str, list[str]]:
     if found["disagree"] < FEW and not against:
         against.append(f"only {found['disagree']:.0%} of groups give different answers: nothing to choose between")
     if pull and pull.high is not None and pull.high < HALF:
-        against.append(f"surer completions give rarer answers (pull {_said(pull)})")
+        against.append(f"surer completions give rarer answers (pull {_shown(pull)})")
     if against:
         return "no", against
     if pull and pull.low is not None and pull.low > HALF:
-        return "yes", [f"surer completions give their group's most frequent answer (pull {_said(pull)})"]
-    said = f"pull {_said(pull)}" if pull else "no group has an answer more frequent than the others"
-    return "unclear", [f"confidence does not tell frequent from rare answers here ({said})"]
+        return "yes", [f"surer completions give their group's most frequent answer (pull {_shown(pull)})"]
+    reason = f"pull {_shown(pull)}" if pull else "no group has an answer more frequent than the others"
+    return "unclear", [f"confidence does not tell frequent from rare answers here ({reason})"]
 
 
-def _said(found: Interval) -> str:
+def _shown(found: Interval) -> str:
     bounds = "" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]"
     return f"{found.mean:.2f}{bounds} over {found.n} group{'s'[: found.n > 1]}"
 

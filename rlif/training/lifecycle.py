@@ -56,7 +56,7 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
     console = console or logging_console()
     console.quiet = console.quiet or not state.is_main_process
     if resume is not None and (resume.path / "summary.json").is_file():
-        raise DataError(f"{resume.path} is finished; there is nothing to go on with.")
+        raise DataError(f"{resume.path} is finished; there is nothing to continue.")
     prepared = prepare(recipe, state.num_processes)
     if prepared.too_long:
         console.print(f"{prepared.too_long} problems left out: prompts above {recipe.max_prompt_tokens} tokens")

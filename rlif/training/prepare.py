@@ -87,7 +87,7 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     short = [p for p in problems if len(render(tokenizer, prompt, p.text, chat)) <= recipe.max_prompt_tokens]
     if not all(render(tokenizer, prompt, p.text, chat) for p in short[:1]):
         raise ModelError(
-            f"the tokenizer of {recipe.model!r} makes no tokens of the first prompt; is it the model's own?"
+            f"the tokenizer of {recipe.model!r} gives no tokens for the first prompt; is it the model's own?"
         )
     if not short:
         raise RecipeError(

@@ -1,17 +1,22 @@
 """Joins the processes of a run, and lets the main one decide for all."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlif.config.recipe import Recipe
 from rlif.errors import MachineError, RecipeError, RlifError
 
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
 Outcome = TypeVar("Outcome")
 
 
-def join_processes(recipe: Recipe) -> Any:
-    """Joins the processes of a launched run, or finds that this is the only one; returns accelerate's PartialState.
+def join_processes(recipe: Recipe) -> PartialState:
+    """Joins the processes of a launched run, or finds that this is the only one.
 
     The first caller creates the process group; later timeouts are ignored. So the time limit is set here.
     """

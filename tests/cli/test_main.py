@@ -76,7 +76,7 @@ def test_a_recipe_is_written_out(monkeypatch, capsys, tmp_path):
 
 
 def test_run_folders_are_named_after_the_whole_name(monkeypatch):
-    """A name with a dot in it is no file with a suffix."""
+    """A name with a dot in it is not a file with a suffix."""
     named = []
     monkeypatch.setattr(train, "_train", lambda recipe, name, run: named.append(name))
     train.train("intuitor-qwen2.5-3b-math-kl0.01")
@@ -125,7 +125,13 @@ def test_dry_run_says_what_it_cannot_know(monkeypatch, capsys):
     ("args", "message"),
     [
         (["train"], "give a recipe"),
-        (["train", "dmo"], "did you mean 'demo'"),
+        (["train", "dmo"], "did you mean 'demo'? `rlif recipes` lists all "),
+        (
+            ["train", "nothing-like-it"],
+            "no recipe file or shipped recipe is called 'nothing-like-it'; `rlif recipes` lists",
+        ),
+        (["report", "nowhere"], "nowhere is not a run folder: there is no such folder."),
+        (["check-graders", "nowhere"], "cannot read nowhere/expected.json: No such file or directory."),
         (["train", "demo", "modle=x"], "did you mean 'model'"),
         (["train", "demo", "reward=confidence"], "unknown reward 'confidence'"),
         (["train", "demo", "reward={likelyhood: 1}"], "did you mean 'likelihood'"),
@@ -149,7 +155,7 @@ def test_dry_run_says_what_it_cannot_know(monkeypatch, capsys):
         (["train", "demo", "training.steps_per_generation=0"], "it must be a whole number from 1"),
         (["train", "demo", "training.generation_batch_size=64"], "use problems_per_update instead"),
         (["train", "demo", "training.num_iterations=4", "training.save_steps=3"], "must be a multiple of the 4"),
-        (["train", "--resume", "/nowhere"], "is no run folder"),
+        (["train", "--resume", "/nowhere"], "is not a run folder"),
         (["train", "--resume", "/nowhere", "--dry-run"], "give it without --resume"),
         (["train", "demo", "--resume", "runs/demo"], "give none beside it"),
     ],

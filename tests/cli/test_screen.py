@@ -9,12 +9,15 @@ import sys
 
 import pytest
 from support.commands import ROOT, main, run
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import rlif
 from rlif.cli.main import app
 from rlif.cli.select import _print_accuracies
-from rlif.cli.tables import table_lines
+from rlif.cli.tables import print_text, table_lines
+from rlif.config.loading import load_recipe
+from rlif.sampling.loading import load_config
 
 COMMANDS = [command.name for command in app.registered_commands]
 
@@ -32,6 +35,21 @@ def test_help_is_whole_phrases(command):
     for line in done.output.splitlines():
         assert len(line) <= 80
         assert not line.endswith("...") or line.startswith("Usage:") or line.endswith("]...")
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ([], ["--debug"]),
+        (["plan"], ["--gpu", "--gpus", "--prompt-tokens", "--completion-tokens", "--problems"]),
+        (["judge"], ["--difficulty"]),
+        *(([command], ["--chat"]) for command in ("score", "select", "eval")),
+    ],
+)
+def test_help_of_an_option_says_what_it_does(command, options):
+    known = get_command(app).commands[command[0]] if command else get_command(app)
+    helps = {name: parameter.help for parameter in known.params for name in parameter.opts}
+    assert all(len(helps[option].split()) >= 8 for option in options)
 
 
 @pytest.mark.parametrize("command", ["recipes", "tasks"])
@@ -57,6 +75,30 @@ def test_a_table_that_is_far_too_wide_names_each_cell():
     assert max(map(len, lines)) <= 80 and "demo" in lines
     assert " ".join(" ".join(lines).split()).count("12.3 [10.1, 14.2]") == 10
     assert table_lines(headings, [row], 2, 10**6)[2].split() == " ".join(row).split()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["plan", "intuitor-qwen2.5-3b-math", "--problems", "100"],
+        ["plan", "demo", "--gpus", "1"],
+        ["eval", "tiny-reasoner", "--tasks", "clock", "--limit", "2"],
+        ["compare", str(ROOT / "results/demo.json")],
+        ["select", "-m", "tiny-reasoner", "-t", "clock", "-n", "2", "--limit", "2"],
+    ],
+)
+def test_what_is_printed_fits_and_begins_without_an_empty_line(args, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rlif.launching.hardware.config_of", lambda recipe: load_config(load_recipe("demo")))
+    code, out, err = main(monkeypatch, capsys, *args)
+    assert code == 0 and max(map(len, out.splitlines())) <= 80
+    assert out[0] != "\n" and not err.startswith("\n")
+
+
+def test_a_paragraph_that_is_too_wide_is_indented_below_its_first_line(capsys):
+    print_text("Keys in which demo-collapse differs from demo: " + "; ".join(["training.beta: 0.005"] * 4))
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.endswith("0.005;") and rest and all(line.startswith("  ") for line in rest)
 
 
 def test_version():
@@ -96,6 +138,47 @@ def test_a_program_that_configures_logging_decides_what_is_shown(configured, sho
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and done.stdout == ""
     assert done.stderr.endswith(shown) and len(done.stderr.splitlines()) == len(shown.splitlines())
+
+
+KEPT = "rlif: interrupted; finished work is kept, and the same command resumes.\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (
+            ["score", "rows.jsonl", "-m", "tiny-reasoner"],
+            "rlif: interrupted; the same command resumes only with --out.\n",
+        ),
+        (["score", "rows.jsonl", "-m", "tiny-reasoner", "-oscores.jsonl"], KEPT),
+        (["select", "-m", "tiny-reasoner", "-t", "clock", "--out=best"], KEPT),
+        (["eval", "tiny-reasoner", "--tasks", "clock"], KEPT),
+        (["eval", "tiny-reasoner", "--tasks", "clock", "--overwrite"], ""),
+        (["tasks"], ""),
+    ],
+)
+def test_ctrl_c_says_whether_the_same_command_resumes(args, said, monkeypatch, capsys, tmp_path):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    for place in ("selection.score_file.load_scorer", "evaluation.grid.candidates", "cli.tasks.print_table"):
+        monkeypatch.setattr(f"rlif.{place}", interrupt)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    assert main(monkeypatch, capsys, *args) == (130, "", said)
+
+
+def test_the_hub_clients_retries_are_silent_while_a_command_runs(monkeypatch, capsys):
+    retries = logging.getLogger("huggingface_hub.utils._http")
+    monkeypatch.setattr("rlif.cli.tasks.print_table", lambda *_, **__: retries.warning("Retrying in 1s"))
+    handler = logging.StreamHandler(sys.stderr)
+    retries.addHandler(handler)
+    try:
+        assert main(monkeypatch, capsys, "tasks")[2] == ""
+        retries.warning("Retrying")
+        assert capsys.readouterr().err == "Retrying\n"
+    finally:
+        retries.removeHandler(handler)
 
 
 def test_characters_that_the_terminal_lacks_are_escaped(tmp_path):

@@ -317,9 +317,7 @@ def test_the_command_line(runs, tmp_path):
     out = tmp_path / "new" / "table"
     done = call(runs, "--against", "steady", *(f"--out={out}{end}" for end in FORMATS))
     assert done.exit_code == 0, done.output
-    assert (
-        "minus steady" in done.output and "brief, where its recipe is not that of steady: reward: like" in done.output
-    )
+    assert "minus steady" in done.output and "Keys in which brief differs from steady: reward: like" in done.output
     assert "4 of 4 (step 8)" in done.output and "One seed" not in done.output
     text = out.with_suffix(".md").read_text()
     assert text.startswith("# brief, steady on seeds 0-4\n\n    rlif compare runs --against steady\n")

@@ -80,7 +80,7 @@ def test_a_damaged_file_is_refused_in_one_sentence(runs, tmp_path):
     assert without_step != good
     for text in ("", "[]", "{}", good[:-100], '{"runs": 3}', without_step):
         kept.write_text(text)
-        with pytest.raises(rlif.RlifError, match=r"is no file that `rlif compare --out FILE.json` wrote"):
+        with pytest.raises(rlif.RlifError, match=r"is not a file that `rlif compare --out FILE.json` wrote \(it"):
             read_summaries(kept)
 
 

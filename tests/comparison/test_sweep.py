@@ -136,6 +136,18 @@ def test_a_failed_run_is_a_row_and_the_others_continue(place, tmp_path):
     assert "| broken | 0; 2 failed | - |" in text and "| sure | 2 (0, 1) | 4 |" in text
 
 
+def test_a_failed_run_is_resumed_by_the_same_comparison(place, tmp_path, monkeypatch):
+    """Not by `rlif train`, and not with a recipe changed in the folder, which the comparison would refuse."""
+
+    def train(recipe, **_):
+        path = tmp_path / recipe.name
+        raise rlif.RlifError(f"no memory; lower x in {path / 'recipe.yaml'} and go on with: rlif train --resume {path}")
+
+    monkeypatch.setattr(training, "train", train)
+    found = compare([place / "sure.yaml"], seeds=[0], folder=tmp_path)
+    assert found.notes[0] == "sure seed 0: failed: no memory; lower x in the recipe and give the same command again."
+
+
 def test_a_run_stopped_by_the_guard_is_noted(place, tmp_path):
     stop = {"policy": "stop", "start": 1, "window": 1, "patience": 1, "kl": 1e-12}
     recipe = json.loads((place / "sure.yaml").read_text())

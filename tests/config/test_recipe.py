@@ -54,7 +54,7 @@ def test_overrides_set_keys_of_sections_and_are_read_as_yaml():
         (["limit=0"], "limit in the recipe: .*greater than or equal to 1"),
         (["algorithm=ppo"], "algorithm in the recipe: .*'grpo'.* or 'reinforce'"),
         (["normalisation=zscore"], "normalisation in the recipe"),
-        (["name=../outside"], "is no folder name"),
+        (["name=../outside"], "is not a folder name"),
         (["training.seed=1"], "training.seed is set by rlif; use seed instead"),
         (["training.scale_rewards=none"], "use normalisation instead"),
         (["training.save_strategy=epoch"], "training.save_strategy is 'epoch', .*; use steps, with .*, or no"),
@@ -121,7 +121,7 @@ def test_unreadable_recipes_are_refused(tmp_path, content, message):
 
 
 def test_unknown_recipes_are_refused():
-    with pytest.raises(rlif.RlifError, match=r"no recipe file and no shipped recipe 'dmo'; did you mean 'demo'"):
+    with pytest.raises(rlif.RlifError, match=r"no recipe file or shipped recipe is called 'dmo'; did you mean 'demo'"):
         load_recipe("dmo")
 
 
@@ -133,7 +133,7 @@ def test_the_default_normalisation_depends_on_the_algorithm():
 
 
 def test_a_key_of_surrogate_characters_is_refused_in_one_sentence():
-    with pytest.raises(rlif.RlifError, match="which is no text; write the characters themselves"):
+    with pytest.raises(rlif.RlifError, match="which is not text; write the characters themselves"):
         check_recipe({"reward": {"\ud800\udc00": None}})
 
 

@@ -40,6 +40,11 @@ def test_an_old_key_becomes_the_new_one(caplog, tmp_path):
         assert found and found.threshold == float(overrides[0].partition("=")[2] if overrides else 0.7)
 
 
+def test_an_old_key_of_an_override_is_logged(caplog):
+    assert load_recipe("demo", ["meaning=null"]).equivalence is None
+    assert caplog.messages == ["the key meaning is now called equivalence; the old name goes on working."]
+
+
 def test_an_old_and_a_new_name_together_are_refused():
     with pytest.raises(RecipeError, match="gives the key equivalence and its old name meaning; leave meaning out"):
         check_recipe({"meaning": MODEL, "equivalence": MODEL})

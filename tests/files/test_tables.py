@@ -56,9 +56,13 @@ def test_a_folder_by_split(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b"", "holds no rows"),
-        ("a.jsonl", b'{"prompt": "x"}\n{"prompt": ', "cannot read .*a.jsonl"),
-        ("a.jsonl", b"\xff\xfe\x00", "cannot read .*a.jsonl"),
+        ("a.jsonl", b"", "has no rows"),
+        (
+            "a.jsonl",
+            b'{"prompt": "x"}\n{"prompt": ',
+            "cannot read .*a.jsonl: it is not JSON from line 2, character 12 on",
+        ),
+        ("a.jsonl", b"\xff\xfe\x00", "cannot read .*a.jsonl: it is not text in UTF-8"),
         ("a.jsonl.gz", b"not gzip", "cannot read"),
         ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}', mtime=0)[:-5], "cannot read"),
         ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}' * 50, mtime=0)[:15] + b"\xff" * 20, "cannot read"),

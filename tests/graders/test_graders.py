@@ -153,13 +153,16 @@ def test_a_function_that_raises_is_named():
     ("name", "message"),
     [
         ("no_such_module:f", "cannot import the reward no_such_module:f: No module named"),
+        ("rlif.gone:f", "No module named 'rlif.gone'; the modules of rlif are in folders now, see docs/architecture"),
         ("math:no_such", "the module math has no 'no_such'"),
         ("math.pi", "the reward math.pi is a float, not a function"),
         ("exploding:f", "importing the reward exploding:f raises ZeroDivisionError"),
+        ("misspelt:f", "importing the reward misspelt:f raises AttributeError: module 'math' has no attribute 'tau_'"),
     ],
 )
 def test_functions_that_cannot_be_imported_are_explained(name, message, tmp_path, monkeypatch):
     (tmp_path / "exploding.py").write_text("1 / 0")
+    (tmp_path / "misspelt.py").write_text("import math\nmath.tau_")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(rlif.RlifError, match=message):
         import_function(name)

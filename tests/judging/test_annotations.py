@@ -1,4 +1,4 @@
-"""Tests annotations: resumed, never lost, unjudged is no loss; and recorded annotations."""
+"""Tests annotations: resumed, never lost, unjudged is not a loss; and recorded annotations."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_a_server_is_started_only_if_the_recipe_names_no_other(overrides, wanted
         (["demo", *ON_GPUS, "--processes", "2", "--nodes", "2", "--dry-run"], "found --head nothing"),
         (["demo", *ON_GPUS, *SERVER, "--processes", "2", "--nodes", "2", "--dry-run"], "are started by --slurm"),
         (["demo", "--resume", "runs/demo"], "give none beside it"),
-        (["--resume", "/nowhere"], "is no run folder"),
+        (["--resume", "/nowhere"], "is not a run folder"),
         (["dmo", "--processes", "2"], "did you mean 'demo'"),
         (["demo", "--processes", "2", "name=taken", "--dry-run"], "taken exists already"),
         (["demo", *ON_GPUS, "vllm_capture=true", "--processes", "2", "--strategy", "fsdp2"], "leave vllm_capture out"),

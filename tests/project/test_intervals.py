@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -44,7 +46,8 @@ def test_written_intervals_are_read_back():
     for found in (proportion(3, 4), t_interval([0.5, 0.25]), Interval(1, 0.5), clustered_mean([0, 1, 1], "aab")):
         assert Interval.read(found.as_dict()) == found
     assert Interval.read({"n": 0, "mean": None}) is None and Interval.read("0.5") is None
-    assert Interval.read({"n": 3, "mean": True}) is None
+    for mean in (True, math.inf, math.nan, 10**400):
+        assert Interval.read({"n": 3, "mean": mean}) is None
 
 
 def test_is_below_needs_known_bounds():

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 from rich.console import Console
+from support.commands import main
 from support.folders import make_run
 
 import rlif
@@ -72,8 +73,20 @@ def test_q_ends_the_view(tmp_path, monkeypatch):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(rlif.RlifError, match="no run folder"):
+    with pytest.raises(rlif.RlifError, match="is not a run folder"):
         watch(tmp_path, once=True)
+
+
+def test_tracebacks_of_rewards_are_named_by_watch_and_report(tmp_path, monkeypatch, capsys):
+    run = make_run(tmp_path / "run", tasks=(), finished=False)
+    (run / "errors").mkdir()
+    for step in (12, 13):
+        (run / f"errors/reward-step-0000{step}.txt").write_text("Traceback")
+    named = "see errors/reward-step-000012.txt, errors/reward-step-000013.txt in the run folder."
+    for command in (["watch", str(run), "--once"], ["report", str(run)]):
+        out = main(monkeypatch, capsys, *command)[1]
+        assert named in " ".join(out.split())
+    assert named in (run / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -104,4 +117,4 @@ def test_the_commands_report_and_watch(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["rlif", "watch", str(tmp_path / "nothing"), "--once"])
     with pytest.raises(SystemExit) as exit_:
         cli.main()
-    assert exit_.value.code == 2 and "no run folder" in capsys.readouterr().err
+    assert exit_.value.code == 2 and "is not a run folder" in capsys.readouterr().err

@@ -84,7 +84,7 @@ def test_torn_checkpoints_are_skipped_and_removed(run):
 
 
 def test_folders_that_are_not_run_folders_are_refused(tmp_path):
-    with pytest.raises(rlif.RlifError, match="is no run folder"):
+    with pytest.raises(rlif.RlifError, match="is not a run folder"):
         Run.open(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(rlif.RlifError, match="cannot make the run folder"):

@@ -97,7 +97,7 @@ def test_unreadable_files_are_noted(run):
     said = " ".join(read_history(run).notes)
     for words in (
         "recipe is unreadable",
-        "summary.json holds no object",
+        "summary.json is not an object",
         "environment.json is unreadable",
         "step-000004",
     ):
@@ -115,7 +115,7 @@ def test_records_inside_an_evaluations_summary_are_read(run):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(rlif.RlifError, match="no run folder"):
+    with pytest.raises(rlif.RlifError, match="is not a run folder"):
         read_history(tmp_path)
 
 

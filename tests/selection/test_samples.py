@@ -128,7 +128,7 @@ def test_old_names_of_signals_become_the_new_ones(tmp_path):
 def test_numbers_that_are_not_finite_become_none(tmp_path):
     path = write(tmp_path / "s.jsonl", ['{"id": 1, "completion": "x", "self_certainty": NaN, "likelihood": -1}'])
     assert read_samples(path) == [{"id": "1", "completion": "x", "self_certainty": None, "likelihood": -1}]
-    with pytest.raises(RlifError, match="holds no samples"):
+    with pytest.raises(RlifError, match="has no rows"):
         read_samples(write(tmp_path / "empty.jsonl", []))
 
 
@@ -199,16 +199,24 @@ def test_free_form_text_is_picked_by_self_certainty(monkeypatch, capsys, tmp_pat
         (["select", "-m", "tiny-reasoner", "-t", "clock", "--early-stop", "-n", "16"], "than the warm-up's 16"),
         (["select", "-m", "tiny-reasoner", "-t", "clock", "--dtype", "int8"], "dtype in the recipe"),
         (["select", "-m", "/nowhere/model", "-t", "clock"], "no such model folder"),
-        (["select", "--samples", "nowhere.jsonl"], "cannot read nowhere.jsonl"),
+        (["select", "--samples", "nowhere.jsonl"], "no such file: nowhere.jsonl"),
+        (["select", "--samples", "empty.jsonl"], "empty.jsonl has no rows."),
+        (["select", "--samples", "folder"], "folder is a folder; expected a file of JSON lines."),
+        (["select", "--samples", "bytes.jsonl"], "line 1 of bytes.jsonl is not JSON: it is not text in UTF-8."),
         (["select", "--samples", "s.jsonl", "--early-stop"], "--early-stop draws samples"),
         (["select", "--samples", "s.jsonl"], "the rule borda reads self_certainty, which no sample has"),
         (["score", "nowhere.jsonl", "-m", "tiny-reasoner"], "no such file: nowhere.jsonl"),
+        (["score", "empty.jsonl", "-m", "tiny-reasoner"], "empty.jsonl has no rows."),
+        (["score", "folder", "-m", "tiny-reasoner"], "folder is a folder; expected a file of JSON lines."),
         (["score", "s.jsonl", "-m", "tiny-reasoner"], "line 1 of s.jsonl has no 'prompt'"),
     ],
 )
 def test_mistakes_exit_with_2_and_one_sentence(args, message, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "s.jsonl", [{"id": "x", "completion": "y"}])
+    write(tmp_path / "empty.jsonl", [])
+    (tmp_path / "bytes.jsonl").write_bytes(b"\xff\n")
+    (tmp_path / "folder").mkdir()
     code, _, err = run(monkeypatch, capsys, *args, *(["-o", "best"] if args[0] == "select" else []))
     assert not (tmp_path / "best").exists()
     last = err.strip().splitlines()[-1]

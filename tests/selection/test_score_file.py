@@ -119,7 +119,7 @@ def test_another_model_or_other_rows_are_not_mixed(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 3 of .* is no JSON"),
+        ("{", "line 3 of .* is not JSON from character 2 on"),
         ("[1]", "line 3 of .* holds a list"),
         ('{"completion": "x"}', "line 3 of .* has no 'prompt'; it has completion"),
         ('{"prompt": "x"}', "line 3 of .* has no 'completion'"),

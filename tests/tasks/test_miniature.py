@@ -65,7 +65,7 @@ def test_held_out_problems_never_occur_in_pretraining():
 
 
 def test_a_source_and_unknown_splits_are_refused():
-    with pytest.raises(rlif.RlifError, match="reads no source"):
+    with pytest.raises(rlif.RlifError, match="source must be left out"):
         rlif.TASKS["clock"].load("train", source="x.jsonl")
     with pytest.raises(rlif.RlifError, match="train and test"):
         rlif.TASKS["clock"].load("validation")

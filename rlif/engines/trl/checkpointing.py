@@ -1,10 +1,12 @@
 """Saves a run so that resuming continues the same run: order of problems, the last step, sealed checkpoints."""
 
+from __future__ import annotations
+
 import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
@@ -16,6 +18,9 @@ from rlif.errors import MachineError
 from rlif.runs.checkpoints import is_sealed, prune, seal
 from rlif.runs.folder import Run
 
+if TYPE_CHECKING:
+    from rlif.engines.trl.trainer import InternalFeedback
+
 
 class SameOrder(Sampler[int]):
     """Computes the order of each epoch from the seed and the number of epochs before it, also after a resume.
@@ -24,7 +29,7 @@ class SameOrder(Sampler[int]):
     order of the first epoch. The trainer's state has the epoch.
     """
 
-    def __init__(self, sampler: Any, trainer: Any):
+    def __init__(self, sampler: Any, trainer: InternalFeedback):
         self.sampler, self.trainer = sampler, trainer
         self.generator = getattr(sampler, "generator", None)  # accelerate keeps processes together by it
 
@@ -49,10 +54,10 @@ class LastStep(TrainerCallback):
 
     on_train_begin = on_step_end
 
-    def save(self, trainer: Any) -> bool:
-        """Saves a checkpoint of the last step, as if the next had not begun; returns False before the first step."""
+    def save(self, trainer: InternalFeedback) -> None:
+        """Saves a checkpoint of the last step, as if the next had not begun; saves nothing before the first step."""
         if trainer.state.global_step == 0:
-            return False
+            return
         trainer.state.num_input_tokens_seen = self.tokens
         python, array, cpu, cuda = self.states
         random.setstate(python)
@@ -63,7 +68,6 @@ class LastStep(TrainerCallback):
         if not is_sealed(Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"):
             trainer._save_checkpoint(trainer.model, None)
             trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
-        return True
 
 
 class RoomForCheckpoint(TrainerCallback):

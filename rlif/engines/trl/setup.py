@@ -102,6 +102,8 @@ def build_trainer(
             **{"run_name": Path(output_dir).parent.name, **options},
         )
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        if not raised_by_library(error):
+            raise
         raise RecipeError(f"TRL refuses these training options: {first_line(error)}") from error
     reward, lora = build_reward(recipe, task, problems), _lora(recipe)
     rows = [{"prompt": prompt} | ({} if problems is None else {"problem": n}) for n, prompt in enumerate(prompts)]

@@ -10,12 +10,14 @@ import pytest
 from trl import GRPOTrainer
 
 import rlif
-from rlif.engines.trl import contract
+from rlif.engines.trl import contract, setup
 from rlif.engines.trl.contract import USED, check_trl, raised_by_library
+from rlif.engines.trl.setup import build_trainer, check_training
 from rlif.engines.trl.trainer import InternalGRPOTrainer, InternalRLOOTrainer
+from rlif.errors import RecipeError
 
 FOLDER = Path(contract.__file__).parent
-TREES = {path.name: ast.parse(path.read_text()) for path in sorted(FOLDER.glob("*.py"))}
+TREES = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.py"))}
 NAMES = {used.name for used in USED}
 
 
@@ -109,3 +111,12 @@ def test_errors_are_attributed_to_the_library_or_to_rlif(modules, expected):
     with pytest.raises(OSError, match="no such file") as caught:
         exec(code, scope)
     assert raised_by_library(caught.value) is expected
+
+
+def test_options_that_trl_refuses_are_the_recipes_and_our_own_mistakes_are_not(tmp_path, monkeypatch):
+    recipe = rlif.load_recipe("demo", ["training.fp16=true", "training.bf16=true"])
+    with pytest.raises(RecipeError, match=r"TRL refuses these training options: .*fp16"):
+        build_trainer(recipe, check_training(recipe, 1), [], None, str(tmp_path / "out"))
+    monkeypatch.setattr(setup, "load_kwargs", lambda: {})
+    with pytest.raises(TypeError, match="positional argument"):
+        build_trainer(recipe, check_training(recipe, 1), [], None, str(tmp_path / "out"))

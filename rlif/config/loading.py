@@ -16,7 +16,7 @@ from rlif.errors import RecipeError, nearest
 from rlif.files.yaml import parse_yaml
 from rlif.guard.limits import Guard
 
-TRL_OPTIONS = {*PAPER_TRAINING, *REUSE, *OURS, "max_steps", "bf16", "use_vllm", "top_p", "top_k", "max_grad_norm"}
+TRL_OPTIONS = {*PAPER_TRAINING, *REUSE, "max_steps", "bf16", "use_vllm", "top_p", "top_k", "max_grad_norm"}
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -88,7 +88,9 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
             sections = {"evaluate": Evaluation, "guard": Guard, "equivalence": Equivalence}
             owner = sections.get(str(first["loc"][0]), Recipe)
             hint = nearest(str(first["loc"][-1]), owner.model_fields)
-            if key in TRL_OPTIONS:
+            if key in OURS:
+                hint = f"rlif sets it; use {OURS[key]}."
+            elif key in TRL_OPTIONS:
                 hint = f"it is an option of TRL's: write training.{key}."
             raise RecipeError(f"unknown key {key!r} in the recipe; {hint}") from None
         if first["type"] == "value_error":

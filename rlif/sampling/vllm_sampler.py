@@ -181,6 +181,8 @@ def _sampling_params(decoding: Decoding, place: tuple[int, int], number: int) ->
     }
     try:
         return SamplingParams(**options)
+    except TypeError:  # an option that vLLM does not know: a mistake of ours
+        raise
     except Exception as error:  # a ValueError or a class of vLLM's own, which changes with its version
         raise RecipeError(f"vLLM refuses this decoding: {error_message(error)}") from error
 

@@ -49,6 +49,7 @@ def test_overrides_set_keys_of_sections_and_are_read_as_yaml():
         (["modl=x"], "unknown key 'modl' in the recipe; did you mean 'model'"),
         (["evaluate.task=clock"], r"unknown key 'evaluate.task'.*did you mean 'tasks'"),
         (["beta=0.1"], "unknown key 'beta' in the recipe; it is an option of TRL's: write training.beta"),
+        (["output_dir=x"], "unknown key .output_dir. in the recipe; rlif sets it; use output and name"),
         (["seed=many"], "seed in the recipe: .*integer.*found 'many'"),
         (["confidence_window=0"], "confidence_window in the recipe: .*greater than or equal to 1, found 0"),
         (["limit=0"], "limit in the recipe: .*greater than or equal to 1"),

@@ -54,6 +54,7 @@ class GuardState(TrainerCallback, ExportableState):
         return self.monitor.watch.healthy
 
     def state(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps; `vitals` is the name of the health in checkpoints of before."""
         stopped = asdict(self.stopped) if self.stopped else None
         return {"args": {}, "attributes": {"watch": self.monitor.state(), "vitals": self.health, "stopped": stopped}}
 

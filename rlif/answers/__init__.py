@@ -4,7 +4,11 @@ In reading order:
 
     extraction.py        from the text of a completion to its answer, one function per rule
     equality.py          front door: compares two mathematical answers, by `equal` and `equal_all`
-    equality_worker.py   the process that compares them, with limits of memory and time
+    comparison.py        compares two answers by their parts, their numbers and their words
+    spelling.py          rewrites an answer in one spelling; notation.py has the tables
+    structure.py         parses an answer into lists, tuples, intervals, matrices and expressions
+    numerals.py          reads numbers and units, and compares them exactly
+    equality_worker.py   the process that compares expressions, with limits of memory and time
     clusters.py          groups equal answers, and rows of the same problem
 
 May import errors, types and files. Signals, tasks, graders and everything above them import this folder.

@@ -1,11 +1,15 @@
 """Compares two answers: their structure first, numbers exactly, all other expressions by a function of the caller."""
 
 import re
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import product
 
 from rlif.answers.numerals import read_number, same_number, units_conflict, without_units
-from rlif.answers.structure import Leaves, Node, has_thousands, parse, same_structure
+from rlif.answers.structure import Group, Labelled, Matrix, Node, has_thousands, parse
+
+Expressions = Callable[[str, str], bool]
+UNORDERED = {",", "u", r"\{\}"}
 
 WORDS = re.compile(r"(?:\\text\{[^{}\\]*\}|[a-zA-Z]{4,}|[\s.,'()-])+")
 LETTERS = re.compile(r"[a-zA-Z0-9\s.,'()-]+")
@@ -15,16 +19,13 @@ IN_BASE = re.compile(r"(-?\d[0-9a-zA-Z]*(?:\.[0-9a-zA-Z]+)?)_\{(\d+)\}")
 TIME = re.compile(r"\d+(?::\d+)+(?:[ap]\.?m\.?)?")
 
 
-def same(answer: str, gold: str, expressions: Leaves) -> bool:
+def same(answer: str, gold: str, expressions: Expressions) -> bool:
     """Compares two answers; where commas may separate thousands or parts, one reading that fits is enough.
 
     Args:
-        expressions: compares two expressions that are no plain numbers or words.
+        expressions: compares two expressions that are not plain numbers or words.
     """
-    return any(
-        same_structure(a, b, lambda x, y: same_leaf(x, y, expressions))
-        for a, b in product(_readings(answer), _readings(gold))
-    )
+    return any(_Comparison(expressions).same(a, b) for a, b in product(_readings(answer), _readings(gold)))
 
 
 @lru_cache(maxsize=2**12)
@@ -35,7 +36,63 @@ def _readings(answer: str) -> tuple[Node, ...]:
     return tuple(nodes)
 
 
-def same_leaf(answer: str, gold: str, expressions: Leaves) -> bool:
+class _Comparison:
+    """Compares parsed answers, part by part."""
+
+    def __init__(self, expressions: Expressions) -> None:
+        self.expressions = expressions
+
+    def same(self, a: Node, b: Node) -> bool:
+        """Compares two answers or parts of them."""
+        if isinstance(a, Labelled) or isinstance(b, Labelled):
+            return self._same_labelled(a, b)
+        if isinstance(a, str) and isinstance(b, str):
+            return same_leaf(a, b, self.expressions)
+        if isinstance(a, Matrix) or isinstance(b, Matrix):
+            return isinstance(a, Matrix) and isinstance(b, Matrix) and self._same_matrix(a, b)
+        (kind, parts), (other, others) = _as_group(a), _as_group(b)
+        if kind in UNORDERED and other in UNORDERED:
+            return len(parts) == len(others) and self._same_in_any_order(parts, others)
+        return kind == other and self._same_in_order(parts, others)
+
+    def _same_labelled(self, a: Node, b: Node) -> bool:
+        """Compares where at least one has a label: x = 3 is 3, but not y = 3; f(x) and y are one label."""
+        if any(isinstance(node, str) and "=" in node for node in (a, b)):
+            return self.same(_as_equation(a), _as_equation(b))
+        labels = [("y" if "(" in node.label else node.label) if isinstance(node, Labelled) else None for node in (a, b)]
+        if None not in labels and labels[0] != labels[1]:
+            return False
+        return self.same(*(node.part if isinstance(node, Labelled) else node for node in (a, b)))
+
+    def _same_matrix(self, a: Matrix, b: Matrix) -> bool:
+        rows = list(zip(a.rows, b.rows, strict=False))
+        return a.kind == b.kind and len(a.rows) == len(b.rows) and all(self._same_in_order(*row) for row in rows)
+
+    def _same_in_order(self, parts: Sequence[Node], others: Sequence[Node]) -> bool:
+        return len(parts) == len(others) and all(self.same(x, y) for x, y in zip(parts, others, strict=True))
+
+    def _same_in_any_order(self, parts: Sequence[Node], others: Sequence[Node]) -> bool:
+        left = list(others)
+        for part in sorted(parts, key=str):
+            # The same spelling first, so that a part does not take the place of another that is near it.
+            match = next((i for i, other in enumerate(left) if part == other), None)
+            if match is None:
+                match = next((i for i, other in enumerate(left) if self.same(part, other)), None)
+            if match is None:
+                return False
+            del left[match]
+        return True
+
+
+def _as_group(node: Node) -> tuple[str, tuple[Node, ...]]:
+    return (node.kind, node.parts) if isinstance(node, Group) else (",", (node,))
+
+
+def _as_equation(node: Node) -> Node:
+    return f"{node.label}={node.part}" if isinstance(node, Labelled) and isinstance(node.part, str) else node
+
+
+def same_leaf(answer: str, gold: str, expressions: Expressions) -> bool:
     """Compares two expressions as text, as numbers, as words, then by the caller's function."""
     if answer == gold:
         return bool(answer)

@@ -1,9 +1,8 @@
 """Compares answers of mathematical problems, in processes that can be killed.
 
-Lists, tuples, intervals, matrices, numbers and words are compared here (`rlif.answers.comparison`), in microseconds.
-Other expressions are parsed by math-verify and evaluated by sympy (`rlif.answers.expressions`), in worker processes. A
-worker is killed when an expression takes too long, so a hostile expression affects only its own item. Works from any
-thread.
+Lists, tuples, intervals, matrices, numbers and words are compared here, by `rlif.answers.comparison`, in microseconds.
+Other expressions are evaluated by sympy, in processes of their own (`rlif.answers.equality_worker`). A process is
+killed when an expression takes too long, so a hostile expression affects only its own item. Works from any thread.
 """
 
 import atexit
@@ -19,9 +18,9 @@ from functools import lru_cache
 
 from rlif.answers.clusters import clusters, seconds_left
 from rlif.answers.comparison import same
+from rlif.answers.spelling import LONGEST
 from rlif.errors import MachineError
 
-LONGEST = 2000  # characters of an answer; longer ones count as wrong, because sympy's parser is not linear
 SECONDS = 12.0  # for one comparison; the worker's own limits add up to 10
 WORKERS = 16  # at most; each takes 0.1 GiB
 
@@ -44,10 +43,10 @@ def equal_all(pairs: Sequence[tuple[str, str]], seconds: float = SECONDS) -> lis
         pairs: expressions; each distinct pair is compared once.
         seconds: time limit of a comparison; an answer that exceeds it counts as wrong.
     """
-    verdicts = {pair: _at_once(*pair) for pair in dict.fromkeys(pairs)}
+    verdicts: dict[tuple[str, str], bool | None] = {pair: _at_once(*pair) for pair in dict.fromkeys(pairs)}
     left = [pair for pair, verdict in verdicts.items() if verdict is None]
     with ThreadPoolExecutor(max(1, min(_cores(), len(left)))) as pool:
-        verdicts.update(zip(left, pool.map(lambda pair: _compare(*pair, seconds), left), strict=True))
+        verdicts.update(zip(left, pool.map(lambda pair: _compare(pair[0], pair[1], seconds), left), strict=True))
     return [bool(verdicts[pair]) for pair in pairs]
 
 
@@ -140,7 +139,7 @@ class Worker:
         # Waits until the process has loaded sympy, which does not count as time of a comparison.
         if self._ask((r"\sqrt{4}", r"\log_2 4"), None) != "true\n":
             self.stop()
-            raise MachineError("the process that compares answers does not start; is math-verify installed?")
+            raise MachineError("the process that compares answers does not start; is latex2sympy2_extended installed?")
 
     def _ask(self, pair: tuple[str, str], seconds: float | None) -> str | None:
         """Returns the process's reply: "" if it has ended, None if it takes too long."""

@@ -1,4 +1,8 @@
-r"""Reads numbers as people write them, exactly, and compares them: 1,234.50, 12 1/2, \frac{3}{4}, 50\%, 0.\overline{3}."""
+r"""Reads numbers exactly and compares them, with their units.
+
+Reads 1,234.50, 12 1/2, \frac{3}{4}, 50\%, 0.\overline{3}, 1e-7 and the like. Units are removed, as the graders of
+MATH do, unless two answers state different physical ones.
+"""
 
 import re
 from dataclasses import dataclass
@@ -18,6 +22,7 @@ PERIODIC = re.compile(r"(\d*)\.(\d*)(?:\\overline\{(\d+)\}|\\dot\{?(\d)\}?|\((\d
 GOES_ON = re.compile(r"(\d*)\.(\d*?)(\d)\3{2,}(?:\\ldots|\.\.\.)")
 SCIENTIFIC = re.compile(rf"({UNSIGNED})(?:(?:\\cdot ?|x)10\^\{{([+-]?\d+)\}}|[eE]([+-]?\d+))")
 
+
 PHYSICAL = {
     **dict.fromkeys(["mm", "millimeter", "millimetre"], "mm"),
     **dict.fromkeys(["cm", "centimeter", "centimetre"], "cm"),
@@ -35,7 +40,26 @@ PHYSICAL = {
     **dict.fromkeys(["cent"], "cent"),
     **dict.fromkeys(["dollar"], "dollar"),
 }
-SHORT = ["lb", "oz", "mg", "nm", "ml", "mL", "kL", "mph", "kph", "day", "deg", "rad", "way", "sq", "cu", "men", "am", "pm"]
+SHORT = [
+    "lb",
+    "oz",
+    "mg",
+    "nm",
+    "ml",
+    "mL",
+    "kL",
+    "mph",
+    "kph",
+    "day",
+    "deg",
+    "rad",
+    "way",
+    "sq",
+    "cu",
+    "men",
+    "am",
+    "pm",
+]
 UNIT_WORD = rf"(?:[a-zA-Z]{{4,}}|(?:{'|'.join([*SHORT, *(unit for unit in PHYSICAL if len(unit) > 1)])})s?\b)"
 UNIT = rf"(?:\\text\{{[^{{}}]*\}}|(?<![\\a-zA-Z]){UNIT_WORD})(?:\^\{{-?\d\}})?"
 UNITS = re.compile(rf"(?<=[\d}})%])(?:\^\{{\\circ\}}(?:[CF]\b)?)?(?:[ ./^-]*{UNIT})*$")
@@ -112,8 +136,37 @@ def _periodic(whole: str, before: str, period: str) -> Fraction:
     return start + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(before))
 
 
+def same_number(a: Number, b: Number) -> bool:
+    """Compares exactly; a decimal of at least six digits also equals an exact number that it rounds.
+
+    A percentage equals its number and its hundredth: 50% is 50 and 0.5, as in the graders of MATH.
+
+    Example:
+        >>> same_number(read_number("0.333333"), read_number("1/3"))
+        True
+        >>> same_number(read_number("1000001"), read_number("1000000"))
+        False
+    """
+    if a.percent != b.percent:
+        percent, other = (a, b) if a.percent else (b, a)
+        return any(_near(Number(percent.value / d, percent.digits, percent.place / d), other) for d in (1, 100))
+    return _near(a, b)
+
+
+def _near(a: Number, b: Number) -> bool:
+    gap, size = abs(a.value - b.value), max(abs(a.value), abs(b.value))
+    if not gap:
+        return True
+    if a.digits and b.digits:
+        shorter, longer = sorted((a, b), key=lambda number: number.digits or 0)
+        rounds = (shorter.digits or 0) >= SIX and (longer.digits or 0) > SIX and shorter.place > longer.place
+        return gap <= size * NOISE or (rounds and gap < shorter.place and gap <= size * NEAR)
+    decimal = a if a.digits else b
+    return (decimal.digits or 0) >= SIX and gap <= decimal.place and gap <= size * NEAR * 3 / 2
+
+
 def without_units(spelling: str) -> str:
-    r"""Removes degrees and units behind a number, as the graders of MATH do; `2ab` stays what it is.
+    r"""Removes degrees and units behind a number, but not the variables of a product.
 
     Example:
         >>> without_units("5\\text{cm}^{2}"), without_units("90^{\\circ}"), without_units("2ab")
@@ -142,30 +195,3 @@ def _unit(spelling: str) -> tuple[str, str] | None:
     words = re.findall("[a-zA-Z]+", POWER.sub("", tail))
     name = PHYSICAL.get(words[0].lower(), PHYSICAL.get(words[0].lower().removesuffix("s"))) if len(words) == 1 else None
     return None if name is None else (name, "1" if power is None else POWERS.get(power.group(1), power.group(2)))
-
-
-def same_number(a: Number, b: Number) -> bool:
-    """Compares exactly; a decimal of at least six digits also equals an exact number that it rounds.
-
-    A percentage equals its number and its hundredth: 50% is 50 and 0.5, as in the graders of MATH.
-
-    Example:
-        >>> same_number(read_number("0.333333"), read_number("1/3")), same_number(read_number("1000001"), read_number("1000000"))
-        (True, False)
-    """
-    if a.percent != b.percent:
-        percent, other = (a, b) if a.percent else (b, a)
-        return any(_near(Number(percent.value / d, percent.digits, percent.place / d), other) for d in (1, 100))
-    return _near(a, b)
-
-
-def _near(a: Number, b: Number) -> bool:
-    gap, size = abs(a.value - b.value), max(abs(a.value), abs(b.value))
-    if not gap:
-        return True
-    if a.digits and b.digits:
-        shorter, longer = sorted((a, b), key=lambda number: number.digits or 0)
-        rounds = (shorter.digits or 0) >= SIX and (longer.digits or 0) > SIX and shorter.place > longer.place
-        return gap <= size * NOISE or (rounds and gap < shorter.place and gap <= size * NEAR)
-    decimal = a if a.digits else b
-    return (decimal.digits or 0) >= SIX and gap <= decimal.place and gap <= size * NEAR * 3 / 2

@@ -1,42 +1,21 @@
 r"""Rewrites an answer in one spelling: Unicode, Markdown, LaTeX's synonyms and spacing.
 
 Answers with the same spelling are equal. Nothing is computed: `1/2` and `0.5` keep different spellings.
-Takes time linear in the length of the text, but for braces nested in braces.
 """
 
 import re
 import unicodedata
 from functools import lru_cache
 
-SYMBOLS = {
-    **dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\u2014\ufe63\uff0d", "-"),
-    **dict.fromkeys("×·⋅∙", r"\cdot "),
-    **dict.fromkeys("÷⁄∕", "/"),
-    **dict.fromkeys("≤⩽≦", r"\le "),
-    **dict.fromkeys("≥⩾≧", r"\ge "),
-    **dict.fromkeys("′’ʹ", "'"),
-    **dict.fromkeys("€£¥₹", ""),
-    **{"±": r"\pm ", "∓": r"\mp ", "≠": r"\ne ", "≈": r"\approx ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap "},
-    **{"∈": r"\in ", "∅": r"\emptyset ", "°": r"^{\circ}", "⟨": r"\langle ", "⟩": r"\rangle ", "…": r"\ldots "},
-}
-GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho ? sigma tau upsilon phi chi psi omega"
-SYMBOLS |= {chr(0x3B1 + i): f"\\{name} " for i, name in enumerate(GREEK.split()) if name != "?"}
-RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
-LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+from rlif.answers.notation import ARGUMENTS, COMMANDS, LOWERED, RAISED, SYMBOLS
+
+LONGEST = 2000  # characters of an answer; a longer text is no answer, and is left as it is
+
 RAISED_RUN, LOWERED_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+"), re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 RADICAL = re.compile(r"√\s*(\d+|\w|(?=[({]))")
 
 SPECIAL_TOKEN = re.compile(r"<\|[\w-]{1,40}\|>|</?s>|<(?:eos|bos|pad|end_of_turn)>")
-WRAPPERS = [
-    ("$$", "$$"),
-    ("$", "$"),
-    (r"\(", r"\)"),
-    (r"\[", r"\]"),
-    ("**", "**"),
-    ("__", "__"),
-    ("`", "`"),
-    ("*", "*"),
-]
+PAIRS = [("$$",) * 2, ("$",) * 2, (r"\(", r"\)"), (r"\[", r"\]"), ("**",) * 2, ("__",) * 2, ("`",) * 2, ("*",) * 2]
 BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
 WHOLE_TEXT = re.compile(r"\\text\s*\{\s*([-\d][^{}]*|[^{}]*,[^{}]*)\}")  # \text{6 ways}, \text{A, B}
 OPEN_INTERVAL = re.compile(r"\]([^\[\]]*,[^\[\]]*)\[")
@@ -46,56 +25,9 @@ LEADING = re.compile(r"^(?:\s|\*\*|=|\\approx|\\[,;:! ]|~)+")
 
 TOKEN = re.compile(r"\\\\(?:\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in|mu)\s*\])?|\\[a-zA-Z]+\*?|\\.|.", re.DOTALL)
 ESCAPED_OR_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-ESCAPED = re.compile(r"\\\\(?=[a-zA-Z])")
-SYNONYMS = {
-    **dict.fromkeys([r"\dfrac", r"\tfrac", r"\cfrac"], r"\frac"),
-    **dict.fromkeys([r"\dbinom", r"\tbinom"], r"\binom"),
-    **dict.fromkeys(
-        [r"\left", r"\right", r"\big", r"\Big", r"\bigg", r"\Bigg", r"\bigl", r"\bigr", r"\Bigl", r"\Bigr"], ""
-    ),
-    **dict.fromkeys([r"\biggl", r"\biggr", r"\Biggl", r"\Biggr", r"\middle", r"\displaystyle", r"\textstyle"], ""),
-    **dict.fromkeys(
-        [r"\limits", r"\nolimits", r"\!", r"\$", "$", r"\mathopen", r"\mathclose", r"\strut", r"\-", r"\/"], ""
-    ),
-    **dict.fromkeys(
-        [r"\,", r"\;", r"\:", r"\>", "\\ ", "\\\n", "~", r"\quad", r"\qquad", r"\thinspace", "&nbsp;"], " "
-    ),
-    **dict.fromkeys([r"\leq", r"\leqslant"], r"\le"),
-    **dict.fromkeys([r"\geq", r"\geqslant"], r"\ge"),
-    **dict.fromkeys([r"\neq"], r"\ne"),
-    **dict.fromkeys([r"\times", r"\ast", "*"], r"\cdot"),
-    **dict.fromkeys([r"\infin", r"\infty"], r"\infty"),
-    **dict.fromkeys([r"\varnothing", r"\O"], r"\emptyset"),
-    **dict.fromkeys([r"\lvert", r"\rvert", r"\vert", r"\mid"], "|"),
-    **dict.fromkeys([r"\degree", r"\degrees"], r"^{\circ}"),
-    **dict.fromkeys([r"\textbf", r"\textit", r"\textrm", r"\textnormal", r"\textsf", r"\texttt", r"\emph"], r"\text"),
-    **dict.fromkeys([r"\mathrm", r"\mathsf", r"\mathtt", r"\mbox", r"\hbox", r"\operatorname"], r"\text"),
-    **dict.fromkeys([r"\mathbf", r"\mathit", r"\boldsymbol", r"\bm", r"\vec", r"\hat"], r"\letter"),
-    **dict.fromkeys([r"\cr", r"\tabularnewline", r"\newline"], "\\\\"),
-    **dict.fromkeys([r"\dots", r"\cdots", r"\dotsc"], r"\ldots"),
-    **dict.fromkeys([r"\colon", r"\ratio"], ":"),
-    **{
-        r"\lt": "<",
-        r"\gt": ">",
-        r"\div": "/",
-        r"\%": "%",
-        r"\#": "#",
-        r"\lbrace": r"\{",
-        r"\rbrace": r"\}",
-        r"\&": "&",
-    },
-    **{
-        r"\lbrack": "[",
-        r"\rbrack": "]",
-        r"\varphi": r"\phi",
-        r"\varepsilon": r"\epsilon",
-        r"\slash": "/",
-        r"\imath": "i",
-    },
-}
-ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1, "^": 1, "_": 1, r"\text": 1, r"\letter": 1, r"\overline": 1}
-MATRICES = ["matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "Vmatrix", "smallmatrix", "array", "cases", "aligned"]
+DOUBLED = re.compile(r"\\\\(?=[a-zA-Z])")  # \\frac, as in JSON
 
+GOES_ON = re.compile(r"(?<=\d)\s*\.{3,}")
 GROUPED = re.compile(r"(?<=\d)\s*(?:\{,\}|\{\\,\}|,\s*\\!|\\!\s*,|\\,|\\!|')\s*(?=\d{3}(?!\d))")
 GROUPED_BY_SIGN = re.compile(r"(?<![\w.,])(?:\d{1,3}(?:_\d{3})+|\d{1,3}(?:\.\d{3}){2,})(?![\w.,]*\d)")
 GROUPED_BY_SPACE = re.compile(r"(?<![\d.,/])\d{1,3}(?: \d{3})+(?![\d/]| \d)")
@@ -114,7 +46,6 @@ PLAIN = [
     (re.compile(r"(?<=\d)\s*(?:degrees?\b|\\text\s*\{\s*degrees?\s*\})"), r"^{\\circ}"),
 ]
 NEEDLESS = re.compile(r"(?<![a-zA-Z\d]) | (?![a-zA-Z\d])|(?<=\d) (?=[a-zA-Z])|(?<=[a-zA-Z]) (?=\d)")
-GOES_ON = re.compile(r"(?<=\d)\s*\.{3,}")
 ONE_LETTER = re.compile(r"(?:(?<![\d})])\\text|\\letter)\{\s*([a-zA-Z])\s*\}")  # text behind a number is a unit
 
 
@@ -126,9 +57,11 @@ def respell(text: str) -> str:
         >>> respell("**$\\left( \\dfrac12,\\, 1,\\! 000 \\right)$**.")
         '(\\frac{1}{2},1000)'
     """
+    if len(text) > LONGEST:
+        return text
     text = unwrap(GOES_ON.sub(r"\\ldots ", _plain_characters(text)))
     if r"\begin" not in text:
-        text = ESCAPED.sub(lambda match: "\\", text)
+        text = DOUBLED.sub(lambda match: "\\", text)
     text = GROUPED_BY_SIGN.sub(lambda match: re.sub("[_.]", "", match.group()), GROUPED.sub("", text))
     for pattern, replacement in PLAIN:
         text = pattern.sub(replacement, text)
@@ -174,11 +107,13 @@ def _plain_character(character: str) -> str:
 
 def unwrap(text: str) -> str:
     """Removes what encloses an answer and is not part of it: special tokens, box, dollars, Markdown, full stop."""
+    if len(text) > LONGEST:
+        return text
     text = SPECIAL_TOKEN.sub("", text)
     while True:
         before = text
         text = LEADING.sub("", TRAILING.sub("", text))
-        for opening, closing in WRAPPERS:
+        for opening, closing in PAIRS:
             if len(text) >= len(opening + closing) and text.startswith(opening) and text.endswith(closing):
                 inside = text[len(opening) : -len(closing)]
                 if opening not in inside:
@@ -209,11 +144,11 @@ def _inside(text: str, start: int) -> str:
 def _token(token: str) -> str:
     if token.startswith("\\\\"):
         return "\\\\"
-    return SYNONYMS.get(token, token)
+    return COMMANDS.get(token, token)
 
 
 class _Reader:
-    """Puts the arguments of commands into braces, as in `\\frac12` and `x^2`."""
+    r"""Puts the arguments of commands into braces, as in `\frac12` and `x^2`."""
 
     def __init__(self, tokens: list[str]) -> None:
         self.tokens, self.at = [token for token in tokens if token], 0

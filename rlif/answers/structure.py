@@ -5,14 +5,12 @@ only leaves are given to it. An inequality in one variable becomes its interval.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlif.answers.spelling import respell
 
 Leaf = str
-Leaves = Callable[[str, str], bool]
-
 OPEN = {"(": "(", "[": "[", r"\{": r"\{", r"\langle": "(", "{": "", r"\lfloor": "", r"\lceil": ""}
 CLOSE = {")": ")", "]": "]", r"\}": r"\}", r"\rangle": ")", "}": "", r"\rfloor": "", r"\rceil": ""}
 TOKEN = re.compile(
@@ -23,6 +21,7 @@ AND = re.compile(r"\\text\{,?\s*and\s*,?\}|and|\\land|\\wedge")
 OR = re.compile(r"\\text\{,?\s*or\s*,?\}|or|\\lor|\\vee")
 THOUSANDS = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3})(?!,?\d)")
 
+PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
 VARIABLE = re.compile(r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\{\w+\})?'*")
 LABEL = re.compile(rf"(?:{VARIABLE.pattern}|[a-zA-Z](?:\^\{{-1\}})?\([\w,]*\))")
 BUILDER = re.compile(rf"{VARIABLE.pattern}(?:\\in ?\\mathbb\{{R\}})? ?(?:[|:]|\\mid|\\colon) ?")
@@ -57,7 +56,6 @@ class Labelled:
 
 
 Node = Leaf | Group | Matrix | Labelled
-UNORDERED = {",", "u", r"\{\}"}
 
 
 def parse(answer: str, *, thousands: bool = True) -> Node:
@@ -179,16 +177,10 @@ def _matrix(text: str) -> Node | None:
 
 
 def _leaf(text: str) -> Node:
-    if r"\pm" in text or r"\mp" in text:
-        signs = [(("+", "-"), ("-", "+")), (("-", "+"), ("+", "-"))]
-        pairs = [{r"\pm": plus[0], r"\mp": plus[1]} for plus, _ in signs]
-        return Group(
-            ",",
-            tuple(
-                respell(re.sub(r"\\(?:pm|mp)(?![a-zA-Z])", lambda m, pair=pair: pair[m.group()], text))
-                for pair in pairs
-            ),
-        )
+    if PLUS_MINUS.search(text):
+        upper, lower = {r"\pm": "+", r"\mp": "-"}, {r"\pm": "-", r"\mp": "+"}
+        both = [PLUS_MINUS.sub(lambda match, signs=signs: signs[match.group()], text) for signs in (upper, lower)]
+        return Group(",", tuple(map(respell, both)))
     if text in (r"\mathbb{R}", r"\Reals"):
         return Group("()", INFINITE)
     return text
@@ -233,18 +225,16 @@ def _interval(low: str, first: str, high: str, second: str) -> Node | None:
 
 
 def _is_set(node: Node) -> bool:
-    return (
-        isinstance(node, Group)
-        and len(node.kind) == 2
-        and node.kind[0] in "(["
-        and len(node.parts) == 2
-        or (isinstance(node, Group) and node.kind in ("u", r"\{\}"))
-    )
+    return isinstance(node, Group) and (node.kind in ("u", r"\{\}") or _is_interval(node))
+
+
+def _is_interval(node: Node) -> bool:
+    return isinstance(node, Group) and node.kind in ("()", "(]", "[)", "[]") and len(node.parts) == 2
 
 
 def _system(nodes: Sequence[Node]) -> Node | None:
     """Joins `x > a and x < b` to one interval, and `x = 1, y = 2` to a tuple in the order of the names."""
-    rays = [node for node in nodes if isinstance(node, Group) and len(node.kind) == 2 and len(node.parts) == 2]
+    rays = [node for node in nodes if isinstance(node, Group) and _is_interval(node)]
     if len(nodes) == len(rays) == 2:
         up = [node for node in rays if node.parts[1] == INFINITE[1]]
         down = [node for node in rays if node.parts[0] == INFINITE[0]]
@@ -254,69 +244,3 @@ def _system(nodes: Sequence[Node]) -> Node | None:
     if len(labelled) == len({label for label, *_ in labelled}) == len(nodes):
         return Group("()", tuple(part for *_, part in labelled))
     return None
-
-
-def same_structure(a: Node, b: Node, leaves: Leaves) -> bool:
-    """Compares two parsed answers.
-
-    Args:
-        leaves: compares two expressions.
-    """
-    if isinstance(a, Labelled) and isinstance(b, str) and "=" in b:
-        return isinstance(a.part, str) and leaves(f"{a.label}={a.part}", b)
-    if isinstance(b, Labelled) and isinstance(a, str) and "=" in a:
-        return isinstance(b.part, str) and leaves(a, f"{b.label}={b.part}")
-    if isinstance(a, Labelled) or isinstance(b, Labelled):
-        both = isinstance(a, Labelled) and isinstance(b, Labelled)
-        if both and _names(a.label) != _names(b.label):  # type: ignore[union-attr]
-            return False
-        return same_structure(
-            a.part if isinstance(a, Labelled) else a, b.part if isinstance(b, Labelled) else b, leaves
-        )
-    if isinstance(a, str) and isinstance(b, str):
-        return leaves(a, b)
-    if isinstance(a, Matrix) or isinstance(b, Matrix):
-        return isinstance(a, Matrix) and isinstance(b, Matrix) and _same_matrix(a, b, leaves)
-    (kind, parts), (other, others) = _as_group(a), _as_group(b)
-    if kind in UNORDERED and other in UNORDERED:
-        return len(parts) == len(others) and _same_in_any_order(parts, others, leaves)
-    same_brackets = kind == other
-    return (
-        same_brackets
-        and len(parts) == len(others)
-        and all(same_structure(x, y, leaves) for x, y in zip(parts, others, strict=True))
-    )
-
-
-def _names(label: str) -> str:
-    """Returns what a label names: f(x) and y are both values of a function."""
-    return "y" if "(" in label else label
-
-
-def _as_group(node: Node) -> tuple[str, tuple[Node, ...]]:
-    return (node.kind, node.parts) if isinstance(node, Group) else (",", (node,))
-
-
-def _same_matrix(a: Matrix, b: Matrix, leaves: Leaves) -> bool:
-    shapes = [[len(row) for row in matrix.rows] for matrix in (a, b)]
-    return (
-        a.kind == b.kind
-        and shapes[0] == shapes[1]
-        and all(
-            same_structure(x, y, leaves)
-            for row, other in zip(a.rows, b.rows, strict=True)
-            for x, y in zip(row, other, strict=True)
-        )
-    )
-
-
-def _same_in_any_order(parts: Sequence[Node], others: Sequence[Node], leaves: Leaves) -> bool:
-    left = list(others)
-    for part in sorted(parts, key=str):
-        match = next((i for i, other in enumerate(left) if part == other), None)
-        if match is None:
-            match = next((i for i, other in enumerate(left) if same_structure(part, other, leaves)), None)
-        if match is None:
-            return False
-        del left[match]
-    return True

@@ -24,6 +24,10 @@ from rlif.answers.extraction import answer_line, choice_letter, fenced_code, jso
         ("boxed{7}", None),
         ("\\boxed{}", None),
         ("\\boxed{4}, so \\boxed{ }", None),
+        ("Give the final answer in \\boxed{}.", None),
+        ("\\boxed{\\text{ }}", None),
+        ("\\boxed{...}", None),
+        ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
         ("", None),
     ],
 )
@@ -40,6 +44,9 @@ def test_last_boxed_takes_the_last_complete_box(text, answer):
         ("1/2 of 10", "10"),
         ("#### 18", "18"),
         ("nothing", None),
+        ("The result is −5", "-5"),
+        ("first \\boxed{3}; the final answer is \\boxed{\\frac{1}{2", None),
+        ("5 then \\boxed{}", None),
     ],
 )
 def test_last_expression_takes_the_last_number_without_a_box(text, answer):
@@ -55,6 +62,15 @@ def test_last_expression_takes_the_last_number_without_a_box(text, answer):
         ("ANSWER: \\boxed{3}", "3"),
         ("ANSWER:\nx is 4", "4"),
         ("I give up", None),
+        ("ANSWER: 42.", "42"),
+        ("ANSWER: $42$.", "42"),
+        ("It is \\boxed{42}.\nANSWER: 42.", "42"),
+        ("ANSWER: **12**.", "12"),
+        ("**ANSWER:** 12", "12"),
+        ("ANSWER: 5</s>", "5"),
+        ("ANSWER: 90 degrees.", "90 degrees"),
+        ("ANSWER: \\(42\\).", "42"),
+        ("ANSWER: \\boxed{}", None),
     ],
 )
 def test_answer_line_takes_the_text_after_the_last_answer_mark(text, answer):

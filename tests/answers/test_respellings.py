@@ -1,6 +1,6 @@
 """Tests that harmless respellings of gold answers are equal to them, and other answers are not.
 
-A small part daily, all golds of MATH and GSM8K in a sweep. Every pair that comes out otherwise is listed with its reason.
+A small part daily, all golds of MATH and GSM8K in a sweep. Every pair that comes out otherwise is listed with a reason.
 """
 
 import random

@@ -9,7 +9,8 @@ from rlif.answers.numerals import read_number, same_number, units_conflict, with
 from rlif.answers.structure import Group, Labelled, Matrix, Node, has_thousands, parse
 
 Expressions = Callable[[str, str], bool]
-UNORDERED = {",", "u", r"\{\}"}
+SET = r"\{\}"
+UNORDERED = {",", "u", SET}
 
 WORDS = re.compile(r"(?:\\text\{[^{}\\]*\}|[a-zA-Z]{4,}|[\s.,'()-])+")
 LETTERS = re.compile(r"[a-zA-Z0-9\s.,'()-]+")
@@ -51,7 +52,9 @@ class _Comparison:
         if isinstance(a, Matrix) or isinstance(b, Matrix):
             return isinstance(a, Matrix) and isinstance(b, Matrix) and self._same_matrix(a, b)
         (kind, parts), (other, others) = _as_group(a), _as_group(b)
-        if kind in UNORDERED and other in UNORDERED:
+        if SET in (kind, other) and {kind, other} <= UNORDERED:
+            return self._all_in(parts, others) and self._all_in(others, parts)
+        if {kind, other} <= UNORDERED:
             return len(parts) == len(others) and self._same_in_any_order(parts, others)
         return kind == other and self._same_in_order(parts, others)
 
@@ -70,6 +73,9 @@ class _Comparison:
 
     def _same_in_order(self, parts: Sequence[Node], others: Sequence[Node]) -> bool:
         return len(parts) == len(others) and all(self.same(x, y) for x, y in zip(parts, others, strict=True))
+
+    def _all_in(self, parts: Sequence[Node], others: Sequence[Node]) -> bool:
+        return all(any(self.same(part, other) for other in others) for part in parts)
 
     def _same_in_any_order(self, parts: Sequence[Node], others: Sequence[Node]) -> bool:
         left = list(others)

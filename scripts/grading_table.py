@@ -88,8 +88,8 @@ def wrongly_equal(listed: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Writes the tables between the marks of the page."""
-    from torture import replaced
     from support.respellings import respellings
+    from torture import replaced
 
     page, ways = Path(sys.argv[1]), dict(zip(WAYS, (equal_all, by_math_verify, by_strings), strict=True))
     chance, all_golds = random.Random(0), golds()

@@ -25,7 +25,8 @@ def clusters(answers: Sequence[Any], equal: Equal | None = None, seconds: float 
     Args:
         answers: answers of one problem's samples; None, in no cluster, if a sample has none.
         equal: a task's `equal`, called with two answers; == if left out.
-        seconds: for all comparisons together, shortest answers first; answers not compared in time count as different.
+        seconds: for all comparisons together that `rlif.answers.equality` gives to a process, shortest answers first;
+            answers not compared in time count as different.
 
     Example:
         >>> clusters(["1/2", None, "0.5", "3"], rlif.TASKS["math"].equal)
@@ -38,13 +39,9 @@ def clusters(answers: Sequence[Any], equal: Equal | None = None, seconds: float 
     found: list[list[Any]] = []
     with _time_limit(seconds):
         for answer in members if equal is None else sorted(members, key=lambda answer: (len(str(answer)), str(answer))):
-            same = [c for c in found if equal is not None and _any_equal(answer, c, equal)]
+            same = [c for c in found if equal is not None and any(equal(answer, other) for other in c)]
             found = [c for c in found if c not in same] + [[answer, *(other for c in same for other in c)]]
     return sorted(sorted(i for answer in cluster for i in members[answer]) for cluster in found)
-
-
-def _any_equal(answer: Any, cluster: Sequence[Any], equal: Equal) -> bool:
-    return any(seconds_left() > 0 and equal(answer, other) for other in cluster)
 
 
 def seconds_left() -> float:

@@ -70,7 +70,7 @@ def test_a_hostile_expression_affects_only_its_own_item():
 
 @pytest.mark.parametrize("hostile", ["9^{{9^{{9^{{9+{}}}}}}}", "\\prod_{{k=1}}^{{10^8}} (k+{})", "{}0000000!"])
 def test_the_answers_of_a_group_are_compared_within_one_time_limit(hostile):
-    answers = [hostile.format(number) for number in range(1, 9)] + ["\\sqrt{36}", "6"]
+    answers = [hostile.format(number) for number in range(1, 9)] + ["6.0", "6"]
     began = time.monotonic()
     found = clusters(answers, equal, seconds=1.0)
     assert found == [[number] for number in range(8)] + [[8, 9]]

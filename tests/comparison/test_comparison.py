@@ -246,7 +246,7 @@ def change_evaluation(path: Path, **changes) -> None:
             "two runs of brief with seed 1",
         ),
         (lambda runs: (runs / "brief-seed1/eval/step-000004-cups.json").write_text("{"), "cannot be read"),
-        (lambda runs: [shutil.rmtree(path) for path in runs.iterdir()], "no run folder in it"),
+        (lambda runs: [shutil.rmtree(path) for path in runs.iterdir()], "without a run folder in it"),
         (
             lambda runs: (runs / "brief-seed1/recipe.yaml").write_text("modle: x"),
             "brief-seed1 cannot be read: unknown key",

@@ -24,8 +24,8 @@ tasks=1
 while [ "${1#--}" != "$1" ]; do case "$1" in --ntasks=*) tasks="${1#*=}";; esac; shift; done
 children=()
 for ((task = 0; task < tasks; task++)); do SLURM_PROCID=$task "$@" & children+=($!); done
-trap 'kill -USR1 "${children[@]}"' USR1
-trap 'kill -KILL "${children[@]}"' TERM
+trap 'kill -USR1 "${children[@]}" 2>/dev/null' USR1
+trap 'kill -KILL "${children[@]}" 2>/dev/null' TERM
 worst=0
 for child in "${children[@]}"; do
   while :; do

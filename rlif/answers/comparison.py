@@ -104,9 +104,15 @@ def same_leaf(answer: str, gold: str, expressions: Expressions) -> bool:
         return bool(answer)
     if not answer or not gold:
         return False
+    if r"\approx" in answer and r"\approx" in gold:
+        pairs = zip(answer.split(r"\approx"), gold.split(r"\approx"), strict=False)
+        return answer.count(r"\approx") == gold.count(r"\approx") and all(
+            same_leaf(*pair, expressions) for pair in pairs
+        )
+    answer, gold = answer.partition(r"\approx")[0], gold.partition(r"\approx")[0]  # the exact value
     if units_conflict(answer, gold):
         return False
-    answer, gold = _bare(answer), _bare(gold)
+    answer, gold = without_units(answer), without_units(gold)
     a, b = read_number(answer), read_number(gold)
     if a and b:
         return same_number(a, b)
@@ -117,11 +123,6 @@ def same_leaf(answer: str, gold: str, expressions: Expressions) -> bool:
     if TIME.fullmatch(answer) or TIME.fullmatch(gold):
         return answer.replace(".", "") == gold.replace(".", "")
     return answer == gold or expressions(answer, gold)
-
-
-def _bare(text: str) -> str:
-    """Removes units, and the approximate value behind an exact one."""
-    return without_units(text.partition(r"\approx")[0])
 
 
 def _base(text: str) -> tuple[str, str] | None:

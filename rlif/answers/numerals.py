@@ -178,20 +178,20 @@ def without_units(spelling: str) -> str:
 
 
 def units_conflict(answer: str, gold: str) -> bool:
-    r"""Checks whether two answers state different physical units; one without a unit conflicts with none.
+    r"""Checks whether two answers state different physical units, or powers of units; none conflicts with any.
 
     Example:
         >>> units_conflict("5\\text{m}", "5\\text{cm}"), units_conflict("5cm", "5"), units_conflict("5ways", "5hours")
         (True, False, False)
     """
     a, b = _unit(answer), _unit(gold)
-    return a is not None and b is not None and a != b
+    return any(x and y and x != y for x, y in zip(a, b, strict=True))
 
 
-def _unit(spelling: str) -> tuple[str, str] | None:
-    """Returns a physical unit and its power; None if there is none, or one that is not in the table."""
+def _unit(spelling: str) -> tuple[str | None, str | None]:
+    """Returns a physical unit, and its power; None for each that there is not."""
     tail = spelling[len(without_units(spelling)) :].replace("\\text", " ")
     power = POWER.search(tail)
     words = re.findall("[a-zA-Z]+", POWER.sub("", tail))
     name = PHYSICAL.get(words[0].lower(), PHYSICAL.get(words[0].lower().removesuffix("s"))) if len(words) == 1 else None
-    return None if name is None else (name, "1" if power is None else POWERS.get(power.group(1), power.group(2)))
+    return name, None if power is None else POWERS.get(power.group(1), power.group(2))

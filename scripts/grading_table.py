@@ -104,13 +104,16 @@ def main() -> None:
         for place in chance.sample(places, min(3, len(places))):
             digit = chance.choice([digit for digit in "123456789" if digit != gold[place]])
             different.append(("one digit changed", (gold[:place] + digit + gold[place + 1 :], gold)))
+    header = ("pairs", *WAYS)
+    tables = {
+        "kinds": table(("kind", *header), rows_of(kinds, right.__getitem__, ways)),
+        "respellings": table(("respelling", *header), rows_of(respelled, lambda _: True, ways)),
+        "different": table(("kind", *header), rows_of(different, lambda _: False, ways)),
+        "wrong": wrongly_equal(listed),
+    }
     text = page.read_text("utf-8")
-    text = replaced(text, "kinds", table(("kind", "pairs", *WAYS), rows_of(kinds, right.__getitem__, ways)))
-    text = replaced(
-        text, "respellings", table(("respelling", "pairs", *WAYS), rows_of(respelled, lambda _: True, ways))
-    )
-    text = replaced(text, "different", table(("kind", "pairs", *WAYS), rows_of(different, lambda _: False, ways)))
-    text = replaced(text, "wrong", wrongly_equal(listed))
+    for name, made in tables.items():
+        text = replaced(text, name, made)
     page.write_text(text, "utf-8")
 
 

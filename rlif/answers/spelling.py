@@ -100,7 +100,7 @@ def _plain_character(character: str) -> str:
         return ""
     plain = unicodedata.normalize("NFKC", character)
     if "\u2044" in plain:  # a vulgar fraction
-        above, below = plain.split("\u2044")
+        above, _, below = plain.partition("\u2044")
         return f" \\frac{{{above}}}{{{below}}}"
     return SYMBOLS.get(plain, plain)
 
@@ -185,8 +185,8 @@ class _Reader:
         """Reads one argument: a group in braces, a group in parentheses or number where that is meant, a token."""
         self._skip_spaces()
         token = self._next()
-        if not token:
-            return ""
+        if token in ("", "}"):
+            return "{}"
         if token == "{":
             return self._item()
         if token == "(" and command in ("^", r"\sqrt"):

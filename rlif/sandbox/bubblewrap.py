@@ -36,7 +36,7 @@ ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
 }
 _INSIDE = Path("/sandbox")
-_MODULES = ("__init__", "supervisor", "jail", "calls", "values")
+_MODULES = ("__init__", "supervisor", "jail", "filters", "calls", "values")
 _WORKER = ["-m", "rlif.sandbox.supervisor"]
 _FIRST_USER = 2_000_000_000  # beyond any account
 _BECOME = "import os, sys; u = int(sys.argv[1]); os.setgroups([]); os.setresgid(u, u, u); os.setresuid(u, u, u); " + (

@@ -15,23 +15,21 @@ no limit counts. Their numbers are known for x86_64 and aarch64. Standard librar
 
 import contextlib
 import ctypes
-import errno
-import functools
 import math
 import os
-import platform
 import resource
 import signal
 import struct
 import sys
 from collections.abc import Mapping
 
+from rlif.sandbox.filters import call_filter, call_number
+
 _CLONE_NEWUSER = 0x10000000
 _NEW_NAMESPACES = _CLONE_NEWUSER | 0x00020000 | 0x20000000 | 0x08000000  # users, mounts, processes, IPC
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND = 2, 4, 8, 4096
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 4, 22
 _INODES_PER_MIB = 256
-_MACHINES = {"x86_64": (0, 0xC000003E, 56), "aarch64": (1, 0xC00000B7, 220)}  # column below, AUDIT_ARCH_*, clone
 
 _libc = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock, which a cloned process must hold
 _libc.syscall.restype = ctypes.c_long
@@ -50,9 +48,8 @@ def fork_into_jail() -> int:
         OSError: the kernel, or a policy such as AppArmor's, refuses.
     """
     user, group = os.getuid(), os.getgid()
-    _, _, clone = _machine()
-    _filter()  # computed once, here, rather than in every jail
-    process = _check(_libc.syscall(clone, _NEW_NAMESPACES | signal.SIGCHLD, 0, 0, 0, 0), "clone")
+    call_filter()  # computed once, here, rather than in every jail
+    process = _check(_libc.syscall(call_number("clone"), _NEW_NAMESPACES | signal.SIGCHLD, 0, 0, 0, 0), "clone")
     if process == 0:
         hide(False)  # /proc/self/uid_map belongs to root while the process is hidden
         _write("/proc/self/setgroups", "deny")
@@ -125,8 +122,8 @@ def drop_privileges() -> None:
     """Drops every capability in the jail and installs the filter of system calls."""
     header = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
     _check(_libc.capset(header, bytes(24)), "capset")
-    code = ctypes.create_string_buffer(_filter())
-    program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(_filter()) // 8, ctypes.addressof(code)))
+    code = ctypes.create_string_buffer(call_filter())
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(call_filter()) // 8, ctypes.addressof(code)))
     _check(_libc.prctl(_PR_SET_SECCOMP, 2, program, 0, 0), "seccomp")
 
 
@@ -138,80 +135,6 @@ def memory_of(process: int) -> int:
         resident, shared = (int(pages) for pages in report.read().split()[1:3])
         return (resident - shared) * resource.getpagesize()
     return 0
-
-
-_SYSTEM_CALLS = {  # number on x86_64, on aarch64
-    "shmget": (29, 194),
-    "ptrace": (101, 117),
-    "pivot_root": (155, 41),
-    "mount": (165, 40),
-    "umount2": (166, 39),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-    "unshare": (272, 97),
-    "vmsplice": (278, 75),
-    "perf_event_open": (298, 241),
-    "name_to_handle_at": (303, 264),
-    "open_by_handle_at": (304, 265),
-    "setns": (308, 268),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "kcmp": (312, 272),
-    "memfd_create": (319, 279),
-    "bpf": (321, 280),
-    "userfaultfd": (323, 282),
-    "io_uring_setup": (425, 425),
-    "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427),
-    "open_tree": (428, 428),
-    "move_mount": (429, 429),
-    "fsopen": (430, 430),
-    "fsconfig": (431, 431),
-    "fsmount": (432, 432),
-    "fspick": (433, 433),
-    "pidfd_getfd": (438, 438),
-    "mount_setattr": (442, 442),
-    "memfd_secret": (447, 447),
-}
-_CLONE3 = 435
-_X32 = 0x40000000
-_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
-
-
-@functools.cache
-def _filter() -> bytes:
-    """Assembles the filter for the kernel: each instruction is eight bytes."""
-    column, architecture, clone = _machine()
-    refuse, unknown = (_RETURN, 0, 0, _ERRNO | errno.EPERM), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)
-    program = [
-        (_LOAD, 0, 0, 4),  # the architecture the call is made for
-        (_JUMP_EQUAL, 1, 0, architecture),
-        refuse,
-        (_LOAD, 0, 0, 0),  # the call's number
-        (_JUMP_AT_LEAST, 0, 1, _X32),
-        refuse,
-        (_JUMP_EQUAL, 0, 1, _CLONE3),  # a filter cannot read its flags; libraries fall back to clone
-        unknown,
-    ]
-    for numbers in _SYSTEM_CALLS.values():
-        program += [(_JUMP_EQUAL, 0, 1, numbers[column]), refuse]
-    program += [
-        (_JUMP_EQUAL, 0, 3, clone),
-        (_LOAD, 0, 0, 16),  # clone's flags
-        (_JUMP_BITS, 0, 1, _CLONE_NEWUSER),
-        refuse,
-        (_RETURN, 0, 0, _ALLOW),
-    ]
-    return b"".join(struct.pack("=HBBI", *line) for line in program)
-
-
-def _machine() -> tuple[int, int, int]:
-    name = platform.machine()
-    if name not in _MACHINES or sys.maxsize < 1 << 32:
-        raise OSError(errno.ENOSYS, f"jails are made on {' and '.join(_MACHINES)} (64 bits), and this is {name}")
-    return _MACHINES[name]
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:

@@ -2,15 +2,14 @@
 
 A jail is a set of namespaces that the kernel makes in about a millisecond and removes as a whole:
 
-    users       capabilities in here mean nothing outside; making further user namespaces is forbidden
+    users       capabilities in here mean nothing outside
     processes   the program can list and address its own processes only: no supervisor, no tester, no other program to
                 kill, trace or limit. When the jail's first process (init) ends, the kernel kills all others
     mounts      one tmpfs under /tmp and /dev/shm, the only writable place, new and of limited size
     IPC         System V and POSIX queues and segments end with it
 
-In addition: resource limits, no capabilities, no core dumps, and a seccomp filter. The filter refuses system calls
-that a solution does not need and that have a history of kernel bugs, and those (memfd, System V segments) whose memory
-no limit counts. Their numbers are known for x86_64 and aarch64. Standard library only.
+In addition: resource limits, no capabilities, no core dumps, and a filter of system calls (`rlif.sandbox.filters`),
+which also forbids further namespaces. Standard library only.
 """
 
 import contextlib
@@ -18,16 +17,21 @@ import ctypes
 import math
 import os
 import resource
+import shutil
 import signal
 import struct
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from rlif.sandbox.filters import call_filter, call_number
 
-_CLONE_NEWUSER = 0x10000000
-_NEW_NAMESPACES = _CLONE_NEWUSER | 0x00020000 | 0x20000000 | 0x08000000  # users, mounts, processes, IPC
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND = 2, 4, 8, 4096
+_CLONE_NEWUSER, _CLONE_NEWNS = 0x10000000, 0x00020000
+_NEW_NAMESPACES = _CLONE_NEWUSER | _CLONE_NEWNS | 0x20000000 | 0x08000000  # users, mounts, processes, IPC
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND, _MS_REC = 1, 2, 4, 8, 32, 4096, 16384
+_MNT_DETACH = 2
+_NEW_ROOT = "/tmp"  # an empty folder until then
+_LINKS = ("/", "/dev", "/sandbox/lib")  # folders of symbolic links
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 4, 22
 _INODES_PER_MIB = 256
 
@@ -41,6 +45,54 @@ def hide(hidden: bool = True) -> None:
         _check(_libc.prctl(_PR_SET_DUMPABLE, int(not hidden), 0, 0, 0), "prctl")
 
 
+def enter_new_root() -> None:
+    """Moves this process, the first in the sandbox, to a root whose mounts do not name the folders they come from.
+
+    A bind mount tells any reader of /proc/self/mountinfo the path of its source on the host. Here the same files are
+    seen through overlays, whose source is a path of the sandbox. Single files are copied. Where the kernel (before
+    Linux 5.11) does not let users make overlays, bind mounts remain.
+    """
+    user, group = os.getuid(), os.getgid()
+    places = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    _check(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS), "unshare")
+    _map_user(user, group)
+    _mount("tmpfs", _NEW_ROOT, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4m,mode=755")
+    os.mkdir(f"{_NEW_ROOT}/tmp")
+    for folder in filter(os.path.isdir, _LINKS):
+        os.makedirs(_NEW_ROOT + folder, exist_ok=True)
+        for entry in os.scandir(folder):
+            if entry.is_symlink():
+                os.symlink(os.readlink(entry.path), _NEW_ROOT + entry.path)
+    os.makedirs(f"{_NEW_ROOT}/dev/shm")
+    for place in sorted(set(places) - {"/", "/dev"}):
+        if not place.startswith("/proc/"):
+            _mount_again(place)
+    _mount(None, _NEW_ROOT, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
+    os.chdir(_NEW_ROOT)
+    _check(_libc.pivot_root(b".", b"."), "pivot_root")
+    _check(_libc.umount2(b".", _MNT_DETACH), "umount")
+    os.chdir("/")
+
+
+def _mount_again(place: str) -> None:
+    """Makes a mount of the old root visible in the new one."""
+    target = _NEW_ROOT + place
+    if os.path.isfile(place) and not os.path.exists(target):
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        shutil.copyfile(place, target)
+        return
+    if os.path.isdir(place):
+        os.makedirs(target, exist_ok=True)
+        if place != "/proc":
+            with contextlib.suppress(OSError):  # an overlay without a writable folder needs two others
+                flags = _MS_NOSUID | _MS_NODEV | _MS_RDONLY
+                _mount("overlay", target, "overlay", flags, f"lowerdir={place}:{_NEW_ROOT}/tmp")
+                return
+    elif not os.path.exists(target):
+        os.close(os.open(target, os.O_CREAT))
+    _mount(place, target, None, _MS_BIND | _MS_REC)
+
+
 def fork_into_jail() -> int:
     """Forks like `os.fork`; the child is init of a new jail. It may fork, but must run nothing untrusted.
 
@@ -52,20 +104,21 @@ def fork_into_jail() -> int:
     process = _check(_libc.syscall(call_number("clone"), _NEW_NAMESPACES | signal.SIGCHLD, 0, 0, 0, 0), "clone")
     if process == 0:
         hide(False)  # /proc/self/uid_map belongs to root while the process is hidden
-        _write("/proc/self/setgroups", "deny")
-        _write("/proc/self/uid_map", f"{user} {user} 1")
-        _write("/proc/self/gid_map", f"{group} {group} 1")
+        _map_user(user, group)
         hide()
     return process
 
 
 def mount_disk(disk_mib: int) -> None:
     """Mounts the jail's own /proc and disk, and changes to /tmp. For init of the jail."""
-    _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+    flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    try:
+        _mount("proc", "/proc", "proc", flags, "subset=pid")  # no more than processes
+    except OSError:  # before Linux 5.8
+        _mount("proc", "/proc", "proc", flags)
     size = f"size={disk_mib}m,mode=1777,nr_inodes={_INODES_PER_MIB * disk_mib}"
     _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, size)
     _mount("/tmp", "/dev/shm", None, _MS_BIND)
-    _write("/proc/sys/user/max_user_namespaces", "0")
     os.chdir("/tmp")
 
 
@@ -137,9 +190,15 @@ def memory_of(process: int) -> int:
     return 0
 
 
-def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
     text = [None if part is None else part.encode() for part in (source, target, kind, options)]
     _check(_libc.mount(text[0], text[1], text[2], ctypes.c_ulong(flags), text[3]), f"mounting {target}")
+
+
+def _map_user(user: int, group: int) -> None:
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"{user} {user} 1")
+    _write("/proc/self/gid_map", f"{group} {group} 1")
 
 
 def _write(path: str, text: str) -> None:
@@ -155,3 +214,8 @@ def _check(result: int, what: str) -> int:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
     return result
+
+
+if __name__ == "__main__":
+    enter_new_root()
+    os.execv(sys.argv[1], sys.argv[1:])

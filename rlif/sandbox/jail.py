@@ -34,6 +34,10 @@ _NEW_ROOT = "/tmp"  # an empty folder until then
 _LINKS = ("/", "/dev", "/sandbox/lib")  # folders of symbolic links
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 4, 22
 _INODES_PER_MIB = 256
+_OPEN_FILES = 256  # of a process
+# At most as many bytes of the kernel's memory belong to a mapping, an open file (a full pipe), a socket.
+_MAPPING_BYTES, _FILE_BYTES, _SOCKET_BYTES = 256, 64 << 10, 256 << 10
+_LOCK_REPORT = 4096  # bytes, some 60 for each lock; the kernel writes no more at once
 
 _libc = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock, which a cloned process must hold
 _libc.syscall.restype = ctypes.c_long
@@ -136,7 +140,10 @@ def set_limits(limits: Mapping[str, float], more_processes: int = 0) -> None:
         (resource.RLIMIT_AS, memory, memory),
         (resource.RLIMIT_FSIZE, disk, disk),
         (resource.RLIMIT_CORE, 0, 0),
-        (resource.RLIMIT_NOFILE, 256, 256),
+        (resource.RLIMIT_NOFILE, _OPEN_FILES, _OPEN_FILES),
+        (resource.RLIMIT_SIGPENDING, 256, 256),
+        (resource.RLIMIT_MSGQUEUE, 0, 0),
+        (resource.RLIMIT_MEMLOCK, 0, 0),
         (resource.RLIMIT_NPROC, processes, processes),
     ):
         _, ceiling = resource.getrlimit(kind)
@@ -180,14 +187,50 @@ def drop_privileges() -> None:
     _check(_libc.prctl(_PR_SET_SECCOMP, 2, program, 0, 0), "seccomp")
 
 
-def memory_of(process: int) -> int:
-    """Returns the resident bytes of a process, shared memory in proportion; 0 when it has ended."""
-    with contextlib.suppress(OSError), open(f"/proc/{process}/smaps_rollup") as report:
-        return 1024 * sum(int(line.split()[1]) for line in report if line.startswith("Pss:"))
-    with contextlib.suppress(OSError), open(f"/proc/{process}/statm") as report:  # where the former is not readable
-        resident, shared = (int(pages) for pages in report.read().split()[1:3])
-        return (resident - shared) * resource.getpagesize()
+def memory_in_use(but: set[int], enough: int) -> int:
+    """Returns the bytes in use by all processes of this namespace but these, the kernel's own for them included.
+
+    Counted are resident and swapped pages, shared ones in proportion, and page tables; and at the most that they can
+    hold: mappings, open files (a pipe, for instance), sockets. Stops once it is more than enough.
+    """
+    total = _SOCKET_BYTES * _sockets() + (enough if _many_locks() else 0)
+    for name in os.listdir("/proc"):
+        if total > enough:
+            break
+        if name.isdigit() and int(name) not in but:
+            total += _memory_of(f"/proc/{name}")
+    return total
+
+
+def _memory_of(process: str) -> int:
+    try:
+        pages = _sum_of(f"{process}/smaps_rollup", ("Pss:", "SwapPss:"))
+        mappings = Path(f"{process}/maps").read_bytes().count(b"\n")
+        files = len(os.listdir(f"{process}/fd"))
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        return 0
+    except OSError:  # it runs a file that it cannot read, so others cannot read this; as much as it can have
+        pages, mappings, files = _sum_of(f"{process}/status", ("VmRSS:", "VmSwap:")), 0, _OPEN_FILES
+    return pages + _sum_of(f"{process}/status", ("VmPTE:",)) + _MAPPING_BYTES * mappings + _FILE_BYTES * files
+
+
+def _sum_of(path: str, kinds: tuple[str, ...]) -> int:
+    """Returns the bytes of these lines; 0 if the process has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(path) as report:
+        return 1024 * sum(int(line.split()[1]) for line in report if line.startswith(kinds))
     return 0
+
+
+def _sockets() -> int:
+    """Returns the number of sockets of this network, those that no process has open included."""
+    with open("/proc/self/net/sockstat") as report:
+        return int(report.readline().split()[2])
+
+
+def _many_locks() -> bool:
+    """Returns whether there are more locks of files than a program needs; the kernel does not limit their number."""
+    with open("/proc/locks", "rb", buffering=0) as report:
+        return len(report.read(_LOCK_REPORT) or b"") == _LOCK_REPORT
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:

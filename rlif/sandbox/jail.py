@@ -37,7 +37,7 @@ _INODES_PER_MIB = 256
 _OPEN_FILES = 256  # of a process
 # At most as many bytes of the kernel's memory belong to a mapping, an open file (a full pipe), a socket.
 _MAPPING_BYTES, _FILE_BYTES, _SOCKET_BYTES = 256, 64 << 10, 256 << 10
-_LOCK_REPORT = 4096  # bytes, some 60 for each lock; the kernel writes no more at once
+_LOCK_REPORT = 2048  # bytes, some 60 for each lock; a read returns not much more than 4000
 
 _libc = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock, which a cloned process must hold
 _libc.syscall.restype = ctypes.c_long
@@ -203,14 +203,17 @@ def memory_in_use(but: set[int], enough: int) -> int:
 
 
 def _memory_of(process: str) -> int:
+    kept = _sum_of(f"{process}/status", ("VmRSS:", "VmSwap:"))
+    if not kept:  # it has ended, and nobody has waited for it
+        return 0
     try:
         pages = _sum_of(f"{process}/smaps_rollup", ("Pss:", "SwapPss:"))
         mappings = Path(f"{process}/maps").read_bytes().count(b"\n")
         files = len(os.listdir(f"{process}/fd"))
-    except (FileNotFoundError, ProcessLookupError):  # it has ended
+    except (FileNotFoundError, ProcessLookupError):
         return 0
-    except OSError:  # it runs a file that it cannot read, so others cannot read this; as much as it can have
-        pages, mappings, files = _sum_of(f"{process}/status", ("VmRSS:", "VmSwap:")), 0, _OPEN_FILES
+    except OSError:  # it runs a file that it cannot read, so others cannot read this; counts as much as it can have
+        pages, mappings, files = kept, 0, _OPEN_FILES
     return pages + _sum_of(f"{process}/status", ("VmPTE:",)) + _MAPPING_BYTES * mappings + _FILE_BYTES * files
 
 
@@ -230,7 +233,7 @@ def _sockets() -> int:
 def _many_locks() -> bool:
     """Returns whether there are more locks of files than a program needs; the kernel does not limit their number."""
     with open("/proc/locks", "rb", buffering=0) as report:
-        return len(report.read(_LOCK_REPORT) or b"") == _LOCK_REPORT
+        return len(report.read(2 * _LOCK_REPORT) or b"") > _LOCK_REPORT
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:

@@ -8,20 +8,33 @@
     verdict   an exit status, read from outside the jail: of the program, or of its tests, which run in another process
               and receive plain data (`rlif.sandbox.calls`). The caller compares what a program printed, outside
 
-The files, in reading order: runner.py (front door), program.py (`Program`, `Limits`, `Outcome`), host.py (starts one
-sandbox, sends it programs), bubblewrap.py (the command that enters it); inside it supervisor.py, jail.py, calls.py and
-values.py, which use the standard library alone. Imports errors only. `__init__.py` is mounted inside and stays empty.
+The files, in reading order: runner.py (front door), program.py (`Program`, `Limits`, `Outcome`), backend.py (what can
+run programs instead of bubblewrap), host.py (starts one sandbox, sends it programs), bubblewrap.py (the command that
+enters it); inside it supervisor.py, jail.py, filters.py, calls.py and values.py, which use the standard library alone.
+Imports errors only. `__init__.py` is mounted inside and stays empty.
 
 When a program exceeds its time or output, or breaks the sandbox, the host discards that sandbox. The other programs
-continue in a new one. A sandbox that cannot be made is a `MachineError`, never a verdict.
+continue in a new one. A program that breaks two sandboxes has the status "broken"; their number is logged. A sandbox
+that cannot be made at all is a `MachineError`, never a verdict.
 
-Stopped: reading and writing files of the host, its environment, its network and its processes; fork bombs; memory
-(address space of each process; resident memory of all of a program's, checked 20 times a second, so it can overshoot
-by what is written in between); disk, output and time; processes, files, sockets and queues left for the next program;
-forged verdicts. Not stopped: bugs of the kernel; side channels; load on processors and memory bus (a busy machine makes
-programs slow, hence more time-outs); kernel memory of pipes and sockets, bounded by their number only; reading the kind
-of machine in /proc and the names of files under /usr and Python's folder. Made for scoring what a model wrote, not
-for a service that strangers can reach. Needs Linux on x86_64 or aarch64 with unprivileged user namespaces.
+Stopped:
+
+    the host            its files, environment, network (every family of sockets but UNIX, inside), processes, keys, and
+                        the paths of its folders in /proc, which shows processes only
+    system calls        all but those that Python needs (`rlif.sandbox.filters`)
+    memory              of each process: address space. Of a program: resident and swapped pages, page tables, mappings,
+                        open files with their pipes, sockets with their queues, locks, checked 20 times a second, so it
+                        can overshoot by what is taken in between. Shared memory without a file, System V and POSIX
+                        queues, semaphores and segments, larger pipes and buffers, watches and timers are refused
+    other limits        processes, disk and its inodes, output, time, pending signals
+    other programs      nothing is left for the next one, and no order of programs ends a run
+    verdicts            cannot be forged; stderr that is full or does not block changes none
+
+Not stopped: bugs of the kernel; side channels; load on processors and memory bus (a busy machine makes programs slow,
+hence more time-outs); the names of files under /usr and Python's folder, the kind of disk they lie on, and before Linux
+5.11 or where overlays cannot be stacked the paths that they were mounted from. Python's `mmap.mmap(-1, n)` fails,
+because it is shared memory without a file; memory shared by `multiprocessing` works. Made for scoring what a model
+wrote, not for a service that strangers can reach. Needs Linux on x86_64 or aarch64 with unprivileged user namespaces.
 """
 
 import contextlib

@@ -1,8 +1,9 @@
 """Builds the command that enters the sandbox: its user, its files, its environment.
 
 Visible inside, all of it read-only: /usr (with /bin, /lib and the like), the linker's cache, the Python that this one
-is built on, numpy, and the modules that run inside. Nothing in the caller's home is visible, except Python's own folder
-if it lies there.
+is built on, numpy, and the modules that run inside. What does not lie in /usr is seen in /sandbox, so no path tells the
+caller's name. Before the worker starts, `rlif.sandbox.jail` replaces these mounts by others that do not name the places
+they came from.
 
 Root needs two steps. The kernel does not limit the processes of a sandbox that root enters, so another user must enter
 it. But that user may not be able to read the path to Python. So root first collects the same files in a view that
@@ -14,6 +15,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 from rlif.errors import MachineError
@@ -36,8 +38,10 @@ ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
 }
 _INSIDE = Path("/sandbox")
-_MODULES = ("__init__", "supervisor", "jail", "calls", "values")
-_WORKER = ["-m", "rlif.sandbox.supervisor"]
+_MODULES = ("__init__", "supervisor", "jail", "filters", "calls", "values")
+_ENTER, _WORKER = ["-m", "rlif.sandbox.jail"], ["-m", "rlif.sandbox.supervisor"]
+_DEVICES = {"null": "null", "full": "full", "zero": "full", "random": "random", "urandom": "urandom"}
+# /dev/full reads as zeros too. Memory that is mapped from /dev/zero would be shared memory that no limit counts.
 _FIRST_USER = 2_000_000_000  # beyond any account
 _BECOME = "import os, sys; u = int(sys.argv[1]); os.setgroups([]); os.setresgid(u, u, u); os.setresuid(u, u, u); " + (
     "os.execv(sys.argv[2], sys.argv[2:])"
@@ -69,19 +73,22 @@ def sandbox_command() -> Command:
         MachineError: bubblewrap is not installed.
     """
     bwrap, two_steps = find_bubblewrap(), _is_root_of_the_machine()
-    enter = [bwrap, *_visible_files(in_view=two_steps), "--proc", "/proc", "--dev", "/dev", "--dir", "/tmp"]
-    enter += [part for place in ("/dev/pts", "/dev", "/") for part in ("--remount-ro", place)]
+    enter = [bwrap, *_visible_files(in_view=two_steps), "--proc", "/proc", *_devices(), "--dir", "/tmp"]
+    enter += ["--remount-ro", "/dev", "--remount-ro", "/"]
     enter += ["--unshare-all", "--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--cap-drop", "ALL"]
     enter += ["--as-pid-1", "--die-with-parent", "--new-session", "--clearenv"]
-    environment = ENVIRONMENT | {"PYTHONPATH": f"{_INSIDE}/packages:{_INSIDE}"}
+    libraries = {"LD_LIBRARY_PATH": f"{_INSIDE}/lib"} if _library() else {}
+    environment = ENVIRONMENT | {"PYTHONPATH": f"{_INSIDE}/packages:{_INSIDE}"} | libraries
     enter += [part for name, value in environment.items() for part in ("--setenv", name, value)]
-    enter += ["--", _python(), *_WORKER]
+    enter += ["--", _python(), *_ENTER, _python(), *_WORKER]
     if not two_steps:
         return enter, {}, None
     user = _FIRST_USER + os.getpid()
-    view = [bwrap, *_visible_files(in_view=False), "--ro-bind", bwrap, bwrap, "--dir", "/tmp"]
+    view = [bwrap, *_visible_files(in_view=False), "--dir", "/tmp"]
+    view += [] if Path(bwrap).resolve().is_relative_to("/usr") else ["--ro-bind", bwrap, bwrap]
     view += ["--dev-bind", "/dev", "/dev", "--dev-bind", "/proc", "/proc", "--die-with-parent"]
     view += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    view += [part for name, value in libraries.items() for part in ("--setenv", name, value)]
     return [*view, "--", _python(), "-IS", "-c", _BECOME, str(user), *enter], {}, user
 
 
@@ -102,10 +109,8 @@ def _visible_files(in_view: bool) -> list[str]:
     for name in ("/etc/ld.so.cache", "/etc/alternatives", "/nix/store", "/gnu/store"):
         if os.path.exists(name):
             places[name] = Path(name)
-    prefix = Path(sys.base_prefix).resolve()
-    home = Path(os.path.expanduser("~")).resolve()
-    if not prefix.is_relative_to("/usr") and not home.is_relative_to(prefix):
-        places[str(prefix)] = prefix
+    if _moves():
+        places[f"{_INSIDE}/python"] = _prefix()
     places |= {f"{_INSIDE}/rlif/sandbox/{name}.py": Path(__file__).with_name(f"{name}.py") for name in _MODULES}
     if (numpy := importlib.util.find_spec("numpy")) and numpy.origin:
         package = Path(numpy.origin).parent
@@ -118,13 +123,44 @@ def _visible_files(in_view: bool) -> list[str]:
                 made.add(str(parent))
                 arguments += ["--perms", "0755", "--dir", str(parent)]
         arguments += ["--ro-bind", place if in_view else str(source), place]
+    if library := _library():
+        arguments += ["--perms", "0755", "--dir", f"{_INSIDE}/lib"]
+        arguments += ["--symlink", f"{_INSIDE}/python/lib/{library}", f"{_INSIDE}/lib/{library}"]
     return arguments
 
 
+def _devices() -> list[str]:
+    arguments = ["--tmpfs", "/dev", "--dir", "/dev/shm", "--symlink", "/proc/self/fd", "/dev/fd"]
+    for name, device in _DEVICES.items():
+        arguments += ["--dev-bind", f"/dev/{device}", f"/dev/{name}"]
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        arguments += ["--symlink", f"/proc/self/fd/{number}", f"/dev/{name}"]
+    return arguments
+
+
+def _prefix() -> Path:
+    return Path(sys.base_prefix).resolve()
+
+
+def _moves() -> bool:
+    """Returns whether Python lies in a folder of its own, which is seen as /sandbox/python inside."""
+    home = Path(os.path.expanduser("~")).resolve()
+    shared = ("/usr", "/nix/store", "/gnu/store")
+    return not home.is_relative_to(_prefix()) and not any(_prefix().is_relative_to(place) for place in shared)
+
+
+def _library() -> str | None:
+    """Returns the name of Python's shared library if Python moves: its path may be a part of the program's file."""
+    if not _moves() or not sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        return None
+    return sysconfig.get_config_var("INSTSONAME")
+
+
 def _python() -> str:
-    prefix = Path(sys.base_prefix).resolve()
-    named = prefix / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
-    return str(named if named.exists() else Path(sys.executable).resolve())
+    named = _prefix() / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    if not named.exists():
+        return str(Path(sys.executable).resolve())
+    return str(_INSIDE / "python" / "bin" / named.name if _moves() else named)
 
 
 def _is_root_of_the_machine() -> bool:

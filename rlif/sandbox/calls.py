@@ -125,7 +125,8 @@ def _print(error: BaseException) -> None:
             trace = trace.tb_next
         traceback.print_exception(type(error), error, trace)
     except BaseException:  # `__str__` is untrusted code, and memory may be used up
-        os.write(2, f"{type(error).__name__}\n".encode())
+        with contextlib.suppress(OSError):  # untrusted code may have made stderr non-blocking, and filled it
+            os.write(2, f"{type(error).__name__}\n".encode())
 
 
 def _answer_calls(pipe: socket.socket, load: Callable[[], None], namespace: dict[str, Any]) -> None:

@@ -2,36 +2,42 @@
 
 A jail is a set of namespaces that the kernel makes in about a millisecond and removes as a whole:
 
-    users       capabilities in here mean nothing outside; making further user namespaces is forbidden
+    users       capabilities in here mean nothing outside
     processes   the program can list and address its own processes only: no supervisor, no tester, no other program to
                 kill, trace or limit. When the jail's first process (init) ends, the kernel kills all others
     mounts      one tmpfs under /tmp and /dev/shm, the only writable place, new and of limited size
     IPC         System V and POSIX queues and segments end with it
 
-In addition: resource limits, no capabilities, no core dumps, and a seccomp filter. The filter refuses system calls
-that a solution does not need and that have a history of kernel bugs, and those (memfd, System V segments) whose memory
-no limit counts. Their numbers are known for x86_64 and aarch64. Standard library only.
+In addition: resource limits, no capabilities, no core dumps, and a filter of system calls (`rlif.sandbox.filters`),
+which also forbids further namespaces. Standard library only.
 """
 
 import contextlib
 import ctypes
-import errno
-import functools
 import math
 import os
-import platform
 import resource
+import shutil
 import signal
 import struct
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
-_CLONE_NEWUSER = 0x10000000
-_NEW_NAMESPACES = _CLONE_NEWUSER | 0x00020000 | 0x20000000 | 0x08000000  # users, mounts, processes, IPC
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND = 2, 4, 8, 4096
+from rlif.sandbox.filters import call_filter, call_number
+
+_CLONE_NEWUSER, _CLONE_NEWNS = 0x10000000, 0x00020000
+_NEW_NAMESPACES = _CLONE_NEWUSER | _CLONE_NEWNS | 0x20000000 | 0x08000000  # users, mounts, processes, IPC
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND, _MS_REC = 1, 2, 4, 8, 32, 4096, 16384
+_MNT_DETACH = 2
+_NEW_ROOT = "/tmp"  # an empty folder until then
+_LINKS = ("/", "/dev", "/sandbox/lib")  # folders of symbolic links
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 4, 22
 _INODES_PER_MIB = 256
-_MACHINES = {"x86_64": (0, 0xC000003E, 56), "aarch64": (1, 0xC00000B7, 220)}  # column below, AUDIT_ARCH_*, clone
+_OPEN_FILES = 256  # of a process
+# At most as many bytes of the kernel's memory belong to a mapping, an open file (a full pipe), a socket.
+_MAPPING_BYTES, _FILE_BYTES, _SOCKET_BYTES = 256, 64 << 10, 256 << 10
+_LOCK_REPORT = 2048  # bytes, some 60 for each lock; a read returns not much more than 4000
 
 _libc = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock, which a cloned process must hold
 _libc.syscall.restype = ctypes.c_long
@@ -43,6 +49,54 @@ def hide(hidden: bool = True) -> None:
         _check(_libc.prctl(_PR_SET_DUMPABLE, int(not hidden), 0, 0, 0), "prctl")
 
 
+def enter_new_root() -> None:
+    """Moves this process, the first in the sandbox, to a root whose mounts do not name the folders they come from.
+
+    A bind mount tells any reader of /proc/self/mountinfo the path of its source on the host. Here the same files are
+    seen through overlays, whose source is a path of the sandbox. Single files are copied. Where the kernel (before
+    Linux 5.11) does not let users make overlays, bind mounts remain.
+    """
+    user, group = os.getuid(), os.getgid()
+    places = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    _check(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS), "unshare")
+    _map_user(user, group)
+    _mount("tmpfs", _NEW_ROOT, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4m,mode=755")
+    os.mkdir(f"{_NEW_ROOT}/tmp")
+    for folder in filter(os.path.isdir, _LINKS):
+        os.makedirs(_NEW_ROOT + folder, exist_ok=True)
+        for entry in os.scandir(folder):
+            if entry.is_symlink():
+                os.symlink(os.readlink(entry.path), _NEW_ROOT + entry.path)
+    os.makedirs(f"{_NEW_ROOT}/dev/shm")
+    for place in sorted(set(places) - {"/", "/dev"}):
+        if not place.startswith("/proc/"):
+            _mount_again(place)
+    _mount(None, _NEW_ROOT, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
+    os.chdir(_NEW_ROOT)
+    _check(_libc.pivot_root(b".", b"."), "pivot_root")
+    _check(_libc.umount2(b".", _MNT_DETACH), "umount")
+    os.chdir("/")
+
+
+def _mount_again(place: str) -> None:
+    """Makes a mount of the old root visible in the new one."""
+    target = _NEW_ROOT + place
+    if os.path.isfile(place) and not os.path.exists(target):
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        shutil.copyfile(place, target)
+        return
+    if os.path.isdir(place):
+        os.makedirs(target, exist_ok=True)
+        if place != "/proc":
+            with contextlib.suppress(OSError):  # an overlay without a writable folder needs two others
+                flags = _MS_NOSUID | _MS_NODEV | _MS_RDONLY
+                _mount("overlay", target, "overlay", flags, f"lowerdir={place}:{_NEW_ROOT}/tmp")
+                return
+    elif not os.path.exists(target):
+        os.close(os.open(target, os.O_CREAT))
+    _mount(place, target, None, _MS_BIND | _MS_REC)
+
+
 def fork_into_jail() -> int:
     """Forks like `os.fork`; the child is init of a new jail. It may fork, but must run nothing untrusted.
 
@@ -50,25 +104,25 @@ def fork_into_jail() -> int:
         OSError: the kernel, or a policy such as AppArmor's, refuses.
     """
     user, group = os.getuid(), os.getgid()
-    _, _, clone = _machine()
-    _filter()  # computed once, here, rather than in every jail
-    process = _check(_libc.syscall(clone, _NEW_NAMESPACES | signal.SIGCHLD, 0, 0, 0, 0), "clone")
+    call_filter()  # computed once, here, rather than in every jail
+    process = _check(_libc.syscall(call_number("clone"), _NEW_NAMESPACES | signal.SIGCHLD, 0, 0, 0, 0), "clone")
     if process == 0:
         hide(False)  # /proc/self/uid_map belongs to root while the process is hidden
-        _write("/proc/self/setgroups", "deny")
-        _write("/proc/self/uid_map", f"{user} {user} 1")
-        _write("/proc/self/gid_map", f"{group} {group} 1")
+        _map_user(user, group)
         hide()
     return process
 
 
 def mount_disk(disk_mib: int) -> None:
     """Mounts the jail's own /proc and disk, and changes to /tmp. For init of the jail."""
-    _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+    flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    try:
+        _mount("proc", "/proc", "proc", flags, "subset=pid")  # no more than processes
+    except OSError:  # before Linux 5.8
+        _mount("proc", "/proc", "proc", flags)
     size = f"size={disk_mib}m,mode=1777,nr_inodes={_INODES_PER_MIB * disk_mib}"
     _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, size)
     _mount("/tmp", "/dev/shm", None, _MS_BIND)
-    _write("/proc/sys/user/max_user_namespaces", "0")
     os.chdir("/tmp")
 
 
@@ -86,7 +140,10 @@ def set_limits(limits: Mapping[str, float], more_processes: int = 0) -> None:
         (resource.RLIMIT_AS, memory, memory),
         (resource.RLIMIT_FSIZE, disk, disk),
         (resource.RLIMIT_CORE, 0, 0),
-        (resource.RLIMIT_NOFILE, 256, 256),
+        (resource.RLIMIT_NOFILE, _OPEN_FILES, _OPEN_FILES),
+        (resource.RLIMIT_SIGPENDING, 256, 256),
+        (resource.RLIMIT_MSGQUEUE, 0, 0),
+        (resource.RLIMIT_MEMLOCK, 0, 0),
         (resource.RLIMIT_NPROC, processes, processes),
     ):
         _, ceiling = resource.getrlimit(kind)
@@ -125,98 +182,69 @@ def drop_privileges() -> None:
     """Drops every capability in the jail and installs the filter of system calls."""
     header = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
     _check(_libc.capset(header, bytes(24)), "capset")
-    code = ctypes.create_string_buffer(_filter())
-    program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(_filter()) // 8, ctypes.addressof(code)))
+    code = ctypes.create_string_buffer(call_filter())
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(call_filter()) // 8, ctypes.addressof(code)))
     _check(_libc.prctl(_PR_SET_SECCOMP, 2, program, 0, 0), "seccomp")
 
 
-def memory_of(process: int) -> int:
-    """Returns the resident bytes of a process, shared memory in proportion; 0 when it has ended."""
-    with contextlib.suppress(OSError), open(f"/proc/{process}/smaps_rollup") as report:
-        return 1024 * sum(int(line.split()[1]) for line in report if line.startswith("Pss:"))
-    with contextlib.suppress(OSError), open(f"/proc/{process}/statm") as report:  # where the former is not readable
-        resident, shared = (int(pages) for pages in report.read().split()[1:3])
-        return (resident - shared) * resource.getpagesize()
+def memory_in_use(but: set[int], enough: int) -> int:
+    """Returns the bytes in use by all processes of this namespace but these, the kernel's own for them included.
+
+    Counted are resident and swapped pages, shared ones in proportion, and page tables; and at the most that they can
+    hold: mappings, open files (a pipe, for instance), sockets. Stops once it is more than enough.
+    """
+    total = _SOCKET_BYTES * _sockets() + (enough if _many_locks() else 0)
+    for name in os.listdir("/proc"):
+        if total > enough:
+            break
+        if name.isdigit() and int(name) not in but:
+            total += _memory_of(f"/proc/{name}")
+    return total
+
+
+def _memory_of(process: str) -> int:
+    kept = _sum_of(f"{process}/status", ("VmRSS:", "VmSwap:"))
+    if not kept:  # it has ended, and nobody has waited for it
+        return 0
+    try:
+        pages = _sum_of(f"{process}/smaps_rollup", ("Pss:", "SwapPss:"))
+        mappings = Path(f"{process}/maps").read_bytes().count(b"\n")
+        files = len(os.listdir(f"{process}/fd"))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    except OSError:  # it runs a file that it cannot read, so others cannot read this; counts as much as it can have
+        pages, mappings, files = kept, 0, _OPEN_FILES
+    return pages + _sum_of(f"{process}/status", ("VmPTE:",)) + _MAPPING_BYTES * mappings + _FILE_BYTES * files
+
+
+def _sum_of(path: str, kinds: tuple[str, ...]) -> int:
+    """Returns the bytes of these lines; 0 if the process has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(path) as report:
+        return 1024 * sum(int(line.split()[1]) for line in report if line.startswith(kinds))
     return 0
 
 
-_SYSTEM_CALLS = {  # number on x86_64, on aarch64
-    "shmget": (29, 194),
-    "ptrace": (101, 117),
-    "pivot_root": (155, 41),
-    "mount": (165, 40),
-    "umount2": (166, 39),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-    "unshare": (272, 97),
-    "vmsplice": (278, 75),
-    "perf_event_open": (298, 241),
-    "name_to_handle_at": (303, 264),
-    "open_by_handle_at": (304, 265),
-    "setns": (308, 268),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "kcmp": (312, 272),
-    "memfd_create": (319, 279),
-    "bpf": (321, 280),
-    "userfaultfd": (323, 282),
-    "io_uring_setup": (425, 425),
-    "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427),
-    "open_tree": (428, 428),
-    "move_mount": (429, 429),
-    "fsopen": (430, 430),
-    "fsconfig": (431, 431),
-    "fsmount": (432, 432),
-    "fspick": (433, 433),
-    "pidfd_getfd": (438, 438),
-    "mount_setattr": (442, 442),
-    "memfd_secret": (447, 447),
-}
-_CLONE3 = 435
-_X32 = 0x40000000
-_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+def _sockets() -> int:
+    """Returns the number of sockets of this network, those that no process has open included."""
+    with open("/proc/self/net/sockstat") as report:
+        return int(report.readline().split()[2])
 
 
-@functools.cache
-def _filter() -> bytes:
-    """Assembles the filter for the kernel: each instruction is eight bytes."""
-    column, architecture, clone = _machine()
-    refuse, unknown = (_RETURN, 0, 0, _ERRNO | errno.EPERM), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)
-    program = [
-        (_LOAD, 0, 0, 4),  # the architecture the call is made for
-        (_JUMP_EQUAL, 1, 0, architecture),
-        refuse,
-        (_LOAD, 0, 0, 0),  # the call's number
-        (_JUMP_AT_LEAST, 0, 1, _X32),
-        refuse,
-        (_JUMP_EQUAL, 0, 1, _CLONE3),  # a filter cannot read its flags; libraries fall back to clone
-        unknown,
-    ]
-    for numbers in _SYSTEM_CALLS.values():
-        program += [(_JUMP_EQUAL, 0, 1, numbers[column]), refuse]
-    program += [
-        (_JUMP_EQUAL, 0, 3, clone),
-        (_LOAD, 0, 0, 16),  # clone's flags
-        (_JUMP_BITS, 0, 1, _CLONE_NEWUSER),
-        refuse,
-        (_RETURN, 0, 0, _ALLOW),
-    ]
-    return b"".join(struct.pack("=HBBI", *line) for line in program)
+def _many_locks() -> bool:
+    """Returns whether there are more locks of files than a program needs; the kernel does not limit their number."""
+    with open("/proc/locks", "rb", buffering=0) as report:
+        return len(report.read(2 * _LOCK_REPORT) or b"") > _LOCK_REPORT
 
 
-def _machine() -> tuple[int, int, int]:
-    name = platform.machine()
-    if name not in _MACHINES or sys.maxsize < 1 << 32:
-        raise OSError(errno.ENOSYS, f"jails are made on {' and '.join(_MACHINES)} (64 bits), and this is {name}")
-    return _MACHINES[name]
-
-
-def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
     text = [None if part is None else part.encode() for part in (source, target, kind, options)]
     _check(_libc.mount(text[0], text[1], text[2], ctypes.c_ulong(flags), text[3]), f"mounting {target}")
+
+
+def _map_user(user: int, group: int) -> None:
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"{user} {user} 1")
+    _write("/proc/self/gid_map", f"{group} {group} 1")
 
 
 def _write(path: str, text: str) -> None:
@@ -232,3 +260,8 @@ def _check(result: int, what: str) -> int:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
     return result
+
+
+if __name__ == "__main__":
+    enter_new_root()
+    os.execv(sys.argv[1], sys.argv[1:])

@@ -56,7 +56,8 @@ class Outcome:
 
     Args:
         status: "ok" (exit code 0; with tests, all passed), "error" (exception, other exit code, failed test),
-            "timeout", "memory", "output" (too much of it), "killed" (it ended together with its sandbox).
+            "timeout", "memory", "output" (too much of it), "killed" (it ended together with its sandbox), "broken" (two
+            sandboxes could not run it).
         stdout: the program's, as UTF-8, at most `output_bytes`.
         stderr: the last few KB, those of the tests included.
         exit_code: exit code of the tests, or of the program if there are none; -n for signal n; None if it was ended.

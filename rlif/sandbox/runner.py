@@ -8,33 +8,51 @@
     verdict   an exit status, read from outside the jail: of the program, or of its tests, which run in another process
               and receive plain data (`rlif.sandbox.calls`). The caller compares what a program printed, outside
 
-The files, in reading order: runner.py (front door), program.py (`Program`, `Limits`, `Outcome`), host.py (starts one
-sandbox, sends it programs), bubblewrap.py (the command that enters it); inside it supervisor.py, jail.py, calls.py and
-values.py, which use the standard library alone. Imports errors only. `__init__.py` is mounted inside and stays empty.
+The files, in reading order: runner.py (front door), program.py (`Program`, `Limits`, `Outcome`), backend.py (what can
+run programs instead of bubblewrap), host.py (starts one sandbox, sends it programs), bubblewrap.py (the command that
+enters it); inside it supervisor.py, jail.py, filters.py, calls.py and values.py, which use the standard library alone.
+Imports errors only. `__init__.py` is mounted inside and stays empty.
 
 When a program exceeds its time or output, or breaks the sandbox, the host discards that sandbox. The other programs
-continue in a new one. A sandbox that cannot be made is a `MachineError`, never a verdict.
+continue in a new one. A program that breaks two sandboxes has the status "broken"; their number is logged. A sandbox
+that cannot be made at all is a `MachineError`, never a verdict.
 
-Stopped: reading and writing files of the host, its environment, its network and its processes; fork bombs; memory
-(address space of each process; resident memory of all of a program's, checked 20 times a second, so it can overshoot
-by what is written in between); disk, output and time; processes, files, sockets and queues left for the next program;
-forged verdicts. Not stopped: bugs of the kernel; side channels; load on processors and memory bus (a busy machine makes
-programs slow, hence more time-outs); kernel memory of pipes and sockets, bounded by their number only; reading the kind
-of machine in /proc and the names of files under /usr and Python's folder. Made for scoring what a model wrote, not
-for a service that strangers can reach. Needs Linux on x86_64 or aarch64 with unprivileged user namespaces.
+Stopped:
+
+    the host            its files, environment, network (every family of sockets but UNIX, inside), processes, keys, and
+                        the paths of its folders in /proc, which shows processes only
+    system calls        all but those that Python needs (`rlif.sandbox.filters`)
+    memory              of each process: address space. Of a program: resident and swapped pages, page tables, mappings,
+                        open files with their pipes, sockets with their queues, locks, checked 20 times a second, so it
+                        can overshoot by what is taken in between. Shared memory without a file, System V and POSIX
+                        queues, semaphores and segments, larger pipes and buffers, watches and timers are refused
+    other limits        processes, disk and its inodes, output, time, pending signals
+    other programs      nothing is left for the next one, and no order of programs ends a run
+    verdicts            cannot be forged; stderr that is full or does not block changes none
+
+Not stopped: bugs of the kernel; side channels; load on processors and memory bus (a busy machine makes programs slow,
+hence more time-outs); the names of files under /usr and Python's folder, the kind of disk they lie on, and before Linux
+5.11 or where overlays cannot be stacked the paths that they were mounted from. Python's `mmap.mmap(-1, n)` fails,
+because it is shared memory without a file; memory shared by `multiprocessing` works. Made for scoring what a model
+wrote, not for a service that strangers can reach. Needs Linux on x86_64 or aarch64 with unprivileged user namespaces.
 """
 
+import contextlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 
 from rlif.errors import MachineError, RecipeError
-from rlif.sandbox.bubblewrap import find_bubblewrap
-from rlif.sandbox.host import Sandbox, SandboxBroken
+from rlif.sandbox.backend import Backend, Local, Worker, chosen_backend
+from rlif.sandbox.host import SandboxBroken
 from rlif.sandbox.program import Limits, Outcome, Program
 
 __all__ = ["Limits", "Outcome", "Program", "require_sandbox", "run_programs"]
+
+logger = logging.getLogger(__name__)
+_RESTART_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)  # waits before a sandbox is tried again, where one could be made before
 
 
 def run_programs(
@@ -43,6 +61,7 @@ def run_programs(
     *,
     workers: int | None = None,
     unsafe_local: bool = False,
+    backend: Backend | None = None,
     on_outcome: Callable[[int, Outcome], None] | None = None,
 ) -> list[Outcome]:
     r"""Runs programs in sandboxes, several at a time.
@@ -61,6 +80,7 @@ def run_programs(
             accidents: endless loops, runaway memory of one process. It does NOT stop a program from reading your
             files and keys, using the network, killing your processes (and so its judge), forging its verdict, leaving
             files and processes behind or, as root, forking without end.
+        backend: what runs them; left out, the one that RLIF_SANDBOX names, or bubblewrap (`rlif.sandbox.backend`).
         on_outcome: called in this thread as each program ends, with its index.
 
     Returns:
@@ -69,30 +89,24 @@ def run_programs(
     Raises:
         MachineError: bubblewrap is missing, or cannot make a sandbox here.
     """
-    if not unsafe_local:
-        find_bubblewrap()
+    backend = Local() if unsafe_local else backend or chosen_backend()
+    backend.check()
     if workers is not None and workers < 1:
         raise RecipeError(f"workers must be at least 1, not {workers}.")
     cancelled = threading.Event()
-    idle: list[Sandbox] = []
+    available = _Workers(backend, cancelled)
 
     def run(program: Program) -> Outcome:
         reason = ""
         for _ in range(2):
+            worker = available.take()
             try:
-                sandbox = idle.pop()
-            except IndexError:
-                sandbox = Sandbox(unsafe_local, cancelled)
-            try:
-                return sandbox.run(program, program.limits or limits or Limits())
+                return worker.run(program, program.limits or limits or Limits())
             except SandboxBroken as error:
                 reason = str(error)
             finally:
-                if sandbox.spent:
-                    sandbox.close()
-                else:
-                    idle.append(sandbox)
-        raise MachineError(f"the sandbox broke twice in a row ({reason}).")
+                available.give_back(worker)
+        return Outcome("broken", "", f"the sandbox broke twice: {reason}", None, 0.0)
 
     outcomes: dict[int, Outcome] = {}
     with ThreadPoolExecutor(max(1, min(workers or _processors(), len(programs)))) as pool:
@@ -107,9 +121,49 @@ def run_programs(
         finally:
             cancelled.set()
             wait([future for future in futures if not future.cancel()])
-            for sandbox in idle:  # before the pool's threads end: the kernel kills a sandbox with its thread
-                sandbox.close()
+            available.close()  # before the pool's threads end: the kernel kills a sandbox with its thread
+    if broken := [outcome.stderr for outcome in outcomes.values() if outcome.status == "broken"]:
+        logger.warning(
+            "%d of %d programs have no verdict and count as failed: %s", len(broken), len(programs), broken[0]
+        )
     return [outcomes[index] for index in range(len(programs))]
+
+
+class _Workers:
+    """Workers that are idle, and new ones where there are none."""
+
+    def __init__(self, backend: Backend, cancelled: threading.Event) -> None:
+        self.backend, self.cancelled = backend, cancelled
+        self.idle: list[Worker] = []
+        self.started = False
+
+    def take(self) -> Worker:
+        """Returns an idle worker or starts one. Tries again for a while if one could be started before."""
+        with contextlib.suppress(IndexError):
+            return self.idle.pop()
+        delays = iter(_RESTART_SECONDS)
+        while True:
+            try:
+                worker = self.backend.start(self.cancelled)
+            except (MachineError, OSError) as error:  # an OSError if the machine has no process or file left
+                delay = next(delays, None) if self.started else None
+                if delay is None or self.cancelled.wait(delay):
+                    raise MachineError(str(error)) from error
+            else:
+                self.started = True
+                return worker
+
+    def give_back(self, worker: Worker) -> None:
+        """Keeps a worker for the next program, unless it is spent."""
+        if worker.spent:
+            worker.close()
+        else:
+            self.idle.append(worker)
+
+    def close(self) -> None:
+        """Ends the idle workers."""
+        for worker in self.idle:
+            worker.close()
 
 
 def require_sandbox() -> None:
@@ -118,7 +172,9 @@ def require_sandbox() -> None:
     Raises:
         MachineError: bubblewrap is missing or cannot make namespaces; the sentence says what to do.
     """
-    Sandbox().close()
+    backend = chosen_backend()
+    backend.check()
+    backend.start(threading.Event()).close()
 
 
 def _processors() -> int:

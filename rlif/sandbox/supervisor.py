@@ -118,7 +118,7 @@ class Supervisor:
             broken = report.removeprefix("+") or judge.report.decode(errors="replace")
             return {"broken": broken or "no report from the jail"}
         if judge is init:
-            judge.exit = int(report[1:]) if report[1:] else None
+            judge.exit = int(report[1:]) if report[1:].lstrip("-").isdigit() else None
         return {"out_of_memory": out_of_memory, "exit": judge.exit}
 
     def _fork(self, body: Callable[[], None], descriptors: list[int], fork: Callable[[], int] = os.fork) -> Child:
@@ -138,6 +138,11 @@ class Supervisor:
 
     def _become_tester(self, limits: dict[str, float]) -> None:
         os.setsid()
+        with contextlib.suppress(OSError):  # where there is no /proc
+            # Opens stderr again, because the program shares the other and can make it non-blocking.
+            again = os.open("/proc/self/fd/2", os.O_WRONLY)
+            os.dup2(again, 2)
+            os.close(again)
         jail.set_limits(limits, self.counted)
         os._exit(run_tests(_read(_TEXT).decode("utf-8", "surrogatepass"), socket.socket(fileno=_CALLS)))
 
@@ -178,7 +183,7 @@ class Supervisor:
                 raise HostClosed
             if judge.pipe in ready and not judge.read():
                 return False
-            if not ready and not self.local and _memory_in_use(ours) > memory:
+            if not ready and not self.local and jail.memory_in_use(ours, memory) > memory:
                 return True
 
     def _kill_all(self, children: list[Child]) -> None:
@@ -199,11 +204,6 @@ class Supervisor:
             while child.read():
                 pass
             os.close(child.pipe)
-
-
-def _memory_in_use(but: set[int]) -> int:
-    processes = {int(name) for name in os.listdir("/proc") if name.isdigit()}
-    return sum(map(jail.memory_of, processes - but))
 
 
 def _kill_group(leader: int) -> None:

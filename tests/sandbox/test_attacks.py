@@ -11,9 +11,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from support import sandbox_attacks
+from support import attack_kinds, kernel_attacks, sandbox_attacks
+from support.attack_kinds import PATIENT, Attack
 from support.commands import ROOT
-from support.sandbox_attacks import FORGERIES, PATIENT, RESOURCES, Attack
+from support.sandbox_attacks import FORGERIES, RESOURCES
 
 from rlif.sandbox.runner import Program, run_programs
 
@@ -37,7 +38,9 @@ def test_no_attack_succeeds_on_another_user():
         shutil.copytree(ROOT / "rlif/sandbox", Path(folder) / "rlif/sandbox")
         for path in (ROOT / "rlif").glob("*.py"):
             shutil.copy(path, Path(folder) / "rlif")
-        shutil.copy(sandbox_attacks.__file__, folder)
+        for module in (sandbox_attacks, kernel_attacks, attack_kinds):
+            (Path(folder) / "support").mkdir(exist_ok=True)
+            shutil.copy(module.__file__, f"{folder}/support")
         subprocess.check_call(["chmod", "-R", "a+rX", folder])
         nobody = [
             "setpriv",
@@ -48,7 +51,7 @@ def test_no_attack_succeeds_on_another_user():
             "-i",
             f"PATH={os.environ['PATH']}",
         ]
-        command = [*nobody, f"PYTHONPATH={folder}", python, "-B", f"{folder}/sandbox_attacks.py"]
+        command = [*nobody, f"PYTHONPATH={folder}", python, "-B", "-m", "support.sandbox_attacks"]
         done = subprocess.run(command, capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {}
@@ -87,3 +90,29 @@ def test_other_programs_keep_their_verdicts_beside_attacks():
     assert len(programs) >= 200
     outcomes = run_programs([attack.program for attack in programs], PATIENT)
     assert [o for attack, o in zip(programs, outcomes, strict=True) if not attack.held(o)] == []
+
+
+def sequence(attacks: list[tuple[str, Attack]], **options: int) -> dict[str, str]:
+    """Runs attacks with a harmless program after each; returns what came out otherwise than it should."""
+    harmless = Attack(Program("print(int(input()) + 1)", "1"), lambda o: (o.status, o.stdout) == ("ok", "2\n"))
+    pairs = [pair for name, attack in attacks for pair in ((name, attack), (f"after {name}", harmless))]
+    outcomes = run_programs([attack.program for _, attack in pairs], PATIENT, **options)
+    return {
+        name: str(outcome) for (name, attack), outcome in zip(pairs, outcomes, strict=True) if not attack.held(outcome)
+    }
+
+
+@sandboxed
+def test_no_sequence_of_programs_ends_an_evaluation():
+    """Each ends itself only, in one sandbox, whatever it does to itself, its children and whoever waits for it."""
+    assert sequence([*kernel_attacks.chaos().items()], workers=1) == {}
+
+
+@sandboxed
+@pytest.mark.sweep
+def test_attacks_in_every_order():
+    every = FORGERIES | RESOURCES | kernel_attacks.SHARED | kernel_attacks.MEMORY | kernel_attacks.chaos()
+    for seed in range(5):
+        attacks = [*every.items()]
+        random.Random(seed).shuffle(attacks)
+        assert sequence(attacks, workers=seed % 3 + 1) == {}

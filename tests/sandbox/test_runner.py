@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from support.sandbox_attacks import FORGERIES, PATIENT, RESOURCES, Attack
+from support.attack_kinds import PATIENT, Attack
+from support.sandbox_attacks import FORGERIES, RESOURCES
 
 from rlif.errors import RlifError
 from rlif.sandbox.runner import Limits, Outcome, Program, require_sandbox, run_programs

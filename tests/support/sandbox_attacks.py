@@ -12,55 +12,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Iterator
 
-from rlif.sandbox.runner import Limits, Outcome, Program, run_programs
+import rlif
+from rlif.sandbox.runner import Outcome, Program, run_programs
+from support import kernel_attacks
+from support.attack_kinds import PATIENT, QUICK, Attack, forges, strains, tries
 
 SECRET = "s3cr3t-" + "of-the-caller"
-QUICK = Limits(seconds=0.5, memory_mib=256, processes=16, output_bytes=10_000, disk_mib=8)
-PATIENT = replace(QUICK, seconds=30.0)  # for programs that end by themselves, also on a busy machine
-TWO = "assert call('f', 2) == 4"
-
-
-class Attack(NamedTuple):
-    """A program, and what must be true of its outcome."""
-
-    program: Program
-    held: Callable[[Outcome], bool]
-
-
-def ends(*statuses: str) -> Callable[[Outcome], bool]:
-    return lambda outcome: outcome.status in statuses and "PWNED" not in outcome.stdout + outcome.stderr
-
-
-def silent(outcome: Outcome) -> bool:
-    """Whether the program ran to its end and nothing that it tried worked."""
-    return outcome.status == "ok" and outcome.stdout == "done\n"
-
-
-def tries(source: str) -> Attack:
-    return Attack(Program(TRYING + source + "\nprint('done')", limits=PATIENT), silent)
-
-
-def forges(source: str, tests: str = TWO) -> Attack:
-    return Attack(Program(source, tests=tests, limits=QUICK), ends("error", "timeout", "killed", "memory"))
-
-
-TRYING = """
-import ctypes, os, signal, socket, sys
-libc = ctypes.CDLL(None, use_errno=True)
-def attempt(label, action):
-    try:
-        found = action()
-    except (OSError, ValueError, PermissionError):
-        return
-    if found is not False:
-        print("PWNED", label, repr(found)[:200])
-def call(label, *arguments):
-    attempt(label, lambda: libc.syscall(*arguments) >= 0)
-"""
 
 SCAN = """
 import re
@@ -175,7 +134,20 @@ FORGERIES = {
 def confinement(place: str, port: int, abstract: str) -> dict[str, Attack]:
     """Attacks on the host: a file with a secret, a TCP port, an abstract socket, this process."""
     home = os.path.expanduser("~/.bashrc")
+    package = os.path.dirname(os.path.dirname(rlif.__file__))
+    names = {package, os.path.dirname(place), os.path.dirname(home), sys.prefix, sys.base_prefix}
+    names = sorted(name for name in names if not name.startswith("/usr"))
     return {
+        "reads paths of the host in /proc": tries(
+            f"names = {names}\ndef found(text): return any(name in text for name in names)\n"
+            "kinds = 'mountinfo mounts mountstats maps smaps numa_maps environ cmdline cgroup auxv stack'.split()\n"
+            "for process in ('self', '1', 'thread-self', 'self/task/' + str(os.getpid())):\n"
+            " for kind in kinds:\n"
+            "  attempt(kind, lambda: found(open(f'/proc/{process}/{kind}', errors='replace').read()))\n"
+            " for link in ('exe', 'cwd', 'root', *(f'fd/{n}' for n in range(20))):\n"
+            "  attempt(link, lambda: found(os.readlink(f'/proc/{process}/{link}')))\n"
+            "attempt('python', lambda: found(str((sys.path, sys.prefix, sys.executable, os.__file__))))"
+        ),
         "reads the caller's environment": tries(
             "import glob\nfor path in [p for kind in ('*/environ', '*/cmdline', '*/task/*/environ') for p in"
             " glob.glob('/proc/' + kind)]:\n"
@@ -190,10 +162,8 @@ def confinement(place: str, port: int, abstract: str) -> dict[str, Attack]:
         ),
         "reaches the network": tries(
             f"attempt('tcp', lambda: socket.create_connection(('127.0.0.1', {port}), 1))\n"
-            "u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
-            "attempt('udp', lambda: u.sendto(b'x', ('192.0.2.1', 53)))\n"
-            "u = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)\n"
-            "attempt('udp6', lambda: u.sendto(b'x', ('2001:db8::1', 53)))\n"
+            "for family in (socket.AF_INET, socket.AF_INET6, socket.AF_VSOCK, socket.AF_NETLINK):\n"
+            " attempt(family, lambda: socket.socket(family, socket.SOCK_DGRAM))\n"
             "attempt('dns', lambda: socket.getaddrinfo('example.org', 80))\n"
             f"attempt('abstract', lambda: socket.socket(socket.AF_UNIX).connect('\\0{abstract}'))\n"
             "attempt('raw', lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))\n"
@@ -254,19 +224,6 @@ CONFINEMENT = {
         "attempt('priority', lambda: os.nice(-1))\n"
         "import resource\nattempt('limit', lambda: resource.setrlimit(resource.RLIMIT_AS, (-1, -1)))"
     ),
-    "makes refused system calls": tries(
-        "from rlif.sandbox.jail import _SYSTEM_CALLS, _machine\n"
-        "column, _, clone = _machine()\n"
-        "for name, numbers in _SYSTEM_CALLS.items():\n"
-        " libc.syscall(numbers[column], -1, 0, 0, 0, 0)\n attempt(name, lambda: ctypes.get_errno() != 1)\n"
-        "for flags in (0x10000000, 0x10000000 | 0x00020000):\n"
-        " libc.syscall(clone, flags | 17, 0, 0, 0, 0)\n attempt('clone', lambda: ctypes.get_errno() != 1)\n"
-        "libc.syscall(435, 0, 0)\nattempt('clone3', lambda: ctypes.get_errno() != 38)\n"
-        "libc.syscall(0x40000000 + 39)\nattempt('x32', lambda: ctypes.get_errno() not in (1, 38))\n"
-        "libc.unshare(0x10000000)\nattempt('unshare', lambda: ctypes.get_errno() != 1)\n"
-        "libc.mount(b'tmpfs', b'/tmp', b'tmpfs', 0, None)\nattempt('mount', lambda: ctypes.get_errno() != 1)\n"
-        "libc.umount2(b'/proc', 2)\nattempt('umount', lambda: ctypes.get_errno() != 1)"
-    ),
     "makes a program with rights": tries(
         "import shutil, subprocess\n"
         "for name in ('/bin/su', '/usr/bin/passwd', '/usr/bin/newuidmap'):\n"
@@ -288,10 +245,6 @@ CONFINEMENT = {
 }
 
 
-def strains(*statuses: str, source: str, limits: Limits = PATIENT) -> Attack:
-    return Attack(Program(source, limits=limits), ends(*statuses))
-
-
 RESOURCES = {
     "endless output": strains(
         "output", source="import os\nwhile True:\n try: os.write(1, b'x' * 65536)\n except OSError: pass"
@@ -307,11 +260,6 @@ RESOURCES = {
         "memory",
         source="import os, time\nfor _ in range(8):\n if os.fork() == 0: break\n"
         "x = b'x' * (100 << 20)\ntime.sleep(100)",
-    ),
-    "large processes that hide": strains(
-        "memory",
-        source="import ctypes, os, time\nfor _ in range(8):\n if os.fork() == 0: break\n"
-        "ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)\nx = b'x' * (100 << 20)\ntime.sleep(100)",
     ),
     "many open files": strains("error", source="import os\nwhile True: os.dup(0)"),
     "crashes": Attack(Program("import ctypes\nctypes.string_at(0)"), lambda outcome: outcome.exit_code == -11),
@@ -337,15 +285,9 @@ TRACES = {  # what one program leaves, and how the next looks for it
     "a disk made useless": ("os.chmod('/tmp', 0)", "open('/tmp/x', 'w').write('x')"),
     "a daemon": (
         "if os.fork() == 0:\n os.setsid()\n if os.fork():\n  os._exit(0)\n s = socket.socket(socket.AF_UNIX)\n"
-        " s.bind('\\0left')\n s.listen()\n t = socket.socket()\n t.bind(('127.0.0.1', 5555))\n t.listen()\n"
-        " os.close(1)\n signal.pause()\nos.wait()",
+        " s.bind('\\0left')\n s.listen()\n os.close(1)\n signal.pause()\nos.wait()",
         "attempt('daemon', lambda: os.kill(-1, 0))\n"
-        "attempt('abstract', lambda: socket.socket(socket.AF_UNIX).connect('\\0left'))\n"
-        "attempt('port', lambda: socket.create_connection(('127.0.0.1', 5555), 1))",
-    ),
-    "a message queue": (
-        "rt = ctypes.CDLL('librt.so.1')\nassert rt.mq_open(b'/left', 0o102, 0o600, None) >= 0",
-        "attempt('queue', lambda: ctypes.CDLL('librt.so.1').mq_open(b'/left', 0) >= 0)",
+        "attempt('abstract', lambda: socket.socket(socket.AF_UNIX).connect('\\0left'))",
     ),
     "itself in memory": (
         "mark = 'the mark is 31337'\nsys.stderr.write(mark)",
@@ -388,6 +330,7 @@ def survivors() -> dict[str, Outcome]:
     """Runs all attacks as the present user."""
     with secrets() as host:
         found = run(FORGERIES | CONFINEMENT | RESOURCES | host)
+    found |= run(kernel_attacks.CALLS | kernel_attacks.MEMORY | kernel_attacks.SHARED)
     traces = {
         f"{step} {what}": tries(part) for what, parts in TRACES.items() for step, part in zip("12", parts, strict=True)
     }

@@ -28,7 +28,6 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "PYTHONUTF8": "1",
     "PYTHONHASHSEED": "0",
-    "PYTHONSAFEPATH": "1",
     "PYTHONNOUSERSITE": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
     "OMP_NUM_THREADS": "1",
@@ -36,8 +35,8 @@ ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
 }
 _INSIDE = Path("/sandbox")
-_MODULES = ("__init__", "supervisor", "jail", "calls", "values")
-_WORKER = ["-m", "rlif.sandbox.supervisor"]
+_MODULES = ("__init__", "supervisor", "jail", "calls", "values", "start/sitecustomize")
+_WORKER = "program.py"  # does not exist yet: see `rlif.sandbox.start`
 _FIRST_USER = 2_000_000_000  # beyond any account
 _BECOME = "import os, sys; u = int(sys.argv[1]); os.setgroups([]); os.setresgid(u, u, u); os.setresuid(u, u, u); " + (
     "os.execv(sys.argv[2], sys.argv[2:])"
@@ -73,9 +72,10 @@ def sandbox_command() -> Command:
     enter += [part for place in ("/dev/pts", "/dev", "/") for part in ("--remount-ro", place)]
     enter += ["--unshare-all", "--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--cap-drop", "ALL"]
     enter += ["--as-pid-1", "--die-with-parent", "--new-session", "--clearenv"]
-    environment = ENVIRONMENT | {"PYTHONPATH": f"{_INSIDE}/packages:{_INSIDE}"}
+    paths = f"{_INSIDE}/packages:{_INSIDE}:{_INSIDE}/rlif/sandbox/start"
+    environment = ENVIRONMENT | {"PYTHONPATH": paths, "RLIF_SANDBOX": "jails"}
     enter += [part for name, value in environment.items() for part in ("--setenv", name, value)]
-    enter += ["--", _python(), *_WORKER]
+    enter += ["--", _python(), f"/tmp/{_WORKER}"]
     if not two_steps:
         return enter, {}, None
     user = _FIRST_USER + os.getpid()
@@ -85,9 +85,11 @@ def sandbox_command() -> Command:
     return [*view, "--", _python(), "-IS", "-c", _BECOME, str(user), *enter], {}, user
 
 
-def local_command() -> Command:
-    """Builds the command that starts the worker without a sandbox."""
-    return [sys.executable, *_WORKER, "--local"], ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parents[2])}, None
+def local_command(folder: str) -> Command:
+    """Builds the command that starts the worker without a sandbox; programs run in the folder."""
+    paths = f"{Path(__file__).parents[2]}:{Path(__file__).with_name('start')}"
+    environment = ENVIRONMENT | {"PYTHONPATH": paths, "RLIF_SANDBOX": "local"}
+    return [sys.executable, f"{folder}/{_WORKER}"], environment, None
 
 
 def _visible_files(in_view: bool) -> list[str]:
@@ -106,7 +108,7 @@ def _visible_files(in_view: bool) -> list[str]:
     home = Path(os.path.expanduser("~")).resolve()
     if not prefix.is_relative_to("/usr") and not home.is_relative_to(prefix):
         places[str(prefix)] = prefix
-    places |= {f"{_INSIDE}/rlif/sandbox/{name}.py": Path(__file__).with_name(f"{name}.py") for name in _MODULES}
+    places |= {f"{_INSIDE}/rlif/sandbox/{name}.py": Path(__file__).parent / f"{name}.py" for name in _MODULES}
     if (numpy := importlib.util.find_spec("numpy")) and numpy.origin:
         package = Path(numpy.origin).parent
         folders = [folder for folder in (package, package.with_name("numpy.libs")) if folder.is_dir()]

@@ -9,7 +9,7 @@ from rlif.sandbox.runner import Limits, Program
 from rlif.tasks.code.programs import Trial
 from rlif.types import Problem
 
-LIMITS = Limits(seconds=600, memory_mib=4096)  # each call has its own limit of time
+LIMITS = Limits(seconds=600, memory_mib=4096)  # importing the program and each call have their own limits of time
 ORACLE = Path(__file__).with_name("evalplus_oracle.py").read_text(encoding="utf-8")
 
 
@@ -53,7 +53,7 @@ def plus_trials(problem: Problem, source: str, *, extra: bool, stored: bool = Fa
     data = problem.data
     spec = {key: data[key] for key in ("name", "number", "atol")}
     spec |= {"reference": f"{data['prompt']}{problem.gold}", "stored": stored} | ({"source": ORACLE} if stored else {})
-    before = f"{ORACLE}\nsignal.signal(signal.SIGALRM, too_slow)\nspec = {spec!r}\n"
+    before = f"{ORACLE}\nsignal.signal(signal.SIGALRM, too_slow)\nin_time(LOADING, load)\nspec = {spec!r}\n"
     tests = [
         f"{before}spec['inputs'] = json.loads({inputs!r})\njudge(spec, call)"
         for inputs in ((data["base"], data["plus"]) if extra else (data["base"],))

@@ -1,0 +1,12 @@
+"""Serves the host while Python starts, and returns in processes that then run a program."""
+
+import os
+import sys
+
+if kind := os.environ.pop("RLIF_SANDBOX", None):
+    folder = os.path.dirname(__file__)
+    sys.path.remove(folder)
+    os.environ["PYTHONPATH"] = os.environ["PYTHONPATH"].removesuffix(f":{folder}")
+    from rlif.sandbox.supervisor import main
+
+    main(local=kind == "local")

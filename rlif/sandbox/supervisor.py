@@ -30,7 +30,7 @@ import traceback
 from collections.abc import Callable
 
 from rlif.sandbox import jail
-from rlif.sandbox.calls import FILE, answer_calls, begin_anew, note_memory_error, run_tests
+from rlif.sandbox.calls import FILE, answer_calls, begin_anew, keep_forever, note_memory_error, run_tests
 
 _WATCH_SECONDS = 0.05  # between two checks of the memory in use
 _HIGHEST = 128  # more descriptors than a supervisor ever has open
@@ -69,10 +69,11 @@ class Supervisor:
     Args:
         control: the socket to the host.
         local: run plain processes of the host instead of jails (`unsafe_local` in `rlif.sandbox.runner`).
+        present: names of the modules that a program finds imported.
     """
 
-    def __init__(self, control: socket.socket, local: bool) -> None:
-        self.control, self.local = control, local
+    def __init__(self, control: socket.socket, local: bool, present: set[str]) -> None:
+        self.control, self.local, self.present = control, local, present
         self.folder = os.path.dirname(os.path.abspath(sys.argv[0])) if local else "/tmp"
         self.forked = False  # in a process that will run a program, whose unwinding must not end or close anything
         self.fork = os.fork if local else jail.fork_into_jail
@@ -192,7 +193,7 @@ class Supervisor:
             jail.drop_privileges()
         os.write(_REPORT, b"+")
         os.close(_REPORT)
-        begin_anew()
+        begin_anew(self.present)
         if with_calls:
             answer_calls(socket.socket(fileno=_CALLS), self.folder)
             os._exit(0)
@@ -258,11 +259,12 @@ def _read(descriptor: int) -> bytes:
         return file.read()
 
 
-def main(local: bool) -> None:
+def main(local: bool, present: set[str]) -> None:
     """Serves the host at the other end of descriptor 0, a socket. Returns only where a program begins.
 
     Args:
         local: without jails.
+        present: names of the modules that Python itself had imported.
     """
     try:
         control = socket.socket(fileno=os.dup(0))
@@ -272,8 +274,9 @@ def main(local: bool) -> None:
         os.close(null)
         jail.hide()
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a jail's first process must not run a Python handler
-        gc.freeze()  # so that forked processes do not visit, and thereby copy, what is here; halves the time to end one
-        Supervisor(control, local).serve()
+        keep_forever([module for name, module in sys.modules.items() if name not in present])
+        gc.freeze()  # forked processes need not visit, and thereby copy, what is here
+        Supervisor(control, local, present).serve()
     except ProgramBegins:
         return
     except HostClosed:

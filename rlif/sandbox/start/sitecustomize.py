@@ -7,6 +7,7 @@ if kind := os.environ.pop("RLIF_SANDBOX", None):
     folder = os.path.dirname(__file__)
     sys.path.remove(folder)
     os.environ["PYTHONPATH"] = os.environ["PYTHONPATH"].removesuffix(f":{folder}")
+    present = {*sys.modules}
     from rlif.sandbox.supervisor import main
 
-    main(local=kind == "local")
+    main(kind == "local", present)

@@ -6,8 +6,8 @@ it is. There it calls the reference itself and the model's function through a pi
 Inputs of MBPP+ are JSON, which has no tuples, sets and complex numbers: `restore` restores them. `agree` handles
 functions with several right outputs: eight return their elements in any order, three return a match or None, and two
 have tests that contradict their text. Floats agree within 1e-7 of their size and `atol`, 1e-6 if there is none. A call
-may take four times as long as the reference, and at least a second; importing the program may take LOADING. Inputs to which the reference returns more than
-ITEMS values are left out; MBPP+ has such inputs in two problems, 255 and 630.
+may take four times as long as the reference, and at least a second; importing the program may take LOADING. Inputs to
+which the reference returns more than ITEMS values are left out; MBPP+ has such inputs in two problems, 255 and 630.
 
 The verdicts published with MBPP+ 0.1.0 accept one order only. They compare with outputs that another process stored,
 in which a set of texts has another order: a function that returns such a set as a list is wrong there, the reference

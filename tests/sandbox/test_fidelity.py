@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -80,6 +81,69 @@ def test_a_sample_of_ordinary_programs():
     chosen = [name for i, name in enumerate(programs) if i % 9 == 0]
     assert len(programs) > 300
     assert differences({name: programs[name] for name in chosen}) == {}
+
+
+CASES = {  # program, its tests, a part of stderr
+    "annotations are evaluated": ("def f(x: Undefined): return x + 1", "assert call('f', 2) == 3", "NameError"),
+    "so is a List": ("def f(x: List[int]): return x + 1", "assert call('f', 2) == 3", "NameError"),
+    "a builtin's name is a builtin's": (
+        "class A(Exception): pass\nA.__name__ = 'MemoryError'\ndef f(): raise A('x')",
+        "call('f')",
+        "CandidateError: program.MemoryError: x",
+    ),
+    "a large array": ("import numpy\ndef f(): numpy.zeros(10**15)", "call('f')", "CandidateError: MemoryError: Unable"),
+    "its source": (
+        "import inspect\ndef g(): pass\ndef f(): return inspect.getsource(g), __file__, __name__",
+        "assert call('f') == ('def g(): pass\\n', '/tmp/program.py', 'program')",
+        "",
+    ),
+    "processes by spawn": (
+        "import multiprocessing as m\ndef g(x): return x * x\ndef f():\n"
+        " with m.get_context('spawn').Pool(2) as p: return p.map(g, [1, 2])",
+        "assert call('f') == [1, 4]",
+        "",
+    ),
+    "modules of its own folder": (
+        "open('mine.py', 'w').write('x = 3')\nimport mine\ndef f(): return mine.x",
+        "assert call('f') == 3",
+        "",
+    ),
+    "waits when told to": ("x = 1", "load(), load()\nassert call('x') == 1", ""),
+    "fails when told to wait": (
+        "1 / 0",
+        "try: load()\nexcept CandidateError as e: assert e.kind == 'ZeroDivisionError'\nelse: raise SystemError",
+        "",
+    ),
+}
+
+
+def test_programs_that_are_called():
+    outcomes = run_programs([Program(source, tests=tests) for source, tests, _ in CASES.values()], PATIENT)
+    for (name, (_, _, message)), outcome in zip(CASES.items(), outcomes, strict=True):
+        assert outcome.ok == (not message) and message in outcome.stderr, (name, outcome)
+    assert [o.status for o in outcomes[2:4]] == ["error", "memory"]
+
+
+@pytest.mark.parametrize(
+    ("source", "status"),
+    [
+        ("x = [0] * 10**12", "memory"),
+        ("import numpy\nnumpy.zeros(10**15)", "memory"),
+        ("raise MemoryError('x')", "memory"),
+        ("class A(Exception): pass\nA.__name__ = A.__qualname__ = 'MemoryError'\nraise A('x')", "error"),
+        ("import sys\nsys.stderr.write('MemoryError')\nsys.exit(1)", "error"),
+        ("try: raise MemoryError\nexcept MemoryError: raise KeyError", "error"),
+        ("import os, sys\nif os.fork() == 0: raise MemoryError\nos.wait()\nsys.exit(1)", "error"),
+        ("try: raise MemoryError\nexcept MemoryError: print('small')", "ok"),
+    ],
+)
+def test_memory_is_known_by_the_class_of_the_exception(source, status):
+    assert run_programs([Program(source)], PATIENT)[0].status == status
+
+
+def test_a_program_larger_than_its_disk_is_wrong():
+    (outcome,) = run_programs([Program("x = 1\n" * 400_000, limits=replace(PATIENT, disk_mib=1))])
+    assert outcome.status == "error" and "can't open file" in outcome.stderr
 
 
 @pytest.mark.sweep

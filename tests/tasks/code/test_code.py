@@ -10,9 +10,9 @@ import zlib
 import pytest
 
 import rlif
-from rlif.sandbox.runner import Outcome
+from rlif.sandbox.runner import Outcome, run_programs
 from rlif.tasks import find_task
-from rlif.tasks.code import programs
+from rlif.tasks.code import evalplus, programs
 from rlif.tasks.code.evalplus_oracle import agree, close, restore
 from rlif.tasks.code.humaneval import completed
 from rlif.tasks.code.livecodebench import read_tests, unpack
@@ -257,7 +257,7 @@ def test_functions_are_called_with_json(sandbox, code, right):
 
 def test_real_functions(data_folder, sandbox):
     """Some of each; all of them are for `rlif eval --check-gold`."""
-    for name in ("humaneval", "humaneval.chat", "mbpp", "mbpp.plus"):
+    for name in ("humaneval", "humaneval.chat", "humaneval.plus", "mbpp", "mbpp.plus"):
         task = find_task(name)
         problems = task.load("test")
         problems = problems[:3] + [problem for problem in problems if problem.id in SPECIAL]
@@ -296,6 +296,15 @@ def test_additional_inputs_reject_more_programs(tmp_path, sandbox):
     (tmp_path / "test.jsonl").write_text(json.dumps(row | {"plus_input": None}))
     with pytest.raises(rlif.RlifError, match=r"HumanEval/0 of .* has no list 'plus_input'"):
         task.load("test", source=str(tmp_path))
+
+
+def test_an_import_has_a_limit_of_time(sandbox, monkeypatch):
+    monkeypatch.setattr(evalplus, "ORACLE", evalplus.ORACLE.replace("LOADING = 10.0", "LOADING = 0.5"))
+    spec = {"name": "f", "prompt": "", "number": None, "base": "[[1]]", "plus": "[]", "atol": 0.0}
+    problem = Problem("a", "?", "def f(x): return x", data=spec)
+    (endless,) = evalplus.plus_trials(problem, "while True: pass", extra=False)
+    (outcome,) = run_programs([endless.program])
+    assert outcome.status == "error" and "TimeoutError" in outcome.stderr
 
 
 def test_real_contest_problems(data_folder, sandbox):

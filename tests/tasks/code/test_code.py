@@ -13,7 +13,6 @@ import rlif
 from rlif.sandbox.runner import Outcome, run_programs
 from rlif.tasks import find_task
 from rlif.tasks.code import evalplus, programs
-from rlif.tasks.code.blocks import defining, program_of
 from rlif.tasks.code.evalplus_oracle import agree, close, restore
 from rlif.tasks.code.humaneval import completed
 from rlif.tasks.code.livecodebench import read_tests, unpack
@@ -75,46 +74,27 @@ def test_a_function_is_completed_or_replaced():
     assert completed('"""text"""\n', "f", "def f(x): pass").strip() == "def f(x): pass"
 
 
-CODE = "import math\n\ndef f(x):\n    return x"
-FENCED = f"```python\n{CODE}\n```"
-
-
 @pytest.mark.parametrize(
-    ("text", "code"),
+    ("name", "changes", "message"),
     [
-        (FENCED, CODE),
-        (f"So:\n{FENCED}\nUse it:\n```\nf(1)\n```\n", CODE),
-        (f"Tests:\n```\ndef test_f():\n    assert f(1)\n```\nand\n{FENCED}", CODE),
-        (f"{FENCED}\n```\ndef test_f():\n    assert f(1)\n```", CODE),
-        (f"First\n```\ndef f(x): pass\n```\nno:\n{FENCED}", CODE),
-        (f"So:\n```python\n{CODE}", CODE),
-        (f"{FENCED}\nand\n```\nf(2", CODE),
-        (f"Here is the function:\n\n{CODE}\n\nIt returns (of course) what it gets.", CODE),
-        (f"if you import it:\n{CODE}\nx = f(1)\nprint(x)\nfor all x.", f"{CODE}\nx = f(1)\nprint(x)"),
-        (f"  1. as asked\n  {FENCED.replace(chr(10) + '```', chr(10) + '  ```')}", CODE),
-        ("```\ng = 1\n```\n```\nh = 1\n```", "h = 1"),
-        (f"I wrote ```f``` here: {FENCED}", CODE),
-        ("    return x", "    return x"),
-        ("```\n```", "```\n```"),
-        (" \n", None),
+        ("mbpp", {"test_list": ["x = 1"]}, "a test of problem 11 of .* is not one assertion"),
+        ("mbpp", {"test_list": ["assert f(1)", "assert ("]}, "a test of problem 11 of .* is not one assertion"),
+        ("mbpp", {"test_setup_code": ["x"]}, "'test_setup_code' in row 1 of .* is a list"),
+        ("mbpp.plus", {"atol": "much"}, "the atol of 'Mbpp/3' of .* is 'much'"),
+        ("mbpp.plus", {"atol": float("nan")}, "the atol of 'Mbpp/3' of .* is nan"),
+        ("mbpp.plus", {"task_id": "Mbpp/x"}, "the task_id 'Mbpp/x' of .* has no number"),
+        ("mbpp.plus", {"base_input": "[1"}, "has no list 'base_input' of arguments"),
+        ("mbpp.plus", {"base_input": [1]}, "has no list 'base_input' of arguments"),
     ],
 )
-def test_the_program_that_defines_the_entry_point(text, code):
-    assert defining(text, "f") == code
-
-
-def test_a_program_is_found_in_linear_time():
-    for part in ("```\n", "def f(x):\n", "import a, ", "x = ", "word " * 50, "\n" * 50, "'" * 50):
-        program_of(part * (200_000 // len(part)))
-
-
-def test_a_chat_answer_with_a_usage_example(data_folder, sandbox):
-    task = find_task("humaneval.chat")
-    problem = task.load("test", limit=1)[0]
-    gold = task.gold_completion(problem)
-    usage = f"\n```python\nprint({problem.data['name']}([1.0], 0.5))\n```\n"
-    texts = [f"{gold}{usage}", gold.removesuffix("```"), f"Here:\n\n{gold[10:-3]}\nDone.", usage]
-    assert [mark.right for mark in task.mark([problem] * 4, texts)] == [True, True, True, False]
+def test_rows_that_could_not_be_graded_are_refused(tmp_path, name, changes, message):
+    row = {"task_id": 11, "text": "t", "code": "c", "test_list": ["assert f(1) == 2"]}
+    if name == "mbpp.plus":
+        row = {"task_id": "Mbpp/3", "prompt": "p", "entry_point": "f", "canonical_solution": "c"}
+        row |= {"base_input": [[1]], "plus_input": [[2]]}
+    (tmp_path / "test.json").write_text(json.dumps([row | changes]))
+    with pytest.raises(rlif.RlifError, match=message):
+        find_task(name).load("test", source=str(tmp_path / "test.json"))
 
 
 @pytest.mark.parametrize(
@@ -337,7 +317,7 @@ def test_additional_inputs_reject_more_programs(tmp_path, sandbox):
     bodies = [task.gold_completion(problem), "    return 2 if x == 1 else None\n", "    while x: pass\n"]
     assert [mark.right for mark in task.mark([problem] * 3, bodies)] == [True, False, False]
     (tmp_path / "test.jsonl").write_text(json.dumps(row | {"plus_input": None}))
-    with pytest.raises(rlif.RlifError, match=r"HumanEval/0 of .* has no list 'plus_input'"):
+    with pytest.raises(rlif.RlifError, match=r"'HumanEval/0' of .* has no list 'plus_input'"):
         task.load("test", source=str(tmp_path))
 
 

@@ -116,7 +116,7 @@ def begin_anew(present: set[str]) -> None:
     vars(main).update(__loader__=sys.modules["__main__"].__loader__, __annotations__={}, __builtins__=builtins)
     sys.modules["__main__"] = main
     for number, (name, mode, errors) in enumerate(_STREAMS):
-        buffer = open(number, f"{mode}b", closefd=False)  # noqa: SIM115
+        buffer: Any = open(number, f"{mode}b", closefd=False)  # noqa: SIM115
         buffer.raw.name = f"<{name}>"
         stream = io.TextIOWrapper(buffer, "utf-8", errors, "\n", line_buffering=number == 2)
         stream.mode = mode  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 import os
 import sys
 
-if kind := os.environ.pop("RLIF_SANDBOX", None):
+if sys.argv[0].endswith("program.py") and (kind := os.environ.pop("RLIF_SANDBOX", None)):
     folder = os.path.dirname(__file__)
     sys.path.remove(folder)
     os.environ["PYTHONPATH"] = os.environ["PYTHONPATH"].removesuffix(f":{folder}")

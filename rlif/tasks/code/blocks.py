@@ -23,8 +23,8 @@ def defining(text: str, name: str) -> str | None:
     is code without a fence that does; if there is none, the last block; without any block, the whole text.
 
     Example:
-        >>> defining("So:\\n```python\\ndef f(x):\\n    return x\\n```\\nUse it:\\n```\\nf(1)\\n```", "f")
-        'def f(x):\\n    return x'
+        >>> defining("So:\n```python\ndef f(x):\n    return x\n```\nUse it:\n```\nf(1)\n```", "f")
+        'def f(x):\n    return x'
     """
     definition = re.compile(rf"^(?:async )?(?:def|class) {name}\b", re.MULTILINE)
     found = blocks(text)

@@ -152,6 +152,7 @@ def _evalplus(entry: Entry) -> Check:
     rows, labels = entry.read(".generated.jsonl.gz", ".generated.jsonl"), entry.read(".labels.json", ".labels.json.gz")
     ours: list[float | None] = []
     notes: list[str] = []
+    sound = True
     for level, protocol in enumerate(EVALPLUS[name]):
         try:
             problems = {problem.id: problem for problem in find_task(protocol).load("test")}
@@ -166,10 +167,11 @@ def _evalplus(entry: Entry) -> Check:
         verdicts = _code_task(protocol).judge(owners, answers, unsafe_local=entry.unsafe_local)
         labelled = [all(label == "pass" for label in labels[row["task_id"]][: level + 1]) for row in rows]
         other = [row["task_id"] for row, one, label in zip(rows, verdicts, labelled, strict=True) if one != label]
+        sound = sound and len(other) <= (1 - AGREEMENT) * len(rows)
         agreed = f"{len(rows) - len(other)} of {len(rows)}"
         notes.append(f"{('base', 'plus')[level]}: {agreed} verdicts as labelled{_named(other)}")
         ours.append(percent(verdicts))
-    return entry.check(len(rows), ours, published, note="; ".join(notes))
+    return entry.check(len(rows), ours, published, sound=sound, note="; ".join(notes))
 
 
 def _livecodebench(entry: Entry) -> Check:

@@ -30,7 +30,6 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "PYTHONUTF8": "1",
     "PYTHONHASHSEED": "0",
-    "PYTHONSAFEPATH": "1",
     "PYTHONNOUSERSITE": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
     "OMP_NUM_THREADS": "1",
@@ -38,8 +37,9 @@ ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
 }
 _INSIDE = Path("/sandbox")
-_MODULES = ("__init__", "supervisor", "jail", "filters", "calls", "values")
-_ENTER, _WORKER = ["-m", "rlif.sandbox.jail"], ["-m", "rlif.sandbox.supervisor"]
+_MODULES = ("__init__", "supervisor", "jail", "filters", "calls", "values", "start/sitecustomize")
+_ENTER = ["-m", "rlif.sandbox.jail"]
+_WORKER = "program.py"  # does not exist yet: see `rlif.sandbox.start`
 _DEVICES = {"null": "null", "full": "full", "zero": "full", "random": "random", "urandom": "urandom"}
 # /dev/full reads as zeros too. Memory that is mapped from /dev/zero would be shared memory that no limit counts.
 _FIRST_USER = 2_000_000_000  # beyond any account
@@ -78,9 +78,10 @@ def sandbox_command() -> Command:
     enter += ["--unshare-all", "--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--cap-drop", "ALL"]
     enter += ["--as-pid-1", "--die-with-parent", "--new-session", "--clearenv"]
     libraries = {"LD_LIBRARY_PATH": f"{_INSIDE}/lib"} if _library() else {}
-    environment = ENVIRONMENT | {"PYTHONPATH": f"{_INSIDE}/packages:{_INSIDE}"} | libraries
+    paths = f"{_INSIDE}/packages:{_INSIDE}:{_INSIDE}/rlif/sandbox/start"
+    environment = ENVIRONMENT | {"PYTHONPATH": paths, "RLIF_WORKER": "jails"} | libraries
     enter += [part for name, value in environment.items() for part in ("--setenv", name, value)]
-    enter += ["--", _python(), *_ENTER, _python(), *_WORKER]
+    enter += ["--", _python(), *_ENTER, _python(), f"/tmp/{_WORKER}"]
     if not two_steps:
         return enter, {}, None
     user = _FIRST_USER + os.getpid()
@@ -92,9 +93,11 @@ def sandbox_command() -> Command:
     return [*view, "--", _python(), "-IS", "-c", _BECOME, str(user), *enter], {}, user
 
 
-def local_command() -> Command:
-    """Builds the command that starts the worker without a sandbox."""
-    return [sys.executable, *_WORKER, "--local"], ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parents[2])}, None
+def local_command(folder: str) -> Command:
+    """Builds the command that starts the worker without a sandbox; programs run in the folder."""
+    paths = f"{Path(__file__).parents[2]}:{Path(__file__).with_name('start')}"
+    environment = ENVIRONMENT | {"PYTHONPATH": paths, "RLIF_WORKER": "local"}
+    return [sys.executable, f"{folder}/{_WORKER}"], environment, None
 
 
 def _visible_files(in_view: bool) -> list[str]:
@@ -111,7 +114,7 @@ def _visible_files(in_view: bool) -> list[str]:
             places[name] = Path(name)
     if _moves():
         places[f"{_INSIDE}/python"] = _prefix()
-    places |= {f"{_INSIDE}/rlif/sandbox/{name}.py": Path(__file__).with_name(f"{name}.py") for name in _MODULES}
+    places |= {f"{_INSIDE}/rlif/sandbox/{name}.py": Path(__file__).parent / f"{name}.py" for name in _MODULES}
     if (numpy := importlib.util.find_spec("numpy")) and numpy.origin:
         package = Path(numpy.origin).parent
         folders = [folder for folder in (package, package.with_name("numpy.libs")) if folder.is_dir()]

@@ -9,7 +9,12 @@ reach the tester, whose exit status is the verdict. Standard library only, becau
 """
 
 import atexit
+import builtins
 import contextlib
+import ctypes
+import importlib
+import io
+import mmap
 import os
 import signal
 import socket
@@ -22,6 +27,13 @@ from typing import Any
 
 from rlif.sandbox.values import InvalidData, receive, send
 
+FILE = "program.py"
+_BUILTIN = {name: kind for name, kind in vars(builtins).items() if isinstance(kind, type)}
+_STREAMS = (  # name, mode and rule for errors, by their descriptors
+    ("stdin", "r", "surrogateescape"),
+    ("stdout", "w", "surrogateescape"),
+    ("stderr", "w", "backslashreplace"),
+)
 _LONGEST_MESSAGE = 2000  # characters of an exception's message
 
 
@@ -39,8 +51,13 @@ class CandidateError(Exception):
         return f"{self.kind}: {self.message}"
 
 
-def run_tests(source: str, pipe: socket.socket) -> int:
-    """Runs tests against the program at the other end of the pipe. Returns the exit code: 0 if they passed."""
+def run_tests(source: str, pipe: socket.socket) -> tuple[int, bool]:
+    """Runs tests against the program at the other end of the pipe.
+
+    Returns:
+        The exit code, 0 if they passed; whether they failed for want of memory, here or in the program.
+    """
+    loaded = False
 
     def answer() -> Any:
         try:
@@ -56,7 +73,14 @@ def run_tests(source: str, pipe: socket.socket) -> int:
                 raise CandidateError(kind, message)
         raise CandidateError("InvalidData", "not a valid reply")
 
+    def load() -> None:
+        nonlocal loaded
+        if not loaded:
+            loaded = True
+            answer()
+
     def call(name: str, *args: Any) -> Any:
+        load()
         try:
             send(pipe, [name, list(args)])
         except OSError:
@@ -66,55 +90,57 @@ def run_tests(source: str, pipe: socket.socket) -> int:
     def proxy(name: str) -> Callable[..., Any]:
         return lambda *args: call(name, *args)
 
+    namespace = {"__name__": "tests", "call": call, "proxy": proxy, "load": load, "CandidateError": CandidateError}
     try:
-        answer()
-        namespace = {"__name__": "tests", "call": call, "proxy": proxy, "CandidateError": CandidateError}
-        exec(compile(source, "tests.py", "exec"), namespace)
+        exec(compile(source, "tests.py", "exec", dont_inherit=True), namespace)
+        load()
     except BaseException as error:  # tests may fail with any exception, a SystemExit included
         _print(error)
-        return 1
-    return 0
+        kind = error.kind if isinstance(error, CandidateError) else _kind(error)
+        return 1, kind == "MemoryError"
+    return 0, False
 
 
-def run_program(source: bytes, pipe: socket.socket | None) -> int:
-    """Runs a program as `python program.py` would, or imports it as `program` and answers calls if there is a pipe.
+def begin_anew(present: set[str]) -> None:
+    """Gives this forked process what Python has when it starts.
 
-    Returns the exit code.
+    That is these modules and no others, an empty main module (the worker's is frozen, so its garbage would not be
+    collected at the end), streams on descriptors 0 to 2, and Ctrl-C.
     """
-    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", newline="\n", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-    sys.argv = ["program.py"]
+    for name in {*sys.modules} - present:
+        del sys.modules[name]
+        parent, _, child = name.rpartition(".")
+        if parent in present:
+            delattr(sys.modules[parent], child)
+    main = types.ModuleType("__main__")
+    vars(main).update(__loader__=sys.modules["__main__"].__loader__, __annotations__={}, __builtins__=builtins)
+    sys.modules["__main__"] = main
+    for number, (name, mode, errors) in enumerate(_STREAMS):
+        buffer: Any = open(number, f"{mode}b", closefd=False)  # noqa: SIM115
+        buffer.raw.name = f"<{name}>"
+        stream = io.TextIOWrapper(buffer, "utf-8", errors, "\n", line_buffering=number == 2)
+        stream.mode = mode  # type: ignore[attr-defined]
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    sys.argv[:] = [FILE]
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    module = types.ModuleType("program" if pipe else "__main__")
-    sys.modules[module.__name__] = module
-
-    def load() -> None:
-        exec(compile(source.decode("utf-8", "surrogatepass"), "program.py", "exec"), module.__dict__)
-
-    if pipe:
-        _answer_calls(pipe, load, module.__dict__)
-        return 0
-    code = _exit_code(load)
-    if threading := sys.modules.get("threading"):
-        code = _exit_code(threading._shutdown) or code  # waits for threads, as the interpreter's own end does
-    code = _exit_code(atexit._run_exitfuncs) or code
-    return _exit_code(sys.stdout.flush) or code
 
 
-def _exit_code(step: Callable[[], Any]) -> int:
-    try:
-        step()
-    except SystemExit as end:
-        if end.code is None or isinstance(end.code, int):
-            return (end.code or 0) & 0xFF
-        with contextlib.suppress(Exception):
-            print(end.code, file=sys.stderr)
-        return 1
-    except BaseException as error:  # from untrusted code
-        _print(error)
-        return 1
-    return 0
+def keep_forever(value: Any) -> None:
+    """Makes Python's end not free a value, which saves the time."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
+
+
+def note_memory_error(note: mmap.mmap) -> None:
+    """Makes Python write a 1 into shared memory when it ends because of a MemoryError that nobody caught."""
+    process = os.getpid()
+
+    def look() -> None:
+        kind = getattr(sys, "last_type", None)
+        if os.getpid() == process and isinstance(kind, type) and issubclass(kind, MemoryError):
+            note[0] = 1
+
+    atexit.register(look)
 
 
 def _print(error: BaseException) -> None:
@@ -129,7 +155,15 @@ def _print(error: BaseException) -> None:
             os.write(2, f"{type(error).__name__}\n".encode())
 
 
-def _answer_calls(pipe: socket.socket, load: Callable[[], None], namespace: dict[str, Any]) -> None:
+def answer_calls(pipe: socket.socket, folder: str) -> None:
+    """Imports the program from the folder and answers calls until the pipe ends."""
+    sys.path.insert(0, folder)
+    namespace: dict[str, Any] = {}
+
+    def load() -> None:
+        nonlocal namespace
+        namespace = importlib.import_module(FILE.removesuffix(".py")).__dict__
+
     step: Callable[[], Any] = load
     while True:
         try:
@@ -156,7 +190,15 @@ def _raised(error: BaseException) -> list[Any]:
         message = str(error)
     except BaseException:  # `__str__` is untrusted code too
         message = ""
-    return ["raised", type(error).__name__, message[:_LONGEST_MESSAGE]]
+    return ["raised", _kind(error), message[:_LONGEST_MESSAGE]]
+
+
+def _kind(error: BaseException) -> str:
+    """Returns the name of an exception's type; only a builtin one has a builtin name, with MemoryError's subclasses."""
+    if isinstance(error, MemoryError):
+        return "MemoryError"
+    kind = type(error)
+    return f"{kind.__module__}.{kind.__name__}" if _BUILTIN.get(kind.__name__, kind) is not kind else kind.__name__
 
 
 def _look_up(namespace: dict[str, Any], name: str, args: list[Any]) -> Any:

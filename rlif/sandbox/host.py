@@ -11,8 +11,8 @@ import contextlib
 import dataclasses
 import json
 import os
-import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,7 +31,6 @@ _END_SECONDS = 5.0  # for a sandbox to end by itself
 _POLL_SECONDS = 0.1  # between two checks whether the run is cancelled
 _STDERR_TAIL = 4096  # bytes
 _PIPE_BYTES = 1 << 20  # a pipe holds no more
-_OUT_OF_MEMORY = re.compile(r"^([\w.]*CandidateError: )?[\w.]*MemoryError\b")  # as the last line of a traceback
 
 
 class SandboxBroken(Exception):
@@ -56,7 +55,8 @@ class Sandbox:
     def __init__(self, local: bool = False, cancelled: threading.Event | None = None) -> None:
         self.spent = False
         self.cancelled = cancelled or threading.Event()
-        command, environment, self.user = local_command() if local else sandbox_command()
+        self.folder = tempfile.mkdtemp() if local else ""
+        command, environment, self.user = local_command(self.folder) if local else sandbox_command()
         self.control, theirs = socket.socketpair()
         self.log = tempfile.TemporaryFile()  # noqa: SIM115
         with theirs:
@@ -93,6 +93,8 @@ class Sandbox:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
         with self.log as file:
             file.seek(0)
             return file.read().decode(errors="replace").strip().rpartition("\n")[2]
@@ -124,7 +126,7 @@ class Sandbox:
         self.spent = bool(stopped)
         output = collector.stdout[: limits.output_bytes].decode(errors="replace")
         errors = collector.stderr.decode(errors="replace")
-        status = stopped or _status(reply, collector.too_much, errors)
+        status = stopped or _status(reply, collector.too_much)
         return Outcome(status, output, errors, reply.get("exit"), seconds)
 
     def _pipe(self, stack: contextlib.ExitStack) -> tuple[int, int]:
@@ -186,7 +188,7 @@ class _Collector:
         return bool(chunk)
 
 
-def _status(reply: Mapping[str, Any], too_much: bool, errors: str) -> str:
+def _status(reply: Mapping[str, Any], too_much: bool) -> str:
     if reply["out_of_memory"]:
         return "memory"
     if too_much:
@@ -197,7 +199,7 @@ def _status(reply: Mapping[str, Any], too_much: bool, errors: str) -> str:
         return "ok"
     if reply["exit"] == -signal.SIGXCPU:
         return "timeout"
-    return "memory" if _OUT_OF_MEMORY.match(errors.rstrip().rpartition("\n")[2]) else "error"
+    return "error"
 
 
 def _readable(stack: contextlib.ExitStack, text: str) -> int:

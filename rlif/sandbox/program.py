@@ -35,12 +35,14 @@ class Program:
     """Untrusted Python, and how to judge it.
 
     Args:
-        source: the program. Without tests it runs as `__main__`, with tests it is imported as `program`.
+        source: the program, as the text of program.py. Without tests Python runs that file, with tests it is imported
+            as `program`.
         stdin: its standard input.
         tests: trusted Python that runs in another process and passes if it reaches its end. It can use
             `call(name, *args)`, which calls the program's `name` ("f", "Solution().two_sum") or returns it if it is
-            not a function; `proxy(name)`, the same as a function; and `CandidateError`, which a call raises when the
-            program raises. Arguments and results are copies of plain data (`rlif.sandbox.values`).
+            not a function; `proxy(name)`, the same as a function; `load()`, which waits until the program is imported,
+            as the first call does; and `CandidateError`, which these raise when the program raises. Arguments and
+            results are copies of plain data (`rlif.sandbox.values`).
         limits: replace those of the run.
     """
 

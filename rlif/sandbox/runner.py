@@ -5,13 +5,14 @@
               another user, because the kernel does not limit root's processes (`rlif.sandbox.bubblewrap`)
     jail      inside it, one per program: namespaces, disk, limits and a filter of system calls. A program can
               address only its own processes, and the kernel removes the jail as a whole (`rlif.sandbox.jail`)
+    program   run and ended by Python itself, as `python program.py` in a fresh folder (`rlif.sandbox.start`)
     verdict   an exit status, read from outside the jail: of the program, or of its tests, which run in another process
               and receive plain data (`rlif.sandbox.calls`). The caller compares what a program printed, outside
 
 The files, in reading order: runner.py (front door), program.py (`Program`, `Limits`, `Outcome`), backend.py (what can
 run programs instead of bubblewrap), host.py (starts one sandbox, sends it programs), bubblewrap.py (the command that
-enters it); inside it supervisor.py, jail.py, filters.py, calls.py and values.py, which use the standard library alone.
-Imports errors only. `__init__.py` is mounted inside and stays empty.
+enters it); inside it supervisor.py, jail.py, filters.py, calls.py and values.py, which use the standard library alone,
+and start/, by which Python starts them. Imports errors only. `__init__.py` is mounted inside and stays empty.
 
 When a program exceeds its time or output, or breaks the sandbox, the host discards that sandbox. The other programs
 continue in a new one. A program that breaks two sandboxes has the status "broken"; their number is logged. A sandbox

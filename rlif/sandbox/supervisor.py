@@ -3,7 +3,9 @@
     host --(an order: limits, and the program's texts and output as descriptors)--> supervisor, which forks
         the tester    if there are tests: runs them, and judges by calling into the program over a pipe
         init          first process of the jail (`rlif.sandbox.jail`); mounts its disk, then forks and waits for
-            the program
+            the program. Without tests, Python itself runs it: the worker is `python program.py`, which imports
+            `rlif.sandbox.start.sitecustomize` before anything else, and the supervisor serves in that import. The
+            forked process returns from it (`ProgramBegins`), and so runs program.py as Python always does
     host <--(a reply: how it ended)-- supervisor, once waitpid shows that none of these processes is left
 
 A verdict is hard to forge because it is an exit status, read by a process that the program cannot address. The
@@ -14,7 +16,9 @@ sandbox when either is exceeded. Standard library only.
 
 import contextlib
 import fcntl
+import gc
 import json
+import mmap
 import os
 import select
 import shutil
@@ -22,18 +26,24 @@ import signal
 import socket
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 
 from rlif.sandbox import jail
-from rlif.sandbox.calls import run_program, run_tests
+from rlif.sandbox.calls import FILE, answer_calls, begin_anew, keep_forever, note_memory_error, run_tests
 
 _WATCH_SECONDS = 0.05  # between two checks of the memory in use
 _HIGHEST = 128  # more descriptors than a supervisor ever has open
+_MEMORY = "m"  # ends a report: an exception that nobody caught was a MemoryError
 _CALLS, _REPORT, _TEXT = 3, 4, 5  # a forked process's descriptors: pipe for calls, report pipe, source or tests
 
 
 class HostClosed(Exception):
     """Reports that the host has closed its end of the socket."""
+
+
+class ProgramBegins(BaseException):
+    """Unwinds the stack of a forked process, so that nothing of the supervisor is beneath the program."""
 
 
 class Child:
@@ -59,10 +69,13 @@ class Supervisor:
     Args:
         control: the socket to the host.
         local: run plain processes of the host instead of jails (`unsafe_local` in `rlif.sandbox.runner`).
+        present: names of the modules that a program finds imported.
     """
 
-    def __init__(self, control: socket.socket, local: bool) -> None:
-        self.control, self.local = control, local
+    def __init__(self, control: socket.socket, local: bool, present: set[str]) -> None:
+        self.control, self.local, self.present = control, local, present
+        self.folder = os.path.dirname(os.path.abspath(sys.argv[0])) if local else "/tmp"
+        self.forked = False  # in a process that will run a program, whose unwinding must not end or close anything
         self.fork = os.fork if local else jail.fork_into_jail
         self.counted = jail.processes_counted()
 
@@ -70,14 +83,13 @@ class Supervisor:
         """Serves until the host closes its end, which it may do while a program runs."""
         while True:
             limits, files = self._receive()
-            folder = tempfile.mkdtemp() if self.local else "/tmp"
+            if self.local:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                os.makedirs(self.folder, exist_ok=True)
             try:
-                reply = self._run(limits, files, folder)
+                reply = self._run(limits, files)
             except OSError as error:
                 reply = {"broken": str(error)}
-            finally:
-                if self.local:
-                    shutil.rmtree(folder, ignore_errors=True)
             self.control.sendall(json.dumps(reply).encode() + b"\n")
 
     def _receive(self) -> tuple[dict[str, float], list[int]]:
@@ -89,37 +101,40 @@ class Supervisor:
             data, files = data + chunk, files + more
         return json.loads(data), files
 
-    def _run(self, limits: dict[str, float], files: list[int], folder: str) -> dict[str, object]:
+    def _run(self, limits: dict[str, float], files: list[int]) -> dict[str, object]:
         children: list[Child] = []
         if self.local:  # all processes of the user count, and their number changes
             self.counted = jail.processes_counted() + jail.COUNT_STEP
         try:
             with contextlib.ExitStack() as ours:
                 for file in files:
-                    ours.callback(os.close, file)
+                    ours.callback(self._close, file)
                 source, stdin, stdout, stderr, *tests = files
                 calls = stdin  # not read unless there are tests
                 if tests:
                     calls, testers_end = (end.detach() for end in socket.socketpair())
-                    ours.callback(os.close, calls)
-                    ours.callback(os.close, testers_end)
+                    ours.callback(self._close, calls)
+                    ours.callback(self._close, testers_end)
                     descriptors = [0, stderr, stderr, testers_end, *tests]
                     children.append(self._fork(lambda: self._become_tester(limits), descriptors))
                 descriptors = [stdin, stdout, stderr, calls, source]
-                children.append(
-                    self._fork(lambda: self._become_init(limits, folder, bool(tests)), descriptors, self.fork)
-                )
+                children.append(self._fork(lambda: self._become_init(limits, bool(tests)), descriptors, self.fork))
             out_of_memory = self._wait(children, int(limits["memory_mib"]) << 20)
         finally:
-            self._kill_all(children)
+            if not self.forked:
+                self._kill_all(children)
         judge, init = children[0], children[-1]
         report = init.report.decode(errors="replace")
-        if not report.startswith("+") or (judge is not init and judge.report):
-            broken = report.removeprefix("+") or judge.report.decode(errors="replace")
-            return {"broken": broken or "no report from the jail"}
+        told = judge.report.decode(errors="replace").removeprefix("+").removesuffix(_MEMORY)
+        if not report.startswith("+") or (judge is not init and told):
+            return {"broken": report.removeprefix("+") or told or "no report from the jail"}
         if judge is init:
-            judge.exit = int(report[1:]) if report[1:].lstrip("-").isdigit() else None
-        return {"out_of_memory": out_of_memory, "exit": judge.exit}
+            judge.exit = int(told) if told.lstrip("-").isdigit() else None
+        return {"out_of_memory": out_of_memory or judge.report.endswith(_MEMORY.encode()), "exit": judge.exit}
+
+    def _close(self, descriptor: int) -> None:
+        if not self.forked:
+            os.close(descriptor)
 
     def _fork(self, body: Callable[[], None], descriptors: list[int], fork: Callable[[], int] = os.fork) -> Child:
         reader, writer = os.pipe()
@@ -129,10 +144,13 @@ class Supervisor:
                 _arrange([*descriptors[:_REPORT], writer, *descriptors[_REPORT:]])
                 body()
                 os._exit(0)
+            except ProgramBegins:
+                raise
             except BaseException as error:  # nothing may continue as a second supervisor
-                os.write(_REPORT, f"{type(error).__name__}: {error}".encode()[:1000])
-            finally:
-                os._exit(70)
+                try:
+                    os.write(_REPORT, f"{type(error).__name__}: {error}".encode()[:1000])
+                finally:
+                    os._exit(70)
         os.close(writer)
         return Child(process, reader)
 
@@ -144,26 +162,35 @@ class Supervisor:
             os.dup2(again, 2)
             os.close(again)
         jail.set_limits(limits, self.counted)
-        os._exit(run_tests(_read(_TEXT).decode("utf-8", "surrogatepass"), socket.socket(fileno=_CALLS)))
+        code, memory = run_tests(_read(_TEXT).decode("utf-8", "surrogatepass"), socket.socket(fileno=_CALLS))
+        if memory:
+            os.write(_REPORT, _MEMORY.encode())
+        os._exit(code)
 
-    def _become_init(self, limits: dict[str, float], folder: str, with_calls: bool) -> None:
+    def _become_init(self, limits: dict[str, float], with_calls: bool) -> None:
         os.setsid()
         if not self.local:
             jail.mount_disk(int(limits["disk_mib"]))
+        note = mmap.mmap(-1, 1)
         program = os.fork()
         if program == 0:
-            self._become_program(limits, folder, with_calls)
+            self._become_program(limits, with_calls, note)
         ended, status = os.waitpid(-1, 0)
         while ended != program:  # an orphan of the program's
             ended, status = os.waitpid(-1, 0)
-        os.write(_REPORT, str(os.waitstatus_to_exitcode(status)).encode())
+        code = os.waitstatus_to_exitcode(status)
+        os.write(_REPORT, f"{code}{_MEMORY if code and note[0] else ''}".encode())
 
-    def _become_program(self, limits: dict[str, float], folder: str, with_calls: bool) -> None:
-        source = _read(_TEXT)
-        if not with_calls:
-            os.close(_CALLS)
-        os.chdir(folder)
-        os.environ.update(HOME=folder, TMPDIR=folder)
+    def _become_program(self, limits: dict[str, float], with_calls: bool, note: mmap.mmap) -> None:
+        self.forked = True
+        self.control.detach()
+        os.chdir(self.folder)
+        try:
+            with open(FILE, "wb") as file:
+                file.write(_read(_TEXT))
+        except OSError:  # it is larger than its disk; then Python says that there is no such file
+            os.remove(FILE)
+        os.environ.update(HOME=self.folder, TMPDIR=self.folder)
         tempfile.tempdir = None
         jail.set_limits(limits, self.counted)
         jail.hide(False)  # the program may read its own /proc/self
@@ -171,7 +198,13 @@ class Supervisor:
             jail.drop_privileges()
         os.write(_REPORT, b"+")
         os.close(_REPORT)
-        os._exit(run_program(source, socket.socket(fileno=_CALLS) if with_calls else None))
+        begin_anew(self.present)
+        if with_calls:
+            answer_calls(socket.socket(fileno=_CALLS), self.folder)
+            os._exit(0)
+        os.close(_CALLS)
+        note_memory_error(note)
+        raise ProgramBegins
 
     def _wait(self, children: list[Child], memory: int) -> bool:
         """Waits until the tester, or init if there are no tests, has ended. Returns True if memory ran out before."""
@@ -226,18 +259,28 @@ def _read(descriptor: int) -> bytes:
         return file.read()
 
 
-def main() -> None:
-    """Serves the host at the other end of descriptor 0, a socket; with `--local` without jails."""
-    control = socket.socket(fileno=os.dup(0))
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    os.close(null)
-    jail.hide()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a jail's first process must not run a Python handler
-    with contextlib.suppress(HostClosed):
-        Supervisor(control, local="--local" in sys.argv).serve()
+def main(local: bool, present: set[str]) -> None:
+    """Serves the host at the other end of descriptor 0, a socket. Returns only where a program begins.
 
-
-if __name__ == "__main__":
-    main()
+    Args:
+        local: without jails.
+        present: names of the modules that Python itself had imported.
+    """
+    try:
+        control = socket.socket(fileno=os.dup(0))
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        os.close(null)
+        jail.hide()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a jail's first process must not run a Python handler
+        keep_forever([module for name, module in sys.modules.items() if name not in present])
+        gc.freeze()  # forked processes need not visit, and thereby copy, what is here
+        Supervisor(control, local, present).serve()
+    except ProgramBegins:
+        return
+    except HostClosed:
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)

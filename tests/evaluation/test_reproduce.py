@@ -145,8 +145,19 @@ def test_published_verdicts_of_evalplus(tmp_path, sandbox):
     for labels, told in ((["pass", "fail"], "1 of 1"), (["pass", "pass"], "0 of 1")):
         write(checks / "mbpp_x.labels.json", {"Mbpp/3": labels})
         (row,) = check_graders(checks)
-        assert row.within and row.ours == (100.0, 0.0)
+        assert row.within is (told == "1 of 1") and row.ours == (100.0, 0.0)
         assert f"base: 1 of 1 verdicts as labelled; plus: {told} verdicts" in row.note
+
+
+@pytest.mark.sweep
+def test_published_verdicts_of_humaneval_plus(data_folder, tmp_path, sandbox):
+    name, checks = "humaneval_qwen25coder_1.5b-base", data_folder / "checks"
+    for path in checks.glob(f"{name}.*"):
+        (tmp_path / path.name).symlink_to(path)
+    write(tmp_path / "expected.json", {name: json.loads((checks / "expected.json").read_text())[name]})
+    (row,) = check_graders(tmp_path, data_folder)
+    assert row.within and [round(share or 0, 1) for share in row.ours] == [43.9, 36.6]
+    assert "plus: 164 of 164 verdicts as labelled" in row.note
 
 
 def test_real_outputs_that_need_no_sandbox(data_folder, tmp_path):

@@ -7,8 +7,11 @@ run tries a few cases, a sweep a thousand. They are always the same, so a new fa
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
+import pickle
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +33,7 @@ from rlif.runs.folder import Run
 from rlif.runs.history import read_history
 from rlif.runs.rollback import alarms, rollbacks
 from rlif.selection.samples import read_samples
+from rlif.tasks.code.programs import CodeTask
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | st.text(max_size=8),
@@ -186,6 +190,78 @@ def test_rows_of_every_task(task, fuzz, tmp_path):
             assert isinstance(problem.text, str) and problem.text and isinstance(problem.id, str)
 
     fuzz(st.lists(row, max_size=3), read)
+
+
+PLUS = {
+    "task_id": "Mbpp/2",
+    "prompt": "def f(x):\n",
+    "entry_point": "f",
+    "canonical_solution": "    return x",
+    "atol": 0,
+}
+PLUS |= {"base_input": [[1]], "plus_input": "[[2]]"}
+HUMANEVAL = {"task_id": "H/0", "prompt": "def f(x):\n", "entry_point": "f", "canonical_solution": " pass", "test": "t"}
+CONTEST = {"question_id": "a", "question_content": "Add.", "contest_date": "2024-01-01", "starter_code": ""}
+CONTEST |= {"public_test_cases": '[{"input": "1", "output": "2"}]', "private_test_cases": "[]", "metadata": "{}"}
+PAIRS = {"input": ["1"], "output": ["2"]}
+LAYOUTS = {  # task, what its rows are like
+    "humaneval": [HUMANEVAL],
+    "humaneval.chat": [HUMANEVAL],
+    "humaneval.plus": [PLUS],
+    "mbpp": [
+        {"task_id": i, "text": "t", "code": "c", "test_list": ["assert f(1) == 2"], "test_setup_code": ""}
+        for i in (2, 3, 4, 11, 12)
+    ],
+    "mbpp.plus": [PLUS, PLUS | {"base_input": {}}],
+    "livecodebench": [
+        CONTEST,
+        CONTEST | {"metadata": '{"func_name": "f"}'},
+        {"id": 1, "content": "?", "labels": '{"task_id": "a/b"}', "test": "eJw="},
+    ],
+    "code_contests": [
+        {"name": "x", "description": "?", "public_tests": PAIRS, "private_tests": PAIRS, "generated_tests": None},
+        {"problem": "?", "tests": {"inputs": ["1"], "outputs": ["2"]}},
+        {"problem": "?", "tests": [{"input": "1", "output": ["2"]}]},
+        {"content": "?", "test": '[{"input": {"stdin": "1"}, "output": {"stdout": "2"}}]'},
+    ],
+    "mmlu_pro.lighteval": [
+        {"question_id": 1, "question": "q", "category": "c", "answer": "A", "options": ["a", "b"], "cot_content": "x"}
+    ],
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_rows_in_the_layout_of_a_task(name, fuzz, tmp_path):
+    """Rows with some values replaced, also inside their tests, or left out. What is loaded can be graded."""
+    path, task = tmp_path / "test.json", rlif.tasks.find_task(name)
+    split = task.splits[-1]
+
+    rows = LAYOUTS[name]
+    texts = ["[]", "", "assert", "assert f(1) == 2, 'x'", "x = 1", "assert f(\0)", "(" * 500, "[[]]"]
+    packed = JSON.map(lambda value: base64.b64encode(zlib.compress(pickle.dumps(value))).decode())
+    text = st.sampled_from(texts) | JSON.map(json.dumps) | packed
+    place = st.sampled_from([(number, key) for number, row in enumerate(rows) for key in row])
+    changes = st.dictionaries(place, JSON | text | text.map(lambda value: [value]) | st.just(PAIRS), max_size=2)
+
+    def changed(pair: Any) -> list[dict[str, Any]]:
+        values, dropped = pair
+        return [
+            {key: values.get((number, key), value) for key, value in row.items() if (number, key) not in dropped}
+            for number, row in enumerate(rows)
+        ]
+
+    def read(rows):
+        path.write_text(json.dumps(rows))
+        for problem in task.load(split, source=str(path)):
+            assert isinstance(problem.text, str) and problem.text and isinstance(problem.id, str)
+            answer = task.gold_completion(problem) or "```\nx = 1\n```"
+            if isinstance(task, CodeTask):
+                extracted = task.answer(problem, answer)
+                assert extracted is None or task.trials(problem, extracted) is not None
+            else:
+                task.mark([problem], [answer])
+
+    fuzz(st.tuples(changes, st.just(()) | st.sets(place, max_size=1)).map(changed), read)
 
 
 @pytest.fixture

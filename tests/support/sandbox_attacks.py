@@ -280,7 +280,7 @@ RESOURCES |= {name: strains("timeout", source=source, limits=QUICK) for name, so
 TRACES = {  # what one program leaves, and how the next looks for it
     "a file": (
         "open('/tmp/left', 'w')\nopen('/dev/shm/left', 'w')\nos.symlink('/etc', '/tmp/x')",
-        "attempt('left', lambda: os.listdir('/tmp') + os.listdir('/dev/shm') or False)",
+        "attempt('left', lambda: {*os.listdir('/tmp'), *os.listdir('/dev/shm')} - {'program.py'} or False)",
     ),
     "a disk made useless": ("os.chmod('/tmp', 0)", "open('/tmp/x', 'w').write('x')"),
     "a daemon": (

@@ -4,6 +4,7 @@ In reading order:
 
     programs.py           front door: `CodeTask` and `Trial`, a program and its expected output
     stdin_tests.py        trials of programs that read and print, or define one function
+    blocks.py             the program in prose and code
     humaneval.py, mbpp.py, code_contests.py, livecodebench.py     one task each
     evalplus.py, evalplus_oracle.py    EvalPlus' additional inputs, and its comparison of outputs
 

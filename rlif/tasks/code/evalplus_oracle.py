@@ -6,8 +6,8 @@ it is. There it calls the reference itself and the model's function through a pi
 Inputs of MBPP+ are JSON, which has no tuples, sets and complex numbers: `restore` restores them. `agree` handles
 functions with several right outputs: eight return their elements in any order, three return a match or None, and two
 have tests that contradict their text. Floats agree within 1e-7 of their size and `atol`, 1e-6 if there is none. A call
-may take four times as long as the reference, and at least a second. Inputs to which the reference returns more than
-ITEMS values are left out; MBPP+ has such inputs in two problems, 255 and 630.
+may take four times as long as the reference, and at least a second; importing the program may take LOADING. Inputs to
+which the reference returns more than ITEMS values are left out; MBPP+ has such inputs in two problems, 255 and 630.
 
 The verdicts published with MBPP+ 0.1.0 accept one order only. They compare with outputs that another process stored,
 in which a set of texts has another order: a function that returns such a set as a list is wrong there, the reference
@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 FACTOR, SECONDS = 4.0, 1.0  # of the reference's time, and at least
+LOADING = 10.0  # seconds; a busy machine may need some to import numpy
 ITEMS = 200_000
 TRANSPORT = 1e-4  # seconds more for each value that a call returns, as those come through a pipe
 RELATIVE = 1e-7
@@ -120,10 +121,17 @@ def judge(spec: Mapping[str, Any], call: Callable[..., Any]) -> None:
         items = _items(expected)
         if items > ITEMS:
             continue
-        signal.setitimer(signal.ITIMER_REAL, max(SECONDS, FACTOR * took) + TRANSPORT * items)
-        out = call(name, *args)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        out = in_time(max(SECONDS, FACTOR * took) + TRANSPORT * items, call, name, *args)
         assert agree(name, args, out, expected, spec["atol"], spec["stored"]), f"{args!r:.200}"
+
+
+def in_time(seconds: float, function: Callable[..., Any], *args: Any) -> Any:
+    """Calls a function, which the signal's handler ends when it takes longer."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        return function(*args)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def too_slow(*_: Any) -> None:

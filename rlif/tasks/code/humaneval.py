@@ -1,7 +1,7 @@
 """Loads HumanEval: complete a Python function from its signature and docstring. 164 problems (arXiv 2107.03374).
 
 completion   the model continues the text, as a base model does; graded by the problem's own tests
-chat         the prompt asks for the whole function
+chat         the prompt asks for the whole function; of several blocks, the last that defines it counts (`blocks`)
 plus         as `completion`, graded by HumanEval+: outputs must equal the reference's on many more inputs; needs its
              rows, HumanEvalPlus.jsonl (arXiv 2305.01210)
 
@@ -13,9 +13,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rlif.answers.extraction import code_or_text, whole_text
+from rlif.answers.extraction import whole_text
 from rlif.files.tables import home, read_rows
 from rlif.sandbox.runner import Limits, Program
+from rlif.tasks.code.blocks import defining, program_of
 from rlif.tasks.code.evalplus import load_plus, plus_trials
 from rlif.tasks.code.programs import CodeTask, Trial
 from rlif.tasks.task import Protocol
@@ -38,7 +39,9 @@ class HumanEval(CodeTask):
     name = "humaneval"
     protocols = {
         "completion": COMPLETION,
-        "chat": Protocol("code-function", extract=code_or_text, source="ours; the problems are arXiv 2107.03374's"),
+        "chat": Protocol(
+            "code-function", extract=program_of, version=2, source="ours; the problems are arXiv 2107.03374's"
+        ),
         "plus": replace(COMPLETION, source="EvalPlus 0.2, HumanEval+"),
     }
     splits = ("test",)
@@ -58,6 +61,11 @@ class HumanEval(CodeTask):
             )
             for row in read_rows(source, split, columns)[:limit]
         ]
+
+    def answer(self, problem: Problem, completion: str) -> str | None:
+        if self.protocol_name == "chat":
+            return defining(completion, re.escape(problem.data["name"]))
+        return super().answer(problem, completion)
 
     def trials(self, problem: Problem, answer: str) -> bool | Sequence[Trial]:
         data, name = problem.data, problem.data["name"]

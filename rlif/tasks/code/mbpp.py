@@ -15,7 +15,7 @@ import builtins
 from collections.abc import Sequence
 
 from rlif.answers.extraction import code_or_text
-from rlif.errors import RecipeError
+from rlif.errors import DataError, RecipeError, first_line
 from rlif.files.tables import Row, home, read_rows
 from rlif.sandbox.runner import Limits, Program
 from rlif.tasks.code.evalplus import load_plus, plus_trials
@@ -26,7 +26,8 @@ from rlif.types import Problem
 LIMITS = Limits(seconds=10)
 SPLITS = {"prompt": range(1, 11), "test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
 SHOWN = (2, 3, 4)  # of the split named prompt
-COLUMNS = {"columns": ("text", "code"), "present": ("task_id",), "lists": ("test_list",)}
+COLUMNS = {"columns": ("text", "code"), "optional": ("test_setup_code",), "present": ("task_id",)}
+COLUMNS |= {"lists": ("test_list",)}
 PLUS = Protocol(
     "code-body",
     chat=False,
@@ -65,17 +66,8 @@ class Mbpp(CodeTask):
         source = source or home("mbpp/mbpp.jsonl", "google-research-datasets/mbpp:full")
         examples = [row for row in read_rows(source, "prompt", **COLUMNS) if row["task_id"] in SHOWN]
         shots = tuple(f"{_shown(row)}{row['code']}\n[DONE]\n\n" for row in examples)
-        return [
-            Problem(
-                f"mbpp/{row['task_id']}",
-                _shown(row),
-                row["code"],
-                data={"tests": list(row["test_list"]), "setup": row.get("test_setup_code") or ""},
-                shots=shots,
-            )
-            for row in read_rows(source, split, **COLUMNS)
-            if row["task_id"] in SPLITS[split]
-        ][:limit]
+        rows = [row for row in read_rows(source, split, **COLUMNS) if row["task_id"] in SPLITS[split]]
+        return [_problem(row, shots, source) for row in rows[:limit]]
 
     def trials(self, problem: Problem, answer: str) -> bool | Sequence[Trial]:
         if self.protocol_name != "original":
@@ -92,15 +84,31 @@ class Mbpp(CodeTask):
         return f"```python\n{problem.gold}\n```"
 
 
+def _problem(row: Row, shots: tuple[str, ...], source: str) -> Problem:
+    data = {"tests": list(row["test_list"]), "setup": row.get("test_setup_code") or ""}
+    try:
+        for test in data["tests"]:
+            split_assertion(test)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise DataError(
+            f"a test of problem {row['task_id']} of {source} is not one assertion ({first_line(error)})."
+        ) from error
+    return Problem(f"mbpp/{row['task_id']}", _shown(row), row["code"], data=data, shots=shots)
+
+
 def split_assertion(test: str) -> tuple[str, str]:
     """Splits an assertion into an expression for the program and its expected value, which uses builtins only.
+
+    Raises:
+        SyntaxError, ValueError: it is not one assertion.
 
     Example:
         >>> split_assertion("assert f(1) == 2")
         ('f(1)', '2')
     """
-    (statement,) = ast.parse(test.strip()).body
-    assert isinstance(statement, ast.Assert)
+    statements = ast.parse(test.strip()).body
+    if len(statements) != 1 or not isinstance(statement := statements[0], ast.Assert):
+        raise ValueError("expected assert")
     match statement.test:
         case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
             names = {node.id for node in ast.walk(right) if isinstance(node, ast.Name)}

@@ -35,6 +35,10 @@ class CodeTask(Task):
         """Compares two answers as text, unless the protocol has its own rule."""
         return (self.protocol.equal or operator.eq)(answer, gold)
 
+    def answer(self, problem: Problem, completion: str) -> str | None:
+        """Returns the answer that a completion gives to this problem, or None."""
+        return self.extract(completion)
+
     @abstractmethod
     def trials(self, problem: Problem, answer: str) -> bool | Sequence[Trial]:
         """Returns the trials that an answer must pass, or a verdict if nothing has to run."""
@@ -42,7 +46,7 @@ class CodeTask(Task):
     def mark(
         self, problems: Sequence[Problem], completions: Sequence[str], *, unsafe_local: bool = False
     ) -> list[Mark]:
-        answers = [self.extract(completion) for completion in completions]
+        answers = list(map(self.answer, problems, completions))
         return list(map(Mark, answers, self.judge(problems, answers, unsafe_local=unsafe_local)))
 
     def judge(

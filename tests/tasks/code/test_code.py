@@ -10,9 +10,9 @@ import zlib
 import pytest
 
 import rlif
-from rlif.sandbox.runner import Outcome
+from rlif.sandbox.runner import Outcome, run_programs
 from rlif.tasks import find_task
-from rlif.tasks.code import programs
+from rlif.tasks.code import evalplus, programs
 from rlif.tasks.code.evalplus_oracle import agree, close, restore
 from rlif.tasks.code.humaneval import completed
 from rlif.tasks.code.livecodebench import read_tests, unpack
@@ -72,6 +72,29 @@ def test_a_function_is_completed_or_replaced():
     assert completed(prompt, "f", "    return x") == f"{prompt}    return x\n"
     assert completed(prompt, "f", "def f(x):\n    return 1") == "import math\n\n\ndef f(x):\n    return 1\n"
     assert completed('"""text"""\n', "f", "def f(x): pass").strip() == "def f(x): pass"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("mbpp", {"test_list": ["x = 1"]}, "a test of problem 11 of .* is not one assertion"),
+        ("mbpp", {"test_list": ["assert f(1)", "assert ("]}, "a test of problem 11 of .* is not one assertion"),
+        ("mbpp", {"test_setup_code": ["x"]}, "'test_setup_code' in row 1 of .* is a list"),
+        ("mbpp.plus", {"atol": "much"}, "the atol of 'Mbpp/3' of .* is 'much'"),
+        ("mbpp.plus", {"atol": float("nan")}, "the atol of 'Mbpp/3' of .* is nan"),
+        ("mbpp.plus", {"task_id": "Mbpp/x"}, "the task_id 'Mbpp/x' of .* has no number"),
+        ("mbpp.plus", {"base_input": "[1"}, "has no list 'base_input' of arguments"),
+        ("mbpp.plus", {"base_input": [1]}, "has no list 'base_input' of arguments"),
+    ],
+)
+def test_rows_that_could_not_be_graded_are_refused(tmp_path, name, changes, message):
+    row = {"task_id": 11, "text": "t", "code": "c", "test_list": ["assert f(1) == 2"]}
+    if name == "mbpp.plus":
+        row = {"task_id": "Mbpp/3", "prompt": "p", "entry_point": "f", "canonical_solution": "c"}
+        row |= {"base_input": [[1]], "plus_input": [[2]]}
+    (tmp_path / "test.json").write_text(json.dumps([row | changes]))
+    with pytest.raises(rlif.RlifError, match=message):
+        find_task(name).load("test", source=str(tmp_path / "test.json"))
 
 
 @pytest.mark.parametrize(
@@ -257,7 +280,7 @@ def test_functions_are_called_with_json(sandbox, code, right):
 
 def test_real_functions(data_folder, sandbox):
     """Some of each; all of them are for `rlif eval --check-gold`."""
-    for name in ("humaneval", "humaneval.chat", "mbpp", "mbpp.plus"):
+    for name in ("humaneval", "humaneval.chat", "humaneval.plus", "mbpp", "mbpp.plus"):
         task = find_task(name)
         problems = task.load("test")
         problems = problems[:3] + [problem for problem in problems if problem.id in SPECIAL]
@@ -294,8 +317,17 @@ def test_additional_inputs_reject_more_programs(tmp_path, sandbox):
     bodies = [task.gold_completion(problem), "    return 2 if x == 1 else None\n", "    while x: pass\n"]
     assert [mark.right for mark in task.mark([problem] * 3, bodies)] == [True, False, False]
     (tmp_path / "test.jsonl").write_text(json.dumps(row | {"plus_input": None}))
-    with pytest.raises(rlif.RlifError, match=r"HumanEval/0 of .* has no list 'plus_input'"):
+    with pytest.raises(rlif.RlifError, match=r"'HumanEval/0' of .* has no list 'plus_input'"):
         task.load("test", source=str(tmp_path))
+
+
+def test_an_import_has_a_limit_of_time(sandbox, monkeypatch):
+    monkeypatch.setattr(evalplus, "ORACLE", evalplus.ORACLE.replace("LOADING = 10.0", "LOADING = 0.5"))
+    spec = {"name": "f", "prompt": "", "number": None, "base": "[[1]]", "plus": "[]", "atol": 0.0}
+    problem = Problem("a", "?", "def f(x): return x", data=spec)
+    (endless,) = evalplus.plus_trials(problem, "while True: pass", extra=False)
+    (outcome,) = run_programs([endless.program])
+    assert outcome.status == "error" and "TimeoutError" in outcome.stderr
 
 
 def test_real_contest_problems(data_folder, sandbox):

@@ -47,9 +47,9 @@ def plain(source: str, stdin: str) -> Result:
         file.seek(0)
         environment = {**ENVIRONMENT, "HOME": folder, "TMPDIR": folder}
         environment["PYTHONPATH"] = str(Path(numpy.__file__).parents[1])
-        done = subprocess.run(
-            [PYTHON, "program.py"], cwd=folder, env=environment, stdin=file, capture_output=True, timeout=60
-        )
+        # A shell's background job ignores SIGINT, and so would the program.
+        command = ["env", "--default-signal=INT", str(PYTHON), "program.py"]
+        done = subprocess.run(command, cwd=folder, env=environment, stdin=file, capture_output=True, timeout=60)
         output, errors = (part.decode(errors="replace").replace(folder, "/tmp") for part in (done.stdout, done.stderr))
     return done.returncode, alike(output), alike(errors)[-1500:]
 

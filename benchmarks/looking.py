@@ -17,7 +17,7 @@ import torch
 from measure import Lap, Spread, options, spread, table, timed, write
 
 import rlif
-from rlif.answers.equality import _compare, _stop_workers
+from rlif.answers.equality import _at_once, _decide, _stop_workers
 from rlif.files.yaml import write_yaml
 from rlif.graders import Batch
 from rlif.graders.accuracy import accuracy
@@ -87,8 +87,9 @@ def votes(rounds: int, completions: int) -> list[Row]:
 
 
 def forget() -> None:
-    """Ends the processes that compare, and clears the cache of their results."""
-    _compare.cache_clear()
+    """Ends the processes that compare, and clears the caches of results."""
+    _at_once.cache_clear()
+    _decide.cache_clear()
     _stop_workers()
 
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 Pair = tuple[str, str]  # answer, gold
-WAYS = ("rlif", "math-verify", "MATH's strings")
+Ways = dict[str, Callable[[list[Pair]], list[bool]]]
 NEIGHBOURS = 20_000
 
 
@@ -56,11 +56,7 @@ def golds() -> list[str]:
     return sorted({p.gold for part in problems for p in part if p.gold}, key=lambda gold: (len(gold), gold))
 
 
-def rows_of(
-    named: Iterable[tuple[str, Pair]],
-    expected: Callable[[Pair], bool],
-    ways: dict[str, Callable[[list[Pair]], list[bool]]],
-) -> list[tuple[str, ...]]:
+def rows_of(named: Iterable[tuple[str, Pair]], expected: Callable[[Pair], bool], ways: Ways) -> list[tuple[str, ...]]:
     """Counts, for each kind of pairs, how many each way gets right."""
     items = list(named)
     pairs, kinds = [pair for _, pair in items], Counter(kind for kind, _ in items)
@@ -88,10 +84,11 @@ def wrongly_equal(listed: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Writes the tables between the marks of the page."""
-    from support.respellings import respellings
+    from support.respellings import respellings  # pyright: ignore[reportMissingImports]
     from torture import replaced
 
-    page, ways = Path(sys.argv[1]), dict(zip(WAYS, (equal_all, by_math_verify, by_strings), strict=True))
+    page = Path(sys.argv[1])
+    ways: Ways = {"rlif": equal_all, "math-verify": by_math_verify, "MATH's strings": by_strings}
     chance, all_golds = random.Random(0), golds()
     listed = [json.loads(line) for line in (ROOT / "tests/answers/pairs.jsonl").read_text("utf-8").splitlines()]
     right = {(row["answer"], row["gold"]): row["equal"] for row in listed}
@@ -104,7 +101,7 @@ def main() -> None:
         for place in chance.sample(places, min(3, len(places))):
             digit = chance.choice([digit for digit in "123456789" if digit != gold[place]])
             different.append(("one digit changed", (gold[:place] + digit + gold[place + 1 :], gold)))
-    header = ("pairs", *WAYS)
+    header = ("pairs", *ways)
     tables = {
         "kinds": table(("kind", *header), rows_of(kinds, right.__getitem__, ways)),
         "respellings": table(("respelling", *header), rows_of(respelled, lambda _: True, ways)),

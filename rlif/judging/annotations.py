@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rlif.errors import DataError, MachineError, RlifError
-from rlif.files.atomic import writing
+from rlif.files.atomic import is_number, writing
 from rlif.files.jsonl import JsonLog
 from rlif.files.tables import Row, read_rows
 from rlif.judging.judge import Judge, Pair, Refused, Unanswered, Verdict
@@ -44,7 +44,8 @@ def _answers(log: JsonLog) -> dict[str, Row]:
     """Reads a judge's answers by key."""
     answers = {}
     for number, row in log.rows():
-        if "key" not in row:
+        preference = row.get("preference")
+        if not isinstance(row.get("key"), str) or not (preference is None or is_number(preference)):
             raise DataError(f"line {number} of {log.path} is not a judge's answer; move the file away.")
         answers[row["key"]] = row
     return answers

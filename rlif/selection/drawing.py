@@ -19,7 +19,7 @@ from rlif.errors import DataError
 from rlif.files.atomic import read_object, replace_file, writing
 from rlif.files.jsonl import JsonLog, different, plain
 from rlif.files.lock import locked
-from rlif.selection.samples import GroupSampler, Row
+from rlif.selection.samples import GroupSampler, Row, check_sample
 from rlif.types import Problem
 
 
@@ -97,7 +97,10 @@ class Drawing:
         """Reads the batches that every file holds whole, cuts off the rest, and counts these batches."""
         _check_settings(out, settings)
         order = [(problem.id, i) for problem in self.problems for i in range(self.sampler.decoding.n)]
-        found = {name: list(log.rows()) for name, log in logs.items()}
+        found = {
+            name: [(number, check_sample(row, number, log.path)) for number, row in log.rows()]
+            for name, log in logs.items()
+        }
         for name, lines in found.items():
             if [(row.get("id"), row.get("sample")) for _, row in lines] != order[: len(lines)]:
                 raise DataError(f"{logs[name].path} holds other rows than were drawn; write to another folder.")

@@ -105,28 +105,31 @@ def read_samples(path: Path) -> list[Row]:
     Raises:
         DataError: a row without id or completion, or with something else where text, truth or a number belongs.
     """
-    rows = []
-    for number, line in read_lines(path):
-        row = renamed(line)
-        for name in ("id", "completion"):
-            if name not in row:
-                raise DataError(f"line {number} of {path} has no {name!r}; it has {', '.join(row) or 'nothing'}.")
-        for name, kinds in KINDS.items():
-            if row.get(name) is not None and not isinstance(row[name], kinds):
-                found, wanted = type(row[name]).__name__, " or ".join(kind.__name__ for kind in kinds)
-                raise DataError(f"{name!r} in line {number} of {path} is a {found}; expected {wanted} or null.")
-        if row["completion"] is None:
-            raise DataError(f"the completion in line {number} of {path} is null; expected plain text.")
-        for name in SIGNALS.keys() & row.keys():
-            if isinstance(row[name], bool) or not isinstance(row[name], int | float | None):
-                found = type(row[name]).__name__
-                raise DataError(f"{name!r} in line {number} of {path} is a {found}; expected a number or null.")
-            if not is_number(row[name]):
-                row[name] = None
-        rows.append({**row, "id": str(row["id"])})
+    rows = [check_sample(line, number, path) for number, line in read_lines(path)]
     if not rows:
         raise DataError(f"{path} has no rows.")
     return rows
+
+
+def check_sample(line: Row, number: int, path: Path) -> Row:
+    """Returns a row of a file of samples as `read_samples` does, which has the errors."""
+    row = renamed(line)
+    for name in ("id", "completion"):
+        if name not in row:
+            raise DataError(f"line {number} of {path} has no {name!r}; it has {', '.join(row) or 'nothing'}.")
+    for name, kinds in KINDS.items():
+        if row.get(name) is not None and not isinstance(row[name], kinds):
+            found, wanted = type(row[name]).__name__, " or ".join(kind.__name__ for kind in kinds)
+            raise DataError(f"{name!r} in line {number} of {path} is a {found}; expected {wanted} or null.")
+    if row["completion"] is None:
+        raise DataError(f"the completion in line {number} of {path} is null; expected plain text.")
+    for name in SIGNALS.keys() & row.keys():
+        if isinstance(row[name], bool) or not isinstance(row[name], int | float | None):
+            found = type(row[name]).__name__
+            raise DataError(f"{name!r} in line {number} of {path} is a {found}; expected a number or null.")
+        if not is_number(row[name]):
+            row[name] = None
+    return {**row, "id": str(row["id"])}
 
 
 def mark_samples(rows: Sequence[Row], task: Task, problems: Mapping[str, Problem]) -> list[Row]:

@@ -188,12 +188,13 @@ def test_the_key_is_never_on_disk(tmp_path):
     assert files and not any(KEY.encode() in path.read_bytes() for path in files)
 
 
-def test_a_file_of_something_else_is_not_appended_to(tmp_path):
+@pytest.mark.parametrize("line", ['{"id": "a"}', '{"key": ["a"]}', '{"key": "a", "preference": "first"}'])
+def test_a_file_of_something_else_is_not_appended_to(line, tmp_path):
     path = tmp_path / "j.jsonl"
-    path.write_text('{"id": "a"}\n')
+    path.write_text(line + "\n")
     with pytest.raises(RlifError, match=r"line 1 of .* is not a judge's answer"):
         annotate(Judge(), PAIRS, path)
-    assert path.read_text() == '{"id": "a"}\n'
+    assert path.read_text() == line + "\n"
 
 
 def test_the_estimate_counts_pairs_without_an_answer(tmp_path):

@@ -19,7 +19,7 @@ from rlif.runs.launcher_contract import SERVER_HOST
 
 # Like Slurm's, this srun starts its command once per task, forwards USR1 to the tasks and kills them on TERM.
 SRUN = r"""
-printf "%s\0" "$@" >>"$NOTES"; printf "\n" >>"$NOTES"
+printf "%s\0" "$@" $'\n' >>"$NOTES"  # in one write, because two may note at once
 tasks=1
 while [ "${1#--}" != "$1" ]; do case "$1" in --ntasks=*) tasks="${1#*=}";; esac; shift; done
 children=()
@@ -46,7 +46,7 @@ for _ in {1..4800}; do
   if [ -z "$RLIF_VLLM_SERVER" ] || [ "$3" != launch ] || grep -q vllm-serve "$NOTES"; then break; fi
   sleep 0.05
 done
-printf "%s\0" "$SLURM_PROCID" "$@" >>"$NOTES.launched"; printf "\n" >>"$NOTES.launched"
+printf "%s\0" "$SLURM_PROCID" "$@" $'\n' >>"$NOTES.launched"
 exit "${LAUNCH_CODE:-0}"
 """
 
@@ -88,7 +88,7 @@ class Slurm:
         return path.read_text().split() if path.exists() else []
 
     def _noted(self, suffix: str) -> list[list[str]]:
-        return [line.split("\0")[:-1] for line in Path(f"{self.notes}{suffix}").read_text().splitlines()]
+        return [call.split("\0")[:-1] for call in Path(f"{self.notes}{suffix}").read_text().split("\n\0")[:-1]]
 
 
 @pytest.fixture

@@ -11,6 +11,11 @@ from scipy import stats
 from rlif.intervals import Interval, clustered_mean, error_interval, paired, proportion, t_interval
 
 
+def is_empty(interval: Interval) -> bool:
+    """Compares by the layout of files, because NaN does not equal itself."""
+    return interval.as_dict() == {"n": 0, "mean": None, "low": None, "high": None}
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 500])
 def test_a_share_stays_between_0_and_1(n):
     for successes in {0, 1, n // 2, n}:
@@ -20,7 +25,7 @@ def test_a_share_stays_between_0_and_1(n):
 
 def test_equal_values_have_no_interval():
     assert t_interval([0.0, 0.0]) == Interval(2, 0.0)
-    assert t_interval([0.3]) == Interval(1, 0.3) and t_interval([]) == Interval(0)
+    assert t_interval([0.3]) == Interval(1, 0.3) and is_empty(t_interval([]))
     assert t_interval([0.0, 0.0]).percent("+") == "+0.0"
     assert error_interval(5, 50.0, 0.0) == Interval(5, 50.0) == error_interval(5, 50.0, None)
 
@@ -78,7 +83,7 @@ def test_paired_comparison():
     expected = stats.ttest_rel([1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.5]).confidence_interval(0.95)
     assert (found.difference.low, found.difference.high) == pytest.approx((expected.low, min(1, expected.high)))
     assert found.p == pytest.approx(stats.binomtest(2, 3).pvalue)
-    assert paired(first, first).p == 1.0 and paired({}, {}).difference == Interval(0)
+    assert paired(first, first).p == 1.0 and is_empty(paired({}, {}).difference)
 
 
 def test_wilsons_interval():
@@ -89,4 +94,4 @@ def test_wilsons_interval():
     half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     found = proportion(k, n)
     assert (found.low, found.high) == pytest.approx((centre - half, centre + half))
-    assert proportion(0, 0) == Interval(0)
+    assert is_empty(proportion(0, 0))

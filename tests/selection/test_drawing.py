@@ -88,3 +88,14 @@ def test_rows_of_other_problems_are_refused(tmp_path, model_folder):
     (out / "samples.jsonl").write_text("".join(rows), encoding="utf-8")
     code, printed = select(model_folder, out)
     assert code == 2 and "holds other rows than were drawn" in printed
+
+
+@pytest.mark.parametrize(("key", "value"), [("completion", None), ("right", "yes"), ("self_certainty", [1.0])])
+def test_a_damaged_row_is_refused_in_one_sentence(key, value, tmp_path, model_folder):
+    out = tmp_path / "out"
+    assert select(model_folder, out)[0] == 0
+    first, *rest = (out / "samples.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    damaged = json.dumps(json.loads(first) | {key: value}) + "\n"
+    (out / "samples.jsonl").write_text("".join([damaged, *rest]), encoding="utf-8")
+    code, printed = select(model_folder, out)
+    assert code == 2 and "in line 1 of" in printed and "Traceback" not in printed

@@ -19,7 +19,8 @@ from rlif.runs.launcher_contract import SERVER_HOST
 
 # Like Slurm's, this srun starts its command once per task, forwards USR1 to the tasks and kills them on TERM.
 SRUN = r"""
-printf "%s\0" "$@" $'\n' >>"$NOTES"  # in one write, because two may note at once
+exec 9>>"$NOTES"; flock 9  # two may note at once, and printf writes line by line
+printf "%s\0" "$@" $'\n' >&9; exec 9>&-
 tasks=1
 while [ "${1#--}" != "$1" ]; do case "$1" in --ntasks=*) tasks="${1#*=}";; esac; shift; done
 children=()
@@ -46,7 +47,8 @@ for _ in {1..4800}; do
   if [ -z "$RLIF_VLLM_SERVER" ] || [ "$3" != launch ] || grep -q vllm-serve "$NOTES"; then break; fi
   sleep 0.05
 done
-printf "%s\0" "$SLURM_PROCID" "$@" $'\n' >>"$NOTES.launched"
+exec 9>>"$NOTES.launched"; flock 9
+printf "%s\0" "$SLURM_PROCID" "$@" $'\n' >&9; exec 9>&-
 exit "${LAUNCH_CODE:-0}"
 """
 

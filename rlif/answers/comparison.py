@@ -6,18 +6,23 @@ from functools import lru_cache
 from itertools import product
 
 from rlif.answers.numerals import read_number, same_number, units_conflict, without_units
-from rlif.answers.structure import Group, Labelled, Matrix, Node, has_thousands, parse
+from rlif.answers.spelling import respell
+from rlif.answers.structure import Group, Labelled, Matrix, Node, has_thousands, merged, parse
 
 Expressions = Callable[[str, str], bool]
 SET = r"\{\}"
 UNORDERED = {",", "u", SET}
 
-WORDS = re.compile(r"(?:\\text\{[^{}\\]*\}|[a-zA-Z]{4,}|[\s.,'()-])+")
+WORDS = re.compile(r"(?:\\text\{[^{}\\]*\}|[a-zA-Z]{4,}|(?i:yes|no|odd)\b|[\s.,'()-])+")
 LETTERS = re.compile(r"[a-zA-Z0-9\s.,'()-]+")
 NO_LETTERS = re.compile(r"[^a-z0-9]+")
 TEXT = re.compile(r"\\text\{([^{}\\]*)\}")
 IN_BASE = re.compile(r"(-?\d[0-9a-zA-Z]*(?:\.[0-9a-zA-Z]+)?)_\{(\d+)\}")
-TIME = re.compile(r"\d+(?::\d+)+(?:[ap]\.?m\.?)?")
+LETTER = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])|\\(?:alpha|beta|theta|lambda|mu|phi)\b")
+INTEGER = re.compile(r",? ?(?:\\text\{[^{}]*\})? ?\(?([kmn])\\in ?\\mathbb\{Z\}\)?$")
+RELATION = re.compile(r"[<>]|\\[lg]e\b|\\ne\b")
+FUNCTION = re.compile(r"\w.*\(.*")
+TIME = re.compile(r"\d+(?::\d+)+(?:[ap]\.?m\.?)?", re.IGNORECASE)
 
 
 def same(answer: str, gold: str, expressions: Expressions) -> bool:
@@ -26,11 +31,27 @@ def same(answer: str, gold: str, expressions: Expressions) -> bool:
     Args:
         expressions: compares two expressions that are not plain numbers or words.
     """
+    if (a := _compared(answer)) and (b := _compared(gold)) and not a & b:
+        return False
     return any(_Comparison(expressions).same(a, b) for a, b in product(_readings(answer), _readings(gold)))
+
+
+def _any_integer(text: str) -> str:
+    r"""Names the variable n of which an answer says that it is any integer, as in 2\pi k, k \in \mathbb{Z}."""
+    match = INTEGER.search(text)
+    return re.sub(rf"(?<![a-zA-Z\\]){match.group(1)}(?![a-zA-Z])", "n", text[: match.start()]) if match else text
+
+
+@lru_cache(maxsize=2**12)
+def _compared(answer: str) -> set[str]:
+    """Returns the variables of an inequality: x > 3 is an interval, but not y > 3."""
+    text = respell(answer)
+    return set(LETTER.findall(text)) if RELATION.search(text) else set()
 
 
 @lru_cache(maxsize=2**12)
 def _readings(answer: str) -> tuple[Node, ...]:
+    answer = _any_integer(respell(answer))
     nodes = [parse(answer)]
     if has_thousands(answer):
         nodes.append(parse(answer, thousands=False))
@@ -50,8 +71,9 @@ class _Comparison:
         if isinstance(a, str) and isinstance(b, str):
             return same_leaf(a, b, self.expressions)
         if isinstance(a, Matrix) or isinstance(b, Matrix):
+            a, b = _as_matrix(a), _as_matrix(b)
             return isinstance(a, Matrix) and isinstance(b, Matrix) and self._same_matrix(a, b)
-        (kind, parts), (other, others) = _as_group(a), _as_group(b)
+        (kind, parts), (other, others) = _as_group(merged(a)), _as_group(merged(b))
         if SET in (kind, other) and {kind, other} <= UNORDERED:
             return self._all_in(parts, others) and self._all_in(others, parts)
         if {kind, other} <= UNORDERED:
@@ -62,9 +84,10 @@ class _Comparison:
         """Compares where at least one has a label: x = 3 is 3, but not y = 3; f(x) and y are one label."""
         if any(isinstance(node, str) and "=" in node for node in (a, b)):
             return self.same(_as_equation(a), _as_equation(b))
-        labels = [("y" if "(" in node.label else node.label) if isinstance(node, Labelled) else None for node in (a, b)]
+        labels = [FUNCTION.sub("y", node.label) if isinstance(node, Labelled) else None for node in (a, b)]
         if None not in labels and labels[0] != labels[1]:
-            return False
+            equations = _as_equation(a), _as_equation(b)
+            return all(isinstance(node, str) for node in equations) and self.same(*equations)
         return self.same(*(node.part if isinstance(node, Labelled) else node for node in (a, b)))
 
     def _same_matrix(self, a: Matrix, b: Matrix) -> bool:
@@ -94,6 +117,15 @@ def _as_group(node: Node) -> tuple[str, tuple[Node, ...]]:
     return (node.kind, node.parts) if isinstance(node, Group) else (",", (node,))
 
 
+def _as_matrix(node: Node) -> Node:
+    """Returns the matrix of a list of rows such as [[1, 2], [3, 4]], any other part unchanged."""
+    if isinstance(node, Group) and node.kind == "[]":
+        rows = [row.parts for row in node.parts if isinstance(row, Group) and row.kind == "[]"]
+        if len(rows) == len(node.parts):
+            return Matrix("", tuple(rows))
+    return node
+
+
 def _as_equation(node: Node) -> Node:
     return f"{node.label}={node.part}" if isinstance(node, Labelled) and isinstance(node.part, str) else node
 
@@ -112,7 +144,7 @@ def same_leaf(answer: str, gold: str, expressions: Expressions) -> bool:
     answer, gold = answer.partition(r"\approx")[0], gold.partition(r"\approx")[0]  # the exact value
     if units_conflict(answer, gold):
         return False
-    answer, gold = without_units(answer), without_units(gold)
+    answer, gold = without_units(answer, gold), without_units(gold, answer)
     a, b = read_number(answer), read_number(gold)
     if a and b:
         return same_number(a, b)
@@ -121,8 +153,21 @@ def same_leaf(answer: str, gold: str, expressions: Expressions) -> bool:
     if WORDS.fullmatch(answer) or WORDS.fullmatch(gold):
         return (letters := _letters(answer)) is not None and letters == _letters(gold)
     if TIME.fullmatch(answer) or TIME.fullmatch(gold):
-        return answer.replace(".", "") == gold.replace(".", "")
+        return _same_time(answer, gold)
+    if answer.count("'") != gold.count("'") or any(map(_is_torn, (answer, gold))):
+        return False
     return answer == gold or expressions(answer, gold)
+
+
+def _is_torn(text: str) -> bool:
+    return text.count("{") != text.count("}")
+
+
+def _same_time(answer: str, gold: str) -> bool:
+    """Compares 3:30 and 3:30 p.m.; where only one says which half of the day, that makes no difference."""
+    texts = [text.replace(".", "").lower() for text in (answer, gold)]
+    halves = [text[-2:] if text.endswith("m") else "" for text in texts]
+    return texts[0] == texts[1] or ("" in halves and len({text.rstrip("apm") for text in texts}) == 1)
 
 
 def _base(text: str) -> tuple[str, str] | None:

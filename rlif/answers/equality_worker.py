@@ -28,6 +28,7 @@ DIGITS = 40
 MOST = 1000  # digits
 AGREE = 1e-20  # relative
 POINTS = 4
+LETTER_I = re.compile(r"(?<![a-zA-Z\\])I(?![a-zA-Z])")
 DEGREES = re.compile(r"(\d+(?:\.\d+)?)\^\{\\circ\}")
 
 
@@ -37,9 +38,12 @@ def same_expression(answer: str, gold: str) -> bool:
     Raises:
         Exception: of any kind, out of sympy.
     """
+    from sympy import nan, zoo
     from sympy.core.relational import Relational
 
     a, b = parsed(answer), parsed(gold)
+    if any(side.has(nan, zoo) for side in (a, b)):  # 1/0
+        return False
     if isinstance(a, Relational) and isinstance(b, Relational):
         return _same_relation(a, b)
     verdict = _same_values(answer, gold, a, b)
@@ -51,13 +55,19 @@ def parsed(expression: str) -> Any:
     """Parses LaTeX: returns a sympy expression, relation, set or tuple."""
     from latex2sympy2_extended import latex2sympy
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
-    from sympy import I, Symbol
+    from sympy import I, Integral, Product, Sum, Symbol
 
     config = ConversionConfig(lowercase_symbols=False)
     expression = DEGREES.sub(r"(\\frac{\1\\pi}{180})", expression)
     found: Any = latex2sympy(expression, normalization_config=None, conversion_config=config)
-    i = Symbol("i")
-    return found.subs(i, I) if i in getattr(found, "free_symbols", ()) else found
+    if found.has(Integral, Sum, Product):
+        found = found.doit()
+    i, meant = Symbol("i"), {}
+    if LETTER_I.search(expression):
+        meant[I] = Symbol("I")
+    if i in getattr(found, "free_symbols", ()):
+        meant[i] = I
+    return found.subs(meant, simultaneous=True) if meant else found
 
 
 def _same_values(answer: str, gold: str, a: Any, b: Any) -> bool | None:

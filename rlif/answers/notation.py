@@ -6,7 +6,8 @@ SYMBOLS = {
     **dict.fromkeys("÷⁄∕", "/"),
     **dict.fromkeys("≤⩽≦", r"\le "),
     **dict.fromkeys("≥⩾≧", r"\ge "),
-    **dict.fromkeys("′’ʹ", "'"),
+    **dict.fromkeys("′‘’ʹ", "'"),
+    **dict.fromkeys("“”„", '"'),
     **dict.fromkeys("€£¥₹", ""),
     **{"±": r"\pm ", "∓": r"\mp ", "≠": r"\ne ", "≈": r"\approx ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap "},
     **{"∈": r"\in ", "∅": r"\emptyset ", "°": r"^{\circ}", "⟨": r"\langle ", "⟩": r"\rangle ", "…": r"\ldots "},
@@ -21,7 +22,8 @@ LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 
 _SAME = {
     "": r"\left \right \middle \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \biggl \biggr \Biggl \Biggr \displaystyle"
-    r" \textstyle \limits \nolimits \! \$ $ \mathopen \mathclose \strut \- \/",
+    r" \textstyle \limits \nolimits \! \$ $ \mathopen \mathclose \strut \- \/"
+    r" \underline \normalsize \large \Large \LARGE \huge \Huge \small",
     " ": r"\, \; \: \> ~ \quad \qquad \thinspace \enspace",
     r"\frac": r"\dfrac \tfrac \cfrac",
     r"\binom": r"\dbinom \tbinom",
@@ -36,6 +38,7 @@ _SAME = {
     r"\text": r"\textbf \textit \textrm \textnormal \textsf \texttt \emph \mathrm \mathsf \mathtt \mbox"
     r" \hbox \operatorname",
     r"\letter": r"\mathbf \mathit \boldsymbol \bm \vec \hat",  # of a variable
+    r"\overline": r"\bar",
     "\\\\": r"\cr \tabularnewline \newline",
     r"\ldots": r"\dots \cdots \dotsc",
     ":": r"\colon \ratio",

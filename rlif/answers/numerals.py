@@ -14,7 +14,7 @@ NEAR = Fraction(1, 10**6)  # relative
 NOISE = Fraction(1, 10**10)  # relative; two decimals that differ by less are one number with rounding errors
 LARGEST_EXPONENT = 400
 
-UNSIGNED = r"\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d{1,2}(?:,\d\d)+,\d{3}(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+"
+UNSIGNED = r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?|[1-9]\d?(?:,\d\d)+,\d{3}(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+"
 DECIMAL = re.compile(rf"({UNSIGNED})(%?)")
 FRACTION = re.compile(r"(?:\\frac\{(-?)(\d+)\}\{(-?)(\d+)\}|(\d+)/(\d+)|\((\d+)\)/\((\d+)\))(%?)")
 MIXED = re.compile(r"(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(\d+)/(\d+))(%?)")
@@ -59,10 +59,16 @@ SHORT = [
     "men",
     "am",
     "pm",
+    "old",
+    "st",
+    "nd",
+    "rd",
+    "th",
 ]
 UNIT_WORD = rf"(?:[a-zA-Z]{{4,}}|(?:{'|'.join([*SHORT, *(unit for unit in PHYSICAL if len(unit) > 1)])})s?\b)"
 UNIT = rf"(?:\\text\{{[^{{}}]*\}}|(?<![\\a-zA-Z]){UNIT_WORD})(?:\^\{{-?\d\}})?"
-UNITS = re.compile(rf"(?<=[\d}})%])(?:\^\{{\\circ\}}(?:[CF]\b)?)?(?:[ ./^-]*{UNIT})*$")
+PER = r"(?<=[a-zA-Z}])/(?:[hms]|\\text\{[hms]\})\b"
+UNITS = re.compile(rf"(?:(?<=[\d}})%])|(?<=\\pi))(?:\^\{{\\circ\}}(?:[CF]\b)?)?(?:[ ./^-]*{UNIT}|{PER})*$")
 POWER = re.compile(r"\b(square|sq|cubic|cu)\b|\^\{(-?\d)\}")
 POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
@@ -162,11 +168,14 @@ def _near(a: Number, b: Number) -> bool:
         rounds = (shorter.digits or 0) >= SIX and (longer.digits or 0) > SIX and shorter.place > longer.place
         return gap <= size * NOISE or (rounds and gap < shorter.place and gap <= size * NEAR)
     decimal = a if a.digits else b
-    return (decimal.digits or 0) >= SIX and gap <= decimal.place and gap <= size * NEAR * 3 / 2
+    return (decimal.digits or 0) >= SIX and gap < decimal.place and gap <= size * NEAR * 3 / 2
 
 
-def without_units(spelling: str) -> str:
+def without_units(spelling: str, other: str = "") -> str:
     r"""Removes degrees and units behind a number, but not the variables of a product.
+
+    Args:
+        other: an answer with a unit, which then counts as a unit in this one as well, although it is one letter.
 
     Example:
         >>> without_units("5\\text{cm}^{2}"), without_units("90^{\\circ}"), without_units("2ab")
@@ -174,7 +183,9 @@ def without_units(spelling: str) -> str:
     """
     if TRIGONOMETRIC.search(spelling):
         return spelling
-    return UNITS.sub("", spelling) or spelling
+    found = UNITS.sub("", spelling) or spelling
+    unit = _unit(other)[0] if other else None
+    return re.sub(rf"(?<=[\d}}]){unit}(?:\^\{{\d\}})?$", "", found) if unit else found
 
 
 def units_conflict(answer: str, gold: str) -> bool:
@@ -184,8 +195,10 @@ def units_conflict(answer: str, gold: str) -> bool:
         >>> units_conflict("5\\text{m}", "5\\text{cm}"), units_conflict("5cm", "5"), units_conflict("5ways", "5hours")
         (True, False, False)
     """
-    a, b = _unit(answer), _unit(gold)
-    return any(x and y and x != y for x, y in zip(a, b, strict=True))
+    (name, power), (other, second) = _unit(answer), _unit(gold)
+    if name and other:
+        return name != other or power != second
+    return bool(power and second and power != second)
 
 
 def _unit(spelling: str) -> tuple[str | None, str | None]:

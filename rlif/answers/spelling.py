@@ -12,10 +12,12 @@ from rlif.answers.notation import ARGUMENTS, COMMANDS, LOWERED, RAISED, SYMBOLS
 LONGEST = 2000  # characters of an answer; a longer text is no answer, and is left as it is
 
 RAISED_RUN, LOWERED_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+"), re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
-RADICAL = re.compile(r"√\s*(\d+|\w|(?=[({]))")
+RADICAL = re.compile(r"([√∛∜])\s*(\d+|\w|(?=[({]))")
+ROOTS = {"√": "", "∛": "[3]", "∜": "[4]"}
+OVERLINED = re.compile("(?:\\d\u0305)+")
 
 SPECIAL_TOKEN = re.compile(r"<\|[\w-]{1,40}\|>|</?s>|<(?:eos|bos|pad|end_of_turn)>")
-PAIRS = [("$$",) * 2, ("$",) * 2, (r"\(", r"\)"), (r"\[", r"\]"), ("**",) * 2, ("__",) * 2, ("`",) * 2, ("*",) * 2]
+PAIRS = [(mark, mark) for mark in ("$$", "$", "**", "__", "`", "*", '"', "'")] + [(r"\(", r"\)"), (r"\[", r"\]")]
 BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
 WHOLE_TEXT = re.compile(r"\\text\s*\{\s*([-\d][^{}]*|[^{}]*,[^{}]*)\}")  # \text{6 ways}, \text{A, B}
 OPEN_INTERVAL = re.compile(r"\]([^\[\]]*,[^\[\]]*)\[")
@@ -23,12 +25,12 @@ SENTENCE = re.compile(r"^(?:the\s+)?(?:final\s+)?answer(?:\s+is|\s*[:=])+\s*", r
 TRAILING = re.compile(r"(?:[.,;:]|\*\*|\\\\|\\[,;:! ]|\\text\{\s*\}|\\$|\s)+$")
 LEADING = re.compile(r"^(?:\s|\*\*|=|\\approx|\\[,;:! ]|~)+")
 
-TOKEN = re.compile(r"\\\\(?:\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in|mu)\s*\])?|\\[a-zA-Z]+\*?|\\.|.", re.DOTALL)
+TOKEN = re.compile(r"\\\\\*?(?:\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in|mu)\s*\])?|\\[a-zA-Z]+\*?|\\.|.", re.DOTALL)
 ESCAPED_OR_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 DOUBLED = re.compile(r"\\\\(?=[a-zA-Z])")  # \\frac, as in JSON
 
 GOES_ON = re.compile(r"(?<=\d)\s*\.{3,}")
-GROUPED = re.compile(r"(?<=\d)\s*(?:\{,\}|\{\\,\}|,\s*\\!|\\!\s*,|\\,|\\!|')\s*(?=\d{3}(?!\d))")
+GROUPED = re.compile(r"(?<=\d)(?<!(?<!\d)0)\s*(?:\{,\}|\{\\,\}|,\s*\\!|\\!\s*,|\\,|\\!|')\s*(?=\d{3}(?!\d))")
 GROUPED_BY_SIGN = re.compile(r"(?<![\w.,])(?:\d{1,3}(?:_\d{3})+|\d{1,3}(?:\.\d{3}){2,})(?![\w.,]*\d)")
 GROUPED_BY_SPACE = re.compile(r"(?<![\d.,/])\d{1,3}(?: \d{3})+(?![\d/]| \d)")
 PLAIN = [
@@ -37,6 +39,12 @@ PLAIN = [
     (re.compile(r"(?<![a-zA-Z\\])pi(?![a-zA-Z])"), r"\\pi "),
     (re.compile(r"(?<=[\w)}])\s*\*\*\s*(?=[\w({-])"), "^"),
     (re.compile(r"\\(?:left|right)\s*\."), ""),
+    (re.compile(r"\\(?:text)?color\s*\{[a-zA-Z]*\}"), ""),
+    (re.compile(r"\+\s*/\s*-"), r"\\pm "),
+    (re.compile(r"(?:\{|^)\s*(\w+)\s*\\choose\s*(\w+)\s*(?:\}|$)"), r"\\binom{\1}{\2}"),
+    (re.compile(r"(?<=\d)'{1,2}$"), ""),  # feet and inches
+    (re.compile(r"[@!]\{[^{}]*\}"), ""),  # in the columns of an array
+    (re.compile(r"(?<=\d)\s*\^\s*\{\s*(?:\\(?:text|mathrm|textrm)\s*\{\s*)?(?:st|nd|rd|th)\s*\}{1,2}"), ""),
     (re.compile(r">="), r"\\ge "),
     (re.compile(r"<="), r"\\le "),
     (re.compile(r"!="), r"\\ne "),
@@ -45,7 +53,10 @@ PLAIN = [
     (re.compile(r"\\[hv]space\*?\{[^{}]*\}|\\phantom\s*(?:\{[^{}]*\})?"), " "),
     (re.compile(r"(?<=\d)\s*(?:degrees?\b|\\text\s*\{\s*degrees?\s*\})"), r"^{\\circ}"),
 ]
-NEEDLESS = re.compile(r"(?<![a-zA-Z\d]) | (?![a-zA-Z\d])|(?<=\d) (?=[a-zA-Z])|(?<=[a-zA-Z]) (?=\d)")
+# The space in `1, 234` stays, because these are two numbers.
+NEEDLESS = re.compile(
+    r"(?<![a-zA-Z\d]) (?!(?<=\d, )\d{3}(?!\d))| (?![a-zA-Z\d])|(?<=\d) (?=[a-zA-Z])|(?<=[a-zA-Z]) (?=\d)"
+)
 ONE_LETTER = re.compile(r"(?:(?<![\d})])\\text|\\letter)\{\s*([a-zA-Z])\s*\}")  # text behind a number is a unit
 
 
@@ -82,8 +93,14 @@ def _plain_characters(text: str) -> str:
         return text
     text = RAISED_RUN.sub(lambda match: "^{" + match.group().translate(RAISED) + "}", text)
     text = LOWERED_RUN.sub(lambda match: "_{" + match.group().translate(LOWERED) + "}", text)
-    text = RADICAL.sub(lambda match: "\\sqrt " + (f"{{{match.group(1)}}}" if match.group(1) else ""), text)
+    text = OVERLINED.sub(lambda match: f"\\overline{{{match.group()[::2]}}}", text)
+    text = RADICAL.sub(_radical, text)
     return "".join(_plain_character(character) for character in text)
+
+
+def _radical(match: re.Match[str]) -> str:
+    sign, under = match.groups()
+    return f"\\sqrt{ROOTS[sign]} " + (f"{{{under}}}" if under else "")
 
 
 def _plain_character(character: str) -> str:

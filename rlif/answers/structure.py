@@ -4,10 +4,14 @@ math-verify reads all of these by one grammar and confuses some of them (docs/gr
 only leaves are given to it. An inequality in one variable becomes its interval.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import TypeGuard
 
+from rlif.answers.numerals import read_number
 from rlif.answers.spelling import respell
 
 Leaf = str
@@ -19,15 +23,18 @@ TOKEN = re.compile(
 )
 AND = re.compile(r"\\text\{,?\s*and\s*,?\}|and|\\land|\\wedge")
 OR = re.compile(r"\\text\{,?\s*or\s*,?\}|or|\\lor|\\vee")
-THOUSANDS = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3})(?!,?\d)")
+THOUSANDS = re.compile(r"(?<![\d.,])(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d?(?:,\d{2})+,\d{3})(?!,?\d)")
 
 PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
 VARIABLE = re.compile(r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\{\w+\})?'*")
-LABEL = re.compile(rf"(?:{VARIABLE.pattern}|[a-zA-Z](?:\^\{{-1\}})?\([\w,]*\))")
+TUPLE = re.compile(rf"\({VARIABLE.pattern}(?:,{VARIABLE.pattern})+\)")
+LABEL = re.compile(rf"(?:{VARIABLE.pattern}|{TUPLE.pattern}|[a-zA-Z](?:\^\{{-1\}})?\([\w,]*\))")
 BUILDER = re.compile(rf"{VARIABLE.pattern}(?:\\in ?\\mathbb\{{R\}})? ?(?:[|:]|\\mid|\\colon) ?")
 MATRIX = re.compile(r"\\begin\{(\w*matrix|array|cases)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
 RELATIONS = {r"\le": ("\\le", "]"), "<": ("<", ")"), r"\ge": ("\\ge", "]"), ">": (">", ")")}
 INFINITE = (r"-\infty", r"\infty")
+REALS = re.compile(r"\\mathbb\{R\}|\\Reals|(?:\\text\{)?[Aa]ll real(?: numbers?|s)\}?")
+CONDITION = re.compile(r"^(?:\\text\{ ?(?:if|for|when) ?\}|if|for|when) ?")
 BRACKETS = {"pmatrix": "", "bmatrix": "", "matrix": "", "smallmatrix": "", "array": "", "Bmatrix": ""}
 
 
@@ -84,6 +91,8 @@ def _parse(text: str, thousands: bool) -> Node:
         return Group("u" if all(map(_is_set, nodes)) else ",", _flat(_without_labels(nodes), ","))
     if len(parts := _split(text, r"\cup")) > 1:
         return Group("u", _flat([_parse(part, thousands) for part in parts], "u"))
+    if len(parts := _split(text, r"\setminus", r"\backslash")) == 2 and (found := _without(*parts)) is not None:
+        return found
     if (found := _inequality(text)) is not None:
         return found
     if len(parts := _split(text, AND, ",", ";", thousands=thousands)) > 1:
@@ -94,9 +103,9 @@ def _parse(text: str, thousands: bool) -> Node:
 
 def _labelled(text: str, thousands: bool) -> Node | None:
     r"""Parses what stands behind `x =` or `x \in`, if there is one such sign."""
-    for sign in ("=", r"\in"):
+    for sign in ("=", r"\in", r"\approx"):
         parts = _split(text, sign)
-        if sign == "=" and len(parts) == 2 and VARIABLE.fullmatch(parts[1]) and not VARIABLE.fullmatch(parts[0]):
+        if sign == "=" and len(parts) == 2 and VARIABLE.fullmatch(parts[1]) and not LABEL.fullmatch(parts[0]):
             parts.reverse()
         if len(parts) > 1 and all(LABEL.fullmatch(part) for part in parts[:-1]) and parts[-1]:
             node = _parse(parts[-1], thousands)
@@ -160,20 +169,31 @@ def _bracketed(text: str) -> Node | None:
     if len(parts) == 1 and kind != r"\{\}":
         inner = _parse(inside, thousands=False)
         return inner if isinstance(inner, Group | Matrix) or kind == "()" else None
-    return Group(kind, tuple(_parse(part, thousands=False) for part in parts))
+    nodes = [_parse(part, thousands=False) for part in parts]
+    signed = [i for i, node in enumerate(nodes) if isinstance(node, Group) and node.kind == ","]  # \pm 2
+    if kind == "()" and len(signed) == 1:
+        at = signed[0]
+        return Group(",", tuple(Group(kind, (*nodes[:at], node, *nodes[at + 1 :])) for node in nodes[at].parts))
+    return Group(kind, _flat(nodes, ",") if kind == r"\{\}" else tuple(nodes))
 
 
 def _matrix(text: str) -> Node | None:
-    match = MATRIX.fullmatch(text)
-    if not match:
+    factor, begin, rest = text.partition(r"\begin")
+    match = MATRIX.fullmatch(begin + rest)
+    if not match or factor.count("{") != factor.count("}") or "(" in factor:
         return None
     kind, inside = match.groups()
     if kind == "cases" and (system := _system([_parse(row, True) for row in _split(inside, r"\\") if row])):
         return system
     rows = [row for row in _split(inside.replace(r"\hline", ""), r"\\") if row]
-    return Matrix(
-        BRACKETS.get(kind, kind), tuple(tuple(_parse(cell, True) for cell in _split(row, "&")) for row in rows)
-    )
+    cells = [[_cell(cell, factor) for cell in _split(row, "&")] for row in rows]
+    return Matrix(BRACKETS.get(kind, kind), tuple(tuple(_parse(cell, True) for cell in row) for row in cells))
+
+
+def _cell(text: str, factor: str) -> str:
+    """Returns a cell of a matrix, times what stands before the matrix, and without `if` and comma of a case."""
+    text = CONDITION.sub("", text).rstrip(",")
+    return f"{factor}\\cdot ({text})" if factor else text
 
 
 def _leaf(text: str) -> Node:
@@ -181,9 +201,18 @@ def _leaf(text: str) -> Node:
         upper, lower = {r"\pm": "+", r"\mp": "-"}, {r"\pm": "-", r"\mp": "+"}
         both = [PLUS_MINUS.sub(lambda match, signs=signs: signs[match.group()], text) for signs in (upper, lower)]
         return Group(",", tuple(map(respell, both)))
-    if text in (r"\mathbb{R}", r"\Reals"):
+    if REALS.fullmatch(text):
         return Group("()", INFINITE)
     return text
+
+
+def _without(text: str, points: str) -> Node | None:
+    """Parses an interval without one point as the union of what is left of it."""
+    whole, taken = _parse(text, False), _parse(points, False)
+    if not _is_interval(whole) or not isinstance(taken, Group) or taken.kind != r"\{\}" or len(taken.parts) != 1:
+        return None
+    (low, high), point = whole.parts, taken.parts[0]
+    return Group("u", (Group(whole.kind[0] + ")", (low, point)), Group("(" + whole.kind[1], (point, high))))
 
 
 def _inequality(text: str) -> Node | None:
@@ -228,7 +257,7 @@ def _is_set(node: Node) -> bool:
     return isinstance(node, Group) and (node.kind in ("u", r"\{\}") or _is_interval(node))
 
 
-def _is_interval(node: Node) -> bool:
+def _is_interval(node: Node) -> TypeGuard[Group]:
     return isinstance(node, Group) and node.kind in ("()", "(]", "[)", "[]") and len(node.parts) == 2
 
 
@@ -244,3 +273,29 @@ def _system(nodes: Sequence[Node]) -> Node | None:
     if len(labelled) == len({label for label, *_ in labelled}) == len(nodes):
         return Group("()", tuple(part for *_, part in labelled))
     return None
+
+
+def merged(node: Node) -> Node:
+    """Joins intervals of a union that touch or overlap, if all their ends are numbers."""
+    if not isinstance(node, Group) or node.kind != "u" or not all(map(_is_interval, node.parts)):
+        return node
+    ends = [tuple(map(_end, part.parts)) for part in node.parts if isinstance(part, Group)]
+    if any(end is None for pair in ends for end in pair):
+        return node
+    found: list[tuple[Group, Fraction | float]] = []
+    for part, (low, high) in sorted(
+        zip(node.parts, ends, strict=True), key=lambda item: (item[1][0], item[0].kind[0] == "(")
+    ):
+        last, until = found[-1] if found else (None, 0)
+        if last is None or low > until or (low == until and last.kind[1] == ")" and part.kind[0] == "("):
+            found.append((part, high))
+        elif high > until or (high == until and part.kind[1] == "]"):
+            found[-1] = (Group(last.kind[0] + part.kind[1], (last.parts[0], part.parts[1])), high)
+    return found[0][0] if len(found) == 1 else Group("u", tuple(part for part, _ in found))
+
+
+def _end(text: Node) -> Fraction | float | None:
+    if text in INFINITE:
+        return -math.inf if text == INFINITE[0] else math.inf
+    number = read_number(text) if isinstance(text, str) else None
+    return number and number.value

@@ -30,7 +30,7 @@ ESCAPED_OR_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 DOUBLED = re.compile(r"\\\\(?=[a-zA-Z])")  # \\frac, as in JSON
 
 GOES_ON = re.compile(r"(?<=\d)\s*\.{3,}")
-GROUPED = re.compile(r"(?<=\d)(?<!(?<!\d)0)\s*(?:\{,\}|\{\\,\}|,\s*\\!|\\!\s*,|\\,|\\!|')\s*(?=\d{3}(?!\d))")
+GROUPED = re.compile(r"(?<=\d)(?<!(?<!\d)0)\s*(?:\{,\}|\{\\,\}|,(?:\s|\\,)*\\!|\\!\s*,|\\,|\\!|')\s*(?=\d{3}(?!\d))")
 GROUPED_BY_SIGN = re.compile(r"(?<![\w.,])(?:\d{1,3}(?:_\d{3})+|\d{1,3}(?:\.\d{3}){2,})(?![\w.,]*\d)")
 GROUPED_BY_SPACE = re.compile(r"(?<![\d.,/])\d{1,3}(?: \d{3})+(?![\d/]| \d)")
 PLAIN = [

@@ -19,7 +19,6 @@ import os
 import signal
 import socket
 import sys
-import traceback
 import types
 from collections.abc import Callable
 from functools import partial
@@ -149,7 +148,7 @@ def _print(error: BaseException) -> None:
         trace = error.__traceback__
         while trace and trace.tb_frame.f_code.co_filename == __file__:
             trace = trace.tb_next
-        traceback.print_exception(type(error), error, trace)
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
     except BaseException:  # `__str__` is untrusted code, and memory may be used up
         with contextlib.suppress(OSError):  # untrusted code may have made stderr non-blocking, and filled it
             os.write(2, f"{type(error).__name__}\n".encode())

@@ -9,7 +9,7 @@ Eight calls depend on their arguments. The numbers are those of x86_64 and aarch
 
 import errno
 import functools
-import platform
+import os
 import struct
 import sys
 from collections.abc import Callable, Sequence
@@ -189,7 +189,7 @@ def _allowed() -> dict[str, int]:
 
 
 def _machine() -> tuple[int, int]:
-    name = platform.machine()
+    name = os.uname().machine
     if name not in _MACHINES or sys.maxsize < 1 << 32:
         raise OSError(errno.ENOSYS, f"jails are made on {' and '.join(_MACHINES)} (64 bits), and this is {name}")
     return _MACHINES[name]

@@ -17,12 +17,10 @@ import ctypes
 import math
 import os
 import resource
-import shutil
 import signal
 import struct
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from rlif.sandbox.filters import call_filter, call_number
 
@@ -57,7 +55,8 @@ def enter_new_root() -> None:
     Linux 5.11) does not let users make overlays, bind mounts remain.
     """
     user, group = os.getuid(), os.getgid()
-    places = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    with open("/proc/self/mountinfo") as report:
+        places = [line.split()[4] for line in report]
     _check(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS), "unshare")
     _map_user(user, group)
     _mount("tmpfs", _NEW_ROOT, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4m,mode=755")
@@ -83,7 +82,8 @@ def _mount_again(place: str) -> None:
     target = _NEW_ROOT + place
     if os.path.isfile(place) and not os.path.exists(target):
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        shutil.copyfile(place, target)
+        with open(place, "rb") as file, open(target, "wb") as copy:
+            copy.write(file.read())
         return
     if os.path.isdir(place):
         os.makedirs(target, exist_ok=True)
@@ -208,7 +208,8 @@ def _memory_of(process: str) -> int:
         return 0
     try:
         pages = _sum_of(f"{process}/smaps_rollup", ("Pss:", "SwapPss:"))
-        mappings = Path(f"{process}/maps").read_bytes().count(b"\n")
+        with open(f"{process}/maps", "rb") as report:
+            mappings = report.read().count(b"\n")
         files = len(os.listdir(f"{process}/fd"))
     except (FileNotFoundError, ProcessLookupError):
         return 0

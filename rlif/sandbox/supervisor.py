@@ -21,12 +21,9 @@ import json
 import mmap
 import os
 import select
-import shutil
 import signal
 import socket
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable
 
 from rlif.sandbox import jail
@@ -84,7 +81,9 @@ class Supervisor:
         while True:
             limits, files = self._receive()
             if self.local:
-                shutil.rmtree(self.folder, ignore_errors=True)
+                from shutil import rmtree
+
+                rmtree(self.folder, ignore_errors=True)
                 os.makedirs(self.folder, exist_ok=True)
             try:
                 reply = self._run(limits, files)
@@ -191,7 +190,6 @@ class Supervisor:
         except OSError:  # it is larger than its disk; then Python says that there is no such file
             os.remove(FILE)
         os.environ.update(HOME=self.folder, TMPDIR=self.folder)
-        tempfile.tempdir = None
         jail.set_limits(limits, self.counted)
         jail.hide(False)  # the program may read its own /proc/self
         if not self.local:
@@ -282,5 +280,5 @@ def main(local: bool, present: set[str]) -> None:
     except HostClosed:
         os._exit(0)
     except BaseException:
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
         os._exit(1)

@@ -14,13 +14,12 @@ import contextlib
 import ctypes
 import importlib
 import io
-import mmap
 import os
 import signal
 import socket
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 from functools import partial
 from typing import Any
 
@@ -130,7 +129,7 @@ def keep_forever(value: Any) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
 
 
-def note_memory_error(note: mmap.mmap) -> None:
+def note_memory_error(note: MutableSequence[int]) -> None:
     """Makes Python write a 1 into shared memory when it ends because of a MemoryError that nobody caught."""
     process = os.getpid()
 

@@ -2,7 +2,7 @@
 
 Allowed is what Python, numpy and small Linux programs need. Refused is all else: what has a history of kernel bugs, and
 what takes memory of the kernel that no limit counts (System V and POSIX queues, semaphores and segments, keys, memfd,
-shared memory without a file, larger pipes and socket buffers, watches, timers, asynchronous reading).
+larger pipes and socket buffers, watches, timers, asynchronous reading).
 
 Eight calls depend on their arguments. The numbers are those of x86_64 and aarch64. Standard library only.
 """
@@ -75,6 +75,7 @@ _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column ab
 _X32 = 0x40000000
 _NEW_NAMESPACES = 0x7E020000  # the flags CLONE_NEW* but time's, which `clone` cannot make
 _MAP_SHARED, _MAP_ANONYMOUS, _MAP_HUGETLB = 0x1, 0x20, 0x40000
+SHARED_BYTES = 8 << 20  # of shared memory without a file, at most; a larger mapping is refused
 _AF_UNIX, _SOL_SOCKET = 1, 1
 _IOCTLS = (0x5401, 0x540F, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # is it a terminal, how large; FIONREAD, FIO*CLEX
 _FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 9, 36, 37, 38, 1027, 1030, 1032, 1034)  # not F_SETPIPE_SZ, F_NOTIFY, F_SETLEASE
@@ -140,8 +141,9 @@ def _refuse(error: int) -> Instruction:
 _ACCEPT: Instruction = (_RETURN, 0, 0, _ALLOW)
 
 
-def _argument(number: int) -> Instruction:
-    return (_LOAD, 0, 0, 16 + 8 * number)
+def _argument(number: int, high: bool = False) -> Instruction:
+    """Loads one half of an argument, of which each has 64 bits."""
+    return (_LOAD, 0, 0, 16 + 8 * number + 4 * high)
 
 
 def _one_of(argument: int, values: Sequence[int], error: int) -> list[Instruction]:
@@ -156,11 +158,15 @@ def _without(argument: int, bits: int) -> list[Instruction]:
 _CHECKS: dict[str, Callable[[], list[Instruction]]] = {
     "mmap": lambda: [
         _argument(3),
-        (_BITS, 3, 0, _MAP_HUGETLB),
-        (_BITS, 0, 1, _MAP_ANONYMOUS),
-        (_BITS, 1, 0, _MAP_SHARED),  # the pages outlive the mapping that is counted
+        (_BITS, 6, 0, _MAP_HUGETLB),
+        (_BITS, 0, 6, _MAP_ANONYMOUS),
+        (_BITS, 0, 5, _MAP_SHARED),
+        _argument(1, high=True),  # the length
+        (_EQUAL, 0, 2, 0),
+        _argument(1),
+        (_AT_LEAST, 0, 1, SHARED_BYTES + 1),
+        _refuse(errno.ENOMEM),
         _ACCEPT,
-        _refuse(errno.EPERM),
     ],
     "ioctl": lambda: _one_of(1, _IOCTLS, errno.ENOTTY),
     "socket": lambda: _one_of(0, [_AF_UNIX], errno.EAFNOSUPPORT),

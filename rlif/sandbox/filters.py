@@ -4,7 +4,7 @@ Allowed is what Python, numpy and small Linux programs need. Refused is all else
 what takes memory of the kernel that no limit counts (System V and POSIX queues, semaphores and segments, keys, memfd,
 larger pipes and socket buffers, watches, timers, asynchronous reading).
 
-Eight calls depend on their arguments. The numbers are those of x86_64 and aarch64. Standard library only.
+What depends on a call's arguments is in `_CHECKS`. The numbers are those of x86_64 and aarch64. Standard library only.
 """
 
 import errno
@@ -27,8 +27,7 @@ _ALLOWED = (  # name, number on x86_64, number on aarch64
     "futimesat 261 -, newfstatat 262 79, unlinkat 263 35, renameat 264 38, linkat 265 37, symlinkat 266 36",
     "readlinkat 267 78, fchmodat 268 53, faccessat 269 48, pselect6 270 72, ppoll 271 73, utimensat 280 88",
     "fallocate 285 47, preadv 295 69, pwritev 296 70, renameat2 316 276, copy_file_range 326 285, preadv2 327 286",
-    "pwritev2 328 287, statx 332 291, openat2 437 437, faccessat2 439 439, close_range 436 436, fchmodat2 452 452",
-    "cachestat 451 451",
+    "pwritev2 328 287, statx 332 291, openat2 437 437, faccessat2 439 439, fchmodat2 452 452, cachestat 451 451",
     # memory
     "mprotect 10 226, munmap 11 215, brk 12 214, mremap 25 216, msync 26 227, madvise 28 233, membarrier 324 283",
     # processes and threads
@@ -70,9 +69,11 @@ CHECKED = {  # number on x86_64, on aarch64
     "prlimit64": (302, 261),
     "syncfs": (306, 267),
     "clone3": (435, 435),
+    "close_range": (436, 436),
 }
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH_*
 _X32 = 0x40000000
+_CLONE_FILES, _CLONE_THREAD, _CLOSE_RANGE_UNSHARE = 0x400, 0x10000, 2
 _NEW_NAMESPACES = 0x7E020000  # the flags CLONE_NEW* but time's, which `clone` cannot make
 _MAP_SHARED, _MAP_ANONYMOUS, _MAP_HUGETLB = 0x1, 0x20, 0x40000
 SHARED_BYTES = 8 << 20  # of shared memory without a file, at most; a larger mapping is refused
@@ -177,13 +178,21 @@ _CHECKS: dict[str, Callable[[], list[Instruction]]] = {
         _refuse(errno.EPERM),
         *_one_of(2, _SOCKET_OPTIONS, errno.EPERM),
     ],
-    "clone": lambda: _without(0, _NEW_NAMESPACES),
+    "clone": lambda: [
+        _argument(0),
+        (_BITS, 3, 0, _NEW_NAMESPACES),
+        (_BITS, 0, 1, _CLONE_THREAD),
+        (_BITS, 0, 1, _CLONE_FILES),  # threads have one table of open files, which is counted
+        _ACCEPT,
+        _refuse(errno.EPERM),
+    ],
     "fcntl": lambda: _one_of(1, _FCNTLS, errno.EPERM),
     "prctl": lambda: _one_of(0, _PRCTLS, errno.EPERM),
     "sync": lambda: [_refuse(0)],  # as if done: it would write all disks of the host
     "prlimit64": lambda: _one_of(0, [0], errno.EPERM),  # its own limits
     "syncfs": lambda: [_refuse(0)],
     "clone3": lambda: [_refuse(errno.ENOSYS)],  # a filter cannot read its flags; libraries fall back to clone
+    "close_range": lambda: _without(2, _CLOSE_RANGE_UNSHARE),
 }
 
 

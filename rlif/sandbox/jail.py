@@ -108,6 +108,8 @@ def _mount_again(place: str) -> None:
     elif not os.path.exists(target):
         os.close(os.open(target, os.O_CREAT))
     _mount(place, target, None, _MS_BIND | _MS_REC)
+    if not os.path.isdir(place):  # a device, whose times could be changed otherwise
+        _mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NOEXEC)
 
 
 def fork_into_jail() -> int:
@@ -227,9 +229,13 @@ def memory_in_use(but: set[int], enough: int) -> int:
 
 
 def _memory_of(process: str) -> int:
-    kept = _sum_of(f"{process}/status", ("VmRSS:", "VmSwap:"))
-    if not kept:  # it has ended, and nobody has waited for it
-        return 0
+    kept = ("VmRSS:", "VmSwap:")
+    if not _sum_of(f"{process}/status", kept):  # it has ended, and nobody has waited for it, or its first thread has
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            threads = [f"{process}/task/{thread}" for thread in os.listdir(f"{process}/task")]
+            process = next((thread for thread in threads if _sum_of(f"{thread}/status", kept)), "")
+        if not process:
+            return 0
     try:
         pages = _sum_of(f"{process}/smaps_rollup", ("Pss:", "SwapPss:"))
         with open(f"{process}/maps", "rb") as report:

@@ -81,7 +81,7 @@ def sandbox_command() -> Command:
     paths = f"{_INSIDE}/packages:{_INSIDE}:{_INSIDE}/rlif/sandbox/start"
     environment = ENVIRONMENT | {"PYTHONPATH": paths, "RLIF_WORKER": "jails"} | libraries
     enter += [part for name, value in environment.items() for part in ("--setenv", name, value)]
-    enter += ["--", _python(), *_ENTER, _python(), f"/tmp/{_WORKER}"]
+    enter += ["--", _python(), *_ENTER, _python(), _WORKER]
     if not two_steps:
         return enter, {}, None
     user = _FIRST_USER + os.getpid()

@@ -296,4 +296,5 @@ def _check(result: int, what: str) -> int:
 
 if __name__ == "__main__":
     enter_new_root()
+    os.chdir("/tmp")
     os.execv(sys.argv[1], sys.argv[1:])

@@ -95,6 +95,24 @@ FORGERIES = {
         "import socket\ndef f(x):\n s = socket.socket(fileno=3)\n"
         " for _ in range(50): socket.send_fds(s, [b'x'], [0, 1, 2])\n return 5"
     ),
+    "answers before it is asked": forges(
+        "import os\nfor d in (b'[\"returned\", null]', b'[\"returned\", 3]', b'[\"returned\", 5]'):\n"
+        " os.write(3, len(d).to_bytes(8, 'big') + d)\ndef f(x): return 5"
+    ),
+    "answers the next question too": forges(
+        "import os\ndef f(x):\n d = b'[\"returned\", [4, 4]]'\n os.write(3, len(d).to_bytes(8, 'big') + d)\n return 4",
+        "assert call('f', 2) == 4 and call('f', 2) == 4",
+    ),
+    "signals whoever holds the other end": forges(
+        "import os, signal, socket\ndef f(x):\n s = socket.socket(fileno=3)\n"
+        " peer = int.from_bytes(s.getsockopt(1, 77, 4), 'little')\n"  # SO_PEERPIDFD
+        " for n in (9, 19, 15):\n  try: signal.pidfd_send_signal(peer, n)\n  except OSError: pass\n os._exit(0)"
+    ),
+    "closes its half of the pipe": forges("import socket\ndef f(x): socket.socket(fileno=3).shutdown(1)"),
+    "has no name": forges(
+        "class M(type):\n __name__ = property(lambda c: 1 / 0)\nclass E(Exception, metaclass=M): pass\n"
+        "def f(x): raise E"
+    ),
     "never answers": forges("def f(x):\n while True: pass"),
     "stops itself": forges("import os, signal\ndef f(x): os.kill(os.getpid(), signal.SIGSTOP)"),
     "kills everyone": forges("import os\ndef f(x):\n os.kill(-1, 9)\n os.kill(os.getppid(), 9)\n os._exit(0)"),
@@ -155,7 +173,7 @@ def confinement(place: str, port: int, abstract: str) -> dict[str, Attack]:
             "attempt('environ', lambda: 'of-the-caller' in str(os.environ))"
         ),
         "reads files of the host": tries(
-            f"for path in ({place!r}, '/etc/passwd', '/etc/shadow', '/etc/hostname', '/proc/1/root{place}',"
+            f"for path in ({place!r}, '/etc/machine-id', '/etc/shadow', '/etc/hostname', '/proc/1/root{place}',"
             f" '/proc/1/mem', '/dev/mem', '/dev/kmsg', '/proc/kcore', '/sys/kernel', {home!r}, '/home'):\n"
             " attempt(path, lambda: os.listdir(path) if os.path.isdir(path) else open(path, 'rb').read(10))\n"
             f"os.symlink({place!r}, 'link')\nattempt('link', lambda: open('link').read())"
@@ -199,6 +217,12 @@ CONFINEMENT = {
         " attempt(file, lambda: os.write(os.open(file, os.O_WRONLY), b'0'))\n"
         " attempt(file, lambda: os.link(file, 'x'))\n"
         " attempt(file, lambda: os.remove(file))"
+    ),
+    "changes devices": tries(
+        "devices = [d for d in map('/dev/'.__add__, os.listdir('/dev')) if not os.path.isdir(d)]\n"
+        "for d in devices:\n attempt(d, lambda: os.chmod(d, 0o777))\n attempt(d, lambda: os.utime(d))\n"
+        "for d in ('tty', 'ptmx', 'pts/0', 'console', 'kvm', 'fuse', 'net/tun', 'loop0', 'sda', 'vda', 'mem'):\n"
+        " attempt(d, lambda: os.open('/dev/' + d, os.O_RDWR))"
     ),
     "fills the disk": tries(
         "for folder in ('/tmp', '/dev/shm'):\n total = 0\n"

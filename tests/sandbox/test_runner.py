@@ -247,7 +247,7 @@ def test_a_container_that_allows_no_sandbox(change, remedy):
 def test_a_machine_whose_system_calls_are_not_known(monkeypatch):
     monkeypatch.setattr(filters, "_MACHINES", {"other": (0, 0)})
     filters.call_filter.cache_clear()
-    with pytest.raises(RlifError, match="jails are made on other .64 bits., and this is .*RLIF_SANDBOX"):
+    with pytest.raises(RlifError, match=r"jails are made on other .64 bits., and this is .*RLIF_SANDBOX"):
         require_sandbox()
 
 
@@ -261,7 +261,7 @@ def test_the_numbers_of_system_calls():
         assert len(set(numbers.values())) == len(numbers)
         if os.path.exists(header):
             text = Path(header).read_text()
-            known = {name: number for name, number in re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", text)}
+            known = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", text))
             known["newfstatat"] = known.get("newfstatat", known.get("fstatat", ""))
             assert {name: n for name, n in numbers.items() if known.get(name, n) != n} == {}
 

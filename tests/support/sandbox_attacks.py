@@ -1,4 +1,5 @@
-"""Programs that attack the sandbox, each with what must hold afterwards. `python sandbox_attacks.py` lists survivors.
+"""Programs that attack the sandbox, each with what must hold afterwards. `python -m support.sandbox_attacks` lists
+those that succeed, with `--table` it counts them.
 
 Needs no pytest, so that it also runs as another user with the system's Python.
 """
@@ -350,16 +351,44 @@ def secrets() -> Iterator[dict[str, Attack]]:
         yield confinement(place, tcp.getsockname()[1], f"rlif-{os.getpid()}")
 
 
-def survivors() -> dict[str, Outcome]:
-    """Runs all attacks as the present user."""
-    with secrets() as host:
-        found = run(FORGERIES | CONFINEMENT | RESOURCES | host)
-    found |= run(kernel_attacks.CALLS | kernel_attacks.MEMORY | kernel_attacks.SHARED)
+def kinds(host: dict[str, Attack]) -> dict[str, dict[str, Attack]]:
+    """Returns all attacks by what they try."""
     traces = {
         f"{step} {what}": tries(part) for what, parts in TRACES.items() for step, part in zip("12", parts, strict=True)
     }
-    return found | run(traces, workers=1)
+    return {
+        "forge a verdict": FORGERIES,
+        "spoil what program and tests share": kernel_attacks.SHARED,
+        "reach the host's files, network and processes": host,
+        "write outside, gain rights, pass limits": CONFINEMENT,
+        "make refused system calls": kernel_attacks.CALLS,
+        "use up memory, the kernel's too": kernel_attacks.MEMORY,
+        "hang, or use up output and processes": RESOURCES,
+        "end whoever waits for the program": kernel_attacks.chaos(),
+        "leave something for the next program": traces,
+    }
+
+
+def survivors(everything: bool = False) -> dict[str, dict[str, Outcome]]:
+    """Runs the attacks as the present user, without chaos unless everything; returns those that succeeded, by kind."""
+    with secrets() as host:
+        return {
+            kind: run(attacks, workers=1 if kind.startswith("leave") else None)
+            for kind, attacks in kinds(host).items()
+            if everything or not kind.startswith("end")
+        }
+
+
+def table() -> str:
+    """Counts attacks by what they try, and those that succeed."""
+    lines = ["| tries to | attacks | succeed |", "|---|---:|---:|"]
+    found, counted = survivors(everything=True), kinds(confinement("", 0, ""))
+    lines += [f"| {kind} | {len(counted[kind])} | {len(found[kind])} |" for kind in found]
+    return "\n".join([*lines, f"| all | {sum(map(len, counted.values()))} | {sum(map(len, found.values()))} |"])
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: str(outcome) for name, outcome in survivors().items()}))
+    if "--table" in sys.argv:
+        print(table())
+    else:
+        print(json.dumps({name: str(o) for found in survivors().values() for name, o in found.items()}))

@@ -236,6 +236,7 @@ def _memory_of(process: str) -> int:
             process = next((thread for thread in threads if _sum_of(f"{thread}/status", kept)), "")
         if not process:
             return 0
+    pages, mappings, files = 0, b"", _OPEN_FILES
     try:
         pages = _sum_of(f"{process}/smaps_rollup", ("Pss:", "SwapPss:"))
         with open(f"{process}/maps", "rb") as report:
@@ -243,8 +244,8 @@ def _memory_of(process: str) -> int:
         files = len(os.listdir(f"{process}/fd"))
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    except OSError:  # it runs a file that it cannot read, so what it has mapped cannot be counted
-        return sys.maxsize
+    except PermissionError:  # it begins or ends just now, or runs a file that it cannot read
+        pages = pages or _sum_of(f"{process}/status", kept)
     pages += _sum_of(f"{process}/status", ("VmPTE:",)) + SHARED_BYTES * mappings.count(_SHARED)
     return pages + _MAPPING_BYTES * mappings.count(b"\n") + _FILE_BYTES * files
 

@@ -17,7 +17,7 @@ from support.attack_kinds import PATIENT, Attack
 from support.sandbox_attacks import FORGERIES, RESOURCES
 
 from rlif.errors import RlifError
-from rlif.sandbox import filters
+from rlif.sandbox import filters, jail
 from rlif.sandbox.runner import Limits, Outcome, Program, require_sandbox, run_programs
 
 sandboxed = pytest.mark.usefixtures("sandbox")
@@ -292,3 +292,20 @@ def test_limits_are_positive(name, value):
 def test_workers_are_positive():
     with pytest.raises(RlifError, match="at least 1"):
         run_programs([Program("")], workers=0, unsafe_local=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_that_just_ends_does_not_count_as_large(monkeypatch):
+    """Nobody can list the descriptors of a process that the kernel is about to remove, or that begins a program."""
+    listdir = os.listdir
+
+    def refuses(path: str) -> list[str]:
+        if path.endswith("/fd"):
+            raise PermissionError
+        return listdir(path)
+
+    with subprocess.Popen(["sleep", "9"]) as process:
+        known = jail._memory_of(f"/proc/{process.pid}")
+        monkeypatch.setattr(os, "listdir", refuses)
+        assert 0 < known <= jail._memory_of(f"/proc/{process.pid}") < known + (64 << 20)
+        process.kill()

@@ -199,10 +199,9 @@ MEMORY = {
     "processes whose first thread has ended": strains(
         "memory",
         source=_MANY.replace("12", "5")
-        + "import ctypes, platform, threading\ndef grow():\n time.sleep(0.1)\n x = b'x' * (90 << 20)\n"
+        + "import ctypes, platform, threading\ndef grow():\n time.sleep(0.1)\n x = b'x' * (70 << 20)\n"
         " time.sleep(100)\nthreading.Thread(target=grow).start()\n"
         "ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[platform.machine()], 0)",
-        limits=SMALL,
     ),
     "shared memory of which little stays mapped": strains(
         "memory",

@@ -220,7 +220,7 @@ CONFINEMENT = {
         " attempt(file, lambda: os.remove(file))"
     ),
     "changes devices": tries(
-        "devices = [d for d in map('/dev/'.__add__, os.listdir('/dev')) if not os.path.isdir(d) and not os.path.islink(d)]\n"
+        "devices = [e.path for e in os.scandir('/dev') if not e.is_dir() and not e.is_symlink()]\n"
         "for d in devices:\n attempt(d, lambda: os.chmod(d, 0o777))\n attempt(d, lambda: os.utime(d))\n"
         "for d in ('tty', 'ptmx', 'pts/0', 'console', 'kvm', 'fuse', 'net/tun', 'loop0', 'sda', 'vda', 'mem'):\n"
         " attempt(d, lambda: os.open('/dev/' + d, os.O_RDWR))"

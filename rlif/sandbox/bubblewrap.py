@@ -13,17 +13,25 @@ is not such a root, and takes one step.
 
 import importlib.util
 import os
+import re
 import shutil
 import sys
 import sysconfig
 from pathlib import Path
 
 from rlif.errors import MachineError
+from rlif.sandbox.filters import call_filter
 
-INSTALL = (
-    "programs that a model wrote run in a sandbox only: on Linux, install bubblewrap "
-    "(`apt install bubblewrap` or `dnf install bubblewrap`)"
-)
+_ONLY = "programs that a model wrote run in a sandbox only"
+_INSTALL = "(`apt install bubblewrap` or `dnf install bubblewrap`)"
+_REMEDIES = {  # pattern of what bubblewrap or the jail complains of, what to do
+    "Unknown option": f"install bubblewrap 0.5 or newer {_INSTALL}",
+    "mount proc|mounting /proc|read /proc": "in a container, show all of /proc"
+    " (Docker: `--security-opt systempaths=unconfined`)",
+    "seccomp": "it needs a kernel with filters of system calls (CONFIG_SECCOMP_FILTER)",
+    "": "allow unprivileged user namespaces (`sysctl -w user.max_user_namespaces=10000`, on Ubuntu also"
+    " `kernel.apparmor_restrict_unprivileged_userns=0`, in a container by its seccomp profile)",
+}
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "HOME": "/tmp",
@@ -52,12 +60,22 @@ def find_bubblewrap() -> str:
     """Returns the path of bwrap.
 
     Raises:
-        MachineError: it is not installed; the message says how to install it.
+        MachineError: it is not installed, or no jail can be made on this kind of machine.
     """
     found = shutil.which("bwrap") if sys.platform == "linux" else None
     if not found:
-        raise MachineError(f"{INSTALL}; there is no `bwrap` on this PATH.")
+        raise MachineError(f"{_ONLY}: on Linux, install bubblewrap {_INSTALL}; there is no `bwrap` on this PATH.")
+    try:
+        call_filter()
+    except OSError as error:
+        raise MachineError(f"{_ONLY}: {error.strerror}; RLIF_SANDBOX can name another backend.") from None
     return found
+
+
+def no_sandbox(reason: str) -> MachineError:
+    """Returns the error that says why there is no sandbox, and what to do."""
+    remedy = next(remedy for pattern, remedy in _REMEDIES.items() if re.search(pattern, reason))
+    return MachineError(f"{_ONLY}, and bubblewrap cannot make one here ({reason}): {remedy}.")
 
 
 Command = tuple[list[str], dict[str, str], int | None]
@@ -75,13 +93,24 @@ def sandbox_command() -> Command:
     bwrap, two_steps = find_bubblewrap(), _is_root_of_the_machine()
     enter = [bwrap, *_visible_files(in_view=two_steps), "--proc", "/proc", *_devices(), "--dir", "/tmp"]
     enter += ["--remount-ro", "/dev", "--remount-ro", "/"]
-    enter += ["--unshare-all", "--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--cap-drop", "ALL"]
+    enter += [
+        "--unshare-all",
+        "--unshare-user",
+        "--uid",
+        "1000",
+        "--gid",
+        "1000",
+        "--hostname",
+        "sandbox",
+        "--cap-drop",
+        "ALL",
+    ]
     enter += ["--as-pid-1", "--die-with-parent", "--new-session", "--clearenv"]
     libraries = {"LD_LIBRARY_PATH": f"{_INSIDE}/lib"} if _library() else {}
     paths = f"{_INSIDE}/packages:{_INSIDE}:{_INSIDE}/rlif/sandbox/start"
     environment = ENVIRONMENT | {"PYTHONPATH": paths, "RLIF_WORKER": "jails"} | libraries
     enter += [part for name, value in environment.items() for part in ("--setenv", name, value)]
-    enter += ["--", _python(), *_ENTER, _python(), f"/tmp/{_WORKER}"]
+    enter += ["--", _python(), *_ENTER, _python(), _WORKER]
     if not two_steps:
         return enter, {}, None
     user = _FIRST_USER + os.getpid()

@@ -14,14 +14,12 @@ import contextlib
 import ctypes
 import importlib
 import io
-import mmap
 import os
 import signal
 import socket
 import sys
-import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 from functools import partial
 from typing import Any
 
@@ -131,7 +129,7 @@ def keep_forever(value: Any) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
 
 
-def note_memory_error(note: mmap.mmap) -> None:
+def note_memory_error(note: MutableSequence[int]) -> None:
     """Makes Python write a 1 into shared memory when it ends because of a MemoryError that nobody caught."""
     process = os.getpid()
 
@@ -149,7 +147,7 @@ def _print(error: BaseException) -> None:
         trace = error.__traceback__
         while trace and trace.tb_frame.f_code.co_filename == __file__:
             trace = trace.tb_next
-        traceback.print_exception(type(error), error, trace)
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
     except BaseException:  # `__str__` is untrusted code, and memory may be used up
         with contextlib.suppress(OSError):  # untrusted code may have made stderr non-blocking, and filled it
             os.write(2, f"{type(error).__name__}\n".encode())

@@ -2,14 +2,14 @@
 
 Allowed is what Python, numpy and small Linux programs need. Refused is all else: what has a history of kernel bugs, and
 what takes memory of the kernel that no limit counts (System V and POSIX queues, semaphores and segments, keys, memfd,
-shared memory without a file, larger pipes and socket buffers, watches, timers, asynchronous reading).
+larger pipes and socket buffers, watches, timers, asynchronous reading).
 
-Eight calls depend on their arguments. The numbers are those of x86_64 and aarch64. Standard library only.
+What depends on a call's arguments is in `_CHECKS`. The numbers are those of x86_64 and aarch64. Standard library only.
 """
 
 import errno
 import functools
-import platform
+import os
 import struct
 import sys
 from collections.abc import Callable, Sequence
@@ -27,8 +27,7 @@ _ALLOWED = (  # name, number on x86_64, number on aarch64
     "futimesat 261 -, newfstatat 262 79, unlinkat 263 35, renameat 264 38, linkat 265 37, symlinkat 266 36",
     "readlinkat 267 78, fchmodat 268 53, faccessat 269 48, pselect6 270 72, ppoll 271 73, utimensat 280 88",
     "fallocate 285 47, preadv 295 69, pwritev 296 70, renameat2 316 276, copy_file_range 326 285, preadv2 327 286",
-    "pwritev2 328 287, statx 332 291, openat2 437 437, faccessat2 439 439, close_range 436 436, fchmodat2 452 452",
-    "cachestat 451 451",
+    "pwritev2 328 287, statx 332 291, openat2 437 437, faccessat2 439 439, fchmodat2 452 452, cachestat 451 451",
     # memory
     "mprotect 10 226, munmap 11 215, brk 12 214, mremap 25 216, msync 26 227, madvise 28 233, membarrier 324 283",
     # processes and threads
@@ -70,11 +69,14 @@ CHECKED = {  # number on x86_64, on aarch64
     "prlimit64": (302, 261),
     "syncfs": (306, 267),
     "clone3": (435, 435),
+    "close_range": (436, 436),
 }
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH_*
 _X32 = 0x40000000
+_CLONE_FILES, _CLONE_THREAD, _CLOSE_RANGE_UNSHARE = 0x400, 0x10000, 2
 _NEW_NAMESPACES = 0x7E020000  # the flags CLONE_NEW* but time's, which `clone` cannot make
 _MAP_SHARED, _MAP_ANONYMOUS, _MAP_HUGETLB = 0x1, 0x20, 0x40000
+SHARED_BYTES = 8 << 20  # of shared memory without a file, at most; a larger mapping is refused
 _AF_UNIX, _SOL_SOCKET = 1, 1
 _IOCTLS = (0x5401, 0x540F, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # is it a terminal, how large; FIONREAD, FIO*CLEX
 _FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 9, 36, 37, 38, 1027, 1030, 1032, 1034)  # not F_SETPIPE_SZ, F_NOTIFY, F_SETLEASE
@@ -140,8 +142,9 @@ def _refuse(error: int) -> Instruction:
 _ACCEPT: Instruction = (_RETURN, 0, 0, _ALLOW)
 
 
-def _argument(number: int) -> Instruction:
-    return (_LOAD, 0, 0, 16 + 8 * number)
+def _argument(number: int, high: bool = False) -> Instruction:
+    """Loads one half of an argument, of which each has 64 bits."""
+    return (_LOAD, 0, 0, 16 + 8 * number + 4 * high)
 
 
 def _one_of(argument: int, values: Sequence[int], error: int) -> list[Instruction]:
@@ -156,11 +159,15 @@ def _without(argument: int, bits: int) -> list[Instruction]:
 _CHECKS: dict[str, Callable[[], list[Instruction]]] = {
     "mmap": lambda: [
         _argument(3),
-        (_BITS, 3, 0, _MAP_HUGETLB),
-        (_BITS, 0, 1, _MAP_ANONYMOUS),
-        (_BITS, 1, 0, _MAP_SHARED),  # the pages outlive the mapping that is counted
+        (_BITS, 6, 0, _MAP_HUGETLB),
+        (_BITS, 0, 6, _MAP_ANONYMOUS),
+        (_BITS, 0, 5, _MAP_SHARED),
+        _argument(1, high=True),  # the length
+        (_EQUAL, 0, 2, 0),
+        _argument(1),
+        (_AT_LEAST, 0, 1, SHARED_BYTES + 1),
+        _refuse(errno.ENOMEM),
         _ACCEPT,
-        _refuse(errno.EPERM),
     ],
     "ioctl": lambda: _one_of(1, _IOCTLS, errno.ENOTTY),
     "socket": lambda: _one_of(0, [_AF_UNIX], errno.EAFNOSUPPORT),
@@ -171,13 +178,21 @@ _CHECKS: dict[str, Callable[[], list[Instruction]]] = {
         _refuse(errno.EPERM),
         *_one_of(2, _SOCKET_OPTIONS, errno.EPERM),
     ],
-    "clone": lambda: _without(0, _NEW_NAMESPACES),
+    "clone": lambda: [
+        _argument(0),
+        (_BITS, 3, 0, _NEW_NAMESPACES),
+        (_BITS, 0, 1, _CLONE_THREAD),
+        (_BITS, 0, 1, _CLONE_FILES),  # threads have one table of open files, which is counted
+        _ACCEPT,
+        _refuse(errno.EPERM),
+    ],
     "fcntl": lambda: _one_of(1, _FCNTLS, errno.EPERM),
     "prctl": lambda: _one_of(0, _PRCTLS, errno.EPERM),
     "sync": lambda: [_refuse(0)],  # as if done: it would write all disks of the host
     "prlimit64": lambda: _one_of(0, [0], errno.EPERM),  # its own limits
     "syncfs": lambda: [_refuse(0)],
     "clone3": lambda: [_refuse(errno.ENOSYS)],  # a filter cannot read its flags; libraries fall back to clone
+    "close_range": lambda: _without(2, _CLOSE_RANGE_UNSHARE),
 }
 
 
@@ -189,7 +204,7 @@ def _allowed() -> dict[str, int]:
 
 
 def _machine() -> tuple[int, int]:
-    name = platform.machine()
+    name = os.uname().machine
     if name not in _MACHINES or sys.maxsize < 1 << 32:
         raise OSError(errno.ENOSYS, f"jails are made on {' and '.join(_MACHINES)} (64 bits), and this is {name}")
     return _MACHINES[name]

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlif.errors import MachineError
-from rlif.sandbox.bubblewrap import INSTALL, local_command, sandbox_command
+from rlif.sandbox.bubblewrap import local_command, no_sandbox, sandbox_command
 from rlif.sandbox.program import Limits, Outcome, Program
 
 _START_LIMITS = Limits(seconds=60.0, memory_mib=1024, processes=64, output_bytes=1, disk_mib=1)
@@ -80,10 +80,7 @@ class Sandbox:
             reason = self.close() or failure
             if local:
                 raise MachineError(f"programs cannot be run here: {reason}")
-            raise MachineError(
-                f"{INSTALL}; here it cannot make a sandbox ({reason}): allow unprivileged user namespaces, on Ubuntu by"
-                " `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, in a container by its seccomp profile."
-            )
+            raise no_sandbox(reason)
 
     def close(self) -> str:
         """Ends the sandbox with all of its processes. Returns the last line that it wrote to stderr."""

@@ -15,16 +15,15 @@ which also forbids further namespaces. Standard library only.
 import contextlib
 import ctypes
 import math
+import mmap
 import os
 import resource
-import shutil
 import signal
 import struct
 import sys
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, MutableSequence
 
-from rlif.sandbox.filters import call_filter, call_number
+from rlif.sandbox.filters import SHARED_BYTES, call_filter, call_number
 
 _CLONE_NEWUSER, _CLONE_NEWNS = 0x10000000, 0x00020000
 _NEW_NAMESPACES = _CLONE_NEWUSER | _CLONE_NEWNS | 0x20000000 | 0x08000000  # users, mounts, processes, IPC
@@ -32,15 +31,23 @@ _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND, _MS_REC = 
 _MNT_DETACH = 2
 _NEW_ROOT = "/tmp"  # an empty folder until then
 _LINKS = ("/", "/dev", "/sandbox/lib")  # folders of symbolic links
+_NAMES = {  # files of /etc, so that the user and this machine have names
+    "passwd": "root:x:0:0::/:/bin/sh\nsandbox:x:{user}:{group}::/tmp:/bin/sh\n",
+    "group": "root:x:0:\nsandbox:x:{group}:\n",
+    "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
+}
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 4, 22
 _INODES_PER_MIB = 256
 _OPEN_FILES = 256  # of a process
 # At most as many bytes of the kernel's memory belong to a mapping, an open file (a full pipe), a socket.
 _MAPPING_BYTES, _FILE_BYTES, _SOCKET_BYTES = 256, 64 << 10, 256 << 10
+_SHARED = b"/dev/zero (deleted)\n"  # Shared memory without a file: what is left of a mapping keeps the whole of it.
 _LOCK_REPORT = 2048  # bytes, some 60 for each lock; a read returns not much more than 4000
 
 _libc = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock, which a cloned process must hold
 _libc.syscall.restype = ctypes.c_long
+_libc.mmap.restype = ctypes.c_void_p
+_FAILED = ctypes.c_void_p(-1).value
 
 
 def hide(hidden: bool = True) -> None:
@@ -57,7 +64,8 @@ def enter_new_root() -> None:
     Linux 5.11) does not let users make overlays, bind mounts remain.
     """
     user, group = os.getuid(), os.getgid()
-    places = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    with open("/proc/self/mountinfo") as report:
+        places = [line.split()[4] for line in report]
     _check(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS), "unshare")
     _map_user(user, group)
     _mount("tmpfs", _NEW_ROOT, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4m,mode=755")
@@ -68,6 +76,10 @@ def enter_new_root() -> None:
             if entry.is_symlink():
                 os.symlink(os.readlink(entry.path), _NEW_ROOT + entry.path)
     os.makedirs(f"{_NEW_ROOT}/dev/shm")
+    os.makedirs(f"{_NEW_ROOT}/etc", exist_ok=True)
+    for name, text in _NAMES.items():
+        with open(f"{_NEW_ROOT}/etc/{name}", "w") as file:
+            file.write(text.format(user=user, group=group))
     for place in sorted(set(places) - {"/", "/dev"}):
         if not place.startswith("/proc/"):
             _mount_again(place)
@@ -83,7 +95,8 @@ def _mount_again(place: str) -> None:
     target = _NEW_ROOT + place
     if os.path.isfile(place) and not os.path.exists(target):
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        shutil.copyfile(place, target)
+        with open(place, "rb") as file, open(target, "wb") as copy:
+            copy.write(file.read())
         return
     if os.path.isdir(place):
         os.makedirs(target, exist_ok=True)
@@ -95,6 +108,8 @@ def _mount_again(place: str) -> None:
     elif not os.path.exists(target):
         os.close(os.open(target, os.O_CREAT))
     _mount(place, target, None, _MS_BIND | _MS_REC)
+    if not os.path.isdir(place):  # a device, whose times could be changed otherwise
+        _mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NOEXEC)
 
 
 def fork_into_jail() -> int:
@@ -150,6 +165,16 @@ def set_limits(limits: Mapping[str, float], more_processes: int = 0) -> None:
         resource.setrlimit(kind, (soft, hard) if ceiling < 0 else (min(soft, ceiling), min(hard, ceiling)))
 
 
+def shared_byte() -> MutableSequence[int]:
+    """Makes a byte that forked processes share. In a file without a name, because other such memory is counted."""
+    file = os.memfd_create("note")
+    os.truncate(file, 1)
+    address = _libc.mmap(None, ctypes.c_size_t(1), mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, file, 0)
+    _check(-1 if address == _FAILED else 0, "mmap")
+    os.close(file)
+    return (ctypes.c_ubyte * 1).from_address(address)
+
+
 COUNT_STEP = 32  # processes; there may be so many more than `processes_counted` returns
 
 
@@ -191,7 +216,8 @@ def memory_in_use(but: set[int], enough: int) -> int:
     """Returns the bytes in use by all processes of this namespace but these, the kernel's own for them included.
 
     Counted are resident and swapped pages, shared ones in proportion, and page tables; and at the most that they can
-    hold: mappings, open files (a pipe, for instance), sockets. Stops once it is more than enough.
+    hold: mappings, shared memory without a file, open files (a pipe, for instance), sockets. Stops once it is more than
+    enough.
     """
     total = _SOCKET_BYTES * _sockets() + (enough if _many_locks() else 0)
     for name in os.listdir("/proc"):
@@ -203,18 +229,25 @@ def memory_in_use(but: set[int], enough: int) -> int:
 
 
 def _memory_of(process: str) -> int:
-    kept = _sum_of(f"{process}/status", ("VmRSS:", "VmSwap:"))
-    if not kept:  # it has ended, and nobody has waited for it
-        return 0
+    kept = ("VmRSS:", "VmSwap:")
+    if not _sum_of(f"{process}/status", kept):  # it has ended, and nobody has waited for it, or its first thread has
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            threads = [f"{process}/task/{thread}" for thread in os.listdir(f"{process}/task")]
+            process = next((thread for thread in threads if _sum_of(f"{thread}/status", kept)), "")
+        if not process:
+            return 0
+    pages, mappings, files = 0, b"", _OPEN_FILES
     try:
         pages = _sum_of(f"{process}/smaps_rollup", ("Pss:", "SwapPss:"))
-        mappings = Path(f"{process}/maps").read_bytes().count(b"\n")
+        with open(f"{process}/maps", "rb") as report:
+            mappings = report.read()
         files = len(os.listdir(f"{process}/fd"))
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    except OSError:  # it runs a file that it cannot read, so others cannot read this; counts as much as it can have
-        pages, mappings, files = kept, 0, _OPEN_FILES
-    return pages + _sum_of(f"{process}/status", ("VmPTE:",)) + _MAPPING_BYTES * mappings + _FILE_BYTES * files
+    except PermissionError:  # it begins or ends just now, or runs a file that it cannot read
+        pages = pages or _sum_of(f"{process}/status", kept)
+    pages += _sum_of(f"{process}/status", ("VmPTE:",)) + SHARED_BYTES * mappings.count(_SHARED)
+    return pages + _MAPPING_BYTES * mappings.count(b"\n") + _FILE_BYTES * files
 
 
 def _sum_of(path: str, kinds: tuple[str, ...]) -> int:
@@ -264,4 +297,5 @@ def _check(result: int, what: str) -> int:
 
 if __name__ == "__main__":
     enter_new_root()
+    os.chdir("/tmp")
     os.execv(sys.argv[1], sys.argv[1:])

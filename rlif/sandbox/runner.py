@@ -24,18 +24,22 @@ Stopped:
                         the paths of its folders in /proc, which shows processes only
     system calls        all but those that Python needs (`rlif.sandbox.filters`)
     memory              of each process: address space. Of a program: resident and swapped pages, page tables, mappings,
-                        open files with their pipes, sockets with their queues, locks, checked 20 times a second, so it
-                        can overshoot by what is taken in between. Shared memory without a file, System V and POSIX
-                        queues, semaphores and segments, larger pipes and buffers, watches and timers are refused
+                        shared memory without a file (at most 8 MiB a piece), open files with their pipes, sockets with
+                        their queues, locks, checked 20 times a second, so it can overshoot by what is taken in between.
+                        System V and POSIX queues, semaphores and segments, larger pipes and buffers, watches and timers
+                        are refused
     other limits        processes, disk and its inodes, output, time, pending signals
     other programs      nothing is left for the next one, and no order of programs ends a run
     verdicts            cannot be forged; stderr that is full or does not block changes none
 
 Not stopped: bugs of the kernel; side channels; load on processors and memory bus (a busy machine makes programs slow,
 hence more time-outs); the names of files under /usr and Python's folder, the kind of disk they lie on, and before Linux
-5.11 or where overlays cannot be stacked the paths that they were mounted from. Python's `mmap.mmap(-1, n)` fails,
-because it is shared memory without a file; memory shared by `multiprocessing` works. Made for scoring what a model
-wrote, not for a service that strangers can reach. Needs Linux on x86_64 or aarch64 with unprivileged user namespaces.
+5.11 or where overlays cannot be stacked the paths that they were mounted from. Made for scoring what a model wrote, not
+for a service that strangers can reach. Needs Linux on x86_64 or aarch64 with unprivileged user namespaces.
+
+Otherwise than under plain Python: there is no network, not even to itself by 127.0.0.1 (UNIX sockets work), and no
+/proc/meminfo or /proc/cpuinfo (`os.cpu_count` and `os.sysconf` work); `mmap.mmap(-1, n)` fails beyond 8 MiB (memory
+shared by `multiprocessing` may be as large as the disk); a program's other processes end with its first one.
 """
 
 import contextlib

@@ -21,13 +21,10 @@ import json
 import mmap
 import os
 import select
-import shutil
 import signal
 import socket
 import sys
-import tempfile
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 
 from rlif.sandbox import jail
 from rlif.sandbox.calls import FILE, answer_calls, begin_anew, keep_forever, note_memory_error, run_tests
@@ -84,7 +81,9 @@ class Supervisor:
         while True:
             limits, files = self._receive()
             if self.local:
-                shutil.rmtree(self.folder, ignore_errors=True)
+                from shutil import rmtree
+
+                rmtree(self.folder, ignore_errors=True)
                 os.makedirs(self.folder, exist_ok=True)
             try:
                 reply = self._run(limits, files)
@@ -171,7 +170,7 @@ class Supervisor:
         os.setsid()
         if not self.local:
             jail.mount_disk(int(limits["disk_mib"]))
-        note = mmap.mmap(-1, 1)
+        note = mmap.mmap(-1, 1) if self.local else jail.shared_byte()
         program = os.fork()
         if program == 0:
             self._become_program(limits, with_calls, note)
@@ -181,7 +180,7 @@ class Supervisor:
         code = os.waitstatus_to_exitcode(status)
         os.write(_REPORT, f"{code}{_MEMORY if code and note[0] else ''}".encode())
 
-    def _become_program(self, limits: dict[str, float], with_calls: bool, note: mmap.mmap) -> None:
+    def _become_program(self, limits: dict[str, float], with_calls: bool, note: MutableSequence[int]) -> None:
         self.forked = True
         self.control.detach()
         os.chdir(self.folder)
@@ -190,8 +189,7 @@ class Supervisor:
                 file.write(_read(_TEXT))
         except OSError:  # it is larger than its disk; then Python says that there is no such file
             os.remove(FILE)
-        os.environ.update(HOME=self.folder, TMPDIR=self.folder)
-        tempfile.tempdir = None
+        os.environ.update(HOME=self.folder, TMPDIR=self.folder, PWD=self.folder)
         jail.set_limits(limits, self.counted)
         jail.hide(False)  # the program may read its own /proc/self
         if not self.local:
@@ -208,15 +206,18 @@ class Supervisor:
 
     def _wait(self, children: list[Child], memory: int) -> bool:
         """Waits until the tester, or init if there are no tests, has ended. Returns True if memory ran out before."""
-        judge = children[0]
-        ours = {os.getpid()} | ({judge.process} if len(children) > 1 else set())
+        judge, init = children[0], children[-1]
+        ours = {os.getpid(), judge.process, init.process}
+        open_pipes = {child.pipe: child for child in children}
         while True:
-            ready, _, _ = select.select([judge.pipe, self.control], [], [], _WATCH_SECONDS)
+            ready, _, _ = select.select([*open_pipes, self.control], [], [], _WATCH_SECONDS)
             if self.control in ready:  # there is one order at a time, so this is the end
                 raise HostClosed
-            if judge.pipe in ready and not judge.read():
-                return False
-            if not ready and not self.local and jail.memory_in_use(ours, memory) > memory:
+            for pipe in ready:
+                if not open_pipes[pipe].read() and open_pipes.pop(pipe) is judge:
+                    return False
+            begun = init.report and not self.local
+            if not ready and begun and jail.memory_in_use(ours, memory) > memory:
                 return True
 
     def _kill_all(self, children: list[Child]) -> None:
@@ -282,5 +283,5 @@ def main(local: bool, present: set[str]) -> None:
     except HostClosed:
         os._exit(0)
     except BaseException:
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
         os._exit(1)

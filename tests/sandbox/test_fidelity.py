@@ -45,7 +45,7 @@ def plain(source: str, stdin: str) -> Result:
         Path(folder, "program.py").write_bytes(source.encode("utf-8", "surrogatepass"))
         file.write(stdin.encode("utf-8", "surrogatepass"))
         file.seek(0)
-        environment = {**ENVIRONMENT, "HOME": folder, "TMPDIR": folder}
+        environment = {**ENVIRONMENT, "HOME": folder, "TMPDIR": folder, "PWD": folder}
         environment["PYTHONPATH"] = str(Path(numpy.__file__).parents[1])
         # A shell's background job ignores SIGINT, and so would the program.
         command = ["env", "--default-signal=INT", str(PYTHON), "program.py"]

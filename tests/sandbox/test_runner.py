@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from support.attack_kinds import PATIENT, Attack
 from support.sandbox_attacks import FORGERIES, RESOURCES
 
 from rlif.errors import RlifError
+from rlif.sandbox import filters, jail
 from rlif.sandbox.runner import Limits, Outcome, Program, require_sandbox, run_programs
 
 sandboxed = pytest.mark.usefixtures("sandbox")
@@ -200,15 +206,64 @@ def test_without_bubblewrap_nothing_runs(monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it refuses earlier")
-def test_a_sandbox_that_does_not_start_gives_no_outcome(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        ("setting up uid map: Permission denied", "user namespaces"),
+        ("Unknown option --perms", "bubblewrap 0.5 or newer"),
+        ("Can.t mount proc on /newroot/proc: Operation not permitted", "systempaths=unconfined"),
+        ("seccomp: Invalid argument", "CONFIG_SECCOMP_FILTER"),
+    ],
+)
+def test_a_sandbox_that_does_not_start_gives_no_outcome(monkeypatch, tmp_path, reason, remedy):
     bwrap = tmp_path / "bwrap"
-    bwrap.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n")
+    bwrap.write_text(f"#!/bin/sh\necho 'bwrap: {reason}' >&2\nexit 1\n")
     bwrap.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     seen = []
-    with pytest.raises(RlifError, match="setting up uid map: Permission denied"):
+    with pytest.raises(RlifError, match=f"{reason}.*{remedy}"):
         run_programs([Program("print(1)")], on_outcome=lambda *outcome: seen.append(outcome))
     assert seen == []
+
+
+@pytest.mark.usefixtures("sandbox")
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        ("echo 0 > /proc/sys/user/max_user_namespaces", "allow unprivileged user namespaces"),
+        ("mount -t tmpfs none /proc/irq", "show all of /proc"),  # as containers do
+    ],
+)
+def test_a_container_that_allows_no_sandbox(change, remedy):
+    program = "from rlif.sandbox.runner import require_sandbox\nrequire_sandbox()"
+    enter = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c"]
+    if not shutil.which("unshare") or subprocess.call([*enter, change], stderr=subprocess.DEVNULL):
+        pytest.skip("no such container can be made here; run it with util-linux")
+    done = subprocess.run([*enter, f'{change}; exec "$0" "$@"', sys.executable, "-c", program], capture_output=True)
+    assert remedy in done.stderr.decode()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it refuses earlier")
+def test_a_machine_whose_system_calls_are_not_known(monkeypatch):
+    monkeypatch.setattr(filters, "_MACHINES", {"other": (0, 0)})
+    filters.call_filter.cache_clear()
+    with pytest.raises(RlifError, match=r"jails are made on other .64 bits., and this is .*RLIF_SANDBOX"):
+        require_sandbox()
+
+
+def test_the_numbers_of_system_calls():
+    """Each is written once, and is the kernel's where its header is here."""
+    headers = {0: "/usr/include/x86_64-linux-gnu/asm/unistd_64.h", 1: "/usr/include/asm-generic/unistd.h"}
+    entries = [entry.split() for line in filters._ALLOWED for entry in line.split(", ")]
+    for column, header in headers.items():
+        numbers = {name: row[column] for name, *row in entries if row[column] != "-"}
+        numbers |= {name: str(row[column]) for name, row in filters.CHECKED.items()}
+        assert len(set(numbers.values())) == len(numbers)
+        if os.path.exists(header):
+            text = Path(header).read_text()
+            known = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", text))
+            known["newfstatat"] = known.get("newfstatat", known.get("fstatat", ""))
+            assert {name: n for name, n in numbers.items() if known.get(name, n) != n} == {}
 
 
 def test_unsafe_local_has_the_same_outcomes():
@@ -237,3 +292,20 @@ def test_limits_are_positive(name, value):
 def test_workers_are_positive():
     with pytest.raises(RlifError, match="at least 1"):
         run_programs([Program("")], workers=0, unsafe_local=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_that_just_ends_does_not_count_as_large(monkeypatch):
+    """Nobody can list the descriptors of a process that the kernel is about to remove, or that begins a program."""
+    listdir = os.listdir
+
+    def refuses(path: str) -> list[str]:
+        if path.endswith("/fd"):
+            raise PermissionError
+        return listdir(path)
+
+    with subprocess.Popen(["sleep", "9"]) as process:
+        known = jail._memory_of(f"/proc/{process.pid}")
+        monkeypatch.setattr(os, "listdir", refuses)
+        assert 0 < known <= jail._memory_of(f"/proc/{process.pid}") < known + (64 << 20)
+        process.kill()

@@ -111,7 +111,8 @@ CALLS = {
         "attempt('dnotify', lambda: fcntl.fcntl(os.open('/tmp', 0), 1026, 0x3f))\n"
         "attempt('lease', lambda: fcntl.fcntl(os.open('/tmp/x', os.O_CREAT), 1024, 0))\n"
         "attempt('signals', lambda: fcntl.fcntl(r, 8, os.getpid()))\n"
-        "attempt('shared memory', lambda: mmap.mmap(-1, 4096))\n"
+        "attempt('shared memory', lambda: mmap.mmap(-1, (8 << 20) + 1))\n"
+        "attempt('much shared memory', lambda: mmap.mmap(-1, 1 << 32))\n"
         "attempt('shared zeros', lambda: mmap.mmap(os.open('/dev/zero', os.O_RDWR), 4096))\n"
         "attempt('huge pages', lambda: mmap.mmap(-1, 2 << 20, 0x40022))\n"
         "attempt('terminal', lambda: os.openpty())\n"
@@ -123,6 +124,18 @@ CALLS = {
         "attempt('limits of init', lambda: resource.prlimit(1, resource.RLIMIT_CPU, (1, 1)))\n"
         "a, b = socket.socketpair()\n"
         "for option in (7, 8, 26, 32, 33, 50): attempt(option, lambda: a.setsockopt(1, option, bytes(16)))"
+    ),
+    "makes system calls of 32 bits": tries(
+        "import mmap, platform\nif platform.machine() == 'x86_64':\n"
+        " page = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, 7)\n"
+        " page.write(bytes.fromhex('b814000000cd80c3'))\n"  # getpid through interrupt 0x80
+        " code = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))\n"
+        " attempt('32 bits', lambda: code() >= 0)"
+    ),
+    "makes threads with files of their own": tries(
+        "import platform\nclone = {'x86_64': 56, 'aarch64': 220}[platform.machine()]\n"
+        "call('thread', clone, 0x10000 | 0x800 | 0x100 | 0x200, 0, 0, 0, 0)\n"
+        "call('close_range', 436, 100, 200, 2)\ncall('close_range', 436, 100, 200, 6)\nos.closerange(100, 200)"
     ),
     "makes sockets of every family": tries(
         "for family in set(range(64)) - {1}:\n"
@@ -181,6 +194,20 @@ MEMORY = {
         source=_MANY + "import ctypes\nlibc = ctypes.CDLL(None)\n"
         "for i in range(60000): libc.mmap(None, ctypes.c_size_t(4096), 1 + 2 * (i % 2), 0x22, -1, ctypes.c_long(0))\n"
         "time.sleep(100)",
+        limits=SMALL,
+    ),
+    "processes whose first thread has ended": strains(
+        "memory",
+        source=_MANY.replace("12", "5")
+        + "import ctypes, platform, threading\ndef grow():\n time.sleep(0.1)\n x = b'x' * (70 << 20)\n"
+        " time.sleep(100)\nthreading.Thread(target=grow).start()\n"
+        "ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[platform.machine()], 0)",
+    ),
+    "shared memory of which little stays mapped": strains(
+        "memory",
+        source="import ctypes\nlibc = ctypes.CDLL(None)\nlibc.mmap.restype = ctypes.c_void_p\nn = 8 << 20\n"
+        "while True:\n a = libc.mmap(None, ctypes.c_size_t(n), 3, 0x8021, -1, ctypes.c_long(0))\n"
+        " libc.munmap(ctypes.c_void_p(a + 4096), ctypes.c_size_t(n - 4096))",
         limits=SMALL,
     ),
     "large processes that nobody can read": strains(

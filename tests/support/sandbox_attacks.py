@@ -1,4 +1,5 @@
-"""Programs that attack the sandbox, each with what must hold afterwards. `python sandbox_attacks.py` lists survivors.
+"""Programs that attack the sandbox, each with what must hold afterwards. `python -m support.sandbox_attacks` lists
+those that succeed, with `--table` it counts them.
 
 Needs no pytest, so that it also runs as another user with the system's Python.
 """
@@ -95,6 +96,24 @@ FORGERIES = {
         "import socket\ndef f(x):\n s = socket.socket(fileno=3)\n"
         " for _ in range(50): socket.send_fds(s, [b'x'], [0, 1, 2])\n return 5"
     ),
+    "answers before it is asked": forges(
+        "import os\nfor d in (b'[\"returned\", null]', b'[\"returned\", 3]', b'[\"returned\", 5]'):\n"
+        " os.write(3, len(d).to_bytes(8, 'big') + d)\ndef f(x): return 5"
+    ),
+    "answers the next question too": forges(
+        "import os\ndef f(x):\n d = b'[\"returned\", [4, 4]]'\n os.write(3, len(d).to_bytes(8, 'big') + d)\n return 4",
+        "assert call('f', 2) == 4 and call('f', 2) == 4",
+    ),
+    "signals whoever holds the other end": forges(
+        "import os, signal, socket\ndef f(x):\n s = socket.socket(fileno=3)\n"
+        " peer = int.from_bytes(s.getsockopt(1, 77, 4), 'little')\n"  # SO_PEERPIDFD
+        " for n in (9, 19, 15):\n  try: signal.pidfd_send_signal(peer, n)\n  except OSError: pass\n os._exit(0)"
+    ),
+    "closes its half of the pipe": forges("import socket\ndef f(x): socket.socket(fileno=3).shutdown(1)"),
+    "has no name": forges(
+        "class M(type):\n __name__ = property(lambda c: 1 / 0)\nclass E(Exception, metaclass=M): pass\n"
+        "def f(x): raise E"
+    ),
     "never answers": forges("def f(x):\n while True: pass"),
     "stops itself": forges("import os, signal\ndef f(x): os.kill(os.getpid(), signal.SIGSTOP)"),
     "kills everyone": forges("import os\ndef f(x):\n os.kill(-1, 9)\n os.kill(os.getppid(), 9)\n os._exit(0)"),
@@ -155,7 +174,7 @@ def confinement(place: str, port: int, abstract: str) -> dict[str, Attack]:
             "attempt('environ', lambda: 'of-the-caller' in str(os.environ))"
         ),
         "reads files of the host": tries(
-            f"for path in ({place!r}, '/etc/passwd', '/etc/shadow', '/etc/hostname', '/proc/1/root{place}',"
+            f"for path in ({place!r}, '/etc/machine-id', '/etc/shadow', '/etc/hostname', '/proc/1/root{place}',"
             f" '/proc/1/mem', '/dev/mem', '/dev/kmsg', '/proc/kcore', '/sys/kernel', {home!r}, '/home'):\n"
             " attempt(path, lambda: os.listdir(path) if os.path.isdir(path) else open(path, 'rb').read(10))\n"
             f"os.symlink({place!r}, 'link')\nattempt('link', lambda: open('link').read())"
@@ -199,6 +218,12 @@ CONFINEMENT = {
         " attempt(file, lambda: os.write(os.open(file, os.O_WRONLY), b'0'))\n"
         " attempt(file, lambda: os.link(file, 'x'))\n"
         " attempt(file, lambda: os.remove(file))"
+    ),
+    "changes devices": tries(
+        "devices = [e.path for e in os.scandir('/dev') if not e.is_dir() and not e.is_symlink()]\n"
+        "for d in devices:\n attempt(d, lambda: os.chmod(d, 0o777))\n attempt(d, lambda: os.utime(d))\n"
+        "for d in ('tty', 'ptmx', 'pts/0', 'console', 'kvm', 'fuse', 'net/tun', 'loop0', 'sda', 'vda', 'mem'):\n"
+        " attempt(d, lambda: os.open('/dev/' + d, os.O_RDWR))"
     ),
     "fills the disk": tries(
         "for folder in ('/tmp', '/dev/shm'):\n total = 0\n"
@@ -326,16 +351,44 @@ def secrets() -> Iterator[dict[str, Attack]]:
         yield confinement(place, tcp.getsockname()[1], f"rlif-{os.getpid()}")
 
 
-def survivors() -> dict[str, Outcome]:
-    """Runs all attacks as the present user."""
-    with secrets() as host:
-        found = run(FORGERIES | CONFINEMENT | RESOURCES | host)
-    found |= run(kernel_attacks.CALLS | kernel_attacks.MEMORY | kernel_attacks.SHARED)
+def kinds(host: dict[str, Attack]) -> dict[str, dict[str, Attack]]:
+    """Returns all attacks by what they try."""
     traces = {
         f"{step} {what}": tries(part) for what, parts in TRACES.items() for step, part in zip("12", parts, strict=True)
     }
-    return found | run(traces, workers=1)
+    return {
+        "forge a verdict": FORGERIES,
+        "spoil what program and tests share": kernel_attacks.SHARED,
+        "reach the host's files, network and processes": host,
+        "write outside, gain rights, pass limits": CONFINEMENT,
+        "make refused system calls": kernel_attacks.CALLS,
+        "use up memory, the kernel's too": kernel_attacks.MEMORY,
+        "hang, or use up output and processes": RESOURCES,
+        "end whoever waits for the program": kernel_attacks.chaos(),
+        "leave something for the next program": traces,
+    }
+
+
+def survivors(everything: bool = False) -> dict[str, dict[str, Outcome]]:
+    """Runs the attacks as the present user, without chaos unless everything; returns those that succeeded, by kind."""
+    with secrets() as host:
+        return {
+            kind: run(attacks, workers=1 if kind.startswith("leave") else None)
+            for kind, attacks in kinds(host).items()
+            if everything or not kind.startswith("end")
+        }
+
+
+def table() -> str:
+    """Counts attacks by what they try, and those that succeed."""
+    lines = ["| tries to | attacks | succeed |", "|---|---:|---:|"]
+    found, counted = survivors(everything=True), kinds(confinement("", 0, ""))
+    lines += [f"| {kind} | {len(counted[kind])} | {len(found[kind])} |" for kind in found]
+    return "\n".join([*lines, f"| all | {sum(map(len, counted.values()))} | {sum(map(len, found.values()))} |"])
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: str(outcome) for name, outcome in survivors().items()}))
+    if "--table" in sys.argv:
+        print(table())
+    else:
+        print(json.dumps({name: str(o) for found in survivors().values() for name, o in found.items()}))

@@ -56,7 +56,8 @@ def select(
     and with stops after a shared warm-up. This shows what stopping saves and what it costs.
     """
     from rlif.selection import rules
-    from rlif.selection.drawing import Drawing
+    from rlif.selection.drawing import Drawing, holds_given
+    from rlif.selection.samples import read_samples
     from rlif.selection.scaling import report
     from rlif.selection.score_file import load_scorer
     from rlif.tasks import find_task
@@ -68,12 +69,14 @@ def select(
     _check_source(model, samples, n=n, warm_up=warm_up if early_stop else None)
     known = None if task is None else find_task(task)
     problems = [] if known is None else known.load(split or known.splits[-1], source=source, limit=limit)
-    scorer = None
+    scorer, held = None, False
     if model is not None:
         quiet_transformers()
         scorer = load_scorer(model, chat=chat, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
     if samples is not None:
-        rows, early = _given(samples, known, problems, scorer, template), None
+        rows = read_samples(samples)
+        held = out is not None and holds_given(out, rows)
+        rows, early = _marked(rows, known, problems, scorer, template), None
     else:
         sampler = _sampler(scorer, known, template, max_tokens=max_tokens, n=n, temperature=temperature, seed=seed)
         sampler = sampler if engine == "transformers" else _by_vllm(sampler, dtype)
@@ -89,7 +92,7 @@ def select(
     chosen = rules.select(rows, rule, equal=equal, power=power, seed=seed)
     _show(found, chosen)
     if out is not None:
-        _write(out, found, chosen, rows if samples is not None else None)
+        _write(out, found, chosen, None if samples is None or held else rows)
 
 
 def _equality(task: Task, rows: Sequence[Row]) -> Callable[[str, str], bool]:
@@ -150,13 +153,12 @@ def _sampler(scorer: Scorer | None, task: Task | None, prompt: Prompt | None, **
     return GroupSampler(scorer, task, decoding_of(task, **decoding), prompt)
 
 
-def _given(
-    path: Path, task: Task | None, problems: Sequence[Problem], scorer: Scorer | None, prompt: Prompt | None
+def _marked(
+    rows: list[Row], task: Task | None, problems: Sequence[Problem], scorer: Scorer | None, prompt: Prompt | None
 ) -> list[Row]:
-    """Reads samples of a file; a task grades them, a model scores them."""
-    from rlif.selection.samples import mark_samples, read_samples, score_samples
+    """Completes samples that were given: a task grades them, a model scores them."""
+    from rlif.selection.samples import mark_samples, score_samples
 
-    rows = read_samples(path)
     by_id = {problem.id: problem for problem in problems}
     if task is not None:
         rows = mark_samples(rows, task, by_id)
@@ -202,7 +204,7 @@ def _bounds(cell: Mapping[str, Any]) -> str:
 def _write(
     out: Path, report: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any] | None], rows: Sequence[Row] | None
 ) -> None:
-    """Writes selection.json, .md and .png, chosen.jsonl, and samples.jsonl if the folder has none."""
+    """Writes selection.json, .md and .png, chosen.jsonl, and samples that were given."""
     from rlif.files.jsonl import JsonLog
     from rlif.selection.figure import draw
     from rlif.selection.scaling import early_line, markdown
@@ -216,8 +218,10 @@ def _write(
         lines += ["", early_line(report["early_stop"])]
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        if rows is not None and not (out / "samples.jsonl").exists():
-            JsonLog(out / "samples.jsonl", ascii=False).append(*rows)
+        if rows is not None:
+            log = JsonLog(out / "samples.jsonl", ascii=False)
+            log.append()  # makes the file
+            log.rewrite(rows)
         write_rows(out / "chosen.jsonl", picks)
         replace_file(out / "selection.json", json.dumps(report) + "\n")
         replace_file(out / "selection.md", "\n".join(lines) + "\n")

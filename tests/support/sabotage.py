@@ -261,6 +261,11 @@ def nan_loss_at(nth: int) -> None:
     _wrapped("accelerate:Accelerator.backward", wrap)
 
 
+def raising_reward(completions: list[Any], **columns: Any) -> list[float]:
+    """A reward of the user's own that raises."""
+    raise ValueError("out of luck")
+
+
 def reward_is(name: str) -> None:
     """Replaces self_certainty by a signal that hangs or raises in its second batch."""
     from rlif.signals import SIGNALS

@@ -56,8 +56,7 @@ def select(
     and with stops after a shared warm-up. This shows what stopping saves and what it costs.
     """
     from rlif.selection import rules
-    from rlif.selection.drawing import Drawing, holds_given
-    from rlif.selection.samples import read_samples
+    from rlif.selection.drawing import Drawing
     from rlif.selection.scaling import report
     from rlif.selection.score_file import load_scorer
     from rlif.tasks import find_task
@@ -74,9 +73,7 @@ def select(
         quiet_transformers()
         scorer = load_scorer(model, chat=chat, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
     if samples is not None:
-        rows = read_samples(samples)
-        held = out is not None and holds_given(out, rows)
-        rows, early = _marked(rows, known, problems, scorer, template), None
+        (rows, held), early = _given(samples, out, known, problems, scorer, template), None
     else:
         sampler = _sampler(scorer, known, template, max_tokens=max_tokens, n=n, temperature=temperature, seed=seed)
         sampler = sampler if engine == "transformers" else _by_vllm(sampler, dtype)
@@ -153,18 +150,26 @@ def _sampler(scorer: Scorer | None, task: Task | None, prompt: Prompt | None, **
     return GroupSampler(scorer, task, decoding_of(task, **decoding), prompt)
 
 
-def _marked(
-    rows: list[Row], task: Task | None, problems: Sequence[Problem], scorer: Scorer | None, prompt: Prompt | None
-) -> list[Row]:
-    """Completes samples that were given: a task grades them, a model scores them."""
-    from rlif.selection.samples import mark_samples, score_samples
+def _given(
+    path: Path,
+    out: Path | None,
+    task: Task | None,
+    problems: Sequence[Problem],
+    scorer: Scorer | None,
+    prompt: Prompt | None,
+) -> tuple[list[Row], bool]:
+    """Reads samples of a file; a task grades them, a model scores them. Also tells whether `out` holds them already."""
+    from rlif.selection.drawing import holds_given
+    from rlif.selection.samples import mark_samples, read_samples, score_samples
 
+    rows = read_samples(path)
+    held = out is not None and holds_given(out, rows)
     by_id = {problem.id: problem for problem in problems}
     if task is not None:
         rows = mark_samples(rows, task, by_id)
     if scorer is not None:
         rows = score_samples(rows, scorer, task, by_id, prompt)
-    return rows
+    return rows, held
 
 
 def _show(report: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any] | None]) -> None:

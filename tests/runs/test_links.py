@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import re
 import shutil
 
@@ -10,12 +12,13 @@ from support.folders import make_run
 from typer.testing import CliRunner
 
 from rlif.cli.main import app
-from rlif.errors import DataError, MachineError
+from rlif.errors import DataError, MachineError, RlifError
 from rlif.files.atomic import replace_file
 from rlif.files.inside import remove
 from rlif.files.lock import locked
 from rlif.runs.checkpoints import discard, in_order, prune, seal
 from rlif.runs.folder import FILES, Run
+from rlif.runs.history import read_history
 
 BELOW = (
     *("completions/step-000001.jsonl", "eval/step-000000-clock.json", "checkpoints/checkpoint-1"),
@@ -140,3 +143,39 @@ def test_a_checkpoint_behind_a_link_inside_is_discarded_as_a_link(run):
     assert run.good_checkpoint()[0] == run.checkpoints / "checkpoint-5"
     discard(run.checkpoints / "checkpoint-5")
     assert not (run.checkpoints / "checkpoint-5").exists() and (real / "manifest.json").is_file()
+
+
+TARGETS = ("../outside/file", "../outside/folder", "../outside/nothing", "..", ".", "metrics.jsonl", "eval", "loop")
+
+
+@pytest.mark.parametrize("cases", [40, pytest.param(2000, marks=pytest.mark.sweep)])
+def test_whatever_is_a_link_to_whatever(cases, run, tmp_path, record_property):
+    """It is refused in a sentence or used, and nothing outside is changed."""
+    outside = tmp_path / "outside"
+    (outside / "folder").mkdir()
+    for name in ("file", "folder/step-000001.jsonl", "folder/manifest.json"):
+        (outside / name).write_text('{"step": 1}\n')
+    before, chance = state(outside), random.Random(cases)
+    for _ in range(cases):
+        copy = Run(tmp_path / "copy")
+        shutil.rmtree(copy.path, ignore_errors=True)
+        shutil.copytree(run.path, copy.path)
+        for name in chance.sample([*sorted(FILES), *BELOW, "loop"], chance.randint(1, 3)):
+            if not (copy.path / name).parent.is_symlink():
+                remove(copy.path / name)
+                (copy.path / name).symlink_to(chance.choice(TARGETS))
+        for use in (
+            copy.remove_torn,
+            lambda copy=copy: copy.rewind(0),
+            lambda copy=copy: copy.write_completions(1, [{"a": 1}]),
+            lambda copy=copy: copy.write_evaluation(1, "cups", {}, []),
+            lambda copy=copy: copy.append_metrics({"step": 1}),
+            lambda copy=copy: copy.write_summary({"steps": 1}),
+            lambda copy=copy: copy.write_traceback(1, "text"),
+        ):
+            with contextlib.suppress(OSError, RlifError):
+                use()
+        with contextlib.suppress(RlifError):
+            read_history(copy.path)
+        assert state(outside) == before
+    record_property("cases", cases)

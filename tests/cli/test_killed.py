@@ -40,7 +40,7 @@ def trained(out: Path) -> dict[str, object]:
     """Reads what equal runs and tables of them have in common: all but times."""
     runs = {path.name: outcome(path) for path in sorted((out / "runs").iterdir()) if path.name[0] != "."}
     written = sorted(path.name for path in [*out.rglob("report.html"), *out.rglob("model/*")])
-    return {"runs": runs, "written": written, "tables": [path.read_bytes() for path in out.glob("table.md")]}
+    return {"runs": runs, "written": written, "tables": [path.read_bytes() for path in out.glob("table.csv")]}
 
 
 def read(name: str, out: Path) -> dict:
@@ -90,7 +90,7 @@ def run(place, model_folder, endpoint) -> Callable[..., tuple[int, str]]:
             "judge": ["judge", place / "outputs.jsonl", "--yes", "--workers", "1", "--keep", out / "judged.jsonl"],
             "compare": [
                 *("compare", "demo", "--seeds", "3,", *(each for each in small if each != "seed=3")),
-                *("--folder", out / "runs", "--out", out / "table.md"),
+                *("--folder", out / "runs", "--out", out / "table.csv"),
             ],
             "train": ["train", "demo", *small, "name=run", f"output={out / 'runs'}"],
         }[name]

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from rlif.runs.folder import environment
+from rlif.runs.environment import environment
 
 COMMIT = environment()["commit"]  # when measuring began
 

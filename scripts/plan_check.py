@@ -26,7 +26,7 @@ import rlif
 from rlif.engines.trl.trainer import InternalFeedback
 from rlif.launching import cost_model as costs
 from rlif.launching.hardware import Gpu, config_of, shape_of
-from rlif.runs.folder import environment
+from rlif.runs.environment import environment
 from rlif.sampling.loading import SHIPPED
 
 STEPS, WARM = 4, 1  # the first step is left out

@@ -20,7 +20,7 @@ import torch
 
 import rlif
 from rlif.config.recipe import Recipe
-from rlif.runs.folder import environment
+from rlif.runs.environment import environment
 from rlif.sampling.loading import load_model, load_tokenizer
 from rlif.sampling.protocol import decoding_of
 from rlif.selection.figure import draw

@@ -31,6 +31,9 @@ GUARD = {
 }
 FILES = {
     "kills": "training/test_kills.py",
+    "killed": "cli/test_killed.py",
+    "folder": "runs/test_folder.py",
+    "links": "runs/test_links.py",
     "stopping": "training/test_stopping.py",
     "faults": "training/test_faults.py",
     "checkpoints": "runs/test_checkpoints.py",
@@ -52,6 +55,26 @@ ROWS = (
     ),
     ("two processes: the same", "kills::test_two_processes", "kills"),
     ("killed before there was a run folder: start again", "kills::test_killed_before", "kills"),
+    (
+        "`eval`, `select`, `score`, `judge`, `compare` and `train`, SIGKILL before each operation on their files: given"
+        " again, the same files",
+        "killed::test_a_command_killed_at_each_operation",
+        "kills",
+    ),
+    ("the same in the middle of each line of their logs", "killed::test_a_command_killed_in_each_line", "kills"),
+    ("the same again and again in one folder", "killed::test_a_killed_command", "commands"),
+    (
+        "killed between the summary and the report: `--resume` writes the report, exit 0",
+        "killed::test_killed_between",
+        "kills",
+    ),
+    (
+        "a start that took no step does not block the next; nothing else is ever replaced",
+        "folder::test_a_start_that folder::test_a_run_that_took folder::test_folders_that_are_no_runs"
+        " faults::test_a_reward_of_ones_own",
+        "tests",
+    ),
+    ("nothing is read, written or deleted through a link that leads out of a run folder", "links::", "tests"),
     ("Ctrl-C, SIGTERM, SIGUSR1: a checkpoint, exit 130 or 75; twice: at once", "stopping::", "signals"),
     ("a torn or changed checkpoint is never loaded, old ones outlive it", "checkpoints::", "tests"),
     (

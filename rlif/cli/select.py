@@ -68,12 +68,12 @@ def select(
     _check_source(model, samples, n=n, warm_up=warm_up if early_stop else None)
     known = None if task is None else find_task(task)
     problems = [] if known is None else known.load(split or known.splits[-1], source=source, limit=limit)
-    scorer = None
+    scorer, held = None, False
     if model is not None:
         quiet_transformers()
         scorer = load_scorer(model, chat=chat, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
     if samples is not None:
-        rows, early = _given(samples, known, problems, scorer, template), None
+        (rows, held), early = _given(samples, out, known, problems, scorer, template), None
     else:
         sampler = _sampler(scorer, known, template, max_tokens=max_tokens, n=n, temperature=temperature, seed=seed)
         sampler = sampler if engine == "transformers" else _by_vllm(sampler, dtype)
@@ -89,7 +89,7 @@ def select(
     chosen = rules.select(rows, rule, equal=equal, power=power, seed=seed)
     _show(found, chosen)
     if out is not None:
-        _write(out, found, chosen, rows if samples is not None else None)
+        _write(out, found, chosen, None if samples is None or held else rows)
 
 
 def _equality(task: Task, rows: Sequence[Row]) -> Callable[[str, str], bool]:
@@ -151,18 +151,25 @@ def _sampler(scorer: Scorer | None, task: Task | None, prompt: Prompt | None, **
 
 
 def _given(
-    path: Path, task: Task | None, problems: Sequence[Problem], scorer: Scorer | None, prompt: Prompt | None
-) -> list[Row]:
-    """Reads samples of a file; a task grades them, a model scores them."""
+    path: Path,
+    out: Path | None,
+    task: Task | None,
+    problems: Sequence[Problem],
+    scorer: Scorer | None,
+    prompt: Prompt | None,
+) -> tuple[list[Row], bool]:
+    """Reads samples of a file; a task grades them, a model scores them. Also tells whether `out` holds them already."""
+    from rlif.selection.drawing import holds_given
     from rlif.selection.samples import mark_samples, read_samples, score_samples
 
     rows = read_samples(path)
+    held = out is not None and holds_given(out, rows)
     by_id = {problem.id: problem for problem in problems}
     if task is not None:
         rows = mark_samples(rows, task, by_id)
     if scorer is not None:
         rows = score_samples(rows, scorer, task, by_id, prompt)
-    return rows
+    return rows, held
 
 
 def _show(report: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any] | None]) -> None:
@@ -202,7 +209,7 @@ def _bounds(cell: Mapping[str, Any]) -> str:
 def _write(
     out: Path, report: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any] | None], rows: Sequence[Row] | None
 ) -> None:
-    """Writes selection.json, .md and .png, chosen.jsonl, and samples.jsonl if the folder has none."""
+    """Writes selection.json, .md and .png, chosen.jsonl, and samples that were given."""
     from rlif.files.jsonl import JsonLog
     from rlif.selection.figure import draw
     from rlif.selection.scaling import early_line, markdown
@@ -216,8 +223,10 @@ def _write(
         lines += ["", early_line(report["early_stop"])]
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        if rows is not None and not (out / "samples.jsonl").exists():
-            JsonLog(out / "samples.jsonl", ascii=False).append(*rows)
+        if rows is not None:
+            log = JsonLog(out / "samples.jsonl", ascii=False)
+            log.append()  # makes the file
+            log.rewrite(rows)
         write_rows(out / "chosen.jsonl", picks)
         replace_file(out / "selection.json", json.dumps(report) + "\n")
         replace_file(out / "selection.md", "\n".join(lines) + "\n")

@@ -16,7 +16,7 @@ from rlif.comparison.summary import NAMES, RunSummary, differing, portable_recip
 from rlif.config.loading import check_recipe, find_recipe, load_recipe
 from rlif.config.recipe import Recipe
 from rlif.errors import RecipeError, RlifError
-from rlif.runs.folder import Run, resolved
+from rlif.runs.folder import Run, is_free, resolved
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,7 +75,7 @@ def run_sweep(
             if not finished:
                 from rlif.training.lifecycle import train
 
-                existing = Run.open(path) if (path / "recipe.yaml").is_file() else None
+                existing = None if is_free(path) else Run.open(path)
                 train(existing.recipe() if existing else recipe, resume=existing, console=console)
             found.append(summarise_run(path, method))
         except RlifError as error:
@@ -95,7 +95,7 @@ def _is_finished(recipe: Recipe) -> bool:
 
 def _refuse_another(recipe: Recipe) -> None:
     path = _path(recipe)
-    if not (path / "recipe.yaml").is_file():
+    if is_free(path) or not (path / "recipe.yaml").is_file():
         return
     existing, planned = whole_recipe(Run.open(path)), resolved(recipe, str(recipe.name))
     for key, (then, now) in differing(existing, planned).items():

@@ -83,6 +83,8 @@ def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str |
     if (path / "recipe.yaml").is_file():
         return list(_checkpoints(Run.open(path), loading))
     run = _run_of(path)
+    if run:
+        Run.open(run)  # refuses links that lead out of it
     whole = is_sealed(path) if run else (path / "trainer_state.json").is_file()
     if path.name.startswith("checkpoint-") and path.is_dir() and not whole:
         raise ModelError(f"the checkpoint {model} was not written to its end; take another one of its run.")

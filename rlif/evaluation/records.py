@@ -7,6 +7,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,14 @@ class Records:
         if keys:
             raise DataError(f"{file} has other settings ({keys}); write to another folder, or give --overwrite.")
         try:
-            return Scores.read(scores)
+            found = Scores.read(scores)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError(f"{file} is damaged; remove it, or give --overwrite, to evaluate anew.") from error
+        part = JsonLog(_file(path, ".part.jsonl"))
+        with suppress(DataError, OSError):  # a kill came before it was removed
+            if next((row for _, row in part.rows()), {}).get("settings") == plain(settings):
+                part.path.unlink()
+        return found
 
     def _resume(self, log: JsonLog, settings: Mapping[str, Any]) -> None:
         """Reads the batches of an evaluation that was killed, or begins a new file with its settings."""

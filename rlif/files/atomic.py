@@ -57,10 +57,12 @@ def is_number(value: Any) -> TypeGuard[int | float]:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Writes a whole file or nothing."""
+    """Writes a whole file or nothing. A link at that path is replaced, never written through."""
     draft = path.with_name(f".{path.name}.draft")
     try:
-        draft.write_text(text, encoding="utf-8")
+        draft.unlink(missing_ok=True)  # of a killed process, or a link
+        with draft.open("x", encoding="utf-8") as file:
+            file.write(text)
         sync(draft)
         os.replace(draft, path)
     except OSError:

@@ -30,9 +30,12 @@ def locked(folder: Path) -> Iterator[bool]:
         ...     promised
         True
     """
-    try:
-        file = (folder / LOCK).open("a+", encoding="utf-8", errors="replace")
+    path = folder / LOCK
+    try:  # not through a link
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+", errors="replace")
     except OSError as error:
+        if path.is_symlink():
+            raise MachineError(f"{path} is a symbolic link to {os.readlink(path)}; remove the link.") from error
         raise MachineError(f"cannot write to {folder}: {error.strerror}.") from error
     with file:
         yield _take(file, folder)

@@ -30,7 +30,7 @@ from rlif.config.passes import keeps_copy
 from rlif.config.recipe import Recipe
 from rlif.errors import MachineError, RecipeError, RlifError, lookup
 from rlif.launching.hardware import config_of
-from rlif.runs.folder import numbered
+from rlif.runs.folder import is_free, numbered
 from rlif.runs.launcher_contract import SERVER_HOST
 from rlif.sampling.loading import model_path
 
@@ -184,6 +184,8 @@ def shares_of_gpus(layout: Layout, visible: str | None) -> tuple[str, str]:
 def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:
     """Chooses the run folder before the start: the recipe's own name, else the first free one.
 
+    A start that took no step leaves its name free.
+
     Args:
         rank: number of this machine; on later ranks the folder may exist already.
 
@@ -192,10 +194,10 @@ def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:
     """
     root = Path(recipe.output).expanduser()
     if recipe.name:
-        if rank == 0 and (root / recipe.name).exists():
+        if rank == 0 and not is_free(root / recipe.name):
             raise RecipeError(f"{root / recipe.name} exists already; choose another name=..., or go on with --resume.")
         return root / recipe.name
-    return next(root / name for name in numbered(folder_name(stem)) if not (root / name).exists())
+    return next(root / name for name in numbered(folder_name(stem)) if is_free(root / name))
 
 
 def options(layout: Layout, *, server: bool = True) -> list[str]:

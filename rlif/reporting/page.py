@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlif.errors import MachineError, RecipeError
-from rlif.files.atomic import is_number
+from rlif.files.atomic import is_number, replace_file
 from rlif.reporting import analysis
 from rlif.reporting.verdict import ReportedRun, reported_runs
 from rlif.runs.history import History, read_history
@@ -63,12 +63,14 @@ def report(
     histories = [read_history(path) for path in ([runs] if isinstance(runs, str | Path) else runs)]
     if not histories:
         raise RecipeError("give at least one run folder.")
-    place = Path(output or (histories[0].run.path / "report.html" if len(histories) == 1 else "report.html"))
+    own = output is None and len(histories) == 1  # inside the run folder
+    place = histories[0].run.at("report.html") if own else Path(output or "report.html")
     reported = reported_runs(histories)
     built = sections(reported)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(page(reported, built).encode("utf-8", "replace"))
+        html = page(reported, built).encode("utf-8", "replace").decode()
+        replace_file(place, html) if own else place.write_text(html, encoding="utf-8")
         if figures is not None:
             Path(figures).mkdir(parents=True, exist_ok=True)
             for section in built:

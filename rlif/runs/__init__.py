@@ -4,6 +4,7 @@ In reading order:
 
     folder             `Run`: writes and reads a run folder; the front door, with the list of its files
     checkpoints        seals checkpoints by a manifest, finds damage, deletes old ones
+    environment        collects versions, commit and hardware
     fingerprint        hashes problems and model, so that a resumed run has the same ones
     paths              makes the paths of a recipe absolute
     rollback           logs alarms, returns to a healthy checkpoint

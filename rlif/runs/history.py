@@ -68,12 +68,12 @@ class History:
     @property
     def failures(self) -> str:
         """Names the tracebacks of rewards that raised, in a sentence; empty without any."""
-        files = sorted(path.name for path in (self.run.path / "errors").glob("reward-step-*.txt"))
+        files = [path.name for path in self.run.files("errors/reward-step-*.txt")]
         return f"A reward raised an error: see errors/{', errors/'.join(files)} in the run folder." if files else ""
 
     def records(self, step: int, task: str, limit: int = 20_000) -> Iterator[Row]:
         """Yields the first records of an evaluation, one per completion; none where they were not written."""
-        path = self.run.path / "eval" / f"step-{step:06d}-{task}.jsonl"
+        path = self.run.at("eval", f"step-{step:06d}-{task}.jsonl")
         if path.is_file():
             yield from itertools.islice(_rows(path, []), limit)
         else:  # written inside the summary by rlif 0.1.0
@@ -91,19 +91,19 @@ def read_history(path: str | Path) -> History:
     """Reads a run folder; whatever is missing or damaged becomes a note.
 
     Raises:
-        DataError: the folder is not a run folder: it has no recipe.yaml.
+        DataError: the folder is not a run folder: it has no recipe.yaml. Or a link in it leads out of it.
     """
     run = Run.open(path)
     notes: list[str] = []
     try:
-        recipe = read_yaml(run.path / "recipe.yaml")
+        recipe = read_yaml(run.at("recipe.yaml"))
     except RlifError as error:
         recipe = {}
         notes.append(f"The recipe is unreadable: {error}")
-    environment = _read_json(run.path / "environment.json", notes, "versions and hardware are unknown")
-    summary = _read_json(run.path / "summary.json", notes)
-    metrics, evaluations = _metrics(run.path / "metrics.jsonl", notes), _evaluations(run.path / "eval", notes)
-    kept = {path.stem.partition("-")[2]: path for path in (run.path / "completions").glob("step-*.jsonl")}
+    environment = _read_json(run.at("environment.json"), notes, "versions and hardware are unknown")
+    summary = _read_json(run.at("summary.json"), notes)
+    metrics, evaluations = _metrics(run.at("metrics.jsonl"), notes), _evaluations(run.files("eval/step-*.json"), notes)
+    kept = {path.stem.partition("-")[2]: path for path in run.files("completions/step-*.jsonl")}
     completions = {int(step): kept[step] for step in sorted(kept) if step.isdecimal()}
     name = run.path.resolve().name
     history = History(run, name, recipe, environment, summary, metrics, evaluations, completions, notes)
@@ -144,9 +144,9 @@ def _metrics(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
     }
 
 
-def _evaluations(folder: Path, notes: list[str]) -> dict[str, dict[int, Row]]:
+def _evaluations(paths: list[Path], notes: list[str]) -> dict[str, dict[int, Row]]:
     found: dict[str, dict[int, Row]] = {}
-    for path in sorted(folder.glob("step-*.json")):
+    for path in paths:
         _, step, task = path.stem.split("-", 2) if path.stem.count("-") >= 2 else ("", "", "")
         summary = _read_json(path, notes) if step.isdecimal() else {}
         if summary:

@@ -138,3 +138,19 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
         raise DataError(f"{out} has samples, but no sampling.json with their settings; {remedy}")
     elif keys := different(read_object(path), settings):
         raise DataError(f"{out} holds samples drawn with other settings ({keys}); {remedy}")
+
+
+def holds_given(out: Path, rows: Sequence[Row]) -> bool:
+    """Tells whether a folder holds these samples; False where a kill left the first of them.
+
+    Raises:
+        DataError: the folder holds other samples.
+    """
+    path = out / "samples.jsonl"
+    found, given = (
+        [(str(row.get("id")), row.get("completion")) for row in each]
+        for each in ([row for _, row in JsonLog(path).rows()], rows)
+    )
+    if found != given[: len(found)] or (len(found) < len(given) and (out / "sampling.json").exists()):
+        raise DataError(f"{path} holds other samples than were given; write to another folder.")
+    return len(found) == len(given)

@@ -8,14 +8,16 @@ Watch: a model may have written the same text with other tokens than its tokeniz
 close to those taken while sampling, and not always equal.
 
 A file is written in the order of the rows, a batch at a time. Rows that it holds already are checked against the input
-and not scored again; a torn last line is dropped.
+and not scored again. What a kill left of a batch is dropped: the numbers of a row depend in their last bits on the rows
+that share its pass, and a resumed file holds the same bytes as one that was not.
 """
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -129,10 +131,8 @@ def score_file(
         DataError: a bad row, named by its line; what came before it is written. An output that belongs to other rows
             or another model.
     """
-    rows = read_rows(source)
     counts = {"rows": 0, "skipped": 0, "unscorable": 0}
-    if isinstance(out, Path):
-        _resume(scorer, source, rows, out, counts)
+    rows = _resume(scorer, source, out, counts) if isinstance(out, Path) else read_rows(source)
     append = JsonLog(out, ascii=False).append if isinstance(out, Path) else partial(_print, out)
     progress(counts["rows"])
     encoded = _encode(rows, scorer, source)
@@ -204,20 +204,27 @@ def _message(message: Any) -> bool:
     return isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message
 
 
-def _resume(scorer: Scorer, source: Path, rows: Iterator[tuple[int, Row]], out: Path, counts: dict[str, int]) -> None:
-    """Drops a torn last line of the output, skips the input rows that it holds, and counts them."""
+def _resume(scorer: Scorer, source: Path, out: Path, counts: dict[str, int]) -> Iterator[tuple[int, Row]]:
+    """Counts the rows that the output holds, and returns the input rows to score; drops what a kill left of a batch."""
     if out.is_file() and out.samefile(source):
         raise RecipeError(f"{out} is the input itself; give another output.")
-    log = JsonLog(out)
-    for number, written in log.rows():
-        _, row = next(rows, (0, None))
+    size, log, rows = scorer.batch_size * BATCHES, JsonLog(out), read_rows(source)
+    held: list[tuple[int, bool]] = []  # of each row written, its line and whether it is unscorable
+    last: deque[tuple[int, Row]] = deque(maxlen=size)
+    for line, written in log.rows():
+        number, row = next(rows, (0, None))
         if row is None or (written.get("prompt"), written.get("completion")) != (row["prompt"], row["completion"]):
-            raise DataError(f"line {number} of {out} is not the row of {source} in its place; give another output.")
+            raise DataError(f"line {line} of {out} is not the row of {source} in its place; give another output.")
         if written.get("scored_by") != scorer.described:
             raise DataError(
                 f"{out} was scored by {written.get('scored_by')}, this is {scorer.described}; give another output."
             )
-        counts["rows"] += 1
-        counts["unscorable"] += written.get("self_certainty") is None
-    log.cut()
-    counts["skipped"] = counts["rows"]
+        held.append((line, written.get("self_certainty") is None))
+        last.append((number, row))
+    following = list(islice(rows, 1))
+    again = len(held) % size if following else 0
+    kept = held[: len(held) - again]
+    log.cut(kept[-1][0] if kept else 0)
+    counts["rows"] = counts["skipped"] = len(kept)
+    counts["unscorable"] = sum(none for _, none in kept)
+    return chain(list(last)[len(last) - again :], following, rows)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import gc
-import shutil
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlif.config.recipe import Recipe
-from rlif.errors import DataError
 from rlif.files.atomic import sync, sync_tree
+from rlif.files.inside import remove
 from rlif.files.lock import locked
 from rlif.runs import fingerprint
 from rlif.runs.checkpoints import step_of
-from rlif.runs.folder import Run, environment
+from rlif.runs.environment import environment
+from rlif.runs.folder import Run
 from rlif.runs.rollback import guard_summary, rewind_rollbacks
 from rlif.sampling.loading import model_path
 from rlif.training.faults import faults_as_errors
@@ -34,8 +34,10 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
     """Trains a model as a recipe says and returns the run folder.
 
     Args:
-        name: name of the run folder if the recipe has none; a number is added if it exists.
-        resume: go on with this run from its latest good checkpoint, or from the start if it has none yet.
+        name: name of the run folder if the recipe has none; a number is added if it exists. A run that took no step
+            is a failed start, and is replaced.
+        resume: go on with this run from its latest good checkpoint, or from the start if it has none yet. A finished
+            run is returned as it is.
         console: a rich console for progress; if left out, progress is logged by `logging.getLogger("rlif.training")`
             at level INFO.
 
@@ -55,8 +57,9 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
     state = join_processes(recipe)
     console = console or logging_console()
     console.quiet = console.quiet or not state.is_main_process
-    if resume is not None and (resume.path / "summary.json").is_file():
-        raise DataError(f"{resume.path} is finished; there is nothing to continue.")
+    if resume is not None and resume.is_finished:
+        console.out(f"{resume.path} is finished; there is nothing to continue", highlight=False)
+        return resume
     prepared = prepare(recipe, state.num_processes)
     if prepared.too_long:
         console.print(f"{prepared.too_long} problems left out: prompts above {recipe.max_prompt_tokens} tokens")
@@ -75,8 +78,7 @@ def _begin(prepared: PreparedRun, name: str, resume: Run | None, held: ExitStack
     """Locks the run folder; finds the checkpoint to go on from, and the notes to print."""
     facts = fingerprint.compute(prepared.problems, prepared.held_out, model_path(prepared.recipe))
     if resume is None:
-        run = Run.create(prepared.recipe, name)
-        held.enter_context(locked(run.path))
+        run = Run.create(prepared.recipe, name, held)
         with faults_as_errors(run):
             run.write_fingerprint(facts)
         return run, None, []
@@ -132,12 +134,12 @@ def _save_model(run: Run, trainer: InternalFeedback) -> None:
     """Writes the trained model as a whole folder or not at all, to the disk before the summary names it."""
     from accelerate import PartialState
 
-    draft = run.path / ".model.draft"
+    draft = run.at(".model.draft")
     trainer.save_model(str(draft))
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:
         sync_tree(draft)
-        shutil.rmtree(run.model, ignore_errors=True)
+        remove(run.model)
         draft.rename(run.model)
         sync(run.path)
 

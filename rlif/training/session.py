@@ -6,7 +6,6 @@ A run is one session, and one more for each return of the guard to an earlier ch
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlif.errors import RecipeError, RewardError, RlifError
 from rlif.files.atomic import is_number
+from rlif.files.inside import remove
 from rlif.guard.limits import Guard
 from rlif.rewards.terms import reads_gold
 from rlif.runs.checkpoints import step_of
@@ -85,8 +85,7 @@ class Session:
         self.last.save(self.trainer)
         path = self.run.path / "errors" / f"reward-step-{step + 1:06d}.txt"
         if details and self.trainer.is_world_process_zero():
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(details, encoding="utf-8")
+            path = self.run.write_traceback(step + 1, details)
         where = f"; its traceback is in {path}" if details else ""
         on = f"put it right and go on with: rlif train --resume {self.run.path}"
         return RewardError(f"{error}{where}; stopped after step {step}; {on}")
@@ -139,7 +138,7 @@ def build(prepared: PreparedRun, run: Run, fresh: bool) -> InternalFeedback:
         return trainer
     except RlifError:
         if fresh and PartialState().is_main_process:
-            shutil.rmtree(run.path, ignore_errors=True)
+            remove(run.path)
         raise
 
 

@@ -173,6 +173,16 @@ def test_a_run_folder_that_cannot_be_made_is_noted(place, tmp_path):
     assert "cannot make the run folder" in found.notes[0] and found.rows[0].seeds == []
 
 
+def test_a_failed_start_of_another_recipe_does_not_block(place, tmp_path):
+    """A run that took no step is no run; one that took a step is refused."""
+    other = rlif.load_recipe(place / "sure.yaml", [f"output={tmp_path}", "name=dice-seed0", "training.beta=0.7"])
+    with pytest.raises(rlif.RlifError, match="holds a run with"):
+        Run.create(other, "").append_metrics({"step": 1})
+        compare([place / "dice.yaml"], seeds=[0], folder=tmp_path)
+    (tmp_path / "dice-seed0/metrics.jsonl").unlink()
+    assert compare([place / "dice.yaml"], seeds=[0], folder=tmp_path).runs[0].state == "finished"
+
+
 def test_a_run_of_rlif_train_is_read(place, tmp_path):
     recipe = rlif.load_recipe(place / "dice.yaml", ["seed=1", f"output={tmp_path}", "name=seed1"])
     (tmp_path / "throw").mkdir()

@@ -11,6 +11,7 @@ from support.models import byte_tokenizer, tiny_model
 
 import rlif
 from rlif.evaluation.evaluate import check_gold, evaluate
+from rlif.evaluation.records import Records
 from rlif.evaluation.scores import Scores, summarise
 from rlif.intervals import proportion
 from rlif.sampling.protocol import Setup, render_problem, setup_of
@@ -61,6 +62,16 @@ def test_a_resumed_evaluation_writes_the_same_bytes(tmp_path, decoding):
     for name in ("cups.json", "cups.jsonl"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not part.exists()
+
+
+def test_what_a_kill_left_of_a_finished_evaluation_is_removed(tmp_path):
+    """A kill between the scores and the removal; records of other settings are not this evaluation's and stay."""
+    path, part = tmp_path / "cups", tmp_path / "cups.part.jsonl"
+    scores = evaluate(Fragile(), CUPS, problems(), setup(Decoding(6)), path=path)
+    for settings, stays in ((scores.settings, False), (dict(scores.settings) | {"chat": None}, True)):
+        part.write_text(json.dumps({"settings": settings}) + "\n" + '{"batch": 0, "rec')
+        assert Records.finished(path, scores.settings) is not None
+        assert part.exists() is stays
 
 
 def test_records_are_complete_and_in_the_order_of_the_problems(tmp_path):

@@ -76,7 +76,7 @@ def test_prune_deletes_old_checkpoints_and_does_not_count_torn_ones(tmp_path):
 
 def test_a_half_deleted_checkpoint_does_not_look_whole(tmp_path, monkeypatch):
     path = make(tmp_path, 5)
-    monkeypatch.setattr(checkpoints.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
     checkpoints.discard(path)
     assert (path / "weights").exists() and not is_sealed(path)
 

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ import rlif
 from rlif.config.loading import load_recipe
 from rlif.engines.trl import checkpointing
 from rlif.runs.checkpoints import seal
-from rlif.runs.folder import Run
+from rlif.runs.folder import Run, is_free
 from rlif.training.faults import faults_as_errors
 from rlif.training.lifecycle import _save_model
 from rlif.training.processes import on_main
@@ -28,12 +29,70 @@ def run(tmp_path):
 
 def test_default_names_are_numbered_and_given_names_never_overwritten(tmp_path):
     recipe = load_recipe("demo", [f"output={tmp_path}"])
-    assert [Run.create(recipe, "demo").path.name for _ in range(3)] == ["demo", "demo-2", "demo-3"]
+    with ExitStack() as going:
+        assert [Run.create(recipe, "demo", going).path.name for _ in range(3)] == ["demo", "demo-2", "demo-3"]
+    Run.open(tmp_path / "demo").append_metrics({"step": 1})
     with pytest.raises(rlif.RlifError, match=r"demo exists already; choose another name=.*--resume"):
         Run.create(recipe.model_copy(update={"name": "demo"}), "demo")
     Run.open(tmp_path / "demo").write_summary({})
     with pytest.raises(rlif.RlifError, match=r"demo exists already; choose another name=\.\.\.\.$"):
         Run.create(recipe.model_copy(update={"name": "demo"}), "demo")
+
+
+def failed_start(run):
+    """What is there when a reward of one's own raises at the first rollout."""
+    run.write_evaluation(0, "clock", {"step": 0}, [{"id": "a"}])
+    run.write_traceback(1, "Traceback ...")
+    run.append("alarms.jsonl", {"step": 0})
+    run.checkpoints.mkdir()
+    (run.path / ".summary.json.draft").touch()
+
+
+STEPS = {
+    "a logged step": lambda run: run.append_metrics({"step": 1}),
+    "a rollout": lambda run: run.write_completions(1, []),
+    "a checkpoint": lambda run: (run.checkpoints / "checkpoint-1").mkdir(),
+    "a later evaluation": lambda run: run.write_evaluation(1, "clock", {}, []),
+    "a summary": lambda run: run.write_summary({}),
+    "a file of the user's": lambda run: (run.path / "notes.txt").touch(),
+    "a file of the user's in eval": lambda run: (run.path / "eval" / "mine.json").touch(),
+}
+
+
+@pytest.mark.parametrize("name", [None, "demo"])
+def test_a_start_that_took_no_step_does_not_block_the_next(name, tmp_path):
+    recipe = load_recipe("demo", [f"output={tmp_path}", *([f"name={name}"] if name else [])])
+    with ExitStack() as going:
+        failed_start(Run.create(recipe, "demo", going))
+        assert not is_free(tmp_path / "demo")  # it is still going
+        if name:
+            with pytest.raises(rlif.RlifError, match="exists already"):
+                Run.create(recipe, "demo")
+    assert is_free(tmp_path / "demo") and is_free(tmp_path / "other")
+    again = Run.create(recipe, "demo")
+    assert again.path == tmp_path / "demo" and {path.name for path in again.path.iterdir()} == {
+        "recipe.yaml", "environment.json"
+    }  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_run_that_took_a_step_is_never_replaced(step, run):
+    failed_start(run)
+    STEPS[step](run)
+    before = sorted(run.path.rglob("*"))
+    assert not is_free(run.path)
+    with pytest.raises(rlif.RlifError, match="exists already"):
+        Run.create(load_recipe("demo", [f"output={run.path.parent}", "name=demo"]), "demo")
+    assert sorted(path for path in run.path.rglob("*") if path.name != ".lock") == before
+
+
+def test_folders_that_are_no_runs_and_links_to_runs_are_never_replaced(run):
+    (run.path.parent / "linked").symlink_to(run.path)
+    (run.path.parent / "other").mkdir()
+    (run.path.parent / "gone").symlink_to(run.path.parent / "nowhere")
+    free = {name: is_free(run.path.parent / name) for name in ("demo", "linked", "other", "gone")}
+    assert free == {"demo": True, "linked": False, "other": False, "gone": False}
 
 
 def test_the_written_recipe_is_read_back_with_all_defaults(run):

@@ -99,3 +99,23 @@ def test_a_damaged_row_is_refused_in_one_sentence(key, value, tmp_path, model_fo
     (out / "samples.jsonl").write_text("".join([damaged, *rest]), encoding="utf-8")
     code, printed = select(model_folder, out)
     assert code == 2 and "in line 1 of" in printed and "Traceback" not in printed
+
+
+def test_samples_that_were_given_are_written_whole_and_never_over_others(tmp_path, model_folder):
+    rows = [{"id": "a", "completion": text, "self_certainty": 1.0} for text in ("x", "ü")]
+    given, out = tmp_path / "given.jsonl", tmp_path / "out"
+    given.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def choose(name="given.jsonl"):
+        return rlif_process(["select", "--samples", tmp_path / name, "-o", out], tmp_path / "log")
+
+    assert choose()[0] == 0
+    whole = content(out)
+    for left in (b"", whole["samples.jsonl"][:20], whole["samples.jsonl"].splitlines(keepends=True)[0]):  # by a kill
+        (out / "samples.jsonl").write_bytes(left)
+        assert choose()[0] == 0 and content(out) == whole
+    (tmp_path / "other.jsonl").write_text(json.dumps(rows[1]) + "\n")
+    code, printed = choose("other.jsonl")
+    assert code == 2 and "samples.jsonl holds other samples than were given; write to another" in printed
+    assert content(out) == whole
+    assert choose("out/samples.jsonl")[0] == 0 and content(out)["samples.jsonl"] == whole["samples.jsonl"]

@@ -261,6 +261,11 @@ def nan_loss_at(nth: int) -> None:
     _wrapped("accelerate:Accelerator.backward", wrap)
 
 
+def raising_reward(completions: list[Any], **columns: Any) -> list[float]:
+    """A reward of the user's own that raises."""
+    raise ValueError("out of luck")
+
+
 def reward_is(name: str) -> None:
     """Replaces self_certainty by a signal that hangs or raises in its second batch."""
     from rlif.signals import SIGNALS
@@ -276,3 +281,43 @@ def reward_is(name: str) -> None:
         return original(stats)
 
     SIGNALS["self_certainty"] = signal_of
+
+
+OPERATIONS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
+
+
+def die_at_operation(folder: str, nth: int) -> None:
+    """Kills the process before its n-th operation on files below a folder: open to write, rename, delete, make."""
+    calls = []
+
+    def watch(event: str, arguments: tuple) -> None:
+        writes = event in OPERATIONS or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        if not writes or not isinstance(arguments[0], str | os.PathLike):
+            return
+        path = os.fspath(arguments[0])
+        if event in ("os.remove", "os.rmdir") and arguments[1] >= 0:  # in a folder that is open, as rmtree does it
+            path = os.path.join(os.readlink(f"/proc/self/fd/{arguments[1]}"), path)
+        if path.startswith(folder):
+            calls.append(event)
+            if len(calls) == nth:
+                die()
+
+    sys.addaudithook(watch)
+
+
+def die_in_an_append(nth: int) -> None:
+    """Kills the process when half of the n-th rows that are appended to a log of JSON lines are written."""
+    calls = []
+
+    def wrap(original: Callable) -> Callable:
+        def wrapper(self: Any, *rows: Any) -> None:
+            calls.extend([1] if rows else [])
+            original(self, *rows)
+            if rows and len(calls) == nth:
+                written = len(self._text(rows).encode())
+                os.truncate(self.path, self.path.stat().st_size - written // 2)
+                die()
+
+        return wrapper
+
+    _wrapped("rlif.files.jsonl:JsonLog.append", wrap)

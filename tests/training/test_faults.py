@@ -10,6 +10,7 @@ import shutil
 import subprocess
 
 import pytest
+from support import sabotage
 from support.killing import LIMIT, free_port, outcome, rlif_process, start_two, train_arguments
 from support.models import byte_tokenizer, tiny_model
 from support.sabotage import (
@@ -18,6 +19,7 @@ from support.sabotage import (
     fail_in_a_line,
     fill_disk_at,
     nan_loss_at,
+    raising_reward,
     reward_is,
     say_time_limit,
     take_all_memory_at,
@@ -266,6 +268,23 @@ def test_a_reward_that_fails_once(name, seconds, message, tmp_path, model_folder
     assert code == 2 and message in said and "Traceback" not in said, said
     assert Run.open(tmp_path / "run").good_checkpoint()[0].name == "checkpoint-1"
     assert resume(tmp_path / "run", tmp_path / "again")[0] == 0
+
+
+def test_a_reward_of_ones_own_that_raises_at_the_first_rollout(tmp_path, model_folder):
+    """Its traceback is in the run folder, on screen with --debug, and the next start takes the folder's place."""
+    arguments = train_arguments(model_folder, tmp_path, "training.max_steps=1", "evaluate={tasks: [cups], limit: 1}")
+    failing = "reward=support.sabotage:raising_reward"
+    line = raising_reward.__code__.co_firstlineno + 2
+    kept = tmp_path / "run" / "errors" / "reward-step-000001.txt"
+    for debug in ([], ["--debug"]):
+        code, said = rlif_process([*debug, *arguments, failing], tmp_path / f"log{len(debug)}")
+        sentence = f"raised ValueError: out of luck at {sabotage.__file__}, line {line}; its traceback is in {kept};"
+        assert code == 2 and sentence in said, said
+        for text, there in ((kept.read_text(), True), (said, bool(debug))):
+            assert (f'sabotage.py", line {line}, in raising_reward' in text) is there
+            assert ("Traceback (most recent call last)" in text) is there
+    code, said = rlif_process(arguments, tmp_path / "log")
+    assert code == 0 and not kept.exists(), said
 
 
 def test_a_tokenizer_without_a_pad_token(tmp_path):

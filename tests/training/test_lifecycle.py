@@ -117,8 +117,10 @@ def test_progress_is_logged_and_not_printed_without_a_console(tmp_path, model_fo
 
 
 def test_a_finished_run_is_not_trained_further(run):
-    with pytest.raises(rlif.RlifError, match="is finished"):
-        rlif.train(run.recipe(), resume=run, console=Console(quiet=True))
+    before, out = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}, io.StringIO()
+    assert rlif.train(run.recipe(), resume=run, console=Console(file=out, width=500)) is run
+    assert f"{run.path} is finished; there is nothing to continue" in out.getvalue()
+    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
 
 
 def test_the_prompt_check_runs_before_the_first_step_and_prints_brackets_as_text(tmp_path, model_folder, monkeypatch):

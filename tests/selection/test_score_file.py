@@ -123,11 +123,14 @@ def test_another_model_or_other_rows_are_not_mixed(tmp_path):
         ("[1]", "line 3 of .* holds a list"),
         ('{"completion": "x"}', "line 3 of .* has no 'prompt'; it has completion"),
         ('{"prompt": "x"}', "line 3 of .* has no 'completion'"),
-        ('{"prompt": "x", "completion": null}', "completion in line 3 of .* is a NoneType"),
+        ('{"prompt": "x", "completion": null}', "completion in line 3 of .* is null"),
         ('{"prompt": 3, "completion": "x"}', "prompt in line 3 of .* is neither text nor"),
         ('{"prompt": [], "completion": "x"}', "prompt in line 3 of .* is neither text nor"),
-        ('{"prompt": [{"role": 1, "content": "x"}], "completion": "x"}', "prompt in line 3 of .* is neither text nor"),
-        ('{"prompt": "x", "completion": "\\ud800"}', "line 3 of .* holds text that is not Unicode"),
+        (
+            '{"prompt": [{"role": 1, "content": "x"}], "completion": "x"}',
+            "message 1 of 'prompt' in line 3 of .* has the role 1 ",
+        ),
+        ('{"prompt": "x", "completion": "\\ud800"}', "line 3 of .* holds half of a character"),
         ("[" * 100_000, "line 3 of .* (nested too deeply|no JSON)"),
     ],
 )

@@ -154,7 +154,6 @@ FAULTS = {
     "raised ValueError: out of luck": raises,
     r"returned \d+ rewards for \d+ completions; it must return one each": lambda lengths: lengths[1:],
     "returned nan; rewards are finite numbers": lambda lengths: [*lengths[1:], math.nan],
-    "could score none of the": lambda lengths: [None] * len(lengths),
 }
 FAILING = []
 

@@ -117,7 +117,7 @@ def _problem(row: Row, source: str) -> Problem:
             f"problem {name} of {source} is not as {HUB} has them ({type(error).__name__}: {error})."
         ) from error
     data = {"tests": tests, "function": function, "date": str(row.get("contest_date") or "")[:10]}
-    return Problem(f"livecodebench/{name}", text, data=data)
+    return Problem(f"livecodebench/{name}", text, data=data, row=row)
 
 
 def question_prompt(question: str, starter: str) -> str:

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, TextIO
 
 from rlif.config.loading import check_recipe
-from rlif.errors import DataError, MachineError, RecipeError, RlifError
+from rlif.errors import DataError, MachineError, RecipeError, RlifError, why_unreadable
 from rlif.files.jsonl import JsonLog, Row, read_lines
 from rlif.files.tables import names_of
 from rlif.files.text import check_text
@@ -165,7 +165,7 @@ def score_file(
             counts["rows"] += len(batch)
             progress(len(batch))
     except OSError as error:
-        raise MachineError(f"cannot write {out}: {error.strerror}.") from error
+        raise MachineError(f"cannot write {out}: {why_unreadable(error)}.") from error
     if failed:
         raise failed
     return counts

@@ -15,6 +15,7 @@ A key `columns` says which column holds what, {prompt: frage, gold: antwort}; a 
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,6 +124,8 @@ def _golds(value: Any, name: str, where: str) -> tuple[str, ...]:
 
 def _prompt(value: Any, name: str, where: str) -> tuple[str, tuple[Message, ...], str | None]:
     """Reads text or a conversation: its last user message, those before it, and what the assistant said last."""
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        value = _written_out(value, f"{name!r} in {where}")
     if isinstance(value, list | tuple):
         turns = read_turns(value, name, where)
         last = turns.pop()["content"] if turns and turns[-1]["role"] == "assistant" else None
@@ -137,6 +140,24 @@ def _prompt(value: Any, name: str, where: str) -> tuple[str, tuple[Message, ...]
         kind = "null" if text is None else "empty"
         raise DataError(f"{name!r} in {where} is {kind}; expected text or a conversation.")
     return text, history, last
+
+
+def _written_out(text: str, what: str) -> str | list[Any]:
+    """Reads a conversation that a cell holds as JSON; other text stays.
+
+    Raises:
+        DataError: the conversation is as Python prints it, which has no single meaning.
+    """
+    if re.match(r"\s*\[\{'(role|content|from|value)': ", text):
+        raise DataError(
+            f"{what} is a conversation as Python prints it; write it as JSON, or use JSON lines or parquet."
+        )
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    found = isinstance(value, list) and all(isinstance(each, dict) and each.keys() & {"role", "from"} for each in value)
+    return value if found else text
 
 
 def read_turns(value: Sequence[Any], name: str, where: str) -> list[Message]:

@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 
 import rlif
+from rlif.errors import DataError
 from rlif.files.jsonl import count_lines, read_lines
 from rlif.files.tables import read_rows
 from rlif.tasks import find_task
@@ -55,7 +56,7 @@ def test_compressed_files(suffix, name, tmp_path):
     (tmp_path / f"a{name}{suffix}").write_bytes(packed)
     assert read_rows(str(tmp_path / f"a{name}{suffix}"), "train", ("prompt",)) == ROWS
     (tmp_path / f"b{name}{suffix}").write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(rlif.DataError, match="cannot read"):
+    with pytest.raises(DataError, match="cannot read"):
         read_rows(str(tmp_path / f"b{name}{suffix}"), "train")
 
 
@@ -71,10 +72,10 @@ def test_unicode_encodings(encoding, name, tmp_path):
 
 def test_other_encodings_are_refused(tmp_path):
     (tmp_path / "a.csv").write_bytes("prompt\nÉtienne\n".encode("latin-1"))
-    with pytest.raises(rlif.DataError, match=r"cannot read .*a.csv: it is not text in UTF-8; save it as UTF-8\.$"):
+    with pytest.raises(DataError, match=r"cannot read .*a.csv: it is not text in UTF-8; save it as UTF-8\.$"):
         read_rows(str(tmp_path / "a.csv"), "train")
     (tmp_path / "a.txt").write_bytes(codecs.BOM_UTF16_LE + b"abc")
-    with pytest.raises(rlif.DataError, match="it is not text in UTF-16"):
+    with pytest.raises(DataError, match="it is not text in UTF-16"):
         read_rows(str(tmp_path / "a.txt"), "train")
 
 

@@ -10,6 +10,7 @@ import pytest
 from support.models import byte_tokenizer
 
 import rlif
+from rlif.errors import DataError, RecipeError
 from rlif.sampling.protocol import render_problem
 from rlif.tasks import find_task
 from rlif.tasks.prompts import Prompt
@@ -61,7 +62,7 @@ def test_conversations_are_rendered_by_the_chat_template(tmp_path):
     wanted = tokenizer.apply_chat_template(shown, add_generation_prompt=True, return_dict=False)
     assert prompt.messages(problem.prompt) == shown
     assert render_problem(tokenizer, prompt, problem, True, find_task("prompts")) == wanted
-    with pytest.raises(rlif.DataError, match="a conversation of 4 messages, which takes a chat template"):
+    with pytest.raises(DataError, match="a conversation of 4 messages, which takes a chat template"):
         render_problem(tokenizer, prompt, problem, False, find_task("prompts"))
     (short,) = load(tmp_path, [{"prompt": [SYSTEM, *ASKED]}])
     assert prompt.text(short.prompt) == "Be brief.\n\nNow: What is 2+2?\n"
@@ -94,7 +95,7 @@ def test_conversations_are_rendered_by_the_chat_template(tmp_path):
     ids=str,
 )
 def test_prompts_that_cannot_be_read(row, message, tmp_path):
-    with pytest.raises(rlif.DataError, match=message):
+    with pytest.raises(DataError, match=message):
         load(tmp_path, [row])
 
 
@@ -108,7 +109,7 @@ def test_golds_and_ids_may_be_numbers(tmp_path):
     (problem,) = load(tmp_path, [{"question": "q", "answer": 1400}], "gsm8k")
     assert find_task("gsm8k").grade(problem, "\\boxed{1,400}") is True
     for wrong, found in ((True, "a bool"), (float("nan"), "nan"), ({}, "a dict")):
-        with pytest.raises(rlif.DataError, match=f"'answer' in row 1 of .* is {found}; expected plain text"):
+        with pytest.raises(DataError, match=f"'answer' in row 1 of .* is {found}; expected plain text"):
             load(tmp_path, [{"problem": "q", "answer": wrong}], "math")
 
 
@@ -125,7 +126,7 @@ def test_any_gold_of_a_list_is_right(tmp_path):
 def test_capitals_do_not_matter(tmp_path):
     (problem,) = load(tmp_path, [{"Problem": "q", "Answer": "7"}], "math")
     assert (problem.text, problem.gold, problem.row) == ("q", "7", {"Problem": "q", "Answer": "7"})
-    with pytest.raises(rlif.DataError, match="has no 'problem'; it has Problem, PROBLEM"):
+    with pytest.raises(DataError, match="has no 'problem'; it has Problem, PROBLEM"):
         load(tmp_path, [{"Problem": "q", "PROBLEM": "r"}], "math")
 
 
@@ -142,11 +143,11 @@ def test_columns_of_other_names(tmp_path):
         with pytest.raises(rlif.RlifError, match=message):
             load(tmp_path, [row], "math", columns)
     for task in ("mbpp", "gsm8k.zeroeval", "clock"):
-        with pytest.raises(rlif.RecipeError, match="reads a published layout, so columns names nothing"):
+        with pytest.raises(RecipeError, match="reads a published layout, so columns names nothing"):
             find_task(task).reading({"prompt": "frage"})
 
 
 def test_two_problems_of_one_id_are_refused(tmp_path):
     problems = load(tmp_path, [{"problem": text, "unique_id": "a"} for text in "xy"], "math")
-    with pytest.raises(rlif.DataError, match="two problems have the id 'a'"):
+    with pytest.raises(DataError, match="two problems have the id 'a'"):
         by_id(problems)

@@ -62,7 +62,7 @@ def why_unreadable(error: BaseException) -> str:
         'No such file or directory'
     """
     if isinstance(error, UnicodeDecodeError):
-        return "it is not text in UTF-8"
+        return f"it is not text in {error.encoding.upper()}; save it as UTF-8"
     if isinstance(error, json.JSONDecodeError):
         return f"it is not JSON from line {error.lineno}, character {error.colno} on"
     if isinstance(error, KeyError):

@@ -22,18 +22,24 @@ if TYPE_CHECKING:
     import torch
 
 
+Message = dict[str, Any]  # of a conversation: role and content
+
+
 @dataclass(frozen=True)
 class Problem:
     """One row of a task.
 
     Attributes:
         id: name of the row, unique within its task.
-        text: the problem as stated; a prompt template turns it into the prompt.
+        text: the problem as stated; a prompt template turns it into the prompt. Of a conversation, the last message.
         gold: reference answer; None without a label. It reaches a trainer only where a recipe names a reward for it.
         solution: a worked solution, or None.
         data: whatever else its task needs for grading: tests, options, a category.
         preamble: text before the shots, which stays when they are dropped.
         shots: solved examples before the text. Where the prompt gets too long, the last one is dropped first.
+        history: the messages of a conversation before its last one; empty for a problem of one message.
+        other_golds: further answers that are as right as `gold`.
+        row: the columns that the problem was read from, for rewards that ask for them.
     """
 
     id: str
@@ -43,6 +49,19 @@ class Problem:
     data: Mapping[str, Any] = field(default_factory=dict)
     preamble: str = ""
     shots: tuple[str, ...] = ()
+    history: tuple[Message, ...] = ()
+    other_golds: tuple[str, ...] = ()
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def prompt(self) -> str | list[Message]:
+        """The problem as text or, where it is the end of a conversation, as messages."""
+        return [*self.history, {"role": "user", "content": self.text}] if self.history else self.text
+
+    @property
+    def golds(self) -> tuple[str, ...]:
+        """All answers that are right; empty without a label."""
+        return () if self.gold is None else (self.gold, *self.other_golds)
 
 
 ClusterTexts = Callable[[str, Sequence[str]], list[list[int]]]  # from prompt and texts to the indices of each cluster

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlif.cli.console import quiet_transformers
-from rlif.cli.options import Dtype, UnsafeLocal
+from rlif.cli.options import Columns, Dtype, UnsafeLocal, named_columns
 from rlif.cli.tables import number, percent, print_table, print_text
 from rlif.errors import RecipeError
 
@@ -35,6 +35,7 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="Part of the data; the task's test split if left out.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many problems of each task.")] = None,
     source: Annotated[list[str] | None, typer.Option(help="TASK=PATH: data from here instead of its home.")] = None,
+    columns: Columns = None,
     n: Annotated[int | None, typer.Option(min=1, help="Completions per problem; above 1 at temperature 1.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="Temperature of sampling; 0 is greedy.")] = None,
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of probability to sample from.")] = None,
@@ -75,7 +76,7 @@ def evaluate(
     options = Options(
         split, limit, sources, _prompt(prompt), chat, decoding, batch_size, overwrite, unsafe_local, engine
     )
-    work = _work(tasks, options)
+    work = _work(tasks, options, named_columns(columns))
     if check_gold:
         _check_gold(work, unsafe_local)
     if outputs is not None:
@@ -88,11 +89,13 @@ def evaluate(
         raise RecipeError("give a model, or recorded completions with --outputs.")
 
 
-def _work(tasks: str, options: Options) -> list[tuple[Task, list[Problem]]]:
+def _work(tasks: str, options: Options, columns: Mapping[str, str]) -> list[tuple[Task, list[Problem]]]:
     """Loads the tasks and their problems; a task that runs code needs the sandbox before anything is sampled."""
     from rlif.tasks import check_sources, find_task
 
-    named = [find_task(name.strip()) for name in tasks.split(",")]
+    named = [find_task(name.strip()).reading(columns) for name in tasks.split(",")]
+    if columns and len(named) > 1:
+        raise RecipeError("--columns names the columns of one task's data; evaluate the tasks one by one.")
     check_sources(options.sources, named)
     if any(task.runs_code for task in named) and not options.unsafe_local:
         from rlif.sandbox.runner import require_sandbox

@@ -34,6 +34,20 @@ Dtype = Annotated[str, typer.Option(help="Type of the weights: auto, float32, bf
 Window = Annotated[int | None, typer.Option(min=1, help="Tokens of tail and window confidence; by default 2048.")]
 
 
+Columns = Annotated[
+    str | None,
+    typer.Option(help="Which columns of the data hold what, as prompt=frage,gold=antwort; a dot reaches inside."),
+]
+
+
+def named_columns(columns: str | None) -> dict[str, str]:
+    """Reads the option --columns."""
+    pairs = [pair.partition("=") for pair in (columns or "").split(",") if pair.strip()]
+    if not all(key.strip() and name.strip() for key, _, name in pairs):
+        raise RecipeError(f"cannot read {columns!r}; columns look like prompt=frage,gold=antwort.")
+    return {key.strip(): name.strip() for key, _, name in pairs}
+
+
 def find_settings(
     recipe: str | None, overrides: list[str] | None, resume: Path | None, example: str
 ) -> tuple[Settings, str, Run | None]:

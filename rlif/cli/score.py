@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rlif.cli.console import progress_bar, quiet_transformers
-from rlif.cli.options import Chat, Dtype, Window
+from rlif.cli.options import Chat, Columns, Dtype, Window, named_columns
 from rlif.files.jsonl import count_lines
 
 
@@ -15,6 +15,7 @@ def score(
     file: Annotated[Path, typer.Argument(help="JSON lines of prompt (text or messages) and completion.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A folder, a hub name, or tiny-reasoner.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; resumes a file.")] = None,
+    columns: Columns = None,
     chat: Chat = None,
     end: Annotated[bool, typer.Option("--end/--no-end", help="Close completions with the end token.")] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 16,
@@ -31,7 +32,7 @@ def score(
     quiet_transformers()
     scorer = load_scorer(model, chat=chat, end=end, batch_size=batch_size, window=window, dtype=dtype)
     with progress_bar("scoring", total) as advance:
-        counts = score_file(scorer, file, out or sys.stdout, advance)
+        counts = score_file(scorer, file, out or sys.stdout, advance, named_columns(columns))
     print(
         f"{counts['rows']} rows ({counts['skipped']} were there already), {counts['unscorable']} unscorable"
         + (f": {out}" if out else ""),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlif.cli.console import progress_bar, quiet_transformers
-from rlif.cli.options import Chat, Dtype, Window
+from rlif.cli.options import Chat, Columns, Dtype, Window, named_columns
 from rlif.cli.tables import print_table
 from rlif.errors import RecipeError, RlifError, lookup
 from rlif.files.atomic import replace_file, write_rows, writing
@@ -34,6 +34,7 @@ def select(
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many problems.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of the task; the last one, held out, by default.")] = None,
     source: Annotated[str | None, typer.Option(help="Where the task reads from, instead of its usual place.")] = None,
+    columns: Columns = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Completion limit; the task's by default.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Template; the task's by default.")] = None,
     chat: Chat = None,
@@ -59,15 +60,16 @@ def select(
     from rlif.selection.drawing import Drawing
     from rlif.selection.scaling import report
     from rlif.selection.score_file import load_scorer
-    from rlif.tasks import find_task
+    from rlif.tasks import by_id, find_task
     from rlif.tasks.prompts import find_prompt
 
     template = None if prompt is None else find_prompt(prompt)
     rules.choose(rule, [], [], power=power)  # refuses an unknown rule and an impossible power before anything is loaded
     _check_engine(engine, rule, samples, early_stop)
     _check_source(model, samples, n=n, warm_up=warm_up if early_stop else None)
-    known = None if task is None else find_task(task)
+    known = None if task is None else find_task(task).reading(named_columns(columns))
     problems = [] if known is None else known.load(split or known.splits[-1], source=source, limit=limit)
+    by_id(problems)  # refuses two of the same id
     scorer, held = None, False
     if model is not None:
         quiet_transformers()
@@ -161,14 +163,15 @@ def _given(
     """Reads samples of a file; a task grades them, a model scores them. Also tells whether `out` holds them already."""
     from rlif.selection.drawing import holds_given
     from rlif.selection.samples import mark_samples, read_samples, score_samples
+    from rlif.tasks import by_id
 
     rows = read_samples(path)
     held = out is not None and holds_given(out, rows)
-    by_id = {problem.id: problem for problem in problems}
+    named = by_id(problems)
     if task is not None:
-        rows = mark_samples(rows, task, by_id)
+        rows = mark_samples(rows, task, named)
     if scorer is not None:
-        rows = score_samples(rows, scorer, task, by_id, prompt)
+        rows = score_samples(rows, scorer, task, named, prompt)
     return rows, held
 
 

@@ -15,9 +15,10 @@ from rlif.errors import DataError, RecipeError, RlifError
 from rlif.tasks import find_task
 
 CONDITIONS = (
-    "model", "revision", "task", "source", "split", "limit", "prompt", "prompt.user", "prompt.system", "chat",
-    "max_prompt_tokens", "problems_per_update", "evaluate.every", "training.num_generations", "training.max_steps",
-    "training.num_train_epochs", "training.max_completion_length", "training.temperature",
+    "model", "revision", "task", "source", "columns.prompt", "columns.gold", "split", "limit", "prompt",
+    "prompt.user", "prompt.system", "chat", "max_prompt_tokens", "problems_per_update", "evaluate.every",
+    "training.num_generations", "training.max_steps", "training.num_train_epochs", "training.max_completion_length",
+    "training.temperature",
 )  # fmt: skip
 FINGERPRINTS = ("ids", "content")  # of the problems evaluated
 
@@ -31,6 +32,7 @@ def check_planned_evaluations(recipes: Mapping[str, Recipe]) -> None:
             settings = {
                 "evaluate.limit": recipe.evaluate.limit,
                 f"evaluate.sources.{task}": recipe.evaluate.sources.get(task),
+                f"evaluate.columns.{task}": recipe.evaluate.columns.get(task),
                 "prompt": recipe.prompt or protocol.prompt,
                 "chat": recipe.chat,
                 "completion limit": min(protocol.max_tokens, recipe.resolved_training["max_completion_length"]),

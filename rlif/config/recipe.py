@@ -37,6 +37,8 @@ class Evaluation(Strict):
     """Names of tasks; empty for none."""
     sources: dict[str, str] = {}
     """Where a task is read from, by task name; by default its own source."""
+    columns: dict[str, dict[str, str]] = {}
+    """Which column of that holds what, by task name, as the recipe's `columns`."""
     limit: int | None = Field(default=None, ge=1)
     """At most this many problems of each."""
     every: int | None = Field(default=None, ge=1)
@@ -83,6 +85,9 @@ class Recipe(Strict):
     """Where the problems come from: a name of `rlif.TASKS`; `prompts` reads any file of prompts."""
     source: str | None = None
     """A local file or folder, or a hub name, instead of the task's own source."""
+    columns: dict[str, str] = {}
+    """Which column of the source holds prompt, gold, solution and id, where it is not the task's own, see
+    `rlif.tasks.rows`: {prompt: frage, gold: antwort}."""
     split: str = "train"
     """The part of the source that is read."""
     limit: int | None = Field(default=None, ge=1)

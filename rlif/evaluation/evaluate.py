@@ -9,7 +9,7 @@ from rlif.evaluation.records import Records
 from rlif.evaluation.scores import Scores, scores_of
 from rlif.sampling.protocol import Setup, mark, render_problem, setup_of
 from rlif.sampling.sampler import Sampler
-from rlif.tasks import Task
+from rlif.tasks import Task, by_id
 from rlif.types import Problem
 
 
@@ -43,6 +43,7 @@ def evaluate(
         Interval(n=8, mean=0..., low=0..., high=0..., clusters=None)
     """
     setup = setup or setup_of(task, sampler.tokenizer)
+    place = {name: number for number, name in enumerate(by_id(problems))}
     decoding, total = setup.decoding, len(problems) * setup.decoding.n
     described = describe(task, problems, setup, sampler.batch_size, settings)
     prompt_ids = [render_problem(sampler.tokenizer, setup.prompt, problem, setup.chat, task) for problem in problems]
@@ -57,7 +58,6 @@ def evaluate(
             owners = [problems[i] for i in rows for _ in range(decoding.n)]
             records.append(number, mark(task, owners, completions, decoding.n, unsafe_local))
             progress(len(records), total)
-    place = {problem.id: number for number, problem in enumerate(problems)}
     found = sorted(records, key=lambda record: (place[record["id"]], record["sample"]))
     return records.conclude(replace(scores_of(task, found), settings=described, records=found))
 

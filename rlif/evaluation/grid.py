@@ -26,7 +26,7 @@ from rlif.sampling.loading import load_model, load_tokenizer, model_path
 from rlif.sampling.protocol import Record, decoding_of, setup_of
 from rlif.sampling.sampler import Sampler, TransformersSampler
 from rlif.sampling.vllm_sampler import load_sampler
-from rlif.tasks import Task, source_of
+from rlif.tasks import Task, by_id, of_task
 from rlif.tasks.prompts import Prompt
 from rlif.types import Problem
 
@@ -70,7 +70,7 @@ class Options:
 
     def problems(self, task: Task) -> list[Problem]:
         """Loads the selected problems of a task."""
-        return task.load(self.split or task.splits[-1], source=source_of(task, self.sources), limit=self.limit)
+        return task.load(self.split or task.splits[-1], source=of_task(task, self.sources), limit=self.limit)
 
 
 def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str | None = None) -> list[Candidate]:
@@ -207,21 +207,21 @@ def grade_outputs(task: Task, problems: Sequence[Problem], source: str, *, unsaf
     Raises:
         DataError: ids are missing or unknown, or a row lacks its text.
     """
-    by_id: dict[str, list[str]] = {problem.id: [] for problem in problems}
+    texts_of: dict[str, list[str]] = {name: [] for name in by_id(problems)}
     for number, row in enumerate(read_rows(source, "test"), start=1):
         if "id" not in row:
             raise DataError(f"row {number} of {source} has no 'id'; expected id and completion.")
-        if str(row["id"]) not in by_id:
+        if str(row["id"]) not in texts_of:
             raise DataError(f"{source} has the id {row['id']!r}, which {task.name} has not; is it of another split?")
         found = row.get("completion", row.get("output"))
         texts: list[Any] = found if isinstance(found, list) else [found]
         if not texts or not all(isinstance(text, str) for text in texts):
             raise DataError(f"row {number} of {source} has no text in 'completion' or 'output'.")
-        by_id[str(row["id"])] += texts
-    missing = [key for key, texts in by_id.items() if not texts]
+        texts_of[str(row["id"])] += texts
+    missing = [key for key, texts in texts_of.items() if not texts]
     if missing:
-        raise DataError(f"{source} lacks {len(missing)} of the {len(by_id)} ids, the first is {missing[0]!r}.")
-    samples = [(problem, *sample) for problem in problems for sample in enumerate(by_id[problem.id])]
+        raise DataError(f"{source} lacks {len(missing)} of the {len(texts_of)} ids, the first is {missing[0]!r}.")
+    samples = [(problem, *sample) for problem in problems for sample in enumerate(texts_of[problem.id])]
     marks = task.mark([owner for owner, *_ in samples], [text for *_, text in samples], unsafe_local=unsafe_local)
     records = [
         {"id": owner.id, "sample": number, "completion": text, "answer": mark.answer, "right": mark.right}

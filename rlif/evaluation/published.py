@@ -3,9 +3,7 @@
 `rlif.evaluation.reproduce` documents the layout of such a folder.
 """
 
-import gzip
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 from rlif.errors import DataError, why_unreadable
 from rlif.files.tables import Row, read_rows
+from rlif.files.text import UNREADABLE, open_utf8
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,9 @@ def read_json(path: Path) -> Any:
         DataError: it is missing or torn.
     """
     try:
-        data = path.read_bytes()
-        return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+        with open_utf8(path) as file:
+            return json.loads(file.read())
+    except UNREADABLE as error:
         raise DataError(f"cannot read {path}: {why_unreadable(error)}.") from error
 
 

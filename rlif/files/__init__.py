@@ -4,10 +4,11 @@ In reading order:
 
     atomic    writes a file whole or not at all; reads a JSON object
     inside    refuses links that lead out of a folder
+    text      opens data files as UTF-8, decompressed, and refuses halves of characters
     jsonl     reads JSON lines; `JsonLog` appends them and goes on after a kill
     lock      keeps a second process out of a folder
     yaml      reads and writes YAML 1.2, with a limit on its size
-    tables    reads rows of problems: JSON, CSV, Parquet, text, or a data set of the hub
+    tables    reads rows of data: JSON, CSV, Parquet, text, or a data set of the hub
 
 There is no single front door: each file stands alone. Every folder above may import this one; it imports only
 `rlif.errors` and itself. A new format of data is one more branch in `tables.py`. A new log uses `jsonl.JsonLog`.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from rlif.errors import DataError, MachineError, first_line, why_unreadable
+from rlif.errors import DataError, MachineError, why_unreadable
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise MachineError(f"cannot write {path}: {error.strerror or first_line(error)}.") from error
+        raise MachineError(f"cannot write {path}: {why_unreadable(error)}.") from error
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from rlif.errors import DataError, why_unreadable
 from rlif.files.atomic import finite, replace_file, sync
+from rlif.files.text import UNREADABLE, open_utf8
 
 Row = dict[str, Any]
 
@@ -105,9 +106,9 @@ def count_lines(path: Path) -> int:
     if not path.is_file():
         raise DataError(f"no such file: {path}.")
     try:
-        with path.open("rb") as lines:
+        with open_utf8(path) as lines:
             count = sum(1 for line in lines if line.strip())
-    except OSError as error:
+    except UNREADABLE as error:
         raise DataError(f"cannot read {path}: {why_unreadable(error)}.") from error
     if not count:
         raise DataError(f"{path} has no rows.")
@@ -118,29 +119,28 @@ def read_lines(path: Path, torn: bool = False) -> Iterator[tuple[int, Row]]:
     """Yields line number and object of each line that is not blank.
 
     Args:
+        path: may be compressed, see `rlif.files.text`.
         torn: skip a last line without a newline, which a killed process left behind.
 
     Raises:
         DataError: the file cannot be read, or the line just reached is not a JSON object.
     """
     try:
-        with path.open("rb") as file:
+        with open_utf8(path) as file:
             for number, line in enumerate(file, start=1):
                 if line.strip() and not (torn and not line.endswith(b"\n")):
-                    yield number, _parse(line, number, path)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}.") from error
+                    yield number, _parse(line, f"line {number} of {path}")
+    except UNREADABLE as error:
+        raise DataError(f"cannot read {path}: {why_unreadable(error)}.") from error
 
 
-def _parse(line: bytes, number: int, path: Path) -> Row:
+def _parse(line: bytes, where: str) -> Row:
     try:
-        row = json.loads(line.decode("utf-8-sig").rstrip())
+        row = json.loads(line.decode().rstrip())
     except json.JSONDecodeError as error:
-        raise DataError(f"line {number} of {path} is not JSON from character {error.colno} on.") from error
-    except ValueError as error:
-        raise DataError(f"line {number} of {path} is not JSON: {why_unreadable(error)}.") from error
-    except RecursionError as error:
-        raise DataError(f"line {number} of {path} is nested too deeply to be read.") from error
+        raise DataError(f"{where} is not JSON from character {error.colno} on.") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON: {why_unreadable(error)}.") from error
     if not isinstance(row, dict):
-        raise DataError(f"line {number} of {path} holds a {type(row).__name__}; expected an object per line.")
+        raise DataError(f"{where} holds a {type(row).__name__}; expected an object per line.")
     return row

@@ -1,17 +1,22 @@
-"""Reads rows of data: a local .jsonl, .json, .parquet, .csv or .txt file (.gz too), or a data set of the hub."""
+"""Reads rows of data: a local .jsonl, .json, .parquet, .csv, .tsv or .txt file, or a data set of the hub.
+
+Files may be compressed and in any Unicode encoding, see `rlif.files.text`.
+"""
 
 import csv
-import gzip
 import io
 import json
 import os
-import zlib
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from rlif.errors import DataError, first_line, why_unreadable
-from rlif.files.jsonl import Row
+from rlif.files.jsonl import Row, read_lines
+from rlif.files.text import PACKED, UNREADABLE, check_text, kind_of, open_bytes, open_utf8
 
-SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".txt")
+SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt")
+MARKS = ",;\t"  # between the cells of a row
 
 
 def home(relative: str, hub: str) -> str:
@@ -29,7 +34,9 @@ def read_rows(
     present: tuple[str, ...] = (),
     lists: tuple[str, ...] = (),
 ) -> list[Row]:
-    """Reads all rows of a source.
+    """Reads all rows of a source and checks the columns that a task reads.
+
+    A column may be capitalised otherwise, and a number stands for its text.
 
     Args:
         source: a file, a folder that holds `<split>.<suffix>`, or a hub name: `owner/name` or `owner/name:config`.
@@ -42,6 +49,32 @@ def read_rows(
     Raises:
         DataError: the source cannot be read or is empty, or a row lacks a column.
     """
+    found = []
+    for number, row in enumerate(read_table(source, split), start=1):
+        row, where = dict(row), f"in row {number} of {source}"
+        for name in (*columns, *optional, *present, *lists):
+            known = find_column(row, name)
+            if known is not None:
+                row[name] = row[known]
+            elif name not in optional:
+                raise DataError(f"row {number} of {source} has no {name!r}; it has {names_of(row)}.")
+        for name in row.keys() & {*columns, *optional}:
+            row[name] = as_text(row[name], name, where)
+            if name in columns and not row[name]:
+                raise DataError(f"{name!r} {where} is {'null' if row[name] is None else 'empty'}; expected text.")
+        for name in lists:
+            if not isinstance(row[name], list) or not all(isinstance(each, str) for each in row[name]):
+                raise DataError(f"{name!r} {where} is {row[name]!r:.40}; expected a list of text.")
+        found.append(row)
+    return found
+
+
+def read_table(source: str, split: str) -> list[Row]:
+    """Reads all rows of a source as they are.
+
+    Raises:
+        DataError: the source cannot be read or is empty, or a row has no columns or holds halves of characters.
+    """
     try:
         path = Path(source).expanduser()
     except RuntimeError as error:
@@ -50,7 +83,7 @@ def read_rows(
         path = _split_file(path, split)
     if path.is_file():
         rows = _read_file(path)
-    elif path.suffix in (*SUFFIXES, ".gz") or source.startswith((".", "/", "~")):
+    elif path.suffix in (*SUFFIXES, *PACKED) or source.startswith((".", "/", "~")):
         raise DataError(f"no such data file: {source}.")
     else:
         rows = _read_hub(source, split)
@@ -59,57 +92,110 @@ def read_rows(
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise DataError(f"row {number} of {source} has no columns: it is a {type(row).__name__}.")
-        missing = [name for name in columns if row.get(name) in (None, "")]
-        missing += [name for name in (*present, *lists) if name not in row]
-        if missing:
-            found = ", ".join(" ".join(str(name).split()) for name in row)
-            raise DataError(f"row {number} of {source} has no {missing[0]!r}; it has {found}.")
-        for name in (*columns, *optional):
-            if not isinstance(row.get(name, ""), str | None):
-                kind = type(row[name]).__name__
-                raise DataError(f"{name!r} in row {number} of {source} is a {kind}; expected plain text.")
-        for name in lists:
-            if not isinstance(row[name], list) or not all(isinstance(each, str) for each in row[name]):
-                raise DataError(f"{name!r} in row {number} of {source} is {row[name]!r:.40}; expected a list of text.")
+        check_text(row, f"row {number} of {source}")
     return rows
 
 
+def find_column(row: Row, name: str) -> str | None:
+    """Finds a column by its name, or by the only one that differs from it in capitals and space around it."""
+    if name in row:
+        return name
+    alike = [key for key in row if isinstance(key, str) and key.strip().casefold() == name.casefold()]
+    return alike[0] if len(alike) == 1 else None
+
+
+def names_of(row: Row) -> str:
+    """Lists the columns of a row for a message."""
+    return ", ".join(" ".join(str(name).split()) for name in row) or "nothing"
+
+
+def as_text(value: Any, name: str, where: str) -> str | None:
+    """Returns text, the text of a number, or None for null.
+
+    Raises:
+        DataError: the column `name` holds something else `where` it is.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        exact = Decimal(str(value))
+        if exact.is_finite():
+            whole = exact.to_integral_value()
+            return format(whole if whole == exact else exact, "f")
+    found = repr(value) if isinstance(value, float) else f"a {type(value).__name__}"
+    raise DataError(f"{name!r} {where} is {found}; expected plain text.")
+
+
 def _split_file(folder: Path, split: str) -> Path:
-    for ending in (f"{suffix}{packed}" for suffix in SUFFIXES for packed in ("", ".gz")):
+    for ending in (f"{suffix}{packed}" for suffix in SUFFIXES for packed in ("", *PACKED)):
         if (folder / f"{split}{ending}").is_file():
             return folder / f"{split}{ending}"
-    raise DataError(f"{folder} has no {split}.jsonl, .json, .parquet, .csv or .txt (or one of them with .gz).")
+    raise DataError(f"{folder} has no {split}{', '.join(SUFFIXES)} (or one of them with {', '.join(PACKED)}).")
 
 
-def _read_file(path: Path) -> list[Row]:
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+def _read_file(path: Path) -> list[Any]:
+    suffix = kind_of(path)
+    if suffix not in SUFFIXES:
+        raise DataError(f"cannot read {path}: expected {', '.join(SUFFIXES)}, or one of them with {', '.join(PACKED)}.")
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         if suffix == ".parquet":
             import pyarrow.parquet
 
-            return pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
-        text = data.decode("utf-8-sig")
-        if suffix == ".csv":
-            return list(csv.DictReader(io.StringIO(text)))
+            with open_bytes(path) as file:
+                return pyarrow.parquet.read_table(io.BytesIO(file.read())).to_pylist()
+        with open_utf8(path) as file:
+            if suffix == ".jsonl" and file.read(64).lstrip()[:1] != b"[":
+                return [row for _, row in read_lines(path)]
+            file.seek(0)
+            text = file.read().decode("utf-8-sig")
+        if suffix in (".csv", ".tsv"):
+            return _read_csv(text, path)
         if suffix == ".txt":
             return [{"prompt": line.strip()} for line in text.split("\n") if line.strip()]
-        if suffix == ".json":
-            rows = json.loads(text)
-            return rows if isinstance(rows, list) else [rows]
-        if suffix == ".jsonl":
-            return [_parse(line, number) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    except (OSError, EOFError, ValueError, RecursionError, csv.Error, zlib.error) as error:
+        return _read_json(text, path)
+    except (*UNREADABLE, csv.Error) as error:
         raise DataError(f"cannot read {path}: {why_unreadable(error)}.") from error
-    raise DataError(f"cannot read {path}: expected {', '.join(SUFFIXES)}, or one of them with .gz.")
 
 
-def _parse(line: str, number: int) -> Row:
+def _read_json(text: str, path: Path) -> list[Any]:
+    """Reads one list of rows, one row, or lines of JSON."""
     try:
-        return json.loads(line)
+        rows = json.loads(text)
     except json.JSONDecodeError as error:
-        error.lineno = number  # of the file
-        raise
+        if error.msg != "Extra data":
+            raise
+        return [row for _, row in read_lines(path)]
+    return rows if isinstance(rows, list) else [rows]
+
+
+def _read_csv(text: str, path: Path) -> list[Row]:
+    """Reads rows of cells between commas, semicolons or tabs, whichever divides the first row into most."""
+    csv.field_size_limit(2**31 - 1)  # the standard limit, 131,072 characters, is for untrusted servers
+
+    def cells(mark: str) -> Any:
+        return csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+
+    def width(mark: str) -> int:
+        try:
+            return len(next(cells(mark), []))
+        except csv.Error:  # quotes that end where this mark does not follow
+            return 0
+
+    mark = max(MARKS, key=width)
+    lines = cells(mark)
+    header = next(lines, [])
+    if repeated := [name for name in header if name and header.count(name) > 1]:
+        raise DataError(f"{path} has two columns {repeated[0]!r}; rename one.")
+    rows = []
+    for line in lines:
+        if len(line) > len(header):
+            raise DataError(
+                f"line {lines.line_num} of {path} has {len(line)} cells and the first line {len(header)}; put cells"
+                f" that hold {mark!r} into quotes."
+            )
+        if line:
+            rows.append(dict.fromkeys(header) | dict(zip(header, line, strict=False)))
+    return rows
 
 
 def _read_hub(source: str, split: str) -> list[Row]:

@@ -1,8 +1,10 @@
 """Loads rewards from outside the package: a reward function written for TRL, or a reward model.
 
     package.module:function    called as TRL calls it: prompts, completions, completion_ids, trainer_state, log_metric,
-    package.module.function    log_extra. Parameters named `gold` (the answer) or `solution` (the worked solution, else
-                               the answer in a box) get gold; without them it gets none. It may be async
+    package.module.function    log_extra, and the columns of the data by name, as lists with one value per completion.
+                               `**kwargs` gets all columns. Parameters named `gold` (the answer; a list where several
+                               are right) or `solution` (the worked solution, else the answer in a box) get gold, also
+                               where no column has that name. It may be async
     a folder or a hub name     a sequence classifier with one output (RLHF); it reads prompt and completion, by its own
                                chat template where the prompts are conversations
 
@@ -17,7 +19,8 @@ import inspect
 import math
 import numbers
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +30,11 @@ from rlif.errors import ModelError, RecipeError, RewardError, first_line
 from rlif.graders.batch import Batch
 from rlif.moved import where_moved
 from rlif.tasks.rendering import conversation_text
+from rlif.types import Problem
 
 GOLD = ("gold", "solution")
+ENGINE = ("prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra", "environments")
+KEPT = {"prompt", "completion", "completion_ids"}  # columns that TRL does not pass on
 BATCH = 16
 MISSING = object()
 
@@ -69,23 +75,55 @@ def needs_gold(function: Callable[..., Any]) -> bool:
     return any(name in GOLD for name in inspect.signature(function).parameters)
 
 
+def reads_rows(function: Callable[..., Any]) -> bool:
+    """Tells whether a reward function takes columns of the data, or gold."""
+    return any(name not in ENGINE for name in inspect.signature(function).parameters)
+
+
+def columns_of(problems: Iterable[Problem]) -> list[str]:
+    """Lists the columns that any of the problems has and that reach a reward function."""
+    return [name for name in dict.fromkeys(chain.from_iterable(p.row for p in problems)) if name not in KEPT]
+
+
+def missing_column(function: Callable[..., Any], problems: Sequence[Problem]) -> str | None:
+    """Names a parameter that a reward function cannot do without and that no column gives; None if there is none."""
+    known = {*ENGINE, *GOLD, *columns_of(problems)}
+    for parameter in inspect.signature(function).parameters.values():
+        variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if not variadic and parameter.default is parameter.empty and parameter.name not in known:
+            return parameter.name
+    return None
+
+
+def _row_columns(problems: Sequence[Problem]) -> dict[str, list[Any]]:
+    """Returns the columns of the rows, and what stands for gold and solution where the rows give any."""
+    columns = {name: [problem.row.get(name) for problem in problems] for name in columns_of(problems)}
+    if any(problem.gold is not None for problem in problems):
+        columns["gold"] = [list(p.golds) if p.other_golds else p.gold for p in problems]
+    boxed = [None if problem.gold is None else f"\\boxed{{{problem.gold}}}" for problem in problems]
+    solutions = [problem.solution or box for problem, box in zip(problems, boxed, strict=True)]
+    if any(solution is not None for solution in solutions):
+        columns["solution"] = solutions
+    return columns
+
+
 def reward_function(name: str, function: Callable[..., Any]) -> Callable[[Batch], list[float | None]]:
     """Makes a grader that calls a TRL reward function and checks what it returns."""
     parameters = inspect.signature(function).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
     def grade(batch: Batch) -> list[float | None]:
+        rows = batch.problems if batch.problems is not None and reads_rows(function) else ()
         columns: dict[str, Any] = {
+            **({name: [None] * len(rows) for name in GOLD} if rows else {}),
+            **_row_columns(rows),
             "prompts": list(batch.prompts),
             "completions": list(batch.completions),
             "completion_ids": [list(ids) for ids in batch.completion_ids],
             **batch.engine,
         }
-        if batch.problems is not None and needs_gold(function):
-            columns["gold"] = [problem.gold for problem in batch.problems]
-            boxed = [None if gold is None else f"\\boxed{{{gold}}}" for gold in columns["gold"]]
-            columns["solution"] = [p.solution or box for p, box in zip(batch.problems, boxed, strict=True)]
-        given = {key: value for key, value in columns.items() if key in parameters or (takes_all and key not in GOLD)}
+        named = {*columns_of(rows)}.union(columns.keys() - GOLD)
+        given = {key: value for key, value in columns.items() if key in parameters or (takes_all and key in named)}
         try:
             values = function(**given)
             if inspect.isawaitable(values):

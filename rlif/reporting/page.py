@@ -198,7 +198,7 @@ def _drifts(runs: Sequence[ReportedRun]) -> Iterator[dict[Any, str]]:
         row: dict[Any, str] = {"measure": title}
         for run in runs:
             values = run.history.metrics.get(name)
-            if values is not None and not (name == "reward" and "self_certainty" in run.history.metrics):
+            if values is not None and not (name == "reward" and run.rewards == ["self_certainty"]):
                 start, end = analysis.drift(values)
                 row[run.number] = f"{_number(start, '.4g')} \u2192 {_number(end, '.4g')}"
         if len(row) > 1:

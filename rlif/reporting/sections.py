@@ -147,7 +147,9 @@ def _training(runs: Runs) -> Iterator[Figure]:
     logged = [run.history.metrics for run in runs]
     both = [metrics for metrics in logged if {"reward", "self_certainty"} <= set(metrics)]
     same = all(np.allclose(m["reward"], m["self_certainty"], atol=1e-4, equal_nan=True) for m in both)
-    others = sorted(set(itertools.chain(*logged)) - set(MEASURES) - PARTS)
+    same = same and all(run.rewards == ["self_certainty"] for run in runs)
+    rewards = set(itertools.chain(*(run.rewards for run in runs)))
+    others = sorted(set(itertools.chain(*logged)) - set(MEASURES) - PARTS, key=lambda name: (name not in rewards, name))
     shown = 0
     for name in (*MEASURES, *others):
         title, share = MEASURES.get(name, (label(name), False))
@@ -160,7 +162,8 @@ def _training(runs: Runs) -> Iterator[Figure]:
             continue
         if name not in MEASURES:
             shown += 1
-            if shown > MOST_OTHERS or all((line.values == 0).all() for line in lines):
+            empty = name not in rewards and all((line.values == 0).all() for line in lines)
+            if empty or shown > max(MOST_OTHERS, len(rewards)):
                 continue
         yield curves(_slug("training", name), title, lines, percent=share)
 

@@ -35,9 +35,17 @@ class ReportedRun:
         return str(self.history.recipe.get("annotator", "online"))
 
     @property
+    def rewards(self) -> list[str]:
+        """Lists the rewards that have a weight at some step."""
+        reward = self.history.recipe.get("reward", "self_certainty")
+        return (
+            [str(name) for name, weight in reward.items() if weight != 0] if isinstance(reward, dict) else [str(reward)]
+        )
+
+    @property
     def verdict(self) -> str:
         """Describes how the run went in one sentence, how far it got where it has no summary, and failed rewards."""
-        return f"{self._course()} {self.history.failures}".rstrip()
+        return " ".join(filter(None, [self._course(), *self._constant(), self.history.failures]))
 
     def _course(self) -> str:
         history = self.history
@@ -46,6 +54,18 @@ class ReportedRun:
         text = self._by_accuracy() if self.accuracies else self._by_signs()
         of = f" of {history.planned_steps:,}" if history.planned_steps else ""
         return text if history.summary else f"Going, or stopped, at step {history.last_step:,}{of}. {text}"
+
+    def _constant(self) -> list[str]:
+        """Names rewards that had the same value for every completion, so that nothing was learnt from them."""
+        lines = []
+        for name in self.rewards:
+            spread_name = f"{name}_spread" if len(self.rewards) > 1 else "reward_spread"
+            values, spread = (self.history.metrics.get(each) for each in (name, spread_name))
+            known = [] if values is None else [value for value in values if math.isfinite(value)]
+            varied = spread is not None and any(value > 0 for value in spread)  # False for NaN
+            if len(known) > 1 and len(set(known)) == 1 and not varied:
+                lines.append(f"The reward {label(name)} never varied: it is {known[0]:g} at every step.")
+        return lines
 
     def _by_accuracy(self) -> str:
         task = self.trained if self.trained in self.accuracies else next(iter(self.accuracies))

@@ -18,7 +18,16 @@ from rlif.config.recipe import Recipe
 from rlif.config.schedule import ALWAYS, Weight
 from rlif.errors import DataError, RecipeError, nearest
 from rlif.graders import FACTORS, GRADERS, NEED_GOLD
-from rlif.graders.external import import_function, needs_gold, reward_function, reward_model
+from rlif.graders.external import (
+    GOLD,
+    columns_of,
+    import_function,
+    missing_column,
+    needs_gold,
+    reads_rows,
+    reward_function,
+    reward_model,
+)
 from rlif.rewards.time_limit import time_limit
 from rlif.sandbox.runner import require_sandbox
 from rlif.signals import GROUP_SIGNALS, NEEDS, RENAMED, SIGNALS, windowed
@@ -90,10 +99,10 @@ def find_term(name: str, weight: Weight = ALWAYS, *, window: int = WINDOW, secon
     return Term(name, kind, limited, weight, NEEDS.get(name, ""), FACTORS.get(name), gold)
 
 
-def reads_gold(recipe: Recipe) -> bool:
-    """Tells whether a recipe names a reward that reads gold answers; else none reaches the training path."""
+def reads_problems(recipe: Recipe) -> bool:
+    """Tells whether a reward reads gold answers or columns of the data; else none reaches the training path."""
     return any(
-        needs_gold(import_function(name)) if kind_of(name) == "function" else name in NEED_GOLD
+        reads_rows(import_function(name)) if kind_of(name) == "function" else name in NEED_GOLD
         for name in recipe.weights
     )
 
@@ -140,17 +149,30 @@ def check_terms(recipe: Recipe, task: Task) -> None:
 
 
 def check_gold(recipe: Recipe, task: Task, problems: list[Problem]) -> None:
-    """Refuses rewards from gold where no problem has gold, or where programs cannot be run.
+    """Refuses rewards from gold, or from columns, where no problem has them, or where programs cannot be run.
 
     Raises:
-        DataError: no problem has a gold answer.
+        DataError: no problem has a gold answer, or the column that a reward function asks for.
         MachineError: a task needs a sandbox, and there is none.
     """
     if task.runs_code and any(name in NEED_GOLD for name in recipe.weights):
         require_sandbox()
-    if reads_gold(recipe) and not task.runs_code and all(problem.gold is None for problem in problems):
-        named = [name for name in recipe.weights if name in NEED_GOLD or kind_of(name) == "function"]
+    functions = {name: import_function(name) for name in recipe.weights if kind_of(name) == "function"}
+    columns = ", ".join(columns_of(problems)) or "none"
+    for name, function in functions.items():
+        if missing := missing_column(function, problems):
+            raise DataError(
+                f"the reward {name} asks for {missing!r}, and no problem of task {task.name} has such a column; the"
+                f" columns are {columns}."
+            )
+    known = any(p.gold is not None or p.solution is not None for p in problems) or not {*GOLD}.isdisjoint(
+        columns_of(problems)
+    )
+    needing = [name for name in recipe.weights if name in NEED_GOLD and all(p.gold is None for p in problems)]
+    needing += [name for name, function in functions.items() if needs_gold(function) and not known]
+    if needing and not task.runs_code:
+        named = " (columns: {gold: NAME} names their column)" if task.usual else ""
         raise DataError(
-            f"the reward {named[0]} needs gold answers, and none of the {len(problems)} problems of task {task.name}"
-            " has one; use a label-free reward."
+            f"the reward {needing[0]} needs gold answers{named}, and none of the {len(problems)} problems of task"
+            f" {task.name} has one; use a label-free reward."
         )

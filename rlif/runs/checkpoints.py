@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from rlif.errors import MachineError, first_line
+from rlif.errors import MachineError, why_unreadable
 from rlif.files.atomic import replace_file, sync
 from rlif.files.inside import inside, remove
 
@@ -127,11 +127,11 @@ def _file_damage(checkpoint: Path, name: str, size: int, digest: str) -> str | N
     except OSError as error:
         return _not_there(error, path, f"{name} is missing")
     except (ValueError, RuntimeError) as error:  # no name of a file, or a link to itself
-        return f"{name} cannot be read ({first_line(error)})"
+        return f"{name} cannot be read ({why_unreadable(error)})"
 
 
 def _not_there(error: OSError, path: Path, damage: str) -> str:
     """Returns the damage if the error shows it; else raises, since a disk that fails now may still hold every byte."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG):
         return damage
-    raise MachineError(f"cannot read {path} now: {first_line(error)}; put that right and try again.") from error
+    raise MachineError(f"cannot read {path} now: {why_unreadable(error)}; put that right and try again.") from error

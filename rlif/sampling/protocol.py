@@ -83,7 +83,8 @@ def render_problem(tokenizer: Any, prompt: Prompt | None, problem: Problem, chat
     prompt = prompt or find_prompt(task.protocol.prompt)
     limit, shots = task.protocol.max_prompt_tokens, list(problem.shots)
     while True:
-        ids = render(tokenizer, prompt, "".join([problem.preamble, *shots, problem.text]), chat)
+        shown = problem.prompt if problem.history else "".join([problem.preamble, *shots, problem.text])
+        ids = render(tokenizer, prompt, shown, chat)
         if not shots or limit is None or len(ids) <= limit:
             return ids
         shots.pop()

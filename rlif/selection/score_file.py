@@ -14,24 +14,30 @@ that share its pass, and a resumed file holds the same bytes as one that was not
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TextIO
 
 from rlif.config.loading import check_recipe
-from rlif.errors import DataError, MachineError, RecipeError, RlifError
+from rlif.errors import DataError, MachineError, RecipeError, RlifError, why_unreadable
 from rlif.files.jsonl import JsonLog, Row, read_lines
+from rlif.files.tables import names_of
+from rlif.files.text import check_text
 from rlif.sampling.loading import load_model, load_tokenizer
 from rlif.scoring.head import head_of
 from rlif.scoring.statistics import score_completions
 from rlif.signals import SIGNALS, every_signal
 from rlif.signals.token_confidence import TOP_K, WINDOW
 from rlif.tasks.rendering import encode
+from rlif.tasks.rows import CONVERSATIONS, named_column, read_turns
+from rlif.types import Message
 
 Pair = tuple[list[int], list[int]]  # token ids of a prompt and of a completion
+PAIR = ("prompt", "completion")
 BATCHES = 8  # scored and written together, so that rows of like length share a pass
 
 
@@ -115,7 +121,11 @@ def load_scorer(
 
 
 def score_file(
-    scorer: Scorer, source: Path, out: Path | TextIO, progress: Callable[[int], None] = lambda rows: None
+    scorer: Scorer,
+    source: Path,
+    out: Path | TextIO,
+    progress: Callable[[int], None] = lambda rows: None,
+    columns: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, int]:
     """Scores a file of JSON lines.
 
@@ -123,6 +133,7 @@ def score_file(
         source: rows with `prompt` and `completion`; other columns are copied, except those named as a signal.
         out: a file, resumed if it exists, or an open stream.
         progress: called with the number of rows that were just written or skipped.
+        columns: as in `read_rows`.
 
     Returns:
         Counts: `rows`, `skipped` (written before), `unscorable`.
@@ -132,7 +143,8 @@ def score_file(
             or another model.
     """
     counts = {"rows": 0, "skipped": 0, "unscorable": 0}
-    rows = _resume(scorer, source, out, counts) if isinstance(out, Path) else read_rows(source)
+    reread = partial(read_rows, source, columns)
+    rows = _resume(scorer, source, reread, out, counts) if isinstance(out, Path) else reread()
     append = JsonLog(out, ascii=False).append if isinstance(out, Path) else partial(_print, out)
     progress(counts["rows"])
     encoded = _encode(rows, scorer, source)
@@ -154,7 +166,7 @@ def score_file(
             counts["rows"] += len(batch)
             progress(len(batch))
     except OSError as error:
-        raise MachineError(f"cannot write {out}: {error.strerror}.") from error
+        raise MachineError(f"cannot write {out}: {why_unreadable(error)}.") from error
     if failed:
         raise failed
     return counts
@@ -175,40 +187,66 @@ def _encode(rows: Iterator[tuple[int, Row]], scorer: Scorer, source: Path) -> It
         yield row, pair
 
 
-def read_rows(source: Path) -> Iterator[tuple[int, Row]]:
+def read_rows(source: Path, columns: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[int, Row]]:
     """Reads line numbers and rows with a prompt and a completion.
 
+    A conversation in `messages` or `conversations` is both: its last turn, the assistant's, is the completion.
+
+    Args:
+        columns: the columns of the prompt and the completion, where they have other names.
+
     Raises:
+        RecipeError: `columns` names something else.
         DataError: a row that lacks one of them, or holds something else there.
     """
+    if unknown := sorted(columns.keys() - PAIR):
+        raise RecipeError(f"columns has no {unknown[0]!r} here; rows are scored by {' and '.join(PAIR)}.")
     for number, row in read_lines(source):
-        for column in ("prompt", "completion"):
-            if column not in row:
-                raise DataError(f"line {number} of {source} has no {column!r}; it has {', '.join(row) or 'nothing'}.")
-        prompt, completion = row["prompt"], row["completion"]
-        if not isinstance(completion, str):
-            found = type(completion).__name__
-            raise DataError(f"the completion in line {number} of {source} is a {found}; expected plain text.")
-        if not isinstance(prompt, str) and not (prompt and isinstance(prompt, list) and all(map(_message, prompt))):
-            raise DataError(
-                f"the prompt in line {number} of {source} is neither text nor a list of messages with role and content."
-            )
-        try:
-            json.dumps(row, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"line {number} of {source} holds text that is not Unicode: {error.reason}.") from error
-        yield number, row
+        where = f"line {number} of {source}"
+        check_text(row, where)
+        row = row | {key: named_column(row, name, key, where) for key, name in columns.items()}
+        whole = next((name for name in CONVERSATIONS if name in row), None)
+        if whole and not row.keys() & PAIR and isinstance(row[whole], list):
+            *turns, last = read_turns(row[whole], whole, where) or [{}]
+            row |= {"prompt": turns, "completion": [last]}
+        if missing := [name for name in PAIR if name not in row]:
+            raise DataError(f"{where} has no {missing[0]!r}; it has {names_of(row)}.")
+        yield number, row | {"prompt": _prompt(row["prompt"], where), "completion": _completion(row, where)}
 
 
-def _message(message: Any) -> bool:
-    return isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message
+def _completion(row: Row, where: str) -> str:
+    """Returns text, also that of a conversation of one turn of the assistant, as TRL has it."""
+    match row["completion"]:
+        case str(text) | [{"role": "assistant", "content": str(text)}]:
+            return text
+        case [{"role": role}]:
+            raise DataError(f"the completion in {where} is a message of the {role}; expected the assistant's.")
+        case other:
+            found = "null" if other is None else f"a {type(other).__name__}"
+            raise DataError(f"the completion in {where} is {found}; expected plain text.")
 
 
-def _resume(scorer: Scorer, source: Path, out: Path, counts: dict[str, int]) -> Iterator[tuple[int, Row]]:
+def _prompt(prompt: Any, where: str) -> str | list[Message]:
+    if isinstance(prompt, str):
+        return prompt
+    if not prompt or not isinstance(prompt, list):
+        raise DataError(f"the prompt in {where} is neither text nor a list of messages with role and content.")
+    plain = all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in prompt
+    )
+    turns = prompt if plain else read_turns(prompt, "prompt", where)
+    if turns[-1]["role"] == "assistant":
+        raise DataError(f"the prompt in {where} ends with the assistant's turn; end it with the user's.")
+    return turns
+
+
+def _resume(
+    scorer: Scorer, source: Path, reread: Callable[[], Iterator[tuple[int, Row]]], out: Path, counts: dict[str, int]
+) -> Iterator[tuple[int, Row]]:
     """Counts the rows that the output holds, and returns the input rows to score; drops what a kill left of a batch."""
     if out.is_file() and out.samefile(source):
         raise RecipeError(f"{out} is the input itself; give another output.")
-    size, log, rows = scorer.batch_size * BATCHES, JsonLog(out), read_rows(source)
+    size, log, rows = scorer.batch_size * BATCHES, JsonLog(out), reread()
     held: list[tuple[int, bool]] = []  # of each row written, its line and whether it is unscorable
     last: deque[tuple[int, Row]] = deque(maxlen=size)
     for line, written in log.rows():

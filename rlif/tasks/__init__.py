@@ -6,6 +6,7 @@ In reading order:
     mathematics.py    GSM8K and MATH, simple tasks that read data
     miniature.py      clock and cups, generated problems
     prompts.py        prompt templates by name
+    rows.py           reads problems from rows: text, conversations, golds, columns of other names
     rendering.py      renders a prompt as token ids, the one way for training, evaluation and scoring
     code/             tasks whose answers are programs
     mmlu_pro.py, cruxeval.py, alpaca_eval.py, prompts_file.py     one task each
@@ -17,6 +18,7 @@ To add a task: one class, one line in `TASKS`, one test.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from rlif.errors import RecipeError, lookup, nearest
 from rlif.tasks.alpaca_eval import AlpacaEval
@@ -29,9 +31,11 @@ from rlif.tasks.mathematics import Gsm8k, Math, Math500
 from rlif.tasks.miniature import Clock, Cups
 from rlif.tasks.mmlu_pro import MmluPro
 from rlif.tasks.prompts_file import PromptsFile
-from rlif.tasks.task import Mark, Protocol, Task
+from rlif.tasks.task import Mark, Protocol, Task, by_id
 
-__all__ = ["TASKS", "Mark", "Protocol", "Task", "find_task"]
+__all__ = ["TASKS", "Mark", "Protocol", "Task", "by_id", "find_task"]
+
+Given = TypeVar("Given")
 
 TASKS: dict[str, Task] = {
     "alpaca_eval": AlpacaEval(),
@@ -61,17 +65,17 @@ def find_task(name: str) -> Task:
     return found.under(protocol) if dot else found
 
 
-def source_of(task: Task, sources: Mapping[str, str]) -> str | None:
-    """Returns the source given for a task with its protocol, else for the task; None for the default source."""
-    return next((sources[name] for name in _names(task) if name in sources), None)
+def of_task(task: Task, given: Mapping[str, Given]) -> Given | None:
+    """Returns the source, or the columns, given for a task with its protocol, else for the task; None for neither."""
+    return next((given[name] for name in _names(task) if name in given), None)
 
 
-def check_sources(sources: Mapping[str, str], tasks: Sequence[Task]) -> None:
+def check_sources(given: Mapping[str, Any], tasks: Sequence[Task], what: str = "a source") -> None:
     """Refuses a source that belongs to none of the tasks; without tasks, sources have no effect."""
     names = {name for task in tasks for name in _names(task)}
-    for name in sources if tasks else ():
+    for name in given if tasks else ():
         if name not in names:
-            raise RecipeError(f"a source is given for {name!r}, which is not among the tasks; {nearest(name, names)}")
+            raise RecipeError(f"{what} is given for {name!r}, which is not among the tasks; {nearest(name, names)}")
 
 
 def _names(task: Task) -> tuple[str, str]:

@@ -34,6 +34,7 @@ class AlpacaEval(Task):
                 f"alpaca_eval/{index}",
                 row["instruction"],
                 data={"index": index, "baseline": row["output"], "dataset": row.get("dataset")},
+                row=row,
             )
             for index, row in enumerate(rows)
         ]

@@ -157,6 +157,7 @@ class CruxEval(CodeTask):
                 row["output"],
                 data={"code": row["code"], "input": row["input"] or ""},
                 shots=shots,
+                row=row,
             )
             for row in rows
         ]

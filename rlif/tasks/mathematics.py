@@ -11,10 +11,12 @@ object; the prompts are that harness's own, verbatim from its rows.
 """
 
 from dataclasses import replace
+from typing import ClassVar
 
 from rlif.answers.extraction import answer_line, json_answer, last_boxed, last_expression
 from rlif.errors import RecipeError
-from rlif.files.tables import home, read_rows
+from rlif.files.tables import home
+from rlif.tasks.rows import read_entries
 from rlif.tasks.task import Protocol, Task
 from rlif.tasks.zeroeval import first_number_equal, load_zeroeval
 from rlif.types import Problem
@@ -36,17 +38,17 @@ class Gsm8k(Task):
         "lighteval": QUESTION,
         "zeroeval": JSON,
     }
+    usual: ClassVar = {"prompt": "question", "gold": "answer"}
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         if self.protocol_name == "zeroeval":
             return load_zeroeval("gsm", split, source, limit)
-        rows = read_rows(source or home("gsm8k", "openai/gsm8k:main"), split, ("question",), ("answer",))[:limit]
+        source = source or home("gsm8k", "openai/gsm8k:main")
         problems = []
-        for number, row in enumerate(rows):
-            solution, _, gold = (row.get("answer") or "").rpartition("####")
-            problems.append(
-                Problem(f"gsm8k/{split}/{number}", row["question"], gold.strip().replace(",", "") or None, solution)
-            )
+        for number, entry in enumerate(read_entries(source, split, self.usual, self.columns)[:limit]):
+            worked = [answer.rpartition("####") for answer in entry.golds]
+            golds = [gold for *_, tail in worked if (gold := tail.strip().replace(",", ""))]
+            problems.append(entry.problem(f"gsm8k/{split}/{number}", golds, worked[0][0] if worked else ""))
         return problems
 
 
@@ -60,21 +62,18 @@ class Math(Task):
         "lighteval": LINE,
         "zeroeval": JSON,
     }
+    usual: ClassVar = {"prompt": "problem", "gold": "answer", "solution": "solution", "id": "unique_id"}
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         if self.protocol_name == "zeroeval":
             return load_zeroeval("math-l5", split, source, limit)
         source = source or home("math", "DigitalLearningGmbH/MATH-lighteval")
-        rows = read_rows(source, split, ("problem",), ("unique_id", "answer", "solution"))[:limit]
-        return [
-            Problem(
-                row.get("unique_id") or f"{type(self).name}/{split}/{number}",
-                row["problem"],
-                row.get("answer") or last_boxed(row.get("solution") or "") or None,
-                row.get("solution"),
-            )
-            for number, row in enumerate(rows)
-        ]
+        problems = []
+        for number, entry in enumerate(read_entries(source, split, self.usual, self.columns)[:limit]):
+            boxed = last_boxed(entry.solution or "")
+            golds = entry.golds or ((boxed,) if boxed else ())
+            problems.append(entry.problem(f"{type(self).name}/{split}/{number}", golds))
+        return problems
 
 
 class Math500(Math):

@@ -115,7 +115,7 @@ def _worked(source: str) -> Mapping[str, list[str]]:
 
 def _problem(row: Mapping[str, Any], text: str) -> Problem:
     data = {"options": _options(row), "category": row["category"]}
-    return Problem(f"mmlu_pro/{row['question_id']}", text, row["answer"], row.get("cot_content") or None, data)
+    return Problem(f"mmlu_pro/{row['question_id']}", text, row["answer"], row.get("cot_content") or None, data, row=row)
 
 
 def _options(row: Mapping[str, Any]) -> list[str]:

@@ -4,11 +4,12 @@ The `intuitor-*` templates express in our words what Appendix B.1 of the paper h
 text verbatim, put it into a recipe: `prompt: {system: ..., user: "{problem}"}`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlif.errors import RecipeError, lookup
+from rlif.errors import DataError, RecipeError, lookup
+from rlif.types import Message
 
 BOXED = "Think step by step, then give the final answer in \\boxed{}."
 STEPS = (
@@ -26,14 +27,29 @@ class Prompt:
     system: str = ""
     end: str = "\n"
 
-    def messages(self, problem: str) -> list[dict[str, str]]:
-        """Renders the prompt as the start of a conversation."""
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        return [*system, {"role": "user", "content": self.user.replace("{problem}", problem)}]
+    def messages(self, problem: str | Sequence[Message]) -> list[Message]:
+        """Renders the prompt as the start of a conversation.
 
-    def text(self, problem: str) -> str:
-        """Renders the prompt as text, without a chat template."""
-        return "\n\n".join(message["content"] for message in self.messages(problem)) + self.end
+        A problem that is a conversation keeps its own system message; the template's `user` takes its last message.
+        """
+        history, last = ([], problem) if isinstance(problem, str) else (list(problem[:-1]), problem[-1]["content"])
+        own = any(message["role"] == "system" for message in history)
+        system = [{"role": "system", "content": self.system}] if self.system and not own else []
+        return [*system, *history, {"role": "user", "content": self.user.replace("{problem}", last)}]
+
+    def text(self, problem: str | Sequence[Message]) -> str:
+        """Renders the prompt as text, without a chat template.
+
+        Raises:
+            DataError: the problem is a conversation of several turns.
+        """
+        messages = self.messages(problem)
+        if any(message["role"] != "system" for message in messages[:-1]):
+            raise DataError(
+                f"a prompt is a conversation of {len(messages)} messages, which takes a chat template; leave chat=false"
+                " (--no-chat) out, or use prompts of one message."
+            )
+        return "\n\n".join(message["content"] for message in messages) + self.end
 
 
 PROMPTS: dict[str, Prompt] = {

@@ -9,13 +9,13 @@ from typing import Any
 
 from rlif.errors import ModelError, RecipeError, first_line
 from rlif.tasks.prompts import Prompt
+from rlif.types import Message
 
-Message = dict[str, Any]
 Chat = bool | Mapping[str, Any]
 """Whether a prompt goes through the chat template; a mapping holds arguments for the template."""
 
 
-def render(tokenizer: Any, prompt: Prompt, problem: str, chat: Chat) -> list[int]:
+def render(tokenizer: Any, prompt: Prompt, problem: str | Sequence[Message], chat: Chat) -> list[int]:
     """Renders a problem as token ids, the same as TRL's in training."""
     return encode(tokenizer, prompt.messages(problem) if chat else prompt.text(problem), chat)
 

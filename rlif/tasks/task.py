@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Self
 
 from rlif.answers import equality as grading
 from rlif.answers.extraction import last_boxed
-from rlif.errors import lookup
+from rlif.errors import DataError, RecipeError, lookup
+from rlif.tasks.rows import check_columns
 from rlif.types import Problem
 
 
@@ -57,6 +58,8 @@ class Task(ABC):
     name: str  # the key in `TASKS`; followed by a dot and the protocol's name if that is not the default
     protocols: ClassVar[Mapping[str, Protocol]] = {"default": Protocol()}  # by name, the default first
     splits: ClassVar[tuple[str, ...]] = ("train", "test")  # names that `load` accepts, the one for evaluation last
+    usual: ClassVar[Mapping[str, str]] = {}  # its columns by key, see `rlif.tasks.rows`; empty for a fixed layout
+    columns: Mapping[str, str] = {}  # those that the user names instead
     runs_code: bool = False  # whether grading executes code that a model wrote, and so needs the sandbox
 
     def __init__(self) -> None:
@@ -72,6 +75,22 @@ class Task(ABC):
         task = copy.copy(self)
         task.protocol_name = protocol
         task.name = type(self).name + ("" if protocol == next(iter(self.protocols)) else f".{protocol}")
+        return task
+
+    def reading(self, columns: Mapping[str, str]) -> Self:
+        """Returns the same task reading its problems from columns of other names.
+
+        Raises:
+            RecipeError: the task has a fixed layout, or a key names nothing that a problem has.
+        """
+        if columns and (not self.usual or self.protocol_name == "zeroeval"):
+            raise RecipeError(
+                f"task {self.name} reads a published layout, so columns names nothing; it is for gsm8k, math, math500"
+                " and prompts."
+            )
+        check_columns(columns)
+        task = copy.copy(self)
+        task.columns = dict(columns)
         return task
 
     @abstractmethod
@@ -109,13 +128,13 @@ class Task(ABC):
             unsafe_local: run model-written code without a sandbox; used only by tasks that run code.
         """
         answers = [self.extract(completion) for completion in completions]
-        gradable = [i for i, answer in enumerate(answers) if answer is not None and problems[i].gold is not None]
-        pairs = [(answers[i] or "", problems[i].gold or "") for i in gradable]
+        places = [(i, gold) for i, answer in enumerate(answers) if answer is not None for gold in problems[i].golds]
+        pairs = [(answers[i] or "", gold) for i, gold in places]
         equal = self.protocol.equal
         verdicts = grading.equal_all(pairs) if equal is None else [equal(answer, gold) for answer, gold in pairs]
-        right = dict(zip(gradable, verdicts, strict=True))
+        right = {i for (i, _), verdict in zip(places, verdicts, strict=True) if verdict}
         return [
-            Mark(answer, None if problem.gold is None else right.get(i, False))
+            Mark(answer, None if problem.gold is None else i in right)
             for i, (answer, problem) in enumerate(zip(answers, problems, strict=True))
         ]
 
@@ -126,3 +145,16 @@ class Task(ABC):
     def gold_completion(self, problem: Problem) -> str | None:
         """Returns a completion with the gold answer, which `--check-gold` grades; None if there is no gold answer."""
         return None if problem.gold is None else f"The answer is \\boxed{{{problem.gold}}}."
+
+
+def by_id(problems: Sequence[Problem]) -> dict[str, Problem]:
+    """Returns problems by id.
+
+    Raises:
+        DataError: two have the same id, so that their completions could not be told apart.
+    """
+    found: dict[str, Problem] = {}
+    for problem in problems:
+        if found.setdefault(problem.id, problem) is not problem:
+            raise DataError(f"two problems have the id {problem.id!r}; rename one, or leave the repeated row out.")
+    return found

@@ -33,7 +33,7 @@ def load_zeroeval(name: str, split: str, source: str | None, limit: int | None) 
     source = source or home(f"zeroeval/{name}.questions.jsonl.gz", f"WildEval/ZeroEval:{name}")
     rows = read_rows(source, split, ("prompt", "answer"))[:limit]
     return [
-        Problem(str(row.get("id", number)), row["prompt"], row["answer"].removeprefix("# "))
+        Problem(str(row.get("id", number)), row["prompt"], row["answer"].removeprefix("# "), row=row)
         for number, row in enumerate(rows)
     ]
 

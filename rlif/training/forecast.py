@@ -166,7 +166,7 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     tokenizer, chosen = prepared.tokenizer, prepared.problems[:problems]
     model, training = load_model(recipe), recipe.resolved_training
     temperature, group = training["temperature"], training["num_generations"]
-    ids = [render(tokenizer, prepared.prompt, problem.text, recipe.chat_template) for problem in chosen]
+    ids = [render(tokenizer, prepared.prompt, problem.prompt, recipe.chat_template) for problem in chosen]
     decoding = Decoding(training["max_completion_length"], temperature=temperature, n=group, seed=recipe.seed)
     sampler = TransformersSampler(model, tokenizer, training["per_device_train_batch_size"])
     sampled = sampler.sample(ids, decoding)

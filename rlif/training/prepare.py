@@ -20,7 +20,7 @@ from rlif.errors import ModelError, RecipeError
 from rlif.rewards.terms import check_gold, check_terms
 from rlif.runs.paths import with_absolute_paths
 from rlif.sampling.loading import load_config, load_tokenizer
-from rlif.tasks import Task, check_sources, find_task, source_of
+from rlif.tasks import Task, by_id, check_sources, find_task, of_task
 from rlif.tasks.prompts import Prompt, find_prompt
 from rlif.types import Problem
 
@@ -42,7 +42,7 @@ class PreparedRun:
     def prompts(self) -> list[Any]:
         """Returns what the trainer gets of the problems: conversations or texts, and nothing else."""
         render = self.prompt.messages if self.recipe.chat else self.prompt.text
-        return [render(problem.text) for problem in self.problems]
+        return [render(problem.prompt) for problem in self.problems]
 
 
 def check_names(recipe: Recipe) -> tuple[Task, Prompt]:
@@ -51,10 +51,17 @@ def check_names(recipe: Recipe) -> tuple[Task, Prompt]:
     Raises:
         RlifError: an unknown name; the nearest is suggested. Rewards that contradict the rest of the recipe.
     """
-    task = find_task(recipe.task)
+    task = find_task(recipe.task).reading(recipe.columns)
     check_terms(recipe, task)
-    check_sources(recipe.evaluate.sources, [find_task(name) for name in recipe.evaluate.tasks])
+    held_out = _held_out(recipe)
+    check_sources(recipe.evaluate.sources, [*held_out.values()])
+    check_sources(recipe.evaluate.columns, [*held_out.values()], "a mapping of columns")
     return task, find_prompt(recipe.prompt or task.protocol.prompt)
+
+
+def _held_out(recipe: Recipe) -> dict[str, Task]:
+    tasks = {name: find_task(name) for name in recipe.evaluate.tasks}
+    return {name: task.reading(of_task(task, recipe.evaluate.columns) or {}) for name, task in tasks.items()}
 
 
 def check_settings(recipe: Recipe, processes: int) -> tuple[Task, Prompt, dict[str, Any]]:
@@ -75,17 +82,18 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     recipe = with_absolute_paths(recipe)
     task, prompt, options = check_settings(recipe, processes)
     problems = task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed)
-    looked_at = {name: find_task(name) for name in recipe.evaluate.tasks}
     held_out = {
-        name: each.load("test", source=source_of(each, recipe.evaluate.sources), limit=recipe.evaluate.limit)
-        for name, each in looked_at.items()
+        name: each.load("test", source=of_task(each, recipe.evaluate.sources), limit=recipe.evaluate.limit)
+        for name, each in _held_out(recipe).items()
     }
+    for found in held_out.values():
+        by_id(found)  # refuses two of the same id
     check_gold(recipe, task, problems)
     check_annotator(recipe, load_config(recipe))
     tokenizer = load_tokenizer(recipe)
     chat = recipe.chat_template
-    short = [p for p in problems if len(render(tokenizer, prompt, p.text, chat)) <= recipe.max_prompt_tokens]
-    if not all(render(tokenizer, prompt, p.text, chat) for p in short[:1]):
+    short = [p for p in problems if len(render(tokenizer, prompt, p.prompt, chat)) <= recipe.max_prompt_tokens]
+    if not all(render(tokenizer, prompt, p.prompt, chat) for p in short[:1]):
         raise ModelError(
             f"the tokenizer of {recipe.model!r} gives no tokens for the first prompt; is it the model's own?"
         )

@@ -48,7 +48,7 @@ def check_prompts(
     """
     warnings = [stop_warning(model, tokenizer, chat)] if chat else []
     sampler = TransformersSampler(model, tokenizer, batch_size=len(problems))
-    ids = [render(tokenizer, prompt, problem.text, chat) for problem in problems]
+    ids = [render(tokenizer, prompt, problem.prompt, chat) for problem in problems]
     found = sampler.sample(ids, Decoding(max_tokens, temperature=temperature))
     n, truncated = len(found), sum(completion.truncated for completion in found)
     running = sum(goes_on(completion.text) for completion in found)

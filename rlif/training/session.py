@@ -15,7 +15,7 @@ from rlif.errors import RecipeError, RewardError, RlifError
 from rlif.files.atomic import is_number
 from rlif.files.inside import remove
 from rlif.guard.limits import Guard
-from rlif.rewards.terms import reads_gold
+from rlif.rewards.terms import reads_problems
 from rlif.runs.checkpoints import step_of
 from rlif.runs.folder import Run
 from rlif.runs.rollback import roll_back, rollbacks, step_to_return_to, strengthened
@@ -128,7 +128,7 @@ def build(prepared: PreparedRun, run: Run, fresh: bool) -> InternalFeedback:
 
     try:
         recipe, task = prepared.recipe, prepared.task
-        gold = prepared.problems if reads_gold(recipe) else None
+        gold = prepared.problems if reads_problems(recipe) else None
         prompts, folder = prepared.prompts(), str(run.checkpoints)
         trainer = build_trainer(recipe, prepared.options, prompts, prepared.tokenizer, folder, task, gold)
         if prepared.held_out and in_shards(trainer.accelerator):

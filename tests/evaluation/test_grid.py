@@ -15,7 +15,7 @@ from rlif.config.loading import check_recipe
 from rlif.evaluation.grid import Options, candidates, check_distinct, compare, evaluate_candidate, grade_outputs
 from rlif.runs.checkpoints import seal
 from rlif.runs.folder import Run
-from rlif.tasks import check_sources, find_task, source_of
+from rlif.tasks import check_sources, find_task, of_task
 
 CLOCK = rlif.TASKS["clock"]
 
@@ -209,9 +209,9 @@ def test_models_of_one_name_do_not_share_files(run, model_folder, tmp_path):
 
 def test_a_source_applies_to_every_protocol_of_its_task():
     task, sources = find_task("gsm8k.paper"), {"gsm8k": "here", "math": "there"}
-    assert source_of(task, sources) == "here" and source_of(task, {**sources, "gsm8k.paper": "x"}) == "x"
-    assert source_of(find_task("cups"), sources) is None
-    assert source_of(find_task("gsm8k.boxed"), {"gsm8k.boxed": "said in full"}) == "said in full"
+    assert of_task(task, sources) == "here" and of_task(task, {**sources, "gsm8k.paper": "x"}) == "x"
+    assert of_task(find_task("cups"), sources) is None
+    assert of_task(find_task("gsm8k.boxed"), {"gsm8k.boxed": "said in full"}) == "said in full"
     check_sources({"gsm8k.boxed": "x", "gsm8k": "y"}, [find_task("gsm8k.boxed")])
     check_sources(sources, [])  # nothing is evaluated
     with pytest.raises(rlif.RlifError, match=r"a source is given for 'math', which is not among the tasks; .*gsm8k"):

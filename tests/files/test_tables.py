@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
+import codecs
 import gzip
 import json
+import lzma
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
 import rlif
+from rlif.errors import DataError
+from rlif.files.jsonl import count_lines, read_lines
 from rlif.files.tables import read_rows
 from rlif.tasks import find_task
 
@@ -39,6 +44,64 @@ def test_every_format(tmp_path, name):
     assert name == "a.txt" or rows == ROWS
 
 
+TEXT = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
+def test_compressed_files(suffix, name, tmp_path):
+    data = write(tmp_path, name).read_bytes()
+    pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}.get(suffix)
+    packed = pack(data) if pack else pa.compress(data, codec="zstd", asbytes=True)
+    (tmp_path / f"a{name}{suffix}").write_bytes(packed)
+    assert read_rows(str(tmp_path / f"a{name}{suffix}"), "train", ("prompt",)) == ROWS
+    (tmp_path / f"b{name}{suffix}").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(DataError, match="cannot read"):
+        read_rows(str(tmp_path / f"b{name}{suffix}"), "train")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt"])
+def test_unicode_encodings(encoding, name, tmp_path):
+    path = write(tmp_path, name)
+    path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
+    assert [row["prompt"] for row in read_rows(str(path), "train", ("prompt",))] == [row["prompt"] for row in ROWS]
+    if name == "a.jsonl":
+        assert count_lines(path) == 2 and [row for _, row in read_lines(path)] == ROWS
+
+
+def test_other_encodings_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_bytes("prompt\nÉtienne\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"cannot read .*a.csv: it is not text in UTF-8; save it as UTF-8\.$"):
+        read_rows(str(tmp_path / "a.csv"), "train")
+    (tmp_path / "a.txt").write_bytes(codecs.BOM_UTF16_LE + b"abc")
+    with pytest.raises(DataError, match="it is not text in UTF-16"):
+        read_rows(str(tmp_path / "a.txt"), "train")
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("frage;antwort\n1, 2;3\n", [{"frage": "1, 2", "antwort": "3"}]),
+        ("frage\tantwort\n1, 2\t3\n", [{"frage": "1, 2", "antwort": "3"}]),
+        ('"a;b";"c"\r\n"x\ny";"z"\r\n', [{"a;b": "x\ny", "c": "z"}]),
+        ("prompt\nWhat is 2+2?\n\n", [{"prompt": "What is 2+2?"}]),
+        ("a,b,\nx\n", [{"a": "x", "b": None, "": None}]),
+        ("a,b\nx," + "y" * 200_000, [{"a": "x", "b": "y" * 200_000}]),
+    ],
+    ids=["semicolon", "tab", "quotes", "one column", "missing cells", "huge cell"],
+)
+def test_csv(text, rows, tmp_path):
+    (tmp_path / "a.csv").write_text(text, newline="")
+    assert read_rows(str(tmp_path / "a.csv"), "train") == rows
+
+
+def test_lines_in_json_and_a_list_in_jsonl(tmp_path):
+    (tmp_path / "a.json").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text(json.dumps(ROWS, indent=1))
+    assert read_rows(str(tmp_path / "a.json"), "train") == read_rows(str(tmp_path / "a.jsonl"), "train") == ROWS
+
+
 def test_unusual_line_separators_are_text(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": "one\u2028two"}\n', encoding="utf-8")
     (tmp_path / "a.txt").write_text("one\u2028two\x0cthree\n", encoding="utf-8")
@@ -57,22 +120,29 @@ def test_a_folder_by_split(tmp_path):
     ("name", "content", "message"),
     [
         ("a.jsonl", b"", "has no rows"),
-        (
-            "a.jsonl",
-            b'{"prompt": "x"}\n{"prompt": ',
-            "cannot read .*a.jsonl: it is not JSON from line 2, character 12 on",
-        ),
-        ("a.jsonl", b"\xff\xfe\x00", "cannot read .*a.jsonl: it is not text in UTF-8"),
+        ("a.jsonl", b'{"prompt": "x"}\n{"prompt": ', "line 2 of .*a.jsonl is not JSON from character 11 on"),
+        ("a.jsonl", b"\xff\xfe\x00", "cannot read .*a.jsonl: it is not text in UTF-16"),
         ("a.jsonl.gz", b"not gzip", "cannot read"),
         ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}', mtime=0)[:-5], "cannot read"),
         ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}' * 50, mtime=0)[:15] + b"\xff" * 20, "cannot read"),
         ("a.jsonl", b'{"prompt": [{"role": "user"}]}', "'prompt' in row 1 of .* is a list; expected plain text"),
         ("a.parquet", b"PAR1 nothing", "cannot read"),
         ("a.jsonl", b'{"prompt": "x"}\n{"text": "y"}', "row 2 of .* has no 'prompt'; it has text"),
-        ("a.jsonl", b"[1, 2]", "row 1 of .* has no columns: it is a list"),
+        ("a.jsonl", b"[1, 2]", "row 1 of .* has no columns: it is a int"),
         ("a.csv", b"prompt\nx\n\n", "nothing"),
         ("a.csv", b'"te\nxt"\ny', "row 1 of .* has no 'prompt'; it has te xt"),
         ("a.xlsx", b"x", r"expected \.jsonl"),
+        ("a.json", b'{"prompt": "x"}\n{', "line 2 of .* is not JSON from character 2 on"),
+        ("a.jsonl", b'{"prompt": null}', "'prompt' in row 1 of .* is null; expected text"),
+        ("a.jsonl", b'{"prompt": ""}', "'prompt' in row 1 of .* is empty; expected text"),
+        ("a.jsonl", b'{"prompt": "x", "y": {"z": ["\\ud800"]}}', "row 1 of .* holds half of a character"),
+        (
+            "a.csv",
+            b"prompt,b\nIf so, why?,2\n",
+            "line 2 of .* has 3 cells and the first line 2; put cells that hold ','",
+        ),
+        ("a.csv", b'prompt,b\n"open,2\n', "cannot read .*: unexpected end of data"),
+        ("a.csv", b"prompt,prompt\nx,y\n", "has two columns 'prompt'; rename one"),
     ],
 )
 def test_bad_files(tmp_path, name, content, message):

@@ -8,13 +8,16 @@ run tries a few cases, a sweep a thousand. They are always the same, so a new fa
 from __future__ import annotations
 
 import base64
+import bz2
 import gzip
 import json
+import lzma
 import pickle
 import zlib
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -33,7 +36,9 @@ from rlif.runs.folder import Run
 from rlif.runs.history import read_history
 from rlif.runs.rollback import alarms, rollbacks
 from rlif.selection.samples import read_samples
+from rlif.selection.score_file import read_rows as pairs_to_score
 from rlif.tasks.code.programs import CodeTask
+from rlif.tasks.prompts import Prompt
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | st.text(max_size=8),
@@ -146,9 +151,12 @@ def test_a_recipe_of_nested_aliases_is_refused(key, tmp_path):
 ROWS = {
     ".jsonl": [b'{"question": "q", "answer": "#### 1", "prompt": "p"}\n{"problem": "x", "solution": "\\\\boxed{2}"}\n'],
     ".json": [b'[{"question": "q", "answer": "#### 1", "prompt": "p", "instruction": "i", "output": "o"}]'],
-    ".csv": [b'prompt,answer\n"a, b",1\nc,2\n'],
+    ".csv": [b'prompt,answer\n"a, b",1\nc,2\n', b"frage;antwort\nx;1\n", "prompt\nx\n".encode("utf-16")],
     ".txt": [b"one\ntwo\n"],
     ".jsonl.gz": [gzip.compress(b'{"prompt": "p"}\n')],
+    ".jsonl.xz": [lzma.compress(b'{"prompt": "p"}\n')],
+    ".jsonl.bz2": [bz2.compress(b'{"prompt": "p"}\n')],
+    ".jsonl.zst": [pyarrow.compress(b'{"prompt": "p"}\n', codec="zstd", asbytes=True)],
 }
 
 
@@ -164,7 +172,6 @@ def test_data_files(suffix, fuzz, tmp_path):
 
 
 def test_parquet_files(fuzz, tmp_path):
-    import pyarrow
     import pyarrow.parquet
 
     path = tmp_path / "rows.parquet"
@@ -188,6 +195,60 @@ def test_rows_of_every_task(task, fuzz, tmp_path):
         path.write_text(json.dumps(rows))
         for problem in rlif.TASKS[task].load("test", source=str(path)):
             assert isinstance(problem.text, str) and problem.text and isinstance(problem.id, str)
+
+    fuzz(st.lists(row, max_size=3), read)
+
+
+TURN = {"role": "user", "content": "q"}
+MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "role": st.sampled_from(["user", "assistant", "system", "tool", "human"]) | JSON,
+            "content": st.text(max_size=8) | JSON | st.just([{"type": "text", "text": "q"}]),
+            "from": st.sampled_from(["human", "gpt"]) | JSON,
+            "value": st.text(max_size=8) | JSON,
+            "tool_calls": JSON,
+        },
+    )
+    | JSON,
+    max_size=4,
+).map(lambda turns: [*turns, TURN])
+
+
+def test_conversations_golds_and_named_columns(fuzz, tmp_path):
+    """What is read can be put to a model and graded."""
+    path, task = tmp_path / "test.jsonl", rlif.TASKS["prompts"]
+    columns = st.dictionaries(
+        st.sampled_from(["prompt", "gold", "solution", "id", "x"]),
+        st.sampled_from(["a", "messages", "a.b"]),
+        max_size=2,
+    )
+    row = st.fixed_dictionaries(
+        {}, optional={"prompt": MESSAGES, "messages": MESSAGES | MESSAGES.map(json.dumps), "a": JSON | st.lists(JSON)}
+    )
+
+    def read(pair):
+        rows, named = pair
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for problem in task.reading(named).load("test", source=str(path)):
+            assert Prompt(system="s").messages(problem.prompt)[-1] == {"role": "user", "content": problem.text}
+            assert all(isinstance(each["content"], str) for each in problem.history)
+            task.mark([problem], [task.gold_completion(problem) or ""])
+
+    fuzz(st.tuples(st.lists(row, max_size=3), st.just({}) | columns), read)
+
+
+def test_files_to_score(fuzz, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    row = st.fixed_dictionaries(
+        {}, optional={"prompt": MESSAGES | JSON, "completion": MESSAGES | st.text(), "messages": MESSAGES}
+    )
+
+    def read(rows):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for _, found in pairs_to_score(path):
+            assert isinstance(found["completion"], str)
 
     fuzz(st.lists(row, max_size=3), read)
 

@@ -143,6 +143,19 @@ def test_nan_rewards_and_torn_lines_are_noted(run):
     assert ">training-entropy " in text and ">training-reward " not in text
 
 
+def test_a_reward_that_is_always_zero_is_shown_and_said(run):
+    write_json(run / "recipe.yaml", {"task": "clock", "reward": {"self_certainty": 1, "format": 0.5, "length": 0}})
+    rows = [metrics_row(step) | {"format": 0.0, "format_spread": 0.0, "length": 0.0} for step in range(1, 9)]
+    write_lines(run / "metrics.jsonl", rows)
+    place, verdicts = report([run])
+    text = place.read_text(encoding="utf-8")
+    assert ">training-format " in text and ">training-reward " in text and ">training-length " not in text
+    assert "Reward = self-certainty" not in text
+    assert verdicts[0].endswith("The reward format never varied: it is 0 at every step.")
+    write_lines(run / "metrics.jsonl", [row | {"format_spread": 0.1} for row in rows])
+    assert "never varied" not in report([run])[1][0]
+
+
 def test_hostile_text_stays_text(run):
     rows = [completion_row(1, i, random.Random(0), text) for i, text in enumerate(HOSTILE)]
     for row, text in zip(rows, HOSTILE, strict=True):

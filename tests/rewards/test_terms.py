@@ -7,7 +7,7 @@ import pytest
 import rlif
 from rlif.config.loading import load_recipe
 from rlif.graders import FACTORS, GRADERS, NEED_GOLD
-from rlif.rewards.terms import check_gold, find_term, kind_of, reads_gold
+from rlif.rewards.terms import check_gold, find_term, kind_of, reads_problems
 from rlif.signals import GROUP_SIGNALS, NEEDS, SIGNALS
 from rlif.training.prepare import check_names
 from rlif.types import Problem
@@ -18,6 +18,14 @@ def labelled(completions, solution, **_):
 
 
 def label_free(completions, **_):
+    return [1.0 for _ in completions]
+
+
+def no_columns(prompts, completions, trainer_state):
+    return [1.0 for _ in completions]
+
+
+def asks_for_level(completions, level):
     return [1.0 for _ in completions]
 
 
@@ -42,14 +50,15 @@ def test_kinds():
     [
         ("self_certainty", False),
         ("{self_certainty: 1, plurality_vote: 1, format: 1, random: 1}", False),
-        (f"{__name__}:label_free", False),
+        (f"{__name__}:label_free", True),  # it takes all columns
+        (f"{__name__}:no_columns", False),
         ("{self_certainty: 1, accuracy: 0}", True),
         ("seed_grpo", True),
         (f"{__name__}:labelled", True),
     ],
 )
 def test_gold_is_asked_for_by_name_or_by_parameter(reward, wanted):
-    assert reads_gold(load_recipe("demo", [f"reward={reward}"])) is wanted
+    assert reads_problems(load_recipe("demo", [f"reward={reward}"])) is wanted
 
 
 @pytest.mark.parametrize(
@@ -84,10 +93,17 @@ def test_a_vote_on_programs_is_refused(monkeypatch, reward):
 
 def test_gold_that_nobody_has():
     task, problems = rlif.TASKS["prompts"], [Problem("a", "?")]
-    with pytest.raises(rlif.RlifError, match="accuracy needs gold answers, and none of the 1 problems"):
+    with pytest.raises(rlif.RlifError, match=r"accuracy needs gold answers .*, and none of the 1 problems"):
         check_gold(load_recipe("demo", ["reward={self_certainty: 1, accuracy: 0}"]), task, problems)
     check_gold(load_recipe("demo", ["reward=self_certainty"]), task, problems)
     check_gold(load_recipe("demo", ["reward=accuracy"]), task, [*problems, Problem("b", "?", "4")])
+
+
+def test_a_column_that_nobody_has_is_refused_before_the_run():
+    recipe = load_recipe("demo", [f"reward={__name__}:asks_for_level"])
+    with pytest.raises(rlif.RlifError, match=r"asks for 'level', and no problem of .* the columns are difficulty, x\."):
+        check_gold(recipe, rlif.TASKS["math"], [Problem("a", "?", row={"difficulty": 1, "prompt": "?", "x": 2})])
+    check_gold(recipe, rlif.TASKS["math"], [Problem("a", "?"), Problem("b", "?", row={"level": 1})])
 
 
 def test_gold_of_programs_needs_a_sandbox_before_the_first_step(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 
@@ -111,6 +112,29 @@ def counting(written, real=Scorer.score_ids):
     return score_ids
 
 
+def test_conversations_and_columns_of_other_names_are_scored_alike(tmp_path):
+    """Also compressed; resumed rows are compared with what was scored."""
+    asked, said = {"role": "user", "content": "Wo?"}, {"role": "assistant", "content": "Dort."}
+    share = [{"from": "human", "value": "Wo?"}, {"from": "gpt", "value": "Dort."}]
+    rows = [
+        {"prompt": [asked], "completion": "Dort."},
+        {"prompt": [asked], "completion": [said]},
+        {"messages": [asked, said]},
+        {"conversations": share},
+    ]
+    packed = tmp_path / "in.jsonl.gz"
+    packed.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    for _ in range(2):
+        score_file(scorer(), packed, tmp_path / "out.jsonl")
+    named = write(tmp_path / "named.jsonl", [{"frage": "Wo?", "reply": {"text": "Dort."}}])
+    columns = {"prompt": "frage", "completion": "reply.text"}
+    score_file(scorer(), named, tmp_path / "named.out", columns=columns)
+    found = [row["self_certainty"] for row in [*read(tmp_path / "out.jsonl"), *read(tmp_path / "named.out")]]
+    assert len(found) == 5 and len(set(found)) == 1
+    with pytest.raises(RlifError, match="columns has no 'gold' here; rows are scored by prompt and completion"):
+        score_file(scorer(), named, tmp_path / "other.out", columns={"gold": "frage"})
+
+
 def test_another_model_or_other_rows_are_not_mixed(tmp_path):
     source, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
     score_file(scorer(), source, out)
@@ -133,11 +157,22 @@ def test_another_model_or_other_rows_are_not_mixed(tmp_path):
         ("[1]", "line 3 of .* holds a list"),
         ('{"completion": "x"}', "line 3 of .* has no 'prompt'; it has completion"),
         ('{"prompt": "x"}', "line 3 of .* has no 'completion'"),
-        ('{"prompt": "x", "completion": null}', "completion in line 3 of .* is a NoneType"),
+        ('{"prompt": "x", "completion": null}', "completion in line 3 of .* is null"),
         ('{"prompt": 3, "completion": "x"}', "prompt in line 3 of .* is neither text nor"),
         ('{"prompt": [], "completion": "x"}', "prompt in line 3 of .* is neither text nor"),
-        ('{"prompt": [{"role": 1, "content": "x"}], "completion": "x"}', "prompt in line 3 of .* is neither text nor"),
-        ('{"prompt": "x", "completion": "\\ud800"}', "line 3 of .* holds text that is not Unicode"),
+        (
+            '{"prompt": [{"role": 1, "content": "x"}], "completion": "x"}',
+            "message 1 of 'prompt' in line 3 of .* has the role 1 ",
+        ),
+        (
+            '{"prompt": [{"role": "assistant", "content": "x"}], "completion": "x"}',
+            "prompt in line 3 of .* ends with the assistant's",
+        ),
+        (
+            '{"prompt": "x", "completion": [{"role": "user", "content": "x"}]}',
+            "a message of the user; expected the ass",
+        ),
+        ('{"prompt": "x", "completion": "\\ud800"}', "line 3 of .* holds half of a character"),
         ("[" * 100_000, "line 3 of .* (nested too deeply|no JSON)"),
     ],
 )

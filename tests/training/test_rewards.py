@@ -49,6 +49,40 @@ def test_gold_reaches_rewards_that_need_it(tmp_path, model_folder):
     assert trainer.reward.problems is prepared.problems
 
 
+def by_level(completions, level, gold, **columns):
+    """Knows the rows that have a level; for the others it is None."""
+    assert set(columns) >= {"source", "trainer_state"} and "messages" in columns
+    return [None if one is None else float(one + len(answers)) for one, answers in zip(level, gold, strict=True)]
+
+
+def test_a_mixed_file_of_conversations_with_columns(tmp_path, model_folder):
+    """A reward that knows one half of the rows gets their columns and golds; rollouts of the other half go on."""
+    chat = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "1"}]
+    rows = [
+        {"messages": [*chat, {"role": "user", "content": f"{number}?"}], "level": number or None, "source": "x"}
+        | {"antwort": ["1", 2]}
+        for number in range(2)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 8))
+    run = train(
+        tmp_path,
+        model_folder,
+        f"reward={{self_certainty: 1, {__name__}:by_level: 0.5, accuracy: 0}}",
+        "task=prompts",
+        f"source={tmp_path / 'rows.jsonl'}",
+        "columns={gold: antwort}",
+        "limit=16",
+        "evaluate={}",
+        "problems_per_update=1",
+        "training.per_device_train_batch_size=4",
+    )
+    kept = [row for step in (1, 2, 3, 4) for row in completions(run, step)]
+    known = {row["prompt"][-1]["content"]: row["rewards"][f"{__name__}:by_level"] for row in kept}
+    assert known.items() <= {"0?": None, "1?": 3.0}.items() and len(kept[0]["prompt"]) == 3
+    shares = {row[f"{__name__}:by_level_unscorable"] for row in run.metrics()}
+    assert shares <= {0.0, 1.0} and {row["unscorable"] for row in run.metrics()} == {0}
+
+
 SEVERAL = "reward={self_certainty: {linear: [[0, 1.0], [4, 0.0]]}, format: 0.5, accuracy: 0, length: 0}"
 
 
@@ -154,7 +188,6 @@ FAULTS = {
     "raised ValueError: out of luck": raises,
     r"returned \d+ rewards for \d+ completions; it must return one each": lambda lengths: lengths[1:],
     "returned nan; rewards are finite numbers": lambda lengths: [*lengths[1:], math.nan],
-    "could score none of the": lambda lengths: [None] * len(lengths),
 }
 FAILING = []
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rlif.engines.trl.trainer import InternalFeedback
 
 MASKED_ROLLOUTS = 3  # in a row, with all completions truncated and masked, end the run
+UNSCORED_ROLLOUTS = 10  # in a row, in which no reward with weight scored anything, end the run
 Result = TypeVar("Result")
 Values = dict[str, list[float | None]]  # by term, one for each row
 
@@ -111,7 +112,7 @@ class InternalReward:
         self.trainer: InternalFeedback = None  # type: ignore[assignment]  # set by the trainer that is given this
         self.scored: list[ScoredCompletion] = []  # of the latest rollout, all processes, in TRL's order
         self.path = ""
-        self.masked_in_a_row = 0
+        self.masked_in_a_row = self.unscored_in_a_row = 0
 
     def __call__(
         self,
@@ -271,9 +272,11 @@ class InternalReward:
         return [None if math.isnan(x) else x for x in mixed_PG.flatten().tolist()]
 
     def _refuse_unscorable(self, values: Values, weights: Mapping[str, float]) -> None:
-        """Raises `RewardError` where a reward with weight could score no completion of a rollout.
+        """Raises `RewardError` where there is nothing to learn from.
 
         In small batches all completions may be truncated and masked by TRL, but not `MASKED_ROLLOUTS` times in a row.
+        A reward may know some rows of mixed data only. So a rollout in which none is scored is passed over, but not
+        `UNSCORED_ROLLOUTS` in a row. A signal of tokens scores whatever has tokens, and gets no such patience.
         """
         count = len(self.scored)
         masked = self.trainer.args.mask_truncated_completions and all(row.truncated for row in self.scored)
@@ -284,8 +287,12 @@ class InternalReward:
                 " training.mask_truncated_completions leaves those out, so there is nothing to learn from; raise"
                 " training.max_completion_length"
             )
-        for term in self.terms:
-            if masked or not weights[term.name] or any(value is not None for value in values[term.name]):
+        weighing = [term for term in self.terms if weights[term.name] and not masked]
+        silent = [term for term in weighing if all(value is None for value in values[term.name])]
+        nothing = bool(weighing) and len(silent) == len(weighing)
+        self.unscored_in_a_row = self.unscored_in_a_row + 1 if nothing else 0
+        for term in silent:
+            if term.kind != "token" and self.unscored_in_a_row < UNSCORED_ROLLOUTS:
                 continue
             if term.kind == "group" and self.cluster_texts is None and self.task is not None:
                 why = f"task {self.task.name} finds an answer in none of them, so there is nothing to compare"
@@ -293,7 +300,10 @@ class InternalReward:
                 why = "they have no tokens, or no finite statistics"
             else:
                 why = "it gave None for each"
-            raise RewardError(f"the reward {term.name} could score none of the {count} completions of a rollout: {why}")
+            rollouts = "a rollout" if term.kind == "token" else f"each of {UNSCORED_ROLLOUTS} rollouts in a row"
+            raise RewardError(
+                f"the reward {term.name} could score none of the {count} completions of {rollouts}: {why}"
+            )
 
     def _log(self, log_metric: Callable[[str, float], None]) -> None:
         rewarded = [row for i, row in enumerate(self.scored) if i % self._group < (self.rewarded or self._group)]

@@ -82,7 +82,7 @@ def build_trainer(
         prompts: conversations or texts. For a label-free recipe they are all the trainer's data set holds, so that no
             gold answer can reach the training path.
         output_dir: where checkpoints go; trackers name the run after the folder around it.
-        problems: one for each prompt; only where the recipe asks for gold.
+        problems: one for each prompt; only where the recipe asks for gold or columns.
 
     Raises:
         RlifError: TRL refuses the options, the model or a reward cannot be loaded, or there can be no such annotator.

@@ -51,7 +51,7 @@ class CodeContests(CodeTask):
                     f" ({type(error).__name__}: {error})."
                 ) from error
             name = f"code_contests/{split}/{row.get('name') or row.get('id', number)}"
-            problems.append(Problem(name, question_prompt(text.strip(), ""), data=data))
+            problems.append(Problem(name, question_prompt(text.strip(), ""), data=data, row=row))
         return problems
 
     def trials(self, problem: Problem, answer: str) -> bool | Sequence[Trial]:

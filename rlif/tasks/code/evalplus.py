@@ -27,7 +27,7 @@ def load_plus(source: str, split: str, limit: int | None) -> list[Problem]:
             "plus": _inputs(row, "plus_input", source),
             "atol": _tolerance(row, source),
         }
-        problems.append(Problem(row["task_id"], row["prompt"], row["canonical_solution"], data=data))
+        problems.append(Problem(row["task_id"], row["prompt"], row["canonical_solution"], data=data, row=row))
     return problems
 
 

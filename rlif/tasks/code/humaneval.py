@@ -58,6 +58,7 @@ class HumanEval(CodeTask):
                 row["prompt"],
                 row["canonical_solution"],
                 data={"name": row["entry_point"], "prompt": row["prompt"], "test": row["test"]},
+                row=row,
             )
             for row in read_rows(source, split, columns)[:limit]
         ]

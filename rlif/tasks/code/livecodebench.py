@@ -25,6 +25,7 @@ from typing import Any
 from rlif.answers.extraction import fenced_code
 from rlif.errors import DataError, RecipeError, first_line
 from rlif.files.tables import SUFFIXES, Row, home, read_rows
+from rlif.files.text import PACKED
 from rlif.tasks.code.programs import CodeTask, Trial
 from rlif.tasks.code.stdin_tests import Test, paired, text_of, trials_of
 from rlif.tasks.task import Protocol
@@ -91,7 +92,7 @@ def _rows(source: str) -> list[Row]:
             ) from error
     if not path.is_dir():
         return read_rows(source, "test")
-    files = [path / f"{name}{suffix}{gz}" for name in FILES for suffix in SUFFIXES for gz in ("", ".gz")]
+    files = [path / f"{name}{suffix}{packed}" for name in FILES for suffix in SUFFIXES for packed in ("", *PACKED)]
     rows = [row for file in files if file.is_file() for row in read_rows(str(file), "test")]
     if not rows:
         raise DataError(
@@ -117,7 +118,7 @@ def _problem(row: Row, source: str) -> Problem:
             f"problem {name} of {source} is not as {HUB} has them ({type(error).__name__}: {error})."
         ) from error
     data = {"tests": tests, "function": function, "date": str(row.get("contest_date") or "")[:10]}
-    return Problem(f"livecodebench/{name}", text, data=data)
+    return Problem(f"livecodebench/{name}", text, data=data, row=row)
 
 
 def question_prompt(question: str, starter: str) -> str:

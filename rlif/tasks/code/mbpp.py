@@ -93,7 +93,7 @@ def _problem(row: Row, shots: tuple[str, ...], source: str) -> Problem:
         raise DataError(
             f"a test of problem {row['task_id']} of {source} is not one assertion ({first_line(error)})."
         ) from error
-    return Problem(f"mbpp/{row['task_id']}", _shown(row), row["code"], data=data, shots=shots)
+    return Problem(f"mbpp/{row['task_id']}", _shown(row), row["code"], data=data, shots=shots, row=row)
 
 
 def split_assertion(test: str) -> tuple[str, str]:

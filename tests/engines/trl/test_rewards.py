@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -252,7 +254,6 @@ def test_only_reward_functions_that_name_gold_get_it(model_folder):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("none", "could score none of the 8 completions of a rollout: it gave None for each"),
         ("nan", "returned nan"),
         ("too_few", "returned 1 rewards for 8 completions"),
         ("raising", "raised ValueError: no idea"),
@@ -281,6 +282,42 @@ def raising(completions, **_):
     raise ValueError("no idea")
 
 
+def test_a_reward_that_scores_nothing_ends_the_run_after_some_rollouts(model_folder, monkeypatch):
+    monkeypatch.setattr("rlif.engines.trl.rewards.UNSCORED_ROLLOUTS", 2)
+    alone = {f"{__name__}:none": 1.0, "self_certainty": 0}
+    make_trainer(model_folder, reward=alone, max_steps=1).train()
+    with pytest.raises(RewardError, match="none of the 8 completions of each of 2 rollouts in a row: it gave None for"):
+        make_trainer(model_folder, reward=alone, max_steps=2).train()
+
+
+def test_a_reward_that_scores_nothing_is_no_error_where_another_does(model_folder, monkeypatch):
+    """As with mixed data, of which a reward knows some rows. Its share is logged."""
+    monkeypatch.setattr("rlif.engines.trl.rewards.UNSCORED_ROLLOUTS", 1)
+    reward = {f"{__name__}:none": 0.5, "self_certainty": 1.0}
+    trainer = make_trainer(model_folder, reward=reward, max_steps=2)
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert logged[f"{__name__}:none_unscorable"] == 1 and logged["unscorable"] == 0
+
+
+def test_columns_reach_reward_functions_that_take_them(model_folder):
+    """By name as in TRL, also through the mixing of several rewards; gold only where a parameter is called that."""
+    SEEN.clear()
+    rows = [{"level": number, "answer": "x", "prompt": "not passed on"} for number in range(4)]
+    problems = [replace(p, row=row) for p, row in zip(Lengths().load("train"), itertools.cycle(rows), strict=False)]
+    reward = {"self_certainty": 1.0, f"{__name__}:saw": 0, f"{__name__}:by_level": 0.5}
+    trainer = trained(model_folder, reward=reward, task=Lengths(), problems=problems, max_steps=1)
+    level = {problem.text: problem.row["level"] for problem in problems}
+    assert SEEN["level"] == [level[prompt] for prompt in SEEN["prompts"]] and set(SEEN["answer"]) == {"x"}
+    assert not {"gold", "prompt", "problem"} & set(SEEN)
+    by_level = [row.rewards[f"{__name__}:by_level"] for row in trainer.reward.scored]
+    assert by_level == [level[row.prompt] for row in trainer.reward.scored]
+
+
+def by_level(completions, level):
+    return [float(value) for value in level]
+
+
 def test_a_reward_of_weight_zero_may_score_nothing(model_folder):
     trainer = make_trainer(model_folder, reward={"self_certainty": 1.0, f"{__name__}:none": 0}, max_steps=1)
     trainer.train()
@@ -294,7 +331,8 @@ class Mute(Lengths):
         return None
 
 
-def test_a_vote_without_any_answer_is_an_error(model_folder):
+def test_a_vote_without_any_answer_is_an_error(model_folder, monkeypatch):
+    monkeypatch.setattr("rlif.engines.trl.rewards.UNSCORED_ROLLOUTS", 2)
     with pytest.raises(
         RewardError, match=r"plurality_vote could score none of the 8 .* task mute finds an answer in none"
     ):

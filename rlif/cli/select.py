@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlif.cli.console import progress_bar, quiet_transformers
-from rlif.cli.options import Chat, Dtype, Window
+from rlif.cli.options import Chat, ChatArguments, Dtype, MergeSystem, Window, chat_settings
 from rlif.cli.tables import print_table
 from rlif.errors import RecipeError, RlifError, lookup
 from rlif.files.atomic import replace_file, write_rows, writing
@@ -37,6 +37,8 @@ def select(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Completion limit; the task's by default.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Template; the task's by default.")] = None,
     chat: Chat = None,
+    chat_template_kwargs: ChatArguments = None,
+    merge_system: MergeSystem = None,
     rule: Annotated[str, typer.Option(help="Rule that chooses the sample of each problem.")] = "borda",
     power: Annotated[float | None, typer.Option(help="Borda's p; 0.3 to 1.2 by N when left out.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of sampling and of the subsets.")] = 0,
@@ -66,12 +68,12 @@ def select(
     rules.choose(rule, [], [], power=power)  # refuses an unknown rule and an impossible power before anything is loaded
     _check_engine(engine, rule, samples, early_stop)
     _check_source(model, samples, n=n, warm_up=warm_up if early_stop else None)
-    known = None if task is None else find_task(task)
+    known, how = None if task is None else find_task(task), chat_settings(chat, chat_template_kwargs, merge_system)
     problems = [] if known is None else known.load(split or known.splits[-1], source=source, limit=limit)
     scorer = None
     if model is not None:
         quiet_transformers()
-        scorer = load_scorer(model, chat=chat, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
+        scorer = load_scorer(model, chat=how, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
     if samples is not None:
         rows, early = _given(samples, known, problems, scorer, template), None
     else:

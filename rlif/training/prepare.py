@@ -70,6 +70,7 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     Raises:
         RlifError: anything in the recipe, the data or the tokenizer that would stop the run.
     """
+    from rlif.sampling.protocol import render_problem
     from rlif.tasks.rendering import render
 
     recipe = with_absolute_paths(recipe)
@@ -84,6 +85,9 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     check_annotator(recipe, load_config(recipe))
     tokenizer = load_tokenizer(recipe)
     chat = recipe.chat_template
+    for name, first in ((name, each[0]) for name, each in held_out.items() if each):  # refused before training starts
+        own = find_prompt(recipe.prompt or looked_at[name].protocol.prompt)
+        render_problem(tokenizer, own, first, chat, looked_at[name])
     short = [p for p in problems if len(render(tokenizer, prompt, p.text, chat)) <= recipe.max_prompt_tokens]
     if not all(render(tokenizer, prompt, p.text, chat) for p in short[:1]):
         raise ModelError(

@@ -13,6 +13,7 @@ from rlif.evaluation.grid import candidates
 from rlif.runs.folder import Run
 from rlif.sampling.protocol import setup_of
 from rlif.tasks import TASKS
+from rlif.tasks.chat_template import Chat
 from rlif.tasks.prompts import PROMPTS
 from rlif.tasks.rendering import conversation_text, encode, render
 from rlif.training.prepare import prepare
@@ -52,15 +53,17 @@ def test_token_ids_equal_those_of_trls_batched_call(name):
 def test_chat_template_arguments_reach_the_template():
     tokenizer = thinking_tokenizer()
     quick = tokenizer.decode(render(tokenizer, PROMPTS["plain"], "Go.", True))
-    slow = tokenizer.decode(render(tokenizer, PROMPTS["plain"], "Go.", {"thinking": True}))
+    slow = tokenizer.decode(render(tokenizer, PROMPTS["plain"], "Go.", Chat(True, {"thinking": True})))
     assert quick == slow + "<quick>"
 
 
 def test_a_recipes_chat_template_arguments_are_read_from_its_training_section():
-    assert load_recipe("demo").chat_template is True
-    assert load_recipe("demo", ["chat=false"]).chat_template is False
+    assert load_recipe("demo").chat_template.described() is True
+    assert load_recipe("demo", ["chat=false"]).chat_template.described() is False
     recipe = load_recipe("demo", ["training.chat_template_kwargs={thinking: true}"])
-    assert recipe.chat_template == {"thinking": True}
+    assert recipe.chat_template.described() == {"thinking": True}
+    copied = recipe.model_copy(update={"training": {}})
+    assert copied.chat_template.described() is True
 
 
 @pytest.mark.parametrize(("template", "message"), RAISING)
@@ -68,14 +71,16 @@ def test_an_error_of_a_template_becomes_one_sentence(template, message):
     tokenizer, conversation = byte_tokenizer(), PROMPTS["intuitor-3b"].messages("Go.")
     tokenizer.chat_template = template
     for render_it in (encode, conversation_text):
-        with pytest.raises(ModelError, match=rf"refuses its prompt: .*({message})") as error:
+        with pytest.raises(
+            ModelError, match=rf"the chat template (refuses its prompt|cannot be read): .*({message})"
+        ) as error:
             render_it(tokenizer, conversation)
-        assert "\n" not in str(error.value) and "(messages: system, user)" in str(error.value)
+        assert "\n" not in str(error.value) and "plain prompts" in str(error.value)
 
 
 def test_template_arguments_that_rlif_sets_itself_are_refused():
     with pytest.raises(RecipeError, match="gives tokenize, which rlif sets"):
-        render(byte_tokenizer(), PROMPTS["plain"], "Go.", {"tokenize": False})
+        render(byte_tokenizer(), PROMPTS["plain"], "Go.", Chat(True, {"tokenize": False}))
 
 
 def test_prompt_lengths_and_evaluations_of_a_run_use_the_recipes_template_arguments(model_folder, tmp_path):
@@ -89,6 +94,5 @@ def test_prompt_lengths_and_evaluations_of_a_run_use_the_recipes_template_argume
     assert quick.too_long > slow.too_long
     run = Run.create(slow.recipe.model_copy(update={"output": str(tmp_path)}), "run")
     (candidate,) = candidates(str(run.path), tmp_path / "evals")
-    assert candidate.recipe.chat_template is False
-    arguments = candidate.recipe.training["chat_template_kwargs"]
-    assert setup_of(TASKS["clock"], slow.tokenizer, chat_arguments=arguments).chat == {"thinking": True}
+    setup = setup_of(TASKS["clock"], slow.tokenizer, trained_with=candidate.trained_with)
+    assert setup.chat.described() == {"thinking": True}

@@ -78,8 +78,7 @@ def select(
         rows, early = _given(samples, known, problems, scorer, template), None
     else:
         sampler = _sampler(scorer, known, template, max_tokens=max_tokens, n=n, temperature=temperature, seed=seed)
-        sampler = sampler if engine == "transformers" else _by_vllm(sampler, dtype)
-        drawing = Drawing(sampler, problems, warm_up if early_stop else None, percentile)
+        drawing = Drawing(_by_engine(sampler, engine, dtype), problems, warm_up if early_stop else None, percentile)
         with progress_bar("drawing", len(problems)) as advance:
             rows, early = drawing.draw(out, {"engine": engine, "dtype": dtype}, advance)
     settings = {"model": model, "task": task, "samples": samples and str(samples), "rule": rule, "seed": seed}
@@ -131,16 +130,18 @@ def _check_engine(engine: str, rule: str, samples: Path | None, early_stop: bool
         )
 
 
-def _by_vllm(sampler: GroupSampler, dtype: str) -> GroupSampler:
-    """Returns the same sampler with vLLM drawing samples and measuring self-certainty."""
+def _by_engine(sampler: GroupSampler, engine: str, dtype: str) -> GroupSampler:
+    """Returns the same sampler; by the engine vllm, vLLM draws the samples and measures self-certainty."""
+    if engine == "transformers":
+        return sampler
     from dataclasses import replace
 
     from rlif.config.loading import check_recipe
     from rlif.sampling.vllm_sampler import load_sampler
 
     scorer, recipe = sampler.scorer, check_recipe({"model": sampler.scorer.name, "dtype": dtype})
-    engine = load_sampler(recipe, scorer.tokenizer, label=scorer.name)
-    return replace(sampler, engine=engine, every_signal=False, scorer=replace(scorer, batch_size=engine.batch_size))
+    draws = load_sampler(recipe, scorer.tokenizer, label=scorer.name)
+    return replace(sampler, engine=draws, every_signal=False, scorer=replace(scorer, batch_size=draws.batch_size))
 
 
 def _sampler(scorer: Scorer | None, task: Task | None, prompt: Prompt | None, **decoding: float | None) -> GroupSampler:

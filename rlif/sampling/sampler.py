@@ -169,7 +169,7 @@ def _generation_config(model: Any, tokenizer: Any, decoding: Decoding) -> Genera
     ends = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends]), *decoding.ends} - {None}
     temperature = decoding.temperature
-    sampling = {"temperature": temperature, "top_k": 0, "top_p": decoding.top_p} if temperature else {}
+    sampling = {"temperature": float(temperature), "top_k": 0, "top_p": decoding.top_p} if temperature else {}
     return GenerationConfig(
         max_new_tokens=decoding.max_tokens,
         do_sample=bool(temperature),

@@ -7,6 +7,7 @@ In reading order:
     miniature.py      clock and cups, generated problems
     prompts.py        prompt templates by name
     rendering.py      renders a prompt as token ids, the one way for training, evaluation and scoring
+    chat_template.py  applies a chat template, and says what it refuses
     code/             tasks whose answers are programs
     mmlu_pro.py, cruxeval.py, alpaca_eval.py, prompts_file.py     one task each
     zeroeval.py       rows and rules of the ZeroEval harness, for several tasks

@@ -60,8 +60,8 @@ def check_prompts(
     answers = [task.extract(completion.text) for completion in found]
     if truncated >= MANY * n:
         warnings.append(
-            f"{truncated} of {n} completions do not end within {decoding.max_tokens} tokens; if they are still at work raise"
-            " training.max_completion_length, if they are done check the stop token."
+            f"{truncated} of {n} completions do not end within {decoding.max_tokens} tokens; if they are still at work"
+            " raise training.max_completion_length, if they are done check the stop token."
         )
     if running >= MANY * n:
         warnings.append(

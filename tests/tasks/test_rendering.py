@@ -5,14 +5,17 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from support.chat_templates import SHAPES, tokenizer_of
 from support.models import byte_tokenizer
+from transformers import AutoTokenizer
 
 from rlif.config.loading import load_recipe
 from rlif.errors import ModelError, RecipeError
 from rlif.evaluation.grid import candidates
 from rlif.runs.folder import Run
 from rlif.sampling.protocol import setup_of
-from rlif.tasks import TASKS
+from rlif.selection.score_file import Scorer
+from rlif.tasks import TASKS, chat_template
 from rlif.tasks.chat_template import Chat
 from rlif.tasks.prompts import PROMPTS
 from rlif.tasks.rendering import conversation_text, encode, render
@@ -96,3 +99,71 @@ def test_prompt_lengths_and_evaluations_of_a_run_use_the_recipes_template_argume
     (candidate,) = candidates(str(run.path), tmp_path / "evals")
     setup = setup_of(TASKS["clock"], slow.tokenizer, trained_with=candidate.trained_with)
     assert setup.chat.described() == {"thinking": True}
+
+
+def test_a_template_that_refuses_the_system_message_says_what_to_do():
+    tokenizer, prompt = tokenizer_of(SHAPES["gemma"]), PROMPTS["intuitor-3b"]
+    with pytest.raises(ModelError, match=r"No system role here \(messages: system, user\); put the system text into"):
+        render(tokenizer, prompt, "Go.", True)
+    merged = tokenizer.decode(render(tokenizer, prompt, "Go.", Chat(True, merge_system=True)))
+    assert merged == f"<bos><start_of_turn>user\n{prompt.system}\n\nGo.<end_of_turn>\n<start_of_turn>model\n"
+    with pytest.raises(ModelError, match=r"take turns \(messages: user, user\); use a prompt of roles that it takes"):
+        encode(tokenizer, PROMPTS["plain"].messages("Go.") * 2, Chat(True, merge_system=True))
+
+
+@pytest.mark.parametrize("role", ["system", "user"])
+def test_a_template_that_leaves_out_a_message_is_refused(role):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        f"{{% for m in messages if m.role != '{role}' %}}{{{{ m.content }}}}{{% endfor %}}<|assistant|>"
+    )
+    with pytest.raises(ModelError, match=f"leaves out the text of the {role} message"):
+        render(tokenizer, PROMPTS["intuitor-3b"], "Count the cups.", True)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "does not end within 1 s"),
+        ("{{ 10 ** (10 ** 9) }}", "does not end within 1 s"),
+        ("{{ 'x' * 10 ** 11 }}", "takes more than 1,024 MiB of memory"),
+        ("{{ messages[0].content * 10 ** 6 }}", "writes more than 1,000,... characters"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "refuses its prompt: maximum recursion depth"),
+        ("{{ ''.__class__.__mro__ }}", "refuses its prompt: access to attribute '__class__'"),
+    ],
+)
+def test_a_hostile_template_is_refused_before_it_does_harm(template, said, monkeypatch):
+    monkeypatch.setattr(chat_template, "SECONDS", 1)
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(ModelError, match=f"the chat template {said}") as error:
+        render(tokenizer, PROMPTS["plain"], "Go go.", True)
+    assert str(error.value).count("\n") == 0 and str(error.value).endswith("(chat=false, --no-chat).")
+
+
+def test_an_argument_that_the_template_never_reads_is_refused():
+    with pytest.raises(RecipeError, match="never reads enable_thinkng, which chat_template_kwargs gives"):
+        render(tokenizer_of(SHAPES["qwen-3"]), PROMPTS["plain"], "Go.", Chat(True, {"enable_thinkng": False}))
+
+
+@pytest.mark.parametrize("name", ["gemma", "phi"])  # with BOS, and without
+@pytest.mark.parametrize("appends_eos", [True, False])
+def test_plain_text_has_one_bos_and_no_eos_at_its_end(name, appends_eos, tmp_path):
+    """Also when a tokenizer was saved and loaded, and where the text itself starts or ends with these tokens."""
+    shape = SHAPES[name]
+    tokenizer_of(shape, appends_eos=appends_eos).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert (tokenizer("Go.")["input_ids"][-1] == tokenizer.eos_token_id) == appends_eos
+    bos = shape.bos or ""
+    for text in ("Go.", f"{bos}Go.", f"Go.{shape.eos}", "猫\n", bos):
+        assert tokenizer.decode(encode(tokenizer, text)) == bos + text.removeprefix(bos)
+    assert encode(tokenizer, "") == ([tokenizer.bos_token_id] if bos else [])
+
+
+def test_a_completion_is_closed_by_the_token_that_ends_the_turn():
+    shape = SHAPES["phi"]
+    row = {"prompt": "Go.", "completion": "ok"}
+    for chat, end in ((True, shape.end), (False, shape.eos)):
+        scorer = Scorer(None, tokenizer_of(shape), chat=chat, name="m")
+        assert scorer.tokenizer.convert_ids_to_tokens(scorer.encode(row)[1])[-1] == end
+    assert Scorer(None, tokenizer_of(shape), name="m").described == "m, chat, end <|end|>, window 2048"

@@ -7,11 +7,16 @@ from typing import Any
 
 import pytest
 from support.chat_templates import SHAPES, entering_ids, model_with, tokenizer_of
+from support.commands import main
 from support.small_runs import train
 from typer.testing import CliRunner
 
 import rlif
 from rlif.cli.main import app
+from rlif.config.loading import check_recipe
+from rlif.sampling.loading import load_model
+from rlif.sampling.protocol import setup_of
+from rlif.sampling.sampler import Decoding, TransformersSampler
 from rlif.tasks.chat_template import Chat
 from rlif.tasks.prompts import Prompt
 from rlif.tasks.rendering import ends_of, render, turn_end
@@ -84,8 +89,7 @@ def test_the_same_token_ids_enter_the_model_everywhere(name, algorithm, tmp_path
         finished = train(tmp_path, folder, *recipe)
     check(rows, learnt + held_out)
     with entering_ids() as rows:
-        settings = rlif.load_recipe("demo", [f"model={folder}", *recipe, "training.max_completion_length=4"])
-        probe(settings.model_copy(update={"max_prompt_tokens": 1024}), problems=8)
+        probe(finished.recipe(), problems=8)
     check(rows, learnt)
 
     (tmp_path / "prompt.yaml").write_text(f"system: {SYSTEM}\nuser: '{{problem}}'\n")
@@ -116,6 +120,82 @@ def test_selection_draws_from_the_same_token_ids(name, tmp_path):
     shape, task = SHAPES[name], rlif.TASKS["clock"]
     folder, tokenizer = model_with(shape, tmp_path / "model"), tokenizer_of(shape)
     with entering_ids() as rows:
-        run("select", "--model", folder, "--task", "clock", "--limit", 2, "-n", 2, "--max-tokens", 4, "--rule", "vote")
+        run(
+            "select",
+            "--model",
+            folder,
+            "--task",
+            "clock",
+            "--limit",
+            2,
+            "-n",
+            2,
+            "--max-tokens",
+            4,
+            "--rule",
+            "plurality",
+        )
     prompt = Prompt(user=rlif.tasks.prompts.PROMPTS[task.protocol.prompt].user)  # type: ignore[attr-defined]
     check(rows, [render(tokenizer, prompt, problem.text, True) for problem in task.load("test", limit=2)])
+
+
+def test_completions_end_where_the_turn_ends_in_training_and_in_evaluation(tmp_path):
+    """The template closes a turn with another token than the tokenizer's EOS, the only one that the model names."""
+    shape = SHAPES["chatml"]
+    folder, tokenizer = model_with(shape, tmp_path / "model"), tokenizer_of(shape)
+    end, eos = tokenizer.convert_tokens_to_ids(shape.end), tokenizer.eos_token_id
+    longer = ["training.max_completion_length=96", "training.temperature=3", "training.num_generations=8"]
+    finished = train(tmp_path, folder, *longer, "training.max_steps=1", "training.save_steps=1", "limit=8")
+    rows = finished.completions(1)
+    assert any(row["completion_ids"][-1] == end for row in rows)
+    for row in rows:
+        *before, last = row["completion_ids"]
+        assert not {end, eos} & set(before) and row["truncated"] == (last not in (end, eos))
+        assert shape.end not in row["completion"]
+
+    task, sampler = (
+        rlif.TASKS["clock"],
+        TransformersSampler(load_model(check_recipe({"model": str(folder)})), tokenizer),
+    )
+    setup = setup_of(task, tokenizer, decoding=Decoding(96, temperature=3.0, n=16))
+    assert setup.decoding.ends == (end,)
+    ids = [render(tokenizer, setup.prompt, problem.text, setup.chat) for problem in task.load("test", limit=2)]
+    found = sampler.sample(ids, setup.decoding)
+    assert any(completion.completion_ids[-1] == end for completion in found)
+    for completion in found:
+        *before, last = completion.completion_ids
+        assert not {end, eos} & set(before) and completion.truncated == (last not in (end, eos))
+
+
+def test_a_run_on_plain_prompts_is_evaluated_and_scored_on_plain_prompts(tmp_path):
+    """The tokenizer puts BOS in front and appends EOS, which TRL would leave at the end of every prompt."""
+    shape, task = SHAPES["gemma"], rlif.TASKS["clock"]
+    folder = model_with(shape, tmp_path / "model", appends_eos=True)
+    bos = tokenizer_of(shape).bos_token_id
+
+    def ids(problems, end: str) -> list[list[int]]:
+        return [
+            [bos, *tokenizer_of(shape)(problem.text + end, add_special_tokens=False).input_ids] for problem in problems
+        ]
+
+    learnt, held_out = task.load("train", limit=8), task.load("test", limit=4)
+    with entering_ids() as rows:
+        finished = train(tmp_path, folder, "chat=false", "limit=8", "training.max_steps=1", "evaluate.tasks=[clock]")
+    check(rows, ids([*learnt, *held_out], "\n"))
+    with entering_ids() as rows:
+        run("eval", finished.path, "--tasks", "clock", "--limit", 4, "--max-tokens", 4, "--overwrite")
+    check(rows, ids(held_out, "\n"))
+    lines = [json.dumps({"prompt": problem.text, "completion": "12"}) for problem in held_out]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    with entering_ids() as rows:
+        run("score", tmp_path / "rows.jsonl", "--model", finished.model, "--out", tmp_path / "scores.jsonl")
+    check(rows, ids(held_out, ""))
+    assert "no chat" in (tmp_path / "scores.jsonl").read_text()
+
+
+@pytest.mark.parametrize("given", ["[1]", "{1: 2}", "{a: "])
+def test_arguments_for_the_template_that_are_no_mapping_are_refused(given, monkeypatch, capsys, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    options = ["--model", "tiny-reasoner", "--chat-template-kwargs", given]
+    code, _, error = main(monkeypatch, capsys, "score", str(tmp_path / "rows.jsonl"), *options)
+    assert code == 2 and "--chat-template-kwargs" in error and error.count("\n") == 1

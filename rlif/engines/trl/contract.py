@@ -57,6 +57,8 @@ USED = (
     Used("trainer", "num_generations_eval", "the size of a group in evaluation"),
     Used("trainer", "use_vllm", "whether plain `generate` samples"),
     Used("trainer", "vllm_generation", "holds the vLLM engine"),
+    Used("trainer", "generation_config", "where completions end"),
+    Used("trainer", "generation_kwargs", "where completions end"),
     Used("GRPOTrainer", "use_transformers_continuous_batching", "whether plain `generate` samples"),
     Used("GRPOTrainer", "tools", "refused"),
     Used("GRPOTrainer", "environments", "refused"),
@@ -67,6 +69,7 @@ USED = (
     Used(SAMPLER, "generator", "the order of each epoch"),
     Used(SAMPLER, "num_samples", "the order of each epoch"),
     Used(ENGINE, "llm", "the vLLM engine in this process"),
+    Used(ENGINE, "generation_kwargs", "where completions end"),
     Used(ENGINE, "LLM", "built with our logits processor"),
 )
 

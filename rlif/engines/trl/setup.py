@@ -50,12 +50,13 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
     config = trainer_of(recipe.algorithm)[1]
     fields = {field.name for field in dataclasses.fields(config) if field.init}
     hints = typing.get_type_hints(config)
-    options = recipe.resolved_training
+    options = dict(recipe.resolved_training)
     for name, value in options.items():
         if name not in fields:
             raise RecipeError(f"unknown key 'training.{name}': TRL has no such option; {nearest(name, fields)}")
         try:
-            TypeAdapter(hints[name], config=STRICT).validate_python(value)
+            checked = TypeAdapter(hints[name], config=STRICT).validate_python(value)
+            options[name] = checked if isinstance(checked, float) else value  # transformers takes no 2 for 2.0
         except ValidationError as error:
             reason = error.errors()[0]["msg"].lower()
             raise RecipeError(f"training.{name} in the recipe: {reason}, found {value!r}.") from None

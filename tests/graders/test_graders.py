@@ -234,9 +234,9 @@ def test_a_reward_model_reads_conversations_by_its_own_template_and_the_recipes_
 
 def test_a_reward_model_that_cannot_read_the_prompts_is_refused_when_it_is_loaded(tmp_path):
     prompt = PROMPTS["intuitor-3b"].messages("Go.")
-    with pytest.raises(ModelError, match="the reward model .*rm': .*No system role here .*merge_system=true"):
+    with pytest.raises(ModelError, match=r"the reward model .*rm': .*No system role here .*merge_system=true"):
         find_term(reward_folder(tmp_path / "rm", SHAPES["gemma"]), prompt=prompt)
-    with pytest.raises(ModelError, match="has no chat template; train with chat=false, or choose another.$"):
+    with pytest.raises(ModelError, match=r"has no chat template; train with chat=false, or choose another\.$"):
         find_term(classifier_folder(tmp_path / "bare", template=False), prompt=prompt)
     assert find_term(str(tmp_path / "bare"), prompt="Go.").kind == "model"
 

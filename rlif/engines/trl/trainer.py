@@ -2,7 +2,7 @@
 
 The trainers here override methods of TRL's and of transformers', `super()` first, and change nothing of what these do:
 `contract.USED` lists them. So a signal costs no forward pass wherever TRL runs one that serves. `rlif.config.passes`
-has the table; the path taken is logged.
+has the table; the path taken is logged. Prompts are rendered by `rlif.tasks.rendering`, not by TRL.
 
 Self-certainty is that of the sampling distribution: temperature applied, top-k, top-p and penalties not. Rows that are
 truncated while `mask_truncated_completions` is on, rows without tokens and non-finite values are None: outside the

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import rlif
 from rlif.cli.main import app
 from rlif.config.loading import check_recipe
+from rlif.runs.history import read_history
 from rlif.sampling.loading import load_model
 from rlif.sampling.protocol import setup_of
 from rlif.sampling.sampler import Decoding, TransformersSampler
@@ -146,7 +147,7 @@ def test_completions_end_where_the_turn_ends_in_training_and_in_evaluation(tmp_p
     end, eos = tokenizer.convert_tokens_to_ids(shape.end), tokenizer.eos_token_id
     longer = ["training.max_completion_length=96", "training.temperature=3", "training.num_generations=8"]
     finished = train(tmp_path, folder, *longer, "training.max_steps=1", "training.save_steps=1", "limit=8")
-    rows = finished.completions(1)
+    rows = list(read_history(finished.path).read_completions(1))
     assert any(row["completion_ids"][-1] == end for row in rows)
     for row in rows:
         *before, last = row["completion_ids"]

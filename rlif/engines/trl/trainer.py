@@ -68,7 +68,7 @@ class InternalFeedback(Trainer):
         with with_capture_processor() if vllm_capture else nullcontext():
             super().__init__(*args, reward_funcs=reward_funcs, **kwargs)
         restore_seed(self)
-        self.chat = chat or Chat(True, self.args.chat_template_kwargs)
+        self.chat = Chat(True, self.args.chat_template_kwargs) if chat is None else chat
         self._end_turns()
         if vllm_capture and in_shards(self.accelerator):  # each process would decide alone whether to run a pass
             raise RecipeError("vllm_capture needs whole weights on every process, and these are sharded; leave it out.")
@@ -121,8 +121,9 @@ class InternalFeedback(Trainer):
             return
         self.eos_token_ids = [*self.eos_token_ids, *more]
         if self.use_vllm:
-            engine = self.vllm_generation
-            engine.generation_kwargs = {"stop_token_ids": more, **engine.generation_kwargs}
+            given = self.vllm_generation.generation_kwargs
+            more += given.get("stop_token_ids") or []
+            self.vllm_generation.generation_kwargs = {**given, "stop_token_ids": more}
         else:
             self.generation_config.eos_token_id = self.eos_token_ids
             self.generation_kwargs["eos_token_id"] = self.eos_token_ids

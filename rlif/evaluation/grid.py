@@ -23,7 +23,7 @@ from rlif.intervals import Comparison, paired
 from rlif.runs.checkpoints import in_order, is_sealed, step_of
 from rlif.runs.folder import Run, evaluation_name
 from rlif.sampling.loading import load_model, load_tokenizer, model_path, run_of, trained_with
-from rlif.sampling.protocol import Record, decoding_of, setup_of
+from rlif.sampling.protocol import Record, decoding_of, render_problem, setup_of
 from rlif.sampling.sampler import Sampler, TransformersSampler
 from rlif.sampling.vllm_sampler import load_sampler
 from rlif.tasks import Task, source_of
@@ -145,6 +145,8 @@ def evaluate_candidate(
             described = describe(task, problems, setup, options.batch_size, settings)
             done = None if options.overwrite else Records.finished(candidate.path(task), described)
             if done is None:
+                for problem in problems[:1]:  # refused before a model is loaded
+                    render_problem(tokenizer, setup.prompt, problem, setup.chat, task)
                 if loaded is None:
                     make = sampler or samplers(options.engine, options.batch_size)
                     loaded = ending.enter_context(closing(make(candidate, tokenizer)))

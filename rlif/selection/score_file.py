@@ -126,6 +126,8 @@ def load_scorer(
     recipe = check_recipe({"model": model, "dtype": dtype, "chat": bool(chat)})
     tokenizer = load_tokenizer(recipe)
     chat = chat.over(trained_with(model)).over(Chat(tokenizer.chat_template is not None))
+    if chat:
+        encode(tokenizer, [{"role": "user", "content": "?"}], chat)  # a broken template is refused before loading
     return Scorer(load_model(recipe) if load else None, tokenizer, chat, end, batch_size, window or WINDOW, model)
 
 

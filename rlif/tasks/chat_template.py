@@ -13,6 +13,7 @@ import re
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from inspect import signature
 from itertools import takewhile
@@ -151,17 +152,26 @@ def _try_first(tokenizer: Any, messages: list[Message], arguments: dict[str, Any
 
 
 def _trouble(render: Callable[[], str], room: int) -> str | None:
-    """Renders in a process that can be killed; says what a template takes too much of, None where it is modest."""
-    if not sys.platform.startswith("linux"):  # elsewhere a process with threads is not safely copied
+    """Renders in a process that can be killed; says what a template takes too much of, None where it is modest.
+
+    Nothing is tried where a process cannot be copied: outside Linux its threads forbid that, or it has no memory left.
+    """
+    if not sys.platform.startswith("linux"):
         return None
     reader, writer = os.pipe()
-    process = os.fork()
+    try:
+        process = os.fork()
+    except OSError:
+        os.close(reader)
+        os.close(writer)
+        return None
     if not process:
         _render_and_leave(render, room, writer)
     os.close(writer)
     with open(reader, "rb") as pipe:
         verdict = pipe.read(1)
-    os.waitpid(process, 0)
+    with suppress(ChildProcessError):  # where a program has its children waited for
+        os.waitpid(process, 0)
     return {
         b"": f"does not end within {SECONDS} s",
         b"m": f"takes more than {MEMORY >> 20:,} MiB of memory",

@@ -51,9 +51,16 @@ def _encode_text(tokenizer: Any, text: str) -> list[int]:
 
 
 def turn_end(tokenizer: Any, chat: Chat | bool = True) -> int | None:
-    """Finds the token of its own that closes the assistant's turn in the chat template; None where there is none."""
+    """Finds the token of its own that closes the assistant's turn in the chat template.
+
+    Returns:
+        None where there is none, or the template takes no turn of an assistant.
+    """
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
-    after = conversation_text(tokenizer, turns, chat).partition(MARK)[2].strip()
+    try:
+        after = conversation_text(tokenizer, turns, chat).partition(MARK)[2].strip()
+    except ModelError:
+        return None
     ids = tokenizer(text=after, add_special_tokens=False)["input_ids"] if after else []
     special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
     return next((token for token in ids if token in special), None)
@@ -62,11 +69,8 @@ def turn_end(tokenizer: Any, chat: Chat | bool = True) -> int | None:
 def ends_of(tokenizer: Any, chat: Chat | bool) -> tuple[int, ...]:
     """Returns the tokens that end a completion beside the end-of-sequence token: the one that closes a turn.
 
-    It is none of them where it would stay in the decoded text, or where the template takes no turn of an assistant.
+    There are none where it would stay in the decoded text.
     """
-    try:
-        end = turn_end(tokenizer, chat) if chat else None
-    except ModelError:
-        return ()
-    known = end in (None, tokenizer.eos_token_id) or tokenizer.decode([end], skip_special_tokens=True)
-    return () if known or end is None else (end,)
+    end = turn_end(tokenizer, chat) if chat else None
+    stays = end is not None and tokenizer.decode([end], skip_special_tokens=True)
+    return () if end is None or stays or end == tokenizer.eos_token_id else (end,)

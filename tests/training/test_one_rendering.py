@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -200,3 +201,18 @@ def test_arguments_for_the_template_that_are_no_mapping_are_refused(given, monke
     options = ["--model", "tiny-reasoner", "--chat-template-kwargs", given]
     code, _, error = main(monkeypatch, capsys, "score", str(tmp_path / "rows.jsonl"), *options)
     assert code == 2 and "--chat-template-kwargs" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["eval", "score", "select", "train", "probe"])
+def test_a_broken_template_is_refused_before_a_model_is_loaded(command, tmp_path, monkeypatch, capsys):
+    folder = model_with(replace(SHAPES["chatml"], template="{% for m in messages %}"), tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(b"cannot be loaded")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    recipe = ["demo", f"model={folder}", f"output={tmp_path}"]
+    arguments = {
+        "eval": [str(folder), "--tasks", "clock", "--limit", "2", "--output", str(tmp_path)],
+        "score": [str(tmp_path / "rows.jsonl"), "--model", str(folder)],
+        "select": ["--model", str(folder), "--task", "clock"],
+    }
+    code, _, error = main(monkeypatch, capsys, command, *arguments.get(command, recipe))
+    assert code == 2 and "the chat template cannot be read" in error and error.count("\n") == 1

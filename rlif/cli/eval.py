@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlif.cli.console import quiet_transformers
-from rlif.cli.options import Columns, Dtype, UnsafeLocal, named_columns
+from rlif.cli.options import ChatArguments, Columns, Dtype, MergeSystem, UnsafeLocal, chat_settings, named_columns
 from rlif.cli.tables import number, percent, print_table, print_text
 from rlif.errors import RecipeError
 
@@ -48,6 +48,8 @@ def evaluate(
             help="Whether prompts go through the model's chat template; by default as the task's protocol says.",
         ),
     ] = None,
+    chat_template_kwargs: ChatArguments = None,
+    merge_system: MergeSystem = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of sampling.")] = 0,
     dtype: Dtype = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
@@ -73,8 +75,9 @@ def evaluate(
     batch_size = batch_size or (512 if engine == "vllm" else 64)
     sampler = samplers(engine, batch_size)
     sources = _sources(source or [])
+    how = chat_settings(chat, chat_template_kwargs, merge_system)
     options = Options(
-        split, limit, sources, _prompt(prompt), chat, decoding, batch_size, overwrite, unsafe_local, engine
+        split, limit, sources, _prompt(prompt), how, decoding, batch_size, overwrite, unsafe_local, engine
     )
     work = _work(tasks, options, named_columns(columns))
     if check_gold:
@@ -208,7 +211,9 @@ def _settings_line(settings: Mapping[str, Any]) -> str:
     parts = [f"{settings['task']}: version {protocol['version']}"]
     if decoding:
         prompt = {key: value for key, value in settings["prompt"].items() if value.strip()}
-        parts.append(f"prompt {prompt} {'through the chat template' if settings['chat'] else 'as plain text'}")
+        how = "through the chat template" if settings["chat"] else "as plain text"
+        given = f" with {settings['chat']}" if isinstance(settings["chat"], dict) else ""
+        parts.append(f"prompt {prompt} {how}{given}")
         parts += [f"{key} {value}" for key, value in decoding.items()]
     return ", ".join(
         [*parts, f"extract {protocol['extract']}", f"equal {protocol['equal']}", protocol["source"]]

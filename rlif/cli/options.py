@@ -12,6 +12,7 @@ from rlif.errors import RecipeError
 if TYPE_CHECKING:
     from rlif.config.recipe import Recipe as Settings
     from rlif.runs.folder import Run
+    from rlif.tasks.chat_template import Chat as Template
 
 Recipe = Annotated[str, typer.Argument(help="A recipe that ships (see `rlif recipes`), or a file.")]
 RecipeOrNone = Annotated[str | None, typer.Argument(help="A recipe that ships (see `rlif recipes`), or a file.")]
@@ -30,6 +31,21 @@ Chat = Annotated[
         " base model.",
     ),
 ]
+ChatArguments = Annotated[
+    str | None,
+    typer.Option(
+        "--chat-template-kwargs",
+        help="Arguments for the chat template, as '{enable_thinking: false}'; those of its run for a trained model.",
+    ),
+]
+MergeSystem = Annotated[
+    bool | None,
+    typer.Option(
+        "--merge-system/--no-merge-system",
+        help="Put the system message into the user's, for chat templates that take none; as its run for a trained"
+        " model.",
+    ),
+]
 Dtype = Annotated[str, typer.Option(help="Type of the weights: auto, float32, bfloat16 or float16.")]
 Window = Annotated[int | None, typer.Option(min=1, help="Tokens of tail and window confidence; by default 2048.")]
 
@@ -46,6 +62,19 @@ def named_columns(columns: str | None) -> dict[str, str]:
     if not all(key.strip() and name.strip() for key, _, name in pairs):
         raise RecipeError(f"cannot read {columns!r}; columns look like prompt=frage,gold=antwort.")
     return {key.strip(): name.strip() for key, _, name in pairs}
+
+
+def chat_settings(chat: bool | None, arguments: str | None, merge_system: bool | None) -> Template:
+    """Reads the three options about the chat template."""
+    from rlif.files.yaml import parse_yaml
+    from rlif.tasks.chat_template import Chat
+
+    given = None if arguments is None else parse_yaml(arguments, "--chat-template-kwargs")
+    if given is not None and not (isinstance(given, dict) and all(isinstance(name, str) for name in given)):
+        raise RecipeError(
+            f"--chat-template-kwargs holds {arguments!r}; expected names and values, as '{{enable_thinking: false}}'."
+        )
+    return Chat(chat, given, merge_system)
 
 
 def find_settings(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rlif.cli.console import progress_bar, quiet_transformers
-from rlif.cli.options import Chat, Columns, Dtype, Window, named_columns
+from rlif.cli.options import Chat, ChatArguments, Columns, Dtype, MergeSystem, Window, chat_settings, named_columns
 from rlif.files.jsonl import count_lines
 
 
@@ -17,7 +17,11 @@ def score(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; resumes a file.")] = None,
     columns: Columns = None,
     chat: Chat = None,
-    end: Annotated[bool, typer.Option("--end/--no-end", help="Close completions with the end token.")] = True,
+    chat_template_kwargs: ChatArguments = None,
+    merge_system: MergeSystem = None,
+    end: Annotated[
+        bool, typer.Option("--end/--no-end", help="Close completions with the token that ends a turn.")
+    ] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 16,
     window: Window = None,
     dtype: Dtype = "auto",
@@ -30,7 +34,8 @@ def score(
 
     total = count_lines(file)
     quiet_transformers()
-    scorer = load_scorer(model, chat=chat, end=end, batch_size=batch_size, window=window, dtype=dtype)
+    how = chat_settings(chat, chat_template_kwargs, merge_system)
+    scorer = load_scorer(model, chat=how, end=end, batch_size=batch_size, window=window, dtype=dtype)
     with progress_bar("scoring", total) as advance:
         counts = score_file(scorer, file, out or sys.stdout, advance, named_columns(columns))
     print(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlif.cli.console import progress_bar, quiet_transformers
-from rlif.cli.options import Chat, Columns, Dtype, Window, named_columns
+from rlif.cli.options import Chat, ChatArguments, Columns, Dtype, MergeSystem, Window, chat_settings, named_columns
 from rlif.cli.tables import print_table
 from rlif.errors import RecipeError, RlifError, lookup
 from rlif.files.atomic import replace_file, write_rows, writing
@@ -38,6 +38,8 @@ def select(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Completion limit; the task's by default.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Template; the task's by default.")] = None,
     chat: Chat = None,
+    chat_template_kwargs: ChatArguments = None,
+    merge_system: MergeSystem = None,
     rule: Annotated[str, typer.Option(help="Rule that chooses the sample of each problem.")] = "borda",
     power: Annotated[float | None, typer.Option(help="Borda's p; 0.3 to 1.2 by N when left out.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of sampling and of the subsets.")] = 0,
@@ -67,19 +69,19 @@ def select(
     rules.choose(rule, [], [], power=power)  # refuses an unknown rule and an impossible power before anything is loaded
     _check_engine(engine, rule, samples, early_stop)
     _check_source(model, samples, n=n, warm_up=warm_up if early_stop else None)
-    known = None if task is None else find_task(task).reading(named_columns(columns))
+    known, how = None if task is None else find_task(task), chat_settings(chat, chat_template_kwargs, merge_system)
+    known = known and known.reading(named_columns(columns))
     problems = [] if known is None else known.load(split or known.splits[-1], source=source, limit=limit)
     by_id(problems)  # refuses two of the same id
     scorer, held = None, False
     if model is not None:
         quiet_transformers()
-        scorer = load_scorer(model, chat=chat, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
+        scorer = load_scorer(model, chat=how, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
     if samples is not None:
         (rows, held), early = _given(samples, out, known, problems, scorer, template), None
     else:
         sampler = _sampler(scorer, known, template, max_tokens=max_tokens, n=n, temperature=temperature, seed=seed)
-        sampler = sampler if engine == "transformers" else _by_vllm(sampler, dtype)
-        drawing = Drawing(sampler, problems, warm_up if early_stop else None, percentile)
+        drawing = Drawing(_by_engine(sampler, engine, dtype), problems, warm_up if early_stop else None, percentile)
         with progress_bar("drawing", len(problems)) as advance:
             rows, early = drawing.draw(out, {"engine": engine, "dtype": dtype}, advance)
     settings = {"model": model, "task": task, "samples": samples and str(samples), "rule": rule, "seed": seed}
@@ -131,16 +133,18 @@ def _check_engine(engine: str, rule: str, samples: Path | None, early_stop: bool
         )
 
 
-def _by_vllm(sampler: GroupSampler, dtype: str) -> GroupSampler:
-    """Returns the same sampler with vLLM drawing samples and measuring self-certainty."""
+def _by_engine(sampler: GroupSampler, engine: str, dtype: str) -> GroupSampler:
+    """Returns the same sampler; by the engine vllm, vLLM draws the samples and measures self-certainty."""
+    if engine == "transformers":
+        return sampler
     from dataclasses import replace
 
     from rlif.config.loading import check_recipe
     from rlif.sampling.vllm_sampler import load_sampler
 
     scorer, recipe = sampler.scorer, check_recipe({"model": sampler.scorer.name, "dtype": dtype})
-    engine = load_sampler(recipe, scorer.tokenizer, label=scorer.name)
-    return replace(sampler, engine=engine, every_signal=False, scorer=replace(scorer, batch_size=engine.batch_size))
+    draws = load_sampler(recipe, scorer.tokenizer, label=scorer.name)
+    return replace(sampler, engine=draws, every_signal=False, scorer=replace(scorer, batch_size=draws.batch_size))
 
 
 def _sampler(scorer: Scorer | None, task: Task | None, prompt: Prompt | None, **decoding: float | None) -> GroupSampler:

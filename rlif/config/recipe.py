@@ -19,6 +19,7 @@ from rlif.config.renamed import with_new_names
 from rlif.config.schedule import ALWAYS, Weight, read_weight
 from rlif.errors import RecipeError
 from rlif.guard.limits import Guard
+from rlif.tasks.chat_template import Chat
 
 Algorithm = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "rloo", "reinforce"]
 Normalisation = Literal["group_std", "group_std_floor", "batch_std", "none"]
@@ -96,6 +97,8 @@ class Recipe(Strict):
     """A template of `rlif.tasks.prompts`, or {system: ..., user: ...} spelled out; the task's own if left out."""
     chat: bool = True
     """Render prompts by the tokenizer's chat template; false for models that have none."""
+    merge_system: bool = False
+    """Put the system message at the head of the user's, for chat templates that take none (Gemma)."""
     max_prompt_tokens: int = Field(default=512, ge=1)
     """Problems with longer prompts are left out, and counted."""
 
@@ -208,7 +211,7 @@ class Recipe(Strict):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Recipe:
         """Copies the recipe; what follows from the keys is derived anew."""
         copied = super().model_copy(update=update, deep=deep)
-        for name in ("weights", "resolved_normalisation", "resolved_training"):
+        for name in ("weights", "resolved_normalisation", "resolved_training", "chat_template"):
             vars(copied).pop(name, None)
         return copied
 
@@ -224,9 +227,9 @@ class Recipe(Strict):
         return self.normalisation or ("none" if self.algorithm in UNSCALED else "group_std")
 
     @cached_property
-    def chat_template(self) -> bool | dict[str, Any]:
-        """Whether prompts go through the chat template, with the arguments that the recipe gives it."""
-        return self.chat and (self.training.get("chat_template_kwargs") or True)
+    def chat_template(self) -> Chat:
+        """Whether prompts go through the chat template, and how."""
+        return Chat(self.chat, self.training.get("chat_template_kwargs"), self.merge_system)
 
     @cached_property
     def resolved_training(self) -> dict[str, Any]:

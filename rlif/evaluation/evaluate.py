@@ -72,8 +72,8 @@ def describe(
         "problems": len(problems),
         "protocol": task.protocol.describe(),
         "prompt": asdict(setup.prompt),
-        "chat": setup.chat,
-        "decoding": asdict(setup.decoding) | {"stop": list(setup.decoding.stop)},
+        "chat": setup.chat.described(),
+        "decoding": setup.decoding.described(),
         "batch_size": batch_size,
     }
 

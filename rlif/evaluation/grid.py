@@ -22,11 +22,12 @@ from rlif.files.tables import read_rows
 from rlif.intervals import Comparison, paired
 from rlif.runs.checkpoints import in_order, is_sealed, step_of
 from rlif.runs.folder import Run, evaluation_name
-from rlif.sampling.loading import load_model, load_tokenizer, model_path
-from rlif.sampling.protocol import Record, decoding_of, setup_of
+from rlif.sampling.loading import load_model, load_tokenizer, model_path, run_of, trained_with
+from rlif.sampling.protocol import Record, decoding_of, render_problem, setup_of
 from rlif.sampling.sampler import Sampler, TransformersSampler
 from rlif.sampling.vllm_sampler import load_sampler
 from rlif.tasks import Task, by_id, of_task
+from rlif.tasks.chat_template import OPEN, Chat
 from rlif.tasks.prompts import Prompt
 from rlif.types import Problem
 
@@ -39,6 +40,7 @@ class Candidate:
     recipe: Recipe  # the model and how it is loaded; no other fields are read
     folder: Path  # where its scores go
     step: int | None = None  # for a checkpoint, the step of its run; else None
+    trained_with: Chat = OPEN  # how its run rendered prompts
 
     def path(self, task: Task) -> Path:
         """Returns the path of its scores on a task, without the ending."""
@@ -61,7 +63,7 @@ class Options:
     limit: int | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     prompt: Prompt | None = None
-    chat: bool | None = None
+    chat: Chat = OPEN
     decoding: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 64
     overwrite: bool = False
@@ -82,7 +84,7 @@ def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str |
     path, loading = Path(model).expanduser(), {"dtype": dtype, "chat": False}
     if (path / "recipe.yaml").is_file():
         return list(_checkpoints(Run.open(path), loading))
-    run = _run_of(path)
+    run = run_of(path)
     if run:
         Run.open(run)  # refuses links that lead out of it
     whole = is_sealed(path) if run else (path / "trainer_state.json").is_file()
@@ -91,14 +93,7 @@ def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str |
     recipe = Recipe(model=model, revision=revision, **loading)
     model_path(recipe)
     label = (f"{run.resolve().name}-" if run else "") + path.name + (f"@{revision}" if revision else "")
-    return [Candidate(label, recipe, output / label)]
-
-
-def _run_of(path: Path) -> Path | None:
-    """Returns the run folder that contains a model."""
-    place = {"model": path.parent, "checkpoints": path.parent.parent}
-    run = place.get(path.name) or place.get(path.parent.name)
-    return run if run and path.is_dir() and (run / "recipe.yaml").is_file() else None
+    return [Candidate(label, recipe, output / label, trained_with=trained_with(model))]
 
 
 def check_distinct(found: Sequence[Candidate]) -> None:
@@ -115,15 +110,14 @@ def check_distinct(found: Sequence[Candidate]) -> None:
 
 def _checkpoints(run: Run, loading: Mapping[str, Any]) -> Iterator[Candidate]:
     recipe, folder = run.recipe(), run.path / "eval"
-    if arguments := recipe.training.get("chat_template_kwargs"):
-        loading = {**loading, "training": {"chat_template_kwargs": arguments}}
+    chat = recipe.chat_template
     start = Recipe(model=recipe.model, revision=recipe.revision, allow_pickle=recipe.allow_pickle, **loading)
-    yield Candidate(f"{run.path.name} step 0", start, folder, 0)
+    yield Candidate(f"{run.path.name} step 0", start, folder, 0, chat)
     found = {step_of(path): path for path in in_order(run.checkpoints) if is_sealed(path)}
     if (run.path / "summary.json").is_file():
         found[run.summary()["steps"]] = run.model
     for step, path in sorted(found.items()):
-        yield Candidate(f"{run.path.name} step {step}", Recipe(model=str(path), **loading), folder, step)
+        yield Candidate(f"{run.path.name} step {step}", Recipe(model=str(path), **loading), folder, step, chat)
 
 
 def evaluate_candidate(
@@ -142,19 +136,19 @@ def evaluate_candidate(
         progress: called with the task, and the completions done and their total.
     """
     tokenizer = load_tokenizer(candidate.recipe)
-    arguments = candidate.recipe.training.get("chat_template_kwargs")
     settings = candidate.settings() | {"engine": options.engine}
     scores: dict[str, Scores] = {}
     loaded: Sampler | None = None
     with ExitStack() as ending:
         for task, problems in tasks:
             decoding = decoding_of(task, **options.decoding)
-            setup = setup_of(
-                task, tokenizer, prompt=options.prompt, chat=options.chat, decoding=decoding, chat_arguments=arguments
-            )
+            how = {"prompt": options.prompt, "chat": options.chat, "trained_with": candidate.trained_with}
+            setup = setup_of(task, tokenizer, decoding=decoding, **how)
             described = describe(task, problems, setup, options.batch_size, settings)
             done = None if options.overwrite else Records.finished(candidate.path(task), described)
             if done is None:
+                for problem in problems[:1]:  # refused before a model is loaded
+                    render_problem(tokenizer, setup.prompt, problem, setup.chat, task)
                 if loaded is None:
                     make = sampler or samplers(options.engine, options.batch_size)
                     loaded = ending.enter_context(closing(make(candidate, tokenizer)))

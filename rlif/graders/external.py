@@ -29,6 +29,7 @@ import torch
 from rlif.errors import ModelError, RecipeError, RewardError, first_line
 from rlif.graders.batch import Batch
 from rlif.moved import where_moved
+from rlif.tasks.chat_template import WITH_TEMPLATE, Chat, reads
 from rlif.tasks.rendering import conversation_text
 from rlif.types import Problem
 
@@ -193,15 +194,22 @@ def load_classifier(kind: str, name: str) -> tuple[Any, Any]:
     return tokenizer, model.eval().to(model_device())
 
 
-def reward_model(name: str) -> Callable[[Batch], list[float | None]]:
+def reward_model(name: str, chat: Chat = WITH_TEMPLATE, prompt: Any = None) -> Callable[[Batch], list[float | None]]:
     """Makes a grader from a sequence classifier.
 
+    Args:
+        chat: how conversations go through its chat template, which is given those arguments that it reads.
+        prompt: one of those to come; it is rendered at once, to be refused now if at all.
+
     Raises:
-        ModelError: it cannot be loaded, or has more than one output.
+        ModelError: it cannot be loaded, has more than one output, or cannot read the prompt.
     """
     tokenizer, model = load_classifier("reward", name)
     if model.config.num_labels != 1:
         raise ModelError(f"the reward model {name!r} has {model.config.num_labels} outputs; a reward model has one.")
+
+    arguments = {key: value for key, value in (chat.arguments or {}).items() if reads(tokenizer, key)}
+    chat = Chat(True, arguments, chat.merge_system)
 
     def join(prompt: Any, completion: Any) -> str:
         if isinstance(prompt, str):
@@ -211,9 +219,15 @@ def reward_model(name: str) -> Callable[[Batch], list[float | None]]:
                 f"the reward model {name!r} has no chat template; train with chat=false, or choose another"
             )
         try:
-            return conversation_text(tokenizer, [*prompt, *completion])
+            return conversation_text(tokenizer, [*prompt, *completion], chat)
         except ModelError as error:
             raise RewardError(f"the reward model {name!r}: {error}") from error
+
+    if prompt is not None:
+        try:
+            join(prompt, "" if isinstance(prompt, str) else [{"role": "assistant", "content": "Yes."}])
+        except RewardError as error:
+            raise ModelError(f"{str(error).rstrip('.')}.") from error
 
     @torch.no_grad()
     def grade(batch: Batch) -> list[float | None]:

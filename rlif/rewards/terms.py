@@ -33,6 +33,7 @@ from rlif.sandbox.runner import require_sandbox
 from rlif.signals import GROUP_SIGNALS, NEEDS, RENAMED, SIGNALS, windowed
 from rlif.signals.token_confidence import WINDOW
 from rlif.tasks import Task
+from rlif.tasks.chat_template import WITH_TEMPLATE, Chat
 from rlif.types import Group, Problem
 
 Kind = Literal["token", "group", "grader", "function", "model"]
@@ -72,12 +73,22 @@ def kind_of(name: str) -> Kind:
     raise RecipeError(f"unknown reward {name!r}; {nearest(name, chain(*TABLES.values()))}")
 
 
-def find_term(name: str, weight: Weight = ALWAYS, *, window: int = WINDOW, seconds: float = 600) -> Term:
+def find_term(
+    name: str,
+    weight: Weight = ALWAYS,
+    *,
+    window: int = WINDOW,
+    seconds: float = 600,
+    chat: Chat = WITH_TEMPLATE,
+    prompt: Any = None,
+) -> Term:
     """Loads the term of that name.
 
     Args:
         window: tokens in a window of the tail and window confidences.
         seconds: the time limit of `measure` for one batch or group.
+        chat: how a reward model renders conversations.
+        prompt: one that a reward model must be able to read.
 
     Raises:
         RecipeError: an unknown name, or a function that cannot be imported.
@@ -89,7 +100,7 @@ def find_term(name: str, weight: Weight = ALWAYS, *, window: int = WINDOW, secon
     """
     kind, gold = kind_of(name), name in NEED_GOLD
     if kind == "model":
-        measure = reward_model(name)
+        measure = reward_model(name, chat, prompt)
     elif kind == "function":
         function = import_function(name)
         measure, gold = reward_function(name, function), needs_gold(function)

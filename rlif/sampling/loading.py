@@ -4,8 +4,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from rlif.config.loading import check_recipe
 from rlif.config.recipe import Recipe
 from rlif.errors import MachineError, ModelError, first_line
+from rlif.files.yaml import read_yaml
+from rlif.tasks.chat_template import OPEN, Chat
 
 SHIPPED = {"tiny-reasoner": "models/tiny-reasoner"}
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -39,6 +42,19 @@ def model_path(recipe: Recipe) -> str:
                 " to safetensors, or set allow_pickle=true if you trust their author."
             )
     return str(folder.resolve())
+
+
+def run_of(path: Path) -> Path | None:
+    """Returns the run folder that contains a model."""
+    place = {"model": path.parent, "checkpoints": path.parent.parent}
+    run = place.get(path.name) or place.get(path.parent.name)
+    return run if run and path.is_dir() and (run / "recipe.yaml").is_file() else None
+
+
+def trained_with(model: str) -> Chat:
+    """Returns how prompts were rendered where a model was trained, if its folder is that of a run."""
+    run = run_of(Path(model).expanduser())
+    return check_recipe(read_yaml(run / "recipe.yaml")).chat_template if run else OPEN
 
 
 def load_kwargs(recipe: Recipe) -> dict[str, Any]:

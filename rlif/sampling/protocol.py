@@ -1,14 +1,15 @@
 """Applies a task's protocol to a model: prompt, chat template, decoding, completions as marked records."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlif.errors import ModelError
 from rlif.sampling.sampler import Completion, Decoding
 from rlif.tasks import Task
+from rlif.tasks.chat_template import OPEN, Chat
 from rlif.tasks.prompts import Prompt, find_prompt
-from rlif.tasks.rendering import Chat, render
+from rlif.tasks.rendering import ends_of, render
 from rlif.types import Problem
 
 Record = dict[str, Any]
@@ -46,7 +47,7 @@ class Setup:
     """Says how problems are put to a model."""
 
     prompt: Prompt  # the template
-    chat: Chat  # whether it goes through the chat template, and with which arguments
+    chat: Chat  # whether it goes through the chat template, and how
     decoding: Decoding  # how completions are sampled
 
 
@@ -55,27 +56,31 @@ def setup_of(
     tokenizer: Any,
     *,
     prompt: Prompt | None = None,
-    chat: Chat | None = None,
+    chat: Chat | bool | None = None,
     decoding: Decoding | None = None,
-    chat_arguments: Mapping[str, Any] | None = None,
+    trained_with: Chat = OPEN,
 ) -> Setup:
     """Returns the setup of a task's protocol, with what is given instead.
 
     Args:
-        chat: None follows the protocol, which may leave it to whether the tokenizer has a template.
+        chat: what it leaves open is the protocol's, then that of `trained_with`. Where these are silent too, the
+            chat template is used if the tokenizer has one.
+        decoding: its `ends` are replaced by those of the chat template.
+        trained_with: how prompts were rendered in the run that trained the model.
 
     Raises:
         ModelError: a chat template is needed, and the tokenizer has none.
     """
-    chat = task.protocol.chat if chat is None else chat
+    chat = chat if isinstance(chat, Chat) else Chat(chat)
+    chat = chat.over(Chat(task.protocol.chat)).over(trained_with)
     if chat and not tokenizer.chat_template:
         raise ModelError("this protocol needs a chat template and the tokenizer has none; give --no-chat.")
-    chat = bool(tokenizer.chat_template) if chat is None else chat
-    chat = chat_arguments if chat is True and chat_arguments else chat
-    return Setup(prompt or find_prompt(task.protocol.prompt), chat, decoding or decoding_of(task))
+    chat = chat.over(Chat(bool(tokenizer.chat_template)))
+    decoding = replace(decoding or decoding_of(task), ends=ends_of(tokenizer, chat))
+    return Setup(prompt or find_prompt(task.protocol.prompt), chat, decoding)
 
 
-def render_problem(tokenizer: Any, prompt: Prompt | None, problem: Problem, chat: Chat, task: Task) -> list[int]:
+def render_problem(tokenizer: Any, prompt: Prompt | None, problem: Problem, chat: Chat | bool, task: Task) -> list[int]:
     """Renders a problem after its shots as token ids, by the protocol's template if `prompt` is None.
 
     The last shots are dropped until the prompt fits.

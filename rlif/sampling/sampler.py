@@ -5,7 +5,7 @@ Evaluation and selection sample from a `Sampler`: `TransformersSampler`, or vLLM
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -30,10 +30,16 @@ class Decoding:
     stop: tuple[str, ...] = ()  # strings that end a completion, themselves left out of its text
     n: int = 1  # completions per prompt
     seed: int = 0  # for sampling
+    ends: tuple[int, ...] = ()  # tokens that end a completion beside the model's own, `rlif.tasks.rendering.ends_of`
 
     def __post_init__(self) -> None:
         if self.n > 1 and not self.temperature:
             raise RecipeError(f"{self.n} greedy completions of a prompt would be the same; give a temperature, or n=1.")
+
+    def described(self) -> dict[str, Any]:
+        """Describes it as plain data; `ends` only where there are any."""
+        values = asdict(self) | {"stop": list(self.stop), "ends": list(self.ends)}
+        return {key: value for key, value in values.items() if key != "ends" or value}
 
 
 @dataclass(frozen=True)
@@ -161,9 +167,9 @@ def generate(
 
 def _generation_config(model: Any, tokenizer: Any, decoding: Decoding) -> GenerationConfig:
     ends = model.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends]), *decoding.ends} - {None}
     temperature = decoding.temperature
-    sampling = {"temperature": temperature, "top_k": 0, "top_p": decoding.top_p} if temperature else {}
+    sampling = {"temperature": float(temperature), "top_k": 0, "top_p": decoding.top_p} if temperature else {}
     return GenerationConfig(
         max_new_tokens=decoding.max_tokens,
         do_sample=bool(temperature),

@@ -176,6 +176,7 @@ def _sampling_params(decoding: Decoding, place: tuple[int, int], number: int) ->
         "temperature": decoding.temperature,
         "top_p": decoding.top_p if decoding.temperature else 1.0,
         "stop": list(decoding.stop),
+        "stop_token_ids": list(decoding.ends),
         "seed": stream(decoding.seed, *place) if decoding.temperature else None,
         "extra_args": {KEY: number},
     }

@@ -70,10 +70,10 @@ class Drawing:
         return plain(
             {
                 **settings,
-                **asdict(sampler.decoding),
+                **sampler.decoding_for(0).described(),
                 "model": scorer.name,
                 "weights": weights,
-                "chat": scorer.chat,
+                "chat": scorer.chat.described(),
                 "batch_size": scorer.batch_size,
                 "window": scorer.window,
                 "task": sampler.task.name,

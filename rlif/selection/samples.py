@@ -51,8 +51,7 @@ class GroupSampler:
         """Draws the rows of each problem, one problem after the other; the same again for the same seed."""
         scorer, n = self.scorer, self.decoding.n
         engine = self.engine or TransformersSampler(scorer.model, scorer.tokenizer, scorer.batch_size)
-        decoding = replace(self.decoding, seed=self.decoding.seed + number)
-        completions = engine.sample([self._render(problem) for problem in problems], decoding)
+        completions = engine.sample([self._render(problem) for problem in problems], self.decoding_for(number))
         return self._rows([(problem, sample) for problem in problems for sample in range(n)], completions)
 
     def draw_with_stops(
@@ -76,13 +75,17 @@ class GroupSampler:
                 scorer.model,
                 scorer.tokenizer,
                 [prompts[problem.id] for problem, _ in which],
-                self.decoding,
+                self.decoding_for(number),
                 batch_size=scorer.batch_size,
                 early=EarlyStop([bars[problem.id] for problem, _ in which], scorer.window),
             )
         drawn = by_problem(self._rows(which, completions))
         rows = [row for problem in problems for row in (*warm[problem.id], *drawn.get(problem.id, []))]
         return [{**row, "threshold": bars[row["id"]]} for row in rows]
+
+    def decoding_for(self, number: int) -> Decoding:
+        """Returns the decoding of the batch of this number."""
+        return replace(self.decoding, seed=self.decoding.seed + number, ends=self.scorer.ends)
 
     def _render(self, problem: Problem) -> list[int]:
         return render_problem(self.scorer.tokenizer, self.prompt, problem, self.scorer.chat, self.task)

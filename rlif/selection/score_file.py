@@ -1,8 +1,9 @@
 """Scores text from elsewhere: reads rows of prompt and completion, adds every signal at temperature 1.
 
 A prompt is plain text or a list of messages. Text becomes the user's message of the chat template where `chat` is on.
-Prompt and completion are tokenised apart, completions without special tokens. The end-of-sequence token closes a
-completion, since ending is a decision of the model too, unless `end` is off or the row has `truncated` or `stopped`.
+Prompt and completion are tokenised apart, completions without special tokens. A completion is closed by
+the token that ends the assistant's turn in the chat template, else by the end-of-sequence token, since ending is a
+decision of the model too; not where `end` is off or the row has `truncated` or `stopped`.
 
 Watch: a model may have written the same text with other tokens than its tokenizer makes of it. So scores of text are
 close to those taken while sampling, and not always equal.
@@ -16,7 +17,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
@@ -27,12 +28,13 @@ from rlif.errors import DataError, MachineError, RecipeError, RlifError, why_unr
 from rlif.files.jsonl import JsonLog, Row, read_lines
 from rlif.files.tables import names_of
 from rlif.files.text import check_text
-from rlif.sampling.loading import load_model, load_tokenizer
+from rlif.sampling.loading import load_model, load_tokenizer, trained_with
 from rlif.scoring.head import head_of
 from rlif.scoring.statistics import score_completions
 from rlif.signals import SIGNALS, every_signal
 from rlif.signals.token_confidence import TOP_K, WINDOW
-from rlif.tasks.rendering import encode
+from rlif.tasks.chat_template import WITH_TEMPLATE, Chat, chat_of
+from rlif.tasks.rendering import encode, ends_of
 from rlif.tasks.rows import CONVERSATIONS, named_column, read_turns
 from rlif.types import Message
 
@@ -52,17 +54,34 @@ class Scorer:
 
     model: Any  # a causal language model of transformers
     tokenizer: Any
-    chat: bool = True  # render prompts by the chat template
-    end: bool = True  # completions close with the end-of-sequence token
+    chat: Chat = WITH_TEMPLATE  # whether prompts go through the chat template, and how
+    end: bool = True  # completions close with the token that ends a turn
     batch_size: int = 16  # rows per forward pass
     window: int = WINDOW  # tokens in the window of the tail and window confidences
     name: str = ""  # the model's, for the output
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "chat", chat_of(self.chat))  # True and False are understood, too
 
     @property
     def described(self) -> str:
         """Returns what made the scores; it is written to each row, and compared when a file is resumed."""
         chat, end = "chat" if self.chat else "no chat", "end" if self.end else "no end"
+        if isinstance(given := self.chat.described(), dict):
+            chat += f" {json.dumps(given, sort_keys=True)}"
+        if self.end and self.ends:
+            end += f" {self.tokenizer.convert_ids_to_tokens(self.closing)}"
         return f"{self.name}, {chat}, {end}, window {self.window}"
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end a completion beside the end-of-sequence token."""
+        return ends_of(self.tokenizer, self.chat)
+
+    @property
+    def closing(self) -> int:
+        """The token that closes a completion which ended."""
+        return (*self.ends, self.tokenizer.eos_token_id)[0]
 
     def encode(self, row: Row) -> Pair:
         """Returns the token ids of a row's prompt and completion.
@@ -79,10 +98,10 @@ class Scorer:
         return encode(self.tokenizer, prompt, self.chat), self.encode_completion(row)
 
     def encode_completion(self, row: Row) -> list[int]:
-        """Returns the token ids of a row's completion, with the end-of-sequence token if it ended."""
+        """Returns the token ids of a row's completion, with the token that closes it if it ended."""
         completion_ids = self.tokenizer(text=[row["completion"]], add_special_tokens=False)["input_ids"][0]
         ended = self.end and not row.get("truncated") and not row.get("stopped")
-        return completion_ids + ([self.tokenizer.eos_token_id] if ended else [])
+        return completion_ids + ([self.closing] if ended else [])
 
     def score(self, rows: Sequence[Row]) -> list[dict[str, float | None]]:
         """Computes every signal of each row; None where there are no tokens, or more than the model takes."""
@@ -104,20 +123,20 @@ class Scorer:
 
 
 def load_scorer(
-    model: str,
-    *,
-    chat: bool | None,
-    window: int | None,
-    dtype: str,
-    batch_size: int,
-    end: bool = True,
-    load: bool = True,
+    model: str, *, chat: Chat, window: int | None, dtype: str, batch_size: int, end: bool = True, load: bool = True
 ) -> Scorer:
-    """Loads a scorer; without its model if `load` is off. `chat` None uses the chat template where there is one."""
+    """Loads a scorer; without its model if `load` is off.
+
+    Args:
+        chat: what it leaves open is that of the run which trained the model; without one the chat template is used
+            where there is one.
+    """
     recipe = check_recipe({"model": model, "dtype": dtype, "chat": bool(chat)})
     tokenizer = load_tokenizer(recipe)
-    template = tokenizer.chat_template is not None if chat is None else chat
-    return Scorer(load_model(recipe) if load else None, tokenizer, template, end, batch_size, window or WINDOW, model)
+    chat = chat.over(trained_with(model)).over(Chat(tokenizer.chat_template is not None))
+    if chat:
+        encode(tokenizer, [{"role": "user", "content": "?"}], chat)  # a broken template is refused before loading
+    return Scorer(load_model(recipe) if load else None, tokenizer, chat, end, batch_size, window or WINDOW, model)
 
 
 def score_file(

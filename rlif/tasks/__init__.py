@@ -8,6 +8,7 @@ In reading order:
     prompts.py        prompt templates by name
     rows.py           reads problems from rows: text, conversations, golds, columns of other names
     rendering.py      renders a prompt as token ids, the one way for training, evaluation and scoring
+    chat_template.py  applies a chat template, and says what it refuses
     code/             tasks whose answers are programs
     mmlu_pro.py, cruxeval.py, alpaca_eval.py, prompts_file.py     one task each
     zeroeval.py       rows and rules of the ZeroEval harness, for several tasks

@@ -1,47 +1,77 @@
-"""Renders prompts for a model, by its chat template or as plain text; training, evaluation and scoring all use this.
+"""Renders prompts for a model; training, prompt check, evaluation, selection, scoring and reward models all use this.
 
-A chat template is a program that comes with the tokenizer. It may take arguments (`enable_thinking=False`) and may
-refuse a conversation, for example one with a system message.
+    conversation    through the chat template, which writes every special token itself
+    text            as the tokenizer encodes it, with the tokens that it puts in front, as BOS, but never twice, and
+                    without those that it appends: a prompt that ends in EOS is a finished text
+
+A chat template also decides where a completion ends: `ends_of` finds the token that closes the assistant's turn.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from rlif.errors import ModelError, RecipeError, first_line
+from rlif.errors import ModelError
+from rlif.tasks.chat_template import Chat, apply
 from rlif.tasks.prompts import Prompt
 from rlif.types import Message
 
-Chat = bool | Mapping[str, Any]
-"""Whether a prompt goes through the chat template; a mapping holds arguments for the template."""
+MARK = "rlif-marks-the-end-of-this-turn"
 
 
-def render(tokenizer: Any, prompt: Prompt, problem: str | Sequence[Message], chat: Chat) -> list[int]:
-    """Renders a problem as token ids, the same as TRL's in training."""
+def render(tokenizer: Any, prompt: Prompt, problem: str | Sequence[Message], chat: Chat | bool) -> list[int]:
+    """Renders a problem as token ids."""
     return encode(tokenizer, prompt.messages(problem) if chat else prompt.text(problem), chat)
 
 
-def encode(tokenizer: Any, prompt: str | Sequence[Message], chat: Chat = True) -> list[int]:
-    """Turns a prompt into token ids: a conversation through the chat template, text as it is."""
+def encode(tokenizer: Any, prompt: str | Sequence[Message], chat: Chat | bool = True) -> list[int]:
+    """Turns a prompt into token ids: a conversation through the chat template, text as it is.
+
+    Raises:
+        ModelError: the chat template refuses the conversation.
+    """
     if isinstance(prompt, str):
-        return tokenizer(text=[prompt])["input_ids"][0]
-    return _apply(tokenizer, prompt, chat, add_generation_prompt=True, tokenize=True, return_dict=False)
+        return _encode_text(tokenizer, prompt)
+    return apply(tokenizer, prompt, chat, add_generation_prompt=True, tokenize=True, return_dict=False)
 
 
-def conversation_text(tokenizer: Any, messages: Sequence[Message], chat: Chat = True) -> str:
+def conversation_text(tokenizer: Any, messages: Sequence[Message], chat: Chat | bool = True) -> str:
     """Renders a conversation that ends with the model's turn as text."""
-    return _apply(tokenizer, messages, chat, tokenize=False)
+    return apply(tokenizer, messages, chat, tokenize=False)
 
 
-def _apply(tokenizer: Any, messages: Sequence[Message], chat: Chat, **fixed: Any) -> Any:
-    """Applies the chat template; raises a ModelError if it refuses the conversation."""
-    arguments = dict(chat) if isinstance(chat, Mapping) else {}
-    if taken := sorted(fixed.keys() & arguments):
-        raise RecipeError(f"training.chat_template_kwargs gives {', '.join(taken)}, which rlif sets; leave it out.")
+def _encode_text(tokenizer: Any, text: str) -> list[int]:
+    whole = tokenizer(text=[text])["input_ids"][0]
+    bare = tokenizer(text=[text], add_special_tokens=False)["input_ids"][0]
+    if whole == bare:
+        return whole
+    if not bare:
+        return whole[: whole[0] == tokenizer.bos_token_id]
+    starts = (i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare)
+    before = whole[: next(starts, 0)]
+    return bare if bare[: len(before)] == before else before + bare
+
+
+def turn_end(tokenizer: Any, chat: Chat | bool = True) -> int | None:
+    """Finds the token of its own that closes the assistant's turn in the chat template.
+
+    Returns:
+        None where there is none, or the template takes no turn of an assistant.
+    """
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
     try:
-        return tokenizer.apply_chat_template(list(messages), **fixed, **arguments)
-    except Exception as error:  # a template is a program by somebody else, and can raise anything
-        roles = ", ".join(str(message.get("role")) for message in messages)
-        raise ModelError(
-            f"the chat template refuses its prompt: {first_line(error)} (messages: {roles}); use a prompt of roles that"
-            " it takes, or plain prompts (chat=false, --no-chat)."
-        ) from error
+        after = conversation_text(tokenizer, turns, chat).partition(MARK)[2].strip()
+    except ModelError:
+        return None
+    ids = tokenizer(text=after, add_special_tokens=False)["input_ids"] if after else []
+    special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
+    return next((token for token in ids if token in special), None)
+
+
+def ends_of(tokenizer: Any, chat: Chat | bool) -> tuple[int, ...]:
+    """Returns the tokens that end a completion beside the end-of-sequence token: the one that closes a turn.
+
+    There are none where it would stay in the decoded text.
+    """
+    end = turn_end(tokenizer, chat) if chat else None
+    stays = end is not None and tokenizer.decode([end], skip_special_tokens=True)
+    return () if end is None or stays or end == tokenizer.eos_token_id else (end,)

@@ -154,7 +154,7 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     from rlif.scoring.statistics import score_completions
     from rlif.signals import NEEDS, SIGNALS, windowed
     from rlif.signals.token_confidence import TOP_K
-    from rlif.tasks.rendering import render
+    from rlif.tasks.rendering import ends_of, render
     from rlif.training.prepare import prepare
 
     signal = str(recipe.reward)
@@ -166,8 +166,10 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     tokenizer, chosen = prepared.tokenizer, prepared.problems[:problems]
     model, training = load_model(recipe), recipe.resolved_training
     temperature, group = training["temperature"], training["num_generations"]
-    ids = [render(tokenizer, prepared.prompt, problem.prompt, recipe.chat_template) for problem in chosen]
-    decoding = Decoding(training["max_completion_length"], temperature=temperature, n=group, seed=recipe.seed)
+    chat = recipe.chat_template
+    ids = [render(tokenizer, prepared.prompt, problem.prompt, chat) for problem in chosen]
+    sampling = {"temperature": temperature, "n": group, "seed": recipe.seed, "ends": ends_of(tokenizer, chat)}
+    decoding = Decoding(training["max_completion_length"], **sampling)
     sampler = TransformersSampler(model, tokenizer, training["per_device_train_batch_size"])
     sampled = sampler.sample(ids, decoding)
     top_k = min(TOP_K, head_of(model).vocab_size) if NEEDS[signal] == "topk_confidence_BT" else None

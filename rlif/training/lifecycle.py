@@ -147,6 +147,7 @@ def _save_model(run: Run, trainer: InternalFeedback) -> None:
 def _check_prompts(prepared: PreparedRun, trainer: InternalFeedback, console: Console) -> None:
     """Prints what is wrong with prompts and stop token before the first step; skipped with sharded weights."""
     from rlif.engines.trl.trainer import in_shards
+    from rlif.sampling.sampler import Decoding
     from rlif.training.prompt_check import check_prompts
 
     recipe, number = prepared.recipe, prepared.recipe.guard.prompt_check
@@ -159,8 +160,11 @@ def _check_prompts(prepared: PreparedRun, trainer: InternalFeedback, console: Co
         prepared.problems[:number],
         prompt=prepared.prompt,
         chat=recipe.chat_template,
-        max_tokens=recipe.resolved_training["max_completion_length"],
-        temperature=recipe.resolved_training["temperature"],
+        decoding=Decoding(
+            recipe.resolved_training["max_completion_length"],
+            temperature=recipe.resolved_training["temperature"],
+            ends=tuple(trainer.ends),
+        ),
     )
     for warning in warnings:
         console.out(f"prompt check: {warning}", highlight=False)

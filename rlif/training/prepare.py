@@ -77,14 +77,16 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     Raises:
         RlifError: anything in the recipe, the data or the tokenizer that would stop the run.
     """
+    from rlif.sampling.protocol import render_problem
     from rlif.tasks.rendering import render
 
     recipe = with_absolute_paths(recipe)
     task, prompt, options = check_settings(recipe, processes)
     problems = task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed)
+    looked_at = _held_out(recipe)
     held_out = {
         name: each.load("test", source=of_task(each, recipe.evaluate.sources), limit=recipe.evaluate.limit)
-        for name, each in _held_out(recipe).items()
+        for name, each in looked_at.items()
     }
     for found in held_out.values():
         by_id(found)  # refuses two of the same id
@@ -92,6 +94,9 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     check_annotator(recipe, load_config(recipe))
     tokenizer = load_tokenizer(recipe)
     chat = recipe.chat_template
+    for name, first in ((name, each[0]) for name, each in held_out.items() if each):  # refused before training starts
+        own = find_prompt(recipe.prompt or looked_at[name].protocol.prompt)
+        render_problem(tokenizer, own, first, chat, looked_at[name])
     short = [p for p in problems if len(render(tokenizer, prompt, p.prompt, chat)) <= recipe.max_prompt_tokens]
     if not all(render(tokenizer, prompt, p.prompt, chat) for p in short[:1]):
         raise ModelError(

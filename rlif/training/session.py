@@ -210,6 +210,10 @@ def _evaluation(
     from rlif.evaluation.evaluate import evaluate
     from rlif.sampling.protocol import Setup
     from rlif.sampling.sampler import Decoding, TransformersSampler
+    from rlif.tasks.rendering import ends_of
+
+    chat = prepared.recipe.chat_template
+    ends = ends_of(prepared.tokenizer, chat)
 
     def evaluate_at(step: int) -> None:
         if not trainer.is_world_process_zero():
@@ -220,8 +224,8 @@ def _evaluation(
         for name, problems in prepared.held_out.items():
             task = find_task(name)
             prompt = find_prompt(prepared.recipe.prompt or task.protocol.prompt)
-            decoding = Decoding(min(task.protocol.max_tokens, longest), stop=task.protocol.stop)
-            setup = Setup(prompt, prepared.recipe.chat_template, decoding)
+            decoding = Decoding(min(task.protocol.max_tokens, longest), stop=task.protocol.stop, ends=ends)
+            setup = Setup(prompt, chat, decoding)
             scores = evaluate(sampler, task, problems, setup, settings={"step": step})
             run.write_evaluation(step, name, scores.as_dict(), scores.records)
             figures = {

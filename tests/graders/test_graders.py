@@ -11,16 +11,20 @@ import sys
 import numpy as np
 import pytest
 import torch
-from support.models import byte_tokenizer, classifier_folder
-from transformers import AutoModelForSequenceClassification
+from support.chat_templates import SHAPES, entering_ids, tokenizer_of
+from support.models import byte_tokenizer, classifier_folder, tiny_config
+from transformers import AutoModelForSequenceClassification, Qwen2ForSequenceClassification
 
 import rlif
-from rlif.errors import RecipeError, RewardError
+from rlif.errors import ModelError, RecipeError, RewardError
 from rlif.graders import GRADERS, Batch
 from rlif.graders.external import checked, import_function, reward_function, reward_model
 from rlif.graders.seed_grpo import agreement_factor
 from rlif.moved import MOVED
+from rlif.rewards.terms import find_term
 from rlif.tasks import TASKS
+from rlif.tasks.chat_template import Chat
+from rlif.tasks.prompts import PROMPTS
 from rlif.types import Group, Problem
 
 TEXTS = ["so \\boxed{4}", "so \\boxed{5}", "who knows", "so \\boxed{4.0}"]
@@ -203,6 +207,38 @@ def test_a_reward_model_reads_prompt_and_completion(tmp_path):
         assert value == pytest.approx(model(**ids).logits.item(), abs=1e-4)
     plain = reward_model(folder)(Batch(["Hi "], ["there"], [""], [[]], [None]))
     assert plain[0] == pytest.approx(model(**tokenizer("Hi there", return_tensors="pt")).logits.item(), abs=1e-4)
+
+
+def reward_folder(folder, shape):
+    tokenizer = tokenizer_of(shape)
+    torch.manual_seed(0)
+    config = tiny_config(num_labels=1, vocab_size=len(tokenizer))
+    Qwen2ForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_reward_model_reads_conversations_by_its_own_template_and_the_recipes_arguments(tmp_path):
+    """Arguments that its template does not read are left out; those of the policy's template need not be its own."""
+    answer, shape = [{"role": "assistant", "content": "4"}], SHAPES["gemma"]
+    folder, tokenizer = reward_folder(tmp_path / "rm", shape), tokenizer_of(shape)
+    prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}]
+    merged = [{"role": "user", "content": "Be brief.\n\n2+2?"}, *answer]
+    with entering_ids() as rows:
+        grade = reward_model(folder, Chat(True, {"enable_thinking": False}, merge_system=True), prompt)
+        grade(Batch([prompt], [answer], ["4"], [[]], [None]))
+    assert rows == [
+        tokenizer(tokenizer.apply_chat_template(merged, tokenize=False), add_special_tokens=False).input_ids
+    ]
+
+
+def test_a_reward_model_that_cannot_read_the_prompts_is_refused_when_it_is_loaded(tmp_path):
+    prompt = PROMPTS["intuitor-3b"].messages("Go.")
+    with pytest.raises(ModelError, match=r"the reward model .*rm': .*No system role here .*merge_system=true"):
+        find_term(reward_folder(tmp_path / "rm", SHAPES["gemma"]), prompt=prompt)
+    with pytest.raises(ModelError, match=r"has no chat template; train with chat=false, or choose another\.$"):
+        find_term(classifier_folder(tmp_path / "bare", template=False), prompt=prompt)
+    assert find_term(str(tmp_path / "bare"), prompt="Go.").kind == "model"
 
 
 def test_models_that_cannot_be_reward_models_are_refused(tmp_path):

@@ -8,9 +8,10 @@ from support.models import byte_tokenizer, tiny_model
 
 import rlif
 from rlif.sampling.loading import load_model, load_tokenizer
-from rlif.sampling.sampler import Completion
+from rlif.sampling.sampler import Completion, Decoding
 from rlif.tasks import find_task
 from rlif.tasks.prompts import find_prompt
+from rlif.tasks.rendering import turn_end
 from rlif.training import prompt_check
 
 CHATML = (
@@ -36,25 +37,24 @@ def warnings(monkeypatch, texts, truncated=(), task="clock"):
     monkeypatch.setattr(prompt_check.TransformersSampler, "sample", sample)
     found = find_task(task)
     problems = found.load("test", limit=len(texts))
-    settings = {"prompt": find_prompt("plain"), "chat": True, "max_tokens": 9, "temperature": 1.0}
+    settings = {"prompt": find_prompt("plain"), "chat": True, "decoding": Decoding(9, temperature=1.0)}
     return prompt_check.check_prompts(tiny_model(), byte_tokenizer(), found, problems, **settings)
 
 
 def test_the_end_of_a_turn_is_found_in_the_chat_template():
-    assert prompt_check.turn_end(byte_tokenizer()) == 1
+    assert turn_end(byte_tokenizer()) == 1
     tokenizer = chatml()
-    assert prompt_check.turn_end(tokenizer) == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert turn_end(tokenizer) == tokenizer.convert_tokens_to_ids("<|im_end|>")
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
-    assert prompt_check.turn_end(tokenizer) is None
+    assert turn_end(tokenizer) is None
 
 
 def test_a_stop_token_that_differs_from_the_templates_is_reported():
     model, tokenizer = tiny_model(), chatml()
-    warning = prompt_check.stop_warning(model, tokenizer)
+    warning = prompt_check.stop_warning(tokenizer, [1])
     assert warning and "ends a turn with '<|im_end|>'" in warning and "end at '<|end|>' only" in warning
-    model.generation_config.eos_token_id = [1, tokenizer.convert_tokens_to_ids("<|im_end|>")]
-    assert prompt_check.stop_warning(model, tokenizer) is None
-    assert prompt_check.stop_warning(tiny_model(), byte_tokenizer()) is None
+    assert prompt_check.stop_warning(tokenizer, [1, tokenizer.convert_tokens_to_ids("<|im_end|>")]) is None
+    assert prompt_check.stop_warning(tokenizer, prompt_check.stops(model, tokenizer, True)) is None
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,10 @@ def test_the_demo_gives_no_warning_and_the_random_state_is_unchanged():
     model, tokenizer, task = load_model(recipe, "cpu"), load_tokenizer(recipe), find_task("clock")
     before = torch.get_rng_state()
     problems, prompt = task.load("train", limit=8), find_prompt("plain")
-    settings = {"prompt": prompt, "chat": True, "max_tokens": 56, "temperature": 1.0}
+    settings = {"prompt": prompt, "chat": True, "decoding": Decoding(56, temperature=1.0)}
     assert prompt_check.check_prompts(model, tokenizer, task, problems, **settings) == []
     assert torch.equal(torch.get_rng_state(), before)
-    (warning,) = prompt_check.check_prompts(model, tokenizer, task, problems, **settings | {"max_tokens": 4})[:1]
+    (warning,) = prompt_check.check_prompts(
+        model, tokenizer, task, problems, **settings | {"decoding": Decoding(4, temperature=1.0)}
+    )[:1]
     assert "8 of 8 completions do not end within 4 tokens" in warning

@@ -40,6 +40,8 @@ USED = (
     Used("trainer", "_generate_and_score_completions", "returns the advantages", ("self", "inputs")),
     Used("trainer", "_get_train_sampler", "gives the order of problems", ("self",)),
     Used("trainer", "_get_per_token_logps_and_entropies", "its passes are read, or one is run", SCORING),
+    # one that is replaced
+    Used("trainer", "_tokenize_prompts", "prompts are rendered as everywhere in rlif", ("self", "prompts")),
     # a method of TRL's that calls the reward with these columns; benchmarks time it
     Used("trainer", "_calculate_rewards", "calls the reward", REWARDING),
     # methods of transformers'
@@ -55,6 +57,8 @@ USED = (
     Used("trainer", "num_generations_eval", "the size of a group in evaluation"),
     Used("trainer", "use_vllm", "whether plain `generate` samples"),
     Used("trainer", "vllm_generation", "holds the vLLM engine"),
+    Used("trainer", "generation_config", "where completions end"),
+    Used("trainer", "generation_kwargs", "where completions end"),
     Used("GRPOTrainer", "use_transformers_continuous_batching", "whether plain `generate` samples"),
     Used("GRPOTrainer", "tools", "refused"),
     Used("GRPOTrainer", "environments", "refused"),
@@ -65,6 +69,7 @@ USED = (
     Used(SAMPLER, "generator", "the order of each epoch"),
     Used(SAMPLER, "num_samples", "the order of each epoch"),
     Used(ENGINE, "llm", "the vLLM engine in this process"),
+    Used(ENGINE, "generation_kwargs", "where completions end"),
     Used(ENGINE, "LLM", "built with our logits processor"),
 )
 

@@ -162,9 +162,8 @@ class InternalReward:
         return self.trainer.state.global_step
 
     def _truncated(self, completion_ids: list[int]) -> bool:
-        tokenizer = self.trainer.processing_class
-        ends = getattr(self.trainer, "eos_token_ids", [tokenizer.eos_token_id])  # a list of its own in TRL 1.16
-        return not completion_ids or completion_ids[-1] not in (*ends, tokenizer.pad_token_id)
+        ends = (*self.trainer.ends, self.trainer.processing_class.pad_token_id)
+        return not completion_ids or completion_ids[-1] not in ends
 
     def _on_all(self, work: Callable[[], Result]) -> Result:
         """Runs `work` on every process; an error on one is raised on all."""

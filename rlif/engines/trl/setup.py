@@ -50,12 +50,13 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
     config = trainer_of(recipe.algorithm)[1]
     fields = {field.name for field in dataclasses.fields(config) if field.init}
     hints = typing.get_type_hints(config)
-    options = recipe.resolved_training
+    options = dict(recipe.resolved_training)
     for name, value in options.items():
         if name not in fields:
             raise RecipeError(f"unknown key 'training.{name}': TRL has no such option; {nearest(name, fields)}")
         try:
-            TypeAdapter(hints[name], config=STRICT).validate_python(value)
+            checked = TypeAdapter(hints[name], config=STRICT).validate_python(value)
+            options[name] = checked if isinstance(checked, float) else value  # transformers takes no 2 for 2.0
         except ValidationError as error:
             reason = error.errors()[0]["msg"].lower()
             raise RecipeError(f"training.{name} in the recipe: {reason}, found {value!r}.") from None
@@ -105,7 +106,7 @@ def build_trainer(
         if not raised_by_library(error):
             raise
         raise RecipeError(f"TRL refuses these training options: {first_line(error)}") from error
-    reward, lora = build_reward(recipe, task, problems), _lora(recipe)
+    reward, lora = build_reward(recipe, task, problems, prompts[0]), _lora(recipe)
     rows = [{"prompt": prompt} | ({} if problems is None else {"problem": n}) for n, prompt in enumerate(prompts)]
     try:
         with vllm_errors(recipe, options):
@@ -117,6 +118,7 @@ def build_trainer(
                 processing_class=tokenizer,
                 peft_config=lora,
                 vllm_capture=recipe.vllm_capture,
+                chat=recipe.chat_template,
             )
     except (OSError, ImportError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if not raised_by_library(error):
@@ -126,10 +128,19 @@ def build_trainer(
     return trainer
 
 
-def build_reward(recipe: Recipe, task: Task | None, problems: Sequence[Problem] | None) -> InternalReward:
-    """Builds the reward of a recipe, its models loaded."""
+def build_reward(
+    recipe: Recipe, task: Task | None, problems: Sequence[Problem] | None, prompt: Any = None
+) -> InternalReward:
+    """Builds the reward of a recipe, its models loaded; they must be able to read `prompt`, if it is given."""
     terms = [
-        find_term(name, weight, window=recipe.confidence_window, seconds=recipe.reward_seconds)
+        find_term(
+            name,
+            weight,
+            window=recipe.confidence_window,
+            seconds=recipe.reward_seconds,
+            chat=recipe.chat_template,
+            prompt=prompt,
+        )
         for name, weight in recipe.weights.items()
     ]
     return InternalReward(

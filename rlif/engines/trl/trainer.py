@@ -2,7 +2,7 @@
 
 The trainers here override methods of TRL's and of transformers', `super()` first, and change nothing of what these do:
 `contract.USED` lists them. So a signal costs no forward pass wherever TRL runs one that serves. `rlif.config.passes`
-has the table; the path taken is logged.
+has the table; the path taken is logged. Prompts are rendered by `rlif.tasks.rendering`, not by TRL.
 
 Self-certainty is that of the sampling distribution: temperature applied, top-k, top-p and penalties not. Rows that are
 truncated while `mask_truncated_completions` is on, rows without tokens and non-finite values are None: outside the
@@ -34,6 +34,8 @@ from rlif.rewards.mixing import Mixer
 from rlif.scoring.head import evaluation_mode, has_active_dropout, head_of, verify_head
 from rlif.scoring.taps import CHEAP, BackboneTap, DecodeTap
 from rlif.signals.token_confidence import TOP_K
+from rlif.tasks.chat_template import Chat
+from rlif.tasks.rendering import encode, ends_of
 
 
 def in_shards(accelerator: Any) -> bool:
@@ -53,12 +55,21 @@ class InternalFeedback(Trainer):
     shadow: Shadow | None = None
     capture: Capture | None = None
 
-    def __init__(self, *args: Any, reward_funcs: InternalReward, vllm_capture: bool = False, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        reward_funcs: InternalReward,
+        vllm_capture: bool = False,
+        chat: Chat | None = None,
+        **kwargs: Any,
+    ):
         check_trl(type(self))
         self.reward = reward_funcs
         with with_capture_processor() if vllm_capture else nullcontext():
             super().__init__(*args, reward_funcs=reward_funcs, **kwargs)
         restore_seed(self)
+        self.chat = Chat(True, self.args.chat_template_kwargs) if chat is None else chat
+        self._end_turns()
         if vllm_capture and in_shards(self.accelerator):  # each process would decide alone whether to run a pass
             raise RecipeError("vllm_capture needs whole weights on every process, and these are sharded; leave it out.")
         if vllm_capture:
@@ -92,6 +103,30 @@ class InternalFeedback(Trainer):
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SameOrder:
         return SameOrder(super()._get_train_sampler(*args, **kwargs), self)
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        """Renders prompts as all of rlif does; TRL would leave an appended EOS, and two BOS, in plain text."""
+        return [encode(self.processing_class, prompt, self.chat) for prompt in prompts], None, {}
+
+    @property
+    def ends(self) -> list[int]:
+        """The tokens that end a completion; TRL before 1.16 knows one alone."""
+        return getattr(self, "eos_token_ids", [self.processing_class.eos_token_id])
+
+    def _end_turns(self) -> None:
+        """Makes the token that closes a turn in the chat template end completions too."""
+        conversations = not isinstance(self.train_dataset[0]["prompt"], str)
+        more = [end for end in ends_of(self.processing_class, self.chat) if end not in self.ends]
+        if not more or not conversations or not hasattr(self, "eos_token_ids"):
+            return
+        self.eos_token_ids = [*self.eos_token_ids, *more]
+        if self.use_vllm:
+            given = self.vllm_generation.generation_kwargs
+            more += given.get("stop_token_ids") or []
+            self.vllm_generation.generation_kwargs = {**given, "stop_token_ids": more}
+        else:
+            self.generation_config.eos_token_id = self.eos_token_ids
+            self.generation_kwargs["eos_token_id"] = self.eos_token_ids
 
     def _generate(self, prompts: list[Any], *args: Any, **kwargs: Any) -> Any:
         reads, inner = self._read(self.model) == "decode", self.accelerator.unwrap_model(self.model)

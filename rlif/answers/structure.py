@@ -170,10 +170,10 @@ def _bracketed(text: str) -> Node | None:
         inner = _parse(inside, thousands=False)
         return inner if isinstance(inner, Group | Matrix) or kind == "()" else None
     nodes = [_parse(part, thousands=False) for part in parts]
-    signed = [i for i, node in enumerate(nodes) if isinstance(node, Group) and node.kind == ","]  # \pm 2
+    signed = [(i, node.parts) for i, node in enumerate(nodes) if isinstance(node, Group) and node.kind == ","]  # \pm 2
     if kind == "()" and len(signed) == 1:
-        at = signed[0]
-        return Group(",", tuple(Group(kind, (*nodes[:at], node, *nodes[at + 1 :])) for node in nodes[at].parts))
+        at, values = signed[0]
+        return Group(",", tuple(Group(kind, (*nodes[:at], value, *nodes[at + 1 :])) for value in values))
     return Group(kind, _flat(nodes, ",") if kind == r"\{\}" else tuple(nodes))
 
 
@@ -277,21 +277,25 @@ def _system(nodes: Sequence[Node]) -> Node | None:
 
 def merged(node: Node) -> Node:
     """Joins intervals of a union that touch or overlap, if all their ends are numbers."""
-    if not isinstance(node, Group) or node.kind != "u" or not all(map(_is_interval, node.parts)):
+    if not isinstance(node, Group) or node.kind != "u":
         return node
-    ends = [tuple(map(_end, part.parts)) for part in node.parts if isinstance(part, Group)]
-    if any(end is None for pair in ends for end in pair):
-        return node
-    found: list[tuple[Group, Fraction | float]] = []
-    for part, (low, high) in sorted(
-        zip(node.parts, ends, strict=True), key=lambda item: (item[1][0], item[0].kind[0] == "(")
-    ):
-        last, until = found[-1] if found else (None, 0)
+    known: list[tuple[Fraction | float, bool, Fraction | float, Group]] = []
+    for part in node.parts:
+        low, high = map(_end, part.parts) if _is_interval(part) else (None, None)
+        if low is None or high is None or not isinstance(part, Group):
+            return node
+        known.append((low, part.kind[0] == "(", high, part))
+    found: list[Group] = []
+    until = -math.inf
+    for low, _, high, part in sorted(known, key=lambda each: each[:2]):
+        last = found[-1] if found else None
         if last is None or low > until or (low == until and last.kind[1] == ")" and part.kind[0] == "("):
-            found.append((part, high))
+            found.append(part)
+            until = high
         elif high > until or (high == until and part.kind[1] == "]"):
-            found[-1] = (Group(last.kind[0] + part.kind[1], (last.parts[0], part.parts[1])), high)
-    return found[0][0] if len(found) == 1 else Group("u", tuple(part for part, _ in found))
+            found[-1] = Group(last.kind[0] + part.kind[1], (last.parts[0], part.parts[1]))
+            until = high
+    return found[0] if len(found) == 1 else Group("u", tuple(found))
 
 
 def _end(text: Node) -> Fraction | float | None:

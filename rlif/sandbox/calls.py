@@ -14,16 +14,19 @@ import contextlib
 import ctypes
 import importlib
 import io
+import mmap
 import os
 import signal
 import socket
 import sys
 import types
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from rlif.sandbox.values import InvalidData, receive, send
+
+Note = mmap.mmap | ctypes.Array[ctypes.c_ubyte]  # a byte that processes share
 
 FILE = "program.py"
 _BUILTIN = {name: kind for name, kind in vars(builtins).items() if isinstance(kind, type)}
@@ -129,7 +132,7 @@ def keep_forever(value: Any) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
 
 
-def note_memory_error(note: MutableSequence[int]) -> None:
+def note_memory_error(note: Note) -> None:
     """Makes Python write a 1 into shared memory when it ends because of a MemoryError that nobody caught."""
     process = os.getpid()
 

@@ -21,7 +21,7 @@ import resource
 import signal
 import struct
 import sys
-from collections.abc import Mapping, MutableSequence
+from collections.abc import Mapping
 
 from rlif.sandbox.filters import SHARED_BYTES, call_filter, call_number
 
@@ -165,7 +165,7 @@ def set_limits(limits: Mapping[str, float], more_processes: int = 0) -> None:
         resource.setrlimit(kind, (soft, hard) if ceiling < 0 else (min(soft, ceiling), min(hard, ceiling)))
 
 
-def shared_byte() -> MutableSequence[int]:
+def shared_byte() -> "ctypes.Array[ctypes.c_ubyte]":
     """Makes a byte that forked processes share. In a file without a name, because other such memory is counted."""
     file = os.memfd_create("note")
     os.truncate(file, 1)

@@ -24,10 +24,10 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
 
 from rlif.sandbox import jail
-from rlif.sandbox.calls import FILE, answer_calls, begin_anew, keep_forever, note_memory_error, run_tests
+from rlif.sandbox.calls import FILE, Note, answer_calls, begin_anew, keep_forever, note_memory_error, run_tests
 
 _WATCH_SECONDS = 0.05  # between two checks of the memory in use
 _HIGHEST = 128  # more descriptors than a supervisor ever has open
@@ -180,7 +180,7 @@ class Supervisor:
         code = os.waitstatus_to_exitcode(status)
         os.write(_REPORT, f"{code}{_MEMORY if code and note[0] else ''}".encode())
 
-    def _become_program(self, limits: dict[str, float], with_calls: bool, note: MutableSequence[int]) -> None:
+    def _become_program(self, limits: dict[str, float], with_calls: bool, note: Note) -> None:
         self.forked = True
         self.control.detach()
         os.chdir(self.folder)
@@ -213,7 +213,7 @@ class Supervisor:
             ready, _, _ = select.select([*open_pipes, self.control], [], [], _WATCH_SECONDS)
             if self.control in ready:  # there is one order at a time, so this is the end
                 raise HostClosed
-            for pipe in ready:
+            for pipe in [pipe for pipe in open_pipes if pipe in ready]:
                 if not open_pipes[pipe].read() and open_pipes.pop(pipe) is judge:
                     return False
             begun = init.report and not self.local
@@ -282,6 +282,6 @@ def main(local: bool, present: set[str]) -> None:
         return
     except HostClosed:
         os._exit(0)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
         os._exit(1)

@@ -144,13 +144,13 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def has_active_dropout(model: nn.Module) -> bool:
-    """Tells whether a forward pass of the model, in its present mode, drops values."""
-
-    def rate(module: nn.Module) -> float:
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            return module.p
-        attention = getattr(module, "attention_dropout", 0.0)
-        return attention if isinstance(attention, float) else 0.0
-
-    return any(module.training and rate(module) > 0 for module in model.modules())
+@contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Switches to training mode; every submodule's own mode is back afterwards."""
+    before = [(module, module.training) for module in model.modules()]
+    model.train()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training

@@ -50,6 +50,8 @@ USED = (
     Used("trainer", "callback_handler", "orders callbacks, logs the last scores"),
     Used("trainer", "ref_model", "the reference pass, and offline annotators"),
     Used("trainer", "temperature", "statistics are those of the sampling distribution"),
+    Used("trainer", "generation_config", "the check before a run decodes greedily, a few tokens"),
+    Used("trainer", "_metrics", "the check before a run leaves no trace in the log"),
     Used("trainer", "num_iterations", "whether TRL scores the policy anyway"),
     Used("trainer", "num_generations", "the size of a group"),
     Used("trainer", "num_generations_eval", "the size of a group in evaluation"),
@@ -65,6 +67,7 @@ USED = (
     Used(SAMPLER, "generator", "the order of each epoch"),
     Used(SAMPLER, "num_samples", "the order of each epoch"),
     Used(ENGINE, "llm", "the vLLM engine in this process"),
+    Used(ENGINE, "max_completion_length", "the check before a run samples a few tokens"),
     Used(ENGINE, "LLM", "built with our logits processor"),
 )
 

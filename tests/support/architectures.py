@@ -93,7 +93,6 @@ OWN: dict[str, dict[str, Any]] = {
     "smollm3": {},
     "stablelm": {},
     "starcoder2": {},
-    "xglm": {"d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4, "scale_embedding": False},
     "bert": {"is_decoder": False},
 }
 
@@ -102,7 +101,7 @@ def architecture(name: str, dropout: float = 0.0, **changes: Any) -> Any:
     """Makes a tiny random model; every option of its configuration that drops values is set to `dropout`."""
     config = AutoConfig.for_model(name, **SIZES | OWN[name] | changes)
     for key, value in config.to_dict().items():
-        if "drop" in key and isinstance(value, float):
+        if "drop" in key and key != "layerdrop" and isinstance(value, float):
             setattr(config, key, dropout)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)

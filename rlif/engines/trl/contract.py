@@ -40,6 +40,8 @@ USED = (
     Used("trainer", "_generate_and_score_completions", "returns the advantages", ("self", "inputs")),
     Used("trainer", "_get_train_sampler", "gives the order of problems", ("self",)),
     Used("trainer", "_get_per_token_logps_and_entropies", "its passes are read, or one is run", SCORING),
+    # a method of TRL's that is called
+    Used("trainer", "_tokenize_prompts", "renders the prompts of the check before a run", ("self", "prompts")),
     # a method of TRL's that calls the reward with these columns; benchmarks time it
     Used("trainer", "_calculate_rewards", "calls the reward", REWARDING),
     # methods of transformers'

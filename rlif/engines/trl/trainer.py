@@ -22,26 +22,22 @@ from typing import Any, Literal, cast
 import torch
 from accelerate.utils import DistributedType, gather_object
 from torch import nn
-from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
 from trl import GRPOTrainer, RLOOTrainer  # pyright: ignore[reportPrivateImportUsage]
 from trl.trainer.utils import use_adapter
 
 from rlif.config.passes import EVERY, Conditions, needs_copy, scored_anyway, which_pass
 from rlif.config.passes import Path as Way
 from rlif.engines.trl.annotator import Shadow
-from rlif.engines.trl.checkpointing import SameOrder
+from rlif.engines.trl.checkpointing import NormaliserState, SameOrder
 from rlif.engines.trl.contract import check_trl
 from rlif.engines.trl.rewards import InternalReward, Rollout
 from rlif.engines.trl.vllm import Capture, colocated, restore_seed, with_capture_processor
 from rlif.errors import ModelError, RecipeError
-from rlif.rewards.mixing import Mixer
 from rlif.scoring.exactness import TOLERANCE, deviation, random_state_kept, replaced
 from rlif.scoring.head import causal_lm, evaluation_mode, head_of, training_mode, verify_head
 from rlif.scoring.statistics import score_completions
 from rlif.scoring.taps import CHEAP, BackboneTap, DecodeTap
 from rlif.signals.token_confidence import TOP_K
-from rlif.tasks.rendering import encode
 
 LOG = logging.getLogger(__name__)
 ROWS, TOKENS, LOOKED_AT = 4, 16, 10_000  # of the check before a run: completions, their length, prompts to choose from
@@ -312,7 +308,7 @@ class InternalFeedback(Trainer):
             with replaced(self, generation_config=config):
                 self._generate(prompts)
             return self.take_rollout()
-        ids = [encode(self.processing_class, prompt, self.args.chat_template_kwargs or True) for prompt in prompts]
+        ids = self._tokenize_prompts(prompts)[0]
         ends = [row[-(TOKENS - 3 * n) :] for n, row in enumerate(ids)]
         self.rollout = Rollout(ids, [*ends[1:], *ends[:1]])  # each prompt goes on with the end of another
         if self.read is not None:
@@ -359,18 +355,3 @@ class InternalGRPOTrainer(InternalFeedback, GRPOTrainer):
 
 class InternalRLOOTrainer(InternalFeedback, RLOOTrainer):
     """TRL's RLOOTrainer rewarded by a signal."""
-
-
-class NormaliserState(TrainerCallback, ExportableState):
-    """Carries the spreads at the start of a run through its checkpoints, in `trainer_state.json`."""
-
-    def __init__(self, mixer: Mixer):
-        self.mixer = mixer
-
-    def state(self) -> dict[str, Any]:
-        return {"args": {}, "attributes": {"start_spread": self.mixer.state()}}
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        saved = state.stateful_callbacks.get(type(self).__name__)
-        if saved:
-            self.mixer.load(saved["attributes"]["start_spread"])

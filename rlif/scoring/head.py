@@ -88,6 +88,29 @@ def head_of(model: nn.Module) -> Head:
     return Head(module, scale, getattr(config, "final_logit_softcapping", None))
 
 
+def longest_sequence(config: Any) -> int | None:
+    """Returns how many tokens of prompt and completion a model takes; None where it has no such limit."""
+    text = config.get_text_config()
+    limit = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    stretched = (rope.get("original_max_position_embeddings") or 0) * (rope.get("factor") or 0)
+    return max(limit, int(stretched)) if isinstance(limit, int) else None
+
+
+@contextmanager
+def without_router_logits(model: nn.Module) -> Iterator[None]:
+    """Has a mixture of experts return no router logits, whose loss cannot be computed while it decodes."""
+    config = causal_lm(model).config.get_text_config()
+    wanted = getattr(config, "output_router_logits", None)
+    if wanted:
+        config.output_router_logits = False
+    try:
+        yield
+    finally:
+        if wanted:
+            config.output_router_logits = wanted
+
+
 verified: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models whose head was compared with their logits
 
 
@@ -108,6 +131,11 @@ def verify_head(model: nn.Module) -> None:
     with evaluation_mode(lm):
         ours = head.finish(head.module(lm.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state))
         theirs = lm(input_ids=ids_BL, use_cache=False).logits.float()
+    if not theirs.isfinite().all():
+        raise ModelError(
+            f"the logits of {type(lm).__name__} are not finite in {str(lm.dtype).removeprefix('torch.')}: its weights"
+            " are damaged, or too large for this type."
+        )
     tolerance = 1e-4 if theirs.dtype == lm.dtype else 2e-2
     _verify(lm, ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance))
 

@@ -32,9 +32,9 @@ from rlif.engines.trl.checkpointing import NormaliserState, SameOrder
 from rlif.engines.trl.contract import check_trl
 from rlif.engines.trl.rewards import InternalReward, Rollout
 from rlif.engines.trl.vllm import Capture, colocated, restore_seed, with_capture_processor
-from rlif.errors import ModelError, RecipeError
+from rlif.errors import ModelError, RecipeError, RlifError, first_line
 from rlif.scoring.exactness import TOLERANCE, deviation, random_state_kept, replaced
-from rlif.scoring.head import causal_lm, evaluation_mode, head_of, training_mode, verify_head
+from rlif.scoring.head import causal_lm, evaluation_mode, head_of, training_mode, verify_head, without_router_logits
 from rlif.scoring.statistics import score_completions
 from rlif.scoring.taps import CHEAP, BackboneTap, DecodeTap
 from rlif.signals.token_confidence import TOP_K
@@ -65,6 +65,7 @@ class InternalFeedback(Trainer):
     def __init__(self, *args: Any, reward_funcs: InternalReward, vllm_capture: bool = False, **kwargs: Any):
         check_trl(type(self))
         self.reward = reward_funcs
+        trains_on = hasattr(kwargs.get("model"), "get_base_model")  # an adapter that exists: off, it is not the start
         with with_capture_processor() if vllm_capture else nullcontext():
             super().__init__(*args, reward_funcs=reward_funcs, **kwargs)
         restore_seed(self)
@@ -79,7 +80,8 @@ class InternalFeedback(Trainer):
         self.vocab_size = head_of(self.model).vocab_size
         verify_head(self.model)
         annotator, inner = self.reward.annotator, self.accelerator.unwrap_model(self.model)
-        if needs_copy(annotator.kind, held=self.ref_model is not None or hasattr(inner, "get_base_model")):
+        starts = hasattr(inner, "get_base_model") and (not trains_on or "ref" in inner.peft_config)
+        if needs_copy(annotator.kind, held=self.ref_model is not None or starts):
             if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
                 raise RecipeError(
                     f"annotator {annotator.kind} keeps a copy of whole parameters, which needs strategy ddp."
@@ -105,7 +107,8 @@ class InternalFeedback(Trainer):
     def _generate(self, prompts: list[Any], *args: Any, **kwargs: Any) -> Any:
         reads, inner = self.read == "decode", self.accelerator.unwrap_model(self.model)
         wanted = {*CHEAP, *self.reward.needs}
-        with DecodeTap(inner, self.temperature, wanted, TOP_K) if reads else nullcontext() as tap:
+        tapped = DecodeTap(inner, self.temperature, wanted, TOP_K) if reads else nullcontext()
+        with without_router_logits(inner), tapped as tap:
             output = super()._generate(prompts, *args, **kwargs)
         self.rollout = Rollout(prompt_ids=list(output[0]), completion_ids=list(output[1]))
         if tap is not None:
@@ -254,7 +257,7 @@ class InternalFeedback(Trainer):
         if self.verified:
             return
         self.verified = True
-        while (found := self._rehearse()) is not None:
+        while (found := self._rehearsed()) is not None:
             way = self.read
             if way is None:
                 raise ModelError(
@@ -265,6 +268,14 @@ class InternalFeedback(Trainer):
             instead = self.read or ("a pass of rlif's own" if self.reward.needs else "nothing")
             if self.is_world_process_zero():
                 LOG.warning("%s: what the path %r gives %s; %s is read instead", self._name, way, found, instead)
+
+    def _rehearsed(self) -> str | None:
+        try:
+            return self._rehearse()
+        except (RlifError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever a model raises that does not fit the engine
+            raise ModelError(f"{self._name} fails in the passes that training runs: {first_line(error)}") from error
 
     @property
     def _name(self) -> str:

@@ -1,8 +1,9 @@
 """Says before anything long starts what a model cannot do, from its configuration and from its weights.
 
-check_kind      a model of text, which transformers loads as a causal language model
-check_fit       prompts and completions within its positions, and tokens within its embeddings
-check_finite    weights without NaN and infinite values; `check_files` reads them off the disk
+    check_kind         a model of text, which transformers loads as a causal language model
+    check_trainable    quantised weights take adapters
+    check_fit          prompts and completions within its positions, and tokens within its embeddings
+    check_finite       weights without NaN and infinite values; `check_files` reads them off the disk
 
 Training, its dry run, evaluation, selection and the forecast call these through `rlif.sampling.loading`,
 `rlif.training.prepare` and the samplers. `rlif.scoring.statistics` refuses rows that are too long itself.
@@ -34,6 +35,21 @@ def check_kind(name: str, config: Any) -> None:
         f"{name} is a {config.model_type} model{parts}, and transformers has no causal language model of text of this"
         " kind; use a model of text."
     )
+
+
+def check_trainable(name: str, config: Any, adapters: bool) -> None:
+    """Refuses to train quantised weights themselves; adapters over them can be trained.
+
+    Raises:
+        ModelError: says how they are quantised.
+    """
+    found = getattr(config, "quantization_config", None) or {}
+    method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+    if method in ("awq", "bitsandbytes", "gptq") and not adapters:
+        raise ModelError(
+            f"the weights of {name} are quantised ({method}) and cannot be trained themselves; train adapters over them"
+            " (lora), or take the model that was not quantised."
+        )
 
 
 def check_fit(name: str, config: Any, tokenizer: Any, prompt_ids: Sequence[Sequence[int]], max_tokens: int) -> None:

@@ -71,15 +71,15 @@ def adapter_settings(path: str | Path) -> dict[str, Any]:
     return settings
 
 
-def check_adapter(recipe: Recipe) -> None:
-    """Refuses a recipe whose `lora` contradicts the adapter that is to be trained on.
+def check_adapter(recipe: Recipe) -> bool:
+    """Tells whether a recipe trains adapters; refuses one whose `lora` contradicts the adapter that is its model.
 
     Raises:
         RecipeError: names the key.
     """
     path = model_path(recipe)
     if not is_adapter(path):
-        return
+        return recipe.lora is not None
     settings = adapter_settings(path)
     for key, value in (recipe.lora or {}).items():
         found = settings.get(key)
@@ -89,6 +89,7 @@ def check_adapter(recipe: Recipe) -> None:
                 f"{recipe.model} is an adapter with {key} {found!r}, but lora.{key} is {value!r}; leave lora out to"
                 " train this adapter on, or merge it into its base first to train a new one."
             )
+    return True
 
 
 def gguf_file(path: Path) -> Path | None:

@@ -72,7 +72,7 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     Raises:
         RlifError: anything in the recipe, the data or the tokenizer that would stop the run.
     """
-    from rlif.sampling.limits import check_fit
+    from rlif.sampling.limits import check_fit, check_trainable
     from rlif.sampling.protocol import render_problem
     from rlif.tasks.rendering import render
 
@@ -86,7 +86,7 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     }
     check_gold(recipe, task, problems)
     config = load_config(recipe)
-    check_adapter(recipe)
+    check_trainable(recipe.model, config, adapters=check_adapter(recipe))
     check_annotator(recipe, config)
     tokenizer = load_tokenizer(recipe)
     chat = recipe.chat_template

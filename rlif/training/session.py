@@ -136,7 +136,8 @@ def build(prepared: PreparedRun, run: Run, fresh: bool) -> InternalFeedback:
             raise RecipeError(
                 "evaluation on the way needs whole weights, and these are sharded; leave evaluate.tasks empty."
             )
-        if not in_shards(trainer.accelerator):  # those cannot run before training begins, and are checked then
+        whole = not in_shards(trainer.accelerator) and trainer.model.device.type == trainer.accelerator.device.type
+        if whole:  # others cannot run before training begins, and are checked then
             trainer.verify_signal()
         return trainer
     except RlifError:

@@ -118,6 +118,16 @@ def test_causal_models_of_text_are_not_refused():
         check_kind("m", config)
 
 
+def test_quantised_weights_are_trained_by_adapters_alone(tmp_path, monkeypatch, capsys):
+    folder = saved(tmp_path / "m")
+    path = Path(folder) / "config.json"
+    quantised = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | quantised))
+    code, _, err = dry_run(monkeypatch, capsys, f"model={folder}")
+    assert code == 2 and "are quantised (bitsandbytes)" in err and "train adapters over them (lora)" in err
+    assert dry_run(monkeypatch, capsys, f"model={folder}", "lora={r: 4}")[0] == 0
+
+
 def adapter_folder(folder: Path) -> Path:
     """Writes an adapter that changes its base, and no tokenizer."""
     base = saved(folder / "base")

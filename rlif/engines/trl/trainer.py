@@ -32,7 +32,7 @@ from rlif.engines.trl.checkpointing import NormaliserState, SameOrder
 from rlif.engines.trl.contract import check_trl
 from rlif.engines.trl.rewards import InternalReward, Rollout
 from rlif.engines.trl.vllm import Capture, colocated, restore_seed, with_capture_processor
-from rlif.errors import ModelError, RecipeError, RlifError, first_line
+from rlif.errors import ModelError, RecipeError, first_line
 from rlif.scoring.exactness import TOLERANCE, deviation, random_state_kept, replaced
 from rlif.scoring.head import causal_lm, evaluation_mode, head_of, training_mode, verify_head, without_router_logits
 from rlif.scoring.statistics import score_completions
@@ -40,7 +40,7 @@ from rlif.scoring.taps import CHEAP, BackboneTap, DecodeTap
 from rlif.signals.token_confidence import TOP_K
 
 LOG = logging.getLogger(__name__)
-ROWS, TOKENS, LOOKED_AT = 4, 16, 10_000  # of the check before a run: completions, their length, prompts to choose from
+ROWS, TOKENS, LOOKED_AT = 4, 16, 2_000  # of the check before a run: completions, their length, prompts to choose from
 
 
 def in_shards(accelerator: Any) -> bool:
@@ -267,14 +267,12 @@ class InternalFeedback(Trainer):
             self.inexact |= {way}
             instead = self.read or ("a pass of rlif's own" if self.reward.needs else "nothing")
             if self.is_world_process_zero():
-                LOG.warning("%s: what the path %r gives %s; %s is read instead", self._name, way, found, instead)
+                LOG.warning("%s: the path %r %s; %s is read instead", self._name, way, found, instead)
 
     def _rehearsed(self) -> str | None:
         try:
             return self._rehearse()
-        except (RlifError, MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # whatever a model raises that does not fit the engine
+        except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
             raise ModelError(f"{self._name} fails in the passes that training runs: {first_line(error)}") from error
 
     @property
@@ -293,7 +291,7 @@ class InternalFeedback(Trainer):
         self._metrics, self.state.num_input_tokens_seen = metrics, seen
         off = deviation(rollout.fields, alone, rollout.lengths)
         if random and rollout.fields:
-            return "drops values at random while training (dropout)"
+            return "draws random numbers, as dropout does"
         return None if off <= tolerance else f"is {off:.2g} nats a token off an unpadded pass (limit {tolerance:g})"
 
     def _dtypes(self) -> set[torch.dtype]:
@@ -320,7 +318,8 @@ class InternalFeedback(Trainer):
                 self._generate(prompts)
             return self.take_rollout()
         ids = self._tokenize_prompts(prompts)[0]
-        ends = [row[-(TOKENS - 3 * n) :] for n, row in enumerate(ids)]
+        most = min(TOKENS, self.args.max_completion_length)
+        ends = [row[-max(1, most - 3 * n) :] for n, row in enumerate(ids)]
         self.rollout = Rollout(ids, [*ends[1:], *ends[:1]])  # each prompt goes on with the end of another
         if self.read is not None:
             model, switched = self._reference() if self.read == "reference" else (self.model, nullcontext())

@@ -74,8 +74,8 @@ def test_the_signal_is_exact_or_refused(name, dropout, path, tmp_path):
 def test_what_is_not_read_is_said(tmp_path, caplog):
     trained(tmp_path, "gpt2", 0.1, "policy")
     policy, decode = (record.getMessage() for record in caplog.records if "path" in record.getMessage())
-    assert policy.startswith("GPT2LMHeadModel: what the path 'policy' gives drops values at random")
-    assert decode.endswith("drops values at random while training (dropout); a pass of rlif's own is read instead")
+    assert policy == "GPT2LMHeadModel: the path 'policy' draws random numbers, as dropout does; decode is read instead"
+    assert decode.endswith("as dropout does; a pass of rlif's own is read instead")
 
 
 def test_the_check_changes_neither_random_state_nor_log_nor_modes(model_folder):
@@ -131,3 +131,20 @@ def test_rewards_of_text_alone_need_no_statistics(model_folder):
     trainer.train()
     assert trainer.rollouts[0]["path"] == "none"
     assert all(row.token_self_certainty is None for row in trainer.rollouts[0]["scored"])
+
+
+def test_a_model_that_does_not_fit_the_engine_is_refused_in_one_sentence(model_folder):
+    """Multimodal Gemma-3 asks for the kinds of tokens in training mode."""
+    model = tiny_model()
+    forward = model.forward
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        if model.training:
+            raise ValueError("`token_type_ids` are required as a model input when training\nmore")
+        return forward(*args, **kwargs)
+
+    model.forward = refuse
+    with pytest.raises(
+        rlif.RlifError, match=r"^Qwen2ForCausalLM fails in the passes that training runs: `token_type_ids`.*ing$"
+    ):
+        make_trainer(model_folder, model=model).train()

@@ -26,6 +26,7 @@ import torch
 from rlif.errors import ModelError, RecipeError, RewardError, first_line
 from rlif.graders.batch import Batch
 from rlif.moved import where_moved
+from rlif.scoring.head import longest_sequence
 from rlif.tasks.rendering import conversation_text
 
 GOLD = ("gold", "solution")
@@ -151,6 +152,7 @@ def load_classifier(kind: str, name: str) -> tuple[Any, Any]:
         raise ModelError(f"cannot load the {kind} model {name!r}: {first_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"  # on the left it would shift learned positions
     model.config.pad_token_id = tokenizer.pad_token_id
     return tokenizer, model.eval().to(model_device())
 
@@ -162,6 +164,7 @@ def reward_model(name: str) -> Callable[[Batch], list[float | None]]:
         ModelError: it cannot be loaded, or has more than one output.
     """
     tokenizer, model = load_classifier("reward", name)
+    limit = longest_sequence(model.config)
     if model.config.num_labels != 1:
         raise ModelError(f"the reward model {name!r} has {model.config.num_labels} outputs; a reward model has one.")
 
@@ -185,6 +188,11 @@ def reward_model(name: str) -> Callable[[Batch], list[float | None]]:
             inputs = tokenizer(
                 texts[start : start + BATCH], padding=True, return_tensors="pt", add_special_tokens=False
             ).to(model.device)
+            if limit is not None and inputs["input_ids"].shape[1] > limit:
+                raise RewardError(
+                    f"the reward model {name!r} reads {limit} tokens, but a prompt with its completion has"
+                    f" {inputs['input_ids'].shape[1]}; lower training.max_completion_length, or choose another"
+                )
             values += model(**inputs).logits[:, 0].float().tolist()
         return checked(name, values, len(texts))
 

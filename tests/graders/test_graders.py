@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from support.models import byte_tokenizer, classifier_folder
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
 
 import rlif
 from rlif.errors import RecipeError, RewardError
@@ -203,6 +203,22 @@ def test_a_reward_model_reads_prompt_and_completion(tmp_path):
         assert value == pytest.approx(model(**ids).logits.item(), abs=1e-4)
     plain = reward_model(folder)(Batch(["Hi "], ["there"], [""], [[]], [None]))
     assert plain[0] == pytest.approx(model(**tokenizer("Hi there", return_tensors="pt")).logits.item(), abs=1e-4)
+
+
+def test_a_reward_model_with_learned_positions_reads_rows_of_all_lengths_within_them(tmp_path):
+    """Its tokenizer pads on the left, which would shift positions."""
+    model = GPT2ForSequenceClassification(
+        GPT2Config(vocab_size=261, n_positions=24, n_embd=32, n_layer=2, n_head=4, num_labels=1, pad_token_id=0)
+    )
+    torch.nn.init.normal_(model.transformer.wpe.weight)
+    model.save_pretrained(tmp_path), byte_tokenizer().save_pretrained(tmp_path)
+    texts, tokenizer = ["a", "a rather long text"], byte_tokenizer()
+    found = reward_model(str(tmp_path))(Batch(["", ""], texts, ["", ""], [[], []], [None, None]))
+    model = model.double().eval()
+    for value, text in zip(found, texts, strict=True):
+        assert value == pytest.approx(model(**tokenizer(text, return_tensors="pt")).logits.item(), abs=1e-4)
+    with pytest.raises(RewardError, match="reads 24 tokens, but a prompt with its completion has 30"):
+        reward_model(str(tmp_path))(Batch([""], ["x" * 30], [""], [[]], [None]))
 
 
 def test_models_that_cannot_be_reward_models_are_refused(tmp_path):

@@ -14,7 +14,10 @@ from typing import Any
 import numpy
 import torch
 
+from rlif.errors import ModelError
 from rlif.scoring.statistics import length_mask
+
+Measure = Callable[[list[list[int]], list[list[int]]], dict[str, torch.Tensor]]  # of prompts and completions
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.1}
 """Nats a token that rounding explains, by the coarsest type of a pass."""
@@ -36,6 +39,35 @@ def deviation(found: Mapping[str, torch.Tensor], alone: Mapping[str, torch.Tenso
         off_B = off_BT.sum(1) / mask_BT.sum(1).clamp(min=1)
         largest = max(largest, off_B.max().item()) if off_B.isfinite().all() else torch.inf
     return largest
+
+
+def causal(
+    name: str, measure: Measure, prompts: list[list[int]], completions: list[list[int]], tolerance: float
+) -> dict[str, torch.Tensor]:
+    """Measures rows alone, and the longest completion once more without its second half.
+
+    Returns:
+        Statistics by name, [B, T], of every row and of the one that was cut.
+
+    Raises:
+        ModelError: the statistics of the first half change, so the model reads what comes after a token.
+    """
+    longest = max(range(len(completions)), key=lambda row: len(completions[row]))
+    half = (len(completions[longest]) + 1) // 2
+    alone = measure([*prompts, prompts[longest]], [*completions, completions[longest][:half]])
+    cut, whole = ({name: rows_BT[[row]] for name, rows_BT in alone.items()} for row in (-1, longest))
+    if (off := deviation(cut, whole, [half])) > tolerance:
+        raise ModelError(
+            f"{name} reads the tokens that come after: the statistics of a token change by {off:.2g} nats when they are"
+            " cut off; use a causal language model (some take is_decoder=true)."
+        )
+    return alone
+
+
+def ragged(prompts: Sequence[Any], count: int) -> list[Any]:
+    """Chooses prompts from the shortest to the longest, as far apart as they are."""
+    ordered = sorted(prompts, key=lambda prompt: len(str(prompt)))
+    return [ordered[n * (len(ordered) - 1) // (count - 1)] for n in range(count)]
 
 
 @contextmanager

@@ -43,12 +43,13 @@ def test_a_dry_run_of_a_model_that_can_be_trained_ends_well(tmp_path, monkeypatc
 
 
 def test_lengths_beyond_the_positions_are_refused_by_every_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # where evaluations go
     folder = saved(tmp_path / "m", architecture("gpt2", n_positions=64, max_position_embeddings=64))
     code, _, err = dry_run(monkeypatch, capsys, f"model={folder}")
     assert code == 2 and "a completion up to 56, together 1" in err and "has 64 positions" in err
     code, _, err = main(monkeypatch, capsys, "eval", folder, "--tasks", "clock", "--limit", "2")
     assert code == 2 and "has 64 positions" in err
-    code, _, err = main(monkeypatch, capsys, "select", folder, "--task", "clock", "--limit", "2", "--n", "2")
+    code, _, err = main(monkeypatch, capsys, "select", "--model", folder, "--task", "clock", "--limit", "2", "--n", "2")
     assert code == 2 and "has 64 positions" in err
     model = architecture("gpt2", n_positions=64, max_position_embeddings=64)
     with pytest.raises(DataError, match="row 1 has 70 tokens of prompt and completion, but the model takes 64"):

@@ -13,7 +13,7 @@ group's mean, advantage zero. Tools and environments are refused.
 import copy
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -33,12 +33,13 @@ from rlif.engines.trl.contract import check_trl
 from rlif.engines.trl.rewards import InternalReward, Rollout
 from rlif.engines.trl.vllm import Capture, colocated, restore_seed, with_capture_processor
 from rlif.errors import ModelError, RecipeError, first_line
-from rlif.scoring.exactness import TOLERANCE, deviation, random_state_kept, replaced
+from rlif.scoring.exactness import TOLERANCE, causal, deviation, ragged, random_state_kept, replaced
 from rlif.scoring.head import causal_lm, evaluation_mode, head_of, training_mode, verify_head, without_router_logits
 from rlif.scoring.statistics import score_completions
 from rlif.scoring.taps import CHEAP, BackboneTap, DecodeTap
 from rlif.signals.token_confidence import TOP_K
 
+Ids = list[list[int]]
 LOG = logging.getLogger(__name__)
 ROWS, TOKENS, LOOKED_AT = 4, 16, 2_000  # of the check before a run: completions, their length, prompts to choose from
 
@@ -65,7 +66,9 @@ class InternalFeedback(Trainer):
     def __init__(self, *args: Any, reward_funcs: InternalReward, vllm_capture: bool = False, **kwargs: Any):
         check_trl(type(self))
         self.reward = reward_funcs
-        trains_on = hasattr(kwargs.get("model"), "get_base_model")  # an adapter that exists: off, it is not the start
+        trains_on = hasattr(
+            [*args, kwargs.get("model")][0], "get_base_model"
+        )  # an adapter that exists: off, it is not the start
         with with_capture_processor() if vllm_capture else nullcontext():
             super().__init__(*args, reward_funcs=reward_funcs, **kwargs)
         restore_seed(self)
@@ -231,19 +234,12 @@ class InternalFeedback(Trainer):
         own = {name: values_BL.gather(1, columns_BT) for name, values_BL in fields.items()}
         rollout.fields, rollout.path = own | rollout.fields, "pass"  # what was there stays, to the last bit
 
-    def _padded(self, rows: Sequence[Sequence[int]], side: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def _padded(self, rows: Ids, side: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Pads rows of token ids; returns them and their attention mask."""
         ids = [torch.tensor(row, dtype=torch.long, device=self.accelerator.device) for row in rows]
         pad = functools.partial(nn.utils.rnn.pad_sequence, batch_first=True, padding_side=side)
-        return pad(ids, padding_value=float(self.processing_class.pad_token_id)), pad(
-            [torch.ones_like(row) for row in ids]
-        )
-
-    def _padded_as_trl(self, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pads prompts on the left and completions on the right."""
-        parts = self._padded(rollout.prompt_ids, "left"), self._padded(rollout.completion_ids, "right")
-        ids_BL, mask_BL = (torch.cat(pair, dim=1) for pair in zip(*parts, strict=True))
-        return ids_BL, mask_BL
+        padding = float(self.processing_class.pad_token_id)
+        return pad(ids, padding_value=padding), pad([torch.ones_like(row) for row in ids])
 
     def verify_signal(self) -> None:
         """Compares what training will read with passes over one unpadded sequence in eval mode; once, before step 1.
@@ -287,7 +283,8 @@ class InternalFeedback(Trainer):
         with random_state_kept(self.accelerator.device) as drew, training_mode(self.model):
             rollout = self._short_rollout()
             random = drew() and self.read != "vllm"
-            alone = self._alone(rollout, tolerance)
+            rows = rollout.prompt_ids, rollout.completion_ids
+            alone = causal(self._name, self._measure_alone, *rows, tolerance)
         self._metrics, self.state.num_input_tokens_seen = metrics, seen
         off = deviation(rollout.fields, alone, rollout.lengths)
         if random and rollout.fields:
@@ -303,9 +300,7 @@ class InternalFeedback(Trainer):
 
     def _short_rollout(self) -> Rollout:
         """Returns a few rows with statistics from the passes that training will read, in training mode."""
-        prompts = [row["prompt"] for row in islice(self.train_dataset, LOOKED_AT)]
-        prompts.sort(key=lambda prompt: len(str(prompt)))
-        prompts = [prompts[n * (len(prompts) - 1) // (ROWS - 1)] for n in range(ROWS)]
+        prompts = ragged([row["prompt"] for row in islice(self.train_dataset, LOOKED_AT)], ROWS)
         if self.read == "vllm":
             group, engine = self.num_generations, self.vllm_generation
             with replaced(engine, max_completion_length=min(TOKENS, engine.max_completion_length)):
@@ -323,40 +318,26 @@ class InternalFeedback(Trainer):
         self.rollout = Rollout(ids, [*ends[1:], *ends[:1]])  # each prompt goes on with the end of another
         if self.read is not None:
             model, switched = self._reference() if self.read == "reference" else (self.model, nullcontext())
-            ids_BL, mask_BL = self._padded_as_trl(self.rollout)
-            size = self.args.per_device_train_batch_size
+            parts = self._padded(ids, "left"), self._padded(self.rollout.completion_ids, "right")
+            padded = [torch.cat(pair, dim=1) for pair in zip(*parts, strict=True)]
+            most, size = max(self.rollout.lengths), self.args.per_device_train_batch_size
             with switched:
-                self._get_per_token_logps_and_entropies(
-                    model, ids_BL, mask_BL, max(self.rollout.lengths), batch_size=size
-                )
+                self._get_per_token_logps_and_entropies(model, *padded, most, batch_size=size)
         return self.take_rollout()
 
-    def _alone(self, rollout: Rollout, tolerance: float) -> dict[str, torch.Tensor]:
-        """Computes statistics in eval mode, one unpadded sequence at a time, and refuses a model that is not causal."""
-        longest = max(range(len(rollout.lengths)), key=rollout.lengths.__getitem__)
-        half = (rollout.lengths[longest] + 1) // 2
-        prompts = [*rollout.prompt_ids, rollout.prompt_ids[longest]]
-        completions = [*rollout.completion_ids, rollout.completion_ids[longest][:half]]
+    def _measure_alone(self, prompts: Ids, completions: Ids) -> dict[str, torch.Tensor]:
+        """Computes statistics in eval mode, one unpadded sequence at a time."""
         if in_shards(self.accelerator):
             rows = [Rollout([p], [c]) for p, c in zip(prompts, completions, strict=True)]
             for row in rows:
                 self._own_pass(row)
-            names = rows[0].fields
             pad = functools.partial(nn.utils.rnn.pad_sequence, batch_first=True)
-            alone = {name: pad([row.fields[name][0] for row in rows]) for name in names}
-        else:
-            with self._annotating_model() as model:
-                inner, top_k = self.accelerator.unwrap_model(model), min(TOP_K, self.vocab_size)
-                scored = functools.partial(score_completions, inner, temperature=self.temperature, top_k=top_k)
-                stats = scored(prompts, completions, batch_size=1)
-            alone = {name: getattr(stats, f"{name}_BT") for name in EVERY}
-        cut, whole = ({name: rows_BT[[b]] for name, rows_BT in alone.items()} for b in (-1, longest))
-        if (off := deviation(cut, whole, [half])) > tolerance:
-            raise ModelError(
-                f"{self._name} reads the tokens that come after: the statistics of a token change by {off:.2g} nats"
-                " when they are cut off; use a causal language model (some take is_decoder=true)."
-            )
-        return alone
+            return {name: pad([row.fields[name][0] for row in rows]) for name in rows[0].fields}
+        with self._annotating_model() as model:
+            inner, top_k = self.accelerator.unwrap_model(model), min(TOP_K, self.vocab_size)
+            options: dict[str, Any] = {"temperature": self.temperature, "top_k": top_k, "batch_size": 1}
+            stats = score_completions(inner, prompts, completions, **options)
+        return {name: getattr(stats, f"{name}_BT") for name in EVERY}
 
 
 class InternalGRPOTrainer(InternalFeedback, GRPOTrainer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -91,37 +92,34 @@ def before_and_after(run: Run) -> Table:
 
 
 def _show_plan(recipe: Recipe) -> None:
-    """Prints the resolved recipe, its steps and memory; says what cannot be known on this machine."""
+    """Prints the resolved recipe, its steps and memory as far as this machine can know them.
+
+    Raises:
+        RlifError: what would stop the run, once the rest is printed.
+    """
     from ruamel.yaml import YAML
 
-    from rlif.config.steps import check_annotator, plan_steps
-    from rlif.rewards.terms import check_gold
-    from rlif.sampling.loading import load_config
-    from rlif.training.prepare import check_settings
+    from rlif.sampling.limits import check_files
+    from rlif.sampling.loading import load_config, model_path
+    from rlif.training.prepare import check_settings, prepare
 
-    task, _, training = check_settings(recipe, processes=1)
-    config, unknown = None, ""
-    try:
-        config = load_config(recipe)
-    except RlifError as error:
-        unknown = str(error)
-    else:
-        check_annotator(recipe, config)
+    _, _, training = check_settings(recipe, processes=1)
     YAML().dump(recipe.written_out() | {"training": training}, sys.stdout)
+    failure: RlifError | None = None
     try:
-        problems = task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed)
-    except RlifError as error:
-        print(f"\nsteps and tokens unknown: {error}")
-    else:
-        check_gold(recipe, task, problems)
-        plan = plan_steps(recipe, len(problems), processes=1)
+        plan = prepare(recipe).plan
         print(f"\n{plan.problems:,} problems, {plan.steps:,} steps of {recipe.problems_per_update} problems")
         print(f"{plan.completions:,} completions, at most {plan.tokens:,} tokens to generate")
+        check_files(recipe.model, Path(model_path(recipe)))
+    except RlifError as error:
+        failure = error
     print("memory of a GPU that trains alone, GiB (estimate; `rlif plan` does the same for several):")
-    if config is None:
-        print(f"  unknown: {unknown}")
-        return
-    _show_memory(recipe, config)
+    try:
+        _show_memory(recipe, load_config(recipe))
+    except RlifError as error:
+        print(f"  unknown: {error}")
+    if failure is not None:
+        raise failure
 
 
 def _show_memory(recipe: Recipe, config: Any) -> None:
@@ -129,12 +127,7 @@ def _show_memory(recipe: Recipe, config: Any) -> None:
     from rlif.launching import cost_model as costs
     from rlif.launching.hardware import shape_of
 
-    longest = recipe.resolved_training["max_completion_length"]
-    try:
-        shape = shape_of(config)
-    except RlifError as error:
-        print(f"  unknown: {error}")
-        return
+    longest, shape = recipe.resolved_training["max_completion_length"], shape_of(config)
     server = int(bool(recipe.training.get("use_vllm")) and recipe.training.get("vllm_mode") == "server")
     setting = costs.Setting(recipe, shape, None, 1 + server, "ddp", server, recipe.max_prompt_tokens / 2, longest)
     print_memory(costs.memory(setting), digits=3)

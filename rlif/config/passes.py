@@ -1,14 +1,15 @@
 """Which forward pass gives the statistics that rewards read. The engine, the plan and the refusals read this table.
 
 `TABLE` lists what TRL or vLLM computes anyway and rlif can read. The first row whose condition holds is read; where it
-lacks a statistic, or no row holds, rlif runs a pass of its own. The path is logged with each rollout:
+lacks a statistic, or no row holds, rlif runs a pass of its own. A row is not read either where the check before a run
+finds its statistics inexact, for example because of dropout. The path is logged with each rollout:
 
     path        extra passes
     reference   0              TRL's pass of the reference model (beta above 0), for the offline annotator
     policy      0              TRL's pass for old log-probabilities: see `scored_anyway`
     vllm        0              `vllm_capture`: inside vLLM, from the logits that it samples from
     decode      0              plain `generate`: the logits of each decoding step, before the token is drawn
-    pass        1              a pass of rlif's own, in eval mode: anything else, and a model with dropout on
+    pass        1              a pass of rlif's own, in eval mode: anything else
     none        0              no reward reads a statistic, and none was computed
 """
 
@@ -32,7 +33,7 @@ class Conditions:
     reference: bool = False  # TRL runs a pass of the reference model
     captured: bool = False  # vLLM measures while it samples
     plain: bool = False  # transformers' `generate`, step by step, with whole weights on each process
-    dropout: bool = False  # the model drops values in that pass
+    inexact: frozenset[str] = frozenset()  # rows that differ from a pass in eval mode without padding
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,10 @@ BEFORE_THE_TOKEN = frozenset({"mean_logprob", "entropy", "topk_confidence"})
 EVERY = BEFORE_THE_TOKEN | {"logprob"}
 
 TABLE: dict[Path, Row] = {
-    "reference": Row(lambda c: c.annotator == "offline" and c.reference and not c.dropout, EVERY),
-    "policy": Row(lambda c: c.annotator == "online" and c.scored and not c.dropout, EVERY),
+    "reference": Row(lambda c: c.annotator == "offline" and c.reference, EVERY),
+    "policy": Row(lambda c: c.annotator == "online" and c.scored, EVERY),
     "vllm": Row(lambda c: c.annotator == "online" and c.captured, frozenset({"mean_logprob"})),
-    "decode": Row(lambda c: c.annotator == "online" and c.plain and not c.scored and not c.dropout, BEFORE_THE_TOKEN),
+    "decode": Row(lambda c: c.annotator == "online" and c.plain, BEFORE_THE_TOKEN),
 }
 
 
@@ -74,7 +75,9 @@ def which_pass(conditions: Conditions, needs: Collection[str]) -> Source:
         >>> which_pass(Conditions("online", plain=True), {"logprob"})
         Source(read='decode', path='pass')
     """
-    read: Path | None = next((path for path, row in TABLE.items() if row.holds(conditions)), None)
+    read: Path | None = next(
+        (path for path, row in TABLE.items() if path not in conditions.inexact and row.holds(conditions)), None
+    )
     enough = set(needs) <= (TABLE[read].gives if read else set())
     return Source(read, (read or "none") if enough else "pass")
 
@@ -85,7 +88,7 @@ def needs_of(rewards: Iterable[str]) -> set[str]:
 
 
 def conditions_of(recipe: Recipe, options: Mapping[str, Any], *, sharded: bool) -> Conditions:
-    """Reads the conditions from a recipe; dropout of the model's own is unknown and counts as none.
+    """Reads the conditions from a recipe; what a check of the model will find is unknown, but for dropout of adapters.
 
     Args:
         sharded: no process has the whole weights.
@@ -96,7 +99,7 @@ def conditions_of(recipe: Recipe, options: Mapping[str, Any], *, sharded: bool) 
         reference=bool(options.get("beta")),
         captured=recipe.vllm_capture,
         plain=not (sharded or options.get("use_vllm") or options.get("use_transformers_continuous_batching")),
-        dropout=bool((recipe.lora or {}).get("lora_dropout")),
+        inexact=frozenset({"policy", "decode"} if (recipe.lora or {}).get("lora_dropout") else ()),
     )
 
 

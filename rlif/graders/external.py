@@ -29,6 +29,7 @@ import torch
 from rlif.errors import ModelError, RecipeError, RewardError, first_line
 from rlif.graders.batch import Batch
 from rlif.moved import where_moved
+from rlif.scoring.head import longest_sequence
 from rlif.tasks.chat_template import WITH_TEMPLATE, Chat, reads
 from rlif.tasks.rendering import conversation_text
 from rlif.types import Problem
@@ -190,6 +191,7 @@ def load_classifier(kind: str, name: str) -> tuple[Any, Any]:
         raise ModelError(f"cannot load the {kind} model {name!r}: {first_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"  # on the left it would shift learned positions
     model.config.pad_token_id = tokenizer.pad_token_id
     return tokenizer, model.eval().to(model_device())
 
@@ -205,6 +207,7 @@ def reward_model(name: str, chat: Chat = WITH_TEMPLATE, prompt: Any = None) -> C
         ModelError: it cannot be loaded, has more than one output, or cannot read the prompt.
     """
     tokenizer, model = load_classifier("reward", name)
+    limit = longest_sequence(model.config)
     if model.config.num_labels != 1:
         raise ModelError(f"the reward model {name!r} has {model.config.num_labels} outputs; a reward model has one.")
 
@@ -237,6 +240,11 @@ def reward_model(name: str, chat: Chat = WITH_TEMPLATE, prompt: Any = None) -> C
             inputs = tokenizer(
                 texts[start : start + BATCH], padding=True, return_tensors="pt", add_special_tokens=False
             ).to(model.device)
+            if limit is not None and inputs["input_ids"].shape[1] > limit:
+                raise RewardError(
+                    f"the reward model {name!r} reads {limit} tokens, but a prompt with its completion has"
+                    f" {inputs['input_ids'].shape[1]}; lower training.max_completion_length, or choose another"
+                )
             values += model(**inputs).logits[:, 0].float().tolist()
         return checked(name, values, len(texts))
 

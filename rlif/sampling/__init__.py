@@ -2,6 +2,7 @@
 
     sampler          the front door: `Decoding`, `Completion`, the `Sampler` protocol, and sampling by transformers
     loading          finds a model and tokenizer, checks them, loads them
+    limits           says first what a model cannot do
     protocol         a task's protocol for a model: prompt, decoding, marked records
     early_stop       stops a trace that gets too unsure (DeepConf online)
     vllm_sampler     samples by vLLM

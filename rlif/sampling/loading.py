@@ -1,12 +1,21 @@
-"""Finds a model and its tokenizer, checks them before weights are loaded, and loads them outside a trainer."""
+"""Finds a model and its tokenizer, checks them before weights are loaded, and loads them.
 
+A model is a hub name, a folder, a folder with a LoRA adapter, whose base it names, or a GGUF file or a folder with one.
+GGUF weights are dequantised into an ordinary folder once, beside other caches, and read from there by every engine.
+"""
+
+import hashlib
+import os
+import shutil
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from rlif.config.loading import check_recipe
 from rlif.config.recipe import Recipe
-from rlif.errors import MachineError, ModelError, first_line
+from rlif.errors import MachineError, ModelError, RecipeError, first_line
+from rlif.files.atomic import read_object
 from rlif.files.yaml import read_yaml
 from rlif.tasks.chat_template import OPEN, Chat
 
@@ -28,7 +37,9 @@ def model_path(recipe: Recipe) -> str:
         if recipe.model.startswith((".", "/", "~")) or recipe.model.count("/") > 1:
             raise ModelError(f"no such model folder: {recipe.model}.")
         return recipe.model
-    if (folder / "adapter_config.json").is_file():
+    if (file := gguf_file(folder)) is not None:
+        return str(_dequantised(file.resolve()))
+    if is_adapter(folder):
         return str(folder.resolve())
     if not (folder / "config.json").is_file():
         raise ModelError(f"{recipe.model} is not a model folder: it has no config.json.")
@@ -57,6 +68,96 @@ def trained_with(model: str) -> Chat:
     return check_recipe(read_yaml(run / "recipe.yaml")).chat_template if run else OPEN
 
 
+def is_adapter(path: str | Path) -> bool:
+    """Tells whether a folder holds an adapter and not a whole model."""
+    return (Path(path) / "adapter_config.json").is_file()
+
+
+def adapter_settings(path: str | Path) -> dict[str, Any]:
+    """Reads what an adapter is, without peft.
+
+    Raises:
+        ModelError: it is not LoRA's, it names no base model, or its weights are missing.
+    """
+    settings, folder = read_object(Path(path) / "adapter_config.json"), Path(path)
+    if settings.get("peft_type") != "LORA" or not settings.get("base_model_name_or_path"):
+        raise ModelError(f"{path} holds a {settings.get('peft_type')} adapter; rlif reads LoRA adapters with a base.")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{path} has an adapter_config.json but no weights (adapter_model.safetensors).")
+    return settings
+
+
+def check_adapter(recipe: Recipe) -> bool:
+    """Tells whether a recipe trains adapters; refuses one whose `lora` contradicts the adapter that is its model.
+
+    Raises:
+        RecipeError: names the key.
+    """
+    path = model_path(recipe)
+    if not is_adapter(path):
+        return recipe.lora is not None
+    settings = adapter_settings(path)
+    for key, value in (recipe.lora or {}).items():
+        found = settings.get(key)
+        same = sorted(value) == sorted(found or []) if isinstance(value, list) else value == found
+        if not same:
+            raise RecipeError(
+                f"{recipe.model} is an adapter with {key} {found!r}, but lora.{key} is {value!r}; leave lora out to"
+                " train this adapter on, or merge it into its base first to train a new one."
+            )
+    return True
+
+
+def gguf_file(path: Path) -> Path | None:
+    """Returns the GGUF file that a path names or holds; None where it is something else.
+
+    Raises:
+        ModelError: the folder holds several.
+    """
+    if path.is_file():
+        return path if path.suffix == ".gguf" else None
+    files = [] if (path / "config.json").is_file() else sorted(path.glob("*.gguf"))
+    if len(files) > 1:
+        raise ModelError(f"{path} holds several GGUF files ({', '.join(f.name for f in files)}); name one of them.")
+    return files[0] if files else None
+
+
+def _dequantised(file: Path) -> Path:
+    """Writes the model of a GGUF file as an ordinary folder, once; returns the folder.
+
+    Raises:
+        MachineError: the package gguf is missing.
+        ModelError: transformers cannot read the file.
+    """
+    status = file.stat()
+    key = hashlib.sha256(f"{file} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "rlif" / "gguf" / f"{file.stem}-{key}"
+    if folder.is_dir():
+        return folder
+    if find_spec("gguf") is None:
+        raise MachineError(f"reading {file.name} takes the package gguf; pip install gguf.")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source: Any = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    try:
+        quantised = AutoModelForCausalLM.from_pretrained(**source)
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+    except Exception as error:  # whatever a file from elsewhere makes of a reader
+        raise ModelError(f"transformers cannot read {file}: {first_line(error)}") from error
+    vars(quantised.config).pop("quantization_config", None)
+    whole = AutoModelForCausalLM.from_config(quantised.config)  # `quantised` itself refuses to be saved
+    whole.load_state_dict(quantised.state_dict())
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+    whole.save_pretrained(draft)
+    tokenizer.save_pretrained(draft)
+    try:
+        draft.rename(folder)
+    except OSError:  # another process was first
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
 def load_kwargs(recipe: Recipe) -> dict[str, Any]:
     """Returns the arguments of from_pretrained, for the policy and for the reference model."""
     kwargs: dict[str, Any] = {"dtype": recipe.dtype, "use_safetensors": None if recipe.allow_pickle else True}
@@ -67,15 +168,22 @@ def load_config(recipe: Recipe) -> Any:
     """Loads the model's configuration.
 
     Raises:
-        ModelError: it is neither on this machine nor on the hub.
+        ModelError: it is neither on this machine nor on the hub, or not a causal language model of text.
     """
     from transformers import AutoConfig
 
+    from rlif.sampling.limits import check_kind
+
     path = model_path(recipe)
+    revision = recipe.revision
+    if is_adapter(path):
+        path, revision = adapter_settings(path)["base_model_name_or_path"], None
     try:
-        return AutoConfig.from_pretrained(path, revision=recipe.revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot load the model {recipe.model!r}: {first_line(error)}") from error
+    check_kind(recipe.model, config)
+    return config
 
 
 def load_tokenizer(recipe: Recipe) -> Any:
@@ -87,6 +195,8 @@ def load_tokenizer(recipe: Recipe) -> Any:
     from transformers import AutoTokenizer
 
     path = model_path(recipe)
+    if is_adapter(path) and not any((Path(path) / name).is_file() for name in TOKENIZERS):
+        path = adapter_settings(path)["base_model_name_or_path"]
     if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in TOKENIZERS):
         raise ModelError(f"{recipe.model} has no tokenizer: none of {', '.join(TOKENIZERS)} is there.")
     try:
@@ -120,18 +230,40 @@ def load_model(recipe: Recipe, device: str | None = None) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    from rlif.sampling.limits import check_finite, check_kind
+
     path = model_path(recipe)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    loader: Any = AutoModelForCausalLM
-    if (Path(path) / "adapter_config.json").is_file():
-        try:
-            from peft import AutoPeftModelForCausalLM
-
-            loader = AutoPeftModelForCausalLM
-        except ImportError as error:
-            raise MachineError(f"{recipe.model} is a LoRA adapter; pip install 'rlif[lora]'.") from error
     try:
-        model = loader.from_pretrained(path, trust_remote_code=False, **load_kwargs(recipe))
+        model: Any
+        if is_adapter(path):
+            model = load_adapter(recipe, path, trained_on=False)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, **load_kwargs(recipe))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load the model {recipe.model!r}: {first_line(error)}") from error
+    check_kind(recipe.model, model.config)
+    check_finite(recipe.model, model.named_parameters())
     return model.to(device).eval()
+
+
+def load_adapter(recipe: Recipe, path: str, trained_on: bool) -> Any:
+    """Loads a LoRA adapter with its base.
+
+    Args:
+        trained_on: it is to be trained further.
+
+    Raises:
+        ModelError: its folder is not whole.
+        MachineError: peft is not installed.
+    """
+    from transformers import AutoModelForCausalLM
+
+    base = adapter_settings(path)["base_model_name_or_path"]
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise MachineError(f"{recipe.model} is a LoRA adapter; pip install 'rlif[lora]'.") from error
+    kwargs = {key: value for key, value in load_kwargs(recipe).items() if key != "revision"}  # it is the adapter's
+    model = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False, **kwargs)
+    return PeftModel.from_pretrained(model, path, is_trainable=trained_on)

@@ -13,7 +13,8 @@ from transformers import GenerationConfig, StoppingCriteriaList
 
 from rlif.errors import RecipeError
 from rlif.sampling.early_stop import EarlyStop, StopUnsure
-from rlif.scoring.head import evaluation_mode, head_of, verify_head
+from rlif.sampling.limits import check_fit
+from rlif.scoring.head import causal_lm, evaluation_mode, head_of, verify_head, without_router_logits
 from rlif.scoring.statistics import length_mask
 from rlif.scoring.taps import DecodeTap
 from rlif.signals import SIGNALS
@@ -137,11 +138,12 @@ def generate(
         early: end completions that get too unsure; it has one threshold per prompt.
     """
     config = _generation_config(model, tokenizer, decoding)
+    check_fit(type(causal_lm(model)).__name__, model.config, tokenizer, prompt_ids, decoding.max_tokens)
     order = sorted(range(len(prompt_ids)), key=lambda i: -len(prompt_ids[i]))
     completions: dict[int, Completion] = {}
     if self_certainty:
         verify_head(model)
-    with evaluation_mode(model):
+    with evaluation_mode(model), without_router_logits(model):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             batch = tokenizer.pad(

@@ -23,7 +23,6 @@ import random
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ from pydantic import ValidationError
 
 from rlif.config.recipe import Recipe
 from rlif.errors import DataError, MachineError, ModelError, RecipeError, first_line
-from rlif.sampling.loading import model_path
+from rlif.sampling.loading import is_adapter, model_path
 from rlif.sampling.sampler import Completion, Decoding, cut
 from rlif.scoring.statistics import length_mask
 from rlif.signals import SIGNALS
@@ -191,7 +190,7 @@ def _sampling_params(decoding: Decoding, place: tuple[int, int], number: int) ->
 def load_sampler(recipe: Recipe, tokenizer: Any, *, label: str, batch_size: int = 512) -> VllmSampler:
     """Loads the sampler of a recipe's model; reads only the fields that say how to load it."""
     path = model_path(recipe)
-    if (Path(path) / "adapter_config.json").is_file():
+    if is_adapter(path):
         raise ModelError(f"{label} is a LoRA adapter; merge it, or leave --engine at transformers.")
     options = {"revision": recipe.revision, "load_format": "auto" if recipe.allow_pickle else "safetensors"}
     return VllmSampler(path, tokenizer, dtype=recipe.dtype, batch_size=batch_size, **options)

@@ -88,6 +88,29 @@ def head_of(model: nn.Module) -> Head:
     return Head(module, scale, getattr(config, "final_logit_softcapping", None))
 
 
+def longest_sequence(config: Any) -> int | None:
+    """Returns how many tokens of prompt and completion a model takes; None where it has no such limit."""
+    text = config.get_text_config()
+    limit = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    stretched = (rope.get("original_max_position_embeddings") or 0) * (rope.get("factor") or 0)
+    return max(limit, int(stretched)) if isinstance(limit, int) else None
+
+
+@contextmanager
+def without_router_logits(model: nn.Module) -> Iterator[None]:
+    """Has a mixture of experts return no router logits, whose loss cannot be computed while it decodes."""
+    config = causal_lm(model).config.get_text_config()
+    wanted = getattr(config, "output_router_logits", None)
+    if wanted:
+        config.output_router_logits = False
+    try:
+        yield
+    finally:
+        if wanted:
+            config.output_router_logits = wanted
+
+
 verified: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models whose head was compared with their logits
 
 
@@ -108,6 +131,11 @@ def verify_head(model: nn.Module) -> None:
     with evaluation_mode(lm):
         ours = head.finish(head.module(lm.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state))
         theirs = lm(input_ids=ids_BL, use_cache=False).logits.float()
+    if not theirs.isfinite().all():
+        raise ModelError(
+            f"the logits of {type(lm).__name__} are not finite in {str(lm.dtype).removeprefix('torch.')}: its weights"
+            " are damaged, or too large for this type."
+        )
     tolerance = 1e-4 if theirs.dtype == lm.dtype else 2e-2
     _verify(lm, ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance))
 
@@ -144,13 +172,13 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def has_active_dropout(model: nn.Module) -> bool:
-    """Tells whether a forward pass of the model, in its present mode, drops values."""
-
-    def rate(module: nn.Module) -> float:
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            return module.p
-        attention = getattr(module, "attention_dropout", 0.0)
-        return attention if isinstance(attention, float) else 0.0
-
-    return any(module.training and rate(module) > 0 for module in model.modules())
+@contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Switches to training mode; every submodule's own mode is back afterwards."""
+    before = [(module, module.training) for module in model.modules()]
+    model.train()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training

@@ -23,7 +23,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from rlif.errors import DataError, ModelError, RecipeError
-from rlif.scoring.head import Head, Weights, causal_lm, evaluation_mode, head_of, verify_head
+from rlif.scoring.head import Head, Weights, causal_lm, evaluation_mode, head_of, longest_sequence, verify_head
 from rlif.types import TokenStats
 
 LOGITS_HELD = 2**25  # elements of the [chunk, V] logits held at once: 128 MiB in float32, enough to keep the head busy
@@ -56,7 +56,7 @@ def score_completions(
 
     Raises:
         RecipeError: lists of unequal length, or an option out of range.
-        DataError: an empty prompt, or an id outside the vocabulary.
+        DataError: an empty prompt, a row beyond the model's positions, or an id outside the vocabulary.
         ModelError: a head of unknown kind, or a model in shards.
 
     Example:
@@ -106,10 +106,13 @@ def _check_rows(
         raise RecipeError(f"temperature must be above 0, got {temperature}.")
     if top_k is not None and not 1 <= top_k <= vocab_size:
         raise RecipeError(f"top_k must be from 1 to the {vocab_size} tokens of the vocabulary, got {top_k}.")
-    limit = min(vocab_size, lm.get_input_embeddings().weight.shape[0])
+    limit, most = min(vocab_size, lm.get_input_embeddings().weight.shape[0]), longest_sequence(lm.config)
     for row, (prompt, completion) in enumerate(zip(prompt_ids, completion_ids, strict=True)):
         if not prompt:
             raise DataError(f"prompt {row} has no tokens, so nothing generated its first completion token.")
+        if most is not None and len(prompt) + len(completion) > most:
+            tokens = len(prompt) + len(completion)
+            raise DataError(f"row {row} has {tokens} tokens of prompt and completion, but the model takes {most}.")
         for token in (*prompt, *completion):
             if not 0 <= token < limit:
                 raise DataError(f"row {row} holds token id {token}, outside the model's {limit} tokens.")

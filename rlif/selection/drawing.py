@@ -47,6 +47,7 @@ class Drawing:
         Raises:
             DataError: the folder holds rows drawn with other settings, or cannot be written.
         """
+        self.sampler.check(self.problems)
         rows: dict[str, list[Row]] = {"samples": []} | ({} if self.warm_up is None else {"early": []})
         size = max(1, self.sampler.scorer.batch_size // self.sampler.decoding.n)
         with _logs(out, rows) as logs:

@@ -16,6 +16,7 @@ from rlif.errors import DataError
 from rlif.files.atomic import is_number
 from rlif.files.jsonl import Row, read_lines
 from rlif.sampling.early_stop import PERCENTILE, EarlyStop, threshold
+from rlif.sampling.limits import check_fit
 from rlif.sampling.protocol import mark, render_problem
 from rlif.sampling.sampler import Completion, Decoding, Sampler, TransformersSampler, generate
 from rlif.selection.score_file import Scorer
@@ -53,6 +54,12 @@ class GroupSampler:
         engine = self.engine or TransformersSampler(scorer.model, scorer.tokenizer, scorer.batch_size)
         completions = engine.sample([self._render(problem) for problem in problems], self.decoding_for(number))
         return self._rows([(problem, sample) for problem in problems for sample in range(n)], completions)
+
+    def check(self, problems: Sequence[Problem]) -> None:
+        """Refuses problems that the model cannot read or complete, before any is drawn."""
+        if (model := self.scorer.model) is not None:
+            rendered = [self._render(problem) for problem in problems]
+            check_fit(self.scorer.name, model.config, self.scorer.tokenizer, rendered, self.decoding.max_tokens)
 
     def draw_with_stops(
         self, problems: Sequence[Problem], warm_up: Sequence[Row], number: int = 0, percent: float = PERCENTILE

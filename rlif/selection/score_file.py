@@ -29,7 +29,7 @@ from rlif.files.jsonl import JsonLog, Row, read_lines
 from rlif.files.tables import names_of
 from rlif.files.text import check_text
 from rlif.sampling.loading import load_model, load_tokenizer, trained_with
-from rlif.scoring.head import head_of
+from rlif.scoring.head import head_of, longest_sequence
 from rlif.scoring.statistics import score_completions
 from rlif.signals import SIGNALS, every_signal
 from rlif.signals.token_confidence import TOP_K, WINDOW
@@ -109,7 +109,7 @@ class Scorer:
 
     def score_ids(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[dict[str, float | None]]:
         """Computes the same for pairs of prompt ids and completion ids."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**62
+        limit = longest_sequence(self.model.config) or 2**62
         fit = [i for i, (prompt, completion) in enumerate(pairs) if prompt and len(prompt) + len(completion) <= limit]
         scores: list[dict[str, float | None]] = [dict.fromkeys(SIGNALS) for _ in pairs]
         top_k = min(TOP_K, head_of(self.model).vocab_size)

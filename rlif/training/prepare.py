@@ -7,11 +7,13 @@ The checks of a recipe, in this order; each refuses in one sentence:
     options     `check_training` of the engine   TRL's options, whole batches (`Recipe.accumulation`), vLLM's
     data        `check_gold`                     gold answers for rewards that read them, a sandbox for programs
     model       `check_annotator`                a frozen start that something holds; then tokenizer and prompts
+    lengths     `check_fit`                      prompts and completions within the model's positions and embeddings
     steps       `plan_steps`                     enough problems, steps that are rewarded, checkpoints between rollouts
     machines    `launching.check_layout`         for `rlif launch` and `rlif plan`
 """
 
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from rlif.config.recipe import Recipe
@@ -19,7 +21,7 @@ from rlif.config.steps import Plan, check_annotator, plan_steps
 from rlif.errors import ModelError, RecipeError
 from rlif.rewards.terms import check_gold, check_terms
 from rlif.runs.paths import with_absolute_paths
-from rlif.sampling.loading import load_config, load_tokenizer
+from rlif.sampling.loading import check_adapter, load_config, load_tokenizer
 from rlif.tasks import Task, by_id, check_sources, find_task, of_task
 from rlif.tasks.prompts import Prompt, find_prompt
 from rlif.types import Problem
@@ -77,6 +79,7 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     Raises:
         RlifError: anything in the recipe, the data or the tokenizer that would stop the run.
     """
+    from rlif.sampling.limits import check_fit, check_trainable
     from rlif.sampling.protocol import render_problem
     from rlif.tasks.rendering import render
 
@@ -91,14 +94,15 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     for found in held_out.values():
         by_id(found)  # refuses two of the same id
     check_gold(recipe, task, problems)
-    check_annotator(recipe, load_config(recipe))
+    config = load_config(recipe)
+    check_trainable(recipe.model, config, adapters=check_adapter(recipe))
+    check_annotator(recipe, config)
     tokenizer = load_tokenizer(recipe)
     chat = recipe.chat_template
-    for name, first in ((name, each[0]) for name, each in held_out.items() if each):  # refused before training starts
-        own = find_prompt(recipe.prompt or looked_at[name].protocol.prompt)
-        render_problem(tokenizer, own, first, chat, looked_at[name])
-    short = [p for p in problems if len(render(tokenizer, prompt, p.prompt, chat)) <= recipe.max_prompt_tokens]
-    if not all(render(tokenizer, prompt, p.prompt, chat) for p in short[:1]):
+    rendered = [render(tokenizer, prompt, p.prompt, chat) for p in problems]
+    fits = [len(ids) <= recipe.max_prompt_tokens for ids in rendered]
+    short, ids = list(compress(problems, fits)), list(compress(rendered, fits))
+    if not all(ids[:1]):
         raise ModelError(
             f"the tokenizer of {recipe.model!r} gives no tokens for the first prompt; is it the model's own?"
         )
@@ -106,5 +110,11 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
         raise RecipeError(
             f"all {len(problems)} prompts are longer than max_prompt_tokens ({recipe.max_prompt_tokens}); raise it."
         )
+    longest = options["max_completion_length"]
+    check_fit(recipe.model, config, tokenizer, ids, longest)
+    for name, each in looked_at.items():
+        own = find_prompt(recipe.prompt or each.protocol.prompt)
+        ids = [render_problem(tokenizer, own, problem, chat, each) for problem in held_out[name]]
+        check_fit(recipe.model, config, tokenizer, ids, min(each.protocol.max_tokens, longest))
     plan = plan_steps(recipe, len(short), processes)
     return PreparedRun(recipe, task, prompt, tokenizer, short, len(problems) - len(short), plan, held_out, options)

@@ -135,6 +135,9 @@ def build(prepared: PreparedRun, run: Run, fresh: bool) -> InternalFeedback:
             raise RecipeError(
                 "evaluation on the way needs whole weights, and these are sharded; leave evaluate.tasks empty."
             )
+        whole = not in_shards(trainer.accelerator) and trainer.model.device.type == trainer.accelerator.device.type
+        if whole:  # others cannot run before training begins, and are checked then
+            trainer.verify_signal()
         return trainer
     except RlifError:
         if fresh and PartialState().is_main_process:

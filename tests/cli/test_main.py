@@ -115,10 +115,11 @@ def test_dry_run_and_plan_count_the_same_memory(monkeypatch, capsys):
     assert "vLLM, at least" in served
 
 
-def test_dry_run_says_what_it_cannot_know(monkeypatch, capsys):
+def test_dry_run_prints_what_it_knows_and_ends_with_what_stops_the_run(monkeypatch, capsys):
     monkeypatch.delenv("RLIF_DATA", raising=False)
-    code, out, _ = main(monkeypatch, capsys, "train", "intuitor-qwen2.5-3b-math", "--dry-run")
-    assert code == 0 and "steps and tokens unknown: cannot load" in out and "unknown: cannot load the model" in out
+    code, out, err = main(monkeypatch, capsys, "train", "intuitor-qwen2.5-3b-math", "--dry-run")
+    assert code == 2 and "cannot load" in err
+    assert "learning_rate: 3.0e-06" in out and "unknown: cannot load the model" in out
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from rlif.config.passes import EVERY, TABLE, Conditions, needs_of, which_pass
 from rlif.scoring.taps import CHEAP, COSTLY
 from rlif.signals import NEEDS
 
-FLAGS = ("scored", "reference", "captured", "plain", "dropout")
+FLAGS = ("scored", "reference", "captured", "plain")
 
 
 def every_condition():
@@ -38,16 +39,21 @@ def test_a_separate_pass_is_run_only_if_the_row_lacks_a_statistic():
         assert found.extra == int(found.path == "pass")
 
 
-def test_with_dropout_only_vllms_statistics_save_a_pass():
+def test_rows_that_the_check_found_inexact_are_not_read():
     for conditions in every_condition():
-        if conditions.dropout:
-            assert which_pass(conditions, set()).path in ("vllm", "none")
+        read = which_pass(conditions, set()).read
+        while read is not None:
+            conditions = replace(conditions, inexact=conditions.inexact | {read})
+            assert which_pass(conditions, {"mean_logprob"}).read not in conditions.inexact
+            read = which_pass(conditions, set()).read
+        assert which_pass(conditions, {"mean_logprob"}).path == "pass"
 
 
 @pytest.mark.parametrize(
     ("conditions", "path"),
     [
         (Conditions("online", scored=True, captured=True), "policy"),
+        (Conditions("online", scored=True, plain=True, inexact=frozenset({"policy"})), "decode"),
         (Conditions("online", captured=True), "vllm"),
         (Conditions("online", plain=True, reference=True), "decode"),
         (Conditions("offline", plain=True, reference=True), "reference"),

@@ -13,7 +13,12 @@ import pytest
 import torch
 from support.chat_templates import SHAPES, entering_ids, tokenizer_of
 from support.models import byte_tokenizer, classifier_folder, tiny_config
-from transformers import AutoModelForSequenceClassification, Qwen2ForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    Qwen2ForSequenceClassification,
+)
 
 import rlif
 from rlif.errors import ModelError, RecipeError, RewardError
@@ -239,6 +244,22 @@ def test_a_reward_model_that_cannot_read_the_prompts_is_refused_when_it_is_loade
     with pytest.raises(ModelError, match=r"has no chat template; train with chat=false, or choose another\.$"):
         find_term(classifier_folder(tmp_path / "bare", template=False), prompt=prompt)
     assert find_term(str(tmp_path / "bare"), prompt="Go.").kind == "model"
+
+
+def test_a_reward_model_with_learned_positions_reads_rows_of_all_lengths_within_them(tmp_path):
+    """Its tokenizer pads on the left, which would shift positions."""
+    model = GPT2ForSequenceClassification(
+        GPT2Config(vocab_size=261, n_positions=24, n_embd=32, n_layer=2, n_head=4, num_labels=1, pad_token_id=0)
+    )
+    torch.nn.init.normal_(model.transformer.wpe.weight)
+    model.save_pretrained(tmp_path), byte_tokenizer().save_pretrained(tmp_path)
+    texts, tokenizer = ["a", "a rather long text"], byte_tokenizer()
+    found = reward_model(str(tmp_path))(Batch(["", ""], texts, ["", ""], [[], []], [None, None]))
+    model = model.double().eval()
+    for value, text in zip(found, texts, strict=True):
+        assert value == pytest.approx(model(**tokenizer(text, return_tensors="pt")).logits.item(), abs=1e-4)
+    with pytest.raises(RewardError, match="reads 24 tokens, but a prompt with its completion has 30"):
+        reward_model(str(tmp_path))(Batch([""], ["x" * 30], [""], [[]], [None]))
 
 
 def test_models_that_cannot_be_reward_models_are_refused(tmp_path):

@@ -139,7 +139,7 @@ UNCORRECTED = ["training.beta=0", "training.vllm_importance_sampling_correction=
         ([*PLAIN, "reward=plurality_vote"], {"strategy": "fsdp2"}, 0),
         ([*PLAIN, "reward=plurality_vote", "annotator=ema"], {}, 0),
         ([*PLAIN, "lora={r: 8, lora_dropout: 0.1}"], {}, 1),
-        (["training.use_vllm=false", "annotator=offline", "lora={r: 8, lora_dropout: 0.1}"], {}, 2),
+        (["training.use_vllm=false", "annotator=offline", "lora={r: 8, lora_dropout: 0.1}"], {}, 1),
         (["training.beta=0", "lora={r: 8, lora_dropout: 0.1}"], {}, 2),
         ([*PLAIN, "algorithm=rloo", "normalisation=none"], {}, 1),
     ],

@@ -12,8 +12,11 @@ import torch
 def logprobs_TV(model, prompt: Sequence[int], completion: Sequence[int], temperature: float = 1.0) -> torch.Tensor:
     """The log-probabilities of the whole vocabulary at each completion token, in float64."""
     ids_1L = torch.tensor([[*prompt, *completion]], device=next(model.parameters()).device)
+    clone = copy.deepcopy(model).double().eval()
+    if hasattr(clone, "set_experts_implementation"):
+        clone.set_experts_implementation("eager")  # the others have no float64
     with torch.no_grad():
-        logits_LV = copy.deepcopy(model).double().eval()(input_ids=ids_1L).logits[0]
+        logits_LV = clone(input_ids=ids_1L).logits[0]
     return torch.log_softmax(logits_LV[len(prompt) - 1 : -1].double() / temperature, dim=-1)
 
 

@@ -80,7 +80,7 @@ class Spy:
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.rows = {"generate": 0, "policy": 0, "reference": 0, "train": 0}
+        self.rows = {"check": 0, "generate": 0, "policy": 0, "reference": 0, "train": 0}
         self.rollouts: list[dict[str, Any]] = []
         self.history: list[dict[str, torch.Tensor]] = []  # the policy's parameters at each rollout
         self.kind = None
@@ -101,10 +101,15 @@ class Spy:
         self.rows[self.kind or ("train" if torch.is_grad_enabled() else kind)] += rows
 
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
-        self.kind = "generate"
+        before, self.kind = self.kind, self.kind or "generate"
         output = super()._generate(*args, **kwargs)
-        self.kind = None
+        self.kind = before
         return output
+
+    def verify_signal(self) -> None:
+        self.kind = "check"
+        super().verify_signal()
+        self.kind = None
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         output = super()._generate_and_score_completions(inputs)

@@ -13,6 +13,7 @@ import torch
 from accelerate import PartialState
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from rlif.errors import MachineError
 from rlif.runs.checkpoints import is_sealed, prune, seal
@@ -20,6 +21,7 @@ from rlif.runs.folder import Run
 
 if TYPE_CHECKING:
     from rlif.engines.trl.trainer import InternalFeedback
+    from rlif.rewards.mixing import Mixer
 
 
 class SameOrder(Sampler[int]):
@@ -119,3 +121,18 @@ class SealCheckpoints(TrainerCallback):
             seal(self.run.checkpoints / f"checkpoint-{state.global_step}")
             prune(self.run.checkpoints, self.limit, {self.spared()})
         PartialState().wait_for_everyone()  # a process that ends earlier could end the main one while it seals
+
+
+class NormaliserState(TrainerCallback, ExportableState):
+    """Carries the spreads at the start of a run through its checkpoints, in `trainer_state.json`."""
+
+    def __init__(self, mixer: Mixer):
+        self.mixer = mixer
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"start_spread": self.mixer.state()}}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        saved = state.stateful_callbacks.get(type(self).__name__)
+        if saved:
+            self.mixer.load(saved["attributes"]["start_spread"])

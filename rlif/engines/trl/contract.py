@@ -40,7 +40,7 @@ USED = (
     Used("trainer", "_generate_and_score_completions", "returns the advantages", ("self", "inputs")),
     Used("trainer", "_get_train_sampler", "gives the order of problems", ("self",)),
     Used("trainer", "_get_per_token_logps_and_entropies", "its passes are read, or one is run", SCORING),
-    # one that is replaced
+    # one that is replaced, and read by the check before a run
     Used("trainer", "_tokenize_prompts", "prompts are rendered as everywhere in rlif", ("self", "prompts")),
     # a method of TRL's that calls the reward with these columns; benchmarks time it
     Used("trainer", "_calculate_rewards", "calls the reward", REWARDING),
@@ -52,6 +52,8 @@ USED = (
     Used("trainer", "callback_handler", "orders callbacks, logs the last scores"),
     Used("trainer", "ref_model", "the reference pass, and offline annotators"),
     Used("trainer", "temperature", "statistics are those of the sampling distribution"),
+    Used("trainer", "generation_config", "the check before a run decodes greedily, a few tokens"),
+    Used("trainer", "_metrics", "the check before a run leaves no trace in the log"),
     Used("trainer", "num_iterations", "whether TRL scores the policy anyway"),
     Used("trainer", "num_generations", "the size of a group"),
     Used("trainer", "num_generations_eval", "the size of a group in evaluation"),
@@ -70,6 +72,7 @@ USED = (
     Used(SAMPLER, "num_samples", "the order of each epoch"),
     Used(ENGINE, "llm", "the vLLM engine in this process"),
     Used(ENGINE, "generation_kwargs", "where completions end"),
+    Used(ENGINE, "max_completion_length", "the check before a run samples a few tokens"),
     Used(ENGINE, "LLM", "built with our logits processor"),
 )
 

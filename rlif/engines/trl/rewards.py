@@ -49,6 +49,11 @@ class Rollout:
     def lengths(self) -> list[int]:
         return [len(ids) for ids in self.completion_ids]
 
+    def every(self, n: int) -> Rollout:
+        """Returns every n-th row."""
+        fields = {name: values_BT[::n] for name, values_BT in self.fields.items()}
+        return Rollout(self.prompt_ids[::n], self.completion_ids[::n], fields, self.path)
+
 
 @dataclass
 class ScoredCompletion:

@@ -26,7 +26,8 @@ from rlif.rewards.equivalence import load_equivalence
 from rlif.rewards.mixing import Mixer
 from rlif.rewards.terms import find_term
 from rlif.runs.launcher_contract import SERVER_HOST
-from rlif.sampling.loading import load_kwargs, model_path
+from rlif.sampling.limits import check_finite
+from rlif.sampling.loading import is_adapter, load_adapter, load_kwargs, model_path
 from rlif.sampling.sampler import token_chars
 from rlif.tasks import Task
 from rlif.types import Problem
@@ -108,15 +109,16 @@ def build_trainer(
         raise RecipeError(f"TRL refuses these training options: {first_line(error)}") from error
     reward, lora = build_reward(recipe, task, problems, prompts[0]), _lora(recipe)
     rows = [{"prompt": prompt} | ({} if problems is None else {"problem": n}) for n, prompt in enumerate(prompts)]
+    path = model_path(recipe)
     try:
         with vllm_errors(recipe, options):
             trainer = trainer_class(
-                model=model_path(recipe),
+                model=load_adapter(recipe, path, trained_on=True) if is_adapter(path) else path,
                 args=args,
                 reward_funcs=reward,
                 train_dataset=datasets.Dataset.from_list(rows),
                 processing_class=tokenizer,
-                peft_config=lora,
+                peft_config=None if is_adapter(path) else lora,
                 vllm_capture=recipe.vllm_capture,
                 chat=recipe.chat_template,
             )
@@ -124,6 +126,7 @@ def build_trainer(
         if not raised_by_library(error):
             raise
         raise ModelError(f"cannot set up training of {recipe.model!r}: {first_line(error)}") from error
+    check_finite(recipe.model, trainer.model.named_parameters())
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -2,40 +2,49 @@
 
 The trainers here override methods of TRL's and of transformers', `super()` first, and change nothing of what these do:
 `contract.USED` lists them. So a signal costs no forward pass wherever TRL runs one that serves. `rlif.config.passes`
-has the table; the path taken is logged. Prompts are rendered by `rlif.tasks.rendering`, not by TRL.
+has the table; the path taken is logged. Prompts are rendered by `rlif.tasks.rendering`, not by TRL. Before the first
+step `verify_signal` compares what will be read with passes over one unpadded sequence in eval mode, so that no list of
+architectures is needed.
 
 Self-certainty is that of the sampling distribution: temperature applied, top-k, top-p and penalties not. Rows that are
 truncated while `mask_truncated_completions` is on, rows without tokens and non-finite values are None: outside the
 group's mean, advantage zero. Tools and environments are refused.
 """
 
+import copy
 import functools
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from accelerate.utils import DistributedType, gather_object
 from torch import nn
-from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
 from trl import GRPOTrainer, RLOOTrainer  # pyright: ignore[reportPrivateImportUsage]
 from trl.trainer.utils import use_adapter
 
-from rlif.config.passes import Conditions, needs_copy, scored_anyway, which_pass
+from rlif.config.passes import EVERY, Conditions, needs_copy, scored_anyway, which_pass
+from rlif.config.passes import Path as Way
 from rlif.engines.trl.annotator import Shadow
-from rlif.engines.trl.checkpointing import SameOrder
+from rlif.engines.trl.checkpointing import NormaliserState, SameOrder
 from rlif.engines.trl.contract import check_trl
 from rlif.engines.trl.rewards import InternalReward, Rollout
 from rlif.engines.trl.vllm import Capture, colocated, restore_seed, with_capture_processor
-from rlif.errors import RecipeError
-from rlif.rewards.mixing import Mixer
-from rlif.scoring.head import evaluation_mode, has_active_dropout, head_of, verify_head
+from rlif.errors import ModelError, RecipeError, first_line
+from rlif.scoring.exactness import TOLERANCE, causal, deviation, ragged, random_state_kept, replaced
+from rlif.scoring.head import causal_lm, evaluation_mode, head_of, training_mode, verify_head, without_router_logits
+from rlif.scoring.statistics import score_completions
 from rlif.scoring.taps import CHEAP, BackboneTap, DecodeTap
 from rlif.signals.token_confidence import TOP_K
 from rlif.tasks.chat_template import Chat
 from rlif.tasks.rendering import encode, ends_of
+
+Ids = list[list[int]]
+LOG = logging.getLogger(__name__)
+ROWS, TOKENS, LOOKED_AT = 4, 16, 2_000  # of the check before a run: completions, their length, prompts to choose from
 
 
 def in_shards(accelerator: Any) -> bool:
@@ -54,6 +63,8 @@ class InternalFeedback(Trainer):
     rollout: Rollout | None = None
     shadow: Shadow | None = None
     capture: Capture | None = None
+    verified = False  # whether the signal was checked
+    inexact: frozenset[str] = frozenset()  # what the check found
 
     def __init__(
         self,
@@ -65,6 +76,9 @@ class InternalFeedback(Trainer):
     ):
         check_trl(type(self))
         self.reward = reward_funcs
+        trains_on = hasattr(
+            [*args, kwargs.get("model")][0], "get_base_model"
+        )  # an adapter that exists: off, it is not the start
         with with_capture_processor() if vllm_capture else nullcontext():
             super().__init__(*args, reward_funcs=reward_funcs, **kwargs)
         restore_seed(self)
@@ -81,7 +95,8 @@ class InternalFeedback(Trainer):
         self.vocab_size = head_of(self.model).vocab_size
         verify_head(self.model)
         annotator, inner = self.reward.annotator, self.accelerator.unwrap_model(self.model)
-        if needs_copy(annotator.kind, held=self.ref_model is not None or hasattr(inner, "get_base_model")):
+        starts = hasattr(inner, "get_base_model") and (not trains_on or "ref" in inner.peft_config)
+        if needs_copy(annotator.kind, held=self.ref_model is not None or starts):
             if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
                 raise RecipeError(
                     f"annotator {annotator.kind} keeps a copy of whole parameters, which needs strategy ddp."
@@ -129,9 +144,10 @@ class InternalFeedback(Trainer):
             self.generation_kwargs["eos_token_id"] = self.eos_token_ids
 
     def _generate(self, prompts: list[Any], *args: Any, **kwargs: Any) -> Any:
-        reads, inner = self._read(self.model) == "decode", self.accelerator.unwrap_model(self.model)
+        reads, inner = self.read == "decode", self.accelerator.unwrap_model(self.model)
         wanted = {*CHEAP, *self.reward.needs}
-        with DecodeTap(inner, self.temperature, wanted, TOP_K) if reads else nullcontext() as tap:
+        tapped = DecodeTap(inner, self.temperature, wanted, TOP_K) if reads else nullcontext()
+        with without_router_logits(inner), tapped as tap:
             output = super()._generate(prompts, *args, **kwargs)
         self.rollout = Rollout(prompt_ids=list(output[0]), completion_ids=list(output[1]))
         if tap is not None:
@@ -142,6 +158,7 @@ class InternalFeedback(Trainer):
         return output
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        self.verify_signal()
         output = super()._generate_and_score_completions(inputs)
         self.reward.take_advantages(gather_object(output["advantages"].tolist()))
         return output
@@ -151,7 +168,7 @@ class InternalFeedback(Trainer):
     ) -> Any:
         call = super()._get_per_token_logps_and_entropies
         path = self._path_of(model) if self.rollout is not None and not torch.is_grad_enabled() else None
-        if path is None or self._read(model, path) != path:
+        if path is None or self.read != path:
             return call(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
         output, fields = self._run_with_tap(call, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
         self._keep(fields, path)
@@ -171,9 +188,9 @@ class InternalFeedback(Trainer):
         fields = tap.fields(output[0])
         return output, fields if fields is None or not theirs else fields | {"entropy": output[1].float()}
 
-    def _read(self, model: nn.Module, running: str = "") -> str | None:
-        """Finds the row of the table of passes that is read, while a pass of TRL's is `running` or before a rollout."""
-        scored = scored_anyway("rloo" if isinstance(self, RLOOTrainer) else "grpo", vars(self.args)) is not None
+    @property
+    def read(self) -> Way | None:
+        """Finds the row of the table of passes that is read."""
         elsewhere = (
             self.use_vllm
             or in_shards(self.accelerator)  # there a process decodes on while others do
@@ -181,11 +198,11 @@ class InternalFeedback(Trainer):
         )
         conditions = Conditions(
             annotator=self.reward.annotator.kind,
-            scored=running == "policy" or scored,
-            reference=running == "reference",
+            scored=scored_anyway("rloo" if isinstance(self, RLOOTrainer) else "grpo", vars(self.args)) is not None,
+            reference=bool(self.args.beta),
             captured=self.capture is not None,
             plain=not elsewhere,
-            dropout=has_active_dropout(model),
+            inexact=self.inexact,
         )
         return which_pass(conditions, self.reward.needs).read
 
@@ -222,33 +239,141 @@ class InternalFeedback(Trainer):
         model, switched = self.model, nullcontext()
         if self.shadow is not None:
             switched = self.shadow.swapped()
-        elif self.reward.annotator.kind == "offline" and self.ref_model is not None:
-            model = self.ref_model
         elif self.reward.annotator.kind == "offline":
-            inner = self.accelerator.unwrap_model(model)
-            switched = use_adapter(inner, "ref" if "ref" in inner.peft_config else None)
+            model, switched = self._reference()
         with switched, evaluation_mode(model):
             yield model
 
+    def _reference(self) -> tuple[nn.Module, AbstractContextManager[Any]]:
+        """Returns the reference model, and the context in which it is that: adapters may have to be off."""
+        if self.ref_model is not None:
+            return self.ref_model, nullcontext()
+        inner = self.accelerator.unwrap_model(self.model)
+        return self.model, use_adapter(inner, "ref" if "ref" in inner.peft_config else None)
+
     @torch.no_grad()
     def _own_pass(self, rollout: Rollout) -> None:
-        """Runs TRL's scoring method once with a tap, for statistics that no other pass gave."""
-        device, padding = self.accelerator.device, float(self.processing_class.pad_token_id)
+        """Runs TRL's scoring method once with a tap, for statistics that no other pass gave.
 
-        def columns(rows: list[list[int]], side: str) -> tuple[torch.Tensor, torch.Tensor]:
-            ids = [torch.tensor(row, dtype=torch.long, device=device) for row in rows]
-            pad = functools.partial(nn.utils.rnn.pad_sequence, batch_first=True, padding_side=side)
-            return pad(ids, padding_value=padding), pad([torch.ones_like(row) for row in ids])
-
-        parts = columns(rollout.prompt_ids, "left"), columns(rollout.completion_ids, "right")
-        ids_BL, mask_BL = (torch.cat(pair, dim=1) for pair in zip(*parts, strict=True))
-        length = max(rollout.lengths)
-        call = super()._get_per_token_logps_and_entropies
+        Rows are padded on the right alone, which changes nothing for any causal model.
+        """
+        rows = [[*p, *c] for p, c in zip(rollout.prompt_ids, rollout.completion_ids, strict=True)]
+        ids_BL, mask_BL = self._padded(rows, "right")
+        starts_B = torch.tensor([len(ids) for ids in rollout.prompt_ids], device=ids_BL.device)
+        first, length = int(starts_B.min()), max(rollout.lengths)
+        call, size = super()._get_per_token_logps_and_entropies, self.args.per_device_train_batch_size
         with self._annotating_model() as model:
-            rows = self.args.per_device_train_batch_size
-            _, fields = self._run_with_tap(call, model, ids_BL, mask_BL, length, batch_size=rows)
+            _, fields = self._run_with_tap(call, model, ids_BL, mask_BL, ids_BL.shape[1] - first, batch_size=size)
         assert fields is not None, "a pass of TRL's scoring method did not go through the backbone"
-        rollout.fields, rollout.path = fields | rollout.fields, "pass"  # what was there stays, to the last bit
+        columns_BT = (starts_B - first).unsqueeze(1) + torch.arange(length, device=ids_BL.device)
+        columns_BT = columns_BT.clamp(max=ids_BL.shape[1] - first - 1)  # of padding
+        own = {name: values_BL.gather(1, columns_BT) for name, values_BL in fields.items()}
+        rollout.fields, rollout.path = own | rollout.fields, "pass"  # what was there stays, to the last bit
+
+    def _padded(self, rows: Ids, side: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pads rows of token ids; returns them and their attention mask."""
+        ids = [torch.tensor(row, dtype=torch.long, device=self.accelerator.device) for row in rows]
+        pad = functools.partial(nn.utils.rnn.pad_sequence, batch_first=True, padding_side=side)
+        padding = float(self.processing_class.pad_token_id)
+        return pad(ids, padding_value=padding), pad([torch.ones_like(row) for row in ids])
+
+    def verify_signal(self) -> None:
+        """Compares what training will read with passes over one unpadded sequence in eval mode; once, before step 1.
+
+        A few real prompts of different lengths get short completions. What TRL or vLLM computes is not read where it
+        differs from these passes; a pass of rlif's own is read instead. The random state and the log do not change.
+
+        Raises:
+            ModelError: the pass of rlif's own differs too, or the model is not causal.
+        """
+        if self.verified:
+            return
+        self.verified = True
+        while (found := self._rehearsed()) is not None:
+            way = self.read
+            if way is None:
+                raise ModelError(
+                    f"the confidence of {self._name} cannot be measured in batches: a pass of rlif's own in eval mode"
+                    f" {found}; use another model, or rewards that read text alone, such as plurality_vote."
+                )
+            self.inexact |= {way}
+            instead = self.read or ("a pass of rlif's own" if self.reward.needs else "nothing")
+            if self.is_world_process_zero():
+                LOG.warning("%s: the path %r %s; %s is read instead", self._name, way, found, instead)
+
+    def _rehearsed(self) -> str | None:
+        try:
+            return self._rehearse()
+        except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
+            raise ModelError(f"{self._name} fails in the passes that training runs: {first_line(error)}") from error
+
+    @property
+    def _name(self) -> str:
+        return type(causal_lm(self.accelerator.unwrap_model(self.model))).__name__
+
+    @torch.no_grad()
+    def _rehearse(self) -> str | None:
+        """Says how what is read now differs from passes over one sequence in eval mode; None if it does not."""
+        metrics, seen = copy.deepcopy(self._metrics), self.state.num_input_tokens_seen
+        tolerance = max(TOLERANCE.get(dtype, 0.0) for dtype in self._dtypes())
+        with random_state_kept(self.accelerator.device) as drew, training_mode(self.model):
+            rollout = self._short_rollout()
+            random = drew() and self.read != "vllm"
+            rows = rollout.prompt_ids, rollout.completion_ids
+            alone = causal(self._name, self._measure_alone, *rows, tolerance)
+        self._metrics, self.state.num_input_tokens_seen = metrics, seen
+        off = deviation(rollout.fields, alone, rollout.lengths)
+        if random and rollout.fields:
+            return "draws random numbers, as dropout does"
+        return None if off <= tolerance else f"is {off:.2g} nats a token off an unpadded pass (limit {tolerance:g})"
+
+    def _dtypes(self) -> set[torch.dtype]:
+        """Returns the types that the statistics are computed in."""
+        mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, torch.float32)
+        weight: Any = head_of(self.accelerator.unwrap_model(self.model)).module.weight
+        engine = getattr(getattr(self.capture and self.capture.llm, "llm_engine", None), "model_config", None)
+        return {mixed, weight.dtype, getattr(engine, "dtype", torch.float32)}
+
+    def _short_rollout(self) -> Rollout:
+        """Returns a few rows with statistics from the passes that training will read, in training mode."""
+        prompts = ragged([row["prompt"] for row in islice(self.train_dataset, LOOKED_AT)], ROWS)
+        if self.read == "vllm":
+            group, engine = self.num_generations, self.vllm_generation
+            with replaced(engine, max_completion_length=min(TOKENS, engine.max_completion_length)):
+                self._generate([prompt for prompt in prompts for _ in range(group)])  # an engine samples groups
+            return self.take_rollout().every(group)
+        if self.read == "decode":
+            config = copy.deepcopy(self.generation_config)
+            config.update(do_sample=False, max_new_tokens=min(TOKENS, config.max_new_tokens), min_new_tokens=None)
+            with replaced(self, generation_config=config):
+                self._generate(prompts)
+            return self.take_rollout()
+        ids = self._tokenize_prompts(prompts)[0]
+        most = min(TOKENS, self.args.max_completion_length)
+        ends = [row[-max(1, most - 3 * n) :] for n, row in enumerate(ids)]
+        self.rollout = Rollout(ids, [*ends[1:], *ends[:1]])  # each prompt goes on with the end of another
+        if self.read is not None:
+            model, switched = self._reference() if self.read == "reference" else (self.model, nullcontext())
+            parts = self._padded(ids, "left"), self._padded(self.rollout.completion_ids, "right")
+            tokens, mask = (torch.cat(pair, dim=1) for pair in zip(*parts, strict=True))
+            longest, size = max(self.rollout.lengths), self.args.per_device_train_batch_size
+            with switched:
+                self._get_per_token_logps_and_entropies(model, tokens, mask, longest, batch_size=size)
+        return self.take_rollout()
+
+    def _measure_alone(self, prompts: Ids, completions: Ids) -> dict[str, torch.Tensor]:
+        """Computes statistics in eval mode, one unpadded sequence at a time."""
+        if in_shards(self.accelerator):
+            rows = [Rollout([p], [c]) for p, c in zip(prompts, completions, strict=True)]
+            for row in rows:
+                self._own_pass(row)
+            pad = functools.partial(nn.utils.rnn.pad_sequence, batch_first=True)
+            return {name: pad([row.fields[name][0] for row in rows]) for name in rows[0].fields}
+        with self._annotating_model() as model:
+            inner, top_k = self.accelerator.unwrap_model(model), min(TOP_K, self.vocab_size)
+            options: dict[str, Any] = {"temperature": self.temperature, "top_k": top_k, "batch_size": 1}
+            stats = score_completions(inner, prompts, completions, **options)
+        return {name: getattr(stats, f"{name}_BT") for name in EVERY}
 
 
 class InternalGRPOTrainer(InternalFeedback, GRPOTrainer):
@@ -257,18 +382,3 @@ class InternalGRPOTrainer(InternalFeedback, GRPOTrainer):
 
 class InternalRLOOTrainer(InternalFeedback, RLOOTrainer):
     """TRL's RLOOTrainer rewarded by a signal."""
-
-
-class NormaliserState(TrainerCallback, ExportableState):
-    """Carries the spreads at the start of a run through its checkpoints, in `trainer_state.json`."""
-
-    def __init__(self, mixer: Mixer):
-        self.mixer = mixer
-
-    def state(self) -> dict[str, Any]:
-        return {"args": {}, "attributes": {"start_spread": self.mixer.state()}}
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        saved = state.stateful_callbacks.get(type(self).__name__)
-        if saved:
-            self.mixer.load(saved["attributes"]["start_spread"])

@@ -34,7 +34,7 @@ CASES = {
     "dropout": ({"model": lambda: tiny_model(attention_dropout=0.3)}, "pass", 1, 0),
     "lora dropout": ({"peft_config": DROPPING}, "pass", 1, 0),
     "lora dropout, two iterations": ({"peft_config": DROPPING, "num_iterations": 2}, "pass", 2, 0),
-    "lora dropout, beta, offline": ({"peft_config": DROPPING, "beta": 0.04, "annotator": "offline"}, "pass", 2, 0),
+    "lora dropout, beta, offline": ({"peft_config": DROPPING, "beta": 0.04, "annotator": "offline"}, "reference", 1, 0),
     "rloo": ({"algorithm": "rloo"}, "policy", 1, 0),
     "rloo, temperature": ({"algorithm": "rloo", "temperature": 1.4}, "policy", 1, 0),
 }

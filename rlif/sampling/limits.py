@@ -1,0 +1,110 @@
+"""Says before anything long starts what a model cannot do, from its configuration and from its weights.
+
+    check_kind         a model of text, which transformers loads as a causal language model
+    check_trainable    quantised weights take adapters
+    check_fit          prompts and completions within its positions, and tokens within its embeddings
+    check_finite       weights without NaN and infinite values; `check_files` reads them off the disk
+
+Training, its dry run, evaluation, selection and the forecast call these through `rlif.sampling.loading`,
+`rlif.training.prepare` and the samplers. `rlif.scoring.statistics` refuses rows that are too long itself.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlif.errors import ModelError, RecipeError, first_line
+from rlif.scoring.head import longest_sequence
+
+
+def check_kind(name: str, config: Any) -> None:
+    """Refuses a model that transformers does not load as a causal language model of text.
+
+    Raises:
+        ModelError: says what kind it is.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+
+    if config.model_type in KNOWN:
+        return
+    others = [part.removesuffix("_config") for part in getattr(config, "sub_configs", {}) if part != "text_config"]
+    parts = f", with {' and '.join(others)}" if others else ""
+    raise ModelError(
+        f"{name} is a {config.model_type} model{parts}, and transformers has no causal language model of text of this"
+        " kind; use a model of text."
+    )
+
+
+def check_trainable(name: str, config: Any, adapters: bool) -> None:
+    """Refuses to train quantised weights themselves; adapters over them can be trained.
+
+    Raises:
+        ModelError: says how they are quantised.
+    """
+    found = getattr(config, "quantization_config", None) or {}
+    method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+    if method in ("awq", "bitsandbytes", "gptq") and not adapters:
+        raise ModelError(
+            f"the weights of {name} are quantised ({method}) and cannot be trained themselves; train adapters over them"
+            " (lora), or take the model that was not quantised."
+        )
+
+
+def check_fit(name: str, config: Any, tokenizer: Any, prompt_ids: Sequence[Sequence[int]], max_tokens: int) -> None:
+    """Refuses prompts that the model cannot read, or cannot complete within its positions.
+
+    Args:
+        max_tokens: the limit of a completion.
+
+    Raises:
+        ModelError: a token without an embedding.
+        RecipeError: a prompt and its completion may be longer than the model's positions.
+    """
+    limit, longest = longest_sequence(config), max(map(len, prompt_ids), default=0)
+    if limit is not None and longest + max_tokens > limit:
+        raise RecipeError(
+            f"the longest prompt has {longest} tokens and a completion up to {max_tokens}, together"
+            f" {longest + max_tokens}, but {name} has {limit} positions; lower the limit of completions or leave out"
+            " long prompts."
+        )
+    last = config.get_text_config().vocab_size - 1
+    read = {tokenizer.pad_token_id, tokenizer.eos_token_id}.union(*prompt_ids) - {None}
+    if (token := max(read)) > last:
+        raise ModelError(
+            f"the tokenizer gives token {token} ({tokenizer.convert_ids_to_tokens(token)!r}), but the embeddings of"
+            f" {name} end at {last}; use the model's own tokenizer, or save the model with resized embeddings."
+        )
+
+
+def check_finite(name: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Refuses weights with NaN or infinite values.
+
+    Raises:
+        ModelError: names the first such tensor.
+    """
+    for tensor_name, tensor in tensors:
+        if not tensor.numel() or not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
+            continue
+        if not all(bound.isfinite() for bound in torch.aminmax(tensor.detach())):
+            raise ModelError(
+                f"the weights of {name} are damaged: {tensor_name} holds values that are not finite; get it anew."
+            )
+
+
+def check_files(name: str, folder: Path) -> None:
+    """Refuses a local model whose weights cannot be read or are not finite, a tensor at a time.
+
+    Raises:
+        ModelError: names the file or the tensor.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                keys = file.keys()
+                check_finite(name, ((key, file.get_tensor(key)) for key in keys))
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"cannot read {path.name} of {name}: {first_line(error)}") from error

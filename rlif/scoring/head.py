@@ -132,10 +132,9 @@ def verify_head(model: nn.Module) -> None:
         ours = head.finish(head.module(lm.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state))
         theirs = lm(input_ids=ids_BL, use_cache=False).logits.float()
     if not theirs.isfinite().all():
-        raise ModelError(
-            f"the logits of {type(lm).__name__} are not finite in {str(lm.dtype).removeprefix('torch.')}: its weights"
-            " are damaged, or too large for this type."
-        )
+        damaged = next((name for name, p in lm.named_parameters() if not p.isfinite().all()), None)
+        why = f"{damaged} holds values that are not finite" if damaged else "its values are too large for this type"
+        raise ModelError(f"the logits of {type(lm).__name__} are not finite in {lm.dtype}: {why}.")
     tolerance = 1e-4 if theirs.dtype == lm.dtype else 2e-2
     _verify(lm, ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance))
 

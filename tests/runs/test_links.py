@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from rlif.cli.main import app
 from rlif.errors import DataError, MachineError, RlifError
+from rlif.evaluation.grid import candidates
 from rlif.files.atomic import replace_file
 from rlif.files.inside import remove
 from rlif.files.lock import locked
@@ -79,6 +80,14 @@ def test_every_command_refuses_it(command, run):
     done = CliRunner().invoke(app, [*COMMANDS[command], str(run.path)])
     assert isinstance(done.exception, DataError) and f"is a symbolic link to {target}" in str(done.exception)
     assert (state(run.path), state(target.parent)) == before
+
+
+def test_a_model_of_a_run_is_not_evaluated_through_a_link(run, tmp_path):
+    for name in ("model", "checkpoints/checkpoint-1"):
+        lead_out(run, name)
+        with pytest.raises(DataError, match="is a symbolic link to"):
+            candidates(str(run.path / name), tmp_path)
+        (run.path / name).unlink()
 
 
 def test_a_link_that_comes_while_a_run_goes_is_not_followed(run):

@@ -21,6 +21,7 @@ from transformers import BertConfig, Gemma3TextConfig, Qwen2_5_VLConfig, T5Confi
 import rlif
 from rlif.config.loading import check_recipe
 from rlif.errors import DataError, MachineError, ModelError
+from rlif.runs.history import read_history
 from rlif.sampling.limits import check_finite, check_kind
 from rlif.sampling.loading import load_adapter, load_config, load_model, load_tokenizer, model_path
 from rlif.sampling.sampler import Decoding, TransformersSampler
@@ -154,7 +155,7 @@ def test_an_adapter_is_trained_on(lora, tmp_path):
     moved = max((before[name] - after[name]).abs().max().item() for name in before)
     assert 0 < moved < 0.05, "it began elsewhere, or did not move"
     trained = load_model(check_recipe({"model": str(run.model)}))
-    row = run.completions(1)[0]
+    row = next(read_history(run.path).read_completions(1))
     start = load_model(check_recipe({"model": str(adapter)}))
     expected = oracle.self_certainty(start, row["prompt_ids"], row["completion_ids"])
     assert row["rewards"]["self_certainty"] == pytest.approx(expected, abs=1e-3)
@@ -219,7 +220,7 @@ def write_gguf(path: Path) -> Any:
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokenizer.convert_ids_to_tokens(range(config.vocab_size)))
     writer.add_token_types([gguf.TokenType.CONTROL] * 5 + [gguf.TokenType.NORMAL] * (config.vocab_size - 5))
-    writer.add_token_merges([])
+    writer.add_token_scores([0.0] * config.vocab_size)  # there are no merges
     writer.add_eos_token_id(1)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, config.num_hidden_layers)
     for name, values in model.state_dict().items():

@@ -76,9 +76,8 @@ class InternalFeedback(Trainer):
     ):
         check_trl(type(self))
         self.reward = reward_funcs
-        trains_on = hasattr(
-            [*args, kwargs.get("model")][0], "get_base_model"
-        )  # an adapter that exists: off, it is not the start
+        model = [*args, kwargs.get("model")][0]
+        trains_on = hasattr(model, "get_base_model")  # an adapter that exists; with it off the model is not its start
         with with_capture_processor() if vllm_capture else nullcontext():
             super().__init__(*args, reward_funcs=reward_funcs, **kwargs)
         restore_seed(self)

@@ -65,7 +65,9 @@ def run_of(path: Path) -> Path | None:
 def trained_with(model: str) -> Chat:
     """Returns how prompts were rendered where a model was trained, if its folder is that of a run."""
     run = run_of(Path(model).expanduser())
-    return check_recipe(read_yaml(run / "recipe.yaml")).chat_template if run else OPEN
+    if run is None or not (run / "environment.json").is_file():  # any folder may hold a recipe.yaml of its owner's
+        return OPEN
+    return check_recipe(read_yaml(run / "recipe.yaml")).chat_template
 
 
 def is_adapter(path: str | Path) -> bool:

@@ -107,6 +107,7 @@ def write(path, rows):
     ("row", "message"),
     [
         ({"completion": "x"}, "line 2 of .* has no 'id'"),
+        ({"id": "x", "completion": "\ud800"}, "line 2 of .* holds half of a character"),
         ({"id": "x"}, "line 2 of .* has no 'completion'"),
         ({"id": "x", "completion": None}, "completion in line 2 of .* is null"),
         ({"id": "x", "completion": 3}, "'completion' in line 2 of .* is a int; expected str"),

@@ -58,6 +58,11 @@ class Problem:
         """The problem as text or, where it is the end of a conversation, as messages."""
         return [*self.history, {"role": "user", "content": self.text}] if self.history else self.text
 
+    def compared(self) -> dict[str, Any]:
+        """Returns what must be the same when work is resumed; of newer fields, those that hold something."""
+        newer = ("history", "other_golds")  # work of earlier versions lacks them
+        return {key: value for key, value in vars(self).items() if key != "row" and (value or key not in newer)}
+
     @property
     def golds(self) -> tuple[str, ...]:
         """All answers that are right; empty without a label."""

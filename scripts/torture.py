@@ -40,6 +40,7 @@ FILES = {
     "fingerprint": "runs/test_fingerprint.py",
     "security": "training/test_security.py",
     "fuzz": "project/test_fuzz.py",
+    "fuzz_data": "project/test_fuzz_data.py",
 }
 
 # The promise, the tests that prove it (file::beginning of the name), the unit of the count.
@@ -108,7 +109,7 @@ ROWS = (
         "security::",
         "tests",
     ),
-    ("any bytes in recipes, data and run folders: a result or one sentence", "fuzz::", "tests"),
+    ("any bytes in recipes, data and run folders: a result or one sentence", "fuzz:: fuzz_data::", "tests"),
 )
 
 

@@ -62,17 +62,14 @@ def select(
     from rlif.selection.drawing import Drawing
     from rlif.selection.scaling import report
     from rlif.selection.score_file import load_scorer
-    from rlif.tasks import by_id, find_task
     from rlif.tasks.prompts import find_prompt
 
     template = None if prompt is None else find_prompt(prompt)
     rules.choose(rule, [], [], power=power)  # refuses an unknown rule and an impossible power before anything is loaded
     _check_engine(engine, rule, samples, early_stop)
     _check_source(model, samples, n=n, warm_up=warm_up if early_stop else None)
-    known, how = None if task is None else find_task(task), chat_settings(chat, chat_template_kwargs, merge_system)
-    known = known and known.reading(named_columns(columns))
-    problems = [] if known is None else known.load(split or known.splits[-1], source=source, limit=limit)
-    by_id(problems)  # refuses two of the same id
+    how = chat_settings(chat, chat_template_kwargs, merge_system)
+    known, problems = _problems(task, columns, split, source=source, limit=limit)
     scorer, held = None, False
     if model is not None:
         quiet_transformers()
@@ -94,6 +91,19 @@ def select(
     _show(found, chosen)
     if out is not None:
         _write(out, found, chosen, None if samples is None or held else rows)
+
+
+def _problems(
+    task: str | None, columns: str | None, split: str | None, **which: Any
+) -> tuple[Task | None, list[Problem]]:
+    from rlif.tasks import by_id, find_task
+
+    if task is None:
+        return None, []
+    known = find_task(task).reading(named_columns(columns))
+    problems = known.load(split or known.splits[-1], **which)
+    by_id(problems)  # refuses two of the same id
+    return known, problems
 
 
 def _equality(task: Task, rows: Sequence[Row]) -> Callable[[str, str], bool]:

@@ -1,5 +1,7 @@
 """Evaluates a model on a task's problems, and grades the gold answers themselves."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -70,12 +72,22 @@ def describe(
         **(settings or {}),
         "task": task.name,
         "problems": len(problems),
+        "data": _hash(problems),
         "protocol": task.protocol.describe(),
         "prompt": asdict(setup.prompt),
         "chat": setup.chat.described(),
         "decoding": setup.decoding.described(),
         "batch_size": batch_size,
     }
+
+
+def _hash(problems: Sequence[Problem]) -> str:
+    """Hashes what is put to the model and what it is graded by, but for tests of programs, which may be huge."""
+    hashed = hashlib.sha256()
+    for problem in problems:
+        shown = [problem.id, problem.preamble, problem.shots, problem.prompt, problem.golds]
+        hashed.update(json.dumps(shown).encode())
+    return hashed.hexdigest()[:16]
 
 
 def check_gold(task: Task, problems: Sequence[Problem], unsafe_local: bool = False) -> dict[str, list[str]]:

@@ -68,7 +68,8 @@ class Records:
             self.batches = {int(line["batch"]): [{**record} for record in line["records"]] for line in lines[1:]}
         except (DataError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise DataError(f"{log.path} is damaged; remove it to start this evaluation anew.") from error
-        if keys := different(begun, settings):
+        known = {key: value for key, value in settings.items() if key in begun or key != "data"}  # older parts lack it
+        if keys := different(begun, known):
             raise DataError(
                 f"{log.path} was begun with other settings ({keys}); remove it, or write to another folder."
             )

@@ -19,7 +19,7 @@ class Batch:
         completion_ids: their tokens, the closing one included.
         answers: what the task extracts; None without an answer.
         task: extracts and grades.
-        problems: one per completion, with gold answers; None unless a reward of the recipe needs gold.
+        problems: one per completion, with gold answers; None unless a reward of the recipe needs gold or columns.
         step: optimiser steps so far.
         seed: the run's.
         first: position of the first row among those of all processes.

@@ -23,7 +23,6 @@ from rlif.runs.checkpoints import file_entry
 from rlif.types import Problem
 
 SMALL = 16 * 2**20  # bytes; larger files are compared by size only
-NEWER = ("history", "other_golds")  # fields of problems that runs of earlier versions do not have
 COMPARED = ("python", "system", "packages", "threads", "gpus", "processes")
 
 
@@ -69,14 +68,8 @@ def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _rows(problems: Iterable[Problem]) -> dict[str, Any]:
-    lines = [json.dumps(_hashed(problem), sort_keys=True, default=str) for problem in problems]
+    lines = [json.dumps(problem.compared(), sort_keys=True, default=str) for problem in problems]
     return {"rows": len(lines), "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
-
-
-def _hashed(problem: Problem) -> dict[str, Any]:
-    """Returns the fields of a problem; those that are newer than some run folders only where they hold something."""
-    fields = vars(problem)
-    return {key: value for key, value in fields.items() if key != "row" and (value or key not in NEWER)}
 
 
 def _files(folder: Path) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Drawing:
         """Describes everything that decides the rows, as plain data."""
         sampler, scorer = self.sampler, self.sampler.scorer
         weights = {file.name: file.stat().st_size for file in sorted(Path(scorer.name).glob("*.safetensors"))}
-        problems = json.dumps([asdict(problem) for problem in self.problems], sort_keys=True, default=str)
+        problems = json.dumps([problem.compared() for problem in self.problems], sort_keys=True, default=str)
         return plain(
             {
                 **settings,

@@ -15,6 +15,7 @@ from rlif.answers.clusters import by_problem
 from rlif.errors import DataError
 from rlif.files.atomic import is_number
 from rlif.files.jsonl import Row, read_lines
+from rlif.files.text import check_text
 from rlif.sampling.early_stop import PERCENTILE, EarlyStop, threshold
 from rlif.sampling.limits import check_fit
 from rlif.sampling.protocol import mark, render_problem
@@ -115,7 +116,10 @@ def read_samples(path: Path) -> list[Row]:
     Raises:
         DataError: a row without id or completion, or with something else where text, truth or a number belongs.
     """
-    rows = [check_sample(line, number, path) for number, line in read_lines(path)]
+    rows = []
+    for number, line in read_lines(path):
+        check_text(line, f"line {number} of {path}")
+        rows.append(check_sample(line, number, path))
     if not rows:
         raise DataError(f"{path} has no rows.")
     return rows

@@ -98,6 +98,16 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
         evaluate(Fragile(dies_at=1), CUPS, problems(), setup(Decoding(6)), path=tmp_path / "cups")
     with pytest.raises(rlif.RlifError, match=r"was begun with other settings \(decoding\)"):
         evaluate(Fragile(), CUPS, problems(), setup(Decoding(7)), path=tmp_path / "cups")
+    changed = [replace(problems()[0], text="Another?"), *problems()[1:]]
+    with pytest.raises(rlif.RlifError, match=r"was begun with other settings \(data\)"):
+        evaluate(Fragile(), CUPS, changed, setup(Decoding(6)), path=tmp_path / "cups")
+    with pytest.raises(rlif.RlifError, match="two problems have the id"):
+        evaluate(Fragile(), CUPS, [changed[0], *problems()], setup(Decoding(6)))
+    lines = (tmp_path / "cups.part.jsonl").read_text().splitlines(keepends=True)
+    begun = json.loads(lines[0])
+    del begun["settings"]["data"]  # as an earlier version wrote it
+    (tmp_path / "cups.part.jsonl").write_text("".join([json.dumps(begun) + "\n", *lines[1:]]))
+    assert evaluate(Fragile(), CUPS, problems(), setup(Decoding(6)), path=tmp_path / "cups").completions == 10
     for settings in ("1", '""', "[[null, false]]"):
         (tmp_path / "cups.part.jsonl").write_text(f'{{"settings": {settings}}}\n')
         with pytest.raises(rlif.RlifError, match="damaged"):

@@ -32,4 +32,6 @@ def test_the_table_counts_passed_and_skipped_tests(tmp_path):
     table = torture.table(torture.read_cases(tmp_path / "junit.xml")).splitlines()
     (two,) = [line for line in table if "two processes: the same" in line]
     assert two.endswith("| `tests/training/test_kills.py` `test_two_processes...` | 1/2 kills (1 skipped) |")
-    assert table[-1].endswith("| `tests/project/test_fuzz.py` | 1/1 tests, 1,015 cases |")
+    assert table[-1].endswith(
+        "| `tests/project/test_fuzz.py`, `tests/project/test_fuzz_data.py` | 1/1 tests, 1,015 cases |"
+    )

@@ -107,6 +107,7 @@ def write(path, rows):
     ("row", "message"),
     [
         ({"completion": "x"}, "line 2 of .* has no 'id'"),
+        ({"id": "x", "completion": "\ud800"}, "line 2 of .* holds half of a character"),
         ({"id": "x"}, "line 2 of .* has no 'completion'"),
         ({"id": "x", "completion": None}, "completion in line 2 of .* is null"),
         ({"id": "x", "completion": 3}, "'completion' in line 2 of .* is a int; expected str"),
@@ -202,7 +203,10 @@ def test_free_form_text_is_picked_by_self_certainty(monkeypatch, capsys, tmp_pat
         (["select", "--samples", "nowhere.jsonl"], "no such file: nowhere.jsonl"),
         (["select", "--samples", "empty.jsonl"], "empty.jsonl has no rows."),
         (["select", "--samples", "folder"], "folder is a folder; expected a file of JSON lines."),
-        (["select", "--samples", "bytes.jsonl"], "line 1 of bytes.jsonl is not JSON: it is not text in UTF-8."),
+        (
+            ["select", "--samples", "bytes.jsonl"],
+            "line 1 of bytes.jsonl is not JSON: it is not text in UTF-8; save it as UTF-8.",
+        ),
         (["select", "--samples", "s.jsonl", "--early-stop"], "--early-stop draws samples"),
         (["select", "--samples", "s.jsonl"], "the rule borda reads self_certainty, which no sample has"),
         (["score", "nowhere.jsonl", "-m", "tiny-reasoner"], "no such file: nowhere.jsonl"),

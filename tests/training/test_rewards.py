@@ -234,8 +234,9 @@ def test_a_run_whose_reward_fails_can_be_resumed_from_a_checkpoint(fault, tmp_pa
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_reward_that_fails_in_the_first_step(tmp_path, model_folder):
+def test_a_reward_that_fails_in_the_first_step(tmp_path, model_folder, monkeypatch):
     """A random model boxes nothing, so there are no answers to vote on."""
+    monkeypatch.setattr("rlif.engines.trl.rewards.UNSCORED_ROLLOUTS", 1)
     with pytest.raises(
         rlif.RlifError, match=r"task clock finds an answer in none of them.* go on with: rlif train --resume"
     ):

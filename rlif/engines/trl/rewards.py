@@ -90,7 +90,7 @@ class InternalReward:
         mixer: scales and mixes them, see `rlif.rewards.mixing`; the trainer must have scale_rewards="none".
         annotator: the model whose confidence token signals measure; the current policy if left out.
         task: extracts, compares and grades answers, for terms that read answers.
-        problems: the data set's column `problem` gives the row in them; only for terms that need gold.
+        problems: the data set's column `problem` gives the row in them; for terms that need gold or columns.
         cluster_texts: for semantic_entropy, see `rlif.rewards.equivalence`.
         rewarded: how many of a group are rewarded; the others only vote. All if left out.
         seed: seeds random rewards.

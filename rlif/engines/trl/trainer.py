@@ -4,9 +4,9 @@ The trainers here override methods of TRL's and of transformers', `super()` firs
 `contract.USED` lists them. So a signal costs no forward pass wherever TRL runs one that serves. `rlif.config.passes`
 has the table; the path taken is logged.
 
-Self-certainty is that of the sampling distribution: temperature applied, top-k, top-p and penalties not. Rows that are
-truncated while `mask_truncated_completions` is on, rows without tokens and non-finite values are None: outside the
-group's mean, advantage zero. Tools and environments are refused.
+Self-certainty is that of the sampling distribution: temperature applied, top-k, top-p and penalties not. Signals of
+rows that are truncated while `mask_truncated_completions` is on, of rows without tokens and non-finite values are None:
+outside the group's mean, advantage zero. Tools and environments are refused.
 """
 
 import functools

@@ -67,6 +67,8 @@ class InternalFeedback(Trainer):
             raise RecipeError("tools, environments and rollout functions are not supported with an internal reward.")
         if getattr(self.args, "scale_rewards", "none") not in ("none", False):
             raise RecipeError("set scale_rewards='none': the normaliser of the reward scales them.")
+        if getattr(self.args, "multi_objective_aggregation", "sum_then_normalize") != "sum_then_normalize":
+            raise RecipeError("leave multi_objective_aggregation out: the mixer of the reward scales and sums them.")
         self.vocab_size = head_of(self.model).vocab_size
         verify_head(self.model)
         annotator, inner = self.reward.annotator, self.accelerator.unwrap_model(self.model)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,24 @@ import numpy
 import pytest
 import torch
 from peft import PeftModel
+from rich.console import Console
 from support import trainers
 from support.models import byte_tokenizer, tiny_model
+from support.small_runs import SMALL
 from support.trainers import PROMPTS
 from transformers import set_seed
-from trl import GRPOTrainer, RLOOTrainer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 import rlif
+from rlif.config.defaults import LEAVE_ONE_OUT
 from rlif.engines.trl import setup
+from rlif.engines.trl.stopping import Stop
+from rlif.engines.trl.trainer import InternalGRPOTrainer, InternalRLOOTrainer
+from rlif.errors import RecipeError
+from rlif.runs.folder import Run
 from rlif.signals import SIGNALS
+from rlif.training.prepare import prepare
+from rlif.training.session import build, open_session
 
 BASE: dict[str, Any] = {
     "num_generations": 4,
@@ -205,34 +215,49 @@ def trained(recipe: rlif.Recipe, folder: Path, saved: int | None) -> Any:
     return trainer
 
 
+def build_with(trainer_class: Any, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], None]) -> None:
+    """Makes `build_trainer` build this class; `change` changes the arguments of the class."""
+
+    def build(**arguments: Any) -> Any:
+        change(arguments)
+        if trainer_class in (GRPOTrainer, RLOOTrainer):
+            del arguments["vllm_capture"]
+        return trainer_class(**arguments)
+
+    config = RLOOConfig if issubclass(trainer_class, RLOOTrainer) else GRPOConfig
+    monkeypatch.setattr(setup, "RLOO" if config is RLOOConfig else "GRPO", (build, config))
+
+
+def plain(function: str) -> Callable[..., Any]:
+    """The function under the name that TRL logs for our reward; TRL's own mixing is that of one reward."""
+
+    def reward(**columns: Any) -> Any:
+        return getattr(trainers, function)(**columns)
+
+    return reward
+
+
 def both(
     name: str, signals: list[str], annotator: str, model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Ended, Ended]:
-    """Trains with our trainer and with TRL's, both built by `build_trainer`, and compares nothing."""
+    """Trains with our trainer and with TRL's, both built by `build_trainer`."""
     recipe, saved = recipe_of(name, signals, annotator, model, folder), SETTINGS[name].get("saved")
-    function = getattr(trainers, SETTINGS[name].get("function", "sums"))
+    leave_one_out = recipe.algorithm in LEAVE_ONE_OUT
+    ours = InternalRLOOTrainer if leave_one_out else InternalGRPOTrainer
+    theirs = RLOOTrainer if leave_one_out else GRPOTrainer
 
-    def reward(**columns: Any) -> Any:
-        return function(**columns)
+    def with_data(arguments: dict[str, Any]) -> None:
+        if "eval_strategy" in SETTINGS[name]:
+            arguments["eval_dataset"] = arguments["train_dataset"].select(range(3))
 
-    def with_data(trainer_class: Any, **fixed: Any) -> Any:
-        def build(**arguments: Any) -> Any:
-            if "eval_strategy" in SETTINGS[name]:
-                fixed["eval_dataset"] = arguments["train_dataset"].select(range(3))
-            if trainer_class in (GRPOTrainer, RLOOTrainer):
-                del arguments["vllm_capture"]
-            return trainer_class(**arguments | fixed)
+    def with_function(arguments: dict[str, Any]) -> None:
+        with_data(arguments)
+        arguments["reward_funcs"] = plain(SETTINGS[name].get("function", "sums"))
 
-        return build
-
-    ended = []
-    (grpo, grpo_config), (rloo, rloo_config) = setup.GRPO, setup.RLOO
-    for ours in (True, False):
-        fixed = {} if ours else {"reward_funcs": reward}
-        monkeypatch.setattr(setup, "GRPO", (with_data(grpo if ours else GRPOTrainer, **fixed), grpo_config))
-        monkeypatch.setattr(setup, "RLOO", (with_data(rloo if ours else RLOOTrainer, **fixed), rloo_config))
-        ended.append(Ended(trained(recipe, folder / ("ours" if ours else "theirs"), saved)))
-    return ended[0], ended[1]
+    build_with(ours, monkeypatch, with_data)
+    ended = Ended(trained(recipe, folder / "ours", saved))
+    build_with(theirs, monkeypatch, with_function)
+    return ended, Ended(trained(recipe, folder / "theirs", saved))
 
 
 def assert_equal(ours: Ended, theirs: Ended, signals: list[str]) -> None:
@@ -276,3 +301,54 @@ def test_signal_at_weight_zero_changes_no_bit_in_any_setting(
 ):
     only_known(name)
     assert_equal(*both(name, signals, annotator, ending_model, tmp_path, monkeypatch), signals)
+
+
+def test_a_whole_run_with_its_callbacks_changes_no_bit(ending_model, tmp_path, monkeypatch):
+    """The guard, checkpoints, the record and evaluation on the way draw nothing and change nothing."""
+    byte_tokenizer().save_pretrained(ending_model)
+    overrides = [*SMALL, f"model={ending_model}", f"output={tmp_path}", "normalisation=none", "training.use_cpu=true"]
+    recipe = rlif.load_recipe("demo", [*overrides, "reward={self_certainty: 0, 'support.trainers:sums': 1}"])
+    ours = Run.create(recipe, "ours")
+    set_seed(5)
+    session = open_session(prepare(recipe), ours, Console(quiet=True), Stop(Console(quiet=True), 1), fresh=False)
+    session.evaluate_at(0)
+    session.train(None)
+    build_with(GRPOTrainer, monkeypatch, lambda arguments: arguments.update(reward_funcs=plain("sums")))
+    set_seed(5)
+    theirs = build(prepare(recipe), Run.create(recipe, "theirs"), fresh=False)
+    theirs.train()
+    assert len(ours.metrics()) == 4
+    assert_equal(Ended(session.trainer), Ended(theirs), ["self_certainty"])
+
+
+@pytest.mark.parametrize("function", ["sums", "some_sums"])
+@pytest.mark.parametrize(("normalisation", "scale"), [("group_std", "group"), ("batch_std", "batch")])
+def test_our_scaling_of_rewards_is_trls(normalisation, scale, function, ending_model, tmp_path, monkeypatch):
+    """It happens in float64, where TRL scales in float32; TRL's own is off in our trainers."""
+    recipe = recipe_of("defaults", ["self_certainty"], "online", ending_model, tmp_path)
+    update = {"normalisation": normalisation, "reward": {"self_certainty": 0, f"support.trainers:{function}": 1}}
+    recipe = recipe.model_copy(update=update | {"training": recipe.training | {"max_steps": 1}})
+    ours = Ended(trained(recipe, tmp_path / "ours", None))
+
+    def scaled(arguments: dict[str, Any]) -> None:
+        arguments["args"].scale_rewards, arguments["reward_funcs"] = scale, plain(function)
+
+    build_with(GRPOTrainer, monkeypatch, scaled)
+    theirs = Ended(trained(recipe, tmp_path / "theirs", None))
+    assert len(theirs.texts["advantages"]) == 8 and any(theirs.texts["advantages"])
+    assert ours.texts["completion"] == theirs.texts["completion"]
+    assert ours.texts["advantages"] == pytest.approx(theirs.texts["advantages"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ({"scale_rewards": "group"}, "set scale_rewards='none'"),
+        ({"scale_rewards": "batch"}, "set scale_rewards='none'"),
+        ({"multi_objective_aggregation": "normalize_then_sum"}, "leave multi_objective_aggregation out"),
+    ],
+)
+def test_a_second_scaling_is_refused(option, why, ending_model):
+    """A recipe cannot have these options at all, see `rlif.config.defaults.OURS`."""
+    with pytest.raises(RecipeError, match=why):
+        trainers.make_trainer(ending_model, **option)

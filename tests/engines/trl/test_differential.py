@@ -178,7 +178,7 @@ def only_known(name: str) -> None:
     options = SETTINGS[name].keys() - set(KEYS) - {"function", "saved"}
     config = setup.trainer_of(SETTINGS[name].get("algorithm", "grpo"))[1]
     if missing := options - inspect.signature(config).parameters.keys():
-        pytest.skip(f"this TRL has no {', '.join(missing)}")
+        pytest.skip(f"TRL without {', '.join(missing)}; install a newer one")
 
 
 class Ended:

@@ -2,6 +2,8 @@
 # make test          run the tests, six minutes on two cores; the last lines say what was skipped, and the remedy
 # make test-all      run the sweeps as well: every kill, every fault, all cases of the fuzz tests
 # make test-pythons  run the tests under each supported Python that is installed
+# make test-oldest   run the tests with the lowest versions that pyproject.toml allows (.venv-oldest)
+# make test-newest   run the tests with the newest versions that pip finds (.venv-newest)
 # make test-vllm     run the tests of vLLM on the CPU, in an environment of their own (.venv-vllm, 4 GB)
 # make torture       run kills, faults and fuzz tests at full length, and write the tables of docs/reliability.md
 # make bench         measure speed and memory, half an hour
@@ -10,13 +12,14 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 PYTHONS := 3.11 3.12 3.13
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
 
-.PHONY: demo test test-all test-pythons test-vllm torture bench bench-gpu lint format figure freeze clean
+.PHONY: demo test test-all test-pythons test-oldest test-newest test-vllm torture bench bench-gpu lint format figure freeze clean
 
 demo: $(READY)
 	$(RUN)/rlif train demo
@@ -29,6 +32,18 @@ test-all: test
 
 test-pythons:
 	scripts/test_pythons.sh $(PYTHONS)
+
+OLDEST := .venv-oldest/constraints.txt
+$(OLDEST): pyproject.toml
+	mkdir -p $(@D)
+	grep -oE '"[[:alnum:]_.-]+>=[0-9.]+' $< | tr -d '"' | sed 's/>=/==/' >$@
+
+test-oldest: $(OLDEST)
+	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=$(OLDEST)
+
+test-newest:
+	rm -f .venv-newest/.ready
+	PIP_UPGRADE=1 PIP_UPGRADE_STRATEGY=eager $(MAKE) test VENV=.venv-newest CONSTRAINTS=
 
 # Dynamo is off: it would spend 10 seconds on compiling vLLM's sampler.
 test-vllm: $(READY_VLLM)
@@ -68,13 +83,13 @@ freeze: $(READY)
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM)
+	rm -rf $(VENV) $(VENV_VLLM) .venv-oldest .venv-newest
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit("rlif needs Python 3.11 or newer; try make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check torch --constraint constraints.txt
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check torch $(CONSTRAINTS:%=--constraint %)
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' $(CONSTRAINTS:%=--constraint %)
 	touch $(READY)
 
 $(READY_VLLM): requirements-vllm.txt

@@ -133,6 +133,13 @@ def test_the_default_normalisation_depends_on_the_algorithm():
     check_training(rloo, 1)
 
 
+def test_a_pair_of_numbers_is_a_list_in_yaml():
+    options = check_training(check_recipe({"algorithm": "rloo", "training": {"reward_clip_range": [0, 0.5]}}), 1)
+    assert options["reward_clip_range"] == (0, 0.5)
+    with pytest.raises(rlif.RlifError, match=r"training\.reward_clip_range in the recipe: "):
+        check_training(check_recipe({"algorithm": "rloo", "training": {"reward_clip_range": [0, 1, 2]}}), 1)
+
+
 def test_a_key_of_surrogate_characters_is_refused_in_one_sentence():
     with pytest.raises(rlif.RlifError, match="which is not text; write the characters themselves"):
         check_recipe({"reward": {"\ud800\udc00": None}})

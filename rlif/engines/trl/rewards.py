@@ -256,11 +256,13 @@ class InternalReward:
         self, rows: list[ScoredCompletion], values: Values, factors: Mapping[str, torch.Tensor]
     ) -> list[float | None]:
         """Mixes one reward for each row of all processes; keeps the rows with their values in `scored`."""
-        masked, rewarded = self.trainer.args.mask_truncated_completions, self.rewarded or self._group
-        out = [(masked and row.truncated) or i % self._group >= rewarded for i, row in enumerate(rows)]
-        values = {
-            term.name: [None if no else v for v, no in zip(values[term.name], out, strict=True)] for term in self.terms
-        }
+        rewarded = self.rewarded or self._group
+        votes = [i % self._group >= rewarded for i in range(len(rows))]  # and no more
+        masks = self.trainer.args.mask_truncated_completions
+        unknown = [vote or (masks and row.truncated) for vote, row in zip(votes, rows, strict=True)]
+        # A token signal has no statistics of masked rows. Other rewards count in the group's mean, as in TRL.
+        out = {term.name: unknown if term.kind == "token" else votes for term in self.terms}
+        values = {name: [None if no else v for v, no in zip(values[name], out[name], strict=True)] for name in out}
         weights = {term.name: term.weight.at(self._step) for term in self.terms}
         for row, *numbers in zip(rows, *values.values(), strict=True):
             row.rewards = dict(zip(values, numbers, strict=True))

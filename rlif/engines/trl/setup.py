@@ -5,7 +5,7 @@ import os
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import datasets
 import torch
@@ -51,7 +51,11 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
     config = trainer_of(recipe.algorithm)[1]
     fields = {field.name for field in dataclasses.fields(config) if field.init}
     hints = typing.get_type_hints(config)
-    options = dict(recipe.resolved_training)
+    pairs = {name for name, hint in hints.items() if any(get_origin(part) is tuple for part in (hint, *get_args(hint)))}
+    options = {  # YAML has no tuples
+        name: tuple(value) if name in pairs and isinstance(value, list) else value
+        for name, value in dict(recipe.resolved_training).items()
+    }
     for name, value in options.items():
         if name not in fields:
             raise RecipeError(f"unknown key 'training.{name}': TRL has no such option; {nearest(name, fields)}")

@@ -6,9 +6,9 @@ has the table; the path taken is logged. Prompts are rendered by `rlif.tasks.ren
 step `verify_signal` compares what will be read with passes over one unpadded sequence in eval mode, so that no list of
 architectures is needed.
 
-Self-certainty is that of the sampling distribution: temperature applied, top-k, top-p and penalties not. Rows that are
-truncated while `mask_truncated_completions` is on, rows without tokens and non-finite values are None: outside the
-group's mean, advantage zero. Tools and environments are refused.
+Self-certainty is that of the sampling distribution: temperature applied, top-k, top-p and penalties not. Signals of
+rows that are truncated while `mask_truncated_completions` is on, of rows without tokens and non-finite values are None:
+outside the group's mean, advantage zero. Tools and environments are refused.
 """
 
 import copy
@@ -91,6 +91,8 @@ class InternalFeedback(Trainer):
             raise RecipeError("tools, environments and rollout functions are not supported with an internal reward.")
         if getattr(self.args, "scale_rewards", "none") not in ("none", False):
             raise RecipeError("set scale_rewards='none': the normaliser of the reward scales them.")
+        if getattr(self.args, "multi_objective_aggregation", "sum_then_normalize") != "sum_then_normalize":
+            raise RecipeError("leave multi_objective_aggregation out: the mixer of the reward scales and sums them.")
         self.vocab_size = head_of(self.model).vocab_size
         verify_head(self.model)
         annotator, inner = self.reward.annotator, self.accelerator.unwrap_model(self.model)

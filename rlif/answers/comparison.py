@@ -6,18 +6,18 @@ from functools import lru_cache
 from itertools import product
 
 from rlif.answers.numerals import read_number, same_number, units_conflict, without_units
-from rlif.answers.structure import Group, Labelled, Matrix, Node, has_thousands, parse
+from rlif.answers.spelling import respell
+from rlif.answers.structure import SET, Group, Labelled, Matrix, Node, has_thousands, is_point, parse
 
 Expressions = Callable[[str, str], bool]
-SET = r"\{\}"
 UNORDERED = {",", "u", SET}
 
 WORDS = re.compile(r"(?:\\text\{[^{}\\]*\}|[a-zA-Z]{4,}|[\s.,'()-])+")
 LETTERS = re.compile(r"[a-zA-Z0-9\s.,'()-]+")
 NO_LETTERS = re.compile(r"[^a-z0-9]+")
 TEXT = re.compile(r"\\text\{([^{}\\]*)\}")
-IN_BASE = re.compile(r"(-?\d[0-9a-zA-Z]*(?:\.[0-9a-zA-Z]+)?)_\{(\d+)\}")
-TIME = re.compile(r"\d+(?::\d+)+(?:[ap]\.?m\.?)?")
+IN_BASE = re.compile(r"\(?(-?[0-9A-F][0-9a-zA-Z]*(?:\.[0-9a-zA-Z]+)?)\)?_\{(\d+)\}")
+TIME = re.compile(r"(\d+(?::\d+)+)([ap]m)?")
 
 
 def same(answer: str, gold: str, expressions: Expressions) -> bool:
@@ -26,7 +26,13 @@ def same(answer: str, gold: str, expressions: Expressions) -> bool:
     Args:
         expressions: compares two expressions that are not plain numbers or words.
     """
+    if _as_words(answer) == _as_words(gold) != "":
+        return True
     return any(_Comparison(expressions).same(a, b) for a, b in product(_readings(answer), _readings(gold)))
+
+
+def _as_words(answer: str) -> str:
+    return TEXT.sub(r"\1", respell(answer)).casefold() if r"\text" in answer else respell(answer)
 
 
 @lru_cache(maxsize=2**12)
@@ -54,6 +60,8 @@ class _Comparison:
         (kind, parts), (other, others) = _as_group(a), _as_group(b)
         if SET in (kind, other) and {kind, other} <= UNORDERED:
             return self._all_in(parts, others) and self._all_in(others, parts)
+        if {kind, other} == {",", "u"} and all(map(is_point, parts)):
+            return False  # points are not intervals
         if {kind, other} <= UNORDERED:
             return len(parts) == len(others) and self._same_in_any_order(parts, others)
         return kind == other and self._same_in_order(parts, others)
@@ -62,7 +70,10 @@ class _Comparison:
         """Compares where at least one has a label: x = 3 is 3, but not y = 3; f(x) and y are one label."""
         if any(isinstance(node, str) and "=" in node for node in (a, b)):
             return self.same(_as_equation(a), _as_equation(b))
-        labels = [("y" if "(" in node.label else node.label) if isinstance(node, Labelled) else None for node in (a, b)]
+        labels = [
+            ("y" if node.label[1:].count("(") else node.label) if isinstance(node, Labelled) else None
+            for node in (a, b)
+        ]
         if None not in labels and labels[0] != labels[1]:
             return False
         return self.same(*(node.part if isinstance(node, Labelled) else node for node in (a, b)))
@@ -110,6 +121,8 @@ def same_leaf(answer: str, gold: str, expressions: Expressions) -> bool:
             same_leaf(*pair, expressions) for pair in pairs
         )
     answer, gold = answer.partition(r"\approx")[0], gold.partition(r"\approx")[0]  # the exact value
+    if (times := [_time(answer), _time(gold)]) != [None, None]:
+        return times[0] == times[1]
     if units_conflict(answer, gold):
         return False
     answer, gold = without_units(answer), without_units(gold)
@@ -120,14 +133,18 @@ def same_leaf(answer: str, gold: str, expressions: Expressions) -> bool:
         return bases[0] == bases[1]
     if WORDS.fullmatch(answer) or WORDS.fullmatch(gold):
         return (letters := _letters(answer)) is not None and letters == _letters(gold)
-    if TIME.fullmatch(answer) or TIME.fullmatch(gold):
-        return answer.replace(".", "") == gold.replace(".", "")
     return answer == gold or expressions(answer, gold)
+
+
+def _time(text: str) -> tuple[str, str | None] | None:
+    """Returns a time or ratio such as 3:30, and what follows of am and pm."""
+    match = TIME.fullmatch(re.sub(r"[\s.]", "", TEXT.sub(r"\1", text)).lower())
+    return match and (match.group(1), match.group(2))
 
 
 def _base(text: str) -> tuple[str, str] | None:
     """Returns the digits and the base of a number such as 2516_{8}."""
-    match = IN_BASE.fullmatch(text.strip("()"))
+    match = IN_BASE.fullmatch(TEXT.sub(r"\1", text))
     return (match.group(1).upper().lstrip("0"), match.group(2)) if match else None
 
 

@@ -56,4 +56,14 @@ _SAME = {
 COMMANDS = {other: command for command, others in _SAME.items() for other in others.split()}
 COMMANDS |= {"\\ ": " ", "\\\n": " "}
 
-ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1, "^": 1, "_": 1, r"\text": 1, r"\letter": 1, r"\overline": 1}
+ARGUMENTS = {
+    r"\frac": 2,
+    r"\binom": 2,
+    r"\sqrt": 1,
+    "^": 1,
+    "_": 1,
+    r"\text": 1,
+    r"\letter": 1,
+    r"\overline": 1,
+    r"\mathbb": 1,
+}

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 SIX = 6  # digits: from here on a decimal number may stand for an exact one that it rounds
 NEAR = Fraction(1, 10**6)  # relative
-NOISE = Fraction(1, 10**10)  # relative; two decimals that differ by less are one number with rounding errors
+NOISE = Fraction(1, 10**14)  # relative; two decimals that differ by less are one number with rounding errors
 LARGEST_EXPONENT = 400
 
 UNSIGNED = r"\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d{1,2}(?:,\d\d)+,\d{3}(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+"
@@ -162,7 +162,8 @@ def _near(a: Number, b: Number) -> bool:
         rounds = (shorter.digits or 0) >= SIX and (longer.digits or 0) > SIX and shorter.place > longer.place
         return gap <= size * NOISE or (rounds and gap < shorter.place and gap <= size * NEAR)
     decimal = a if a.digits else b
-    return (decimal.digits or 0) >= SIX and gap <= decimal.place and gap <= size * NEAR * 3 / 2
+    rounds = gap < decimal.place and gap <= size * NEAR * 3 / 2
+    return (decimal.digits or 0) >= SIX and (rounds or gap <= size * NOISE)
 
 
 def without_units(spelling: str) -> str:

@@ -18,7 +18,7 @@ SPECIAL_TOKEN = re.compile(r"<\|[\w-]{1,40}\|>|</?s>|<(?:eos|bos|pad|end_of_turn
 PAIRS = [("$$",) * 2, ("$",) * 2, (r"\(", r"\)"), (r"\[", r"\]"), ("**",) * 2, ("__",) * 2, ("`",) * 2, ("*",) * 2]
 BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
 WHOLE_TEXT = re.compile(r"\\text\s*\{\s*([-\d][^{}]*|[^{}]*,[^{}]*)\}")  # \text{6 ways}, \text{A, B}
-OPEN_INTERVAL = re.compile(r"\]([^\[\]]*,[^\[\]]*)\[")
+INTERVAL = re.compile(r"(^|\\cup|\\in)([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])(?=$|\\cup)")  # also ]1,2[ as in French
 SENTENCE = re.compile(r"^(?:the\s+)?(?:final\s+)?answer(?:\s+is|\s*[:=])+\s*", re.IGNORECASE)
 TRAILING = re.compile(r"(?:[.,;:]|\*\*|\\\\|\\[,;:! ]|\\text\{\s*\}|\\$|\s)+$")
 LEADING = re.compile(r"^(?:\s|\*\*|=|\\approx|\\[,;:! ]|~)+")
@@ -37,6 +37,8 @@ PLAIN = [
     (re.compile(r"(?<![a-zA-Z\\])pi(?![a-zA-Z])"), r"\\pi "),
     (re.compile(r"(?<=[\w)}])\s*\*\*\s*(?=[\w({-])"), "^"),
     (re.compile(r"\\(?:left|right)\s*\."), ""),
+    (re.compile(r"\\(begin|end)\{(\w+)\*\}"), r"\\\1{\2}"),
+    (re.compile(r"\+/-"), r"\\pm "),
     (re.compile(r">="), r"\\ge "),
     (re.compile(r"<="), r"\\le "),
     (re.compile(r"!="), r"\\ne "),
@@ -73,7 +75,12 @@ def respell(text: str) -> str:
     text = ONE_LETTER.sub(r"\1", text).replace(r"\letter", "")
     text = re.sub(r"\s+", " ", text).strip()
     text = GROUPED_BY_SPACE.sub(lambda match: match.group().replace(" ", ""), text)
-    return unwrap(NEEDLESS.sub("", text))
+    return INTERVAL.sub(_interval, unwrap(NEEDLESS.sub("", text)))
+
+
+def _interval(match: re.Match[str]) -> str:
+    before, first, inside, last = match.groups()
+    return before + {"]": "("}.get(first, first) + inside + {"[": ")"}.get(last, last)
 
 
 def _plain_characters(text: str) -> str:
@@ -121,8 +128,6 @@ def unwrap(text: str) -> str:
         text = SENTENCE.sub("", text)
         if match := WHOLE_TEXT.fullmatch(text):
             text = match.group(1)
-        elif match := OPEN_INTERVAL.fullmatch(text):
-            text = "(" + match.group(1) + ")"
         if match := BOX.match(text):
             text = _inside(text, match.end() - 1)
         elif text.startswith("{"):

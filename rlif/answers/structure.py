@@ -7,10 +7,13 @@ only leaves are given to it. An inequality in one variable becomes its interval.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+from rlif.answers.numerals import read_number
 from rlif.answers.spelling import respell
 
 Leaf = str
+SET = r"\{\}"
 OPEN = {"(": "(", "[": "[", r"\{": r"\{", r"\langle": "(", "{": "", r"\lfloor": "", r"\lceil": ""}
 CLOSE = {")": ")", "]": "]", r"\}": r"\}", r"\rangle": ")", "}": "", r"\rfloor": "", r"\rceil": ""}
 TOKEN = re.compile(
@@ -23,11 +26,23 @@ THOUSANDS = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{
 
 PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
 VARIABLE = re.compile(r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\{\w+\})?'*")
-LABEL = re.compile(rf"(?:{VARIABLE.pattern}|[a-zA-Z](?:\^\{{-1\}})?\([\w,]*\))")
+NAMES = re.compile(rf"\((?:{VARIABLE.pattern},)+{VARIABLE.pattern}\)")
+LABEL = re.compile(rf"(?:{VARIABLE.pattern}|[a-zA-Z](?:\^\{{-1\}})?\([\w,]*\)|{NAMES.pattern})")
 BUILDER = re.compile(rf"{VARIABLE.pattern}(?:\\in ?\\mathbb\{{R\}})? ?(?:[|:]|\\mid|\\colon) ?")
-MATRIX = re.compile(r"\\begin\{(\w*matrix|array|cases)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
+SYSTEMS = ("cases", "aligned")
+ALL_BUT = re.compile(r"\\mathbb\{R\}(?:\\setminus|\\backslash|-) ?\\\{(.*)\\\}")
+LETTER = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]+")
+INTEGER = re.compile(  # 2\pi k, k\in\mathbb{Z}
+    r"(?:[,(]|\\text\{[^{}]*\})*([a-zA-Z])(?:\\in ?\\mathbb\{Z\}|\\text\{(?:is )?(?:an )?integers?\})\)?$"
+)
 RELATIONS = {r"\le": ("\\le", "]"), "<": ("<", ")"), r"\ge": ("\\ge", "]"), ">": (">", ")")}
 INFINITE = (r"-\infty", r"\infty")
+SCALAR = r"-?(?:[\d./]|\\frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{[^{}]*\}|\\pi ?)*(?:\\cdot ?)?"
+MATRIX = re.compile(
+    rf"({SCALAR})([(\[|]?)\\begin\{{(\w*matrix|array|cases|aligned)\}}(?:\{{[^{{}}]*\}}|\[[a-z]\])?(.*)"
+    r"\\end\{\3\}[)\]|]?",
+    re.DOTALL,
+)
 BRACKETS = {"pmatrix": "", "bmatrix": "", "matrix": "", "smallmatrix": "", "array": "", "Bmatrix": ""}
 
 
@@ -68,7 +83,19 @@ def parse(answer: str, *, thousands: bool = True) -> Node:
         >>> parse("2 < x \\le 5")
         Group(kind='(]', parts=('2', '5'))
     """
-    return _parse(respell(answer), thousands)
+    return _parse(_one_integer(respell(answer)), thousands)
+
+
+def _one_integer(text: str) -> str:
+    r"""Names an integer that periods are counted by n, and removes `k\in\mathbb{Z}`."""
+    if match := INTEGER.search(text):
+        text, name = text[: match.start()], match.group(1)
+    elif r"\pi" in text or r"\circ" in text:
+        name = next(iter(names)) if len(names := set(LETTER.findall(text))) == 1 else ""
+        name = name if name in ("k", "m") else ""
+    else:
+        return text
+    return re.sub(rf"(?<![\\a-zA-Z]){name}(?![a-zA-Z])", "n", text) if name else text
 
 
 def has_thousands(answer: str) -> bool:
@@ -81,15 +108,15 @@ def _parse(text: str, thousands: bool) -> Node:
         return node
     if len(parts := _split(text, OR)) > 1:
         nodes = [_parse(part, thousands) for part in parts]
-        return Group("u" if all(map(_is_set, nodes)) else ",", _flat(_without_labels(nodes), ","))
+        return _joined(nodes, "u")
     if len(parts := _split(text, r"\cup")) > 1:
-        return Group("u", _flat([_parse(part, thousands) for part in parts], "u"))
+        return _union([_parse(part, thousands) for part in parts])
     if (found := _inequality(text)) is not None:
         return found
     if len(parts := _split(text, AND, ",", ";", thousands=thousands)) > 1:
         nodes = [_parse(part, thousands) for part in parts]
-        return _system(nodes) or Group(",", _flat(_without_labels(nodes), ","))
-    return _bracketed(text) or _matrix(text) or _leaf(text)
+        return _system(nodes) or _joined(nodes, ",")
+    return _all_but(text) or _bracketed(text) or _matrix(text) or _leaf(text)
 
 
 def _labelled(text: str, thousands: bool) -> Node | None:
@@ -100,16 +127,34 @@ def _labelled(text: str, thousands: bool) -> Node | None:
             parts.reverse()
         if len(parts) > 1 and all(LABEL.fullmatch(part) for part in parts[:-1]) and parts[-1]:
             node = _parse(parts[-1], thousands)
-            return node if sign == r"\in" else Labelled(parts[0], node)
+            return Labelled(parts[0], node)
     return None
 
 
-def _without_labels(nodes: Sequence[Node]) -> list[Node]:
-    """Removes labels that are all the same: x = 1 or x = 2."""
+def _joined(nodes: Sequence[Node], kind: str) -> Node:
+    """Joins parts to a list or, behind `or`, to a union; a label that they share is the label of the whole."""
     labels = {node.label for node in nodes if isinstance(node, Labelled)}
-    if len(labels) == 1 and not isinstance(nodes[0], str | Group | Matrix):
-        return [node.part if isinstance(node, Labelled) else node for node in nodes]
-    return list(nodes)
+    shared = labels.pop() if len(labels) == 1 and isinstance(nodes[0], Labelled) else ""
+    parts = [node.part if shared and isinstance(node, Labelled) else node for node in nodes]
+    if kind == "u" and any(map(_is_set, parts)) and (shared or not all(map(is_point, parts))):
+        whole = _union([Group(SET, (part,)) if isinstance(part, str) else part for part in parts])
+    else:
+        whole = Group(",", _flat(parts, ","))
+    return Labelled(shared, whole) if shared else whole
+
+
+def _union(nodes: Sequence[Node]) -> Group:
+    """Joins sets; the elements of finite ones become parts of their own."""
+    parts = [
+        Group(SET, (element,)) if isinstance(part, Group) and part.kind == SET else part
+        for part in _flat(nodes, "u")
+        for element in (part.parts if isinstance(part, Group) and part.kind == SET else (part,))
+    ]
+    return (
+        Group(SET, _flat(parts, SET))
+        if all(isinstance(p, Group) and p.kind == SET for p in parts)
+        else Group("u", tuple(parts))
+    )
 
 
 def _split(text: str, *separators: "str | re.Pattern[str]", thousands: bool = False) -> list[str]:
@@ -152,42 +197,64 @@ def _bracketed(text: str) -> Node | None:
         return None
     kind = OPEN[tokens[0][0]] + CLOSE[tokens[-1][0]]
     inside = text[tokens[0][1][1] : tokens[-1][1][0]].strip()
-    if kind == r"\{\}" and (match := BUILDER.match(inside)) and (found := _inequality(inside[match.end() :])):
+    if kind == SET and (match := BUILDER.match(inside)) and (found := _inequality(inside[match.end() :])):
         return found
     parts = _split(inside, ",", ";")
     if not parts:
-        return r"\emptyset" if kind == r"\{\}" else None
-    if len(parts) == 1 and kind != r"\{\}":
+        return r"\emptyset" if kind == SET else None
+    if len(PLUS_MINUS.findall(inside)) == 1 and kind == "()" and len(parts) > 1:
+        return Group(",", tuple(_parse(f"({both})", thousands=False) for both in _plus_minus(inside)))
+    if len(parts) == 1 and kind != SET:
         inner = _parse(inside, thousands=False)
         return inner if isinstance(inner, Group | Matrix) or kind == "()" else None
-    return Group(kind, tuple(_parse(part, thousands=False) for part in parts))
+    nodes = [_parse(part, thousands=False) for part in parts]
+    return Group(kind, _flat(nodes, ",") if kind == SET else tuple(nodes))
+
+
+def _all_but(text: str) -> Group | None:
+    r"""Parses `\mathbb{R}\setminus\{1,2\}` as a union of intervals."""
+    match = ALL_BUT.fullmatch(text)
+    ends = _split(match.group(1), ",") if match else []
+    if len(ends) > 1:
+        numbers = {end: number.value for end in ends if (number := read_number(end))}
+        ends = sorted(numbers, key=numbers.__getitem__) if len(numbers) == len(ends) else []
+    bounds = [INFINITE[0], *ends, INFINITE[1]]
+    return Group("u", tuple(Group("()", pair) for pair in pairwise(bounds))) if ends else None
 
 
 def _matrix(text: str) -> Node | None:
     match = MATRIX.fullmatch(text)
     if not match:
         return None
-    kind, inside = match.groups()
-    if kind == "cases" and (system := _system([_parse(row, True) for row in _split(inside, r"\\") if row])):
+    scalar, bracket, kind, inside = match.groups()
+    if kind in SYSTEMS and (
+        system := _system([_parse(row, True) for row in _split(inside.replace("&=", "="), r"\\") if row])
+    ):
         return system
-    rows = [row for row in _split(inside.replace(r"\hline", ""), r"\\") if row]
+    kind = "vmatrix" if bracket == "|" else BRACKETS.get(kind, kind)
+    if scalar and kind:
+        return None
+    rows = [_split(row, "&") for row in _split(inside.replace(r"\hline", ""), r"\\") if row]
     return Matrix(
-        BRACKETS.get(kind, kind), tuple(tuple(_parse(cell, True) for cell in _split(row, "&")) for row in rows)
+        kind, tuple(tuple(_parse(f"{scalar}({cell})" if scalar else cell, True) for cell in row) for row in rows)
     )
+
+
+def _plus_minus(text: str) -> list[str]:
+    upper, lower = {r"\pm": "+", r"\mp": "-"}, {r"\pm": "-", r"\mp": "+"}
+    return [PLUS_MINUS.sub(lambda match, signs=signs: signs[match.group()], text) for signs in (upper, lower)]
 
 
 def _leaf(text: str) -> Node:
     if PLUS_MINUS.search(text):
-        upper, lower = {r"\pm": "+", r"\mp": "-"}, {r"\pm": "-", r"\mp": "+"}
-        both = [PLUS_MINUS.sub(lambda match, signs=signs: signs[match.group()], text) for signs in (upper, lower)]
-        return Group(",", tuple(map(respell, both)))
+        return Group(",", tuple(map(respell, _plus_minus(text))))
     if text in (r"\mathbb{R}", r"\Reals"):
         return Group("()", INFINITE)
     return text
 
 
-def _inequality(text: str) -> Node | None:
-    r"""Parses `a < x \le b`, `x > a` and `x \ne a` as the set of all such x."""
+def _inequality(text: str) -> Labelled | None:
+    r"""Parses `a < x \le b`, `x > a` and `x \ne a` as the set of all such x, with x as its label."""
     tokens = [
         token for match in TOKEN.finditer(text) if (token := match.group().rstrip()) in RELATIONS or token == r"\ne"
     ]
@@ -197,19 +264,23 @@ def _inequality(text: str) -> Node | None:
     if len(sides) != len(tokens) + 1 or not all(sides):
         return None
     if len(tokens) == 2 and VARIABLE.fullmatch(sides[1]) and r"\ne" not in tokens:
-        return _interval(sides[0], tokens[0], sides[2], tokens[1])
+        between = _interval(sides[0], tokens[0], sides[2], tokens[1])
+        return between and Labelled(sides[1], between)
     if len(tokens) == 1:
         relation = tokens[0]
         if VARIABLE.fullmatch(sides[1]) and not VARIABLE.fullmatch(sides[0]):
             sides, relation = [sides[1], sides[0]], _turned(relation)
         if VARIABLE.fullmatch(sides[0]) and not VARIABLE.fullmatch(sides[1]):
-            end = _leaf(sides[1])
-            if relation == r"\ne":
-                return Group("u", (Group("()", (INFINITE[0], end)), Group("()", (end, INFINITE[1]))))
-            if relation in ("<", r"\le"):
-                return Group("(" + RELATIONS[relation][1], (INFINITE[0], end))
-            return Group(("[" if relation == r"\ge" else "(") + ")", (end, INFINITE[1]))
+            return Labelled(sides[0], _ray(relation, _leaf(sides[1])))
     return None
+
+
+def _ray(relation: str, end: Node) -> Group:
+    if relation == r"\ne":
+        return Group("u", (_ray("<", end), _ray(">", end)))
+    if relation in ("<", r"\le"):
+        return Group("(" + RELATIONS[relation][1], (INFINITE[0], end))
+    return Group(("[" if relation == r"\ge" else "(") + ")", (end, INFINITE[1]))
 
 
 def _turned(relation: str) -> str:
@@ -225,22 +296,33 @@ def _interval(low: str, first: str, high: str, second: str) -> Node | None:
 
 
 def _is_set(node: Node) -> bool:
-    return isinstance(node, Group) and (node.kind in ("u", r"\{\}") or _is_interval(node))
+    return isinstance(node, Group) and (node.kind in ("u", SET) or _is_interval(node))
 
 
 def _is_interval(node: Node) -> bool:
     return isinstance(node, Group) and node.kind in ("()", "(]", "[)", "[]") and len(node.parts) == 2
 
 
+def is_point(node: Node) -> bool:
+    """Checks for a tuple that has the form of an open interval, but may be a point."""
+    return isinstance(node, Group) and node.kind == "()" and not set(INFINITE) & set(node.parts)
+
+
 def _system(nodes: Sequence[Node]) -> Node | None:
-    """Joins `x > a and x < b` to one interval, and `x = 1, y = 2` to a tuple in the order of the names."""
-    rays = [node for node in nodes if isinstance(node, Group) and _is_interval(node)]
-    if len(nodes) == len(rays) == 2:
-        up = [node for node in rays if node.parts[1] == INFINITE[1]]
-        down = [node for node in rays if node.parts[0] == INFINITE[0]]
-        if len(up) == len(down) == 1:
-            return Group(up[0].kind[0] + down[0].kind[1], (up[0].parts[0], down[0].parts[1]))
+    """Joins `x > a, x < b` to one interval, and `x = 1, y = 2` to a tuple in the order of the names."""
+    if not all(isinstance(node, Labelled) for node in nodes):
+        return None
     labelled = sorted((node.label, str(node.part), node.part) for node in nodes if isinstance(node, Labelled))
-    if len(labelled) == len({label for label, *_ in labelled}) == len(nodes):
-        return Group("()", tuple(part for *_, part in labelled))
-    return None
+    labels = [label for label, *_ in labelled]
+    if len(set(labels)) == len(nodes):
+        return Labelled(f"({','.join(labels)})", Group("()", tuple(part for *_, part in labelled)))
+    rays = [part for *_, part in labelled if isinstance(part, Group) and _is_interval(part)]
+    up = [ray for ray in rays if ray.parts[1] == INFINITE[1]]
+    down = [ray for ray in rays if ray.parts[0] == INFINITE[0]]
+    if len(nodes) != 2 or len(up) != 1 or len(down) != 1:
+        return None
+    low, high = up[0].parts[0], down[0].parts[1]
+    ends = [read_number(end) for end in (low, high) if isinstance(end, str)]
+    if len(ends) == 2 and ends[0] and ends[1] and ends[0].value > ends[1].value:
+        return Labelled(labels[0], _union(rays))  # no x is in both, so "or" is meant
+    return Labelled(labels[0], Group(up[0].kind[0] + down[0].kind[1], (low, high)))

@@ -21,7 +21,7 @@ LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 
 _SAME = {
     "": r"\left \right \middle \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \biggl \biggr \Biggl \Biggr \displaystyle"
-    r" \textstyle \limits \nolimits \! \$ $ \mathopen \mathclose \strut \- \/",
+    r" \textstyle \limits \nolimits \! \$ $ \mathopen \mathclose \strut \- \/ \( \) \[ \]",
     " ": r"\, \; \: \> ~ \quad \qquad \thinspace \enspace",
     r"\frac": r"\dfrac \tfrac \cfrac",
     r"\binom": r"\dbinom \tbinom",

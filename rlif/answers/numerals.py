@@ -11,7 +11,7 @@ from functools import lru_cache
 
 SIX = 6  # digits: from here on a decimal number may stand for an exact one that it rounds
 NEAR = Fraction(1, 10**6)  # relative
-NOISE = Fraction(1, 10**14)  # relative; two decimals that differ by less are one number with rounding errors
+NOISE = Fraction(1, 10**15)  # relative; two decimals that differ by less are one number with rounding errors
 LARGEST_EXPONENT = 400
 
 UNSIGNED = r"\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d{1,2}(?:,\d\d)+,\d{3}(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+"

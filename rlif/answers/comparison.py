@@ -68,12 +68,10 @@ class _Comparison:
 
     def _same_labelled(self, a: Node, b: Node) -> bool:
         """Compares where at least one has a label: x = 3 is 3, but not y = 3; f(x) and y are one label."""
-        if any(isinstance(node, str) and "=" in node for node in (a, b)):
-            return self.same(_as_equation(a), _as_equation(b))
-        labels = [
-            ("y" if node.label[1:].count("(") else node.label) if isinstance(node, Labelled) else None
-            for node in (a, b)
-        ]
+        equations = [_as_equation(node) for node in (a, b)]
+        if any(isinstance(node, str) and "=" in node for node in (a, b)) and all(isinstance(e, str) for e in equations):
+            return self.same(*equations)
+        labels = [_function_as_y(node.label) if isinstance(node, Labelled) else None for node in (a, b)]
         if None not in labels and labels[0] != labels[1]:
             return False
         return self.same(*(node.part if isinstance(node, Labelled) else node for node in (a, b)))
@@ -103,6 +101,10 @@ class _Comparison:
 
 def _as_group(node: Node) -> tuple[str, tuple[Node, ...]]:
     return (node.kind, node.parts) if isinstance(node, Group) else (",", (node,))
+
+
+def _function_as_y(label: str) -> str:
+    return "y" if "(" in label and not label.startswith("(") else label
 
 
 def _as_equation(node: Node) -> Node:

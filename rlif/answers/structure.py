@@ -1,7 +1,7 @@
 r"""Parses an answer into its parts: lists, tuples, sets, intervals, unions, matrices, and expressions as leaves.
 
 math-verify reads all of these by one grammar and confuses some of them (docs/grading.md). Here the brackets decide, and
-only leaves are given to it. An inequality in one variable becomes its interval.
+only leaves are given to it. An inequality in one variable becomes its interval, with the variable as label.
 """
 
 import re
@@ -35,7 +35,7 @@ LETTER = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]+")
 INTEGER = re.compile(  # 2\pi k, k\in\mathbb{Z}
     r"(?:[,(]|\\text\{[^{}]*\})*([a-zA-Z])(?:\\in ?\\mathbb\{Z\}|\\text\{(?:is )?(?:an )?integers?\})\)?$"
 )
-RELATIONS = {r"\le": ("\\le", "]"), "<": ("<", ")"), r"\ge": ("\\ge", "]"), ">": (">", ")")}
+RELATIONS = {r"\le": "[]", "<": "()", r"\ge": "[]", ">": "()"}  # brackets of an interval's ends
 INFINITE = (r"-\infty", r"\infty")
 SCALAR = r"-?(?:[\d./]|\\frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{[^{}]*\}|\\pi ?)*(?:\\cdot ?)?"
 MATRIX = re.compile(
@@ -64,7 +64,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A part behind `x =`."""
+    r"""A part behind `x =` or `x \in`, or the solutions of an inequality in x."""
 
     label: str
     part: "Node"
@@ -81,21 +81,20 @@ def parse(answer: str, *, thousands: bool = True) -> Node:
 
     Example:
         >>> parse("2 < x \\le 5")
-        Group(kind='(]', parts=('2', '5'))
+        Labelled(label='x', part=Group(kind='(]', parts=('2', '5')))
     """
     return _parse(_one_integer(respell(answer)), thousands)
 
 
 def _one_integer(text: str) -> str:
-    r"""Names an integer that periods are counted by n, and removes `k\in\mathbb{Z}`."""
+    r"""Names an integer that counts periods n, and removes `k\in\mathbb{Z}`."""
     if match := INTEGER.search(text):
         text, name = text[: match.start()], match.group(1)
-    elif r"\pi" in text or r"\circ" in text:
-        name = next(iter(names)) if len(names := set(LETTER.findall(text))) == 1 else ""
-        name = name if name in ("k", "m") else ""
     else:
-        return text
-    return re.sub(rf"(?<![\\a-zA-Z]){name}(?![a-zA-Z])", "n", text) if name else text
+        names = set(LETTER.findall(text.rpartition("=")[2])) if r"\pi" in text or r"\circ" in text else set()
+        name = names.pop() if names in ({"k"}, {"m"}) else "n"
+    label, sign, value = text.rpartition("=")
+    return label + sign + (value if name == "n" else re.sub(rf"(?<![\\a-zA-Z]){name}(?![a-zA-Z])", "n", value))
 
 
 def has_thousands(answer: str) -> bool:
@@ -107,8 +106,7 @@ def _parse(text: str, thousands: bool) -> Node:
     if (node := _labelled(text, thousands)) is not None:
         return node
     if len(parts := _split(text, OR)) > 1:
-        nodes = [_parse(part, thousands) for part in parts]
-        return _joined(nodes, "u")
+        return _joined([_parse(part, thousands) for part in parts], "u")
     if len(parts := _split(text, r"\cup")) > 1:
         return _union([_parse(part, thousands) for part in parts])
     if (found := _inequality(text)) is not None:
@@ -126,8 +124,7 @@ def _labelled(text: str, thousands: bool) -> Node | None:
         if sign == "=" and len(parts) == 2 and VARIABLE.fullmatch(parts[1]) and not VARIABLE.fullmatch(parts[0]):
             parts.reverse()
         if len(parts) > 1 and all(LABEL.fullmatch(part) for part in parts[:-1]) and parts[-1]:
-            node = _parse(parts[-1], thousands)
-            return Labelled(parts[0], node)
+            return Labelled(parts[0], _parse(parts[-1], thousands))
     return None
 
 
@@ -145,16 +142,13 @@ def _joined(nodes: Sequence[Node], kind: str) -> Node:
 
 def _union(nodes: Sequence[Node]) -> Group:
     """Joins sets; the elements of finite ones become parts of their own."""
-    parts = [
-        Group(SET, (element,)) if isinstance(part, Group) and part.kind == SET else part
-        for part in _flat(nodes, "u")
-        for element in (part.parts if isinstance(part, Group) and part.kind == SET else (part,))
-    ]
-    return (
-        Group(SET, _flat(parts, SET))
-        if all(isinstance(p, Group) and p.kind == SET for p in parts)
-        else Group("u", tuple(parts))
-    )
+    parts: list[Node] = []
+    for part in _flat(nodes, "u"):
+        finite = isinstance(part, Group) and part.kind == SET
+        parts += [Group(SET, (element,)) for element in part.parts] if finite else [part]
+    if all(isinstance(part, Group) and part.kind == SET for part in parts):
+        return Group(SET, _flat(parts, SET))
+    return Group("u", tuple(parts))
 
 
 def _split(text: str, *separators: "str | re.Pattern[str]", thousands: bool = False) -> list[str]:
@@ -278,9 +272,10 @@ def _inequality(text: str) -> Labelled | None:
 def _ray(relation: str, end: Node) -> Group:
     if relation == r"\ne":
         return Group("u", (_ray("<", end), _ray(">", end)))
+    opening, closing = RELATIONS[relation]
     if relation in ("<", r"\le"):
-        return Group("(" + RELATIONS[relation][1], (INFINITE[0], end))
-    return Group(("[" if relation == r"\ge" else "(") + ")", (end, INFINITE[1]))
+        return Group("(" + closing, (INFINITE[0], end))
+    return Group(opening + ")", (end, INFINITE[1]))
 
 
 def _turned(relation: str) -> str:
@@ -292,7 +287,7 @@ def _interval(low: str, first: str, high: str, second: str) -> Node | None:
         low, first, high, second = high, _turned(second), low, _turned(first)
     if first not in ("<", r"\le") or second not in ("<", r"\le"):
         return None
-    return Group(("[" if first == r"\le" else "(") + RELATIONS[second][1], (_leaf(low), _leaf(high)))
+    return Group(RELATIONS[first][0] + RELATIONS[second][1], (_leaf(low), _leaf(high)))
 
 
 def _is_set(node: Node) -> bool:
@@ -312,11 +307,11 @@ def _system(nodes: Sequence[Node]) -> Node | None:
     """Joins `x > a, x < b` to one interval, and `x = 1, y = 2` to a tuple in the order of the names."""
     if not all(isinstance(node, Labelled) for node in nodes):
         return None
-    labelled = sorted((node.label, str(node.part), node.part) for node in nodes if isinstance(node, Labelled))
-    labels = [label for label, *_ in labelled]
+    labelled = sorted((node for node in nodes if isinstance(node, Labelled)), key=lambda node: node.label)
+    labels = [node.label for node in labelled]
     if len(set(labels)) == len(nodes):
-        return Labelled(f"({','.join(labels)})", Group("()", tuple(part for *_, part in labelled)))
-    rays = [part for *_, part in labelled if isinstance(part, Group) and _is_interval(part)]
+        return Labelled(f"({','.join(labels)})", Group("()", tuple(node.part for node in labelled)))
+    rays = [node.part for node in labelled if isinstance(node.part, Group) and _is_interval(node.part)]
     up = [ray for ray in rays if ray.parts[1] == INFINITE[1]]
     down = [ray for ray in rays if ray.parts[0] == INFINITE[0]]
     if len(nodes) != 2 or len(up) != 1 or len(down) != 1:

@@ -16,6 +16,7 @@ WORDS = re.compile(r"(?:\\text\{[^{}\\]*\}|[a-zA-Z]{4,}|[\s.,'()-])+")
 LETTERS = re.compile(r"[a-zA-Z0-9\s.,'()-]+")
 NO_LETTERS = re.compile(r"[^a-z0-9]+")
 TEXT = re.compile(r"\\text\{([^{}\\]*)\}")
+NUMBERED = re.compile(r"\(([a-zA-Z])_\{\w+\}(?:,\1_\{\w+\})+\)")
 IN_BASE = re.compile(r"\(?(-?[0-9A-F][0-9a-zA-Z]*(?:\.[0-9a-zA-Z]+)?)\)?_\{(\d+)\}")
 TIME = re.compile(r"(\d+(?::\d+)+)([ap]m)?")
 
@@ -74,7 +75,7 @@ class _Comparison:
         labels = [_function_as_y(node.label) if isinstance(node, Labelled) else None for node in (a, b)]
         if None not in labels and labels[0] != labels[1]:
             return False
-        return self.same(*(node.part if isinstance(node, Labelled) else node for node in (a, b)))
+        return self.same(*(_as_list(x) if _is_list(y) else _without_label(x) for x, y in ((a, b), (b, a))))
 
     def _same_matrix(self, a: Matrix, b: Matrix) -> bool:
         rows = list(zip(a.rows, b.rows, strict=False))
@@ -101,6 +102,21 @@ class _Comparison:
 
 def _as_group(node: Node) -> tuple[str, tuple[Node, ...]]:
     return (node.kind, node.parts) if isinstance(node, Group) else (",", (node,))
+
+
+def _is_list(node: Node) -> bool:
+    return isinstance(node, Group) and node.kind in UNORDERED
+
+
+def _as_list(node: Node) -> Node:
+    """Takes x_1 = 1, x_2 = 2 for the list 1, 2."""
+    part = _without_label(node)
+    numbered = isinstance(node, Labelled) and isinstance(part, Group) and NUMBERED.fullmatch(node.label)
+    return Group(",", part.parts) if numbered else part
+
+
+def _without_label(node: Node) -> Node:
+    return node.part if isinstance(node, Labelled) else node
 
 
 def _function_as_y(label: str) -> str:

@@ -39,6 +39,14 @@ PHYSICAL = {
     **dict.fromkeys(["h", "hr", "hour"], "h"),
     **dict.fromkeys(["cent"], "cent"),
     **dict.fromkeys(["dollar"], "dollar"),
+    **dict.fromkeys(["day"], "day"),
+    **dict.fromkeys(["week"], "week"),
+    **dict.fromkeys(["month"], "month"),
+    **dict.fromkeys(["year", "yr"], "year"),
+    **dict.fromkeys(["liter", "litre"], "l"),
+    **dict.fromkeys(["ml", "milliliter", "millilitre"], "ml"),
+    **dict.fromkeys(["lb", "pound"], "lb"),
+    **dict.fromkeys(["oz", "ounce"], "oz"),
 }
 SHORT = [
     "lb",
@@ -189,10 +197,11 @@ def units_conflict(answer: str, gold: str) -> bool:
     return any(x and y and x != y for x, y in zip(a, b, strict=True))
 
 
-def _unit(spelling: str) -> tuple[str | None, str | None]:
-    """Returns a physical unit, and its power; None for each that there is not."""
+def _unit(spelling: str) -> tuple[tuple[str, ...] | None, str | None]:
+    """Returns physical units, such as km and h, and a power; None for each that there is not."""
     tail = spelling[len(without_units(spelling)) :].replace("\\text", " ")
     power = POWER.search(tail)
-    words = re.findall("[a-zA-Z]+", POWER.sub("", tail))
-    name = PHYSICAL.get(words[0].lower(), PHYSICAL.get(words[0].lower().removesuffix("s"))) if len(words) == 1 else None
-    return name, None if power is None else POWERS.get(power.group(1), power.group(2))
+    words = [word.lower() for word in re.findall("[a-zA-Z]+", POWER.sub("", tail))]
+    names = [PHYSICAL.get(word) or PHYSICAL.get(word.removesuffix("s")) for word in words if word != "per"]
+    known = tuple(name for name in names if name)
+    return known if known and len(known) == len(names) else None, power and POWERS.get(power.group(1), power.group(2))

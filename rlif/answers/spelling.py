@@ -26,11 +26,19 @@ LEADING = re.compile(r"^(?:\s|\*\*|=|\\approx|\\[,;:! ]|~)+")
 TOKEN = re.compile(r"\\\\(?:\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in|mu)\s*\])?|\\[a-zA-Z]+\*?|\\.|.", re.DOTALL)
 ESCAPED_OR_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 DOUBLED = re.compile(r"\\\\(?=[a-zA-Z])")  # \\frac, as in JSON
+BEGIN = re.compile(r"(?<!\\)\\begin")
 
 GOES_ON = re.compile(r"(?<=\d)\s*\.{3,}")
 GROUPED = re.compile(r"(?<=\d)\s*(?:\{,\}|\{\\,\}|,\s*\\!|\\!\s*,|\\,|\\!|')\s*(?=\d{3}(?!\d))")
 GROUPED_BY_SIGN = re.compile(r"(?<![\w.,])(?:\d{1,3}(?:_\d{3})+|\d{1,3}(?:\.\d{3}){2,})(?![\w.,]*\d)")
 GROUPED_BY_SPACE = re.compile(r"(?<![\d.,/])\d{1,3}(?: \d{3})+(?![\d/]| \d)")
+POWERS_OF_TEN = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+
+
+def _power_of_ten(match: re.Match[str]) -> str:
+    return rf"\cdot 10^{{{POWERS_OF_TEN[match.group(2)]}}}{match.group(1) or ''}"
+
+
 PLAIN = [
     (re.compile(r"(?<![\w\\])(?:infinity|inf|oo)(?!\w)"), r"\\infty "),
     (re.compile(r"(?<![a-zA-Z\\])sqrt\s*(?=[({\d])"), r"\\sqrt "),
@@ -38,6 +46,7 @@ PLAIN = [
     (re.compile(r"(?<=[\w)}])\s*\*\*\s*(?=[\w({-])"), "^"),
     (re.compile(r"\\(?:left|right)\s*\."), ""),
     (re.compile(r"\\(begin|end)\{(\w+)\*\}"), r"\\\1{\2}"),
+    (re.compile(r"(?<=[\d}])\s*(\\text\s*\{\s*)?(thousand|million|billion|trillion)\b"), _power_of_ten),
     (re.compile(r"\+/-"), r"\\pm "),
     (re.compile(r">="), r"\\ge "),
     (re.compile(r"<="), r"\\le "),
@@ -64,6 +73,8 @@ def respell(text: str) -> str:
     text = unwrap(GOES_ON.sub(r"\\ldots ", _plain_characters(text)))
     if r"\begin" not in text:
         text = DOUBLED.sub(lambda match: "\\", text)
+    elif not BEGIN.search(text):
+        text = text.replace(r"\\", "\\")
     text = GROUPED_BY_SIGN.sub(lambda match: re.sub("[_.]", "", match.group()), GROUPED.sub("", text))
     for pattern, replacement in PLAIN:
         text = pattern.sub(replacement, text)

@@ -257,7 +257,7 @@ def _inequality(text: str) -> Labelled | None:
     sides = _split(text, *RELATIONS, r"\ne")
     if len(sides) != len(tokens) + 1 or not all(sides):
         return None
-    if len(tokens) == 2 and VARIABLE.fullmatch(sides[1]) and r"\ne" not in tokens:
+    if len(tokens) == 2 and LABEL.fullmatch(sides[1]) and r"\ne" not in tokens:
         between = _interval(sides[0], tokens[0], sides[2], tokens[1])
         return between and Labelled(sides[1], between)
     if len(tokens) == 1:

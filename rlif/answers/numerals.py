@@ -22,52 +22,14 @@ PERIODIC = re.compile(r"(\d*)\.(\d*)(?:\\overline\{(\d+)\}|\\dot\{?(\d)\}?|\((\d
 GOES_ON = re.compile(r"(\d*)\.(\d*?)(\d)\3{2,}(?:\\ldots|\.\.\.)")
 SCIENTIFIC = re.compile(rf"({UNSIGNED})(?:(?:\\cdot ?|x)10\^\{{([+-]?\d+)\}}|[eE]([+-]?\d+))")
 
-
-PHYSICAL = {
-    **dict.fromkeys(["mm", "millimeter", "millimetre"], "mm"),
-    **dict.fromkeys(["cm", "centimeter", "centimetre"], "cm"),
-    **dict.fromkeys(["m", "meter", "metre"], "m"),
-    **dict.fromkeys(["km", "kilometer", "kilometre"], "km"),
-    **dict.fromkeys(["in", "inch", "inche"], "in"),
-    **dict.fromkeys(["ft", "foot", "feet"], "ft"),
-    **dict.fromkeys(["yd", "yard"], "yd"),
-    **dict.fromkeys(["mi", "mile"], "mi"),
-    **dict.fromkeys(["g", "gram"], "g"),
-    **dict.fromkeys(["kg", "kilogram"], "kg"),
-    **dict.fromkeys(["s", "sec", "second"], "s"),
-    **dict.fromkeys(["min", "minute"], "min"),
-    **dict.fromkeys(["h", "hr", "hour"], "h"),
-    **dict.fromkeys(["cent"], "cent"),
-    **dict.fromkeys(["dollar"], "dollar"),
-    **dict.fromkeys(["day"], "day"),
-    **dict.fromkeys(["week"], "week"),
-    **dict.fromkeys(["month"], "month"),
-    **dict.fromkeys(["year", "yr"], "year"),
-    **dict.fromkeys(["liter", "litre"], "l"),
-    **dict.fromkeys(["ml", "milliliter", "millilitre"], "ml"),
-    **dict.fromkeys(["lb", "pound"], "lb"),
-    **dict.fromkeys(["oz", "ounce"], "oz"),
+UNIT_NAMES = {
+    **{"mm": "millimeter millimetre", "cm": "centimeter centimetre", "m": "meter metre", "km": "kilometer kilometre"},
+    **{"in": "inch inche", "ft": "foot feet", "yd": "yard", "mi": "mile", "l": "liter litre", "cent": "", "dollar": ""},
+    **{"ml": "milliliter millilitre", "g": "gram", "kg": "kilogram", "lb": "pound", "oz": "ounce", "s": "sec second"},
+    **{"min": "minute", "h": "hr hour", "day": "", "week": "", "month": "", "year": "yr"},
 }
-SHORT = [
-    "lb",
-    "oz",
-    "mg",
-    "nm",
-    "ml",
-    "mL",
-    "kL",
-    "mph",
-    "kph",
-    "day",
-    "deg",
-    "rad",
-    "way",
-    "sq",
-    "cu",
-    "men",
-    "am",
-    "pm",
-]
+PHYSICAL = {name: unit for unit, names in UNIT_NAMES.items() for name in (unit, *names.split())}
+SHORT = ["mg", "nm", "mL", "kL", "mph", "kph", "deg", "rad", "way", "sq", "cu", "men", "am", "pm"]
 UNIT_WORD = rf"(?:[a-zA-Z]{{4,}}|(?:{'|'.join([*SHORT, *(unit for unit in PHYSICAL if len(unit) > 1)])})s?\b)"
 UNIT = rf"(?:\\text\{{[^{{}}]*\}}|(?<![\\a-zA-Z]){UNIT_WORD})(?:\^\{{-?\d\}})?"
 UNITS = re.compile(rf"(?<=[\d}})%])(?:\^\{{\\circ\}}(?:[CF]\b)?)?(?:[ ./^-]*{UNIT})*$")

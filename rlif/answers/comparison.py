@@ -12,7 +12,7 @@ from rlif.answers.structure import SET, Group, Labelled, Matrix, Node, has_thous
 Expressions = Callable[[str, str], bool]
 UNORDERED = {",", "u", SET}
 
-WORDS = re.compile(r"(?:\\text\{[^{}\\]*\}|[a-zA-Z]{4,}|[\s.,'()-])+")
+WORDS = re.compile(r"(?:\\text\{[^{}\\]*\}|[a-zA-Z]{4,}|[A-Z]{2,}|(?i:yes|no|odd)\b|[\s.,'()-])+")
 LETTERS = re.compile(r"[a-zA-Z0-9\s.,'()-]+")
 NO_LETTERS = re.compile(r"[^a-z0-9]+")
 TEXT = re.compile(r"\\text\{([^{}\\]*)\}")
@@ -72,8 +72,7 @@ class _Comparison:
         equations = [_as_equation(node) for node in (a, b)]
         if any(isinstance(node, str) and "=" in node for node in (a, b)) and all(isinstance(e, str) for e in equations):
             return self.same(*equations)
-        labels = [_function_as_y(node.label) if isinstance(node, Labelled) else None for node in (a, b)]
-        if None not in labels and labels[0] != labels[1]:
+        if isinstance(a, Labelled) and isinstance(b, Labelled) and not _same_label(a.label, b.label):
             return False
         return self.same(*(_as_list(x) if _is_list(y) else _without_label(x) for x, y in ((a, b), (b, a))))
 
@@ -119,8 +118,8 @@ def _without_label(node: Node) -> Node:
     return node.part if isinstance(node, Labelled) else node
 
 
-def _function_as_y(label: str) -> str:
-    return "y" if "(" in label and not label.startswith("(") else label
+def _same_label(a: str, b: str) -> bool:
+    return a == b or ("y" in (a, b) and any("(" in label[1:] for label in (a, b)))
 
 
 def _as_equation(node: Node) -> Node:

@@ -8,6 +8,8 @@ SYMBOLS = {
     **dict.fromkeys("≥⩾≧", r"\ge "),
     **dict.fromkeys("′’ʹ", "'"),
     **dict.fromkeys("€£¥₹", ""),
+    **dict.fromkeys("“”„", '"'),
+    **{"º": r"^{\circ}", "。": ".", "¢": r"\text{cents}", "∛": r"\sqrt[3]"},
     **{"±": r"\pm ", "∓": r"\mp ", "≠": r"\ne ", "≈": r"\approx ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap "},
     **{"∈": r"\in ", "∅": r"\emptyset ", "°": r"^{\circ}", "⟨": r"\langle ", "⟩": r"\rangle ", "…": r"\ldots "},
 }
@@ -21,7 +23,8 @@ LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 
 _SAME = {
     "": r"\left \right \middle \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \biggl \biggr \Biggl \Biggr \displaystyle"
-    r" \textstyle \limits \nolimits \! \$ $ \mathopen \mathclose \strut \- \/ \( \) \[ \]",
+    r" \textstyle \limits \nolimits \! \$ $ \mathopen \mathclose \strut \- \/ \( \) \[ \]"
+    r" \bf \rm \it \sf \bfseries \boldmath \small \normalsize \large \Large \LARGE \huge \Huge \scriptstyle",
     " ": r"\, \; \: \> ~ \quad \qquad \thinspace \enspace",
     r"\frac": r"\dfrac \tfrac \cfrac",
     r"\binom": r"\dbinom \tbinom",
@@ -35,8 +38,10 @@ _SAME = {
     r"^{\circ}": r"\degree \degrees",
     r"\text": r"\textbf \textit \textrm \textnormal \textsf \texttt \emph \mathrm \mathsf \mathtt \mbox"
     r" \hbox \operatorname",
-    r"\letter": r"\mathbf \mathit \boldsymbol \bm \vec \hat",  # of a variable
+    r"\letter": r"\mathbf \mathit \boldsymbol \bm \vec \hat \underline \ensuremath",  # of a variable
     "\\\\": r"\cr \tabularnewline \newline",
+    r"\overline": r"\bar",
+    r"\log": r"\lg",
     r"\ldots": r"\dots \cdots \dotsc",
     ":": r"\colon \ratio",
     "<": r"\lt",

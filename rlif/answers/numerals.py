@@ -15,11 +15,12 @@ NOISE = Fraction(1, 10**15)  # relative; two decimals that differ by less are on
 LARGEST_EXPONENT = 400
 
 UNSIGNED = r"\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d{1,2}(?:,\d\d)+,\d{3}(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+"
-DECIMAL = re.compile(rf"({UNSIGNED})(%?)")
-FRACTION = re.compile(r"(?:\\frac\{(-?)(\d+)\}\{(-?)(\d+)\}|(\d+)/(\d+)|\((\d+)\)/\((\d+)\))(%?)")
-MIXED = re.compile(r"(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(\d+)/(\d+))(%?)")
+DECIMAL = re.compile(UNSIGNED)
+FRACTION = re.compile(r"(?:\\frac\{(-?)(\d+)\}\{(-?)(\d+)\}|(\d+)/(\d+)|\((\d+)\)/\((\d+)\))")
+MIXED = re.compile(r"(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(\d+)/(\d+))")
 PERIODIC = re.compile(r"(\d*)\.(\d*)(?:\\overline\{(\d+)\}|\\dot\{?(\d)\}?|\((\d+)\))")
 GOES_ON = re.compile(r"(\d*)\.(\d*?)(\d)\3{2,}(?:\\ldots|\.\.\.)")
+POWER_OF = re.compile(r"(\d{1,20})\^\{(-?\d{1,3})\}")
 SCIENTIFIC = re.compile(rf"({UNSIGNED})(?:(?:\\cdot ?|x)10\^\{{([+-]?\d+)\}}|[eE]([+-]?\d+))")
 
 UNIT_NAMES = {
@@ -29,10 +30,12 @@ UNIT_NAMES = {
     **{"min": "minute", "h": "hr hour", "day": "", "week": "", "month": "", "year": "yr"},
 }
 PHYSICAL = {name: unit for unit, names in UNIT_NAMES.items() for name in (unit, *names.split())}
-SHORT = ["mg", "nm", "mL", "kL", "mph", "kph", "deg", "rad", "way", "sq", "cu", "men", "am", "pm"]
+SHORT = ["mg", "nm", "mL", "kL", "mph", "kph", "deg", "rad", "way", "sq", "cu", "men", "am", "pm", "per", "USD", "EUR"]
+SHORT += ["[ck]?m/(?:s|h|hr|min)", "ft/s", "mi/hr?"]
 UNIT_WORD = rf"(?:[a-zA-Z]{{4,}}|(?:{'|'.join([*SHORT, *(unit for unit in PHYSICAL if len(unit) > 1)])})s?\b)"
-UNIT = rf"(?:\\text\{{[^{{}}]*\}}|(?<![\\a-zA-Z]){UNIT_WORD})(?:\^\{{-?\d\}})?"
-UNITS = re.compile(rf"(?<=[\d}})%])(?:\^\{{\\circ\}}(?:[CF]\b)?)?(?:[ ./^-]*{UNIT})*$")
+IN_TEXT = r"\\text\{[^{}]*(?:\{[^{}]*\}[^{}]*)?\}"
+UNIT = rf"(?:{IN_TEXT}|\\frac\{{{IN_TEXT}\}}\{{{IN_TEXT}\}}|(?<![\\a-zA-Z]){UNIT_WORD})(?:\^\{{-?\d\}})?"
+UNITS = re.compile(rf"(?:(?<=[\d}})%])|(?<=[a-zA-Z])(?=\\text))(?:\^\{{\\circ\}}(?:[CF]\b)?)?(?:[ ./^-]*{UNIT})*$")
 POWER = re.compile(r"\b(square|sq|cubic|cu)\b|\^\{(-?\d)\}")
 POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
@@ -63,42 +66,43 @@ def read_number(spelling: str) -> Number | None:
     while text[:1] in ("-", "+"):
         sign, text = (-sign if text[0] == "-" else sign), text[1:]
     try:
-        number = _unsigned(text)
+        number = _unsigned(text.removesuffix("%"))
     except ZeroDivisionError:
         return None
-    return number and Number(sign * number.value, number.digits, number.place, number.percent)
+    return number and Number(sign * number.value, number.digits, number.place, text.endswith("%"))
 
 
 def _unsigned(text: str) -> Number | None:
-    if match := DECIMAL.fullmatch(text):
-        digits, percent = match.groups()
-        return _decimal(digits, bool(percent))
+    if DECIMAL.fullmatch(text):
+        return _decimal(text)
     if match := FRACTION.fullmatch(text):
-        minus, a, other, b, c, d, e, f, percent = match.groups()
+        minus, a, other, b, c, d, e, f = match.groups()
         value = Fraction(int(a or c or e), int(b or d or f))
-        return Number(-value if bool(minus) != bool(other) else value, percent=bool(percent))
+        return Number(-value if bool(minus) != bool(other) else value)
     if match := MIXED.fullmatch(text):
-        whole, a, b, c, d, percent = match.groups()
-        return Number(int(whole) + Fraction(int(a or c), int(b or d)), percent=bool(percent))
+        whole, a, b, c, d = match.groups()
+        return Number(int(whole) + Fraction(int(a or c), int(b or d)))
     if match := PERIODIC.fullmatch(text):
         whole, before, *periods = match.groups()
         return Number(_periodic(whole, before, next(filter(None, periods))))
     if match := GOES_ON.fullmatch(text):
         return Number(_periodic(*match.groups()))
+    if match := POWER_OF.fullmatch(text):
+        return Number(Fraction(int(match.group(1))) ** int(match.group(2)))
     if match := SCIENTIFIC.fullmatch(text):
         mantissa, first, second = match.groups()
         exponent = int(first or second)
         if abs(exponent) <= LARGEST_EXPONENT:
-            found, power = _decimal(mantissa, False), Fraction(10) ** exponent
+            found, power = _decimal(mantissa), Fraction(10) ** exponent
             return Number(found.value * power, found.digits, found.place * power)
     return None
 
 
-def _decimal(text: str, percent: bool) -> Number:
+def _decimal(text: str) -> Number:
     text = text.replace(",", "")
     whole, point, decimals = text.partition(".")
     digits = len((whole + decimals).lstrip("0")) if point and decimals.strip("0") else None
-    return Number(Fraction(f"{whole or 0}.{decimals or 0}"), digits, Fraction(1, 10 ** len(decimals)), percent)
+    return Number(Fraction(f"{whole or 0}.{decimals or 0}"), digits, Fraction(1, 10 ** len(decimals)))
 
 
 def _periodic(whole: str, before: str, period: str) -> Fraction:

@@ -14,16 +14,29 @@ LONGEST = 2000  # characters of an answer; a longer text is no answer, and is le
 RAISED_RUN, LOWERED_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+"), re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 RADICAL = re.compile(r"√\s*(\d+|\w|(?=[({]))")
 
-SPECIAL_TOKEN = re.compile(r"<\|[\w-]{1,40}\|>|</?s>|<(?:eos|bos|pad|end_of_turn)>")
-PAIRS = [("$$",) * 2, ("$",) * 2, (r"\(", r"\)"), (r"\[", r"\]"), ("**",) * 2, ("__",) * 2, ("`",) * 2, ("*",) * 2]
+SPECIAL_TOKEN = re.compile(r"<\|[\w-]{1,40}\|>|</?(?:s|answer)>|<(?:eos|bos|pad|end_of_turn)>")
+PAIRS = [
+    ("$$",) * 2,
+    ("$",) * 2,
+    (r"\(", r"\)"),
+    (r"\[", r"\]"),
+    ("**",) * 2,
+    ("__",) * 2,
+    ("`",) * 2,
+    ("*",) * 2,
+    ('"',) * 2,
+]
 BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
 WHOLE_TEXT = re.compile(r"\\text\s*\{\s*([-\d][^{}]*|[^{}]*,[^{}]*)\}")  # \text{6 ways}, \text{A, B}
 INTERVAL = re.compile(r"(^|\\cup|\\in)([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])(?=$|\\cup)")  # also ]1,2[ as in French
-SENTENCE = re.compile(r"^(?:the\s+)?(?:final\s+)?answer(?:\s+is|\s*[:=])+\s*", re.IGNORECASE)
-TRAILING = re.compile(r"(?:[.,;:]|\*\*|\\\\|\\[,;:! ]|\\text\{\s*\}|\\$|\s)+$")
-LEADING = re.compile(r"^(?:\s|\*\*|=|\\approx|\\[,;:! ]|~)+")
+SENTENCE = re.compile(
+    r"^(?:the\s+)?(?:final\s+)?answer(?:\s+is|\s*[:=])+\s*|^(?:option|choice)\s+(?=[A-J]\b)", re.IGNORECASE
+)
+CHOICE = re.compile(r"([A-J])\)")
+TRAILING = re.compile(r"(?:[.,;:]|\*\*|\\\\|\\[,;:! ]|\\text\{\s*\}|\\(?:black)?square|\\$|\s)+$")
+LEADING = re.compile(r"^(?:\s|#+\s|\*\*|=|\\approx|\\[,;:! ]|~)+")
 
-TOKEN = re.compile(r"\\\\(?:\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in|mu)\s*\])?|\\[a-zA-Z]+\*?|\\.|.", re.DOTALL)
+TOKEN = re.compile(r"\\\\\*?(?:\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in|mu)\s*\])?|\\[a-zA-Z]+\*?|\\.|.", re.DOTALL)
 ESCAPED_OR_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 DOUBLED = re.compile(r"\\\\(?=[a-zA-Z])")  # \\frac, as in JSON
 BEGIN = re.compile(r"(?<!\\)\\begin")
@@ -53,7 +66,10 @@ PLAIN = [
     (re.compile(r"!="), r"\\ne "),
     (re.compile(r"==+"), "="),
     (re.compile(r"\s*(?:\bpercent(?:age)?\b|\\text\s*\{\s*percent(?:age)?\s*\})"), "%"),
-    (re.compile(r"\\[hv]space\*?\{[^{}]*\}|\\phantom\s*(?:\{[^{}]*\})?"), " "),
+    (re.compile(r"\\[hv]space\*?\{[^{}]*\}|\\phantom\s*(?:\{[^{}]*\})?|\\(?:tag|label)\*?\{[^{}]*\}"), " "),
+    (re.compile(r"\\(?:text)?color\s*\{[^{}]*\}|@\{[^{}]*\}"), ""),
+    (re.compile(r"\{([^{}]*)\\choose([^{}]*)\}"), r"\\binom{\1}{\2}"),
+    (re.compile(r"(?<=\d)(?:(?:st|nd|rd|th)\b|\^\{\s*(?:\\(?:text|mathrm)\s*\{)?(?:st|nd|rd|th)\}{1,2})"), ""),
     (re.compile(r"(?<=\d)\s*(?:degrees?\b|\\text\s*\{\s*degrees?\s*\})"), r"^{\\circ}"),
 ]
 NEEDLESS = re.compile(r"(?<![a-zA-Z\d]) | (?![a-zA-Z\d])|(?<=\d) (?=[a-zA-Z])|(?<=[a-zA-Z]) (?=\d)")
@@ -143,6 +159,8 @@ def unwrap(text: str) -> str:
             text = _inside(text, match.end() - 1)
         elif text.startswith("{"):
             text = _inside(text, 0)
+        elif match := CHOICE.fullmatch(text):
+            text = match.group(1)
         if text == before:
             return text
 

@@ -27,8 +27,10 @@ THOUSANDS = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{
 PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
 VARIABLE = re.compile(r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\{\w+\})?'*")
 NAMES = re.compile(rf"\((?:{VARIABLE.pattern},)+{VARIABLE.pattern}\)")
-LABEL = re.compile(rf"(?:{VARIABLE.pattern}|[a-zA-Z](?:\^\{{-1\}})?\([\w,]*\)|{NAMES.pattern})")
+NAMED = r"[A-Z]{2,3}|\\text\{[^{}]*\}|m?\\angle ?[A-Z]+"
+LABEL = re.compile(rf"(?:{VARIABLE.pattern}|{NAMED}|[a-zA-Z](?:\^\{{-1\}})?\([^()]*\)|{NAMES.pattern})")
 BUILDER = re.compile(rf"{VARIABLE.pattern}(?:\\in ?\\mathbb\{{R\}})? ?(?:[|:]|\\mid|\\colon) ?")
+CONSTANTS = (r"\pi", "e", "i")
 SYSTEMS = ("cases", "aligned")
 ALL_BUT = re.compile(r"\\mathbb\{R\}(?:\\setminus|\\backslash|-) ?\\\{(.*)\\\}")
 LETTER = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]+")
@@ -119,11 +121,16 @@ def _parse(text: str, thousands: bool) -> Node:
 
 def _labelled(text: str, thousands: bool) -> Node | None:
     r"""Parses what stands behind `x =` or `x \in`, if there is one such sign."""
-    for sign in ("=", r"\in"):
+    for sign in ("=", r"\in", r"\approx"):
         parts = _split(text, sign)
         if sign == "=" and len(parts) == 2 and VARIABLE.fullmatch(parts[1]) and not VARIABLE.fullmatch(parts[0]):
             parts.reverse()
-        if len(parts) > 1 and all(LABEL.fullmatch(part) for part in parts[:-1]) and parts[-1]:
+        if (
+            len(parts) > 1
+            and all(LABEL.fullmatch(part) for part in parts[:-1])
+            and parts[-1]
+            and parts[0] not in CONSTANTS
+        ):
             return Labelled(parts[0], _parse(parts[-1], thousands))
     return None
 
@@ -244,7 +251,7 @@ def _leaf(text: str) -> Node:
         return Group(",", tuple(map(respell, _plus_minus(text))))
     if text in (r"\mathbb{R}", r"\Reals"):
         return Group("()", INFINITE)
-    return text
+    return THOUSANDS.sub(lambda match: match.group().replace(",", ""), text) if "(" not in text else text
 
 
 def _inequality(text: str) -> Labelled | None:

@@ -9,6 +9,7 @@ SYMBOLS = {
     **dict.fromkeys("′’ʹ", "'"),
     **dict.fromkeys("€£¥₹", ""),
     **dict.fromkeys("“”„", '"'),
+    "∶": ":",
     **{"º": r"^{\circ}", "。": ".", "¢": r"\text{cents}", "∛": r"\sqrt[3]"},
     **{"±": r"\pm ", "∓": r"\mp ", "≠": r"\ne ", "≈": r"\approx ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap "},
     **{"∈": r"\in ", "∅": r"\emptyset ", "°": r"^{\circ}", "⟨": r"\langle ", "⟩": r"\rangle ", "…": r"\ldots "},

@@ -14,7 +14,7 @@ NEAR = Fraction(1, 10**6)  # relative
 NOISE = Fraction(1, 10**15)  # relative; two decimals that differ by less are one number with rounding errors
 LARGEST_EXPONENT = 400
 
-UNSIGNED = r"\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d{1,2}(?:,\d\d)+,\d{3}(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+"
+UNSIGNED = r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?|\d{1,2}(?:,\d\d)+,\d{3}(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+"
 DECIMAL = re.compile(UNSIGNED)
 FRACTION = re.compile(r"(?:\\frac\{(-?)(\d+)\}\{(-?)(\d+)\}|(\d+)/(\d+)|\((\d+)\)/\((\d+)\))")
 MIXED = re.compile(r"(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(\d+)/(\d+))")
@@ -136,7 +136,8 @@ def _near(a: Number, b: Number) -> bool:
         rounds = (shorter.digits or 0) >= SIX and (longer.digits or 0) > SIX and shorter.place > longer.place
         return gap <= size * NOISE or (rounds and gap < shorter.place and gap <= size * NEAR)
     decimal = a if a.digits else b
-    rounds = gap < decimal.place and gap <= size * NEAR * 3 / 2
+    cut = abs(decimal.value) < size  # else it can only be rounded up
+    rounds = gap < decimal.place / (1 if cut else 2) and gap <= size * NEAR * 3 / 2
     return (decimal.digits or 0) >= SIX and (rounds or gap <= size * NOISE)
 
 

@@ -5,7 +5,7 @@ only leaves are given to it. An inequality in one variable becomes its interval,
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -22,7 +22,7 @@ TOKEN = re.compile(
 )
 AND = re.compile(r"\\text\{,?\s*and\s*,?\}|and|\\land|\\wedge")
 OR = re.compile(r"\\text\{,?\s*or\s*,?\}|or|\\lor|\\vee")
-THOUSANDS = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3})(?!,?\d)")
+THOUSANDS = re.compile(r"(?<![\d.,])(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3})(?!,?\d)")
 
 PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
 VARIABLE = re.compile(r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\{\w+\})?'*")
@@ -108,14 +108,14 @@ def _parse(text: str, thousands: bool) -> Node:
     if (node := _labelled(text, thousands)) is not None:
         return node
     if len(parts := _split(text, OR)) > 1:
-        return _joined([_parse(part, thousands) for part in parts], "u")
+        return _alternatives([_parse(part, thousands) for part in parts], equations="=" in text)
     if len(parts := _split(text, r"\cup")) > 1:
         return _union([_parse(part, thousands) for part in parts])
     if (found := _inequality(text)) is not None:
         return found
     if len(parts := _split(text, AND, ",", ";", thousands=thousands)) > 1:
         nodes = [_parse(part, thousands) for part in parts]
-        return _system(nodes) or _joined(nodes, ",")
+        return _system(nodes) or _shared_label(nodes, _list)
     return _all_but(text) or _bracketed(text) or _matrix(text) or _leaf(text)
 
 
@@ -135,16 +135,28 @@ def _labelled(text: str, thousands: bool) -> Node | None:
     return None
 
 
-def _joined(nodes: Sequence[Node], kind: str) -> Node:
-    """Joins parts to a list or, behind `or`, to a union; a label that they share is the label of the whole."""
+def _alternatives(nodes: Sequence[Node], *, equations: bool) -> Node:
+    """Joins what stands between `or`: intervals and numbers to a union, points and numbers to a list."""
+
+    def join(parts: Sequence[Node]) -> Group:
+        points = all(map(is_point, parts)) and (equations or parts == nodes)
+        if points or not any(map(_is_set, parts)):
+            return _list(parts)
+        return _union([Group(SET, (part,)) if isinstance(part, str) else part for part in parts])
+
+    return _shared_label(nodes, join)
+
+
+def _shared_label(nodes: Sequence[Node], join: Callable[[Sequence[Node]], Group]) -> Node:
+    """Joins parts; a label that all share, or that the first one has alone, is the label of the whole."""
     labels = {node.label for node in nodes if isinstance(node, Labelled)}
-    shared = labels.pop() if len(labels) == 1 and isinstance(nodes[0], Labelled) else ""
-    parts = [node.part if shared and isinstance(node, Labelled) else node for node in nodes]
-    if kind == "u" and any(map(_is_set, parts)) and (shared or not all(map(is_point, parts))):
-        whole = _union([Group(SET, (part,)) if isinstance(part, str) else part for part in parts])
-    else:
-        whole = Group(",", _flat(parts, ","))
-    return Labelled(shared, whole) if shared else whole
+    if len(labels) != 1 or not isinstance(nodes[0], Labelled):
+        return join(nodes)
+    return Labelled(nodes[0].label, join([node.part if isinstance(node, Labelled) else node for node in nodes]))
+
+
+def _list(nodes: Sequence[Node]) -> Group:
+    return Group(",", _flat(nodes, ","))
 
 
 def _union(nodes: Sequence[Node]) -> Group:

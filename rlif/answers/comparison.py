@@ -12,7 +12,9 @@ from rlif.answers.structure import SET, Group, Labelled, Matrix, Node, has_thous
 Expressions = Callable[[str, str], bool]
 UNORDERED = {",", "u", SET}
 
-WORDS = re.compile(r"(?:\\text\{[^{}\\]*\}|[a-zA-Z]{4,}|[A-Z]{2,}|(?i:yes|no|odd)\b|[\s.,'()-])+")
+# Each word can match in one way alone: otherwise the time would be exponential in the number of words.
+WORD = r"(?:[a-zA-Z]{4,}|[A-Z]{2,3}|[yY]es|[nN]o|[oO]dd)(?![a-zA-Z])"
+WORDS = re.compile(rf"(?:\\text\{{[^{{}}\\]*\}}|{WORD}|[\s.,'()-])+")
 LETTERS = re.compile(r"[a-zA-Z0-9\s.,'()-]+")
 NO_LETTERS = re.compile(r"[^a-z0-9]+")
 TEXT = re.compile(r"\\text\{([^{}\\]*)\}")

@@ -10,7 +10,7 @@ from itertools import accumulate
 from rlif.answers.spelling import ESCAPED_OR_BRACE, respell, unwrap
 
 BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(-?\d[\d.,]*|[A-J](?![a-zA-Z])))")
-THOUSANDS = r"[1-9]\d{0,2}(?:(?:[, \u00a0\u2009\u202f]|\{,\}|,?\\[,!])\d{3})+(?!\d)|\d{1,2}(?:,\d\d)+,\d{3}(?!\d)"
+THOUSANDS = r"[1-9]\d{0,2}(?:(?:[, \u00a0\u2009\u202f]|\{,\}|,?\\[,!])\d{3})+(?!\d)|\d{1,2}(?:,\d\d){1,6},\d{3}(?!\d)"
 NUMBER = re.compile(rf"(?:(?<!\d)-)?(?:(?:{THOUSANDS}|\d+)\.?\d*|\.\d+)")
 NO_DIGIT = re.compile(r"[^\d.-]")
 MINUS_SIGNS = str.maketrans("\u2212\ufe63\uff0d", "---")

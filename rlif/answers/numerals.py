@@ -31,8 +31,9 @@ UNIT_NAMES = {
 }
 PHYSICAL = {name: unit for unit, names in UNIT_NAMES.items() for name in (unit, *names.split())}
 SHORT = ["mg", "nm", "mL", "kL", "mph", "kph", "deg", "rad", "way", "sq", "cu", "men", "am", "pm", "per", "USD", "EUR"]
-SHORT += ["[ck]?m/(?:s|h|hr|min)", "ft/s", "mi/hr?"]
-UNIT_WORD = rf"(?:[a-zA-Z]{{4,}}|(?:{'|'.join([*SHORT, *(unit for unit in PHYSICAL if len(unit) > 1)])})s?\b)"
+SHORT += [name + plural for name in PHYSICAL for plural in ("", "s") if 1 < len(name + plural) < 4]
+# Each word can match in one way alone: otherwise the time would be exponential in the number of words.
+UNIT_WORD = rf"(?:[a-zA-Z]{{4,}}|{'|'.join(SHORT)}|[ck]?m/[sh]|ft/s|mi/h)(?![a-zA-Z])"
 IN_TEXT = r"\\text\{[^{}]*(?:\{[^{}]*\}[^{}]*)?\}"
 UNIT = rf"(?:{IN_TEXT}|\\frac\{{{IN_TEXT}\}}\{{{IN_TEXT}\}}|(?<![\\a-zA-Z]){UNIT_WORD})(?:\^\{{-?\d\}})?"
 UNITS = re.compile(rf"(?:(?<=[\d}})%])|(?<=[a-zA-Z])(?=\\text))(?:\^\{{\\circ\}}(?:[CF]\b)?)?(?:[ ./^-]*{UNIT})*$")

@@ -137,7 +137,7 @@ def test_fenced_code_takes_the_last_complete_block():
 
 @pytest.mark.parametrize("rule", [last_boxed, last_expression, answer_line, choice_letter, json_answer, fenced_code])
 @pytest.mark.parametrize(
-    "text", ["\\boxed{" * 50_000, "answer: " * 50_000, "{" * 200_000, "A" * 300_000, "```\n" * 50_000]
+    "text", ["\\boxed{" * 50_000, "answer: " * 50_000, "{" * 200_000, "A" * 300_000, "```\n" * 50_000, "11," * 100_000]
 )
 def test_rules_are_fast_on_long_texts(rule, text):
     """A rule with quadratic running time takes minutes here."""

@@ -35,7 +35,7 @@ def same(answer: str, gold: str, expressions: Expressions) -> bool:
 
 
 def _as_words(answer: str) -> str:
-    return TEXT.sub(r"\1", respell(answer)).casefold() if r"\text" in answer else respell(answer)
+    return TEXT.sub(lambda match: match.group(1).casefold(), respell(answer))
 
 
 @lru_cache(maxsize=2**12)
@@ -155,6 +155,7 @@ def same_leaf(answer: str, gold: str, expressions: Expressions) -> bool:
     return answer == gold or expressions(answer, gold)
 
 
+@lru_cache(maxsize=2**12)
 def _time(text: str) -> tuple[str, str | None] | None:
     """Returns a time or ratio such as 3:30, and what follows of am and pm."""
     match = TIME.fullmatch(re.sub(r"[\s.]", "", TEXT.sub(r"\1", text)).lower())

@@ -142,6 +142,7 @@ def _near(a: Number, b: Number) -> bool:
     return (decimal.digits or 0) >= SIX and (rounds or gap <= size * NOISE)
 
 
+@lru_cache(maxsize=2**12)
 def without_units(spelling: str) -> str:
     r"""Removes degrees and units behind a number, but not the variables of a product.
 
@@ -165,6 +166,7 @@ def units_conflict(answer: str, gold: str) -> bool:
     return any(x and y and x != y for x, y in zip(a, b, strict=True))
 
 
+@lru_cache(maxsize=2**12)
 def _unit(spelling: str) -> tuple[tuple[str, ...] | None, str | None]:
     """Returns physical units, such as km and h, and a power; None for each that there is not."""
     tail = spelling[len(without_units(spelling)) :].replace("\\text", " ")

@@ -35,7 +35,8 @@ def same(answer: str, gold: str, expressions: Expressions) -> bool:
 
 
 def _as_words(answer: str) -> str:
-    return TEXT.sub(lambda match: match.group(1).casefold(), respell(answer))
+    words = TEXT.sub(r"\1", respell(answer))
+    return words.casefold() if r"\text" in answer and words.replace(",", "").isalpha() else words
 
 
 @lru_cache(maxsize=2**12)

@@ -19,7 +19,7 @@ DECIMAL = re.compile(UNSIGNED)
 FRACTION = re.compile(r"(?:\\frac\{(-?)(\d+)\}\{(-?)(\d+)\}|(\d+)/(\d+)|\((\d+)\)/\((\d+)\))")
 MIXED = re.compile(r"(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(\d+)/(\d+))")
 PERIODIC = re.compile(r"(\d*)\.(\d*)(?:\\overline\{(\d+)\}|\\dot\{?(\d)\}?|\((\d+)\))")
-GOES_ON = re.compile(r"(\d*)\.(\d*?)(\d)\3{2,}(?:\\ldots|\.\.\.)")
+GOES_ON = re.compile(r"(\d*)\.(\d{0,20}?)(\d{1,9}?)\3{2,}(?:\\ldots|\.\.\.)")
 POWER_OF = re.compile(r"(\d{1,20})\^\{(-?\d{1,3})\}")
 SCIENTIFIC = re.compile(rf"({UNSIGNED})(?:(?:\\cdot ?|x)10\^\{{([+-]?\d+)\}}|[eE]([+-]?\d+))")
 

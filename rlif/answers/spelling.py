@@ -56,6 +56,7 @@ PLAIN = [
     (re.compile(r"(?<![\w\\])(?:infinity|inf|oo)(?!\w)"), r"\\infty "),
     (re.compile(r"(?<![a-zA-Z\\])sqrt\s*(?=[({\d])"), r"\\sqrt "),
     (re.compile(r"(?<![a-zA-Z\\])pi(?![a-zA-Z])"), r"\\pi "),
+    (re.compile(r"^\*\*([^*]+)\*\*(?=\s)"), r"\1"),
     (re.compile(r"(?<=[\w)}])\s*\*\*\s*(?=[\w({-])"), "^"),
     (re.compile(r"\\(?:left|right)\s*\."), ""),
     (re.compile(r"\\(begin|end)\{(\w+)\*\}"), r"\\\1{\2}"),
@@ -68,7 +69,7 @@ PLAIN = [
     (re.compile(r"\s*(?:\bpercent(?:age)?\b|\\text\s*\{\s*percent(?:age)?\s*\})"), "%"),
     (re.compile(r"\\[hv]space\*?\{[^{}]*\}|\\phantom\s*(?:\{[^{}]*\})?|\\(?:tag|label)\*?\{[^{}]*\}"), " "),
     (re.compile(r"\\(?:text)?color\s*\{[^{}]*\}|@\{[^{}]*\}"), ""),
-    (re.compile(r"\{([^{}]*)\\choose([^{}]*)\}"), r"\\binom{\1}{\2}"),
+    (re.compile(r"(?:\{|^)([^{}]*)\\choose([^{}]*)(?:\}|$)"), r"\\binom{\1}{\2}"),
     (re.compile(r"(?<=\d)(?:(?:st|nd|rd|th)\b|\^\{\s*(?:\\(?:text|mathrm)\s*\{)?(?:st|nd|rd|th)\}{1,2})"), ""),
     (re.compile(r"(?<=\d)\s*(?:degrees?\b|\\text\s*\{\s*degrees?\s*\})"), r"^{\\circ}"),
 ]

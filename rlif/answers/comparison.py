@@ -35,7 +35,8 @@ def same(answer: str, gold: str, expressions: Expressions) -> bool:
 
 
 def _as_words(answer: str) -> str:
-    return TEXT.sub(r"\1", respell(answer)).casefold() if r"\text" in answer else respell(answer)
+    words = TEXT.sub(r"\1", respell(answer))
+    return words.casefold() if r"\text" in answer and words.replace(",", "").isalpha() else words
 
 
 @lru_cache(maxsize=2**12)
@@ -173,6 +174,7 @@ def _same_time(a: tuple[str, str | None] | None, b: tuple[str, str | None] | Non
     return a is not None and b is not None and a[0] == b[0] and (None in (a[1], b[1]) or a[1] == b[1])
 
 
+@lru_cache(maxsize=2**12)
 def _time(text: str) -> tuple[str, str | None] | None:
     """Returns a time or ratio such as 3:30, and what follows of am and pm."""
     match = TIME.fullmatch(re.sub(r"[\s.]", "", TEXT.sub(r"\1", text)).lower())

@@ -21,7 +21,7 @@ LONE_LETTER = re.compile(r"\b[A-J]\b")
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Returns the content of the last \boxed{...}, braces balanced.
+    r"""Returns the content of the last \boxed{...} or \fbox{...}, braces balanced, or a number behind \boxed.
 
     None if there is no box, or if the last one is empty or never closed: a model that opens a box takes back what it
     boxed before.

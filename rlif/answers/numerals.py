@@ -19,7 +19,7 @@ DECIMAL = re.compile(UNSIGNED)
 FRACTION = re.compile(r"(?:\\frac\{(-?)(\d+)\}\{(-?)(\d+)\}|(\d+)/(\d+)|\((\d+)\)/\((\d+)\))")
 MIXED = re.compile(r"(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(\d+)/(\d+))")
 PERIODIC = re.compile(r"(\d*)\.(\d*)(?:\\overline\{(\d+)\}|\\dot\{?(\d)\}?|\((\d+)\))")
-GOES_ON = re.compile(r"(\d*)\.(\d*?)(\d)\3{2,}(?:\\ldots|\.\.\.)")
+GOES_ON = re.compile(r"(\d*)\.(\d{0,20}?)(\d{1,9}?)\3{2,}(?:\\ldots|\.\.\.)")
 POWER_OF = re.compile(r"(\d{1,20})\^\{(-?\d{1,3})\}")
 SCIENTIFIC = re.compile(rf"({UNSIGNED})(?:(?:\\cdot ?|x)10\^\{{([+-]?\d+)\}}|[eE]([+-]?\d+))")
 
@@ -161,6 +161,7 @@ def _near(a: Number, b: Number) -> bool:
     return (decimal.digits or 0) >= SIX and (rounds or gap <= size * NOISE)
 
 
+@lru_cache(maxsize=2**12)
 def without_units(spelling: str, other: str = "") -> str:
     r"""Removes degrees and units behind a number, but not the variables of a product.
 
@@ -191,6 +192,7 @@ def units_conflict(answer: str, gold: str) -> bool:
     return bool(power and second and power != second)
 
 
+@lru_cache(maxsize=2**12)
 def _unit(spelling: str) -> tuple[tuple[str, ...] | None, str | None]:
     """Returns physical units, such as km and h, and a power; None for each that there is not."""
     tail = spelling[len(without_units(spelling)) :].replace("\\text", " ")

@@ -30,7 +30,8 @@ UNIT_NAMES = {
     **{"min": "minute", "h": "hr hour", "day": "", "week": "", "month": "", "year": "yr"},
 }
 PHYSICAL = {name: unit for unit, names in UNIT_NAMES.items() for name in (unit, *names.split())}
-SHORT = "mg nm mL kL mph kph deg rad way sq cu men am pm old per USD EUR".split()
+SHORT = ["mg", "nm", "mL", "kL", "mph", "kph", "deg", "rad", "way", "sq", "cu", "men", "am", "pm", "old", "per"]
+SHORT += ["USD", "EUR"]
 SHORT += [name + plural for name in PHYSICAL for plural in ("", "s") if 1 < len(name + plural) < 4]
 # Each word can match in one way alone: otherwise the time would be exponential in the number of words.
 UNIT_WORD = rf"(?:[a-zA-Z]{{4,}}|{'|'.join(SHORT)}|[ck]?m/[sh]|ft/s|mi/h)(?![a-zA-Z])"

@@ -49,7 +49,6 @@ PLAIN = [
     (re.compile(r"(?<![a-zA-Z\\])sqrt\s*(?=[({\d])"), r"\\sqrt "),
     (re.compile(r"(?<![a-zA-Z\\])pi(?![a-zA-Z])"), r"\\pi "),
     (re.compile(r"^\*\*([^*]+)\*\*(?=\s)"), r"\1"),
-    (re.compile(r"(?<![\w)}])\*\*([^*]+)\*\*(?!\S)"), r"\1"),
     (re.compile(r"(?<=[\w)}])\s*\*\*\s*(?=[\w({-])"), "^"),
     (re.compile(r"\\(?:left|right)\s*\."), ""),
     (re.compile(r"\\(begin|end)\{(\w+)\*\}"), r"\\\1{\2}"),

@@ -163,8 +163,10 @@ def _union(nodes: Sequence[Node]) -> Group:
     """Joins sets; the elements of finite ones become parts of their own."""
     parts: list[Node] = []
     for part in _flat(nodes, "u"):
-        finite = isinstance(part, Group) and part.kind == SET
-        parts += [Group(SET, (element,)) for element in part.parts] if finite else [part]
+        if isinstance(part, Group) and part.kind == SET:
+            parts += [Group(SET, (element,)) for element in part.parts]
+        else:
+            parts.append(part)
     if all(isinstance(part, Group) and part.kind == SET for part in parts):
         return Group(SET, _flat(parts, SET))
     return Group("u", tuple(parts))
@@ -278,7 +280,7 @@ def _inequality(text: str) -> Labelled | None:
         return None
     if len(tokens) == 2 and LABEL.fullmatch(sides[1]) and r"\ne" not in tokens:
         between = _interval(sides[0], tokens[0], sides[2], tokens[1])
-        return between and Labelled(sides[1], between)
+        return None if between is None else Labelled(sides[1], between)
     if len(tokens) == 1:
         relation = tokens[0]
         if VARIABLE.fullmatch(sides[1]) and not VARIABLE.fullmatch(sides[0]):

@@ -122,10 +122,9 @@ def _is_list(node: Node) -> bool:
 
 def _as_list(node: Node) -> Node:
     """Takes x_1 = 1, x_2 = 2 for the list 1, 2."""
-    part = _without_label(node)
-    if isinstance(node, Labelled) and isinstance(part, Group) and NUMBERED.fullmatch(node.label):
-        return Group(",", part.parts)
-    return part
+    if isinstance(node, Labelled) and isinstance(node.part, Group) and NUMBERED.fullmatch(node.label):
+        return Group(",", node.part.parts)
+    return _without_label(node)
 
 
 def _without_label(node: Node) -> Node:
@@ -190,4 +189,5 @@ def _base(text: str) -> tuple[str, str] | None:
 def _letters(text: str) -> str | None:
     r"""Returns letters and digits of an answer in words, such as \text{Evelyn} or (C), in lower case; else None."""
     text = TEXT.sub(r"\1", text)
-    return NO_LETTERS.sub("", text.lower()) if LETTERS.fullmatch(text) else None
+    sign = "-" if text.startswith("-") else ""
+    return sign + NO_LETTERS.sub("", text.lower()) if LETTERS.fullmatch(text) else None

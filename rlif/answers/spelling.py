@@ -33,6 +33,7 @@ ESCAPED_OR_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 DOUBLED = re.compile(r"\\\\(?=[a-zA-Z])")  # \\frac, as in JSON
 BEGIN = re.compile(r"(?<!\\)\\begin")
 
+BOLD = re.compile(r"^\s*\*\*([^*]+)\*\*(?=\s)")
 GOES_ON = re.compile(r"(?<=\d)\s*\.{3,}")
 GROUPED = re.compile(r"(?<=\d)(?<!(?<!\d)0)\s*(?:\{,\}|\{\\,\}|,(?:\s|\\,)*\\!|\\!\s*,|\\,|\\!|')\s*(?=\d{3}(?!\d))")
 GROUPED_BY_SIGN = re.compile(r"(?<![\w.,])(?:\d{1,3}(?:_\d{3})+|\d{1,3}(?:\.\d{3}){2,})(?![\w.,]*\d)")
@@ -48,7 +49,6 @@ PLAIN = [
     (re.compile(r"(?<![\w\\])(?:infinity|inf|oo)(?!\w)"), r"\\infty "),
     (re.compile(r"(?<![a-zA-Z\\])sqrt\s*(?=[({\d])"), r"\\sqrt "),
     (re.compile(r"(?<![a-zA-Z\\])pi(?![a-zA-Z])"), r"\\pi "),
-    (re.compile(r"^\*\*([^*]+)\*\*(?=\s)"), r"\1"),
     (re.compile(r"(?<=[\w)}])\s*\*\*\s*(?=[\w({-])"), "^"),
     (re.compile(r"\\(?:left|right)\s*\."), ""),
     (re.compile(r"\\(begin|end)\{(\w+)\*\}"), r"\\\1{\2}"),
@@ -83,7 +83,8 @@ def respell(text: str) -> str:
     """
     if len(text) > LONGEST:
         return text
-    text = unwrap(GOES_ON.sub(r"\\ldots ", _plain_characters(text)))
+    text = BOLD.sub(r"\1", _plain_characters(text))
+    text = unwrap(GOES_ON.sub(r"\\ldots ", text))
     if r"\begin" not in text:
         text = DOUBLED.sub(lambda match: "\\", text)
     elif not BEGIN.search(text):

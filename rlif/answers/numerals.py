@@ -39,6 +39,7 @@ IN_TEXT = r"\\text\{[^{}]*(?:\{[^{}]*\}[^{}]*)?\}"
 UNIT = rf"(?:{IN_TEXT}|\\frac\{{{IN_TEXT}\}}\{{{IN_TEXT}\}}|(?<![\\a-zA-Z]){UNIT_WORD})(?:\^\{{-?\d\}})?"
 UNITS = re.compile(rf"(?:(?<=[\d}})%])|(?<=[a-zA-Z])(?=\\text))(?:\^\{{\\circ\}}(?:[CF]\b)?)?(?:[ ./^-]*{UNIT})*$")
 POWER = re.compile(r"\b(square|sq|cubic|cu)\b|\^\{(-?\d)\}")
+ANY, THINGS = ("units",), ("things",)
 POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 
@@ -162,24 +163,32 @@ def without_units(spelling: str, other: str = "") -> str:
 
 
 def units_conflict(answer: str, gold: str) -> bool:
-    r"""Checks whether two answers state different physical units, or powers of units; none conflicts with any.
+    r"""Checks whether two answers state different units, or one a unit and the other things, as in 5 days and 5 ways.
+
+    A number without either conflicts with none, and the word "units" with no unit.
 
     Example:
-        >>> units_conflict("5\\text{m}", "5\\text{cm}"), units_conflict("5cm", "5"), units_conflict("5ways", "5hours")
-        (True, False, False)
+        >>> units_conflict("5\\text{m}", "5\\text{cm}"), units_conflict("5cm", "5"), units_conflict("5ways", "5days")
+        (True, False, True)
     """
-    (names, power), (others, second) = _unit(answer), _unit(gold)
-    if names and others:
-        return names != others or power != second
-    return bool(power and second and power != second)
+    (units, power), (others, second) = _unit(answer), _unit(gold)
+    if THINGS in (units, others):
+        return units != others and None not in (units, others)
+    if ANY not in (units, others) and units and others and units != others:
+        return True
+    return power != second and (bool(units and others) or bool(power and second))
 
 
 @lru_cache(maxsize=2**12)
 def _unit(spelling: str) -> tuple[tuple[str, ...] | None, str | None]:
-    """Returns physical units, such as km and h, and a power; None for each that there is not."""
+    """Returns units, such as km and h, or what is counted, and a power; None for each that there is not."""
     tail = spelling[len(without_units(spelling)) :].replace("\\text", " ")
     power = POWER.search(tail)
-    words = [word.lower() for word in re.findall("[a-zA-Z]+", POWER.sub("", tail))]
-    names = [PHYSICAL.get(word) or PHYSICAL.get(word.removesuffix("s")) for word in words if word != "per"]
+    words = [word.lower() for word in re.findall("[a-zA-Z]+", POWER.sub("", tail)) if word != "per"]
+    names = [PHYSICAL.get(word) or PHYSICAL.get(word.removesuffix("s")) for word in words]
     known = tuple(name for name in names if name)
-    return known if known and len(known) == len(names) else None, power and POWERS.get(power.group(1), power.group(2))
+    if known and len(known) < len(names):
+        known = ()
+    elif not known and words:
+        known = ANY if set(words) <= {"unit", "units"} else THINGS if any(len(word) > 3 for word in words) else ()
+    return known or None, power and POWERS.get(power.group(1), power.group(2))

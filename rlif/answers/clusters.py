@@ -25,8 +25,8 @@ def clusters(answers: Sequence[Any], equal: Equal | None = None, seconds: float 
     Args:
         answers: answers of one problem's samples; None, in no cluster, if a sample has none.
         equal: a task's `equal`, called with two answers; == if left out.
-        seconds: for all comparisons together that `rlif.answers.equality` gives to a process, shortest answers first;
-            answers not compared in time count as different.
+        seconds: for all comparisons together that `rlif.answers.equality` gives to a process or that have long answers,
+            shortest answers first; answers not compared in time count as different.
 
     Example:
         >>> clusters(["1/2", None, "0.5", "3"], rlif.TASKS["math"].equal)

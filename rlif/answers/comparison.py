@@ -7,22 +7,20 @@ from itertools import product
 
 from rlif.answers.numerals import read_number, same_number, units_conflict, without_units
 from rlif.answers.spelling import respell
-from rlif.answers.structure import Group, Labelled, Matrix, Node, has_thousands, merged, parse
+from rlif.answers.structure import SET, Group, Labelled, Matrix, Node, has_thousands, is_point, merged, parse
 
 Expressions = Callable[[str, str], bool]
-SET = r"\{\}"
 UNORDERED = {",", "u", SET}
 
-WORDS = re.compile(r"(?:\\text\{[^{}\\]*\}|[a-zA-Z]{4,}|(?i:yes|no|odd)\b|[\s.,'()-])+")
+# Each word can match in one way alone: otherwise the time would be exponential in the number of words.
+WORD = r"(?:[a-zA-Z]{4,}|[A-Z]{2,3}|[yY]es|[nN]o|[oO]dd)(?![a-zA-Z])"
+WORDS = re.compile(rf"(?:\\text\{{[^{{}}\\]*\}}|{WORD}|[\s.,'()-])+")
 LETTERS = re.compile(r"[a-zA-Z0-9\s.,'()-]+")
 NO_LETTERS = re.compile(r"[^a-z0-9]+")
 TEXT = re.compile(r"\\text\{([^{}\\]*)\}")
-IN_BASE = re.compile(r"(-?\d[0-9a-zA-Z]*(?:\.[0-9a-zA-Z]+)?)_\{(\d+)\}")
-LETTER = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])|\\(?:alpha|beta|theta|lambda|mu|phi)\b")
-INTEGER = re.compile(r",? ?(?:\\text\{[^{}]*\})? ?\(?([kmn])\\in ?\\mathbb\{Z\}\)?$")
-RELATION = re.compile(r"[<>]|\\[lg]e\b|\\ne\b")
-FUNCTION = re.compile(r"\w.*\(.*")
-TIME = re.compile(r"\d+(?::\d+)+(?:[ap]\.?m\.?)?", re.IGNORECASE)
+NUMBERED = re.compile(r"\(([a-zA-Z])_\{\w+\}(?:,\1_\{\w+\})+\)")
+IN_BASE = re.compile(r"\(?(-?[0-9A-F][0-9a-zA-Z]*(?:\.[0-9a-zA-Z]+)?)\)?_\{(\d+)\}")
+TIME = re.compile(r"(\d+(?::\d+)+)([ap]m)?")
 
 
 def same(answer: str, gold: str, expressions: Expressions) -> bool:
@@ -31,27 +29,18 @@ def same(answer: str, gold: str, expressions: Expressions) -> bool:
     Args:
         expressions: compares two expressions that are not plain numbers or words.
     """
-    if (a := _compared(answer)) and (b := _compared(gold)) and not a & b:
-        return False
+    if _as_words(answer) == _as_words(gold) != "":
+        return True
     return any(_Comparison(expressions).same(a, b) for a, b in product(_readings(answer), _readings(gold)))
 
 
-def _any_integer(text: str) -> str:
-    r"""Names the variable n of which an answer says that it is any integer, as in 2\pi k, k \in \mathbb{Z}."""
-    match = INTEGER.search(text)
-    return re.sub(rf"(?<![a-zA-Z\\]){match.group(1)}(?![a-zA-Z])", "n", text[: match.start()]) if match else text
-
-
-@lru_cache(maxsize=2**12)
-def _compared(answer: str) -> set[str]:
-    """Returns the variables of an inequality: x > 3 is an interval, but not y > 3."""
-    text = respell(answer)
-    return set(LETTER.findall(text)) if RELATION.search(text) else set()
+def _as_words(answer: str) -> str:
+    words = TEXT.sub(r"\1", respell(answer))
+    return words.casefold() if r"\text" in answer and words.replace(",", "").isalpha() else words
 
 
 @lru_cache(maxsize=2**12)
 def _readings(answer: str) -> tuple[Node, ...]:
-    answer = _any_integer(respell(answer))
     nodes = [parse(answer)]
     if has_thousands(answer):
         nodes.append(parse(answer, thousands=False))
@@ -76,19 +65,20 @@ class _Comparison:
         (kind, parts), (other, others) = _as_group(merged(a)), _as_group(merged(b))
         if SET in (kind, other) and {kind, other} <= UNORDERED:
             return self._all_in(parts, others) and self._all_in(others, parts)
+        if {kind, other} == {",", "u"} and all(map(is_point, parts)):
+            return False  # points are not intervals
         if {kind, other} <= UNORDERED:
             return len(parts) == len(others) and self._same_in_any_order(parts, others)
         return kind == other and self._same_in_order(parts, others)
 
     def _same_labelled(self, a: Node, b: Node) -> bool:
         """Compares where at least one has a label: x = 3 is 3, but not y = 3; f(x) and y are one label."""
-        if any(isinstance(node, str) and "=" in node for node in (a, b)):
-            return self.same(_as_equation(a), _as_equation(b))
-        labels = [FUNCTION.sub("y", node.label) if isinstance(node, Labelled) else None for node in (a, b)]
-        if None not in labels and labels[0] != labels[1]:
-            equations = _as_equation(a), _as_equation(b)
-            return all(isinstance(node, str) for node in equations) and self.same(*equations)
-        return self.same(*(node.part if isinstance(node, Labelled) else node for node in (a, b)))
+        equations = [_as_equation(node) for node in (a, b)]
+        if any(isinstance(node, str) and "=" in node for node in (a, b)) and all(isinstance(e, str) for e in equations):
+            return self.same(*equations)
+        if isinstance(a, Labelled) and isinstance(b, Labelled) and not _same_label(a.label, b.label):
+            return all(isinstance(e, str) for e in equations) and self.same(*equations)  # y = x and x = y
+        return self.same(*(_as_list(x) if _is_list(y) else _without_label(x) for x, y in ((a, b), (b, a))))
 
     def _same_matrix(self, a: Matrix, b: Matrix) -> bool:
         rows = list(zip(a.rows, b.rows, strict=False))
@@ -126,6 +116,25 @@ def _as_matrix(node: Node) -> Node:
     return node
 
 
+def _is_list(node: Node) -> bool:
+    return isinstance(node, Group) and node.kind in UNORDERED
+
+
+def _as_list(node: Node) -> Node:
+    """Takes x_1 = 1, x_2 = 2 for the list 1, 2."""
+    if isinstance(node, Labelled) and isinstance(node.part, Group) and NUMBERED.fullmatch(node.label):
+        return Group(",", node.part.parts)
+    return _without_label(node)
+
+
+def _without_label(node: Node) -> Node:
+    return node.part if isinstance(node, Labelled) else node
+
+
+def _same_label(a: str, b: str) -> bool:
+    return a == b or ("y" in (a, b) and any("(" in label[1:] for label in (a, b)))
+
+
 def _as_equation(node: Node) -> Node:
     return f"{node.label}={node.part}" if isinstance(node, Labelled) and isinstance(node.part, str) else node
 
@@ -142,6 +151,8 @@ def same_leaf(answer: str, gold: str, expressions: Expressions) -> bool:
             same_leaf(*pair, expressions) for pair in pairs
         )
     answer, gold = answer.partition(r"\approx")[0], gold.partition(r"\approx")[0]  # the exact value
+    if (times := [_time(answer), _time(gold)]) != [None, None]:
+        return _same_time(*times)
     if units_conflict(answer, gold):
         return False
     answer, gold = without_units(answer, gold), without_units(gold, answer)
@@ -152,31 +163,31 @@ def same_leaf(answer: str, gold: str, expressions: Expressions) -> bool:
         return bases[0] == bases[1]
     if WORDS.fullmatch(answer) or WORDS.fullmatch(gold):
         return (letters := _letters(answer)) is not None and letters == _letters(gold)
-    if TIME.fullmatch(answer) or TIME.fullmatch(gold):
-        return _same_time(answer, gold)
-    if answer.count("'") != gold.count("'") or any(map(_is_torn, (answer, gold))):
+    if answer.count("'") != gold.count("'") or any(text.count("{") != text.count("}") for text in (answer, gold)):
         return False
     return answer == gold or expressions(answer, gold)
 
 
-def _is_torn(text: str) -> bool:
-    return text.count("{") != text.count("}")
+def _same_time(a: tuple[str, str | None] | None, b: tuple[str, str | None] | None) -> bool:
+    """Compares times; am or pm that only one of them has makes no difference, as a unit."""
+    return a is not None and b is not None and a[0] == b[0] and (None in (a[1], b[1]) or a[1] == b[1])
 
 
-def _same_time(answer: str, gold: str) -> bool:
-    """Compares 3:30 and 3:30 p.m.; where only one says which half of the day, that makes no difference."""
-    texts = [text.replace(".", "").lower() for text in (answer, gold)]
-    halves = [text[-2:] if text.endswith("m") else "" for text in texts]
-    return texts[0] == texts[1] or ("" in halves and len({text.rstrip("apm") for text in texts}) == 1)
+@lru_cache(maxsize=2**12)
+def _time(text: str) -> tuple[str, str | None] | None:
+    """Returns a time or ratio such as 3:30, and what follows of am and pm."""
+    match = TIME.fullmatch(re.sub(r"[\s.]", "", TEXT.sub(r"\1", text)).lower())
+    return match and (match.group(1), match.group(2))
 
 
 def _base(text: str) -> tuple[str, str] | None:
     """Returns the digits and the base of a number such as 2516_{8}."""
-    match = IN_BASE.fullmatch(text.strip("()"))
+    match = IN_BASE.fullmatch(TEXT.sub(r"\1", text))
     return (match.group(1).upper().lstrip("0"), match.group(2)) if match else None
 
 
 def _letters(text: str) -> str | None:
     r"""Returns letters and digits of an answer in words, such as \text{Evelyn} or (C), in lower case; else None."""
     text = TEXT.sub(r"\1", text)
-    return NO_LETTERS.sub("", text.lower()) if LETTERS.fullmatch(text) else None
+    sign = "-" if text.startswith("-") else ""
+    return sign + NO_LETTERS.sub("", text.lower()) if LETTERS.fullmatch(text) else None

@@ -22,6 +22,7 @@ from rlif.answers.spelling import LONGEST
 from rlif.errors import MachineError
 
 SECONDS = 12.0  # for one comparison; the worker's own limits add up to 10
+SHORT = 100  # characters of two answers together; longer ones may take a second, also without a process
 WORKERS = 16  # at most; each takes 0.1 GiB
 
 
@@ -32,6 +33,8 @@ def equal(answer: str, gold: str) -> bool:
         >>> equal("**12 1/2**", "\\frac{25}{2}"), equal("(1, 2)", "(2, 1)"), equal("x > 3", "(3, \\infty)")
         (True, False, True)
     """
+    if seconds_left() <= 0 and len(answer) + len(gold) > SHORT:
+        return answer == gold
     verdict = _at_once(answer, gold)
     return _compare(answer, gold, SECONDS) if verdict is None else verdict
 

@@ -28,6 +28,7 @@ DIGITS = 40
 MOST = 1000  # digits
 AGREE = 1e-20  # relative
 POINTS = 4
+PRODUCT = re.compile(r"(?<=[\d)])\(")  # the parser would read 2(1) as a call
 LETTER_I = re.compile(r"(?<![a-zA-Z\\])I(?![a-zA-Z])")
 DEGREES = re.compile(r"(\d+(?:\.\d+)?)\^\{\\circ\}")
 
@@ -55,10 +56,12 @@ def parsed(expression: str) -> Any:
     """Parses LaTeX: returns a sympy expression, relation, set or tuple."""
     from latex2sympy2_extended import latex2sympy
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
-    from sympy import I, Integral, Product, Sum, Symbol
+    from sympy import I, Integral, Product, Rational, Sum, Symbol
 
+    if number := read_number(expression):
+        return Rational(number.value.numerator, number.value.denominator)
     config = ConversionConfig(lowercase_symbols=False)
-    expression = DEGREES.sub(r"(\\frac{\1\\pi}{180})", expression)
+    expression = PRODUCT.sub(r"\\cdot (", DEGREES.sub(r"(\\frac{\1\\pi}{180})", expression))
     found: Any = latex2sympy(expression, normalization_config=None, conversion_config=config)
     if found.has(Integral, Sum, Product):
         found = found.doit()

@@ -9,17 +9,19 @@ from itertools import accumulate
 
 from rlif.answers.spelling import ESCAPED_OR_BRACE, respell, unwrap
 
-BOX = re.compile(r"\\boxed\s*\{")
-NUMBER = re.compile(r"-?(?:\d[\d,]*\.?\d*|\.\d+)")
+BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(-?\d[\d.,]*|[A-J](?![a-zA-Z])))")
+THOUSANDS = r"[1-9]\d{0,2}(?:(?:[, \u00a0\u2009\u202f]|\{,\}|,?\\[,!])\d{3})+(?!\d)|\d{1,2}(?:,\d\d){1,6},\d{3}(?!\d)"
+NUMBER = re.compile(rf"(?:(?<!\d)-)?(?:(?:{THOUSANDS}|\d+)\.?\d*|\.\d+)")
+NO_DIGIT = re.compile(r"[^\d.-]")
 MINUS_SIGNS = str.maketrans("\u2212\ufe63\uff0d", "---")
-ANSWER_LINE = re.compile(r"ANSWER:[ \t]*(\S[^\n]*)", re.IGNORECASE)
+ANSWER_LINE = re.compile(r"ANSWER:[ \t}]*([^\s}][^\n]*)", re.IGNORECASE)
 CHOICE_SENTENCE = re.compile(r"answer is \(?([A-J])\)?")
 CHOICE_LINE = re.compile(r"[aA]nswer:(?=\s*([A-J]))")
 LONE_LETTER = re.compile(r"\b[A-J]\b")
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Returns the content of the last \boxed{...}, braces balanced.
+    r"""Returns the content of the last \boxed{...} or \fbox{...}, braces balanced, or a number behind \boxed.
 
     None if there is no box, or if the last one is empty or never closed: a model that opens a box takes back what it
     boxed before.
@@ -31,6 +33,8 @@ def last_boxed(text: str) -> str | None:
     boxes = list(BOX.finditer(text))
     if not boxes:
         return None
+    if bare := boxes[-1].group(1):
+        return bare.rstrip(".,")
     depth, start = 0, boxes[-1].end()
     for match in ESCAPED_OR_BRACE.finditer(text, start):
         depth += {"{": 1, "}": -1}.get(match.group(), 0)
@@ -45,7 +49,7 @@ def last_expression(text: str) -> str | None:
     if BOX.search(text):
         return last_boxed(text)
     numbers = NUMBER.findall(text.translate(MINUS_SIGNS))
-    return numbers[-1].replace(",", "").rstrip(".") if numbers else None
+    return NO_DIGIT.sub("", numbers[-1]).rstrip(".") if numbers else None
 
 
 def answer_line(text: str) -> str | None:

@@ -7,8 +7,10 @@ SYMBOLS = {
     **dict.fromkeys("≤⩽≦", r"\le "),
     **dict.fromkeys("≥⩾≧", r"\ge "),
     **dict.fromkeys("′‘’ʹ", "'"),
-    **dict.fromkeys("“”„", '"'),
     **dict.fromkeys("€£¥₹", ""),
+    **dict.fromkeys("“”„", '"'),
+    "∶": ":",
+    **{"º": r"^{\circ}", "。": ".", "¢": r"\text{cents}", "∛": r"\sqrt[3]"},
     **{"±": r"\pm ", "∓": r"\mp ", "≠": r"\ne ", "≈": r"\approx ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap "},
     **{"∈": r"\in ", "∅": r"\emptyset ", "°": r"^{\circ}", "⟨": r"\langle ", "⟩": r"\rangle ", "…": r"\ldots "},
 }
@@ -22,8 +24,8 @@ LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 
 _SAME = {
     "": r"\left \right \middle \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \biggl \biggr \Biggl \Biggr \displaystyle"
-    r" \textstyle \limits \nolimits \! \$ $ \mathopen \mathclose \strut \- \/"
-    r" \underline \normalsize \large \Large \LARGE \huge \Huge \small",
+    r" \textstyle \limits \nolimits \! \$ $ \mathopen \mathclose \strut \- \/ \( \) \[ \]"
+    r" \bf \rm \it \sf \bfseries \boldmath \small \normalsize \large \Large \LARGE \huge \Huge \scriptstyle",
     " ": r"\, \; \: \> ~ \quad \qquad \thinspace \enspace",
     r"\frac": r"\dfrac \tfrac \cfrac",
     r"\binom": r"\dbinom \tbinom",
@@ -37,9 +39,10 @@ _SAME = {
     r"^{\circ}": r"\degree \degrees",
     r"\text": r"\textbf \textit \textrm \textnormal \textsf \texttt \emph \mathrm \mathsf \mathtt \mbox"
     r" \hbox \operatorname",
-    r"\letter": r"\mathbf \mathit \boldsymbol \bm \vec \hat",  # of a variable
-    r"\overline": r"\bar",
+    r"\letter": r"\mathbf \mathit \boldsymbol \bm \vec \hat \underline \ensuremath",  # of a variable
     "\\\\": r"\cr \tabularnewline \newline",
+    r"\overline": r"\bar",
+    r"\log": r"\lg",
     r"\ldots": r"\dots \cdots \dotsc",
     ":": r"\colon \ratio",
     "<": r"\lt",
@@ -59,4 +62,14 @@ _SAME = {
 COMMANDS = {other: command for command, others in _SAME.items() for other in others.split()}
 COMMANDS |= {"\\ ": " ", "\\\n": " "}
 
-ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1, "^": 1, "_": 1, r"\text": 1, r"\letter": 1, r"\overline": 1}
+ARGUMENTS = {
+    r"\frac": 2,
+    r"\binom": 2,
+    r"\sqrt": 1,
+    "^": 1,
+    "_": 1,
+    r"\text": 1,
+    r"\letter": 1,
+    r"\overline": 1,
+    r"\mathbb": 1,
+}

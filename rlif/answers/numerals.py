@@ -11,65 +11,35 @@ from functools import lru_cache
 
 SIX = 6  # digits: from here on a decimal number may stand for an exact one that it rounds
 NEAR = Fraction(1, 10**6)  # relative
-NOISE = Fraction(1, 10**10)  # relative; two decimals that differ by less are one number with rounding errors
+NOISE = Fraction(1, 10**15)  # relative; two decimals that differ by less are one number with rounding errors
 LARGEST_EXPONENT = 400
 
-UNSIGNED = r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?|[1-9]\d?(?:,\d\d)+,\d{3}(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+"
-DECIMAL = re.compile(rf"({UNSIGNED})(%?)")
-FRACTION = re.compile(r"(?:\\frac\{(-?)(\d+)\}\{(-?)(\d+)\}|(\d+)/(\d+)|\((\d+)\)/\((\d+)\))(%?)")
-MIXED = re.compile(r"(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(\d+)/(\d+))(%?)")
+UNSIGNED = r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?|\d{1,2}(?:,\d\d)+,\d{3}(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+"
+DECIMAL = re.compile(UNSIGNED)
+FRACTION = re.compile(r"(?:\\frac\{(-?)(\d+)\}\{(-?)(\d+)\}|(\d+)/(\d+)|\((\d+)\)/\((\d+)\))")
+MIXED = re.compile(r"(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(\d+)/(\d+))")
 PERIODIC = re.compile(r"(\d*)\.(\d*)(?:\\overline\{(\d+)\}|\\dot\{?(\d)\}?|\((\d+)\))")
-GOES_ON = re.compile(r"(\d*)\.(\d*?)(\d)\3{2,}(?:\\ldots|\.\.\.)")
+GOES_ON = re.compile(r"(\d*)\.(\d{0,20}?)(\d{1,9}?)\3{2,}(?:\\ldots|\.\.\.)")
+POWER_OF = re.compile(r"(\d{1,20})\^\{(-?\d{1,3})\}")
 SCIENTIFIC = re.compile(rf"({UNSIGNED})(?:(?:\\cdot ?|x)10\^\{{([+-]?\d+)\}}|[eE]([+-]?\d+))")
 
-
-PHYSICAL = {
-    **dict.fromkeys(["mm", "millimeter", "millimetre"], "mm"),
-    **dict.fromkeys(["cm", "centimeter", "centimetre"], "cm"),
-    **dict.fromkeys(["m", "meter", "metre"], "m"),
-    **dict.fromkeys(["km", "kilometer", "kilometre"], "km"),
-    **dict.fromkeys(["in", "inch", "inche"], "in"),
-    **dict.fromkeys(["ft", "foot", "feet"], "ft"),
-    **dict.fromkeys(["yd", "yard"], "yd"),
-    **dict.fromkeys(["mi", "mile"], "mi"),
-    **dict.fromkeys(["g", "gram"], "g"),
-    **dict.fromkeys(["kg", "kilogram"], "kg"),
-    **dict.fromkeys(["s", "sec", "second"], "s"),
-    **dict.fromkeys(["min", "minute"], "min"),
-    **dict.fromkeys(["h", "hr", "hour"], "h"),
-    **dict.fromkeys(["cent"], "cent"),
-    **dict.fromkeys(["dollar"], "dollar"),
+UNIT_NAMES = {
+    **{"mm": "millimeter millimetre", "cm": "centimeter centimetre", "m": "meter metre", "km": "kilometer kilometre"},
+    **{"in": "inch inche", "ft": "foot feet", "yd": "yard", "mi": "mile", "l": "liter litre", "cent": "", "dollar": ""},
+    **{"ml": "milliliter millilitre", "g": "gram", "kg": "kilogram", "lb": "pound", "oz": "ounce", "s": "sec second"},
+    **{"min": "minute", "h": "hr hour", "day": "", "week": "", "month": "", "year": "yr"},
 }
-SHORT = [
-    "lb",
-    "oz",
-    "mg",
-    "nm",
-    "ml",
-    "mL",
-    "kL",
-    "mph",
-    "kph",
-    "day",
-    "deg",
-    "rad",
-    "way",
-    "sq",
-    "cu",
-    "men",
-    "am",
-    "pm",
-    "old",
-    "st",
-    "nd",
-    "rd",
-    "th",
-]
-UNIT_WORD = rf"(?:[a-zA-Z]{{4,}}|(?:{'|'.join([*SHORT, *(unit for unit in PHYSICAL if len(unit) > 1)])})s?\b)"
-UNIT = rf"(?:\\text\{{[^{{}}]*\}}|(?<![\\a-zA-Z]){UNIT_WORD})(?:\^\{{-?\d\}})?"
-PER = r"(?<=[a-zA-Z}])/(?:[hms]|\\text\{[hms]\})\b"
-UNITS = re.compile(rf"(?:(?<=[\d}})%])|(?<=\\pi))(?:\^\{{\\circ\}}(?:[CF]\b)?)?(?:[ ./^-]*{UNIT}|{PER})*$")
+PHYSICAL = {name: unit for unit, names in UNIT_NAMES.items() for name in (unit, *names.split())}
+SHORT = ["mg", "nm", "mL", "kL", "mph", "kph", "deg", "rad", "way", "sq", "cu", "men", "am", "pm", "old", "per"]
+SHORT += ["USD", "EUR"]
+SHORT += [name + plural for name in PHYSICAL for plural in ("", "s") if 1 < len(name + plural) < 4]
+# Each word can match in one way alone: otherwise the time would be exponential in the number of words.
+UNIT_WORD = rf"(?:[a-zA-Z]{{4,}}|{'|'.join(SHORT)}|[ck]?m/[sh]|ft/s|mi/h)(?![a-zA-Z])"
+IN_TEXT = r"\\text\{[^{}]*(?:\{[^{}]*\}[^{}]*)?\}"
+UNIT = rf"(?:{IN_TEXT}|\\frac\{{{IN_TEXT}\}}\{{{IN_TEXT}\}}|(?<![\\a-zA-Z]){UNIT_WORD})(?:\^\{{-?\d\}})?"
+UNITS = re.compile(rf"(?:(?<=[\d}})%])|(?<=[a-zA-Z])(?=\\text))(?:\^\{{\\circ\}}(?:[CF]\b)?)?(?:[ ./^-]*{UNIT})*$")
 POWER = re.compile(r"\b(square|sq|cubic|cu)\b|\^\{(-?\d)\}")
+ANY, THINGS = ("units",), ("things",)
 POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 
@@ -99,42 +69,43 @@ def read_number(spelling: str) -> Number | None:
     while text[:1] in ("-", "+"):
         sign, text = (-sign if text[0] == "-" else sign), text[1:]
     try:
-        number = _unsigned(text)
+        number = _unsigned(text.removesuffix("%"))
     except ZeroDivisionError:
         return None
-    return number and Number(sign * number.value, number.digits, number.place, number.percent)
+    return number and Number(sign * number.value, number.digits, number.place, text.endswith("%"))
 
 
 def _unsigned(text: str) -> Number | None:
-    if match := DECIMAL.fullmatch(text):
-        digits, percent = match.groups()
-        return _decimal(digits, bool(percent))
+    if DECIMAL.fullmatch(text):
+        return _decimal(text)
     if match := FRACTION.fullmatch(text):
-        minus, a, other, b, c, d, e, f, percent = match.groups()
+        minus, a, other, b, c, d, e, f = match.groups()
         value = Fraction(int(a or c or e), int(b or d or f))
-        return Number(-value if bool(minus) != bool(other) else value, percent=bool(percent))
+        return Number(-value if bool(minus) != bool(other) else value)
     if match := MIXED.fullmatch(text):
-        whole, a, b, c, d, percent = match.groups()
-        return Number(int(whole) + Fraction(int(a or c), int(b or d)), percent=bool(percent))
+        whole, a, b, c, d = match.groups()
+        return Number(int(whole) + Fraction(int(a or c), int(b or d)))
     if match := PERIODIC.fullmatch(text):
         whole, before, *periods = match.groups()
         return Number(_periodic(whole, before, next(filter(None, periods))))
     if match := GOES_ON.fullmatch(text):
         return Number(_periodic(*match.groups()))
+    if match := POWER_OF.fullmatch(text):
+        return Number(Fraction(int(match.group(1))) ** int(match.group(2)))
     if match := SCIENTIFIC.fullmatch(text):
         mantissa, first, second = match.groups()
         exponent = int(first or second)
         if abs(exponent) <= LARGEST_EXPONENT:
-            found, power = _decimal(mantissa, False), Fraction(10) ** exponent
+            found, power = _decimal(mantissa), Fraction(10) ** exponent
             return Number(found.value * power, found.digits, found.place * power)
     return None
 
 
-def _decimal(text: str, percent: bool) -> Number:
+def _decimal(text: str) -> Number:
     text = text.replace(",", "")
     whole, point, decimals = text.partition(".")
     digits = len((whole + decimals).lstrip("0")) if point and decimals.strip("0") else None
-    return Number(Fraction(f"{whole or 0}.{decimals or 0}"), digits, Fraction(1, 10 ** len(decimals)), percent)
+    return Number(Fraction(f"{whole or 0}.{decimals or 0}"), digits, Fraction(1, 10 ** len(decimals)))
 
 
 def _periodic(whole: str, before: str, period: str) -> Fraction:
@@ -168,9 +139,12 @@ def _near(a: Number, b: Number) -> bool:
         rounds = (shorter.digits or 0) >= SIX and (longer.digits or 0) > SIX and shorter.place > longer.place
         return gap <= size * NOISE or (rounds and gap < shorter.place and gap <= size * NEAR)
     decimal = a if a.digits else b
-    return (decimal.digits or 0) >= SIX and gap < decimal.place and gap <= size * NEAR * 3 / 2
+    cut = abs(decimal.value) < size  # else it can only be rounded up
+    rounds = gap < decimal.place / (1 if cut else 2) and gap <= size * NEAR * 3 / 2
+    return (decimal.digits or 0) >= SIX and (rounds or gap <= size * NOISE)
 
 
+@lru_cache(maxsize=2**12)
 def without_units(spelling: str, other: str = "") -> str:
     r"""Removes degrees and units behind a number, but not the variables of a product.
 
@@ -185,26 +159,36 @@ def without_units(spelling: str, other: str = "") -> str:
         return spelling
     found = UNITS.sub("", spelling) or spelling
     unit = _unit(other)[0] if other else None
-    return re.sub(rf"(?<=[\d}}]){unit}(?:\^\{{\d\}})?$", "", found) if unit else found
+    return re.sub(rf"(?<=[\d}}]){unit[0]}(?:\^\{{\d\}})?$", "", found) if unit and len(unit) == 1 else found
 
 
 def units_conflict(answer: str, gold: str) -> bool:
-    r"""Checks whether two answers state different physical units, or powers of units; none conflicts with any.
+    r"""Checks whether two answers state different units, or one a unit and the other things, as in 5 days and 5 ways.
+
+    A number without either conflicts with none, and the word "units" with no unit.
 
     Example:
-        >>> units_conflict("5\\text{m}", "5\\text{cm}"), units_conflict("5cm", "5"), units_conflict("5ways", "5hours")
-        (True, False, False)
+        >>> units_conflict("5\\text{m}", "5\\text{cm}"), units_conflict("5cm", "5"), units_conflict("5ways", "5days")
+        (True, False, True)
     """
-    (name, power), (other, second) = _unit(answer), _unit(gold)
-    if name and other:
-        return name != other or power != second
-    return bool(power and second and power != second)
+    (units, power), (others, second) = _unit(answer), _unit(gold)
+    if THINGS in (units, others):
+        return units != others and None not in (units, others)
+    if ANY not in (units, others) and units and others and units != others:
+        return True
+    return power != second and (bool(units and others) or bool(power and second))
 
 
-def _unit(spelling: str) -> tuple[str | None, str | None]:
-    """Returns a physical unit, and its power; None for each that there is not."""
+@lru_cache(maxsize=2**12)
+def _unit(spelling: str) -> tuple[tuple[str, ...] | None, str | None]:
+    """Returns units, such as km and h, or what is counted, and a power; None for each that there is not."""
     tail = spelling[len(without_units(spelling)) :].replace("\\text", " ")
     power = POWER.search(tail)
-    words = re.findall("[a-zA-Z]+", POWER.sub("", tail))
-    name = PHYSICAL.get(words[0].lower(), PHYSICAL.get(words[0].lower().removesuffix("s"))) if len(words) == 1 else None
-    return name, None if power is None else POWERS.get(power.group(1), power.group(2))
+    words = [word.lower() for word in re.findall("[a-zA-Z]+", POWER.sub("", tail)) if word != "per"]
+    names = [PHYSICAL.get(word) or PHYSICAL.get(word.removesuffix("s")) for word in words]
+    known = tuple(name for name in names if name)
+    if known and len(known) < len(names):
+        known = ()
+    elif not known and words:
+        known = ANY if set(words) <= {"unit", "units"} else THINGS if any(len(word) > 3 for word in words) else ()
+    return known or None, power and POWERS.get(power.group(1), power.group(2))

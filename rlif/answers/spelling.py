@@ -12,45 +12,58 @@ from rlif.answers.notation import ARGUMENTS, COMMANDS, LOWERED, RAISED, SYMBOLS
 LONGEST = 2000  # characters of an answer; a longer text is no answer, and is left as it is
 
 RAISED_RUN, LOWERED_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+"), re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
-RADICAL = re.compile(r"([√∛∜])\s*(\d+|\w|(?=[({]))")
-ROOTS = {"√": "", "∛": "[3]", "∜": "[4]"}
+RADICAL = re.compile(r"√\s*(\d+|\w|(?=[({]))")
+
 OVERLINED = re.compile("(?:\\d\u0305)+")
 
-SPECIAL_TOKEN = re.compile(r"<\|[\w-]{1,40}\|>|</?s>|<(?:eos|bos|pad|end_of_turn)>")
+SPECIAL_TOKEN = re.compile(r"<\|[\w-]{1,40}\|>|</?(?:s|answer)>|<(?:eos|bos|pad|end_of_turn)>")
 PAIRS = [(mark, mark) for mark in ("$$", "$", "**", "__", "`", "*", '"', "'")] + [(r"\(", r"\)"), (r"\[", r"\]")]
 BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
 WHOLE_TEXT = re.compile(r"\\text\s*\{\s*([-\d][^{}]*|[^{}]*,[^{}]*)\}")  # \text{6 ways}, \text{A, B}
-OPEN_INTERVAL = re.compile(r"\]([^\[\]]*,[^\[\]]*)\[")
-SENTENCE = re.compile(r"^(?:the\s+)?(?:final\s+)?answer(?:\s+is|\s*[:=])+\s*", re.IGNORECASE)
-TRAILING = re.compile(r"(?:[.,;:]|\*\*|\\\\|\\[,;:! ]|\\text\{\s*\}|\\$|\s)+$")
-LEADING = re.compile(r"^(?:\s|\*\*|=|\\approx|\\[,;:! ]|~)+")
+INTERVAL = re.compile(r"(^|\\cup|\\in)([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])(?=$|\\cup)")  # also ]1,2[ as in French
+SENTENCE = re.compile(
+    r"^(?:the\s+)?(?:final\s+)?answer(?:\s+is|\s*[:=])+\s*|^(?:option|choice)\s+(?=[A-J]\b)", re.IGNORECASE
+)
+CHOICE = re.compile(r"([A-J])\)")
+TRAILING = re.compile(r"(?:[.,;:]|\*\*|\\\\|\\[,;:! ]|\\text\{\s*\}|\\(?:black)?square|\\$|\s)+$")
+LEADING = re.compile(r"^(?:\s|#+\s|\*\*|=|\\approx|\\[,;:! ]|~)+")
 
 TOKEN = re.compile(r"\\\\\*?(?:\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in|mu)\s*\])?|\\[a-zA-Z]+\*?|\\.|.", re.DOTALL)
 ESCAPED_OR_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 DOUBLED = re.compile(r"\\\\(?=[a-zA-Z])")  # \\frac, as in JSON
+BEGIN = re.compile(r"(?<!\\)\\begin")
 
+BOLD = re.compile(r"^\s*\*\*([^*]+)\*\*(?=\s)")
 GOES_ON = re.compile(r"(?<=\d)\s*\.{3,}")
 GROUPED = re.compile(r"(?<=\d)(?<!(?<!\d)0)\s*(?:\{,\}|\{\\,\}|,(?:\s|\\,)*\\!|\\!\s*,|\\,|\\!|')\s*(?=\d{3}(?!\d))")
 GROUPED_BY_SIGN = re.compile(r"(?<![\w.,])(?:\d{1,3}(?:_\d{3})+|\d{1,3}(?:\.\d{3}){2,})(?![\w.,]*\d)")
 GROUPED_BY_SPACE = re.compile(r"(?<![\d.,/])\d{1,3}(?: \d{3})+(?![\d/]| \d)")
+POWERS_OF_TEN = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+
+
+def _power_of_ten(match: re.Match[str]) -> str:
+    return rf"\cdot 10^{{{POWERS_OF_TEN[match.group(2)]}}}{match.group(1) or ''}"
+
+
 PLAIN = [
     (re.compile(r"(?<![\w\\])(?:infinity|inf|oo)(?!\w)"), r"\\infty "),
     (re.compile(r"(?<![a-zA-Z\\])sqrt\s*(?=[({\d])"), r"\\sqrt "),
     (re.compile(r"(?<![a-zA-Z\\])pi(?![a-zA-Z])"), r"\\pi "),
     (re.compile(r"(?<=[\w)}])\s*\*\*\s*(?=[\w({-])"), "^"),
     (re.compile(r"\\(?:left|right)\s*\."), ""),
-    (re.compile(r"\\(?:text)?color\s*\{[a-zA-Z]*\}"), ""),
-    (re.compile(r"\+\s*/\s*-"), r"\\pm "),
-    (re.compile(r"(?:\{|^)\s*(\w+)\s*\\choose\s*(\w+)\s*(?:\}|$)"), r"\\binom{\1}{\2}"),
-    (re.compile(r"(?<=\d)'{1,2}$"), ""),  # feet and inches
-    (re.compile(r"[@!]\{[^{}]*\}"), ""),  # in the columns of an array
-    (re.compile(r"(?<=\d)\s*\^\s*\{\s*(?:\\(?:text|mathrm|textrm)\s*\{\s*)?(?:st|nd|rd|th)\s*\}{1,2}"), ""),
+    (re.compile(r"\\(begin|end)\{(\w+)\*\}"), r"\\\1{\2}"),
+    (re.compile(r"(?<=[\d}])\s*(\\text\s*\{\s*)?(thousand|million|billion|trillion)\b"), _power_of_ten),
+    (re.compile(r"\+/-"), r"\\pm "),
     (re.compile(r">="), r"\\ge "),
     (re.compile(r"<="), r"\\le "),
     (re.compile(r"!="), r"\\ne "),
     (re.compile(r"==+"), "="),
     (re.compile(r"\s*(?:\bpercent(?:age)?\b|\\text\s*\{\s*percent(?:age)?\s*\})"), "%"),
-    (re.compile(r"\\[hv]space\*?\{[^{}]*\}|\\phantom\s*(?:\{[^{}]*\})?"), " "),
+    (re.compile(r"\\[hv]space\*?\{[^{}]*\}|\\phantom\s*(?:\{[^{}]*\})?|\\(?:tag|label)\*?\{[^{}]*\}"), " "),
+    (re.compile(r"\\(?:text)?color\s*\{[^{}]*\}|@\{[^{}]*\}"), ""),
+    (re.compile(r"(?<=\d)'{1,2}$"), ""),  # feet and inches
+    (re.compile(r"(?:\{|^)([^{}]*)\\choose([^{}]*)(?:\}|$)"), r"\\binom{\1}{\2}"),
+    (re.compile(r"(?<=\d)(?:(?:st|nd|rd|th)\b|\^\{\s*(?:\\(?:text|mathrm)\s*\{)?(?:st|nd|rd|th)\}{1,2})"), ""),
     (re.compile(r"(?<=\d)\s*(?:degrees?\b|\\text\s*\{\s*degrees?\s*\})"), r"^{\\circ}"),
 ]
 # The space in `1, 234` stays, because these are two numbers.
@@ -70,9 +83,12 @@ def respell(text: str) -> str:
     """
     if len(text) > LONGEST:
         return text
-    text = unwrap(GOES_ON.sub(r"\\ldots ", _plain_characters(text)))
+    text = BOLD.sub(r"\1", _plain_characters(text))
+    text = unwrap(GOES_ON.sub(r"\\ldots ", text))
     if r"\begin" not in text:
         text = DOUBLED.sub(lambda match: "\\", text)
+    elif not BEGIN.search(text):
+        text = text.replace(r"\\", "\\")
     text = GROUPED_BY_SIGN.sub(lambda match: re.sub("[_.]", "", match.group()), GROUPED.sub("", text))
     for pattern, replacement in PLAIN:
         text = pattern.sub(replacement, text)
@@ -84,7 +100,12 @@ def respell(text: str) -> str:
     text = ONE_LETTER.sub(r"\1", text).replace(r"\letter", "")
     text = re.sub(r"\s+", " ", text).strip()
     text = GROUPED_BY_SPACE.sub(lambda match: match.group().replace(" ", ""), text)
-    return unwrap(NEEDLESS.sub("", text))
+    return INTERVAL.sub(_interval, unwrap(NEEDLESS.sub("", text)))
+
+
+def _interval(match: re.Match[str]) -> str:
+    before, first, inside, last = match.groups()
+    return before + {"]": "("}.get(first, first) + inside + {"[": ")"}.get(last, last)
 
 
 def _plain_characters(text: str) -> str:
@@ -94,13 +115,8 @@ def _plain_characters(text: str) -> str:
     text = RAISED_RUN.sub(lambda match: "^{" + match.group().translate(RAISED) + "}", text)
     text = LOWERED_RUN.sub(lambda match: "_{" + match.group().translate(LOWERED) + "}", text)
     text = OVERLINED.sub(lambda match: f"\\overline{{{match.group()[::2]}}}", text)
-    text = RADICAL.sub(_radical, text)
+    text = RADICAL.sub(lambda match: "\\sqrt " + (f"{{{match.group(1)}}}" if match.group(1) else ""), text)
     return "".join(_plain_character(character) for character in text)
-
-
-def _radical(match: re.Match[str]) -> str:
-    sign, under = match.groups()
-    return f"\\sqrt{ROOTS[sign]} " + (f"{{{under}}}" if under else "")
 
 
 def _plain_character(character: str) -> str:
@@ -138,12 +154,12 @@ def unwrap(text: str) -> str:
         text = SENTENCE.sub("", text)
         if match := WHOLE_TEXT.fullmatch(text):
             text = match.group(1)
-        elif match := OPEN_INTERVAL.fullmatch(text):
-            text = "(" + match.group(1) + ")"
         if match := BOX.match(text):
             text = _inside(text, match.end() - 1)
         elif text.startswith("{"):
             text = _inside(text, 0)
+        elif match := CHOICE.fullmatch(text):
+            text = match.group(1)
         if text == before:
             return text
 

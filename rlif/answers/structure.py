@@ -1,20 +1,22 @@
 r"""Parses an answer into its parts: lists, tuples, sets, intervals, unions, matrices, and expressions as leaves.
 
 math-verify reads all of these by one grammar and confuses some of them (docs/grading.md). Here the brackets decide, and
-only leaves are given to it. An inequality in one variable becomes its interval.
+only leaves are given to it. An inequality in one variable becomes its interval, with the variable as label.
 """
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import TypeGuard
 
 from rlif.answers.numerals import read_number
 from rlif.answers.spelling import respell
 
 Leaf = str
+SET = r"\{\}"
 OPEN = {"(": "(", "[": "[", r"\{": r"\{", r"\langle": "(", "{": "", r"\lfloor": "", r"\lceil": ""}
 CLOSE = {")": ")", "]": "]", r"\}": r"\}", r"\rangle": ")", "}": "", r"\rfloor": "", r"\rceil": ""}
 TOKEN = re.compile(
@@ -23,18 +25,31 @@ TOKEN = re.compile(
 )
 AND = re.compile(r"\\text\{,?\s*and\s*,?\}|and|\\land|\\wedge")
 OR = re.compile(r"\\text\{,?\s*or\s*,?\}|or|\\lor|\\vee")
-THOUSANDS = re.compile(r"(?<![\d.,])(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d?(?:,\d{2})+,\d{3})(?!,?\d)")
+THOUSANDS = re.compile(r"(?<![\d.,])(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3})(?!,?\d)")
 
 PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
 VARIABLE = re.compile(r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\{\w+\})?'*")
-TUPLE = re.compile(rf"\({VARIABLE.pattern}(?:,{VARIABLE.pattern})+\)")
-LABEL = re.compile(rf"(?:{VARIABLE.pattern}|{TUPLE.pattern}|[a-zA-Z](?:\^\{{-1\}})?\([\w,]*\))")
+NAMES = re.compile(rf"\((?:{VARIABLE.pattern},)+{VARIABLE.pattern}\)")
+NAMED = r"[A-Z]{2,3}|\\text\{[^{}]*\}|m?\\angle ?[A-Z]+"
+LABEL = re.compile(rf"(?:{VARIABLE.pattern}|{NAMED}|[a-zA-Z](?:\^\{{-1\}})?\([^()]*\)|{NAMES.pattern})")
 BUILDER = re.compile(rf"{VARIABLE.pattern}(?:\\in ?\\mathbb\{{R\}})? ?(?:[|:]|\\mid|\\colon) ?")
-MATRIX = re.compile(r"\\begin\{(\w*matrix|array|cases)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
-RELATIONS = {r"\le": ("\\le", "]"), "<": ("<", ")"), r"\ge": ("\\ge", "]"), ">": (">", ")")}
-INFINITE = (r"-\infty", r"\infty")
+CONSTANTS = (r"\pi", "e", "i")
+SYSTEMS = ("cases", "aligned")
 REALS = re.compile(r"\\mathbb\{R\}|\\Reals|(?:\\text\{)?[Aa]ll real(?: numbers?|s)\}?")
 CONDITION = re.compile(r"^(?:\\text\{ ?(?:if|for|when) ?\}|if|for|when) ?")
+ALL_BUT = re.compile(r"\\mathbb\{R\}(?:\\setminus|\\backslash|-) ?\\\{(.*)\\\}")
+LETTER = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]+")
+INTEGER = re.compile(  # 2\pi k, k\in\mathbb{Z}
+    r"(?:[,(]|\\text\{[^{}]*\})*([a-zA-Z])(?:\\in ?\\mathbb\{Z\}|\\text\{(?:is )?(?:an )?integers?\})\)?$"
+)
+RELATIONS = {r"\le": "[]", "<": "()", r"\ge": "[]", ">": "()"}  # brackets of an interval's ends
+INFINITE = (r"-\infty", r"\infty")
+SCALAR = r"-?(?:[\d./]|\\frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{[^{}]*\}|\\pi ?)*(?:\\cdot ?)?"
+MATRIX = re.compile(
+    rf"({SCALAR})([(\[|]?)\\begin\{{(\w*matrix|array|cases|aligned)\}}(?:\{{[^{{}}]*\}}|\[[a-z]\])?(.*)"
+    r"\\end\{\3\}[)\]|]?",
+    re.DOTALL,
+)
 BRACKETS = {"pmatrix": "", "bmatrix": "", "matrix": "", "smallmatrix": "", "array": "", "Bmatrix": ""}
 
 
@@ -56,7 +71,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A part behind `x =`."""
+    r"""A part behind `x =` or `x \in`, or the solutions of an inequality in x."""
 
     label: str
     part: "Node"
@@ -73,9 +88,20 @@ def parse(answer: str, *, thousands: bool = True) -> Node:
 
     Example:
         >>> parse("2 < x \\le 5")
-        Group(kind='(]', parts=('2', '5'))
+        Labelled(label='x', part=Group(kind='(]', parts=('2', '5')))
     """
-    return _parse(respell(answer), thousands)
+    return _parse(_one_integer(respell(answer)), thousands)
+
+
+def _one_integer(text: str) -> str:
+    r"""Names an integer that counts periods n, and removes `k\in\mathbb{Z}`."""
+    if match := INTEGER.search(text):
+        text, name = text[: match.start()], match.group(1)
+    else:
+        names = set(LETTER.findall(text.rpartition("=")[2])) if r"\pi" in text or r"\circ" in text else set()
+        name = names.pop() if names in ({"k"}, {"m"}) else "n"
+    label, sign, value = text.rpartition("=")
+    return label + sign + (value if name == "n" else re.sub(rf"(?<![\\a-zA-Z]){name}(?![a-zA-Z])", "n", value))
 
 
 def has_thousands(answer: str) -> bool:
@@ -87,18 +113,17 @@ def _parse(text: str, thousands: bool) -> Node:
     if (node := _labelled(text, thousands)) is not None:
         return node
     if len(parts := _split(text, OR)) > 1:
-        nodes = [_parse(part, thousands) for part in parts]
-        return Group("u" if all(map(_is_set, nodes)) else ",", _flat(_without_labels(nodes), ","))
+        return _alternatives([_parse(part, thousands) for part in parts], equations="=" in text)
     if len(parts := _split(text, r"\cup")) > 1:
-        return Group("u", _flat([_parse(part, thousands) for part in parts], "u"))
-    if len(parts := _split(text, r"\setminus", r"\backslash")) == 2 and (found := _without(*parts)) is not None:
-        return found
+        return _union([_parse(part, thousands) for part in parts])
     if (found := _inequality(text)) is not None:
         return found
     if len(parts := _split(text, AND, ",", ";", thousands=thousands)) > 1:
         nodes = [_parse(part, thousands) for part in parts]
-        return _system(nodes) or Group(",", _flat(_without_labels(nodes), ","))
-    return _bracketed(text) or _matrix(text) or _leaf(text)
+        return _system(nodes) or _shared_label(nodes, _list)
+    if len(parts := _split(text, r"\setminus", r"\backslash")) == 2 and (found := _without(*parts)) is not None:
+        return found
+    return _all_but(text) or _bracketed(text) or _matrix(text) or _leaf(text)
 
 
 def _labelled(text: str, thousands: bool) -> Node | None:
@@ -107,18 +132,51 @@ def _labelled(text: str, thousands: bool) -> Node | None:
         parts = _split(text, sign)
         if sign == "=" and len(parts) == 2 and VARIABLE.fullmatch(parts[1]) and not LABEL.fullmatch(parts[0]):
             parts.reverse()
-        if len(parts) > 1 and all(LABEL.fullmatch(part) for part in parts[:-1]) and parts[-1]:
-            node = _parse(parts[-1], thousands)
-            return node if sign == r"\in" else Labelled(parts[0], node)
+        if (
+            len(parts) > 1
+            and all(LABEL.fullmatch(part) for part in parts[:-1])
+            and parts[-1]
+            and parts[0] not in CONSTANTS
+        ):
+            return Labelled(parts[0], _parse(parts[-1], thousands))
     return None
 
 
-def _without_labels(nodes: Sequence[Node]) -> list[Node]:
-    """Removes labels that are all the same: x = 1 or x = 2."""
+def _alternatives(nodes: Sequence[Node], *, equations: bool) -> Node:
+    """Joins what stands between `or`: intervals and numbers to a union, points and numbers to a list."""
+
+    def join(parts: Sequence[Node]) -> Group:
+        points = all(map(is_point, parts)) and (equations or parts == nodes)
+        if points or not any(map(_is_set, parts)):
+            return _list(parts)
+        return _union([Group(SET, (part,)) if isinstance(part, str) else part for part in parts])
+
+    return _shared_label(nodes, join)
+
+
+def _shared_label(nodes: Sequence[Node], join: Callable[[Sequence[Node]], Group]) -> Node:
+    """Joins parts; a label that all share, or that the first one has alone, is the label of the whole."""
     labels = {node.label for node in nodes if isinstance(node, Labelled)}
-    if len(labels) == 1 and not isinstance(nodes[0], str | Group | Matrix):
-        return [node.part if isinstance(node, Labelled) else node for node in nodes]
-    return list(nodes)
+    if len(labels) != 1 or not isinstance(nodes[0], Labelled):
+        return join(nodes)
+    return Labelled(nodes[0].label, join([node.part if isinstance(node, Labelled) else node for node in nodes]))
+
+
+def _list(nodes: Sequence[Node]) -> Group:
+    return Group(",", _flat(nodes, ","))
+
+
+def _union(nodes: Sequence[Node]) -> Group:
+    """Joins sets; the elements of finite ones become parts of their own."""
+    parts: list[Node] = []
+    for part in _flat(nodes, "u"):
+        if isinstance(part, Group) and part.kind == SET:
+            parts += [Group(SET, (element,)) for element in part.parts]
+        else:
+            parts.append(part)
+    if all(isinstance(part, Group) and part.kind == SET for part in parts):
+        return Group(SET, _flat(parts, SET))
+    return Group("u", tuple(parts))
 
 
 def _split(text: str, *separators: "str | re.Pattern[str]", thousands: bool = False) -> list[str]:
@@ -161,62 +219,77 @@ def _bracketed(text: str) -> Node | None:
         return None
     kind = OPEN[tokens[0][0]] + CLOSE[tokens[-1][0]]
     inside = text[tokens[0][1][1] : tokens[-1][1][0]].strip()
-    if kind == r"\{\}" and (match := BUILDER.match(inside)) and (found := _inequality(inside[match.end() :])):
+    if kind == SET and (match := BUILDER.match(inside)) and (found := _inequality(inside[match.end() :])):
         return found
     parts = _split(inside, ",", ";")
     if not parts:
-        return r"\emptyset" if kind == r"\{\}" else None
-    if len(parts) == 1 and kind != r"\{\}":
+        return r"\emptyset" if kind == SET else None
+    if len(PLUS_MINUS.findall(inside)) == 1 and kind == "()" and len(parts) > 1:
+        return Group(",", tuple(_parse(f"({both})", thousands=False) for both in _plus_minus(inside)))
+    if len(parts) == 1 and kind != SET:
         inner = _parse(inside, thousands=False)
         return inner if isinstance(inner, Group | Matrix) or kind == "()" else None
     nodes = [_parse(part, thousands=False) for part in parts]
-    signed = [(i, node.parts) for i, node in enumerate(nodes) if isinstance(node, Group) and node.kind == ","]  # \pm 2
-    if kind == "()" and len(signed) == 1:
-        at, values = signed[0]
-        return Group(",", tuple(Group(kind, (*nodes[:at], value, *nodes[at + 1 :])) for value in values))
-    return Group(kind, _flat(nodes, ",") if kind == r"\{\}" else tuple(nodes))
+    return Group(kind, _flat(nodes, ",") if kind == SET else tuple(nodes))
 
 
-def _matrix(text: str) -> Node | None:
-    factor, begin, rest = text.partition(r"\begin")
-    match = MATRIX.fullmatch(begin + rest)
-    if not match or factor.count("{") != factor.count("}") or "(" in factor:
-        return None
-    kind, inside = match.groups()
-    if kind == "cases" and (system := _system([_parse(row, True) for row in _split(inside, r"\\") if row])):
-        return system
-    rows = [row for row in _split(inside.replace(r"\hline", ""), r"\\") if row]
-    cells = [[_cell(cell, factor) for cell in _split(row, "&")] for row in rows]
-    return Matrix(BRACKETS.get(kind, kind), tuple(tuple(_parse(cell, True) for cell in row) for row in cells))
+def _all_but(text: str) -> Group | None:
+    r"""Parses `\mathbb{R}\setminus\{1,2\}` as a union of intervals."""
+    match = ALL_BUT.fullmatch(text)
+    ends = _split(match.group(1), ",") if match else []
+    if len(ends) > 1:
+        numbers = {end: number.value for end in ends if (number := read_number(end))}
+        ends = sorted(numbers, key=numbers.__getitem__) if len(numbers) == len(ends) else []
+    bounds = [INFINITE[0], *ends, INFINITE[1]]
+    return Group("u", tuple(Group("()", pair) for pair in pairwise(bounds))) if ends else None
 
 
-def _cell(text: str, factor: str) -> str:
-    """Returns a cell of a matrix, times what stands before the matrix, and without `if` and comma of a case."""
-    text = CONDITION.sub("", text).rstrip(",")
-    return f"{factor}\\cdot ({text})" if factor else text
-
-
-def _leaf(text: str) -> Node:
-    if PLUS_MINUS.search(text):
-        upper, lower = {r"\pm": "+", r"\mp": "-"}, {r"\pm": "-", r"\mp": "+"}
-        both = [PLUS_MINUS.sub(lambda match, signs=signs: signs[match.group()], text) for signs in (upper, lower)]
-        return Group(",", tuple(map(respell, both)))
-    if REALS.fullmatch(text):
-        return Group("()", INFINITE)
-    return text
-
-
-def _without(text: str, points: str) -> Node | None:
+def _without(text: str, points: str) -> Group | None:
     """Parses an interval without one point as the union of what is left of it."""
     whole, taken = _parse(text, False), _parse(points, False)
-    if not _is_interval(whole) or not isinstance(taken, Group) or taken.kind != r"\{\}" or len(taken.parts) != 1:
+    if not _is_interval(whole) or not isinstance(taken, Group) or taken.kind != SET or len(taken.parts) != 1:
         return None
     (low, high), point = whole.parts, taken.parts[0]
     return Group("u", (Group(whole.kind[0] + ")", (low, point)), Group("(" + whole.kind[1], (point, high))))
 
 
-def _inequality(text: str) -> Node | None:
-    r"""Parses `a < x \le b`, `x > a` and `x \ne a` as the set of all such x."""
+def _matrix(text: str) -> Node | None:
+    match = MATRIX.fullmatch(text)
+    if not match:
+        return None
+    scalar, bracket, kind, inside = match.groups()
+    if kind in SYSTEMS and (
+        system := _system([_parse(row, True) for row in _split(inside.replace("&=", "="), r"\\") if row])
+    ):
+        return system
+    kind = "vmatrix" if bracket == "|" else BRACKETS.get(kind, kind)
+    if scalar and kind:
+        return None
+    rows = [
+        [CONDITION.sub("", cell).rstrip(",") for cell in _split(row, "&")]
+        for row in _split(inside.replace(r"\hline", ""), r"\\")
+        if row
+    ]
+    return Matrix(
+        kind, tuple(tuple(_parse(f"{scalar}({cell})" if scalar else cell, True) for cell in row) for row in rows)
+    )
+
+
+def _plus_minus(text: str) -> list[str]:
+    upper, lower = {r"\pm": "+", r"\mp": "-"}, {r"\pm": "-", r"\mp": "+"}
+    return [PLUS_MINUS.sub(lambda match, signs=signs: signs[match.group()], text) for signs in (upper, lower)]
+
+
+def _leaf(text: str) -> Node:
+    if PLUS_MINUS.search(text):
+        return Group(",", tuple(map(respell, _plus_minus(text))))
+    if REALS.fullmatch(text):
+        return Group("()", INFINITE)
+    return THOUSANDS.sub(lambda match: match.group().replace(",", ""), text) if "(" not in text else text
+
+
+def _inequality(text: str) -> Labelled | None:
+    r"""Parses `a < x \le b`, `x > a` and `x \ne a` as the set of all such x, with x as its label."""
     tokens = [
         token for match in TOKEN.finditer(text) if (token := match.group().rstrip()) in RELATIONS or token == r"\ne"
     ]
@@ -225,20 +298,25 @@ def _inequality(text: str) -> Node | None:
     sides = _split(text, *RELATIONS, r"\ne")
     if len(sides) != len(tokens) + 1 or not all(sides):
         return None
-    if len(tokens) == 2 and VARIABLE.fullmatch(sides[1]) and r"\ne" not in tokens:
-        return _interval(sides[0], tokens[0], sides[2], tokens[1])
+    if len(tokens) == 2 and LABEL.fullmatch(sides[1]) and r"\ne" not in tokens:
+        between = _interval(sides[0], tokens[0], sides[2], tokens[1])
+        return None if between is None else Labelled(sides[1], between)
     if len(tokens) == 1:
         relation = tokens[0]
         if VARIABLE.fullmatch(sides[1]) and not VARIABLE.fullmatch(sides[0]):
             sides, relation = [sides[1], sides[0]], _turned(relation)
         if VARIABLE.fullmatch(sides[0]) and not VARIABLE.fullmatch(sides[1]):
-            end = _leaf(sides[1])
-            if relation == r"\ne":
-                return Group("u", (Group("()", (INFINITE[0], end)), Group("()", (end, INFINITE[1]))))
-            if relation in ("<", r"\le"):
-                return Group("(" + RELATIONS[relation][1], (INFINITE[0], end))
-            return Group(("[" if relation == r"\ge" else "(") + ")", (end, INFINITE[1]))
+            return Labelled(sides[0], _ray(relation, _leaf(sides[1])))
     return None
+
+
+def _ray(relation: str, end: Node) -> Group:
+    if relation == r"\ne":
+        return Group("u", (_ray("<", end), _ray(">", end)))
+    opening, closing = RELATIONS[relation]
+    if relation in ("<", r"\le"):
+        return Group("(" + closing, (INFINITE[0], end))
+    return Group(opening + ")", (end, INFINITE[1]))
 
 
 def _turned(relation: str) -> str:
@@ -250,29 +328,40 @@ def _interval(low: str, first: str, high: str, second: str) -> Node | None:
         low, first, high, second = high, _turned(second), low, _turned(first)
     if first not in ("<", r"\le") or second not in ("<", r"\le"):
         return None
-    return Group(("[" if first == r"\le" else "(") + RELATIONS[second][1], (_leaf(low), _leaf(high)))
+    return Group(RELATIONS[first][0] + RELATIONS[second][1], (_leaf(low), _leaf(high)))
 
 
 def _is_set(node: Node) -> bool:
-    return isinstance(node, Group) and (node.kind in ("u", r"\{\}") or _is_interval(node))
+    return isinstance(node, Group) and (node.kind in ("u", SET) or _is_interval(node))
 
 
 def _is_interval(node: Node) -> TypeGuard[Group]:
     return isinstance(node, Group) and node.kind in ("()", "(]", "[)", "[]") and len(node.parts) == 2
 
 
+def is_point(node: Node) -> bool:
+    """Checks for a tuple that has the form of an open interval, but may be a point."""
+    return isinstance(node, Group) and node.kind == "()" and not set(INFINITE) & set(node.parts)
+
+
 def _system(nodes: Sequence[Node]) -> Node | None:
-    """Joins `x > a and x < b` to one interval, and `x = 1, y = 2` to a tuple in the order of the names."""
-    rays = [node for node in nodes if isinstance(node, Group) and _is_interval(node)]
-    if len(nodes) == len(rays) == 2:
-        up = [node for node in rays if node.parts[1] == INFINITE[1]]
-        down = [node for node in rays if node.parts[0] == INFINITE[0]]
-        if len(up) == len(down) == 1:
-            return Group(up[0].kind[0] + down[0].kind[1], (up[0].parts[0], down[0].parts[1]))
-    labelled = sorted((node.label, str(node.part), node.part) for node in nodes if isinstance(node, Labelled))
-    if len(labelled) == len({label for label, *_ in labelled}) == len(nodes):
-        return Group("()", tuple(part for *_, part in labelled))
-    return None
+    """Joins `x > a, x < b` to one interval, and `x = 1, y = 2` to a tuple in the order of the names."""
+    if not all(isinstance(node, Labelled) for node in nodes):
+        return None
+    labelled = sorted((node for node in nodes if isinstance(node, Labelled)), key=lambda node: node.label)
+    labels = [node.label for node in labelled]
+    if len(set(labels)) == len(nodes):
+        return Labelled(f"({','.join(labels)})", Group("()", tuple(node.part for node in labelled)))
+    rays = [node.part for node in labelled if isinstance(node.part, Group) and _is_interval(node.part)]
+    up = [ray for ray in rays if ray.parts[1] == INFINITE[1]]
+    down = [ray for ray in rays if ray.parts[0] == INFINITE[0]]
+    if len(nodes) != 2 or len(up) != 1 or len(down) != 1:
+        return None
+    low, high = up[0].parts[0], down[0].parts[1]
+    ends = [read_number(end) for end in (low, high) if isinstance(end, str)]
+    if len(ends) == 2 and ends[0] and ends[1] and ends[0].value > ends[1].value:
+        return Labelled(labels[0], _union(rays))  # no x is in both, so "or" is meant
+    return Labelled(labels[0], Group(up[0].kind[0] + down[0].kind[1], (low, high)))
 
 
 def merged(node: Node) -> Node:

@@ -77,6 +77,14 @@ def test_the_answers_of_a_group_are_compared_within_one_time_limit(hostile):
     assert time.monotonic() - began < 60  # two processes may start; all pairs would take 7 minutes
 
 
+def test_long_lists_are_compared_within_the_time_limit_of_their_group():
+    """Each number is compared with each, which takes up to a second for one pair."""
+    lists = [",".join(f"{number}.{'0' * zeros}" for number in range(100, 350)) for zeros in range(1, 4)]
+    answers = [*lists, *(",".join(reversed(text.split(","))) for text in lists), "6.0", "6"]
+    found = clusters(answers, equal, seconds=0.01)
+    assert len(found) > 2 and found[-1] == [6, 7]  # all lists are equal, but most are not compared
+
+
 def test_clusters_do_not_depend_on_the_order_of_the_samples():
     answers = ["50\\%", "0.5", "50", "1/2", "\\sqrt{4}", "2", None, "x^2-1", "(x-1)(x+1)", "7"]
     chance, found = random.Random(0), set()

@@ -28,6 +28,11 @@ from rlif.answers.extraction import answer_line, choice_letter, fenced_code, jso
         ("\\boxed{\\text{ }}", None),
         ("\\boxed{...}", None),
         ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
+        ("\\fbox{12}", "12"),
+        ("so $\\boxed 5$.", "5"),
+        ("$\\boxed-1,200.$", "-1,200"),
+        ("\\boxed{4} \\boxed", "4"),
+        ("\\\\boxed{42}", "42"),
         ("", None),
     ],
 )
@@ -47,6 +52,11 @@ def test_last_boxed_takes_the_last_complete_box(text, answer):
         ("The result is −5", "-5"),
         ("first \\boxed{3}; the final answer is \\boxed{\\frac{1}{2", None),
         ("5 then \\boxed{}", None),
+        ("10-5", "5"),
+        ("1,2,3", "3"),
+        ("1{,}000", "1000"),
+        ("1\\,000,000 or 2 000 m", "2000"),
+        ("12,34,567.50", "1234567.50"),
     ],
 )
 def test_last_expression_takes_the_last_number_without_a_box(text, answer):
@@ -71,6 +81,7 @@ def test_last_expression_takes_the_last_number_without_a_box(text, answer):
         ("ANSWER: 90 degrees.", "90 degrees"),
         ("ANSWER: \\(42\\).", "42"),
         ("ANSWER: \\boxed{}", None),
+        ("\\[\\text{ANSWER: } 42", "42"),
     ],
 )
 def test_answer_line_takes_the_text_after_the_last_answer_mark(text, answer):
@@ -126,7 +137,7 @@ def test_fenced_code_takes_the_last_complete_block():
 
 @pytest.mark.parametrize("rule", [last_boxed, last_expression, answer_line, choice_letter, json_answer, fenced_code])
 @pytest.mark.parametrize(
-    "text", ["\\boxed{" * 50_000, "answer: " * 50_000, "{" * 200_000, "A" * 300_000, "```\n" * 50_000]
+    "text", ["\\boxed{" * 50_000, "answer: " * 50_000, "{" * 200_000, "A" * 300_000, "```\n" * 50_000, "11," * 100_000]
 )
 def test_rules_are_fast_on_long_texts(rule, text):
     """A rule with quadratic running time takes minutes here."""

@@ -127,7 +127,7 @@ def test_the_prompt_check_runs_before_the_first_step_and_prints_brackets_as_text
     seen, out = [], io.StringIO()
 
     def check(model, tokenizer, task, problems, **settings):
-        seen.append((len(problems), settings["max_tokens"], list(tmp_path.glob("runs/*/metrics.jsonl"))))
+        seen.append((len(problems), settings["decoding"].max_tokens, list(tmp_path.glob("runs/*/metrics.jsonl"))))
         return ["the chat template ends a turn with '[/INST]'"]
 
     monkeypatch.setattr(prompt_check, "check_prompts", check)

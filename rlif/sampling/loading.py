@@ -125,14 +125,14 @@ def _dequantised(file: Path) -> Path:
 
     source: Any = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     try:
-        quantised = AutoModelForCausalLM.from_pretrained(**source)
+        quantised: Any = AutoModelForCausalLM.from_pretrained(**source)
         tokenizer = AutoTokenizer.from_pretrained(**source)
     except Exception as error:  # whatever a file from elsewhere makes of a reader
         raise ModelError(f"transformers cannot read {file}: {first_line(error)}") from error
     config = quantised.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    whole = AutoModelForCausalLM.from_config(config)  # `quantised` itself refuses to be saved
+    whole: Any = AutoModelForCausalLM.from_config(config)  # `quantised` itself refuses to be saved
     whole.load_state_dict(quantised.state_dict())
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     whole.save_pretrained(draft)
@@ -222,7 +222,7 @@ def load_model(recipe: Recipe, device: str | None = None) -> Any:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         if is_adapter(path):
-            model = load_adapter(recipe, path, trained_on=False)
+            model: Any = load_adapter(recipe, path, trained_on=False)
         else:
             model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, **load_kwargs(recipe))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

@@ -143,7 +143,7 @@ def _dequantised(file: Path) -> Path:
 
     source: Any = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     try:
-        quantised = AutoModelForCausalLM.from_pretrained(**source)
+        quantised: Any = AutoModelForCausalLM.from_pretrained(**source)
         tokenizer = AutoTokenizer.from_pretrained(**source)
     except Exception as error:  # whatever a file from elsewhere makes of a reader
         raise ModelError(f"transformers cannot read {file}: {first_line(error)}") from error
@@ -237,9 +237,8 @@ def load_model(recipe: Recipe, device: str | None = None) -> Any:
     path = model_path(recipe)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        model: Any
         if is_adapter(path):
-            model = load_adapter(recipe, path, trained_on=False)
+            model: Any = load_adapter(recipe, path, trained_on=False)
         else:
             model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, **load_kwargs(recipe))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

@@ -356,10 +356,10 @@ class InternalFeedback(Trainer):
         if self.read is not None:
             model, switched = self._reference() if self.read == "reference" else (self.model, nullcontext())
             parts = self._padded(ids, "left"), self._padded(self.rollout.completion_ids, "right")
-            tokens, mask = (torch.cat(pair, dim=1) for pair in zip(*parts, strict=True))
-            longest, size = max(self.rollout.lengths), self.args.per_device_train_batch_size
+            ids_BL, mask_BL = (torch.cat(pair, dim=1) for pair in zip(*parts, strict=True))
+            most, size = max(self.rollout.lengths), self.args.per_device_train_batch_size
             with switched:
-                self._get_per_token_logps_and_entropies(model, tokens, mask, longest, batch_size=size)
+                self._get_per_token_logps_and_entropies(model, ids_BL, mask_BL, most, batch_size=size)
         return self.take_rollout()
 
     def _measure_alone(self, prompts: Ids, completions: Ids) -> dict[str, torch.Tensor]:

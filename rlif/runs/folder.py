@@ -33,6 +33,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from rlif import progress
 from rlif.config.loading import check_recipe, folder_name
 from rlif.config.recipe import Recipe
 from rlif.errors import DataError, MachineError, RecipeError
@@ -59,6 +60,7 @@ class Run:
     def __init__(self, path: Path):
         self.path = path
         self.checkpoints, self.model = path / "checkpoints", path / "model"
+        self.again = ""  # what goes on with the run, where that is not `rlif train --resume`
 
     @classmethod
     def create(cls, recipe: Recipe, default_name: str) -> Run:
@@ -95,12 +97,26 @@ class Run:
         run = cls(Path(path).expanduser())
         if not (run.path / "recipe.yaml").is_file():
             why = "it has no recipe.yaml" if run.path.is_dir() else "there is no such folder"
+            why = "it is a file" if run.path.is_file() else why
             raise DataError(f"{path} is not a run folder: {why}.")
         return run
+
+    @property
+    def go_on(self) -> str:
+        """Says how to go on with the run after a stop."""
+        return self.again or f"go on with: rlif train --resume {self.path}"
+
+    @property
+    def change_and_go_on(self) -> str:
+        """Says where to change a key, and how to go on then; a comparison refuses a run of another recipe."""
+        if self.again:
+            return f"in the recipe, remove {self.path} and {self.again}"
+        return f"in {self.path / 'recipe.yaml'} and {self.go_on}"
 
     def recipe(self) -> Recipe:
         return check_recipe(read_yaml(self.path / "recipe.yaml"))
 
+    @progress.task("verifying checkpoints")
     def good_checkpoint(self, until: int | None = None) -> tuple[Path | None, list[str]]:
         """Finds the last undamaged checkpoint, and describes the damage of those after it.
 
@@ -156,6 +172,17 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """Reads the logged steps, oldest first."""
         return self.rows("metrics.jsonl")
+
+    def tracebacks(self) -> list[str]:
+        """Lists the tracebacks of rewards that raised, within the folder."""
+        return sorted(f"errors/{path.name}" for path in (self.path / "errors").glob("reward-step-*.txt"))
+
+    def write_traceback(self, step: int, text: str) -> Path:
+        """Writes the traceback of a reward that raised at a step."""
+        path = self.path / "errors" / f"reward-step-{step:06d}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
 
     def write_completions(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         folder = self.path / "completions"

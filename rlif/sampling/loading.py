@@ -4,6 +4,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from rlif import progress
 from rlif.config.recipe import Recipe
 from rlif.errors import MachineError, ModelError, first_line
 
@@ -90,6 +91,7 @@ def load_tokenizer(recipe: Recipe) -> Any:
     return tokenizer
 
 
+@progress.task("loading the model")
 def load_model(recipe: Recipe, device: str | None = None) -> Any:
     """Loads the model in evaluation mode; a LoRA adapter with its base.
 

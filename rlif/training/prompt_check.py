@@ -15,6 +15,7 @@ Each makes at most one warning, with the remedy. The random state is put back.
 from collections.abc import Sequence
 from typing import Any
 
+from rlif import progress
 from rlif.guard.health import goes_on
 from rlif.sampling.sampler import Decoding, TransformersSampler
 from rlif.tasks import Task
@@ -26,6 +27,7 @@ MANY = 0.25  # share of completions from which on a habit is worth a warning
 MARK = "rlif-marks-the-end-of-this-turn"
 
 
+@progress.task("checking prompts")
 def check_prompts(
     model: Any,
     tokenizer: Any,

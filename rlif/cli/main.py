@@ -112,7 +112,7 @@ def main() -> None:
         print(f"rlif: {said[:1].lower()}{said[1:]}; see `{_command(error)} --help`.", file=sys.stderr)
         sys.exit(USER_ERROR)
     except typer.Abort:
-        print("rlif: stopped, as you asked.", file=sys.stderr)
+        print("rlif: aborted.", file=sys.stderr)
         sys.exit(1)
     except RlifError as error:
         if os.environ.get(DEBUG, "0") not in ("", "0"):

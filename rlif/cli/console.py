@@ -3,13 +3,13 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rlif import progress
 from rlif.errors import Interrupted
 
 NOTHING = "nothing was written; give the same command again"
-_kept = [NOTHING]
+_kept, _shows = [NOTHING], [True]
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def working(kept: str = NOTHING) -> Iterator[None]:
     """
     keeps(kept)
     try:
-        with progress.task("working"):
+        with progress.shown() if _shows[0] else nullcontext(), progress.task("working"):
             yield
     except Interrupted:  # said already, by a part of the work
         raise
@@ -35,14 +35,9 @@ def keeps(what: str) -> None:
     _kept[0] = what
 
 
-@contextmanager
-def shown_work(quiet: bool) -> Iterator[None]:
-    """Shows long work on the error stream while a command runs; of several processes only the first shows it."""
-    if quiet or os.environ.get("RANK", "0") != "0":
-        yield
-    else:
-        with progress.shown():
-            yield
+def show_work(wanted: bool) -> None:
+    """Decides whether commands show long work; of several processes only the first one does."""
+    _shows[0] = wanted and os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

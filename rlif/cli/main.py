@@ -24,7 +24,7 @@ from rlif.cli import (
     tasks,
     train,
 )
-from rlif.cli.console import quiet_hub, shown_work
+from rlif.cli.console import quiet_hub, show_work
 from rlif.errors import RlifError
 from rlif.runs.launcher_contract import USER_ERROR
 from rlif.version import __version__
@@ -72,7 +72,7 @@ def general(
     """Train language models by their own confidence."""
     context.with_resource(_warnings_on_stderr())
     context.with_resource(quiet_hub())
-    context.with_resource(shown_work(quiet))
+    show_work(not quiet)
 
 
 @contextmanager

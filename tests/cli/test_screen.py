@@ -154,24 +154,12 @@ EVAL = ["eval", "tiny-reasoner", "--tasks=clock"]
     ("where", "args", "kept"),
     [
         (LOADS, ["score", "rows.jsonl", *MODEL], ANEW),
-        (
-            LOADS,
-            ["score", "rows.jsonl", *MODEL, "-os.jsonl"],
-            "written rows are kept in s.jsonl; give the same command",
-        ),
+        (LOADS, ["score", "rows.jsonl", *MODEL, "-os.jsonl"], "written rows are kept in s.jsonl; give the same"),
         (DRAWS, ["select", *MODEL, "-t", "clock", "--out=best"], "drawn samples are kept in best; give the same"),
         (DRAWS, ["select", *MODEL, "-t", "clock"], ANEW),
         ("selection.scaling.report", SAMPLES, NOTHING),
-        (
-            "evaluation.grid.evaluate_candidate",
-            ["eval", *MODEL[1:], "--tasks", "clock"],
-            "what was scored is kept; give",
-        ),
-        (
-            "evaluation.grid.evaluate_candidate",
-            ["eval", *MODEL[1:], "--tasks=clock", "--overwrite"],
-            "--overwrite scores",
-        ),
+        (EVALUATES, EVAL, "what was scored is kept; give the same command again"),
+        (EVALUATES, [*EVAL, "--overwrite"], "what was scored is kept; --overwrite scores it again"),
         ("evaluation.evaluate.check_gold", ["eval", "--tasks", "clock", "--check-gold"], NOTHING),
         ("tasks.alpaca_eval.AlpacaEval.load", ["judge", "rows.jsonl"], NOTHING),
         ("training.forecast.probe", ["probe", "demo"], "a forecast keeps nothing"),
@@ -216,9 +204,14 @@ def test_no_command_shows_the_help(monkeypatch, capsys):
 
 def test_quiet_shows_no_progress(monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr("rlif.cli.tasks.print_table", lambda *_, **__: asked.append(progress._shown is not None))
-    for arguments in (["tasks"], ["--quiet", "tasks"]):
-        main(monkeypatch, capsys, *arguments)
+
+    def show(*_, **__):
+        asked.append(progress._shown is not None)
+        raise rlif.RlifError
+
+    monkeypatch.setattr("rlif.evaluation.reproduce.check_graders", show)
+    for options in ([], ["--quiet"]):
+        main(monkeypatch, capsys, *options, "check-graders", "here")
     assert asked == [True, False]
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FIRST = 3.0  # seconds without a sign of life before work is shown
 LAST = 300.0  # longest time between two lines about the same work
-SHARE = 20  # a line about other work comes after this part of the time so far, so that an hour has some eighty
+SHARE = 10  # a line about other work comes after this part of the time so far, so that an hour has some seventy
 TICK = 0.25
 
 
@@ -70,8 +70,7 @@ class Shown:
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
         self.console, self.clock = console, clock
         self.works: list[Work] = []  # the outermost first
-        self.begun = self.last = clock()  # of showing; of the last line
-        self.name, self.wait = "", FIRST  # of the work in the last line, and how long the next one waits
+        self.last, self.name, self.wait = clock(), "", FIRST  # time and work of the last line, wait for the next
         self.bars: Any = None
 
     def look(self) -> None:
@@ -81,7 +80,7 @@ class Shown:
             self._draw(works, now)
         elif works:
             counted = [work for work in works if work.total is not None]
-            self._say(counted or works[-1:], now, since=max(self.last, works[0].started))
+            self._say(counted or works[-1:], now, begun=works[0].started)
 
     def spoken(self) -> None:
         """Starts the wait anew, because the program has printed a line of its own."""
@@ -93,10 +92,10 @@ class Shown:
             self.bars.stop()
             self.bars = None
 
-    def _say(self, works: list[Work], now: float, since: float) -> None:
+    def _say(self, works: list[Work], now: float, begun: float) -> None:
         name, text = works[-1].name, "; ".join(f"{work.name}: {work.text(now)}" for work in works)
         other = name != self.name
-        if now - since < (max(FIRST, (now - self.begun) / SHARE) if other else self.wait):
+        if now - max(self.last, begun) < (max(FIRST, (now - begun) / SHARE) if other else self.wait):
             return
         self.wait = 2 * FIRST if other else min(2 * self.wait, LAST)
         self.last, self.name = now, name
@@ -163,7 +162,7 @@ def shown(console: Console | None = None) -> Iterator[None]:
     ended = threading.Event()
 
     def follow() -> None:
-        with suppress(OSError, ValueError):  # the stream is closed, or nobody reads it
+        with suppress(Exception):  # a closed stream, or another display on it: showing work must never end it
             while not ended.wait(TICK):
                 view.look()
 

@@ -79,8 +79,8 @@ class Shown:
         if self.console.is_interactive:
             self._draw(works, now)
         elif works:
-            counted = [work for work in works if work.total is not None]
-            self._say(counted or works[-1:], now, begun=works[0].started)
+            old = [work for work in works if now - work.started >= 1] or works[:1]
+            self._say([work for work in old if work.total is not None] or old[-1:], now, begun=works[0].started)
 
     def spoken(self) -> None:
         """Starts the wait anew, because the program has printed a line of its own."""
@@ -93,7 +93,7 @@ class Shown:
             self.bars = None
 
     def _say(self, works: list[Work], now: float, begun: float) -> None:
-        name, text = works[-1].name, "; ".join(f"{work.name}: {work.text(now)}" for work in works)
+        name, text = works[0].name, "; ".join(f"{work.name}: {work.text(now)}" for work in works)
         other = name != self.name
         if now - max(self.last, begun) < (max(FIRST, (now - begun) / SHARE) if other else self.wait):
             return

@@ -85,13 +85,12 @@ def select(
         keeps(f"drawn samples are kept in {out}; give the same command again" if out else NOT_KEPT)
         rows, early = drawing.draw(out, {"engine": engine, "dtype": dtype})
     settings = {"model": model, "task": task, "samples": samples and str(samples), "rule": rule, "seed": seed}
-    settings |= {"temperature": temperature if samples is None else None, "n": n if samples is None else None}
+    settings |= dict.fromkeys(("temperature", "n")) if samples else {"temperature": temperature, "n": n}
     if early is not None and scorer is not None:
         settings |= {"window": scorer.window, "warm_up": warm_up, "percentile": percentile}
     equal = None if known is None else _equality(known, rows)
     found = {"settings": settings, **report(rows, early, warm_up=warm_up, equal=equal, power=power, seed=seed)}
-    chosen = rules.select(rows, rule, equal=equal, power=power, seed=seed)
-    _show(found, chosen)
+    _show(found, chosen := rules.select(rows, rule, equal=equal, power=power, seed=seed))
     if out is not None:
         _write(out, found, chosen, rows if samples is not None else None)
 

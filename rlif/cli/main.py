@@ -103,7 +103,7 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # escape what the locale cannot show, as the error stream does
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(app(arguments, standalone_mode=False))
+        sys.exit(app(arguments, standalone_mode=False) or 0)
     except UsageError as error:
         if not arguments:  # the message is the help
             error.show()

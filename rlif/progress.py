@@ -80,7 +80,8 @@ class Shown:
             self._draw(works, now)
         elif works:
             old = [work for work in works if now - work.started >= 1] or works[:1]
-            self._say([work for work in old if work.total is not None] or old[-1:], now, begun=works[0].started)
+            inner = old[1:] if old[0].total is None else old  # the whole command says nothing where a part does
+            self._say(inner or old, now, begun=works[0].started)
 
     def spoken(self) -> None:
         """Starts the wait anew, because the program has printed a line of its own."""

@@ -90,6 +90,13 @@ def test_a_line_names_the_work_and_its_part(view):
     assert lines(shown)[0] == "rlif: evaluating: 0 of 1,000, 3 s; grading: 0 of 4, 1 s" and len(lines(shown)) < 25
 
 
+def test_work_without_a_total_is_named_before_its_part(view):
+    shown, clock = view()
+    with task("working"), task("checking prompts"), task("sampling, token", 48):
+        pass_time(shown, clock, 3)
+    assert lines(shown) == ["rlif: checking prompts: 3 s; sampling, token: 0 of 48, 3 s"]
+
+
 def test_lines_about_other_work_come_soon_but_ever_more_rarely(view):
     shown, clock = view()
     with task("working"):

@@ -54,8 +54,11 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def why_unreadable(error: BaseException) -> str:
+def why_unreadable(error: BaseException, otherwise: str = "") -> str:
     """Says why a file could not be read, without the words of codecs, parsers and error numbers.
+
+    Args:
+        otherwise: said of other errors; by default the first line of their message.
 
     Example:
         >>> why_unreadable(FileNotFoundError(2, "No such file or directory", "a.json"))
@@ -69,7 +72,7 @@ def why_unreadable(error: BaseException) -> str:
         return f"it has no {error}"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    return (isinstance(error, OSError) and error.strerror) or first_line(error)
+    return (isinstance(error, OSError) and error.strerror) or otherwise or first_line(error)
 
 
 def lookup(table: Mapping[str, Entry], name: str, kind: str) -> Entry:
@@ -84,6 +87,10 @@ def lookup(table: Mapping[str, Entry], name: str, kind: str) -> Entry:
 
 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ends the program after Ctrl-C, when it was said what is kept and how to go on."""
 
 
 class Preempted(SystemExit):

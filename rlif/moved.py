@@ -49,10 +49,13 @@ MOVED = {
 
 
 def where_moved(module: str | None) -> str:
-    """Says where a module of the flat layout is now; empty for every other.
+    """Says where a module of the flat layout is now; empty for modules of others.
 
     Example:
         >>> where_moved("rlif.extraction")
         'rlif.extraction is now rlif.answers.extraction'
     """
-    return f"{module} is now {MOVED[module]}" if module in MOVED else ""
+    if module in MOVED:
+        return f"{module} is now {MOVED[module]}"
+    ours = (module or "").startswith("rlif.")
+    return f"rlif has no module {module}; its modules are in folders now, see docs/architecture.md" if ours else ""

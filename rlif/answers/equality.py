@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
+from rlif import progress
 from rlif.answers.clusters import clusters, seconds_left
 from rlif.answers.comparison import same
 from rlif.answers.spelling import LONGEST
@@ -48,15 +49,19 @@ def equal_all(pairs: Sequence[tuple[str, str]], seconds: float = SECONDS) -> lis
     """
     verdicts: dict[tuple[str, str], bool | None] = {pair: _at_once(*pair) for pair in dict.fromkeys(pairs)}
     left = [pair for pair, verdict in verdicts.items() if verdict is None]
-    with ThreadPoolExecutor(max(1, min(_cores(), len(left)))) as pool:
-        verdicts.update(zip(left, pool.map(lambda pair: _compare(pair[0], pair[1], seconds), left), strict=True))
+    threads = max(1, min(_cores(), len(left)))
+    with ThreadPoolExecutor(threads) as pool, progress.task("grading answers", len(left)) as advance:
+        for pair, verdict in zip(left, pool.map(lambda pair: _compare(*pair, seconds), left), strict=True):
+            verdicts[pair] = verdict
+            advance()
     return [bool(verdicts[pair]) for pair in pairs]
 
 
 def compare_ahead(groups: Sequence[Sequence[str | None]]) -> None:
     """Compares the answers of each group as `clusters` does, groups in parallel, to fill the cache of `equal`."""
-    with ThreadPoolExecutor(_cores()) as pool:
-        list(pool.map(lambda answers: clusters(answers, equal), groups))
+    with ThreadPoolExecutor(_cores()) as pool, progress.task("comparing answers", len(groups)) as advance:
+        for _ in pool.map(lambda answers: clusters(answers, equal), groups):
+            advance()
 
 
 def _cores() -> int:

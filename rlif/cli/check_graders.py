@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from rlif.cli.console import working
 from rlif.cli.options import UnsafeLocal
 from rlif.cli.tables import print_table
 
 
+@working()
 def check_graders(
     folder: Annotated[Path, typer.Argument(help="Recorded outputs, with expected.json.")],
     data: Annotated[Path | None, typer.Option(help="Problems and golds; the folder's parent, else RLIF_DATA.")] = None,
@@ -18,14 +20,9 @@ def check_graders(
 
     The exit code is 1 if any score is out of its tolerance.
     """
-    from rich.console import Console
-
     from rlif.evaluation.reproduce import check_graders, table
 
-    with Console().status("grading") as status:
-        rows = check_graders(
-            folder, data, unsafe_local=unsafe_local, progress=lambda row: status.update(f"graded {row.entry}")
-        )
+    rows = check_graders(folder, data, unsafe_local=unsafe_local)
     (*headings, _), *lines = table(rows)
     print_table(headings, [cells for *cells, _ in lines])
     for name, *_, note in lines:

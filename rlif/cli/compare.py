@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlif.cli.console import quiet_transformers
+from rlif.cli.console import keeps, quiet_transformers, working
 from rlif.cli.tables import print_table, print_text
 from rlif.errors import RecipeError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rlif.comparison.comparison import Comparison
 
 
+@working()
 def compare(
     what: Annotated[
         list[str],
@@ -47,6 +48,7 @@ def compare(
 
         quiet_transformers()
         console = PipeSafeConsole()
+        keeps(f"finished runs are kept in {folder}; give the same command again")
     found = compare_runs(
         targets,
         seeds=None if seeds is None else read_seeds(seeds),

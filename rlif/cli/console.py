@@ -1,19 +1,57 @@
-"""Progress bars, and silence of the libraries below."""
+"""What a command shows besides its results: work that takes long, what Ctrl-C leaves, silence of the libraries."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+from rlif import progress
+from rlif.errors import Interrupted
+
+NOTHING = "nothing was written; give the same command again"
+_kept, _shows = [NOTHING], [True]
 
 
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows a bar on the error stream; yields the function that advances it. Other output keeps its own stream."""
-    from rich.console import Console
-    from rich.progress import Progress
+def working(kept: str = NOTHING) -> Iterator[None]:
+    """Decorates a command: its work is shown where it takes long, and Ctrl-C says what is kept and how to go on.
 
-    console = Console(stderr=True)  # which prints an empty line for a bar where there is no terminal
-    with Progress(console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda rows: bar.update(task, advance=rows)
+    Args:
+        kept: what to say of Ctrl-C, until the command says something else by `keeps`.
+    """
+    keeps(kept)
+    try:
+        with progress.shown() if _shows[0] else nullcontext(), progress.task("working"):
+            yield
+    except Interrupted:  # said already, by a part of the work
+        raise
+    except KeyboardInterrupt:
+        print(f"rlif: interrupted; {_kept[0]}", file=sys.stderr)
+        raise Interrupted from None
+
+
+def keeps(what: str) -> None:
+    """Says what Ctrl-C leaves from now on, and how to go on."""
+    _kept[0] = what
+
+
+def show_work(wanted: bool) -> None:
+    """Decides whether commands show long work; of several processes only the first one does."""
+    _shows[0] = wanted and os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Silences the hub client's notes about each retry while a command runs; our sentence says what failed."""
+    import logging
+
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def quiet_transformers() -> None:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlif.cli.console import quiet_transformers
+from rlif.cli.console import keeps, quiet_transformers, working
 from rlif.cli.options import ChatArguments, Columns, Dtype, MergeSystem, UnsafeLocal, chat_settings, named_columns
 from rlif.cli.tables import number, percent, print_table, print_text
 from rlif.errors import RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-    from rich.progress import TaskID
 
     from rlif.evaluation.grid import Candidate, Options
     from rlif.evaluation.scores import Scores
@@ -29,6 +25,7 @@ if TYPE_CHECKING:
     from rlif.types import Problem
 
 
+@working()
 def evaluate(
     models: Annotated[list[str] | None, typer.Argument(help="Hub names, model folders or run folders.")] = None,
     tasks: Annotated[str, typer.Option(help="Names with commas between, as gsm8k,math500.paper.")] = "",
@@ -87,6 +84,8 @@ def evaluate(
     elif models:
         found = [c for model in models for c in candidates(model, output, dtype=dtype, revision=revision)]
         check_distinct(found)
+        go_on = "--overwrite scores it again" if overwrite else "give the same command again"
+        keeps(f"what was scored is kept; {go_on}")
         _evaluate(found, work, options, sampler)
     elif not check_gold:
         raise RecipeError("give a model, or recorded completions with --outputs.")
@@ -156,27 +155,13 @@ def _evaluate(
     options: Options,
     sampler: Callable[[Candidate, Any], Sampler],
 ) -> None:
-    from rich import progress as rich
-
     from rlif.evaluation.grid import evaluate_candidate
 
     quiet_transformers()
-    columns = (rich.TextColumn("{task.description}"), rich.BarColumn(bar_width=24), rich.MofNCompleteColumn())
-    times = (rich.TimeElapsedColumn(), rich.TextColumn("left"), rich.TimeRemainingColumn())
     rows: list[tuple[str, Scores]] = []
-    with rich.Progress(*columns, *times, transient=True, disable=not sys.stdout.isatty()) as progress:
-        bars: dict[str, TaskID] = {}
-
-        def advance(label: str, task: str, done: int, total: int) -> None:
-            name = f"{label} {task}"
-            if name not in bars:
-                bars[name] = progress.add_task(name, total=total)
-            progress.update(bars[name], completed=done)
-
-        for candidate in found:
-            shown = partial(advance, candidate.label)
-            scores = evaluate_candidate(candidate, work, options, sampler=sampler, progress=shown)
-            rows += [(candidate.label, scores[task.name]) for task, _ in work]
+    for candidate in found:
+        scores = evaluate_candidate(candidate, work, options, sampler=sampler)
+        rows += [(candidate.label, scores[task.name]) for task, _ in work]
     _print_scores(rows)
     if len(found) > 1:
         _print_comparisons(found, [task for task, _ in work])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlif.cli.console import progress_bar
+from rlif.cli.console import keeps, working
 from rlif.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rlif.judging.win_rate import WinRates
 
 
+@working()
 def judge(
     outputs: Annotated[Path | None, typer.Argument(help="805 rows {id or instruction, output or completion}.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="Read these recorded annotations, without a judge.")] = None,
@@ -67,8 +68,8 @@ def judge(
         check_ready(difficulty)
         if requests and not yes:
             typer.confirm("Ask the judge?", abort=True)
-        with progress_bar("judging", len(pairs)) as advance:
-            judged = annotate(who, pairs, keep, workers, tick=lambda: advance(1))
+        keeps(f"answers are kept in {keep}; the same command asks for the others")
+        judged = annotate(who, pairs, keep, workers)
         print(f"AlpacaEval 2, judge {who.model}, {prompt or 'our own prompt'}, answers in {keep}")
         show(win_rates(judged.annotations, difficulty))
         _show_doubts(who, judged)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,12 +24,13 @@ from rlif.cli import (
     tasks,
     train,
 )
+from rlif.cli.console import quiet_hub, show_work
 from rlif.errors import RlifError
-from rlif.runs.launcher_contract import INTERRUPTED, USER_ERROR
+from rlif.runs.launcher_contract import USER_ERROR
 from rlif.version import __version__
 
 DEBUG = "RLIF_DEBUG"
-RESUMED, RESUMED_WITH_OUT = ("compare", "eval", "judge"), ("score", "select")  # by the same command, after Ctrl-C
+UsageError: Any = typer.BadParameter.__base__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command(name="train")(train.train)
@@ -66,10 +67,12 @@ def general(
             "--debug", help=f"Also show the traceback of an error, for a report of a bug; {DEBUG}=1 does the same."
         ),
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not show the progress of long work.")] = False,
 ) -> None:
     """Train language models by their own confidence."""
     context.with_resource(_warnings_on_stderr())
-    context.with_resource(_quiet_hub())
+    context.with_resource(quiet_hub())
+    show_work(not quiet)
 
 
 @contextmanager
@@ -87,28 +90,9 @@ def _warnings_on_stderr() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-@contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Silences the hub client's notes about each retry while a command runs; our sentence says what failed."""
-    import logging
-
-    logger = logging.getLogger("huggingface_hub.utils._http")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _interrupted(arguments: list[str]) -> str:
-    """Says after Ctrl-C whether the same command resumes; empty for commands that say so themselves or cannot."""
-    command = next((argument for argument in arguments if not argument.startswith("-")), "")
-    if command in RESUMED_WITH_OUT and not any(argument.startswith(("--out", "-o")) for argument in arguments):
-        return "interrupted; the same command resumes only with --out."
-    if command not in (*RESUMED, *RESUMED_WITH_OUT) or "--overwrite" in arguments:
-        return ""
-    return "interrupted; finished work is kept, and the same command resumes."
+def _command(error: Any) -> str:
+    """Returns the command that was not given as it should be."""
+    return error.ctx.command_path if error.ctx else "rlif"
 
 
 def main() -> None:
@@ -119,7 +103,17 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # escape what the locale cannot show, as the error stream does
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app(arguments)
+        sys.exit(app(arguments, standalone_mode=False) or 0)
+    except UsageError as error:
+        if not arguments:  # the message is the help
+            error.show()
+            sys.exit(error.exit_code)
+        said = error.format_message().rstrip(".")
+        print(f"rlif: {said[:1].lower()}{said[1:]}; see `{_command(error)} --help`.", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except typer.Abort:
+        print("rlif: aborted.", file=sys.stderr)
+        sys.exit(1)
     except RlifError as error:
         if os.environ.get(DEBUG, "0") not in ("", "0"):
             import traceback
@@ -127,7 +121,3 @@ def main() -> None:
             traceback.print_exception(error)
         print(f"rlif: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
-    except SystemExit as end:  # Typer's too for Ctrl-C
-        if end.code == INTERRUPTED and (said := _interrupted(arguments)):
-            print(f"rlif: {said}", file=sys.stderr)
-        raise

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlif.cli.console import quiet_transformers
+from rlif.cli.console import quiet_transformers, working
 from rlif.cli.options import Overrides, Recipe
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rlif.runs.folder import Run
 
 
+@working("a forecast keeps nothing; give the same command again")
 def probe(
     recipe: Recipe,
     overrides: Overrides = None,

@@ -6,11 +6,14 @@ from typing import Annotated
 
 import typer
 
-from rlif.cli.console import progress_bar, quiet_transformers
+from rlif.cli.console import keeps, quiet_transformers, working
 from rlif.cli.options import Chat, ChatArguments, Columns, Dtype, MergeSystem, Window, chat_settings, named_columns
 from rlif.files.jsonl import count_lines
 
+NOT_KEPT = "the same command begins anew; with --out it goes on where it ended"
 
+
+@working(NOT_KEPT)
 def score(
     file: Annotated[Path, typer.Argument(help="JSON lines of prompt (text or messages) and completion.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A folder, a hub name, or tiny-reasoner.")],
@@ -32,12 +35,12 @@ def score(
     """
     from rlif.selection.score_file import load_scorer, score_file
 
+    keeps(f"written rows are kept in {out}; give the same command again" if out else NOT_KEPT)
     total = count_lines(file)
     quiet_transformers()
     how = chat_settings(chat, chat_template_kwargs, merge_system)
     scorer = load_scorer(model, chat=how, end=end, batch_size=batch_size, window=window, dtype=dtype)
-    with progress_bar("scoring", total) as advance:
-        counts = score_file(scorer, file, out or sys.stdout, advance, named_columns(columns))
+    counts = score_file(scorer, file, out or sys.stdout, total, named_columns(columns))
     print(
         f"{counts['rows']} rows ({counts['skipped']} were there already), {counts['unscorable']} unscorable"
         + (f": {out}" if out else ""),

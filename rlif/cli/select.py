@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlif.cli.console import progress_bar, quiet_transformers
+from rlif.cli.console import keeps, quiet_transformers, working
 from rlif.cli.options import Chat, ChatArguments, Columns, Dtype, MergeSystem, Window, chat_settings, named_columns
 from rlif.cli.tables import print_table
 from rlif.errors import RecipeError, RlifError, lookup
 from rlif.files.atomic import replace_file, write_rows, writing
-from rlif.files.jsonl import count_lines
 
 if TYPE_CHECKING:
     from rlif.selection.samples import GroupSampler, Row
@@ -24,7 +23,10 @@ if TYPE_CHECKING:
     from rlif.tasks.prompts import Prompt
     from rlif.types import Problem
 
+NOT_KEPT = "the same command begins anew; with --out it goes on where it ended"
 
+
+@working()
 def select(
     model: Annotated[str | None, typer.Option("--model", "-m", help="Draws samples, or scores given ones.")] = None,
     task: Annotated[str | None, typer.Option("--task", "-t", help="Task of the problems and their grader.")] = None,
@@ -59,7 +61,8 @@ def select(
     and with stops after a shared warm-up. This shows what stopping saves and what it costs.
     """
     from rlif.selection import rules
-    from rlif.selection.drawing import Drawing
+    from rlif.selection.drawing import Drawing, holds_given
+    from rlif.selection.samples import read_samples
     from rlif.selection.scaling import report
     from rlif.selection.score_file import load_scorer
     from rlif.tasks.prompts import find_prompt
@@ -68,27 +71,29 @@ def select(
     rules.choose(rule, [], [], power=power)  # refuses an unknown rule and an impossible power before anything is loaded
     _check_engine(engine, rule, samples, early_stop)
     _check_source(model, samples, n=n, warm_up=warm_up if early_stop else None)
-    how = chat_settings(chat, chat_template_kwargs, merge_system)
+    how, given = (
+        chat_settings(chat, chat_template_kwargs, merge_system),
+        [] if samples is None else read_samples(samples),
+    )
     known, problems = _problems(task, columns, split, source=source, limit=limit)
-    scorer, held = None, False
+    scorer, held = None, out is not None and samples is not None and holds_given(out, given)
     if model is not None:
         quiet_transformers()
         scorer = load_scorer(model, chat=how, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
     if samples is not None:
-        (rows, held), early = _given(samples, out, known, problems, scorer, template), None
+        rows, early = _complete(given, known, problems, scorer, template), None
     else:
         sampler = _sampler(scorer, known, template, max_tokens=max_tokens, n=n, temperature=temperature, seed=seed)
         drawing = Drawing(_by_engine(sampler, engine, dtype), problems, warm_up if early_stop else None, percentile)
-        with progress_bar("drawing", len(problems)) as advance:
-            rows, early = drawing.draw(out, {"engine": engine, "dtype": dtype}, advance)
+        keeps(f"drawn samples are kept in {out}; give the same command again" if out else NOT_KEPT)
+        rows, early = drawing.draw(out, {"engine": engine, "dtype": dtype})
     settings = {"model": model, "task": task, "samples": samples and str(samples), "rule": rule, "seed": seed}
-    settings |= {"temperature": temperature if samples is None else None, "n": n if samples is None else None}
+    settings |= dict.fromkeys(("temperature", "n")) if samples else {"temperature": temperature, "n": n}
     if early is not None and scorer is not None:
         settings |= {"window": scorer.window, "warm_up": warm_up, "percentile": percentile}
     equal = None if known is None else _equality(known, rows)
     found = {"settings": settings, **report(rows, early, warm_up=warm_up, equal=equal, power=power, seed=seed)}
-    chosen = rules.select(rows, rule, equal=equal, power=power, seed=seed)
-    _show(found, chosen)
+    _show(found, chosen := rules.select(rows, rule, equal=equal, power=power, seed=seed))
     if out is not None:
         _write(out, found, chosen, None if samples is None or held else rows)
 
@@ -115,11 +120,9 @@ def _equality(task: Task, rows: Sequence[Row]) -> Callable[[str, str], bool]:
 
 
 def _check_source(model: str | None, samples: Path | None, *, n: int, warm_up: int | None) -> None:
-    """Checks that there are samples, and rows in their file; `warm_up` is None without early stopping."""
+    """Checks that there are samples; `warm_up` is None without early stopping."""
     if (model is None) and (samples is None):
         raise RecipeError("give --model to draw samples from, or --samples, a file of them.")
-    if samples is not None and not samples.is_fifo():  # a pipe is read once
-        count_lines(samples)
     if warm_up is not None and (samples is not None or n <= warm_up):
         raise RecipeError(
             f"--early-stop draws samples with --model, more per problem (--n) than the warm-up's {warm_up}."
@@ -166,27 +169,19 @@ def _sampler(scorer: Scorer | None, task: Task | None, prompt: Prompt | None, **
     return GroupSampler(scorer, task, decoding_of(task, **decoding), prompt)
 
 
-def _given(
-    path: Path,
-    out: Path | None,
-    task: Task | None,
-    problems: Sequence[Problem],
-    scorer: Scorer | None,
-    prompt: Prompt | None,
-) -> tuple[list[Row], bool]:
-    """Reads samples of a file; a task grades them, a model scores them. Also tells whether `out` holds them already."""
-    from rlif.selection.drawing import holds_given
-    from rlif.selection.samples import mark_samples, read_samples, score_samples
+def _complete(
+    rows: list[Row], task: Task | None, problems: Sequence[Problem], scorer: Scorer | None, prompt: Prompt | None
+) -> list[Row]:
+    """Adds what given samples lack: a task grades them, a model scores them."""
+    from rlif.selection.samples import mark_samples, score_samples
     from rlif.tasks import by_id
 
-    rows = read_samples(path)
-    held = out is not None and holds_given(out, rows)
     named = by_id(problems)
     if task is not None:
         rows = mark_samples(rows, task, named)
     if scorer is not None:
         rows = score_samples(rows, scorer, task, named, prompt)
-    return rows, held
+    return rows
 
 
 def _show(report: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any] | None]) -> None:

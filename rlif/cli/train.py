@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlif.cli.console import quiet_transformers
+from rlif.cli.console import keeps, quiet_transformers, working
 from rlif.cli.options import Overrides, RecipeOrNone, Resume, find_settings
 from rlif.cli.plan import print_memory
 from rlif.cli.probe import show_guard
@@ -18,12 +19,14 @@ from rlif.errors import RecipeError, RlifError
 from rlif.runs.launcher_contract import GUARD_STOPPED
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from rlif.config.recipe import Recipe
     from rlif.runs.folder import Run
 
 
+@working()
 def train(
     recipe: RecipeOrNone = None,
     overrides: Overrides = None,
@@ -52,23 +55,30 @@ def _train(recipe: Recipe, name: str, resume: Run | None) -> None:
     quiet_transformers()
     console = PipeSafeConsole()
     run = train(recipe, name=name, resume=resume, console=console)
-    state, summary = PartialState(), run.summary()
+    keeps(f"the run is finished; `rlif report {shlex.quote(str(run.path))}` writes its report")
+    state = PartialState()
     if state.is_main_process:
-        if summary["evaluations"]:
-            console.print(before_and_after(run))
-        names = [name for name, weight in run.recipe().weights.items() if weight.ever]
-        rewards = f"{names[0]} alone" if len(names) == 1 else " and ".join(names)
-        console.print(
-            f"{summary['steps']} steps in {summary['seconds']:.0f} s, rewarded by {rewards};"
-            f" extra passes per completion: {summary['extra_passes']:g} ({summary['path']})"
-            f"\nthe trained model: {run.model}\n{report_of(run.path)}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        show_guard(run, console)
+        _show(run, console)
     state.destroy_process_group()
-    if summary["guard"]["stopped"]:
+    if run.summary()["guard"]["stopped"]:
         raise typer.Exit(GUARD_STOPPED)
+
+
+def _show(run: Run, console: Console) -> None:
+    """Prints what the run has come to, and writes its report."""
+    summary = run.summary()
+    if summary["evaluations"]:
+        console.print(before_and_after(run))
+    names = [name for name, weight in run.recipe().weights.items() if weight.ever]
+    rewards = f"{names[0]} alone" if len(names) == 1 else " and ".join(names)
+    console.print(
+        f"{summary['steps']} steps in {summary['seconds']:.0f} s, rewarded by {rewards};"
+        f" extra passes per completion: {summary['extra_passes']:g} ({summary['path']})"
+        f"\nthe trained model: {run.model}\n{report_of(run.path)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    show_guard(run, console)
 
 
 def before_and_after(run: Run) -> Table:

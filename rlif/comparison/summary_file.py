@@ -60,8 +60,7 @@ def read_summaries(path: str | Path) -> tuple[list[RunSummary], dict[str, str | 
         made = MADE.validate_python({key: found[key] for key in ("command", "against")})
         return [_from_row(row, found) for row in found["runs"]], made
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        plain = isinstance(error, OSError | UnicodeDecodeError | json.JSONDecodeError | KeyError | RecursionError)
-        wrong = why_unreadable(error) if plain else "its contents are of another layout"
+        wrong = why_unreadable(error, "its contents are of another layout")
         raise DataError(f"{path} is not a file that `rlif compare --out FILE.json` wrote ({wrong}).") from error
 
 

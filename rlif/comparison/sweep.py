@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SETS = {"seed": "--seeds", "name": "the recipe's own name", "output": "--folder"}
+AGAIN = "give the same command again"  # which resumes the unfinished runs of a sweep
 
 
 def plan_sweep(
@@ -76,12 +77,11 @@ def run_sweep(
                 from rlif.training.lifecycle import train
 
                 existing = None if is_free(path) else Run.open(path)
-                train(existing.recipe() if existing else recipe, resume=existing, console=console)
+                train(existing.recipe() if existing else recipe, resume=existing, console=console, again=AGAIN)
             found.append(summarise_run(path, method))
         except RlifError as error:
-            reason = _as_of_a_sweep(str(error), path)
-            say(f"{path.name} failed: {reason}")
-            found.append(_failed(recipe, method, reason))
+            say(f"{path.name} failed: {error}")
+            found.append(_failed(recipe, method, str(error)))
     return found
 
 
@@ -95,7 +95,11 @@ def _is_finished(recipe: Recipe) -> bool:
 
 def _refuse_another(recipe: Recipe) -> None:
     path = _path(recipe)
-    if is_free(path) or not (path / "recipe.yaml").is_file():
+    if is_free(path):
+        return
+    if not (path / "recipe.yaml").is_file():
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise RecipeError(f"{path} is not a run folder; give another --folder, or remove it.")
         return
     existing, planned = whole_recipe(Run.open(path)), resolved(recipe, str(recipe.name))
     for key, (then, now) in differing(existing, planned).items():
@@ -104,12 +108,6 @@ def _refuse_another(recipe: Recipe) -> None:
                 f"{path} holds a run with {key} {then!r}, and this one has {now!r}; give another --folder, or"
                 " remove it."
             )
-
-
-def _as_of_a_sweep(error: str, path: Path) -> str:
-    """Replaces the advice for a single run: the sweep resumes its runs, and refuses one with a changed recipe."""
-    error = error.replace(f"go on with: rlif train --resume {path}", "give the same command again")
-    return error.replace(f" in {path / 'recipe.yaml'}", " in the recipe")
 
 
 def _failed(recipe: Recipe, method: str, error: str) -> RunSummary:

@@ -39,27 +39,32 @@ UNSCALED = ("dr_grpo", *LEAVE_ONE_OUT)  # whose advantages are not divided by a 
 
 REUSE = ("gradient_accumulation_steps", "steps_per_generation", "num_iterations")
 
-# Set by rlif from its own keys; a second opinion in `training` would contradict them.
+# Set by rlif, and what to write instead; a second opinion in `training` would contradict its own keys.
 OURS = {
-    "output_dir": "output and name",
-    "generation_batch_size": "problems_per_update",
-    "seed": "seed",
-    "scale_rewards": "normalisation",
-    "reward_weights": "reward",
-    "multi_objective_aggregation": "reward",
-    "model_init_kwargs": "model, revision and dtype",
-    "trust_remote_code": "nothing: remote code never runs",
-    "remove_unused_columns": "nothing: rlif builds the data set",
-    "disable_tqdm": "nothing: rlif shows its own progress",
-    "resume_from_checkpoint": "--resume",
-    "save_only_model": "nothing: a checkpoint is there to go on from",
-    "ignore_data_skip": "nothing: a resumed run goes on where it was in its data",
-    "restore_callback_states_from_checkpoint": "nothing: what the guard and the rewards remember comes back by itself",
+    "output_dir": "use output and name instead",
+    "generation_batch_size": "use problems_per_update instead",
+    "seed": "use seed instead",
+    "scale_rewards": "use normalisation instead",
+    "reward_weights": "use reward instead",
+    "multi_objective_aggregation": "use reward instead",
+    "model_init_kwargs": "use model, revision and dtype instead",
+    "trust_remote_code": "leave it out: remote code never runs",
+    "remove_unused_columns": "leave it out: rlif builds the data set",
+    "disable_tqdm": "leave it out: rlif shows its own progress",
+    "resume_from_checkpoint": "use --resume instead",
+    "save_only_model": "leave it out: a checkpoint is there to go on from",
+    "ignore_data_skip": "leave it out: a resumed run goes on where it was in its data",
+    "restore_callback_states_from_checkpoint": "leave it out: what the guard and the rewards remember comes back",
     # A recipe writes into its run folder and nowhere else; what it made is uploaded by whoever wants it uploaded.
-    "push_to_hub": "`hf upload` with the model folder of the run",
-    "log_completions_hub_repo": "`hf upload` with completions/ of the run",
-    "trackio_space_id": "`hf upload` with metrics.jsonl of the run",
-    "trackio_static_space_id": "`hf upload` with metrics.jsonl of the run",
-    "trackio_bucket_id": "`hf upload` with metrics.jsonl of the run",
-    "hub_token": "HF_TOKEN in the environment: recipes are kept with the run",
+    "push_to_hub": "use `hf upload` with the model folder of the run",
+    "log_completions_hub_repo": "use `hf upload` with completions/ of the run",
+    "trackio_space_id": "use `hf upload` with metrics.jsonl of the run",
+    "trackio_static_space_id": "use `hf upload` with metrics.jsonl of the run",
+    "trackio_bucket_id": "use `hf upload` with metrics.jsonl of the run",
+    "hub_token": "set HF_TOKEN in the environment: recipes are kept with the run",
 }
+
+
+def set_by_rlif(option: str) -> str | None:
+    """Says what to write in place of an option of TRL's that rlif sets; None for every other."""
+    return f"training.{option} is set by rlif; {OURS[option]}" if option in OURS else None

@@ -48,11 +48,18 @@ def _file_of(base: Any, named_in: Path, shipped: Mapping[str, Path]) -> Path:
         if not path.is_file():
             raise RecipeError(f"base in {named_in} names {base}, and there is no such file beside it.")
         return path
-    if base not in shipped:
-        raise RecipeError(
-            f"base in {named_in} is {base!r}, which does not ship; {nearest(base, shipped, 'rlif recipes')}"
-        )
-    return shipped[base]
+    return shipped_recipe(base, shipped, f"base in {named_in} is {base!r}, which does not ship")
+
+
+def shipped_recipe(name: str, shipped: Mapping[str, Path], wrong: str) -> Path:
+    """Returns the file of a shipped recipe.
+
+    Args:
+        wrong: what is wrong where there is none; suggestions are added.
+    """
+    if name not in shipped:
+        raise RecipeError(f"{wrong}; {nearest(name, shipped, 'rlif recipes')}")
+    return shipped[name]
 
 
 def merged(chain: Sequence[Values]) -> Values:

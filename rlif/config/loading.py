@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rlif.config.defaults import OURS, PAPER_TRAINING, REUSE
-from rlif.config.inheritance import lineage, merged
+from rlif.config.defaults import PAPER_TRAINING, REUSE, set_by_rlif
+from rlif.config.inheritance import lineage, merged, shipped_recipe
 from rlif.config.recipe import Equivalence, Evaluation, Recipe
 from rlif.config.renamed import new_key
 from rlif.errors import RecipeError, nearest
@@ -61,12 +61,7 @@ def find_recipe(recipe: str | Path) -> Path:
     """Finds the file of a recipe, given by path or by the name of a shipped one."""
     if Path(recipe).is_file():
         return Path(recipe)
-    shipped = shipped_recipes()
-    if str(recipe) in shipped:
-        return shipped[str(recipe)]
-    raise RecipeError(
-        f"no recipe file or shipped recipe is called {str(recipe)!r}; {nearest(str(recipe), shipped, 'rlif recipes')}"
-    )
+    return shipped_recipe(str(recipe), shipped_recipes(), f"no recipe file or shipped recipe is called {str(recipe)!r}")
 
 
 def folder_name(stem: str) -> str:
@@ -88,8 +83,8 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
             sections = {"evaluate": Evaluation, "guard": Guard, "equivalence": Equivalence}
             owner = sections.get(str(first["loc"][0]), Recipe)
             hint = nearest(str(first["loc"][-1]), owner.model_fields)
-            if key in OURS:
-                hint = f"rlif sets it; use {OURS[key]}."
+            if said := set_by_rlif(key):
+                hint = f"{said}."
             elif key in TRL_OPTIONS:
                 hint = f"it is an option of TRL's: write training.{key}."
             raise RecipeError(f"unknown key {key!r} in the recipe; {hint}") from None

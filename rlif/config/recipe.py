@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from rlif.config.defaults import ALGORITHMS, LEAVE_ONE_OUT, OURS, PAPER_TRAINING, REUSE, RLOO_HAS_NOT, UNSCALED
+from rlif.config.defaults import ALGORITHMS, LEAVE_ONE_OUT, PAPER_TRAINING, REUSE, RLOO_HAS_NOT, UNSCALED, set_by_rlif
 from rlif.config.renamed import with_new_names
 from rlif.config.schedule import ALWAYS, Weight, read_weight
 from rlif.errors import RecipeError
@@ -182,9 +182,9 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _one_opinion(self) -> Recipe:
-        for key, ours in OURS.items():
-            if key in self.training:
-                raise ValueError(f"training.{key} is set by rlif; use {ours} instead")
+        for key in self.training:
+            if said := set_by_rlif(key):
+                raise ValueError(said)
         if (when := self.training.get("save_strategy", "steps")) not in ("steps", "no"):
             raise ValueError(
                 f"training.save_strategy is {when!r}, but a checkpoint lies between two rollouts and is judged with its"

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rlif import progress
 from rlif.evaluation.records import Records
 from rlif.evaluation.scores import Scores, scores_of
 from rlif.sampling.protocol import Setup, mark, render_problem, setup_of
@@ -24,7 +25,7 @@ def evaluate(
     path: Path | None = None,
     settings: Mapping[str, Any] | None = None,
     unsafe_local: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    name: str = "",
 ) -> Scores:
     """Samples, grades and scores completions of problems.
 
@@ -33,7 +34,7 @@ def evaluate(
         path: where files go: records to `<path>.jsonl` as they are made, then scores to `<path>.json`. An evaluation
             of the same settings that did not end there is resumed. None keeps the records in memory.
         settings: more that must be the same to resume, e.g. the model's name; written with the scores.
-        progress: called at the start and after each batch with the completions done and their total.
+        name: what progress calls the model, see `rlif.progress`.
 
     Raises:
         RlifError: the prompt cannot be rendered, or the files are part of another evaluation.
@@ -50,16 +51,17 @@ def evaluate(
     described = describe(task, problems, setup, sampler.batch_size, settings)
     prompt_ids = [render_problem(sampler.tokenizer, setup.prompt, problem, setup.chat, task) for problem in problems]
     records = Records(path, described)
-    progress(len(records), total)
     order = sorted(range(len(problems)), key=lambda i: -len(prompt_ids[i]))  # the longest prompts first
     size = max(1, sampler.batch_size // decoding.n)
-    for number, start in enumerate(range(0, len(order), size)):
-        if number not in records.batches:
-            rows = order[start : start + size]
-            completions = sampler.sample([prompt_ids[i] for i in rows], replace(decoding, seed=decoding.seed + number))
-            owners = [problems[i] for i in rows for _ in range(decoding.n)]
-            records.append(number, mark(task, owners, completions, decoding.n, unsafe_local))
-            progress(len(records), total)
+    with progress.task(f"evaluating {name} on {task.name}".replace("  ", " "), total, done=len(records)) as advance:
+        for number, start in enumerate(range(0, len(order), size)):
+            if number not in records.batches:
+                rows = order[start : start + size]
+                decoded = replace(decoding, seed=decoding.seed + number)
+                completions = sampler.sample([prompt_ids[i] for i in rows], decoded)
+                owners = [problems[i] for i in rows for _ in range(decoding.n)]
+                records.append(number, mark(task, owners, completions, decoding.n, unsafe_local))
+                advance(len(completions))
     found = sorted(records, key=lambda record: (place[record["id"]], record["sample"]))
     return records.conclude(replace(scores_of(task, found), settings=described, records=found))
 

@@ -7,7 +7,6 @@ its start as step 0 included, and their scores go into its own `eval/`, where `r
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +125,12 @@ def evaluate_candidate(
     options: Options,
     *,
     sampler: Callable[[Candidate, Any], Sampler] | None = None,
-    progress: Callable[[str, int, int], None] = lambda task, done, total: None,
 ) -> dict[str, Scores]:
     """Evaluates one candidate on each task; loads its model only if some scores are missing.
 
     Args:
         sampler: makes a sampler from the candidate and its tokenizer, which is closed at the end; by the engine of
             the options if left out.
-        progress: called with the task, and the completions done and their total.
     """
     tokenizer = load_tokenizer(candidate.recipe)
     settings = candidate.settings() | {"engine": options.engine}
@@ -160,7 +157,7 @@ def evaluate_candidate(
                     path=candidate.path(task),
                     settings=settings,
                     unsafe_local=options.unsafe_local,
-                    progress=partial(progress, task.name),
+                    name=candidate.label,
                 )
             scores[task.name] = done
     return scores

@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
+from rlif import progress
 from rlif.answers.equality import equal_all
 from rlif.answers.extraction import CHOICE_SENTENCE, choice_letter, fenced_code, json_answer, last_boxed
 from rlif.errors import DataError, RlifError, first_line
@@ -47,13 +48,7 @@ HOMES = ("alpaca_eval", "cruxeval", "humaneval", "livecodebench", "mbpp", "mmlu_
 CUT = "...(truncated) ..."  # in records of LiveCodeBench
 
 
-def check_graders(
-    folder: str | Path,
-    data: str | Path | None = None,
-    *,
-    unsafe_local: bool = False,
-    progress: Callable[[Check], None] = lambda row: None,
-) -> list[Check]:
+def check_graders(folder: str | Path, data: str | Path | None = None, *, unsafe_local: bool = False) -> list[Check]:
     """Grades the recorded outputs in a folder, entry by entry of its expected.json.
 
     Args:
@@ -68,10 +63,12 @@ def check_graders(
     if not isinstance(expected, dict):
         raise DataError(f"{folder / 'expected.json'} holds a {type(expected).__name__}; expected entries by name.")
     rows = []
-    with _data_at(_home_of(folder) if data is None else Path(data).expanduser()):
+    home = _home_of(folder) if data is None else Path(data).expanduser()
+    with _data_at(home), progress.task("grading published outputs", len(expected)) as advance:
         for name, facts in expected.items():
+            advance.note = name
             rows.append(_checked(Entry(name, folder, facts, unsafe_local)))
-            progress(rows[-1])
+            advance()
     return rows
 
 

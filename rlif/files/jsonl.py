@@ -101,15 +101,13 @@ def count_lines(path: Path) -> int:
     Raises:
         DataError: there is no such file, it is a folder, or it holds no rows.
     """
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; expected a file of JSON lines.")
-    if not path.is_file():
-        raise DataError(f"no such file: {path}.")
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise DataError(f"{path} is not a file, and is read twice; write it to a file first.")
     try:
         with open_utf8(path) as lines:
             count = sum(1 for line in lines if line.strip())
     except UNREADABLE as error:
-        raise DataError(f"cannot read {path}: {why_unreadable(error)}.") from error
+        raise _cannot_read(path, error) from error
     if not count:
         raise DataError(f"{path} has no rows.")
     return count
@@ -131,7 +129,15 @@ def read_lines(path: Path, torn: bool = False) -> Iterator[tuple[int, Row]]:
                 if line.strip() and not (torn and not line.endswith(b"\n")):
                     yield number, _parse(line, f"line {number} of {path}")
     except UNREADABLE as error:
-        raise DataError(f"cannot read {path}: {why_unreadable(error)}.") from error
+        raise _cannot_read(path, error) from error
+
+
+def _cannot_read(path: Path, error: Exception) -> DataError:
+    if isinstance(error, IsADirectoryError):
+        return DataError(f"{path} is a folder; expected a file of JSON lines.")
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"no such file: {path}.")
+    return DataError(f"cannot read {path}: {why_unreadable(error)}.")
 
 
 def _parse(line: bytes, where: str) -> Row:

@@ -28,7 +28,7 @@ import torch
 
 from rlif.errors import ModelError, RecipeError, RewardError, first_line
 from rlif.graders.batch import Batch
-from rlif.moved import where_moved
+from rlif.moved import MOVED, where_moved
 from rlif.scoring.head import longest_sequence
 from rlif.tasks.chat_template import WITH_TEMPLATE, Chat, reads
 from rlif.tasks.rendering import conversation_text
@@ -56,16 +56,14 @@ def import_function(name: str) -> Callable[..., Any]:
         if moved := where_moved(error.name):
             raise RecipeError(f"cannot import the reward {name}: {moved}.") from error
         advice = "go to the folder that its module lies in, or add that to PYTHONPATH"
-        if (error.name or "").startswith("rlif."):
-            advice = "the modules of rlif are in folders now, see docs/architecture.md"
         raise RecipeError(f"cannot import the reward {name}: {first_line(error)}; {advice}.") from error
     except (Exception, SystemExit) as error:  # importing runs the user's code, which can raise anything
         raise RecipeError(f"importing the reward {name} raises {type(error).__name__}: {first_line(error)}.") from error
     finally:
         sys.path[:] = known
     if found is MISSING:
-        if moved := where_moved(module):
-            raise RecipeError(f"cannot import the reward {name}: {moved}.")
+        if module in MOVED:
+            raise RecipeError(f"cannot import the reward {name}: {where_moved(module)}.")
         raise RecipeError(f"the module {module} has no {attribute!r}, which the reward {name} names.")
     if not callable(found):
         raise RecipeError(f"the reward {name} is a {type(found).__name__}, not a function.")

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlif import progress
 from rlif.errors import DataError, MachineError, RlifError
 from rlif.files.atomic import is_number, writing
 from rlif.files.jsonl import JsonLog
@@ -59,9 +60,7 @@ def estimate_cost(judge: Judge, pairs: Sequence[Pair], path: Path) -> dict[str, 
     return {"requests": len(missing), "input_tokens": characters // CHARACTERS_PER_TOKEN, "output_tokens": len(missing)}
 
 
-def annotate(
-    judge: Judge, pairs: Sequence[Pair], path: Path, workers: int = 8, tick: Callable[[], None] = lambda: None
-) -> JudgeResult:
+def annotate(judge: Judge, pairs: Sequence[Pair], path: Path, workers: int = 8) -> JudgeResult:
     """Asks the judge about every pair that the file does not hold yet.
 
     Args:
@@ -86,10 +85,10 @@ def annotate(
                 log.append(row)
             answers[row["key"]] = row
 
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(workers) as pool, progress.task("judging", len(pairs), done=judged.known) as advance:
             waiting = [pool.submit(ask, pair) for pair in missing]
             try:
-                stopped = _collect(waiting, judged, tick)
+                stopped = _collect(waiting, judged, advance)
             finally:
                 _cancel(waiting)
         if stopped:
@@ -101,7 +100,7 @@ def annotate(
     return judged
 
 
-def _collect(waiting: Iterable[Future[None]], judged: JudgeResult, tick: Callable[[], None]) -> str | None:
+def _collect(waiting: Iterable[Future[None]], judged: JudgeResult, advance: Callable[[], None]) -> str | None:
     """Counts answers and failures; returns a sentence if asking was given up. Requests in flight still arrive.
 
     Refusals count against the endpoint only until its first answer, since it may never accept some outputs.
@@ -113,7 +112,7 @@ def _collect(waiting: Iterable[Future[None]], judged: JudgeResult, tick: Callabl
         try:
             future.result()
             in_a_row, answers = 0, answers + 1
-            tick()
+            advance()
         except Unanswered as error:
             judged.failed[str(error)] += 1
             in_a_row += not (isinstance(error, Refused) and answers)

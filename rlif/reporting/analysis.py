@@ -64,10 +64,6 @@ class Separation:
     r: float
     auroc: float
 
-    @property
-    def rank_biserial(self) -> float:
-        return 2 * self.auroc - 1
-
 
 def separation(certainty: Sequence[float], right: Sequence[bool]) -> Separation | None:
     """Tests by Mann and Whitney's U whether right completions are surer than wrong ones.

@@ -20,6 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlif import progress
 from rlif.errors import MachineError, RecipeError
 from rlif.files.atomic import is_number, replace_file
 from rlif.reporting import analysis
@@ -34,6 +35,7 @@ ABOUT = ("task", "algorithm", "reward", "annotator", "normalisation", "model", "
 TRAINING = ("learning_rate", "beta", "num_generations", "temperature", "max_completion_length", "max_steps")
 
 
+@progress.task("writing the report")
 def report(
     runs: Sequence[str | Path] | Path, output: str | Path | None = None, figures: str | Path | None = None
 ) -> tuple[Path, list[str]]:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlif import progress
 from rlif.errors import DataError
 from rlif.files.jsonl import different
 from rlif.runs.checkpoints import file_entry
@@ -26,6 +27,7 @@ SMALL = 16 * 2**20  # bytes; larger files are compared by size only
 COMPARED = ("python", "system", "packages", "threads", "gpus", "processes")
 
 
+@progress.task("hashing problems and model")
 def compute(problems: Iterable[Problem], held_out: Mapping[str, Iterable[Problem]], model: str) -> dict[str, Any]:
     """Computes what `begun.json` holds."""
     return {

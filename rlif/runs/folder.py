@@ -31,6 +31,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from rlif import progress
 from rlif.config.loading import check_recipe, folder_name
 from rlif.config.recipe import Recipe
 from rlif.errors import DataError, MachineError, RecipeError
@@ -63,6 +64,7 @@ class Run:
     def __init__(self, path: Path):
         self.path = path
         self.checkpoints, self.model = path / "checkpoints", path / "model"
+        self.again = ""  # what goes on with the run, where that is not `rlif train --resume`
 
     @classmethod
     def create(cls, recipe: Recipe, default_name: str, held: ExitStack | None = None) -> Run:
@@ -104,6 +106,7 @@ class Run:
         run = cls(Path(path).expanduser())
         if not (run.path / "recipe.yaml").is_file():
             why = "it has no recipe.yaml" if run.path.is_dir() else "there is no such folder"
+            why = "it is a file" if run.path.is_file() else why
             raise DataError(f"{path} is not a run folder: {why}.")
         check_links(run.path, FILES)
         return run
@@ -127,9 +130,22 @@ class Run:
             return False
         return known and not any(steps) and (self.path / "recipe.yaml").is_file() and not self.path.is_symlink()
 
+    @property
+    def go_on(self) -> str:
+        """Says how to go on with the run after a stop."""
+        return self.again or f"go on with: rlif train --resume {self.path}"
+
+    @property
+    def change_and_go_on(self) -> str:
+        """Says where to change a key, and how to go on then; a comparison refuses a run of another recipe."""
+        if self.again:
+            return f"in the recipe, remove {self.path} and {self.again}"
+        return f"in {self.path / 'recipe.yaml'} and {self.go_on}"
+
     def recipe(self) -> Recipe:
         return check_recipe(read_yaml(self.at("recipe.yaml")))
 
+    @progress.task("verifying checkpoints")
     def good_checkpoint(self, until: int | None = None) -> tuple[Path | None, list[str]]:
         """Finds the last undamaged checkpoint, and describes the damage of those after it.
 
@@ -185,6 +201,10 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """Reads the logged steps, oldest first."""
         return self.rows("metrics.jsonl")
+
+    def tracebacks(self) -> list[str]:
+        """Lists the tracebacks of rewards that raised, within the folder."""
+        return [f"errors/{path.name}" for path in self.files("errors/reward-step-*.txt")]
 
     def write_completions(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         write_rows(self._made("completions") / f"step-{step:06d}.jsonl", rows)

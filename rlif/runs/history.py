@@ -20,7 +20,7 @@ from rlif.errors import RlifError
 from rlif.files.atomic import is_number
 from rlif.files.jsonl import Row
 from rlif.files.yaml import read_yaml
-from rlif.runs.folder import Run
+from rlif.runs.folder import Run, evaluation_name
 from rlif.signals import renamed
 
 LONGEST_LINE = 2**24  # characters of one line of JSON; longer ones are skipped as unreadable
@@ -68,12 +68,12 @@ class History:
     @property
     def failures(self) -> str:
         """Names the tracebacks of rewards that raised, in a sentence; empty without any."""
-        files = [path.name for path in self.run.files("errors/reward-step-*.txt")]
-        return f"A reward raised an error: see errors/{', errors/'.join(files)} in the run folder." if files else ""
+        files = ", ".join(self.run.tracebacks())
+        return f"A reward raised an error: see {files} in the run folder." if files else ""
 
     def records(self, step: int, task: str, limit: int = 20_000) -> Iterator[Row]:
         """Yields the first records of an evaluation, one per completion; none where they were not written."""
-        path = self.run.at("eval", f"step-{step:06d}-{task}.jsonl")
+        path = self.run.at("eval", f"{evaluation_name(step, task)}.jsonl")
         if path.is_file():
             yield from itertools.islice(_rows(path, []), limit)
         else:  # written inside the summary by rlif 0.1.0

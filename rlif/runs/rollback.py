@@ -76,8 +76,8 @@ def step_to_return_to(run: Run, healthy: int | None) -> tuple[int, list[str]]:
     if checkpoint is None:
         raise DataError(
             f"the guard would return to checkpoint-{healthy} of {run.path}, and neither it nor an earlier one is there"
-            " any more; nothing was removed: set guard.policy to stop or log in its recipe.yaml and go on with"
-            f" `rlif train --resume {run.path}`."
+            " any more; nothing was removed: set guard.policy to stop or log"
+            f" {run.change_and_go_on}."
         )
     return step_of(checkpoint), damaged
 

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from rlif import progress
 from rlif.config.loading import check_recipe
 from rlif.config.recipe import Recipe
 from rlif.errors import MachineError, ModelError, RecipeError, first_line
@@ -218,6 +219,7 @@ def load_tokenizer(recipe: Recipe) -> Any:
     return tokenizer
 
 
+@progress.task("loading the model")
 def load_model(recipe: Recipe, device: str | None = None) -> Any:
     """Loads the model in evaluation mode; a LoRA adapter with its base.
 

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from transformers import GenerationConfig, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from rlif import progress
 from rlif.errors import RecipeError
 from rlif.sampling.early_stop import EarlyStop, StopUnsure
 from rlif.sampling.limits import check_fit
@@ -143,8 +144,11 @@ def generate(
     completions: dict[int, Completion] = {}
     if self_certainty:
         verify_head(model)
-    with evaluation_mode(model), without_router_logits(model):
-        for start in range(0, len(order), batch_size):
+    starts = range(0, len(order), batch_size)
+    shown = progress.task("sampling, token", len(starts) * decoding.max_tokens)
+    with evaluation_mode(model), without_router_logits(model), shown as work:
+        for number, start in enumerate(starts):
+            work.done = number * decoding.max_tokens
             rows = order[start : start + batch_size]
             batch = tokenizer.pad(
                 {"input_ids": [list(prompt_ids[i]) for i in rows]}, padding_side="left", return_tensors="pt"
@@ -157,7 +161,7 @@ def generate(
                     attention_mask=batch["attention_mask"],
                     generation_config=config,
                     tokenizer=tokenizer if decoding.stop else None,
-                    stopping_criteria=StoppingCriteriaList([criterion] if criterion else []),
+                    stopping_criteria=StoppingCriteriaList([*([criterion] if criterion else []), _Ticks(work)]),
                 )
             generated = output[:, batch["input_ids"].shape[1] :].tolist()
             found = [_completion(tokenizer, prompt_ids[i], row, config) for i, row in zip(rows, generated, strict=True)]
@@ -165,6 +169,17 @@ def generate(
                 found = [_stopped(tokenizer, *pair) for pair in zip(found, criterion.stopped_B.tolist(), strict=True)]
             completions |= zip(rows, found if tap is None else _with_self_certainty(model, tap, found), strict=True)
     return [completions[i] for i in range(len(prompt_ids))]
+
+
+class _Ticks(StoppingCriteria):
+    """Counts the tokens of calls of `generate`; ends nothing."""
+
+    def __init__(self, work: progress.Work):
+        self.work = work
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> Any:
+        self.work()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def _generation_config(model: Any, tokenizer: Any, decoding: Decoding) -> GenerationConfig:

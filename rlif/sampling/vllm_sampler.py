@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from rlif import progress
 from rlif.config.recipe import Recipe
 from rlif.errors import DataError, MachineError, ModelError, RecipeError, first_line
 from rlif.sampling.loading import is_adapter, model_path
@@ -187,6 +188,7 @@ def _sampling_params(decoding: Decoding, place: tuple[int, int], number: int) ->
         raise RecipeError(f"vLLM refuses this decoding: {error_message(error)}") from error
 
 
+@progress.task("starting vLLM")
 def load_sampler(recipe: Recipe, tokenizer: Any, *, label: str, batch_size: int = 512) -> VllmSampler:
     """Loads the sampler of a recipe's model; reads only the fields that say how to load it."""
     path = model_path(recipe)

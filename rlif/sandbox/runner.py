@@ -12,7 +12,7 @@
 The files, in reading order: runner.py (front door), program.py (`Program`, `Limits`, `Outcome`), backend.py (what can
 run programs instead of bubblewrap), host.py (starts one sandbox, sends it programs), bubblewrap.py (the command that
 enters it); inside it supervisor.py, jail.py, filters.py, calls.py and values.py, which use the standard library alone,
-and start/, by which Python starts them. Imports errors only. `__init__.py` is mounted inside and stays empty.
+and start/, by which Python starts them. `__init__.py` is mounted inside and stays empty.
 
 When a program exceeds its time or output, or breaks the sandbox, the host discards that sandbox. The other programs
 continue in a new one. A program that breaks two sandboxes has the status "broken"; their number is logged. A sandbox
@@ -49,6 +49,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 
+from rlif import progress
 from rlif.errors import MachineError, RecipeError
 from rlif.sandbox.backend import Backend, Local, Worker, chosen_backend
 from rlif.sandbox.host import SandboxBroken
@@ -114,13 +115,15 @@ def run_programs(
         return Outcome("broken", "", f"the sandbox broke twice: {reason}", None, 0.0)
 
     outcomes: dict[int, Outcome] = {}
-    with ThreadPoolExecutor(max(1, min(workers or _processors(), len(programs)))) as pool:
+    threads = max(1, min(workers or _processors(), len(programs)))
+    with ThreadPoolExecutor(threads) as pool, progress.task("running programs", len(programs)) as advance:
         futures: dict[Future[Outcome], int] = {}
         try:
             for index, program in enumerate(programs):
                 futures[pool.submit(run, program)] = index
             for future in as_completed(futures):
                 outcomes[futures[future]] = outcome = future.result()
+                advance()
                 if on_outcome:
                     on_outcome(futures[future], outcome)
         finally:

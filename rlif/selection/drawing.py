@@ -9,12 +9,13 @@ The seed of a batch follows from its number. So a folder that was resumed holds 
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rlif import progress
 from rlif.errors import DataError
 from rlif.files.atomic import read_object, replace_file, writing
 from rlif.files.jsonl import JsonLog, different, plain
@@ -32,14 +33,11 @@ class Drawing:
     warm_up: int | None = None  # whole samples before early stopping starts; None to draw without it
     percentile: float = 10  # the threshold of early stopping, as a percentile of the warm-up's lowest windows
 
-    def draw(
-        self, out: Path | None, settings: Mapping[str, Any], progress: Callable[[int], None] = lambda _: None
-    ) -> tuple[list[Row], list[Row] | None]:
+    def draw(self, out: Path | None, settings: Mapping[str, Any]) -> tuple[list[Row], list[Row] | None]:
         """Draws the rows that the folder does not hold yet.
 
         Args:
             out: the folder; None to keep rows in memory only.
-            progress: called with the number of problems just drawn or found.
 
         Returns:
             All rows, and those with early stopping or None.
@@ -50,9 +48,9 @@ class Drawing:
         self.sampler.check(self.problems)
         rows: dict[str, list[Row]] = {"samples": []} | ({} if self.warm_up is None else {"early": []})
         size = max(1, self.sampler.scorer.batch_size // self.sampler.decoding.n)
-        with _logs(out, rows) as logs:
+        with _logs(out, rows) as logs, progress.task("drawing samples", len(self.problems)) as advance:
             done = 0 if out is None else self._resume(out, self.described(settings), logs, rows, size)
-            progress(min(done * size, len(self.problems)))
+            advance.found(min(done * size, len(self.problems)))
             for number, start in list(enumerate(range(0, len(self.problems), size)))[done:]:
                 part = self.problems[start : start + size]
                 for name, drawn in self._batch(part, number):
@@ -60,7 +58,7 @@ class Drawing:
                     if name in logs:
                         with writing(logs[name].path):
                             logs[name].append(*drawn)
-                progress(len(part))
+                advance(len(part))
         return rows["samples"], rows.get("early")
 
     def described(self, settings: Mapping[str, Any]) -> dict[str, Any]:

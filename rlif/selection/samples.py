@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from rlif import progress
 from rlif.answers.clusters import by_problem
 from rlif.errors import DataError
 from rlif.files.atomic import is_number
@@ -193,5 +194,6 @@ def score_samples(
             raise DataError(
                 f"the sample of {row['id']!r} is to be scored, but has no prompt, and no task was named that has it."
             )
-    found = dict(zip(pairs, scorer.score_ids([*pairs.values()]), strict=True))
+    with progress.task("scoring samples", len(pairs)) as advance:
+        found = dict(zip(pairs, scorer.score_ids([*pairs.values()], advance), strict=True))
     return [{**row, **found.get(i, {}), **row} for i, row in enumerate(rows)]

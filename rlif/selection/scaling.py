@@ -16,6 +16,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from rlif import progress
 from rlif.answers.clusters import Equal, by_problem, label
 from rlif.errors import DataError, lookup
 from rlif.intervals import Interval, proportion, t_interval
@@ -100,9 +101,11 @@ def scaling(
         raise DataError(f"none of {len(groups)} problems has graded samples, so there is no accuracy to show.")
     least = min(map(len, graded.values()))
     rules = _usable(graded, rules)
-    per_problem = [
-        _problem(rows[:least], rules, equal, power, resamples, f"{seed}/{name}") for name, rows in graded.items()
-    ]
+    per_problem = []
+    with progress.task("choosing by every rule, problem", len(graded)) as advance:
+        for name, rows in graded.items():
+            per_problem.append(_problem(rows[:least], rules, equal, power, resamples, f"{seed}/{name}"))
+            advance()
     ns = sizes(least)
     values = {row: [[problem[row][i] for problem in per_problem] for i in range(len(ns))] for row in per_problem[0]}
     return {

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TextIO
 
+from rlif import progress
 from rlif.config.loading import check_recipe
 from rlif.errors import DataError, MachineError, RecipeError, RlifError, why_unreadable
 from rlif.files.jsonl import JsonLog, Row, read_lines
@@ -107,8 +108,10 @@ class Scorer:
         """Computes every signal of each row; None where there are no tokens, or more than the model takes."""
         return self.score_ids([self.encode(row) for row in rows])
 
-    def score_ids(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[dict[str, float | None]]:
-        """Computes the same for pairs of prompt ids and completion ids."""
+    def score_ids(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], advance: Callable[[int], object] = lambda rows: None
+    ) -> list[dict[str, float | None]]:
+        """Computes the same for pairs of prompt ids and completion ids; `advance` is called with scored rows."""
         limit = longest_sequence(self.model.config) or 2**62
         fit = [i for i, (prompt, completion) in enumerate(pairs) if prompt and len(prompt) + len(completion) <= limit]
         scores: list[dict[str, float | None]] = [dict.fromkeys(SIGNALS) for _ in pairs]
@@ -119,6 +122,7 @@ class Scorer:
             stats = score_completions(self.model, prompts, completions, top_k=top_k, batch_size=self.batch_size)
             for i, values in zip(part, every_signal(stats, self.window), strict=True):
                 scores[i] = values
+            advance(len(part))
         return scores
 
 
@@ -143,7 +147,7 @@ def score_file(
     scorer: Scorer,
     source: Path,
     out: Path | TextIO,
-    progress: Callable[[int], None] = lambda rows: None,
+    total: int | None = None,
     columns: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, int]:
     """Scores a file of JSON lines.
@@ -151,7 +155,7 @@ def score_file(
     Args:
         source: rows with `prompt` and `completion`; other columns are copied, except those named as a signal.
         out: a file, resumed if it exists, or an open stream.
-        progress: called with the number of rows that were just written or skipped.
+        total: the number of rows, to show the time left.
         columns: as in `read_rows`.
 
     Returns:
@@ -165,30 +169,34 @@ def score_file(
     reread = partial(read_rows, source, columns)
     rows = _resume(scorer, source, reread, out, counts) if isinstance(out, Path) else reread()
     append = JsonLog(out, ascii=False).append if isinstance(out, Path) else partial(_print, out)
-    progress(counts["rows"])
-    encoded = _encode(rows, scorer, source)
-    failed: RlifError | None = None
     try:
         append()  # a file that cannot be written is refused before anything is scored
-        while failed is None:
-            batch: list[tuple[Row, Pair]] = []
-            try:
-                for each in islice(encoded, scorer.batch_size * BATCHES):
-                    batch.append(each)
-            except RlifError as error:
-                failed = error  # raised once the rows before it are written
-            if not batch:
-                break
-            scores = scorer.score_ids([pair for _, pair in batch])
-            append(*({**row, **s, "scored_by": scorer.described} for (row, _), s in zip(batch, scores, strict=True)))
-            counts["unscorable"] += sum(values["self_certainty"] is None for values in scores)
-            counts["rows"] += len(batch)
-            progress(len(batch))
+        with progress.task("scoring", total, done=counts["rows"]) as advance:
+            for batch in _batches(_encode(rows, scorer, source), scorer.batch_size * BATCHES):
+                scores = scorer.score_ids([pair for _, pair in batch])
+                scored = zip(batch, scores, strict=True)
+                append(*({**row, **values, "scored_by": scorer.described} for (row, _), values in scored))
+                counts["unscorable"] += sum(values["self_certainty"] is None for values in scores)
+                counts["rows"] += len(batch)
+                advance(len(batch))
     except OSError as error:
         raise MachineError(f"cannot write {out}: {why_unreadable(error)}.") from error
-    if failed:
-        raise failed
     return counts
+
+
+def _batches(encoded: Iterator[tuple[Row, Pair]], size: int) -> Iterator[list[tuple[Row, Pair]]]:
+    """Yields the rows in batches. An error is raised once the rows before it are yielded."""
+    while True:
+        batch: list[tuple[Row, Pair]] = []
+        try:
+            for each in islice(encoded, size):
+                batch.append(each)
+        except RlifError:
+            yield batch
+            raise
+        if not batch:
+            return
+        yield batch
 
 
 def _print(out: TextIO, *rows: Row) -> None:

@@ -11,10 +11,17 @@ import shutil
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pickle import UnpicklingError
+from typing import TYPE_CHECKING
 
-from rlif.errors import DataError, MachineError, RecipeError, RlifError, first_line
+from rlif.errors import DataError, Interrupted, MachineError, Preempted, RecipeError, RlifError, first_line
 from rlif.runs.folder import Run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rlif.engines.trl.stopping import Stop
 
 MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad allocation", "bad_alloc")
 PEER = (
@@ -32,6 +39,33 @@ STAGES = {
     "_generate": ("while generating", "training.max_completion_length, or problems_per_update"),
     "training_step": ("while training", f"{BATCH}, or set training.gradient_checkpointing=true"),
 }
+
+
+@dataclass
+class Started:
+    """Says how far a run has come."""
+
+    run: Run | None  # None until its folder is made
+    stop: "Stop | None" = None
+
+
+@contextmanager
+def says_how_to_go_on(console: "Console", run: Run | None) -> Iterator[Started]:
+    """Prints what a signal leaves and how to go on; yields what the caller fills in on the way."""
+    started = Started(run)
+    try:
+        yield started
+    except (KeyboardInterrupt, Preempted) as end:
+        if started.run is None:
+            kept = "interrupted before the run began, so nothing is lost; give the same command again"
+        elif started.stop is None or started.stop.at is None:
+            kept = f"interrupted; what the run had saved is kept; {started.run.go_on}"
+        else:
+            kept = f"stopped at step {started.stop.at}; {started.run.go_on}"
+        console.out(kept, highlight=False)
+        if isinstance(end, KeyboardInterrupt):
+            raise Interrupted from None
+        raise
 
 
 @contextmanager
@@ -67,7 +101,7 @@ def faults_as_errors(run: Run, processes: int = 1, *, tidies: bool = False) -> I
 def _known(error: Exception, run: Run, processes: int) -> RlifError | None:
     """Returns the error that says what to do; None where the failure is not known."""
     text, number, reason = str(error).lower(), getattr(error, "errno", None), first_line(error)
-    go_on = f"go on with: rlif train --resume {run.path}"
+    go_on = run.go_on
     if number == errno.ENOSPC or os.strerror(errno.ENOSPC).lower() in text or _is_full(run):
         sentence = f"the disk is full; make room and {go_on}"
     elif number in NOT_WRITABLE or any(os.strerror(code).lower() in text for code in (errno.EROFS, errno.EDQUOT)):
@@ -77,7 +111,7 @@ def _known(error: Exception, run: Run, processes: int) -> RlifError | None:
     elif isinstance(error, MemoryError) or any(sign in text for sign in MEMORY):
         stack = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
         where, lower = next((STAGES[name] for name in STAGES if name in stack), ("in this run", BATCH))
-        sentence = f"out of memory {where}; lower {lower} in {run.path / 'recipe.yaml'} and {go_on}"
+        sentence = f"out of memory {where}; lower {lower} {run.change_and_go_on}"
     elif processes > 1 and any(sign in text for sign in PEER):
         sentence = f"another process of this run died or cannot be reached ({reason[:200]}); {go_on}"
     elif type(error).__module__.startswith("requests."):

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from rlif import progress
 from rlif.config.recipe import Recipe
 from rlif.errors import RecipeError
 from rlif.guard.health import groups, measure_health
@@ -174,7 +175,8 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     sampled = sampler.sample(ids, decoding)
     top_k = min(TOP_K, head_of(model).vocab_size) if NEEDS[signal] == "topk_confidence_BT" else None
     prompt_ids, completion_ids = [found.prompt_ids for found in sampled], [found.completion_ids for found in sampled]
-    stats = score_completions(model, prompt_ids, completion_ids, temperature=temperature, top_k=top_k)
+    with progress.task("scoring the completions"):
+        stats = score_completions(model, prompt_ids, completion_ids, temperature=temperature, top_k=top_k)
     rewards = windowed(signal, recipe.confidence_window)(stats)
     rows = [
         {

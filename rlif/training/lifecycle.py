@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlif import progress
 from rlif.config.recipe import Recipe
 from rlif.files.atomic import sync, sync_tree
 from rlif.files.inside import remove
@@ -18,7 +19,7 @@ from rlif.runs.environment import environment
 from rlif.runs.folder import Run
 from rlif.runs.rollback import guard_summary, rewind_rollbacks
 from rlif.sampling.loading import model_path
-from rlif.training.faults import faults_as_errors
+from rlif.training.faults import faults_as_errors, says_how_to_go_on
 from rlif.training.prepare import PreparedRun, prepare
 from rlif.training.processes import join_processes, on_main
 from rlif.training.session import Session, open_session
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from rlif.engines.trl.trainer import InternalFeedback
 
 
-def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, console: Console | None = None) -> Run:
+def train(
+    recipe: Recipe, *, name: str = "run", resume: Run | None = None, console: Console | None = None, again: str = ""
+) -> Run:
     """Trains a model as a recipe says and returns the run folder.
 
     Args:
@@ -40,6 +43,7 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
             run is returned as it is.
         console: a rich console for progress; if left out, progress is logged by `logging.getLogger("rlif.training")`
             at level INFO.
+        again: what goes on with the run after a stop, in words; `rlif train --resume` if left out.
 
     Raises:
         RlifError: something in the recipe, the data, the model or the machine that the user can put right.
@@ -54,24 +58,27 @@ def train(recipe: Recipe, *, name: str = "run", resume: Run | None = None, conso
     from rlif.engines.trl.stopping import Stop
     from rlif.training.progress import logging_console
 
-    state = join_processes(recipe)
     console = console or logging_console()
-    console.quiet = console.quiet or not state.is_main_process
-    if resume is not None and resume.is_finished:
-        console.out(f"{resume.path} is finished; there is nothing to continue", highlight=False)
-        return resume
-    prepared = prepare(recipe, state.num_processes)
-    if prepared.too_long:
-        console.print(f"{prepared.too_long} problems left out: prompts above {recipe.max_prompt_tokens} tokens")
-    stop = Stop(console, prepared.plan.updates_per_rollout)
-    with ExitStack() as held:
-        run, checkpoint, notes = on_main(lambda: _begin(prepared, name, resume, held))
-        held.enter_context(stop)
-        for note in notes:
-            console.out(note, highlight=False)
-        with faults_as_errors(run, state.num_processes, tidies=state.is_main_process):
-            _run(prepared, run, checkpoint, console, stop, fresh=resume is None)
-    return run
+    if resume is not None:
+        resume.again = again
+    with says_how_to_go_on(console, resume) as started, progress.shown(console):
+        state = join_processes(recipe)
+        console.quiet = console.quiet or not state.is_main_process
+        if resume is not None and resume.is_finished:
+            console.out(f"{resume.path} is finished; there is nothing to continue", highlight=False)
+            return resume
+        prepared = prepare(recipe, state.num_processes)
+        if prepared.too_long:
+            console.print(f"{prepared.too_long} problems left out: prompts above {recipe.max_prompt_tokens} tokens")
+        with ExitStack() as held:
+            run, checkpoint, notes = on_main(lambda: _begin(prepared, name, resume, held))
+            run.again, started.run = again, run
+            started.stop = stop = held.enter_context(Stop(console, prepared.plan.updates_per_rollout))
+            for note in notes:
+                console.out(note, highlight=False)
+            with faults_as_errors(run, state.num_processes, tidies=state.is_main_process):
+                _run(prepared, run, checkpoint, console, stop, fresh=resume is None)
+        return run
 
 
 def _begin(prepared: PreparedRun, name: str, resume: Run | None, held: ExitStack) -> tuple[Run, Path | None, list[str]]:
@@ -120,8 +127,6 @@ def _run(prepared: PreparedRun, run: Run, checkpoint: Path | None, console: Cons
         session = open_session(prepared, run, console, stop, fresh=False)
     trainer = session.trainer
     if stop.stopped(trainer.state):
-        on = f"go on with: rlif train --resume {run.path}"
-        console.out(f"stopped at step {trainer.state.global_step}; {on}", highlight=False)
         raise stop.ending()
     _save_model(run, trainer)
     if trainer.is_world_process_zero():
@@ -130,6 +135,7 @@ def _run(prepared: PreparedRun, run: Run, checkpoint: Path | None, console: Cons
     session.close()
 
 
+@progress.task("saving the model")
 def _save_model(run: Run, trainer: InternalFeedback) -> None:
     """Writes the trained model as a whole folder or not at all, to the disk before the summary names it."""
     from accelerate import PartialState

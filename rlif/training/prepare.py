@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
+from rlif import progress
 from rlif.config.recipe import Recipe
 from rlif.config.steps import Plan, check_annotator, plan_steps
 from rlif.errors import ModelError, RecipeError
@@ -73,6 +74,7 @@ def check_settings(recipe: Recipe, processes: int) -> tuple[Task, Prompt, dict[s
     return *check_names(recipe), check_training(recipe, processes)
 
 
+@progress.task("reading problems and tokenizer")
 def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     """Reads problems and tokenizer and checks that they make a run.
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from rlif import progress
 from rlif.guard.health import goes_on
 from rlif.sampling.sampler import Decoding, TransformersSampler
 from rlif.tasks import Task
@@ -28,6 +29,7 @@ from rlif.types import Problem
 MANY = 0.25  # share of completions from which on a habit is worth a warning
 
 
+@progress.task("checking prompts")
 def check_prompts(
     model: Any,
     tokenizer: Any,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlif import progress
 from rlif.errors import RecipeError, RewardError, RlifError
 from rlif.files.atomic import is_number
 from rlif.files.inside import remove
@@ -83,12 +84,10 @@ class Session:
         """Saves a checkpoint of the step before a failed reward; returns the error that says where things are."""
         step, details = self.trainer.state.global_step, getattr(error, "details", "")
         self.last.save(self.trainer)
-        path = self.run.path / "errors" / f"reward-step-{step + 1:06d}.txt"
+        where = ""
         if details and self.trainer.is_world_process_zero():
-            path = self.run.write_traceback(step + 1, details)
-        where = f"; its traceback is in {path}" if details else ""
-        on = f"put it right and go on with: rlif train --resume {self.run.path}"
-        return RewardError(f"{error}{where}; stopped after step {step}; {on}")
+            where = f"; its traceback is in {self.run.write_traceback(step + 1, details)}"
+        return RewardError(f"{error}{where}; stopped after step {step}; put it right and {self.run.go_on}")
 
     def roll_back(self, console: Console) -> Path | None:
         """Returns the last healthy checkpoint, None for the start; what was logged after it is forgotten."""
@@ -119,6 +118,7 @@ def open_session(prepared: PreparedRun, run: Run, console: Console, stop: Stop, 
     return _with_callbacks(prepared, run, build(strong, run, fresh), settings, console, stop)
 
 
+@progress.task("loading the model")
 def build(prepared: PreparedRun, run: Run, fresh: bool) -> InternalFeedback:
     """Builds the engine's trainer; where it cannot, a run folder that was made for it (`fresh`) is removed again."""
     from accelerate import PartialState
@@ -180,13 +180,14 @@ def _with_callbacks(
         _grade(prepared.task, [problems.get(_key(row["prompt"])) for row in rows], rows)
         return rows
 
-    display, last, names = callbacks.Display(console), checkpointing.LastStep(), callbacks.MetricNames()
+    display = callbacks.Display(console, list(prepared.recipe.weights))
+    last, names = checkpointing.LastStep(), callbacks.MetricNames()
     limit = prepared.recipe.resolved_training["save_total_limit"]
     for callback in (
         FiniteGradients(),
         last,
         callbacks.Recorder(run, lambda: {"path": trainer.reward.path} | guard.logged, completions),
-        checkpointing.RoomForCheckpoint(run.checkpoints),
+        checkpointing.RoomForCheckpoint(run),
         checkpointing.SealCheckpoints(run, limit, lambda: guard.healthy),
         display,
     ):

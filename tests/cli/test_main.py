@@ -37,7 +37,7 @@ def test_importing_the_package_or_showing_help_loads_little():
     loaded = loaded_by("import rlif.cli.main; rlif.cli.main.app(['--help'], standalone_mode=False)")
     assert not {"logging", "rich.text", "pydantic", "ruamel.yaml"} & loaded
     folders = {name.split(".")[1] for name in loaded if name.startswith("rlif.")}
-    assert folders == {"cli", "errors", "files", "runs", "version"}
+    assert folders == {"cli", "errors", "files", "progress", "runs", "version"}
 
 
 def loaded_by(code: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -13,6 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import rlif
+from rlif import progress
 from rlif.cli.main import app
 from rlif.cli.select import _print_accuracies
 from rlif.cli.tables import print_text, table_lines
@@ -140,32 +142,77 @@ def test_a_program_that_configures_logging_decides_what_is_shown(configured, sho
     assert done.stderr.endswith(shown) and len(done.stderr.splitlines()) == len(shown.splitlines())
 
 
-KEPT = "rlif: interrupted; finished work is kept, and the same command resumes.\n"
+NOTHING = "nothing was written; give the same command again"
+ANEW = "the same command begins anew; with --out it goes on where it ended"
+MODEL = ["-m", "tiny-reasoner"]
+LOADS, DRAWS = "selection.score_file.load_scorer", "selection.drawing.Drawing.draw"
+SAMPLES, EVALUATES = ["select", "--samples", "rows.jsonl", "--out=best"], "evaluation.grid.evaluate_candidate"
+EVAL = ["eval", "tiny-reasoner", "--tasks=clock"]
+
+
+@pytest.mark.parametrize(
+    ("where", "args", "kept"),
+    [
+        (LOADS, ["score", "rows.jsonl", *MODEL], ANEW),
+        (LOADS, ["score", "rows.jsonl", *MODEL, "-os.jsonl"], "written rows are kept in s.jsonl; give the same"),
+        (DRAWS, ["select", *MODEL, "-t", "clock", "--out=best"], "drawn samples are kept in best; give the same"),
+        (DRAWS, ["select", *MODEL, "-t", "clock"], ANEW),
+        ("selection.scaling.report", SAMPLES, NOTHING),
+        (EVALUATES, EVAL, "what was scored is kept; give the same command again"),
+        (EVALUATES, [*EVAL, "--overwrite"], "what was scored is kept; --overwrite scores it again"),
+        ("evaluation.evaluate.check_gold", ["eval", "--tasks", "clock", "--check-gold"], NOTHING),
+        ("tasks.alpaca_eval.AlpacaEval.load", ["judge", "rows.jsonl"], NOTHING),
+        ("training.forecast.probe", ["probe", "demo"], "a forecast keeps nothing"),
+        ("training.lifecycle.prepare", ["train", "demo"], "interrupted before the run began, so nothing is lost"),
+        ("reporting.page.report", ["report", "run"], "no report was written"),
+        ("comparison.comparison.compare", ["compare", "demo"], "finished runs are kept in runs/compare"),
+        ("comparison.comparison.compare", ["compare", "rows.jsonl"], NOTHING),
+    ],
+)
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(where, args, kept, monkeypatch, capsys, tmp_path):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"rlif.{where}", interrupt)
+    monkeypatch.chdir(tmp_path)
+    row = {"id": "1", "prompt": "a", "completion": "b", "right": True, "answer": "b", "self_certainty": 1.0}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    code, out, err = main(monkeypatch, capsys, *args)
+    assert code == 130 and kept in out + err
+    assert (out + err).count("interrupted") == 1 and (args[0] == "train" or out == "")
 
 
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (
-            ["score", "rows.jsonl", "-m", "tiny-reasoner"],
-            "rlif: interrupted; the same command resumes only with --out.\n",
-        ),
-        (["score", "rows.jsonl", "-m", "tiny-reasoner", "-oscores.jsonl"], KEPT),
-        (["select", "-m", "tiny-reasoner", "-t", "clock", "--out=best"], KEPT),
-        (["eval", "tiny-reasoner", "--tasks", "clock"], KEPT),
-        (["eval", "tiny-reasoner", "--tasks", "clock", "--overwrite"], ""),
-        (["tasks"], ""),
+        (["score"], "missing argument"),
+        (["select", "--n", "0"], "invalid value for '--n'"),
+        (["score", "--nope"], "no such option"),
+        (["scor"], "no such command 'scor'"),
     ],
 )
-def test_ctrl_c_says_whether_the_same_command_resumes(args, said, monkeypatch, capsys, tmp_path):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
+def test_a_wrong_call_is_one_sentence_with_a_hint(args, said, monkeypatch, capsys):
+    code, out, err = main(monkeypatch, capsys, *args)
+    assert (code, out) == (2, "") and err.startswith(f"rlif: {said}") and len(err.splitlines()) == 1
+    assert err.endswith(" --help`.\n")
 
-    for place in ("selection.score_file.load_scorer", "evaluation.grid.candidates", "cli.tasks.print_table"):
-        monkeypatch.setattr(f"rlif.{place}", interrupt)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "rows.jsonl").write_text("{}\n")
-    assert main(monkeypatch, capsys, *args) == (130, "", said)
+
+def test_no_command_shows_the_help(monkeypatch, capsys):
+    code, out, err = main(monkeypatch, capsys)
+    assert code == 2 and "Train language models by their own confidence." in out + err
+
+
+def test_quiet_shows_no_progress(monkeypatch, capsys):
+    asked = []
+
+    def show(*_, **__):
+        asked.append(progress._shown is not None)
+        raise rlif.RlifError
+
+    monkeypatch.setattr("rlif.evaluation.reproduce.check_graders", show)
+    for options in ([], ["--quiet"]):
+        main(monkeypatch, capsys, *options, "check-graders", "here")
+    assert asked == [True, False]
 
 
 def test_the_hub_clients_retries_are_silent_while_a_command_runs(monkeypatch, capsys):

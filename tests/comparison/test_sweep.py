@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -45,6 +46,13 @@ def recipes(place: Path) -> list[Path]:
 
 def call(place: Path, folder: Path, *options: object):
     return CliRunner().invoke(app, ["compare", *map(str, [*recipes(place), "--folder", folder, "--seeds=2", *options])])
+
+
+def raising(error: BaseException):
+    def fails(*_, **__):
+        raise error
+
+    return fails
 
 
 def tables(found) -> list[str]:
@@ -137,15 +145,36 @@ def test_a_failed_run_is_a_row_and_the_others_continue(place, tmp_path):
 
 
 def test_a_failed_run_is_resumed_by_the_same_comparison(place, tmp_path, monkeypatch):
-    """Not by `rlif train`, and not with a recipe changed in the folder, which the comparison would refuse."""
-
-    def train(recipe, **_):
-        path = tmp_path / recipe.name
-        raise rlif.RlifError(f"no memory; lower x in {path / 'recipe.yaml'} and go on with: rlif train --resume {path}")
-
-    monkeypatch.setattr(training, "train", train)
+    """Not by `rlif train`, and a changed recipe needs a folder without the run."""
+    session = "rlif.training.lifecycle.open_session"
+    monkeypatch.setattr(session, raising(MemoryError()))
     found = compare([place / "sure.yaml"], seeds=[0], folder=tmp_path)
-    assert found.notes[0] == "sure seed 0: failed: no memory; lower x in the recipe and give the same command again."
+    path = tmp_path / "sure-seed0"
+    assert path.is_dir() and found.notes[0].endswith(
+        " in the recipe, remove sure-seed0 and give the same command again."
+    )
+    changed = ["training.per_device_train_batch_size=2"]
+    with pytest.raises(rlif.RlifError, match="give another --folder, or remove it"):
+        compare([place / "sure.yaml"], seeds=[0], overrides=changed, folder=tmp_path)
+    shutil.rmtree(path)
+    compare([place / "sure.yaml"], seeds=[0], overrides=changed, folder=tmp_path)
+    assert path.is_dir()
+
+
+def test_ctrl_c_in_a_run_says_to_give_the_comparison_again(place, tmp_path, monkeypatch):
+    monkeypatch.setattr("rlif.training.lifecycle.open_session", raising(KeyboardInterrupt()))
+    console = Console(file=io.StringIO(), width=200)
+    with pytest.raises(KeyboardInterrupt):
+        compare([place / "sure.yaml"], seeds=[0], folder=tmp_path, console=console)
+    said = console.file.getvalue()
+    assert "what the run had saved is kept; give the same command again" in said and "rlif train" not in said
+
+
+def test_a_folder_that_is_not_a_run_is_refused_before_anything_runs(place, tmp_path):
+    (tmp_path / "sure-seed0").mkdir()
+    (tmp_path / "sure-seed0/notes.txt").write_text("mine")
+    with pytest.raises(rlif.RlifError, match="sure-seed0 is not a run folder; give another --folder, or remove it"):
+        compare([place / "sure.yaml"], seeds=[0], folder=tmp_path)
 
 
 def test_a_run_stopped_by_the_guard_is_noted(place, tmp_path):

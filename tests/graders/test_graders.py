@@ -162,7 +162,7 @@ def test_a_function_that_raises_is_named():
     ("name", "message"),
     [
         ("no_such_module:f", "cannot import the reward no_such_module:f: No module named"),
-        ("rlif.gone:f", "No module named 'rlif.gone'; the modules of rlif are in folders now, see docs/architecture"),
+        ("rlif.gone:f", "rlif has no module rlif.gone; its modules are in folders now, see docs/architecture.md"),
         ("math:no_such", "the module math has no 'no_such'"),
         ("math.pi", "the reward math.pi is a float, not a function"),
         ("exploding:f", "importing the reward exploding:f raises ZeroDivisionError"),

@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # From the lowest floor to the highest. A folder imports from lower floors, or from itself.
 FLOORS = [
-    ["types", "errors", "intervals", "version", "moved"],
+    ["types", "errors", "intervals", "version", "moved", "progress"],
     ["files"],
     ["answers", "sandbox", "scoring", "judging"],
     ["signals", "tasks", "guard"],

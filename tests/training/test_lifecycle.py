@@ -111,7 +111,7 @@ def test_progress_is_logged_and_not_printed_without_a_console(tmp_path, model_fo
     with caplog.at_level("INFO", logger="rlif.training"):
         run = rlif.train(rlif.load_recipe("demo", overrides))
     lines = [record.getMessage() for record in caplog.records if record.name == "rlif.training"]
-    assert f"run folder {run.path}" in lines and any(line.startswith("step 2/2  reward ") for line in lines)
+    assert f"run folder {run.path}" in lines and any(line.startswith("step 2/2  self_certainty ") for line in lines)
     assert {record.levelname for record in caplog.records if record.name == "rlif.training"} == {"INFO"}
     assert capsys.readouterr().out == ""
 

@@ -136,7 +136,7 @@ def test_no_secret_of_the_environment_is_written_or_printed(folder, tmp_path):
         ("name=../elsewhere", "is not a folder name"),
         ("name=/tmp/elsewhere", "is not a folder name"),
         ("training.output_dir=/tmp/elsewhere", "training.output_dir is set by rlif"),
-        ("training.hub_token=hf_abc", "training.hub_token is set by rlif; use HF_TOKEN in the environment"),
+        ("training.hub_token=hf_abc", "training.hub_token is set by rlif; set HF_TOKEN in the environment"),
         ("training.push_to_hub=true", "training.push_to_hub is set by rlif"),
         ("training.trackio_bucket_id=a/b", "training.trackio_bucket_id is set by rlif"),
         ("training.trackio_static_space_id=a/b", "training.trackio_static_space_id is set by rlif"),

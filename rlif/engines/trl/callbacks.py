@@ -1,14 +1,15 @@
 """Callbacks of a training step: record it, evaluate, show progress. They depend on transformers only."""
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any, Self
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+from rlif import progress
 from rlif.runs.folder import Run
 
 # The engine's names and ours; other metrics keep the engine's name.
@@ -112,45 +113,44 @@ class PipeSafeConsole(Console):
 
 
 class Display(TrainerCallback):
-    """Shows progress: step, reward, length, KL, time left; without a terminal, one line per logged step."""
+    """Shows progress: step, rewards, length, KL, time left; where nothing draws a bar, one line per logged step.
 
-    def __init__(self, console: Console):
-        self.console = console
-        self.progress = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+    Args:
+        rewards: names of the rewards, whose means are shown.
+    """
+
+    def __init__(self, console: Console, rewards: Sequence[str] = ()):
+        self.console, self.rewards = console, rewards
+        self.held = ExitStack()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.bar = self.progress.add_task("", total=state.max_steps, completed=state.global_step, figures="")
-        if state.is_world_process_zero:
-            self.progress.start()
+        done = state.global_step
+        self.work = self.held.enter_context(progress.task("training, step", state.max_steps, done))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.progress.update(self.bar, completed=state.global_step)
+        self.work(state.global_step - self.work.done)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
-        shown = {"reward": logs.get("reward"), "length": logs.get("completion_length"), "KL": logs.get("kl")}
+        names = {name: name for name in self.rewards} | {"length": "completion_length", "KL": "kl"}
+        if len(self.rewards) != 1:
+            names = {"reward": "reward"} | names
+        shown = {name: logs.get(key) for name, key in names.items()}
         figures = "  ".join(
             f"{name} {'-' if value is None else format(value, '.3g')}"
             for name, value in shown.items()
             if name != "KL" or value is not None
         )
-        self.progress.update(self.bar, figures=figures)
-        if not self.console.is_terminal:
-            self.console.print(f"step {state.global_step}/{state.max_steps}  {figures}", highlight=False)
+        self.work.note = figures
+        if not progress.draws():
+            left = self.work.seconds_left(time.monotonic())
+            end = f"  {progress.duration(left)} left" if left else ""
+            self.console.print(f"step {state.global_step}/{state.max_steps}  {figures}{end}", highlight=False)
+            progress.spoken()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        self.held.close()

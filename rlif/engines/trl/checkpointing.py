@@ -78,8 +78,8 @@ class RoomForCheckpoint(TrainerCallback):
     It counts the saved weights, and Adam's two moments of the trainable ones, in their own type.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, run: Run):
+        self.run, self.folder = run, run.checkpoints
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if not control.should_save or not state.is_world_process_zero:
@@ -91,7 +91,7 @@ class RoomForCheckpoint(TrainerCallback):
         if free < needed:
             raise MachineError(
                 f"a checkpoint of {needed / 2**20:.0f} MiB does not fit into the {free / 2**20:.0f} MiB free at"
-                f" {self.folder}; make room and go on from the last one with --resume."
+                f" {self.folder}; make room and {self.run.go_on}."
             )
 
 

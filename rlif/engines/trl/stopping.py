@@ -46,6 +46,7 @@ class Stop(TrainerCallback):
         self.signal: int | None = None  # that this process received
         self.since = -math.inf  # when this process or another one received it; monotonic seconds
         self.agreed: int | None = None  # the signal that ends all processes, once they have exchanged theirs
+        self.at: int | None = None  # the step after which it ended
         self.stepping = False
 
     def __enter__(self) -> Self:
@@ -91,6 +92,7 @@ class Stop(TrainerCallback):
             self.agreed = max(gather_object([self.signal or 0])) or None
         if self.agreed is not None:
             self.since = max(self.since, time.monotonic())  # this process's own copy may still be on its way
+            self.at = state.global_step
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

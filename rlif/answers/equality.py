@@ -15,15 +15,17 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 
 from rlif import progress
-from rlif.answers.clusters import clusters, seconds_left
+from rlif.answers.clusters import charge, clusters, seconds_left
 from rlif.answers.comparison import same
 from rlif.answers.spelling import LONGEST
 from rlif.errors import MachineError
 
-SECONDS = 12.0  # for one comparison; the worker's own limits add up to 10
+SECONDS = 12.0  # for one comparison
 SHORT = 100  # characters of two answers together; longer ones may take a second, also without a process
+ROOT = Path(__file__).parents[2]  # of this rlif
 WORKERS = 16  # at most; each takes 0.1 GiB
 
 
@@ -102,6 +104,9 @@ def _compare(answer: str, gold: str, seconds: float) -> bool:
 def _decide(answer: str, gold: str, seconds: float) -> bool:
     """Raises TimeoutError, which is not cached, if the time of a group is what ran out."""
     limit = min(seconds, seconds_left())
+    if limit < seconds and (spent := _in_vain.get((answer, gold))):  # a group is compared ahead, then again
+        charge(spent)
+        raise TimeoutError
     if limit <= 0:
         raise TimeoutError
     with _lock:
@@ -112,6 +117,7 @@ def _decide(answer: str, gold: str, seconds: float) -> bool:
         with _lock:
             _idle.append(worker)
     if verdict is None and limit < seconds:
+        _in_vain[answer, gold] = limit
         raise TimeoutError
     return bool(verdict)
 
@@ -138,6 +144,7 @@ class Worker:
     def _start(self) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "rlif.answers.equality_worker"],
+            cwd=ROOT,  # from which -m imports first: this rlif, and no other file of the user's
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -168,6 +175,7 @@ class Worker:
 
 
 _idle: list[Worker] = []
+_in_vain: dict[tuple[str, str], float] = {}  # seconds that groups gave to a pair until their time was out
 _lock = threading.Lock()
 
 

@@ -6,8 +6,8 @@ here, with a memory limit; `rlif.answers.equality` kills the process when it tak
 
 latex2sympy2_extended, the parser of math-verify, parses expressions; sympy evaluates them. Two constants are equal if
 no digit of their difference is other than zero, or if one is a decimal of at least six digits that the other rounds
-to. With variables they must agree at four points, two of them negative. Equations and inequalities are equal if one is
-a multiple of the other. Of anything else the parsed forms must match.
+to. With variables they must agree at four points, two of them negative, as far as they have values there. Equations
+and inequalities are equal if one is a multiple of the other. Of anything else the parsed forms must match.
 """
 
 import json
@@ -25,11 +25,12 @@ from rlif.answers.numerals import SIX, Number, read_number, same_number
 
 MEMORY = 4 * 2**30  # bytes of address space
 DIGITS = 40
-MOST = 1000  # digits
+MOST_DIGITS = 1000
 AGREE = 1e-20  # relative
 POINTS = 4
 PRODUCT = re.compile(r"(?<=[\d)])\(")  # the parser would read 2(1) as a call
 LETTER_I = re.compile(r"(?<![a-zA-Z\\])I(?![a-zA-Z])")
+DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.]|\\(?:overline|dot))")  # floats would be compared by 6 digits
 DEGREES = re.compile(r"(\d+(?:\.\d+)?)\^\{\\circ\}")
 
 
@@ -61,6 +62,7 @@ def parsed(expression: str) -> Any:
     if number := read_number(expression):
         return Rational(number.value.numerator, number.value.denominator)
     config = ConversionConfig(lowercase_symbols=False)
+    expression = DECIMAL.sub(_as_fraction, expression)
     expression = PRODUCT.sub(r"\\cdot (", DEGREES.sub(r"(\\frac{\1\\pi}{180})", expression))
     found: Any = latex2sympy(expression, normalization_config=None, conversion_config=config)
     if found.has(Integral, Sum, Product):
@@ -71,6 +73,11 @@ def parsed(expression: str) -> Any:
     if i in getattr(found, "free_symbols", ()):
         meant[i] = I
     return found.subs(meant, simultaneous=True) if meant else found
+
+
+def _as_fraction(match: re.Match[str]) -> str:
+    whole, decimals = match.groups()
+    return rf"\frac{{{int(whole + decimals)}}}{{{10 ** len(decimals)}}}"
 
 
 def _same_values(answer: str, gold: str, a: Any, b: Any) -> bool | None:
@@ -111,10 +118,10 @@ def _same_decimal(answer: str, gold: str, a: Any, b: Any) -> bool | None:
 
 
 def _is_zero(difference: Any) -> bool | None:
-    """Checks a constant for zero, by as many digits as it takes to find one that differs, at most MOST."""
+    """Checks a constant for zero, by as many digits as it takes to find one that differs, at most MOST_DIGITS."""
     if difference.is_Rational:
         return bool(difference == 0)
-    value = difference.evalf(15, maxn=MOST)
+    value = difference.evalf(15, maxn=MOST_DIGITS)
     parts = [part for part in value.as_real_imag() if part != 0]
     if not all(part.is_Float for part in parts):
         return None

@@ -27,7 +27,18 @@ UNIT_NAMES = {
     **{"mm": "millimeter millimetre", "cm": "centimeter centimetre", "m": "meter metre", "km": "kilometer kilometre"},
     **{"in": "inch inche", "ft": "foot feet", "yd": "yard", "mi": "mile", "l": "liter litre", "cent": "", "dollar": ""},
     **{"ml": "milliliter millilitre", "g": "gram", "kg": "kilogram", "lb": "pound", "oz": "ounce", "s": "sec second"},
-    **{"min": "minute", "h": "hr hour", "day": "", "week": "", "month": "", "year": "yr"},
+    **{
+        "min": "minute",
+        "h": "hr hour",
+        "c": "celsius",
+        "f": "fahrenheit",
+        "W": "watt",
+        "V": "volt",
+        "day": "",
+        "week": "",
+        "month": "",
+        "year": "yr",
+    },
 }
 PHYSICAL = {name: unit for unit, names in UNIT_NAMES.items() for name in (unit, *names.split())}
 SHORT = ["mg", "nm", "mL", "kL", "mph", "kph", "deg", "rad", "way", "sq", "cu", "men", "am", "pm", "old", "per"]
@@ -158,8 +169,9 @@ def without_units(spelling: str, other: str = "") -> str:
     if TRIGONOMETRIC.search(spelling):
         return spelling
     found = UNITS.sub("", spelling) or spelling
-    unit = _unit(other)[0] if other else None
-    return re.sub(rf"(?<=[\d}}]){unit[0]}(?:\^\{{\d\}})?$", "", found) if unit and len(unit) == 1 else found
+    unit, power = _unit(other) if other else (None, None)
+    raised = rf"\^\{{{power}\}}" if power else ""
+    return re.sub(rf"(?<=[\d}}]){unit[0]}{raised}$", "", found) if unit and len(unit) == 1 else found
 
 
 def units_conflict(answer: str, gold: str) -> bool:
@@ -172,6 +184,8 @@ def units_conflict(answer: str, gold: str) -> bool:
         (True, False, True)
     """
     (units, power), (others, second) = _unit(answer), _unit(gold)
+    if any("%" in text for text in (answer, gold)) and (units or others):
+        return "%" not in answer or "%" not in gold
     if THINGS in (units, others):
         return units != others and None not in (units, others)
     if ANY not in (units, others) and units and others and units != others:
@@ -182,7 +196,8 @@ def units_conflict(answer: str, gold: str) -> bool:
 @lru_cache(maxsize=2**12)
 def _unit(spelling: str) -> tuple[tuple[str, ...] | None, str | None]:
     """Returns units, such as km and h, or what is counted, and a power; None for each that there is not."""
-    tail = spelling[len(without_units(spelling)) :].replace("\\text", " ")
+    tail = spelling[len(without_units(spelling)) :].replace("\\text", " ").replace("\\circ", "")
+    tail = tail.replace("mph", "mi h").replace("kph", "km h")
     power = POWER.search(tail)
     words = [word.lower() for word in re.findall("[a-zA-Z]+", POWER.sub("", tail)) if word != "per"]
     names = [PHYSICAL.get(word) or PHYSICAL.get(word.removesuffix("s")) for word in words]

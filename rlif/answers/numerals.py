@@ -19,7 +19,7 @@ DECIMAL = re.compile(UNSIGNED)
 FRACTION = re.compile(r"(?:\\frac\{(-?)(\d+)\}\{(-?)(\d+)\}|(\d+)/(\d+)|\((\d+)\)/\((\d+)\))")
 MIXED = re.compile(r"(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(\d+)/(\d+))")
 PERIODIC = re.compile(r"(\d*)\.(\d*)(?:\\overline\{(\d+)\}|\\dot\{?(\d)\}?|\((\d+)\))")
-GOES_ON = re.compile(r"(\d*)\.(\d{0,20}?)(\d{1,9}?)\3{2,}(?:\\ldots|\.\.\.)")
+REPEATED = re.compile(r"(\d*)\.(\d{0,20}?)(\d{1,9}?)\3{2,}(?:\\ldots|\.\.\.)")
 POWER_OF = re.compile(r"(\d{1,20})\^\{(-?\d{1,3})\}")
 SCIENTIFIC = re.compile(rf"({UNSIGNED})(?:(?:\\cdot ?|x)10\^\{{([+-]?\d+)\}}|[eE]([+-]?\d+))")
 
@@ -41,11 +41,11 @@ UNIT_NAMES = {
     },
 }
 PHYSICAL = {name: unit for unit, names in UNIT_NAMES.items() for name in (unit, *names.split())}
-SHORT = ["mg", "nm", "mL", "kL", "mph", "kph", "deg", "rad", "way", "sq", "cu", "men", "am", "pm", "old", "per"]
-SHORT += ["USD", "EUR"]
-SHORT += [name + plural for name in PHYSICAL for plural in ("", "s") if 1 < len(name + plural) < 4]
+SHORT_UNITS = ["mg", "nm", "mL", "kL", "mph", "kph", "deg", "rad", "way", "sq", "cu", "men", "am", "pm", "old", "per"]
+SHORT_UNITS += ["USD", "EUR"]
+SHORT_UNITS += [name + plural for name in PHYSICAL for plural in ("", "s") if 1 < len(name + plural) < 4]
 # Each word can match in one way alone: otherwise the time would be exponential in the number of words.
-UNIT_WORD = rf"(?:[a-zA-Z]{{4,}}|{'|'.join(SHORT)}|[ck]?m/[sh]|ft/s|mi/h)(?![a-zA-Z])"
+UNIT_WORD = rf"(?:[a-zA-Z]{{4,}}|{'|'.join(SHORT_UNITS)}|[ck]?m/[sh]|ft/s|mi/h)(?![a-zA-Z])"
 IN_TEXT = r"\\text\{[^{}]*(?:\{[^{}]*\}[^{}]*)?\}"
 UNIT = rf"(?:{IN_TEXT}|\\frac\{{{IN_TEXT}\}}\{{{IN_TEXT}\}}|(?<![\\a-zA-Z]){UNIT_WORD})(?:\^\{{-?\d\}})?"
 UNITS = re.compile(rf"(?:(?<=[\d}})%])|(?<=[a-zA-Z])(?=\\text))(?:\^\{{\\circ\}}(?:[CF]\b)?)?(?:[ ./^-]*{UNIT})*$")
@@ -99,7 +99,7 @@ def _unsigned(text: str) -> Number | None:
     if match := PERIODIC.fullmatch(text):
         whole, before, *periods = match.groups()
         return Number(_periodic(whole, before, next(filter(None, periods))))
-    if match := GOES_ON.fullmatch(text):
+    if match := REPEATED.fullmatch(text):
         return Number(_periodic(*match.groups()))
     if match := POWER_OF.fullmatch(text):
         return Number(Fraction(int(match.group(1))) ** int(match.group(2)))

@@ -18,7 +18,7 @@ OVERLINED = re.compile("(?:\\d\u0305)+")
 
 SPECIAL_TOKEN = re.compile(r"<\|[\w-]{1,40}\|>|</?(?:s|answer)>|<(?:eos|bos|pad|end_of_turn)>")
 PAIRS = [(mark, mark) for mark in ("$$", "$", "**", "__", "`", "*", '"', "'")] + [(r"\(", r"\)"), (r"\[", r"\]")]
-BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
+WHOLE_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
 WHOLE_TEXT = re.compile(r"\\text\s*\{\s*([-\d][^{}]*|[^{}]*,[^{}]*)\}")  # \text{6 ways}, \text{A, B}
 INTERVAL = re.compile(r"(^|\\cup|\\in)([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])(?=$|\\cup)")  # also ]1,2[ as in French
 SENTENCE = re.compile(
@@ -156,7 +156,7 @@ def unwrap(text: str) -> str:
         text = SENTENCE.sub("", text)
         if match := WHOLE_TEXT.fullmatch(text):
             text = match.group(1)
-        if match := BOX.match(text):
+        if match := WHOLE_BOX.match(text):
             text = _inside(text, match.end() - 1)
         elif text.startswith("{"):
             text = _inside(text, 0)

@@ -19,7 +19,7 @@ Leaf = str
 SET = r"\{\}"
 OPEN = {"(": "(", "[": "[", r"\{": r"\{", r"\langle": "(", "{": "", r"\lfloor": "", r"\lceil": ""}
 CLOSE = {")": ")", "]": "]", r"\}": r"\}", r"\rangle": ")", "}": "", r"\rfloor": "", r"\rceil": ""}
-TOKEN = re.compile(
+SYMBOL = re.compile(
     r"\\\\|\\begin\{[^{}]*\}(?:\{[^{}]*\})?|\\end\{[^{}]*\}|\\text\{[^{}]*\}|\\[a-zA-Z]+ ?|\\.|[a-zA-Z]+|\d[\d.]*|.",
     re.DOTALL,
 )
@@ -183,7 +183,7 @@ def _split(text: str, *separators: "str | re.Pattern[str]", thousands: bool = Fa
     """Splits at separators outside of all brackets and environments."""
     kept = {at for match in THOUSANDS.finditer(text) for at in range(*match.span())} if thousands else ()
     parts, depth, start = [], 0, 0
-    for match in TOKEN.finditer(text):
+    for match in SYMBOL.finditer(text):
         token = match.group().rstrip()
         if token in OPEN or token.startswith(r"\begin"):
             depth += 1
@@ -207,7 +207,7 @@ def _flat(nodes: Sequence[Node], kind: str) -> tuple[Node, ...]:
 
 
 def _bracketed(text: str) -> Node | None:
-    tokens = [(match.group().rstrip(), match.span()) for match in TOKEN.finditer(text)]
+    tokens = [(match.group().rstrip(), match.span()) for match in SYMBOL.finditer(text)]
     if len(tokens) < 2 or not OPEN.get(tokens[0][0]) or not CLOSE.get(tokens[-1][0]):
         return None
     depth = 0
@@ -291,7 +291,7 @@ def _leaf(text: str) -> Node:
 def _inequality(text: str) -> Labelled | None:
     r"""Parses `a < x \le b`, `x > a` and `x \ne a` as the set of all such x, with x as its label."""
     tokens = [
-        token for match in TOKEN.finditer(text) if (token := match.group().rstrip()) in RELATIONS or token == r"\ne"
+        token for match in SYMBOL.finditer(text) if (token := match.group().rstrip()) in RELATIONS or token == r"\ne"
     ]
     if not 1 <= len(tokens) <= 2:
         return None

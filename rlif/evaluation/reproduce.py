@@ -36,6 +36,7 @@ from rlif.judging import win_rate
 from rlif.tasks import find_task
 from rlif.tasks.code.programs import CodeTask, run_trials
 from rlif.tasks.code.stdin_tests import Test, trials_of
+from rlif.tasks.mmlu_pro import LETTERS, draw
 from rlif.tasks.zeroeval import first_number_equal, load_zeroeval, text_equal
 from rlif.types import Problem
 
@@ -45,6 +46,7 @@ AGREEMENT = 0.9999  # of verdicts with published ones, where a family has them b
 ALPACA_ITEMS = 805
 EVALPLUS = {"humaneval": ("humaneval", "humaneval.plus"), "mbpp": ("mbpp.base-ordered", "mbpp.plus-ordered")}
 HOMES = ("alpaca_eval", "cruxeval", "humaneval", "livecodebench", "mbpp", "mmlu_pro", "zeroeval")
+MOST = 0.8  # of the letters without a sentence that the first rule reads
 CUT = "...(truncated) ..."  # in records of LiveCodeBench
 
 
@@ -218,10 +220,25 @@ def _mmlu_pro(entry: Entry) -> Check:
     hits = [row for row in rows if CHOICE_SENTENCE.search(row["output"] or "")]
     agree = [choice_letter(row["output"]) == row["pred"] for row in hits]
     nulls = sum(row["pred"] is None for row in rows)
-    # A run with null where the first rule finds no letter has it there alone; others draw a letter.
-    sound = bool(hits) and all(agree) and nulls in (0, len(rows) - len(hits))
+    # A run with null where the first rule finds no letter has it there alone. Others go on by the second and third
+    # rule, and then draw a letter. If most of theirs are what the published script draws, all must be.
+    others = [
+        _is_letter_of(row, problems[str(row["question_id"])])
+        for row in rows
+        if not CHOICE_SENTENCE.search(row["output"] or "")
+    ]
+    whole = nulls == len(others) or (nulls == 0 and (all(others) or sum(others) < MOST * len(others)))
     note = f"the first of three rules finds a letter in {len(hits)} of {len(rows)}; {sum(agree)} are the stored ones"
+    sound = bool(hits) and all(agree) and whole
     return entry.check(len(rows), [percent(agree)], [100.0], sound=sound, note=note)
+
+
+def _is_letter_of(row: Row, problem: Problem) -> bool:
+    """Checks a stored letter by all three rules; a drawn one may be of a form of the question that had more options."""
+    letter = choice_letter(row["output"] or "")
+    return row["pred"] in (
+        [letter] if letter else [draw(n) for n in range(len(problem.data["options"]), len(LETTERS) + 1)]
+    )
 
 
 def _alpaca_eval(entry: Entry) -> Check:

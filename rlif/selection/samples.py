@@ -156,7 +156,8 @@ def mark_samples(rows: Sequence[Row], task: Task, problems: Mapping[str, Problem
     rows = [dict(row) for row in rows]
     for row in rows:
         if "right" in row:
-            row.setdefault("answer", task.extract(row["completion"]))
+            problem, text = problems.get(row["id"]), row["completion"]
+            row.setdefault("answer", task.answer(problem, text) if problem else task.extract(text))
         elif row["id"] not in problems:
             raise DataError(
                 f"the sample of {row['id']!r} is to be graded, but {task.name} has no such problem among the"

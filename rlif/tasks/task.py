@@ -110,6 +110,10 @@ class Task(ABC):
         """Returns the answer that a completion gives, or None."""
         return self.protocol.extract(completion)
 
+    def answer(self, problem: Problem, completion: str) -> str | None:
+        """Returns the answer that a completion gives to this problem, or None."""
+        return self.extract(completion)
+
     def equal(self, answer: str, gold: str) -> bool:
         """Compares an answer with a gold answer, or with another answer."""
         return (self.protocol.equal or grading.equal)(answer, gold)
@@ -127,7 +131,7 @@ class Task(ABC):
         Args:
             unsafe_local: run model-written code without a sandbox; used only by tasks that run code.
         """
-        answers = [self.extract(completion) for completion in completions]
+        answers = list(map(self.answer, problems, completions))
         places = [(i, gold) for i, answer in enumerate(answers) if answer is not None for gold in problems[i].golds]
         pairs = [(answers[i] or "", gold) for i, gold in places]
         equal = self.protocol.equal

@@ -184,7 +184,7 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
             "prompt_ids": found.prompt_ids,
             "completion": found.text,
             "completion_ids": found.completion_ids,
-            "answer": prepared.task.extract(found.text),
+            "answer": prepared.task.answer(chosen[i // group], found.text),
             "truncated": found.truncated,
             "reward": reward,
         }

@@ -59,7 +59,7 @@ def check_prompts(
     found = sampler.sample(ids, replace(decoding, ends=ends))
     n, truncated = len(found), sum(completion.truncated for completion in found)
     running = sum(goes_on(completion.text) for completion in found)
-    answers = [task.extract(completion.text) for completion in found]
+    answers = [task.answer(problem, completion.text) for problem, completion in zip(problems, found, strict=True)]
     if truncated >= MANY * n:
         warnings.append(
             f"{truncated} of {n} completions do not end within {decoding.max_tokens} tokens; if they are still at work"

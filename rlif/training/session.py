@@ -159,7 +159,8 @@ def _grade(task: Task, problems: list[Problem | None], rows: list[dict[str, Any]
     right = {i: mark.right for i, mark in zip(known, marks, strict=True)}
     for i, (row, problem) in enumerate(zip(rows, problems, strict=True)):
         row["problem"] = problem.id if problem else None
-        row["answer"], row["right"] = task.extract(row["completion"]), right.get(i)
+        text = row["completion"]
+        row["answer"], row["right"] = task.answer(problem, text) if problem else task.extract(text), right.get(i)
 
 
 def _with_callbacks(

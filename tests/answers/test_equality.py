@@ -35,7 +35,9 @@ def test_an_empty_answer_equals_nothing(text):
 
 def test_whole_numbers_need_no_process(monkeypatch):
     monkeypatch.setattr(grading.Worker, "compare", lambda *_: pytest.fail("a process was used"))
-    assert equal_all([("12", "13"), ("12", " 12"), ("-3", "3"), ("", "3")]) == [False, True, False, False]
+    assert equal_all([("12", "13"), ("12", " 12"), ("-3", "3"), ("", "3"), ("007", "7"), ("70", "7")]) == [
+        *[False, True, False, False, True, False]
+    ]
 
 
 def test_results_are_cached(monkeypatch):
@@ -83,6 +85,23 @@ def test_long_lists_are_compared_within_the_time_limit_of_their_group():
     answers = [*lists, *(",".join(reversed(text.split(","))) for text in lists), "6.0", "6"]
     found = clusters(answers, equal, seconds=0.01)
     assert len(found) > 2 and found[-1] == [6, 7]  # all lists are equal, but most are not compared
+
+
+def test_time_that_a_group_lost_is_not_spent_again(monkeypatch):
+    """Groups are compared ahead, then again."""
+    asked = []
+    monkeypatch.setattr(grading.Worker, "compare", lambda self, pair, seconds: asked.append(pair))
+    answers = [f"7^{{7^{{7^{{7+{number}}}}}}}" for number in range(4)]
+    assert len(clusters(answers, equal, seconds=1.0)) == 4 and len(asked) == 6
+    assert len(clusters(answers, equal, seconds=1.0)) == 4 and len(asked) == 6
+
+
+def test_the_process_imports_nothing_of_the_current_folder(monkeypatch, tmp_path):
+    (tmp_path / "json.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    worker = grading.Worker()
+    assert worker.compare(("\\sqrt{9}", "3"), 60.0) is True
+    worker.stop()
 
 
 def test_clusters_do_not_depend_on_the_order_of_the_samples():

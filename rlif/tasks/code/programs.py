@@ -35,10 +35,6 @@ class CodeTask(Task):
         """Compares two answers as text, unless the protocol has its own rule."""
         return (self.protocol.equal or operator.eq)(answer, gold)
 
-    def answer(self, problem: Problem, completion: str) -> str | None:
-        """Returns the answer that a completion gives to this problem, or None."""
-        return self.extract(completion)
-
     @abstractmethod
     def trials(self, problem: Problem, answer: str) -> bool | Sequence[Trial]:
         """Returns the trials that an answer must pass, or a verdict if nothing has to run."""

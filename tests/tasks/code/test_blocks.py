@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from rlif.selection.samples import mark_samples
 from rlif.tasks import find_task
 from rlif.tasks.code.blocks import defining, program_of
+from rlif.types import Problem
 
 CODE = "import math\n\ndef f(x):\n    return x"
 FENCED = f"```python\n{CODE}\n```"
@@ -47,3 +49,10 @@ def test_a_chat_answer_with_a_usage_example(data_folder, sandbox):
     usage = f"\n```python\nprint({problem.data['name']}([1.0], 0.5))\n```\n"
     texts = [f"{gold}{usage}", gold.removesuffix("```"), f"Here:\n\n{gold[10:-3]}\nDone.", usage]
     assert [mark.right for mark in task.mark([problem] * 4, texts)] == [True, True, True, False]
+
+
+def test_samples_that_are_marked_already_get_the_program_of_their_problem():
+    task, problem = find_task("humaneval.chat"), Problem("1", "Write f.", data={"name": "f"})
+    text = f"{FENCED}\nTests:\n```python\ndef test_f():\n    assert f(1)\n```"
+    (row,) = mark_samples([{"id": "1", "completion": text, "right": True}], task, {"1": problem})
+    assert row["answer"] == task.answer(problem, text) == CODE

@@ -40,7 +40,7 @@ from rlif.scoring.statistics import score_completions
 from rlif.scoring.taps import CHEAP, BackboneTap, DecodeTap
 from rlif.signals.token_confidence import TOP_K
 from rlif.tasks.chat_template import Chat
-from rlif.tasks.rendering import encode, ends_of
+from rlif.tasks.rendering import encode_all, ends_of
 
 Ids = list[list[int]]
 LOG = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class InternalFeedback(Trainer):
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Renders prompts as all of rlif does; TRL would leave an appended EOS, and two BOS, in plain text."""
-        return [encode(self.processing_class, prompt, self.chat) for prompt in prompts], None, {}
+        return encode_all(self.processing_class, prompts, self.chat), None, {}
 
     @property
     def ends(self) -> list[int]:

@@ -61,7 +61,7 @@ def select(
     and with stops after a shared warm-up. This shows what stopping saves and what it costs.
     """
     from rlif.selection import rules
-    from rlif.selection.drawing import Drawing, holds_given
+    from rlif.selection.drawing import Drawing, check_selection, holds_given, rendering
     from rlif.selection.samples import read_samples
     from rlif.selection.scaling import report
     from rlif.selection.score_file import load_scorer
@@ -80,14 +80,17 @@ def select(
     if model is not None:
         quiet_transformers()
         scorer = load_scorer(model, chat=how, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
+    settings = {"model": model, "task": task, "samples": samples and str(samples), "rule": rule, "seed": seed}
+    settings |= rendering(scorer, known, template)
     if samples is not None:
+        if out is not None:
+            check_selection(out, settings)
         rows, early = _complete(given, known, problems, scorer, template), None
     else:
         sampler = _sampler(scorer, known, template, max_tokens=max_tokens, n=n, temperature=temperature, seed=seed)
         drawing = Drawing(_by_engine(sampler, engine, dtype), problems, warm_up if early_stop else None, percentile)
         keeps(f"drawn samples are kept in {out}; give the same command again" if out else NOT_KEPT)
         rows, early = drawing.draw(out, {"engine": engine, "dtype": dtype})
-    settings = {"model": model, "task": task, "samples": samples and str(samples), "rule": rule, "seed": seed}
     settings |= dict.fromkeys(("temperature", "n")) if samples else {"temperature": temperature, "n": n}
     if early is not None and scorer is not None:
         settings |= {"window": scorer.window, "warm_up": warm_up, "percentile": percentile}

@@ -4,8 +4,8 @@
     entailment   each entails the other; a sequence classifier, both texts after the same prompt (arXiv 2302.09664)
 
 A cluster is a connected component of such pairs, so the order of a group does not matter; the paper's greedy clusters
-depend on it. Texts at the two ends of a chain of pairs need not mean the same. Texts that a model
-cannot read whole are refused.
+depend on it. Texts at the two ends of a chain of pairs need not mean the same. Texts that a model cannot read whole
+are refused.
 """
 
 from collections.abc import Sequence

@@ -152,21 +152,21 @@ LATER = "{% if 'MARK' in messages[-1].content %}HARM{% endif %}<|user|>{{ messag
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "does not end within 1 s"),
         ("{{ 'x' * 10 ** 11 }}", "takes more than 1,024 MiB of memory"),
         ("{{ 'x' * 2 * 10 ** 6 }}", "writes more than 1,000,... characters"),
-        ("{{ 1 // 0 }}", "refuses its prompt: integer division"),
+        ("{{ 1 // 0 }}", "refuses its prompt: .*zero"),
     ],
 )
 def test_a_template_that_is_hostile_to_a_later_prompt_alone_is_refused(harm, said, monkeypatch):
-    """One of a hundred, after many that were fine."""
+    """One of a hundred, which are tried in one process."""
     monkeypatch.setattr(chat_template, "SECONDS", 1)
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = LATER.replace("HARM", harm)
-    texts = [f"Count {n}." for n in range(100)]
-    assert len(render_all(tokenizer, PROMPTS["plain"], texts, True)) == 100
-    texts[70] = "Count MARK."
+    texts = [f"Count {n}." for n in range(70)] + ["Count MARK."] + [f"Count {n}." for n in range(70, 99)]
     with pytest.raises(ModelError, match=f"the chat template {said}") as error:
         render_all(tokenizer, PROMPTS["plain"], texts, True)
     assert str(error.value).endswith("(chat=false, --no-chat).") and "\n" not in str(error.value)
-    assert "integer" in said or "the prompt that begins 'Count MARK.'" in str(error.value)
+    assert "zero" in said or "the prompt that begins 'Count MARK.'" in str(error.value)
+    texts.remove("Count MARK.")
+    assert len(render_all(tokenizer, PROMPTS["plain"], texts, True)) == 99
 
 
 def test_a_message_that_is_left_out_of_a_later_prompt_alone_is_refused():

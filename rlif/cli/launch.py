@@ -29,9 +29,7 @@ def launch(
     rank: Annotated[int, typer.Option(help="Several machines without Slurm: the number of this one, from 0.")] = 0,
     server_gpus: ServerGpus = 1,
     resume: Resume = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the commands, prepare the run as `rlif train --dry-run`, and stop.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands, check the run, and stop.")] = False,
 ) -> None:
     """Train on several GPUs or machines.
 
@@ -56,8 +54,7 @@ def launch(
     named = bool(resume or settings.name)
     if slurm:
         script = batch_script(settings, layout, start, stem, folder if named else None)
-        _rehearse(script, settings, processes) if dry_run else _submit(script)
-        return
+        return _rehearse(script, settings, processes) if dry_run else _submit(script)
     if server and nodes > 1:
         raise RecipeError(
             "several machines and a vLLM server are started by --slurm; without it start `trl vllm-serve` yourself and"
@@ -70,8 +67,7 @@ def launch(
     environments = [{"CUDA_VISIBLE_DEVICES": share} if server else {} for share in shares]
     if dry_run:
         lines = [] if serve is None else [_line(serve, environments[1]) + " &"]
-        _rehearse("\n".join([*lines, _line(train, environments[0]), ""]), settings, processes)
-        return
+        return _rehearse("\n".join([*lines, _line(train, environments[0]), ""]), settings, processes)
     machine = [] if nodes == 1 else ["--head", str(head), "--rank", str(rank)]
     ending = supervise.run(
         train,

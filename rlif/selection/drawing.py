@@ -152,13 +152,13 @@ def rendering(scorer: Scorer | None, task: Task | None, prompt: Prompt | None) -
     }
 
 
-def check_selection(out: Path, settings: Mapping[str, Any]) -> None:
+def check_selection(out: Path | None, settings: Mapping[str, Any]) -> None:
     """Refuses a folder of samples that another model scored, or the same one with prompts rendered otherwise.
 
     Raises:
         DataError: names the settings that differ.
     """
-    if not (out / "selection.json").is_file() or settings["model"] is None:
+    if out is None or not (out / "selection.json").is_file() or settings["model"] is None:
         return
     then = read_object(out / "selection.json").get("settings")
     then = then if isinstance(then, dict) else {}

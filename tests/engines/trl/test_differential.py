@@ -223,7 +223,7 @@ def build_with(trainer_class: Any, monkeypatch: pytest.MonkeyPatch, change: Call
     def build(**arguments: Any) -> Any:
         change(arguments)
         if trainer_class in (GRPOTrainer, RLOOTrainer):
-            del arguments["vllm_capture"]
+            del arguments["vllm_capture"], arguments["chat"]
         return trainer_class(**arguments)
 
     config = RLOOConfig if issubclass(trainer_class, RLOOTrainer) else GRPOConfig

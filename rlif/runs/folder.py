@@ -139,7 +139,7 @@ class Run:
     def change_and_go_on(self) -> str:
         """Says where to change a key, and how to go on then; a comparison refuses a run of another recipe."""
         if self.again:
-            return f"in the recipe, remove {self.path} and {self.again}"
+            return f"in the recipe{'' if self.is_empty else f', remove {self.path}'} and {self.again}"
         return f"in {self.path / 'recipe.yaml'} and {self.go_on}"
 
     def recipe(self) -> Recipe:

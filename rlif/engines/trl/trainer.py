@@ -126,7 +126,7 @@ class InternalFeedback(Trainer):
 
     @property
     def ends(self) -> list[int]:
-        """The tokens that end a completion; TRL before 1.16 knows one alone."""
+        """The tokens that end a completion; TRL before 1.15 knows one alone."""
         return getattr(self, "eos_token_ids", [self.processing_class.eos_token_id])
 
     def _end_turns(self) -> None:

@@ -194,7 +194,7 @@ def test_a_prompt_that_the_template_refuses_is_named(tmp_path):
 
 
 def test_missing_files_are_refused(tmp_path):
-    with pytest.raises(RlifError, match=r"cannot read .*nowhere"):
+    with pytest.raises(RlifError, match=r"no such file: .*nowhere"):
         score_file(scorer(), tmp_path / "nowhere.jsonl", tmp_path / "out.jsonl")
     with pytest.raises(RlifError, match=r"cannot write .*nowhere"):
         score_file(scorer(), write(tmp_path / "in.jsonl", ROWS), tmp_path / "nowhere/out.jsonl")

@@ -43,7 +43,7 @@ def test_self_certainty_of_decoding_equals_that_of_a_separate_pass():
     mine = sampler(3)
     rows = mine.draw(problems)
     engine = TransformersSampler(mine.scorer.model, mine.scorer.tokenizer, 6)
-    decoded = engine.sample([mine._render(p) for p in problems], mine.decoding)
+    decoded = engine.sample(mine._render(problems), mine.decoding)
     assert [row["self_certainty"] for row in rows] == pytest.approx([c.self_certainty for c in decoded], abs=1e-4)
 
 

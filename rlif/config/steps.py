@@ -90,4 +90,6 @@ def count_parameters(config: Any) -> int:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()  # transformers 5.0 has not done so without memory
+    return sum(p.numel() for p in model.parameters())

@@ -35,7 +35,9 @@ def test_importing_the_package_or_showing_help_loads_little():
     ours = {name for name in loaded_by("import rlif") if name.partition(".")[0] == "rlif"}
     assert ours == {"rlif", "rlif.version"} and not {"logging", "json"} & loaded_by("import rlif")
     loaded = loaded_by("import rlif.cli.main; rlif.cli.main.app(['--help'], standalone_mode=False)")
-    assert not {"logging", "rich.text", "pydantic", "ruamel.yaml"} & loaded
+    made = "app = typer.Typer(rich_markup_mode=None); app.command('x')(lambda: None)"
+    theirs = loaded_by(f"import typer; {made}; app(['--help'], standalone_mode=False)")  # older Typer loads more
+    assert not {"logging", "rich.text", "pydantic", "ruamel.yaml"} & (loaded - theirs)
     folders = {name.split(".")[1] for name in loaded if name.startswith("rlif.")}
     assert folders == {"cli", "errors", "files", "progress", "runs", "version"}
 

@@ -27,7 +27,7 @@ def problems(n: int = 10) -> list[Problem]:
     return CUPS.load("test", limit=n)
 
 
-def setup(decoding: Decoding) -> Setup:
+def setup_for(decoding: Decoding) -> Setup:
     return setup_of(CUPS, byte_tokenizer(), decoding=decoding)
 
 
@@ -51,13 +51,13 @@ class Fragile(TransformersSampler):
 
 @pytest.mark.parametrize("decoding", [Decoding(6), Decoding(6, temperature=1.0, n=2)])
 def test_a_resumed_evaluation_writes_the_same_bytes(tmp_path, decoding):
-    whole = evaluate(Fragile(), CUPS, problems(), setup(decoding), path=tmp_path / "whole" / "cups")
+    whole = evaluate(Fragile(), CUPS, problems(), setup_for(decoding), path=tmp_path / "whole" / "cups")
     with pytest.raises(Killed):
-        evaluate(Fragile(dies_at=2), CUPS, problems(), setup(decoding), path=tmp_path / "killed" / "cups")
+        evaluate(Fragile(dies_at=2), CUPS, problems(), setup_for(decoding), path=tmp_path / "killed" / "cups")
     part = tmp_path / "killed" / "cups.part.jsonl"
     part.write_bytes(part.read_bytes() + b'{"batch": 2, "rec')
     second = Fragile()
-    again = evaluate(second, CUPS, problems(), setup(decoding), path=tmp_path / "killed" / "cups")
+    again = evaluate(second, CUPS, problems(), setup_for(decoding), path=tmp_path / "killed" / "cups")
     assert again == whole and second.batches == (3 if decoding.n == 1 else 5) - 2
     for name in ("cups.json", "cups.jsonl"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -67,7 +67,7 @@ def test_a_resumed_evaluation_writes_the_same_bytes(tmp_path, decoding):
 def test_what_a_kill_left_of_a_finished_evaluation_is_removed(tmp_path):
     """A kill between the scores and the removal; records of other settings are not this evaluation's and stay."""
     path, part = tmp_path / "cups", tmp_path / "cups.part.jsonl"
-    scores = evaluate(Fragile(), CUPS, problems(), setup(Decoding(6)), path=path)
+    scores = evaluate(Fragile(), CUPS, problems(), setup_for(Decoding(6)), path=path)
     for settings, stays in ((scores.settings, False), (dict(scores.settings) | {"chat": None}, True)):
         part.write_text(json.dumps({"settings": settings}) + "\n" + '{"batch": 0, "rec')
         assert Records.finished(path, scores.settings) is not None
@@ -75,7 +75,7 @@ def test_what_a_kill_left_of_a_finished_evaluation_is_removed(tmp_path):
 
 
 def test_records_are_complete_and_in_the_order_of_the_problems(tmp_path):
-    scores = evaluate(Fragile(), CUPS, problems(), setup(Decoding(6, temperature=1.0, n=2)), path=tmp_path / "cups")
+    scores = evaluate(Fragile(), CUPS, problems(), setup_for(Decoding(6, temperature=1.0, n=2)), path=tmp_path / "cups")
     rows = [json.loads(line) for line in (tmp_path / "cups.jsonl").read_bytes().splitlines()]
     assert [(row["id"], row["sample"]) for row in rows] == [(p.id, i) for p in problems() for i in (0, 1)]
     assert set(rows[0]) == {
@@ -95,29 +95,29 @@ def test_records_are_complete_and_in_the_order_of_the_problems(tmp_path):
 
 def test_resuming_with_other_settings_is_refused(tmp_path):
     with pytest.raises(Killed):
-        evaluate(Fragile(dies_at=1), CUPS, problems(), setup(Decoding(6)), path=tmp_path / "cups")
+        evaluate(Fragile(dies_at=1), CUPS, problems(), setup_for(Decoding(6)), path=tmp_path / "cups")
     with pytest.raises(rlif.RlifError, match=r"was begun with other settings \(decoding\)"):
-        evaluate(Fragile(), CUPS, problems(), setup(Decoding(7)), path=tmp_path / "cups")
+        evaluate(Fragile(), CUPS, problems(), setup_for(Decoding(7)), path=tmp_path / "cups")
     changed = [replace(problems()[0], text="Another?"), *problems()[1:]]
     with pytest.raises(rlif.RlifError, match=r"was begun with other settings \(data\)"):
-        evaluate(Fragile(), CUPS, changed, setup(Decoding(6)), path=tmp_path / "cups")
+        evaluate(Fragile(), CUPS, changed, setup_for(Decoding(6)), path=tmp_path / "cups")
     with pytest.raises(rlif.RlifError, match="two problems have the id"):
-        evaluate(Fragile(), CUPS, [changed[0], *problems()], setup(Decoding(6)))
+        evaluate(Fragile(), CUPS, [changed[0], *problems()], setup_for(Decoding(6)))
     lines = (tmp_path / "cups.part.jsonl").read_text().splitlines(keepends=True)
     begun = json.loads(lines[0])
     del begun["settings"]["data"]  # as an earlier version wrote it
     (tmp_path / "cups.part.jsonl").write_text("".join([json.dumps(begun) + "\n", *lines[1:]]))
-    assert evaluate(Fragile(), CUPS, problems(), setup(Decoding(6)), path=tmp_path / "cups").completions == 10
+    assert evaluate(Fragile(), CUPS, problems(), setup_for(Decoding(6)), path=tmp_path / "cups").completions == 10
     for settings in ("1", '""', "[[null, false]]"):
         (tmp_path / "cups.part.jsonl").write_text(f'{{"settings": {settings}}}\n')
         with pytest.raises(rlif.RlifError, match="damaged"):
-            evaluate(Fragile(), CUPS, problems(), setup(Decoding(6)), path=tmp_path / "cups")
+            evaluate(Fragile(), CUPS, problems(), setup_for(Decoding(6)), path=tmp_path / "cups")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(rlif.RlifError, match="cannot write"):
-        evaluate(Fragile(), CUPS, problems(), setup(Decoding(6)), path=tmp_path / "file" / "cups")
+        evaluate(Fragile(), CUPS, problems(), setup_for(Decoding(6)), path=tmp_path / "file" / "cups")
 
 
 def test_self_certainty_of_decoding_is_that_of_scoring():

@@ -313,5 +313,5 @@ def test_a_server_elsewhere_takes_none_of_the_gpus(monkeypatch, capsys):
 def test_help_names_every_gpu(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "300")
     out = " ".join(main(monkeypatch, capsys, "plan", "--help")[1].split())
-    named = re.search(r"--gpu <str> The kind of GPU: (.*?)\. ", out)
+    named = re.search(r"--gpu \S+ The kind of GPU: (.*?)\. ", out)
     assert named and re.split(", | or ", named.group(1)) == list(GPUS)

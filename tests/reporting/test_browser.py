@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 
 import pytest
@@ -145,12 +146,17 @@ def test_the_keyboard_is_enough(reports, open_page):
     assert "✓ right" in page.locator("#cards").inner_text() and "wrong" not in page.locator("#cards").inner_text()
 
 
+def replaced(text: str) -> str:
+    """Half a pair of surrogates as U+FFFD, as which older releases of Playwright hand it over."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
 def test_hostile_text_runs_nothing(reports, open_page):
     page = open_page(reports["hostile"])
     shown = page.evaluate(
         "[...document.querySelectorAll('.card .text')].map(text => text.textContent.replace('\\u25a0', ''))"
     )
-    assert [text.encode("utf-8", "replace") for text in shown] == [text.encode("utf-8", "replace") for text in HOSTILE]
+    assert [replaced(text) for text in shown] == [replaced(text) for text in HOSTILE]
     assert page.evaluate("window.ran") is None
     assert page.locator("img").count() == 0 and page.locator("script").count() == 2
 

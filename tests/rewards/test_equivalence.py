@@ -30,7 +30,11 @@ def encoder(tmp_path_factory):
     """A sentence-transformers model: a random Qwen2 with mean pooling."""
     pytest.importorskip("sentence_transformers", reason="no sentence-transformers; pip install -e .[dev]")
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    try:
+        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    except ImportError:  # before 5.4
+        from sentence_transformers.models import Pooling, Transformer
 
     folder = tmp_path_factory.mktemp("encoder")
     torch.manual_seed(0)

@@ -36,7 +36,7 @@ from rlif.signals import SIGNALS, every_signal
 from rlif.signals.token_confidence import TOP_K, WINDOW
 from rlif.tasks.chat_template import WITH_TEMPLATE, Chat, chat_of
 from rlif.tasks.rendering import encode, ends_of
-from rlif.tasks.rows import CONVERSATIONS, named_column, read_turns
+from rlif.tasks.rows import CONVERSATIONS, named_column, read_turns, written_out
 from rlif.types import Message
 
 Pair = tuple[list[int], list[int]]  # token ids of a prompt and of a completion
@@ -232,8 +232,8 @@ def read_rows(source: Path, columns: Mapping[str, str] = MappingProxyType({})) -
         where = f"line {number} of {source}"
         check_text(row, where)
         row = row | {key: named_column(row, name, key, where) for key, name in columns.items()}
-        whole = next((name for name in CONVERSATIONS if name in row), None)
-        if whole and not row.keys() & PAIR and isinstance(row[whole], list):
+        whole = next((name for name in CONVERSATIONS if isinstance(row.get(name), list)), None)
+        if whole and not row.keys() & PAIR:
             *turns, last = read_turns(row[whole], whole, where) or [{}]
             row |= {"prompt": turns, "completion": [last]}
         if missing := [name for name in PAIR if name not in row]:
@@ -254,6 +254,7 @@ def _completion(row: Row, where: str) -> str:
 
 
 def _prompt(prompt: Any, where: str) -> str | list[Message]:
+    prompt = written_out(prompt, f"the prompt in {where}")
     if isinstance(prompt, str):
         return prompt
     if not prompt or not isinstance(prompt, list):

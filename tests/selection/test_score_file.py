@@ -119,7 +119,9 @@ def test_conversations_and_columns_of_other_names_are_scored_alike(tmp_path):
     rows = [
         {"prompt": [asked], "completion": "Dort."},
         {"prompt": [asked], "completion": [said]},
-        {"messages": [asked, said]},
+        {"prompt": json.dumps([asked]), "completion": "Dort."},
+        {"messages": [asked, said], "conversations": None},
+        {"messages": None, "conversations": share},
         {"conversations": share},
     ]
     packed = tmp_path / "in.jsonl.gz"
@@ -130,7 +132,7 @@ def test_conversations_and_columns_of_other_names_are_scored_alike(tmp_path):
     columns = {"prompt": "frage", "completion": "reply.text"}
     score_file(scorer(), named, tmp_path / "named.out", columns=columns)
     found = [row["self_certainty"] for row in [*read(tmp_path / "out.jsonl"), *read(tmp_path / "named.out")]]
-    assert len(found) == 5 and len(set(found)) == 1
+    assert len(found) == 7 and len(set(found)) == 1
     with pytest.raises(RlifError, match="columns has no 'gold' here; rows are scored by prompt and completion"):
         score_file(scorer(), named, tmp_path / "other.out", columns={"gold": "frage"})
 
@@ -194,7 +196,7 @@ def test_a_prompt_that_the_template_refuses_is_named(tmp_path):
 
 
 def test_missing_files_are_refused(tmp_path):
-    with pytest.raises(RlifError, match=r"cannot read .*nowhere"):
+    with pytest.raises(RlifError, match=r"no such file: .*nowhere"):
         score_file(scorer(), tmp_path / "nowhere.jsonl", tmp_path / "out.jsonl")
     with pytest.raises(RlifError, match=r"cannot write .*nowhere"):
         score_file(scorer(), write(tmp_path / "in.jsonl", ROWS), tmp_path / "nowhere/out.jsonl")

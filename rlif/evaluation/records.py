@@ -18,6 +18,8 @@ from rlif.files.atomic import finite, read_object, replace_file, write_rows, wri
 from rlif.files.jsonl import JsonLog, different, plain
 from rlif.sampling.protocol import Record
 
+LATER = ("data", "content")  # settings that files of older versions lack
+
 
 class Records:
     """Appends batches of records, and reads them back where the path holds part of an evaluation.
@@ -68,7 +70,7 @@ class Records:
             self.batches = {int(line["batch"]): [{**record} for record in line["records"]] for line in lines[1:]}
         except (DataError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise DataError(f"{log.path} is damaged; remove it to start this evaluation anew.") from error
-        known = {key: value for key, value in settings.items() if key in begun or key != "data"}  # older parts lack it
+        known = {key: value for key, value in settings.items() if key in begun or key not in LATER}
         if keys := different(begun, known):
             raise DataError(
                 f"{log.path} was begun with other settings ({keys}); remove it, or write to another folder."

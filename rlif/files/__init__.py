@@ -5,6 +5,7 @@ In reading order:
     atomic    writes a file whole or not at all; reads a JSON object
     inside    refuses links that lead out of a folder
     text      opens data files as UTF-8, decompressed, and refuses halves of characters
+    hashes    tells large files apart by parts of them
     jsonl     reads JSON lines; `JsonLog` appends them and goes on after a kill
     lock      keeps a second process out of a folder
     yaml      reads and writes YAML 1.2, with a limit on its size

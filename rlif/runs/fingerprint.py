@@ -4,7 +4,7 @@ begun.json in the run folder is written when the run starts and holds
 
     problems    number and hash of the training problems, after those that are too long were left out
     held_out    the same for each task that is evaluated, gold answers included
-    model       of a local model folder: size of each file, and the hash of those up to 16 MiB
+    model       of a local model folder: size and hash of each file; of one above 16 MiB the hash of parts of it
 
 `check` compares it before a resume. The prompts follow from problems, tokenizer and the run folder's own recipe. A hub
 model is pinned by `revision` in the recipe, not here. Identical numbers also need the same versions, threads and
@@ -19,11 +19,12 @@ from typing import Any
 
 from rlif import progress
 from rlif.errors import DataError
+from rlif.files.hashes import sampled_hash
 from rlif.files.jsonl import different
 from rlif.runs.checkpoints import file_entry
 from rlif.types import Problem
 
-SMALL = 16 * 2**20  # bytes; larger files are compared by size only
+SMALL = 16 * 2**20  # bytes; of larger files parts are compared
 COMPARED = ("python", "system", "packages", "threads", "gpus", "processes")
 
 
@@ -48,7 +49,7 @@ def check(begun: Mapping[str, Any], now: Mapping[str, Any], folder: Path, names:
     """
     remedy = f"put back what {folder} began with, or start a new run."
     for what in ("problems", "model"):
-        if what in begun and begun[what] != now[what]:
+        if what in begun and begun[what] != _as_kept(now[what], begun[what]):
             raise DataError(f"{names[what]} changed since the run began ({_change(begun[what], now[what])}); {remedy}")
     for task, rows in begun.get("held_out", {}).items():
         found = now["held_out"].get(task)
@@ -77,7 +78,20 @@ def _rows(problems: Iterable[Problem]) -> dict[str, Any]:
 def _files(folder: Path) -> dict[str, Any]:
     paths = sorted(path for path in folder.glob("[!.]*") if path.is_file())
     sizes = {path: path.stat().st_size for path in paths}
-    return {path.name: file_entry(path) if size <= SMALL else {"bytes": size} for path, size in sizes.items()}
+    return {
+        path.name: file_entry(path) if size <= SMALL else {"bytes": size, "parts": sampled_hash([path])}
+        for path, size in sizes.items()
+    }
+
+
+def _as_kept(now: Mapping[str, Any], begun: Any) -> dict[str, Any]:
+    """Leaves the hash of parts of a file out where an older version kept none."""
+    found = {**now}
+    for name, entry in found.items():
+        kept = begun.get(name) if isinstance(begun, Mapping) else None
+        if isinstance(entry, Mapping) and isinstance(kept, Mapping) and "parts" in entry and "parts" not in kept:
+            found[name] = {"bytes": entry["bytes"]}
+    return found
 
 
 def _change(then: Any, now: Any) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from rlif import progress
 from rlif.errors import DataError
 from rlif.files.atomic import read_object, replace_file, writing
+from rlif.files.hashes import hash_weights
 from rlif.files.jsonl import JsonLog, different, plain
 from rlif.files.lock import locked
 from rlif.selection.samples import GroupSampler, Row, check_sample
@@ -72,6 +73,7 @@ class Drawing:
                 **sampler.decoding_for(0).described(),
                 "model": scorer.name,
                 "weights": weights,
+                "content": hash_weights(Path(scorer.name)),
                 "chat": scorer.chat.described(),
                 "batch_size": scorer.batch_size,
                 "window": scorer.window,
@@ -135,7 +137,7 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
             replace_file(path, json.dumps(settings, indent=2) + "\n")
     elif not path.is_file():
         raise DataError(f"{out} has samples, but no sampling.json with their settings; {remedy}")
-    elif keys := different(read_object(path), settings):
+    elif keys := different({"content": settings["content"]} | read_object(path), settings):  # older files lack it
         raise DataError(f"{out} holds samples drawn with other settings ({keys}); {remedy}")
 
 

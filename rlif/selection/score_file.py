@@ -26,6 +26,7 @@ from typing import Any, TextIO
 from rlif import progress
 from rlif.config.loading import check_recipe
 from rlif.errors import DataError, MachineError, RecipeError, RlifError, why_unreadable
+from rlif.files.hashes import hash_weights
 from rlif.files.jsonl import JsonLog, Row, read_lines
 from rlif.files.tables import names_of
 from rlif.files.text import check_text
@@ -72,7 +73,12 @@ class Scorer:
             chat += f" {json.dumps(given, sort_keys=True)}"
         if self.end and self.ends:
             end += f" {self.tokenizer.convert_ids_to_tokens(self.closing)}"
-        return f"{self.name}, {chat}, {end}, window {self.window}"
+        return f"{self.name}, {chat}, {end}, window {self.window}" + (f", {self.content}" if self.content else "")
+
+    @cached_property
+    def content(self) -> str | None:
+        """A hash of parts of the weights, since a folder may hold those of another training by now."""
+        return hash_weights(Path(self.name)) if self.name else None
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
@@ -281,7 +287,7 @@ def _resume(
         number, row = next(rows, (0, None))
         if row is None or (written.get("prompt"), written.get("completion")) != (row["prompt"], row["completion"]):
             raise DataError(f"line {line} of {out} is not the row of {source} in its place; give another output.")
-        if written.get("scored_by") != scorer.described:
+        if written.get("scored_by") not in (scorer.described, scorer.described.removesuffix(f", {scorer.content}")):
             raise DataError(
                 f"{out} was scored by {written.get('scored_by')}, this is {scorer.described}; give another output."
             )

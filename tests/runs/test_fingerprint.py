@@ -38,11 +38,16 @@ def test_each_change_is_named(tmp_path):
         fingerprint.check(begun, now, tmp_path, NAMES)
 
 
-def test_large_files_are_told_apart_by_size(tmp_path, monkeypatch):
+def test_large_files_are_told_apart_by_parts_of_them(tmp_path, monkeypatch):
+    """What an older version kept, only the size, is compared by the size."""
     monkeypatch.setattr(fingerprint, "SMALL", 4)
     (tmp_path / "weights").write_bytes(b"12345")
-    model = fingerprint.compute([], {}, str(tmp_path))["model"]
-    assert model == {"weights": {"bytes": 5}}
+    begun = fingerprint.compute([], {}, str(tmp_path))
+    (tmp_path / "weights").write_bytes(b"12346")
+    now = fingerprint.compute([], {}, str(tmp_path))
+    with pytest.raises(rlif.RlifError, match=r"the model m changed .*\(weights\)"):
+        fingerprint.check(begun, now, tmp_path, NAMES)
+    fingerprint.check(begun | {"model": {"weights": {"bytes": 5}}}, now, tmp_path, NAMES)
 
 
 def test_other_versions_and_threads_are_listed():

@@ -143,6 +143,14 @@ def test_another_model_or_other_rows_are_not_mixed(tmp_path):
     before = out.read_bytes()
     with pytest.raises(RlifError, match="was scored by tiny, chat, end, window 2048, this is other, chat"):
         score_file(scorer(name="other"), source, out)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"1")
+    mine = scorer(name=str(folder))
+    score_file(mine, source, tmp_path / "mine.jsonl")
+    (folder / "model.safetensors").write_bytes(b"2")
+    with pytest.raises(RlifError, match=f"was scored by {mine.described}, this is {mine.name}"):
+        score_file(scorer(name=str(folder)), source, tmp_path / "mine.jsonl")
     with pytest.raises(RlifError, match=r"line 1 of .* is not the row"):
         score_file(scorer(), write(tmp_path / "other.jsonl", ROWS[1:]), out)
     with pytest.raises(RlifError, match=r"line 3 of .* is not the row"):

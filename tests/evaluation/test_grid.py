@@ -75,7 +75,7 @@ def test_scores_of_a_folder_that_was_trained_since_are_not_those_of_its_model(mo
     scores = evaluate_candidate(candidate, work, options())
     assert evaluate_candidate(candidate, work, options()) == scores
     weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\x00\x00\x00\x40")
     with pytest.raises(rlif.RlifError, match=r"has other settings \(content\); write to another folder"):
         evaluate_candidate(candidate, work, options())
 

@@ -7,7 +7,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rlif.errors import DataError, MachineError
 from rlif.evaluation.scores import Scores
 from rlif.files.atomic import finite, read_object, replace_file, write_rows, writing
 from rlif.files.jsonl import JsonLog, different, plain
+from rlif.files.lock import alone
 from rlif.sampling.protocol import Record
 
 LATER = ("data", "content")  # settings that files of older versions lack
@@ -26,16 +27,19 @@ class Records:
 
     Raises:
         DataError: that part has other settings.
-        MachineError: nothing can be written there.
+        MachineError: nothing can be written there, or another process evaluates the same.
     """
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any]):
         self.batches: dict[int, list[Record]] = {}
         self._path, self._log = path, JsonLog(_file(path, ".part.jsonl")) if path else None
+        self.held = ExitStack()  # while it is open, no other process adds to the file
         if path is not None and self._log is not None:
-            with writing(path):
+            with writing(path), ExitStack() as held:
                 path.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(alone(self._log.path))
                 self._resume(self._log, plain(settings))
+                self.held = held.pop_all()
 
     @staticmethod
     def finished(path: Path, settings: Mapping[str, Any]) -> Scores | None:

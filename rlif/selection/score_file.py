@@ -28,6 +28,7 @@ from rlif.config.loading import check_recipe
 from rlif.errors import DataError, MachineError, RecipeError, RlifError, why_unreadable
 from rlif.files.hashes import hash_weights
 from rlif.files.jsonl import JsonLog, Row, read_lines
+from rlif.files.lock import alone
 from rlif.files.tables import names_of
 from rlif.files.text import check_text
 from rlif.sampling.loading import load_model, load_tokenizer, trained_with
@@ -170,7 +171,19 @@ def score_file(
     Raises:
         DataError: a bad row, named by its line; what came before it is written. An output that belongs to other rows
             or another model.
+        MachineError: the output cannot be written, or another process writes to it.
     """
+    if not isinstance(out, Path):
+        return _score(scorer, source, out, total, columns)
+    if out.is_file() and source.is_file() and out.samefile(source):
+        raise RecipeError(f"{out} is the input itself; give another output.")
+    with alone(out):
+        return _score(scorer, source, out, total, columns)
+
+
+def _score(
+    scorer: Scorer, source: Path, out: Path | TextIO, total: int | None, columns: Mapping[str, str]
+) -> dict[str, int]:
     counts = {"rows": 0, "skipped": 0, "unscorable": 0}
     reread = partial(read_rows, source, columns)
     rows = _resume(scorer, source, reread, out, counts) if isinstance(out, Path) else reread()
@@ -278,8 +291,6 @@ def _resume(
     scorer: Scorer, source: Path, reread: Callable[[], Iterator[tuple[int, Row]]], out: Path, counts: dict[str, int]
 ) -> Iterator[tuple[int, Row]]:
     """Counts the rows that the output holds, and returns the input rows to score; drops what a kill left of a batch."""
-    if out.is_file() and out.samefile(source):
-        raise RecipeError(f"{out} is the input itself; give another output.")
     size, log, rows = scorer.batch_size * BATCHES, JsonLog(out), reread()
     held: list[tuple[int, bool]] = []  # of each row written, its line and whether it is unscorable
     last: deque[tuple[int, Row]] = deque(maxlen=size)

@@ -11,6 +11,7 @@ from support.models import byte_tokenizer, tiny_model
 
 import rlif
 from rlif.errors import RlifError
+from rlif.files.lock import alone
 from rlif.selection.score_file import Scorer, score_file
 
 ROWS = [
@@ -208,6 +209,13 @@ def test_missing_files_are_refused(tmp_path):
         score_file(scorer(), tmp_path / "nowhere.jsonl", tmp_path / "out.jsonl")
     with pytest.raises(RlifError, match=r"cannot write .*nowhere"):
         score_file(scorer(), write(tmp_path / "in.jsonl", ROWS), tmp_path / "nowhere/out.jsonl")
+
+
+def test_two_processes_do_not_write_one_file(tmp_path):
+    source, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    with alone(out), pytest.raises(RlifError, match=r"another process is writing .*out\.jsonl; wait for it or stop it"):
+        score_file(scorer(), source, out)
+    assert score_file(scorer(), source, out)["rows"] == len(ROWS)
 
 
 def test_rows_are_written_to_a_stream_as_they_are_scored(tmp_path):

@@ -104,7 +104,7 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
         evaluate(Fragile(), CUPS, changed, setup(Decoding(6)), path=tmp_path / "cups")
     with pytest.raises(rlif.RlifError, match="two problems have the id"):
         evaluate(Fragile(), CUPS, [changed[0], *problems()], setup(Decoding(6)))
-    with alone(tmp_path / "cups.part.jsonl"), pytest.raises(rlif.RlifError, match="another process is writing .*cups"):
+    with alone(tmp_path / "cups.part.jsonl"), pytest.raises(rlif.RlifError, match=r"another process is writing .*cups"):
         evaluate(Fragile(), CUPS, problems(), setup(Decoding(6)), path=tmp_path / "cups")
     lines = (tmp_path / "cups.part.jsonl").read_text().splitlines(keepends=True)
     begun = json.loads(lines[0])

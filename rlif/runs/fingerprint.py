@@ -3,6 +3,7 @@
 begun.json in the run folder is written when the run starts and holds
 
     problems    number and hash of the training problems, after those that are too long were left out
+    columns     a hash of all columns of their rows, where a reward of one's own reads them
     held_out    the same for each task that is evaluated, gold answers included
     model       of a local model folder: size and hash of each file; of one above 16 MiB the hash of parts of it
 
@@ -13,7 +14,7 @@ processes: `differences` lists which of these changed.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,18 @@ COMPARED = ("python", "system", "packages", "threads", "gpus", "processes")
 
 
 @progress.task("hashing problems and model")
-def compute(problems: Iterable[Problem], held_out: Mapping[str, Iterable[Problem]], model: str) -> dict[str, Any]:
-    """Computes what `begun.json` holds."""
+def compute(
+    problems: Sequence[Problem], held_out: Mapping[str, Iterable[Problem]], model: str, columns: bool = False
+) -> dict[str, Any]:
+    """Computes what `begun.json` holds.
+
+    Args:
+        columns: whether the columns of the training problems matter.
+    """
     return {
-        "problems": _rows(problems),
-        "held_out": {task: _rows(rows) for task, rows in held_out.items()},
+        "problems": _rows(problem.compared() for problem in problems),
+        **({"columns": _rows(problem.row for problem in problems)} if columns else {}),
+        "held_out": {task: _rows(row.compared() for row in rows) for task, rows in held_out.items()},
         "model": _files(Path(model)),
     }
 
@@ -48,9 +56,10 @@ def check(begun: Mapping[str, Any], now: Mapping[str, Any], folder: Path, names:
         DataError: something changed.
     """
     remedy = f"put back what {folder} began with, or start a new run."
-    for what in ("problems", "model"):
-        if what in begun and begun[what] != _as_kept(now[what], begun[what]):
-            raise DataError(f"{names[what]} changed since the run began ({_change(begun[what], now[what])}); {remedy}")
+    for what in ("problems", "columns", "model"):
+        found = _as_kept(now.get(what, {}), begun.get(what))
+        if what in begun and begun[what] != found:
+            raise DataError(f"{names[what]} changed since the run began ({_change(begun[what], found)}); {remedy}")
     for task, rows in begun.get("held_out", {}).items():
         found = now["held_out"].get(task)
         if found != rows:
@@ -70,8 +79,8 @@ def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _rows(problems: Iterable[Problem]) -> dict[str, Any]:
-    lines = [json.dumps(problem.compared(), sort_keys=True, default=str) for problem in problems]
+def _rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    lines = [json.dumps(row, sort_keys=True, default=str) for row in rows]
     return {"rows": len(lines), "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
 
 

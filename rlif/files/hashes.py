@@ -11,8 +11,8 @@ def sampled_hash(paths: Sequence[Path]) -> str:
     """Hashes names, sizes and parts of files. Training changes some byte of nearly every part of a file of weights.
 
     Example:
-        >>> sampled_hash(sorted(Path("model").glob("*.safetensors")))
-        '1f0c5b7e6a9d4c32'
+        >>> len(sampled_hash(sorted(Path("model").glob("*.safetensors"))))
+        16
     """
     hashed = hashlib.sha256()
     for path in paths:

@@ -89,7 +89,9 @@ def test_a_prompt_that_several_problems_share_is_graded_only_where_they_agree():
     prompts = ["same", "other", [{"role": "user", "content": "same"}], "same", "agreed", "agreed"]
     problems = [Problem(str(i), "?", gold) for i, gold in enumerate("123477")]
     found = problems_by_prompt(prompts, problems)
-    shown = [found[key] and found[key].id for key in ("same", "other", json.dumps(prompts[2]), "agreed")]
+    shown = [
+        found[key] and found[key].id for key in ("same", "other", json.dumps(prompts[2], sort_keys=True), "agreed")
+    ]
     assert shown == [None, "1", "2", "4"]
 
 

@@ -192,7 +192,7 @@ def test_only_the_process_that_holds_the_folder_removes_torn_checkpoints(run, ti
 
 def test_a_summary_of_something_else_is_refused(run):
     run.write_summary({"python": "3.11"})
-    with pytest.raises(rlif.RlifError, match="summary.json is damaged: it has no whole number as its 'steps'"):
+    with pytest.raises(rlif.RlifError, match=r"summary.json is damaged: it has no whole number as its 'steps'"):
         run.summary()
 
 

@@ -131,6 +131,8 @@ def test_golds_and_ids_may_be_numbers(tmp_path):
     assert [problem.id for problem in problems] == ["0", "1", "2", "3", "4"]
     (problem,) = load(tmp_path, [{"question": "q", "answer": 1400}], "gsm8k")
     assert find_task("gsm8k").grade(problem, "\\boxed{1,400}") is True
+    commas = [{"question": "q", "answer": answer} for answer in ("w #### 1,234,567", "(3, 4)", "1,2")]
+    assert [problem.gold for problem in load(tmp_path, commas, "gsm8k")] == ["1234567", "(3, 4)", "1,2"]
     for wrong, found in ((True, "a bool"), (float("nan"), "nan"), ({}, "a dict")):
         with pytest.raises(DataError, match=f"'answer' in row 1 of .* is {found}; expected plain text"):
             load(tmp_path, [{"problem": "q", "answer": wrong}], "math")

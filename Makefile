@@ -1,8 +1,8 @@
 # make demo          train the shipped model by its own confidence and write a report
-# make test          run the tests, six minutes on two cores; the last lines say what was skipped, and the remedy
+# make test          run the tests, about seven minutes on two cores; its last lines say what was skipped
 # make test-all      run the sweeps as well: every kill, every fault, all cases of the fuzz tests
 # make test-pythons  run the tests under each supported Python that is installed
-# make test-oldest   run the tests with the lowest versions that pyproject.toml allows (.venv-oldest)
+# make test-oldest   run the tests with the lowest versions that pyproject.toml allows, on Python 3.11 (.venv-oldest)
 # make test-newest   run the tests with the newest versions that pip finds (.venv-newest)
 # make test-vllm     run the tests of vLLM on the CPU, in an environment of their own (.venv-vllm, 4 GB)
 # make torture       run kills, faults and fuzz tests at full length, and write the tables of docs/reliability.md
@@ -18,6 +18,7 @@ RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
+only_311 = $(PYTHON) -c 'import sys; sys.exit("$(1) for Python 3.11; try make PYTHON=python3.11") if sys.version_info[:2] != (3, 11) else None'
 
 .PHONY: demo test test-all test-pythons test-oldest test-newest test-vllm torture bench bench-gpu lint format figure freeze clean
 
@@ -39,6 +40,7 @@ $(OLDEST): pyproject.toml
 	grep -oE '"[[:alnum:]_.-]+>=[0-9.]+' $< | tr -d '"' | sed 's/>=/==/' >$@
 
 test-oldest: $(OLDEST)
+	$(call only_311,the lowest versions are)
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=$(OLDEST)
 
 test-newest:
@@ -93,7 +95,7 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	touch $(READY)
 
 $(READY_VLLM): requirements-vllm.txt
-	$(PYTHON) -c 'import sys; sys.exit("vLLM is pinned for Python 3.11; try make PYTHON=python3.11") if sys.version_info[:2] != (3, 11) else None'
+	$(call only_311,vLLM is pinned)
 	$(PYTHON) -m venv --clear $(VENV_VLLM)
 	$(VENV_VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-vllm.txt
 	$(VENV_VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .

@@ -1,15 +1,21 @@
 """`rlif launch`: parsing and printing only."""
 
+from __future__ import annotations
+
 import os
 import shlex
 import subprocess
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlif.cli.console import quiet_transformers, working
 from rlif.cli.options import Overrides, RecipeOrNone, Resume, ServerGpus, Strategy, find_settings
 from rlif.errors import MachineError, RecipeError
+
+if TYPE_CHECKING:
+    from rlif.config.recipe import Recipe
 
 
 def launch(
@@ -23,7 +29,7 @@ def launch(
     rank: Annotated[int, typer.Option(help="Several machines without Slurm: the number of this one, from 0.")] = 0,
     server_gpus: ServerGpus = 1,
     resume: Resume = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands, check the run, and stop.")] = False,
 ) -> None:
     """Train on several GPUs or machines.
 
@@ -47,8 +53,8 @@ def launch(
     start = ["--resume", str(resume)] if recipe is None else [recipe, *(overrides or [])]
     named = bool(resume or settings.name)
     if slurm:
-        _submit(batch_script(settings, layout, start, stem, folder if named else None), dry_run)
-        return
+        script = batch_script(settings, layout, start, stem, folder if named else None)
+        return _rehearse(script, settings, processes) if dry_run else _submit(script)
     if server and nodes > 1:
         raise RecipeError(
             "several machines and a vLLM server are started by --slurm; without it start `trl vllm-serve` yourself and"
@@ -61,8 +67,7 @@ def launch(
     environments = [{"CUDA_VISIBLE_DEVICES": share} if server else {} for share in shares]
     if dry_run:
         lines = [] if serve is None else [_line(serve, environments[1]) + " &"]
-        print("\n".join([*lines, _line(train, environments[0])]))
-        return
+        return _rehearse("\n".join([*lines, _line(train, environments[0]), ""]), settings, processes)
     machine = [] if nodes == 1 else ["--head", str(head), "--rank", str(rank)]
     ending = supervise.run(
         train,
@@ -91,11 +96,18 @@ def _line(command: list[str], environment: dict[str, str]) -> str:
     return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in environment.items()), shlex.join(command)])
 
 
-def _submit(script: str, dry_run: bool) -> None:
-    """Gives a batch script to Slurm, or prints it."""
-    if dry_run:
-        print(script, end="")
-        return
+def _rehearse(text: str, recipe: Recipe, processes: int) -> None:
+    """Prints what would be started, then prepares the run, which is refused here as it would be there."""
+    from rlif.training.prepare import rehearse
+
+    print(text, end="", flush=True)
+    with working():
+        quiet_transformers()
+        rehearse(recipe, processes)
+
+
+def _submit(script: str) -> None:
+    """Gives a batch script to Slurm."""
     try:
         done = subprocess.run(["sbatch"], input=script, encoding="utf-8")
     except FileNotFoundError as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rlif.cli.console import quiet_transformers, working
-from rlif.cli.options import Overrides, Recipe
+from rlif.cli.options import Columns, Overrides, Recipe, named_columns
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,6 +23,7 @@ def probe(
     recipe: Recipe,
     overrides: Overrides = None,
     problems: Annotated[int, typer.Option(min=2, help="Problems, each completed num_generations times.")] = 32,
+    columns: Columns = None,
 ) -> None:
     """Forecast whether a recipe's model will gain.
 
@@ -31,7 +33,8 @@ def probe(
     from rlif.training.forecast import probe
 
     quiet_transformers()
-    settings = load_recipe(recipe, overrides or [])
+    named = [f"columns={json.dumps(named_columns(columns))}"] if columns else []
+    settings = load_recipe(recipe, [*(overrides or []), *named])
     found = probe(settings, problems)
     print(f"{found.completions} completions of {found.problems} problems, nothing trained")
     rows = {

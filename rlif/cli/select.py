@@ -61,7 +61,7 @@ def select(
     and with stops after a shared warm-up. This shows what stopping saves and what it costs.
     """
     from rlif.selection import rules
-    from rlif.selection.drawing import Drawing, holds_given
+    from rlif.selection.drawing import Drawing, check_selection, holds_given, rendering
     from rlif.selection.samples import read_samples
     from rlif.selection.scaling import report
     from rlif.selection.score_file import load_scorer
@@ -71,31 +71,28 @@ def select(
     rules.choose(rule, [], [], power=power)  # refuses an unknown rule and an impossible power before anything is loaded
     _check_engine(engine, rule, samples, early_stop)
     _check_source(model, samples, n=n, warm_up=warm_up if early_stop else None)
-    how, given = (
-        chat_settings(chat, chat_template_kwargs, merge_system),
-        [] if samples is None else read_samples(samples),
-    )
+    how, given = chat_settings(chat, chat_template_kwargs, merge_system), read_samples(samples) if samples else []
     known, problems = _problems(task, columns, split, source=source, limit=limit)
     scorer, held = None, out is not None and samples is not None and holds_given(out, given)
     if model is not None:
         quiet_transformers()
         scorer = load_scorer(model, chat=how, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
+    settings = {"model": model, "task": task, "samples": samples and str(samples), "rule": rule, "seed": seed}
+    settings |= {**rendering(scorer, known, template), **({} if samples else {"temperature": temperature, "n": n})}
     if samples is not None:
+        check_selection(out, settings)
         rows, early = _complete(given, known, problems, scorer, template), None
     else:
         sampler = _sampler(scorer, known, template, max_tokens=max_tokens, n=n, temperature=temperature, seed=seed)
         drawing = Drawing(_by_engine(sampler, engine, dtype), problems, warm_up if early_stop else None, percentile)
         keeps(f"drawn samples are kept in {out}; give the same command again" if out else NOT_KEPT)
         rows, early = drawing.draw(out, {"engine": engine, "dtype": dtype})
-    settings = {"model": model, "task": task, "samples": samples and str(samples), "rule": rule, "seed": seed}
-    settings |= dict.fromkeys(("temperature", "n")) if samples else {"temperature": temperature, "n": n}
     if early is not None and scorer is not None:
         settings |= {"window": scorer.window, "warm_up": warm_up, "percentile": percentile}
     equal = None if known is None else _equality(known, rows)
     found = {"settings": settings, **report(rows, early, warm_up=warm_up, equal=equal, power=power, seed=seed)}
     _show(found, chosen := rules.select(rows, rule, equal=equal, power=power, seed=seed))
-    if out is not None:
-        _write(out, found, chosen, None if samples is None or held else rows)
+    _write(out, found, chosen, None if samples is None or held else rows)
 
 
 def _problems(
@@ -219,9 +216,14 @@ def _bounds(cell: Mapping[str, Any]) -> str:
 
 
 def _write(
-    out: Path, report: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any] | None], rows: Sequence[Row] | None
+    out: Path | None,
+    report: Mapping[str, Any],
+    chosen: Mapping[str, Mapping[str, Any] | None],
+    rows: Sequence[Row] | None,
 ) -> None:
-    """Writes selection.json, .md and .png, chosen.jsonl, and samples that were given."""
+    """Writes selection.json, .md and .png, chosen.jsonl, and samples that were given, if there is a folder for them."""
+    if out is None:
+        return
     from rlif.files.jsonl import JsonLog
     from rlif.selection.figure import draw
     from rlif.selection.scaling import early_line, markdown

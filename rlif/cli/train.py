@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -109,18 +108,16 @@ def _show_plan(recipe: Recipe) -> None:
     """
     from ruamel.yaml import YAML
 
-    from rlif.sampling.limits import check_files
-    from rlif.sampling.loading import load_config, model_path
-    from rlif.training.prepare import check_settings, prepare
+    from rlif.sampling.loading import load_config
+    from rlif.training.prepare import check_settings, rehearse
 
     _, _, training = check_settings(recipe, processes=1)
     YAML().dump(recipe.written_out() | {"training": training}, sys.stdout)
     failure: RlifError | None = None
     try:
-        plan = prepare(recipe).plan
+        plan = rehearse(recipe)
         print(f"\n{plan.problems:,} problems, {plan.steps:,} steps of {recipe.problems_per_update} problems")
         print(f"{plan.completions:,} completions, at most {plan.tokens:,} tokens to generate")
-        check_files(recipe.model, Path(model_path(recipe)))
     except RlifError as error:
         failure = error
     print("memory of a GPU that trains alone, GiB (estimate; `rlif plan` does the same for several):")

@@ -10,7 +10,7 @@ from typing import Any
 from rlif import progress
 from rlif.evaluation.records import Records
 from rlif.evaluation.scores import Scores, scores_of
-from rlif.sampling.protocol import Setup, mark, render_problem, setup_of
+from rlif.sampling.protocol import Setup, mark, render_problems, setup_of
 from rlif.sampling.sampler import Sampler
 from rlif.tasks import Task, by_id
 from rlif.types import Problem
@@ -49,7 +49,7 @@ def evaluate(
     place = {name: number for number, name in enumerate(by_id(problems))}
     decoding, total = setup.decoding, len(problems) * setup.decoding.n
     described = describe(task, problems, setup, sampler.batch_size, settings)
-    prompt_ids = [render_problem(sampler.tokenizer, setup.prompt, problem, setup.chat, task) for problem in problems]
+    prompt_ids = render_problems(sampler.tokenizer, setup.prompt, problems, setup.chat, task)
     records = Records(path, described)
     order = sorted(range(len(problems)), key=lambda i: -len(prompt_ids[i]))  # the longest prompts first
     size = max(1, sampler.batch_size // decoding.n)

@@ -22,8 +22,9 @@ from rlif.files.tables import read_rows
 from rlif.intervals import Comparison, paired
 from rlif.runs.checkpoints import in_order, is_sealed, step_of
 from rlif.runs.folder import Run, evaluation_name
-from rlif.sampling.loading import load_model, load_tokenizer, model_path, run_of, trained_with
-from rlif.sampling.protocol import Record, decoding_of, render_problem, setup_of
+from rlif.sampling.limits import check_fit
+from rlif.sampling.loading import load_config, load_model, load_tokenizer, model_path, run_of, trained_with
+from rlif.sampling.protocol import Record, Setup, decoding_of, render_problems, setup_of
 from rlif.sampling.sampler import Sampler, TransformersSampler
 from rlif.sampling.vllm_sampler import load_sampler
 from rlif.tasks import Task, by_id, of_task
@@ -135,33 +136,36 @@ def evaluate_candidate(
     """
     tokenizer = load_tokenizer(candidate.recipe)
     settings = candidate.settings() | {"engine": options.engine}
-    scores: dict[str, Scores] = {}
+    scores: dict[str, Scores | None] = {}
+    setups: dict[str, Setup] = {}
+    for task, problems in tasks:  # all are checked before a model is loaded
+        decoding = decoding_of(task, **options.decoding)
+        how = {"prompt": options.prompt, "chat": options.chat, "trained_with": candidate.trained_with}
+        setups[task.name] = setup = setup_of(task, tokenizer, decoding=decoding, **how)
+        described = describe(task, problems, setup, options.batch_size, settings)
+        done = None if options.overwrite else Records.finished(candidate.path(task), described)
+        scores[task.name] = done
+        if done is None:
+            ids = render_problems(tokenizer, setup.prompt, problems, setup.chat, task)
+            check_fit(candidate.label, load_config(candidate.recipe), tokenizer, ids, decoding.max_tokens)
     loaded: Sampler | None = None
     with ExitStack() as ending:
         for task, problems in tasks:
-            decoding = decoding_of(task, **options.decoding)
-            how = {"prompt": options.prompt, "chat": options.chat, "trained_with": candidate.trained_with}
-            setup = setup_of(task, tokenizer, decoding=decoding, **how)
-            described = describe(task, problems, setup, options.batch_size, settings)
-            done = None if options.overwrite else Records.finished(candidate.path(task), described)
-            if done is None:
-                for problem in problems[:1]:  # refused before a model is loaded
-                    render_problem(tokenizer, setup.prompt, problem, setup.chat, task)
+            if scores[task.name] is None:
                 if loaded is None:
                     make = sampler or samplers(options.engine, options.batch_size)
                     loaded = ending.enter_context(closing(make(candidate, tokenizer)))
-                done = evaluate(
+                scores[task.name] = evaluate(
                     loaded,
                     task,
                     problems,
-                    setup,
+                    setups[task.name],
                     path=candidate.path(task),
                     settings=settings,
                     unsafe_local=options.unsafe_local,
                     name=candidate.label,
                 )
-            scores[task.name] = done
-    return scores
+    return {name: found for name, found in scores.items() if found is not None}
 
 
 def samplers(engine: str, batch_size: int) -> Callable[[Candidate, Any], Sampler]:

@@ -30,7 +30,7 @@ from rlif.errors import ModelError, RecipeError, RewardError, first_line
 from rlif.graders.batch import Batch
 from rlif.moved import MOVED, where_moved
 from rlif.scoring.head import longest_sequence
-from rlif.tasks.chat_template import WITH_TEMPLATE, Chat, reads
+from rlif.tasks.chat_template import WITH_TEMPLATE, Chat, reads, try_ahead
 from rlif.tasks.rendering import conversation_text
 from rlif.types import Problem
 
@@ -235,7 +235,9 @@ def reward_model(name: str, chat: Chat = WITH_TEMPLATE, prompt: Any = None) -> C
 
     @torch.no_grad()
     def grade(batch: Batch) -> list[float | None]:
-        texts = [join(*pair) for pair in zip(batch.prompts, batch.completions, strict=True)]
+        pairs = [*zip(batch.prompts, batch.completions, strict=True)]
+        try_ahead(tokenizer, [[*p, *c] for p, c in pairs if not isinstance(p, str)], chat, opens=False)
+        texts = [join(*pair) for pair in pairs]
         values: list[float] = []
         for start in range(0, len(texts), BATCH):
             inputs = tokenizer(

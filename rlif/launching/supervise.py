@@ -28,7 +28,7 @@ from types import FrameType, TracebackType
 
 import psutil
 
-from rlif.runs.launcher_contract import ECHO_SECONDS, PREEMPTED
+from rlif.runs.launcher_contract import ECHO_SECONDS, PREEMPTED, RESUMES
 
 FAILED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) ")  # the agent, when all have ended
 IN_TABLE = re.compile(r"\s*(?:rank\s*: \d+ \(local_rank: (?P<rank>\d+)\)|exitcode\s*: (?P<code>-?\d+) )")
@@ -137,9 +137,10 @@ def run(
     The output of the processes is passed through; a sentence that all of them print is printed once.
 
     Args:
+        again: the command that resumes the run; the processes name it too.
         first: the rank of this machine's first process.
     """
-    environment = {AGENTS: str(STOPPING), **os.environ, **train_environment}
+    environment = {AGENTS: str(STOPPING), **os.environ, RESUMES: again, **train_environment}
     with _serving(server, server_environment), _Signals(int(environment[AGENTS])) as signals:
         process = subprocess.Popen(
             train,

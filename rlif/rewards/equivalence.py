@@ -4,18 +4,21 @@
     entailment   each entails the other; a sequence classifier, both texts after the same prompt (arXiv 2302.09664)
 
 A cluster is a connected component of such pairs, so the order of a group does not matter; the paper's greedy clusters
-depend on it. Texts at the two ends of a chain of pairs need not mean the same.
+depend on it. Texts at the two ends of a chain of pairs need not mean the same. Texts that a model cannot read whole
+are refused.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy
 import torch
 from scipy.sparse.csgraph import connected_components
 
 from rlif.config.recipe import Equivalence
-from rlif.errors import MachineError, ModelError, first_line
+from rlif.errors import MachineError, ModelError, RewardError, first_line
 from rlif.graders.external import load_classifier, model_device
+from rlif.scoring.head import longest_sequence
 from rlif.types import ClusterTexts
 
 BATCH = 32
@@ -51,6 +54,9 @@ def _by_embedding(equivalence: Equivalence) -> ClusterTexts:
         raise ModelError(f"cannot load the embedding model {equivalence.embedding!r}: {first_line(error)}") from error
 
     def cluster_texts(prompt: str, texts: Sequence[str]) -> list[list[int]]:
+        if encoder.max_seq_length is not None:  # beyond it the encoder would leave out the rest
+            ids = encoder.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+            _check_length(f"the embedding model {equivalence.embedding!r}", encoder.max_seq_length, ids)
         unit_ND = encoder.encode(
             list(texts), batch_size=BATCH, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
         )
@@ -67,6 +73,8 @@ def _by_entailment(name: str) -> ClusterTexts:
             f"{name!r} is not an entailment model: its labels are {', '.join(sorted(labels))}, without 'entailment'."
         )
 
+    limit = min(longest_sequence(model.config) or tokenizer.model_max_length, tokenizer.model_max_length)
+
     @torch.no_grad()
     def cluster_texts(prompt: str, texts: Sequence[str]) -> list[list[int]]:
         pairs = [(i, j) for i in range(len(texts)) for j in range(len(texts)) if i != j]
@@ -74,9 +82,23 @@ def _by_entailment(name: str) -> ClusterTexts:
         for start in range(0, len(pairs), BATCH):
             part = pairs[start : start + BATCH]
             first, second = [[f"{prompt} {texts[side]}" for side in sides] for sides in zip(*part, strict=True)]
-            inputs = tokenizer(first, second, padding=True, truncation=True, return_tensors="pt").to(model.device)
+            inputs = tokenizer(first, second, padding=True, return_tensors="pt", verbose=False).to(model.device)
+            _check_length(f"the entailment model {name!r}", limit, inputs["input_ids"])
             for (i, j), label in zip(part, model(**inputs).logits.argmax(-1).tolist(), strict=True):
                 entails[i, j] = label == labels["entailment"]
         return components(entails & entails.T)
 
     return cluster_texts
+
+
+def _check_length(model: str, limit: int, rows: Sequence[Any]) -> None:
+    """Refuses texts of which the end would be left out, which may be where they differ.
+
+    Raises:
+        RewardError: names both lengths.
+    """
+    if (longest := max(map(len, rows), default=0)) > limit:
+        raise RewardError(
+            f"{model} reads {limit} tokens, but what it compares has {longest}; lower training.max_completion_length,"
+            " or choose another"
+        )

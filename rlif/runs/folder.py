@@ -25,6 +25,7 @@ import errno
 import json
 import os
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -42,6 +43,7 @@ from rlif.files.lock import locked
 from rlif.files.yaml import read_yaml, write_yaml
 from rlif.runs.checkpoints import damage, discard, in_order, is_sealed, step_of
 from rlif.runs.environment import environment
+from rlif.runs.launcher_contract import RESUMES
 from rlif.runs.paths import with_absolute_paths
 
 LOGS = {"metrics.jsonl": "step", "alarms.jsonl": "step", "rollbacks.jsonl": "to"}  # and the number each row has
@@ -64,7 +66,7 @@ class Run:
     def __init__(self, path: Path):
         self.path = path
         self.checkpoints, self.model = path / "checkpoints", path / "model"
-        self.again = ""  # what goes on with the run, where that is not `rlif train --resume`
+        self.again = ""  # what goes on with the run, where no command resumes it alone
 
     @classmethod
     def create(cls, recipe: Recipe, default_name: str, held: ExitStack | None = None) -> Run:
@@ -133,13 +135,14 @@ class Run:
     @property
     def go_on(self) -> str:
         """Says how to go on with the run after a stop."""
-        return self.again or f"go on with: rlif train --resume {self.path}"
+        command = os.environ.get(RESUMES) or f"rlif train --resume {shlex.quote(str(self.path))}"
+        return self.again or f"go on with: {command}"
 
     @property
     def change_and_go_on(self) -> str:
         """Says where to change a key, and how to go on then; a comparison refuses a run of another recipe."""
         if self.again:
-            return f"in the recipe, remove {self.path} and {self.again}"
+            return f"in the recipe{'' if self.is_empty else f', remove {self.path}'} and {self.again}"
         return f"in {self.path / 'recipe.yaml'} and {self.go_on}"
 
     def recipe(self) -> Recipe:

@@ -2,7 +2,7 @@
 
     check_kind         a model of text, which transformers loads as a causal language model
     check_trainable    quantised weights take adapters
-    check_fit          prompts and completions within its positions, and tokens within its embeddings
+    check_fit          prompts and completions within its positions, and tokens within its embeddings (`check_tokens`)
     check_finite       weights without NaN and infinite values; `check_files` reads them off the disk
 
 Training, its dry run, evaluation, selection and the forecast call these through `rlif.sampling.loading`,
@@ -69,8 +69,17 @@ def check_fit(name: str, config: Any, tokenizer: Any, prompt_ids: Sequence[Seque
             f" {longest + max_tokens}, but {name} has {limit} positions; lower the limit of completions or leave out"
             " long prompts."
         )
+    check_tokens(name, config, tokenizer, prompt_ids)
+
+
+def check_tokens(name: str, config: Any, tokenizer: Any, rows: Iterable[Sequence[int]]) -> None:
+    """Refuses token ids that a model has no embedding of.
+
+    Raises:
+        ModelError: names the largest.
+    """
     last = config.get_text_config().vocab_size - 1
-    read = {tokenizer.pad_token_id, tokenizer.eos_token_id}.union(*prompt_ids) - {None}
+    read = {tokenizer.pad_token_id, tokenizer.eos_token_id}.union(*rows) - {None}
     if (token := max(read)) > last:
         raise ModelError(
             f"the tokenizer gives token {token} ({tokenizer.convert_ids_to_tokens(token)!r}), but the embeddings of"

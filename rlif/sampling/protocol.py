@@ -9,7 +9,7 @@ from rlif.sampling.sampler import Completion, Decoding
 from rlif.tasks import Task
 from rlif.tasks.chat_template import OPEN, Chat
 from rlif.tasks.prompts import Prompt, find_prompt
-from rlif.tasks.rendering import ends_of, render
+from rlif.tasks.rendering import ends_of, render_all
 from rlif.types import Problem
 
 Record = dict[str, Any]
@@ -81,15 +81,29 @@ def setup_of(
 
 
 def render_problem(tokenizer: Any, prompt: Prompt | None, problem: Problem, chat: Chat | bool, task: Task) -> list[int]:
-    """Renders a problem after its shots as token ids, by the protocol's template if `prompt` is None.
+    """Renders a problem as `render_problems` does."""
+    return render_problems(tokenizer, prompt, [problem], chat, task)[0]
 
-    The last shots are dropped until the prompt fits.
+
+def render_problems(
+    tokenizer: Any, prompt: Prompt | None, problems: Sequence[Problem], chat: Chat | bool, task: Task
+) -> list[list[int]]:
+    """Renders problems after their shots as token ids, by the protocol's template if `prompt` is None.
+
+    The last shots are dropped until a prompt fits.
     """
     prompt = prompt or find_prompt(task.protocol.prompt)
-    limit, shots = task.protocol.max_prompt_tokens, list(problem.shots)
-    while True:
-        shown = problem.prompt if problem.history else "".join([problem.preamble, *shots, problem.text])
-        ids = render(tokenizer, prompt, shown, chat)
-        if not shots or limit is None or len(ids) <= limit:
-            return ids
-        shots.pop()
+    limit, shots = task.protocol.max_prompt_tokens, [list(problem.shots) for problem in problems]
+    rendered: dict[int, list[int]] = {}
+    left = list(range(len(problems)))
+    while left:
+        shown = [_shown(problems[i], shots[i]) for i in left]
+        rendered |= zip(left, render_all(tokenizer, prompt, shown, chat), strict=True)
+        left = [i for i in left if shots[i] and limit is not None and len(rendered[i]) > limit]
+        for i in left:
+            shots[i].pop()
+    return [rendered[i] for i in range(len(problems))]
+
+
+def _shown(problem: Problem, shots: Sequence[str]) -> Any:
+    return problem.prompt if problem.history else "".join([problem.preamble, *shots, problem.text])

@@ -77,7 +77,8 @@ class BackboneTap(Tap):
         top_k: int | None = None,
     ):
         self.lm, self.temperature = causal_lm(model), temperature
-        self.module, self.head = self.lm.base_model, head_of(self.lm)
+        backbone, self.head = self.lm.base_model, head_of(self.lm)
+        self.module = getattr(backbone, "decoder", backbone)  # which OPT and BART call without the module around it
         self.top_k = _largest(top_k, wanted, self.head)
         self.target_BT = input_ids_BL[:, -completion_length:]
         self.gaps: list[torch.Tensor] = []

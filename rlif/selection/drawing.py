@@ -18,10 +18,12 @@ from typing import Any
 from rlif import progress
 from rlif.errors import DataError
 from rlif.files.atomic import read_object, replace_file, writing
-from rlif.files.hashes import hash_weights
 from rlif.files.jsonl import JsonLog, different, plain
 from rlif.files.lock import locked
 from rlif.selection.samples import GroupSampler, Row, check_sample
+from rlif.selection.score_file import Scorer
+from rlif.tasks import Task
+from rlif.tasks.prompts import Prompt, find_prompt
 from rlif.types import Problem
 
 
@@ -73,7 +75,7 @@ class Drawing:
                 **sampler.decoding_for(0).described(),
                 "model": scorer.name,
                 "weights": weights,
-                "content": hash_weights(Path(scorer.name)),
+                "content": scorer.content,
                 "chat": scorer.chat.described(),
                 "batch_size": scorer.batch_size,
                 "window": scorer.window,
@@ -141,8 +143,34 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
         raise DataError(f"{out} holds samples drawn with other settings ({keys}); {remedy}")
 
 
+def rendering(scorer: Scorer | None, task: Task | None, prompt: Prompt | None) -> dict[str, Any]:
+    """Describes a model and how prompts were rendered for it; by the task's own prompt if `prompt` is None."""
+    if prompt is None and task is not None:
+        prompt = find_prompt(task.protocol.prompt)
+    return {
+        "chat": None if scorer is None else plain(scorer.chat.described()),
+        "content": None if scorer is None else scorer.content,
+        "prompt": None if scorer is None or prompt is None else asdict(prompt),
+    }
+
+
+def check_selection(out: Path | None, settings: Mapping[str, Any]) -> None:
+    """Refuses a folder of samples that another model scored, or the same one with prompts rendered otherwise.
+
+    Raises:
+        DataError: names the settings that differ.
+    """
+    if out is None or not (out / "selection.json").is_file() or settings["model"] is None:
+        return
+    then = read_object(out / "selection.json").get("settings")
+    then = then if isinstance(then, dict) else {}
+    now = {name: settings[name] for name in ("model", "content", "chat", "prompt") if name in then}
+    if keys := different({name: then[name] for name in now}, now):
+        raise DataError(f"{out} holds samples scored with other settings ({keys}); write to another folder.")
+
+
 def holds_given(out: Path, rows: Sequence[Row]) -> bool:
-    """Tells whether a folder holds these samples; False where a kill left the first of them.
+    """Tells whether a folder holds these samples; False where a kill left the first of them, or no selection.
 
     Raises:
         DataError: the folder holds other samples.
@@ -154,4 +182,5 @@ def holds_given(out: Path, rows: Sequence[Row]) -> bool:
     )
     if found != given[: len(found)] or (len(found) < len(given) and (out / "sampling.json").exists()):
         raise DataError(f"{path} holds other samples than were given; write to another folder.")
-    return len(found) == len(given)
+    made = any((out / name).exists() for name in ("selection.json", "sampling.json"))
+    return made and len(found) == len(given)

@@ -13,15 +13,17 @@ import torch
 
 from rlif import progress
 from rlif.answers.clusters import by_problem
+from rlif.config.loading import check_recipe
 from rlif.errors import DataError
 from rlif.files.atomic import is_number
 from rlif.files.jsonl import Row, read_lines
 from rlif.files.text import check_text
 from rlif.sampling.early_stop import PERCENTILE, EarlyStop, threshold
 from rlif.sampling.limits import check_fit
-from rlif.sampling.protocol import mark, render_problem
+from rlif.sampling.loading import load_config
+from rlif.sampling.protocol import mark, render_problems
 from rlif.sampling.sampler import Completion, Decoding, Sampler, TransformersSampler, generate
-from rlif.selection.score_file import Scorer
+from rlif.selection.score_file import Scorer, read_prompt
 from rlif.signals import SIGNALS, renamed
 from rlif.tasks import Task
 from rlif.tasks.prompts import Prompt
@@ -54,14 +56,14 @@ class GroupSampler:
         """Draws the rows of each problem, one problem after the other; the same again for the same seed."""
         scorer, n = self.scorer, self.decoding.n
         engine = self.engine or TransformersSampler(scorer.model, scorer.tokenizer, scorer.batch_size)
-        completions = engine.sample([self._render(problem) for problem in problems], self.decoding_for(number))
+        completions = engine.sample(self._render(problems), self.decoding_for(number))
         return self._rows([(problem, sample) for problem in problems for sample in range(n)], completions)
 
     def check(self, problems: Sequence[Problem]) -> None:
         """Refuses problems that the model cannot read or complete, before any is drawn."""
-        if (model := self.scorer.model) is not None:
-            rendered = [self._render(problem) for problem in problems]
-            check_fit(self.scorer.name, model.config, self.scorer.tokenizer, rendered, self.decoding.max_tokens)
+        scorer = self.scorer
+        config = load_config(check_recipe({"model": scorer.name})) if scorer.model is None else scorer.model.config
+        check_fit(scorer.name, config, scorer.tokenizer, self._render(problems), self.decoding.max_tokens)
 
     def draw_with_stops(
         self, problems: Sequence[Problem], warm_up: Sequence[Row], number: int = 0, percent: float = PERCENTILE
@@ -77,7 +79,7 @@ class GroupSampler:
         warm, scorer = by_problem(warm_up), self.scorer
         bars = {name: threshold([r["lowest_window_confidence"] for r in rows], percent) for name, rows in warm.items()}
         which = [(p, sample) for p in problems for sample in range(len(warm[p.id]), self.decoding.n)]
-        prompts = {problem.id: self._render(problem) for problem in problems}
+        prompts = dict(zip((problem.id for problem in problems), self._render(problems), strict=True))
         with torch.random.fork_rng():
             torch.manual_seed(self.decoding.seed + number + OTHER_SEED)
             completions = generate(
@@ -96,8 +98,8 @@ class GroupSampler:
         """Returns the decoding of the batch of this number."""
         return replace(self.decoding, seed=self.decoding.seed + number, ends=self.scorer.ends)
 
-    def _render(self, problem: Problem) -> list[int]:
-        return render_problem(self.scorer.tokenizer, self.prompt, problem, self.scorer.chat, self.task)
+    def _render(self, problems: Sequence[Problem]) -> list[list[int]]:
+        return render_problems(self.scorer.tokenizer, self.prompt, problems, self.scorer.chat, self.task)
 
     def _rows(self, which: Sequence[tuple[Problem, int]], completions: Sequence[Completion]) -> list[Row]:
         if self.every_signal:
@@ -138,6 +140,8 @@ def check_sample(line: Row, number: int, path: Path) -> Row:
             raise DataError(f"{name!r} in line {number} of {path} is a {found}; expected {wanted} or null.")
     if row["completion"] is None:
         raise DataError(f"the completion in line {number} of {path} is null; expected plain text.")
+    if row.get("prompt") is not None:
+        row["prompt"] = read_prompt(row["prompt"], f"line {number} of {path}")
     for name in SIGNALS.keys() & row.keys():
         if isinstance(row[name], bool) or not isinstance(row[name], int | float | None):
             found = type(row[name]).__name__
@@ -183,18 +187,23 @@ def score_samples(
         DataError: a row to be scored has no prompt, and its id is none of the problems.
     """
     pairs: dict[int, tuple[list[int], list[int]]] = {}
-    for i, row in enumerate(rows):
-        if row.keys() >= SIGNALS.keys():
-            continue
-        if "prompt" in row:
+    lacking = [(i, row) for i, row in enumerate(rows) if not row.keys() >= SIGNALS.keys()]
+    scorer.try_ahead([row for _, row in lacking if row.get("prompt") is not None])
+    ids: dict[str, list[int]] = {}
+    if task is not None:
+        without = dict.fromkeys(row["id"] for _, row in lacking if row.get("prompt") is None)
+        asked = [problems[name] for name in without if name in problems]
+        rendered = render_problems(scorer.tokenizer, prompt, asked, scorer.chat, task)
+        ids = dict(zip((problem.id for problem in asked), rendered, strict=True))
+    for i, row in lacking:
+        if row.get("prompt") is not None:
             pairs[i] = scorer.encode(row)
-        elif task is not None and row["id"] in problems:
-            rendered = render_problem(scorer.tokenizer, prompt, problems[row["id"]], scorer.chat, task)
-            pairs[i] = rendered, scorer.encode_completion(row)
+        elif row["id"] in ids:
+            pairs[i] = scorer.checked((ids[row["id"]], scorer.encode_completion(row)))
         else:
             raise DataError(
                 f"the sample of {row['id']!r} is to be scored, but has no prompt, and no task was named that has it."
             )
     with progress.task("scoring samples", len(pairs)) as advance:
-        found = dict(zip(pairs, scorer.score_ids([*pairs.values()], advance), strict=True))
-    return [{**row, **found.get(i, {}), **row} for i, row in enumerate(rows)]
+        scores = dict(zip(pairs, scorer.score_ids([*pairs.values()], advance), strict=True))
+    return [{**row, **scores.get(i, {}), **row} for i, row in enumerate(rows)]

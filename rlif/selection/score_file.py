@@ -21,7 +21,7 @@ from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from rlif import progress
 from rlif.config.loading import check_recipe
@@ -31,17 +31,19 @@ from rlif.files.jsonl import JsonLog, Row, read_lines
 from rlif.files.lock import alone
 from rlif.files.tables import names_of
 from rlif.files.text import check_text
+from rlif.sampling.limits import check_tokens
 from rlif.sampling.loading import load_model, load_tokenizer, trained_with
 from rlif.scoring.head import head_of, longest_sequence
 from rlif.scoring.statistics import score_completions
 from rlif.signals import SIGNALS, every_signal
 from rlif.signals.token_confidence import TOP_K, WINDOW
-from rlif.tasks.chat_template import WITH_TEMPLATE, Chat, chat_of
+from rlif.tasks.chat_template import WITH_TEMPLATE, Chat, chat_of, try_ahead
 from rlif.tasks.rendering import encode, ends_of
 from rlif.tasks.rows import CONVERSATIONS, named_column, read_turns, written_out
 from rlif.types import Message
 
 Pair = tuple[list[int], list[int]]  # token ids of a prompt and of a completion
+Each = TypeVar("Each")
 PAIR = ("prompt", "completion")
 BATCHES = 8  # scored and written together, so that rows of like length share a pass
 
@@ -96,14 +98,28 @@ class Scorer:
 
         Raises:
             RecipeError: messages where `chat` is off.
-            ModelError: messages that the template refuses.
+            ModelError: messages that the template refuses, or a token without an embedding.
         """
         prompt = row["prompt"]
-        if self.chat and isinstance(prompt, str):
-            prompt = [{"role": "user", "content": prompt}]
         if not self.chat and not isinstance(prompt, str):
             raise RecipeError("its prompt is a list of messages, which takes a chat template; leave --no-chat out.")
-        return encode(self.tokenizer, prompt, self.chat), self.encode_completion(row)
+        prompt = self._conversation(row) if self.chat else prompt
+        return self.checked((encode(self.tokenizer, prompt, self.chat), self.encode_completion(row)))
+
+    def checked(self, pair: Pair) -> Pair:
+        """Returns the token ids of a row; raises a ModelError where the model has no embedding of one."""
+        if self.model is not None:
+            check_tokens(self.name or type(self.model).__name__, self.model.config, self.tokenizer, pair)
+        return pair
+
+    def try_ahead(self, rows: Sequence[Row]) -> None:
+        """Tries the chat template on many rows at once, see `rlif.tasks.chat_template`."""
+        if self.chat:
+            try_ahead(self.tokenizer, [self._conversation(row) for row in rows], self.chat, opens=True)
+
+    def _conversation(self, row: Row) -> list[Message]:
+        prompt = row["prompt"]
+        return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
     def encode_completion(self, row: Row) -> list[int]:
         """Returns the token ids of a row's completion, with the token that closes it if it ended."""
@@ -113,6 +129,7 @@ class Scorer:
 
     def score(self, rows: Sequence[Row]) -> list[dict[str, float | None]]:
         """Computes every signal of each row; None where there are no tokens, or more than the model takes."""
+        self.try_ahead(rows)
         return self.score_ids([self.encode(row) for row in rows])
 
     def score_ids(
@@ -203,12 +220,12 @@ def _score(
     return counts
 
 
-def _batches(encoded: Iterator[tuple[Row, Pair]], size: int) -> Iterator[list[tuple[Row, Pair]]]:
-    """Yields the rows in batches. An error is raised once the rows before it are yielded."""
+def _batches(rows: Iterator[Each], size: int) -> Iterator[list[Each]]:
+    """Yields rows in batches. An error is raised once the rows before it are yielded."""
     while True:
-        batch: list[tuple[Row, Pair]] = []
+        batch: list[Each] = []
         try:
-            for each in islice(encoded, size):
+            for each in islice(rows, size):
                 batch.append(each)
         except RlifError:
             yield batch
@@ -224,13 +241,15 @@ def _print(out: TextIO, *rows: Row) -> None:
 
 
 def _encode(rows: Iterator[tuple[int, Row]], scorer: Scorer, source: Path) -> Iterator[tuple[Row, Pair]]:
-    """Yields rows with their token ids; an error names the line."""
-    for number, row in rows:
-        try:
-            pair = scorer.encode(row)
-        except RlifError as error:
-            raise type(error)(f"line {number} of {source}: {error}") from error
-        yield row, pair
+    """Yields rows with their token ids; an error names the line, and is raised once the rows before it are yielded."""
+    for part in _batches(rows, scorer.batch_size * BATCHES):
+        scorer.try_ahead([row for _, row in part])
+        for number, row in part:
+            try:
+                pair = scorer.encode(row)
+            except RlifError as error:
+                raise type(error)(f"line {number} of {source}: {error}") from error
+            yield row, pair
 
 
 def read_rows(source: Path, columns: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[int, Row]]:
@@ -257,7 +276,7 @@ def read_rows(source: Path, columns: Mapping[str, str] = MappingProxyType({})) -
             row |= {"prompt": turns, "completion": [last]}
         if missing := [name for name in PAIR if name not in row]:
             raise DataError(f"{where} has no {missing[0]!r}; it has {names_of(row)}.")
-        yield number, row | {"prompt": _prompt(row["prompt"], where), "completion": _completion(row, where)}
+        yield number, row | {"prompt": read_prompt(row["prompt"], where), "completion": _completion(row, where)}
 
 
 def _completion(row: Row, where: str) -> str:
@@ -272,7 +291,12 @@ def _completion(row: Row, where: str) -> str:
             raise DataError(f"the completion in {where} is {found}; expected plain text.")
 
 
-def _prompt(prompt: Any, where: str) -> str | list[Message]:
+def read_prompt(prompt: Any, where: str) -> str | list[Message]:
+    """Checks a prompt of a row, and reads its messages in whatever form they have.
+
+    Raises:
+        DataError: it is something else, or ends with the assistant's turn.
+    """
     prompt = written_out(prompt, f"the prompt in {where}")
     if isinstance(prompt, str):
         return prompt

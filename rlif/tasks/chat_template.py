@@ -1,7 +1,8 @@
 """Applies chat templates, and refuses in one sentence what one of them cannot do.
 
 A chat template is a program that comes with a tokenizer. transformers runs it in a sandbox, which bounds neither time
-nor memory. So the first conversation of each form is rendered in a process of its own before it is rendered here:
+nor memory. So each conversation is rendered in another process before it is rendered here, many at once by
+`try_ahead`:
 
     time, memory, length    a template that exceeds them is refused
     messages                a template that leaves out the system or the user message is refused
@@ -11,6 +12,8 @@ nor memory. So the first conversation of each form is rendered in a process of i
 import os
 import re
 import resource
+import select
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +24,7 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
+from rlif import progress
 from rlif.errors import ModelError, RecipeError, first_line
 from rlif.types import Message
 
@@ -28,8 +32,16 @@ SECONDS, MEMORY = 10, 2**30  # that a template may take for one conversation, in
 LENGTH, GROWTH = 1_000_000, 50  # characters that it may write: so many, and so many for each of its conversation
 INSTEAD = "plain prompts (chat=false, --no-chat)"
 READ = ("system", "developer", "user")  # roles whose text no template may leave out
+FINE, MEMORY_OUT, LONG = (
+    b"f",
+    b"m",
+    b"l",
+)  # what became of a conversation; a digit is the place in READ of a role left out
+PATIENCE = 12  # times SECONDS, after which a process that gives no sign is stuck: waiting costs a processor nothing
+REMEMBERED = 2**20  # conversations, some hundred bytes each
 
-_tried: set[tuple[Any, ...]] = set()
+Rendered = tuple[list[Message], dict[str, Any], bool]  # messages, arguments, whether the model's turn is opened
+_tried: set[int] = set()  # hashes of conversations that rendered well
 
 
 @dataclass(frozen=True)
@@ -72,14 +84,11 @@ def apply(tokenizer: Any, messages: Sequence[Message], chat: Chat | bool, **fixe
         ModelError: the template refuses the conversation, cannot be read, or does not end.
         RecipeError: an argument for the template that it never reads, or that is not the user's to give.
     """
-    chat = chat_of(chat)
-    messages, arguments = list(messages), dict(chat.arguments or {})
-    if chat.merge_system:
-        messages = with_merged_system(messages)
+    messages, arguments, opens = _as_rendered(messages, chat, fixed.get("add_generation_prompt", False))
     if arguments:
         _check_arguments(tokenizer, arguments)
     try:
-        _try_first(tokenizer, messages, arguments, fixed.get("add_generation_prompt", False))
+        _try(tokenizer, (messages, arguments, opens))
         return tokenizer.apply_chat_template(messages, **fixed, **arguments)
     except ModelError:
         raise
@@ -89,7 +98,7 @@ def apply(tokenizer: Any, messages: Sequence[Message], chat: Chat | bool, **fixe
             f" chat_template.jinja or tokenizer_config.json of the model, or use {INSTEAD}."
         ) from error
     except Exception as error:  # a template is a program by somebody else, and can raise anything
-        roles = [str(message.get("role")) for message in messages]
+        roles = _roles(messages)
         raise ModelError(
             f"the chat template refuses its prompt: {first_line(error).rstrip('.')} (messages: {', '.join(roles)});"
             f" {_remedy(roles)}."
@@ -130,71 +139,127 @@ def _check_arguments(tokenizer: Any, arguments: Mapping[str, Any]) -> None:
         )
 
 
-def _try_first(tokenizer: Any, messages: list[Message], arguments: dict[str, Any], opens: bool) -> None:
-    """Renders the first conversation of these roles apart, and checks what the template made of it."""
-    roles = tuple(str(message.get("role")) for message in messages)
-    key = (str(tokenizer.chat_template), repr(arguments), roles, opens)
-    if key in _tried:
+def try_ahead(tokenizer: Any, conversations: Sequence[Sequence[Message]], chat: Chat | bool, opens: bool) -> None:
+    """Tries many conversations in one process, so that `apply` starts none for each. What is wrong is raised there.
+
+    Args:
+        opens: whether the model's turn is opened.
+    """
+    found = [_as_rendered(messages, chat, opens) for messages in conversations]
+    new = {key: each for each in found if (key := _key(tokenizer, each)) not in _tried}
+    if len(new) > 1:
+        with progress.task("trying the chat template", len(new)) as advance:
+            verdicts = _verdicts(tokenizer, [*new.values()], advance)
+        if len(_tried) > REMEMBERED:
+            _tried.clear()
+        _tried.update(key for key, verdict in zip(new, verdicts, strict=False) if verdict == FINE)
+
+
+def _as_rendered(messages: Sequence[Message], chat: Chat | bool, opens: bool) -> Rendered:
+    chat = chat_of(chat)
+    merged = with_merged_system(messages) if chat.merge_system else list(messages)
+    return merged, dict(chat.arguments or {}), opens
+
+
+def _key(tokenizer: Any, each: Rendered) -> int:
+    return hash((str(tokenizer.chat_template), repr(each)))
+
+
+def _try(tokenizer: Any, each: Rendered) -> None:
+    """Renders a conversation in another process, unless that was done before, and refuses what a template does to it.
+
+    Raises:
+        ModelError: it takes too much, or leaves out a message.
+    """
+    if (key := _key(tokenizer, each)) in _tried:
         return
-
-    def render() -> str:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens, **arguments)
-
-    contents = [message.get("content") for message in messages]
-    if why := _trouble(render, LENGTH + GROWTH * sum(len(str(content)) for content in contents)):
-        raise ModelError(f"the chat template {why}; give the model another template, or use {INSTEAD}.")
-    text = "".join(render().split())
-    for role, content in zip(roles, contents, strict=True):
-        if role in READ and isinstance(content, str) and "".join(content.split()) not in text:
-            raise ModelError(f"the chat template leaves out the text of the {role} message; {_remedy(roles)}.")
+    messages = each[0]
+    verdict = b"".join(_verdicts(tokenizer, [each]))
+    if verdict.isdigit():
+        raise ModelError(
+            f"the chat template leaves out the text of the {READ[int(verdict)]} message; {_remedy(_roles(messages))}."
+        )
+    if verdict != FINE:
+        why = {
+            MEMORY_OUT: f"takes more than {MEMORY >> 20:,} MiB of memory",
+            LONG: f"writes more than {_room(messages):,} characters",
+        }.get(verdict, f"does not end within {SECONDS} s")
+        begins = str(messages[-1].get("content"))[:40] if messages else ""
+        raise ModelError(
+            f"the chat template {why} for the prompt that begins {begins!r}; give the model another template, or use"
+            f" {INSTEAD}."
+        )
     _tried.add(key)
 
 
-def _trouble(render: Callable[[], str], room: int) -> str | None:
-    """Renders in a process that can be killed; says what a template takes too much of, None where it is modest.
+def _roles(messages: Sequence[Message]) -> list[str]:
+    return [str(message.get("role")) for message in messages]
 
-    Nothing is tried where a process cannot be copied: outside Linux its threads forbid that, or it has no memory left.
+
+def _room(messages: Sequence[Message]) -> int:
+    return LENGTH + GROWTH * sum(len(str(message.get("content"))) for message in messages)
+
+
+def _judge(tokenizer: Any, each: Rendered) -> bytes:
+    """Renders a conversation, says in one letter what becomes of it; an error is raised where it is rendered again."""
+    messages, arguments, opens = each
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens, **arguments)
+    except MemoryError:
+        return MEMORY_OUT
+    except Exception:
+        return FINE
+    if len(text) > _room(messages):
+        return LONG
+    bare = "".join(text.split())
+    for role, content in ((message.get("role"), message.get("content")) for message in messages):
+        if role in READ and isinstance(content, str) and "".join(content.split()) not in bare:
+            return str(READ.index(role)).encode()
+    return FINE
+
+
+def _verdicts(
+    tokenizer: Any, conversations: Sequence[Rendered], advance: Callable[[int], object] = lambda count: None
+) -> list[bytes]:
+    """Judges conversations in a process that can be killed; the list ends before the one that killed it.
+
+    They are judged here where a process cannot be copied: outside Linux its threads forbid that, or it has no memory.
     """
-    if not sys.platform.startswith("linux"):
-        return None
     reader, writer = os.pipe()
     try:
-        process = os.fork()
+        process = os.fork() if sys.platform.startswith("linux") else None
     except OSError:
+        process = None
+    if process is None:
         os.close(reader)
         os.close(writer)
-        return None
+        return [_judge(tokenizer, each) for each in conversations]
     if not process:
-        _render_and_leave(render, room, writer)
+        _judge_and_leave(tokenizer, conversations, writer)
     os.close(writer)
-    with open(reader, "rb") as pipe:
-        verdict = pipe.read(1)
-    with suppress(ChildProcessError):  # where a program has its children waited for
+    letters, ready = b"", False
+    with open(reader, "rb", buffering=0) as pipe:
+        while (ready := bool(select.select([pipe], [], [], PATIENCE * SECONDS)[0])) and (more := pipe.read(4096)):
+            letters += more
+            advance(len(more))
+    with suppress(ProcessLookupError, ChildProcessError):  # where a program has its children waited for
+        if not ready:
+            os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
-    return {
-        b"": f"does not end within {SECONDS} s",
-        b"m": f"takes more than {MEMORY >> 20:,} MiB of memory",
-        b"l": f"writes more than {room:,} characters",
-    }.get(verdict)
+    return [bytes([letter]) for letter in letters]
 
 
-def _render_and_leave(render: Callable[[], str], room: int, writer: int) -> None:
-    """Renders under limits, writes one letter and ends the process; what the template raises is raised later again."""
+def _judge_and_leave(tokenizer: Any, conversations: Sequence[Rendered], writer: int) -> None:
+    """Judges conversations under limits, writes their letters and ends the process."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             size = int(file.read().split()[0]) * resource.getpagesize()
-        for limit, value in (
-            (resource.RLIMIT_CORE, 0),
-            (resource.RLIMIT_CPU, SECONDS),
-            (resource.RLIMIT_AS, size + MEMORY),
-        ):
+        for limit, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_AS, size + MEMORY)):
             hard = resource.getrlimit(limit)[1]
             resource.setrlimit(limit, (value if hard < 0 else min(value, hard), hard))
-        try:
-            os.write(writer, b"l" if len(render()) > room else b"f")
-        except MemoryError:
-            os.write(writer, b"m")
-        except Exception:
-            os.write(writer, b"f")
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends the process
+        for each in conversations:
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            os.write(writer, _judge(tokenizer, each))
     finally:
         os._exit(0)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlif.errors import ModelError
-from rlif.tasks.chat_template import Chat, apply
+from rlif.tasks.chat_template import Chat, apply, try_ahead
 from rlif.tasks.prompts import Prompt
 from rlif.types import Message
 
@@ -20,7 +20,21 @@ MARK = "rlif-marks-the-end-of-this-turn"
 
 def render(tokenizer: Any, prompt: Prompt, problem: str | Sequence[Message], chat: Chat | bool) -> list[int]:
     """Renders a problem as token ids."""
-    return encode(tokenizer, prompt.messages(problem) if chat else prompt.text(problem), chat)
+    return render_all(tokenizer, prompt, [problem], chat)[0]
+
+
+def render_all(
+    tokenizer: Any, prompt: Prompt, problems: Sequence[str | Sequence[Message]], chat: Chat | bool
+) -> list[list[int]]:
+    """Renders problems as token ids."""
+    form = prompt.messages if chat else prompt.text
+    return encode_all(tokenizer, [form(problem) for problem in problems], chat)
+
+
+def encode_all(tokenizer: Any, prompts: Sequence[str | Sequence[Message]], chat: Chat | bool = True) -> list[list[int]]:
+    """Turns prompts into token ids as `encode` does."""
+    try_ahead(tokenizer, [prompt for prompt in prompts if not isinstance(prompt, str)], chat, opens=True)
+    return [encode(tokenizer, prompt, chat) for prompt in prompts]
 
 
 def encode(tokenizer: Any, prompt: str | Sequence[Message], chat: Chat | bool = True) -> list[int]:

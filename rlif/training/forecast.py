@@ -155,7 +155,7 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     from rlif.scoring.statistics import score_completions
     from rlif.signals import NEEDS, SIGNALS, windowed
     from rlif.signals.token_confidence import TOP_K
-    from rlif.tasks.rendering import ends_of, render
+    from rlif.tasks.rendering import ends_of, render_all
     from rlif.training.prepare import prepare
 
     signal = str(recipe.reward)
@@ -168,7 +168,7 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     model, training = load_model(recipe), recipe.resolved_training
     temperature, group = training["temperature"], training["num_generations"]
     chat = recipe.chat_template
-    ids = [render(tokenizer, prepared.prompt, problem.prompt, chat) for problem in chosen]
+    ids = render_all(tokenizer, prepared.prompt, [problem.prompt for problem in chosen], chat)
     sampling = {"temperature": temperature, "n": group, "seed": recipe.seed, "ends": ends_of(tokenizer, chat)}
     decoding = Decoding(training["max_completion_length"], **sampling)
     sampler = TransformersSampler(model, tokenizer, training["per_device_train_batch_size"])

@@ -44,7 +44,7 @@ def train(
             run is returned as it is.
         console: a rich console for progress; if left out, progress is logged by `logging.getLogger("rlif.training")`
             at level INFO.
-        again: what goes on with the run after a stop, in words; `rlif train --resume` if left out.
+        again: what goes on with the run after a stop, in words; the command that resumes it if left out.
 
     Raises:
         RlifError: something in the recipe, the data, the model or the machine that the user can put right.

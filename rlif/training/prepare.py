@@ -10,10 +10,12 @@ The checks of a recipe, in this order; each refuses in one sentence:
     lengths     `check_fit`                      prompts and completions within the model's positions and embeddings
     steps       `plan_steps`                     enough problems, steps that are rewarded, checkpoints between rollouts
     machines    `launching.check_layout`         for `rlif launch` and `rlif plan`
+    weights     `check_files`                    for `--dry-run`, which loads no model
 """
 
 from dataclasses import dataclass
 from itertools import compress
+from pathlib import Path
 from typing import Any
 
 from rlif import progress
@@ -22,7 +24,7 @@ from rlif.config.steps import Plan, check_annotator, plan_steps
 from rlif.errors import ModelError, RecipeError
 from rlif.rewards.terms import check_gold, check_terms
 from rlif.runs.paths import with_absolute_paths
-from rlif.sampling.loading import check_adapter, load_config, load_tokenizer
+from rlif.sampling.loading import check_adapter, load_config, load_tokenizer, model_path
 from rlif.tasks import Task, by_id, check_sources, find_task, of_task
 from rlif.tasks.prompts import Prompt, find_prompt
 from rlif.types import Problem
@@ -82,8 +84,8 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
         RlifError: anything in the recipe, the data or the tokenizer that would stop the run.
     """
     from rlif.sampling.limits import check_fit, check_trainable
-    from rlif.sampling.protocol import render_problem
-    from rlif.tasks.rendering import render
+    from rlif.sampling.protocol import render_problems
+    from rlif.tasks.rendering import render_all
 
     recipe = with_absolute_paths(recipe)
     task, prompt, options = check_settings(recipe, processes)
@@ -101,7 +103,7 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     check_annotator(recipe, config)
     tokenizer = load_tokenizer(recipe)
     chat = recipe.chat_template
-    rendered = [render(tokenizer, prompt, p.prompt, chat) for p in problems]
+    rendered = render_all(tokenizer, prompt, [problem.prompt for problem in problems], chat)
     fits = [len(ids) <= recipe.max_prompt_tokens for ids in rendered]
     short, ids = list(compress(problems, fits)), list(compress(rendered, fits))
     if not all(ids[:1]):
@@ -116,7 +118,20 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     check_fit(recipe.model, config, tokenizer, ids, longest)
     for name, each in looked_at.items():
         own = find_prompt(recipe.prompt or each.protocol.prompt)
-        ids = [render_problem(tokenizer, own, problem, chat, each) for problem in held_out[name]]
+        ids = render_problems(tokenizer, own, held_out[name], chat, each)
         check_fit(recipe.model, config, tokenizer, ids, min(each.protocol.max_tokens, longest))
     plan = plan_steps(recipe, len(short), processes)
     return PreparedRun(recipe, task, prompt, tokenizer, short, len(problems) - len(short), plan, held_out, options)
+
+
+def rehearse(recipe: Recipe, processes: int = 1) -> Plan:
+    """Prepares a run, and reads local weights a tensor at a time; returns its plan. Loads no model, and writes nothing.
+
+    Raises:
+        RlifError: what would stop the run, as far as that can be seen before it starts.
+    """
+    from rlif.sampling.limits import check_files
+
+    plan = prepare(recipe, processes).plan
+    check_files(recipe.model, Path(model_path(recipe)))
+    return plan

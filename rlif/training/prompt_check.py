@@ -23,7 +23,7 @@ from rlif.sampling.sampler import Decoding, TransformersSampler
 from rlif.tasks import Task
 from rlif.tasks.chat_template import Chat
 from rlif.tasks.prompts import Prompt
-from rlif.tasks.rendering import ends_of, render, turn_end
+from rlif.tasks.rendering import ends_of, render_all, turn_end
 from rlif.types import Problem
 
 MANY = 0.25  # share of completions from which on a habit is worth a warning
@@ -55,7 +55,7 @@ def check_prompts(
     ends = decoding.ends or tuple(stops(model, tokenizer, chat))
     warnings = [stop_warning(tokenizer, ends, chat)] if chat else []
     sampler = TransformersSampler(model, tokenizer, batch_size=len(problems))
-    ids = [render(tokenizer, prompt, problem.prompt, chat) for problem in problems]
+    ids = render_all(tokenizer, prompt, [problem.prompt for problem in problems], chat)
     found = sampler.sample(ids, replace(decoding, ends=ends))
     n, truncated = len(found), sum(completion.truncated for completion in found)
     running = sum(goes_on(completion.text) for completion in found)

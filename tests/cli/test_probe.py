@@ -91,3 +91,13 @@ def test_the_weight_depends_on_recipe_and_rollbacks_alone():
     recipe = rlif.load_recipe("demo", ["guard.strengthen=2"])
     assert [strengthened(recipe, n).resolved_training["beta"] for n in (0, 1, 2)] == pytest.approx([0.1, 0.2, 0.4])
     assert strengthened(recipe, 0) is recipe
+
+
+def test_probe_takes_the_names_of_columns(monkeypatch, tmp_path):
+    (tmp_path / "data.jsonl").write_text('{"frage": "1 + 1", "antwort": "2"}\n' * 8)
+    seen = []
+    monkeypatch.setattr("rlif.training.forecast.probe", lambda recipe, problems: seen.append(recipe) or 1 / 0)
+    data = ["task=prompts", f"source={tmp_path / 'data.jsonl'}"]
+    result = CliRunner().invoke(app, ["probe", "demo", *data, "--columns", "prompt=frage,gold=antwort"])
+    assert isinstance(result.exception, ZeroDivisionError)
+    assert seen[0].columns == {"prompt": "frage", "gold": "antwort"} and seen[0].task == "prompts"

@@ -69,7 +69,7 @@ def test_another_data_folder_can_be_given(folders, tmp_path):
         (lambda path: write(path, [{"id": "other", "output": ""}, {"id": "gsm8k-0", "output": ""}]), "is 'other'"),
         (lambda path: write(path, [{"id": "gsm8k-0", "output": ""}] * 2), "'gsm8k-0' occurs more than once"),
         (lambda path: write(path, [{"id": "gsm8k-0"}]), "KeyError: 'output'"),
-        (lambda path: write(path, ["a line"]), "has no columns: it is a str"),
+        (lambda path: write(path, ["a line"]), "holds a str; expected an object per line"),
     ],
 )
 def test_an_entry_that_cannot_be_checked_has_a_note_and_the_others_are_checked(folders, spoil, message):

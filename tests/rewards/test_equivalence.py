@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 import torch
 from support.models import byte_tokenizer, tiny_config
-from transformers import Qwen2ForSequenceClassification, Qwen2Model
+from transformers import AutoTokenizer, Qwen2ForSequenceClassification, Qwen2Model
 
 import rlif
 from rlif.config.loading import check_recipe
@@ -94,6 +94,25 @@ def test_an_entailment_model_without_padding_pads_with_its_end(tmp_path):
     """Its texts differ in length, and attention leaves the padding out."""
     cluster_texts = load_equivalence(Equivalence(entailment=entailer(tmp_path / "nli", padded=False)))
     assert cluster_texts(PROMPT, TEXTS) == [[0, 2], [1], [3]]
+
+
+def test_texts_that_a_model_cannot_read_whole_are_refused(tmp_path, encoder):
+    """Their ends would be left out without a word, and texts that differ there alone would mean the same."""
+    folder = entailer(tmp_path / "nli")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.model_max_length = 40
+    tokenizer.save_pretrained(folder)
+    cluster_texts = load_equivalence(Equivalence(entailment=folder))
+    assert cluster_texts(PROMPT, TEXTS) == [[0, 2], [1], [3]]
+    with pytest.raises(rlif.RlifError, match=r"entailment model .*nli' reads 40 tokens, but what it compares has 80"):
+        cluster_texts(PROMPT, ["a" * 38, "b" * 38])
+    from sentence_transformers import SentenceTransformer
+
+    limit = SentenceTransformer(encoder, device="cpu").max_seq_length
+    cluster_texts = load_equivalence(Equivalence(embedding=encoder))
+    assert cluster_texts("?", ["a" * (limit - 1), "a" * (limit - 1)]) == [[0, 1]]
+    with pytest.raises(rlif.RlifError, match=rf"reads {limit} tokens, but what it compares has {limit + 5}"):
+        cluster_texts("?", ["a" * (limit + 5), "a"])
 
 
 def test_models_that_cannot_tell(tmp_path, model_folder):

@@ -77,6 +77,39 @@ def test_tokens_without_an_embedding_are_refused(tmp_path, monkeypatch, capsys):
         TransformersSampler(tiny_model(vocab_size=100), byte_tokenizer()).sample([[5, 200]], Decoding(4))
 
 
+def test_every_prompt_of_every_task_is_checked_before_a_model_is_loaded(tmp_path, monkeypatch, capsys):
+    """The prompts of the second task are too long, or the last one has a token without an embedding."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rlif.evaluation.grid.load_model", lambda recipe: 1 / 0)
+    folder = saved(tmp_path / "m", tiny_model(vocab_size=230, max_position_embeddings=600))
+    for name, texts in (("long", ["Go.", "Go on." * 100]), ("unknown", ["Go.", "Go on.", "\u00e0"])):
+        rows = [json.dumps({"prompt": text, "answer": "1"}) + "\n" for text in texts]
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    arguments = ["eval", folder, "--max-tokens", "8", "--batch-size", "1", "--limit", "3"]
+    for tasks, source, message in (
+        ("prompts", "long", "and a completion up to 8, together 6"),
+        ("clock,prompts", "long", "has 600 positions"),
+        ("prompts", "unknown", "end at 229"),
+        ("clock,prompts", "unknown", "end at 229"),
+    ):
+        more = ["--tasks", tasks, "--source", f"prompts={source}.jsonl"]
+        code, _, err = main(monkeypatch, capsys, *arguments, *more)
+        assert code == 2 and message in err and not (tmp_path / "evals").exists()
+
+
+def test_score_names_the_line_of_a_token_without_an_embedding(tmp_path, monkeypatch, capsys):
+    folder = saved(tmp_path / "m", tiny_model(vocab_size=230))
+    rows = [{"prompt": "Go.", "completion": text} for text in ("a", "b", "\u00e0", "c")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out.jsonl"
+    code, _, err = main(monkeypatch, capsys, "score", str(tmp_path / "rows.jsonl"), "-m", folder, "-o", str(out))
+    assert code == 2 and "line 3 of" in err and "end at 229" in err and len(out.read_text().splitlines()) == 2
+    samples = [{"id": str(n), **row, "answer": "a", "right": True} for n, row in enumerate(rows)]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
+    code, _, err = main(monkeypatch, capsys, "select", "--samples", str(tmp_path / "samples.jsonl"), "-m", folder)
+    assert code == 2 and "end at 229" in err
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_named(value, tmp_path, monkeypatch, capsys):
     folder = saved(tmp_path / "m")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 from support.killing import rlif_process
 from support.sabotage import die_at
+
+from rlif.tasks.prompts import PROMPTS
 
 APPEND = "rlif.files.jsonl:JsonLog.append"
 DRAW = ["-t", "clock", "-n", "4", "--limit", "5", "--batch-size", "8", "--max-tokens", "6"]  # three batches
@@ -125,3 +128,29 @@ def test_samples_that_were_given_are_written_whole_and_never_over_others(tmp_pat
     assert code == 2 and "samples.jsonl holds other samples than were given; write to another" in printed
     assert content(out) == whole
     assert choose("out/samples.jsonl")[0] == 0 and content(out)["samples.jsonl"] == whole["samples.jsonl"]
+
+
+def test_a_selection_names_how_prompts_were_rendered_and_no_other_way_is_mixed_in(tmp_path, model_folder):
+    out = tmp_path / "drawn"
+    assert select(model_folder, out, "--prompt", "intuitor-3b")[0] == 0
+    settings = json.loads((out / "selection.json").read_text())["settings"]
+    assert settings["chat"] is True and settings["prompt"] == asdict(PROMPTS["intuitor-3b"])
+    code, printed = select(model_folder, out, "--prompt", "plain", "--no-chat")
+    assert code == 2 and "drawn with other settings (chat, prompt)" in " ".join(printed.split())
+
+    rows = [{"id": "a", "prompt": "Go.", "completion": text, "answer": text, "right": True} for text in "xy"]
+    given, out = tmp_path / "given.jsonl", tmp_path / "scored"
+    given.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def choose(*options):
+        arguments = ["select", "--samples", given, "-m", model_folder, "-o", out, *options]
+        return rlif_process(arguments, tmp_path / "log")
+
+    assert choose("--no-chat")[0] == 0
+    settings, before = json.loads((out / "selection.json").read_text())["settings"], content(out)
+    assert settings["chat"] is False and settings["prompt"] is None
+    code, printed = choose()
+    assert code == 2 and f"{out} holds samples scored with other settings (chat); write to" in " ".join(printed.split())
+    assert content(out) == before
+    (out / "selection.json").unlink()  # a kill came before it
+    assert choose()[0] == 0 and content(out)["samples.jsonl"] != before["samples.jsonl"]

@@ -38,7 +38,8 @@ SMALL = [
     "training.log_level=error",
     "guard={prompt_check: 0}",
 ]
-GUARD = "prompt_check: 0, start: 1, window: 1, patience: 1, kl: 1.0e-5"
+# KL is to raise the alarm. In random text the words of the problem come by chance.
+GUARD = "prompt_check: 0, start: 1, window: 1, patience: 1, kl: 1.0e-5, prompt_use: null"
 CASES = {
     "full": [],
     "lora": ["lora={r: 4, target_modules: [q_proj]}"],

@@ -16,7 +16,7 @@ from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from trl.trainer.utils import add_fused_lm_head
+from trl.trainer import utils
 
 from rlif.errors import RlifError
 from rlif.scoring.head import head_of
@@ -24,6 +24,7 @@ from rlif.scoring.statistics import score_completions
 from rlif.scoring.taps import BackboneTap
 from support.models import tiny_model
 
+ADD_FUSED_HEAD = getattr(utils, "add_fused_lm_head", None)  # older TRL has none, and trains from logits
 TEMPERATURE, TOP_K, PROMPT, COMPLETION = 0.7, 5, 4, 6
 NAMES = ("logprob", "mean_logprob", "entropy", "topk_confidence")
 
@@ -40,10 +41,11 @@ def in_shards(model: nn.Module, head_apart: bool) -> nn.Module:
 def by_accelerate(model: nn.Module) -> nn.Module:
     """Shards a model by accelerate's own function: final norm, head and tied embedding are one group.
 
-    The model has TRL's fused head, as in training. A real Accelerator has no FSDP on the CPU, so its attributes are
-    given here.
+    The model has TRL's fused head where training has it. A real Accelerator has no FSDP on the CPU, so its attributes
+    are given here.
     """
-    add_fused_lm_head(model, temperature=TEMPERATURE, outputs=("log_probs", "entropy"))
+    if ADD_FUSED_HEAD is not None:
+        ADD_FUSED_HEAD(model, temperature=TEMPERATURE, outputs=("log_probs", "entropy"))
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
     accelerator = SimpleNamespace(
         state=SimpleNamespace(fsdp_plugin=plugin),
@@ -53,7 +55,7 @@ def by_accelerate(model: nn.Module) -> nn.Module:
         torch_device_mesh=None,
     )
     model = fsdp2_prepare_model(accelerator, model)
-    assert has_fused_head(model)
+    assert has_fused_head(model) == (ADD_FUSED_HEAD is not None)
     return model
 
 

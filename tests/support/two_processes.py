@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import rlif
 from rlif.engines.trl.annotator import Annotator
-from rlif.errors import RewardError
+from rlif.errors import ModelError, RewardError
 from rlif.rewards.mixing import Mixer
 from support import same_draws, sharded
 from support.trainers import Lengths, make_trainer
@@ -53,6 +53,22 @@ def fails_on_one(completions, **_):
     return [1.0] * (len(completions) - PartialState().process_index)
 
 
+def checked_otherwise(trainer, find):
+    """Makes the second process find something else, once, in the check before the first step."""
+    rehearse = trainer._rehearse
+
+    def once():
+        found, trainer._rehearse = rehearse(), rehearse
+        return find() if PartialState().process_index else found
+
+    trainer._rehearse = once
+    return trainer
+
+
+def refuse():
+    raise ModelError("the second process refuses its model")
+
+
 def said(row):
     return {"prompt": row.prompt, "answer": row.answer, "text": row.text}
 
@@ -79,6 +95,13 @@ if __name__ == "__main__":
         make_trainer(model_folder, reward={"two_processes:fails_on_one": 1.0}, **STRADDLING).train()
     except RewardError as error:
         found["error"] = str(error)
+    trainer = checked_otherwise(make_trainer(model_folder, **STRADDLING), lambda: "is 1 nat off")
+    trainer.train()
+    found["inexact on one"] = [rollout["path"] for rollout in trainer.rollouts]
+    try:
+        checked_otherwise(make_trainer(model_folder, **STRADDLING), refuse).train()
+    except ModelError as error:
+        found["refused"] = str(error)
     for case in same_draws.CASES:
         weights, trainer = same_draws.weights_after(case, model_folder, pytest.MonkeyPatch())
         save_file(weights, out / f"{case}.{state.process_index}.safetensors")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 
 import pytest
 from support.chat_templates import SHAPES, tokenizer_of
@@ -18,7 +20,7 @@ from rlif.selection.score_file import Scorer
 from rlif.tasks import TASKS, chat_template
 from rlif.tasks.chat_template import Chat
 from rlif.tasks.prompts import PROMPTS
-from rlif.tasks.rendering import conversation_text, encode, render
+from rlif.tasks.rendering import conversation_text, encode, render, render_all
 from rlif.training.prepare import prepare
 
 THINKING = (
@@ -139,6 +141,67 @@ def test_a_hostile_template_is_refused_before_it_does_harm(template, said, monke
     with pytest.raises(ModelError, match=f"the chat template {said}") as error:
         render(tokenizer, PROMPTS["plain"], "Go go.", True)
     assert str(error.value).count("\n") == 0 and str(error.value).endswith("(chat=false, --no-chat).")
+
+
+LATER = "{% if 'MARK' in messages[-1].content %}HARM{% endif %}<|user|>{{ messages[-1].content }}<|assistant|>"
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "does not end within 1 s"),
+        ("{{ 'x' * 10 ** 11 }}", "takes more than 1,024 MiB of memory"),
+        ("{{ 'x' * 2 * 10 ** 6 }}", "writes more than 1,000,... characters"),
+        ("{{ 1 // 0 }}", "refuses its prompt: .*zero"),
+    ],
+)
+def test_a_template_that_is_hostile_to_a_later_prompt_alone_is_refused(harm, said, monkeypatch):
+    """One of a hundred, which are tried in one process."""
+    monkeypatch.setattr(chat_template, "SECONDS", 1)
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = LATER.replace("HARM", harm)
+    texts = [f"Count {n}." for n in range(70)] + ["Count MARK."] + [f"Count {n}." for n in range(70, 99)]
+    with pytest.raises(ModelError, match=f"the chat template {said}") as error:
+        render_all(tokenizer, PROMPTS["plain"], texts, True)
+    assert str(error.value).endswith("(chat=false, --no-chat).") and "\n" not in str(error.value)
+    assert "zero" in said or "the prompt that begins 'Count MARK.'" in str(error.value)
+    texts.remove("Count MARK.")
+    assert len(render_all(tokenizer, PROMPTS["plain"], texts, True)) == 99
+
+
+def test_a_message_that_is_left_out_of_a_later_prompt_alone_is_refused():
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{{ '' if 'MARK' in messages[0].content else messages[0].content }}"
+    with pytest.raises(ModelError, match="leaves out the text of the user message"):
+        render_all(tokenizer, PROMPTS["plain"], ["Go.", "MARK", "Go on."], True)
+
+
+def test_many_conversations_are_tried_in_one_process_and_each_of_them_once(monkeypatch):
+    forks, fork = [], os.fork
+    monkeypatch.setattr(chat_template.os, "fork", lambda: forks.append(fork()) or forks[-1])
+    tokenizer, texts = thinking_tokenizer(), [f"Try {n}." for n in range(50)]
+    for _ in range(2):
+        render_all(tokenizer, PROMPTS["plain"], texts, True)
+        render(tokenizer, PROMPTS["plain"], texts[7], True)
+    assert len(forks) == 1
+
+
+def test_a_process_that_waits_for_ever_is_ended(monkeypatch):
+    """As one that was copied while another thread held a lock; the limit of processor time never comes."""
+    monkeypatch.setattr(chat_template, "PATIENCE", 0.2)
+    monkeypatch.setattr(chat_template, "SECONDS", 1)
+    monkeypatch.setattr(chat_template, "_judge", lambda tokenizer, each: time.sleep(600))
+    with pytest.raises(ModelError, match="does not end within 1 s"):
+        render(thinking_tokenizer(), PROMPTS["plain"], "Wait.", True)
+
+
+def test_templates_are_judged_here_where_no_process_can_be_copied(monkeypatch):
+    monkeypatch.setattr(chat_template.sys, "platform", "darwin")
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{{ '' if 'MARK' in messages[0].content else messages[0].content }}"
+    assert render(tokenizer, PROMPTS["plain"], "Elsewhere.", True)
+    with pytest.raises(ModelError, match="leaves out the text of the user message"):
+        render(tokenizer, PROMPTS["plain"], "MARK elsewhere", True)
 
 
 def test_an_argument_that_the_template_never_reads_is_refused():

@@ -6,13 +6,18 @@ A version of torch that cannot load them cannot resume the run.
 
 from __future__ import annotations
 
+import io
+import re
 import shutil
 from pathlib import Path
 
+import numpy
 import pytest
+import torch
 from rich.console import Console
 
 import rlif
+import rlif.engines.trl.checkpointing
 from rlif.files.yaml import read_yaml, write_yaml
 from rlif.runs.folder import Run
 from rlif.runs.history import read_history
@@ -49,3 +54,20 @@ def test_reports_read_a_run_of_an_earlier_commit(earlier_run):
     history = read_history(earlier_run.path)
     assert history.last_step == 4 and not [name for name in history.metrics if name.startswith("group_confidence")]
     assert {"tail_confidence", "tail_confidence_spread", "tail_confidence_unscorable"} <= history.metrics.keys()
+
+
+@pytest.mark.parametrize("core", ["core", "_core"])
+def test_a_random_state_of_numpy_1_and_of_numpy_2_loads(core):
+    """The file names a function whose module numpy 2 renamed."""
+    state = numpy.random.get_state()[1]
+    torch.save(state, saved := io.BytesIO(), _use_new_zipfile_serialization=False)
+    renamed, times = re.subn(rb"numpy\._?core\.", f"numpy.{core}.".encode(), saved.getvalue())
+    assert times
+    with torch.serialization.safe_globals([numpy.ndarray, numpy.dtype, type(state.dtype)]):
+        assert (torch.load(io.BytesIO(renamed), weights_only=True) == state).all()
+
+
+def test_an_optimiser_loads_where_several_processes_train_without_a_gpu():
+    torch.save(torch.ones(2), saved := io.BytesIO())
+    saved.seek(0)
+    assert torch.load(saved, map_location=torch.device("cpu", 0), weights_only=True).tolist() == [1, 1]

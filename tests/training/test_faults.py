@@ -29,6 +29,7 @@ from rlif.files.lock import locked
 from rlif.runs.folder import Run
 
 GENERATE, SAVE = "transformers:GenerationMixin.generate", "transformers.modeling_utils:safe_save_file"
+CHECK = 1  # calls of GENERATE by the check of the signal, before a run's first
 BACKWARD = "accelerate:Accelerator.backward"
 FULL = "the disk is full; make room and go on with: rlif train --resume"
 CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB"
@@ -49,7 +50,7 @@ FAULTS = {
         "Read-only file system; put that right and go on with",
     ),
     "out of memory in generation": (
-        (fail_at, GENERATE, 3, "torch.OutOfMemoryError", CUDA),
+        (fail_at, GENERATE, CHECK + 3, "torch.OutOfMemoryError", CUDA),
         "out of memory while generating; lower training.max_completion_length, or problems_per_update in",
     ),
     "out of memory in training": (
@@ -58,7 +59,7 @@ FAULTS = {
     ),
     "NaN loss": ((nan_loss_at, 5), "the gradient of step 3 is not finite"),
     "NaN probabilities": (
-        (fail_at, GENERATE, 3, "builtins.RuntimeError", "probability tensor contains either `inf`, `nan`"),
+        (fail_at, GENERATE, CHECK + 3, "builtins.RuntimeError", "probability tensor contains either `inf`, `nan`"),
         "probabilities are not finite",
     ),
 }
@@ -184,7 +185,9 @@ def test_the_recipe_sets_the_time_limit_of_the_process_group(tmp_path, model_fol
 
 def test_out_of_memory_while_evaluating(tmp_path, model_folder):
     arguments = train_arguments(model_folder, tmp_path, "evaluate={tasks: [cups], limit: 2}")
-    code, said = rlif_process(arguments, tmp_path / "log", (fail_at, GENERATE, 1, "torch.OutOfMemoryError", CUDA))
+    code, said = rlif_process(
+        arguments, tmp_path / "log", (fail_at, GENERATE, CHECK + 1, "torch.OutOfMemoryError", CUDA)
+    )
     assert code == 2 and "out of memory while evaluating; lower evaluate.batch_size in" in said
 
 

@@ -10,6 +10,7 @@ import pytest
 from support.chat_templates import SHAPES, entering_ids, model_with, tokenizer_of
 from support.commands import main
 from support.small_runs import train
+from trl import GRPOTrainer
 from typer.testing import CliRunner
 
 import rlif
@@ -141,7 +142,11 @@ def test_selection_draws_from_the_same_token_ids(name, tmp_path):
     check(rows, [render(tokenizer, prompt, problem.text, True) for problem in task.load("test", limit=2)])
 
 
-def test_completions_end_where_the_turn_ends_in_training_and_in_evaluation(tmp_path):
+KNOWS_SEVERAL_ENDS = "eos_token_ids" in GRPOTrainer.__init__.__code__.co_names
+
+
+@pytest.mark.skipif(not KNOWS_SEVERAL_ENDS, reason="TRL before 1.15 ends completions at one token; install a newer one")
+def test_completions_end_where_the_turn_ends_in_training(tmp_path):
     """The template closes a turn with another token than the tokenizer's EOS, the only one that the model names."""
     shape = SHAPES["chatml"]
     folder, tokenizer = model_with(shape, tmp_path / "model"), tokenizer_of(shape)
@@ -155,10 +160,12 @@ def test_completions_end_where_the_turn_ends_in_training_and_in_evaluation(tmp_p
         assert not {end, eos} & set(before) and row["truncated"] == (last not in (end, eos))
         assert shape.end not in row["completion"]
 
-    task, sampler = (
-        rlif.TASKS["clock"],
-        TransformersSampler(load_model(check_recipe({"model": str(folder)})), tokenizer),
-    )
+
+def test_completions_end_where_the_turn_ends_in_evaluation(tmp_path):
+    shape, task = SHAPES["chatml"], rlif.TASKS["clock"]
+    folder, tokenizer = model_with(shape, tmp_path / "model"), tokenizer_of(shape)
+    end, eos = tokenizer.convert_tokens_to_ids(shape.end), tokenizer.eos_token_id
+    sampler = TransformersSampler(load_model(check_recipe({"model": str(folder)})), tokenizer)
     setup = setup_of(task, tokenizer, decoding=Decoding(96, temperature=3.0, n=16))
     assert setup.decoding.ends == (end,)
     ids = [render(tokenizer, setup.prompt, problem.text, setup.chat) for problem in task.load("test", limit=2)]

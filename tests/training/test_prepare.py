@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from support.commands import main
 
@@ -29,3 +31,30 @@ def test_train_plan_and_launch_refuse_a_recipe_with_the_same_message(override, e
     assert [code for code, _, _ in outcomes] == [2, 2, 2]
     sentences = {error for _, _, error in outcomes}
     assert len(sentences) == 1 and expected in sentences.pop()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["task=prompts", "source=nowhere.jsonl"], "nowhere.jsonl"),
+        (["max_prompt_tokens=3"], "longer than max_prompt_tokens (3)"),
+        (["evaluate.tasks=[]", "max_prompt_tokens=4000", "training.max_completion_length=4000"], "positions"),
+        (["model=nowhere"], "nowhere"),
+        (["limit=1"], "problem"),
+    ],
+)
+@pytest.mark.parametrize("how", [[], ["--slurm"]], ids=["here", "slurm"])
+def test_dry_runs_of_train_and_launch_prepare_the_run(how, overrides, expected, monkeypatch, capsys):
+    """The commands are printed all the same, as they may be for another machine."""
+    train = main(monkeypatch, capsys, "train", "demo", *overrides, "--dry-run")
+    launch = main(monkeypatch, capsys, "launch", "demo", *overrides, "--processes", "1", "--dry-run", *how)
+    assert (train[0], launch[0]) == (2, 2) and train[2] == launch[2] and expected in launch[2]
+    assert "demo" in launch[1]
+
+
+def test_a_dry_run_of_launch_reads_the_weights(model_folder, tmp_path, monkeypatch, capsys):
+    shutil.copytree(model_folder, tmp_path / "model")
+    (tmp_path / "model/model.safetensors").write_bytes(b"torn")
+    arguments = [f"model={tmp_path / 'model'}", "evaluate.tasks=[]", "max_prompt_tokens=512", "--dry-run"]
+    code, _, err = main(monkeypatch, capsys, "launch", "demo", *arguments, "--processes", "1")
+    assert code == 2 and "cannot read model.safetensors" in err

@@ -14,7 +14,7 @@ from rlif.engines.trl import stopping
 from rlif.errors import Preempted
 from rlif.runs.folder import Run
 
-GENERATE = "transformers:GenerationMixin.generate"
+ROLLOUT = "rlif.engines.trl.trainer:InternalGRPOTrainer._generate_and_score_completions"  # once a step
 RARELY = ["training.save_steps=100", "training.max_steps=4"]
 
 
@@ -22,7 +22,7 @@ RARELY = ["training.save_steps=100", "training.max_steps=4"]
 def test_the_first_signal_ends_the_run_at_a_checkpoint(number, code, tmp_path, model_folder):
     """The signal arrives while step 2 generates; step 2 is finished and saved."""
     arguments = train_arguments(model_folder, tmp_path, *RARELY)
-    found, said = rlif_process(arguments, tmp_path / "log", (signal_at, GENERATE, 2, number))
+    found, said = rlif_process(arguments, tmp_path / "log", (signal_at, ROLLOUT, 2, number))
     run = Run.open(tmp_path / "run")
     assert found == code and f"stopped at step 2; go on with: rlif train --resume {run.path}" in said
     assert "Traceback" not in said and "stopping at a checkpoint after this step" in said
@@ -33,7 +33,7 @@ def test_the_first_signal_ends_the_run_at_a_checkpoint(number, code, tmp_path, m
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_run(tmp_path, model_folder):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert rlif_process(train_arguments(model_folder, whole, *RARELY), tmp_path / "log")[0] == 0
-    term = (signal_at, GENERATE, 2, signal.SIGTERM)
+    term = (signal_at, ROLLOUT, 2, signal.SIGTERM)
     assert rlif_process(train_arguments(model_folder, stopped, *RARELY), tmp_path / "log", term)[0] == 75
     assert rlif_process(["train", "--resume", stopped / "run"], tmp_path / "log")[0] == 0
     expected, found = outcome(whole / "run"), outcome(stopped / "run")
@@ -43,7 +43,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_run(tmp_path, model_f
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_a_second_signal_ends_the_run_at_once(number, code, tmp_path, model_folder):
     arguments = train_arguments(model_folder, tmp_path)
-    found, said = rlif_process(arguments, tmp_path / "log", (signal_at, GENERATE, 2, number, number))
+    found, said = rlif_process(arguments, tmp_path / "log", (signal_at, ROLLOUT, 2, number, number))
     assert found == code and "Traceback" not in said
     assert Run.open(tmp_path / "run").good_checkpoint()[0].name == "checkpoint-1"
 
@@ -100,7 +100,7 @@ def two_whole(tmp_path_factory, model_folder):
 TERM = int(signal.SIGTERM)
 MOMENTS = {
     "one before the step's end, its copy to the other after it": {
-        "0": (GENERATE, 2, TERM),
+        "0": (ROLLOUT, 2, TERM),
         "1": ("rlif.engines.trl.checkpointing:SealCheckpoints.on_save", 1, TERM),
     },
     "to one, while it tells the other that there was none": {"1": ("rlif.engines.trl.stopping:gather_object", 1, TERM)},

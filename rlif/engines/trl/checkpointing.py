@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from rlif.engines.trl.trainer import InternalFeedback
     from rlif.rewards.mixing import Mixer
 
+# Checkpoints hold numpy's random state. numpy 2 renamed the function that loads it, and torch without this knows only
+# the installed numpy's name, so that a run could not go on under the other one.
+_LOADS = numpy.empty(0).__reduce__()[0]
+torch.serialization.add_safe_globals([(_LOADS, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")])
+
+# transformers before 5.18 asks torch for the optimiser on "cpu:0" where several processes train without a GPU.
+torch.serialization.register_package(11, lambda _: None, lambda storage, where: storage if where == "cpu:0" else None)
+
 
 class SameOrder(Sampler[int]):
     """Computes the order of each epoch from the seed and the number of epochs before it, also after a resume.

@@ -140,7 +140,7 @@ class InternalReward:
                 row.answer = self.task.extract(row.text)
 
         first = self.trainer.accelerator.process_index * len(local)
-        mine = self._on_all(lambda: self._measure_rows(local, stats, first, {"log_metric": log_metric, **columns}))
+        mine = on_all(lambda: self._measure_rows(local, stats, first, {"log_metric": log_metric, **columns}))
         rows = gather_object(local)
         values: Values = {name: gather_object(column) for name, column in mine.items()}
         of_groups, factors = self._measure_groups(rows, first, len(local))
@@ -169,27 +169,6 @@ class InternalReward:
     def _truncated(self, completion_ids: list[int]) -> bool:
         ends = (*self.trainer.ends, self.trainer.processing_class.pad_token_id)
         return not completion_ids or completion_ids[-1] not in ends
-
-    def _on_all(self, work: Callable[[], Result]) -> Result:
-        """Runs `work` on every process; an error on one is raised on all."""
-        failure: Exception | None = None
-        found: list[tuple[str, str | None]] = []  # a sentence and its traceback, None for a mistake in this package
-        try:
-            result = work()
-        except RlifError as error:
-            failure, found = error, [(str(error), getattr(error, "details", ""))]
-        except Exception as error:  # whatever it is, the other processes would wait for ever without it
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            failure, found = error, [(f"another process of this run failed ({reason}); see its log", None)]
-        errors = gather_object(found)
-        if not errors:
-            return result  # type: ignore[possibly-unbound]
-        if failure is not None and not isinstance(failure, RlifError):
-            raise failure
-        for sentence, details in errors:
-            if details is None:
-                raise MachineError(sentence)
-        raise RewardFailed(*errors[0]) from failure
 
     def _measure_rows(
         self, rows: list[ScoredCompletion], stats: TokenStats | None, first: int, columns: Mapping[str, Any]
@@ -239,7 +218,7 @@ class InternalReward:
                 self.task.compare_ahead([group.answers for group in groups])
             return {name: [of(group) for group in groups] for name, of in (signals | factors).items()}
 
-        measured = {name: gather_object(column) for name, column in self._on_all(measure).items()}
+        measured = {name: gather_object(column) for name, column in on_all(measure).items()}
         values = {name: list(chain(*measured[name])) for name in signals}
         return values, {name: torch.tensor(measured[name], dtype=torch.float64).unsqueeze(1) for name in factors}
 
@@ -324,6 +303,32 @@ class InternalReward:
         log_metric("unscorable", [row.reward for row in rewarded].count(None) / len(rewarded))
         log_metric("reward_spread", self.mixer.sum_normaliser.spread)
         log_metric("extra_passes", float(self.path == "pass"))
+
+
+def on_all(work: Callable[[], Result], failed: Callable[[str, str], RlifError] = RewardFailed) -> Result:
+    """Runs `work` on every process; an error on one is raised on all.
+
+    Args:
+        failed: makes the error of a sentence and a traceback, which may be empty.
+    """
+    failure: Exception | None = None
+    found: list[tuple[str, str | None]] = []  # a sentence and its traceback, None for a mistake in this package
+    try:
+        result = work()
+    except RlifError as error:
+        failure, found = error, [(str(error), getattr(error, "details", ""))]
+    except Exception as error:  # whatever it is, the other processes would wait for ever without it
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        failure, found = error, [(f"another process of this run failed ({reason}); see its log", None)]
+    errors = gather_object(found)
+    if not errors:
+        return result  # type: ignore[possibly-unbound]
+    if failure is not None and not isinstance(failure, RlifError):
+        raise failure
+    for sentence, details in errors:
+        if details is None:
+            raise MachineError(sentence)
+    raise failed(*errors[0]) from failure
 
 
 def _by_token(stats: TokenStats | None, lengths: list[int]) -> list[torch.Tensor | None]:

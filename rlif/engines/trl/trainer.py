@@ -31,7 +31,7 @@ from rlif.config.passes import Path as Way
 from rlif.engines.trl.annotator import Shadow
 from rlif.engines.trl.checkpointing import NormaliserState, SameOrder
 from rlif.engines.trl.contract import check_trl
-from rlif.engines.trl.rewards import InternalReward, Rollout
+from rlif.engines.trl.rewards import InternalReward, Rollout, on_all
 from rlif.engines.trl.vllm import Capture, colocated, restore_seed, with_capture_processor
 from rlif.errors import ModelError, RecipeError, first_line
 from rlif.scoring.exactness import TOLERANCE, causal, deviation, ragged, random_state_kept, replaced
@@ -40,7 +40,7 @@ from rlif.scoring.statistics import score_completions
 from rlif.scoring.taps import CHEAP, BackboneTap, DecodeTap
 from rlif.signals.token_confidence import TOP_K
 from rlif.tasks.chat_template import Chat
-from rlif.tasks.rendering import encode, ends_of
+from rlif.tasks.rendering import encode_all, ends_of
 
 Ids = list[list[int]]
 LOG = logging.getLogger(__name__)
@@ -122,11 +122,11 @@ class InternalFeedback(Trainer):
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Renders prompts as all of rlif does; TRL would leave an appended EOS, and two BOS, in plain text."""
-        return [encode(self.processing_class, prompt, self.chat) for prompt in prompts], None, {}
+        return encode_all(self.processing_class, prompts, self.chat), None, {}
 
     @property
     def ends(self) -> list[int]:
-        """The tokens that end a completion; TRL before 1.16 knows one alone."""
+        """The tokens that end a completion; TRL before 1.15 knows one alone."""
         return getattr(self, "eos_token_ids", [self.processing_class.eos_token_id])
 
     def _end_turns(self) -> None:
@@ -283,6 +283,7 @@ class InternalFeedback(Trainer):
 
         A few real prompts of different lengths get short completions. What TRL or vLLM computes is not read where it
         differs from these passes; a pass of rlif's own is read instead. The random state and the log do not change.
+        What one process finds holds for all: each would read another path, or check on while the others train.
 
         Raises:
             ModelError: the pass of rlif's own differs too, or the model is not causal.
@@ -290,7 +291,7 @@ class InternalFeedback(Trainer):
         if self.verified:
             return
         self.verified = True
-        while (found := self._rehearsed()) is not None:
+        while (found := self._rehearsed_on_all()) is not None:
             way = self.read
             if way is None:
                 raise ModelError(
@@ -301,6 +302,11 @@ class InternalFeedback(Trainer):
             instead = self.read or ("a pass of rlif's own" if self.reward.needs else "nothing")
             if self.is_world_process_zero():
                 LOG.warning("%s: the path %r %s; %s is read instead", self._name, way, found, instead)
+
+    def _rehearsed_on_all(self) -> str | None:
+        """Says what the first process with a difference found; an error on one is raised on all."""
+        found = on_all(self._rehearsed, failed=lambda sentence, _: ModelError(sentence))
+        return next((each for each in gather_object([found]) if each is not None), None)
 
     def _rehearsed(self) -> str | None:
         try:

@@ -121,11 +121,11 @@ def test_sum_mixing_in_training(model_folder):
 def test_doubling_a_weight_adds_that_rewards_share_of_the_advantages(model_folder):
     """The first rollout does not depend on the rewards, so two runs can be compared."""
     first, second = (
-        trained(model_folder, reward={"self_certainty": 1.0, "length": weight}, max_steps=1).rollouts[0]
+        trained(model_folder, reward={"self_certainty": 1.0, "negative_entropy": weight}, max_steps=1).rollouts[0]
         for weight in (1.0, 2.0)
     )
-    assert column(first, "length") == column(second, "length")
-    part = oracle.group_advantages(column(first, "length"), 4)
+    assert column(first, "negative_entropy") == column(second, "negative_entropy")
+    part = oracle.group_advantages(column(first, "negative_entropy"), 4)
     difference = [b - a for a, b in zip(first["advantages"], second["advantages"], strict=True)]
     assert difference == pytest.approx(part, abs=1e-4) and max(map(abs, part)) > 0.5
 

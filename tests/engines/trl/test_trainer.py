@@ -11,6 +11,7 @@ from peft import LoraConfig
 from support import oracle
 from support.models import tiny_model
 from support.trainers import LORA, make_trainer, planned_path
+from trl.trainer import utils
 
 import rlif
 from rlif.engines.trl import trainer as engine
@@ -85,7 +86,7 @@ def test_masked_truncated_rows_are_unscorable(model_folder):
     trainer = make_trainer(model_folder, num_iterations=2, mask_truncated_completions=True, max_completion_length=24)
     head = trainer.model.lm_head.weight
     with torch.no_grad():  # make the end token so likely that some rows end and some do not
-        head[1] = head.mean(0) * 0 + 0.35 * trainer.model.model.norm.weight.sign()
+        head[1] = head.mean(0) * 0 + 0.7 * trainer.model.model.norm.weight.sign()
     trainer.train()
     truncated = [row.truncated for rollout in trainer.rollouts for row in rollout["scored"]]
     assert any(truncated) and not all(truncated)
@@ -101,6 +102,9 @@ def test_masked_truncated_rows_are_unscorable(model_folder):
                 assert [found[i] for i in kept] == pytest.approx(oracle.group_advantages(values, len(values)), abs=1e-4)
 
 
+@pytest.mark.skipif(
+    not hasattr(utils, "add_fused_lm_head"), reason="TRL before 1.15 computes masked rows too; install a newer one"
+)
 def test_statistics_of_masked_rows_taken_as_real_are_an_error(model_folder):
     """They give a negative divergence, which the signal refuses."""
     trainer = make_trainer(model_folder, num_iterations=2, mask_truncated_completions=True, max_completion_length=3)

@@ -107,6 +107,13 @@ def test_an_error_on_one_process_stops_both(two_processes):
         assert "returned 1 rewards for 2 completions" in rank["error"]
 
 
+def test_what_one_process_finds_in_the_check_before_a_run_holds_for_both(two_processes):
+    """Otherwise the second one would check on while the first trains, and each would wait for the other."""
+    for rank in two_processes:
+        assert rank["inexact on one"] == ["pass"] * 3
+        assert rank["refused"] == "the second process refuses its model"
+
+
 @pytest.mark.parametrize("case", same_draws.CASES)
 def test_two_processes_learn_the_same_weights_as_one(case, two_processes, model_folder, monkeypatch):
     """With the same global batch: the same completions, and the same weights after three steps."""

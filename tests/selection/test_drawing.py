@@ -152,5 +152,8 @@ def test_a_selection_names_how_prompts_were_rendered_and_no_other_way_is_mixed_i
     code, printed = choose()
     assert code == 2 and f"{out} holds samples scored with other settings (chat); write to" in " ".join(printed.split())
     assert content(out) == before
+    (out / "selection.json").write_text(json.dumps({"settings": settings | {"content": "of other weights"}}))
+    code, printed = choose("--no-chat")
+    assert code == 2 and "scored with other settings (content)" in " ".join(printed.split())
     (out / "selection.json").unlink()  # a kill came before it
     assert choose()[0] == 0 and content(out)["samples.jsonl"] != before["samples.jsonl"]

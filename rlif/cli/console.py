@@ -1,12 +1,17 @@
 """What a command shows besides its results: work that takes long, what Ctrl-C leaves, silence of the libraries."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import typer
 
 from rlif import progress
-from rlif.errors import Interrupted
+from rlif.errors import Interrupted, RlifError
 
 NOTHING = "nothing was written; give the same command again"
 _kept, _shows = [NOTHING], [True]
@@ -20,14 +25,39 @@ def working(kept: str = NOTHING) -> Iterator[None]:
         kept: what to say of Ctrl-C, until the command says something else by `keeps`.
     """
     keeps(kept)
+    with _noticing_ctrl_c() as pressed:
+        try:
+            with progress.shown() if _shows[0] else nullcontext(), progress.task("working"):
+                yield
+        except (Interrupted, RlifError, typer.Exit):  # said already, by a part of the work
+            raise
+        except (KeyboardInterrupt, Exception) as error:  # a library that is interrupted may raise anything
+            if not pressed and not isinstance(error, KeyboardInterrupt):
+                raise
+            print(f"rlif: interrupted; {_kept[0]}", file=sys.stderr)
+            raise Interrupted from None
+
+
+@contextmanager
+def _noticing_ctrl_c() -> Iterator[list[int]]:
+    """Yields a list that holds something once Ctrl-C was pressed, unless a program handles that itself."""
+    pressed: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        pressed.append(number)
+        signal.default_int_handler(number, frame)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed
+        return
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note)
     try:
-        with progress.shown() if _shows[0] else nullcontext(), progress.task("working"):
-            yield
-    except Interrupted:  # said already, by a part of the work
-        raise
-    except KeyboardInterrupt:
-        print(f"rlif: interrupted; {_kept[0]}", file=sys.stderr)
-        raise Interrupted from None
+        yield pressed
+    finally:
+        if signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, before)
 
 
 def keeps(what: str) -> None:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlif.cli.console import keeps, quiet_transformers, working
-from rlif.cli.options import ChatArguments, Columns, Dtype, MergeSystem, UnsafeLocal, chat_settings, named_columns
+from rlif.cli.options import (
+    ChatArguments,
+    Columns,
+    Dtype,
+    MergeSystem,
+    UnsafeLocal,
+    chat_settings,
+    named_columns,
+    named_once,
+)
 from rlif.cli.tables import number, percent, print_table, print_text
 from rlif.errors import RecipeError
 
@@ -110,7 +119,7 @@ def _sources(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         if "=" not in pair:
             raise RecipeError(f"cannot read {pair!r}; a source looks like gsm8k=PATH.")
-    return dict(pair.split("=", 1) for pair in pairs)
+    return named_once([(task, path) for task, _, path in (pair.partition("=") for pair in pairs)], "--source")
 
 
 def _prompt(name: str | None) -> Prompt | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,7 +62,19 @@ def named_columns(columns: str | None) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in (columns or "").split(",") if pair.strip()]
     if not all(key.strip() and name.strip() for key, _, name in pairs):
         raise RecipeError(f"cannot read {columns!r}; columns look like prompt=frage,gold=antwort.")
-    return {key.strip(): name.strip() for key, _, name in pairs}
+    return named_once([(key.strip(), name.strip()) for key, _, name in pairs], "--columns")
+
+
+def named_once(pairs: Sequence[tuple[str, str]], option: str) -> dict[str, str]:
+    """Makes a mapping of what an option gives.
+
+    Raises:
+        RecipeError: it gives two values for one name.
+    """
+    names = [name for name, _ in pairs]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise RecipeError(f"{option} names {repeated[0]!r} twice; leave one out.")
+    return dict(pairs)
 
 
 def chat_settings(chat: bool | None, arguments: str | None, merge_system: bool | None) -> Template:

@@ -16,6 +16,7 @@ from rlif.errors import DataError, ModelError, RecipeError, lookup
 from rlif.evaluation.evaluate import describe, evaluate
 from rlif.evaluation.records import Records
 from rlif.evaluation.scores import Scores, scores_of
+from rlif.files.hashes import hash_weights
 from rlif.files.jsonl import read_lines
 from rlif.files.tables import read_rows
 from rlif.intervals import Comparison, paired
@@ -47,12 +48,12 @@ class Candidate:
         return self.folder / (task.name if self.step is None else evaluation_name(self.step, task.name))
 
     def settings(self) -> dict[str, Any]:
-        """Describes the model: its name, and for a folder the sizes of its weights."""
+        """Describes the model: its name, and for a folder the sizes of its weights and a hash of parts of them."""
         path = Path(model_path(self.recipe))
         weights = {file.name: file.stat().st_size for file in sorted(path.glob("*.safetensors"))}
         step = {} if self.step is None else {"step": self.step}
-        revision, dtype = self.recipe.revision, self.recipe.dtype
-        return {**step, "model": self.recipe.model, "revision": revision, "dtype": dtype, "weights": weights}
+        loading = {"model": self.recipe.model, "revision": self.recipe.revision, "dtype": self.recipe.dtype}
+        return {**step, **loading, "weights": weights, "content": hash_weights(path)}
 
 
 @dataclass(frozen=True)

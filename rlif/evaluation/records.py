@@ -7,7 +7,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,10 @@ from rlif.errors import DataError, MachineError
 from rlif.evaluation.scores import Scores
 from rlif.files.atomic import finite, read_object, replace_file, write_rows, writing
 from rlif.files.jsonl import JsonLog, different, plain
+from rlif.files.lock import alone
 from rlif.sampling.protocol import Record
+
+LATER = ("data", "content")  # settings that files of older versions lack
 
 
 class Records:
@@ -24,16 +27,19 @@ class Records:
 
     Raises:
         DataError: that part has other settings.
-        MachineError: nothing can be written there.
+        MachineError: nothing can be written there, or another process evaluates the same.
     """
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any]):
         self.batches: dict[int, list[Record]] = {}
         self._path, self._log = path, JsonLog(_file(path, ".part.jsonl")) if path else None
+        self.held = ExitStack()  # while it is open, no other process adds to the file
         if path is not None and self._log is not None:
-            with writing(path):
+            with writing(path), ExitStack() as held:
                 path.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(alone(self._log.path))
                 self._resume(self._log, plain(settings))
+                self.held = held.pop_all()
 
     @staticmethod
     def finished(path: Path, settings: Mapping[str, Any]) -> Scores | None:
@@ -68,7 +74,7 @@ class Records:
             self.batches = {int(line["batch"]): [{**record} for record in line["records"]] for line in lines[1:]}
         except (DataError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise DataError(f"{log.path} is damaged; remove it to start this evaluation anew.") from error
-        known = {key: value for key, value in settings.items() if key in begun or key != "data"}  # older parts lack it
+        known = {key: value for key, value in settings.items() if key in begun or key not in LATER}
         if keys := different(begun, known):
             raise DataError(
                 f"{log.path} was begun with other settings ({keys}); remove it, or write to another folder."

@@ -132,6 +132,23 @@ def read_lines(path: Path, torn: bool = False) -> Iterator[tuple[int, Row]]:
         raise _cannot_read(path, error) from error
 
 
+def parse_json(text: str) -> Any:
+    """Parses JSON in which no object has a key twice.
+
+    Raises:
+        ValueError: it is not, or an object has.
+    """
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Row:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has the key {next(name for name in names if names.count(name) > 1)!r:.40} twice")
+    return found
+
+
 def _cannot_read(path: Path, error: Exception) -> DataError:
     if isinstance(error, IsADirectoryError):
         return DataError(f"{path} is a folder; expected a file of JSON lines.")
@@ -142,7 +159,7 @@ def _cannot_read(path: Path, error: Exception) -> DataError:
 
 def _parse(line: bytes, where: str) -> Row:
     try:
-        row = json.loads(line.decode().rstrip())
+        row = parse_json(line.decode().rstrip())
     except json.JSONDecodeError as error:
         raise DataError(f"{where} is not JSON from character {error.colno} on.") from error
     except (ValueError, RecursionError) as error:

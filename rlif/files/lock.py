@@ -1,4 +1,4 @@
-"""Keeps a second process from writing to a folder.
+"""Keeps a second process from writing to a folder, or from adding to a file.
 
 The lock is the kernel's (flock on `.lock` in the folder). It ends with its process, so a kill leaves nothing to clean
 up. The file stays and names the last holder. Over NFS, flock works between machines since Linux 2.6.12.
@@ -16,6 +16,29 @@ from typing import IO
 from rlif.errors import MachineError
 
 LOCK = ".lock"
+LOCKLESS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of file systems without locks
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keeps a second process from adding to a file, which is made where there is none.
+
+    Raises:
+        MachineError: another process does so now, or the file cannot be written.
+    """
+    try:
+        file = path.open("ab")
+    except OSError as error:
+        raise MachineError(f"cannot write {path}: {error.strerror}.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise MachineError(f"another process is writing {path}; wait for it or stop it, then try again.") from error
+        except OSError as error:
+            if error.errno not in LOCKLESS:
+                raise MachineError(f"cannot lock {path}: {error.strerror}.") from error
+        yield
 
 
 @contextmanager
@@ -51,7 +74,7 @@ def _take(file: IO[str], folder: Path) -> bool:
             f"{folder} is in use by another process ({holder}); wait for it or stop it, then try again."
         ) from error
     except OSError as error:
-        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+        if error.errno in LOCKLESS:
             return False
         raise MachineError(f"cannot lock {folder}: {error.strerror}.") from error
     try:

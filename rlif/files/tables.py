@@ -7,12 +7,13 @@ import csv
 import io
 import json
 import os
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from rlif.errors import DataError, first_line, why_unreadable
-from rlif.files.jsonl import Row, read_lines
+from rlif.files.jsonl import Row, parse_json, read_lines
 from rlif.files.text import PACKED, UNREADABLE, check_text, kind_of, open_bytes, open_utf8
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt")
@@ -80,10 +81,10 @@ def read_table(source: str, split: str) -> list[Row]:
     except RuntimeError as error:
         raise DataError(f"no such data file: {source} ({first_line(error)}).") from error
     if path.is_dir():
-        path = _split_file(path, split)
-    if path.is_file():
+        rows = [row for part in _split_files(path, split) for row in _read_file(part)]
+    elif path.is_file():
         rows = _read_file(path)
-    elif path.suffix in (*SUFFIXES, *PACKED) or source.startswith((".", "/", "~")):
+    elif path.suffix.lower() in (*SUFFIXES, *PACKED) or source.startswith((".", "/", "~")):
         raise DataError(f"no such data file: {source}.")
     else:
         rows = _read_hub(source, split)
@@ -126,11 +127,24 @@ def as_text(value: Any, name: str, where: str) -> str | None:
     raise DataError(f"{name!r} {where} is {found}; expected plain text.")
 
 
-def _split_file(folder: Path, split: str) -> Path:
-    for ending in (f"{suffix}{packed}" for suffix in SUFFIXES for packed in ("", *PACKED)):
-        if (folder / f"{split}{ending}").is_file():
-            return folder / f"{split}{ending}"
-    raise DataError(f"{folder} has no {split}{', '.join(SUFFIXES)} (or one of them with {', '.join(PACKED)}).")
+def _split_files(folder: Path, split: str) -> list[Path]:
+    """Finds the file of a split, or all its parts, named as the hub names them: train-00000-of-00002.parquet."""
+    named = re.compile(rf"{re.escape(split)}(-(\d+)-of-(\d+))?")
+    try:
+        known = [path for path in sorted(folder.iterdir()) if path.is_file() and kind_of(path) in SUFFIXES]
+    except OSError as error:
+        raise DataError(f"cannot read {folder}: {why_unreadable(error)}.") from error
+    found = [(path, match) for path in known if (match := named.fullmatch(path.name.partition(".")[0]))]
+    paths, numbers = [path for path, _ in found], [match[2] and int(match[2]) for _, match in found]
+    counts = {match[3] and int(match[3]) for _, match in found}
+    if not paths:
+        raise DataError(f"{folder} has no {split}{', '.join(SUFFIXES)} (or one of them with {', '.join(PACKED)}).")
+    if len(counts) > 1 or numbers != (list(range(*counts)) if counts != {None} else [None]):
+        raise DataError(
+            f"{folder} holds for the split {split!r} {', '.join(path.name for path in paths)}; expected one file, or"
+            " each part once; name one file as the source."
+        )
+    return paths
 
 
 def _read_file(path: Path) -> list[Any]:
@@ -142,7 +156,7 @@ def _read_file(path: Path) -> list[Any]:
             import pyarrow.parquet
 
             with open_bytes(path) as file:
-                return pyarrow.parquet.read_table(io.BytesIO(file.read())).to_pylist()
+                return _rows_of(pyarrow.parquet.ParquetFile(io.BytesIO(file.read())).read(), str(path))
         with open_utf8(path) as file:
             if suffix == ".jsonl" and file.read(64).lstrip()[:1] != b"[":
                 return [row for _, row in read_lines(path)]
@@ -151,7 +165,8 @@ def _read_file(path: Path) -> list[Any]:
         if suffix in (".csv", ".tsv"):
             return _read_csv(text, path)
         if suffix == ".txt":
-            return [{"prompt": line.strip()} for line in text.split("\n") if line.strip()]
+            ends = "\n" if "\n" in text else "\r"
+            return [{"prompt": line.strip()} for line in text.split(ends) if line.strip()]
         return _read_json(text, path)
     except (*UNREADABLE, csv.Error) as error:
         raise DataError(f"cannot read {path}: {why_unreadable(error)}.") from error
@@ -160,7 +175,7 @@ def _read_file(path: Path) -> list[Any]:
 def _read_json(text: str, path: Path) -> list[Any]:
     """Reads one list of rows, one row, or lines of JSON."""
     try:
-        rows = json.loads(text)
+        rows = parse_json(text)
     except json.JSONDecodeError as error:
         if error.msg != "Extra data":
             raise
@@ -168,12 +183,24 @@ def _read_json(text: str, path: Path) -> list[Any]:
     return rows if isinstance(rows, list) else [rows]
 
 
+def _rows_of(table: Any, source: str) -> list[Row]:
+    """Reads an Arrow table. A number of 32 bits is the shortest that rounds to it: 0.1 and not 0.10000000149011612."""
+    import pyarrow as pa
+
+    if repeated := [name for name in table.column_names if table.column_names.count(name) > 1]:
+        raise DataError(f"{source} has two columns {repeated[0]!r}; rename one.")
+    for place, field in enumerate(table.schema):
+        if pa.types.is_float32(field.type):
+            table = table.set_column(place, field.name, table.column(place).cast(pa.string()).cast(pa.float64()))
+    return table.to_pylist()
+
+
 def _read_csv(text: str, path: Path) -> list[Row]:
     """Reads rows of cells between commas, semicolons or tabs, whichever divides the first row into most."""
     csv.field_size_limit(2**31 - 1)  # the standard limit, 131,072 characters, is for untrusted servers
 
-    def cells(mark: str) -> Any:
-        return csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+    def cells(mark: str, spaced: bool = False) -> Any:
+        return csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True, skipinitialspace=spaced)
 
     def width(mark: str) -> int:
         try:
@@ -181,20 +208,21 @@ def _read_csv(text: str, path: Path) -> list[Row]:
         except csv.Error:  # quotes that end where this mark does not follow
             return 0
 
-    mark = max(MARKS, key=width)
-    lines = cells(mark)
+    mark = "\t" if kind_of(path) == ".tsv" else max(MARKS, key=width)
+    spaced = any(name.startswith(" ") for name in next(cells(mark), [])[1:])  # written with a space after each mark
+    lines = cells(mark, spaced)
     header = next(lines, [])
     if repeated := [name for name in header if name and header.count(name) > 1]:
         raise DataError(f"{path} has two columns {repeated[0]!r}; rename one.")
     rows = []
     for line in lines:
-        if len(line) > len(header):
+        if line and len(line) != len(header):
             raise DataError(
-                f"line {lines.line_num} of {path} has {len(line)} cells and the first line {len(header)}; put cells"
-                f" that hold {mark!r} into quotes."
+                f"line {lines.line_num} of {path} has another number of cells than the first line ({len(line)} for"
+                f" {len(header)}); put cells that hold {mark!r} or a line break into quotes."
             )
         if line:
-            rows.append(dict.fromkeys(header) | dict(zip(header, line, strict=False)))
+            rows.append(dict(zip(header, line, strict=True)))
     return rows
 
 
@@ -203,7 +231,10 @@ def _read_hub(source: str, split: str) -> list[Row]:
 
     name, _, config = source.partition(":")
     try:
-        return [dict(row) for row in datasets.load_dataset(name, config or None, split=split)]
+        found: Any = datasets.load_dataset(name, config or None, split=split)
+        return _rows_of(found.with_format("arrow")[:], source)
+    except DataError:
+        raise
     except Exception as error:  # the hub client raises a dozen unrelated types
         raise DataError(
             f"cannot load the split {split!r} of {source!r} from the hub ({first_line(error)});"

@@ -29,17 +29,18 @@ def kind_of(path: Path) -> str:
         >>> kind_of(Path("rows.jsonl.gz"))
         '.jsonl'
     """
-    return Path(path.stem if path.suffix in PACKED else path.name).suffix
+    return Path(path.stem if path.suffix.lower() in PACKED else path.name).suffix.lower()
 
 
 def open_bytes(path: Path) -> io.BufferedReader:
     """Opens a file, decompressed."""
-    if path.suffix == ".zst":
+    packed = path.suffix.lower()
+    if packed == ".zst":
         import pyarrow  # the standard library has it from Python 3.14 on
 
         with pyarrow.input_stream(str(path), compression="zstd") as stream:
             return _buffered(stream.read())
-    opened = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(path.suffix)
+    opened = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(packed)
     return io.BufferedReader(cast(Any, opened(path))) if opened else path.open("rb")
 
 

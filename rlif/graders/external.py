@@ -67,6 +67,10 @@ def import_function(name: str) -> Callable[..., Any]:
         raise RecipeError(f"the module {module} has no {attribute!r}, which the reward {name} names.")
     if not callable(found):
         raise RecipeError(f"the reward {name} is a {type(found).__name__}, not a function.")
+    try:
+        inspect.signature(found)
+    except ValueError as error:  # of some functions written in C
+        raise RecipeError(f"the reward {name} does not tell its parameters; call it in a function of yours.") from error
     return found
 
 
@@ -98,13 +102,12 @@ def missing_column(function: Callable[..., Any], problems: Sequence[Problem]) ->
 def _row_columns(problems: Sequence[Problem]) -> dict[str, list[Any]]:
     """Returns the columns of the rows, and what stands for gold and solution where the rows give any."""
     columns = {name: [problem.row.get(name) for problem in problems] for name in columns_of(problems)}
-    if any(problem.gold is not None for problem in problems):
-        columns["gold"] = [list(p.golds) if p.other_golds else p.gold for p in problems]
+    golds = [problem.row.get("gold") if problem.gold is None else problem.gold for problem in problems]
+    golds = [list(p.golds) if p.other_golds else gold for p, gold in zip(problems, golds, strict=True)]
     boxed = [None if problem.gold is None else f"\\boxed{{{problem.gold}}}" for problem in problems]
-    solutions = [problem.solution or box for problem, box in zip(problems, boxed, strict=True)]
-    if any(solution is not None for solution in solutions):
-        columns["solution"] = solutions
-    return columns
+    solutions = [p.solution or p.row.get("solution") or box for p, box in zip(problems, boxed, strict=True)]
+    found = {"gold": golds, "solution": solutions}
+    return columns | {name: values for name, values in found.items() if any(value is not None for value in values)}
 
 
 def reward_function(name: str, function: Callable[..., Any]) -> Callable[[Batch], list[float | None]]:

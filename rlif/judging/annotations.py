@@ -21,6 +21,7 @@ from rlif import progress
 from rlif.errors import DataError, MachineError, RlifError
 from rlif.files.atomic import is_number, writing
 from rlif.files.jsonl import JsonLog
+from rlif.files.lock import alone
 from rlif.files.tables import Row, read_rows
 from rlif.judging.judge import Judge, Pair, Refused, Unanswered, Verdict
 from rlif.judging.win_rate import Annotation
@@ -67,7 +68,8 @@ def annotate(judge: Judge, pairs: Sequence[Pair], path: Path, workers: int = 8) 
         path: where answers go, as JSON lines; continued if it exists.
 
     Raises:
-        MachineError: the endpoint refuses everything, or ten requests in a row failed. Answers stay on disk.
+        MachineError: the endpoint refuses everything, or ten requests in a row failed. Answers stay on disk. Another
+            process asks for the same file.
     """
     log = JsonLog(path, ascii=False)
     answers = _answers(log)
@@ -77,7 +79,6 @@ def annotate(judge: Judge, pairs: Sequence[Pair], path: Path, workers: int = 8) 
         client = judge.connect()
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            log.cut()
 
         def ask(pair: Pair) -> None:
             row = _row(judge, pair, judge.ask(client, pair))
@@ -85,7 +86,9 @@ def annotate(judge: Judge, pairs: Sequence[Pair], path: Path, workers: int = 8) 
                 log.append(row)
             answers[row["key"]] = row
 
-        with ThreadPoolExecutor(workers) as pool, progress.task("judging", len(pairs), done=judged.known) as advance:
+        shown = progress.task("judging", len(pairs), done=judged.known)
+        with alone(path), ThreadPoolExecutor(workers) as pool, shown as advance:
+            log.cut()
             waiting = [pool.submit(ask, pair) for pair in missing]
             try:
                 stopped = _collect(waiting, judged, advance)

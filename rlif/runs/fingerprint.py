@@ -3,8 +3,9 @@
 begun.json in the run folder is written when the run starts and holds
 
     problems    number and hash of the training problems, after those that are too long were left out
+    columns     a hash of all columns of their rows, where a reward of one's own reads them
     held_out    the same for each task that is evaluated, gold answers included
-    model       of a local model folder: size of each file, and the hash of those up to 16 MiB
+    model       of a local model folder: size and hash of each file; of one above 16 MiB the hash of parts of it
 
 `check` compares it before a resume. The prompts follow from problems, tokenizer and the run folder's own recipe. A hub
 model is pinned by `revision` in the recipe, not here. Identical numbers also need the same versions, threads and
@@ -13,26 +14,34 @@ processes: `differences` lists which of these changed.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlif import progress
 from rlif.errors import DataError
+from rlif.files.hashes import sampled_hash
 from rlif.files.jsonl import different
 from rlif.runs.checkpoints import file_entry
 from rlif.types import Problem
 
-SMALL = 16 * 2**20  # bytes; larger files are compared by size only
+SMALL = 16 * 2**20  # bytes; of larger files parts are compared
 COMPARED = ("python", "system", "packages", "threads", "gpus", "processes")
 
 
 @progress.task("hashing problems and model")
-def compute(problems: Iterable[Problem], held_out: Mapping[str, Iterable[Problem]], model: str) -> dict[str, Any]:
-    """Computes what `begun.json` holds."""
+def compute(
+    problems: Sequence[Problem], held_out: Mapping[str, Iterable[Problem]], model: str, columns: bool = False
+) -> dict[str, Any]:
+    """Computes what `begun.json` holds.
+
+    Args:
+        columns: whether the columns of the training problems matter.
+    """
     return {
-        "problems": _rows(problems),
-        "held_out": {task: _rows(rows) for task, rows in held_out.items()},
+        "problems": _rows(problem.compared() for problem in problems),
+        **({"columns": _rows(problem.row for problem in problems)} if columns else {}),
+        "held_out": {task: _rows(row.compared() for row in rows) for task, rows in held_out.items()},
         "model": _files(Path(model)),
     }
 
@@ -47,9 +56,10 @@ def check(begun: Mapping[str, Any], now: Mapping[str, Any], folder: Path, names:
         DataError: something changed.
     """
     remedy = f"put back what {folder} began with, or start a new run."
-    for what in ("problems", "model"):
-        if what in begun and begun[what] != now[what]:
-            raise DataError(f"{names[what]} changed since the run began ({_change(begun[what], now[what])}); {remedy}")
+    for what in ("problems", "columns", "model"):
+        found = _as_kept(now.get(what, {}), begun.get(what))
+        if what in begun and begun[what] != found:
+            raise DataError(f"{names[what]} changed since the run began ({_change(begun[what], found)}); {remedy}")
     for task, rows in begun.get("held_out", {}).items():
         found = now["held_out"].get(task)
         if found != rows:
@@ -69,15 +79,28 @@ def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _rows(problems: Iterable[Problem]) -> dict[str, Any]:
-    lines = [json.dumps(problem.compared(), sort_keys=True, default=str) for problem in problems]
+def _rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    lines = [json.dumps(row, sort_keys=True, default=str) for row in rows]
     return {"rows": len(lines), "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
 
 
 def _files(folder: Path) -> dict[str, Any]:
     paths = sorted(path for path in folder.glob("[!.]*") if path.is_file())
     sizes = {path: path.stat().st_size for path in paths}
-    return {path.name: file_entry(path) if size <= SMALL else {"bytes": size} for path, size in sizes.items()}
+    return {
+        path.name: file_entry(path) if size <= SMALL else {"bytes": size, "parts": sampled_hash([path])}
+        for path, size in sizes.items()
+    }
+
+
+def _as_kept(now: Mapping[str, Any], begun: Any) -> dict[str, Any]:
+    """Leaves the hash of parts of a file out where an older version kept none."""
+    found = {**now}
+    for name, entry in found.items():
+        kept = begun.get(name) if isinstance(begun, Mapping) else None
+        if isinstance(entry, Mapping) and isinstance(kept, Mapping) and "parts" in entry and "parts" not in kept:
+            found[name] = {"bytes": entry["bytes"]}
+    return found
 
 
 def _change(then: Any, now: Any) -> str:

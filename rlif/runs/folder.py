@@ -269,7 +269,10 @@ class Run:
         """
         if not self.is_finished:
             raise DataError(f"{self.path} is not finished: it has no summary.json.")
-        return read_object(self.at("summary.json"))
+        found, path = read_object(self.at("summary.json")), self.path / "summary.json"
+        if not isinstance(found.get("steps"), int):
+            raise DataError(f"{path} is damaged: it has no whole number as its 'steps'.")
+        return found
 
     @property
     def is_finished(self) -> bool:

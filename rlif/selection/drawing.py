@@ -75,6 +75,7 @@ class Drawing:
                 **sampler.decoding_for(0).described(),
                 "model": scorer.name,
                 "weights": weights,
+                "content": scorer.content,
                 "chat": scorer.chat.described(),
                 "batch_size": scorer.batch_size,
                 "window": scorer.window,
@@ -138,16 +139,17 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
             replace_file(path, json.dumps(settings, indent=2) + "\n")
     elif not path.is_file():
         raise DataError(f"{out} has samples, but no sampling.json with their settings; {remedy}")
-    elif keys := different(read_object(path), settings):
+    elif keys := different({"content": settings["content"]} | read_object(path), settings):  # older files lack it
         raise DataError(f"{out} holds samples drawn with other settings ({keys}); {remedy}")
 
 
 def rendering(scorer: Scorer | None, task: Task | None, prompt: Prompt | None) -> dict[str, Any]:
-    """Describes how prompts were rendered for a model, as plain data; by the task's own prompt if `prompt` is None."""
+    """Describes a model and how prompts were rendered for it; by the task's own prompt if `prompt` is None."""
     if prompt is None and task is not None:
         prompt = find_prompt(task.protocol.prompt)
     return {
-        "chat": None if scorer is None else scorer.chat.described(),
+        "chat": None if scorer is None else plain(scorer.chat.described()),
+        "content": None if scorer is None else scorer.content,
         "prompt": None if scorer is None or prompt is None else asdict(prompt),
     }
 
@@ -162,7 +164,7 @@ def check_selection(out: Path | None, settings: Mapping[str, Any]) -> None:
         return
     then = read_object(out / "selection.json").get("settings")
     then = then if isinstance(then, dict) else {}
-    now = {name: settings[name] for name in ("model", "chat", "prompt") if name in then}
+    now = {name: settings[name] for name in ("model", "content", "chat", "prompt") if name in then}
     if keys := different({name: then[name] for name in now}, now):
         raise DataError(f"{out} holds samples scored with other settings ({keys}); write to another folder.")
 

@@ -26,7 +26,9 @@ from typing import Any, TextIO, TypeVar
 from rlif import progress
 from rlif.config.loading import check_recipe
 from rlif.errors import DataError, MachineError, RecipeError, RlifError, why_unreadable
+from rlif.files.hashes import hash_weights
 from rlif.files.jsonl import JsonLog, Row, read_lines
+from rlif.files.lock import alone
 from rlif.files.tables import names_of
 from rlif.files.text import check_text
 from rlif.sampling.limits import check_tokens
@@ -37,7 +39,7 @@ from rlif.signals import SIGNALS, every_signal
 from rlif.signals.token_confidence import TOP_K, WINDOW
 from rlif.tasks.chat_template import WITH_TEMPLATE, Chat, chat_of, try_ahead
 from rlif.tasks.rendering import encode, ends_of
-from rlif.tasks.rows import CONVERSATIONS, named_column, read_turns
+from rlif.tasks.rows import CONVERSATIONS, named_column, read_turns, written_out
 from rlif.types import Message
 
 Pair = tuple[list[int], list[int]]  # token ids of a prompt and of a completion
@@ -74,7 +76,12 @@ class Scorer:
             chat += f" {json.dumps(given, sort_keys=True)}"
         if self.end and self.ends:
             end += f" {self.tokenizer.convert_ids_to_tokens(self.closing)}"
-        return f"{self.name}, {chat}, {end}, window {self.window}"
+        return f"{self.name}, {chat}, {end}, window {self.window}" + (f", {self.content}" if self.content else "")
+
+    @cached_property
+    def content(self) -> str | None:
+        """A hash of parts of the weights, since a folder may hold those of another training by now."""
+        return hash_weights(Path(self.name)) if self.name else None
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
@@ -181,7 +188,19 @@ def score_file(
     Raises:
         DataError: a bad row, named by its line; what came before it is written. An output that belongs to other rows
             or another model.
+        MachineError: the output cannot be written, or another process writes to it.
     """
+    if not isinstance(out, Path):
+        return _score(scorer, source, out, total, columns)
+    if out.is_file() and source.is_file() and out.samefile(source):
+        raise RecipeError(f"{out} is the input itself; give another output.")
+    with alone(out):
+        return _score(scorer, source, out, total, columns)
+
+
+def _score(
+    scorer: Scorer, source: Path, out: Path | TextIO, total: int | None, columns: Mapping[str, str]
+) -> dict[str, int]:
     counts = {"rows": 0, "skipped": 0, "unscorable": 0}
     reread = partial(read_rows, source, columns)
     rows = _resume(scorer, source, reread, out, counts) if isinstance(out, Path) else reread()
@@ -251,8 +270,8 @@ def read_rows(source: Path, columns: Mapping[str, str] = MappingProxyType({})) -
         where = f"line {number} of {source}"
         check_text(row, where)
         row = row | {key: named_column(row, name, key, where) for key, name in columns.items()}
-        whole = next((name for name in CONVERSATIONS if name in row), None)
-        if whole and not row.keys() & PAIR and isinstance(row[whole], list):
+        whole = next((name for name in CONVERSATIONS if isinstance(row.get(name), list)), None)
+        if whole and not row.keys() & PAIR:
             *turns, last = read_turns(row[whole], whole, where) or [{}]
             row |= {"prompt": turns, "completion": [last]}
         if missing := [name for name in PAIR if name not in row]:
@@ -278,6 +297,7 @@ def read_prompt(prompt: Any, where: str) -> str | list[Message]:
     Raises:
         DataError: it is something else, or ends with the assistant's turn.
     """
+    prompt = written_out(prompt, f"the prompt in {where}")
     if isinstance(prompt, str):
         return prompt
     if not prompt or not isinstance(prompt, list):
@@ -295,8 +315,6 @@ def _resume(
     scorer: Scorer, source: Path, reread: Callable[[], Iterator[tuple[int, Row]]], out: Path, counts: dict[str, int]
 ) -> Iterator[tuple[int, Row]]:
     """Counts the rows that the output holds, and returns the input rows to score; drops what a kill left of a batch."""
-    if out.is_file() and out.samefile(source):
-        raise RecipeError(f"{out} is the input itself; give another output.")
     size, log, rows = scorer.batch_size * BATCHES, JsonLog(out), reread()
     held: list[tuple[int, bool]] = []  # of each row written, its line and whether it is unscorable
     last: deque[tuple[int, Row]] = deque(maxlen=size)
@@ -304,7 +322,7 @@ def _resume(
         number, row = next(rows, (0, None))
         if row is None or (written.get("prompt"), written.get("completion")) != (row["prompt"], row["completion"]):
             raise DataError(f"line {line} of {out} is not the row of {source} in its place; give another output.")
-        if written.get("scored_by") != scorer.described:
+        if written.get("scored_by") not in (scorer.described, scorer.described.removesuffix(f", {scorer.content}")):
             raise DataError(
                 f"{out} was scored by {written.get('scored_by')}, this is {scorer.described}; give another output."
             )

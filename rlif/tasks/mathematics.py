@@ -10,6 +10,7 @@ paper's was older and may differ); the 256 tokens of GSM8K truncate many chains 
 object; the prompts are that harness's own, verbatim from its rows.
 """
 
+import re
 from dataclasses import replace
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ from rlif.tasks.task import Protocol, Task
 from rlif.tasks.zeroeval import first_number_equal, load_zeroeval
 from rlif.types import Problem
 
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")  # other commas are between the parts of an answer
 LIGHTEVAL = "lighteval 0.13; same structure, our words where it has sentences"
 QUESTION = Protocol("question-answer", max_tokens=256, stop=("Question:",), extract=last_expression, source=LIGHTEVAL)
 LINE = Protocol("answer-line", max_tokens=32768, extract=answer_line, source=LIGHTEVAL)
@@ -47,7 +49,7 @@ class Gsm8k(Task):
         problems = []
         for number, entry in enumerate(read_entries(source, split, self.usual, self.columns)[:limit]):
             worked = [answer.rpartition("####") for answer in entry.golds]
-            golds = [gold for *_, tail in worked if (gold := tail.strip().replace(",", ""))]
+            golds = [gold for *_, tail in worked if (gold := THOUSANDS.sub("", tail.strip()))]
             problems.append(entry.problem(f"gsm8k/{split}/{number}", golds, worked[0][0] if worked else ""))
         return problems
 

@@ -27,9 +27,13 @@ from rlif.types import Message, Problem
 
 KEYS = ("prompt", "gold", "solution", "id")
 CONVERSATIONS = ("messages", "conversations")  # read where there is no column `prompt`
-ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
+ROLES = {"human": "user"} | dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "bot", "model"), "assistant")
 TURNS = ("system", "developer", "user", "assistant")
 CALLS = ("tool_calls", "function_call", "tools")
+# Text that begins as a conversation that is written out, as JSON or as Python prints it.
+LIKE_MESSAGES = re.compile(
+    r"""\s*(array\()?\[?\s*\{\s*["'](role|from|(content|value)["']\s*:.*["'](role|from))["']\s*:""", re.DOTALL
+)
 HINT = "columns: {prompt: NAME} in the recipe, or --columns prompt=NAME, says which column holds it"
 
 
@@ -83,12 +87,17 @@ def read_entries(source: str, split: str, usual: Mapping[str, str], columns: Map
 def _entry(row: Row, where: str, usual: Mapping[str, str], columns: Mapping[str, str]) -> Entry:
     given = {key: named_column(row, name, key, where) for key, name in columns.items()}
     found = {key: find_column(row, name) for key, name in usual.items() if key not in columns}
-    if usual["prompt"] == "prompt" and found.get("prompt", "") is None:
-        found["prompt"] = next(filter(None, (find_column(row, name) for name in CONVERSATIONS)), None)
+    if usual["prompt"] == "prompt" and "prompt" in found:  # a table that joins several data sets has null in the others
+        places = [place for name in ("prompt", *CONVERSATIONS) if (place := find_column(row, name)) is not None]
+        found["prompt"] = next((place for place in places if row[place] is not None), next(iter(places), None))
     given |= {key: row[name] for key, name in found.items() if name is not None}
     names = {**usual, **{key: name for key, name in found.items() if name}, **columns}
     if "prompt" not in given:
         raise DataError(f"{where} has no {names['prompt']!r}; it has {names_of(row)}; {HINT}.")
+    if twice := [key for key in given if key != "prompt" and names[key] == names["prompt"]]:
+        raise DataError(
+            f"{names['prompt']!r} in {where} is both the prompt and the {twice[0]}; columns: names another."
+        )
     text, history, last = _prompt(given["prompt"], names["prompt"], where)
     inside = f"in {where}"
     solution = as_text(given.get("solution"), names.get("solution", ""), inside)
@@ -119,13 +128,12 @@ def named_column(row: Row, name: str, key: str, where: str) -> Any:
 def _golds(value: Any, name: str, where: str) -> tuple[str, ...]:
     """Reads one answer or a list of them; those that are null or empty are left out."""
     values = value if isinstance(value, list | tuple) else [value]
-    return tuple(text for each in values if (text := as_text(each, name, where)))
+    return tuple(text for each in values if (text := as_text(each, name, where)) and text.strip())
 
 
 def _prompt(value: Any, name: str, where: str) -> tuple[str, tuple[Message, ...], str | None]:
     """Reads text or a conversation: its last user message, those before it, and what the assistant said last."""
-    if isinstance(value, str) and value.lstrip().startswith("[{"):
-        value = _written_out(value, f"{name!r} in {where}")
+    value = written_out(value, f"{name!r} in {where}")
     if isinstance(value, list | tuple):
         turns = read_turns(value, name, where)
         last = turns.pop()["content"] if turns and turns[-1]["role"] == "assistant" else None
@@ -142,22 +150,24 @@ def _prompt(value: Any, name: str, where: str) -> tuple[str, tuple[Message, ...]
     return text, history, last
 
 
-def _written_out(text: str, what: str) -> str | list[Any]:
-    """Reads a conversation that a cell holds as JSON; other text stays.
+def written_out(value: Any, what: str) -> Any:
+    """Reads a conversation that a cell holds as JSON; anything else stays.
 
     Raises:
-        DataError: the conversation is as Python prints it, which has no single meaning.
+        DataError: it is cut off, or as Python prints it, or one message without a list.
     """
-    if re.match(r"\s*\[\{'(role|content|from|value)': ", text):
-        raise DataError(
-            f"{what} is a conversation as Python prints it; write it as JSON, or use JSON lines or parquet."
-        )
+    if not (isinstance(value, str) and LIKE_MESSAGES.match(value)):
+        return value
     try:
-        value = json.loads(text)
+        value = json.loads(value)
     except (ValueError, RecursionError):
-        return text
-    found = isinstance(value, list) and all(isinstance(each, dict) and each.keys() & {"role", "from"} for each in value)
-    return value if found else text
+        value = None
+    if not isinstance(value, list):
+        raise DataError(
+            f"{what} begins as a conversation and is no list of messages in JSON; write it as JSON, or use JSON lines"
+            " or parquet."
+        )
+    return value
 
 
 def read_turns(value: Sequence[Any], name: str, where: str) -> list[Message]:
@@ -172,15 +182,18 @@ def read_turns(value: Sequence[Any], name: str, where: str) -> list[Message]:
 def _message(value: Any, where: str) -> Message:
     if not isinstance(value, dict):
         raise DataError(f"{where} is {json.dumps(value, default=str):.40}; expected role and content.")
-    role, content = value.get("role", value.get("from")), value.get("content", value.get("value"))
-    role = ROLES.get(role.lower(), role.lower()) if isinstance(role, str) else role
+    role, content = (
+        value[ours] if value.get(ours) is not None else value.get(other)
+        for ours, other in (("role", "from"), ("content", "value"))
+    )
+    role = ROLES.get(role.strip().lower(), role.strip().lower()) if isinstance(role, str) else role
     if any(value.get(name) for name in CALLS) or role in ("tool", "function", "function_call", "observation"):
         raise DataError(f"{where} calls a tool; rlif trains on text alone.")
     if isinstance(content, list) and all(isinstance(part, dict) for part in content):
-        if any(part.get("type") != "text" for part in content):
-            kinds = ", ".join(sorted({str(part.get("type")) for part in content} - {"text"}))
-            raise DataError(f"{where} holds {kinds}; rlif trains on text alone.")
-        content = "".join(str(part.get("text", "")) for part in content)
+        others = sorted({str(part.get("type", "text")) for part in content} - {"text"})
+        if others or not all(isinstance(part.get("text"), str) for part in content):
+            raise DataError(f"{where} holds {', '.join(others) or 'a part without text'}; rlif trains on text alone.")
+        content = "".join(part["text"] for part in content)
     if role not in TURNS or not isinstance(content, str):
         raise DataError(
             f"{where} has the role {role!r:.40} and a content that is a {type(content).__name__}; expected a role of"

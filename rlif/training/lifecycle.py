@@ -13,6 +13,7 @@ from rlif.config.recipe import Recipe
 from rlif.files.atomic import sync, sync_tree
 from rlif.files.inside import remove
 from rlif.files.lock import locked
+from rlif.rewards.terms import reads_problems
 from rlif.runs import fingerprint
 from rlif.runs.checkpoints import step_of
 from rlif.runs.environment import environment
@@ -83,9 +84,12 @@ def train(
 
 def _begin(prepared: PreparedRun, name: str, resume: Run | None, held: ExitStack) -> tuple[Run, Path | None, list[str]]:
     """Locks the run folder; finds the checkpoint to go on from, and the notes to print."""
-    facts = fingerprint.compute(prepared.problems, prepared.held_out, model_path(prepared.recipe))
+    recipe = prepared.recipe
+    facts = fingerprint.compute(
+        prepared.problems, prepared.held_out, model_path(recipe), columns=reads_problems(recipe)
+    )
     if resume is None:
-        run = Run.create(prepared.recipe, name, held)
+        run = Run.create(recipe, name, held)
         with faults_as_errors(run):
             run.write_fingerprint(facts)
         return run, None, []
@@ -98,7 +102,7 @@ def _go_on(prepared: PreparedRun, resume: Run, facts: dict[str, Any]) -> tuple[P
     """Finds the checkpoint to go on from, forgets what was logged after it, and returns notes to print."""
     recipe = prepared.recipe
     problems = f"the problems of {recipe.task} ({recipe.source or 'its own source'}, {recipe.split})"
-    named = {"problems": problems, "model": f"the model {recipe.model}"}
+    named = {"problems": problems, "columns": f"a column of {problems}", "model": f"the model {recipe.model}"}
     fingerprint.check(resume.fingerprint(), facts, resume.path, named)
     changed = ", ".join(fingerprint.differences(resume.environment(), environment()))
     notes = [f"not what it was started with: {changed}; the run goes on, but not as if nothing had happened"]

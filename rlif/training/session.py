@@ -6,7 +6,7 @@ A run is one session, and one more for each return of the guard to an earlier ch
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,6 +149,16 @@ def _key(prompt: Any) -> str:
     return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
 
 
+def problems_by_prompt(prompts: Sequence[Any], problems: Sequence[Problem]) -> dict[str, Problem | None]:
+    """Finds the problem of a prompt; None where problems of other golds share it, so that none of them grades it."""
+    found: dict[str, Problem | None] = {}
+    for prompt, problem in zip(prompts, problems, strict=True):
+        known = found.setdefault(_key(prompt), problem)
+        if known is not None and known.golds != problem.golds:
+            found[_key(prompt)] = None
+    return found
+
+
 def _grade(task: Task, problems: list[Problem | None], rows: list[dict[str, Any]]) -> None:
     """Adds problem, answer and verdict to kept completions, for the record; rewards were given before.
 
@@ -173,7 +183,7 @@ def _with_callbacks(
     from rlif.engines.trl.stopping import FiniteGradients
 
     guard = GuardState(settings, run, console, prepared.plan.updates_per_rollout)
-    problems = {_key(prompt): problem for prompt, problem in zip(prepared.prompts(), prepared.problems, strict=True)}
+    problems = problems_by_prompt(prepared.prompts(), prepared.problems)
 
     def completions() -> list[dict[str, Any]]:
         guard.measure([row | {"answer": prepared.task.extract(row["completion"])} for row in completed_rows(trainer)])

@@ -161,6 +161,9 @@ def test_dry_run_prints_what_it_knows_and_ends_with_what_stops_the_run(monkeypat
         (["train", "--resume", "/nowhere"], "is not a run folder"),
         (["train", "--resume", "/nowhere", "--dry-run"], "give it without --resume"),
         (["train", "demo", "--resume", "runs/demo"], "give none beside it"),
+        (["eval", "m", "--tasks=math", "--columns=prompt=a,prompt=b"], "--columns names 'prompt' twice"),
+        (["eval", "m", "--tasks=math", "--source=math=a", "--source=math=b"], "--source names 'math' twice"),
+        (["eval", "m", "--tasks=math", "--source=math"], "cannot read 'math'; a source looks like gsm8k=PATH"),
     ],
 )
 def test_mistakes_exit_with_2_and_one_sentence(args, message, monkeypatch, capsys, tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 
@@ -180,6 +182,25 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(where, args, kept, monkeypatc
     code, out, err = main(monkeypatch, capsys, *args)
     assert code == 130 and kept in out + err
     assert (out + err).count("interrupted") == 1 and (args[0] == "train" or out == "")
+
+
+def test_ctrl_c_that_a_library_turns_into_another_error(monkeypatch, capsys):
+    """As numpy does while it is imported. Without Ctrl-C the same error has its traceback."""
+
+    def import_interrupted(*_, **__):
+        with contextlib.suppress(KeyboardInterrupt):
+            if pressed:
+                signal.raise_signal(signal.SIGINT)
+        raise RecursionError("partially imported")
+
+    monkeypatch.setattr("rlif.training.forecast.probe", import_interrupted)
+    pressed = True
+    code, _, err = main(monkeypatch, capsys, "probe", "demo")
+    assert code == 130 and "a forecast keeps nothing" in err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    pressed = False
+    with pytest.raises(RecursionError):
+        main(monkeypatch, capsys, "probe", "demo")
 
 
 @pytest.mark.parametrize(

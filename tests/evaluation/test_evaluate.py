@@ -13,6 +13,7 @@ import rlif
 from rlif.evaluation.evaluate import check_gold, evaluate
 from rlif.evaluation.records import Records
 from rlif.evaluation.scores import Scores, summarise
+from rlif.files.lock import alone
 from rlif.intervals import proportion
 from rlif.sampling.protocol import Setup, render_problem, setup_of
 from rlif.sampling.sampler import Decoding, TransformersSampler
@@ -103,6 +104,8 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
         evaluate(Fragile(), CUPS, changed, setup_for(Decoding(6)), path=tmp_path / "cups")
     with pytest.raises(rlif.RlifError, match="two problems have the id"):
         evaluate(Fragile(), CUPS, [changed[0], *problems()], setup_for(Decoding(6)))
+    with alone(tmp_path / "cups.part.jsonl"), pytest.raises(rlif.RlifError, match=r"another process is writing .*cups"):
+        evaluate(Fragile(), CUPS, problems(), setup_for(Decoding(6)), path=tmp_path / "cups")
     lines = (tmp_path / "cups.part.jsonl").read_text().splitlines(keepends=True)
     begun = json.loads(lines[0])
     del begun["settings"]["data"]  # as an earlier version wrote it

@@ -67,6 +67,19 @@ def test_a_finished_evaluation_is_not_repeated(run, tmp_path):
     assert again["clock"].settings["decoding"]["max_tokens"] == 7
 
 
+def test_scores_of_a_folder_that_was_trained_since_are_not_those_of_its_model(model_folder, tmp_path):
+    """The new weights have the same names and sizes."""
+    folder = shutil.copytree(model_folder, tmp_path / "mine")
+    work = [(CLOCK, options().problems(CLOCK))]
+    (candidate,) = candidates(str(folder), tmp_path / "evals")
+    scores = evaluate_candidate(candidate, work, options())
+    assert evaluate_candidate(candidate, work, options()) == scores
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\x00\x00\x00\x40")
+    with pytest.raises(rlif.RlifError, match=r"has other settings \(content\); write to another folder"):
+        evaluate_candidate(candidate, work, options())
+
+
 def test_an_incomplete_checkpoint_is_refused(run, tmp_path):
     with pytest.raises(rlif.RlifError, match="was not written to its end"):
         candidates(str(run.checkpoints / "checkpoint-4"), tmp_path)

@@ -7,7 +7,9 @@ import codecs
 import gzip
 import json
 import lzma
+import re
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -86,10 +88,12 @@ def test_other_encodings_are_refused(tmp_path):
         ("frage\tantwort\n1, 2\t3\n", [{"frage": "1, 2", "antwort": "3"}]),
         ('"a;b";"c"\r\n"x\ny";"z"\r\n', [{"a;b": "x\ny", "c": "z"}]),
         ("prompt\nWhat is 2+2?\n\n", [{"prompt": "What is 2+2?"}]),
-        ("a,b,\nx\n", [{"a": "x", "b": None, "": None}]),
+        ("a,b,\nx,,\n", [{"a": "x", "b": "", "": ""}]),
+        ('a, b\nx, "y, z"\n', [{"a": "x", "b": "y, z"}]),
+        ("a,b\nx, y\n", [{"a": "x", "b": " y"}]),
         ("a,b\nx," + "y" * 200_000, [{"a": "x", "b": "y" * 200_000}]),
     ],
-    ids=["semicolon", "tab", "quotes", "one column", "missing cells", "huge cell"],
+    ids=["semicolon", "tab", "quotes", "one column", "empty cells", "spaced", "leading space", "huge cell"],
 )
 def test_csv(text, rows, tmp_path):
     (tmp_path / "a.csv").write_text(text, newline="")
@@ -139,8 +143,12 @@ def test_a_folder_by_split(tmp_path):
         (
             "a.csv",
             b"prompt,b\nIf so, why?,2\n",
-            "line 2 of .* has 3 cells and the first line 2; put cells that hold ','",
+            r"line 2 of .* has another number of cells than the first line \(3 for 2\); put cells that hold ','",
         ),
+        ("a.csv", b"prompt,b\nover\ntwo lines,2\n", r"line 2 of .* has another number of cells .* \(1 for 2\)"),
+        ("a.tsv", b"prompt\ta, b, c\nx\n", r"line 2 of .* \(1 for 2\); put cells that hold '\\t' or a line break"),
+        ("a.jsonl", b'{"prompt": "x", "prompt": "y"}', "line 1 of .* is not JSON: it has the key 'prompt' twice"),
+        ("a.json", b'[{"prompt": "x", "y": {"z": 1, "z": 2}}]', "cannot read .*: it has the key 'z' twice"),
         ("a.csv", b'prompt,b\n"open,2\n', "cannot read .*: unexpected end of data"),
         ("a.csv", b"prompt,prompt\nx,y\n", "has two columns 'prompt'; rename one"),
     ],
@@ -152,6 +160,42 @@ def test_bad_files(tmp_path, name, content, message):
         return
     with pytest.raises(rlif.RlifError, match=message):
         read_rows(str(tmp_path / name), "train", ("prompt",))
+
+
+@pytest.mark.parametrize("split", ["train", "train+"])
+def test_the_parts_of_a_split_are_read_in_order_and_none_may_lack(split, tmp_path):
+    def folder(*names):
+        made = tmp_path / str(len(list(tmp_path.iterdir())))
+        made.mkdir()
+        for name in names:
+            (made / name).write_text(json.dumps({"prompt": name}) + "\n")
+        return str(made)
+
+    first, second = f"{split}-00000-of-00002.jsonl", f"{split}-00001-of-00002.jsonl"
+    more = "test-00000-of-00001.jsonl", "training.jsonl", f"{split}.md", f"{split}-old.jsonl"
+    assert [row["prompt"] for row in read_rows(folder(second, first, *more), split)] == [first, second]
+    for names in ((second,), (first, f"{split}.jsonl"), (f"{split}.json", f"{split}.jsonl"), (first, f"{first}.gz")):
+        with pytest.raises(DataError, match=f"for the split '{re.escape(split)}' .*; expected one file, or each part"):
+            read_rows(folder(*names), split)
+
+
+def test_names_may_be_in_capitals_and_lines_may_end_as_on_old_machines(tmp_path):
+    (tmp_path / "A.JSONL.GZ").write_bytes(gzip.compress(TEXT.encode()))
+    assert read_rows(str(tmp_path / "A.JSONL.GZ"), "train") == ROWS
+    (tmp_path / "a.txt").write_bytes(b"one\rtwo\r")
+    assert read_rows(str(tmp_path / "a.txt"), "train") == [{"prompt": "one"}, {"prompt": "two"}]
+
+
+def test_parquet_and_the_hub_give_the_number_that_was_written(tmp_path, monkeypatch):
+    """0.1 in 32 bits is 0.10000000149011612 in 64. A column that is there twice has no single value."""
+    table = pa.table({"prompt": ["x"], "gold": pa.array([0.1], pa.float32())})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    monkeypatch.setattr("datasets.load_dataset", lambda *given, **named: datasets.Dataset(table))
+    for source in (str(tmp_path / "a.parquet"), "owner/name"):
+        assert read_rows(source, "train") == [{"prompt": "x", "gold": 0.1}]
+    pyarrow.parquet.write_table(pa.table([["x"], ["y"]], ["prompt", "prompt"]), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="has two columns 'prompt'; rename one"):
+        read_rows(str(tmp_path / "b.parquet"), "train")
 
 
 def test_missing_files_and_unreachable_hubs(tmp_path):

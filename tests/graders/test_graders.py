@@ -109,6 +109,21 @@ def test_functions_written_for_trl_work_as_rewards():
     assert reward_function("f", lambda completion_ids: torch.ones(4))(batch(**engine)) == [1.0] * 4
 
 
+def test_columns_of_the_data_that_the_task_does_not_read_stay_what_they_are():
+    """A column `solution` is not replaced by the gold in a box, nor a column `gold` where the task has none."""
+    problems = [
+        Problem("a", "?", "4", row={"solution": "2 and 2", "gold": "four"}),
+        Problem("b", "?", "5", row={"solution": None}),
+        Problem("c", "?", None, row={"solution": "3", "gold": "three"}),
+        Problem("d", "?", "6", solution="of the task", row={"solution": "of the row"}),
+    ]
+    seen = {}
+    reward_function("f", lambda completions, gold, solution: seen.update(g=gold, s=solution) or [0.0] * 4)(
+        batch(problems=problems)
+    )
+    assert seen == {"g": ["4", "5", "three", "6"], "s": ["2 and 2", "\\boxed{5}", "3", "of the task"]}
+
+
 def test_async_functions_callables_arrays_and_tensors_work_as_in_trl():
     async def later(completions, **_):
         await asyncio.sleep(0)
@@ -165,6 +180,7 @@ def test_a_function_that_raises_is_named():
         ("rlif.gone:f", "rlif has no module rlif.gone; its modules are in folders now, see docs/architecture.md"),
         ("math:no_such", "the module math has no 'no_such'"),
         ("math.pi", "the reward math.pi is a float, not a function"),
+        ("builtins:dict", "the reward builtins:dict does not tell its parameters; call it in a function of yours"),
         ("exploding:f", "importing the reward exploding:f raises ZeroDivisionError"),
         ("misspelt:f", "importing the reward misspelt:f raises AttributeError: module 'math' has no attribute 'tau_'"),
     ],

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 
 import rlif
 from rlif.runs import fingerprint
 from rlif.types import Problem
 
-NAMES = {"problems": "the problems of math", "model": "the model m"}
+NAMES = {"problems": "the problems of math", "model": "the model m", "columns": "a column of math"}
 
 
 def facts(folder, problems=("a", "b"), gold="1"):
@@ -38,11 +40,27 @@ def test_each_change_is_named(tmp_path):
         fingerprint.check(begun, now, tmp_path, NAMES)
 
 
-def test_large_files_are_told_apart_by_size(tmp_path, monkeypatch):
+def test_columns_that_a_reward_reads_are_compared_and_others_are_not(tmp_path):
+    """Golds alone are part of the problems. Runs of earlier versions kept no columns."""
+    rows = [Problem("0", "a", row={"level": level, "day": date(2026, 1, 1)}) for level in (1, 2)]
+    begun, now = (fingerprint.compute([row], {}, str(tmp_path), columns=True) for row in rows)
+    with pytest.raises(rlif.RlifError, match="a column of math changed since the run began"):
+        fingerprint.check(begun, now, tmp_path, NAMES)
+    plain = fingerprint.compute(rows[:1], {}, str(tmp_path))
+    fingerprint.check(plain, now, tmp_path, NAMES)
+    fingerprint.check(begun, begun, tmp_path, NAMES)
+
+
+def test_large_files_are_told_apart_by_parts_of_them(tmp_path, monkeypatch):
+    """What an older version kept, only the size, is compared by the size."""
     monkeypatch.setattr(fingerprint, "SMALL", 4)
     (tmp_path / "weights").write_bytes(b"12345")
-    model = fingerprint.compute([], {}, str(tmp_path))["model"]
-    assert model == {"weights": {"bytes": 5}}
+    begun = fingerprint.compute([], {}, str(tmp_path))
+    (tmp_path / "weights").write_bytes(b"12346")
+    now = fingerprint.compute([], {}, str(tmp_path))
+    with pytest.raises(rlif.RlifError, match=r"the model m changed .*\(weights\)"):
+        fingerprint.check(begun, now, tmp_path, NAMES)
+    fingerprint.check(begun | {"model": {"weights": {"bytes": 5}}}, now, tmp_path, NAMES)
 
 
 def test_other_versions_and_threads_are_listed():

@@ -190,6 +190,12 @@ def test_only_the_process_that_holds_the_folder_removes_torn_checkpoints(run, ti
     assert half.exists() is not tidies
 
 
+def test_a_summary_of_something_else_is_refused(run):
+    run.write_summary({"python": "3.11"})
+    with pytest.raises(rlif.RlifError, match=r"summary.json is damaged: it has no whole number as its 'steps'"):
+        run.summary()
+
+
 def test_a_missing_file_of_the_run_is_explained(run):
     gone = pytest.raises(rlif.RlifError, match=r"checkpoint-1/x was removed while .*; leave .* alone and go on with")
     with gone, faults_as_errors(run):

@@ -77,7 +77,13 @@ def test_other_settings_and_unknown_samples_are_refused(tmp_path, model_folder):
         code, printed = select(model_folder, out, *options)
         last = " ".join(printed.split("rlif: ")[-1].split())
         assert code == 2 and f"holds samples drawn with other settings ({named}); write to another folder" in last
-    assert content(out) == before
+    older = {key: value for key, value in json.loads(before["sampling.json"]).items() if key != "content"}
+    (out / "sampling.json").write_text(json.dumps(older))
+    assert select(model_folder, out)[0] == 0
+    (out / "sampling.json").write_text(json.dumps(older | {"content": "of other weights"}))
+    code, printed = select(model_folder, out)
+    assert code == 2 and "holds samples drawn with other settings (content)" in " ".join(printed.split())
+    assert content(out).keys() == before.keys() and content(out)["samples.jsonl"] == before["samples.jsonl"]
     (out / "sampling.json").unlink()
     code, printed = select(model_folder, out)
     assert code == 2 and "no sampling.json with their settings" in printed
@@ -146,5 +152,8 @@ def test_a_selection_names_how_prompts_were_rendered_and_no_other_way_is_mixed_i
     code, printed = choose()
     assert code == 2 and f"{out} holds samples scored with other settings (chat); write to" in " ".join(printed.split())
     assert content(out) == before
+    (out / "selection.json").write_text(json.dumps({"settings": settings | {"content": "of other weights"}}))
+    code, printed = choose("--no-chat")
+    assert code == 2 and "scored with other settings (content)" in " ".join(printed.split())
     (out / "selection.json").unlink()  # a kill came before it
     assert choose()[0] == 0 and content(out)["samples.jsonl"] != before["samples.jsonl"]

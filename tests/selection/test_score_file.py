@@ -11,6 +11,7 @@ from support.models import byte_tokenizer, tiny_model
 
 import rlif
 from rlif.errors import RlifError
+from rlif.files.lock import alone
 from rlif.selection.score_file import Scorer, score_file
 
 ROWS = [
@@ -119,7 +120,9 @@ def test_conversations_and_columns_of_other_names_are_scored_alike(tmp_path):
     rows = [
         {"prompt": [asked], "completion": "Dort."},
         {"prompt": [asked], "completion": [said]},
-        {"messages": [asked, said]},
+        {"prompt": json.dumps([asked]), "completion": "Dort."},
+        {"messages": [asked, said], "conversations": None},
+        {"messages": None, "conversations": share},
         {"conversations": share},
     ]
     packed = tmp_path / "in.jsonl.gz"
@@ -130,7 +133,7 @@ def test_conversations_and_columns_of_other_names_are_scored_alike(tmp_path):
     columns = {"prompt": "frage", "completion": "reply.text"}
     score_file(scorer(), named, tmp_path / "named.out", columns=columns)
     found = [row["self_certainty"] for row in [*read(tmp_path / "out.jsonl"), *read(tmp_path / "named.out")]]
-    assert len(found) == 5 and len(set(found)) == 1
+    assert len(found) == 7 and len(set(found)) == 1
     with pytest.raises(RlifError, match="columns has no 'gold' here; rows are scored by prompt and completion"):
         score_file(scorer(), named, tmp_path / "other.out", columns={"gold": "frage"})
 
@@ -141,6 +144,14 @@ def test_another_model_or_other_rows_are_not_mixed(tmp_path):
     before = out.read_bytes()
     with pytest.raises(RlifError, match="was scored by tiny, chat, end, window 2048, this is other, chat"):
         score_file(scorer(name="other"), source, out)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"1")
+    mine = scorer(name=str(folder))
+    score_file(mine, source, tmp_path / "mine.jsonl")
+    (folder / "model.safetensors").write_bytes(b"2")
+    with pytest.raises(RlifError, match=f"was scored by {mine.described}, this is {mine.name}"):
+        score_file(scorer(name=str(folder)), source, tmp_path / "mine.jsonl")
     with pytest.raises(RlifError, match=r"line 1 of .* is not the row"):
         score_file(scorer(), write(tmp_path / "other.jsonl", ROWS[1:]), out)
     with pytest.raises(RlifError, match=r"line 3 of .* is not the row"):
@@ -198,6 +209,13 @@ def test_missing_files_are_refused(tmp_path):
         score_file(scorer(), tmp_path / "nowhere.jsonl", tmp_path / "out.jsonl")
     with pytest.raises(RlifError, match=r"cannot write .*nowhere"):
         score_file(scorer(), write(tmp_path / "in.jsonl", ROWS), tmp_path / "nowhere/out.jsonl")
+
+
+def test_two_processes_do_not_write_one_file(tmp_path):
+    source, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    with alone(out), pytest.raises(RlifError, match=r"another process is writing .*out\.jsonl; wait for it or stop it"):
+        score_file(scorer(), source, out)
+    assert score_file(scorer(), source, out)["rows"] == len(ROWS)
 
 
 def test_rows_are_written_to_a_stream_as_they_are_scored(tmp_path):

@@ -54,6 +54,19 @@ def test_a_conversation_of_one_message_is_text(tmp_path):
         assert problem.prompt == "What is 2+2?"
 
 
+def test_rows_of_several_data_sets_in_one_table(tmp_path):
+    """A table has null where a row has no such column, or a message no such key; the others count."""
+    turns = {"role": None, "content": None, "from": "Human ", "value": "b"}, {"role": "model", "content": "c"}
+    rows = [
+        {"prompt": "a", "messages": None, "conversations": None},
+        {"prompt": None, "messages": None, "conversations": list(turns)},
+        {"prompt": None, "messages": [{"role": "user", "content": [{"text": "c"}]}], "conversations": None},
+    ]
+    for name in ("rows.jsonl", "rows.parquet"):
+        problems = load(tmp_path, rows, name=name)
+        assert [(problem.text, problem.solution) for problem in problems] == [("a", None), ("b", "c"), ("c", None)]
+
+
 def test_conversations_are_rendered_by_the_chat_template(tmp_path):
     """The template's words surround the last message; the conversation keeps its own system message."""
     (problem,) = load(tmp_path, [{"prompt": CHAT}])
@@ -87,7 +100,12 @@ def test_conversations_are_rendered_by_the_chat_template(tmp_path):
             "message 1 .* holds image; rlif trains on text",
         ),
         ({"prompt": ["hello"]}, 'message 1 of .* is "hello"; expected role and content'),
-        ({"prompt": str(ASKED)}, "is a conversation as Python prints it"),
+        *(
+            ({"prompt": text}, "'prompt' in row 1 of .* begins as a conversation and is no list of messages in JSON")
+            for text in (str(ASKED), json.dumps(ASKED)[:-1], json.dumps(ASKED[0]), f"array({ASKED}, dtype=object)")
+        ),
+        ({"prompt": None, "messages": None}, "'prompt' in row 1 of .* is null"),
+        ({"prompt": [{"role": "user", "content": [{"type": "text", "text": None}]}]}, "holds a part without text"),
         ({"prompt": {"a": 1}}, "'prompt' in row 1 of .* is a dict; expected plain text"),
         ({"prompt": "\ud800 lone"}, r"row 1 of .* holds half of a character \(a lone surrogate"),
         ({"frage": "?"}, r"row 1 of .* has no 'prompt'; it has frage; columns: \{prompt: NAME\} in the recipe"),
@@ -99,6 +117,11 @@ def test_prompts_that_cannot_be_read(row, message, tmp_path):
         load(tmp_path, [row])
 
 
+def test_text_that_lists_objects_is_text(tmp_path):
+    for text in ('[{"value": 3}, {"value": 4}]: add them', '[{"value": 3}]', "[{'value': 3}] in Python?"):
+        assert load(tmp_path, [{"prompt": text}])[0].prompt == text
+
+
 def test_golds_and_ids_may_be_numbers(tmp_path):
     rows = [
         {"problem": "q", "answer": answer, "unique_id": n} for n, answer in enumerate([12, 12.0, 0.5, 1e-7, 10**30])
@@ -108,6 +131,8 @@ def test_golds_and_ids_may_be_numbers(tmp_path):
     assert [problem.id for problem in problems] == ["0", "1", "2", "3", "4"]
     (problem,) = load(tmp_path, [{"question": "q", "answer": 1400}], "gsm8k")
     assert find_task("gsm8k").grade(problem, "\\boxed{1,400}") is True
+    commas = [{"question": "q", "answer": answer} for answer in ("w #### 1,234,567", "(3, 4)", "1,2")]
+    assert [problem.gold for problem in load(tmp_path, commas, "gsm8k")] == ["1234567", "(3, 4)", "1,2"]
     for wrong, found in ((True, "a bool"), (float("nan"), "nan"), ({}, "a dict")):
         with pytest.raises(DataError, match=f"'answer' in row 1 of .* is {found}; expected plain text"):
             load(tmp_path, [{"problem": "q", "answer": wrong}], "math")
@@ -115,7 +140,7 @@ def test_golds_and_ids_may_be_numbers(tmp_path):
 
 def test_any_gold_of_a_list_is_right(tmp_path):
     problem, none = load(
-        tmp_path, [{"problem": "q", "answer": ["1/2", 3, None]}, {"problem": "q", "answer": []}], "math"
+        tmp_path, [{"problem": "q", "answer": ["1/2", 3, None, " "]}, {"problem": "q", "answer": []}], "math"
     )
     task = find_task("math")
     assert problem.golds == ("1/2", "3") and none.gold is None
@@ -139,6 +164,7 @@ def test_columns_of_other_names(tmp_path):
     for columns, message in (
         ({"prompt": "fragen"}, "has no 'fragen', which columns names as its prompt; it has prompt, frage"),
         ({"promt": "frage"}, "columns has no 'promt'; did you mean 'prompt'"),
+        ({"prompt": "frage", "gold": "frage"}, "'frage' in row 1 of .* is both the prompt and the gold"),
     ):
         with pytest.raises(rlif.RlifError, match=message):
             load(tmp_path, [row], "math", columns)

@@ -22,7 +22,8 @@ from rlif.runs.folder import Run
 from rlif.signals import every_signal
 from rlif.signals.token_confidence import WINDOW
 from rlif.training.prepare import prepare
-from rlif.training.session import build
+from rlif.training.session import build, problems_by_prompt
+from rlif.types import Problem
 
 
 def test_no_gold_answer_reaches_the_trainer_by_default(tmp_path, model_folder):
@@ -81,6 +82,17 @@ def test_a_mixed_file_of_conversations_with_columns(tmp_path, model_folder):
     assert known.items() <= {"0?": None, "1?": 3.0}.items() and len(kept[0]["prompt"]) == 3
     shares = {row[f"{__name__}:by_level_unscorable"] for row in run.metrics()}
     assert shares <= {0.0, 1.0} and {row["unscorable"] for row in run.metrics()} == {0}
+
+
+def test_a_prompt_that_several_problems_share_is_graded_only_where_they_agree():
+    """A kept completion tells its prompt and not its row; the verdict of another row's gold would be wrong."""
+    prompts = ["same", "other", [{"role": "user", "content": "same"}], "same", "agreed", "agreed"]
+    problems = [Problem(str(i), "?", gold) for i, gold in enumerate("123477")]
+    found = problems_by_prompt(prompts, problems)
+    shown = [
+        found[key] and found[key].id for key in ("same", "other", json.dumps(prompts[2], sort_keys=True), "agreed")
+    ]
+    assert shown == [None, "1", "2", "4"]
 
 
 SEVERAL = "reward={self_certainty: {linear: [[0, 1.0], [4, 0.0]]}, format: 0.5, accuracy: 0, length: 0}"

@@ -110,7 +110,7 @@ def _show_plan(recipe: Recipe) -> None:
     from ruamel.yaml import YAML
 
     from rlif.sampling.limits import check_files
-    from rlif.sampling.loading import load_config, model_path
+    from rlif.sampling.loading import check_whole, load_config, model_path
     from rlif.training.prepare import check_settings, prepare
 
     _, _, training = check_settings(recipe, processes=1)
@@ -121,6 +121,8 @@ def _show_plan(recipe: Recipe) -> None:
         print(f"\n{plan.problems:,} problems, {plan.steps:,} steps of {recipe.problems_per_update} problems")
         print(f"{plan.completions:,} completions, at most {plan.tokens:,} tokens to generate")
         check_files(recipe.model, Path(model_path(recipe)))
+        if Path(model_path(recipe)).is_dir():
+            check_whole(recipe)
     except RlifError as error:
         failure = error
     print("memory of a GPU that trains alone, GiB (estimate; `rlif plan` does the same for several):")

@@ -8,6 +8,7 @@ depend on it. Texts at the two ends of a chain of pairs need not mean the same.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy
 import torch
@@ -15,10 +16,8 @@ from scipy.sparse.csgraph import connected_components
 
 from rlif.config.recipe import Equivalence
 from rlif.errors import MachineError, ModelError, first_line
-from rlif.graders.external import load_classifier, model_device
+from rlif.graders.external import BATCH, batches, load_classifier, model_device
 from rlif.types import ClusterTexts
-
-BATCH = 32
 
 
 def load_equivalence(equivalence: Equivalence) -> ClusterTexts:
@@ -71,12 +70,11 @@ def _by_entailment(name: str) -> ClusterTexts:
     def cluster_texts(prompt: str, texts: Sequence[str]) -> list[list[int]]:
         pairs = [(i, j) for i in range(len(texts)) for j in range(len(texts)) if i != j]
         entails = torch.eye(len(texts), dtype=torch.bool)
-        for start in range(0, len(pairs), BATCH):
-            part = pairs[start : start + BATCH]
-            first, second = [[f"{prompt} {texts[side]}" for side in sides] for sides in zip(*part, strict=True)]
-            inputs = tokenizer(first, second, padding=True, truncation=True, return_tensors="pt").to(model.device)
-            for (i, j), label in zip(part, model(**inputs).logits.argmax(-1).tolist(), strict=True):
-                entails[i, j] = label == labels["entailment"]
+        first, second = ([f"{prompt} {texts[pair[side]]}" for pair in pairs] for side in (0, 1))
+        inputs = batches(tokenizer, model, first, second, truncation=True)
+        found = chain.from_iterable(model(**each).logits.argmax(-1).tolist() for each in inputs)
+        for (i, j), label in zip(pairs, found, strict=True):
+            entails[i, j] = label == labels["entailment"]
         return components(entails & entails.T)
 
     return cluster_texts

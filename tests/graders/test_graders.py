@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import math
 import re
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -244,6 +247,28 @@ def test_a_reward_model_that_cannot_read_the_prompts_is_refused_when_it_is_loade
     with pytest.raises(ModelError, match=r"has no chat template; train with chat=false, or choose another\.$"):
         find_term(classifier_folder(tmp_path / "bare", template=False), prompt=prompt)
     assert find_term(str(tmp_path / "bare"), prompt="Go.").kind == "model"
+
+
+def test_a_reward_model_without_a_padding_token_reads_the_last_token_of_each_row(tmp_path):
+    """Also where that is EOS, which must not stand for padding."""
+    folder = Path(classifier_folder(tmp_path / "rm"))
+    tokenizer = byte_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text(
+        json.dumps(json.loads((folder / "config.json").read_text()) | {"pad_token_id": None})
+    )
+    texts = ["a<|end|>", "a rather long answer<|end|>"]
+    found = reward_model(str(folder))(Batch(["", ""], texts, ["", ""], [[], []], [None, None]))
+    model = AutoModelForSequenceClassification.from_pretrained(folder).double().eval()
+    for value, text in zip(found, texts, strict=True):
+        assert value == pytest.approx(model(**tokenizer(text, return_tensors="pt")).logits.item(), abs=1e-4)
+
+
+def test_a_reward_model_whose_template_leaves_out_the_answer_is_refused(tmp_path):
+    shape = replace(SHAPES["chatml"], template=SHAPES["chatml"].template.replace("messages %", "messages[:-1] %", 1))
+    with pytest.raises(ModelError, match="leaves out the assistant's turn"):
+        reward_model(reward_folder(tmp_path / "rm", shape), prompt=[{"role": "user", "content": "2+2?"}])
 
 
 def test_a_reward_model_with_learned_positions_reads_rows_of_all_lengths_within_them(tmp_path):

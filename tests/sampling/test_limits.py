@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,11 @@ def test_lengths_beyond_the_positions_are_refused_by_every_command(tmp_path, mon
         ({"max_position_embeddings": 100}, 100),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0,
                               "original_max_position_embeddings": 100}, "max_position_embeddings": 100}, 400),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
+          "max_position_embeddings": 100}, 100),
+        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 50,
+                              "short_factor": [1.0] * 4, "long_factor": [9.0] * 4},
+          "max_position_embeddings": 100}, 50),  # beyond them a long row changes the frequencies of all
     ],
 )  # fmt: skip
 def test_stretched_rotary_positions_count(changes, limit):
@@ -94,6 +100,34 @@ def test_weights_that_are_not_finite_are_named(value, tmp_path, monkeypatch, cap
     assert not list((tmp_path / "runs").glob("*"))
 
 
+def without(path: Path, name: str) -> None:
+    weights = load_file(path)
+    del weights[name]
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def test_weights_that_lack_a_tensor_are_refused(tmp_path, monkeypatch, capsys):
+    """The library makes random numbers of it, and goes on."""
+    folder, name = saved(tmp_path / "m"), "model.layers.1.mlp.up_proj.weight"
+    without(Path(folder) / "model.safetensors", name)
+    lacks = rf"the weights of .* lack {name}, which would be random"
+    code, _, err = dry_run(monkeypatch, capsys, f"model={folder}")
+    assert code == 2 and re.search(lacks, err)
+    with pytest.raises(ModelError, match=lacks):
+        load_model(check_recipe({"model": folder}))
+    recipe = rlif.load_recipe("demo", [f"model={folder}", "evaluate.tasks=[]", "max_prompt_tokens=512"])
+    with pytest.raises(ModelError, match=lacks):
+        rlif.train(recipe.model_copy(update={"output": str(tmp_path / "runs")}))
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_adapters_that_lack_a_tensor_are_refused(tmp_path):
+    adapter = adapter_folder(tmp_path)
+    without(adapter / "adapter_model.safetensors", "base_model.model.model.layers.0.self_attn.v_proj.lora_B.weight")
+    with pytest.raises(ModelError, match=r"are not whole: Found missing adapter keys.*layers\.0\.self_attn\.v_proj"):
+        load_model(check_recipe({"model": str(adapter)}))
+
+
 def test_weights_of_whole_numbers_are_not_looked_at():
     check_finite("m", [("packed", torch.zeros(3, dtype=torch.uint8)), ("empty", torch.zeros(0))])
 
@@ -106,6 +140,7 @@ TEXT = Gemma3TextConfig(**SIZES, head_dim=8)
     [
         (Qwen2_5_VLConfig(), "is a qwen2_5_vl model, with vision, and transformers has no causal language model"),
         (T5Config(), "is a t5 model, and transformers has no causal language model"),
+        (tiny_config(return_dict=False), "has return_dict: false, which hides its hidden states"),
     ],
 )
 def test_other_kinds_of_models_are_refused_before_they_are_loaded(config, message, tmp_path):

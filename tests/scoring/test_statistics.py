@@ -7,12 +7,14 @@ import math
 import pytest
 import torch
 from support import oracle
-from support.models import tiny_model
+from support.architectures import architecture
+from support.models import byte_tokenizer, tiny_model
 from torch import nn
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Olmo2Config, PhiConfig, Qwen3Config
 from transformers.models.cohere import CohereConfig
 
 import rlif
+from rlif.sampling.sampler import Decoding, TransformersSampler
 from rlif.scoring import statistics as scoring
 from rlif.scoring.head import head_of, verify_head
 from rlif.scoring.taps import BackboneTap, DecodeTap, entropy
@@ -179,6 +181,32 @@ def test_a_model_that_changes_the_heads_logits_is_refused(monkeypatch):
     monkeypatch.setattr(model, "forward", doubled)
     with pytest.raises(rlif.RlifError, match="cannot be scored exactly"):
         rlif.score_completions(model, PROMPTS, COMPLETIONS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_soft_cap_that_hardly_shows_in_small_logits_is_refused(dtype, monkeypatch):
+    """A trained model has logits of 20 and more, which such a cap changes by nats."""
+    model = tiny_model(initializer_range=0.02).to(dtype)
+    forward = model.forward
+
+    def capped(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        output.logits = 30 * torch.tanh(output.logits / 30)
+        return output
+
+    monkeypatch.setattr(model, "forward", capped)
+    with pytest.raises(rlif.RlifError, match="cannot be scored exactly"):
+        verify_head(model)
+
+
+def test_a_model_that_reads_later_tokens_is_refused_everywhere():
+    """Gemma's embedding models are loaded as causal language models, and are none."""
+    model = architecture("gemma3_text", use_bidirectional_attention=True)
+    message = "Gemma3ForCausalLM reads the tokens that come after.*use a causal language model"
+    with pytest.raises(rlif.RlifError, match=message):
+        rlif.score_completions(model, PROMPTS, COMPLETIONS)
+    with pytest.raises(rlif.RlifError, match=message):
+        TransformersSampler(model, byte_tokenizer()).sample(PROMPTS, Decoding(4))
 
 
 @pytest.mark.parametrize("name", ["qwen2", "gemma2", "cohere", "phi"])

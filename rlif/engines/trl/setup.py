@@ -27,7 +27,7 @@ from rlif.rewards.mixing import Mixer
 from rlif.rewards.terms import find_term
 from rlif.runs.launcher_contract import SERVER_HOST
 from rlif.sampling.limits import check_finite
-from rlif.sampling.loading import is_adapter, load_adapter, load_kwargs, model_path
+from rlif.sampling.loading import check_whole, is_adapter, load_adapter, load_kwargs, model_path
 from rlif.sampling.sampler import token_chars
 from rlif.tasks import Task
 from rlif.types import Problem
@@ -114,6 +114,8 @@ def build_trainer(
     reward, lora = build_reward(recipe, task, problems, prompts[0]), _lora(recipe)
     rows = [{"prompt": prompt} | ({} if problems is None else {"problem": n}) for n, prompt in enumerate(prompts)]
     path = model_path(recipe)
+    if not is_adapter(path):  # TRL loads it, and says nothing of what is missing
+        check_whole(recipe)
     try:
         with vllm_errors(recipe, options):
             trainer = trainer_class(

@@ -83,6 +83,8 @@ class InternalFeedback(Trainer):
         restore_seed(self)
         self.chat = Chat(True, self.args.chat_template_kwargs) if chat is None else chat
         self._end_turns()
+        if not self.use_vllm:  # TRL reads one tensor of one row for each prompt, whatever the model's own file asks for
+            self.generation_config.update(return_dict_in_generate=False, num_return_sequences=1)
         if vllm_capture and in_shards(self.accelerator):  # each process would decide alone whether to run a pass
             raise RecipeError("vllm_capture needs whole weights on every process, and these are sharded; leave it out.")
         if vllm_capture:
@@ -331,6 +333,8 @@ class InternalFeedback(Trainer):
     def _dtypes(self) -> set[torch.dtype]:
         """Returns the types that the statistics are computed in."""
         mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, torch.float32)
+        if self.args.tf32:  # its products have as many digits
+            mixed = mixed if mixed == torch.bfloat16 else torch.float16
         weight: Any = head_of(self.accelerator.unwrap_model(self.model)).module.weight
         engine = getattr(getattr(self.capture and self.capture.llm, "llm_engine", None), "model_config", None)
         return {mixed, weight.dtype, getattr(engine, "dtype", torch.float32)}

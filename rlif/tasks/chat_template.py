@@ -6,8 +6,10 @@ nor memory. So the first conversation of each form is rendered in a process of i
     time, memory, length    a template that exceeds them is refused
     messages                a template that leaves out the system or the user message is refused
     arguments               one that the template never reads is refused, because a misspelt one would do nothing
+    date                    a template that writes the date of today is warned of
 """
 
+import logging
 import os
 import re
 import resource
@@ -27,8 +29,10 @@ from rlif.types import Message
 SECONDS, MEMORY = 10, 2**30  # that a template may take for one conversation, in bytes
 LENGTH, GROWTH = 1_000_000, 50  # characters that it may write: so many, and so many for each of its conversation
 INSTEAD = "plain prompts (chat=false, --no-chat)"
+CLOCK = "strftime_now"  # a function that transformers gives to templates
 READ = ("system", "developer", "user")  # roles whose text no template may leave out
 
+LOG = logging.getLogger(__name__)
 _tried: set[tuple[Any, ...]] = set()
 
 
@@ -137,13 +141,22 @@ def _try_first(tokenizer: Any, messages: list[Message], arguments: dict[str, Any
     if key in _tried:
         return
 
-    def render() -> str:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens, **arguments)
+    def render(**more: Any) -> str:
+        options = {"tokenize": False, "add_generation_prompt": opens, **arguments, **more}
+        return tokenizer.apply_chat_template(messages, **options)
 
     contents = [message.get("content") for message in messages]
     if why := _trouble(render, LENGTH + GROWTH * sum(len(str(content)) for content in contents)):
         raise ModelError(f"the chat template {why}; give the model another template, or use {INSTEAD}.")
-    text = "".join(render().split())
+    whole, dated = render(), reads(tokenizer, CLOCK)
+    with suppress(Exception):  # calling this text raises, so a template that gets by without the function is undated
+        dated = dated and render(**{CLOCK: ""}) != whole
+    if dated:
+        LOG.warning(
+            "the chat template writes the date of today, so prompts differ from day to day; give a date by the argument"
+            " that the template reads (chat_template_kwargs, often date_string) to keep them"
+        )
+    text = "".join(whole.split())
     for role, content in zip(roles, contents, strict=True):
         if role in READ and isinstance(content, str) and "".join(content.split()) not in text:
             raise ModelError(f"the chat template leaves out the text of the {role} message; {_remedy(roles)}.")

@@ -12,6 +12,7 @@ from support.models import byte_tokenizer, tiny_model
 from torch import nn
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Olmo2Config, PhiConfig, Qwen3Config
 from transformers.models.cohere import CohereConfig
+from transformers.models.llama4 import Llama4TextConfig
 
 import rlif
 from rlif.sampling.sampler import Decoding, TransformersSampler
@@ -76,6 +77,15 @@ def test_every_statistic_equals_float64_arithmetic(name, temperature, batch_size
             torch.testing.assert_close(found_T.double(), values_T, atol=1e-4, rtol=0)
         certainty = rlif.SIGNALS["self_certainty"](stats)[row]
         assert certainty == pytest.approx(oracle.self_certainty(model, prompt, completion, temperature), abs=1e-4)
+
+
+def test_a_model_whose_backbone_has_an_unusual_place_is_exact():
+    """Llama-4's `base_model` is the whole model, and BART's head reads a decoder within a wrapper."""
+    for model in (AutoModelForCausalLM.from_config(Llama4TextConfig(**SMALL)).eval(), architecture("bart")):
+        stats = rlif.score_completions(model, PROMPTS, COMPLETIONS)
+        for row, pair in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+            found_T = stats.mean_logprob_BT[row][stats.mask_BT[row]].double()
+            torch.testing.assert_close(found_T, oracle.logprobs_TV(model, *pair).mean(1), atol=1e-4, rtol=0)
 
 
 def test_uniform_logits_give_zero_self_certainty():

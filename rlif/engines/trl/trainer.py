@@ -308,7 +308,10 @@ class InternalFeedback(Trainer):
         try:
             return self._rehearse()
         except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
-            raise ModelError(f"{self._name} fails in the passes that training runs: {first_line(error)}") from error
+            raise ModelError(
+                f"{self._name} fails in the passes that training runs: {first_line(error)}; use another model"
+                f"{', or training.router_aux_loss_coef=0' * getattr(self, 'aux_loss_enabled', False)}."
+            ) from error
 
     @property
     def _name(self) -> str:
@@ -322,6 +325,8 @@ class InternalFeedback(Trainer):
         with random_state_kept(self.accelerator.device) as drew, training_mode(self.model):
             rollout = self._short_rollout()
             random = drew() and self.read != "vllm"
+            if getattr(self, "aux_loss_enabled", False):  # TRL's loss has a term of the routers, which may not be there
+                self._score_padded(self.model, rollout, compute_aux_loss=True)
             rows = rollout.prompt_ids, rollout.completion_ids
             alone = causal(self._name, self._measure_alone, *rows, tolerance)
         self._metrics, self.state.num_input_tokens_seen = metrics, seen
@@ -359,12 +364,16 @@ class InternalFeedback(Trainer):
         self.rollout = Rollout(ids, [*ends[1:], *ends[:1]])  # each prompt goes on with the end of another
         if self.read is not None:
             model, switched = self._reference() if self.read == "reference" else (self.model, nullcontext())
-            parts = self._padded(ids, "left"), self._padded(self.rollout.completion_ids, "right")
-            ids_BL, mask_BL = (torch.cat(pair, dim=1) for pair in zip(*parts, strict=True))
-            most, size = max(self.rollout.lengths), self.args.per_device_train_batch_size
             with switched:
-                self._get_per_token_logps_and_entropies(model, ids_BL, mask_BL, most, batch_size=size)
+                self._score_padded(model, self.rollout)
         return self.take_rollout()
+
+    def _score_padded(self, model: nn.Module, rollout: Rollout, **options: Any) -> None:
+        """Runs TRL's scoring method as TRL does: prompts padded on the left, completions on the right."""
+        parts = self._padded(rollout.prompt_ids, "left"), self._padded(rollout.completion_ids, "right")
+        ids_BL, mask_BL = (torch.cat(pair, dim=1) for pair in zip(*parts, strict=True))
+        options["batch_size"] = self.args.per_device_train_batch_size
+        self._get_per_token_logps_and_entropies(model, ids_BL, mask_BL, max(rollout.lengths), **options)
 
     def _measure_alone(self, prompts: Ids, completions: Ids) -> dict[str, torch.Tensor]:
         """Computes statistics in eval mode, one unpadded sequence at a time."""

@@ -307,7 +307,9 @@ class InternalFeedback(Trainer):
     def _rehearsed(self) -> str | None:
         try:
             return self._rehearse()
-        except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if "memory" in str(error):  # `rlif.training.faults` says what to do
+                raise
             raise ModelError(
                 f"{self._name} fails in the passes that training runs: {first_line(error)}; use another model"
                 f"{', or training.router_aux_loss_coef=0' * getattr(self, 'aux_loss_enabled', False)}."
@@ -337,9 +339,8 @@ class InternalFeedback(Trainer):
 
     def _dtypes(self) -> set[torch.dtype]:
         """Returns the types that the statistics are computed in."""
-        mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, torch.float32)
-        if self.args.tf32:  # its products have as many digits
-            mixed = mixed if mixed == torch.bfloat16 else torch.float16
+        exact = torch.float16 if self.args.tf32 else torch.float32  # TF32 has as many digits
+        mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, exact)
         weight: Any = head_of(self.accelerator.unwrap_model(self.model)).module.weight
         engine = getattr(getattr(self.capture and self.capture.llm, "llm_engine", None), "model_config", None)
         return {mixed, weight.dtype, getattr(engine, "dtype", torch.float32)}

@@ -234,15 +234,15 @@ def load_model(recipe: Recipe, device: str | None = None) -> Any:
     import torch
     from safetensors import SafetensorError
 
-    from rlif.sampling.limits import check_finite, check_kind
+    from rlif.sampling.limits import check_finite
 
+    load_config(recipe)  # which refuses other kinds
     path = model_path(recipe)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         model = load_adapter(recipe, path, trained_on=False) if is_adapter(path) else load_weights(recipe, path)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load the model {recipe.model!r}: {first_line(error)}") from error
-    check_kind(recipe.model, model.config)
     check_finite(recipe.model, model.named_parameters())
     return model.to(device).eval()
 

@@ -44,18 +44,29 @@ def test_a_dry_run_of_a_model_that_can_be_trained_ends_well(tmp_path, monkeypatc
     assert dry_run(monkeypatch, capsys, f"model={saved(tmp_path / 'm')}")[0] == 0
 
 
-def test_lengths_beyond_the_positions_are_refused_by_every_command(tmp_path, monkeypatch, capsys):
+POSITIONS = {
+    "learned": lambda: architecture("gpt2", n_positions=64, max_position_embeddings=64),
+    "rotary": lambda: tiny_model(max_position_embeddings=64),
+}
+
+
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_lengths_beyond_the_positions_are_refused_by_every_command(kind, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # where evaluations go
-    folder = saved(tmp_path / "m", architecture("gpt2", n_positions=64, max_position_embeddings=64))
+    folder = saved(tmp_path / "m", POSITIONS[kind]())
     code, _, err = dry_run(monkeypatch, capsys, f"model={folder}")
     assert code == 2 and "a completion up to 56, together 1" in err and "has 64 positions" in err
-    code, _, err = main(monkeypatch, capsys, "eval", folder, "--tasks", "clock", "--limit", "2")
-    assert code == 2 and "has 64 positions" in err
-    code, _, err = main(monkeypatch, capsys, "select", "--model", folder, "--task", "clock", "--limit", "2", "--n", "2")
-    assert code == 2 and "has 64 positions" in err
-    model = architecture("gpt2", n_positions=64, max_position_embeddings=64)
+    for command in (
+        ["train", "demo", f"model={folder}", f"output={tmp_path / 'runs'}", "max_prompt_tokens=512"],
+        ["probe", "demo", f"model={folder}", "max_prompt_tokens=512"],
+        ["eval", folder, "--tasks", "clock", "--limit", "2"],
+        ["select", "--model", folder, "--task", "clock", "--limit", "2", "--n", "2"],
+    ):
+        code, _, err = main(monkeypatch, capsys, *command)
+        assert code == 2 and "has 64 positions" in err and err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
     with pytest.raises(DataError, match="row 1 has 70 tokens of prompt and completion, but the model takes 64"):
-        rlif.score_completions(model, [[5], [5] * 60], [[6], [6] * 10])
+        rlif.score_completions(POSITIONS[kind](), [[5], [5] * 60], [[6], [6] * 10])
 
 
 @pytest.mark.parametrize(
@@ -143,11 +154,22 @@ TEXT = Gemma3TextConfig(**SIZES, head_dim=8)
         (tiny_config(return_dict=False), "has return_dict: false, which hides its hidden states"),
     ],
 )
-def test_other_kinds_of_models_are_refused_before_they_are_loaded(config, message, tmp_path):
+def test_other_kinds_of_models_are_refused_before_they_are_loaded(config, message, tmp_path, monkeypatch, capsys):
     config.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ModelError, match=message):
-        load_config(check_recipe({"model": str(tmp_path)}))
+    byte_tokenizer().save_pretrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    for command in (
+        ["train", "demo", f"model={tmp_path}", "max_prompt_tokens=512"],
+        ["train", "demo", f"model={tmp_path}", "max_prompt_tokens=512", "--dry-run"],
+        ["probe", "demo", f"model={tmp_path}", "max_prompt_tokens=512"],
+        ["eval", str(tmp_path), "--tasks", "clock", "--limit", "2"],
+        ["select", "--model", str(tmp_path), "--task", "clock", "--limit", "2"],
+        ["score", "rows.jsonl", "--model", str(tmp_path)],
+    ):
+        code, _, err = main(monkeypatch, capsys, *command)
+        assert code == 2 and message in err and err.count("\n") == 1
 
 
 def test_causal_models_of_text_are_not_refused():

@@ -275,7 +275,9 @@ def check_whole(recipe: Recipe) -> None:
     Raises:
         ModelError: names the first such tensor, or says why transformers cannot load the model.
     """
-    if getattr(load_config(recipe), "quantization_config", None):
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    if getattr(load_config(recipe), "quantization_config", None) or is_deepspeed_zero3_enabled():  # not without memory
         return
     try:
         load_weights(recipe, model_path(recipe), device_map="meta")

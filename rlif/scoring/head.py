@@ -103,8 +103,9 @@ def longest_sequence(config: Any) -> int | None:
     text = config.get_text_config()
     limit = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
     rope = getattr(text, "rope_parameters", None) or {}
-    if rope.get("rope_type") in ("longrope", "dynamic"):
-        return rope.get("original_max_position_embeddings") or limit
+    for part in (rope, *(part for part in rope.values() if isinstance(part, dict))):  # or one for each kind of layer
+        if part.get("rope_type") in ("longrope", "dynamic"):
+            return part.get("original_max_position_embeddings") or limit
     stretched = (rope.get("original_max_position_embeddings") or 0) * (rope.get("factor") or 0)
     return max(limit, int(stretched)) if isinstance(limit, int) else None
 
@@ -148,7 +149,7 @@ def verify_head(model: nn.Module) -> None:
             damaged = next((name for name, p in lm.named_parameters() if not p.isfinite().all()), None)
             why = f"{damaged} holds values that are not finite" if damaged else "its values are too large for this type"
             raise ModelError(f"the logits of {type(lm).__name__} are not finite in {lm.dtype}: {why}.")
-        factor = LARGE / ours_LV.abs().max().clamp(min=1e-3).item()
+        factor = LARGE / ours_LV.abs().max().clamp(min=0.1).item()
         pairs = (ours_LV, theirs_LV), _both_logits(lm, head, ids, factor)
         half = LOOKED_AT // 2
         changed_LV = _both_logits(lm, head, [*ids[:half], *reversed(ids[half:])])[1]

@@ -80,10 +80,14 @@ def test_lengths_beyond_the_positions_are_refused_by_every_command(kind, tmp_pat
         ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 50,
                               "short_factor": [1.0] * 4, "long_factor": [9.0] * 4},
           "max_position_embeddings": 100}, 50),  # beyond them a long row changes the frequencies of all
+        ({"rope_parameters": {"full_attention": {"rope_type": "longrope", "original_max_position_embeddings": 50}},
+          "max_position_embeddings": 100}, 50),
     ],
 )  # fmt: skip
 def test_stretched_rotary_positions_count(changes, limit):
-    assert longest_sequence(tiny_config(**changes)) == limit
+    config = tiny_config()
+    vars(config).update(changes)  # whatever the version makes of them
+    assert longest_sequence(config) == limit
 
 
 def test_tokens_without_an_embedding_are_refused(tmp_path, monkeypatch, capsys):

@@ -94,6 +94,7 @@ def build_trainer(
         RlifError: TRL refuses the options, the model or a reward cannot be loaded, or there can be no such annotator.
     """
     trainer_class, config_class = trainer_of(recipe.algorithm)
+    check_whole(recipe)  # TRL says nothing of what is missing
     options = {**options, "save_total_limit": None}  # `checkpointing.SealCheckpoints` deletes old ones
     if recipe.algorithm not in LEAVE_ONE_OUT:
         options["scale_rewards"] = "none"
@@ -114,8 +115,6 @@ def build_trainer(
     reward, lora = build_reward(recipe, task, problems, prompts[0]), _lora(recipe)
     rows = [{"prompt": prompt} | ({} if problems is None else {"problem": n}) for n, prompt in enumerate(prompts)]
     path = model_path(recipe)
-    if not is_adapter(path):  # TRL loads it, and says nothing of what is missing
-        check_whole(recipe)
     try:
         with vllm_errors(recipe, options):
             trainer = trainer_class(

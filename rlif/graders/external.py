@@ -184,9 +184,12 @@ def load_classifier(kind: str, name: str) -> tuple[Any, Any]:
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model: Any = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=False)
+        options: dict[str, Any] = {"trust_remote_code": False, "output_loading_info": True}
+        model, report = AutoModelForSequenceClassification.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"cannot load the {kind} model {name!r}: {first_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(f"the {kind} model {name!r} lacks {missing[0]}, which would be random; it is another kind.")
     tokenizer.padding_side = "right"  # on the left it would shift learned positions
     model.config.pad_token_id = tokenizer.pad_token_id
     return tokenizer, model.eval().to(model_device())

@@ -254,15 +254,19 @@ def load_weights(recipe: Recipe, path: str, **options: Any) -> Any:
         options: more arguments of from_pretrained.
 
     Raises:
-        ModelError: a tensor is missing, which transformers fills with random numbers.
+        ModelError: a tensor is missing, which transformers fills with random numbers, or has another shape.
     """
     from transformers import AutoModelForCausalLM
 
     options |= load_kwargs(recipe) | {"trust_remote_code": False, "output_loading_info": True}
+    options["ignore_mismatched_sizes"] = True  # they are refused here
     if is_adapter(path):
         path = adapter_settings(path)["base_model_name_or_path"]
         options.pop("revision", None)  # it is the adapter's
     model, report = AutoModelForCausalLM.from_pretrained(path, **options)
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        shapes = f"{tuple(found)}, but {tuple(expected)} by config.json"
+        raise ModelError(f"in the weights of {path}, {name} has the shape {shapes}; get the model anew.")
     if missing := sorted(report["missing_keys"]):
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise ModelError(f"the weights of {path} lack {missing[0]}{more}, which would be random; get the model anew.")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from support.chat_templates import SHAPES, entering_ids, tokenizer_of
-from support.models import byte_tokenizer, classifier_folder, tiny_config
+from support.models import byte_tokenizer, classifier_folder, tiny_config, tiny_model
 from transformers import (
     AutoModelForSequenceClassification,
     GPT2Config,
@@ -285,6 +285,13 @@ def test_a_reward_model_with_learned_positions_reads_rows_of_all_lengths_within_
         assert value == pytest.approx(model(**tokenizer(text, return_tensors="pt")).logits.item(), abs=1e-4)
     with pytest.raises(RewardError, match="reads 24 tokens, but a prompt with its completion has 30"):
         reward_model(str(tmp_path))(Batch([""], ["x" * 30], [""], [[]], [None]))
+
+
+def test_a_language_model_is_not_a_reward_model(tmp_path):
+    """The library would put a random head on it."""
+    tiny_model(num_labels=1).save_pretrained(tmp_path), byte_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"the reward model .* lacks score\.weight, which would be random"):
+        reward_model(str(tmp_path))
 
 
 def test_models_that_cannot_be_reward_models_are_refused(tmp_path):

@@ -136,6 +136,14 @@ def test_weights_that_lack_a_tensor_are_refused(tmp_path, monkeypatch, capsys):
     assert not list((tmp_path / "runs").glob("*"))
 
 
+def test_weights_of_another_shape_are_refused(tmp_path, monkeypatch, capsys):
+    folder = Path(saved(tmp_path / "m"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
+    code, _, err = dry_run(monkeypatch, capsys, f"model={folder}")
+    assert code == 2 and "has the shape (32, 64), but (32, 96) by config.json" in err
+
+
 def test_adapters_that_lack_a_tensor_are_refused(tmp_path):
     adapter = adapter_folder(tmp_path)
     without(adapter / "adapter_model.safetensors", "base_model.model.model.layers.0.self_attn.v_proj.lora_B.weight")

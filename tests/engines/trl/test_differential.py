@@ -222,9 +222,12 @@ def build_with(trainer_class: Any, monkeypatch: pytest.MonkeyPatch, change: Call
 
     def build(**arguments: Any) -> Any:
         change(arguments)
-        if trainer_class in (GRPOTrainer, RLOOTrainer):
-            del arguments["vllm_capture"]
-        return trainer_class(**arguments)
+        if trainer_class not in (GRPOTrainer, RLOOTrainer):
+            return trainer_class(**arguments)
+        del arguments["vllm_capture"], arguments["chat"]
+        trainer = trainer_class(**arguments)
+        trainer.verify_signal = lambda: None  # there is none
+        return trainer
 
     config = RLOOConfig if issubclass(trainer_class, RLOOTrainer) else GRPOConfig
     monkeypatch.setattr(setup, "RLOO" if config is RLOOConfig else "GRPO", (build, config))

@@ -263,7 +263,8 @@ def load_weights(recipe: Recipe, path: str, **options: Any) -> Any:
     if is_adapter(path):
         path = adapter_settings(path)["base_model_name_or_path"]
         options.pop("revision", None)  # it is the adapter's
-    model, report = AutoModelForCausalLM.from_pretrained(path, **options)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(path, **options)
+    model, report = loaded
     for name, found, expected in sorted(report["mismatched_keys"]):
         shapes = f"{tuple(found)}, but {tuple(expected)} by config.json"
         raise ModelError(f"in the weights of {path}, {name} has the shape {shapes}; get the model anew.")
@@ -279,13 +280,14 @@ def check_whole(recipe: Recipe) -> None:
     Raises:
         ModelError: names the first such tensor, or says why transformers cannot load the model.
     """
-    from transformers.integrations import is_deepspeed_zero3_enabled
+    from safetensors import SafetensorError
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
     if getattr(load_config(recipe), "quantization_config", None) or is_deepspeed_zero3_enabled():  # not without memory
         return
     try:
         load_weights(recipe, model_path(recipe), device_map="meta")
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ImportError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load the model {recipe.model!r}: {first_line(error)}") from error
 
 

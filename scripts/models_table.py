@@ -61,6 +61,7 @@ def main() -> None:
     page = parser.parse_args().page
     logging.getLogger("rlif").setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()  # of each small model
     lines = [f"| architecture | {' | '.join(PATHS)} | with dropout: {' | '.join(PATHS)} | largest error |"]
     lines.append("|---" * (2 + 2 * len(PATHS)) + "|")
     for name in sorted(OWN):

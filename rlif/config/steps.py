@@ -70,8 +70,20 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
     return Plan(problems, steps, completions, completions * training["max_completion_length"], shared)
 
 
+UNCHANGED = (True, "gaussian", "orthogonal", "eva")  # initial adapters that leave the model as it is
+
+
 def check_annotator(recipe: Recipe, config: Any) -> None:
     """Refuses an offline annotator whose start nothing holds, and names the size of a copy."""
+    bias, begin = (
+        (recipe.lora or {}).get(key, default) for key, default in (("bias", "none"), ("init_lora_weights", True))
+    )
+    if recipe.annotator == "offline" and (bias != "none" or begin not in UNCHANGED):
+        key = f"bias={bias}" if bias != "none" else f"init_lora_weights={begin}"
+        raise RecipeError(
+            f"annotator offline is the model with its adapters off, which lora.{key} makes another than the start;"
+            " leave that key out."
+        )
     if recipe.annotator == "offline" and keeps_copy(recipe) and not recipe.annotator_copy:
         raise RecipeError(no_start(count_parameters(config) * BYTES[recipe.dtype] / 2**30))
 

@@ -19,7 +19,7 @@ import inspect
 import math
 import numbers
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from rlif.graders.batch import Batch
 from rlif.moved import MOVED, where_moved
 from rlif.scoring.head import longest_sequence
 from rlif.tasks.chat_template import WITH_TEMPLATE, Chat, reads, try_ahead
-from rlif.tasks.rendering import conversation_text
+from rlif.tasks.rendering import MARK, conversation_text
 from rlif.types import Problem
 
 GOLD = ("gold", "solution")
@@ -178,7 +178,7 @@ def model_device() -> torch.device:
 
 
 def load_classifier(kind: str, name: str) -> tuple[Any, Any]:
-    """Loads the tokenizer and the model of a sequence classifier, in eval mode, with a padding token.
+    """Loads the tokenizer and the model of a sequence classifier, in eval mode.
 
     Raises:
         ModelError: it cannot be loaded; the message says which `kind` of model.
@@ -187,14 +187,27 @@ def load_classifier(kind: str, name: str) -> tuple[Any, Any]:
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model: Any = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=False)
+        options: dict[str, Any] = {"trust_remote_code": False, "output_loading_info": True}
+        model, report = AutoModelForSequenceClassification.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"cannot load the {kind} model {name!r}: {first_line(error)}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(f"the {kind} model {name!r} lacks {missing[0]}, which would be random; it is another kind.")
     tokenizer.padding_side = "right"  # on the left it would shift learned positions
     model.config.pad_token_id = tokenizer.pad_token_id
     return tokenizer, model.eval().to(model_device())
+
+
+def batches(tokenizer: Any, model: Any, *texts: Sequence[str], **options: Any) -> Iterator[Any]:
+    """Yields the inputs of a classifier for texts, or for pairs of texts, a batch at a time.
+
+    Without a padding token each row is read alone. With EOS as padding, a classifier that reads the last token would
+    read the one before an EOS that belongs to the text.
+    """
+    size = 1 if tokenizer.pad_token_id is None else BATCH
+    for start in range(0, len(texts[0]), size):
+        part = [column[start : start + size] for column in texts]
+        yield tokenizer(*part, padding=size > 1, return_tensors="pt", **options).to(model.device)
 
 
 def reward_model(name: str, chat: Chat = WITH_TEMPLATE, prompt: Any = None) -> Callable[[Batch], list[float | None]]:
@@ -229,9 +242,11 @@ def reward_model(name: str, chat: Chat = WITH_TEMPLATE, prompt: Any = None) -> C
 
     if prompt is not None:
         try:
-            join(prompt, "" if isinstance(prompt, str) else [{"role": "assistant", "content": "Yes."}])
+            text = join(prompt, MARK if isinstance(prompt, str) else [{"role": "assistant", "content": MARK}])
         except RewardError as error:
             raise ModelError(f"{str(error).rstrip('.')}.") from error
+        if MARK not in text:
+            raise ModelError(f"the chat template of the reward model {name!r} leaves out the assistant's turn.")
 
     @torch.no_grad()
     def grade(batch: Batch) -> list[float | None]:
@@ -239,10 +254,7 @@ def reward_model(name: str, chat: Chat = WITH_TEMPLATE, prompt: Any = None) -> C
         try_ahead(tokenizer, [[*p, *c] for p, c in pairs if not isinstance(p, str)], chat, opens=False)
         texts = [join(*pair) for pair in pairs]
         values: list[float] = []
-        for start in range(0, len(texts), BATCH):
-            inputs = tokenizer(
-                texts[start : start + BATCH], padding=True, return_tensors="pt", add_special_tokens=False
-            ).to(model.device)
+        for inputs in batches(tokenizer, model, texts, add_special_tokens=False):
             if limit is not None and inputs["input_ids"].shape[1] > limit:
                 raise RewardError(
                     f"the reward model {name!r} reads {limit} tokens, but a prompt with its completion has"

@@ -17,11 +17,9 @@ from scipy.sparse.csgraph import connected_components
 
 from rlif.config.recipe import Equivalence
 from rlif.errors import MachineError, ModelError, RewardError, first_line
-from rlif.graders.external import load_classifier, model_device
+from rlif.graders.external import BATCH, batches, load_classifier, model_device
 from rlif.scoring.head import longest_sequence
 from rlif.types import ClusterTexts
-
-BATCH = 32
 
 
 def load_equivalence(equivalence: Equivalence) -> ClusterTexts:
@@ -79,13 +77,13 @@ def _by_entailment(name: str) -> ClusterTexts:
     def cluster_texts(prompt: str, texts: Sequence[str]) -> list[list[int]]:
         pairs = [(i, j) for i in range(len(texts)) for j in range(len(texts)) if i != j]
         entails = torch.eye(len(texts), dtype=torch.bool)
-        for start in range(0, len(pairs), BATCH):
-            part = pairs[start : start + BATCH]
-            first, second = [[f"{prompt} {texts[side]}" for side in sides] for sides in zip(*part, strict=True)]
-            inputs = tokenizer(first, second, padding=True, return_tensors="pt", verbose=False).to(model.device)
+        first, second = ([f"{prompt} {texts[pair[side]]}" for pair in pairs] for side in (0, 1))
+        found: list[int] = []
+        for inputs in batches(tokenizer, model, first, second, verbose=False):
             _check_length(f"the entailment model {name!r}", limit, inputs["input_ids"])
-            for (i, j), label in zip(part, model(**inputs).logits.argmax(-1).tolist(), strict=True):
-                entails[i, j] = label == labels["entailment"]
+            found += model(**inputs).logits.argmax(-1).tolist()
+        for (i, j), label in zip(pairs, found, strict=True):
+            entails[i, j] = label == labels["entailment"]
         return components(entails & entails.T)
 
     return cluster_texts

@@ -27,6 +27,8 @@ def check_kind(name: str, config: Any) -> None:
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
 
+    if not getattr(config, "return_dict", True):
+        raise ModelError(f"config.json of {name} has return_dict: false, which hides its hidden states; take it out.")
     if config.model_type in KNOWN:
         return
     others = [part.removesuffix("_config") for part in getattr(config, "sub_configs", {}) if part != "text_config"]

@@ -7,6 +7,7 @@ GGUF weights are dequantised into an ordinary folder once, beside other caches, 
 import hashlib
 import os
 import shutil
+import warnings
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -232,22 +233,62 @@ def load_model(recipe: Recipe, device: str | None = None) -> Any:
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
-    from rlif.sampling.limits import check_finite, check_kind
+    from rlif.sampling.limits import check_finite
 
+    load_config(recipe)  # which refuses other kinds
     path = model_path(recipe)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        if is_adapter(path):
-            model: Any = load_adapter(recipe, path, trained_on=False)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, **load_kwargs(recipe))
+        model = load_adapter(recipe, path, trained_on=False) if is_adapter(path) else load_weights(recipe, path)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load the model {recipe.model!r}: {first_line(error)}") from error
-    check_kind(recipe.model, model.config)
     check_finite(recipe.model, model.named_parameters())
     return model.to(device).eval()
+
+
+def load_weights(recipe: Recipe, path: str, **options: Any) -> Any:
+    """Loads a whole model, or the base of an adapter.
+
+    Args:
+        options: more arguments of from_pretrained.
+
+    Raises:
+        ModelError: a tensor is missing, which transformers fills with random numbers, or has another shape.
+    """
+    from transformers import AutoModelForCausalLM
+
+    options |= load_kwargs(recipe) | {"trust_remote_code": False, "output_loading_info": True}
+    options["ignore_mismatched_sizes"] = True  # they are refused here
+    if is_adapter(path):
+        path = adapter_settings(path)["base_model_name_or_path"]
+        options.pop("revision", None)  # it is the adapter's
+    loaded: Any = AutoModelForCausalLM.from_pretrained(path, **options)
+    model, report = loaded
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        shapes = f"{tuple(found)}, but {tuple(expected)} by config.json"
+        raise ModelError(f"in the weights of {path}, {name} has the shape {shapes}; get the model anew.")
+    if missing := sorted(report["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise ModelError(f"the weights of {path} lack {missing[0]}{more}, which would be random; get the model anew.")
+    return model
+
+
+def check_whole(recipe: Recipe) -> None:
+    """Refuses weights that lack a tensor, by the names in their files; quantised ones are not looked at.
+
+    Raises:
+        ModelError: names the first such tensor, or says why transformers cannot load the model.
+    """
+    from safetensors import SafetensorError
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+    if getattr(load_config(recipe), "quantization_config", None) or is_deepspeed_zero3_enabled():  # not without memory
+        return
+    try:
+        load_weights(recipe, model_path(recipe), device_map="meta")
+    except (OSError, ImportError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"cannot load the model {recipe.model!r}: {first_line(error)}") from error
 
 
 def load_adapter(recipe: Recipe, path: str, trained_on: bool) -> Any:
@@ -260,13 +301,13 @@ def load_adapter(recipe: Recipe, path: str, trained_on: bool) -> Any:
         ModelError: its folder is not whole.
         MachineError: peft is not installed.
     """
-    from transformers import AutoModelForCausalLM
-
-    base = adapter_settings(path)["base_model_name_or_path"]
     try:
         from peft import PeftModel
     except ImportError as error:
         raise MachineError(f"{recipe.model} is a LoRA adapter; pip install 'rlif[lora]'.") from error
-    kwargs = {key: value for key, value in load_kwargs(recipe).items() if key != "revision"}  # it is the adapter's
-    model = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False, **kwargs)
-    return PeftModel.from_pretrained(model, path, is_trainable=trained_on)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        try:
+            return PeftModel.from_pretrained(load_weights(recipe, path), path, is_trainable=trained_on)
+        except UserWarning as warning:
+            raise ModelError(f"the weights of {recipe.model} are not whole: {first_line(warning)}") from warning

@@ -3,6 +3,8 @@
 Evaluation and selection sample from a `Sampler`: `TransformersSampler`, or vLLM's of `rlif.sampling.vllm_sampler`.
 """
 
+import logging
+from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -15,11 +17,15 @@ from rlif import progress
 from rlif.errors import RecipeError
 from rlif.sampling.early_stop import EarlyStop, StopUnsure
 from rlif.sampling.limits import check_fit
+from rlif.scoring.exactness import TOLERANCE, replaced
 from rlif.scoring.head import causal_lm, evaluation_mode, head_of, verify_head, without_router_logits
-from rlif.scoring.statistics import length_mask
+from rlif.scoring.statistics import length_mask, score_completions
 from rlif.scoring.taps import DecodeTap
 from rlif.signals import SIGNALS
 from rlif.types import TokenStats
+
+LOG = logging.getLogger(__name__)
+_warned: set[str] = set()  # models whose decoding is inexact; one warning is enough
 
 
 @dataclass(frozen=True)
@@ -129,8 +135,8 @@ def generate(
 ) -> list[Completion]:
     """Completes each prompt once, in the order of the prompts.
 
-    Penalties and filters of the model's own generation config are turned off. Greedy decoding uses no random numbers;
-    sampling uses torch's global state.
+    Nothing of the model's own generation config counts but its end-of-sequence tokens. Greedy decoding uses no random
+    numbers; sampling uses torch's global state.
 
     Args:
         decoding: how to sample; its `n` and `seed` are not used here.
@@ -146,7 +152,8 @@ def generate(
         verify_head(model)
     starts = range(0, len(order), batch_size)
     shown = progress.task("sampling, token", len(starts) * decoding.max_tokens)
-    with evaluation_mode(model), without_router_logits(model), shown as work:
+    plain = replaced(causal_lm(model), generation_config=GenerationConfig())  # generate fills gaps from it
+    with evaluation_mode(model), without_router_logits(model), plain, shown as work:
         for number, start in enumerate(starts):
             work.done = number * decoding.max_tokens
             rows = order[start : start + batch_size]
@@ -192,8 +199,6 @@ def _generation_config(model: Any, tokenizer: Any, decoding: Decoding) -> Genera
         do_sample=bool(temperature),
         eos_token_id=sorted(ends),
         pad_token_id=tokenizer.pad_token_id,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
         stop_strings=list(decoding.stop) or None,
         **sampling,
     )
@@ -203,10 +208,13 @@ def _completion(tokenizer: Any, prompt_ids: Sequence[int], row: list[int], confi
     """Reads the completion from a generated row: up to its end-of-sequence token or stop string, without padding."""
     ended = next((n for n, token in enumerate(row, start=1) if token in config.eos_token_id), None)
     ids = row[:ended]
-    stops = [stop for stop in config.stop_strings or () if stop in tokenizer.decode(ids, skip_special_tokens=True)]
-    if stops and ended is None:
-        while ids and ids[-1] == config.pad_token_id:
-            ids.pop()
+
+    def stops_in(tokens: int) -> list[str]:
+        text = tokenizer.decode(ids[:tokens], skip_special_tokens=True)
+        return [stop for stop in config.stop_strings or () if stop in text]
+
+    if stops := stops_in(len(ids)):  # padding follows, which may be an end-of-sequence token itself
+        ids = ids[: bisect_left(range(len(ids)), True, key=lambda tokens: bool(stops_in(tokens)))]
     text = cut(tokenizer.decode(ids, skip_special_tokens=True), stops)
     return Completion(text, list(prompt_ids), ids, truncated=ended is None and not stops)
 
@@ -237,4 +245,29 @@ def _with_self_certainty(model: Any, tap: DecodeTap, completions: list[Completio
     mean_logprob_BT = mean_logprob_BT[:, : mask_BT.shape[1]] * mask_BT
     stats = TokenStats(mask_BT, head_of(model).vocab_size, mean_logprob_BT=mean_logprob_BT)
     values = SIGNALS["self_certainty"](stats)
+    if (off := _furthest(model, completions, values)) > TOLERANCE.get(causal_lm(model).dtype, 2e-4):
+        name = type(causal_lm(model)).__name__
+        if name not in _warned:
+            _warned.add(name)
+            LOG.warning(
+                "%s: while it decodes in batches, a token is %.2g nats off an unpadded pass, so it may sample from"
+                " another distribution than its own; self-certainty is that of a pass",
+                name,
+                off,
+            )
+        values = _by_a_pass(model, completions)
     return [replace(completion, self_certainty=value) for completion, value in zip(completions, values, strict=True)]
+
+
+def _furthest(model: Any, completions: list[Completion], values: list[float | None]) -> float:
+    """Computes how far values are off those of a pass, in the longest and in the most padded row with tokens."""
+    rows = [row for row, value in enumerate(values) if value is not None]
+    sizes = {row: len(completions[row].prompt_ids) + len(completions[row].completion_ids) for row in rows}
+    looked_at = {max(rows, key=sizes.__getitem__), min(rows, key=sizes.__getitem__)} if rows else ()
+    return max((abs(_by_a_pass(model, [completions[row]])[0] - values[row]) for row in looked_at), default=0.0)
+
+
+def _by_a_pass(model: Any, completions: list[Completion]) -> list[Any]:
+    """Computes the self-certainty of completions by passes over one unpadded sequence at a time."""
+    rows = [each.prompt_ids for each in completions], [each.completion_ids for each in completions]
+    return SIGNALS["self_certainty"](score_completions(model, *rows, batch_size=1))

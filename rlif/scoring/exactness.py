@@ -14,12 +14,12 @@ from typing import Any
 import numpy
 import torch
 
-from rlif.errors import ModelError
+from rlif.scoring.head import not_causal
 from rlif.scoring.statistics import length_mask
 
 Measure = Callable[[list[list[int]], list[list[int]]], dict[str, torch.Tensor]]  # of prompts and completions
 
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.1}
+TOLERANCE = {torch.float32: 2e-4, torch.float16: 0.03, torch.bfloat16: 0.1}
 """Nats a token that rounding explains, by the coarsest type of a pass."""
 
 
@@ -57,10 +57,7 @@ def causal(
     alone = measure([*prompts, prompts[longest]], [*completions, completions[longest][:half]])
     cut, whole = ({name: rows_BT[[row]] for name, rows_BT in alone.items()} for row in (-1, longest))
     if (off := deviation(cut, whole, [half])) > tolerance:
-        raise ModelError(
-            f"{name} reads the tokens that come after: the statistics of a token change by {off:.2g} nats when they are"
-            " cut off; use a causal language model (some take is_decoder=true)."
-        )
+        raise not_causal(name, off)
     return alone
 
 

@@ -64,6 +64,12 @@ def causal_lm(model: nn.Module) -> Any:
     return getattr(model, "get_base_model", lambda: model)()
 
 
+def backbone_of(lm: Any) -> Any:
+    """Returns the part of a causal language model whose hidden states its head reads."""
+    found = getattr(lm, "get_decoder", lambda: lm.base_model)()
+    return lm.model if found is lm else found
+
+
 def head_of(model: nn.Module) -> Head:
     """Finds the output head of a causal language model.
 
@@ -89,10 +95,17 @@ def head_of(model: nn.Module) -> Head:
 
 
 def longest_sequence(config: Any) -> int | None:
-    """Returns how many tokens of prompt and completion a model takes; None where it has no such limit."""
+    """Returns how many tokens of prompt and completion a model takes; None where it has no such limit.
+
+    Beyond the original positions, `longrope` and `dynamic` change the frequencies of all rows with the longest of a
+    pass, and of tokens that are computed already. No number means one thing there.
+    """
     text = config.get_text_config()
     limit = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
     rope = getattr(text, "rope_parameters", None) or {}
+    for part in (rope, *(part for part in rope.values() if isinstance(part, dict))):  # or one for each kind of layer
+        if part.get("rope_type") in ("longrope", "dynamic"):
+            return part.get("original_max_position_embeddings") or limit
     stretched = (rope.get("original_max_position_embeddings") or 0) * (rope.get("factor") or 0)
     return max(limit, int(stretched)) if isinstance(limit, int) else None
 
@@ -111,32 +124,67 @@ def without_router_logits(model: nn.Module) -> Iterator[None]:
             config.output_router_logits = wanted
 
 
+LOOKED_AT, LARGE = 8, 50.0  # tokens that `verify_head` looks at; the logits that it makes of them the second time
 verified: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models whose head was compared with their logits
 
 
 @torch.no_grad()
 def verify_head(model: nn.Module) -> None:
-    """Compares our logits with the model's own on two tokens, once per model.
+    """Compares our logits with the model's own on a few tokens, once per model, and looks whether it is causal.
 
+    The second time hidden states are multiplied until logits are large, because a soft cap changes small ones little.
     A model in ZeRO-3's shards cannot run before training begins; `verify_logprobs` checks it then.
 
     Raises:
-        ModelError: they differ, so this module does not describe the head.
+        ModelError: they differ, so this module does not describe the head; or a token reads those after it.
     """
     lm = causal_lm(model)
     head = head_of(lm)
     if lm in verified or hasattr(head.module.weight, "ds_id"):
         return
-    ids_BL = torch.tensor([[0, 1]], device=lm.device)
+    ids = [n % head.vocab_size for n in range(LOOKED_AT)]
     with evaluation_mode(lm):
-        ours = head.finish(head.module(lm.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state))
-        theirs = lm(input_ids=ids_BL, use_cache=False).logits.float()
-    if not theirs.isfinite().all():
-        damaged = next((name for name, p in lm.named_parameters() if not p.isfinite().all()), None)
-        why = f"{damaged} holds values that are not finite" if damaged else "its values are too large for this type"
-        raise ModelError(f"the logits of {type(lm).__name__} are not finite in {lm.dtype}: {why}.")
-    tolerance = 1e-4 if theirs.dtype == lm.dtype else 2e-2
-    _verify(lm, ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance))
+        ours_LV, theirs_LV = _both_logits(lm, head, ids)
+        if not theirs_LV.isfinite().all():
+            damaged = next((name for name, p in lm.named_parameters() if not p.isfinite().all()), None)
+            why = f"{damaged} holds values that are not finite" if damaged else "its values are too large for this type"
+            raise ModelError(f"the logits of {type(lm).__name__} are not finite in {lm.dtype}: {why}.")
+        factor = LARGE / ours_LV.abs().max().clamp(min=0.1).item()
+        pairs = (ours_LV, theirs_LV), _both_logits(lm, head, ids, factor)
+        half = LOOKED_AT // 2
+        changed_LV = _both_logits(lm, head, [*ids[:half], *reversed(ids[half:])])[1]
+    tolerance, limit = (1e-4, 1e-3) if lm.dtype == torch.float32 else (2e-2, 0.1)
+    same = all(o.shape == t.shape and torch.allclose(o, t, rtol=tolerance, atol=tolerance) for o, t in pairs)
+    off = (theirs_LV.log_softmax(-1) - changed_LV.log_softmax(-1))[:half].abs().mean().item()
+    if same and off > limit:
+        raise not_causal(type(lm).__name__, off)
+    _verify(lm, same)
+
+
+def not_causal(name: str, off: float) -> ModelError:
+    """Returns the error for a model that reads what comes after a token; `off` nats depend on it."""
+    return ModelError(
+        f"{name} reads the tokens that come after: the statistics of a token change by {off:.2g} nats with them; use a"
+        " causal language model (some take is_decoder=true)."
+    )
+
+
+def _both_logits(lm: Any, head: Head, ids: list[int], factor: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns our logits of a few tokens and the model's own, [L, V], after multiplying its hidden states."""
+    ours: list[torch.Tensor] = []
+
+    def read(module: nn.Module, args: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state * factor
+        if output.last_hidden_state.shape[-1] == head.module.in_features:  # or something lies between
+            ours.append(head.finish(head.module(output.last_hidden_state[0])).float())
+        return output
+
+    ids_BL, handle = torch.tensor([ids], device=lm.device), backbone_of(lm).register_forward_hook(read)
+    try:
+        output = lm(input_ids=ids_BL, attention_mask=torch.ones_like(ids_BL), use_cache=False)
+    finally:
+        handle.remove()
+    return ours[0] if ours else torch.zeros(1), output.logits[0].float()
 
 
 def verify_logprobs(lm: nn.Module, ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> None:

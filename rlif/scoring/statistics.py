@@ -23,7 +23,16 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from rlif.errors import DataError, ModelError, RecipeError
-from rlif.scoring.head import Head, Weights, causal_lm, evaluation_mode, head_of, longest_sequence, verify_head
+from rlif.scoring.head import (
+    Head,
+    Weights,
+    backbone_of,
+    causal_lm,
+    evaluation_mode,
+    head_of,
+    longest_sequence,
+    verify_head,
+)
 from rlif.types import TokenStats
 
 LOGITS_HELD = 2**25  # elements of the [chunk, V] logits held at once: 128 MiB in float32, enough to keep the head busy
@@ -125,7 +134,7 @@ def _hidden_states(
     rows = [torch.tensor([*p, *c], device=lm.device) for p, c in zip(prompt_ids, completion_ids, strict=True)]
     ids_BL = nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask_BL = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    hidden_BLH = lm.base_model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).last_hidden_state
+    hidden_BLH = backbone_of(lm)(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).last_hidden_state
     spans = [(len(p), len(p) + len(c)) for p, c in zip(prompt_ids, completion_ids, strict=True)]
     hidden_NH = torch.cat([hidden_BLH[b, start - 1 : end - 1] for b, (start, end) in enumerate(spans)])
     return hidden_NH, torch.cat([ids_BL[b, start:end] for b, (start, end) in enumerate(spans)])

@@ -19,7 +19,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from rlif.scoring.head import Head, Weights, causal_lm, head_of, verified, verify_head, verify_logprobs
+from rlif.scoring.head import Head, Weights, backbone_of, causal_lm, head_of, verified, verify_head, verify_logprobs
 from rlif.scoring.statistics import chunk_stats
 
 CHEAP = ("mean_logprob",)
@@ -77,8 +77,7 @@ class BackboneTap(Tap):
         top_k: int | None = None,
     ):
         self.lm, self.temperature = causal_lm(model), temperature
-        backbone, self.head = self.lm.base_model, head_of(self.lm)
-        self.module = getattr(backbone, "decoder", backbone)  # which OPT and BART call without the module around it
+        self.module, self.head = backbone_of(self.lm), head_of(self.lm)
         self.top_k = _largest(top_k, wanted, self.head)
         self.target_BT = input_ids_BL[:, -completion_length:]
         self.gaps: list[torch.Tensor] = []

@@ -7,8 +7,10 @@ nor memory. So each conversation is rendered in another process before it is ren
     time, memory, length    a template that exceeds them is refused
     messages                a template that leaves out the system or the user message is refused
     arguments               one that the template never reads is refused, because a misspelt one would do nothing
+    date                    a template that writes the date of today is warned of
 """
 
+import logging
 import os
 import re
 import resource
@@ -31,17 +33,16 @@ from rlif.types import Message
 SECONDS, MEMORY = 10, 2**30  # that a template may take for one conversation, in bytes
 LENGTH, GROWTH = 1_000_000, 50  # characters that it may write: so many, and so many for each of its conversation
 INSTEAD = "plain prompts (chat=false, --no-chat)"
+CLOCK = "strftime_now"  # a function that transformers gives to templates
 READ = ("system", "developer", "user")  # roles whose text no template may leave out
-FINE, MEMORY_OUT, LONG = (
-    b"f",
-    b"m",
-    b"l",
-)  # what became of a conversation; a digit is the place in READ of a role left out
+FINE, MEMORY_OUT, LONG = b"f", b"m", b"l"  # of a conversation; a digit is the place in READ of a role left out
 PATIENCE = 12  # times SECONDS, after which a process that gives no sign is stuck: waiting costs a processor nothing
 REMEMBERED = 2**20  # conversations, some hundred bytes each
 
+LOG = logging.getLogger(__name__)
 Rendered = tuple[list[Message], dict[str, Any], bool]  # messages, arguments, whether the model's turn is opened
 _tried: set[int] = set()  # hashes of conversations that rendered well
+_looked_at: set[tuple[str, str]] = set()  # templates with arguments that were tried for a date
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def apply(tokenizer: Any, messages: Sequence[Message], chat: Chat | bool, **fixe
         _check_arguments(tokenizer, arguments)
     try:
         _try(tokenizer, (messages, arguments, opens))
+        _warn_of_date(tokenizer, (messages, arguments, opens))
         return tokenizer.apply_chat_template(messages, **fixed, **arguments)
     except ModelError:
         raise
@@ -190,6 +192,27 @@ def _try(tokenizer: Any, each: Rendered) -> None:
             f" {INSTEAD}."
         )
     _tried.add(key)
+
+
+def _warn_of_date(tokenizer: Any, each: Rendered) -> None:
+    messages, arguments, opens = each
+    key = str(tokenizer.chat_template), repr(arguments)
+    if key in _looked_at or not reads(tokenizer, CLOCK):
+        return
+
+    def render(**more: Any) -> Any:
+        options = {"tokenize": False, "add_generation_prompt": opens, **arguments, **more}
+        return tokenizer.apply_chat_template(messages, **options)
+
+    whole, dated = render(), True
+    with suppress(Exception):  # calling this text raises, so a template that gets by without the function is undated
+        dated = render(**{CLOCK: ""}) != whole
+    _looked_at.add(key)
+    if dated:
+        LOG.warning(
+            "the chat template writes the date of today, so prompts differ from day to day; give a date by the argument"
+            " that the template reads (chat_template_kwargs, often date_string) to keep them"
+        )
 
 
 def _roles(messages: Sequence[Message]) -> list[str]:

@@ -131,7 +131,10 @@ def rehearse(recipe: Recipe, processes: int = 1) -> Plan:
         RlifError: what would stop the run, as far as that can be seen before it starts.
     """
     from rlif.sampling.limits import check_files
+    from rlif.sampling.loading import check_whole
 
-    plan = prepare(recipe, processes).plan
-    check_files(recipe.model, Path(model_path(recipe)))
+    plan, path = prepare(recipe, processes).plan, Path(model_path(recipe))
+    check_files(recipe.model, path)
+    if path.is_dir():
+        check_whole(recipe)
     return plan

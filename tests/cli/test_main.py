@@ -98,6 +98,11 @@ def test_dry_run_prints_the_recipe_the_steps_and_the_cost(monkeypatch, capsys):
     ("overrides", "message"),
     [
         (["annotator=offline", "training.beta=0"], "annotator offline needs the frozen start"),
+        (
+            ["annotator=offline", "lora={bias: all}"],
+            "with its adapters off, which lora.bias=all makes another than the",
+        ),
+        (["annotator=offline", "lora={init_lora_weights: pissa}"], "which lora.init_lora_weights=pissa makes another"),
         (["reward={self_certainty: {stages: [[0, 1], [5, 0]]}}"], "from step 5 on every reward weighs 0"),
     ],
 )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import math
 import re
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from support.chat_templates import SHAPES, entering_ids, tokenizer_of
-from support.models import byte_tokenizer, classifier_folder, tiny_config
+from support.models import byte_tokenizer, classifier_folder, tiny_config, tiny_model
 from transformers import (
     AutoModelForSequenceClassification,
     GPT2Config,
@@ -262,6 +265,28 @@ def test_a_reward_model_that_cannot_read_the_prompts_is_refused_when_it_is_loade
     assert find_term(str(tmp_path / "bare"), prompt="Go.").kind == "model"
 
 
+def test_a_reward_model_without_a_padding_token_reads_the_last_token_of_each_row(tmp_path):
+    """Also where that is EOS, which must not stand for padding."""
+    folder = Path(classifier_folder(tmp_path / "rm"))
+    tokenizer = byte_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text(
+        json.dumps(json.loads((folder / "config.json").read_text()) | {"pad_token_id": None})
+    )
+    texts = ["a<|end|>", "a rather long answer<|end|>"]
+    found = reward_model(str(folder))(Batch(["", ""], texts, ["", ""], [[], []], [None, None]))
+    model = AutoModelForSequenceClassification.from_pretrained(folder).double().eval()
+    for value, text in zip(found, texts, strict=True):
+        assert value == pytest.approx(model(**tokenizer(text, return_tensors="pt")).logits.item(), abs=1e-4)
+
+
+def test_a_reward_model_whose_template_leaves_out_the_answer_is_refused(tmp_path):
+    shape = replace(SHAPES["chatml"], template=SHAPES["chatml"].template.replace("messages %", "messages[:-1] %", 1))
+    with pytest.raises(ModelError, match="leaves out the assistant's turn"):
+        reward_model(reward_folder(tmp_path / "rm", shape), prompt=[{"role": "user", "content": "2+2?"}])
+
+
 def test_a_reward_model_with_learned_positions_reads_rows_of_all_lengths_within_them(tmp_path):
     """Its tokenizer pads on the left, which would shift positions."""
     model = GPT2ForSequenceClassification(
@@ -276,6 +301,13 @@ def test_a_reward_model_with_learned_positions_reads_rows_of_all_lengths_within_
         assert value == pytest.approx(model(**tokenizer(text, return_tensors="pt")).logits.item(), abs=1e-4)
     with pytest.raises(RewardError, match="reads 24 tokens, but a prompt with its completion has 30"):
         reward_model(str(tmp_path))(Batch([""], ["x" * 30], [""], [[]], [None]))
+
+
+def test_a_language_model_is_not_a_reward_model(tmp_path):
+    """The library would put a random head on it."""
+    tiny_model(num_labels=1).save_pretrained(tmp_path), byte_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"the reward model .* lacks score\.weight, which would be random"):
+        reward_model(str(tmp_path))
 
 
 def test_models_that_cannot_be_reward_models_are_refused(tmp_path):

@@ -6,7 +6,7 @@ from itertools import permutations
 
 import pytest
 import torch
-from support.models import byte_tokenizer, tiny_config
+from support.models import byte_tokenizer, classifier_folder, tiny_config
 from transformers import AutoTokenizer, Qwen2ForSequenceClassification, Qwen2Model
 
 import rlif
@@ -121,6 +121,8 @@ def test_texts_that_a_model_cannot_read_whole_are_refused(tmp_path, encoder):
 
 def test_models_that_cannot_tell(tmp_path, model_folder):
     with pytest.raises(rlif.RlifError, match="is not an entailment model: its labels are label_0, label_1"):
+        load_equivalence(Equivalence(entailment=classifier_folder(tmp_path / "two", labels=2)))
+    with pytest.raises(rlif.RlifError, match=r"the entailment model .* lacks score\.weight, which would be random"):
         load_equivalence(Equivalence(entailment=str(model_folder)))
     with pytest.raises(rlif.RlifError, match="cannot load the entailment model"):
         load_equivalence(Equivalence(entailment=str(tmp_path / "nowhere")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +44,29 @@ def test_a_dry_run_of_a_model_that_can_be_trained_ends_well(tmp_path, monkeypatc
     assert dry_run(monkeypatch, capsys, f"model={saved(tmp_path / 'm')}")[0] == 0
 
 
-def test_lengths_beyond_the_positions_are_refused_by_every_command(tmp_path, monkeypatch, capsys):
+POSITIONS = {
+    "learned": lambda: architecture("gpt2", n_positions=64, max_position_embeddings=64),
+    "rotary": lambda: tiny_model(max_position_embeddings=64),
+}
+
+
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_lengths_beyond_the_positions_are_refused_by_every_command(kind, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # where evaluations go
-    folder = saved(tmp_path / "m", architecture("gpt2", n_positions=64, max_position_embeddings=64))
+    folder = saved(tmp_path / "m", POSITIONS[kind]())
     code, _, err = dry_run(monkeypatch, capsys, f"model={folder}")
     assert code == 2 and "a completion up to 56, together 1" in err and "has 64 positions" in err
-    code, _, err = main(monkeypatch, capsys, "eval", folder, "--tasks", "clock", "--limit", "2")
-    assert code == 2 and "has 64 positions" in err
-    code, _, err = main(monkeypatch, capsys, "select", "--model", folder, "--task", "clock", "--limit", "2", "--n", "2")
-    assert code == 2 and "has 64 positions" in err
-    model = architecture("gpt2", n_positions=64, max_position_embeddings=64)
+    for command in (
+        ["train", "demo", f"model={folder}", f"output={tmp_path / 'runs'}", "max_prompt_tokens=512"],
+        ["probe", "demo", f"model={folder}", "max_prompt_tokens=512"],
+        ["eval", folder, "--tasks", "clock", "--limit", "2"],
+        ["select", "--model", folder, "--task", "clock", "--limit", "2", "--n", "2"],
+    ):
+        code, _, err = main(monkeypatch, capsys, *command)
+        assert code == 2 and "has 64 positions" in err and err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
     with pytest.raises(DataError, match="row 1 has 70 tokens of prompt and completion, but the model takes 64"):
-        rlif.score_completions(model, [[5], [5] * 60], [[6], [6] * 10])
+        rlif.score_completions(POSITIONS[kind](), [[5], [5] * 60], [[6], [6] * 10])
 
 
 @pytest.mark.parametrize(
@@ -63,10 +75,19 @@ def test_lengths_beyond_the_positions_are_refused_by_every_command(tmp_path, mon
         ({"max_position_embeddings": 100}, 100),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0,
                               "original_max_position_embeddings": 100}, "max_position_embeddings": 100}, 400),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
+          "max_position_embeddings": 100}, 100),
+        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 50,
+                              "short_factor": [1.0] * 4, "long_factor": [9.0] * 4},
+          "max_position_embeddings": 100}, 50),  # beyond them a long row changes the frequencies of all
+        ({"rope_parameters": {"full_attention": {"rope_type": "longrope", "original_max_position_embeddings": 50}},
+          "max_position_embeddings": 100}, 50),
     ],
 )  # fmt: skip
 def test_stretched_rotary_positions_count(changes, limit):
-    assert longest_sequence(tiny_config(**changes)) == limit
+    config = tiny_config()
+    vars(config).update(changes)  # whatever the version makes of them
+    assert longest_sequence(config) == limit
 
 
 def test_tokens_without_an_embedding_are_refused(tmp_path, monkeypatch, capsys):
@@ -127,6 +148,42 @@ def test_weights_that_are_not_finite_are_named(value, tmp_path, monkeypatch, cap
     assert not list((tmp_path / "runs").glob("*"))
 
 
+def without(path: Path, name: str) -> None:
+    weights = load_file(path)
+    del weights[name]
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def test_weights_that_lack_a_tensor_are_refused(tmp_path, monkeypatch, capsys):
+    """The library makes random numbers of it, and goes on."""
+    folder, name = saved(tmp_path / "m"), "model.layers.1.mlp.up_proj.weight"
+    without(Path(folder) / "model.safetensors", name)
+    lacks = rf"the weights of .* lack {name}, which would be random"
+    code, _, err = dry_run(monkeypatch, capsys, f"model={folder}")
+    assert code == 2 and re.search(lacks, err)
+    with pytest.raises(ModelError, match=lacks):
+        load_model(check_recipe({"model": folder}))
+    recipe = rlif.load_recipe("demo", [f"model={folder}", "evaluate.tasks=[]", "max_prompt_tokens=512"])
+    with pytest.raises(ModelError, match=lacks):
+        rlif.train(recipe.model_copy(update={"output": str(tmp_path / "runs")}))
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_weights_of_another_shape_are_refused(tmp_path, monkeypatch, capsys):
+    folder = Path(saved(tmp_path / "m"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
+    code, _, err = dry_run(monkeypatch, capsys, f"model={folder}")
+    assert code == 2 and "has the shape (32, 64), but (32, 96) by config.json" in err
+
+
+def test_adapters_that_lack_a_tensor_are_refused(tmp_path):
+    adapter = adapter_folder(tmp_path)
+    without(adapter / "adapter_model.safetensors", "base_model.model.model.layers.0.self_attn.v_proj.lora_B.weight")
+    with pytest.raises(ModelError, match=r"are not whole: Found missing adapter keys.*layers\.0\.self_attn\.v_proj"):
+        load_model(check_recipe({"model": str(adapter)}))
+
+
 def test_weights_of_whole_numbers_are_not_looked_at():
     check_finite("m", [("packed", torch.zeros(3, dtype=torch.uint8)), ("empty", torch.zeros(0))])
 
@@ -139,13 +196,25 @@ TEXT = Gemma3TextConfig(**SIZES, head_dim=8)
     [
         (Qwen2_5_VLConfig(), "is a qwen2_5_vl model, with vision, and transformers has no causal language model"),
         (T5Config(), "is a t5 model, and transformers has no causal language model"),
+        (tiny_config(return_dict=False), "has return_dict: false, which hides its hidden states"),
     ],
 )
-def test_other_kinds_of_models_are_refused_before_they_are_loaded(config, message, tmp_path):
+def test_other_kinds_of_models_are_refused_before_they_are_loaded(config, message, tmp_path, monkeypatch, capsys):
     config.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ModelError, match=message):
-        load_config(check_recipe({"model": str(tmp_path)}))
+    byte_tokenizer().save_pretrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    for command in (
+        ["train", "demo", f"model={tmp_path}", "max_prompt_tokens=512"],
+        ["train", "demo", f"model={tmp_path}", "max_prompt_tokens=512", "--dry-run"],
+        ["probe", "demo", f"model={tmp_path}", "max_prompt_tokens=512"],
+        ["eval", str(tmp_path), "--tasks", "clock", "--limit", "2"],
+        ["select", "--model", str(tmp_path), "--task", "clock", "--limit", "2"],
+        ["score", "rows.jsonl", "--model", str(tmp_path)],
+    ):
+        code, _, err = main(monkeypatch, capsys, *command)
+        assert code == 2 and message in err and err.count("\n") == 1
 
 
 def test_causal_models_of_text_are_not_refused():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support import oracle
+from support.architectures import architecture
 from support.models import byte_tokenizer, tiny_model
 
 import rlif
@@ -42,6 +44,54 @@ def test_greedy_is_greedy_whatever_the_models_generation_config_says():
     expected = generate(model, tokenizer, [[5, 6, 7]], Decoding(12))
     model.generation_config.update(repetition_penalty=1.5, do_sample=True, top_k=3, temperature=0.5)
     assert generate(model, tokenizer, [[5, 6, 7]], Decoding(12)) == expected
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"min_p": 0.9, "typical_p": 0.1, "epsilon_cutoff": 0.5},
+        {"suppress_tokens": list(range(100, 261)), "begin_suppress_tokens": [7]},
+        {"num_beams": 3, "num_return_sequences": 2, "min_new_tokens": 12},
+        {"return_dict_in_generate": True, "output_scores": True, "use_cache": False},
+        {"prompt_lookup_num_tokens": 3},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_nothing_of_the_models_generation_config_counts_but_its_ends(settings, temperature):
+    model, tokenizer = tiny_model(), byte_tokenizer()
+    sampler, decoding = TransformersSampler(model, tokenizer), Decoding(12, temperature=temperature)
+    model.generation_config.update(eos_token_id=[1, 40, 41])
+    expected = sampler.sample([[5, 6, 7], [9]] * 4, decoding)
+    model.generation_config.update(**settings)
+    assert sampler.sample([[5, 6, 7], [9]] * 4, decoding) == expected
+    assert model.generation_config.to_dict().items() >= settings.items()
+
+
+def test_self_certainty_is_exact_where_decoding_is_not(caplog):
+    """A window that the model's layers do not have makes transformers' cache forget what they read."""
+    model = architecture("llama", sliding_window=8)
+    found = TransformersSampler(model, byte_tokenizer()).sample([[5, 6, 7] * 6, [9]], Decoding(8, temperature=1.0))
+    for each in found:
+        expected = oracle.self_certainty(architecture("llama"), each.prompt_ids, each.completion_ids)
+        assert each.self_certainty == pytest.approx(expected, abs=1e-4)
+    (record,) = caplog.records
+    assert "LlamaForCausalLM: while it decodes in batches" in record.getMessage()
+
+
+@pytest.mark.parametrize("pad", ["<|pad|>", "<|end|>"])
+def test_a_stop_string_ends_the_tokens_also_where_padding_is_the_end_of_sequence(pad):
+    """The others of a batch go on, and what follows the stop string in its row is padding."""
+    model, tokenizer = tiny_model(), byte_tokenizer()
+    tokenizer.pad_token = pad
+    model.generation_config.eos_token_id = None
+    whole = generate(model, tokenizer, [[5, 6, 7], [9]], Decoding(12))[0]
+    stop = tokenizer.decode(whole.completion_ids[3:5])
+    found = TransformersSampler(model, tokenizer).sample([[5, 6, 7], [9]], Decoding(12, stop=(stop,)))
+    assert found[0].completion_ids == whole.completion_ids[:5] and not found[0].truncated
+    for each in found:
+        expected = oracle.self_certainty(model, each.prompt_ids, each.completion_ids)
+        assert each.self_certainty == pytest.approx(expected, abs=1e-4)
 
 
 def test_greedy_decoding_leaves_the_random_state_alone():

@@ -7,12 +7,15 @@ import math
 import pytest
 import torch
 from support import oracle
-from support.models import tiny_model
+from support.architectures import architecture
+from support.models import byte_tokenizer, tiny_model
 from torch import nn
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Olmo2Config, PhiConfig, Qwen3Config
 from transformers.models.cohere import CohereConfig
+from transformers.models.llama4 import Llama4TextConfig
 
 import rlif
+from rlif.sampling.sampler import Decoding, TransformersSampler
 from rlif.scoring import statistics as scoring
 from rlif.scoring.head import head_of, verify_head
 from rlif.scoring.taps import BackboneTap, DecodeTap, entropy
@@ -74,6 +77,15 @@ def test_every_statistic_equals_float64_arithmetic(name, temperature, batch_size
             torch.testing.assert_close(found_T.double(), values_T, atol=1e-4, rtol=0)
         certainty = rlif.SIGNALS["self_certainty"](stats)[row]
         assert certainty == pytest.approx(oracle.self_certainty(model, prompt, completion, temperature), abs=1e-4)
+
+
+def test_a_model_whose_backbone_has_an_unusual_place_is_exact():
+    """Llama-4's `base_model` is the whole model, and BART's head reads a decoder within a wrapper."""
+    for model in (AutoModelForCausalLM.from_config(Llama4TextConfig(**SMALL)).eval(), architecture("bart")):
+        stats = rlif.score_completions(model, PROMPTS, COMPLETIONS)
+        for row, pair in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+            found_T = stats.mean_logprob_BT[row][stats.mask_BT[row]].double()
+            torch.testing.assert_close(found_T, oracle.logprobs_TV(model, *pair).mean(1), atol=1e-4, rtol=0)
 
 
 def test_uniform_logits_give_zero_self_certainty():
@@ -179,6 +191,32 @@ def test_a_model_that_changes_the_heads_logits_is_refused(monkeypatch):
     monkeypatch.setattr(model, "forward", doubled)
     with pytest.raises(rlif.RlifError, match="cannot be scored exactly"):
         rlif.score_completions(model, PROMPTS, COMPLETIONS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_soft_cap_that_hardly_shows_in_small_logits_is_refused(dtype, monkeypatch):
+    """A trained model has logits of 20 and more, which such a cap changes by nats."""
+    model = tiny_model(initializer_range=0.02).to(dtype)
+    forward = model.forward
+
+    def capped(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        output.logits = 30 * torch.tanh(output.logits / 30)
+        return output
+
+    monkeypatch.setattr(model, "forward", capped)
+    with pytest.raises(rlif.RlifError, match="cannot be scored exactly"):
+        verify_head(model)
+
+
+def test_a_model_that_reads_later_tokens_is_refused_everywhere():
+    """Gemma's embedding models are loaded as causal language models, and are none."""
+    model = architecture("gemma3_text", use_bidirectional_attention=True)
+    message = "Gemma3ForCausalLM reads the tokens that come after.*use a causal language model"
+    with pytest.raises(rlif.RlifError, match=message):
+        rlif.score_completions(model, PROMPTS, COMPLETIONS)
+    with pytest.raises(rlif.RlifError, match=message):
+        TransformersSampler(model, byte_tokenizer()).sample(PROMPTS, Decoding(4))
 
 
 @pytest.mark.parametrize("name", ["qwen2", "gemma2", "cohere", "phi"])

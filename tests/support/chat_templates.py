@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import PreTrainedTokenizerFast
 
+from rlif.scoring.head import LOOKED_AT
 from support.models import tiny_model
 
 
@@ -144,11 +145,11 @@ def model_with(shape: Shape, folder: Path, **options: Any) -> Path:
 
 @contextmanager
 def entering_ids(padding: int = 0) -> Iterator[list[list[int]]]:
-    """Collects the token ids of every row of more than two tokens that enters any model, without padding."""
+    """Collects the token ids of every row that enters any model, without padding; not those that check its head."""
     rows: list[list[int]] = []
 
     def collect(module: torch.nn.Module, arguments: Any) -> None:
-        if isinstance(module, torch.nn.Embedding) and arguments[0].dim() == 2 and arguments[0].shape[1] > 2:
+        if isinstance(module, torch.nn.Embedding) and arguments[0].dim() == 2 and arguments[0].shape[1] > LOOKED_AT:
             rows.extend([token for token in row if token != padding] for row in arguments[0].tolist())
 
     handle = register_module_forward_pre_hook(collect)

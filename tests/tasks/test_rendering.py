@@ -7,7 +7,7 @@ import shutil
 import time
 
 import pytest
-from support.chat_templates import SHAPES, tokenizer_of
+from support.chat_templates import CHATML, SHAPES, tokenizer_of
 from support.models import byte_tokenizer
 from transformers import AutoTokenizer
 
@@ -207,6 +207,18 @@ def test_templates_are_judged_here_where_no_process_can_be_copied(monkeypatch):
 def test_an_argument_that_the_template_never_reads_is_refused():
     with pytest.raises(RecipeError, match="never reads enable_thinkng, which chat_template_kwargs gives"):
         render(tokenizer_of(SHAPES["qwen-3"]), PROMPTS["plain"], "Go.", Chat(True, {"enable_thinkng": False}))
+
+
+def test_a_template_that_writes_the_date_is_warned_of_unless_a_date_is_given(caplog):
+    tokenizer = byte_tokenizer()
+    dated = "{{ date_string if date_string is defined else strftime_now('%d %b %Y') }}"
+    tokenizer.chat_template = dated + CHATML
+    for _ in range(2):
+        encode(tokenizer, PROMPTS["plain"].messages("Go."))
+    (record,) = caplog.records
+    assert "writes the date of today" in record.getMessage()
+    given = encode(tokenizer, PROMPTS["plain"].messages("Go."), Chat(True, {"date_string": "1 May 2025"}))
+    assert tokenizer.decode(given).startswith("1 May 2025") and len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("name", ["gemma", "phi"])  # with BOS, and without

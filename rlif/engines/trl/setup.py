@@ -27,7 +27,7 @@ from rlif.rewards.mixing import Mixer
 from rlif.rewards.terms import find_term
 from rlif.runs.launcher_contract import SERVER_HOST
 from rlif.sampling.limits import check_finite
-from rlif.sampling.loading import is_adapter, load_adapter, load_kwargs, model_path
+from rlif.sampling.loading import check_whole, is_adapter, load_adapter, load_kwargs, model_path
 from rlif.sampling.sampler import token_chars
 from rlif.tasks import Task
 from rlif.types import Problem
@@ -94,6 +94,7 @@ def build_trainer(
         RlifError: TRL refuses the options, the model or a reward cannot be loaded, or there can be no such annotator.
     """
     trainer_class, config_class = trainer_of(recipe.algorithm)
+    check_whole(recipe)  # TRL says nothing of what is missing
     options = {**options, "save_total_limit": None}  # `checkpointing.SealCheckpoints` deletes old ones
     if recipe.algorithm not in LEAVE_ONE_OUT:
         options["scale_rewards"] = "none"

@@ -83,6 +83,8 @@ class InternalFeedback(Trainer):
         restore_seed(self)
         self.chat = Chat(True, self.args.chat_template_kwargs) if chat is None else chat
         self._end_turns()
+        if not self.use_vllm:  # TRL reads one tensor of one row for each prompt, whatever the model's own file asks for
+            self.generation_config.update(return_dict_in_generate=False, num_return_sequences=1)
         if vllm_capture and in_shards(self.accelerator):  # each process would decide alone whether to run a pass
             raise RecipeError("vllm_capture needs whole weights on every process, and these are sharded; leave it out.")
         if vllm_capture:
@@ -311,8 +313,13 @@ class InternalFeedback(Trainer):
     def _rehearsed(self) -> str | None:
         try:
             return self._rehearse()
-        except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
-            raise ModelError(f"{self._name} fails in the passes that training runs: {first_line(error)}") from error
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if "memory" in str(error):  # `rlif.training.faults` says what to do
+                raise
+            raise ModelError(
+                f"{self._name} fails in the passes that training runs: {first_line(error)}; use another model"
+                f"{', or training.router_aux_loss_coef=0' * getattr(self, 'aux_loss_enabled', False)}."
+            ) from error
 
     @property
     def _name(self) -> str:
@@ -326,6 +333,8 @@ class InternalFeedback(Trainer):
         with random_state_kept(self.accelerator.device) as drew, training_mode(self.model):
             rollout = self._short_rollout()
             random = drew() and self.read != "vllm"
+            if getattr(self, "aux_loss_enabled", False):  # TRL's loss has a term of the routers, which may not be there
+                self._score_padded(self.model, rollout, compute_aux_loss=True)
             rows = rollout.prompt_ids, rollout.completion_ids
             alone = causal(self._name, self._measure_alone, *rows, tolerance)
         self._metrics, self.state.num_input_tokens_seen = metrics, seen
@@ -336,7 +345,8 @@ class InternalFeedback(Trainer):
 
     def _dtypes(self) -> set[torch.dtype]:
         """Returns the types that the statistics are computed in."""
-        mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, torch.float32)
+        exact = torch.float16 if self.args.tf32 else torch.float32  # TF32 has as many digits
+        mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, exact)
         weight: Any = head_of(self.accelerator.unwrap_model(self.model)).module.weight
         engine = getattr(getattr(self.capture and self.capture.llm, "llm_engine", None), "model_config", None)
         return {mixed, weight.dtype, getattr(engine, "dtype", torch.float32)}
@@ -361,12 +371,16 @@ class InternalFeedback(Trainer):
         self.rollout = Rollout(ids, [*ends[1:], *ends[:1]])  # each prompt goes on with the end of another
         if self.read is not None:
             model, switched = self._reference() if self.read == "reference" else (self.model, nullcontext())
-            parts = self._padded(ids, "left"), self._padded(self.rollout.completion_ids, "right")
-            ids_BL, mask_BL = (torch.cat(pair, dim=1) for pair in zip(*parts, strict=True))
-            most, size = max(self.rollout.lengths), self.args.per_device_train_batch_size
             with switched:
-                self._get_per_token_logps_and_entropies(model, ids_BL, mask_BL, most, batch_size=size)
+                self._score_padded(model, self.rollout)
         return self.take_rollout()
+
+    def _score_padded(self, model: nn.Module, rollout: Rollout, **options: Any) -> None:
+        """Runs TRL's scoring method as TRL does: prompts padded on the left, completions on the right."""
+        parts = self._padded(rollout.prompt_ids, "left"), self._padded(rollout.completion_ids, "right")
+        ids_BL, mask_BL = (torch.cat(pair, dim=1) for pair in zip(*parts, strict=True))
+        options["batch_size"] = self.args.per_device_train_batch_size
+        self._get_per_token_logps_and_entropies(model, ids_BL, mask_BL, max(rollout.lengths), **options)
 
     def _measure_alone(self, prompts: Ids, completions: Ids) -> dict[str, torch.Tensor]:
         """Computes statistics in eval mode, one unpadded sequence at a time."""

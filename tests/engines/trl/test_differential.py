@@ -222,9 +222,12 @@ def build_with(trainer_class: Any, monkeypatch: pytest.MonkeyPatch, change: Call
 
     def build(**arguments: Any) -> Any:
         change(arguments)
-        if trainer_class in (GRPOTrainer, RLOOTrainer):
-            del arguments["vllm_capture"], arguments["chat"]
-        return trainer_class(**arguments)
+        if trainer_class not in (GRPOTrainer, RLOOTrainer):
+            return trainer_class(**arguments)
+        del arguments["vllm_capture"], arguments["chat"]
+        trainer = trainer_class(**arguments)
+        trainer.verify_signal = lambda: None  # there is none
+        return trainer
 
     config = RLOOConfig if issubclass(trainer_class, RLOOTrainer) else GRPOConfig
     monkeypatch.setattr(setup, "RLOO" if config is RLOOConfig else "GRPO", (build, config))
@@ -320,7 +323,6 @@ def test_a_whole_run_with_its_callbacks_changes_no_bit(ending_model, tmp_path, m
     session.evaluate_at(0)
     session.train(None)
     build_with(GRPOTrainer, monkeypatch, lambda arguments: arguments.update(reward_funcs=plain("sums")))
-    monkeypatch.setattr(GRPOTrainer, "verify_signal", lambda _: None, raising=False)
     set_seed(5)
     theirs = build(prepare(recipe), Run.create(recipe, "theirs"), fresh=False)
     theirs.train()

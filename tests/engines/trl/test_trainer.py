@@ -158,3 +158,16 @@ def test_vllm_capture_is_refused_with_sharded_weights(model_folder, monkeypatch)
     monkeypatch.setattr(engine, "with_capture_processor", nullcontext)  # vLLM may be missing here
     with pytest.raises(RlifError, match="needs whole weights on every process"):
         make_trainer(model_folder, vllm_capture=True)
+
+
+def test_each_end_of_the_models_list_ends_completions(model_folder):
+    """As generation_config.json of many models has it: the end of a turn, and of the text."""
+    model, ends = tiny_model(), [1, 40, 41, 42]
+    model.generation_config.eos_token_id = ends
+    trainer = make_trainer(model_folder, model=model, max_completion_length=40, temperature=1.5, max_steps=2)
+    trainer.train()
+    rows = [row for rollout in trainer.rollouts for row in rollout["scored"]]
+    assert {row.completion_ids[-1] for row in rows if not row.truncated} - {1}
+    for row in rows:
+        *before, last = row.completion_ids
+        assert not {*ends} & {*before} and row.truncated == (last not in ends)

@@ -11,9 +11,10 @@ import numpy
 import pytest
 import torch
 from support import oracle
-from support.architectures import OWN, architecture
+from support.architectures import OWN, SIZES, architecture
 from support.models import tiny_model
 from support.trainers import make_trainer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import rlif
 from rlif.scoring.exactness import random_state_kept
@@ -33,6 +34,7 @@ DAILY = {  # and the path that is taken instead, where one is
     ("starcoder2", 0.1, "pass"): "pass",
     ("gemma2", 0.0, "policy"): "policy",  # a soft cap
     ("qwen3_moe", 0.0, "decode"): "decode",  # a router
+    ("bart", 0.0, "policy"): "pass",  # a decoder within a wrapper, with learned positions
 }
 REFUSED = ("bert", "recurrent_gemma", "roberta")
 EVERY = [(name, dropout, path) for name in OWN for dropout in (0.0, 0.1) for path in PATHS]
@@ -144,7 +146,14 @@ def test_a_model_that_does_not_fit_the_engine_is_refused_in_one_sentence(model_f
         return forward(*args, **kwargs)
 
     model.forward = refuse
-    with pytest.raises(
-        rlif.RlifError, match=r"^Qwen2ForCausalLM fails in the passes that training runs: `token_type_ids`.*ing$"
-    ):
+    message = r"^Qwen2ForCausalLM fails in the passes that training runs: `token_type_ids`.*ing; use another model\.$"
+    with pytest.raises(rlif.RlifError, match=message):
         make_trainer(model_folder, model=model).train()
+
+
+def test_a_term_of_routers_that_cannot_be_computed_is_refused_before_anything_is_generated(model_folder):
+    """Doge has the option of routers and none of them unless asked; TRL's loss asks for their logits."""
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("doge", **SIZES))
+    with pytest.raises(rlif.RlifError, match=r"DogeForCausalLM fails .*or training\.router_aux_loss_coef=0\.$"):
+        make_trainer(model_folder, model=model).verify_signal()
+    make_trainer(model_folder, model=model, router_aux_loss_coef=0.0, max_steps=1).train()

@@ -1,7 +1,7 @@
 """Says before anything long starts what a model cannot do, from its configuration and from its weights.
 
     check_kind         a model of text, which transformers loads as a causal language model
-    check_trainable    quantised weights take adapters
+    check_trainable    quantised weights take adapters; no layers are dropped at random
     check_fit          prompts and completions within its positions, and tokens within its embeddings (`check_tokens`)
     check_finite       weights without NaN and infinite values; `check_files` reads them off the disk
 
@@ -40,11 +40,17 @@ def check_kind(name: str, config: Any) -> None:
 
 
 def check_trainable(name: str, config: Any, adapters: bool) -> None:
-    """Refuses to train quantised weights themselves; adapters over them can be trained.
+    """Refuses to train quantised weights themselves, where adapters can be trained, and layers dropped at random.
 
     Raises:
-        ModelError: says how they are quantised.
+        ModelError: says how they are quantised, or which key drops layers.
     """
+    for key, value in config.to_dict().items():
+        if key.endswith("layerdrop") and value:
+            raise ModelError(
+                f"config.json of {name} has {key}: {value}, and completions cannot be sampled while layers are dropped"
+                " at random; set it to 0."
+            )
     found = getattr(config, "quantization_config", None) or {}
     method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
     if method in ("awq", "bitsandbytes", "gptq") and not adapters:

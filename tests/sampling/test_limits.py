@@ -232,6 +232,13 @@ def test_quantised_weights_are_trained_by_adapters_alone(tmp_path, monkeypatch, 
     assert dry_run(monkeypatch, capsys, f"model={folder}", "lora={r: 4}")[0] == 0
 
 
+def test_layers_dropped_at_random_are_refused(tmp_path, monkeypatch, capsys):
+    """TRL samples in training mode, where a layer that was dropped once lacks what later tokens read."""
+    folder = saved(tmp_path / "m", architecture("opt", layerdrop=0.1, max_position_embeddings=600))
+    code, _, err = dry_run(monkeypatch, capsys, f"model={folder}")
+    assert code == 2 and "has layerdrop: 0.1, and completions cannot be sampled" in err
+
+
 def adapter_folder(folder: Path) -> Path:
     """Writes an adapter that changes its base, and no tokenizer."""
     base = saved(folder / "base")

@@ -113,10 +113,10 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 def architecture(name: str, dropout: float = 0.0, **changes: Any) -> Any:
-    """Makes a tiny random model; every option of its configuration that drops values is set to `dropout`."""
+    """Makes a tiny random model; every option that drops values is set to `dropout`, none that drops layers."""
     config = AutoConfig.for_model(name, **SIZES | OWN[name] | changes)
     for key, value in config.to_dict().items():
-        if "drop" in key and key != "layerdrop" and isinstance(value, float):
+        if "drop" in key and not key.endswith("layerdrop") and isinstance(value, float):
             setattr(config, key, dropout)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)

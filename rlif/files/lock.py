@@ -20,10 +20,7 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Locks the folder; yields False if the file system has no locks.
-
-    Raises:
-        MachineError: another process holds it, or it cannot be written.
+    """Locks the folder against other processes; yields False if the file system has no locks.
 
     Example:
         >>> with locked(Path("runs/demo")) as promised:

@@ -70,9 +70,6 @@ def read_entries(source: str, split: str, usual: Mapping[str, str], columns: Map
     Args:
         usual: the task's own column of each key of `KEYS`; without one a key is read only where `columns` names it.
         columns: the columns that the user names.
-
-    Raises:
-        DataError: the source cannot be read, or a row lacks a column or holds something else there.
     """
     return [
         _entry(row, f"row {number} of {source}", usual, columns)
@@ -103,11 +100,7 @@ def _entry(row: Row, where: str, usual: Mapping[str, str], columns: Mapping[str,
 
 
 def named_column(row: Row, name: str, key: str, where: str) -> Any:
-    """Returns the value of a column that the user names; a dot reaches into it.
-
-    Raises:
-        DataError: the row has no such column.
-    """
+    """Returns the value of a column that the user names; a dot reaches into it."""
     value: Any = row
     for part in [name] if name in row else name.split("."):
         if not isinstance(value, dict) or part not in value:
@@ -143,11 +136,7 @@ def _prompt(value: Any, name: str, where: str) -> tuple[str, tuple[Message, ...]
 
 
 def _written_out(text: str, what: str) -> str | list[Any]:
-    """Reads a conversation that a cell holds as JSON; other text stays.
-
-    Raises:
-        DataError: the conversation is as Python prints it, which has no single meaning.
-    """
+    """Reads a conversation that a cell holds as JSON; other text stays. What Python prints has no single meaning."""
     if re.match(r"\s*\[\{'(role|content|from|value)': ", text):
         raise DataError(
             f"{what} is a conversation as Python prints it; write it as JSON, or use JSON lines or parquet."
@@ -161,11 +150,7 @@ def _written_out(text: str, what: str) -> str | list[Any]:
 
 
 def read_turns(value: Sequence[Any], name: str, where: str) -> list[Message]:
-    """Reads a conversation in either layout.
-
-    Raises:
-        DataError: a message has neither, or holds more than text.
-    """
+    """Reads a conversation in either layout."""
     return [_message(each, f"message {number} of {name!r} in {where}") for number, each in enumerate(value, start=1)]
 
 

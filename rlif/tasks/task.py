@@ -78,11 +78,7 @@ class Task(ABC):
         return task
 
     def reading(self, columns: Mapping[str, str]) -> Self:
-        """Returns the same task reading its problems from columns of other names.
-
-        Raises:
-            RecipeError: the task has a fixed layout, or a key names nothing that a problem has.
-        """
+        """Returns the same task reading its problems from columns of other names."""
         if columns and (not self.usual or self.protocol_name == "zeroeval"):
             raise RecipeError(
                 f"task {self.name} reads a published layout, so columns names nothing; it is for gsm8k, math, math500"
@@ -152,11 +148,7 @@ class Task(ABC):
 
 
 def by_id(problems: Sequence[Problem]) -> dict[str, Problem]:
-    """Returns problems by id.
-
-    Raises:
-        DataError: two have the same id, so that their completions could not be told apart.
-    """
+    """Returns problems by id; refuses two of the same id."""
     found: dict[str, Problem] = {}
     for problem in problems:
         if found.setdefault(problem.id, problem) is not problem:

@@ -35,11 +35,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def in_order(folder: Path) -> list[Path]:
-    """Lists all checkpoints of a folder by step, torn ones included.
-
-    Raises:
-        DataError: the folder or one of them is a link that leads out of the run.
-    """
+    """Lists all checkpoints of a folder by step, torn ones included; refuses links that lead out of the run."""
     found = [path for path in folder.glob("checkpoint-*") if step_of(path) >= 0 and path.is_dir()]
     return [inside(folder.parent, folder.name, path.name) for path in sorted(found, key=step_of)]
 

@@ -42,9 +42,6 @@ def check(begun: Mapping[str, Any], now: Mapping[str, Any], folder: Path, names:
 
     Args:
         names: what the user calls the problems and the model: {"problems": "math from train.jsonl", "model": ...}.
-
-    Raises:
-        DataError: something changed.
     """
     remedy = f"put back what {folder} began with, or start a new run."
     for what in ("problems", "model"):

@@ -66,9 +66,6 @@ def step_to_return_to(run: Run, healthy: int | None) -> tuple[int, list[str]]:
 
     Args:
         healthy: step of the last healthy checkpoint; None to return to the start.
-
-    Raises:
-        DataError: no undamaged checkpoint is left.
     """
     if healthy is None:
         return 0, []

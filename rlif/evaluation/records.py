@@ -20,12 +20,7 @@ from rlif.sampling.protocol import Record
 
 
 class Records:
-    """Appends batches of records, and reads them back where the path holds part of an evaluation.
-
-    Raises:
-        DataError: that part has other settings.
-        MachineError: nothing can be written there.
-    """
+    """Appends batches of records, and reads them back where the path holds part of an evaluation."""
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any]):
         self.batches: dict[int, list[Record]] = {}
@@ -37,11 +32,7 @@ class Records:
 
     @staticmethod
     def finished(path: Path, settings: Mapping[str, Any]) -> Scores | None:
-        """Reads the scores of a finished evaluation; None if there is none. Settings it lacks count as equal.
-
-        Raises:
-            DataError: it has other settings, or is damaged.
-        """
+        """Reads the scores of a finished evaluation; None if there is none. Settings that it lacks count as equal."""
         file = _file(path, ".json")
         if not file.is_file():
             return None

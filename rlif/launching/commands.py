@@ -145,9 +145,6 @@ def machine_options(layout: Layout, rank: int = 0, head: str | None = None) -> l
 
     Args:
         head: address of the first machine, HOST or HOST:PORT; left out where there is one machine.
-
-    Raises:
-        RecipeError: several machines without an address, or a rank out of range.
     """
     if layout.nodes == 1:
         return ["--main_process_port", "0"]  # any that is free
@@ -188,9 +185,6 @@ def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:
 
     Args:
         rank: number of this machine; on later ranks the folder may exist already.
-
-    Raises:
-        RecipeError: the name that the recipe gives is taken.
     """
     root = Path(recipe.output).expanduser()
     if recipe.name:

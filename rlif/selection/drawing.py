@@ -41,9 +41,6 @@ class Drawing:
 
         Returns:
             All rows, and those with early stopping or None.
-
-        Raises:
-            DataError: the folder holds rows drawn with other settings, or cannot be written.
         """
         self.sampler.check(self.problems)
         rows: dict[str, list[Row]] = {"samples": []} | ({} if self.warm_up is None else {"early": []})
@@ -140,11 +137,7 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
 
 
 def holds_given(out: Path, rows: Sequence[Row]) -> bool:
-    """Tells whether a folder holds these samples; False where a kill left the first of them.
-
-    Raises:
-        DataError: the folder holds other samples.
-    """
+    """Tells whether a folder holds these samples; False where a kill left the first of them. Others are refused."""
     path = out / "samples.jsonl"
     found, given = (
         [(str(row.get("id")), row.get("completion")) for row in each]

@@ -85,12 +85,7 @@ class Scorer:
         return (*self.ends, self.tokenizer.eos_token_id)[0]
 
     def encode(self, row: Row) -> Pair:
-        """Returns the token ids of a row's prompt and completion.
-
-        Raises:
-            RecipeError: messages where `chat` is off.
-            ModelError: messages that the template refuses.
-        """
+        """Returns the token ids of a row's prompt and completion."""
         prompt = row["prompt"]
         if self.chat and isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
@@ -221,10 +216,6 @@ def read_rows(source: Path, columns: Mapping[str, str] = MappingProxyType({})) -
 
     Args:
         columns: the columns of the prompt and the completion, where they have other names.
-
-    Raises:
-        RecipeError: `columns` names something else.
-        DataError: a row that lacks one of them, or holds something else there.
     """
     if unknown := sorted(columns.keys() - PAIR):
         raise RecipeError(f"columns has no {unknown[0]!r} here; rows are scored by {' and '.join(PAIR)}.")

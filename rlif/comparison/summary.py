@@ -108,9 +108,6 @@ def summarise_run(path: str | Path, method: str | None = None) -> RunSummary:
 
     Args:
         method: its method; inferred from the folder's name if left out (`infer_method`).
-
-    Raises:
-        DataError: it is not a run folder, or its evaluations cannot be read or were made in different ways.
     """
     history = read_history(path)
     recipe = whole_recipe(history.run)

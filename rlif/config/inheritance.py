@@ -25,11 +25,7 @@ Values = dict[str, Any]
 
 
 def lineage(path: Path, shipped: Mapping[str, Path]) -> list[Values]:
-    """Reads a recipe and its bases, the oldest first, old names of keys replaced.
-
-    Raises:
-        RecipeError: a base that is not a name, that does not exist, or that the recipe is the base of.
-    """
+    """Reads a recipe and its bases, the oldest first, old names of keys replaced."""
     chain = {path: with_new_names(read_yaml(path))}
     while (base := chain[path].get("base")) is not None:
         path = _file_of(base, path, shipped)

@@ -42,11 +42,7 @@ MISSING = object()
 
 
 def import_function(name: str) -> Callable[..., Any]:
-    """Imports the function that a dotted path names.
-
-    Raises:
-        RecipeError: there is no such module or function, or it is not callable.
-    """
+    """Imports the function that a dotted path names."""
     module, _, attribute = name.partition(":") if ":" in name else name.rpartition(".")
     here, known = str(Path.cwd()), list(sys.path)
     sys.path.append(here)
@@ -142,11 +138,7 @@ async def _awaited(values: Awaitable[Any]) -> Any:
 
 
 def checked(name: str, values: Any, count: int) -> list[float | None]:
-    """Checks what a reward function returned, and converts it to numbers or None.
-
-    Raises:
-        RewardError: a wrong count, NaN or infinity, or a value that is not a number.
-    """
+    """Checks what a reward function returned, and converts it to numbers or None."""
     if hasattr(values, "tolist"):  # a tensor, an array
         values = values.tolist()
     if not isinstance(values, Sequence) or isinstance(values, str):
@@ -175,11 +167,7 @@ def model_device() -> torch.device:
 
 
 def load_classifier(kind: str, name: str) -> tuple[Any, Any]:
-    """Loads the tokenizer and the model of a sequence classifier, in eval mode, with a padding token.
-
-    Raises:
-        ModelError: it cannot be loaded; the message says which `kind` of model.
-    """
+    """Loads the tokenizer and the model of a sequence classifier, in eval mode, with a padding token."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     try:
@@ -200,9 +188,6 @@ def reward_model(name: str, chat: Chat = WITH_TEMPLATE, prompt: Any = None) -> C
     Args:
         chat: how conversations go through its chat template, which is given those arguments that it reads.
         prompt: one of those to come; it is rendered at once, to be refused now if at all.
-
-    Raises:
-        ModelError: it cannot be loaded, has more than one output, or cannot read the prompt.
     """
     tokenizer, model = load_classifier("reward", name)
     limit = longest_sequence(model.config)

@@ -20,11 +20,7 @@ from rlif.scoring.head import longest_sequence
 
 
 def check_kind(name: str, config: Any) -> None:
-    """Refuses a model that transformers does not load as a causal language model of text.
-
-    Raises:
-        ModelError: says what kind it is.
-    """
+    """Refuses a model that transformers does not load as a causal language model of text."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
 
     if config.model_type in KNOWN:
@@ -38,11 +34,7 @@ def check_kind(name: str, config: Any) -> None:
 
 
 def check_trainable(name: str, config: Any, adapters: bool) -> None:
-    """Refuses to train quantised weights themselves; adapters over them can be trained.
-
-    Raises:
-        ModelError: says how they are quantised.
-    """
+    """Refuses to train quantised weights themselves; adapters over them can be trained."""
     found = getattr(config, "quantization_config", None) or {}
     method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
     if method in ("awq", "bitsandbytes", "gptq") and not adapters:
@@ -57,10 +49,6 @@ def check_fit(name: str, config: Any, tokenizer: Any, prompt_ids: Sequence[Seque
 
     Args:
         max_tokens: the limit of a completion.
-
-    Raises:
-        ModelError: a token without an embedding.
-        RecipeError: a prompt and its completion may be longer than the model's positions.
     """
     limit, longest = longest_sequence(config), max(map(len, prompt_ids), default=0)
     if limit is not None and longest + max_tokens > limit:
@@ -79,11 +67,7 @@ def check_fit(name: str, config: Any, tokenizer: Any, prompt_ids: Sequence[Seque
 
 
 def check_finite(name: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Refuses weights with NaN or infinite values.
-
-    Raises:
-        ModelError: names the first such tensor.
-    """
+    """Refuses weights with NaN or infinite values."""
     for tensor_name, tensor in tensors:
         if not tensor.numel() or not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
             continue
@@ -94,11 +78,7 @@ def check_finite(name: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None
 
 
 def check_files(name: str, folder: Path) -> None:
-    """Refuses a local model whose weights cannot be read or are not finite, a tensor at a time.
-
-    Raises:
-        ModelError: names the file or the tensor.
-    """
+    """Refuses a local model whose weights cannot be read or are not finite, a tensor at a time."""
     from safetensors import SafetensorError, safe_open
 
     for path in sorted(folder.glob("*.safetensors")):

@@ -65,11 +65,7 @@ def causal_lm(model: nn.Module) -> Any:
 
 
 def head_of(model: nn.Module) -> Head:
-    """Finds the output head of a causal language model.
-
-    Raises:
-        ModelError: the model has no linear output head, or an adapter on it.
-    """
+    """Finds the output head of a causal language model."""
     lm = causal_lm(model)
     module = lm.get_output_embeddings() if hasattr(lm, "get_output_embeddings") else None
     if not isinstance(module, nn.Linear):
@@ -116,12 +112,9 @@ verified: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models whose head wa
 
 @torch.no_grad()
 def verify_head(model: nn.Module) -> None:
-    """Compares our logits with the model's own on two tokens, once per model.
+    """Compares our logits with the model's own on two tokens, once per model; refuses a head where they differ.
 
     A model in ZeRO-3's shards cannot run before training begins; `verify_logprobs` checks it then.
-
-    Raises:
-        ModelError: they differ, so this module does not describe the head.
     """
     lm = causal_lm(model)
     head = head_of(lm)
@@ -140,11 +133,7 @@ def verify_head(model: nn.Module) -> None:
 
 
 def verify_logprobs(lm: nn.Module, ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> None:
-    """Compares our log-probabilities with an engine's, but for masked tokens, which are 0 there.
-
-    Raises:
-        ModelError: they differ by more than rounding to `dtype` explains.
-    """
+    """Compares our log-probabilities with an engine's, but for masked tokens, 0 there; refuses more than rounding."""
     known, tolerance = theirs != 0, 1e-3 if dtype == torch.float32 else 0.25
     if known.any():
         _verify(lm, bool((ours - theirs.float())[known].abs().max() < tolerance))

@@ -145,9 +145,6 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
 
     Args:
         recipe: its model, task, prompt, signal, temperature, num_generations and confidence_window are used.
-
-    Raises:
-        RlifError: as `rlif.train` before its first step.
     """
     from rlif.sampling.loading import load_model
     from rlif.sampling.sampler import Decoding, TransformersSampler

@@ -61,11 +61,7 @@ class Work:
 
 
 class Shown:
-    """Shows the work in progress on a console, as lines or as bars.
-
-    Args:
-        clock: returns seconds.
-    """
+    """Shows the work in progress on a console, as lines or as bars."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
         self.console, self.clock = console, clock
@@ -148,11 +144,7 @@ def task(name: str, total: int | None = None, done: int = 0) -> Iterator[Work]:
 
 @contextmanager
 def shown(console: Console | None = None) -> Iterator[None]:
-    """Shows work that takes long, until the end of the block; an outer `shown` goes before.
-
-    Args:
-        console: a console of rich; the error stream if left out. A quiet one shows nothing.
-    """
+    """Shows long work until the end of the block, by default on the error stream; an outer `shown` goes before."""
     global _shown
     if _shown is not None:
         yield

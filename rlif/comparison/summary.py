@@ -104,11 +104,7 @@ class RunSummary:
 
 
 def summarise_run(path: str | Path, method: str | None = None) -> RunSummary:
-    """Reads a run folder and summarises it.
-
-    Args:
-        method: its method; inferred from the folder's name if left out (`infer_method`).
-    """
+    """Reads a run folder and summarises it; its method is inferred from the folder's name if left out."""
     history = read_history(path)
     recipe = whole_recipe(history.run)
     files = len(list((history.run.path / "eval").glob("step-*.json")))

@@ -48,11 +48,7 @@ def _file_of(base: Any, named_in: Path, shipped: Mapping[str, Path]) -> Path:
 
 
 def shipped_recipe(name: str, shipped: Mapping[str, Path], wrong: str) -> Path:
-    """Returns the file of a shipped recipe.
-
-    Args:
-        wrong: what is wrong where there is none; suggestions are added.
-    """
+    """Returns the file of a shipped recipe; `wrong` says what is wrong where there is none."""
     if name not in shipped:
         raise RecipeError(f"{wrong}; {nearest(name, shipped, 'rlif recipes')}")
     return shipped[name]

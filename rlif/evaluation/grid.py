@@ -186,11 +186,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def grade_outputs(task: Task, problems: Sequence[Problem], source: str, *, unsafe_local: bool = False) -> Scores:
-    """Grades recorded completions.
-
-    Args:
-        source: rows of `id` and `completion` or `output`, a text or a list of texts; a problem may have several rows.
-    """
+    """Grades recorded completions: rows of `id` and `completion` or `output`, a text or a list; ids may repeat."""
     texts_of: dict[str, list[str]] = {name: [] for name in by_id(problems)}
     for number, row in enumerate(read_rows(source, "test"), start=1):
         if "id" not in row:

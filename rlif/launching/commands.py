@@ -141,11 +141,7 @@ def train_command(layout: Layout, machine: Sequence[str], arguments: Sequence[st
 
 
 def machine_options(layout: Layout, rank: int = 0, head: str | None = None) -> list[str]:
-    """Writes accelerate's options for the machine of a rank.
-
-    Args:
-        head: address of the first machine, HOST or HOST:PORT; left out where there is one machine.
-    """
+    """Writes accelerate's options for the machine of a rank; `head` is HOST or HOST:PORT of the first of several."""
     if layout.nodes == 1:
         return ["--main_process_port", "0"]  # any that is free
     host, _, port = (head or "").partition(":")

@@ -85,12 +85,7 @@ def discard(checkpoint: Path) -> None:
 
 
 def prune(folder: Path, limit: int | None, spare: Collection[int | None] = ()) -> None:
-    """Deletes the oldest whole checkpoints beyond a limit; torn ones do not count.
-
-    Args:
-        limit: how many to keep; None or 0 for all.
-        spare: steps whose checkpoints are kept and not counted.
-    """
+    """Deletes the oldest whole checkpoints beyond a limit, if there is one; torn and spared ones do not count."""
     if not limit or limit < 0:
         return
     whole = [path for path in in_order(folder) if is_sealed(path) and step_of(path) not in spare]

@@ -38,11 +38,7 @@ def compute(problems: Iterable[Problem], held_out: Mapping[str, Iterable[Problem
 
 
 def check(begun: Mapping[str, Any], now: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> None:
-    """Refuses to resume with other problems or another model.
-
-    Args:
-        names: what the user calls the problems and the model: {"problems": "math from train.jsonl", "model": ...}.
-    """
+    """Refuses to resume with other problems or another model; `names` says what the user calls these two."""
     remedy = f"put back what {folder} began with, or start a new run."
     for what in ("problems", "model"):
         if what in begun and begun[what] != now[what]:

@@ -62,11 +62,7 @@ def strengthened(recipe: Recipe, times: int) -> Recipe:
 
 
 def step_to_return_to(run: Run, healthy: int | None) -> tuple[int, list[str]]:
-    """Finds the step of the last undamaged checkpoint up to a healthy one, and describes the damage of those after it.
-
-    Args:
-        healthy: step of the last healthy checkpoint; None to return to the start.
-    """
+    """Finds the last undamaged step up to a healthy one (None: the start), and describes the damage of later ones."""
     if healthy is None:
         return 0, []
     checkpoint, damaged = run.good_checkpoint(healthy)

@@ -45,11 +45,7 @@ def check_trainable(name: str, config: Any, adapters: bool) -> None:
 
 
 def check_fit(name: str, config: Any, tokenizer: Any, prompt_ids: Sequence[Sequence[int]], max_tokens: int) -> None:
-    """Refuses prompts that the model cannot read, or cannot complete within its positions.
-
-    Args:
-        max_tokens: the limit of a completion.
-    """
+    """Refuses prompts that the model cannot read, or cannot complete by `max_tokens` within its positions."""
     limit, longest = longest_sequence(config), max(map(len, prompt_ids), default=0)
     if limit is not None and longest + max_tokens > limit:
         raise RecipeError(

@@ -192,11 +192,7 @@ def load_tokenizer(recipe: Recipe) -> Any:
 
 @progress.task("loading the model")
 def load_model(recipe: Recipe, device: str | None = None) -> Any:
-    """Loads the model in evaluation mode; a LoRA adapter with its base.
-
-    Args:
-        device: the GPU if there is one, else the CPU, if left out.
-    """
+    """Loads the model in evaluation mode, to the GPU if there is one; a LoRA adapter with its base."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -218,11 +214,7 @@ def load_model(recipe: Recipe, device: str | None = None) -> Any:
 
 
 def load_adapter(recipe: Recipe, path: str, trained_on: bool) -> Any:
-    """Loads a LoRA adapter with its base.
-
-    Args:
-        trained_on: it is to be trained further.
-    """
+    """Loads a LoRA adapter with its base, to be trained further if `trained_on`."""
     from transformers import AutoModelForCausalLM
 
     base = adapter_settings(path)["base_model_name_or_path"]

@@ -122,11 +122,7 @@ class Task(ABC):
     def mark(
         self, problems: Sequence[Problem], completions: Sequence[str], *, unsafe_local: bool = False
     ) -> list[Mark]:
-        """Grades completions, one for each of the problems, which may repeat.
-
-        Args:
-            unsafe_local: run model-written code without a sandbox; used only by tasks that run code.
-        """
+        """Grades completions, one for each of the problems, which may repeat; `unsafe_local` runs programs unguarded."""
         answers = list(map(self.answer, problems, completions))
         places = [(i, gold) for i, answer in enumerate(answers) if answer is not None for gold in problems[i].golds]
         pairs = [(answers[i] or "", gold) for i, gold in places]

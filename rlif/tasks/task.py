@@ -122,7 +122,7 @@ class Task(ABC):
     def mark(
         self, problems: Sequence[Problem], completions: Sequence[str], *, unsafe_local: bool = False
     ) -> list[Mark]:
-        """Grades completions, one for each of the problems, which may repeat; `unsafe_local` runs programs unguarded."""
+        """Grades completions, one for each of the problems, which may repeat; `unsafe_local` needs no sandbox."""
         answers = list(map(self.answer, problems, completions))
         places = [(i, gold) for i, answer in enumerate(answers) if answer is not None for gold in problems[i].golds]
         pairs = [(answers[i] or "", gold) for i, gold in places]

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -149,24 +150,15 @@ def _verify(lm: nn.Module, same: bool) -> None:
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switches to eval mode (no dropout); every submodule's own mode is back afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
-def training_mode(model: nn.Module) -> Iterator[None]:
-    """Switches to training mode; every submodule's own mode is back afterwards."""
+def training_mode(model: nn.Module, on: bool = True) -> Iterator[None]:
+    """Switches to training mode, or to eval mode (no dropout); every submodule's own mode is back afterwards."""
     before = [(module, module.training) for module in model.modules()]
-    model.train()
+    model.train(on)
     try:
         yield
     finally:
         for module, training in before:
             module.training = training
+
+
+evaluation_mode = partial(training_mode, on=False)

@@ -177,10 +177,7 @@ def shares_of_gpus(layout: Layout, visible: str | None) -> tuple[str, str]:
 def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:
     """Chooses the run folder before the start: the recipe's own name, else the first free one.
 
-    A start that took no step leaves its name free.
-
-    Args:
-        rank: number of this machine; on later ranks the folder may exist already.
+    A start that took no step leaves its name free. On later ranks the folder may exist already.
     """
     root = Path(recipe.output).expanduser()
     if recipe.name:

@@ -66,13 +66,9 @@ class GroupSampler:
     def draw_with_stops(
         self, problems: Sequence[Problem], warm_up: Sequence[Row], number: int = 0, percent: float = PERCENTILE
     ) -> list[Row]:
-        """Draws the rows that `warm_up` lacks of n, and stops those that get too unsure.
+        """Draws the rows that `warm_up` lacks of n, and stops those below a percentile of its lowest windows.
 
-        Args:
-            percent: percentile of the warm-up's lowest windows below which a row is stopped.
-
-        Returns:
-            Rows with `threshold` added, for each problem the warm-up first.
+        Returns rows with `threshold` added, for each problem the warm-up first.
         """
         warm, scorer = by_problem(warm_up), self.scorer
         bars = {name: threshold([r["lowest_window_confidence"] for r in rows], percent) for name, rows in warm.items()}

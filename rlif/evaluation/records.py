@@ -20,7 +20,12 @@ from rlif.sampling.protocol import Record
 
 
 class Records:
-    """Appends batches of records, and reads them back where the path holds part of an evaluation."""
+    """Appends batches of records, and reads them back where the path holds part of an evaluation.
+
+    Raises:
+        DataError: that part has other settings.
+        MachineError: nothing can be written there.
+    """
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any]):
         self.batches: dict[int, list[Record]] = {}

@@ -167,7 +167,11 @@ def model_device() -> torch.device:
 
 
 def load_classifier(kind: str, name: str) -> tuple[Any, Any]:
-    """Loads the tokenizer and the model of a sequence classifier, in eval mode, with a padding token."""
+    """Loads the tokenizer and the model of a sequence classifier, in eval mode, with a padding token.
+
+    Raises:
+        ModelError: it cannot be loaded; the message says which `kind` of model.
+    """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     try:

@@ -214,7 +214,15 @@ def load_model(recipe: Recipe, device: str | None = None) -> Any:
 
 
 def load_adapter(recipe: Recipe, path: str, trained_on: bool) -> Any:
-    """Loads a LoRA adapter with its base, to be trained further if `trained_on`."""
+    """Loads a LoRA adapter with its base.
+
+    Args:
+        trained_on: it is to be trained further.
+
+    Raises:
+        ModelError: its folder is not whole.
+        MachineError: peft is not installed.
+    """
     from transformers import AutoModelForCausalLM
 
     base = adapter_settings(path)["base_model_name_or_path"]

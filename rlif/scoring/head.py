@@ -113,9 +113,12 @@ verified: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models whose head wa
 
 @torch.no_grad()
 def verify_head(model: nn.Module) -> None:
-    """Compares our logits with the model's own on two tokens, once per model; refuses a head where they differ.
+    """Compares our logits with the model's own on two tokens, once per model.
 
     A model in ZeRO-3's shards cannot run before training begins; `verify_logprobs` checks it then.
+
+    Raises:
+        ModelError: they differ, so this module does not describe the head.
     """
     lm = causal_lm(model)
     head = head_of(lm)

@@ -130,7 +130,11 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
 
 
 def holds_given(out: Path, rows: Sequence[Row]) -> bool:
-    """Tells whether a folder holds these samples; False where a kill left the first of them. Others are refused."""
+    """Tells whether a folder holds these samples; False where a kill left the first of them.
+
+    Raises:
+        DataError: the folder holds other samples.
+    """
     path = out / "samples.jsonl"
     found, given = (
         [(str(row.get("id")), row.get("completion")) for row in each]

@@ -85,7 +85,12 @@ class Scorer:
         return (*self.ends, self.tokenizer.eos_token_id)[0]
 
     def encode(self, row: Row) -> Pair:
-        """Returns the token ids of a row's prompt and completion."""
+        """Returns the token ids of a row's prompt and completion.
+
+        Raises:
+            RecipeError: messages where `chat` is off.
+            ModelError: messages that the template refuses.
+        """
         prompt = row["prompt"]
         if self.chat and isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]

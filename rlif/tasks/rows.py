@@ -136,7 +136,11 @@ def _prompt(value: Any, name: str, where: str) -> tuple[str, tuple[Message, ...]
 
 
 def _written_out(text: str, what: str) -> str | list[Any]:
-    """Reads a conversation that a cell holds as JSON; other text stays. What Python prints has no single meaning."""
+    """Reads a conversation that a cell holds as JSON; other text stays.
+
+    Raises:
+        DataError: the conversation is as Python prints it, which has no single meaning.
+    """
     if re.match(r"\s*\[\{'(role|content|from|value)': ", text):
         raise DataError(
             f"{what} is a conversation as Python prints it; write it as JSON, or use JSON lines or parquet."

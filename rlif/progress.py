@@ -79,10 +79,6 @@ class Shown:
             inner = old[1:] if old[0].total is None else old  # the whole command says nothing where a part does
             self._say(inner or old, now, begun=works[0].started)
 
-    def spoken(self) -> None:
-        """Starts the wait anew, because the program has printed a line of its own."""
-        self.last = self.clock()
-
     def close(self) -> None:
         """Removes the bars."""
         if self.bars is not None:
@@ -179,7 +175,7 @@ def draws() -> bool:
 def spoken() -> None:
     """Tells the view that a line was printed, so that the next one waits."""
     if _shown is not None:
-        _shown.spoken()
+        _shown.last = _shown.clock()
 
 
 def duration(seconds: float) -> str:

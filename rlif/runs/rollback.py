@@ -22,11 +22,6 @@ from rlif.runs.checkpoints import is_sealed, step_of
 from rlif.runs.folder import Run
 
 
-def log_alarm(run: Run, alarm: Alarm) -> None:
-    """Adds an alarm to the run folder."""
-    run.append("alarms.jsonl", asdict(alarm))
-
-
 def alarms(run: Run) -> list[dict[str, Any]]:
     """Reads the alarms, oldest first.
 

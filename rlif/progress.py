@@ -119,12 +119,9 @@ _shown: Shown | None = None
 
 @contextmanager
 def task(name: str, total: int | None = None, done: int = 0) -> Iterator[Work]:
-    """Reports a piece of work while it lasts; yields what counts it. Also a decorator of functions.
+    """Reports a piece of work while it lasts; yields what counts its parts. Also a decorator of functions.
 
-    Args:
-        name: a few words: "loading the model".
-        total: of how many parts; None where that is not known.
-        done: parts that are done already.
+    The name is a few words, as "loading the model". A total of None is unknown, and some parts may be done already.
     """
     shown = _shown
     work = Work(name, total, done, time.monotonic() if shown is None else shown.clock())

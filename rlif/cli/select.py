@@ -71,8 +71,10 @@ def select(
     rules.choose(rule, [], [], power=power)  # refuses an unknown rule and an impossible power before anything is loaded
     _check_engine(engine, rule, samples, early_stop)
     _check_source(model, samples, n=n, warm_up=warm_up if early_stop else None)
-    how = chat_settings(chat, chat_template_kwargs, merge_system)
-    given = [] if samples is None else read_samples(samples)
+    how, given = (
+        chat_settings(chat, chat_template_kwargs, merge_system),
+        [] if samples is None else read_samples(samples),
+    )
     known, problems = _problems(task, columns, split, source=source, limit=limit)
     scorer, held = None, out is not None and samples is not None and holds_given(out, given)
     if model is not None:
@@ -87,7 +89,8 @@ def select(
         rows, early = drawing.draw(out, {"engine": engine, "dtype": dtype})
     settings = {"model": model, "task": task, "samples": samples and str(samples), "rule": rule, "seed": seed}
     settings |= dict.fromkeys(("temperature", "n")) if samples else {"temperature": temperature, "n": n}
-    settings |= {"window": scorer.window, "warm_up": warm_up, "percentile": percentile} if early and scorer else {}
+    if early is not None and scorer is not None:
+        settings |= {"window": scorer.window, "warm_up": warm_up, "percentile": percentile}
     equal = None if known is None else _equality(known, rows)
     found = {"settings": settings, **report(rows, early, warm_up=warm_up, equal=equal, power=power, seed=seed)}
     _show(found, chosen := rules.select(rows, rule, equal=equal, power=power, seed=seed))

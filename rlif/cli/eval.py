@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlif.cli.console import keeps, quiet_transformers, working
-from rlif.cli.options import Chat, ChatArguments, Columns, Dtype, MergeSystem, UnsafeLocal, chat_settings, named_columns
+from rlif.cli.options import ChatArguments, Columns, Dtype, MergeSystem, UnsafeLocal, chat_settings, named_columns
 from rlif.cli.tables import number, percent, print_table, print_text
 from rlif.errors import RecipeError
 
@@ -38,7 +38,13 @@ def evaluate(
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of probability to sample from.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Completion limit.")] = None,
     prompt: Annotated[str | None, typer.Option(help="A template's name, or a YAML file of system and user.")] = None,
-    chat: Chat = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--no-chat",
+            help="Whether prompts go through the model's chat template; by default as the task's protocol says.",
+        ),
+    ] = None,
     chat_template_kwargs: ChatArguments = None,
     merge_system: MergeSystem = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of sampling.")] = 0,

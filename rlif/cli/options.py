@@ -27,8 +27,8 @@ Chat = Annotated[
     bool | None,
     typer.Option(
         "--chat/--no-chat",
-        help="Whether prompts go through the model's chat template; by default as the task's protocol says, else where"
-        " it has one. Use --no-chat for a base model.",
+        help="Whether prompts go through the model's chat template; by default where it has one. Use --no-chat for a"
+        " base model.",
     ),
 ]
 ChatArguments = Annotated[

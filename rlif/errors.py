@@ -76,11 +76,7 @@ def why_unreadable(error: BaseException, otherwise: str = "") -> str:
 
 
 def lookup(table: Mapping[str, Entry], name: str, kind: str) -> Entry:
-    """Returns the entry of a table.
-
-    Raises:
-        RecipeError: the name is unknown; the message suggests the nearest one.
-    """
+    """Returns the entry of a table; refuses an unknown name and suggests the nearest."""
     if name in table:
         return table[name]
     raise RecipeError(f"unknown {kind} {name!r}; {nearest(name, table)}")

@@ -25,20 +25,13 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class Interval:
-    """Holds a mean with its 95 % interval.
+    """Holds a mean with its 95 % interval."""
 
-    Attributes:
-        n: observations.
-        mean: NaN without any.
-        low, high: bounds; None where they are unknown.
-        clusters: independent ones among the observations, where these repeat; None where they do not.
-    """
-
-    n: int
-    mean: float = math.nan
-    low: float | None = None
+    n: int  # observations
+    mean: float = math.nan  # NaN without any
+    low: float | None = None  # the bounds are None where they are unknown
     high: float | None = None
-    clusters: int | None = None
+    clusters: int | None = None  # independent ones among observations that repeat; None where these do not
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the layout of run folders and results: {n, mean, low, high}, and `clusters` where items repeat."""

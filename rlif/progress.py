@@ -61,11 +61,7 @@ class Work:
 
 
 class Shown:
-    """Shows the work in progress on a console, as lines or as bars.
-
-    Args:
-        clock: returns seconds.
-    """
+    """Shows the work in progress on a console, as lines or as bars."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
         self.console, self.clock = console, clock
@@ -82,10 +78,6 @@ class Shown:
             old = [work for work in works if now - work.started >= 1] or works[:1]
             inner = old[1:] if old[0].total is None else old  # the whole command says nothing where a part does
             self._say(inner or old, now, begun=works[0].started)
-
-    def spoken(self) -> None:
-        """Starts the wait anew, because the program has printed a line of its own."""
-        self.last = self.clock()
 
     def close(self) -> None:
         """Removes the bars."""
@@ -127,12 +119,9 @@ _shown: Shown | None = None
 
 @contextmanager
 def task(name: str, total: int | None = None, done: int = 0) -> Iterator[Work]:
-    """Reports a piece of work while it lasts; yields what counts it. Also a decorator of functions.
+    """Reports a piece of work while it lasts; yields what counts its parts. Also a decorator of functions.
 
-    Args:
-        name: a few words: "loading the model".
-        total: of how many parts; None where that is not known.
-        done: parts that are done already.
+    The name is a few words, as "loading the model". A total of None is unknown, and some parts may be done already.
     """
     shown = _shown
     work = Work(name, total, done, time.monotonic() if shown is None else shown.clock())
@@ -148,11 +137,7 @@ def task(name: str, total: int | None = None, done: int = 0) -> Iterator[Work]:
 
 @contextmanager
 def shown(console: Console | None = None) -> Iterator[None]:
-    """Shows work that takes long, until the end of the block; an outer `shown` goes before.
-
-    Args:
-        console: a console of rich; the error stream if left out. A quiet one shows nothing.
-    """
+    """Shows long work until the end of the block, by default on the error stream; an outer `shown` goes before."""
     global _shown
     if _shown is not None:
         yield
@@ -187,7 +172,7 @@ def draws() -> bool:
 def spoken() -> None:
     """Tells the view that a line was printed, so that the next one waits."""
     if _shown is not None:
-        _shown.spoken()
+        _shown.last = _shown.clock()
 
 
 def duration(seconds: float) -> str:

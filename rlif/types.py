@@ -27,31 +27,18 @@ Message = dict[str, Any]  # of a conversation: role and content
 
 @dataclass(frozen=True)
 class Problem:
-    """One row of a task.
+    """One row of a task."""
 
-    Attributes:
-        id: name of the row, unique within its task.
-        text: the problem as stated; a prompt template turns it into the prompt. Of a conversation, the last message.
-        gold: reference answer; None without a label. It reaches a trainer only where a recipe names a reward for it.
-        solution: a worked solution, or None.
-        data: whatever else its task needs for grading: tests, options, a category.
-        preamble: text before the shots, which stays when they are dropped.
-        shots: solved examples before the text. Where the prompt gets too long, the last one is dropped first.
-        history: the messages of a conversation before its last one; empty for a problem of one message.
-        other_golds: further answers that are as right as `gold`.
-        row: the columns that the problem was read from, for rewards that ask for them.
-    """
-
-    id: str
-    text: str
-    gold: str | None = None
-    solution: str | None = None
-    data: Mapping[str, Any] = field(default_factory=dict)
-    preamble: str = ""
-    shots: tuple[str, ...] = ()
-    history: tuple[Message, ...] = ()
-    other_golds: tuple[str, ...] = ()
-    row: Mapping[str, Any] = field(default_factory=dict)
+    id: str  # name of the row, unique within its task
+    text: str  # as stated; a prompt template turns it into the prompt. Of a conversation, the last message
+    gold: str | None = None  # reference answer; None without a label. It reaches a trainer only by a reward for it
+    solution: str | None = None  # a worked solution
+    data: Mapping[str, Any] = field(default_factory=dict)  # what else grading needs: tests, options, a category
+    preamble: str = ""  # text before the shots, which stays when they are dropped
+    shots: tuple[str, ...] = ()  # solved examples before the text; the last is dropped first where the prompt is long
+    history: tuple[Message, ...] = ()  # messages of a conversation before its last one; empty for one message
+    other_golds: tuple[str, ...] = ()  # further answers that are as right as `gold`
+    row: Mapping[str, Any] = field(default_factory=dict)  # the columns that it was read from, for rewards that ask
 
     @property
     def prompt(self) -> str | list[Message]:
@@ -74,55 +61,34 @@ ClusterTexts = Callable[[str, Sequence[str]], list[list[int]]]  # from prompt an
 
 @dataclass(frozen=True)
 class Group:
-    """The input of a group signal: all completions of one problem, from all processes.
+    """The input of a group signal: all completions of one problem, from all processes."""
 
-    Attributes:
-        prompt: the last message of the prompt, as text.
-        completions: the G texts.
-        answers: the G answers, None where a completion gives none.
-        equal: compares two answers, by the task's rule.
-        cluster_texts: clusters texts by meaning; None where the recipe has no `equivalence`.
-    """
-
-    prompt: str
-    completions: Sequence[str]
-    answers: Sequence[str | None]
-    equal: Callable[[str, str], bool] = operator.eq
-    cluster_texts: ClusterTexts | None = None
+    prompt: str  # its last message, as text
+    completions: Sequence[str]  # the G texts
+    answers: Sequence[str | None]  # the G answers, None where a completion gives none
+    equal: Callable[[str, str], bool] = operator.eq  # compares two answers, by the task's rule
+    cluster_texts: ClusterTexts | None = None  # clusters texts by meaning; None where the recipe has no `equivalence`
 
 
 @dataclass(frozen=True)
 class TokenStats:
     """Statistics of each token of some completions under a model, in float32, padding on the right.
 
-    Attributes:
-        mask_BT: True at the real tokens, bool.
-        logprob_BT: log p of the token, in nats.
-        mean_logprob_BT: mean over the vocabulary of log p, in nats.
-        entropy_BT: entropy of the distribution, in nats.
-        topk_confidence_BT: minus the mean of the k largest log p (DeepConf's token confidence), in nats.
-        vocab_size: V, the rows of the output head. Self-certainty needs log V.
-        temperature: the logits were divided by this before the softmax.
-
     A field that was not computed is None. Values at padding are 0 and have no meaning.
     """
 
-    mask_BT: torch.Tensor
-    vocab_size: int
-    temperature: float = 1.0
-    logprob_BT: torch.Tensor | None = None
-    mean_logprob_BT: torch.Tensor | None = None
-    entropy_BT: torch.Tensor | None = None
-    topk_confidence_BT: torch.Tensor | None = None
+    mask_BT: torch.Tensor  # True at the real tokens, bool
+    vocab_size: int  # V, the rows of the output head; self-certainty needs log V
+    temperature: float = 1.0  # the logits were divided by this before the softmax
+    logprob_BT: torch.Tensor | None = None  # log p of the token, in nats
+    mean_logprob_BT: torch.Tensor | None = None  # mean over the vocabulary of log p, in nats
+    entropy_BT: torch.Tensor | None = None  # entropy of the distribution, in nats
+    topk_confidence_BT: torch.Tensor | None = None  # minus the mean of the k largest log p, DeepConf's, in nats
 
     def reduce(self, field: str, number: Callable[[torch.Tensor], torch.Tensor]) -> list[float | None]:
         """Computes one number per completion from a field's values at its real tokens, [T] in float64.
 
-        Returns:
-            B numbers; None for a completion without tokens, or where the number is not finite.
-
-        Raises:
-            ValueError: the field was not computed.
+        A number is None for a completion without tokens, or where it is not finite.
         """
         values_BT: torch.Tensor | None = getattr(self, field)
         if values_BT is None:

@@ -70,20 +70,6 @@ def show_work(wanted: bool) -> None:
     _shows[0] = wanted and os.environ.get("RANK", "0") == "0"
 
 
-@contextmanager
-def quiet_hub() -> Iterator[None]:
-    """Silences the hub client's notes about each retry while a command runs; our sentence says what failed."""
-    import logging
-
-    logger = logging.getLogger("huggingface_hub.utils._http")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def quiet_transformers() -> None:
     """Turns off the progress bars and warnings of transformers, which would break our lines."""
     import warnings

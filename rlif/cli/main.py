@@ -2,8 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from io import TextIOWrapper
 from typing import Annotated, Any
 
@@ -24,12 +23,13 @@ from rlif.cli import (
     tasks,
     train,
 )
-from rlif.cli.console import quiet_hub, show_work
+from rlif.cli.console import show_work
 from rlif.errors import RlifError
 from rlif.runs.launcher_contract import USER_ERROR
 from rlif.version import __version__
 
 DEBUG = "RLIF_DEBUG"
+HUB_LOGGER = "huggingface_hub.utils._http"
 UsageError: Any = typer.BadParameter.__base__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -70,24 +70,20 @@ def general(
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not show the progress of long work.")] = False,
 ) -> None:
     """Train language models by their own confidence."""
-    context.with_resource(_warnings_on_stderr())
-    context.with_resource(quiet_hub())
+    _direct_logs(context)
     show_work(not quiet)
 
 
-@contextmanager
-def _warnings_on_stderr() -> Iterator[None]:
-    """Prints warnings as lines on the error stream while a command runs."""
+def _direct_logs(context: typer.Context) -> None:
+    """While a command runs, prints our warnings on the error stream, and none of the hub client about its retries."""
     import logging
 
-    handler = logging.StreamHandler()
+    handler, ours, hub = logging.StreamHandler(), logging.getLogger("rlif"), logging.getLogger(HUB_LOGGER)
     handler.setFormatter(logging.Formatter("rlif: %(message)s"))
-    logger = logging.getLogger("rlif")
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
+    ours.addHandler(handler)
+    context.call_on_close(partial(ours.removeHandler, handler))
+    context.call_on_close(partial(hub.setLevel, hub.level))
+    hub.setLevel(logging.ERROR)
 
 
 def _command(error: Any) -> str:

@@ -93,11 +93,7 @@ def chat_settings(chat: bool | None, arguments: str | None, merge_system: bool |
 def find_settings(
     recipe: str | None, overrides: list[str] | None, resume: Path | None, example: str
 ) -> tuple[Settings, str, Run | None]:
-    """Loads the recipe that is given, or that of the run to resume.
-
-    Returns:
-        The recipe, the name for a run folder, and the run if one is resumed.
-    """
+    """Loads the recipe that is given, or that of the run to resume; returns it, a name for its folder, and that run."""
     from rlif.config.loading import find_recipe, load_recipe
     from rlif.runs.folder import Run
 

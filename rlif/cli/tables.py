@@ -12,11 +12,7 @@ NO_WIDTH = 10**6  # a file or a pipe has no width
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
-    """Prints a table in the width of the screen.
-
-    Args:
-        left: number of columns, from the first on, that hold text. The others hold numbers, aligned to the right.
-    """
+    """Prints a table in the width of the screen. The first `left` columns hold text, the others numbers."""
     print("\n".join(table_lines(headings, rows, left, screen_width())))
 
 

@@ -101,11 +101,7 @@ def before_and_after(run: Run) -> Table:
 
 
 def _show_plan(recipe: Recipe) -> None:
-    """Prints the resolved recipe, its steps and memory as far as this machine can know them.
-
-    Raises:
-        RlifError: what would stop the run, once the rest is printed.
-    """
+    """Prints the resolved recipe, its steps and memory as far as known here; then raises what would stop the run."""
     from ruamel.yaml import YAML
 
     from rlif.sampling.loading import load_config

@@ -119,12 +119,7 @@ def run_folders(path: Path) -> Iterator[Path]:
 
 
 def table(runs: Sequence[RunSummary], against: str | None = None, command: str = "") -> Comparison:
-    """Builds the comparison of runs.
-
-    Raises:
-        RecipeError: there are no runs, or a method is unknown.
-        DataError: runs were evaluated in different ways, or seeds of a method have different recipes.
-    """
+    """Builds the comparison of runs."""
     if not runs:
         raise RecipeError("there are no runs to compare; give recipes, or folders of runs of these seeds.")
     methods: dict[str, list[RunSummary]] = {}

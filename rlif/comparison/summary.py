@@ -104,14 +104,7 @@ class RunSummary:
 
 
 def summarise_run(path: str | Path, method: str | None = None) -> RunSummary:
-    """Reads a run folder and summarises it.
-
-    Args:
-        method: its method; inferred from the folder's name if left out (`infer_method`).
-
-    Raises:
-        DataError: it is not a run folder, or its evaluations cannot be read or were made in different ways.
-    """
+    """Reads a run folder and summarises it; its method is inferred from the folder's name if left out."""
     history = read_history(path)
     recipe = whole_recipe(history.run)
     files = len(list((history.run.path / "eval").glob("step-*.json")))

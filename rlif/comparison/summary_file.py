@@ -47,9 +47,6 @@ def format_summaries(runs: Sequence[RunSummary], rows: Sequence[Row], made: Mapp
 def read_summaries(path: str | Path) -> tuple[list[RunSummary], dict[str, str | None]]:
     """Reads the runs of a file, and how it was made: `command` and `against`.
 
-    Raises:
-        DataError: it is damaged, or another kind of file.
-
     Example:
         >>> runs, made = read_summaries("results/demo.json")
         >>> runs[0].label

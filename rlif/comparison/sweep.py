@@ -28,11 +28,7 @@ AGAIN = "give the same command again"  # which resumes the unfinished runs of a 
 def plan_sweep(
     recipes: Sequence[str | Path], seeds: Sequence[int], overrides: Sequence[str], folder: str | Path
 ) -> dict[tuple[str, int], Recipe]:
-    """Resolves the recipe of each run by method and seed, in the order in which they run.
-
-    Raises:
-        RecipeError: a recipe cannot be used, two have one name, or a folder holds another run.
-    """
+    """Resolves the recipe of each run by method and seed, in their order; refuses folders that hold another run."""
     for override in overrides:
         key = override.partition("=")[0]
         if key in SETS:

@@ -58,9 +58,6 @@ class About(Strict):
 def read_about(recipe: str | Path) -> About:
     """Reads the header of a recipe, with what it inherits.
 
-    Raises:
-        RecipeError: no such recipe, or an `about` that cannot be read.
-
     Example:
         >>> read_about("intuitor-qwen2.5-3b-math").published["gsm8k.paper"]
         (0.673, 0.792)

@@ -25,11 +25,7 @@ Values = dict[str, Any]
 
 
 def lineage(path: Path, shipped: Mapping[str, Path]) -> list[Values]:
-    """Reads a recipe and its bases, the oldest first, old names of keys replaced.
-
-    Raises:
-        RecipeError: a base that is not a name, that does not exist, or that the recipe is the base of.
-    """
+    """Reads a recipe and its bases, the oldest first, old names of keys replaced."""
     chain = {path: with_new_names(read_yaml(path))}
     while (base := chain[path].get("base")) is not None:
         path = _file_of(base, path, shipped)
@@ -52,11 +48,7 @@ def _file_of(base: Any, named_in: Path, shipped: Mapping[str, Path]) -> Path:
 
 
 def shipped_recipe(name: str, shipped: Mapping[str, Path], wrong: str) -> Path:
-    """Returns the file of a shipped recipe.
-
-    Args:
-        wrong: what is wrong where there is none; suggestions are added.
-    """
+    """Returns the file of a shipped recipe; `wrong` says what is wrong where there is none."""
     if name not in shipped:
         raise RecipeError(f"{wrong}; {nearest(name, shipped, 'rlif recipes')}")
     return shipped[name]

@@ -88,11 +88,7 @@ def needs_of(rewards: Iterable[str]) -> set[str]:
 
 
 def conditions_of(recipe: Recipe, options: Mapping[str, Any], *, sharded: bool) -> Conditions:
-    """Reads the conditions from a recipe; what a check of the model will find is unknown, but for dropout of adapters.
-
-    Args:
-        sharded: no process has the whole weights.
-    """
+    """Reads the conditions from a recipe. What a check of the model will find is unknown, but for adapters' dropout."""
     return Conditions(
         annotator=recipe.annotator,
         scored=scored_anyway(recipe.algorithm, options) is not None,

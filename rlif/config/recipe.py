@@ -243,11 +243,7 @@ class Recipe(Strict):
         return self.model_dump() | {"normalisation": self.resolved_normalisation, "training": self.resolved_training}
 
     def accumulation(self, processes: int) -> int:
-        """TRL's gradient_accumulation_steps, so that one update sees `problems_per_update` whole groups.
-
-        Raises:
-            RecipeError: a group of one, or a batch that does not divide.
-        """
+        """TRL's gradient_accumulation_steps, so that one update sees `problems_per_update` whole groups."""
         training = self.resolved_training
         for name in ("num_generations", "per_device_train_batch_size", *REUSE):
             value = training.get(name, 1)

@@ -14,9 +14,6 @@ RENAMED_KEYS = {"meaning": "equivalence"}
 def with_new_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Replaces old names in the values of a recipe.
 
-    Raises:
-        RecipeError: an old name and its new one are both given.
-
     Example:
         >>> with_new_names({"reward": "self_certainty", "meaning": None})
         {'reward': 'self_certainty', 'equivalence': None}

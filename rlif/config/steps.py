@@ -28,10 +28,6 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
 
     Each epoch drops an incomplete rollout and ends with an update, even one of fewer batches. A part of an epoch is
     rounded up to whole updates.
-
-    Raises:
-        DataError: too few problems for one rollout.
-        RecipeError: steps that are rewarded by nothing, checkpoints within a rollout.
     """
     training = recipe.resolved_training
     accumulation = recipe.accumulation(processes)

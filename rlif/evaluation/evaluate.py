@@ -94,11 +94,7 @@ def _hash(problems: Sequence[Problem]) -> str:
 
 
 def check_gold(task: Task, problems: Sequence[Problem], unsafe_local: bool = False) -> dict[str, list[str]]:
-    """Grades the gold answers themselves.
-
-    Returns:
-        Ids of problems whose gold is `wrong`, that is, not graded as right, and of those that have `none`.
-    """
+    """Grades the gold answers; returns ids of problems whose gold is `wrong` (not graded as right) or `none`."""
     golds = {problem.id: task.gold_completion(problem) for problem in problems}
     given = [problem for problem in problems if golds[problem.id] is not None]
     marks = task.mark(given, [golds[problem.id] or "" for problem in given], unsafe_local=unsafe_local)

@@ -77,11 +77,7 @@ class Options:
 
 
 def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str | None = None) -> list[Candidate]:
-    """Finds the models that a name stands for: one, or all checkpoints of a run folder.
-
-    Raises:
-        ModelError: there is no such model, or it is a checkpoint that was not written to its end.
-    """
+    """Finds the models that a name stands for: one, or all checkpoints of a run folder."""
     path, loading = Path(model).expanduser(), {"dtype": dtype, "chat": False}
     if (path / "recipe.yaml").is_file():
         return list(_checkpoints(Run.open(path), loading))
@@ -195,14 +191,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def grade_outputs(task: Task, problems: Sequence[Problem], source: str, *, unsafe_local: bool = False) -> Scores:
-    """Grades recorded completions.
-
-    Args:
-        source: rows of `id` and `completion` or `output`, a text or a list of texts; a problem may have several rows.
-
-    Raises:
-        DataError: ids are missing or unknown, or a row lacks its text.
-    """
+    """Grades recorded completions: rows of `id` and `completion` or `output`, a text or a list; ids may repeat."""
     texts_of: dict[str, list[str]] = {name: [] for name in by_id(problems)}
     for number, row in enumerate(read_rows(source, "test"), start=1):
         if "id" not in row:

@@ -75,11 +75,7 @@ def rounding(figure: float) -> float:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a .json or .json.gz file.
-
-    Raises:
-        DataError: it is missing or torn.
-    """
+    """Reads a .json or .json.gz file."""
     try:
         with open_utf8(path) as file:
             return json.loads(file.read())
@@ -88,11 +84,7 @@ def read_json(path: Path) -> Any:
 
 
 def check_ids(rows: Sequence[Row], column: str, problems: Mapping[str, Any] | None = None) -> Sequence[Row]:
-    """Returns the rows if their ids are unique and known.
-
-    Raises:
-        DataError: there are no rows, or an id occurs twice or is unknown.
-    """
+    """Returns the rows if their ids are unique and known."""
     ids = [str(row[column]) for row in rows]
     if not ids:
         raise DataError("there are no rows.")

@@ -43,11 +43,7 @@ class Records:
 
     @staticmethod
     def finished(path: Path, settings: Mapping[str, Any]) -> Scores | None:
-        """Reads the scores of a finished evaluation; None if there is none. Settings it lacks count as equal.
-
-        Raises:
-            DataError: it has other settings, or is damaged.
-        """
+        """Reads the scores of a finished evaluation; None if there is none. Settings that it lacks count as equal."""
         file = _file(path, ".json")
         if not file.is_file():
             return None

@@ -56,9 +56,6 @@ def check_graders(folder: str | Path, data: str | Path | None = None, *, unsafe_
     Args:
         data: folder of problems and gold answers, laid out as RLIF_DATA; if left out, the folder's parent, or what
             RLIF_DATA names if the parent has no problems.
-
-    Raises:
-        DataError: there is no readable expected.json.
     """
     folder = Path(folder).expanduser()
     expected = read_json(folder / "expected.json")

@@ -80,11 +80,7 @@ def scores_of(task: Task, records: Sequence[Record]) -> Scores:
 
 
 def summarise(records: Sequence[Record], equal: Equal | None = None) -> Scores:
-    """Computes scores from records, which need only `id`, `answer` and `right`.
-
-    Args:
-        equal: when two answers are the same, a task's `equal`; == if left out.
-    """
+    """Computes scores from records, which need only `id`, `answer` and `right`; `equal` is a task's, == if left out."""
     groups = by_problem(records)
     graded = [group for group in groups.values() if group[0]["right"] is not None]
     verdicts = [(bool(record["right"]), record["id"]) for group in graded for record in group]

@@ -16,11 +16,7 @@ from rlif.errors import DataError, MachineError, why_unreadable
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError while something is written to a path into one sentence.
-
-    Raises:
-        MachineError: the disk is full, or the path may not be written to.
-    """
+    """Turns an OSError while something is written to a path into a MachineError of one sentence."""
     try:
         yield
     except OSError as error:
@@ -87,11 +83,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Reads a JSON file that holds an object.
-
-    Raises:
-        DataError: it cannot be read, or holds something else.
-    """
+    """Reads a JSON file that holds an object; anything else is a DataError."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -14,10 +14,7 @@ from rlif.errors import DataError
 
 
 def inside(folder: Path, *names: str) -> Path:
-    """Returns a path in a folder, with its own links checked.
-
-    Raises:
-        DataError: the path, or a folder on the way, is a symbolic link to a place outside the folder.
+    """Returns a path in a folder; refuses one with a symbolic link on the way that leads out of the folder.
 
     Example:
         >>> inside(Path("runs/demo"), "eval", "step-000000-clock.json")
@@ -33,11 +30,7 @@ def inside(folder: Path, *names: str) -> Path:
 
 
 def check_links(folder: Path, names: Collection[str]) -> None:
-    """Checks all links at and below these names, and below hidden ones. Other names in the folder are the user's own.
-
-    Raises:
-        DataError: a symbolic link leads outside the folder.
-    """
+    """Refuses links that lead out of a folder, at or below these or hidden names. Other names are the user's own."""
     waiting = [folder]
     while waiting:
         place = waiting.pop()

@@ -39,11 +39,7 @@ class JsonLog:
         self._lock = threading.Lock()
 
     def rows(self) -> Iterator[tuple[int, Row]]:
-        """Yields line number and object of each whole line; nothing if there is no file.
-
-        Raises:
-            DataError: a line is not a JSON object.
-        """
+        """Yields line number and object of each whole line; nothing if there is no file."""
         return read_lines(self.path, torn=True) if self.path.is_file() else iter(())
 
     def append(self, *rows: Mapping[str, Any]) -> None:
@@ -96,11 +92,7 @@ def different(found: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
 
 
 def count_lines(path: Path) -> int:
-    """Counts the lines that are not blank.
-
-    Raises:
-        DataError: there is no such file, it is a folder, or it holds no rows.
-    """
+    """Counts the lines that are not blank; refuses a file without any."""
     if path.exists() and not path.is_dir() and not path.is_file():
         raise DataError(f"{path} is not a file, and is read twice; write it to a file first.")
     try:
@@ -119,9 +111,6 @@ def read_lines(path: Path, torn: bool = False) -> Iterator[tuple[int, Row]]:
     Args:
         path: may be compressed, see `rlif.files.text`.
         torn: skip a last line without a newline, which a killed process left behind.
-
-    Raises:
-        DataError: the file cannot be read, or the line just reached is not a JSON object.
     """
     try:
         with open_utf8(path) as file:

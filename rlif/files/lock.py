@@ -43,10 +43,7 @@ def alone(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Locks the folder; yields False if the file system has no locks.
-
-    Raises:
-        MachineError: another process holds it, or it cannot be written.
+    """Locks the folder against other processes; yields False if the file system has no locks.
 
     Example:
         >>> with locked(Path("runs/demo")) as promised:

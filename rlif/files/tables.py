@@ -46,9 +46,6 @@ def read_rows(
         optional: columns that must hold text if a row has them.
         present: columns of any type that every row must have.
         lists: columns that must hold a list of text in every row.
-
-    Raises:
-        DataError: the source cannot be read or is empty, or a row lacks a column.
     """
     found = []
     for number, row in enumerate(read_table(source, split), start=1):
@@ -71,11 +68,7 @@ def read_rows(
 
 
 def read_table(source: str, split: str) -> list[Row]:
-    """Reads all rows of a source as they are.
-
-    Raises:
-        DataError: the source cannot be read or is empty, or a row has no columns or holds halves of characters.
-    """
+    """Reads all rows of a source as they are."""
     try:
         path = Path(source).expanduser()
     except RuntimeError as error:
@@ -111,11 +104,7 @@ def names_of(row: Row) -> str:
 
 
 def as_text(value: Any, name: str, where: str) -> str | None:
-    """Returns text, the text of a number, or None for null.
-
-    Raises:
-        DataError: the column `name` holds something else `where` it is.
-    """
+    """Returns text, the text of a number, or None for null; refuses anything else."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool):

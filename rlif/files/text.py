@@ -64,11 +64,7 @@ def _buffered(data: bytes) -> io.BufferedReader:
 
 
 def check_text(value: Any, where: str) -> None:
-    r"""Refuses halves of characters at any depth, as JSON's `\ud800`, which no file and no tokenizer takes.
-
-    Raises:
-        DataError: there is one; the message begins with `where`.
-    """
+    r"""Refuses halves of characters at any depth, as JSON's `\ud800`; the message begins with `where`."""
     try:
         whole = _whole(value)
     except RecursionError as error:

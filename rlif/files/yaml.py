@@ -24,11 +24,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Parses a text.
-
-    Raises:
-        RecipeError: it is not YAML, or holds too many values.
-    """
+    """Parses a text; refuses one of more than `MOST_VALUES` values."""
     from ruamel.yaml import YAML, YAMLError
 
     try:

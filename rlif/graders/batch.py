@@ -10,30 +10,16 @@ from rlif.types import Problem
 
 @dataclass(frozen=True)
 class Batch:
-    """B completions of one process.
+    """B completions of one process."""
 
-    Attributes:
-        prompts: conversations or texts.
-        completions: texts or conversations, as the prompts are.
-        texts: the completions as text.
-        completion_ids: their tokens, the closing one included.
-        answers: what the task extracts; None without an answer.
-        task: extracts and grades.
-        problems: one per completion, with gold answers; None unless a reward of the recipe needs gold or columns.
-        step: optimiser steps so far.
-        seed: the run's.
-        first: position of the first row among those of all processes.
-        engine: further arguments that the engine passes to reward functions.
-    """
-
-    prompts: Sequence[Any]
-    completions: Sequence[Any]
-    texts: Sequence[str]
-    completion_ids: Sequence[Sequence[int]]
-    answers: Sequence[str | None]
-    task: Task | None = None
-    problems: Sequence[Problem] | None = None
-    step: int = 0
-    seed: int = 0
-    first: int = 0
-    engine: Mapping[str, Any] = field(default_factory=dict)
+    prompts: Sequence[Any]  # conversations or texts
+    completions: Sequence[Any]  # texts or conversations, as the prompts are
+    texts: Sequence[str]  # the completions as text
+    completion_ids: Sequence[Sequence[int]]  # their tokens, the closing one included
+    answers: Sequence[str | None]  # what the task extracts; None without an answer
+    task: Task | None = None  # extracts and grades
+    problems: Sequence[Problem] | None = None  # one per completion; None unless a reward needs gold or columns
+    step: int = 0  # optimiser steps so far
+    seed: int = 0  # the run's
+    first: int = 0  # position of the first row among those of all processes
+    engine: Mapping[str, Any] = field(default_factory=dict)  # more arguments that the engine gives reward functions

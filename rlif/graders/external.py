@@ -42,11 +42,7 @@ MISSING = object()
 
 
 def import_function(name: str) -> Callable[..., Any]:
-    """Imports the function that a dotted path names.
-
-    Raises:
-        RecipeError: there is no such module or function, or it is not callable.
-    """
+    """Imports the function that a dotted path names."""
     module, _, attribute = name.partition(":") if ":" in name else name.rpartition(".")
     here, known = str(Path.cwd()), list(sys.path)
     sys.path.append(here)
@@ -145,11 +141,7 @@ async def _awaited(values: Awaitable[Any]) -> Any:
 
 
 def checked(name: str, values: Any, count: int) -> list[float | None]:
-    """Checks what a reward function returned, and converts it to numbers or None.
-
-    Raises:
-        RewardError: a wrong count, NaN or infinity, or a value that is not a number.
-    """
+    """Checks what a reward function returned, and converts it to numbers or None."""
     if hasattr(values, "tolist"):  # a tensor, an array
         values = values.tolist()
     if not isinstance(values, Sequence) or isinstance(values, str):
@@ -216,9 +208,6 @@ def reward_model(name: str, chat: Chat = WITH_TEMPLATE, prompt: Any = None) -> C
     Args:
         chat: how conversations go through its chat template, which is given those arguments that it reads.
         prompt: one of those to come; it is rendered at once, to be refused now if at all.
-
-    Raises:
-        ModelError: it cannot be loaded, has more than one output, or cannot read the prompt.
     """
     tokenizer, model = load_classifier("reward", name)
     limit = longest_sequence(model.config)

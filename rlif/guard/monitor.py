@@ -83,11 +83,7 @@ class Monitor:
         self.guard, self.watch = guard, Watch()
 
     def step(self, step: int, observed: Mapping[str, Any]) -> list[Alarm]:
-        """Returns the alarms that a step raises.
-
-        Args:
-            observed: metrics of the step by name, `rlif.guard.health` among them; missing ones are skipped.
-        """
+        """Returns the alarms that a step raises, from its metrics by name; missing ones are skipped."""
         watch = self.watch
         raised = self._check_finite(step, observed)
         numbers = {metric: value for metric, value in observed.items() if is_number(value)}

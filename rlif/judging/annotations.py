@@ -153,9 +153,6 @@ def read_pairs(problems: Sequence[Problem], source: str) -> list[Pair]:
     Args:
         problems: those of the task alpaca_eval; `data` has index and baseline.
         source: rows {id or instruction, output or completion}; the records of an evaluation have that layout.
-
-    Raises:
-        DataError: a problem without an output or with two, an output without a problem or without text.
     """
     by_name = {problem.id: problem for problem in problems} | {problem.text: problem for problem in problems}
     outputs: dict[str, str] = {}
@@ -183,11 +180,7 @@ def read_pairs(problems: Sequence[Problem], source: str) -> list[Pair]:
 def check_same_outputs(
     annotations: Sequence[Annotation], problems: Sequence[Problem], pairs: Sequence[Pair] = ()
 ) -> None:
-    """Checks by their lengths that annotations are of this baseline and, given pairs, of these outputs.
-
-    Raises:
-        DataError: more than half of the baseline's lengths differ, or any of the model's.
-    """
+    """Checks by lengths that half the annotations are of this baseline, and all, given pairs, of these outputs."""
     baseline = {problem.data["index"]: len(problem.data["baseline"]) for problem in problems}
     strange = sum(row.len_1 != baseline.get(row.index) for row in annotations)
     if 2 * strange > len(annotations):
@@ -210,9 +203,6 @@ def read_annotations(source: str, index_of: Mapping[str, int]) -> list[Annotatio
     Args:
         source: a file of rows {index, preference, len_1, len_2}, or {instruction, output_1, output_2, preference} as
             upstream's annotations.json has them (output_1 is the baseline's).
-
-    Raises:
-        DataError: another layout, an unknown instruction, or a preference outside [1, 2].
     """
     return [_annotation(row, number, source, index_of) for number, row in enumerate(read_rows(source, "test"), start=1)]
 

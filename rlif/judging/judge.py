@@ -91,11 +91,7 @@ class JudgePrompt:
 
     @classmethod
     def parse(cls, text: str) -> JudgePrompt:
-        """Parses sections `<|im_start|>role ... <|im_end|>`; a text without any is one user message.
-
-        Raises:
-            RecipeError: a role is unknown, or a placeholder is missing.
-        """
+        """Parses sections `<|im_start|>role ... <|im_end|>`; a text without any is one user message."""
         sections = tuple((role, body.strip()) for role, body in SECTION.findall(text)) or (("user", text.strip()),)
         for role, _ in sections:
             if role not in ROLES:
@@ -154,11 +150,7 @@ class Judge:
     timeout: float = 60.0  # seconds for one request
 
     def connect(self) -> OpenAI:
-        """Opens a client of the endpoint.
-
-        Raises:
-            MachineError: the package openai or the key is missing.
-        """
+        """Opens a client of the endpoint."""
         try:
             from openai import OpenAI, OpenAIError
         except ImportError as error:

@@ -107,10 +107,6 @@ def length_controlled(annotations: Sequence[Annotation], difficulty: str = "inst
     Args:
         annotations: one per instruction. Their order matters to "positional" alone.
         difficulty: "instruction" looks it up by `index`; "positional" by the row's place in the list, as upstream does.
-
-    Raises:
-        MachineError: scikit-learn is missing.
-        DataError: a table is missing, an instruction occurs twice or has no difficulty.
     """
     if not annotations:
         raise DataError("there are no annotations to take a win rate of.")

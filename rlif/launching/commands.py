@@ -141,14 +141,7 @@ def train_command(layout: Layout, machine: Sequence[str], arguments: Sequence[st
 
 
 def machine_options(layout: Layout, rank: int = 0, head: str | None = None) -> list[str]:
-    """Writes accelerate's options for the machine of a rank.
-
-    Args:
-        head: address of the first machine, HOST or HOST:PORT; left out where there is one machine.
-
-    Raises:
-        RecipeError: several machines without an address, or a rank out of range.
-    """
+    """Writes accelerate's options for the machine of a rank; `head` is HOST or HOST:PORT of the first of several."""
     if layout.nodes == 1:
         return ["--main_process_port", "0"]  # any that is free
     host, _, port = (head or "").partition(":")
@@ -184,13 +177,7 @@ def shares_of_gpus(layout: Layout, visible: str | None) -> tuple[str, str]:
 def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:
     """Chooses the run folder before the start: the recipe's own name, else the first free one.
 
-    A start that took no step leaves its name free.
-
-    Args:
-        rank: number of this machine; on later ranks the folder may exist already.
-
-    Raises:
-        RecipeError: the name that the recipe gives is taken.
+    A start that took no step leaves its name free. On later ranks the folder may exist already.
     """
     root = Path(recipe.output).expanduser()
     if recipe.name:

@@ -90,11 +90,7 @@ class Shape:
 
 
 def config_of(recipe: Recipe) -> Any:
-    """Reads the configuration of a recipe's model, from `SHAPES` where it is listed.
-
-    Raises:
-        ModelError: the model is neither listed, nor a folder, nor on the hub.
-    """
+    """Reads the configuration of a recipe's model, from `SHAPES` where it is listed."""
     from transformers import AutoConfig
 
     known = SHAPES.get(recipe.model)

@@ -66,13 +66,7 @@ class Separation:
 
 
 def separation(certainty: Sequence[float], right: Sequence[bool]) -> Separation | None:
-    """Tests by Mann and Whitney's U whether right completions are surer than wrong ones.
-
-    Args:
-        certainty: one finite number per completion, larger = more sure.
-
-    Returns:
-        None where there are no right or no wrong completions.
+    """Tests by Mann and Whitney's U whether right completions are surer than wrong ones; None for one kind alone.
 
     Example:
         >>> separation([3.0, 2.0, 1.0], [True, True, False]).auroc
@@ -117,10 +111,7 @@ class Calibration:
 
 
 def calibration(certainty: Sequence[float], right: Sequence[bool], bins: int = 10) -> Calibration | None:
-    """Computes correctness by rank of confidence.
-
-    Returns:
-        None for fewer than two different values. The sizes of bins differ by at most one.
+    """Computes correctness by rank of confidence; None for fewer than two different values.
 
     Example:
         >>> calibration([1.0, 2.0, 3.0, 4.0], [False, False, True, True], bins=2).bins[1].accuracy

@@ -23,12 +23,7 @@ from rlif.types import ClusterTexts
 
 
 def load_equivalence(equivalence: Equivalence) -> ClusterTexts:
-    """Loads the model that a recipe's `equivalence` names; returns a function that clusters texts by meaning.
-
-    Raises:
-        MachineError: sentence-transformers is not installed.
-        ModelError: the model cannot be loaded, or is of another kind.
-    """
+    """Loads the model that a recipe's `equivalence` names; returns a function that clusters texts by meaning."""
     return _by_embedding(equivalence) if equivalence.embedding else _by_entailment(str(equivalence.entailment))
 
 

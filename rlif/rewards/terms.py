@@ -56,11 +56,7 @@ class Term:
 
 
 def kind_of(name: str) -> Kind:
-    """Tells which kind of reward has this name.
-
-    Raises:
-        RecipeError: the name is unknown; the message suggests the nearest.
-    """
+    """Tells which kind of reward has this name."""
     for kind, table in TABLES.items():
         if name in table:
             return kind
@@ -90,10 +86,6 @@ def find_term(
         chat: how a reward model renders conversations.
         prompt: one that a reward model must be able to read.
 
-    Raises:
-        RecipeError: an unknown name, or a function that cannot be imported.
-        ModelError: a reward model that cannot be loaded.
-
     Example:
         >>> find_term("self_certainty").needs
         'mean_logprob_BT'
@@ -119,11 +111,7 @@ def reads_problems(recipe: Recipe) -> bool:
 
 
 def check_terms(recipe: Recipe, task: Task) -> None:
-    """Refuses rewards that cannot work, before anything is loaded.
-
-    Raises:
-        RecipeError: a name is unknown, or a reward contradicts the rest of the recipe.
-    """
+    """Refuses rewards that cannot work, before anything is loaded."""
     kinds = {name: kind_of(name) for name in recipe.weights}
     for name, kind in kinds.items():
         if kind == "function":
@@ -160,12 +148,7 @@ def check_terms(recipe: Recipe, task: Task) -> None:
 
 
 def check_gold(recipe: Recipe, task: Task, problems: list[Problem]) -> None:
-    """Refuses rewards from gold, or from columns, where no problem has them, or where programs cannot be run.
-
-    Raises:
-        DataError: no problem has a gold answer, or the column that a reward function asks for.
-        MachineError: a task needs a sandbox, and there is none.
-    """
+    """Refuses rewards from gold, or from columns, where no problem has them, or where programs cannot be run."""
     if task.runs_code and any(name in NEED_GOLD for name in recipe.weights):
         require_sandbox()
     functions = {name: import_function(name) for name in recipe.weights if kind_of(name) == "function"}

@@ -35,11 +35,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def in_order(folder: Path) -> list[Path]:
-    """Lists all checkpoints of a folder by step, torn ones included.
-
-    Raises:
-        DataError: the folder or one of them is a link that leads out of the run.
-    """
+    """Lists all checkpoints of a folder by step, torn ones included; refuses links that lead out of the run."""
     found = [path for path in folder.glob("checkpoint-*") if step_of(path) >= 0 and path.is_dir()]
     return [inside(folder.parent, folder.name, path.name) for path in sorted(found, key=step_of)]
 
@@ -89,12 +85,7 @@ def discard(checkpoint: Path) -> None:
 
 
 def prune(folder: Path, limit: int | None, spare: Collection[int | None] = ()) -> None:
-    """Deletes the oldest whole checkpoints beyond a limit; torn ones do not count.
-
-    Args:
-        limit: how many to keep; None or 0 for all.
-        spare: steps whose checkpoints are kept and not counted.
-    """
+    """Deletes the oldest whole checkpoints beyond a limit, if there is one; torn and spared ones do not count."""
     if not limit or limit < 0:
         return
     whole = [path for path in in_order(folder) if is_sealed(path) and step_of(path) not in spare]

@@ -47,14 +47,7 @@ def compute(
 
 
 def check(begun: Mapping[str, Any], now: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> None:
-    """Refuses to resume with other problems or another model.
-
-    Args:
-        names: what the user calls the problems and the model: {"problems": "math from train.jsonl", "model": ...}.
-
-    Raises:
-        DataError: something changed.
-    """
+    """Refuses to resume with other problems or another model; `names` says what the user calls these two."""
     remedy = f"put back what {folder} began with, or start a new run."
     for what in ("problems", "columns", "model"):
         found = _as_kept(now.get(what, {}), begun.get(what))

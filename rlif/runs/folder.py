@@ -70,14 +70,10 @@ class Run:
 
     @classmethod
     def create(cls, recipe: Recipe, default_name: str, held: ExitStack | None = None) -> Run:
-        """Creates a folder with recipe and environment; numbers the default name if it is taken.
+        """Creates a folder with recipe and environment. A default name that is taken gets a number, another is refused.
 
         Args:
             held: keeps the folder locked until it is closed; locked before the folder has its name.
-
-        Raises:
-            RecipeError: the name asked for is taken.
-            MachineError: the folder cannot be written.
         """
         root = Path(recipe.output).expanduser()
         names = [recipe.name] if recipe.name else numbered(folder_name(default_name))
@@ -100,11 +96,7 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """Opens an existing run folder.
-
-        Raises:
-            DataError: there is no such folder, it has no recipe.yaml, or a link in it leads out of it.
-        """
+        """Opens an existing run folder; refuses one with a link that leads out of it."""
         run = cls(Path(path).expanduser())
         if not (run.path / "recipe.yaml").is_file():
             why = "it has no recipe.yaml" if run.path.is_dir() else "there is no such folder"
@@ -150,12 +142,7 @@ class Run:
 
     @progress.task("verifying checkpoints")
     def good_checkpoint(self, until: int | None = None) -> tuple[Path | None, list[str]]:
-        """Finds the last undamaged checkpoint, and describes the damage of those after it.
-
-        Raises:
-            DataError: there are checkpoints and every one of them is damaged.
-            MachineError: one cannot be read now.
-        """
+        """Finds the last undamaged checkpoint and describes the damage of later ones; refuses where all are damaged."""
         problems = []
         for path in reversed(in_order(self.checkpoints)):
             if is_sealed(path) and (until is None or step_of(path) <= until):
@@ -186,11 +173,7 @@ class Run:
             JsonLog(self.at(log)).sync()
 
     def rows(self, log: str) -> list[dict[str, Any]]:
-        """Reads the rows of one of `LOGS`, oldest first, without a torn last line.
-
-        Raises:
-            DataError: a line does not belong to that log.
-        """
+        """Reads the rows of one of `LOGS`, oldest first, without a torn last line."""
         path, key, rows = self.at(log), LOGS[log], []
         for number, row in JsonLog(path).rows():
             if not isinstance(row.get(key), int):
@@ -220,11 +203,7 @@ class Run:
         self._write_json(f"eval/{name}.json", scores)
 
     def evaluations(self) -> dict[str, dict[int, dict[str, Any]]]:
-        """Reads the scores by task, then step.
-
-        Raises:
-            DataError: a file is damaged or not named like an evaluation.
-        """
+        """Reads the scores by task, then step."""
         found: dict[str, dict[int, dict[str, Any]]] = {}
         for path in self.files("eval/step-*.json"):
             step, task = _step_of_file(path), path.stem.partition("-")[2].partition("-")[2]
@@ -232,11 +211,7 @@ class Run:
         return found
 
     def records(self, step: int, task: str) -> list[dict[str, Any]]:
-        """Reads the records of an evaluation; empty where there are none.
-
-        Raises:
-            DataError: a line is not an object.
-        """
+        """Reads the records of an evaluation; empty where there are none."""
         path = self.at("eval", f"{evaluation_name(step, task)}.jsonl")
         return [row for _, row in read_lines(path)] if path.is_file() else []
 
@@ -262,11 +237,7 @@ class Run:
         self._write_json("summary.json", summary)
 
     def summary(self) -> dict[str, Any]:
-        """Reads the summary of a finished run.
-
-        Raises:
-            DataError: the run is not finished, or the file is damaged.
-        """
+        """Reads the summary of a finished run."""
         if not self.is_finished:
             raise DataError(f"{self.path} is not finished: it has no summary.json.")
         found, path = read_object(self.at("summary.json")), self.path / "summary.json"

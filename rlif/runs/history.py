@@ -88,11 +88,7 @@ class History:
 
 
 def read_history(path: str | Path) -> History:
-    """Reads a run folder; whatever is missing or damaged becomes a note.
-
-    Raises:
-        DataError: the folder is not a run folder: it has no recipe.yaml. Or a link in it leads out of it.
-    """
+    """Reads a run folder; whatever is missing or damaged becomes a note. A link that leads out of it is refused."""
     run = Run.open(path)
     notes: list[str] = []
     try:

@@ -16,9 +16,6 @@ from rlif.sampling.loading import SHIPPED
 def with_absolute_paths(recipe: Recipe) -> Recipe:
     """Returns the recipe with an absolute path wherever a local file or folder exists.
 
-    Raises:
-        RecipeError: two rewards name one folder.
-
     Example:
         >>> with_absolute_paths(rlif.load_recipe("demo", ["source=results/demo.json"])).source
         '/.../results/demo.json'

@@ -22,11 +22,6 @@ from rlif.runs.checkpoints import is_sealed, step_of
 from rlif.runs.folder import Run
 
 
-def log_alarm(run: Run, alarm: Alarm) -> None:
-    """Adds an alarm to the run folder."""
-    run.append("alarms.jsonl", asdict(alarm))
-
-
 def alarms(run: Run) -> list[dict[str, Any]]:
     """Reads the alarms, oldest first.
 
@@ -62,14 +57,7 @@ def strengthened(recipe: Recipe, times: int) -> Recipe:
 
 
 def step_to_return_to(run: Run, healthy: int | None) -> tuple[int, list[str]]:
-    """Finds the step of the last undamaged checkpoint up to a healthy one, and describes the damage of those after it.
-
-    Args:
-        healthy: step of the last healthy checkpoint; None to return to the start.
-
-    Raises:
-        DataError: no undamaged checkpoint is left.
-    """
+    """Finds the last undamaged step up to a healthy one (None: the start), and describes the damage of later ones."""
     if healthy is None:
         return 0, []
     checkpoint, damaged = run.good_checkpoint(healthy)

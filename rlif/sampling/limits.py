@@ -20,11 +20,7 @@ from rlif.scoring.head import longest_sequence
 
 
 def check_kind(name: str, config: Any) -> None:
-    """Refuses a model that transformers does not load as a causal language model of text.
-
-    Raises:
-        ModelError: says what kind it is.
-    """
+    """Refuses a model that transformers does not load as a causal language model of text."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
 
     if not getattr(config, "return_dict", True):
@@ -40,6 +36,7 @@ def check_kind(name: str, config: Any) -> None:
 
 
 def check_trainable(name: str, config: Any, adapters: bool) -> None:
+<<<<<<< HEAD
     """Refuses to train quantised weights themselves, where adapters can be trained, and layers dropped at random.
 
     Raises:
@@ -51,6 +48,9 @@ def check_trainable(name: str, config: Any, adapters: bool) -> None:
                 f"config.json of {name} has {key}: {value}, and completions cannot be sampled while layers are dropped"
                 " at random; set it to 0."
             )
+=======
+    """Refuses to train quantised weights themselves; adapters over them can be trained."""
+>>>>>>> h14
     found = getattr(config, "quantization_config", None) or {}
     method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
     if method in ("awq", "bitsandbytes", "gptq") and not adapters:
@@ -61,15 +61,7 @@ def check_trainable(name: str, config: Any, adapters: bool) -> None:
 
 
 def check_fit(name: str, config: Any, tokenizer: Any, prompt_ids: Sequence[Sequence[int]], max_tokens: int) -> None:
-    """Refuses prompts that the model cannot read, or cannot complete within its positions.
-
-    Args:
-        max_tokens: the limit of a completion.
-
-    Raises:
-        ModelError: a token without an embedding.
-        RecipeError: a prompt and its completion may be longer than the model's positions.
-    """
+    """Refuses prompts that the model cannot read, or cannot complete by `max_tokens` within its positions."""
     limit, longest = longest_sequence(config), max(map(len, prompt_ids), default=0)
     if limit is not None and longest + max_tokens > limit:
         raise RecipeError(
@@ -96,11 +88,7 @@ def check_tokens(name: str, config: Any, tokenizer: Any, rows: Iterable[Sequence
 
 
 def check_finite(name: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Refuses weights with NaN or infinite values.
-
-    Raises:
-        ModelError: names the first such tensor.
-    """
+    """Refuses weights with NaN or infinite values."""
     for tensor_name, tensor in tensors:
         if not tensor.numel() or not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
             continue
@@ -111,11 +99,7 @@ def check_finite(name: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None
 
 
 def check_files(name: str, folder: Path) -> None:
-    """Refuses a local model whose weights cannot be read or are not finite, a tensor at a time.
-
-    Raises:
-        ModelError: names the file or the tensor.
-    """
+    """Refuses a local model whose weights cannot be read or are not finite, a tensor at a time."""
     from safetensors import SafetensorError, safe_open
 
     for path in sorted(folder.glob("*.safetensors")):

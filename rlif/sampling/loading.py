@@ -27,11 +27,7 @@ PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def model_path(recipe: Recipe) -> str:
-    """Returns what from_pretrained takes: a folder's absolute path, or a hub name.
-
-    Raises:
-        ModelError: a folder without a model, or pickled weights that were not allowed.
-    """
+    """Returns what from_pretrained takes: a folder's absolute path, or a hub name; refuses pickles not allowed."""
     if recipe.model in SHIPPED:
         return str(Path(str(resources.files("rlif"))) / SHIPPED[recipe.model])
     folder = Path(recipe.model).expanduser()
@@ -78,11 +74,7 @@ def is_adapter(path: str | Path) -> bool:
 
 
 def adapter_settings(path: str | Path) -> dict[str, Any]:
-    """Reads what an adapter is, without peft.
-
-    Raises:
-        ModelError: it is not LoRA's, it names no base model, or its weights are missing.
-    """
+    """Reads what an adapter is, without peft."""
     settings, folder = read_object(Path(path) / "adapter_config.json"), Path(path)
     if settings.get("peft_type") != "LORA" or not settings.get("base_model_name_or_path"):
         raise ModelError(f"{path} holds a {settings.get('peft_type')} adapter; rlif reads LoRA adapters with a base.")
@@ -92,11 +84,7 @@ def adapter_settings(path: str | Path) -> dict[str, Any]:
 
 
 def check_adapter(recipe: Recipe) -> bool:
-    """Tells whether a recipe trains adapters; refuses one whose `lora` contradicts the adapter that is its model.
-
-    Raises:
-        RecipeError: names the key.
-    """
+    """Tells whether a recipe trains adapters; refuses one whose `lora` contradicts the adapter that is its model."""
     path = model_path(recipe)
     if not is_adapter(path):
         return recipe.lora is not None
@@ -113,11 +101,7 @@ def check_adapter(recipe: Recipe) -> bool:
 
 
 def gguf_file(path: Path) -> Path | None:
-    """Returns the GGUF file that a path names or holds; None where it is something else.
-
-    Raises:
-        ModelError: the folder holds several.
-    """
+    """Returns the GGUF file that a path names or holds; None where it is something else. Several are refused."""
     if path.is_file():
         return path if path.suffix == ".gguf" else None
     files = [] if (path / "config.json").is_file() else sorted(path.glob("*.gguf"))
@@ -127,12 +111,7 @@ def gguf_file(path: Path) -> Path | None:
 
 
 def _dequantised(file: Path) -> Path:
-    """Writes the model of a GGUF file as an ordinary folder, once; returns the folder.
-
-    Raises:
-        MachineError: the package gguf is missing.
-        ModelError: transformers cannot read the file.
-    """
+    """Writes the model of a GGUF file as an ordinary folder, once; returns the folder."""
     status = file.stat()
     key = hashlib.sha256(f"{file} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -169,11 +148,7 @@ def load_kwargs(recipe: Recipe) -> dict[str, Any]:
 
 
 def load_config(recipe: Recipe) -> Any:
-    """Loads the model's configuration.
-
-    Raises:
-        ModelError: it is neither on this machine nor on the hub, or not a causal language model of text.
-    """
+    """Loads the model's configuration."""
     from transformers import AutoConfig
 
     from rlif.sampling.limits import check_kind
@@ -191,11 +166,7 @@ def load_config(recipe: Recipe) -> Any:
 
 
 def load_tokenizer(recipe: Recipe) -> Any:
-    """Loads the tokenizer, with a pad token and padding on the left.
-
-    Raises:
-        ModelError: there is none, it has no end-of-sequence token, or no chat template where the recipe needs one.
-    """
+    """Loads the tokenizer, with a pad token and padding on the left."""
     from transformers import AutoTokenizer
 
     path = model_path(recipe)
@@ -222,15 +193,7 @@ def load_tokenizer(recipe: Recipe) -> Any:
 
 @progress.task("loading the model")
 def load_model(recipe: Recipe, device: str | None = None) -> Any:
-    """Loads the model in evaluation mode; a LoRA adapter with its base.
-
-    Args:
-        device: the GPU if there is one, else the CPU, if left out.
-
-    Raises:
-        ModelError: it is neither on this machine nor on the hub, or its weights cannot be read.
-        MachineError: it is a LoRA adapter and peft is not installed.
-    """
+    """Loads the model in evaluation mode, to the GPU if there is one; a LoRA adapter with its base."""
     import torch
     from safetensors import SafetensorError
 

@@ -67,9 +67,6 @@ def setup_of(
             chat template is used if the tokenizer has one.
         decoding: its `ends` are replaced by those of the chat template.
         trained_with: how prompts were rendered in the run that trained the model.
-
-    Raises:
-        ModelError: a chat template is needed, and the tokenizer has none.
     """
     chat = chat if isinstance(chat, Chat) else Chat(chat)
     chat = chat.over(Chat(task.protocol.chat)).over(trained_with)

@@ -103,10 +103,8 @@ class TransformersSampler:
 def token_chars(tokenizer: Any, token_ids: Sequence[int], text: str) -> list[int] | None:
     """Counts the characters of a decoded text that each of its tokens made.
 
-    Special tokens make none. The last of several tokens that share a character makes all of it.
-
-    Returns:
-        Numbers that sum to the length of the text; None if the tokens do not decode to the text.
+    Special tokens make none. The last of several tokens that share a character makes all of it. None if the tokens do
+    not decode to the text.
     """
     lengths = [len(piece) for piece in tokenizer.batch_decode([[i] for i in token_ids], skip_special_tokens=True)]
     if sum(lengths) != len(text) or "\ufffd" in text:

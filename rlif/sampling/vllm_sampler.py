@@ -63,10 +63,6 @@ class VllmSampler:
         batch_size: how many completions to ask for at once; vLLM decides how many run together.
         engine: further arguments of `vllm.LLM`: tensor_parallel_size, quantization, ...
 
-    Raises:
-        MachineError: vLLM is not installed.
-        ModelError: vLLM cannot load the model.
-
     Example::
 
         sampler = VllmSampler("Qwen/Qwen2.5-3B", max_model_len=4096)
@@ -101,12 +97,7 @@ class VllmSampler:
         self.tokenizer = self.llm.get_tokenizer() if tokenizer is None else tokenizer
 
     def sample(self, prompt_ids: Sequence[Sequence[int]], decoding: Decoding) -> list[Completion]:
-        """Samples `decoding.n` completions of each prompt, in the order of the prompts; repeatable by the seed.
-
-        Raises:
-            DataError: a prompt is empty, leaves no room for a token, or holds a token id that the model does not have.
-            RecipeError: vLLM refuses the decoding.
-        """
+        """Samples `decoding.n` completions of each prompt, in the order of the prompts; repeatable by the seed."""
         self._check(prompt_ids)
         places = [(i, sample) for i in range(len(prompt_ids)) for sample in range(decoding.n)]
         numbers = [next(NUMBERS) for _ in places]

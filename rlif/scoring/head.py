@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,11 +72,7 @@ def backbone_of(lm: Any) -> Any:
 
 
 def head_of(model: nn.Module) -> Head:
-    """Finds the output head of a causal language model.
-
-    Raises:
-        ModelError: the model has no linear output head, or an adapter on it.
-    """
+    """Finds the output head of a causal language model."""
     lm = causal_lm(model)
     module = lm.get_output_embeddings() if hasattr(lm, "get_output_embeddings") else None
     if not isinstance(module, nn.Linear):
@@ -188,11 +185,7 @@ def _both_logits(lm: Any, head: Head, ids: list[int], factor: float = 1.0) -> tu
 
 
 def verify_logprobs(lm: nn.Module, ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> None:
-    """Compares our log-probabilities with an engine's, but for masked tokens, which are 0 there.
-
-    Raises:
-        ModelError: they differ by more than rounding to `dtype` explains.
-    """
+    """Compares our log-probabilities with an engine's, but for masked tokens, 0 there; refuses more than rounding."""
     known, tolerance = theirs != 0, 1e-3 if dtype == torch.float32 else 0.25
     if known.any():
         _verify(lm, bool((ours - theirs.float())[known].abs().max() < tolerance))
@@ -208,24 +201,15 @@ def _verify(lm: nn.Module, same: bool) -> None:
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switches to eval mode (no dropout); every submodule's own mode is back afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
-def training_mode(model: nn.Module) -> Iterator[None]:
-    """Switches to training mode; every submodule's own mode is back afterwards."""
+def training_mode(model: nn.Module, on: bool = True) -> Iterator[None]:
+    """Switches to training mode, or to eval mode (no dropout); every submodule's own mode is back afterwards."""
     before = [(module, module.training) for module in model.modules()]
-    model.train()
+    model.train(on)
     try:
         yield
     finally:
         for module, training in before:
             module.training = training
+
+
+evaluation_mode = partial(training_mode, on=False)

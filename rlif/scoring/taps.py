@@ -125,11 +125,7 @@ class BackboneTap(Tap):
         return (mean_T - chosen_T.to(dtype).float()) * (self.head.scale / self.temperature)
 
     def fields(self, logprob_BT: torch.Tensor) -> dict[str, torch.Tensor] | None:
-        """Returns the statistics by name, [B, T], `logprob` among them; None if not every row passed the backbone.
-
-        Raises:
-            ModelError: they differ from those of the head that `head_of` found.
-        """
+        """Returns the statistics by name, [B, T], `logprob` among them; None if not every row passed the backbone."""
         if self.rows != self.target_BT.shape[0]:
             return None
         if self.first is not None:

@@ -37,17 +37,7 @@ class Drawing:
     percentile: float = 10  # the threshold of early stopping, as a percentile of the warm-up's lowest windows
 
     def draw(self, out: Path | None, settings: Mapping[str, Any]) -> tuple[list[Row], list[Row] | None]:
-        """Draws the rows that the folder does not hold yet.
-
-        Args:
-            out: the folder; None to keep rows in memory only.
-
-        Returns:
-            All rows, and those with early stopping or None.
-
-        Raises:
-            DataError: the folder holds rows drawn with other settings, or cannot be written.
-        """
+        """Draws the rows that the folder, if there is one, lacks; returns all, and those with early stopping if any."""
         self.sampler.check(self.problems)
         rows: dict[str, list[Row]] = {"samples": []} | ({} if self.warm_up is None else {"early": []})
         size = max(1, self.sampler.scorer.batch_size // self.sampler.decoding.n)

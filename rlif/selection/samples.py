@@ -68,13 +68,9 @@ class GroupSampler:
     def draw_with_stops(
         self, problems: Sequence[Problem], warm_up: Sequence[Row], number: int = 0, percent: float = PERCENTILE
     ) -> list[Row]:
-        """Draws the rows that `warm_up` lacks of n, and stops those that get too unsure.
+        """Draws the rows that `warm_up` lacks of n, and stops those below a percentile of its lowest windows.
 
-        Args:
-            percent: percentile of the warm-up's lowest windows below which a row is stopped.
-
-        Returns:
-            Rows with `threshold` added, for each problem the warm-up first.
+        Returns rows with `threshold` added, for each problem the warm-up first.
         """
         warm, scorer = by_problem(warm_up), self.scorer
         bars = {name: threshold([r["lowest_window_confidence"] for r in rows], percent) for name, rows in warm.items()}
@@ -114,11 +110,7 @@ class GroupSampler:
 
 
 def read_samples(path: Path) -> list[Row]:
-    """Reads rows of a file of JSON lines; signals get their new names, values that are not finite become None.
-
-    Raises:
-        DataError: a row without id or completion, or with something else where text, truth or a number belongs.
-    """
+    """Reads rows of a file of JSON lines; signals get their new names, values that are not finite become None."""
     rows = []
     for number, line in read_lines(path):
         check_text(line, f"line {number} of {path}")
@@ -152,11 +144,7 @@ def check_sample(line: Row, number: int, path: Path) -> Row:
 
 
 def mark_samples(rows: Sequence[Row], task: Task, problems: Mapping[str, Problem]) -> list[Row]:
-    """Adds what is missing of `answer` and `right`, both read off the completion; what is there stays.
-
-    Raises:
-        DataError: a row without `right` whose id is none of the problems.
-    """
+    """Adds what is missing of `answer` and `right`, both read off the completion; what is there stays."""
     rows = [dict(row) for row in rows]
     for row in rows:
         if "right" in row:
@@ -181,11 +169,7 @@ def score_samples(
     problems: Mapping[str, Problem],
     prompt: Prompt | None = None,
 ) -> list[Row]:
-    """Adds every signal to the rows that lack one, each row scored after its own `prompt` or its problem's.
-
-    Raises:
-        DataError: a row to be scored has no prompt, and its id is none of the problems.
-    """
+    """Adds every signal to the rows that lack one, each row scored after its own `prompt` or its problem's."""
     pairs: dict[int, tuple[list[int], list[int]]] = {}
     lacking = [(i, row) for i, row in enumerate(rows) if not row.keys() >= SIGNALS.keys()]
     scorer.try_ahead([row for _, row in lacking if row.get("prompt") is not None])

@@ -90,10 +90,6 @@ def scaling(
         `n`, the sizes; `problems`, `samples` (of each problem, the least), `ungraded` (problems left out, having no
         gold answer), `resamples`, `seed`, `power` by N; `accuracy`, {row: [{n, mean, low, high} per size]} for mean@1,
         the rules and pass@N; `against`, the same of the rules' paired differences to plurality.
-
-    Raises:
-        RecipeError: an unknown rule.
-        DataError: no samples, no graded problem, or a rule whose signal no sample has.
     """
     groups = by_problem(samples)
     graded = {name: rows for name, rows in groups.items() if all(row.get("right") is not None for row in rows)}

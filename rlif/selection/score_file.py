@@ -259,10 +259,6 @@ def read_rows(source: Path, columns: Mapping[str, str] = MappingProxyType({})) -
 
     Args:
         columns: the columns of the prompt and the completion, where they have other names.
-
-    Raises:
-        RecipeError: `columns` names something else.
-        DataError: a row that lacks one of them, or holds something else there.
     """
     if unknown := sorted(columns.keys() - PAIR):
         raise RecipeError(f"columns has no {unknown[0]!r} here; rows are scored by {' and '.join(PAIR)}.")

@@ -56,11 +56,7 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """Returns a task by name, with its default protocol or, as in `gsm8k.lighteval`, with another.
-
-    Raises:
-        RecipeError: no task or protocol has that name; the message suggests the nearest.
-    """
+    """Returns a task by name, with its default protocol or, as in `gsm8k.lighteval`, with another."""
     task, dot, protocol = name.partition(".")
     found = lookup(TASKS, task, "task")
     return found.under(protocol) if dot else found

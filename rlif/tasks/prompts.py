@@ -38,11 +38,7 @@ class Prompt:
         return [*system, *history, {"role": "user", "content": self.user.replace("{problem}", last)}]
 
     def text(self, problem: str | Sequence[Message]) -> str:
-        """Renders the prompt as text, without a chat template.
-
-        Raises:
-            DataError: the problem is a conversation of several turns.
-        """
+        """Renders the prompt as text, without a chat template; refuses several turns."""
         messages = self.messages(problem)
         if any(message["role"] != "system" for message in messages[:-1]):
             raise DataError(
@@ -100,11 +96,7 @@ PROMPTS: dict[str, Prompt] = {
 
 
 def find_prompt(name: str | Mapping[str, Any]) -> Prompt:
-    """Returns a template by name, or from a mapping {system: ..., user: ...}.
-
-    Raises:
-        RecipeError: no template has that name, or the user part has no `{problem}`.
-    """
+    """Returns a template by name, or from a mapping {system: ..., user: ...}."""
     if isinstance(name, str):
         return lookup(PROMPTS, name, "prompt")
     unknown = set(name) - {"system", "user"}

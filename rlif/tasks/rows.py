@@ -74,9 +74,6 @@ def read_entries(source: str, split: str, usual: Mapping[str, str], columns: Map
     Args:
         usual: the task's own column of each key of `KEYS`; without one a key is read only where `columns` names it.
         columns: the columns that the user names.
-
-    Raises:
-        DataError: the source cannot be read, or a row lacks a column or holds something else there.
     """
     return [
         _entry(row, f"row {number} of {source}", usual, columns)
@@ -112,11 +109,7 @@ def _entry(row: Row, where: str, usual: Mapping[str, str], columns: Mapping[str,
 
 
 def named_column(row: Row, name: str, key: str, where: str) -> Any:
-    """Returns the value of a column that the user names; a dot reaches into it.
-
-    Raises:
-        DataError: the row has no such column.
-    """
+    """Returns the value of a column that the user names; a dot reaches into it."""
     value: Any = row
     for part in [name] if name in row else name.split("."):
         if not isinstance(value, dict) or part not in value:
@@ -171,11 +164,7 @@ def written_out(value: Any, what: str) -> Any:
 
 
 def read_turns(value: Sequence[Any], name: str, where: str) -> list[Message]:
-    """Reads a conversation in either layout.
-
-    Raises:
-        DataError: a message has neither, or holds more than text.
-    """
+    """Reads a conversation in either layout."""
     return [_message(each, f"message {number} of {name!r} in {where}") for number, each in enumerate(value, start=1)]
 
 

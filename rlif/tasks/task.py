@@ -78,11 +78,7 @@ class Task(ABC):
         return task
 
     def reading(self, columns: Mapping[str, str]) -> Self:
-        """Returns the same task reading its problems from columns of other names.
-
-        Raises:
-            RecipeError: the task has a fixed layout, or a key names nothing that a problem has.
-        """
+        """Returns the same task reading its problems from columns of other names."""
         if columns and (not self.usual or self.protocol_name == "zeroeval"):
             raise RecipeError(
                 f"task {self.name} reads a published layout, so columns names nothing; it is for gsm8k, math, math500"
@@ -126,11 +122,7 @@ class Task(ABC):
     def mark(
         self, problems: Sequence[Problem], completions: Sequence[str], *, unsafe_local: bool = False
     ) -> list[Mark]:
-        """Grades completions, one for each of the problems, which may repeat.
-
-        Args:
-            unsafe_local: run model-written code without a sandbox; used only by tasks that run code.
-        """
+        """Grades completions, one for each of the problems, which may repeat; `unsafe_local` needs no sandbox."""
         answers = list(map(self.answer, problems, completions))
         places = [(i, gold) for i, answer in enumerate(answers) if answer is not None for gold in problems[i].golds]
         pairs = [(answers[i] or "", gold) for i, gold in places]
@@ -152,11 +144,7 @@ class Task(ABC):
 
 
 def by_id(problems: Sequence[Problem]) -> dict[str, Problem]:
-    """Returns problems by id.
-
-    Raises:
-        DataError: two have the same id, so that their completions could not be told apart.
-    """
+    """Returns problems by id; refuses two of the same id."""
     found: dict[str, Problem] = {}
     for problem in problems:
         if found.setdefault(problem.id, problem) is not problem:

@@ -141,14 +141,7 @@ def _shown(found: Interval) -> str:
 
 
 def probe(recipe: Recipe, problems: int = 32) -> Forecast:
-    """Samples one rollout of a recipe's model as training would, scores it and forecasts; trains nothing.
-
-    Args:
-        recipe: its model, task, prompt, signal, temperature, num_generations and confidence_window are used.
-
-    Raises:
-        RlifError: as `rlif.train` before its first step.
-    """
+    """Samples one rollout of a recipe's model as training would, scores it and forecasts; trains nothing."""
     from rlif.sampling.loading import load_model
     from rlif.sampling.sampler import Decoding, TransformersSampler
     from rlif.scoring.head import head_of

@@ -51,11 +51,7 @@ class PreparedRun:
 
 
 def check_names(recipe: Recipe) -> tuple[Task, Prompt]:
-    """Returns the task and the prompt that a recipe names; looks up every other name as well.
-
-    Raises:
-        RlifError: an unknown name; the nearest is suggested. Rewards that contradict the rest of the recipe.
-    """
+    """Returns the task and the prompt that a recipe names; looks up every other name as well."""
     task = find_task(recipe.task).reading(recipe.columns)
     check_terms(recipe, task)
     held_out = _held_out(recipe)
@@ -78,11 +74,7 @@ def check_settings(recipe: Recipe, processes: int) -> tuple[Task, Prompt, dict[s
 
 @progress.task("reading problems and tokenizer")
 def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
-    """Reads problems and tokenizer and checks that they make a run.
-
-    Raises:
-        RlifError: anything in the recipe, the data or the tokenizer that would stop the run.
-    """
+    """Reads problems and tokenizer and checks that they make a run."""
     from rlif.sampling.limits import check_fit, check_trainable
     from rlif.sampling.protocol import render_problems
     from rlif.tasks.rendering import render_all

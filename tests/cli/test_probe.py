@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import asdict
 
 import pytest
 from rich.console import Console
@@ -16,7 +17,7 @@ from rlif.guard.monitor import Monitor
 from rlif.runs.checkpoints import seal
 from rlif.runs.folder import Run
 from rlif.runs.launcher_contract import GUARD_STOPPED
-from rlif.runs.rollback import alarms, guard_summary, log_alarm, roll_back, rollbacks, strengthened
+from rlif.runs.rollback import alarms, guard_summary, roll_back, rollbacks, strengthened
 from rlif.training import lifecycle as training
 
 (ALARM,) = Monitor(Guard()).step(24, {"kl": float("nan")})
@@ -44,7 +45,7 @@ def said(run: Run) -> str:
 
 
 def test_a_stop_is_one_sentence_with_the_checkpoint_to_use(run):
-    log_alarm(run, ALARM)
+    run.append("alarms.jsonl", asdict(ALARM))
     finish(run, 20, ALARM)
     text = said(run)
     assert "ended the run at step 24: kl is not finite, since step 24" in text
@@ -55,7 +56,7 @@ def test_a_stop_is_one_sentence_with_the_checkpoint_to_use(run):
 def test_alarms_under_policy_log_are_said_and_a_healthy_run_says_nothing(run):
     finish(run, 30)
     assert said(run) == ""
-    log_alarm(run, ALARM)
+    run.append("alarms.jsonl", asdict(ALARM))
     finish(run, None)
     text = said(run)
     assert "raised non_finite and went on" in text and "there is no healthy checkpoint" in text
@@ -77,7 +78,7 @@ def test_rolling_back_leaves_the_folder_as_it_was_at_the_checkpoint(run):
     for step in range(1, 25):
         run.append_metrics({"step": step, "kl": 0.0})
         run.write_completions(step, [])
-    log_alarm(run, ALARM)
+    run.append("alarms.jsonl", asdict(ALARM))
     recipe = run.recipe()
     assert roll_back(run, recipe, ALARM, 20) == pytest.approx(0.3)
     assert {path.name for path in run.checkpoints.iterdir()} == {"checkpoint-10", "checkpoint-20"}

@@ -51,10 +51,6 @@ class Shadow(TrainerCallback):
     Args:
         model: unwrapped from data-parallel wrappers.
         annotator: how the copy is updated; with kind offline it never is.
-
-    Raises:
-        RecipeError: the recipe does not allow a copy of the start.
-        MachineError: there is not enough memory; the message says how much it takes.
     """
 
     def __init__(self, model: nn.Module, annotator: Annotator):
@@ -103,11 +99,7 @@ class Shadow(TrainerCallback):
         save_file({name: copy.contiguous() for name, copy in self.copies.items()}, folder / FILE)
 
     def load(self, folder: Path) -> None:
-        """Loads the copy from a checkpoint.
-
-        Raises:
-            DataError: the checkpoint has no copy, or one of another model.
-        """
+        """Loads the copy from a checkpoint."""
         if not (folder / FILE).is_file():
             raise DataError(
                 f"{folder} has no {FILE}, so annotator {self.annotator.kind} cannot go on from it; it was written"

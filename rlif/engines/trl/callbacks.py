@@ -113,11 +113,7 @@ class PipeSafeConsole(Console):
 
 
 class Display(TrainerCallback):
-    """Shows progress: step, rewards, length, KL, time left; where nothing draws a bar, one line per logged step.
-
-    Args:
-        rewards: names of the rewards, whose means are shown.
-    """
+    """Shows progress: step, `rewards`, length, KL, time left; where nothing draws a bar, one line per logged step."""
 
     def __init__(self, console: Console, rewards: Sequence[str] = ()):
         self.console, self.rewards = console, rewards

@@ -78,11 +78,7 @@ USED = (
 
 
 def check_trl(trainer: type) -> None:
-    """Refuses a TRL or transformers without a name of `USED`.
-
-    Raises:
-        MachineError: names what is missing and the range of versions that was tested.
-    """
+    """Refuses a TRL or transformers without a name of `USED`."""
     theirs = next(base for base in trainer.__mro__ if base.__module__.partition(".")[0] == "trl")
     for used in USED:
         if used.owner in TRAINERS and used.owner != theirs.__name__:

@@ -16,7 +16,6 @@ from rlif.guard.health import measure_health
 from rlif.guard.limits import Guard
 from rlif.guard.monitor import Alarm, Monitor
 from rlif.runs.folder import Run
-from rlif.runs.rollback import log_alarm
 
 
 class GuardState(TrainerCallback, ExportableState):
@@ -89,7 +88,7 @@ class GuardState(TrainerCallback, ExportableState):
         self.health = {}
         if state.is_world_process_zero:
             for alarm in raised:
-                log_alarm(self.run, alarm)
+                self.run.append("alarms.jsonl", asdict(alarm))
                 self.console.print(f"guard: {alarm}", highlight=False, soft_wrap=True, markup=False)
         if self._must_stop(step):
             self.stopped = self.monitor.alarm

@@ -42,12 +42,7 @@ def trainer_of(algorithm: str) -> tuple[Any, Any]:
 
 
 def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
-    """Returns the options for TRL's config, names and types checked, before any model is loaded.
-
-    Raises:
-        RecipeError: TRL knows no such option (the nearest is suggested), a wrong type, a batch that does not divide, or
-            options of vLLM's that cannot work.
-    """
+    """Returns the options for TRL's config, names and types checked, before any model is loaded."""
     config = trainer_of(recipe.algorithm)[1]
     fields = {field.name for field in dataclasses.fields(config) if field.init}
     hints = typing.get_type_hints(config)
@@ -89,9 +84,6 @@ def build_trainer(
             gold answer can reach the training path.
         output_dir: where checkpoints go; trackers name the run after the folder around it.
         problems: one for each prompt; only where the recipe asks for gold or columns.
-
-    Raises:
-        RlifError: TRL refuses the options, the model or a reward cannot be loaded, or there can be no such annotator.
     """
     trainer_class, config_class = trainer_of(recipe.algorithm)
     check_whole(recipe)  # TRL says nothing of what is missing

@@ -39,11 +39,7 @@ MASKS = ("logit_bias", "bad_words", "allowed_token_ids", "min_tokens", "structur
 
 
 def check_vllm(recipe: Recipe, options: Mapping[str, Any]) -> None:
-    """Refuses what cannot work, from the recipe and the options for TRL's config; imports and loads nothing.
-
-    Raises:
-        RecipeError: an unknown mode, a context that is too short, or a `vllm_capture` that cannot be or saves no pass.
-    """
+    """Refuses what cannot work, from the recipe and the options for TRL's config; imports and loads nothing."""
     if options.get("use_vllm"):
         lookup(MODES, options.get("vllm_mode", "colocate"), "training.vllm_mode")
         window, longest = options.get("vllm_max_model_length"), options["max_completion_length"]
@@ -77,12 +73,7 @@ def _no_capture(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
 
 @contextmanager
 def vllm_errors(recipe: Recipe, options: Mapping[str, Any]) -> Iterator[None]:
-    """Checks that vLLM is installed, and turns errors of its engine or server while a trainer is built into sentences.
-
-    Raises:
-        MachineError: vLLM is not installed, cannot measure where it should, or its server cannot be used.
-        RecipeError: vLLM refuses the options.
-    """
+    """Checks that vLLM is installed; says in a sentence what its engine or server refuses while a trainer is built."""
     if not options.get("use_vllm"):
         yield
         return

@@ -123,12 +123,12 @@ def _split_files(folder: Path, split: str) -> list[Path]:
         known = [path for path in sorted(folder.iterdir()) if path.is_file() and kind_of(path) in SUFFIXES]
     except OSError as error:
         raise DataError(f"cannot read {folder}: {why_unreadable(error)}.") from error
-    found = [(path, match) for path in known if (match := named.fullmatch(path.name.partition(".")[0]))]
-    paths, numbers = [path for path, _ in found], [match[2] and int(match[2]) for _, match in found]
-    counts = {match[3] and int(match[3]) for _, match in found}
+    matches = [(path, match) for path in known if (match := named.fullmatch(path.name.partition(".")[0]))]
+    found = sorted((int(match[2] or 0), int(match[3] or 1), path) for path, match in matches)
+    paths = [path for *_, path in found]
     if not paths:
         raise DataError(f"{folder} has no {split}{', '.join(SUFFIXES)} (or one of them with {', '.join(PACKED)}).")
-    if len(counts) > 1 or numbers != (list(range(*counts)) if counts != {None} else [None]):
+    if [(number, count) for number, count, _ in found] != [(number, len(found)) for number in range(len(found))]:
         raise DataError(
             f"{folder} holds for the split {split!r} {', '.join(path.name for path in paths)}; expected one file, or"
             " each part once; name one file as the source."

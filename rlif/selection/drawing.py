@@ -138,7 +138,7 @@ def rendering(scorer: Scorer | None, task: Task | None, prompt: Prompt | None) -
     if prompt is None and task is not None:
         prompt = find_prompt(task.protocol.prompt)
     return {
-        "chat": None if scorer is None else plain(scorer.chat.described()),
+        "chat": None if scorer is None else plain({"chat": scorer.chat.described()})["chat"],
         "content": None if scorer is None else scorer.content,
         "prompt": None if scorer is None or prompt is None else asdict(prompt),
     }

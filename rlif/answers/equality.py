@@ -53,7 +53,7 @@ def equal_all(pairs: Sequence[tuple[str, str]], seconds: float = SECONDS) -> lis
     left = [pair for pair, verdict in verdicts.items() if verdict is None]
     threads = max(1, min(_cores(), len(left)))
     with ThreadPoolExecutor(threads) as pool, progress.task("grading answers", len(left)) as advance:
-        for pair, verdict in zip(left, pool.map(lambda pair: _compare(*pair, seconds), left), strict=True):
+        for pair, verdict in zip(left, pool.map(lambda pair: _compare(pair[0], pair[1], seconds), left), strict=True):
             verdicts[pair] = verdict
             advance()
     return [bool(verdicts[pair]) for pair in pairs]

@@ -36,21 +36,13 @@ def check_kind(name: str, config: Any) -> None:
 
 
 def check_trainable(name: str, config: Any, adapters: bool) -> None:
-<<<<<<< HEAD
-    """Refuses to train quantised weights themselves, where adapters can be trained, and layers dropped at random.
-
-    Raises:
-        ModelError: says how they are quantised, or which key drops layers.
-    """
+    """Refuses to train quantised weights themselves, where adapters can be trained, and layers dropped at random."""
     for key, value in config.to_dict().items():
         if key.endswith("layerdrop") and value:
             raise ModelError(
                 f"config.json of {name} has {key}: {value}, and completions cannot be sampled while layers are dropped"
                 " at random; set it to 0."
             )
-=======
-    """Refuses to train quantised weights themselves; adapters over them can be trained."""
->>>>>>> h14
     found = getattr(config, "quantization_config", None) or {}
     method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
     if method in ("awq", "bitsandbytes", "gptq") and not adapters:

@@ -48,7 +48,9 @@ class Work:
     def text(self, now: float) -> str:
         """Says how much is done, and the time so far and left."""
         parts = [] if self.total is None else [f"{self.done:,} of {self.total:,}"]
-        parts += [self.note] * bool(self.note) + [duration(now - self.started)]
+        if self.note:
+            parts.append(self.note)
+        parts.append(duration(now - self.started))
         left = self.seconds_left(now)
         return ", ".join(parts if left is None else [*parts, f"about {duration(left)} left"])
 

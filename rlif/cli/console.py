@@ -14,6 +14,7 @@ from rlif import progress
 from rlif.errors import Interrupted, RlifError
 
 NOTHING = "nothing was written; give the same command again"
+NOT_KEPT = "the same command begins anew; with --out it goes on where it ended"
 _kept, _shows = [NOTHING], [True]
 
 

@@ -49,8 +49,6 @@ MergeSystem = Annotated[
 ]
 Dtype = Annotated[str, typer.Option(help="Type of the weights: auto, float32, bfloat16 or float16.")]
 Window = Annotated[int | None, typer.Option(min=1, help="Tokens of tail and window confidence; by default 2048.")]
-
-
 Columns = Annotated[
     str | None,
     typer.Option(help="Which columns of the data hold what, as prompt=frage,gold=antwort; a dot reaches inside."),

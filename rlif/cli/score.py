@@ -6,11 +6,9 @@ from typing import Annotated
 
 import typer
 
-from rlif.cli.console import keeps, quiet_transformers, working
+from rlif.cli.console import NOT_KEPT, keeps, quiet_transformers, working
 from rlif.cli.options import Chat, ChatArguments, Columns, Dtype, MergeSystem, Window, chat_settings, named_columns
 from rlif.files.jsonl import count_lines
-
-NOT_KEPT = "the same command begins anew; with --out it goes on where it ended"
 
 
 @working(NOT_KEPT)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlif.cli.console import keeps, quiet_transformers, working
+from rlif.cli.console import NOT_KEPT, keeps, quiet_transformers, working
 from rlif.cli.options import Chat, ChatArguments, Columns, Dtype, MergeSystem, Window, chat_settings, named_columns
 from rlif.cli.tables import print_table
 from rlif.errors import RecipeError, RlifError, lookup
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from rlif.tasks import Task
     from rlif.tasks.prompts import Prompt
     from rlif.types import Problem
-
-NOT_KEPT = "the same command begins anew; with --out it goes on where it ended"
 
 
 @working()

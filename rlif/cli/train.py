@@ -107,6 +107,7 @@ def _show_plan(recipe: Recipe) -> None:
     from rlif.sampling.loading import load_config
     from rlif.training.prepare import check_settings, rehearse
 
+    quiet_transformers()
     _, _, training = check_settings(recipe, processes=1)
     YAML().dump(recipe.written_out() | {"training": training}, sys.stdout)
     failure: RlifError | None = None

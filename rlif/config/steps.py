@@ -71,9 +71,8 @@ UNCHANGED = (True, "gaussian", "orthogonal", "eva")  # initial adapters that lea
 
 def check_annotator(recipe: Recipe, config: Any) -> None:
     """Refuses an offline annotator whose start nothing holds, and names the size of a copy."""
-    bias, begin = (
-        (recipe.lora or {}).get(key, default) for key, default in (("bias", "none"), ("init_lora_weights", True))
-    )
+    lora = recipe.lora or {}
+    bias, begin = lora.get("bias", "none"), lora.get("init_lora_weights", True)
     if recipe.annotator == "offline" and (bias != "none" or begin not in UNCHANGED):
         key = f"bias={bias}" if bias != "none" else f"init_lora_weights={begin}"
         raise RecipeError(

@@ -53,7 +53,8 @@ def evaluate(
     records = Records(path, described)
     order = sorted(range(len(problems)), key=lambda i: -len(prompt_ids[i]))  # the longest prompts first
     size = max(1, sampler.batch_size // decoding.n)
-    shown = progress.task(f"evaluating {name} on {task.name}".replace("  ", " "), total, done=len(records))
+    what = f"evaluating {name} on {task.name}" if name else f"evaluating on {task.name}"
+    shown = progress.task(what, total, done=len(records))
     with records.held, shown as advance:
         for number, start in enumerate(range(0, len(order), size)):
             if number not in records.batches:

@@ -182,7 +182,7 @@ def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:
     root = Path(recipe.output).expanduser()
     if recipe.name:
         if rank == 0 and not is_free(root / recipe.name):
-            raise RecipeError(f"{root / recipe.name} exists already; choose another name=..., or go on with --resume.")
+            raise RecipeError(f"{root / recipe.name} exists already; choose another name, or go on with --resume.")
         return root / recipe.name
     return next(root / name for name in numbered(folder_name(stem)) if is_free(root / name))
 

@@ -92,7 +92,7 @@ class Run:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         taken = root / names[0]
-        raise RecipeError(f"{taken} exists already; choose another name=...{_resumable(taken)}.")
+        raise RecipeError(f"{taken} exists already; choose another name{_resumable(taken)}.")
 
     @classmethod
     def open(cls, path: str | Path) -> Run:

@@ -1,4 +1,4 @@
-"""Logs the guard's alarms in a run folder, and returns to a healthy checkpoint.
+"""Reads the guard's alarms of a run folder, and returns to a healthy checkpoint.
 
     alarms.jsonl       one object per alarm or warning raised; rewound with the metrics
     rollbacks.jsonl    one object per return: from which step to which, because of what, the KL weight from there on

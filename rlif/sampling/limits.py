@@ -58,8 +58,8 @@ def check_fit(name: str, config: Any, tokenizer: Any, prompt_ids: Sequence[Seque
     if limit is not None and longest + max_tokens > limit:
         raise RecipeError(
             f"the longest prompt has {longest} tokens and a completion up to {max_tokens}, together"
-            f" {longest + max_tokens}, but {name} has {limit} positions; lower the limit of completions or leave out"
-            " long prompts."
+            f" {longest + max_tokens}, but {name} has {limit} positions; lower the limit of completions"
+            " (training.max_completion_length, --max-tokens) or leave out long prompts."
         )
     check_tokens(name, config, tokenizer, prompt_ids)
 

@@ -7,7 +7,7 @@ from typing import Any
 from rlif.errors import ModelError
 from rlif.sampling.sampler import Completion, Decoding
 from rlif.tasks import Task
-from rlif.tasks.chat_template import OPEN, Chat
+from rlif.tasks.chat_template import OPEN, Chat, chat_of
 from rlif.tasks.prompts import Prompt, find_prompt
 from rlif.tasks.rendering import ends_of, render_all
 from rlif.types import Problem
@@ -68,8 +68,7 @@ def setup_of(
         decoding: its `ends` are replaced by those of the chat template.
         trained_with: how prompts were rendered in the run that trained the model.
     """
-    chat = chat if isinstance(chat, Chat) else Chat(chat)
-    chat = chat.over(Chat(task.protocol.chat)).over(trained_with)
+    chat = chat_of(chat).over(Chat(task.protocol.chat)).over(trained_with)
     if chat and not tokenizer.chat_template:
         raise ModelError("this protocol needs a chat template and the tokenizer has none; give --no-chat.")
     chat = chat.over(Chat(bool(tokenizer.chat_template)))

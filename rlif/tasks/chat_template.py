@@ -70,8 +70,8 @@ class Chat:
 OPEN, WITH_TEMPLATE = Chat(), Chat(True)
 
 
-def chat_of(chat: Chat | bool) -> Chat:
-    """Returns a chat template's use, which may be given as whether it is used."""
+def chat_of(chat: Chat | bool | None) -> Chat:
+    """Returns how a chat template is used; True, False and None say only whether it is, None that it is open."""
     return chat if isinstance(chat, Chat) else Chat(chat)
 
 
@@ -110,11 +110,11 @@ def apply(tokenizer: Any, messages: Sequence[Message], chat: Chat | bool, **fixe
 def with_merged_system(messages: Sequence[Message]) -> list[Message]:
     """Puts the text of system messages at the beginning before that of the user's first message."""
     head = list(takewhile(lambda message: message.get("role") == "system", messages))
-    first, *rest = [*messages[len(head) :], {}]
-    texts = [message.get("content") for message in (*head, first)]
-    if not head or first.get("role") != "user" or not all(isinstance(text, str) for text in texts):
+    rest = messages[len(head) :]
+    texts = [message.get("content") for message in (*head, *rest[:1])]
+    if not head or not rest or rest[0].get("role") != "user" or not all(isinstance(text, str) for text in texts):
         return list(messages)
-    return [{**first, "content": "\n\n".join(map(str, texts))}, *rest[:-1]]
+    return [{**rest[0], "content": "\n\n".join(map(str, texts))}, *rest[1:]]
 
 
 def reads(tokenizer: Any, argument: str) -> bool:
@@ -123,11 +123,9 @@ def reads(tokenizer: Any, argument: str) -> bool:
 
 
 def _remedy(roles: Sequence[str]) -> str:
-    merge = (
-        "put the system text into the user's message (merge_system=true, --merge-system), " * ("system" in roles)
-        or "use a prompt of roles that it takes, "
-    )
-    return f"{merge}or use {INSTEAD}"
+    if "system" in roles:
+        return f"put the system text into the user's message (merge_system=true, --merge-system), or use {INSTEAD}"
+    return f"use a prompt of roles that it takes, or use {INSTEAD}"
 
 
 def _check_arguments(tokenizer: Any, arguments: Mapping[str, Any]) -> None:

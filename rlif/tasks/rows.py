@@ -157,8 +157,8 @@ def written_out(value: Any, what: str) -> Any:
         value = None
     if not isinstance(value, list):
         raise DataError(
-            f"{what} begins as a conversation and is no list of messages in JSON; write it as JSON, or use JSON lines"
-            " or parquet."
+            f"{what} begins like a conversation and is not a list of messages in JSON; write it as JSON, or use JSON"
+            " lines or parquet."
         )
     return value
 

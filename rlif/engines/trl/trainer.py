@@ -45,6 +45,8 @@ from rlif.tasks.rendering import encode_all, ends_of
 Ids = list[list[int]]
 LOG = logging.getLogger(__name__)
 ROWS, TOKENS, LOOKED_AT = 4, 16, 2_000  # of the check before a run: completions, their length, prompts to choose from
+# Greedy decoding. Filters have the values for which transformers prints no warning that they have no effect.
+GREEDY = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "min_new_tokens": None}
 
 
 def in_shards(accelerator: Any) -> bool:
@@ -76,7 +78,7 @@ class InternalFeedback(Trainer):
     ):
         check_trl(type(self))
         self.reward = reward_funcs
-        model = [*args, kwargs.get("model")][0]
+        model = args[0] if args else kwargs.get("model")
         trains_on = hasattr(model, "get_base_model")  # an adapter that exists; with it off the model is not its start
         with with_capture_processor() if vllm_capture else nullcontext():
             super().__init__(*args, reward_funcs=reward_funcs, **kwargs)
@@ -316,9 +318,9 @@ class InternalFeedback(Trainer):
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             if "memory" in str(error):  # `rlif.training.faults` says what to do
                 raise
+            instead = ", or training.router_aux_loss_coef=0" if getattr(self, "aux_loss_enabled", False) else ""
             raise ModelError(
-                f"{self._name} fails in the passes that training runs: {first_line(error)}; use another model"
-                f"{', or training.router_aux_loss_coef=0' * getattr(self, 'aux_loss_enabled', False)}."
+                f"{self._name} fails in the passes that training runs: {first_line(error)}; use another model{instead}."
             ) from error
 
     @property
@@ -361,7 +363,7 @@ class InternalFeedback(Trainer):
             return self.take_rollout().every(group)
         if self.read == "decode":
             config = copy.deepcopy(self.generation_config)
-            config.update(do_sample=False, max_new_tokens=min(TOKENS, config.max_new_tokens), min_new_tokens=None)
+            config.update(**GREEDY, max_new_tokens=min(TOKENS, config.max_new_tokens))
             with replaced(self, generation_config=config):
                 self._generate(prompts)
             return self.take_rollout()

@@ -102,9 +102,6 @@ def test_conversations_are_rendered_by_the_chat_template(tmp_path):
         ({"prompt": ["hello"]}, 'message 1 of .* is "hello"; expected role and content'),
         *(
             ({"prompt": text}, "in row 1 of .* begins like a conversation and is not a list of messages in JSON")
-                {"prompt": text},
-                "'prompt' in row 1 of .* begins like a conversation and is not a list of messages in JSON",
-            )
             for text in (str(ASKED), json.dumps(ASKED)[:-1], json.dumps(ASKED[0]), f"array({ASKED}, dtype=object)")
         ),
         ({"prompt": None, "messages": None}, "'prompt' in row 1 of .* is null"),

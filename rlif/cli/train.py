@@ -104,6 +104,7 @@ def _show_plan(recipe: Recipe) -> None:
     """Prints the resolved recipe, its steps and memory as far as known here; then raises what would stop the run."""
     from ruamel.yaml import YAML
 
+    from rlif.runs.folder import check_name
     from rlif.sampling.loading import load_config
     from rlif.training.prepare import check_settings, rehearse
 
@@ -112,6 +113,7 @@ def _show_plan(recipe: Recipe) -> None:
     YAML().dump(recipe.written_out() | {"training": training}, sys.stdout)
     failure: RlifError | None = None
     try:
+        check_name(recipe)
         plan = rehearse(recipe)
         print(f"\n{plan.problems:,} problems, {plan.steps:,} steps of {recipe.problems_per_update} problems")
         print(f"{plan.completions:,} completions, at most {plan.tokens:,} tokens to generate")

@@ -91,8 +91,7 @@ class Run:
             raise MachineError(f"cannot make the run folder {root / names[0]}: {error.strerror}.") from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        taken = root / names[0]
-        raise RecipeError(f"{taken} exists already; choose another name{_resumable(taken)}.")
+        raise _taken(root / names[0])
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -344,10 +343,18 @@ def is_free(path: Path) -> bool:
         return unused or not os.path.lexists(path)
 
 
-def _resumable(path: Path) -> str:
-    """Returns how to go on with a run folder, where it holds an unfinished run."""
+def check_name(recipe: Recipe) -> None:
+    """Refuses a name that another run has."""
+    path = Path(recipe.output).expanduser() / (recipe.name or "")
+    if recipe.name and not is_free(path):
+        raise _taken(path)
+
+
+def _taken(path: Path) -> RecipeError:
+    """Returns the error for a path that is taken; it says how to go on with an unfinished run."""
     unfinished = (path / "recipe.yaml").is_file() and not (path / "summary.json").is_file()
-    return f", or go on with `rlif train --resume {path}`" if unfinished else ""
+    go_on = f", or go on with `rlif train --resume {path}`" if unfinished else ""
+    return RecipeError(f"{path} exists already; choose another name{go_on}.")
 
 
 def numbered(name: str) -> list[str]:

@@ -122,9 +122,11 @@ def rehearse(recipe: Recipe, processes: int = 1) -> Plan:
     Raises:
         RlifError: what would stop the run, as far as that can be seen before it starts.
     """
+    from rlif.engines.trl.setup import read_lora
     from rlif.sampling.limits import check_files
     from rlif.sampling.loading import check_whole
 
+    read_lora(recipe)
     plan, path = prepare(recipe, processes).plan, Path(model_path(recipe))
     check_files(recipe.model, path)
     if path.is_dir():

@@ -41,6 +41,7 @@ def test_train_plan_and_launch_refuse_a_recipe_with_the_same_message(override, e
         (["evaluate.tasks=[]", "max_prompt_tokens=4000", "training.max_completion_length=4000"], "positions"),
         (["model=nowhere"], "nowhere"),
         (["limit=1"], "problem"),
+        (["lora={rank: 8}"], "lora.rank"),
     ],
 )
 @pytest.mark.parametrize("how", [[], ["--slurm"]], ids=["here", "slurm"])
@@ -50,6 +51,12 @@ def test_dry_runs_of_train_and_launch_prepare_the_run(how, overrides, expected, 
     launch = main(monkeypatch, capsys, "launch", "demo", *overrides, "--processes", "1", "--dry-run", *how)
     assert (train[0], launch[0]) == (2, 2) and train[2] == launch[2] and expected in launch[2]
     assert "demo" in launch[1]
+
+
+def test_a_dry_run_refuses_a_name_that_a_run_has(tmp_path, monkeypatch, capsys):
+    (tmp_path / "taken").mkdir()
+    code, out, err = main(monkeypatch, capsys, "train", "demo", f"output={tmp_path}", "name=taken", "--dry-run")
+    assert code == 2 and "taken exists already; choose another name" in err and "max_steps: 30" in out
 
 
 def test_a_dry_run_of_launch_reads_the_weights(model_folder, tmp_path, monkeypatch, capsys):

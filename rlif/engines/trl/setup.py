@@ -104,7 +104,7 @@ def build_trainer(
         if not raised_by_library(error):
             raise
         raise RecipeError(f"TRL refuses these training options: {first_line(error)}") from error
-    reward, lora = build_reward(recipe, task, problems, prompts[0]), _lora(recipe)
+    reward, lora = build_reward(recipe, task, problems, prompts[0]), read_lora(recipe)
     rows = [{"prompt": prompt} | ({} if problems is None else {"problem": n}) for n, prompt in enumerate(prompts)]
     path = model_path(recipe)
     try:
@@ -161,7 +161,8 @@ def load_finished(trainer: InternalFeedback, checkpoint: Path) -> None:
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
 
-def _lora(recipe: Recipe) -> Any:
+def read_lora(recipe: Recipe) -> Any:
+    """Returns what peft makes of a recipe's `lora`, names checked; None without it."""
     if recipe.lora is None:
         return None
     try:

@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 import rlif
 from rlif.config.recipe import Recipe
 from rlif.sampling.loading import load_model, load_tokenizer
-from rlif.sampling.protocol import decoding_of, render_problem
+from rlif.sampling.protocol import decoding_of, render_problems
 from rlif.sampling.sampler import TransformersSampler
 from rlif.tasks.prompts import PROMPTS
 
@@ -28,7 +28,7 @@ N = 16
 def measure(model: Any, tokenizer: Any, task: Any, limit: int) -> list[dict[str, Any]]:
     """Computes the exact self-certainty of N samples of each problem, and its lower bound for each k."""
     problems = task.load("test", limit=limit)
-    prompts = [render_problem(tokenizer, PROMPTS["plain"], problem, True, task) for problem in problems]
+    prompts = render_problems(tokenizer, PROMPTS["plain"], problems, True, task)
     completions = TransformersSampler(model, tokenizer, 256).sample(prompts, decoding_of(task, n=N, temperature=1.0))
     rows = []
     for number, completion in enumerate(completions):

@@ -76,11 +76,6 @@ def setup_of(
     return Setup(prompt or find_prompt(task.protocol.prompt), chat, decoding)
 
 
-def render_problem(tokenizer: Any, prompt: Prompt | None, problem: Problem, chat: Chat | bool, task: Task) -> list[int]:
-    """Renders a problem as `render_problems` does."""
-    return render_problems(tokenizer, prompt, [problem], chat, task)[0]
-
-
 def render_problems(
     tokenizer: Any, prompt: Prompt | None, problems: Sequence[Problem], chat: Chat | bool, task: Task
 ) -> list[list[int]]:

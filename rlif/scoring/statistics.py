@@ -16,6 +16,7 @@ The pass takes no gradients and applies the head to a few positions at a time, s
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -131,9 +132,7 @@ def _hidden_states(
     lm: Any, prompt_ids: list[Sequence[int]], completion_ids: list[Sequence[int]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns two tensors: `hidden_NH`, and `target_N`, the completion tokens they generated; row after row."""
-    rows = [torch.tensor([*p, *c], device=lm.device) for p, c in zip(prompt_ids, completion_ids, strict=True)]
-    ids_BL = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    mask_BL = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    ids_BL, mask_BL = padded([[*p, *c] for p, c in zip(prompt_ids, completion_ids, strict=True)], lm.device)
     hidden_BLH = backbone_of(lm)(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).last_hidden_state
     spans = [(len(p), len(p) + len(c)) for p, c in zip(prompt_ids, completion_ids, strict=True)]
     hidden_NH = torch.cat([hidden_BLH[b, start - 1 : end - 1] for b, (start, end) in enumerate(spans)])
@@ -186,6 +185,15 @@ def _stats(
     below_NV.clamp_(min=torch.finfo(torch.float32).min)  # 0 log 0 is 0, and NaN stays
     stats["entropy"] = log_sum_N - weight_NV.mul_(below_NV).sum(-1) / sum_N
     return stats
+
+
+def padded(
+    rows: Sequence[Sequence[int]], device: torch.device, padding: int = 0, side: str = "right"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pads rows of token ids on one side; returns them and their attention mask."""
+    ids = [torch.tensor(row, dtype=torch.long, device=device) for row in rows]
+    pad = partial(nn.utils.rnn.pad_sequence, batch_first=True, padding_side=side)
+    return pad(ids, padding_value=float(padding)), pad([torch.ones_like(row) for row in ids])
 
 
 def length_mask(lengths: Sequence[int], device: torch.device | None = None) -> torch.Tensor:

@@ -15,7 +15,7 @@ from rlif.evaluation.records import Records
 from rlif.evaluation.scores import Scores, summarise
 from rlif.files.lock import alone
 from rlif.intervals import proportion
-from rlif.sampling.protocol import Setup, render_problem, setup_of
+from rlif.sampling.protocol import Setup, render_problems, setup_of
 from rlif.sampling.sampler import Decoding, TransformersSampler
 from rlif.signals import SIGNALS
 from rlif.tasks.prompts import PROMPTS
@@ -194,10 +194,10 @@ def test_shots_are_dropped_from_the_end_until_the_prompt_fits():
         protocols: ClassVar = {"default": replace(CUPS.protocol, max_prompt_tokens=17)}
 
     tokenizer, problem = byte_tokenizer(), Problem("a", "now?", preamble="0. ", shots=("one. ", "two. ", "six. "))
-    text = tokenizer.decode(render_problem(tokenizer, PROMPTS["plain"], problem, False, Short()))
+    text = tokenizer.decode(*render_problems(tokenizer, PROMPTS["plain"], [problem], False, Short()))
     assert text == "0. one. now?\n"
     assert "0. one. two. six. now?" in tokenizer.decode(
-        render_problem(tokenizer, PROMPTS["plain"], problem, False, CUPS)
+        render_problems(tokenizer, PROMPTS["plain"], [problem], False, CUPS)
     )
 
 

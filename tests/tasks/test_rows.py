@@ -11,7 +11,7 @@ from support.models import byte_tokenizer
 
 import rlif
 from rlif.errors import DataError, RecipeError
-from rlif.sampling.protocol import render_problem
+from rlif.sampling.protocol import render_problems
 from rlif.tasks import find_task
 from rlif.tasks.prompts import Prompt
 from rlif.tasks.task import by_id
@@ -74,9 +74,9 @@ def test_conversations_are_rendered_by_the_chat_template(tmp_path):
     shown = [*CHAT[:-1], {"role": "user", "content": "Now: And 3+3?"}]
     wanted = tokenizer.apply_chat_template(shown, add_generation_prompt=True, return_dict=False)
     assert prompt.messages(problem.prompt) == shown
-    assert render_problem(tokenizer, prompt, problem, True, find_task("prompts")) == wanted
+    assert render_problems(tokenizer, prompt, [problem], True, find_task("prompts")) == [wanted]
     with pytest.raises(DataError, match="a conversation of 4 messages, which takes a chat template"):
-        render_problem(tokenizer, prompt, problem, False, find_task("prompts"))
+        render_problems(tokenizer, prompt, [problem], False, find_task("prompts"))
     (short,) = load(tmp_path, [{"prompt": [SYSTEM, *ASKED]}])
     assert prompt.text(short.prompt) == "Be brief.\n\nNow: What is 2+2?\n"
 

@@ -36,7 +36,7 @@ from rlif.engines.trl.vllm import Capture, colocated, restore_seed, with_capture
 from rlif.errors import ModelError, RecipeError, first_line
 from rlif.scoring.exactness import TOLERANCE, causal, deviation, ragged, random_state_kept, replaced
 from rlif.scoring.head import causal_lm, evaluation_mode, head_of, training_mode, verify_head, without_router_logits
-from rlif.scoring.statistics import score_completions
+from rlif.scoring.statistics import padded, score_completions
 from rlif.scoring.taps import CHEAP, BackboneTap, DecodeTap
 from rlif.signals.token_confidence import TOP_K
 from rlif.tasks.chat_template import Chat
@@ -45,8 +45,8 @@ from rlif.tasks.rendering import encode_all, ends_of
 Ids = list[list[int]]
 LOG = logging.getLogger(__name__)
 ROWS, TOKENS, LOOKED_AT = 4, 16, 2_000  # of the check before a run: completions, their length, prompts to choose from
-# Greedy decoding. Filters have the values for which transformers prints no warning that they have no effect.
-GREEDY = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "min_new_tokens": None}
+# Greedy decoding. Other values of the filters have no effect in it, and transformers warns of them.
+GREEDY = {"do_sample": False, "min_new_tokens": None, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None}
 
 
 def in_shards(accelerator: Any) -> bool:
@@ -263,7 +263,7 @@ class InternalFeedback(Trainer):
         Rows are padded on the right alone, which changes nothing for any causal model.
         """
         rows = [[*p, *c] for p, c in zip(rollout.prompt_ids, rollout.completion_ids, strict=True)]
-        ids_BL, mask_BL = self._padded(rows, "right")
+        ids_BL, mask_BL = padded(rows, self.accelerator.device, self.processing_class.pad_token_id)
         starts_B = torch.tensor([len(ids) for ids in rollout.prompt_ids], device=ids_BL.device)
         first, length = int(starts_B.min()), max(rollout.lengths)
         call, size = super()._get_per_token_logps_and_entropies, self.args.per_device_train_batch_size
@@ -274,13 +274,6 @@ class InternalFeedback(Trainer):
         columns_BT = columns_BT.clamp(max=ids_BL.shape[1] - first - 1)  # of padding
         own = {name: values_BL.gather(1, columns_BT) for name, values_BL in fields.items()}
         rollout.fields, rollout.path = own | rollout.fields, "pass"  # what was there stays, to the last bit
-
-    def _padded(self, rows: Ids, side: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pads rows of token ids; returns them and their attention mask."""
-        ids = [torch.tensor(row, dtype=torch.long, device=self.accelerator.device) for row in rows]
-        pad = functools.partial(nn.utils.rnn.pad_sequence, batch_first=True, padding_side=side)
-        padding = float(self.processing_class.pad_token_id)
-        return pad(ids, padding_value=padding), pad([torch.ones_like(row) for row in ids])
 
     def verify_signal(self) -> None:
         """Compares what training will read with passes over one unpadded sequence in eval mode; once, before step 1.
@@ -309,8 +302,8 @@ class InternalFeedback(Trainer):
 
     def _rehearsed_on_all(self) -> str | None:
         """Says what the first process with a difference found; an error on one is raised on all."""
-        found = on_all(self._rehearsed, failed=lambda sentence, _: ModelError(sentence))
-        return next((each for each in gather_object([found]) if each is not None), None)
+        found = gather_object([on_all(self._rehearsed, failed=lambda sentence, _: ModelError(sentence))])
+        return next(filter(None, found), None)
 
     def _rehearsed(self) -> str | None:
         try:
@@ -379,7 +372,8 @@ class InternalFeedback(Trainer):
 
     def _score_padded(self, model: nn.Module, rollout: Rollout, **options: Any) -> None:
         """Runs TRL's scoring method as TRL does: prompts padded on the left, completions on the right."""
-        parts = self._padded(rollout.prompt_ids, "left"), self._padded(rollout.completion_ids, "right")
+        pad = functools.partial(padded, device=self.accelerator.device, padding=self.processing_class.pad_token_id)
+        parts = pad(rollout.prompt_ids, side="left"), pad(rollout.completion_ids)
         ids_BL, mask_BL = (torch.cat(pair, dim=1) for pair in zip(*parts, strict=True))
         options["batch_size"] = self.args.per_device_train_batch_size
         self._get_per_token_logps_and_entropies(model, ids_BL, mask_BL, max(rollout.lengths), **options)
@@ -393,9 +387,8 @@ class InternalFeedback(Trainer):
             pad = functools.partial(nn.utils.rnn.pad_sequence, batch_first=True)
             return {name: pad([row.fields[name][0] for row in rows]) for name in rows[0].fields}
         with self._annotating_model() as model:
-            inner, top_k = self.accelerator.unwrap_model(model), min(TOP_K, self.vocab_size)
-            options: dict[str, Any] = {"temperature": self.temperature, "top_k": top_k, "batch_size": 1}
-            stats = score_completions(inner, prompts, completions, **options)
+            inner, k = self.accelerator.unwrap_model(model), min(TOP_K, self.vocab_size)
+            stats = score_completions(inner, prompts, completions, temperature=self.temperature, top_k=k, batch_size=1)
         return {name: getattr(stats, f"{name}_BT") for name in EVERY}
 
 

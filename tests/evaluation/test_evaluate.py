@@ -197,7 +197,7 @@ def test_shots_are_dropped_from_the_end_until_the_prompt_fits():
     text = tokenizer.decode(*render_problems(tokenizer, PROMPTS["plain"], [problem], False, Short()))
     assert text == "0. one. now?\n"
     assert "0. one. two. six. now?" in tokenizer.decode(
-        render_problems(tokenizer, PROMPTS["plain"], [problem], False, CUPS)
+        *render_problems(tokenizer, PROMPTS["plain"], [problem], False, CUPS)
     )
 
 

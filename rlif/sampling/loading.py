@@ -153,8 +153,7 @@ def load_config(recipe: Recipe) -> Any:
 
     from rlif.sampling.limits import check_kind
 
-    path = model_path(recipe)
-    revision = recipe.revision
+    path, revision = model_path(recipe), recipe.revision
     if is_adapter(path):
         path, revision = adapter_settings(path)["base_model_name_or_path"], None
     try:
@@ -169,15 +168,13 @@ def load_tokenizer(recipe: Recipe) -> Any:
     """Loads the tokenizer, with a pad token and padding on the left."""
     from transformers import AutoTokenizer
 
-    path = model_path(recipe)
+    path, revision = model_path(recipe), recipe.revision
     if is_adapter(path) and not any((Path(path) / name).is_file() for name in TOKENIZERS):
-        path = adapter_settings(path)["base_model_name_or_path"]
+        path, revision = adapter_settings(path)["base_model_name_or_path"], None
     if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in TOKENIZERS):
         raise ModelError(f"{recipe.model} has no tokenizer: none of {', '.join(TOKENIZERS)} is there.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, revision=recipe.revision, trust_remote_code=False, padding_side="left"
-        )
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False, padding_side="left")
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot load the tokenizer of {recipe.model!r}: {first_line(error)}") from error
     if tokenizer.eos_token_id is None:

@@ -81,8 +81,8 @@ class Task(ABC):
         """Returns the same task reading its problems from columns of other names."""
         if columns and (not self.usual or self.protocol_name == "zeroeval"):
             raise RecipeError(
-                f"task {self.name} reads a published layout, so columns names nothing; it is for gsm8k, math, math500"
-                " and prompts."
+                f"task {self.name} has columns of its own, or none; columns is for gsm8k, math, math500 and prompts, so"
+                " leave it out."
             )
         check_columns(columns)
         task = copy.copy(self)

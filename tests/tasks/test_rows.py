@@ -169,7 +169,7 @@ def test_columns_of_other_names(tmp_path):
         with pytest.raises(rlif.RlifError, match=message):
             load(tmp_path, [row], "math", columns)
     for task in ("mbpp", "gsm8k.zeroeval", "clock"):
-        with pytest.raises(RecipeError, match="reads a published layout, so columns names nothing"):
+        with pytest.raises(RecipeError, match="has columns of its own, or none"):
             find_task(task).reading({"prompt": "frage"})
 
 

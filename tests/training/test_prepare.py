@@ -14,7 +14,7 @@ REFUSED = [
     ("reward=semantic_entropy", "equivalence"),
     ("evaluate.sources={gsm8k: x}", "gsm8k"),
     ("evaluate.columns={gsm8k: {prompt: x}}", "a mapping of columns is given for 'gsm8k'"),
-    ("columns={prompt: x}", "reads a published layout"),
+    ("columns={prompt: x}", "has columns of its own, or none"),
     ("training.learning_rat=1", "learning_rat"),
     ("problems_per_update=3", "do not divide"),
 ]

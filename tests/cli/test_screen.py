@@ -184,7 +184,15 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(where, args, kept, monkeypatc
     assert (out + err).count("interrupted") == 1 and (args[0] == "train" or out == "")
 
 
-def test_ctrl_c_that_a_library_turns_into_another_error(monkeypatch, capsys):
+@pytest.fixture
+def heeds_ctrl_c():
+    """Heeds Ctrl-C as in a terminal; a shell's background jobs begin without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_that_a_library_turns_into_another_error(monkeypatch, capsys, heeds_ctrl_c):
     """As numpy does while it is imported. Without Ctrl-C the same error has its traceback."""
 
     def import_interrupted(*_, **__):

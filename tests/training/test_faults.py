@@ -316,7 +316,7 @@ def test_weights_that_cannot_be_read(harm, tmp_path):
     else:
         flip(weights, at=8)
     code, said = rlif_process(train_arguments(folder, tmp_path), tmp_path / "log")
-    assert code == 2 and "cannot set up training of" in said and "Traceback" not in said, said
+    assert code == 2 and "cannot load the model" in said and "Traceback" not in said, said
     assert not (tmp_path / "run").exists()
 
 

@@ -17,8 +17,8 @@ import torch
 import transformers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from engines.trl.test_verification import PATHS, expected, trained
-from support.architectures import OWN, architecture
+from engines.trl.test_verification import PATHS, expected, trained  # pyright: ignore[reportMissingImports]
+from support.architectures import OWN, architecture  # pyright: ignore[reportMissingImports]
 
 import rlif
 from rlif.config.passes import EVERY
@@ -49,8 +49,8 @@ def rounding(dtype: torch.dtype) -> str:
             together, alone = (
                 rlif.score_completions(model, prompts, completions, top_k=20, batch_size=size) for size in (3, 1)
             )
-            fields = ({name: getattr(stats, f"{name}_BT") for name in EVERY} for stats in (together, alone))
-            found[name] = deviation(*fields, [len(row) for row in completions])
+            first, second = ({name: getattr(stats, f"{name}_BT") for name in EVERY} for stats in (together, alone))
+            found[name] = deviation(first, second, [len(row) for row in completions])
     kind = str(dtype).removeprefix("torch.")
     return f"{max(found.values()):.1g} in {kind} (limit {TOLERANCE[dtype]:g}, {len(found)} architectures)"
 

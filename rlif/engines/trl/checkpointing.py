@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Checkpoints hold numpy's random state. numpy 2 renamed the function that loads it, and torch without this knows only
 # the installed numpy's name, so that a run could not go on under the other one.
-_LOADS = numpy.empty(0).__reduce__()[0]
+_LOADS: Any = numpy.empty(0).__reduce__()[0]
 torch.serialization.add_safe_globals([(_LOADS, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")])
 
 # transformers before 5.18 asks torch for the optimiser on "cpu:0" where several processes train without a GPU.

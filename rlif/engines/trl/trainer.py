@@ -342,9 +342,9 @@ class InternalFeedback(Trainer):
         """Returns the types that the statistics are computed in."""
         exact = torch.float16 if self.args.tf32 else torch.float32  # TF32 has as many digits
         mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, exact)
-        weight: Any = head_of(self.accelerator.unwrap_model(self.model)).module.weight
+        weights = {weight.dtype for weight in self.model.parameters()}  # a head in float32 may follow coarser ones
         engine = getattr(getattr(self.capture and self.capture.llm, "llm_engine", None), "model_config", None)
-        return {mixed, weight.dtype, getattr(engine, "dtype", torch.float32)}
+        return weights | {mixed, getattr(engine, "dtype", torch.float32)}
 
     def _short_rollout(self) -> Rollout:
         """Returns a few rows with statistics from the passes that training will read, in training mode."""

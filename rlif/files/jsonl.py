@@ -88,7 +88,8 @@ def plain(settings: Mapping[str, Any]) -> Row:
 
 def different(found: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """Names the settings that differ, with commas between them; empty if all are equal."""
-    return ", ".join(sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key)))
+    names = sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key))
+    return ", ".join(name if name.isprintable() else repr(name) for name in names)
 
 
 def count_lines(path: Path) -> int:

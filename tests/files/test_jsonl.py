@@ -87,3 +87,4 @@ def test_threads_append_whole_lines(tmp_path):
 def test_settings_are_compared_as_a_file_holds_them():
     assert different(plain({"stop": ("a",), "seed": 1}), {"stop": ["a"], "seed": 1}) == ""
     assert different({"n": 4, "seed": 1}, {"seed": 2}) == "n, seed"
+    assert different({"a\nb": 1}, {}) == r"'a\nb'"  # a sentence stays one line

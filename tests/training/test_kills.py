@@ -28,7 +28,7 @@ POINTS = {
     "everything written but the manifest": (die_at, "rlif.engines.trl.checkpointing:seal", 3),
     "half of the manifest written": (die_in_a_draft, "manifest.json", 3),
     "before old checkpoints are deleted": (die_at, "rlif.engines.trl.checkpointing:prune", 3),
-    "in the middle of deleting one": (die_at, "rlif.files.inside:shutil.rmtree", 3),
+    "in the middle of deleting one": (die_at, "rlif.files.inside:shutil.rmtree", 2),
     "half of the trained model written": (die_halfway, SAVE, 5),
     "before the summary": (die_at, "rlif.runs.folder:Run.write_summary", 1),
 }

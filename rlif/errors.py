@@ -39,7 +39,7 @@ def nearest(name: str, names: Iterable[str], listed_by: str = "") -> str:
     """Suggests the nearest known name in place of an unknown one; lists all names if none is near.
 
     Args:
-        listed_by: the command that lists all names, where these are too many for a sentence.
+        listed_by: the command or the class that lists all names, where these are too many for a sentence.
     """
     names = sorted(names)
     close = difflib.get_close_matches(name, names, n=3 if listed_by else 1, cutoff=0.5)

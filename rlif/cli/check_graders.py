@@ -10,7 +10,7 @@ from rlif.cli.options import UnsafeLocal
 from rlif.cli.tables import print_table
 
 
-@working()
+@working("grading")
 def check_graders(
     folder: Annotated[Path, typer.Argument(help="Recorded outputs, with expected.json.")],
     data: Annotated[Path | None, typer.Option(help="Problems and golds; the folder's parent, else RLIF_DATA.")] = None,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rlif.comparison.comparison import Comparison
 
 
-@working()
+@working("comparing")
 def compare(
     what: Annotated[
         list[str],

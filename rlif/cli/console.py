@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import typer
@@ -15,28 +16,32 @@ from rlif.errors import Interrupted, RlifError
 
 NOTHING = "nothing was written; give the same command again"
 NOT_KEPT = "the same command begins anew; with --out it goes on where it ended"
-_kept, _shows = [NOTHING], [True]
+_KEPT = ContextVar("what Ctrl-C leaves", default=NOTHING)
+_SHOWS = ContextVar("whether long work is shown", default=True)
 
 
 @contextmanager
-def working(kept: str = NOTHING) -> Iterator[None]:
+def working(name: str, kept: str = NOTHING) -> Iterator[None]:
     """Decorates a command: its work is shown where it takes long, and Ctrl-C says what is kept and how to go on.
 
     Args:
+        name: of the work, in a few words, while no part of it has a name of its own.
         kept: what to say of Ctrl-C, until the command says something else by `keeps`.
     """
-    keeps(kept)
+    token = _KEPT.set(kept)
     with _noticing_ctrl_c() as pressed:
         try:
-            with progress.shown() if _shows[0] else nullcontext(), progress.task("working"):
+            with progress.shown() if _SHOWS.get() else nullcontext(), progress.task(name):
                 yield
         except (Interrupted, RlifError, typer.Exit):  # said already, by a part of the work
             raise
         except (KeyboardInterrupt, Exception) as error:  # a library that is interrupted may raise anything
             if not pressed and not isinstance(error, KeyboardInterrupt):
                 raise
-            print(f"rlif: interrupted; {_kept[0]}", file=sys.stderr)
+            print(f"rlif: interrupted; {_KEPT.get()}", file=sys.stderr)
             raise Interrupted from None
+        finally:
+            _KEPT.reset(token)
 
 
 @contextmanager
@@ -63,12 +68,12 @@ def _noticing_ctrl_c() -> Iterator[list[int]]:
 
 def keeps(what: str) -> None:
     """Says what Ctrl-C leaves from now on, and how to go on."""
-    _kept[0] = what
+    _KEPT.set(what)
 
 
 def show_work(wanted: bool) -> None:
     """Decides whether commands show long work; of several processes only the first one does."""
-    _shows[0] = wanted and os.environ.get("RANK", "0") == "0"
+    _SHOWS.set(wanted and os.environ.get("RANK", "0") == "0")
 
 
 def quiet_transformers() -> None:

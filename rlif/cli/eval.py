@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rlif.types import Problem
 
 
-@working()
+@working("evaluating")
 def evaluate(
     models: Annotated[list[str] | None, typer.Argument(help="Hub names, model folders or run folders.")] = None,
     tasks: Annotated[str, typer.Option(help="Names with commas between, as gsm8k,math500.paper.")] = "",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rlif.judging.win_rate import WinRates
 
 
-@working()
+@working("judging")
 def judge(
     outputs: Annotated[Path | None, typer.Argument(help="805 rows {id or instruction, output or completion}.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="Read these recorded annotations, without a judge.")] = None,

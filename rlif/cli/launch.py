@@ -101,7 +101,7 @@ def _rehearse(text: str, recipe: Recipe, processes: int) -> None:
     from rlif.training.prepare import rehearse
 
     print(text, end="", flush=True)
-    with working():
+    with working("preparing the run"):
         quiet_transformers()
         rehearse(recipe, processes)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rlif.runs.folder import Run
 
 
-@working("a forecast keeps nothing; give the same command again")
+@working("forecasting", "a forecast keeps nothing; give the same command again")
 def probe(
     recipe: Recipe,
     overrides: Overrides = None,

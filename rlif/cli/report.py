@@ -10,7 +10,7 @@ from rlif.cli.console import working
 from rlif.errors import RlifError
 
 
-@working("no report was written; give the same command again")
+@working("writing the report", "no report was written; give the same command again")
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; the curves of several share their figures.")],
     output: Annotated[

@@ -11,7 +11,7 @@ from rlif.cli.options import Chat, ChatArguments, Columns, Dtype, MergeSystem, W
 from rlif.files.jsonl import count_lines
 
 
-@working(NOT_KEPT)
+@working("scoring", NOT_KEPT)
 def score(
     file: Annotated[Path, typer.Argument(help="JSON lines of prompt (text or messages) and completion.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A folder, a hub name, or tiny-reasoner.")],

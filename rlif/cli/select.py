@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rlif.types import Problem
 
 
-@working()
+@working("selecting")
 def select(
     model: Annotated[str | None, typer.Option("--model", "-m", help="Draws samples, or scores given ones.")] = None,
     task: Annotated[str | None, typer.Option("--task", "-t", help="Task of the problems and their grader.")] = None,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rlif.runs.folder import Run
 
 
-@working()
+@working("training")
 def train(
     recipe: RecipeOrNone = None,
     overrides: Overrides = None,
@@ -111,19 +111,21 @@ def _show_plan(recipe: Recipe) -> None:
     quiet_transformers()
     _, _, training = check_settings(recipe, processes=1)
     YAML().dump(recipe.written_out() | {"training": training}, sys.stdout)
-    failure: RlifError | None = None
+    config, failure = None, None
     try:
+        config = load_config(recipe)
         check_name(recipe)
         plan = rehearse(recipe)
         print(f"\n{plan.problems:,} problems, {plan.steps:,} steps of {recipe.problems_per_update} problems")
         print(f"{plan.completions:,} completions, at most {plan.tokens:,} tokens to generate")
     except RlifError as error:
         failure = error
-    print("memory of a GPU that trains alone, GiB (estimate; `rlif plan` does the same for several):")
-    try:
-        _show_memory(recipe, load_config(recipe))
-    except RlifError as error:
-        print(f"  unknown: {error}")
+    if config is not None:
+        print("memory of a GPU that trains alone, GiB (estimate; `rlif plan` does the same for several):")
+        try:
+            _show_memory(recipe, config)
+        except RlifError as error:
+            print(f"  unknown: {error}")
     if failure is not None:
         raise failure
 

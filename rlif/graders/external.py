@@ -163,31 +163,33 @@ def checked(name: str, values: Any, count: int) -> list[float | None]:
     return [None if value is None else float(value) for value in values]
 
 
-def model_device() -> torch.device:
+def model_device() -> str:
     """Returns the accelerator that models of rewards run on, or the CPU."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator or torch.device("cpu")
+    return str(accelerator or "cpu")
 
 
-def load_classifier(kind: str, name: str) -> tuple[Any, Any]:
-    """Loads the tokenizer and the model of a sequence classifier, in eval mode.
+def load_classifier(kind: str, name: str, device: str) -> tuple[Any, Any]:
+    """Loads the tokenizer and the model of a sequence classifier, in eval mode; to "meta" without its weights.
 
     Raises:
         ModelError: it cannot be loaded; the message says which `kind` of model.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         options: dict[str, Any] = {"trust_remote_code": False, "output_loading_info": True}
+        options |= {"device_map": device} if device == "meta" else {}
         model, report = AutoModelForSequenceClassification.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load the {kind} model {name!r}: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"the {kind} model {name!r} lacks {missing[0]}, which would be random; it is another kind.")
     tokenizer.padding_side = "right"  # on the left it would shift learned positions
     model.config.pad_token_id = tokenizer.pad_token_id
-    return tokenizer, model.eval().to(model_device())
+    return tokenizer, model.eval().to(device)
 
 
 def batches(tokenizer: Any, model: Any, *texts: Sequence[str], **options: Any) -> Iterator[Any]:
@@ -202,14 +204,16 @@ def batches(tokenizer: Any, model: Any, *texts: Sequence[str], **options: Any) -
         yield tokenizer(*part, padding=size > 1, return_tensors="pt", **options).to(model.device)
 
 
-def reward_model(name: str, chat: Chat = WITH_TEMPLATE, prompt: Any = None) -> Callable[[Batch], list[float | None]]:
+def reward_model(
+    name: str, chat: Chat = WITH_TEMPLATE, prompt: Any = None, device: str | None = None
+) -> Callable[[Batch], list[float | None]]:
     """Makes a grader from a sequence classifier.
 
     Args:
         chat: how conversations go through its chat template, which is given those arguments that it reads.
         prompt: one of those to come; it is rendered at once, to be refused now if at all.
     """
-    tokenizer, model = load_classifier("reward", name)
+    tokenizer, model = load_classifier("reward", name, device or model_device())
     limit = longest_sequence(model.config)
     if model.config.num_labels != 1:
         raise ModelError(f"the reward model {name!r} has {model.config.num_labels} outputs; a reward model has one.")

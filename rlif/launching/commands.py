@@ -30,7 +30,7 @@ from rlif.config.passes import keeps_copy
 from rlif.config.recipe import Recipe
 from rlif.errors import MachineError, RecipeError, RlifError, lookup
 from rlif.launching.hardware import config_of
-from rlif.runs.folder import is_free, numbered
+from rlif.runs.folder import check_name, is_free, numbered
 from rlif.runs.launcher_contract import SERVER_HOST
 from rlif.sampling.loading import model_path
 
@@ -181,8 +181,8 @@ def run_folder(recipe: Recipe, stem: str, rank: int = 0) -> Path:
     """
     root = Path(recipe.output).expanduser()
     if recipe.name:
-        if rank == 0 and not is_free(root / recipe.name):
-            raise RecipeError(f"{root / recipe.name} exists already; choose another name, or go on with --resume.")
+        if rank == 0:
+            check_name(recipe)
         return root / recipe.name
     return next(root / name for name in numbered(folder_name(stem)) if is_free(root / name))
 

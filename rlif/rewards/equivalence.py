@@ -22,9 +22,10 @@ from rlif.scoring.head import longest_sequence
 from rlif.types import ClusterTexts
 
 
-def load_equivalence(equivalence: Equivalence) -> ClusterTexts:
+def load_equivalence(equivalence: Equivalence, device: str | None = None) -> ClusterTexts:
     """Loads the model that a recipe's `equivalence` names; returns a function that clusters texts by meaning."""
-    return _by_embedding(equivalence) if equivalence.embedding else _by_entailment(str(equivalence.entailment))
+    where = device or model_device()
+    return _by_embedding(equivalence, where) if equivalence.embedding else _by_entailment(equivalence, where)
 
 
 def components(same: torch.Tensor) -> list[list[int]]:
@@ -33,7 +34,7 @@ def components(same: torch.Tensor) -> list[list[int]]:
     return [numpy.flatnonzero(labels == label).tolist() for label in range(count)]
 
 
-def _by_embedding(equivalence: Equivalence) -> ClusterTexts:
+def _by_embedding(equivalence: Equivalence, device: str) -> ClusterTexts:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
@@ -42,7 +43,7 @@ def _by_embedding(equivalence: Equivalence) -> ClusterTexts:
             " model instead."
         ) from error
     try:
-        encoder = SentenceTransformer(str(equivalence.embedding), device=str(model_device()), trust_remote_code=False)
+        encoder = SentenceTransformer(str(equivalence.embedding), device=device, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"cannot load the embedding model {equivalence.embedding!r}: {first_line(error)}") from error
 
@@ -58,8 +59,9 @@ def _by_embedding(equivalence: Equivalence) -> ClusterTexts:
     return cluster_texts
 
 
-def _by_entailment(name: str) -> ClusterTexts:
-    tokenizer, model = load_classifier("entailment", name)
+def _by_entailment(equivalence: Equivalence, device: str) -> ClusterTexts:
+    name = str(equivalence.entailment)
+    tokenizer, model = load_classifier("entailment", name, device)
     labels = {str(label).lower(): number for label, number in model.config.label2id.items()}
     if "entailment" not in labels:
         raise ModelError(

@@ -77,6 +77,7 @@ def find_term(
     seconds: float = 600,
     chat: Chat = WITH_TEMPLATE,
     prompt: Any = None,
+    device: str | None = None,
 ) -> Term:
     """Loads the term of that name.
 
@@ -85,6 +86,7 @@ def find_term(
         seconds: the time limit of `measure` for one batch or group.
         chat: how a reward model renders conversations.
         prompt: one that a reward model must be able to read.
+        device: where a reward model goes; "meta" checks its files alone.
 
     Example:
         >>> find_term("self_certainty").needs
@@ -92,7 +94,7 @@ def find_term(
     """
     kind, gold = kind_of(name), name in NEED_GOLD
     if kind == "model":
-        measure = reward_model(name, chat, prompt)
+        measure = reward_model(name, chat, prompt, device)
     elif kind == "function":
         function = import_function(name)
         measure, gold = reward_function(name, function), needs_gold(function)

@@ -3,13 +3,14 @@
     check_kind         a model of text, which transformers loads as a causal language model
     check_trainable    quantised weights take adapters; no layers are dropped at random
     check_fit          prompts and completions within its positions, and tokens within its embeddings (`check_tokens`)
+    check_generation   options of sampling that transformers refuses, tried on a tiny model
     check_finite       weights without NaN and infinite values; `check_files` reads them off the disk
 
 Training, its dry run, evaluation, selection and the forecast call these through `rlif.sampling.loading`,
 `rlif.training.prepare` and the samplers. `rlif.scoring.statistics` refuses rows that are too long itself.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,29 @@ def check_tokens(name: str, config: Any, tokenizer: Any, rows: Iterable[Sequence
             f"the tokenizer gives token {token} ({tokenizer.convert_ids_to_tokens(token)!r}), but the embeddings of"
             f" {name} end at {last}; use the model's own tokenizer, or save the model with resized embeddings."
         )
+
+
+def check_generation(options: Mapping[str, Any], vocabulary: int) -> None:
+    """Refuses options of sampling in TRL's config, by drawing two tokens from a tiny model of the same vocabulary."""
+    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+
+    filters = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "cache_implementation")
+    given = {name: options[name] for name in filters if options.get(name) is not None}
+    more = options.get("generation_kwargs")
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_key_value_heads": 1}
+    ids = torch.zeros((2, 2), dtype=torch.long)
+    with torch.random.fork_rng(devices=[]):
+        model = Qwen2ForCausalLM(Qwen2Config(vocab_size=vocabulary, num_hidden_layers=1, **size)).eval()
+        try:
+            config = GenerationConfig(**given | (more if isinstance(more, dict) else {}))
+            config.update(do_sample=True, max_new_tokens=2, min_new_tokens=None, min_length=None, pad_token_id=0)
+            config.update(cache_implementation=None, num_return_sequences=1)  # a cache may need the GPU
+            model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config, disable_compile=True)
+        except Exception as error:  # the options are the user's, and transformers raises many types
+            raise RecipeError(
+                f"transformers cannot sample with the options of training: {first_line(error).rstrip('.')}; change"
+                f" {', '.join(['generation_kwargs'] * bool(more) + [*given])}."
+            ) from error
 
 
 def check_finite(name: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:

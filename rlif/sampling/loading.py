@@ -234,8 +234,11 @@ def load_weights(recipe: Recipe, path: str, **options: Any) -> Any:
     return model
 
 
-def check_whole(recipe: Recipe) -> None:
+def check_whole(recipe: Recipe) -> Any:
     """Refuses weights that lack a tensor, by the names in their files; quantised ones are not looked at.
+
+    Returns:
+        The model without its weights, or None for a quantised one.
 
     Raises:
         ModelError: names the first such tensor, or says why transformers cannot load the model.
@@ -244,9 +247,9 @@ def check_whole(recipe: Recipe) -> None:
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
     if getattr(load_config(recipe), "quantization_config", None) or is_deepspeed_zero3_enabled():  # not without memory
-        return
+        return None
     try:
-        load_weights(recipe, model_path(recipe), device_map="meta")
+        return load_weights(recipe, model_path(recipe), device_map="meta")
     except (OSError, ImportError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load the model {recipe.model!r}: {first_line(error)}") from error
 

@@ -24,7 +24,7 @@ from rlif.config.steps import Plan, check_annotator, plan_steps
 from rlif.errors import ModelError, RecipeError
 from rlif.rewards.terms import check_gold, check_terms
 from rlif.runs.paths import with_absolute_paths
-from rlif.sampling.loading import check_adapter, load_config, load_tokenizer, model_path
+from rlif.sampling.loading import check_adapter, is_adapter, load_config, load_tokenizer, model_path
 from rlif.tasks import Task, by_id, check_sources, find_task, of_task
 from rlif.tasks.prompts import Prompt, find_prompt
 from rlif.types import Problem
@@ -75,7 +75,7 @@ def check_settings(recipe: Recipe, processes: int) -> tuple[Task, Prompt, dict[s
 @progress.task("reading problems and tokenizer")
 def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     """Reads problems and tokenizer and checks that they make a run."""
-    from rlif.sampling.limits import check_fit, check_trainable
+    from rlif.sampling.limits import check_fit, check_generation, check_trainable
     from rlif.sampling.protocol import render_problems
     from rlif.tasks.rendering import render_all
 
@@ -93,6 +93,11 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     config = load_config(recipe)
     check_trainable(recipe.model, config, adapters=check_adapter(recipe))
     check_annotator(recipe, config)
+    text = config.get_text_config()
+    if options.get("router_aux_loss_coef") and not hasattr(text, "output_router_logits"):
+        raise RecipeError(f"training.router_aux_loss_coef is for a mixture of experts, and {recipe.model} has none.")
+    if not (options.get("use_vllm") or options.get("use_transformers_continuous_batching")):
+        check_generation(options, text.vocab_size)
     tokenizer = load_tokenizer(recipe)
     chat = recipe.chat_template
     rendered = render_all(tokenizer, prompt, [problem.prompt for problem in problems], chat)
@@ -117,18 +122,27 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
 
 
 def rehearse(recipe: Recipe, processes: int = 1) -> Plan:
-    """Prepares a run, and reads local weights a tensor at a time; returns its plan. Loads no model, and writes nothing.
+    """Prepares a run and returns its plan; reads local weights a tensor at a time, loads no model, writes nothing.
 
     Raises:
         RlifError: what would stop the run, as far as that can be seen before it starts.
     """
-    from rlif.engines.trl.setup import read_lora
+    from rlif.engines.trl.setup import build_reward, check_lora, check_trackers, read_lora, trainer_config
     from rlif.sampling.limits import check_files
     from rlif.sampling.loading import check_whole
+    from rlif.sampling.vllm_sampler import require_vllm
 
-    read_lora(recipe)
-    plan, path = prepare(recipe, processes).plan, Path(model_path(recipe))
+    lora = read_lora(recipe)
+    prepared, path = prepare(recipe, processes), Path(model_path(recipe))
+    options = dict(prepared.options)
+    if options.get("use_vllm"):
+        require_vllm()
+    for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):  # of all processes, in this one
+        options[key] = options.get(key, 8) * processes
+    check_trackers(trainer_config(prepared.recipe, options, prepared.recipe.output))
+    build_reward(prepared.recipe, prepared.task, None, prepared.prompts()[0], device="meta")
     check_files(recipe.model, path)
-    if path.is_dir():
-        check_whole(recipe)
-    return plan
+    model = check_whole(recipe) if path.is_dir() else None
+    if model is not None and lora is not None and not is_adapter(path):
+        check_lora(model, lora)
+    return prepared.plan

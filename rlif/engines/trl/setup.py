@@ -4,6 +4,7 @@ import dataclasses
 import os
 import typing
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -12,16 +13,17 @@ import torch
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerState
+from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig, RLOOConfig  # pyright: ignore[reportPrivateImportUsage]
 
-from rlif.config.defaults import LEAVE_ONE_OUT
+from rlif.config.defaults import CHOICES, LEAVE_ONE_OUT
 from rlif.config.recipe import Recipe
 from rlif.engines.trl.annotator import Annotator
 from rlif.engines.trl.contract import raised_by_library
 from rlif.engines.trl.rewards import InternalReward
 from rlif.engines.trl.trainer import InternalFeedback, InternalGRPOTrainer, InternalRLOOTrainer
 from rlif.engines.trl.vllm import check_vllm, vllm_errors
-from rlif.errors import MachineError, ModelError, RecipeError, first_line, nearest
+from rlif.errors import MachineError, ModelError, RecipeError, first_line, lookup, nearest
 from rlif.rewards.equivalence import load_equivalence
 from rlif.rewards.mixing import Mixer
 from rlif.rewards.terms import find_term
@@ -53,7 +55,8 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
     }
     for name, value in options.items():
         if name not in fields:
-            raise RecipeError(f"unknown key 'training.{name}': TRL has no such option; {nearest(name, fields)}")
+            near = nearest(name, fields, f"trl.{config.__name__}")
+            raise RecipeError(f"unknown key 'training.{name}': TRL has no such option; {near}")
         try:
             checked = TypeAdapter(hints[name], config=STRICT).validate_python(value)
             options[name] = checked if isinstance(checked, float) else value  # transformers takes no 2 for 2.0
@@ -62,9 +65,43 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
             raise RecipeError(f"training.{name} in the recipe: {reason}, found {value!r}.") from None
         except PydanticSchemaGenerationError:
             continue
+        if name in CHOICES and value is not None:
+            lookup(dict.fromkeys(CHOICES[name]), value, f"training.{name}")
     options = options | {"gradient_accumulation_steps": recipe.accumulation(processes)}
     check_vllm(recipe, options)
+    if options.get("use_liger_kernel") and find_spec("liger_kernel") is None:
+        raise MachineError("training.use_liger_kernel needs liger-kernel: pip install liger-kernel; or leave it out.")
     return options
+
+
+def trainer_config(recipe: Recipe, options: dict[str, Any], output_dir: str) -> Any:
+    """Builds TRL's config of a recipe, which refuses values and combinations of its own; writes nothing."""
+    options = {**options, "save_total_limit": None}  # `checkpointing.SealCheckpoints` deletes old ones
+    if recipe.algorithm not in LEAVE_ONE_OUT:
+        options["scale_rewards"] = "none"
+    if server := os.environ.get(SERVER_HOST):
+        options["vllm_server_host"] = server
+    try:
+        return trainer_of(recipe.algorithm)[1](
+            output_dir=output_dir,
+            seed=recipe.seed,
+            disable_tqdm=True,
+            model_init_kwargs=load_kwargs(recipe),
+            **{"run_name": Path(output_dir).parent.name, **options},
+        )
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        if not raised_by_library(error):
+            raise
+        raise RecipeError(f"TRL refuses these training options: {first_line(error)}") from error
+
+
+def check_trackers(args: Any) -> None:
+    """Refuses trackers in TRL's config that are unknown or not installed."""
+    try:
+        for tracker in get_reporting_integration_callbacks(args.report_to):
+            tracker()
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise RecipeError(f"training.report_to in the recipe: {first_line(error)}") from error
 
 
 def build_trainer(
@@ -85,25 +122,9 @@ def build_trainer(
         output_dir: where checkpoints go; trackers name the run after the folder around it.
         problems: one for each prompt; only where the recipe asks for gold or columns.
     """
-    trainer_class, config_class = trainer_of(recipe.algorithm)
+    trainer_class, _ = trainer_of(recipe.algorithm)
     check_whole(recipe)  # TRL says nothing of what is missing
-    options = {**options, "save_total_limit": None}  # `checkpointing.SealCheckpoints` deletes old ones
-    if recipe.algorithm not in LEAVE_ONE_OUT:
-        options["scale_rewards"] = "none"
-    if server := os.environ.get(SERVER_HOST):
-        options["vllm_server_host"] = server
-    try:
-        args = config_class(
-            output_dir=output_dir,
-            seed=recipe.seed,
-            disable_tqdm=True,
-            model_init_kwargs=load_kwargs(recipe),
-            **{"run_name": Path(output_dir).parent.name, **options},
-        )
-    except (ValueError, TypeError, RuntimeError, ImportError) as error:
-        if not raised_by_library(error):
-            raise
-        raise RecipeError(f"TRL refuses these training options: {first_line(error)}") from error
+    args = trainer_config(recipe, options, output_dir)
     reward, lora = build_reward(recipe, task, problems, prompts[0]), read_lora(recipe)
     rows = [{"prompt": prompt} | ({} if problems is None else {"problem": n}) for n, prompt in enumerate(prompts)]
     path = model_path(recipe)
@@ -129,9 +150,13 @@ def build_trainer(
 
 
 def build_reward(
-    recipe: Recipe, task: Task | None, problems: Sequence[Problem] | None, prompt: Any = None
+    recipe: Recipe, task: Task | None, problems: Sequence[Problem] | None, prompt: Any = None, device: str | None = None
 ) -> InternalReward:
-    """Builds the reward of a recipe, its models loaded; they must be able to read `prompt`, if it is given."""
+    """Builds the reward of a recipe, its models loaded; they must be able to read `prompt`, if it is given.
+
+    Args:
+        device: where its models go; by default the accelerator. With "meta" their files are checked and not read.
+    """
     terms = [
         find_term(
             name,
@@ -140,6 +165,7 @@ def build_reward(
             seconds=recipe.reward_seconds,
             chat=recipe.chat_template,
             prompt=prompt,
+            device=device,
         )
         for name, weight in recipe.weights.items()
     ]
@@ -149,7 +175,7 @@ def build_reward(
         annotator=Annotator(recipe.annotator, recipe.annotator_decay, recipe.annotator_every, recipe.annotator_copy),
         task=task,
         problems=problems,
-        cluster_texts=load_equivalence(recipe.equivalence) if recipe.equivalence else None,
+        cluster_texts=load_equivalence(recipe.equivalence, device) if recipe.equivalence else None,
         rewarded=recipe.rewarded_per_group,
         seed=recipe.seed,
     )
@@ -172,9 +198,23 @@ def read_lora(recipe: Recipe) -> Any:
     known = {field.name for field in dataclasses.fields(LoraConfig)}
     for name in recipe.lora:
         if name not in known:
-            raise RecipeError(f"unknown key 'lora.{name}': peft has no such option; {nearest(name, known)}")
+            near = nearest(name, known, "peft.LoraConfig")
+            raise RecipeError(f"unknown key 'lora.{name}': peft has no such option; {near}")
     options: dict[str, Any] = {"task_type": "CAUSAL_LM", **recipe.lora}
-    return LoraConfig(**options)
+    try:
+        return LoraConfig(**options)
+    except (ValueError, TypeError, ImportError) as error:
+        raise RecipeError(f"peft refuses the lora of the recipe: {first_line(error)}") from error
+
+
+def check_lora(model: Any, lora: Any) -> None:
+    """Refuses adapters that a model has no place for; adds them to the model, which may lie on "meta"."""
+    from peft import get_peft_model
+
+    try:
+        get_peft_model(model, lora)
+    except (ValueError, TypeError, KeyError, RuntimeError, AssertionError) as error:
+        raise RecipeError(f"peft refuses the lora of the recipe: {first_line(error)}") from error
 
 
 def _rounded(values_T: torch.Tensor | None) -> list[float] | None:

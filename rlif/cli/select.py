@@ -59,7 +59,7 @@ def select(
     and with stops after a shared warm-up. This shows what stopping saves and what it costs.
     """
     from rlif.selection import rules
-    from rlif.selection.drawing import Drawing, check_selection, holds_given, rendering
+    from rlif.selection.drawing import Drawing, check_selection, is_complete, rendering
     from rlif.selection.samples import read_samples
     from rlif.selection.scaling import report
     from rlif.selection.score_file import load_scorer
@@ -71,7 +71,7 @@ def select(
     _check_source(model, samples, n=n, warm_up=warm_up if early_stop else None)
     how, given = chat_settings(chat, chat_template_kwargs, merge_system), read_samples(samples) if samples else []
     known, problems = _problems(task, columns, split, source=source, limit=limit)
-    scorer, held = None, out is not None and samples is not None and holds_given(out, given)
+    scorer, held = None, out is not None and samples is not None and is_complete(out, given)
     if model is not None:
         quiet_transformers()
         scorer = load_scorer(model, chat=how, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")

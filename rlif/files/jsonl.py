@@ -8,6 +8,8 @@ import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from decimal import Decimal
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from rlif.files.atomic import finite, replace_file, sync
 from rlif.files.text import UNREADABLE, open_utf8
 
 Row = dict[str, Any]
+EXACT = 15  # significant digits that every float holds
 
 
 class JsonLog:
@@ -128,7 +131,29 @@ def parse_json(text: str) -> Any:
     Raises:
         ValueError: it is not, or an object has.
     """
-    return json.loads(text, object_pairs_hook=_object)
+    return json.loads(text, object_pairs_hook=_object, parse_float=_number)
+
+
+class Digits(float):
+    """A number as it is written, with more digits than a float holds; `str` has them all."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if len(text) <= EXACT or not number or not isfinite(number):
+        return number
+    written = Decimal(text)
+    places = max(0, -int(written.as_tuple().exponent))
+    if written in (Decimal(repr(number)), Decimal(f"{number:.{places}f}")):  # printed from this very float
+        return number
+    longer = Digits(number)
+    longer.text = text
+    return longer
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Row:

@@ -137,11 +137,9 @@ def rendering(scorer: Scorer | None, task: Task | None, prompt: Prompt | None) -
     """Describes a model and how prompts were rendered for it; by the task's own prompt if `prompt` is None."""
     if prompt is None and task is not None:
         prompt = find_prompt(task.protocol.prompt)
-    return {
-        "chat": None if scorer is None else plain({"chat": scorer.chat.described()})["chat"],
-        "content": None if scorer is None else scorer.content,
-        "prompt": None if scorer is None or prompt is None else asdict(prompt),
-    }
+    if scorer is None:
+        return {"chat": None, "content": None, "prompt": None}
+    return plain({"chat": scorer.chat.described(), "content": scorer.content, "prompt": prompt and asdict(prompt)})
 
 
 def check_selection(out: Path | None, settings: Mapping[str, Any]) -> None:
@@ -159,7 +157,7 @@ def check_selection(out: Path | None, settings: Mapping[str, Any]) -> None:
         raise DataError(f"{out} holds samples scored with other settings ({keys}); write to another folder.")
 
 
-def holds_given(out: Path, rows: Sequence[Row]) -> bool:
+def is_complete(out: Path, rows: Sequence[Row]) -> bool:
     """Tells whether a folder holds these samples; False where a kill left the first of them, or no selection.
 
     Raises:

@@ -73,7 +73,9 @@ class GroupSampler:
         Returns rows with `threshold` added, for each problem the warm-up first.
         """
         warm, scorer = by_problem(warm_up), self.scorer
-        bars = {name: threshold([r["lowest_window_confidence"] for r in rows], percent) for name, rows in warm.items()}
+        limits = {
+            name: threshold([r["lowest_window_confidence"] for r in rows], percent) for name, rows in warm.items()
+        }
         which = [(p, sample) for p in problems for sample in range(len(warm[p.id]), self.decoding.n)]
         prompts = dict(zip((problem.id for problem in problems), self._render(problems), strict=True))
         with torch.random.fork_rng():
@@ -84,11 +86,11 @@ class GroupSampler:
                 [prompts[problem.id] for problem, _ in which],
                 self.decoding_for(number),
                 batch_size=scorer.batch_size,
-                early=EarlyStop([bars[problem.id] for problem, _ in which], scorer.window),
+                early=EarlyStop([limits[problem.id] for problem, _ in which], scorer.window),
             )
         drawn = by_problem(self._rows(which, completions))
         rows = [row for problem in problems for row in (*warm[problem.id], *drawn.get(problem.id, []))]
-        return [{**row, "threshold": bars[row["id"]]} for row in rows]
+        return [{**row, "threshold": limits[row["id"]]} for row in rows]
 
     def decoding_for(self, number: int) -> Decoding:
         """Returns the decoding of the batch of this number."""

@@ -122,6 +122,22 @@ def test_text_that_lists_objects_is_text(tmp_path):
         assert load(tmp_path, [{"prompt": text}])[0].prompt == text
 
 
+@pytest.mark.parametrize(
+    ("written", "gold"),
+    [
+        ("0.1234567890123456789012", "0.1234567890123456789012"),
+        ("12345678901234567890.5", "12345678901234567890.5"),
+        ("0.30000000000000004", "0.30000000000000004"),
+        ("0.1000000000000000055511151231257827", "0.1"),  # the float 0.1, printed in full
+        ("1.5000000000000000000", "1.5"),
+    ],
+)
+def test_a_gold_of_more_digits_than_a_float_holds_keeps_them(written, gold, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(f'{{"problem": "q", "answer": {written}}}\n')
+    (problem,) = find_task("math").load("train", source=str(tmp_path / "rows.jsonl"))
+    assert problem.gold == gold
+
+
 def test_golds_and_ids_may_be_numbers(tmp_path):
     rows = [
         {"problem": "q", "answer": answer, "unique_id": n} for n, answer in enumerate([12, 12.0, 0.5, 1e-7, 10**30])

@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 from support.commands import main
+from support.models import classifier_folder
+from support.small_runs import SMALL
 
 REFUSED = [
     ("task=clok", "clok"),
@@ -65,3 +67,88 @@ def test_a_dry_run_of_launch_reads_the_weights(model_folder, tmp_path, monkeypat
     arguments = [f"model={tmp_path / 'model'}", "evaluate.tasks=[]", "max_prompt_tokens=512", "--dry-run"]
     code, _, err = main(monkeypatch, capsys, "launch", "demo", *arguments, "--processes", "1")
     assert code == 2 and "cannot read model.safetensors" in err
+
+
+LOOKUP = "training.generation_kwargs={prompt_lookup_num_tokens: 3}"
+LATE = {
+    "loss": (["training.loss_type=gropo"], "unknown training.loss_type 'gropo'; did you mean 'grpo'"),
+    "level": (["training.importance_sampling_level=word"], "there are sequence, token"),
+    "schedule": (["training.lr_scheduler_type=nonsense"], "nonsense is not a valid SchedulerType"),
+    "optimiser": (["training.optim=nonsense"], "nonsense is not a valid OptimizerNames"),
+    "types": (["training.fp16=true", "training.bf16=true"], "At most one of fp16 and bf16"),
+    "logging": (["training.logging_steps=0"], "requires non-zero"),
+    "batches": (["training.auto_find_batch_size=true"], "auto_find_batch_size is not supported"),
+    "clip": (
+        [f"training.vllm_importance_sampling_clip_{end}={value}" for end, value in (("min", 5.0), ("max", 1.0))],
+        "must be less than",
+    ),
+    "trackers": (["training.report_to=nonsense"], "nonsense is not supported"),
+    "evaluation": (["training.eval_strategy=steps"], "use evaluate.tasks and evaluate.every"),
+    "experts": (["training.router_aux_loss_coef=0.1"], "is for a mixture of experts"),
+    "temperature": (["training.temperature=0.0"], "temperature"),
+    "top_k": (["training.top_k=-5"], "`top_k` has to be a strictly positive integer"),
+    "min_p": (["training.min_p=3.0"], "`min_p` has to be a float in the [0, 1] interval"),
+    "penalty": (["training.repetition_penalty=-1.0"], "`penalty` has to be a strictly positive float"),
+    "lookup": ([LOOKUP], "assisted generate is only supported for batch_size = 1"),
+    "lookup and policy": ([LOOKUP, "training.num_iterations=2"], "change generation_kwargs, "),
+    "lookup and reference": ([LOOKUP, "training.beta=0.1", "annotator=offline"], "change generation_kwargs, "),
+    "cache": (["training.cache_implementation=nonsense"], "Invalid `cache_implementation`"),
+    "stop strings": (["training.generation_kwargs={stop_strings: [a]}"], "stop strings"),
+    "targets": (["lora={target_modules: [nowhere]}"], "peft refuses the lora of the recipe: Target modules"),
+    "rank": (["lora={r: -1}"], "peft refuses the lora of the recipe"),
+    "initialisation": (["lora={init_lora_weights: nonsense}"], "peft refuses the lora of the recipe"),
+    "no reward model": (["reward={self_certainty: 1, nobody/none: 1}"], "cannot load the reward model 'nobody/none'"),
+    "two outputs": (["reward={self_certainty: 1, FOLDER/two: 1}"], "has 2 outputs; a reward model has one"),
+    "no template": (["reward={self_certainty: 1, FOLDER/bare: 1}"], "has no chat template"),
+    "torn": (["reward={self_certainty: 1, FOLDER/torn: 1}"], "cannot load the reward model"),
+    "no entailment": (["reward=semantic_entropy", "equivalence={entailment: FOLDER/bare}"], "not an entailment model"),
+    "nowhere": (["reward=semantic_entropy", "equivalence={entailment: FOLDER/none}"], "cannot load the entailment"),
+}
+
+
+@pytest.fixture(scope="module")
+def classifiers(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("classifiers")
+    for name, options in {"two": {"labels": 2}, "bare": {"template": False}, "torn": {}}.items():
+        classifier_folder(folder / name, **options)
+    (folder / "torn/model.safetensors").write_bytes(b"torn")
+    return str(folder)
+
+
+@pytest.mark.parametrize("how", ["--dry-run", pytest.param("", marks=pytest.mark.sweep)], ids=["dry", "run"])
+@pytest.mark.parametrize("name", LATE)
+def test_a_dry_run_refuses_what_the_run_does(name, how, classifiers, model_folder, tmp_path, monkeypatch, capsys):
+    """Libraries refuse these when a trainer is built, or in its first step; a dry run builds none."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    overrides, expected = LATE[name]
+    words = [*SMALL, f"model={model_folder}", f"output={tmp_path}", *overrides, *filter(None, [how])]
+    code, _, err = main(monkeypatch, capsys, "train", "demo", *(word.replace("FOLDER", classifiers) for word in words))
+    assert (code, err.count("rlif: ")) == (2, 1) and expected in err
+
+
+def test_a_dry_run_asks_for_a_model_once_and_says_so_once(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", _asked(asked))
+    code, out, err = main(monkeypatch, capsys, "train", "demo", "model=nobody/none", "--dry-run")
+    assert code == 2 and asked == ["nobody/none"] and (out + err).count("cannot load the model") == 1
+
+
+def _asked(names: list[str]):
+    def from_pretrained(name: str, **_: object) -> None:
+        names.append(name)
+        raise OSError("unreachable")
+
+    return from_pretrained
+
+
+def test_an_unknown_option_of_peft_names_near_ones_alone(monkeypatch, capsys):
+    _, _, err = main(monkeypatch, capsys, "train", "demo", "lora={dropuot: 0}", "--dry-run")
+    assert "'lora.dropuot': peft has no such option; " in err and "`peft.LoraConfig` lists all" in err
+    assert len(err) < 200
+
+
+def test_the_batches_of_a_dry_run_are_those_of_all_processes(model_folder, tmp_path, monkeypatch, capsys):
+    """TRL's own arithmetic sees one process in a dry run."""
+    settings = ["training.per_device_train_batch_size=2", f"model={model_folder}", f"output={tmp_path}"]
+    words = ["launch", "demo", *SMALL, *settings, "--processes", "4", "--dry-run"]
+    assert main(monkeypatch, capsys, *words)[0] == 0

@@ -247,7 +247,7 @@ class Recipe(Strict):
     def accumulation(self, processes: int) -> int:
         """TRL's gradient_accumulation_steps, so that one update sees `problems_per_update` whole groups."""
         training = self.resolved_training
-        for name in ("num_generations", "per_device_train_batch_size", *REUSE):
+        for name in ("num_generations", "per_device_train_batch_size", "max_completion_length", *REUSE):
             value = training.get(name, 1)
             if not isinstance(value, int) or value < 1:
                 raise RecipeError(f"training.{name} is {value!r}; it must be a whole number from 1.")

@@ -80,26 +80,34 @@ def check_tokens(name: str, config: Any, tokenizer: Any, rows: Iterable[Sequence
         )
 
 
-def check_generation(options: Mapping[str, Any], vocabulary: int) -> None:
-    """Refuses options of sampling in TRL's config, by drawing two tokens from a tiny model of the same vocabulary."""
+def check_generation(name: str, own: Any, options: Mapping[str, Any], vocabulary: int) -> None:
+    """Refuses settings of sampling that transformers refuses, by drawing two tokens from a tiny model.
+
+    Args:
+        own: the model's generation config; its values hold where TRL sets none.
+        options: for TRL's config.
+    """
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
     filters = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "cache_implementation")
-    given = {name: options[name] for name in filters if options.get(name) is not None}
+    given = {key: options[key] for key in filters if options.get(key) is not None}
     more = options.get("generation_kwargs")
     size = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_key_value_heads": 1}
     ids = torch.zeros((2, 2), dtype=torch.long)
     with torch.random.fork_rng(devices=[]):
         model = Qwen2ForCausalLM(Qwen2Config(vocab_size=vocabulary, num_hidden_layers=1, **size)).eval()
+        model.generation_config = own
         try:
             config = GenerationConfig(**given | (more if isinstance(more, dict) else {}))
-            config.update(do_sample=True, max_new_tokens=2, min_new_tokens=None, min_length=None, pad_token_id=0)
-            config.update(cache_implementation=None, num_return_sequences=1)  # a cache may need the GPU
+            for each in (own, config):
+                each.update(cache_implementation=None, min_new_tokens=None, min_length=None, num_return_sequences=1)
+            config.update(do_sample=True, max_new_tokens=2, pad_token_id=0, return_dict_in_generate=False)
             model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config, disable_compile=True)
-        except Exception as error:  # the options are the user's, and transformers raises many types
+        except Exception as error:  # the settings are the user's, and transformers raises many types
             raise RecipeError(
-                f"transformers cannot sample with the options of training: {first_line(error).rstrip('.')}; change"
-                f" {', '.join(['generation_kwargs'] * bool(more) + [*given])}."
+                f"transformers cannot sample as training asks it to: {first_line(error).rstrip('.')}; change"
+                f" {', '.join(f'training.{key}' for key in [*given, 'generation_kwargs'])}, or generation_config.json"
+                f" of {name}."
             ) from error
 
 

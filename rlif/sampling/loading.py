@@ -164,6 +164,21 @@ def load_config(recipe: Recipe) -> Any:
     return config
 
 
+def load_generation_config(recipe: Recipe) -> Any:
+    """Loads the model's own settings of sampling; those of transformers where it has none."""
+    from transformers import GenerationConfig
+
+    path, revision = model_path(recipe), recipe.revision
+    if is_adapter(path):
+        path, revision = adapter_settings(path)["base_model_name_or_path"], None
+    try:
+        return GenerationConfig.from_pretrained(path, revision=revision)
+    except OSError:
+        return GenerationConfig()
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"cannot read generation_config.json of {recipe.model!r}: {first_line(error)}") from error
+
+
 def load_tokenizer(recipe: Recipe) -> Any:
     """Loads the tokenizer, with a pad token and padding on the left."""
     from transformers import AutoTokenizer

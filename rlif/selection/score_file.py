@@ -71,12 +71,17 @@ class Scorer:
     @property
     def described(self) -> str:
         """Returns what made the scores; it is written to each row, and compared when a file is resumed."""
+        return self.settings + (f", {self.content}" if self.content else "")
+
+    @property
+    def settings(self) -> str:
+        """Returns the same without the hash of the weights, as older files have it."""
         chat, end = "chat" if self.chat else "no chat", "end" if self.end else "no end"
         if isinstance(given := self.chat.described(), dict):
             chat += f" {json.dumps(given, sort_keys=True)}"
         if self.end and self.ends:
             end += f" {self.tokenizer.convert_ids_to_tokens(self.closing)}"
-        return f"{self.name}, {chat}, {end}, window {self.window}" + (f", {self.content}" if self.content else "")
+        return f"{self.name}, {chat}, {end}, window {self.window}"
 
     @cached_property
     def content(self) -> str | None:
@@ -318,7 +323,7 @@ def _resume(
         number, row = next(rows, (0, None))
         if row is None or (written.get("prompt"), written.get("completion")) != (row["prompt"], row["completion"]):
             raise DataError(f"line {line} of {out} is not the row of {source} in its place; give another output.")
-        if written.get("scored_by") not in (scorer.described, scorer.described.removesuffix(f", {scorer.content}")):
+        if written.get("scored_by") not in (scorer.described, scorer.settings):
             raise DataError(
                 f"{out} was scored by {written.get('scored_by')}, this is {scorer.described}; give another output."
             )

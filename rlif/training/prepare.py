@@ -24,7 +24,14 @@ from rlif.config.steps import Plan, check_annotator, plan_steps
 from rlif.errors import ModelError, RecipeError
 from rlif.rewards.terms import check_gold, check_terms
 from rlif.runs.paths import with_absolute_paths
-from rlif.sampling.loading import check_adapter, is_adapter, load_config, load_tokenizer, model_path
+from rlif.sampling.loading import (
+    check_adapter,
+    is_adapter,
+    load_config,
+    load_generation_config,
+    load_tokenizer,
+    model_path,
+)
 from rlif.tasks import Task, by_id, check_sources, find_task, of_task
 from rlif.tasks.prompts import Prompt, find_prompt
 from rlif.types import Problem
@@ -97,7 +104,7 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     if options.get("router_aux_loss_coef") and not hasattr(text, "output_router_logits"):
         raise RecipeError(f"training.router_aux_loss_coef is for a mixture of experts, and {recipe.model} has none.")
     if not (options.get("use_vllm") or options.get("use_transformers_continuous_batching")):
-        check_generation(options, text.vocab_size)
+        check_generation(recipe.model, load_generation_config(recipe), options, text.vocab_size)
     tokenizer = load_tokenizer(recipe)
     chat = recipe.chat_template
     rendered = render_all(tokenizer, prompt, [problem.prompt for problem in problems], chat)

@@ -82,6 +82,7 @@ LATE = {
         [f"training.vllm_importance_sampling_clip_{end}={value}" for end, value in (("min", 5.0), ("max", 1.0))],
         "must be less than",
     ),
+    "no tokens": (["training.max_completion_length=0"], "max_completion_length is 0; it must be a whole number from 1"),
     "trackers": (["training.report_to=nonsense"], "nonsense is not supported"),
     "evaluation": (["training.eval_strategy=steps"], "use evaluate.tasks and evaluate.every"),
     "experts": (["training.router_aux_loss_coef=0.1"], "is for a mixture of experts"),
@@ -90,8 +91,8 @@ LATE = {
     "min_p": (["training.min_p=3.0"], "`min_p` has to be a float in the [0, 1] interval"),
     "penalty": (["training.repetition_penalty=-1.0"], "`penalty` has to be a strictly positive float"),
     "lookup": ([LOOKUP], "assisted generate is only supported for batch_size = 1"),
-    "lookup and policy": ([LOOKUP, "training.num_iterations=2"], "change generation_kwargs, "),
-    "lookup and reference": ([LOOKUP, "training.beta=0.1", "annotator=offline"], "change generation_kwargs, "),
+    "lookup and policy": ([LOOKUP, "training.num_iterations=2"], "generation_kwargs, or"),
+    "lookup and reference": ([LOOKUP, "training.beta=0.1", "annotator=offline"], "generation_kwargs, or"),
     "cache": (["training.cache_implementation=nonsense"], "Invalid `cache_implementation`"),
     "stop strings": (["training.generation_kwargs={stop_strings: [a]}"], "stop strings"),
     "targets": (["lora={target_modules: [nowhere]}"], "peft refuses the lora of the recipe: Target modules"),
@@ -124,6 +125,16 @@ def test_a_dry_run_refuses_what_the_run_does(name, how, classifiers, model_folde
     words = [*SMALL, f"model={model_folder}", f"output={tmp_path}", *overrides, *filter(None, [how])]
     code, _, err = main(monkeypatch, capsys, "train", "demo", *(word.replace("FOLDER", classifiers) for word in words))
     assert (code, err.count("rlif: ")) == (2, 1) and expected in err
+
+
+@pytest.mark.parametrize("path", [[], ["training.num_iterations=2"], ["training.beta=0.1", "annotator=offline"]])
+def test_sampling_that_the_models_own_file_asks_for_is_tried(path, model_folder, tmp_path, monkeypatch, capsys):
+    shutil.copytree(model_folder, tmp_path / "model")
+    (tmp_path / "model/generation_config.json").write_text('{"prompt_lookup_num_tokens": 3, "eos_token_id": 1}')
+    words = [*SMALL, f"model={tmp_path / 'model'}", f"output={tmp_path}", *path]
+    for how in ([], ["--dry-run"]):
+        code, _, err = main(monkeypatch, capsys, "train", "demo", *words, *how)
+        assert code == 2 and "assisted generate is only supported" in err and "generation_config.json of" in err
 
 
 def test_a_dry_run_asks_for_a_model_once_and_says_so_once(monkeypatch, capsys):

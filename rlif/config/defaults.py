@@ -46,6 +46,9 @@ CHOICES = {
     "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
 }
 
+# Options of TRL's that mean nothing below 0.
+POSITIVE = ("beta", "dataloader_num_workers", "epsilon", "epsilon_high", "learning_rate", "weight_decay")
+
 # Set by rlif, and what to write instead; a second opinion in `training` would contradict its own keys.
 OURS = {
     "output_dir": "use output and name instead",

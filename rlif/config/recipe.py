@@ -202,6 +202,11 @@ class Recipe(Strict):
             raise ValueError(
                 "annotator offline is the frozen start, but training.sync_ref_model moves it; leave one of the two out"
             )
+        if self.training.get("sync_ref_model") and not self.resolved_training["beta"]:
+            raise ValueError(
+                "training.sync_ref_model moves the reference model, and with training.beta 0 there is none; give beta a"
+                " value, or leave it out"
+            )
         if self.guard.policy == "rollback" and not self.resolved_training["beta"]:
             raise ValueError(
                 "guard.policy rollback goes on with a larger training.beta, which is 0; give it a value, or use stop"

@@ -134,7 +134,7 @@ def rehearse(recipe: Recipe, processes: int = 1) -> Plan:
     Raises:
         RlifError: what would stop the run, as far as that can be seen before it starts.
     """
-    from rlif.engines.trl.setup import build_reward, check_lora, check_trackers, read_lora, trainer_config
+    from rlif.engines.trl.setup import build_reward, check_lora, check_trainer, read_lora, trainer_config
     from rlif.sampling.limits import check_files
     from rlif.sampling.loading import check_whole
     from rlif.sampling.vllm_sampler import require_vllm
@@ -146,7 +146,7 @@ def rehearse(recipe: Recipe, processes: int = 1) -> Plan:
         require_vllm()
     for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):  # of all processes, in this one
         options[key] = options.get(key, 8) * processes
-    check_trackers(trainer_config(prepared.recipe, options, prepared.recipe.output))
+    check_trainer(trainer_config(prepared.recipe, options, prepared.recipe.output))
     build_reward(prepared.recipe, prepared.task, None, prepared.prompts()[0], device="meta")
     check_files(recipe.model, path)
     model = check_whole(recipe) if path.is_dir() else None

@@ -3,7 +3,8 @@
 import dataclasses
 import os
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -12,11 +13,10 @@ import datasets
 import torch
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from transformers import PrinterCallback, TrainerState
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers import PrinterCallback, Trainer, TrainerState
 from trl import GRPOConfig, RLOOConfig  # pyright: ignore[reportPrivateImportUsage]
 
-from rlif.config.defaults import CHOICES, LEAVE_ONE_OUT
+from rlif.config.defaults import CHOICES, LEAVE_ONE_OUT, POSITIVE
 from rlif.config.recipe import Recipe
 from rlif.engines.trl.annotator import Annotator
 from rlif.engines.trl.contract import raised_by_library
@@ -67,6 +67,8 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
             continue
         if name in CHOICES and value is not None:
             lookup(dict.fromkeys(CHOICES[name]), value, f"training.{name}")
+        if name in POSITIVE and isinstance(value, int | float) and value < 0:
+            raise RecipeError(f"training.{name} is {value}; it must be 0 or more.")
     options = options | {"gradient_accumulation_steps": recipe.accumulation(processes)}
     check_vllm(recipe, options)
     if options.get("use_liger_kernel") and find_spec("liger_kernel") is None:
@@ -75,33 +77,48 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
 
 
 def trainer_config(recipe: Recipe, options: dict[str, Any], output_dir: str) -> Any:
-    """Builds TRL's config of a recipe, which refuses values and combinations of its own; writes nothing."""
+    """Builds TRL's config of a recipe, and an optimiser from it; refuses what these refuse. Writes nothing."""
     options = {**options, "save_total_limit": None}  # `checkpointing.SealCheckpoints` deletes old ones
     if recipe.algorithm not in LEAVE_ONE_OUT:
         options["scale_rewards"] = "none"
     if server := os.environ.get(SERVER_HOST):
         options["vllm_server_host"] = server
-    try:
-        return trainer_of(recipe.algorithm)[1](
+    number = torch.nn.Linear(1, 1)
+    with _refused("TRL"):
+        args = trainer_of(recipe.algorithm)[1](
             output_dir=output_dir,
             seed=recipe.seed,
             disable_tqdm=True,
             model_init_kwargs=load_kwargs(recipe),
             **{"run_name": Path(output_dir).parent.name, **options},
         )
-    except (ValueError, TypeError, RuntimeError, ImportError) as error:
-        if not raised_by_library(error):
-            raise
-        raise RecipeError(f"TRL refuses these training options: {first_line(error)}") from error
+    with _refused("transformers"):
+        if not args.optim_target_modules:  # which a model would have to have
+            optimiser, settings = Trainer.get_optimizer_cls_and_kwargs(args, number)
+            if "model" not in settings:
+                optimiser(number.parameters(), **settings)
+    return args
 
 
-def check_trackers(args: Any) -> None:
-    """Refuses trackers in TRL's config that are unknown or not installed."""
+def check_trainer(args: Any) -> None:
+    """Refuses what TRL's config leaves to a trainer: trackers, schedule, workers, compilation.
+
+    They are given to a trainer of one number, which takes no step. It sets the seed, so this is for a dry run.
+    """
+    with _refused("transformers"):
+        trainer = Trainer(torch.nn.Linear(1, 1), args, train_dataset=[{"x": 0}] * 8)  # type: ignore[arg-type]
+        trainer.get_train_dataloader()
+        if not args.optim_target_modules:
+            trainer.create_optimizer_and_scheduler(num_training_steps=8)
+
+
+@contextmanager
+def _refused(library: str) -> Iterator[None]:
+    """Says in a sentence what a library refuses of the training options."""
     try:
-        for tracker in get_reporting_integration_callbacks(args.report_to):
-            tracker()
-    except (ValueError, RuntimeError, ImportError) as error:
-        raise RecipeError(f"training.report_to in the recipe: {first_line(error)}") from error
+        yield
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        raise RecipeError(f"{library} refuses these training options: {first_line(error)}") from error
 
 
 def build_trainer(

@@ -202,6 +202,9 @@ class Recipe(Strict):
             raise ValueError(
                 "annotator offline is the frozen start, but training.sync_ref_model moves it; leave one of the two out"
             )
+        rank = (self.lora or {}).get("r", 8)
+        if not isinstance(rank, int) or rank < 1:
+            raise ValueError(f"lora.r is {rank!r}; it must be a whole number from 1")
         if self.training.get("sync_ref_model") and not self.resolved_training["beta"]:
             raise ValueError(
                 "training.sync_ref_model moves the reference model, and with training.beta 0 there is none; give beta a"

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import typing
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -83,7 +83,7 @@ def trainer_config(recipe: Recipe, options: dict[str, Any], output_dir: str) -> 
         options["scale_rewards"] = "none"
     if server := os.environ.get(SERVER_HOST):
         options["vllm_server_host"] = server
-    number = torch.nn.Linear(1, 1)
+    number: Any = torch.nn.Linear(1, 1)
     with _refused("TRL"):
         args = trainer_of(recipe.algorithm)[1](
             output_dir=output_dir,
@@ -92,11 +92,11 @@ def trainer_config(recipe: Recipe, options: dict[str, Any], output_dir: str) -> 
             model_init_kwargs=load_kwargs(recipe),
             **{"run_name": Path(output_dir).parent.name, **options},
         )
-    with _refused("transformers"):
-        if not args.optim_target_modules:  # which a model would have to have
-            optimiser, settings = Trainer.get_optimizer_cls_and_kwargs(args, number)
-            if "model" not in settings:
-                optimiser(number.parameters(), **settings)
+    unknown = [ValueError] if args.optim_target_modules else []  # the modules are a real model's
+    with _refused("transformers"), suppress(*unknown):
+        optimiser, settings = Trainer.get_optimizer_cls_and_kwargs(args, number)
+        if "model" not in settings:
+            optimiser(number.parameters(), **settings)
     return args
 
 
@@ -157,7 +157,7 @@ def build_trainer(
                 vllm_capture=recipe.vllm_capture,
                 chat=recipe.chat_template,
             )
-    except (OSError, ImportError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ImportError, TypeError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if not raised_by_library(error):
             raise
         raise ModelError(f"cannot set up training of {recipe.model!r}: {first_line(error)}") from error
@@ -218,6 +218,10 @@ def read_lora(recipe: Recipe) -> Any:
             near = nearest(name, known, "peft.LoraConfig")
             raise RecipeError(f"unknown key 'lora.{name}': peft has no such option; {near}")
     options: dict[str, Any] = {"task_type": "CAUSAL_LM", **recipe.lora}
+    if "lm_head" in (options.get("target_modules") or ()):
+        raise RecipeError(
+            "lora.target_modules has lm_head, whose adapter TRL does not train; leave it out of the list."
+        )
     try:
         return LoraConfig(**options)
     except (ValueError, TypeError, ImportError) as error:

@@ -344,8 +344,13 @@ def is_free(path: Path) -> bool:
 
 
 def check_name(recipe: Recipe) -> None:
-    """Refuses a name that another run has."""
-    path = Path(recipe.output).expanduser() / (recipe.name or "")
+    """Refuses a name that another run has, and a place where no folder can be made."""
+    root = Path(recipe.output).expanduser()
+    path = root / (recipe.name or "")
+    there = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = "a folder that can be written to" if there.is_dir() else "a folder"
+        raise MachineError(f"cannot make run folders in {root}: {there} is not {what}; give another output.")
     if recipe.name and not is_free(path):
         raise _taken(path)
 

@@ -61,6 +61,12 @@ def test_a_dry_run_refuses_a_name_that_a_run_has(tmp_path, monkeypatch, capsys):
     assert code == 2 and "taken exists already; choose another name" in err and "max_steps: 30" in out
 
 
+def test_a_dry_run_refuses_an_output_where_no_folder_can_be_made(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    code, _, err = main(monkeypatch, capsys, "train", "demo", f"output={tmp_path}/file/runs", "--dry-run")
+    assert code == 2 and f"{tmp_path}/file is not a folder; give another output" in err
+
+
 def test_a_dry_run_of_launch_reads_the_weights(model_folder, tmp_path, monkeypatch, capsys):
     shutil.copytree(model_folder, tmp_path / "model")
     (tmp_path / "model/model.safetensors").write_bytes(b"torn")

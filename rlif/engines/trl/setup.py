@@ -219,9 +219,7 @@ def read_lora(recipe: Recipe) -> Any:
             raise RecipeError(f"unknown key 'lora.{name}': peft has no such option; {near}")
     options: dict[str, Any] = {"task_type": "CAUSAL_LM", **recipe.lora}
     if "lm_head" in (options.get("target_modules") or ()):
-        raise RecipeError(
-            "lora.target_modules has lm_head, whose adapter TRL does not train; leave it out of the list."
-        )
+        raise RecipeError("lora.target_modules has lm_head, whose adapter TRL does not train; leave it out.")
     try:
         return LoraConfig(**options)
     except (ValueError, TypeError, ImportError) as error:

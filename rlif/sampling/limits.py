@@ -92,10 +92,15 @@ def check_generation(name: str, own: Any, options: Mapping[str, Any], vocabulary
     filters = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "cache_implementation")
     given = {key: options[key] for key in filters if options.get(key) is not None}
     more = options.get("generation_kwargs")
-    size = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_key_value_heads": 1}
+    size: dict[str, Any] = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+    }
     ids = torch.zeros((2, 2), dtype=torch.long)
     with torch.random.fork_rng(devices=[]):
-        model = Qwen2ForCausalLM(Qwen2Config(vocab_size=vocabulary, num_hidden_layers=1, **size)).eval()
+        model: Any = Qwen2ForCausalLM(Qwen2Config(vocab_size=vocabulary, num_hidden_layers=1, **size)).eval()
         model.generation_config = own
         try:
             config = GenerationConfig(**given | (more if isinstance(more, dict) else {}))

@@ -172,7 +172,7 @@ def load_generation_config(recipe: Recipe) -> Any:
     if is_adapter(path):
         path, revision = adapter_settings(path)["base_model_name_or_path"], None
     try:
-        return GenerationConfig.from_pretrained(path, revision=revision)
+        return GenerationConfig.from_pretrained(path, **({"revision": revision} if revision else {}))
     except OSError:
         return GenerationConfig()
     except (ValueError, TypeError) as error:

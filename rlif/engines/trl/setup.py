@@ -66,7 +66,7 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
         except PydanticSchemaGenerationError:
             continue
         if name in CHOICES and value is not None:
-            lookup(dict.fromkeys(CHOICES[name]), value, f"training.{name}")
+            lookup(dict.fromkeys(CHOICES[name]), str(value), f"training.{name}")
         if name in POSITIVE and isinstance(value, int | float) and value < 0:
             raise RecipeError(f"training.{name} is {value}; it must be 0 or more.")
     options = options | {"gradient_accumulation_steps": recipe.accumulation(processes)}
@@ -108,6 +108,7 @@ def check_trainer(args: Any) -> None:
     with _refused("transformers"):
         trainer = Trainer(torch.nn.Linear(1, 1), args, train_dataset=[{"x": 0}] * 8)  # type: ignore[arg-type]
         trainer.get_train_dataloader()
+        trainer.accelerator.prepare_model(trainer.model, evaluation_mode=True)
         if not args.optim_target_modules:
             trainer.create_optimizer_and_scheduler(num_training_steps=8)
 

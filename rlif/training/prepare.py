@@ -7,10 +7,12 @@ The checks of a recipe, in this order; each refuses in one sentence:
     options     `check_training` of the engine   TRL's options, whole batches (`Recipe.accumulation`), vLLM's
     data        `check_gold`                     gold answers for rewards that read them, a sandbox for programs
     model       `check_annotator`                a frozen start that something holds; then tokenizer and prompts
+    sampling    `check_generation`               options of sampling, tried on a tiny model
     lengths     `check_fit`                      prompts and completions within the model's positions and embeddings
     steps       `plan_steps`                     enough problems, steps that are rewarded, checkpoints between rollouts
     machines    `launching.check_layout`         for `rlif launch` and `rlif plan`
-    weights     `check_files`                    for `--dry-run`, which loads no model
+    the rest    `rehearse`                       for `--dry-run`, which loads no model: weights, adapters, models of
+                                                 rewards, TRL's config and what it leaves to a trainer
 """
 
 from dataclasses import dataclass

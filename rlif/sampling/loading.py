@@ -11,7 +11,7 @@ import warnings
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rlif import progress
 from rlif.config.loading import check_recipe
@@ -168,11 +168,11 @@ def load_generation_config(recipe: Recipe) -> Any:
     """Loads the model's own settings of sampling; those of transformers where it has none."""
     from transformers import GenerationConfig
 
-    path, revision = model_path(recipe), recipe.revision
+    path, options = model_path(recipe), cast(dict[str, Any], {"revision": recipe.revision or "main"})
     if is_adapter(path):
-        path, revision = adapter_settings(path)["base_model_name_or_path"], None
+        path, options = adapter_settings(path)["base_model_name_or_path"], {}
     try:
-        return GenerationConfig.from_pretrained(path, **({"revision": revision} if revision else {}))
+        return GenerationConfig.from_pretrained(path, **options)
     except OSError:
         return GenerationConfig()
     except (ValueError, TypeError) as error:

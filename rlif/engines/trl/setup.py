@@ -106,7 +106,7 @@ def check_trainer(args: Any) -> None:
     They are given to a trainer of one number, which takes no step. It sets the seed, so this is for a dry run.
     """
     with _refused("transformers"):
-        trainer = Trainer(torch.nn.Linear(1, 1), args, train_dataset=[{"x": 0}] * 8)  # type: ignore[arg-type]
+        trainer: Any = Trainer(torch.nn.Linear(1, 1), args, train_dataset=[{"x": 0}] * 8)  # type: ignore[arg-type]
         trainer.get_train_dataloader()
         trainer.accelerator.prepare_model(trainer.model, evaluation_mode=True)
         if not args.optim_target_modules:

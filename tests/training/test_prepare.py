@@ -88,7 +88,6 @@ LATE = {
         [f"training.vllm_importance_sampling_clip_{end}={value}" for end, value in (("min", 5.0), ("max", 1.0))],
         "must be less than",
     ),
-    "compilation": (["training.torch_compile=true", "training.torch_compile_mode=x"], "Unrecognized mode=x"),
     "rate": (["training.learning_rate=-1.0"], "learning_rate is -1.0; it must be 0 or more"),
     "workers": (["training.dataloader_num_workers=-1"], "dataloader_num_workers is -1; it must be 0 or more"),
     "beta": (["training.beta=-1.0"], "beta is -1.0; it must be 0 or more"),

@@ -54,7 +54,7 @@ def launch(
     named = bool(resume or settings.name)
     if slurm:
         script = batch_script(settings, layout, start, stem, folder if named else None)
-        return _rehearse(script, settings, processes) if dry_run else _submit(script)
+        return _rehearse(script, settings, processes, here=False) if dry_run else _submit(script)
     if server and nodes > 1:
         raise RecipeError(
             "several machines and a vLLM server are started by --slurm; without it start `trl vllm-serve` yourself and"
@@ -67,7 +67,7 @@ def launch(
     environments = [{"CUDA_VISIBLE_DEVICES": share} if server else {} for share in shares]
     if dry_run:
         lines = [] if serve is None else [_line(serve, environments[1]) + " &"]
-        return _rehearse("\n".join([*lines, _line(train, environments[0]), ""]), settings, processes)
+        return _rehearse("\n".join([*lines, _line(train, environments[0]), ""]), settings, processes, here=True)
     machine = [] if nodes == 1 else ["--head", str(head), "--rank", str(rank)]
     ending = supervise.run(
         train,
@@ -96,14 +96,14 @@ def _line(command: list[str], environment: dict[str, str]) -> str:
     return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in environment.items()), shlex.join(command)])
 
 
-def _rehearse(text: str, recipe: Recipe, processes: int) -> None:
+def _rehearse(text: str, recipe: Recipe, processes: int, *, here: bool) -> None:
     """Prints what would be started, then prepares the run, which is refused here as it would be there."""
     from rlif.training.prepare import rehearse
 
     print(text, end="", flush=True)
     with working("preparing the run"):
         quiet_transformers()
-        rehearse(recipe, processes)
+        rehearse(recipe, processes, here=here)
 
 
 def _submit(script: str) -> None:

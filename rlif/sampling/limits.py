@@ -107,7 +107,8 @@ def check_generation(name: str, own: Any, options: Mapping[str, Any], vocabulary
             for each in (own, config):
                 each.update(cache_implementation=None, min_new_tokens=None, min_length=None, num_return_sequences=1)
             config.update(do_sample=True, max_new_tokens=2, pad_token_id=0, return_dict_in_generate=False)
-            model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config, disable_compile=True)
+            config.disable_compile = True
+            model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
         except Exception as error:  # the settings are the user's, and transformers raises many types
             raise RecipeError(
                 f"transformers cannot sample as training asks it to: {first_line(error).rstrip('.')}; change"

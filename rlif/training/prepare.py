@@ -130,8 +130,11 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     return PreparedRun(recipe, task, prompt, tokenizer, short, len(problems) - len(short), plan, held_out, options)
 
 
-def rehearse(recipe: Recipe, processes: int = 1) -> Plan:
+def rehearse(recipe: Recipe, processes: int = 1, *, here: bool = True) -> Plan:
     """Prepares a run and returns its plan; reads local weights a tensor at a time, loads no model, writes nothing.
+
+    Args:
+        here: whether it will run on this machine, which must then have vLLM and trackers if the recipe uses them.
 
     Raises:
         RlifError: what would stop the run, as far as that can be seen before it starts.
@@ -144,11 +147,13 @@ def rehearse(recipe: Recipe, processes: int = 1) -> Plan:
     lora = read_lora(recipe)
     prepared, path = prepare(recipe, processes), Path(model_path(recipe))
     options = dict(prepared.options)
-    if options.get("use_vllm"):
+    if here and options.get("use_vllm"):
         require_vllm()
     for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):  # of all processes, in this one
         options[key] = options.get(key, 8) * processes
-    check_trainer(trainer_config(prepared.recipe, options, prepared.recipe.output))
+    args = trainer_config(prepared.recipe, options, prepared.recipe.output)
+    if here:
+        check_trainer(args)
     build_reward(prepared.recipe, prepared.task, None, prepared.prompts()[0], device="meta")
     check_files(recipe.model, path)
     model = check_whole(recipe) if path.is_dir() else None

@@ -130,6 +130,7 @@ def test_the_batch_script_starts_the_server_and_every_launcher(script_of, slurm,
     assert train[:4] == ["--kill-on-bad-exit=1", "--nodes=2", "--ntasks=2", "--nodelist=node1,node2"]
     launched = sorted(words for words in slurm.launched() if words[1:4] == ["-m", "rlif", "launch"])
     monkeypatch.setenv(SERVER_HOST, "node3")
+    monkeypatch.setattr("rlif.sampling.vllm_sampler.require_vllm", lambda: None)
     for rank, (task, _, _, *words) in enumerate(launched):
         assert task == str(rank) and words[-len(command) - 1 :] == [*command, "name=demo-7"]
         code, out, _ = main(monkeypatch, capsys, *words, "--dry-run")

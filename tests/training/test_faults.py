@@ -29,7 +29,7 @@ from rlif.files.lock import locked
 from rlif.runs.folder import Run
 
 GENERATE, SAVE = "transformers:GenerationMixin.generate", "transformers.modeling_utils:safe_save_file"
-CHECK = 1  # calls of GENERATE by the check of the signal, before a run's first
+CHECK = 2  # calls of GENERATE before a run's first: the settings are tried, and the signal is checked
 BACKWARD = "accelerate:Accelerator.backward"
 FULL = "the disk is full; make room and go on with: rlif train --resume"
 CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB"

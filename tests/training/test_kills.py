@@ -48,7 +48,7 @@ AGAIN_AND_AGAIN = [
 MID = {
     "lora": (die_halfway, ADAPTER, 3),
     "rloo": (die_in_backward, 5),
-    "two iterations": (die_at, "transformers:GenerationMixin.generate", 2),
+    "two iterations": (die_at, "transformers:GenerationMixin.generate", 3),  # the first tries the settings
     "cosine over two epochs": (die_at, "rlif.engines.trl.checkpointing:seal", 3),
     "an epoch and three quarters": (die_in_backward, 7),
     "epochs that end with half an update": (die_at, "torch.optim:AdamW.step", 4),

@@ -28,10 +28,6 @@ ADD_FUSED_HEAD = getattr(utils, "add_fused_lm_head", None)  # older TRL has none
 TEMPERATURE, TOP_K, PROMPT, COMPLETION = 0.7, 5, 4, 6
 NAMES = ("logprob", "mean_logprob", "entropy", "topk_confidence")
 
-for name in ("record_event", "wait_event"):  # torch 2.6 lacks these of the CPU's streams, where they do nothing
-    if not hasattr(torch.cpu.Stream, name):
-        setattr(torch.cpu.Stream, name, lambda *_: None)
-
 
 def in_shards(model: nn.Module, head_apart: bool) -> nn.Module:
     """Shards each layer as its own group, the head too if asked, and the rest in the root's group."""

@@ -45,7 +45,7 @@ CASES = {
         "cluster_texts": cluster_texts,
         "rewarded": 3,
         "per_device_train_batch_size": 6,
-        "max_steps": 2,
+        "max_steps": 6,
     },
 }
 

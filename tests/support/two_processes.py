@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate import PartialState
 from safetensors.torch import save_file
 
@@ -44,7 +45,7 @@ CASES = {
         "cluster_texts": cluster_texts,
         "rewarded": 3,
         "per_device_train_batch_size": 6,
-        "max_steps": 2,
+        "max_steps": 6,
     },
 }
 
@@ -111,7 +112,8 @@ if __name__ == "__main__":
             "completions": [row.completion_ids for row in scored],
             "unscorable": [row.reward is None for row in scored],
         }
-    found["sharded"] = sharded.differences()
+    if hasattr(torch.cpu.Stream, "record_event"):  # without, as in torch 2.6, fully_shard fails on a CPU
+        found["sharded"] = sharded.differences()
     (out / f"{state.process_index}.json").write_text(json.dumps(found))
     state.wait_for_everyone()
     state.destroy_process_group()

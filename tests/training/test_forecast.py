@@ -113,11 +113,11 @@ def test_the_forecast_uses_the_recipes_confidence_window(model_folder, monkeypat
     assert seen[0] != seen[1] == seen[2]
 
 
-def test_the_forecast_is_no_for_a_base_that_answers_without_steps():
-    """At a low temperature the base only guesses, and its more confident guesses are the rarer answers."""
-    found = probe(rlif.load_recipe("demo", ["training.temperature=0.05"]), problems=16)
+def test_the_forecast_is_unclear_for_a_base_that_answers_without_steps():
+    """At a low temperature the base only guesses, and is as confident in its rarer guesses."""
+    found = probe(rlif.load_recipe("demo", ["training.temperature=0.05"]), problems=64)
     assert found.longer is None, "all completions are leaps, of one length"
-    assert found.verdict == "no" and found.pull and found.pull.high < 0.5
+    assert found.verdict == "unclear" and found.pull and found.pull.low < 0.5 < found.pull.high
 
 
 def test_the_probe_command_prints_the_forecast_and_its_limits():

@@ -10,7 +10,7 @@ import pytest
 from support.chat_templates import SHAPES, entering_ids, model_with, tokenizer_of
 from support.commands import main
 from support.small_runs import train
-from trl import GRPOTrainer
+from support.trainers import SEVERAL_ENDS
 from typer.testing import CliRunner
 
 import rlif
@@ -142,10 +142,7 @@ def test_selection_draws_from_the_same_token_ids(name, tmp_path):
     check(rows, [render(tokenizer, prompt, problem.text, True) for problem in task.load("test", limit=2)])
 
 
-KNOWS_SEVERAL_ENDS = "eos_token_ids" in GRPOTrainer.__init__.__code__.co_names
-
-
-@pytest.mark.skipif(not KNOWS_SEVERAL_ENDS, reason="TRL before 1.15 ends completions at one token; install a newer one")
+@SEVERAL_ENDS
 def test_completions_end_where_the_turn_ends_in_training(tmp_path):
     """The template closes a turn with another token than the tokenizer's EOS, the only one that the model names."""
     shape = SHAPES["chatml"]

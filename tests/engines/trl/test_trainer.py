@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig
 from support import oracle
 from support.models import tiny_model
-from support.trainers import LORA, make_trainer, planned_path
+from support.trainers import LORA, SEVERAL_ENDS, make_trainer, planned_path
 from trl.trainer import utils
 
 import rlif
@@ -160,6 +160,7 @@ def test_vllm_capture_is_refused_with_sharded_weights(model_folder, monkeypatch)
         make_trainer(model_folder, vllm_capture=True)
 
 
+@SEVERAL_ENDS
 def test_each_end_of_the_models_list_ends_completions(model_folder):
     """As generation_config.json of many models has it: the end of a turn, and of the text."""
     model, ends = tiny_model(), [1, 40, 41, 42]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, cast, get_args, get_origin
 
 import datasets
 import torch
@@ -83,15 +83,10 @@ def trainer_config(recipe: Recipe, options: dict[str, Any], output_dir: str) -> 
         options["scale_rewards"] = "none"
     if server := os.environ.get(SERVER_HOST):
         options["vllm_server_host"] = server
-    number: Any = torch.nn.Linear(1, 1)
-    with _refused("TRL"):
-        args = trainer_of(recipe.algorithm)[1](
-            output_dir=output_dir,
-            seed=recipe.seed,
-            disable_tqdm=True,
-            model_init_kwargs=load_kwargs(recipe),
-            **{"run_name": Path(output_dir).parent.name, **options},
-        )
+    options = {"run_name": Path(output_dir).parent.name, "model_init_kwargs": load_kwargs(recipe), **options}
+    config, number = trainer_of(recipe.algorithm)[1], cast(Any, torch.nn.Linear(1, 1))
+    with _refused("TRL"):  # there is none of our own code in these blocks, whose mistakes would be taken for theirs
+        args = config(output_dir=output_dir, seed=recipe.seed, disable_tqdm=True, **options)
     unknown = [ValueError] if args.optim_target_modules else []  # the modules are a real model's
     with _refused("transformers"), suppress(*unknown):
         optimiser, settings = Trainer.get_optimizer_cls_and_kwargs(args, number)

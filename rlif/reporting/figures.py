@@ -210,7 +210,8 @@ def save(figure: Figure, folder: Path) -> list[Path]:
             lines = [line for line in figure.lines if step is None or line.step == step]
             _draw(axes, figure, lines)
             title = figure.title if step is None else f"step {step}: {lines[0].note}"
-            axes.set_title("\n".join(textwrap.wrap(title, 54)))
+            stacked = figure.kind == "stack"
+            axes.set_title("\n".join(textwrap.wrap(title, 54)), pad=18 if stacked else 6)
             axes.set_xlabel(figure.axis if step in (None, parts[-1]) else "")
             axes.grid(axis="y", alpha=0.3, linewidth=0.6)
             axes.set_axisbelow(True)
@@ -220,7 +221,8 @@ def save(figure: Figure, folder: Path) -> list[Path]:
             if figure.axis == "step":
                 axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             if len(lines) > 1:
-                axes.legend(handlelength=2)
+                above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.97), "ncols": 3}
+                axes.legend(handlelength=1 if stacked else 2, **(above if stacked else {}))
         for path in paths:
             form: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {"dpi": 200}
             canvas.savefig(path, **form)

@@ -271,7 +271,7 @@ def _answers(runs: Runs) -> Iterator[Figure]:
 
 def _separation(runs: Runs) -> Iterator[Figure]:
     for run in runs:
-        several = f", {run.name}" if len(runs) > 1 else ""
+        several = f" ({run.name})" if len(runs) > 1 else ""
         for task in _tasks([run])[:MOST_PER_RUN]:
             if evaluations := run.graded.get(task):
                 title = f"Completions on {label(task)} by self-certainty, nats{several}"

@@ -112,6 +112,7 @@ class Chart {
   draw() {
     this.stale = false;
     this.plot?.destroy();
+    this.plot = null; // until uPlot has found its scales
     const { kind, percent, axis } = this.figure;
     this.picked = this.figure.lines.some((line) => line.step !== null) ? this.chosen() : null;
     this.lines = kind === "bars" ? this.picked : this.figure.lines;
@@ -145,15 +146,15 @@ class Chart {
           values: (plot, values) => marks(values) },
       ],
       hooks: {
+        ready: [(plot) => { this.plot = plot; this.point(); }],
         draw: [(plot) => this.collapses(plot, ink)],
-        setCursor: [(plot) => this.read(plot.cursor.left < 0 ? null : plot.posToVal(plot.cursor.left, "x"))],
+        setCursor: [(plot) => this.read(plot.cursor.left < 0 ? null : plot.data[0][plot.cursor.idx])],
       },
     };
     this.entries = null;
-    this.plot = new uPlot(options, columns, this.place);
-    this.plot.over.addEventListener("mouseleave", () => charts.forEach((chart) => chart.point()));
-    if (this.stepwise) this.plot.over.addEventListener("click", () => moveTo(Math.round(this.plot.posToVal(this.plot.cursor.left, "x"))));
-    this.point();
+    const { over } = new uPlot(options, columns, this.place);
+    over.addEventListener("mouseleave", () => charts.forEach((chart) => chart.point()));
+    if (this.stepwise) over.addEventListener("click", () => moveTo(Math.round(this.plot.data[0][this.plot.cursor.idx])));
   }
 
   collapses(plot, ink) {
@@ -201,7 +202,7 @@ class Chart {
     }
     const { percent, smooth, axis, kind } = this.figure;
     const where = x === null && this.stepwise ? view.step : x;
-    const several = this.figure.lines.length > 1;
+    const several = data.runs.length > 1 || this.figure.lines.length > 1;
     let head = this.picked && this.picked[0] && kind === "bars" ? `step ${this.picked[0].step}: ${this.picked[0].note}` : "";
     for (const { line, text } of this.entries) {
       const parts = [several ? line.label : ""];

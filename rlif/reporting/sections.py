@@ -23,66 +23,38 @@ Values = np.ndarray | None
 # Logged columns with a title of their own, whether they are shares, and what they say. Columns beyond these and PARTS,
 # which are mostly signals, get a figure under their own name.
 MEASURES = {
-    "reward": (
-        "Reward", False,
-        "The sum of the terms by their weights, averaged over the completions of a step: what training raises.",
-    ),
-    "self_certainty": (
-        "Self-certainty, nats", False,
-        "How sure the model is of its next tokens, averaged over completions; sure answers can still be wrong.",
-    ),
-    "reward_spread": (
-        "Spread of the reward within groups", False,
-        "How much the rewards of one prompt's completions differ; without a difference nothing is learned from it.",
-    ),
-    "truncated": (
-        "Truncated completions", True, "Share of completions that reached the length limit before they ended."
-    ),
-    "kl": (
-        "KL from the reference model, nats per token", False,
-        "How far the model's predictions have moved from those of the reference model.",
-    ),
-    "entropy": (
-        "Entropy, nats per token", False,
-        "How undecided the model is about its next token; near 0 it always writes the same.",
-    ),
-    "clip_ratio": (
-        "Tokens clipped by the policy ratio", True,
-        "Share of tokens whose update was limited because the model had changed much since it sampled them.",
-    ),
+    "reward": ("Reward", False,
+        "What training raises, averaged over the completions of a step; its terms follow where it has several."),
+    "self_certainty": ("Self-certainty, nats", False,
+        "How sure the model is of its next tokens, averaged over completions; sure answers can still be wrong."),
+    "reward_spread": ("Spread of the reward within groups", False,
+        "How much the rewards of one prompt's completions differ; without a difference nothing is learned from it."),
+    "truncated": ("Truncated completions", True,
+        "Share of completions that reached the length limit before they ended."),
+    "kl": ("KL from the reference model, nats per token", False,
+        "How far the model's predictions have moved from those of the reference model."),
+    "entropy": ("Entropy, nats per token", False,
+        "How undecided the model is about its next token; near 0 it always writes the same."),
+    "clip_ratio": ("Tokens clipped by the policy ratio", True,
+        "Share of tokens whose update was limited because the model had changed much since it sampled them."),
     "grad_norm": ("Gradient norm", False, "Length of the gradient of a step; jumps are a sign of unstable training."),
-    "agreement": (
-        "Completions with their group's commonest answer", True,
-        "Share of a problem's completions that give its most frequent answer, averaged over problems.",
-    ),
-    "distinct": (
-        "Answers that differ within groups", True,
-        "Different answers to a problem, as a share of its completions, averaged over problems.",
-    ),
-    "same_answer": (
-        "Problems with the commonest answer of all", True,
-        "Share of problems whose most frequent answer is the same one; high where the model ignores the problem.",
-    ),
+    "agreement": ("Completions with their group's commonest answer", True,
+        "Share of a problem's answered completions that give its most frequent answer, averaged over problems."),
+    "distinct": ("Answers that differ within groups", True,
+        "How many answers to a problem differ: 0% where all are the same, 100% where no two are."),
+    "same_answer": ("Problems with the commonest answer of all", True,
+        "Share of problems that have the same most frequent answer; high where the model ignores the problem."),
     "unanswered": ("Completions without an answer", True, "Share of completions in which the task found no answer."),
-    "goes_on": (
-        "Completions that go on after their answer", True,
-        "Share of completions that write more text after the answer.",
-    ),
-    "repetition": (
-        "Repeated 4-grams", True, "Share of sequences of four that occur again in the same completion; high in loops."
-    ),
-    "prompt_use": (
-        "Words of the problem that completions use", True,
-        "Share of a problem's words that occur in its completions; near 0 they are about something else.",
-    ),
-    "compression": (
-        "Compression of completions, fold", False,
-        "How many times smaller completions become when compressed; high where text repeats.",
-    ),
-    "tokens_per_second": (
-        "Tokens per second, prompts included", False,
-        "Tokens that went through the model in a step, divided by the seconds of the step.",
-    ),
+    "goes_on": ("Completions that go on after their answer", True,
+        "Share of completions that open a new problem or turn, or write on after the answer."),
+    "repetition": ("Repeated 4-grams", True,
+        "Share of sequences of four tokens that occurred before in the same completion; high in loops."),
+    "prompt_use": ("Words of the problem that completions use", True,
+        "Share of a problem's words that a completion uses; it falls when completions are about something else."),
+    "compression": ("Compression of completions, fold", False,
+        "How many times smaller completions become when compressed; high where text repeats."),
+    "tokens_per_second": ("Tokens per second, prompts included", False,
+        "Tokens that went through the model in a step, divided by the seconds of the step."),
 }  # fmt: skip
 PARTS = {
     "step", "epoch", "loss", "learning_rate", "tokens", "step_seconds", "extra_passes",

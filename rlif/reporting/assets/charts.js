@@ -148,7 +148,7 @@ class Chart {
       hooks: {
         ready: [(plot) => { this.plot = plot; this.point(); }],
         draw: [(plot) => this.collapses(plot, ink)],
-        setCursor: [(plot) => this.read(plot.cursor.left < 0 ? null : plot.data[0][plot.cursor.idx])],
+        setCursor: [(plot) => this.read(plot.cursor.left < 0 ? null : plot.data[0][plot.cursor.idx] ?? null)],
       },
     };
     this.entries = null;

@@ -180,6 +180,8 @@ def test_the_slider_of_steps_moves_figures_and_completions(reports, open_page):
     assert "step 0: U = " in values(page, "separation-clock-0") and "at step 1" in values(page, "training-entropy")
     page.select_option("#step", label="7")
     assert slider.input_value() == "7" and "step 7" in values(page, "training-kl")
+    page.set_viewport_size({"width": 700, "height": 6000})  # the line of the step follows the new size
+    page.wait_for_function("Math.abs(charts[0].plot.cursor.left - charts[0].plot.valToPos(7, 'x')) < 2")
 
 
 def test_a_pointer_shows_the_values_below_it_in_all_figures(reports, open_page):
@@ -214,6 +216,8 @@ def test_figures_are_named_for_screen_readers(reports, open_page):
         page.get_by_role("img", name=re.compile("Accuracy on clock.*from .* at step 0 to .* at step 12")).count() == 1
     )
     assert page.get_by_role("figure", name="Entropy, nats per token").count() == 1
+    below = page.locator("figure:last-of-type .values").all_inner_texts()  # also of figures that were never on screen
+    assert below and all("step 12" in text for text in below)
     for role, count in (("slider", 2), ("combobox", 3), ("radio", 5)):
         named = page.get_by_role(role, name=re.compile("."))
         assert named.count() == page.get_by_role(role).count() == count
@@ -276,6 +280,15 @@ def test_the_security_policy_blocks_other_scripts(reports, chromium):
     page.wait_for_timeout(50)
     assert page.evaluate("window.ran") is None
     page.close()
+
+
+def test_without_scripts_each_figure_has_its_sentence(reports, chromium):
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(reports["one"].as_uri())
+    assert re.search(r"from [\d.]+ at step 1 to [\d.]+ at step 12", page.locator(".values").first.inner_text())
+    assert not page.locator(".plot").first.is_visible() and page.locator("noscript p").first.is_visible()
+    context.close()
 
 
 def test_the_page_of_an_empty_run_opens(reports, open_page):

@@ -61,12 +61,27 @@ class Chart {
     this.readout = node.querySelector(".values");
     this.stale = true;
     this.visible = false;
+    this.choose();
   }
 
-  // The lines of the evaluation that is nearest to the chosen step, per run; all lines where x is the step.
+  // Chooses the lines to draw, and makes the entries of the values below the figure.
+  choose() {
+    this.picked = this.figure.lines.some((line) => line.step !== null) ? this.chosen() : null;
+    this.lines = this.figure.kind === "bars" ? this.picked : this.figure.lines;
+    this.entries = (this.picked ?? this.lines).map((line) => {
+      const entry = element("span"), swatch = element("i"), text = element("span");
+      swatch.style.borderTopColor = line.colour;
+      swatch.style.borderTopStyle = line.dash.length === 0 ? "solid" : line.dash[0] > 2 ? "dashed" : "dotted";
+      entry.append(swatch, text);
+      return { line, entry, text };
+    });
+    this.head = element("b");
+    this.readout.replaceChildren(this.head, ...this.entries.map(({ entry }) => entry));
+    this.read(null);
+  }
+
+  // The lines of the evaluation that is nearest to the chosen step, per run.
   chosen() {
-    const steps = [...new Set(this.figure.lines.map((line) => line.step))];
-    if (steps.includes(null)) return this.figure.lines;
     return this.figure.lines.filter((line) => {
       const own = this.figure.lines.filter((other) => other.run === line.run).map((other) => other.step);
       const best = own.reduce((a, b) => (Math.abs(b - view.step) < Math.abs(a - view.step) ? b : a));
@@ -112,10 +127,7 @@ class Chart {
   draw() {
     this.stale = false;
     this.plot?.destroy();
-    this.plot = null; // until uPlot has found its scales
     const { kind, percent, axis } = this.figure;
-    this.picked = this.figure.lines.some((line) => line.step !== null) ? this.chosen() : null;
-    this.lines = kind === "bars" ? this.picked : this.figure.lines;
     const { columns, series, bands } = this.columns(this.lines);
     const ink = colour("--ink"), faint = colour("--line");
     const label = (value) => (percent ? `${Number((100 * value).toPrecision(6))}%` : Number(value.toPrecision(6)).toLocaleString("en"));
@@ -146,13 +158,13 @@ class Chart {
           values: (plot, values) => marks(values) },
       ],
       hooks: {
-        ready: [(plot) => { this.plot = plot; this.point(); }],
+        ready: [() => this.point()],
         draw: [(plot) => this.collapses(plot, ink)],
         setCursor: [(plot) => this.read(plot.cursor.left < 0 ? null : plot.data[0][plot.cursor.idx] ?? null)],
       },
     };
-    this.entries = null;
-    const { over } = new uPlot(options, columns, this.place);
+    this.plot = new uPlot(options, columns, this.place);
+    const { over } = this.plot;
     over.addEventListener("mouseleave", () => charts.forEach((chart) => chart.point()));
     if (this.stepwise) over.addEventListener("click", () => moveTo(Math.round(this.plot.data[0][this.plot.cursor.idx])));
   }
@@ -182,24 +194,13 @@ class Chart {
 
   // Puts the cursor at the chosen step, and the values there below the figure.
   point() {
-    if (!this.plot) return;
-    if (this.stepwise) this.plot.setCursor({ left: this.plot.valToPos(view.step, "x"), top: 0 }, false, false);
+    // status 1: uPlot has found its scales
+    if (this.plot?.status === 1 && this.stepwise) this.plot.setCursor({ left: this.plot.valToPos(view.step, "x"), top: 0 }, false, false);
     this.read(null);
   }
 
   // Writes the value of each line at x; without x at the chosen step, or what is known of the whole line.
   read(x) {
-    if (!this.entries) {
-      this.entries = (this.picked ?? this.lines).map((line) => {
-        const entry = element("span"), swatch = element("i"), text = element("span");
-        swatch.style.borderTopColor = line.colour;
-        swatch.style.borderTopStyle = ["solid", "dashed", "dotted", "dashed"][line.dash.length ? (line.dash[0] > 2 ? 1 : 2) : 0];
-        entry.append(swatch, text);
-        return { line, entry, text };
-      });
-      this.head = element("b");
-      this.readout.replaceChildren(this.head, ...this.entries.map(({ entry }) => entry));
-    }
     const { percent, smooth, axis, kind } = this.figure;
     const where = x === null && this.stepwise ? view.step : x;
     const several = data.runs.length > 1 || this.figure.lines.length > 1;
@@ -228,6 +229,7 @@ class Chart {
 const charts = [...document.querySelectorAll("figure[data-key]")].map((node) => new Chart(node, data.figures[node.dataset.key]));
 const redraw = (changed = charts) => {
   for (const chart of changed) {
+    chart.choose();
     if (chart.visible) chart.draw(); else chart.stale = true;
   }
 };
@@ -277,7 +279,7 @@ const sized = new ResizeObserver((entries) => {
     const chart = charts.find((each) => each.place === entry.target);
     if (chart.plot && chart.plot.width !== chart.place.clientWidth) {
       chart.plot.setSize({ width: chart.place.clientWidth, height: 190 });
-      chart.point();
+      queueMicrotask(() => chart.point()); // once uPlot has the new size
     }
   }
 });

@@ -26,7 +26,7 @@ from rlif import progress
 from rlif.errors import MachineError, RecipeError
 from rlif.files.atomic import is_number, replace_file
 from rlif.reporting import analysis
-from rlif.reporting.verdict import ReportedRun, reported_runs
+from rlif.reporting.verdict import ReportedRun, label, reported_runs
 from rlif.runs.history import History, read_history
 from rlif.version import __version__
 
@@ -197,14 +197,13 @@ def _separation(runs: Sequence[ReportedRun]) -> Iterator[dict[str, Any]]:
 
 
 def _drifts(runs: Sequence[ReportedRun]) -> Iterator[dict[Any, str]]:
-    """Makes a row per measure of its first and last steps, a column per run."""
-    from rlif.reporting.sections import MEASURES
+    """Makes a row per measure of its first and last steps, a column per run; the terms of the reward come first."""
+    from rlif.reporting.sections import MEASURES, terms
 
-    titles = {"completion_length": "Completion length, tokens"} | {
-        name: title for name, (title, *_) in MEASURES.items()
-    }
-    for name, title in titles.items():
-        row: dict[Any, str] = {"measure": title}
+    titles = {name: title for name, (title, *_) in MEASURES.items()}
+    titles["completion_length"] = "Completion length, tokens"
+    for name in dict.fromkeys((*terms(runs), *titles)):
+        row: dict[Any, str] = {"measure": titles.get(name, label(name))}
         for run in runs:
             values = run.history.metrics.get(name)
             if values is not None and not (name == "reward" and run.rewards == ["self_certainty"]):

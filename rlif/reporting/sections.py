@@ -173,14 +173,14 @@ def _annotators(runs: Runs) -> Iterator[Figure]:
             return
 
 
-def _terms(runs: Runs) -> list[str]:
+def terms(runs: Runs) -> list[str]:
     """Lists the reward and its terms, of all runs."""
     return list(dict.fromkeys(["reward", *itertools.chain(*(run.rewards for run in runs))]))
 
 
 def _reward(runs: Runs) -> Iterator[Figure]:
     """Draws the reward and its terms; where each run has the same single term, the two are one figure."""
-    names = _terms(runs)
+    names = terms(runs)
     columns = [(run.history.metrics.get("reward"), run.history.metrics.get(names[-1])) for run in runs]
     if all(run.rewards == names[1:] for run in runs) and all(
         both[0] is None or both[1] is None or np.allclose(*both, atol=1e-4, equal_nan=True) for both in columns
@@ -194,11 +194,11 @@ def _reward(runs: Runs) -> Iterator[Figure]:
 
 
 def _training(runs: Runs) -> Iterator[Figure]:
-    terms, columns = _terms(runs), set(itertools.chain(*(run.history.metrics for run in runs)))
+    shown, columns = terms(runs), set(itertools.chain(*(run.history.metrics for run in runs)))
     for name in MEASURES:
-        if name not in terms:
+        if name not in shown:
             yield from _measure(runs, name)
-    others = sorted(columns - set(MEASURES) - PARTS - set(terms))
+    others = sorted(columns - set(MEASURES) - PARTS - set(shown))
     drawn = itertools.chain(*(_measure(runs, name) for name in others))
     yield from itertools.islice((figure for figure in drawn if any(x.values.any() for x in figure.lines)), MOST_OTHERS)
 
@@ -214,7 +214,7 @@ def _measure(runs: Runs, name: str) -> Iterator[Figure]:
 
 def _gloss(runs: Runs, name: str) -> str:
     for suffix, gloss in TERM_COLUMNS.items():
-        if name.removesuffix(suffix) in _terms(runs) and name.endswith(suffix):
+        if name.removesuffix(suffix) in terms(runs) and name.endswith(suffix):
             return gloss
     return "The run logged this number under its own name."
 

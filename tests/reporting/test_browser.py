@@ -207,6 +207,8 @@ def test_smoothing_draws_means_and_says_so(reports, open_page):
     assert page.locator("#smooth-text").inner_text() == "mean of 3 steps"
     exact = [6 + math.log(step) / 4 for step in (399, 400)]  # at an end the mean is over fewer
     assert f"(mean of 2: {sum(exact) / 2:.5g})" in values(page, "training-reward")
+    numbers = page.evaluate("[0, 12345.678, -0.000012345678, 3e300, 0.1 + 0.2].map((value) => written(value))")
+    assert numbers == ["0", "12,346", "-1.2346e-5", "3e+300", "0.3"]
     assert page.evaluate("smoothed([1, 2, null, 6], 3)") == [1.5, 1.5, None, 6]
 
 

@@ -147,6 +147,8 @@ def test_a_reward_that_is_always_zero_is_shown_and_said(run):
     write_lines(run / "metrics.jsonl", rows)
     place, verdicts = report([run])
     assert keys_of(place)[:3] == ["training-reward", "training-self-certainty", "training-format"]  # terms first
+    measures = re.findall(r"<tr><td>([^<]*)</td><td>[^<]*\u2192", place.read_text(encoding="utf-8"))
+    assert measures[:3] == ["Reward", "Self-certainty, nats", "format"]
     assert "training-length" not in keys_of(place) and "Reward = " not in place.read_text(encoding="utf-8")
     assert verdicts[0].endswith("The reward format never varied: it is 0 at every step.")
     write_lines(run / "metrics.jsonl", [row | {"format_spread": 0.1} for row in rows])

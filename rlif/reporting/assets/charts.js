@@ -45,10 +45,12 @@ const longest = Math.max(0, ...figures.filter((figure) => figure.smooth).map((fi
 const widths = [1, 3, 10, 30, 100, 300, 1000, 3000].filter((width) => width === 1 || width <= longest / 4);
 const view = { step: range[1], width: widths.findLast((width) => width <= Math.max(1, longest / 150)), listeners: [] };
 
-const written = (value, percent) => {
-  if (value === null || value === undefined) return "no number";
-  return percent ? `${(100 * value).toFixed(1)}%` : Number(value.toPrecision(5)).toLocaleString("en", { maximumSignificantDigits: 5 });
+const plain = (value, digits = 6) => {
+  const rounded = Number(value.toPrecision(digits)), size = Math.abs(rounded);
+  return size >= 1e9 || (size > 0 && size < 1e-4) ? rounded.toExponential() : rounded.toLocaleString("en", { maximumSignificantDigits: digits });
 };
+const written = (value, percent) =>
+  value === null || value === undefined ? "no number" : percent ? `${(100 * value).toFixed(1)}%` : plain(value, 5);
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const FONT = "11px system-ui, sans-serif";
 
@@ -130,7 +132,7 @@ class Chart {
     const { kind, percent, axis } = this.figure;
     const { columns, series, bands } = this.columns(this.lines);
     const ink = colour("--ink"), faint = colour("--line");
-    const label = (value) => (percent ? `${Number((100 * value).toPrecision(6))}%` : Number(value.toPrecision(6)).toLocaleString("en"));
+    const label = (value) => (percent ? `${plain(100 * value)}%` : plain(value));
     const marks = (values) => values.map((value) => (value === null ? "" : label(value)));
     const rank = axis.startsWith("rank");
     const bar = columns[0].length > 1 ? Math.min(...columns[0].slice(1).map((x, i) => x - columns[0][i])) / 2 : 0.5;
@@ -152,7 +154,7 @@ class Chart {
       axes: [
         { stroke: ink, font: FONT, size: 28, gap: 3, grid: { show: false }, ticks: { stroke: faint, size: 4 }, space: 60,
           incrs: this.stepwise ? [1, 2, 5].flatMap((n) => [...Array(9).keys()].map((e) => n * 10 ** e)).sort((a, b) => a - b) : undefined,
-          values: (plot, values) => (rank ? values.map((value) => (value === 0 ? "least sure" : value === 1 ? "most sure" : "")) : values.map((value) => Number(value.toPrecision(6)).toLocaleString("en"))) },
+          values: (plot, values) => (rank ? values.map((value) => (value === 0 ? "least sure" : value === 1 ? "most sure" : "")) : values.map((value) => plain(value))) },
         { stroke: ink, font: FONT, gap: 4, grid: { stroke: faint, width: 1 }, ticks: { show: false }, space: 32,
           size: (plot, values) => 16 + 6.4 * Math.max(3, ...(values ?? []).map((value) => value.length)),
           values: (plot, values) => marks(values) },

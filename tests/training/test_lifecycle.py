@@ -51,7 +51,7 @@ def test_completions_are_written_with_rewards_and_advantages(run):
     assert len(rows) == 8
     keys = (
         "step problem prompt completion prompt_ids completion_ids token_chars token_self_certainty"
-        " truncated answer right rewards reward advantage"
+        " truncated answer gold right rewards reward advantage"
     )
     assert all(set(row) == set(keys.split()) for row in rows)
     rewards = [row["reward"] for row in rows]

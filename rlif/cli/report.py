@@ -31,16 +31,16 @@ def report(
 
 
 def watch(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    once: Annotated[bool, typer.Option("--once", help="Show the run once, and stop.")] = False,
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; the rows of several stand side by side.")],
+    once: Annotated[bool, typer.Option("--once", help="Show the runs once, and stop.")] = False,
 ) -> None:
-    """Follow a run while it trains.
+    """Follow one run or several while they train.
 
-    q or Ctrl-C ends the view and leaves the run alone.
+    q or Ctrl-C ends the view and leaves the runs alone.
     """
     from rlif.reporting.watch import watch as follow
 
-    follow(run, once=once)
+    follow(runs, once=once)
 
 
 def report_of(run: Path) -> str:

@@ -6,10 +6,10 @@ In reading order:
     analysis      computes the numbers: separation, calibration, accuracy, collapse, drift
     verdict       analyses each run once for all parts of the page, and describes it in one sentence
     sections      the table of sections; each chooses its figures
-    figures       draws figures as SVG for the page, and as .svg and .png files
+    figures       describes figures as data for the page, and draws them as .svg and .png files
     completions   selects the sampled completions that the page holds
-    watch         shows a run in the terminal while it trains
-    assets/       template, style and script of the page
+    watch         shows runs in the terminal while they train
+    assets/       template, style and scripts of the page; uPlot, which draws its figures
 
 Everything is read from run folders; nothing here trains or samples. Training, comparison and cli may import this
 folder. To add a figure, write a function in `figures` and use it in `sections`. A number goes into `analysis`.

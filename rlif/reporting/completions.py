@@ -26,12 +26,15 @@ LONGEST = 6_000  # characters of a prompt or completion
 def completions_data(runs: Sequence[ReportedRun]) -> dict[str, Any]:
     """Returns the data of the page: runs, their steps, the problems of each and their completions."""
     each = max(4, STEPS // max(1, len(runs)))
-    return {"runs": [_run(run, each) for run in runs[:RUNS]]}
+    common = set.intersection(*(set(run.history.completions) for run in runs)) if runs else set()
+    return {"runs": [_run(run, each, sorted(common)) for run in runs[:RUNS]]}
 
 
-def _run(run: ReportedRun, most: int) -> dict[str, Any]:
+def _run(run: ReportedRun, most: int, common: Sequence[int]) -> dict[str, Any]:
+    """Selects the steps of a run, of those that all runs have, so that they can be compared."""
     files = run.history.completions
-    steps = set(spread(list(files), most))
+    steps = set(spread(common or list(files), most))
+    steps |= set(list(files)[:1] + list(files)[-1:])
     if files and (fallen := run.collapse):
         steps.add(min(files, key=lambda step: abs(step - fallen.step)))
     found = [
@@ -82,7 +85,8 @@ def _completion(row: Row) -> dict[str, Any]:
         "text": _cut(row["completion"]),
         "right": right if isinstance(right, bool) else None,
         "truncated": row.get("truncated") is True,
-        "answer": None if row.get("answer") is None else _cut(row["answer"])[:200],
+        "answer": _short(row.get("answer")),
+        "gold": _short(row.get("gold")),  # folders of older versions lack it
         "tokens": len(row["completion_ids"]) if isinstance(row.get("completion_ids"), list) else None,
         "cut": len(row["completion"]) > LONGEST,
         "reward": _number(row.get("reward")),
@@ -120,6 +124,10 @@ def _mean(values: list[float]) -> float | None:
 
 def _number(value: Any) -> float | None:
     return round(float(value), 4) if is_number(value) else None
+
+
+def _short(text: Any) -> str | None:
+    return None if text is None else _cut(text)[:200]
 
 
 def _cut(text: Any) -> str:

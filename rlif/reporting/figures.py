@@ -1,47 +1,37 @@
-"""Draws figures, the same for the page and for files.
+"""Describes figures as numbers, which the page draws with uPlot and `save` draws as .svg and .png files.
 
-`svg` makes a `Figure` part of a page; its ink is `currentColor`, which fits light and dark. `save` writes .svg and
-.png files. Each figure shows one measure, so a page stays readable on a telephone.
-
-Colours are Okabe and Ito's, which colour-blind readers can distinguish; runs also differ in their dashes. A curve of
-more than POINTS steps is drawn as means of neighbouring steps, with their range shaded.
+A `Figure` is a title, a sentence that explains it, and lines. Each shows one measure, so a page stays readable on a
+telephone. Colours are Okabe and Ito's, which colour-blind readers can distinguish; runs also differ in their dashes.
+All points of a figure reach the page, up to POINTS; beyond, a line holds means of neighbouring steps, with their range.
 """
 
-import io
 import logging
-import re
+import math
 import textwrap
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from rlif.reporting.analysis import ANSWER_TYPES, Calibration, Graded, Separation
 
-POINTS = 300
+POINTS = 20_000  # of all lines of a figure together
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-DASHES = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2))
+DASHES = ((), (6, 3), (2, 2), (8, 3, 2, 3))
 RIGHT, WRONG = COLOURS[0], COLOURS[1]
-INK = "#010203"  # stands for the page's own text colour until the drawing is done
+TYPES = ("#999999", COLOURS[5], COLOURS[0])  # colours of ANSWER_TYPES
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
-    "font.family": "sans-serif",
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.7,
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
     "axes.formatter.useoffset": False,
     "lines.linewidth": 1.6,
     "lines.markersize": 3.2,
@@ -52,107 +42,80 @@ STYLE: dict[Any, Any] = {
 
 
 @dataclass(frozen=True)
-class Figure:
-    """Holds something to draw."""
-
-    key: str  # its file name; unique in a report
-    title: str  # what is shown, with its unit
-    alt: str  # the same in a sentence, for readers who cannot see it
-    # draws onto an empty matplotlib figure, given the colour of ink and whether to name the runs
-    draw: Callable[[Canvas, str, bool], None]
-    caption: str = ""  # what a reader needs to understand it
-    height: float = 2.5  # in inches; the width is 4.2
-
-
-@dataclass(frozen=True)
 class Line:
-    """Holds a curve: its steps and values, NaN where there is none, and a band around it."""
+    """Holds values over x, NaN where there is none, and a band around them."""
 
     label: str
-    steps: np.ndarray
+    x: np.ndarray
     values: np.ndarray
     low: np.ndarray | None = None
     high: np.ndarray | None = None
     number: int = 0  # of the run, for colour and dashes
     collapse: int | None = None  # the step to mark as the run's collapse
+    step: int | None = None  # the evaluation that it belongs to, where x is not the step; the page's slider chooses one
+    note: str = ""  # a number about the whole line
+    tint: str = ""  # a colour other than the run's
 
     @property
     def colour(self) -> str:
-        return COLOURS[self.number % len(COLOURS)]
+        return self.tint or COLOURS[self.number % len(COLOURS)]
+
+    @property
+    def dashes(self) -> tuple[float, ...]:
+        return () if self.tint else DASHES[self.number % len(DASHES)]
 
 
-def curves(key: str, title: str, lines: Sequence[Line], percent: bool = False) -> Figure:
-    """Draws values over training steps, one line per run, and marks collapses."""
+@dataclass(frozen=True)
+class Figure:
+    """Holds something to draw."""
 
-    def draw(canvas: Canvas, ink: str, names: bool) -> None:
-        axes = canvas.add_subplot()
-        for number, line in enumerate(lines):
-            steps, values, low, high = thinned(line)
-            marker = "o" if np.isfinite(values).sum() <= 15 else None
-            (drawn,) = axes.plot(steps, values, color=line.colour, label=line.label, marker=marker, zorder=3)
-            if dashes := DASHES[line.number % len(DASHES)]:
-                drawn.set_dashes(dashes)
-            drawn.set_gid(f"{key}-mark-{number}")
-            if low is not None and high is not None:
-                axes.fill_between(steps, low, high, color=line.colour, alpha=0.13, linewidth=0, zorder=1)
-        for line in lines:
-            if line.collapse is not None:
-                axes.axvline(line.collapse, color=line.colour, linewidth=1, dashes=(1, 2), zorder=0)
-                axes.annotate(
-                    "collapse", (line.collapse, 1), xycoords=("data", "axes fraction"), rotation=90, fontsize=7.5,
-                    color=ink, ha="right", va="top", xytext=(-1, -1), textcoords="offset points",
-                )  # fmt: skip
-        _finish(axes, title, ink, percent, steps=True)
-        if percent and axes.get_ylim()[0] < 0:
-            axes.set_ylim(0, max(axes.get_ylim()[1], 0.01))
-        if names and len(lines) > 1:
-            axes.legend(handlelength=2.2)
-
-    return Figure(key, title, _alt(title, lines, percent), draw)
+    key: str  # its file name; unique in a report
+    title: str  # what is shown, with its unit
+    gloss: str  # a sentence that explains it
+    alt: str  # its numbers in a sentence, for readers who cannot see it
+    lines: Sequence[Line]
+    kind: str = "curve"  # or bars that overlap (`bars`), or that stand on each other (`stack`)
+    axis: str = "step"  # what x is
+    percent: bool = False  # values are shares
+    smooth: bool = False  # values are logged at every step, so the page may smooth them
 
 
-def thinned(line: Line) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Reduces a line to POINTS means of neighbouring steps, with the range of its band or else of its values."""
-    if len(line.steps) <= POINTS:
-        return line.steps, line.values, line.low, line.high
+def curves(key: str, title: str, gloss: str, lines: Sequence[Line], percent: bool = False, **more: Any) -> Figure:
+    """Describes values over training steps, one line per run, with collapses marked."""
+    return Figure(key, title, gloss, _alt(title, lines, percent), lines, percent=percent, **more)
+
+
+def thinned(line: Line, most: int = POINTS) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Reduces a line to `most` means of neighbouring steps, with the range of its band or else of its values."""
+    if len(line.x) <= most:
+        return line.x, line.values, line.low, line.high
     low, high = (line.values if band is None else band for band in (line.low, line.high))
-    cuts = [part for part in np.array_split(np.arange(len(line.steps)), POINTS) if len(part)]
+    cuts = np.array_split(np.arange(len(line.x)), most)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # all values of a stretch may be NaN; so is its mean
         return (
-            np.array([line.steps[part].mean() for part in cuts]),
+            np.array([line.x[part].mean() for part in cuts]),
             np.array([np.nanmean(line.values[part]) for part in cuts]),
             np.array([np.nanmin(low[part]) for part in cuts]),
             np.array([np.nanmax(high[part]) for part in cuts]),
         )
 
 
-def histograms(key: str, title: str, evaluations: Sequence[Graded]) -> Figure:
-    """Draws the self-certainty of right and wrong completions, one row per evaluation, on one axis."""
+def histograms(key: str, title: str, gloss: str, evaluations: Sequence[Graded]) -> Figure:
+    """Describes the self-certainty of right and wrong completions, per evaluation, on one axis."""
     edges = np.histogram_bin_edges(np.concatenate([evaluation.certainty for evaluation in evaluations]), bins=28)
-    headings = [f"step {evaluation.step}: {_test_text(evaluation.separation)}" for evaluation in evaluations]
-
-    def draw(canvas: Canvas, ink: str, names: bool) -> None:
-        rows = np.atleast_1d(canvas.subplots(len(evaluations), 1, sharex=True))
-        for number, (axes, evaluation) in enumerate(zip(rows, evaluations, strict=True)):
-            certainty, right = np.array(evaluation.certainty), np.array(evaluation.right)
-            groups = [("wrong", WRONG, ~right, "////"), ("right", RIGHT, right, None)]
-            groups.sort(key=lambda group: -group[2].sum())  # the smaller one in front
-            for name, colour, chosen, hatch in groups:
-                counts, _ = np.histogram(certainty[chosen], edges)
-                drawn = axes.stairs(
-                    counts, edges, fill=True, color=colour, alpha=0.45, hatch=hatch, label=f"{name} ({chosen.sum():,})"
-                )
-                drawn.set_gid(f"{key}-mark-{number}-{name}")
-            _finish(axes, headings[number], ink)
-            axes.set_ylim(top=1.3 * axes.get_ylim()[1])
-            axes.legend(loc="upper left", ncols=2, handlelength=1.2, borderaxespad=0.2)
-            axes.set_ylabel("completions")
-            axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        rows[-1].set_xlabel(_wrapped(f"{title}, nats"))
-
-    alt = f"Histograms of {title}. {'; '.join(headings)}."
-    return Figure(key, title, alt, draw, height=1.75 * len(evaluations) + 0.4)
+    lines, heads = [], []
+    for evaluation in evaluations:
+        certainty, right = np.array(evaluation.certainty), np.array(evaluation.right)
+        test = _test_text(evaluation.separation)
+        heads.append(f"step {evaluation.step}: {test}")
+        for name, tint, chosen, note in (("wrong", WRONG, ~right, test), ("right", RIGHT, right, "")):
+            counts, _ = np.histogram(certainty[chosen], edges)
+            middles = (edges[1:] + edges[:-1]) / 2
+            label = f"{name} ({chosen.sum():,})"
+            lines.append(Line(label, middles, counts.astype(float), step=evaluation.step, note=note, tint=tint))
+    alt = f"{title}. {'; '.join(heads)}."
+    return Figure(key, title, gloss, alt, lines, kind="bars", axis="self-certainty, nats")
 
 
 def _test_text(test: Separation | None) -> str:
@@ -161,81 +124,31 @@ def _test_text(test: Separation | None) -> str:
     return f"U = {test.u:,.0f}, p = {test.p:.2g}, r = {test.r:.2f}, AUROC {test.auroc:.2f}"
 
 
-def calibrations(key: str, title: str, parts: Sequence[tuple[str, int, int, Calibration]]) -> Figure:
-    """Draws accuracy by tenth of confidence.
-
-    Args:
-        parts: label, number of the run, number of its evaluations before this one, and the numbers.
-    """
-
-    def draw(canvas: Canvas, ink: str, names: bool) -> None:
-        axes = canvas.add_subplot()
-        for number, (label, run, place, numbers) in enumerate(parts):
-            places = (np.arange(len(numbers.bins)) + 0.5) / len(numbers.bins)
-            (drawn,) = axes.plot(
-                places, [b.accuracy for b in numbers.bins], color=COLOURS[run % len(COLOURS)], label=label,
-                marker="sDo"[min(place, 2)], linestyle=(":", "--", "-")[min(place, 2)],
-                markerfacecolor=None if place else "none",
-            )  # fmt: skip
-            drawn.set_gid(f"{key}-mark-{number}")
-        _finish(axes, title, ink, percent=True)
-        axes.set_ylim(-0.03, 1.03)
-        axes.set_xticks([0, 0.5, 1], ["least sure", "", "most sure"])
-        axes.legend(handlelength=2)
-
-    slopes = ", ".join(f"{label}: slope {numbers.slope:+.2f}" for label, _, _, numbers in parts)
-    return Figure(key, title, f"{title}. {slopes}.", draw, caption=slopes)
+def calibrations(key: str, title: str, gloss: str, parts: Sequence[tuple[str, int, int, Calibration]]) -> Figure:
+    """Describes accuracy by tenth of confidence; `parts` are label, number of the run, step, and the numbers."""
+    lines = []
+    for label, run, step, numbers in parts:
+        places = (np.arange(len(numbers.bins)) + 0.5) / len(numbers.bins)
+        shares = np.array([b.accuracy for b in numbers.bins])
+        lines.append(Line(label, places, shares, number=run, step=step, note=f"slope {numbers.slope:+.2f}"))
+    alt = f"{title}. {', '.join(f'{line.label}: {line.note}' for line in lines)}."
+    return Figure(key, title, gloss, alt, lines, axis="rank of confidence, least to most sure", percent=True)
 
 
-def stacks(key: str, title: str, counts: Mapping[int, Mapping[str, int]]) -> Figure:
-    """Draws the shares of the types of answers over steps, as stacked bars."""
-    steps = [step for step in sorted(counts) if sum(counts[step].values())]
-    shares = np.array([[counts[step][kind] / sum(counts[step].values()) for kind in ANSWER_TYPES] for step in steps])
-
-    def draw(canvas: Canvas, ink: str, names: bool) -> None:
-        axes = canvas.add_subplot()
-        middles = (np.array(steps[1:]) + np.array(steps[:-1])) / 2
-        half = middles[0] - steps[0] if len(steps) > 1 else 0.5
-        edges = np.array([steps[0] - half, *middles, steps[-1] + half])
-        floor = np.zeros(len(steps))
-        for number, (kind, colour) in enumerate(zip(ANSWER_TYPES, ("#999999", COLOURS[5], COLOURS[0]), strict=True)):
-            bars = axes.bar(
-                edges[:-1], shares[:, number], np.diff(edges), bottom=floor, align="edge", color=colour, label=kind,
-                edgecolor=colour, linewidth=0.4,
-            )  # fmt: skip
-            for place, bar in enumerate(bars):
-                bar.set_gid(f"{key}-mark-{number}-{place}")
-            floor = floor + shares[:, number]
-        _finish(axes, title, ink, percent=True, grid=False, steps=True)
-        axes.set_title(_wrapped(title), pad=18)
-        axes.set_ylim(0, 1)
-        axes.legend(
-            loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=3, handlelength=0.9, handletextpad=0.4,
-            columnspacing=0.9, borderaxespad=0.1, fontsize=8,
-        )  # fmt: skip
-
+def stacks(key: str, title: str, gloss: str, counts: Mapping[int, Mapping[str, int]]) -> Figure:
+    """Describes the shares of the types of answers over steps."""
+    steps = np.array([step for step in sorted(counts) if sum(counts[step].values())], float)
+    totals = [sum(counts[int(step)].values()) for step in steps]
+    shares = {
+        kind: np.array([counts[int(step)][kind] / total for step, total in zip(steps, totals, strict=True)])
+        for kind in ANSWER_TYPES
+    }
+    lines = [Line(kind, steps, shares[kind], tint=tint) for kind, tint in zip(ANSWER_TYPES, TYPES, strict=True)]
     ends = "; ".join(
-        f"step {step}: " + ", ".join(f"{share:.0%} {kind}" for kind, share in zip(ANSWER_TYPES, row, strict=True))
-        for step, row in (*zip(steps[:1], shares[:1], strict=True), *zip(steps[-1:], shares[-1:], strict=True))
+        f"step {steps[place]:.0f}: " + ", ".join(f"{shares[kind][place]:.0%} {kind}" for kind in ANSWER_TYPES)
+        for place in dict.fromkeys((0, len(steps) - 1))
     )
-    return Figure(key, title, f"{title}. {ends}.", draw)
-
-
-def _finish(axes: Axes, title: str, ink: str, percent: bool = False, grid: bool = True, steps: bool = False) -> None:
-    axes.set_title(_wrapped(title))
-    if percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    if grid:
-        axes.grid(axis="y", color=ink, alpha=0.14, linewidth=0.6)
-    if steps:
-        axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.set_axisbelow(True)
-    axes.margins(x=0.02)
-
-
-def _wrapped(title: str) -> str:
-    return "\n".join(textwrap.wrap(title, 54))
+    return Figure(key, title, gloss, f"{title}. {ends}.", lines, kind="stack", percent=True)
 
 
 def _alt(title: str, lines: Sequence[Line], percent: bool) -> str:
@@ -245,41 +158,96 @@ def _alt(title: str, lines: Sequence[Line], percent: bool) -> str:
             return f"{line.label}: no numbers"
         first, last = finite[0], finite[-1]
         form = "{:.1%}" if percent else "{:.4g}"
-        ends = (form.format(line.values[i]) + f" at step {line.steps[i]:.0f}" for i in (first, last))
+        ends = (form.format(line.values[i]) + f" at step {line.x[i]:.0f}" for i in (first, last))
         mark = "" if line.collapse is None else f", collapse at {line.collapse}"
         return f"{line.label}: from {' to '.join(ends)}{mark}"
 
     return f"{title} over training steps. " + "; ".join(map(text, lines)) + "."
 
 
-def _drawn(figure: Figure, ink: str, names: bool, **output: Any) -> bytes:
-    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    settings: Any = {**STYLE, **dict.fromkeys(inked, ink), "svg.hashsalt": figure.key}
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        canvas = Canvas(figsize=(4.2, figure.height))
-        figure.draw(canvas, ink, names)
-        buffer = io.BytesIO()
-        canvas.savefig(buffer, **output)
-    return buffer.getvalue()
+def figures_data(figures: Iterable[Figure]) -> dict[str, Any]:
+    """Returns the figures as the page's data: each by its key, and the x values that lines share, each once."""
+    axes: dict[bytes, int] = {}
+    shared: list[list[float | None]] = []
+
+    def line_data(line: Line, most: int) -> dict[str, Any]:
+        x, values, low, high = thinned(line, most)
+        place = axes.setdefault(x.tobytes(), len(shared))
+        if place == len(shared):
+            shared.append(_plain(x, 8))
+        found: dict[str, Any] = {"label": line.label, "colour": line.colour, "run": line.number, "x": place}
+        found |= {"y": _plain(values), "dash": line.dashes, "note": line.note, "step": line.step}
+        found["collapse"] = line.collapse
+        return found | ({} if low is None or high is None else {"low": _plain(low), "high": _plain(high)})
+
+    found = {}
+    for figure in figures:
+        most = max(2, POINTS // max(1, len(figure.lines)))
+        lines = [line_data(line, most) for line in figure.lines]
+        found[figure.key] = {"kind": figure.kind, "axis": figure.axis, "percent": figure.percent, "lines": lines}
+        found[figure.key]["smooth"] = figure.smooth
+    return {"figures": found, "axes": shared}
 
 
-def svg(figure: Figure) -> str:
-    """Draws a figure as an element of a page: transparent, ink in the page's colour, each identifier used once."""
-    text = _drawn(figure, INK, names=False, format="svg", transparent=True, metadata={"Date": None}).decode()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)
-    for size in ("width", "height"):
-        text = re.sub(rf'(<svg [^>]*?) {size}="[^"]*"', r"\1", text, count=1)
-    return text.replace(INK, "currentColor")
+def _plain(values: np.ndarray, digits: int = 5) -> list[float | None]:
+    """Makes numbers of so many digits, None for NaN."""
+    return [float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in values.tolist()]
 
 
 def save(figure: Figure, folder: Path) -> list[Path]:
-    """Writes `<key>.svg` and `<key>.png`, on white, with the names of the runs."""
+    """Writes `<key>.svg` and `<key>.png`, on white, with the names of the lines."""
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    parts = sorted({line.step for line in figure.lines if line.step is not None}) if figure.kind == "bars" else [None]
     paths = [folder / f"{figure.key}.svg", folder / f"{figure.key}.png"]
-    for path in paths:
-        form: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {"dpi": 200}
-        path.write_bytes(_drawn(figure, "#1a1a1a", names=True, format=path.suffix[1:], **form))
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": figure.key}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        canvas = Canvas(figsize=(4.2, 2.5 if len(parts) == 1 else 1.75 * len(parts) + 0.4))
+        for axes, step in zip(np.atleast_1d(canvas.subplots(len(parts), 1, sharex=True)), parts, strict=True):
+            lines = [line for line in figure.lines if step is None or line.step == step]
+            _draw(axes, figure, lines)
+            title = figure.title if step is None else f"step {step}: {lines[0].note}"
+            stacked = figure.kind == "stack"
+            axes.set_title("\n".join(textwrap.wrap(title, 54)), pad=18 if stacked else 6)
+            axes.set_xlabel(figure.axis if step in (None, parts[-1]) else "")
+            axes.grid(axis="y", alpha=0.3, linewidth=0.6)
+            axes.set_axisbelow(True)
+            if figure.percent:
+                axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+                axes.set_ylim(max(0, axes.get_ylim()[0]))
+            if figure.axis == "step":
+                axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            if len(lines) > 1:
+                above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.97), "ncols": 3}
+                axes.legend(handlelength=1 if stacked else 2, **(above if stacked else {}))
+        for path in paths:
+            form: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {"dpi": 200}
+            canvas.savefig(path, **form)
     return paths
+
+
+def _draw(axes: Any, figure: Figure, lines: Sequence[Line]) -> None:
+    floor = np.zeros(len(lines[0].x)) if figure.kind == "stack" else 0.0
+    for line in lines:
+        x, values, low, high = thinned(line)
+        if figure.kind != "curve":
+            width = float(np.diff(x).min()) if len(x) > 1 else 1.0
+            alpha = 1 if figure.kind == "stack" else 0.45
+            axes.bar(x, values, width, bottom=floor, color=line.colour, alpha=alpha, label=line.label)
+            floor = floor + values if figure.kind == "stack" else floor
+            continue
+        seen = [other.step for other in lines if other.number == line.number]
+        marker = "osD^"[seen.index(line.step) % 4] if np.isfinite(values).sum() <= 15 else None
+        label = f"{line.label}, {line.note}" if line.note else line.label
+        (drawn,) = axes.plot(x, values, color=line.colour, label=label, marker=marker, zorder=3)
+        if line.dashes:
+            drawn.set_dashes(line.dashes)
+        if low is not None and high is not None:
+            axes.fill_between(x, low, high, color=line.colour, alpha=0.13, linewidth=0, zorder=1)
+        if line.collapse is not None:
+            axes.axvline(line.collapse, color=line.colour, linewidth=1, dashes=(1, 2), zorder=0)
+            axes.text(line.collapse, 1, "collapse", rotation=90, fontsize=7.5, ha="right", va="top",
+                      transform=axes.get_xaxis_transform())  # fmt: skip

@@ -1,6 +1,7 @@
 """Writes the report: one HTML page about one run or several, from their folders alone.
 
-The page is a single file and needs no network: style, script and figures are inside. Text from a model or a data set
+The page is a single file and needs no network: style, script and numbers are inside. uPlot draws the figures, under the
+licence that the page repeats. Text from a model or a data set
 stays text. The template escapes it; completions travel as JSON without `<` and reach the screen by `textContent`. A
 content security policy runs no script but the page's own, by its hash.
 
@@ -14,6 +15,7 @@ import base64
 import hashlib
 import importlib.util
 import io
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from importlib import resources
@@ -24,7 +26,7 @@ from rlif import progress
 from rlif.errors import MachineError, RecipeError
 from rlif.files.atomic import is_number, replace_file
 from rlif.reporting import analysis
-from rlif.reporting.verdict import ReportedRun, reported_runs
+from rlif.reporting.verdict import ReportedRun, label, reported_runs
 from rlif.runs.history import History, read_history
 from rlif.version import __version__
 
@@ -57,8 +59,9 @@ def report(
         >>> rlif.report(["runs/demo"])[1]
         ['Learned: accuracy on clock rose from 10.2% to 92.6%, self-certainty went from 6.00 to 6.27 nats.']
     """
-    if not all(importlib.util.find_spec(package) for package in ("matplotlib", "jinja2")):
-        raise MachineError("a report needs matplotlib and jinja2: pip install 'rlif[report]'.")
+    needed = ["jinja2", *(["matplotlib"] if figures is not None else [])]
+    if not all(importlib.util.find_spec(package) for package in needed):
+        raise MachineError(f"this report needs {' and '.join(needed)}: pip install 'rlif[report]'.")
     from rlif.reporting.figures import save
     from rlif.reporting.sections import sections
 
@@ -88,9 +91,11 @@ def page(runs: Sequence[ReportedRun], sections: Sequence[Section]) -> str:
     import jinja2
 
     from rlif.reporting.completions import completions_data
-    from rlif.reporting.figures import COLOURS, svg
+    from rlif.reporting.figures import COLOURS, POINTS, figures_data
 
-    script = _asset("report.js")
+    licence = f"/*\n{_asset('uPlot.LICENSE')}\n*/\n"
+    script = licence + "\n".join(map(_asset, ("uPlot.iife.min.js", "charts.js", "report.js")))
+    figures = figures_data(itertools.chain(*(section.figures for section in sections)))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -100,13 +105,13 @@ def page(runs: Sequence[ReportedRun], sections: Sequence[Section]) -> str:
         names=[run.name for run in runs],
         runs=[_header(run, COLOURS[run.number % len(COLOURS)]) for run in runs],
         sections=sections,
-        svg=svg,
         early=list(_early(runs)),
         separation=list(_separation(runs)),
         drifts=list(_drifts(runs)),
-        data=safe_json(completions_data(runs)),
+        data=safe_json(completions_data(runs) | figures),
         script=script,
-        style=_asset("report.css"),
+        points=f"{POINTS:,}",
+        style=_asset("uPlot.min.css") + _asset("report.css"),
         policy=f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:;"
         " base-uri 'none'; form-action 'none'",
     )
@@ -192,12 +197,13 @@ def _separation(runs: Sequence[ReportedRun]) -> Iterator[dict[str, Any]]:
 
 
 def _drifts(runs: Sequence[ReportedRun]) -> Iterator[dict[Any, str]]:
-    """Makes a row per measure of its first and last steps, a column per run."""
-    from rlif.reporting.sections import MEASURES
+    """Makes a row per measure of its first and last steps, a column per run; the terms of the reward come first."""
+    from rlif.reporting.sections import MEASURES, terms
 
-    titles = {"completion_length": "Completion length, tokens"} | {name: title for name, (title, _) in MEASURES.items()}
-    for name, title in titles.items():
-        row: dict[Any, str] = {"measure": title}
+    titles = {name: title for name, (title, *_) in MEASURES.items()}
+    titles["completion_length"] = "Completion length, tokens"
+    for name in dict.fromkeys((*terms(runs), *titles)):
+        row: dict[Any, str] = {"measure": titles.get(name, label(name))}
         for run in runs:
             values = run.history.metrics.get(name)
             if values is not None and not (name == "reward" and run.rewards == ["self_certainty"]):

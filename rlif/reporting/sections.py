@@ -20,32 +20,53 @@ from rlif.runs.history import History
 
 Runs = Sequence[ReportedRun]
 Values = np.ndarray | None
-# Logged columns with a title of their own, and whether they are shares. Columns beyond these and PARTS, which are
-# mostly signals, get a figure under their own name.
+# Logged columns with a title of their own, whether they are shares, and what they say. Columns beyond these and PARTS,
+# which are mostly signals, get a figure under their own name.
 MEASURES = {
-    "reward": ("Reward", False),
-    "self_certainty": ("Self-certainty, nats", False),
-    "reward_spread": ("Spread of the reward within groups", False),
-    "truncated": ("Truncated completions", True),
-    "kl": ("KL from the reference model, nats per token", False),
-    "entropy": ("Entropy, nats per token", False),
-    "clip_ratio": ("Tokens clipped by the policy ratio", True),
-    "grad_norm": ("Gradient norm", False),
-    "agreement": ("Completions with their group's commonest answer", True),
-    "distinct": ("Answers that differ within groups", True),
-    "same_answer": ("Problems with the commonest answer of all", True),
-    "unanswered": ("Completions without an answer", True),
-    "goes_on": ("Completions that go on after their answer", True),
-    "repetition": ("Repeated 4-grams", True),
-    "prompt_use": ("Words of the problem that completions use", True),
-    "compression": ("Compression of completions, fold", False),
-    "tokens_per_second": ("Tokens per second, prompts included", False),
-}
+    "reward": ("Reward", False,
+        "What training raises, averaged over the completions of a step; its terms follow where it has several."),
+    "self_certainty": ("Self-certainty, nats", False,
+        "How sure the model is of its next tokens, averaged over completions; sure answers can still be wrong."),
+    "reward_spread": ("Spread of the reward within groups", False,
+        "How much the rewards of one prompt's completions differ; without a difference nothing is learned from it."),
+    "truncated": ("Truncated completions", True,
+        "Share of completions that reached the length limit before they ended."),
+    "kl": ("KL from the reference model, nats per token", False,
+        "How far the model's predictions have moved from those of the reference model."),
+    "entropy": ("Entropy, nats per token", False,
+        "How undecided the model is about its next token; near 0 it always writes the same."),
+    "clip_ratio": ("Tokens clipped by the policy ratio", True,
+        "Share of tokens whose update was limited because the model had changed much since it sampled them."),
+    "grad_norm": ("Gradient norm", False, "Length of the gradient of a step; jumps are a sign of unstable training."),
+    "agreement": ("Completions with their group's commonest answer", True,
+        "Share of a problem's answered completions that give its most frequent answer, averaged over problems."),
+    "distinct": ("Answers that differ within groups", True,
+        "How many answers to a problem differ: 0% where all are the same, 100% where no two are."),
+    "same_answer": ("Problems with the commonest answer of all", True,
+        "Share of problems that have the same most frequent answer; high where the model ignores the problem."),
+    "unanswered": ("Completions without an answer", True, "Share of completions in which the task found no answer."),
+    "goes_on": ("Completions that go on after their answer", True,
+        "Share of completions that open a new problem or turn, or write on after the answer."),
+    "repetition": ("Repeated 4-grams", True,
+        "Share of sequences of four tokens that occurred before in the same completion; high in loops."),
+    "prompt_use": ("Words of the problem that completions use", True,
+        "Share of a problem's words that a completion uses; it falls when completions are about something else."),
+    "compression": ("Compression of completions, fold", False,
+        "How many times smaller completions become when compressed; high where text repeats."),
+    "tokens_per_second": ("Tokens per second, prompts included", False,
+        "Tokens that went through the model in a step, divided by the seconds of the step."),
+}  # fmt: skip
 PARTS = {
     "step", "epoch", "loss", "learning_rate", "tokens", "step_seconds", "extra_passes",
     "completion_length", "completion_length_min", "completion_length_max",
     "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/low_min", "clip_ratio/high_max",
 }  # fmt: skip
+TERM_COLUMNS = {  # what a term of the reward logs under its name and a suffix
+    "": "This term of the reward, before its weight, averaged over the completions of a step.",
+    "_spread": "How much this term differs among the completions of one prompt.",
+    "_unscorable": "Share of completions that this term could not score.",
+    "_weight": "The weight of this term at each step.",
+}
 MOST_OTHERS = 12  # figures of columns without a title here
 MOST_RECORDS = 2_000  # of each evaluation, for the types of answers
 MOST_EVALUATIONS = 40  # evaluated steps, for the types of answers
@@ -111,7 +132,11 @@ def _accuracy(runs: Runs) -> Iterator[Figure]:
             if (shares := run.accuracies.get(task))
         ]
         if lines:
-            yield curves(_slug("accuracy", task), f"Accuracy on {_with_role(task, runs)}", lines, percent=True)
+            title, gloss = (
+                f"Accuracy on {_with_role(task, runs)}",
+                "Share of problems answered right, with 95 % interval.",
+            )
+            yield curves(_slug("accuracy", task), title, gloss, lines, percent=True)
 
 
 def _length(runs: Runs) -> Iterator[Figure]:
@@ -122,8 +147,9 @@ def _length(runs: Runs) -> Iterator[Figure]:
             ends = (run.history.metrics.get(f"completion_length_{end}") for end in ("min", "max"))
             lines.append(_line(run, run.history.steps, values, *(ends if len(runs) == 1 else ())))
     if lines:
-        title = "Tokens per sampled completion" + (", shortest to longest shaded" if len(runs) == 1 else "")
-        yield curves("length-training", title, lines)
+        title, gloss = "Tokens per sampled completion", "How long completions are in training, averaged over a step"
+        gloss += "; shaded from the shortest to the longest." if len(runs) == 1 else "."
+        yield curves("length-training", title, gloss, lines, smooth=True)
     for task in _tasks(runs):
         lines = []
         for run in runs:
@@ -132,7 +158,11 @@ def _length(runs: Runs) -> Iterator[Figure]:
             if lengths := {step: length for step, length in found if is_number(length)}:
                 lines.append(_line(run, lengths, list(lengths.values())))
         if lines:
-            yield curves(_slug("length", task), f"Tokens per completion on {_with_role(task, runs)}", lines)
+            title, gloss = (
+                f"Tokens per completion on {_with_role(task, runs)}",
+                "How long completions of evaluations are.",
+            )
+            yield curves(_slug("length", task), title, gloss, lines)
 
 
 def _annotators(runs: Runs) -> Iterator[Figure]:
@@ -143,29 +173,50 @@ def _annotators(runs: Runs) -> Iterator[Figure]:
             return
 
 
+def terms(runs: Runs) -> list[str]:
+    """Lists the reward and its terms, of all runs."""
+    return list(dict.fromkeys(["reward", *itertools.chain(*(run.rewards for run in runs))]))
+
+
+def _reward(runs: Runs) -> Iterator[Figure]:
+    """Draws the reward and its terms; where each run has the same single term, the two are one figure."""
+    names = terms(runs)
+    columns = [(run.history.metrics.get("reward"), run.history.metrics.get(names[-1])) for run in runs]
+    if all(run.rewards == names[1:] for run in runs) and all(
+        both[0] is None or both[1] is None or np.allclose(*both, atol=1e-4, equal_nan=True) for both in columns
+    ):
+        for figure in itertools.islice(itertools.chain(*(_measure(runs, name) for name in names)), 1):
+            title, gloss = MEASURES.get(names[-1], (label(names[-1]), False, figure.gloss))[::2]
+            yield replace(figure, title=f"Reward = {title[0].lower()}{title[1:]}", gloss=gloss)
+        return
+    for name in names:
+        yield from _measure(runs, name)
+
+
 def _training(runs: Runs) -> Iterator[Figure]:
-    logged = [run.history.metrics for run in runs]
-    both = [metrics for metrics in logged if {"reward", "self_certainty"} <= set(metrics)]
-    same = all(np.allclose(m["reward"], m["self_certainty"], atol=1e-4, equal_nan=True) for m in both)
-    same = same and all(run.rewards == ["self_certainty"] for run in runs)
-    rewards = set(itertools.chain(*(run.rewards for run in runs)))
-    others = sorted(set(itertools.chain(*logged)) - set(MEASURES) - PARTS, key=lambda name: (name not in rewards, name))
-    shown = 0
-    for name in (*MEASURES, *others):
-        title, share = MEASURES.get(name, (label(name), False))
-        lines = [
-            _line(run, run.history.steps, values) for run in runs if (values := _column(run.history, name)) is not None
-        ]
-        if name == "reward" and same and any("self_certainty" in metrics for metrics in logged):
-            title = "Reward = self-certainty, nats"
-        if not lines or (name == "self_certainty" and same and any("reward" in metrics for metrics in logged)):
-            continue
-        if name not in MEASURES:
-            shown += 1
-            empty = name not in rewards and all((line.values == 0).all() for line in lines)
-            if empty or shown > max(MOST_OTHERS, len(rewards)):
-                continue
-        yield curves(_slug("training", name), title, lines, percent=share)
+    shown, columns = terms(runs), set(itertools.chain(*(run.history.metrics for run in runs)))
+    for name in MEASURES:
+        if name not in shown:
+            yield from _measure(runs, name)
+    others = sorted(columns - set(MEASURES) - PARTS - set(shown))
+    drawn = itertools.chain(*(_measure(runs, name) for name in others))
+    yield from itertools.islice((figure for figure in drawn if any(x.values.any() for x in figure.lines)), MOST_OTHERS)
+
+
+def _measure(runs: Runs, name: str) -> Iterator[Figure]:
+    """Draws a logged column, where a run has it."""
+    values = [(run, column) for run in runs if (column := _column(run.history, name)) is not None]
+    if values:
+        title, share, gloss = MEASURES.get(name, (label(name), False, _gloss(runs, name)))
+        lines = [_line(run, run.history.steps, column) for run, column in values]
+        yield curves(_slug("training", name), title, gloss, lines, share, smooth=True)
+
+
+def _gloss(runs: Runs, name: str) -> str:
+    for suffix, gloss in TERM_COLUMNS.items():
+        if name.removesuffix(suffix) in terms(runs) and name.endswith(suffix):
+            return gloss
+    return "The run logged this number under its own name."
 
 
 def _answers(runs: Runs) -> Iterator[Figure]:
@@ -175,26 +226,29 @@ def _answers(runs: Runs) -> Iterator[Figure]:
             (
                 _slug("answers", task, run.number),
                 f"Answers on {_with_role(task, [run])}",
+                "Completions of an evaluation by type; reasoning is ten words or more before the answer.",
                 sorted(history.evaluations[task]),
                 partial(history.records, task=task, limit=MOST_RECORDS),
             )
             for task in _tasks([run])[:MOST_PER_RUN]
         ]
         kept = (list(history.completions), partial(history.read_completions, limit=64))
-        sources.append((_slug("answers", "training", run.number), "Answers in training, sampled", *kept))
-        for key, title, steps, read in sources:
+        gloss = "The first kept completions of a step by type; reasoning is ten words or more before the answer."
+        sources.append((_slug("answers", "training", run.number), "Answers in training, sampled", gloss, *kept))
+        for key, title, gloss, steps, read in sources:
             counts = {step: analysis.answer_types(read(step)) for step in analysis.spread(steps, MOST_EVALUATIONS)}
             if any(sum(kinds.values()) for kinds in counts.values()):
-                yield stacks(key, title + several, counts)
+                yield stacks(key, title + several, gloss, counts)
 
 
 def _separation(runs: Runs) -> Iterator[Figure]:
     for run in runs:
-        several = f", {run.name}" if len(runs) > 1 else ""
+        several = f" ({run.name})" if len(runs) > 1 else ""
         for task in _tasks([run])[:MOST_PER_RUN]:
             if evaluations := run.graded.get(task):
-                title = f"self-certainty on {label(task)}{several}"
-                yield histograms(_slug("separation", task, run.number), title, evaluations)
+                title = f"Completions on {label(task)} by self-certainty, nats{several}"
+                gloss = "Completions by their confidence: the further apart the colours, the better confidence tells."
+                yield histograms(_slug("separation", task, run.number), title, gloss, evaluations)
 
 
 def _calibration(runs: Runs) -> Iterator[Figure]:
@@ -202,22 +256,25 @@ def _calibration(runs: Runs) -> Iterator[Figure]:
         parts = []
         for run in runs:
             several = f"{run.name}, " if len(runs) > 1 else ""
-            evaluations = list(enumerate(run.graded.get(task, [])))
-            for place, evaluation in evaluations if len(runs) == 1 else (*evaluations[:1], *evaluations[1:][-1:]):
+            for evaluation in run.graded.get(task, []):
                 if evaluation.calibration is not None:
-                    parts.append((f"{several}step {evaluation.step}", run.number, place, evaluation.calibration))
+                    name = f"{several}step {evaluation.step}"
+                    parts.append((name, run.number, evaluation.step, evaluation.calibration))
         if parts:
-            yield calibrations(_slug("calibration", task), f"Accuracy on {label(task)} by tenth of confidence", parts)
+            title = f"Accuracy on {label(task)} by tenth of confidence"
+            gloss = "Share of right answers from the least to the most sure tenth; flat where confidence says nothing."
+            yield calibrations(_slug("calibration", task), title, gloss, parts)
 
 
 SECTIONS = (  # key, title, what it needs, how its figures are chosen
+    ("reward", "The reward and its terms", "logged steps", _reward),
     (
         "accuracy", "Accuracy over checkpoints",
         "evaluations of graded problems (evaluate.tasks in the recipe)", _accuracy,
     ),
     ("length", "Completion length", "logged steps or evaluations", _length),
     ("annotator", "Online against offline annotator", "logged steps or evaluations", _annotators),
-    ("training", "Training, step by step", "logged steps", _training),
+    ("training", "Training, other measures", "logged steps", _training),
     ("answers", "Types of answers", "records of evaluations, or kept completions", _answers),
     (
         "separation", "Is confidence higher where the answer is right?",

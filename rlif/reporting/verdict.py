@@ -13,6 +13,7 @@ from rlif.intervals import Interval
 from rlif.reporting import analysis
 from rlif.reporting.analysis import Collapse, Graded
 from rlif.runs.history import History
+from rlif.signals import RENAMED
 
 LONGEST = 48  # characters of a name
 
@@ -36,11 +37,7 @@ class ReportedRun:
 
     @property
     def rewards(self) -> list[str]:
-        """Lists the rewards that have a weight at some step."""
-        reward = self.history.recipe.get("reward", "self_certainty")
-        return (
-            [str(name) for name, weight in reward.items() if weight != 0] if isinstance(reward, dict) else [str(reward)]
-        )
+        return reward_terms(self.history)
 
     @property
     def verdict(self) -> str:
@@ -108,17 +105,15 @@ class ReportedRun:
 
 
 def reported_runs(histories: Sequence[History]) -> list[ReportedRun]:
-    """Names and analyses the runs of a report. Folders of the same name are numbered.
+    """Names and analyses the runs of a report.
 
     Example:
         >>> from rlif.runs.history import read_history
         >>> reported_runs([read_history("runs/demo")])[0].verdict
         'Learned: accuracy on clock rose from 10.2% to 92.6%, self-certainty went from 6.00 to 6.27 nats.'
     """
-    names = [label(history.name) for history in histories]
     runs = []
-    for i, history in enumerate(histories):
-        name = f"{names[i]} ({names[: i + 1].count(names[i])})" if names.count(names[i]) > 1 else names[i]
+    for i, (history, name) in enumerate(zip(histories, run_names(histories), strict=True)):
         task = history.recipe.get("task")
         trained = task if isinstance(task, str) and task in history.evaluations else None
         found = {task: analysis.accuracies(evaluations) for task, evaluations in history.evaluations.items()}
@@ -140,6 +135,19 @@ def _graded(history: History, task: str, shares: dict[int, Interval]) -> list[Gr
     best = max(shares, key=lambda step: shares[step].mean)
     found = [analysis.graded(step, history.records(step, task)) for step in sorted({min(shares), best, max(shares)})]
     return [evaluation for evaluation in found if evaluation.right]
+
+
+def run_names(histories: Sequence[History]) -> list[str]:
+    """Returns a name for each run that can be printed; folders of the same name are numbered."""
+    names = [label(history.name) for history in histories]
+    return [f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def reward_terms(history: History) -> list[str]:
+    """Lists the rewards of a run that have a weight at some step, in the order of its recipe."""
+    reward = history.recipe.get("reward", "self_certainty")
+    names = [name for name, weight in reward.items() if weight != 0] if isinstance(reward, dict) else [reward]
+    return [RENAMED.get(str(name), str(name)) for name in names]
 
 
 def label(text: Any) -> str:

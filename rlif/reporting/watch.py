@@ -1,14 +1,15 @@
-"""Shows a run in the terminal while it trains: progress, latest numbers with their history, accuracy.
+"""Shows runs in the terminal while they train: progress, latest numbers with their history, accuracy.
 
-It reads only the run folder. So it can start and stop at any time, also on another machine that shares the folder. A
+It reads only run folders. So it can start and stop at any time, also on another machine that shares the folders. A
 killed run looks like a slow one, so the age of the last step is shown.
 """
 
+import itertools
 import select
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from rich.text import Text
 
 from rlif.errors import RlifError
 from rlif.reporting.analysis import accuracies, tokens_per_second
+from rlif.reporting.verdict import label, reward_terms, run_names
 from rlif.runs.history import History, read_history
 
 try:
@@ -36,48 +38,70 @@ SHOWN = (
 )  # fmt: skip
 
 
-def watch(path: str | Path, *, once: bool = False, every: float = 1.0, console: Console | None = None) -> None:
-    """Shows a run until it is finished, or until q or Ctrl-C.
+def watch(
+    runs: str | Path | Sequence[str | Path], *, once: bool = False, every: float = 1.0, console: Console | None = None
+) -> None:
+    """Shows one run or several until all are finished, or until q or Ctrl-C.
 
     Args:
-        path: the run folder; the view waits until it exists.
+        runs: run folders; the view waits until each exists.
         every: seconds between updates.
 
     Raises:
         DataError: there is no run folder, with `once` or without a terminal.
     """
     console = console or Console()
+    paths = [Path(path) for path in ([runs] if isinstance(runs, str | Path) else runs)]
     if once or not console.is_terminal:
-        console.print(table(read_history(path)))
+        console.print(table([read_history(path) for path in paths]))
         return
     with Live(console=console, refresh_per_second=4, transient=False) as live, _keys() as pressed:
         while True:
-            shown, finished = Text(f"waiting for {path} ..."), False
-            with suppress(RlifError):
-                history = read_history(path)
-                shown, finished = table(history), bool(history.summary)
-            live.update(shown)
+            histories, waiting = [], []
+            for path in paths:
+                try:
+                    histories.append(read_history(path))
+                except RlifError:
+                    waiting.append(Text(f"waiting for {path} ..."))
+            live.update(Group(*([table(histories)] if histories else []), *waiting), refresh=True)
+            finished = not waiting and all(history.summary for history in histories)
             if finished or "q" in pressed(every):
                 return
 
 
-def table(history: History) -> Group:
-    """Makes a headline and a row per measure: latest value, least and most, and its course."""
+def table(histories: Sequence[History]) -> Group:
+    """Makes a headline per run, and a row per measure and run: latest value, least and most, and its course."""
+    names = run_names(histories)
+    columns = [_measures(history) for history in histories]
+    several = len(histories) > 1
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    headings = [("", "left"), *([("run", "left")] if several else [])]
+    for heading, justify in (*headings, ("now", "right"), ("least", "right"), ("most", "right"), ("course", "left")):
+        shown.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for measure in dict.fromkeys(itertools.chain(*columns)):
+        first = measure
+        for name, measures in zip(names, columns, strict=True):
+            finite = measures[measure][np.isfinite(measures[measure])] if measure in measures else np.empty(0)
+            if len(finite):
+                figures = [f"{number:.4g}" for number in (finite[-1], finite.min(), finite.max())]
+                shown.add_row(Text(first), *([Text(name)] if several else []), *figures, sparkline(finite))
+                first = ""
+    lines = []
+    for history, name in zip(histories, names, strict=True):
+        lines.append(Text(f"{name}: {headline(history)}", style="bold"))
+        lines += [Text(history.failures)] if history.failures else []
+    return Group(*lines, shown)
+
+
+def _measures(history: History) -> dict[str, np.ndarray]:
+    """Collects the reward, its terms, the other measures and the accuracies, in this order."""
     rate = tokens_per_second(history.metrics)
     columns = history.metrics | ({} if rate is None else {"tokens_per_second": rate})
-    measures = {name: columns[name] for name in SHOWN if name in columns}
+    names = dict.fromkeys(("reward", *reward_terms(history), *SHOWN))
+    measures = {label(name): columns[name] for name in names if name in columns}
     for task, evaluations in history.evaluations.items():
-        measures[f"accuracy {task}"] = np.array([share.mean for share in accuracies(evaluations).values()])
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading, justify in (("", "left"), ("now", "right"), ("least", "right"), ("most", "right"), ("course", "left")):
-        shown.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for name, values in measures.items():
-        finite = values[np.isfinite(values)]
-        if len(finite):
-            figures = [f"{number:.4g}" for number in (finite[-1], finite.min(), finite.max())]
-            shown.add_row(Text(name), *figures, sparkline(finite))
-    failures = [Text(history.failures)] if history.failures else []
-    return Group(Text(headline(history), style="bold"), *failures, shown)
+        measures[f"accuracy {label(task)}"] = np.array([share.mean for share in accuracies(evaluations).values()])
+    return measures
 
 
 def headline(history: History) -> str:
@@ -85,11 +109,11 @@ def headline(history: History) -> str:
     planned = history.planned_steps
     step = f"step {history.last_step:,}" + (f" of {planned:,}" if planned else "")
     if history.summary:
-        return f"{history.name}: finished at {step}"
+        return f"finished at {step}"
     path = history.run.path / "metrics.jsonl"
     if not path.is_file():
-        return f"{history.name}: no step yet"
-    return f"{history.name}: {step}, logged {max(0.0, time.time() - path.stat().st_mtime):,.0f} s ago"
+        return "no step yet"
+    return f"{step}, logged {max(0.0, time.time() - path.stat().st_mtime):,.0f} s ago"
 
 
 def sparkline(values: np.ndarray) -> str:

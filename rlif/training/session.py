@@ -160,7 +160,7 @@ def problems_by_prompt(prompts: Sequence[Any], problems: Sequence[Problem]) -> d
 
 
 def _grade(task: Task, problems: list[Problem | None], rows: list[dict[str, Any]]) -> None:
-    """Adds problem, answer and verdict to kept completions, for the record; rewards were given before.
+    """Adds problem, answer, verdict and gold to kept completions, for the record; rewards were given before.
 
     There is no verdict where grading would run what the model wrote.
     """
@@ -170,6 +170,7 @@ def _grade(task: Task, problems: list[Problem | None], rows: list[dict[str, Any]
     for i, (row, problem) in enumerate(zip(rows, problems, strict=True)):
         row["problem"] = problem.id if problem else None
         text = row["completion"]
+        row["gold"] = problem.gold if problem and i in right else None
         row["answer"], row["right"] = task.answer(problem, text) if problem else task.extract(text), right.get(i)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import itertools
 import json
 import os
@@ -17,7 +20,7 @@ from support.folders import HOSTILE, completion_row, make_run, metrics_row, writ
 
 import rlif
 from rlif.reporting import completions, sections
-from rlif.reporting.figures import POINTS, Line, save, svg, thinned
+from rlif.reporting.figures import POINTS, Line, curves, figures_data, save, thinned
 from rlif.reporting.page import report, safe_json
 from rlif.reporting.verdict import reported_runs
 from rlif.runs.history import read_history
@@ -28,26 +31,19 @@ def run(tmp_path):
     return make_run(tmp_path / "run")
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch, request):
-    """Replaces figures by their names, except in tests that use the fixture `drawn`."""
-    if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(
-            "rlif.reporting.figures.svg", lambda figure: f"<svg>{figure.key} {figure.alt.count('<')}</svg>"
-        )
-
-
-@pytest.fixture
-def drawn():
-    """Lets figures be drawn; see `quick`."""
-
-
 def data_of(page: Path) -> dict:
     found = re.search(
         r'<script type="application/json" id="data">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL
     )
     assert found
     return json.loads(found.group(1))
+
+
+def keys_of(page: Path) -> list[str]:
+    """Lists the figures that a page has; each has its numbers in the page's data."""
+    keys = re.findall(r'<figure data-key="([^"]+)"', page.read_text(encoding="utf-8"))
+    assert list(data_of(page)["figures"]) == keys
+    return keys
 
 
 def sections_of(page: Path) -> list[str]:
@@ -60,6 +56,7 @@ def test_the_page_of_one_run(run):  # two tasks of accuracy, length, answers, se
     text = place.read_text(encoding="utf-8")
     assert verdicts[0].startswith("Learned: accuracy on clock rose") and verdicts[0] in text
     assert sections_of(place) == [
+        "reward",
         "accuracy",
         "length",
         "training",
@@ -69,7 +66,7 @@ def test_the_page_of_one_run(run):  # two tasks of accuracy, length, answers, se
         "completions",
         "what",
     ]
-    assert text.count("<svg") == 2 + 3 + 8 + 3 + 2 + 2
+    assert len(keys_of(place)) == 1 + 2 + 3 + 7 + 3 + 2 + 2
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", text) and "url(http" not in text and "@import" not in text
     for words in ("steps taken", "self_certainty", "2 CPU cores", "abc", "Early learning", "AUROC"):
         assert words in text
@@ -84,7 +81,7 @@ def test_several_runs_share_figures_and_annotators_are_compared(run, tmp_path):
     assert "collapse at 8" in text and len(data_of(place)["runs"]) == 2
 
 
-def test_figures_as_files(tmp_path, drawn):
+def test_figures_as_files(tmp_path):
     run = make_run(tmp_path / "run", tasks=("clock",))
     (run / "metrics.jsonl").unlink()
     report([run], tmp_path / "page.html", tmp_path / "figures")
@@ -96,11 +93,11 @@ def test_figures_as_files(tmp_path, drawn):
         assert (tmp_path / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_pages_are_deterministic_and_their_identifiers_unique(tmp_path, drawn):
+def test_pages_are_deterministic_and_their_identifiers_unique(tmp_path):
     run = make_run(tmp_path / "run", tasks=("clock",), collapse=True)
     (run / "metrics.jsonl").unlink()
     first, second = (report([run], tmp_path / name)[0].read_text(encoding="utf-8") for name in ("a.html", "b.html"))
-    assert first == second and "currentColor" in first
+    assert first == second
     names = re.findall(r' id="([^"]+)"', first)
     assert len(names) == len(set(names))
     used = set(re.findall(r"url\(#([^)]+)\)|href=\"#([^\"]+)\"", first))
@@ -130,7 +127,7 @@ def test_missing_files_are_named_and_the_rest_is_shown(run, missing):
     text = place.read_text(encoding="utf-8")
     assert "Nothing to draw" in text or 'class="missing"' in text
     assert len(verdicts) == 1 and 'class="verdict"' in text
-    assert (text.count("<svg") == 0) == missing.startswith("everything")
+    assert (keys_of(place) == []) == missing.startswith("everything")
 
 
 def test_nan_rewards_and_torn_lines_are_noted(run):
@@ -138,9 +135,10 @@ def test_nan_rewards_and_torn_lines_are_noted(run):
     write_lines(run / "metrics.jsonl", rows)
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9, "rew')
-    text = report([run])[0].read_text(encoding="utf-8")
+    place = report([run])[0]
+    text = place.read_text(encoding="utf-8")
     assert "reward is not a number in 8 of 8 logged steps." in text and "1 line of metrics.jsonl" in text
-    assert ">training-entropy " in text and ">training-reward " not in text
+    assert "training-entropy" in keys_of(place) and "training-reward" not in keys_of(place)
 
 
 def test_a_reward_that_is_always_zero_is_shown_and_said(run):
@@ -148,9 +146,10 @@ def test_a_reward_that_is_always_zero_is_shown_and_said(run):
     rows = [metrics_row(step) | {"format": 0.0, "format_spread": 0.0, "length": 0.0} for step in range(1, 9)]
     write_lines(run / "metrics.jsonl", rows)
     place, verdicts = report([run])
-    text = place.read_text(encoding="utf-8")
-    assert ">training-format " in text and ">training-reward " in text and ">training-length " not in text
-    assert "Reward = self-certainty" not in text
+    assert keys_of(place)[:3] == ["training-reward", "training-self-certainty", "training-format"]  # terms first
+    measures = re.findall(r"<tr><td>([^<]*)</td><td>[^<]*\u2192", place.read_text(encoding="utf-8"))
+    assert measures[:3] == ["Reward", "Self-certainty, nats", "format"]
+    assert "training-length" not in keys_of(place) and "Reward = " not in place.read_text(encoding="utf-8")
     assert verdicts[0].endswith("The reward format never varied: it is 0 at every step.")
     write_lines(run / "metrics.jsonl", [row | {"format_spread": 0.1} for row in rows])
     assert "never varied" not in report([run])[1][0]
@@ -168,7 +167,7 @@ def test_hostile_text_stays_text(run):
     assert page.count("<script") == 2 and page.count("</script") == 2 and "<img" not in page
     shown = [c["text"] for p in data_of(place)["runs"][0]["steps"][0]["problems"] for c in p["completions"]]
     assert shown == HOSTILE
-    assert "49" not in re.sub(r"<svg.*?</svg>|<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "49" not in re.sub(r"<script.*?</script>|<style.*?</style>", "", page, flags=re.DOTALL)
 
 
 def test_json_cannot_end_its_element():
@@ -222,7 +221,7 @@ def test_whole_groups_are_shown(run):
 
 
 def test_curves_are_thinned_and_keep_their_range():
-    steps = np.arange(10_000.0)
+    steps = np.arange(3.0 * POINTS)
     values = np.sin(steps)
     values[5000] = 40.0
     values[:200] = np.nan
@@ -230,10 +229,72 @@ def test_curves_are_thinned_and_keep_their_range():
     assert len(thin) == len(means) == POINTS and low is not None and high is not None
     assert np.nanmax(high) == 40.0 and np.isnan(means[0]) and np.nanmean(means) == pytest.approx(0, abs=0.01)
     short = Line("a", steps[:5], values[:5])
-    assert thinned(short)[0] is short.steps
+    assert thinned(short)[0] is short.x
 
 
-def test_figures_draw_names_with_special_characters(tmp_path, drawn):
+def test_every_value_of_ten_thousand_steps_is_in_the_page():
+    """Values keep five digits, a gap is null, and lines that share their steps share one axis."""
+    steps, values = np.arange(1.0, 10_001), np.linspace(0, 1, 10_000) / 3
+    values[7] = np.nan
+    lines = [Line("a", steps, values), Line("b", steps, -values, number=1)]
+    data = json.loads(safe_json(figures_data([curves("k", "t", "g", lines), curves("l", "t", "g", lines[:1])])))
+    assert list(data["figures"]) == ["k", "l"] and data["axes"] == [steps.tolist()]
+    first, second = data["figures"]["k"]["lines"]
+    assert first["y"][7] is None and first["y"][9_999] == 0.33333 and second["y"][1] == -0.000033337
+    assert "low" not in first and first["dash"] == [] != second["dash"]
+
+
+def test_every_figure_is_explained_in_a_sentence(run):
+    """All parts of a reward are explained, and columns of unknown meaning are said to be unknown."""
+    write_json(run / "recipe.yaml", {"task": "clock", "reward": {"self_certainty": 1, "format": 0.5}})
+    more = {"format": 0.5, "format_spread": 0.1, "format_weight": 0.5, "format_unscorable": 0.1, "mine": 3.0}
+    write_lines(run / "metrics.jsonl", [metrics_row(step) | more for step in (1, 2)])
+    built = sections.sections(reported_runs([read_history(run)]))
+    figures = {figure.key: figure for section in built for figure in section.figures}
+    assert all(figure.gloss.endswith(".") and len(figure.gloss) < 140 for figure in figures.values())
+    assert (
+        "weight" in figures["training-format-weight"].gloss and "score" in figures["training-format-unscorable"].gloss
+    )
+    assert figures["training-mine"].gloss == "The run logged this number under its own name."
+
+
+def test_the_only_term_of_a_reward_is_drawn_with_it(run):
+    write_json(run / "recipe.yaml", {"task": "clock", "reward": "group_confidence"})  # the name of an earlier version
+    rows = [metrics_row(step) | {"reward": step / 2, "mean_token_confidence": step / 2} for step in (1, 2)]
+    write_lines(run / "metrics.jsonl", rows)
+    reward = sections.sections(reported_runs([read_history(run)]))[0]
+    assert [figure.title for figure in reward.figures] == ["Reward = mean_token_confidence"]
+    rows[1]["reward"] = 2.0  # for example where a process left some rows out
+    write_lines(run / "metrics.jsonl", rows)
+    reward = sections.sections(reported_runs([read_history(run)]))[0]
+    assert [figure.title for figure in reward.figures] == ["Reward", "mean_token_confidence"]
+
+
+def test_the_page_runs_the_script_of_its_policy_and_repeats_the_licence(run):
+    page = report([run])[0].read_text(encoding="utf-8")
+    script = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)[0]
+    assert html.unescape(policy).startswith(f"default-src 'none'; script-src 'sha256-{digest}';")
+    assert "Permission is hereby granted, free of charge" in script and "Leon Sorokin" in script
+
+
+def test_two_runs_show_completions_of_the_same_steps(run, tmp_path):
+    """Completions can only be compared at steps that both runs have kept; gold is there where it was kept."""
+    other = make_run(tmp_path / "other", steps=40)
+    for step in (2, 3):
+        (other / f"completions/step-{step:06d}.jsonl").unlink()
+    rows = [completion_row(1, i, random.Random(0)) | {"gold": None} for i in range(8)]
+    write_lines(run / "completions/step-000001.jsonl", rows)
+    data = data_of(report([run, other], tmp_path / "page.html")[0])
+    steps = [[entry["step"] for entry in shown["steps"]] for shown in data["runs"]]
+    common = [1, *range(4, 13)]
+    assert steps[0] == common and steps[1] == [*common, 40]
+    golds = [[c["gold"] for c in shown["steps"][0]["problems"][0]["completions"]] for shown in data["runs"]]
+    assert golds == [[None] * 8, ["ten"] * 8]
+
+
+def test_figures_draw_names_with_special_characters(tmp_path):
     """Mathematical text is drawn as it is, control characters are replaced, and long names are cut."""
     run = make_run(tmp_path / os.fsdecode("a$^{b$ 中文".encode()), tasks=("$\\frac{x",))
     write_lines(run / "metrics.jsonl", [{"step": step, "n\x00ame\ud800" + "x" * 99: step} for step in (1, 2)])
@@ -243,7 +304,9 @@ def test_figures_draw_names_with_special_characters(tmp_path, drawn):
     strange = [figure for figure in figures if "ame" in figure.title or "frac" in figure.title]
     assert len(strange) >= 4 and all(figure.key.isascii() for figure in figures)
     for figure in strange[:4]:
-        assert "\x00" not in svg(figure) and all(path.stat().st_size for path in save(figure, tmp_path))
+        assert "\x00" not in json.dumps(figures_data([figure])) and all(
+            path.stat().st_size for path in save(figure, tmp_path)
+        )
 
 
 def test_columns_without_a_title_are_drawn_unless_they_are_zero(run):
@@ -258,8 +321,8 @@ def test_columns_without_a_title_are_drawn_unless_they_are_zero(run):
 
 def test_two_runs_of_different_tasks(run, tmp_path):
     other = make_run(tmp_path / "other", tasks=("gsm8k.zeroeval",), task="gsm8k")
-    text = report([run, other], tmp_path / "page.html")[0].read_text(encoding="utf-8")
-    assert ">accuracy-gsm8k-zeroeval" in text and ">accuracy-clock" in text
+    keys = keys_of(report([run, other], tmp_path / "page.html")[0])
+    assert "accuracy-gsm8k-zeroeval" in keys and "accuracy-clock" in keys
 
 
 def test_errors_of_writing_and_of_missing_packages(run, tmp_path, monkeypatch):

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 from support.commands import main
-from support.folders import make_run
+from support.folders import make_run, metrics_row, write_lines
 
 import rlif
 from rlif.cli import main as cli
 from rlif.reporting.watch import BARS, sparkline, watch
 
 
-def shown(path, **settings) -> str:
+def shown(*paths, **settings) -> str:
     console = Console(file=io.StringIO(), width=120, **settings)
-    watch(path, once=True, console=console)
+    watch(paths, once=True, console=console)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -36,6 +36,32 @@ def test_a_finished_run_and_one_without_steps(tmp_path):
     empty = make_run(tmp_path / "empty", steps=0, tasks=(), finished=False)
     (empty / "metrics.jsonl").unlink()
     assert "empty: no step yet" in shown(empty)
+
+
+def test_several_runs_stand_side_by_side(tmp_path):
+    """A row per measure and run, the terms of the reward first; a measure that one run lacks has one row."""
+    first = make_run(tmp_path / "first", tasks=(), reward={"format": 0.5, "self_certainty": 1})
+    rows = [metrics_row(step) | {"format": 0.25} for step in (1, 2)]
+    write_lines(first / "metrics.jsonl", rows)
+    second = make_run(tmp_path / "second/first", tasks=("clock",), finished=False)
+    text = shown(first, second)
+    assert "first (1): finished at step 12" in text and "first (2): step 12 of 12, logged" in text
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    table = lines[next(i for i, line in enumerate(lines) if "now" in line) + 2 :]
+    assert [line[0] for line in table[:4]] == ["reward", "first", "format", "self_certainty"]
+    assert table[2][:4] == ["format", "first", "(1)", "0.25"]
+    assert table[4][:2] == ["first", "(2)"] and table[-1][:2] == ["accuracy", "clock"]
+
+
+def test_the_view_of_several_waits_for_each(tmp_path, monkeypatch):
+    """It shows the run that there is, names the one that is missing, and ends when both are finished."""
+    made = make_run(tmp_path / "made")
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    keys = iter([lambda: None, lambda: make_run(tmp_path / "late") and None])
+    monkeypatch.setattr("rlif.reporting.watch._keys", lambda: nullcontext(lambda seconds: next(keys)() or ""))
+    watch([made, tmp_path / "late"], console=console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "waiting for" in text and "late: finished at step 12" in text and list(keys) == []
 
 
 def test_the_view_ends_with_the_run(tmp_path):

@@ -99,6 +99,7 @@ def completion_row(step: int, number: int, rng: random.Random, text: str | None 
         "token_self_certainty": [round(rng.uniform(4, 8), 2) for _ in range(len(pieces) + 1)],
         "truncated": number % 5 == 4,
         "answer": "nine",
+        "gold": "ten",
         "right": [True, False, None][number % 3],
         "reward": 6.0 + number / 10,
         "advantage": number / 10 - 0.8,

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rlif
 from rlif.runs.folder import Run
+from rlif.tasks.miniature import HOURS
 from rlif.tasks.prompts import BOXED
 from rlif.training import prompt_check
 
@@ -50,7 +51,7 @@ def test_completions_are_written_with_rewards_and_advantages(run):
     assert len(rows) == 8
     keys = (
         "step problem prompt completion prompt_ids completion_ids token_chars token_self_certainty"
-        " truncated answer right rewards reward advantage"
+        " truncated answer gold right rewards reward advantage"
     )
     assert all(set(row) == set(keys.split()) for row in rows)
     rewards = [row["reward"] for row in rows]
@@ -68,7 +69,7 @@ def test_completions_are_written_with_the_self_certainty_of_each_token(run):
         assert len(by_token) == len(row["completion_ids"]) == len(row["token_chars"])
         assert sum(by_token) / len(by_token) == pytest.approx(row["reward"], abs=0.006)
         assert sum(row["token_chars"]) == len(row["completion"])
-        assert row["right"] is False and row["problem"].startswith("clock/")
+        assert row["right"] is False and row["problem"].startswith("clock/") and row["gold"] in HOURS
 
 
 def test_rewards_are_the_self_certainty_of_the_sampling_model(run, model_folder):

@@ -1,17 +1,8 @@
-"use strict";
 // Browses the completions in #data. Everything from there is put on screen by textContent, never parsed as markup.
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const at = (id) => document.getElementById(id);
   const runs = data.runs;
-  const choice = { run: 0, step: 0, problem: -1, kind: "all" };
+  const choice = { run: 0, beside: -1, step: 0, problem: "", kind: "all", order: -1 };
 
-  const element = (tag, className, text) => {
-    const made = document.createElement(tag);
-    if (className) made.className = className;
-    if (text !== undefined) made.textContent = text;
-    return made;
-  };
   const kinds = {
     all: () => true,
     right: (c) => c.right === true,
@@ -60,15 +51,14 @@
     facts.append(element("span", "", `reward ${figure(completion.reward, 3)}`));
     facts.append(element("span", "", `advantage ${figure(completion.advantage, 2)}`));
     if (completion.tokens !== null) facts.append(element("span", "", `${completion.tokens} tokens`));
-    const answer = element("bdi", "", completion.answer === null ? "no answer" : `answer: ${completion.answer}`);
-    facts.append(answer);
+    facts.append(element("bdi", "", completion.answer === null ? "no answer" : `answer: ${completion.answer}`));
+    if (completion.right === false && completion.gold !== null) facts.append(element("bdi", "gold", `gold: ${completion.gold}`));
     made.append(facts, shaded(completion, run));
     if (completion.cut) made.append(element("p", "quiet", "The rest of this completion is left out."));
     return made;
   };
 
-  const block = (problem, run, chosen) => {
-    const made = element("div", "problem");
+  const stated = (problem) => {
     const prompt = element("div", "prompt");
     for (const turn of problem.prompt) {
       if (turn.role) prompt.append(element("div", "role", turn.role));
@@ -76,75 +66,99 @@
       text.dir = "auto";
       prompt.append(text);
     }
-    const cards = element("div", "cards");
-    cards.append(...chosen.map((completion) => card(completion, run)));
-    made.append(prompt, cards);
-    return made;
+    return prompt;
+  };
+
+  const kept = (problem) => {
+    const chosen = problem.completions.filter(kinds[choice.kind]);
+    const rank = ({ advantage }) => (advantage === null ? Infinity : choice.order * advantage);
+    return choice.order ? chosen.sort((a, b) => (rank(a) === rank(b) ? 0 : rank(a) - rank(b))) : chosen;
+  };
+  const key = (problem) => JSON.stringify(problem.prompt);
+
+  // The kept step of a run that is nearest to that of the run first chosen.
+  const entryOf = (run) => {
+    const wanted = runs[choice.run].steps[choice.step];
+    return wanted && run.steps.length ? run.steps[nearest(run.steps.map((entry) => entry.step), wanted.step)] : null;
   };
 
   const show = () => {
-    const run = runs[choice.run];
-    const steps = run.steps;
-    const step = steps[choice.step];
-    at("note").textContent = run.note;
+    const shown = [choice.run, choice.beside].filter((i) => i >= 0).map((i) => ({ run: runs[i], entry: entryOf(runs[i]) }));
+    const { run } = shown[0];
+    at("note").textContent = shown.map((pane) => (shown.length > 1 ? `${pane.run.name}: ` : "") + pane.run.note).join(" ");
     at("previous").disabled = choice.step <= 0;
-    at("next").disabled = choice.step >= steps.length - 1;
+    at("next").disabled = choice.step >= run.steps.length - 1;
     at("scale").hidden = run.low === null;
     if (run.low !== null) {
       at("low").textContent = `${run.low} or less`;
       at("high").textContent = `${run.high} or more`;
     }
-    const problems = step ? (choice.problem < 0 ? step.problems : [step.problems[choice.problem]]) : [];
-    for (const count of document.querySelectorAll("[data-count]")) {
-      const kept = problems.flatMap((problem) => problem.completions).filter(kinds[count.dataset.count]);
-      count.textContent = `(${kept.length})`;
-    }
-    const blocks = problems
-      .map((problem) => [problem, problem.completions.filter(kinds[choice.kind])])
-      .filter(([, chosen]) => chosen.length)
-      .map(([problem, chosen]) => block(problem, run, chosen));
+    const rows = new Map();
+    shown.forEach(({ entry }, pane) => (entry ? entry.problems : []).forEach((problem) => {
+      if (choice.problem && key(problem) !== choice.problem) return;
+      rows.set(key(problem), Object.assign(rows.get(key(problem)) ?? [], { [pane]: problem }));
+    }));
+    const all = [...rows.values()].flatMap((row) => row.filter(Boolean)).flatMap((problem) => problem.completions);
+    for (const count of document.querySelectorAll("[data-count]")) count.textContent = `(${all.filter(kinds[count.dataset.count]).length})`;
+    const blocks = [...rows.values()].filter((row) => row.some((problem) => kept(problem).length)).map((row) => {
+      const made = element("div", "problem"), panes = element("div", "panes");
+      made.append(stated(row.find(Boolean)), panes);
+      shown.forEach(({ run: own, entry }, pane) => {
+        const cards = element("div", "cards"), chosen = row[pane] ? kept(row[pane]) : [];
+        cards.append(...chosen.map((completion) => card(completion, own)));
+        const column = element("div", "pane");
+        if (shown.length > 1) column.append(element("p", "title", entry ? `${own.name}, step ${entry.step}` : own.name));
+        if (!chosen.length) column.append(element("p", "quiet", row[pane] ? "No such completion here." : "Not among its completions on this page."));
+        column.append(cards);
+        panes.append(column);
+      });
+      return made;
+    });
     at("cards").replaceChildren(...(blocks.length ? blocks : [element("p", "missing", "No such completion here.")]));
   };
 
   const chooseStep = (step) => {
     const entry = runs[choice.run].steps[step];
     choice.step = step;
-    choice.problem = -1;
+    choice.problem = "";
     at("step").value = step;
-    const named = (entry ? entry.problems : []).map((problem, i) => [i, problem.id || `problem ${i + 1}`]);
-    options(at("problem"), [[-1, "all shown"], ...named], -1);
+    const named = (entry ? entry.problems : []).map((problem, i) => [key(problem), problem.id || `problem ${i + 1}`]);
+    options(at("problem"), [["", "all shown"], ...named], "");
     show();
   };
+  // A choice of a step here moves the figures too.
+  const goTo = (step) => moveTo(runs[choice.run].steps[step].step);
 
   const chooseRun = (run) => {
     choice.run = run;
-    const before = runs[run].steps.findIndex((entry) => entry.step >= (choice.at || 0));
-    options(at("step"), runs[run].steps.map((entry, i) => [i, entry.step]), 0);
-    chooseStep(Math.max(0, before));
+    const steps = runs[run].steps.map((entry) => entry.step);
+    options(at("step"), steps.map((step, i) => [i, step]), 0);
+    options(at("beside"), [[-1, "none"], ...runs.map((other, i) => [i, other.name]).filter(([i]) => i !== run)], choice.beside === run ? (choice.beside = -1) : choice.beside);
+    chooseStep(steps.length ? nearest(steps, view.step) : 0);
   };
 
   if (!runs.length) return;
   at("browser").hidden = false;
-  at("run-label").hidden = runs.length < 2;
+  for (const label of document.querySelectorAll(".several")) label.hidden = runs.length < 2;
   options(at("run"), runs.map((run, i) => [i, run.name]), 0);
   at("controls").addEventListener("submit", (event) => event.preventDefault());
-  at("run").addEventListener("change", (event) => {
-    const entry = runs[choice.run].steps[choice.step];
-    choice.at = entry ? entry.step : 0;
-    chooseRun(Number(event.target.value));
-  });
-  at("step").addEventListener("change", (event) => chooseStep(Number(event.target.value)));
-  at("previous").addEventListener("click", () => chooseStep(choice.step - 1));
-  at("next").addEventListener("click", () => chooseStep(choice.step + 1));
-  at("problem").addEventListener("change", (event) => {
-    choice.problem = Number(event.target.value);
+  at("run").addEventListener("change", (event) => chooseRun(Number(event.target.value)));
+  at("step").addEventListener("change", (event) => goTo(Number(event.target.value)));
+  at("previous").addEventListener("click", () => goTo(choice.step - 1));
+  at("next").addEventListener("click", () => goTo(choice.step + 1));
+  const chosen = (name, value) => {
+    choice[name] = value;
     show();
+  };
+  at("problem").addEventListener("change", (event) => chosen("problem", event.target.value));
+  at("beside").addEventListener("change", (event) => chosen("beside", Number(event.target.value)));
+  at("order").addEventListener("change", (event) => chosen("order", Number(event.target.value)));
+  for (const radio of document.querySelectorAll("[name=kind]")) radio.addEventListener("change", () => chosen("kind", radio.value));
+  view.listeners.push(() => {
+    const steps = runs[choice.run].steps.map((entry) => entry.step);
+    const step = steps.length ? nearest(steps, view.step) : 0;
+    if (step !== choice.step) chooseStep(step);
   });
-  for (const radio of document.querySelectorAll("[name=kind]")) {
-    radio.addEventListener("change", (event) => {
-      choice.kind = event.target.value;
-      show();
-    });
-  }
+  choice.beside = runs.length > 1 ? 1 : -1;
   chooseRun(0);
 })();

@@ -310,7 +310,8 @@ class Column:
         self.reward, self.__name__ = reward, name
 
     def __call__(self, prompts: list[Any], **columns: Any) -> list[float | None]:
-        if self.reward.trainer is None:
+        trainer = self.reward.trainer
+        if trainer is None or columns.get("trainer_state", trainer.state) is not trainer.state:
             raise RecipeError(
                 f"the reward {self.__name__} belongs to a trainer of rlif.trl; give a plain TRL trainer"
                 f" rlif.reward({self.__name__!r}, model=..., tokenizer=...) instead."

@@ -92,7 +92,9 @@ def reward(
         RecipeError: the name is no token signal, or a module comes without its tokenizer.
 
     Example:
-        >>> trl.GRPOTrainer(model=model, reward_funcs=rlif.reward("self_certainty", model=model, tokenizer=tokenizer))
+        >>> confident = rlif.reward("self_certainty", model=model, tokenizer=tokenizer)
+        >>> [round(value) for value in confident(prompts=["Where is the ball?"], completion_ids=[[5, 6]])]
+        [...]
     """
     if RENAMED.get(name, name) not in SIGNALS:
         raise RecipeError(

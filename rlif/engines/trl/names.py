@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -93,12 +93,15 @@ def _task(task: Task | str | None, names: Sequence[str]) -> Task:
     return found
 
 
-def check_data(reward: InternalReward, dataset: Any) -> None:
-    """Refuses data that the rewards cannot be measured on, as far as its columns tell."""
+def check_data(reward: InternalReward, dataset: Any, args: Any) -> None:
+    """Refuses data and options that the rewards cannot be measured with, before a model is loaded."""
     names = getattr(dataset, "column_names", None)
-    token = next((term.name for term in reward.terms if term.kind == "token"), None)
-    if token and not {"image", "images"}.isdisjoint(names or ()):
-        raise RecipeError(f"{token} is measured on text alone, and the data set has images; use other rewards.")
+    if any(term.kind == "token" for term in reward.terms):
+        refuse_images(reward, dict.fromkeys(names or ()))
+    if reward.annotator.kind == "offline" and getattr(args, "sync_ref_model", False):
+        raise RecipeError(
+            "sync_ref_model moves the reference, and annotator offline is its start; leave one of them out."
+        )
     needing = [term.name for term in reward.terms if term.gold]
     if not needing or names is None or reward.problems is not None:
         return
@@ -110,20 +113,34 @@ def check_data(reward: InternalReward, dataset: Any) -> None:
         )
     if isinstance(dataset, datasets.Dataset) and all(value is None for value in dataset[column]):
         raise DataError(f"the reward {needing[0]} needs gold answers, and the column {column} is empty in every row.")
+    if getattr(args, "remove_unused_columns", False):
+        raise RecipeError(f"the reward {needing[0]} reads the column {column}; set remove_unused_columns=False.")
+
+
+def refuse_images(reward: InternalReward, row: Mapping[str, Any]) -> None:
+    """Refuses a row with images, in a column or in the prompt, for token signals."""
+    prompt = row.get("prompt")
+    turns = prompt if isinstance(prompt, list) else []
+    parts = [part for turn in turns if isinstance(turn.get("content"), list) for part in turn["content"]]
+    if not {"image", "images"}.isdisjoint(row) or any(part.get("type", "text") != "text" for part in parts):
+        name = next(term.name for term in reward.terms if term.kind == "token")
+        raise RecipeError(f"{name} is measured on text alone, and the data set has images; use other rewards.")
 
 
 def check_scaling(args: Any, normalisation: Normalisation | None, names: Sequence[str]) -> None:
     """Refuses a second scaling of rewards: TRL's own beside `normalisation`."""
-    scaling = [name for name in names if name in FACTORS]
     if normalisation is None:
-        if scaling:
+        if scaling := [name for name in names if name in FACTORS]:
             raise RecipeError(
                 f"{scaling[0]} makes some advantages smaller, which TRL's scale_rewards would undo; pass"
                 " normalisation='group_std'."
             )
         return
-    usual = {"scale_rewards": ("group", "none"), "multi_objective_aggregation": ("sum_then_normalize",)}
-    usual["normalize_advantages"] = (False,)  # type: ignore[assignment]
+    usual: dict[str, tuple[Any, ...]] = {
+        "scale_rewards": ("group", "none"),
+        "multi_objective_aggregation": ("sum_then_normalize",),
+        "normalize_advantages": (False,),
+    }
     for option, values in usual.items():
         if (value := getattr(args, option, values[0])) not in values:
             raise RecipeError(

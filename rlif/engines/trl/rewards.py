@@ -115,6 +115,7 @@ class InternalReward:
         self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **columns: Any
     ) -> None:
         """Measures all terms for the completions of the latest rollout."""
+        self.check_trainer(self.__name__, columns)
         rollout: Rollout = self.trainer.take_rollout()
         if [len(ids) for ids in completion_ids] != rollout.lengths:
             raise RuntimeError("the completions to reward are not the ones that were generated")
@@ -133,6 +134,14 @@ class InternalReward:
         values: Values = {name: gather_object(column) for name, column in mine.items()}
         of_groups, self.factors = self._measure_groups(self.scored, first, len(local))
         self.values, self.first, self.measured = self._without_unknown(values | of_groups), first, True
+
+    def check_trainer(self, name: str, columns: Mapping[str, Any]) -> None:
+        """Refuses the call of a trainer that this was not made for."""
+        if self.trainer is None or columns.get("trainer_state", self.trainer.state) is not self.trainer.state:
+            raise RecipeError(
+                f"the reward {name} belongs to a trainer of rlif.trl; give a plain TRL trainer rlif.reward({name!r},"
+                " model=..., tokenizer=...) instead."
+            )
 
     def take_rewards(self, values: Values, weights: Mapping[str, float]) -> None:
         """Adds all rewards of the trainer, also those of functions, to the completions measured last."""
@@ -310,12 +319,7 @@ class Column:
         self.reward, self.__name__ = reward, name
 
     def __call__(self, prompts: list[Any], **columns: Any) -> list[float | None]:
-        trainer = self.reward.trainer
-        if trainer is None or columns.get("trainer_state", trainer.state) is not trainer.state:
-            raise RecipeError(
-                f"the reward {self.__name__} belongs to a trainer of rlif.trl; give a plain TRL trainer"
-                f" rlif.reward({self.__name__!r}, model=..., tokenizer=...) instead."
-            )
+        self.reward.check_trainer(self.__name__, columns)
         if not self.reward.measured:
             self.reward(prompts, **columns)
         return self.values()[self.reward.first :][: len(prompts)]

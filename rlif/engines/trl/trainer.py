@@ -30,7 +30,7 @@ from rlif.engines.trl.measuring.annotator import Annotator, Shadow
 from rlif.engines.trl.measuring.passes import in_shards as in_shards
 from rlif.engines.trl.measuring.rollout import Rollout
 from rlif.engines.trl.measuring.verification import Verification
-from rlif.engines.trl.names import check_data, check_scaling, resolve
+from rlif.engines.trl.names import check_data, check_scaling, refuse_images, resolve
 from rlif.engines.trl.rewards import Column, InternalReward, mean
 from rlif.engines.trl.vllm import Capture, colocated, restore_seed, with_capture_processor
 from rlif.errors import RecipeError
@@ -85,18 +85,18 @@ class InternalFeedback(Verification):
         self.chat = Chat(True, self.args.chat_template_kwargs) if chat is None and self.by_recipe else chat
         if self.chat is not None:
             self._end_turns()
-        if guard:
+        if guard is not None and guard is not False:
             self.callback_handler.callbacks.insert(0, watch(guard, self))
 
     def _check(self, given: Mapping[str, Any], normalisation: Normalisation | None) -> None:
         """Refuses what cannot work, before a model is loaded."""
         self.measures = self.reward is not None and (self.by_recipe or bool(self.reward.needs))
-        terms = self.reward.terms if self.reward else []
-        scaling = self.reward.mixer.normalisers[terms[0].name].kind if self.reward and self.by_recipe else normalisation
-        check_scaling(given.get("args"), scaling, [term.name for term in terms])
+        if not self.by_recipe:
+            names = [term.name for term in self.reward.terms] if self.reward else []
+            check_scaling(given.get("args"), normalisation, names)
         if self.reward is not None:
             self.needs, self.measured = frozenset(self.reward.needs), self.reward.annotator
-            check_data(self.reward, given.get("train_dataset"))
+            check_data(self.reward, given.get("train_dataset"), given.get("args"))
 
     def _prepare_rewards(self, normalisation: Normalisation | None) -> None:
         """Names the columns of TRL's matrix, and sets up what scales and mixes them."""
@@ -118,7 +118,8 @@ class InternalFeedback(Verification):
         Args:
             trains_on: whether the model had adapters already.
         """
-        restore_seed(self)
+        if self.by_recipe:
+            restore_seed(self)
         if not self.use_vllm:  # TRL reads one tensor of one row for each prompt, whatever the model's own file asks for
             self.generation_config.update(return_dict_in_generate=False, num_return_sequences=1)
         if vllm_capture and in_shards(self.accelerator):  # each process would decide alone whether to run a pass
@@ -186,6 +187,8 @@ class InternalFeedback(Verification):
         with without_router_logits(inner), tapped as tap:
             output = super()._generate(prompts, *args, **kwargs)
         rollout = Rollout(list(output[0]), list(output[1]), written=output[2] if self.in_turns else None)
+        if self.in_turns and self.needs and output[-2] is not None:
+            raise RecipeError("a signal is measured on text alone, and a tool gave images; use other rewards.")
         if self.in_turns:
             self.verify_signal(rollout.prompt_ids)
         self.rollout = rollout
@@ -196,6 +199,9 @@ class InternalFeedback(Verification):
         return output
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        if self.needs and self.reward is not None:
+            for row in inputs:
+                refuse_images(self.reward, row)
         if self.measures and not self.in_turns:
             self.verify_signal(None if self.shows_prompts else [row["prompt"] for row in inputs])
         output = super()._generate_and_score_completions(inputs)

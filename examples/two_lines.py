@@ -7,11 +7,12 @@ Two lines make a script for TRL one for internal feedback: the import of the tra
 
 import sys
 from importlib.resources import files
+from typing import Any
 
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
-from trl import GRPOConfig
+from trl import GRPOConfig  # pyright: ignore[reportPrivateImportUsage]
 
 import rlif
 from rlif.trl import GRPOTrainer  # the line that changes: instead of trl's
@@ -20,7 +21,7 @@ MODEL = str(files("rlif") / "models/tiny-reasoner")
 TASK = rlif.TASKS["clock"]
 
 
-def accuracy(model, tokenizer, problems) -> float:
+def accuracy(model: Any, tokenizer: Any, problems: list[rlif.Problem]) -> float:
     """Computes the share of problems that greedy completions solve."""
     tokenizer.padding_side = "left"
     chats = [[{"role": "user", "content": problem.text}] for problem in problems]
@@ -74,4 +75,4 @@ def main(steps: int = 30, output: str = "two-lines") -> tuple[GRPOTrainer, list[
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 30)

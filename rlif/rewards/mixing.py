@@ -185,7 +185,7 @@ class Mixer:
                 column_PG = Normaliser.scaled(whole[name].masked_fill(missing_PG, torch.nan), divisor_of_sum)
             else:
                 column_PG = Normaliser.scaled(rewards_PG, divisors[name])
-                if (factors or {}).get(name) is not None:
+                if factors and name in factors:
                     mean_P1 = column_PG.nanmean(1, keepdim=True)
                     column_PG = mean_P1 + factors[name] * (column_PG - mean_P1)
             found[name] = _filled(column_PG).masked_fill(missing_PG, torch.nan)

@@ -131,9 +131,7 @@ class Watch(GuardState):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Checks a logged step; the logs keep TRL's names."""
-        reward = self.trainer.reward
-        if reward is not None and reward.scored:
-            self.measure([vars(row) | {"completion": row.text} for row in reward.scored])
+        self.measure([vars(row) | {"completion": row.text} for row in self.trainer.reward.scored])
         super().on_log(args, state, control, logs)
 
 

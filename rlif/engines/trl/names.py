@@ -44,10 +44,8 @@ def known_name(reward: Any) -> str | None:
     return None
 
 
-def resolve(
-    reward_funcs: Any, task: Task | str | None, annotator: Annotator | str
-) -> tuple[Any, InternalReward | None]:
-    """Returns the reward functions for TRL, and what measures those of them that are rlif's; None without any."""
+def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | str) -> tuple[Any, InternalReward]:
+    """Returns the reward functions for TRL, and what measures those of them that are rlif's, if any."""
     if isinstance(reward_funcs, InternalReward):
         return reward_funcs.columns(), reward_funcs
     given = reward_funcs if isinstance(reward_funcs, list) else [] if reward_funcs is None else [reward_funcs]
@@ -61,7 +59,7 @@ def resolve(
     if not any(names):
         if annotator.kind != "online":
             raise RecipeError(f"annotator {annotator.kind} chooses the model that measures confidence; no reward does.")
-        return reward_funcs, None
+        return reward_funcs, InternalReward([])
     terms = [find_term(name) for name in dict.fromkeys(filter(None, names))]
     if any(term.name == "semantic_entropy" for term in terms):
         raise RecipeError(
@@ -80,7 +78,7 @@ def _annotator(annotator: Annotator | str) -> Annotator:
     kinds = ("online", "offline", "ema", "lagged")
     if annotator not in kinds:
         raise RecipeError(f"unknown annotator {annotator!r}; {nearest(annotator, kinds)}")
-    return Annotator(annotator, may_copy=True)  # type: ignore[arg-type]
+    return Annotator(annotator, may_copy=True)
 
 
 def _task(task: Task | str | None, names: Sequence[str]) -> Task:

@@ -204,7 +204,7 @@ class InternalReward:
         cells = next((columns[name] for name in GOLD if name in columns), [None] * len(rows))
         golds = [golds_of(cell) for cell in cells]
         return [
-            Problem(str(n), row.last_message, *golds[n][:1], other_golds=tuple(golds[n][1:]))
+            Problem(str(n), row.last_message, next(iter(golds[n]), None), other_golds=tuple(golds[n][1:]))
             for n, row in enumerate(rows)
         ]
 

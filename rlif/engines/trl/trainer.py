@@ -84,30 +84,25 @@ class InternalFeedback(Verification):
             self._prepare_measuring(vllm_capture, trains_on)
         self.chat = Chat(True, self.args.chat_template_kwargs) if chat is None and self.by_recipe else chat
         if self.chat is not None:
-            self._end_turns()
+            self._end_turns(self.chat)
         if guard is not None and guard is not False:
             self.callback_handler.callbacks.insert(0, watch(guard, self))
 
     def _check(self, given: Mapping[str, Any], normalisation: Normalisation | None) -> None:
         """Refuses what cannot work, before a model is loaded."""
-        self.measures = self.reward is not None and (self.by_recipe or bool(self.reward.needs))
+        self.measures = self.by_recipe or bool(self.reward.needs)
+        self.needs, self.measured = frozenset(self.reward.needs), self.reward.annotator
         if not self.by_recipe:
-            names = [term.name for term in self.reward.terms] if self.reward else []
-            check_scaling(given.get("args"), normalisation, names)
-        if self.reward is not None:
-            self.needs, self.measured = frozenset(self.reward.needs), self.reward.annotator
-            check_data(self.reward, given.get("train_dataset"), given.get("args"))
+            check_scaling(given.get("args"), normalisation, [term.name for term in self.reward.terms])
+        check_data(self.reward, given.get("train_dataset"), given.get("args"))
 
     def _prepare_rewards(self, normalisation: Normalisation | None) -> None:
         """Names the columns of TRL's matrix, and sets up what scales and mixes them."""
         names = self.reward_func_names
         self.columns = [name if names.count(name) == 1 else f"{name}/{n}" for n, name in enumerate(names)]
         self.scales = self.by_recipe or normalisation is not None
-        self.mixer = (
-            self.reward.mixer if self.reward and self.by_recipe else Mixer(self.columns, normalisation or "none")
-        )
-        if self.reward is not None:
-            self.reward.trainer = self
+        self.mixer = self.reward.mixer if self.by_recipe else Mixer(self.columns, normalisation or "none")
+        self.reward.trainer = self
         if self.scales:
             self.scale_rewards = "none"
             self.add_callback(NormaliserState(self.mixer))
@@ -162,10 +157,10 @@ class InternalFeedback(Verification):
         """The tokens that end a completion; TRL before 1.15 knows one alone."""
         return getattr(self, "eos_token_ids", [self.processing_class.eos_token_id])
 
-    def _end_turns(self) -> None:
+    def _end_turns(self, chat: Chat) -> None:
         """Makes the token that closes a turn in the chat template end completions too."""
         conversations = not isinstance(self.train_dataset[0]["prompt"], str)
-        more = [end for end in ends_of(self.processing_class, self.chat) if end not in self.ends]
+        more = [end for end in ends_of(self.processing_class, chat) if end not in self.ends]
         if not more or not conversations or not hasattr(self, "eos_token_ids"):
             return
         self.eos_token_ids = [*self.eos_token_ids, *more]
@@ -199,23 +194,22 @@ class InternalFeedback(Verification):
         return output
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        if self.needs and self.reward is not None:
+        if self.needs:
             for row in inputs:
                 refuse_images(self.reward, row)
         if self.measures and not self.in_turns:
             self.verify_signal(None if self.shows_prompts else [row["prompt"] for row in inputs])
         output = super()._generate_and_score_completions(inputs)
-        if self.reward is not None:
+        if self.reward.terms:
             self.reward.take_advantages(gather_object(output["advantages"].tolist()))
-        if self.reward is not None or self.scales:
+        if self.reward.terms or self.scales:
             self._log_as_measured()
         return output
 
     def _calculate_rewards(self, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if self.reward is None and not self.scales:
+        if not self.reward.terms and not self.scales:
             return super()._calculate_rewards(inputs, *args, **kwargs)
-        if self.reward is not None:
-            self.reward.measured = False
+        self.reward.measured = False
         if self.by_recipe:
             weights = [term.weight.at(self.state.global_step) for term in self.reward.terms]
             self.reward_weights = torch.tensor(weights, dtype=torch.float32)
@@ -231,15 +225,14 @@ class InternalFeedback(Verification):
             for column, function, rewards_N in zip(self.columns, self.reward_funcs, rewards_NK.T.tolist(), strict=True)
         }
         training = self.model.training
-        if self.reward is not None:
+        if self.reward.terms:
             self.reward.take_rewards(values, weights)
         group = self.num_generations if training else self.num_generations_eval
         grids = {  # None becomes NaN
             name: torch.from_numpy(numpy.array(column, dtype=float)).view(-1, group) for name, column in values.items()
         }
-        factors = self.reward.factors if self.reward is not None else {}
-        mixed = self.mixer.columns(grids, weights, factors, learn=training)
-        if self.reward is not None and self.reward.terms:
+        mixed = self.mixer.columns(grids, weights, self.reward.factors, learn=training)
+        if self.reward.terms:
             self.reward.log(self._log_metric, self.mixer, weights)
         self.as_measured = values
         mixed_NK = torch.stack([mixed[name].flatten() for name in self.columns], dim=1).to(rewards_NK)

@@ -33,7 +33,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer  # pyright: ign
 
 from rlif.config.loading import load_recipe
 from rlif.config.schedule import read_weight
-from rlif.engines.trl.annotator import Annotator
+from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.engines.trl.rewards import InternalReward
 from rlif.engines.trl.trainer import InternalGRPOTrainer, InternalRLOOTrainer
 from rlif.rewards.mixing import Mixer

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rlif.comparison.comparison import compare as compare
     from rlif.config.loading import load_recipe as load_recipe
     from rlif.config.recipe import Recipe as Recipe
+    from rlif.engines.plain import reward as reward
     from rlif.errors import RlifError as RlifError
     from rlif.reporting.page import report as report
     from rlif.scoring.statistics import score_completions as score_completions
@@ -34,6 +35,7 @@ _HOME = {
     "Recipe": "rlif.config.recipe",
     "load_recipe": "rlif.config.loading",
     "report": "rlif.reporting.page",
+    "reward": "rlif.engines.plain",
     "score_completions": "rlif.scoring.statistics",
     "RULES": "rlif.selection.rules",
     "choose": "rlif.selection.rules",

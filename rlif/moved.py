@@ -8,6 +8,7 @@ MOVED = {
     "rlif.config": "rlif.config.recipe and rlif.config.loading",
     "rlif.disk": "rlif.files.atomic",
     "rlif.early_stop": "rlif.sampling.early_stop",
+    "rlif.engines.trl.annotator": "rlif.engines.trl.measuring.annotator",
     "rlif.evaluate": "rlif.evaluation.evaluate",
     "rlif.extraction": "rlif.answers.extraction",
     "rlif.graders.outside": "rlif.graders.external",

@@ -1,5 +1,7 @@
 """What trains: one folder for each engine; `rlif.engines.trl` is the only one so far.
 
+`plain.py` is a signal as a reward function for trainers of others, at the price of a pass of its own.
+
 An engine samples groups of completions, gives `TokenStats` of them to the terms of `rlif.rewards`, makes advantages of
 the mixed rewards, and updates the policy. It writes checkpoints that `rlif.runs.checkpoints` can seal.
 

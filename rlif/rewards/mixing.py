@@ -82,21 +82,33 @@ class Normaliser:
             rewards_PG: rewards of whole groups, NaN where unscorable.
             learn: whether this rollout may set the spread at the start; False in evaluation.
         """
+        return self.scaled(rewards_PG, self.divisor(rewards_PG, learn=learn))
+
+    def divisor(self, rewards_PG: torch.Tensor, *, learn: bool = True) -> torch.Tensor | None:
+        """Computes the divisor of each group's deviations, [P, 1], NaN for 1; None where nothing is scaled."""
         rewards_PG = rewards_PG.double()
-        mean_P1 = rewards_PG.nanmean(1, keepdim=True)
         std_P1 = nanstd(rewards_PG, dim=1)
         if learn:
             self.spread = std_P1.nanmean().item()
             if self.start_spread is None and self.spread > 0:  # False for NaN
                 self.start_spread = self.spread
         if self.kind == "none":
-            return rewards_PG
+            return None
         if self.kind == "batch_std":
             std_P1 = nanstd(rewards_PG.flatten(), dim=0).expand_as(std_P1)
         elif self.kind == "group_std_floor":
             std_P1 = std_P1.clamp(min=self.floor * (self.start_spread or 0.0))
-        scaled_PG = mean_P1 + (rewards_PG - mean_P1) / (std_P1 + EPSILON)
-        return torch.where(std_P1.isnan(), rewards_PG, scaled_PG)
+        return std_P1 + EPSILON
+
+    @staticmethod
+    def scaled(rewards_PG: torch.Tensor, divisor_P1: torch.Tensor | None) -> torch.Tensor:
+        """Divides the deviations from each group's mean; the means stay."""
+        rewards_PG = rewards_PG.double()
+        if divisor_P1 is None:
+            return rewards_PG
+        mean_P1 = rewards_PG.nanmean(1, keepdim=True)
+        scaled_PG = mean_P1 + (rewards_PG - mean_P1) / divisor_P1
+        return torch.where(divisor_P1.isnan(), rewards_PG, scaled_PG)
 
 
 class Mixer:
@@ -136,30 +148,48 @@ class Mixer:
             rewards: by name, [P, G] of whole groups, NaN where unscorable.
             factors: by name, [P, 1]; each multiplies a scaled reward's deviations from the group's mean.
         """
-        scaled = {name: self.normalisers[name](rewards_PG, learn=learn) for name, rewards_PG in rewards.items()}
-        sum_PG = self.sum_normaliser(self._weighted(rewards, rewards, weights), learn=learn)
-        if self.mixing == "sum":
-            return sum_PG
-        for name, factor_P1 in (factors or {}).items():
-            mean_P1 = scaled[name].nanmean(1, keepdim=True)
-            scaled[name] = mean_P1 + factor_P1 * (scaled[name] - mean_P1)
-        return self._weighted(scaled, rewards, weights)
-
-    @staticmethod
-    def _weighted(
-        values: Mapping[str, torch.Tensor], rewards: Mapping[str, torch.Tensor], weights: Mapping[str, float]
-    ) -> torch.Tensor:
-        """Sums values by weight, with the group's mean for NaN; NaN where all rewards with weight are."""
+        columns = self.columns(rewards, weights, factors, learn=learn)
         weighing = [name for name in rewards if weights[name]]
         if not weighing:
             return torch.zeros_like(next(iter(rewards.values())), dtype=torch.float64)
-        parts = []
-        for name in weighing:
-            values_PG = values[name].double()
-            mean_P1 = values_PG.nanmean(1, keepdim=True).nan_to_num(0.0)
-            parts.append(weights[name] * values_PG.where(~values_PG.isnan(), mean_P1))
-        missing_PG = torch.stack([rewards[name].isnan() for name in weighing]).all(0)
-        return torch.stack(parts).sum(0).masked_fill(missing_PG, float("nan"))
+        return torch.stack([weights[name] * columns[name] for name in weighing]).sum(0)
+
+    def columns(
+        self,
+        rewards: Mapping[str, torch.Tensor],
+        weights: Mapping[str, float],
+        factors: Mapping[str, torch.Tensor] | None = None,
+        *,
+        learn: bool = True,
+    ) -> dict[str, torch.Tensor]:
+        """Computes the scaled columns whose weighted sum is the mixed reward, by name, [P, G] in float64.
+
+        A column keeps the mean of each group. It has that mean where it is NaN and another reward with weight is not.
+        """
+        weighing = [name for name in rewards if weights[name]]
+        whole = {name: _filled(rewards_PG.double()) for name, rewards_PG in rewards.items()}
+        missing_PG = torch.zeros_like(next(iter(rewards.values())), dtype=torch.bool)
+        if weighing:
+            missing_PG = torch.stack([rewards[name].isnan() for name in weighing]).all(0)
+        divisors = {
+            name: self.normalisers[name].divisor(rewards_PG, learn=learn) for name, rewards_PG in rewards.items()
+        }
+        parts = [weights[name] * whole[name] for name in weighing] or [
+            torch.zeros_like(missing_PG, dtype=torch.float64)
+        ]
+        sum_PG = torch.stack(parts).sum(0).masked_fill(missing_PG, torch.nan)
+        divisor_of_sum = self.sum_normaliser.divisor(sum_PG, learn=learn)
+        found = {}
+        for name, rewards_PG in rewards.items():
+            if self.mixing == "sum":
+                column_PG = Normaliser.scaled(whole[name].masked_fill(missing_PG, torch.nan), divisor_of_sum)
+            else:
+                column_PG = Normaliser.scaled(rewards_PG, divisors[name])
+                if factors and name in factors:
+                    mean_P1 = column_PG.nanmean(1, keepdim=True)
+                    column_PG = mean_P1 + factors[name] * (column_PG - mean_P1)
+            found[name] = _filled(column_PG).masked_fill(missing_PG, torch.nan)
+        return found
 
     def state(self) -> dict[str, float | None]:
         """Returns the spreads at the start, for a checkpoint; that of the sum has the empty name."""
@@ -173,3 +203,9 @@ class Mixer:
 
     def _all(self) -> dict[str, Normaliser]:
         return self.normalisers | {"": self.sum_normaliser}
+
+
+def _filled(values_PG: torch.Tensor) -> torch.Tensor:
+    """Puts the group's mean in the place of NaN, and 0 in a group without a number."""
+    mean_P1 = values_PG.nanmean(1, keepdim=True).nan_to_num(0.0)
+    return values_PG.where(~values_PG.isnan(), mean_P1)

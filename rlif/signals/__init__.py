@@ -12,9 +12,10 @@ a signal: one file, one line in a table, one test, and one row of docs/signals.m
 
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import TypeVar
+from functools import partial, wraps
+from typing import Any, TypeVar
 
+from rlif.errors import RecipeError
 from rlif.signals import token_confidence as confidence
 from rlif.signals.likelihood import likelihood, likelihood_sum
 from rlif.signals.negative_entropy import negative_entropy, negative_entropy_sum
@@ -47,6 +48,22 @@ class _Signals(dict[str, TokenSignal]):
         return self[RENAMED[name]]
 
 
+def _no_reward_function(signal: Callable[..., list[float | None]]) -> Callable[..., list[float | None]]:
+    """Refuses the call of a trainer, which gives completions and has no statistics of them."""
+
+    @wraps(signal)
+    def measure(*args: Any, **options: Any) -> list[float | None]:
+        if "completions" in options:
+            raise RecipeError(
+                f"rlif.SIGNALS[{signal.__name__!r}] reads statistics, not completions; import the trainer from rlif.trl"
+                f" and name {signal.__name__!r} in reward_funcs, or use rlif.reward({signal.__name__!r}, model=...,"
+                " tokenizer=...)."
+            )
+        return signal(*args, **options)
+
+    return measure
+
+
 TABLE: dict[str, tuple[TokenSignal, str]] = {
     "self_certainty": (self_certainty, "mean_logprob_BT"),
     "negative_entropy": (negative_entropy, "entropy_BT"),
@@ -58,7 +75,7 @@ TABLE: dict[str, tuple[TokenSignal, str]] = {
     "lowest_window_confidence": (confidence.lowest_window_confidence, "topk_confidence_BT"),
     "bottom_window_confidence": (confidence.bottom_window_confidence, "topk_confidence_BT"),
 }
-SIGNALS: dict[str, TokenSignal] = _Signals({name: signal for name, (signal, _) in TABLE.items()})
+SIGNALS: dict[str, TokenSignal] = _Signals({name: _no_reward_function(signal) for name, (signal, _) in TABLE.items()})
 NEEDS: dict[str, str] = {name: needs for name, (_, needs) in TABLE.items()}
 
 GROUP_SIGNALS: dict[str, GroupSignal] = {

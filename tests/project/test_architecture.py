@@ -24,7 +24,7 @@ FLOORS = [
     ["rewards", "sampling"],
     ["selection", "runs"],
     ["engines", "evaluation", "reporting", "launching"],
-    ["training"],
+    ["training", "trl"],
     ["comparison"],
     ["cli"],
     ["__main__"],

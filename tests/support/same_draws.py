@@ -14,7 +14,7 @@ import torch
 from accelerate import PartialState
 from peft import LoraConfig
 
-from rlif.engines.trl.annotator import Annotator
+from rlif.engines.trl.measuring.annotator import Annotator
 from support.trainers import PROMPTS, Lengths, make_trainer
 
 END = 1  # the end token of the tiny models

@@ -16,7 +16,7 @@ from rlif.config.defaults import LEAVE_ONE_OUT, OURS
 from rlif.config.passes import conditions_of, needs_of, which_pass
 from rlif.config.recipe import Recipe
 from rlif.config.schedule import read_weight
-from rlif.engines.trl.annotator import Annotator
+from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.engines.trl.rewards import InternalReward
 from rlif.engines.trl.setup import trainer_of
 from rlif.rewards.mixing import Mixer

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from safetensors.torch import save_file
 
 import rlif
-from rlif.engines.trl.annotator import Annotator
+from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.errors import ModelError, RewardError
 from rlif.rewards.mixing import Mixer
 from support import same_draws, sharded

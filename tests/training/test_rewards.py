@@ -36,7 +36,7 @@ def test_no_gold_answer_reaches_the_trainer_by_default(tmp_path, model_folder):
     shown = [row["prompt"] for row in trainer.train_dataset]
     assert shown == [[{"role": "user", "content": problem.text}] for problem in prepared.problems]
     assert not any("boxed" in str(prompt) or "now" in str(prompt) for prompt in shown)
-    assert trainer.reward_funcs == [trainer.reward]
+    assert [column.reward for column in trainer.reward_funcs] == [trainer.reward]
     assert trainer.args.run_name == "run"
 
 

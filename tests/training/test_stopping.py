@@ -14,7 +14,7 @@ from rlif.engines.trl import stopping
 from rlif.errors import Preempted
 from rlif.runs.folder import Run
 
-ROLLOUT = "rlif.engines.trl.trainer:InternalGRPOTrainer._generate_and_score_completions"  # once a step
+ROLLOUT = "rlif.engines.trl.trainer:GRPOTrainer._generate_and_score_completions"  # once a step
 RARELY = ["training.save_steps=100", "training.max_steps=4"]
 
 

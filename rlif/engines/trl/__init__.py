@@ -1,9 +1,10 @@
-"""TRL's GRPO and RLOO trainers with internal feedback. The front door is `setup.build_trainer`.
+"""TRL's GRPO and RLOO trainers with internal feedback. The front doors are `rlif.trl` and `setup.build_trainer`.
 
+    trainer.py           the trainers: TRL's, with signals, group signals and graders among their rewards
+    names.py             finds these among `reward_funcs`
+    rewards.py           measures all of them once for each rollout; a column of TRL's rewards for each
+    measuring/           statistics of a rollout: whose pass is read, the annotator, the check before step 1
     setup.py             builds a trainer from a recipe; rows of the run folder from its rollouts
-    trainer.py           the trainers: which passes give statistics, and which are run for them
-    rewards.py           the one reward function TRL calls: measures, mixes and remembers
-    annotator.py         the measured model: online, offline, ema, lagged
     vllm.py              what TRL leaves open where vLLM samples
     callbacks.py         records, evaluates, shows progress
     guard_callback.py    the guard in a training step

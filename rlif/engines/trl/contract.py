@@ -40,10 +40,11 @@ USED = (
     Used("trainer", "_generate_and_score_completions", "returns the advantages", ("self", "inputs")),
     Used("trainer", "_get_train_sampler", "gives the order of problems", ("self",)),
     Used("trainer", "_get_per_token_logps_and_entropies", "its passes are read, or one is run", SCORING),
-    # one that is replaced, and read by the check before a run
+    Used("trainer", "_calculate_rewards", "scales and mixes the columns", REWARDING),
+    # one that `rlif train` replaces, and the check before a run reads
     Used("trainer", "_tokenize_prompts", "prompts are rendered as everywhere in rlif", ("self", "prompts")),
-    # a method of TRL's that calls the reward with these columns; benchmarks time it
-    Used("trainer", "_calculate_rewards", "calls the reward", REWARDING),
+    # one that is called
+    Used("trainer", "_log_metric", "logs the terms by rlif's names", ("self", "name", "value")),
     # methods of transformers'
     Used("trainer", "_save_checkpoint", "adds the annotator; saves the last step", ("self", "model", "trial")),
     Used("trainer", "_load_optimizer_and_scheduler", "loads the annotator", ("self", "checkpoint")),
@@ -53,6 +54,11 @@ USED = (
     Used("trainer", "ref_model", "the reference pass, and offline annotators"),
     Used("trainer", "temperature", "statistics are those of the sampling distribution"),
     Used("trainer", "_metrics", "the check before a run leaves no trace in the log"),
+    Used("trainer", "_logs", "tables show rewards as measured"),
+    Used("trainer", "reward_funcs", "which columns are measured"),
+    Used("trainer", "reward_func_names", "names of columns"),
+    Used("trainer", "reward_weights", "weights of columns, by step under a schedule"),
+    Used("GRPOTrainer", "scale_rewards", "none where a normalisation scales"),
     Used("trainer", "num_iterations", "whether TRL scores the policy anyway"),
     Used("trainer", "num_generations", "the size of a group"),
     Used("trainer", "num_generations_eval", "the size of a group in evaluation"),
@@ -61,9 +67,9 @@ USED = (
     Used("trainer", "generation_config", "where completions end; the check before a run decodes greedily"),
     Used("trainer", "generation_kwargs", "where completions end"),
     Used("GRPOTrainer", "use_transformers_continuous_batching", "whether plain `generate` samples"),
-    Used("GRPOTrainer", "tools", "refused"),
-    Used("GRPOTrainer", "environments", "refused"),
-    Used("GRPOTrainer", "rollout_func", "refused"),
+    Used("GRPOTrainer", "tools", "whether others write tokens of a completion"),
+    Used("GRPOTrainer", "environment_factories", "whether others write tokens of a completion"),
+    Used("GRPOTrainer", "rollout_func", "whether others sample"),
     # functions and classes of TRL's modules
     Used("trl.trainer.utils", "use_adapter", "the bare model under LoRA", ("model", "adapter_name")),
     Used(SAMPLER, "seed", "the order of each epoch"),

@@ -1,21 +1,32 @@
 """Runs the guard in a training step: checks logged metrics, prints and logs alarms, stops the trainer."""
 
+from __future__ import annotations
+
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from pydantic import ValidationError
 from rich.console import Console
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from rlif.engines.trl.callbacks import our_names
+from rlif.errors import RecipeError
 from rlif.guard.health import measure_health
 from rlif.guard.limits import Guard
 from rlif.guard.monitor import Alarm, Monitor
 from rlif.runs.folder import Run
+
+if TYPE_CHECKING:
+    from rlif.engines.trl.trainer import InternalFeedback
+
+
+LOG = logging.getLogger(__name__)
 
 
 class GuardState(TrainerCallback, ExportableState):
@@ -26,12 +37,12 @@ class GuardState(TrainerCallback, ExportableState):
 
     Args:
         guard: policy and limits.
-        run: gets the alarms, and has the healthy checkpoints.
-        console: prints the alarms.
+        run: gets the alarms, and has the healthy checkpoints; None for a trainer without a run folder.
+        console: prints the alarms; without one the logger `rlif` gets them.
         every: updates that share a rollout. It acts only after the last one, so that a resumed run is the same run.
     """
 
-    def __init__(self, guard: Guard, run: Run, console: Console, every: int):
+    def __init__(self, guard: Guard, run: Run | None, console: Console | None, every: int):
         self.guard, self.run, self.console, self.every = guard, run, console, every
         self.monitor = Monitor(guard)
         self.health: dict[str, float] = {}
@@ -69,11 +80,9 @@ class GuardState(TrainerCallback, ExportableState):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.restore(state)
         if self.guard.kl is not None and not args.beta and state.is_world_process_zero:
-            self.console.print(
+            self._say(
                 "guard: training.beta is 0, so KL to the start, its most telling sign, is not measured;"
-                " a beta of 1e-4 is enough to see it",
-                soft_wrap=True,
-                markup=False,
+                " a beta of 1e-4 is enough to see it"
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -88,8 +97,9 @@ class GuardState(TrainerCallback, ExportableState):
         self.health = {}
         if state.is_world_process_zero:
             for alarm in raised:
-                self.run.append("alarms.jsonl", asdict(alarm))
-                self.console.print(f"guard: {alarm}", highlight=False, soft_wrap=True, markup=False)
+                if self.run is not None:
+                    self.run.append("alarms.jsonl", asdict(alarm))
+                self._say(f"guard: {alarm}")
         if self._must_stop(step):
             self.stopped = self.monitor.alarm
             interrupted, control.should_training_stop = control.should_training_stop, True
@@ -97,9 +107,45 @@ class GuardState(TrainerCallback, ExportableState):
         elif control.should_save and self.monitor.is_healthy():
             self.monitor.watch.healthy = step  # before it is written, so that its own state has it
 
+    def _say(self, line: str) -> None:
+        if self.console is None:
+            LOG.warning("%s", line)
+        else:
+            self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
     def _must_stop(self, step: int) -> bool:
         """Decides on the main process whether the run ends here, for all processes."""
         stop = self.guard.policy != "log" and self.monitor.alarm is not None and step % self.every == 0
         if PartialState().num_processes > 1:
             stop = broadcast_object_list([stop])[0]
         return stop
+
+
+class Watch(GuardState):
+    """The guard of a trainer without a run folder: alarms go to the logger `rlif`, and may stop training."""
+
+    def __init__(self, guard: Guard, trainer: InternalFeedback):
+        updates = getattr(trainer, "num_iterations", 1) * trainer.args.steps_per_generation
+        super().__init__(guard, None, None, max(1, updates // trainer.args.gradient_accumulation_steps))
+        self.trainer = trainer
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Checks a logged step; the logs keep TRL's names."""
+        self.measure([vars(row) | {"completion": row.text} for row in self.trainer.reward.scored])
+        super().on_log(args, state, control, logs)
+
+
+def watch(guard: Guard | Mapping[str, Any] | bool, trainer: InternalFeedback) -> Watch:
+    """Makes the guard of a trainer without a run folder.
+
+    Args:
+        guard: True for the usual limits, or policy and limits.
+    """
+    try:
+        settings = guard if isinstance(guard, Guard) else Guard(**({} if isinstance(guard, bool) else guard))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RecipeError(f"guard.{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}.") from None
+    if settings.policy == "rollback":
+        raise RecipeError("guard policy rollback needs the run folder of `rlif train`; use log or stop.")
+    return Watch(settings, trainer)

@@ -1,4 +1,7 @@
-"""The one reward function that TRL calls: measures every term, mixes them, keeps the scored completions.
+"""Measures every signal and grader of a rollout at once, and gives TRL one column of rewards for each.
+
+TRL calls a `Column` for each name. The first call measures all of them. Weights, sums and metrics are TRL's; with a
+normalisation, `rlif.rewards.mixing` scales the columns before TRL adds them up.
 
 A group may straddle processes, so the rows of all processes are gathered first. Each group is measured once, by the
 process that holds its first row. An error on one process is raised on all, or the others would wait for ever.
@@ -10,19 +13,19 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import numpy
 import torch
 from accelerate.utils import gather_object
 
-from rlif.engines.trl.annotator import Annotator
-from rlif.errors import MachineError, RewardError, RlifError, first_line
+from rlif.answers.extraction import last_boxed
+from rlif.engines.trl.measuring.annotator import Annotator
+from rlif.engines.trl.measuring.processes import on_all
+from rlif.engines.trl.measuring.rollout import Rollout
+from rlif.errors import RecipeError, RewardError
 from rlif.graders import Batch
 from rlif.rewards.mixing import Mixer
 from rlif.rewards.terms import Term
-from rlif.rewards.time_limit import RewardFailed
-from rlif.scoring.statistics import length_mask
 from rlif.signals.self_certainty import token_self_certainty
 from rlif.tasks import Task
 from rlif.types import ClusterTexts, Group, Problem, TokenStats
@@ -32,27 +35,8 @@ if TYPE_CHECKING:
 
 MASKED_ROLLOUTS = 3  # in a row, with all completions truncated and masked, end the run
 UNSCORED_ROLLOUTS = 10  # in a row, in which no reward with weight scored anything, end the run
-Result = TypeVar("Result")
+GOLD = ("gold", "answer", "solution")  # columns that may hold the right answer, the first that there is
 Values = dict[str, list[float | None]]  # by term, one for each row
-
-
-@dataclass
-class Rollout:
-    """The rows that this process generated last, with their statistics, until they are rewarded."""
-
-    prompt_ids: list[list[int]]
-    completion_ids: list[list[int]]
-    fields: dict[str, torch.Tensor] = field(default_factory=dict)  # of TokenStats, without their _BT
-    path: str = "none"
-
-    @property
-    def lengths(self) -> list[int]:
-        return [len(ids) for ids in self.completion_ids]
-
-    def every(self, n: int) -> Rollout:
-        """Returns every n-th row."""
-        fields = {name: values_BT[::n] for name, values_BT in self.fields.items()}
-        return Rollout(self.prompt_ids[::n], self.completion_ids[::n], fields, self.path)
 
 
 @dataclass
@@ -74,20 +58,21 @@ class ScoredCompletion:
 
     @property
     def text(self) -> str:
-        return self.completion if isinstance(self.completion, str) else self.completion[-1]["content"]
+        return _text(self.completion)
 
     @property
     def last_message(self) -> str:
-        return self.prompt if isinstance(self.prompt, str) else self.prompt[-1]["content"]
+        return _text(self.prompt)
 
 
 class InternalReward:
-    """Signals and graders as a TRL reward function: pass it to a trainer of `rlif.engines.trl.trainer` as its
-    `reward_funcs`.
+    """Signals and graders, measured together once for each rollout.
+
+    Give it as `reward_funcs` to a trainer of `rlif.trl`, or give that their names, and it makes one.
 
     Args:
         terms: from `rlif.rewards.terms.find_term`.
-        mixer: scales and mixes them, see `rlif.rewards.mixing`; the trainer must have scale_rewards="none".
+        mixer: scales and mixes them, see `rlif.rewards.mixing`.
         annotator: the model whose confidence token signals measure; the current policy if left out.
         task: extracts, compares and grades answers, for terms that read answers.
         problems: the data set's column `problem` gives the row in them; for terms that need gold or columns.
@@ -116,38 +101,55 @@ class InternalReward:
         self.__name__ = self.terms[0].name if len(self.terms) == 1 else "reward"
         self.trainer: InternalFeedback = None  # type: ignore[assignment]  # set by the trainer that is given this
         self.scored: list[ScoredCompletion] = []  # of the latest rollout, all processes, in TRL's order
+        self.values: Values = {}  # its columns, as measured
+        self.factors: dict[str, torch.Tensor] = {}  # of advantages, by term, [P, 1]
+        self.measured, self.first = False, 0  # whether it is measured; the first row of this process
         self.path = ""
         self.masked_in_a_row = self.unscored_in_a_row = 0
 
+    def columns(self) -> list[Column]:
+        """Returns one reward function for each term."""
+        return [Column(self, term.name) for term in self.terms]
+
     def __call__(
-        self,
-        prompts: list[Any],
-        completions: list[Any],
-        completion_ids: list[list[int]],
-        log_metric: Callable[[str, float], None] | None = None,
-        **columns: Any,
-    ) -> list[float | None]:
+        self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **columns: Any
+    ) -> None:
+        """Measures all terms for the completions of the latest rollout."""
+        self.check_trainer(self.__name__, columns)
         rollout: Rollout = self.trainer.take_rollout()
         if [len(ids) for ids in completion_ids] != rollout.lengths:
             raise RuntimeError("the completions to reward are not the ones that were generated")
         self.path = rollout.path
         truncated = [self._truncated(ids) for ids in completion_ids]
         stats = self._stats(rollout, truncated) if rollout.fields else None
-        fields = rollout.prompt_ids, rollout.completion_ids, truncated, _by_token(stats, rollout.lengths)
+        fields = rollout.prompt_ids, rollout.completion_ids, truncated, _by_token(stats, len(truncated))
         local = [ScoredCompletion(*row) for row in zip(prompts, completions, *fields, strict=True)]
         if self.task:
             for row in local:
                 row.answer = self.task.extract(row.text)
 
         first = self.trainer.accelerator.process_index * len(local)
-        mine = on_all(lambda: self._measure_rows(local, stats, first, {"log_metric": log_metric, **columns}))
-        rows = gather_object(local)
+        mine = on_all(lambda: self._measure_rows(local, stats, first, columns))
+        self.scored = gather_object(local)
         values: Values = {name: gather_object(column) for name, column in mine.items()}
-        of_groups, factors = self._measure_groups(rows, first, len(local))
-        mixed = self._mix(rows, values | of_groups, factors)
-        if log_metric is not None:
-            self._log(log_metric)
-        return mixed[first : first + len(local)]
+        of_groups, self.factors = self._measure_groups(self.scored, first, len(local))
+        self.values, self.first, self.measured = self._without_unknown(values | of_groups), first, True
+
+    def check_trainer(self, name: str, columns: Mapping[str, Any]) -> None:
+        """Refuses the call of a trainer that this was not made for."""
+        if self.trainer is None or columns.get("trainer_state", self.trainer.state) is not self.trainer.state:
+            raise RecipeError(
+                f"the reward {name} belongs to a trainer of rlif.trl; give a plain TRL trainer rlif.reward({name!r},"
+                " model=..., tokenizer=...) instead."
+            )
+
+    def take_rewards(self, values: Values, weights: Mapping[str, float]) -> None:
+        """Adds all rewards of the trainer, also those of functions, to the completions measured last."""
+        for row, *numbers in zip(self.scored, *values.values(), strict=True):
+            row.rewards = dict(zip(values, numbers, strict=True))
+            row.reward = total(row.rewards, weights)
+        if self._training:
+            self._refuse_unscorable(values, weights)
 
     def take_advantages(self, advantages: Sequence[float]) -> None:
         """Adds their advantages to the completions rewarded last, all processes', in TRL's order."""
@@ -167,14 +169,13 @@ class InternalReward:
         return self.trainer.state.global_step
 
     def _truncated(self, completion_ids: list[int]) -> bool:
-        ends = (*self.trainer.ends, self.trainer.processing_class.pad_token_id)
+        ends = (*self.trainer.ends, self.trainer.text_tokenizer.pad_token_id)
         return not completion_ids or completion_ids[-1] not in ends
 
     def _measure_rows(
         self, rows: list[ScoredCompletion], stats: TokenStats | None, first: int, columns: Mapping[str, Any]
     ) -> Values:
         """Measures the terms that read one completion at a time."""
-        numbers = columns.get("problem")
         batch = Batch(
             prompts=[row.prompt for row in rows],
             completions=[row.completion for row in rows],
@@ -182,11 +183,11 @@ class InternalReward:
             completion_ids=[row.completion_ids for row in rows],
             answers=[row.answer for row in rows],
             task=self.task,
-            problems=None if self.problems is None or numbers is None else [self.problems[n] for n in numbers],
+            problems=self._problems_of(rows, columns),
             step=self._step,
             seed=self.seed,
             first=first,
-            engine={key: value for key, value in columns.items() if key != "problem"},
+            engine={key: value for key, value in columns.items() if key != "problem" or self.problems is None},
         )
         return {
             term.name: term.measure(stats if term.kind == "token" else batch)
@@ -194,12 +195,25 @@ class InternalReward:
             if term.kind != "group"
         }
 
+    def _problems_of(self, rows: list[ScoredCompletion], columns: Mapping[str, Any]) -> list[Problem] | None:
+        """Returns the problem of each row: of `problems`, else of the data set's own columns where gold is needed."""
+        if self.problems is not None:
+            return [self.problems[n] for n in columns["problem"]] if "problem" in columns else None
+        if not any(term.gold for term in self.terms):
+            return None
+        cells = next((columns[name] for name in GOLD if name in columns), [None] * len(rows))
+        golds = [golds_of(cell) for cell in cells]
+        return [
+            Problem(str(n), row.last_message, next(iter(golds[n]), None), other_golds=tuple(golds[n][1:]))
+            for n, row in enumerate(rows)
+        ]
+
     def _stats(self, rollout: Rollout, truncated: list[bool]) -> TokenStats:
         """Collects the statistics of the rollout, without those of masked rows, whose attention TRL zeroes."""
-        mask_BT = length_mask(rollout.lengths, next(iter(rollout.fields.values())).device)
+        fields, mask_BT = rollout.of_the_model()
         if self.trainer.args.mask_truncated_completions:
             mask_BT[torch.tensor(truncated)] = False
-        fields = {f"{name}_BT": values_BT for name, values_BT in rollout.fields.items()}
+        fields = {f"{name}_BT": values_BT for name, values_BT in fields.items()}
         return TokenStats(mask_BT, self.trainer.vocab_size, self.trainer.args.temperature, **fields)
 
     def _measure_groups(
@@ -231,30 +245,15 @@ class InternalReward:
             **({"equal": self.task.equal} if self.task else {}),
         )
 
-    def _mix(
-        self, rows: list[ScoredCompletion], values: Values, factors: Mapping[str, torch.Tensor]
-    ) -> list[float | None]:
-        """Mixes one reward for each row of all processes; keeps the rows with their values in `scored`."""
+    def _without_unknown(self, values: Values) -> Values:
+        """Leaves out what is not to be rewarded: None for those that only vote, and for masked rows."""
         rewarded = self.rewarded or self._group
-        votes = [i % self._group >= rewarded for i in range(len(rows))]  # and no more
+        votes = [i % self._group >= rewarded for i in range(len(self.scored))]
         masks = self.trainer.args.mask_truncated_completions
-        unknown = [vote or (masks and row.truncated) for vote, row in zip(votes, rows, strict=True)]
+        unknown = [vote or (masks and row.truncated) for vote, row in zip(votes, self.scored, strict=True)]
         # A token signal has no statistics of masked rows. Other rewards count in the group's mean, as in TRL.
         out = {term.name: unknown if term.kind == "token" else votes for term in self.terms}
-        values = {name: [None if no else v for v, no in zip(values[name], out[name], strict=True)] for name in out}
-        weights = {term.name: term.weight.at(self._step) for term in self.terms}
-        for row, *numbers in zip(rows, *values.values(), strict=True):
-            row.rewards = dict(zip(values, numbers, strict=True))
-            row.reward = total(row.rewards, weights)
-        self.scored = rows
-        if self._training:
-            self._refuse_unscorable(values, weights)
-        grids = {  # None becomes NaN
-            name: torch.from_numpy(numpy.array(column, dtype=float)).view(-1, self._group)
-            for name, column in values.items()
-        }
-        mixed_PG = self.mixer(grids, weights, factors, learn=self._training)
-        return [None if math.isnan(x) else x for x in mixed_PG.flatten().tolist()]
+        return {name: [None if no else v for v, no in zip(values[name], out[name], strict=True)] for name in out}
 
     def _refuse_unscorable(self, values: Values, weights: Mapping[str, float]) -> None:
         """Raises `RewardError` where there is nothing to learn from.
@@ -274,7 +273,8 @@ class InternalReward:
             )
         weighing = [term for term in self.terms if weights[term.name] and not masked]
         silent = [term for term in weighing if all(value is None for value in values[term.name])]
-        nothing = bool(weighing) and len(silent) == len(weighing)
+        known = (name for name in values if weights[name] and any(value is not None for value in values[name]))
+        nothing = bool(weighing) and not any(known)
         self.unscored_in_a_row = self.unscored_in_a_row + 1 if nothing else 0
         for term in silent:
             if term.kind != "token" and self.unscored_in_a_row < UNSCORED_ROLLOUTS:
@@ -290,54 +290,60 @@ class InternalReward:
                 f"the reward {term.name} could score none of the {count} completions of {rollouts}: {why}"
             )
 
-    def _log(self, log_metric: Callable[[str, float], None]) -> None:
+    def log(self, log_metric: Callable[[str, float], None], mixer: Mixer, weights: Mapping[str, float]) -> None:
+        """Logs the terms by rlif's names."""
         rewarded = [row for i, row in enumerate(self.scored) if i % self._group < (self.rewarded or self._group)]
         for term in self.terms:
             column = [row.rewards[term.name] for row in rewarded]
             log_metric(term.name, mean(column))
-            if len(self.terms) > 1:
-                log_metric(f"{term.name}_spread", self.mixer.normalisers[term.name].spread)
+            if len(weights) > 1:
+                log_metric(f"{term.name}_spread", mixer.normalisers[term.name].spread)
                 log_metric(f"{term.name}_unscorable", column.count(None) / len(column))
             if term.weight.scheduled:
-                log_metric(f"{term.name}_weight", term.weight.at(self._step))
+                log_metric(f"{term.name}_weight", weights[term.name])
         log_metric("unscorable", [row.reward for row in rewarded].count(None) / len(rewarded))
-        log_metric("reward_spread", self.mixer.sum_normaliser.spread)
+        log_metric("reward_spread", mixer.sum_normaliser.spread)
         log_metric("extra_passes", float(self.path == "pass"))
 
 
-def on_all(work: Callable[[], Result], failed: Callable[[str, str], RlifError] = RewardFailed) -> Result:
-    """Runs `work` on every process; an error on one is raised on all.
-
-    Args:
-        failed: makes the error of a sentence and a traceback, which may be empty.
-    """
-    failure: Exception | None = None
-    found: list[tuple[str, str | None]] = []  # a sentence and its traceback, None for a mistake in this package
-    try:
-        result = work()
-    except RlifError as error:
-        failure, found = error, [(str(error), getattr(error, "details", ""))]
-    except Exception as error:  # whatever it is, the other processes would wait for ever without it
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        failure, found = error, [(f"another process of this run failed ({reason}); see its log", None)]
-    errors = gather_object(found)
-    if not errors:
-        return result  # type: ignore[possibly-unbound]
-    if failure is not None and not isinstance(failure, RlifError):
-        raise failure
-    for sentence, details in errors:
-        if details is None:
-            raise MachineError(sentence)
-    raise failed(*errors[0]) from failure
+def _text(turns: Any) -> str:
+    """Returns text, or that of the last message of a conversation; a call of a tool may have none."""
+    content = turns if isinstance(turns, str) else turns[-1].get("content") or ""
+    return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
 
 
-def _by_token(stats: TokenStats | None, lengths: list[int]) -> list[torch.Tensor | None]:
+class Column:
+    """A reward function for TRL: the column of one term, which is measured with all others."""
+
+    def __init__(self, reward: InternalReward, name: str):
+        self.reward, self.__name__ = reward, name
+
+    def __call__(self, prompts: list[Any], **columns: Any) -> list[float | None]:
+        self.reward.check_trainer(self.__name__, columns)
+        if not self.reward.measured:
+            self.reward(prompts, **columns)
+        return self.values()[self.reward.first :][: len(prompts)]
+
+    def values(self) -> list[float | None]:
+        """Returns the values of all processes' rows, as measured."""
+        return self.reward.values[self.__name__]
+
+
+def _by_token(stats: TokenStats | None, count: int) -> list[torch.Tensor | None]:
     """Computes self-certainty of each token of each row, where the statistics have mean_logprob."""
     if stats is None or stats.mean_logprob_BT is None:
-        return [None] * len(lengths)
-    certainty_BT, known_B = token_self_certainty(stats).float().cpu(), stats.mask_BT.any(1).tolist()
-    rows = zip(certainty_BT, lengths, known_B, strict=True)
-    return [row_T[:length].clone() if known else None for row_T, length, known in rows]
+        return [None] * count
+    certainty_BT, mask_BT = token_self_certainty(stats).float().cpu(), stats.mask_BT.cpu()
+    return [
+        row_T[mask_T].clone() if mask_T.any() else None for row_T, mask_T in zip(certainty_BT, mask_BT, strict=True)
+    ]
+
+
+def golds_of(value: Any) -> list[str]:
+    """Reads right answers from a cell: one or a list; the last box of a worked solution, or what follows ####."""
+    values = value if isinstance(value, list | tuple) else [value]
+    texts = [str(each) for each in values if each is not None and str(each).strip()]
+    return [last_boxed(text) or text.rpartition("####")[2].strip() for text in texts]
 
 
 def total(rewards: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:

@@ -18,10 +18,10 @@ from trl import GRPOConfig, RLOOConfig  # pyright: ignore[reportPrivateImportUsa
 
 from rlif.config.defaults import CHOICES, LEAVE_ONE_OUT, POSITIVE
 from rlif.config.recipe import Recipe
-from rlif.engines.trl.annotator import Annotator
 from rlif.engines.trl.contract import raised_by_library
+from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.engines.trl.rewards import InternalReward
-from rlif.engines.trl.trainer import InternalFeedback, InternalGRPOTrainer, InternalRLOOTrainer
+from rlif.engines.trl.trainer import GRPOTrainer, InternalFeedback, RLOOTrainer
 from rlif.engines.trl.vllm import check_vllm, vllm_errors
 from rlif.errors import MachineError, ModelError, RecipeError, first_line, lookup, nearest
 from rlif.rewards.equivalence import load_equivalence
@@ -35,7 +35,7 @@ from rlif.tasks import Task
 from rlif.types import Problem
 
 STRICT = ConfigDict(arbitrary_types_allowed=True, strict=True)
-GRPO, RLOO = (InternalGRPOTrainer, GRPOConfig), (InternalRLOOTrainer, RLOOConfig)
+GRPO, RLOO = (GRPOTrainer, GRPOConfig), (RLOOTrainer, RLOOConfig)
 
 
 def trainer_of(algorithm: str) -> tuple[Any, Any]:

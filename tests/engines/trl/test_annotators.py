@@ -12,7 +12,7 @@ from support.models import tiny_model
 from support.trainers import LORA, make_trainer
 
 import rlif
-from rlif.engines.trl.annotator import FILE, Annotator, Shadow
+from rlif.engines.trl.measuring.annotator import FILE, Annotator, Shadow
 from rlif.training.prepare import prepare
 
 EMA, LAGGED = Annotator("ema", decay=0.6), Annotator("lagged", every=2)

@@ -17,7 +17,9 @@ from rlif.engines.trl.trainer import InternalGRPOTrainer, InternalRLOOTrainer
 from rlif.errors import RecipeError
 
 FOLDER = Path(contract.__file__).parent
-TREES = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.py"))}
+TREES = {
+    str(path.relative_to(FOLDER)): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.rglob("*.py"))
+}
 NAMES = {used.name for used in USED}
 
 

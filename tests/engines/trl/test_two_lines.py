@@ -1,0 +1,27 @@
+"""Tests the two-line script: it trains as `rlif train demo` does, to the last bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from support.scripts import load
+
+import rlif
+
+EXAMPLE = "examples/two_lines.py"
+QUICK = ["evaluate={}", "guard.prompt_check=0"]
+
+
+@pytest.mark.parametrize("steps", [2, pytest.param(30, marks=pytest.mark.sweep)])
+def test_the_script_ends_where_the_demo_ends(steps, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer, (before, after) = load(EXAMPLE).main(steps, str(tmp_path / "out"))
+    recipe = rlif.load_recipe("demo", [f"training.max_steps={steps}", f"output={tmp_path}", *QUICK])
+    run = rlif.train(recipe, console=Console(quiet=True))
+    trained = load_file(run.path / "model/model.safetensors")
+    script = {name: p.detach() for name, p in trainer.model.named_parameters() if name in trained}
+    assert len(script) > 10 and all(torch.equal(trained[name], script[name]) for name in script)
+    if steps == 30:
+        assert before < 0.2 and after > 0.85

@@ -94,7 +94,7 @@ class InternalFeedback(Verification):
         self.measures = self.by_recipe or bool(self.reward.needs)
         self.needs, self.measured = frozenset(self.reward.needs), self.reward.annotator
         names = [term.name for term in self.reward.terms]
-        scaling = self.reward.mixer.normalisers[names[0]].kind if self.by_recipe else normalisation
+        scaling = self.reward.mixer.sum_normaliser.kind if self.by_recipe else normalisation
         check_scaling(given.get("args"), scaling, names, by_recipe=self.by_recipe)
         check_data(self.reward, given.get("train_dataset"), given.get("args"))
 

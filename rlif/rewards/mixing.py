@@ -71,7 +71,8 @@ class Normaliser:
     def __init__(self, kind: Normalisation = "group_std", floor: float = 0.4):
         if kind not in NORMALISATIONS:
             raise ValueError(f"unknown normalisation {kind!r}; there are {', '.join(NORMALISATIONS)}")
-        self.kind, self.floor = kind, floor
+        self.kind: Normalisation = kind
+        self.floor = floor
         self.start_spread: float | None = None
         self.spread = float("nan")
 

@@ -113,9 +113,9 @@ class Spy:
         self.kind = before
         return output
 
-    def verify_signal(self) -> None:
+    def verify_signal(self, *args: Any) -> None:
         self.kind = "check"
-        super().verify_signal()
+        super().verify_signal(*args)
         self.kind = None
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:

@@ -72,6 +72,7 @@ USED = (
     Used("GRPOTrainer", "rollout_func", "whether others sample"),
     # functions and classes of TRL's modules
     Used("trl.trainer.utils", "use_adapter", "the bare model under LoRA", ("model", "adapter_name")),
+    Used("trl.trainer.utils", "nanstd", "the deviation of rewards as measured", ("tensor",)),
     Used(SAMPLER, "seed", "the order of each epoch"),
     Used(SAMPLER, "generator", "the order of each epoch"),
     Used(SAMPLER, "num_samples", "the order of each epoch"),

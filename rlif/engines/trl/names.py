@@ -125,8 +125,12 @@ def refuse_images(reward: InternalReward, row: Mapping[str, Any]) -> None:
         raise RecipeError(f"{name} is measured on text alone, and the data set has images; use other rewards.")
 
 
-def check_scaling(args: Any, normalisation: Normalisation | None, names: Sequence[str]) -> None:
-    """Refuses a second scaling of rewards: TRL's own beside `normalisation`."""
+def check_scaling(args: Any, normalisation: Normalisation | None, names: Sequence[str], *, by_recipe: bool) -> None:
+    """Refuses a second scaling of rewards: TRL's own beside `normalisation`.
+
+    Args:
+        by_recipe: for `rlif train`, whose algorithm reinforce normalises advantages besides.
+    """
     if normalisation is None:
         if scaling := [name for name in names if name in FACTORS]:
             raise RecipeError(
@@ -137,7 +141,7 @@ def check_scaling(args: Any, normalisation: Normalisation | None, names: Sequenc
     usual: dict[str, tuple[Any, ...]] = {
         "scale_rewards": ("group", "none"),
         "multi_objective_aggregation": ("sum_then_normalize",),
-        "normalize_advantages": (False,),
+        "normalize_advantages": (False, by_recipe),
     }
     for option, values in usual.items():
         if (value := getattr(args, option, values[0])) not in values:

@@ -20,6 +20,7 @@ import torch
 from accelerate.utils import DistributedType, gather_object
 from trl import GRPOTrainer as TheirGRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 from trl import RLOOTrainer as TheirRLOOTrainer  # pyright: ignore[reportPrivateImportUsage]
+from trl.trainer.utils import nanstd
 
 from rlif.config.passes import needs_copy
 from rlif.config.recipe import Normalisation
@@ -31,7 +32,7 @@ from rlif.engines.trl.measuring.passes import in_shards as in_shards
 from rlif.engines.trl.measuring.rollout import Rollout
 from rlif.engines.trl.measuring.verification import Verification
 from rlif.engines.trl.names import check_data, check_scaling, refuse_images, resolve
-from rlif.engines.trl.rewards import Column, InternalReward, mean
+from rlif.engines.trl.rewards import Column, InternalReward
 from rlif.engines.trl.vllm import Capture, colocated, restore_seed, with_capture_processor
 from rlif.errors import RecipeError
 from rlif.guard.limits import Guard
@@ -92,8 +93,9 @@ class InternalFeedback(Verification):
         """Refuses what cannot work, before a model is loaded."""
         self.measures = self.by_recipe or bool(self.reward.needs)
         self.needs, self.measured = frozenset(self.reward.needs), self.reward.annotator
-        if not self.by_recipe:
-            check_scaling(given.get("args"), normalisation, [term.name for term in self.reward.terms])
+        names = [term.name for term in self.reward.terms]
+        scaling = self.reward.mixer.sum_normaliser.kind if self.by_recipe else normalisation
+        check_scaling(given.get("args"), scaling, names, by_recipe=self.by_recipe)
         check_data(self.reward, given.get("train_dataset"), given.get("args"))
 
     def _prepare_rewards(self, normalisation: Normalisation | None) -> None:
@@ -243,13 +245,13 @@ class InternalFeedback(Verification):
         """Gives TRL's metrics and tables the rewards as they were measured, not as they were scaled."""
         metrics = self._metrics["train" if self.model.training else "eval"]
         for name, values in zip(self.reward_func_names, self.as_measured.values(), strict=True):
-            known = torch.tensor([value for value in values if value is not None], dtype=torch.float64)
-            metrics[f"rewards/{name}/mean"][-1] = mean(values)
-            metrics[f"rewards/{name}/std"][-1] = known.std().item() if len(known) > 1 else math.nan
+            column_N = torch.tensor(numpy.array(values, dtype=numpy.float32), device=self.accelerator.device)
+            metrics[f"rewards/{name}/mean"][-1] = torch.nanmean(column_N).item()
+            metrics[f"rewards/{name}/std"][-1] = nanstd(column_N).item()
             table = self._logs["rewards"][name]
             for _ in range(min(len(values), len(table))):
                 table.pop()
-            table.extend(math.nan if value is None else value for value in values)
+            table.extend(column_N.tolist())
 
 
 def _none_for_nan(values: list[float]) -> list[float | None]:

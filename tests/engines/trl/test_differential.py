@@ -198,7 +198,7 @@ class Ended:
         ]
         logs = trainer._logs
         self.texts = {key: list(logs[key]) for key in ("prompt", "completion", "advantages")}
-        self.texts["rewards"] = [list(column) for column in logs["rewards"].values()]
+        self.texts["rewards"] = {name: list(column) for name, column in logs["rewards"].items()}
         self.random = random.getstate(), str(numpy.random.get_state()), torch.get_rng_state().tolist()
 
 
@@ -234,11 +234,12 @@ def build_with(trainer_class: Any, monkeypatch: pytest.MonkeyPatch, change: Call
 
 
 def plain(function: str) -> Callable[..., Any]:
-    """The function under the name that TRL logs for our reward; TRL's own mixing is that of one reward."""
+    """The function under the name that TRL logs for it in our trainer; TRL's own mixing is that of one reward."""
 
     def reward(**columns: Any) -> Any:
         return getattr(trainers, function)(**columns)
 
+    reward.__name__ = f"support.trainers:{function}"
     return reward
 
 
@@ -269,13 +270,15 @@ def assert_equal(ours: Ended, theirs: Ended, signals: list[str]) -> None:
     assert ours.weights.keys() == theirs.weights.keys()
     different = [name for name, value in theirs.weights.items() if not torch.equal(value, ours.weights[name])]
     assert not different and any(theirs.texts["advantages"])
+    names = "|".join(signals)
     extra = re.compile(
-        rf"(eval_)?({'|'.join(signals)}|support\.trainers:.*|unscorable|reward_spread|extra_passes)(_.*)?"
+        rf"(eval_)?(({names}|support\.trainers:.*|unscorable|reward_spread|extra_passes)(_.*)?|rewards/({names})/.*)"
     )
     for row, theirs_row in zip(ours.log, theirs.log, strict=True):
         assert {key for key in row if not extra.fullmatch(key)} == theirs_row.keys()
         assert {key: repr(row[key]) for key in theirs_row} == {key: repr(value) for key, value in theirs_row.items()}
-    assert repr(ours.texts) == repr(theirs.texts)
+    rewards = {name: ours.texts["rewards"][name] for name in theirs.texts["rewards"]}
+    assert repr(ours.texts | {"rewards": rewards}) == repr(theirs.texts)
     assert ours.random == theirs.random
 
 
@@ -352,9 +355,11 @@ def test_our_scaling_of_rewards_is_trls(normalisation, scale, function, ending_m
 @pytest.mark.parametrize(
     ("option", "why"),
     [
-        ({"scale_rewards": "group"}, "set scale_rewards='none'"),
-        ({"scale_rewards": "batch"}, "set scale_rewards='none'"),
-        ({"multi_objective_aggregation": "normalize_then_sum"}, "leave multi_objective_aggregation out"),
+        ({"scale_rewards": "batch"}, "both scale_rewards='batch' and normalisation='group_std'"),
+        (
+            {"multi_objective_aggregation": "normalize_then_sum"},
+            "both multi_objective_aggregation='normalize_then_sum'",
+        ),
     ],
 )
 def test_a_second_scaling_is_refused(option, why, ending_model):

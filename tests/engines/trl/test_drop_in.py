@@ -11,27 +11,42 @@ import torch
 import trl
 from support.models import byte_tokenizer, tiny_model
 from support.trainers import LORA, OPTIONS, PROMPTS, Lengths, sums
+from transformers import TrainerCallback
 
 import rlif
 from rlif.engines.trl.trainer import InternalGRPOTrainer
 from rlif.errors import DataError, RecipeError
 from rlif.rewards.mixing import Normaliser
+from rlif.tasks import Task
 from rlif.trl import Annotator, GRPOTrainer, Guard, InternalFeedback, RLOOTrainer
 
 CHATS = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+
+
+def ending_model():
+    """A model whose completions often end before the limit."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.lm_head.weight[byte_tokenizer().eos_token_id] *= 4
+    return model
 
 
 def make(reward_funcs, trainer_class=GRPOTrainer, tmp_path="out", rows=None, ours=None, **options):
     """Makes a trainer as a script for TRL does; `ours` are keywords of the trainer itself."""
     config = trl.RLOOConfig if issubclass(trainer_class, trl.RLOOTrainer) else trl.GRPOConfig
     rows = {"prompt": PROMPTS * 4} if rows is None else rows
+    ours = dict(ours or {})
+    model = ours.pop("model", None) or tiny_model()
+    if options.get("beta"):  # TRL loads the reference from the model's folder
+        model.save_pretrained(tmp_path)
+        model.config._name_or_path = str(tmp_path)
     return trainer_class(
-        model=(ours or {}).pop("model", None) or tiny_model(),
+        model=model,
         reward_funcs=reward_funcs,
         args=config(**{**OPTIONS, "max_steps": 2, "output_dir": str(tmp_path)} | options),
         train_dataset=datasets.Dataset.from_dict(rows) if isinstance(rows, dict) else rows,
         processing_class=byte_tokenizer(),
-        **(ours or {}),
+        **ours,
     )
 
 
@@ -54,7 +69,7 @@ def same(first, second):
 
 
 def without_times(rows):
-    return [{key: value for key, value in row.items() if "time" not in key} for row in rows]
+    return [{key: value for key, value in row.items() if "time" not in key and "second" not in key} for row in rows]
 
 
 def upper(completions, **_):
@@ -150,7 +165,8 @@ def test_normalisation_scales_every_column_and_leaves_the_metrics_true(tmp_path)
 
 
 def test_a_missing_signal_does_not_count_as_zero_beside_another_reward(tmp_path):
-    trainer = make(["self_certainty", upper], tmp_path=tmp_path, mask_truncated_completions=True)
+    ours = {"model": ending_model()}
+    trainer = make(["self_certainty", upper], tmp_path=tmp_path, ours=ours, mask_truncated_completions=True)
     kept = recorded(trainer)
     trainer.train()
     seen = 0
@@ -192,9 +208,13 @@ def test_group_signals_and_graders_read_the_data_set(tmp_path):
     assert "extra_passes" not in logs(trainer)[-1] or logs(trainer)[-1]["extra_passes"] == 0
 
 
+class Graded(Lengths):
+    mark = Task.mark
+
+
 def test_accuracy_rewards_the_rows_that_have_gold(tmp_path):
     rows = {"prompt": PROMPTS * 4, "gold": ["1", None] * 8}
-    trainer = make(["accuracy", "self_certainty"], tmp_path=tmp_path, rows=rows, ours={"task": Lengths()})
+    trainer = make(["accuracy", "self_certainty"], tmp_path=tmp_path, rows=rows, ours={"task": Graded()})
     kept = recorded(trainer)
     trainer.train()
     assert {type(row["accuracy"]) for _, rewards in kept for row in rewards} == {float, type(None)}
@@ -258,11 +278,13 @@ def test_the_model_card_names_trls_method(tmp_path):
 
 def test_the_guard_watches_without_a_run_folder(tmp_path, caplog):
     ours = {"guard": {"policy": "stop", "start": 1, "window": 1, "patience": 1, "truncated": 1e-9, "shorter": 0.99}}
-    trainer = make("self_certainty", tmp_path=tmp_path, ours=ours, max_steps=30, learning_rate=0.05)
+    trainer, seen = make("self_certainty", tmp_path=tmp_path, ours=ours, max_steps=30, learning_rate=0.05), []
+    tracker = type("Tracker", (TrainerCallback,), {"on_log": lambda self, *_, logs, **__: seen.append(dict(logs))})
+    trainer.add_callback(tracker)
     trainer.train()
     assert trainer.state.global_step < 30
     assert any("guard: alarm at step" in record.message for record in caplog.records)
-    assert "repetition" in logs(trainer)[-1]
+    assert "repetition" in seen[0] and "rewards/self_certainty/mean" in seen[0]
     with pytest.raises(RecipeError, match="rollback needs the run folder of `rlif train`"):
         make("self_certainty", tmp_path=tmp_path, ours={"guard": Guard(policy="rollback")})
 

@@ -134,7 +134,7 @@ def test_the_initial_spread_is_restored_on_resume(tmp_path, model_folder):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"scale_rewards": "group"}, "scale_rewards='none'"), ({"annotator": "offline"}, "training.beta above 0")],
+    [({"scale_rewards": "batch"}, "scale_rewards='batch'"), ({"annotator": "offline"}, "training.beta above 0")],
 )
 def test_contradictory_options_are_refused(changes, message, model_folder):
     with pytest.raises(rlif.RlifError, match=message):

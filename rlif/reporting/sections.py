@@ -181,12 +181,12 @@ def terms(runs: Runs) -> list[str]:
 def _reward(runs: Runs) -> Iterator[Figure]:
     """Draws the reward and its terms; where each run has the same single term, the two are one figure."""
     names = terms(runs)
-    columns = [(run.history.metrics.get("reward"), run.history.metrics.get(names[-1])) for run in runs]
-    if all(run.rewards == names[1:] for run in runs) and all(
-        both[0] is None or both[1] is None or np.allclose(*both, atol=1e-4, equal_nan=True) for both in columns
-    ):
+    logged = [run.history.metrics for run in runs]
+    both = [(metrics["reward"], metrics[names[-1]]) for metrics in logged if {"reward", names[-1]} <= set(metrics)]
+    same = all(np.allclose(reward, term, atol=1e-4, equal_nan=True) for reward, term in both)
+    if same and len(names) == 2 and all(run.rewards == names[1:] for run in runs):
         for figure in itertools.islice(itertools.chain(*(_measure(runs, name) for name in names)), 1):
-            title, gloss = MEASURES.get(names[-1], (label(names[-1]), False, figure.gloss))[::2]
+            title, _, gloss = MEASURES.get(names[-1], (label(names[-1]), False, figure.gloss))
             yield replace(figure, title=f"Reward = {title[0].lower()}{title[1:]}", gloss=gloss)
         return
     for name in names:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rlif.selection.rules import RULES as RULES
     from rlif.selection.rules import choose as choose
     from rlif.selection.rules import select as select
+    from rlif.selection.scorer import score as score
     from rlif.signals import SIGNALS as SIGNALS
     from rlif.signals.self_certainty_topk import approximate_self_certainty as approximate_self_certainty
     from rlif.tasks import TASKS as TASKS
@@ -38,6 +39,7 @@ _HOME = {
     "RULES": "rlif.selection.rules",
     "choose": "rlif.selection.rules",
     "select": "rlif.selection.rules",
+    "score": "rlif.selection.scorer",
     "SIGNALS": "rlif.signals",
     "approximate_self_certainty": "rlif.signals.self_certainty_topk",
     "TASKS": "rlif.tasks",

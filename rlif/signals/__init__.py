@@ -6,8 +6,8 @@ and `NEEDS` are its columns. A group signal (`GROUP_SIGNALS`) turns a `Group` in
 texts of all completions of one problem. Start with self_certainty.py; every other file is one signal and its forms.
 self_certainty_topk.py approximates self-certainty from top-k log-probabilities and is in no table.
 
-May import answers, scoring and types, and loads no torch. Config and the folders above it may import this one. To add
-a signal: one file, one line in a table, one test, and one row of docs/signals.md, which shows how.
+May import answers, scoring, errors and types, and loads no torch. Config and the folders above it may import this one.
+To add a signal: one file, one line in a table, one test, and one row of docs/signals.md, which shows how.
 """
 
 import logging
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
+from rlif.errors import RecipeError
 from rlif.signals import token_confidence as confidence
 from rlif.signals.likelihood import likelihood, likelihood_sum
 from rlif.signals.negative_entropy import negative_entropy, negative_entropy_sum
@@ -58,7 +59,20 @@ TABLE: dict[str, tuple[TokenSignal, str]] = {
     "lowest_window_confidence": (confidence.lowest_window_confidence, "topk_confidence_BT"),
     "bottom_window_confidence": (confidence.bottom_window_confidence, "topk_confidence_BT"),
 }
-SIGNALS: dict[str, TokenSignal] = _Signals({name: signal for name, (signal, _) in TABLE.items()})
+
+
+def _measure(name: str, stats: TokenStats, **options: int) -> list[float | None]:
+    """Computes a signal, after a check of what it is given."""
+    signal, needs = TABLE[name]
+    if not isinstance(stats, TokenStats):
+        raise RecipeError(f"the signal {name} reads what rlif.score_completions returns, not a {type(stats).__name__}.")
+    if getattr(stats, needs) is None:
+        how = f"; give score_completions top_k={confidence.TOP_K}" if needs.startswith("topk") else ""
+        raise RecipeError(f"the signal {name} reads {needs}, which these statistics lack{how}.")
+    return signal(stats, **options)
+
+
+SIGNALS: dict[str, TokenSignal] = _Signals({name: partial(_measure, name) for name in TABLE})
 NEEDS: dict[str, str] = {name: needs for name, (_, needs) in TABLE.items()}
 
 GROUP_SIGNALS: dict[str, GroupSignal] = {
@@ -86,6 +100,8 @@ def renamed(row: Mapping[str, Value]) -> dict[str, Value]:
 
 def windowed(name: str, window: int) -> TokenSignal:
     """Returns the token signal of that name; `window` is that of the tail and window confidences, in tokens."""
+    if window < 1:
+        raise RecipeError(f"a window has at least one token, got {window}.")
     signal: Callable[..., list[float | None]] = SIGNALS[name]
     return partial(signal, window=window) if RENAMED.get(name, name) in WINDOWED else signal
 

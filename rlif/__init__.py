@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rlif.config.loading import load_recipe as load_recipe
     from rlif.config.recipe import Recipe as Recipe
     from rlif.errors import RlifError as RlifError
+    from rlif.evaluation.one_model import evaluate as evaluate
     from rlif.reporting.page import report as report
     from rlif.scoring.statistics import score_completions as score_completions
     from rlif.selection.rules import RULES as RULES
@@ -34,6 +35,7 @@ _HOME = {
     "compare": "rlif.comparison.comparison",
     "Recipe": "rlif.config.recipe",
     "load_recipe": "rlif.config.loading",
+    "evaluate": "rlif.evaluation.one_model",
     "report": "rlif.reporting.page",
     "score_completions": "rlif.scoring.statistics",
     "RULES": "rlif.selection.rules",
@@ -48,6 +50,8 @@ _HOME = {
     "RlifError": "rlif.errors",
     "TokenStats": "rlif.types",
 }
+
+__all__ = sorted([*_HOME, "__version__"])  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,9 @@ import shutil
 import pytest
 from support.commands import main
 
+import rlif
+from rlif.training.prepare import prepare
+
 REFUSED = [
     ("task=clok", "clok"),
     ("prompt=plane", "plane"),
@@ -65,3 +68,17 @@ def test_a_dry_run_of_launch_reads_the_weights(model_folder, tmp_path, monkeypat
     arguments = [f"model={tmp_path / 'model'}", "evaluate.tasks=[]", "max_prompt_tokens=512", "--dry-run"]
     code, _, err = main(monkeypatch, capsys, "launch", "demo", *arguments, "--processes", "1")
     assert code == 2 and "cannot read model.safetensors" in err
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_stages_come_in_order_and_hidden_golds_stay_with_the_record(first):
+    order = "labelled_first" if first else "unlabelled_first"
+    recipe = rlif.load_recipe("demo-labelled-first", ["limit=64", "labels=40", f"order={order}", "evaluate={}"])
+    prepared = prepare(recipe)
+    known = [problem.gold is not None for problem in prepared.rewarded]
+    assert known == ([True] * 40 + [False] * 24 if first else [False] * 24 + [True] * 40)
+    assert all(problem.gold is not None for problem in prepared.problems)
+    assert [p.text for p in prepared.problems] == [p.text for p in prepared.rewarded]
+    assert prepared.options["shuffle_dataset"] is False
+    plain = prepare(rlif.load_recipe("demo", ["limit=64", "evaluate={}"]))
+    assert plain.problems == plain.rewarded and {p.id for p in plain.problems} == {p.id for p in prepared.problems}

@@ -25,6 +25,7 @@ from rlif.rewards.time_limit import RewardFailed
 from rlif.scoring.statistics import length_mask
 from rlif.signals.self_certainty import token_self_certainty
 from rlif.tasks import Task
+from rlif.tasks.labels import is_labelled
 from rlif.types import ClusterTexts, Group, Problem, TokenStats
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class ScoredCompletion:
     prompt_ids: list[int]
     completion_ids: list[int]
     truncated: bool
+    labelled: bool  # whether its problem has a gold answer; False where no reward asks
     # of length |o|, in nats, under the annotator, on the CPU; None where no pass gave it
     token_self_certainty: torch.Tensor | None = None
     answer: str | None = None
@@ -133,7 +135,8 @@ class InternalReward:
         self.path = rollout.path
         truncated = [self._truncated(ids) for ids in completion_ids]
         stats = self._stats(rollout, truncated) if rollout.fields else None
-        fields = rollout.prompt_ids, rollout.completion_ids, truncated, _by_token(stats, rollout.lengths)
+        labelled = self._labelled(columns.get("problem"), len(completions))
+        fields = rollout.prompt_ids, rollout.completion_ids, truncated, labelled, _by_token(stats, rollout.lengths)
         local = [ScoredCompletion(*row) for row in zip(prompts, completions, *fields, strict=True)]
         if self.task:
             for row in local:
@@ -169,6 +172,11 @@ class InternalReward:
     def _truncated(self, completion_ids: list[int]) -> bool:
         ends = (*self.trainer.ends, self.trainer.processing_class.pad_token_id)
         return not completion_ids or completion_ids[-1] not in ends
+
+    def _labelled(self, numbers: Sequence[int] | None, count: int) -> list[bool]:
+        if self.task is None or self.problems is None or numbers is None:
+            return [False] * count
+        return [is_labelled(self.task, self.problems[n]) for n in numbers]
 
     def _measure_rows(
         self, rows: list[ScoredCompletion], stats: TokenStats | None, first: int, columns: Mapping[str, Any]
@@ -241,6 +249,8 @@ class InternalReward:
         unknown = [vote or (masks and row.truncated) for vote, row in zip(votes, rows, strict=True)]
         # A token signal has no statistics of masked rows. Other rewards count in the group's mean, as in TRL.
         out = {term.name: unknown if term.kind == "token" else votes for term in self.terms}
+        for term in self.terms:
+            out[term.name] = [no or not term.takes(r.labelled) for no, r in zip(out[term.name], rows, strict=True)]
         values = {name: [None if no else v for v, no in zip(values[name], out[name], strict=True)] for name in out}
         weights = {term.name: term.weight.at(self._step) for term in self.terms}
         for row, *numbers in zip(rows, *values.values(), strict=True):
@@ -272,7 +282,8 @@ class InternalReward:
                 " training.mask_truncated_completions leaves those out, so there is nothing to learn from; raise"
                 " training.max_completion_length"
             )
-        weighing = [term for term in self.terms if weights[term.name] and not masked]
+        takes = {term.name for term in self.terms if any(term.takes(row.labelled) for row in self.scored)}
+        weighing = [term for term in self.terms if weights[term.name] and not masked and term.name in takes]
         silent = [term for term in weighing if all(value is None for value in values[term.name])]
         nothing = bool(weighing) and len(silent) == len(weighing)
         self.unscored_in_a_row = self.unscored_in_a_row + 1 if nothing else 0
@@ -300,6 +311,8 @@ class InternalReward:
                 log_metric(f"{term.name}_unscorable", column.count(None) / len(column))
             if term.weight.scheduled:
                 log_metric(f"{term.name}_weight", term.weight.at(self._step))
+        if any(term.rows != "all" for term in self.terms):
+            log_metric("labelled", sum(row.labelled for row in rewarded) / len(rewarded))
         log_metric("unscorable", [row.reward for row in rewarded].count(None) / len(rewarded))
         log_metric("reward_spread", self.mixer.sum_normaliser.spread)
         log_metric("extra_passes", float(self.path == "pass"))

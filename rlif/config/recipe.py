@@ -181,7 +181,9 @@ class Recipe(Strict):
     def _readable_weights(cls, reward: str | dict[str, Any]) -> str | dict[str, Any]:
         weights = [ALWAYS]
         if isinstance(reward, dict):
-            weights = [read_weight(name, value) for name, value in reward.items() if read_rows(name, value)]
+            for name, value in reward.items():
+                read_rows(name, value)
+            weights = [read_weight(name, value) for name, value in reward.items()]
         if not any(weight.ever for weight in weights):
             raise ValueError(
                 f"no reward has a weight: {reward!r} would train on nothing; give one a weight other than 0"

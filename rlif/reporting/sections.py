@@ -35,6 +35,7 @@ MEASURES = {
     "distinct": ("Answers that differ within groups", True),
     "same_answer": ("Problems with the commonest answer of all", True),
     "unanswered": ("Completions without an answer", True),
+    "labelled": ("Completions of problems with a gold answer", True),
     "goes_on": ("Completions that go on after their answer", True),
     "repetition": ("Repeated 4-grams", True),
     "prompt_use": ("Words of the problem that completions use", True),

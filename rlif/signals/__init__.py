@@ -12,8 +12,8 @@ To add a signal: one file, one line in a table, one test, and one row of docs/si
 
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import TypeVar
+from functools import partial, update_wrapper
+from typing import TypeVar, cast
 
 from rlif.errors import RecipeError
 from rlif.signals import token_confidence as confidence
@@ -61,7 +61,7 @@ TABLE: dict[str, tuple[TokenSignal, str]] = {
 }
 
 
-def _measure(name: str, stats: TokenStats, **options: int) -> list[float | None]:
+def _measure(name: str, stats: TokenStats, window: int | None = None) -> list[float | None]:
     """Computes a signal, after a check of what it is given."""
     signal, needs = TABLE[name]
     if not isinstance(stats, TokenStats):
@@ -69,10 +69,16 @@ def _measure(name: str, stats: TokenStats, **options: int) -> list[float | None]
     if getattr(stats, needs) is None:
         how = f"; give score_completions top_k={confidence.TOP_K}" if needs.startswith("topk") else ""
         raise RecipeError(f"the signal {name} reads {needs}, which these statistics lack{how}.")
-    return signal(stats, **options)
+    if window is None:
+        return signal(stats)
+    if window < 1:
+        raise RecipeError(f"a window has at least one token, got {window}.")
+    return cast(Callable[..., list[float | None]], signal)(stats, window=window)
 
 
-SIGNALS: dict[str, TokenSignal] = _Signals({name: partial(_measure, name) for name in TABLE})
+SIGNALS: dict[str, TokenSignal] = _Signals(
+    {name: update_wrapper(partial(_measure, name), signal) for name, (signal, _) in TABLE.items()}
+)
 NEEDS: dict[str, str] = {name: needs for name, (_, needs) in TABLE.items()}
 
 GROUP_SIGNALS: dict[str, GroupSignal] = {
@@ -100,8 +106,6 @@ def renamed(row: Mapping[str, Value]) -> dict[str, Value]:
 
 def windowed(name: str, window: int) -> TokenSignal:
     """Returns the token signal of that name; `window` is that of the tail and window confidences, in tokens."""
-    if window < 1:
-        raise RecipeError(f"a window has at least one token, got {window}.")
     signal: Callable[..., list[float | None]] = SIGNALS[name]
     return partial(signal, window=window) if RENAMED.get(name, name) in WINDOWED else signal
 

@@ -13,7 +13,7 @@ from support.models import tiny_model
 import rlif
 from rlif.errors import RlifError
 from rlif.scoring.statistics import length_mask
-from rlif.signals import NEEDS, RENAMED, every_signal, renamed
+from rlif.signals import NEEDS, RENAMED, WINDOWED, every_signal, renamed
 from rlif.signals.token_confidence import bottom_window_confidence, lowest_window_confidence, tail_confidence
 
 
@@ -178,3 +178,12 @@ def test_every_signal_gives_all_signals_with_the_given_window():
         < short[2]["mean_token_confidence"]
         == every_signal(stats)[2]["mean_token_confidence"]
     )
+
+
+@pytest.mark.parametrize("window", [0, -1])
+def test_a_window_without_tokens_is_refused(window):
+    """The last 0 tokens would be all of them."""
+    stats, _, _ = scored()
+    for name in WINDOWED:
+        with pytest.raises(RlifError, match=f"a window has at least one token, got {window}"):
+            rlif.SIGNALS[name](stats, window=window)

@@ -37,7 +37,7 @@ def run(path: Path, changes: Mapping[str, str] | None = None, seconds: int = 600
         for cell in cells:
             cell.source = cell.source.replace(old, new)
     with tempfile.TemporaryDirectory() as folder:
-        client = NotebookClient(notebook, timeout=seconds, record_timing=False)
+        client = NotebookClient(notebook, timeout=seconds, record_timing=False, coalesce_streams=True)
         client.execute(cwd=folder)
     for cell in cells:
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]

@@ -76,21 +76,16 @@ def evaluate(
 
     if not tasks:
         raise RecipeError("name the tasks, e.g. --tasks gsm8k,math500.")
+    decoding = {"n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
+    which = {"split": split, "limit": limit, "overwrite": overwrite, "unsafe_local": unsafe_local}
     options = options_of(
         sources=_sources(source or []),
         prompt=_prompt(prompt),
         chat=chat_settings(chat, chat_template_kwargs, merge_system),
         batch_size=batch_size,
         engine=engine,
-        split=split,
-        limit=limit,
-        overwrite=overwrite,
-        unsafe_local=unsafe_local,
-        n=n,
-        temperature=temperature,
-        top_p=top_p,
-        max_tokens=max_tokens,
-        seed=seed,
+        **which,
+        **decoding,
     )
     sampler = samplers(engine, options.batch_size)
     work = load_problems([find_task(name.strip()) for name in tasks.split(",")], options, named_columns(columns))

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from rlif.config.loading import check_recipe
-from rlif.errors import DataError, RecipeError, RlifError, lookup
+from rlif.errors import DataError, ModelError, RecipeError, RlifError, lookup
 from rlif.files.hashes import hash_weights
 from rlif.files.jsonl import Row
 from rlif.files.tables import names_of
@@ -85,7 +85,10 @@ def score(
 
 def _names(signals: str | Sequence[str] | None) -> list[str]:
     """Lists the signals to return; refuses names that are none of `SIGNALS`."""
-    names = [signals] if isinstance(signals, str) else list(SIGNALS if signals is None else signals)
+    given = [signals] if isinstance(signals, str) else SIGNALS if signals is None else signals
+    if not given or not isinstance(given, Iterable) or not all(isinstance(name, str) for name in given):
+        raise RecipeError(f"signals is {signals!r:.40}; give a name of rlif.SIGNALS, or a list of names.")
+    names = list(given)
     for name in names:
         if name in GROUP_SIGNALS:
             raise RecipeError(f"{name} compares the completions of one problem, and rows are scored one by one.")
@@ -266,6 +269,8 @@ def load_scorer(
 
 def _default(chat: Chat, tokenizer: Any) -> Chat:
     """Uses the chat template where there is one, if that is left open; a broken one is refused before loading."""
+    if chat.template and tokenizer.chat_template is None:
+        raise ModelError("the tokenizer has no chat template; leave out chat=True.")
     chat = chat.over(Chat(tokenizer.chat_template is not None))
     if chat:
         encode(tokenizer, [{"role": "user", "content": "?"}], chat)

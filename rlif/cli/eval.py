@@ -76,18 +76,11 @@ def evaluate(
 
     if not tasks:
         raise RecipeError("name the tasks, e.g. --tasks gsm8k,math500.")
-    given: dict[str, Any] = {
-        "split": split,
-        "limit": limit,
-        "overwrite": overwrite,
-        "unsafe_local": unsafe_local,
-        "engine": engine,
-    }
+    given: dict[str, Any] = {"split": split, "limit": limit, "overwrite": overwrite, "unsafe_local": unsafe_local}
     given |= {"n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
     how = chat_settings(chat, chat_template_kwargs, merge_system)
-    options = options_of(
-        sources=_sources(source or []), prompt=_prompt(prompt), chat=how, batch_size=batch_size, **given
-    )
+    given |= {"batch_size": batch_size, "engine": engine, "sources": _sources(source or [])}
+    options = options_of(prompt=_prompt(prompt), chat=how, **given)
     sampler = samplers(engine, options.batch_size)
     work = load_problems([find_task(name.strip()) for name in tasks.split(",")], options, named_columns(columns))
     if check_gold:

@@ -6,6 +6,7 @@
 # make test-newest   run the tests with the newest versions that pip finds (.venv-newest)
 # make test-vllm     run the tests of vLLM on the CPU, in an environment of their own (.venv-vllm, 4 GB)
 # make torture       run kills, faults and fuzz tests at full length, and write the tables of docs/reliability.md
+# make notebooks     run the notebooks and keep their outputs, about five minutes
 # make bench         measure speed and memory, half an hour
 # make bench-gpu     measure the same at real sizes on a GPU
 # The first use sets up .venv. It is rebuilt when the project's dependencies change.
@@ -20,7 +21,7 @@ VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
 only_311 = $(PYTHON) -c 'import sys; sys.exit("$(1) for Python 3.11; try make PYTHON=python3.11") if sys.version_info[:2] != (3, 11) else None'
 
-.PHONY: demo test test-all test-pythons test-oldest test-newest test-vllm torture bench bench-gpu lint format figure freeze clean
+.PHONY: demo test test-all test-pythons test-oldest test-newest test-vllm torture bench bench-gpu notebooks lint format figure freeze clean
 
 demo: $(READY)
 	$(RUN)/rlif train demo
@@ -66,6 +67,9 @@ bench: $(READY)
 
 bench-gpu: $(READY)
 	$(RUN)/python benchmarks/gpu.py
+
+notebooks: $(READY)
+	$(RUN)/python scripts/notebooks.py
 
 lint: $(READY)
 	$(RUN)/ruff check .

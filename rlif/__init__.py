@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from rlif.config.recipe import Recipe as Recipe
     from rlif.engines.plain import reward as reward
     from rlif.errors import RlifError as RlifError
+    from rlif.evaluation.one_model import evaluate as evaluate
     from rlif.reporting.page import report as report
     from rlif.scoring.statistics import score_completions as score_completions
     from rlif.selection.rules import RULES as RULES
     from rlif.selection.rules import choose as choose
     from rlif.selection.rules import select as select
+    from rlif.selection.scorer import score as score
     from rlif.signals import SIGNALS as SIGNALS
     from rlif.signals.self_certainty_topk import approximate_self_certainty as approximate_self_certainty
     from rlif.tasks import TASKS as TASKS
@@ -34,12 +36,14 @@ _HOME = {
     "compare": "rlif.comparison.comparison",
     "Recipe": "rlif.config.recipe",
     "load_recipe": "rlif.config.loading",
+    "evaluate": "rlif.evaluation.one_model",
     "report": "rlif.reporting.page",
     "reward": "rlif.engines.plain",
     "score_completions": "rlif.scoring.statistics",
     "RULES": "rlif.selection.rules",
     "choose": "rlif.selection.rules",
     "select": "rlif.selection.rules",
+    "score": "rlif.selection.scorer",
     "SIGNALS": "rlif.signals",
     "approximate_self_certainty": "rlif.signals.self_certainty_topk",
     "TASKS": "rlif.tasks",
@@ -48,6 +52,8 @@ _HOME = {
     "RlifError": "rlif.errors",
     "TokenStats": "rlif.types",
 }
+
+__all__ = sorted([*_HOME, "__version__"])  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

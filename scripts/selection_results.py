@@ -26,7 +26,7 @@ from rlif.sampling.protocol import decoding_of
 from rlif.selection.figure import draw
 from rlif.selection.samples import GroupSampler
 from rlif.selection.scaling import early_line, early_stop_report, markdown, scaling
-from rlif.selection.score_file import Scorer
+from rlif.selection.scorer import Scorer
 
 TASKS = ("clock", "cups")
 WINDOW = 8  # DeepConf's 2,048 tokens are about a tenth of its traces; worked solutions here take 30 to 50

@@ -1,5 +1,6 @@
 """Groups samples by problem, and answers by equality."""
 
+import json
 import math
 import time
 from collections import defaultdict
@@ -84,11 +85,42 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
+def with_ids(samples: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Gives samples without an id their prompt as id, a conversation as JSON; others stay as they are.
+
+    Raises:
+        DataError: only some have an id, or one has neither id nor prompt.
+
+    Example:
+        >>> with_ids([{"prompt": "2 + 2?", "answer": "4"}])
+        [{'prompt': '2 + 2?', 'answer': '4', 'id': '2 + 2?'}]
+    """
+    samples = list(samples)
+    for number, sample in enumerate(samples, start=1):
+        if not isinstance(sample, Mapping):
+            raise DataError(f"sample {number} is a {type(sample).__name__}; expected a mapping.")
+    lacking = [number for number, sample in enumerate(samples, start=1) if sample.get("id") is None]
+    if not lacking:
+        return samples
+    if len(lacking) < len(samples):
+        raise DataError(f"sample {lacking[0]} has no id, and others have; name the problem of each.")
+    for number, sample in enumerate(samples, start=1):
+        if sample.get("prompt") is None:
+            raise DataError(
+                f"sample {number} has neither id nor prompt, which name its problem; it has {', '.join(sample)}."
+            )
+    return [{**sample, "id": _name(sample["prompt"])} for sample in samples]
+
+
+def _name(prompt: Any) -> str:
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+
+
 def by_problem(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
     """Groups samples by the id of their problem, in the order given."""
     groups: dict[str, list[Sample]] = defaultdict(list)
     for number, sample in enumerate(samples, start=1):
-        if "id" not in sample:
+        if sample.get("id") is None:
             raise DataError(f"sample {number} has no id, the name of its problem; it has {', '.join(sample)}.")
         groups[str(sample["id"])].append(sample)
     return dict(groups)

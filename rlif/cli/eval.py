@@ -71,21 +71,18 @@ def evaluate(
 
     Example: `rlif eval tiny-reasoner runs/demo --tasks clock,cups`. A run folder stands for all its checkpoints.
     """
-    from rlif.evaluation.grid import Options, candidates, check_distinct, samplers
+    from rlif.evaluation.grid import candidates, check_distinct, load_problems, options_of, samplers
+    from rlif.tasks import find_task
 
     if not tasks:
         raise RecipeError("name the tasks, e.g. --tasks gsm8k,math500.")
-    if n is not None and n > 1 and temperature is None:
-        temperature = 1.0
-    decoding = {"n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
-    batch_size = batch_size or (512 if engine == "vllm" else 64)
-    sampler = samplers(engine, batch_size)
-    sources = _sources(source or [])
+    given: dict[str, Any] = {"split": split, "limit": limit, "overwrite": overwrite, "unsafe_local": unsafe_local}
+    given |= {"n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
     how = chat_settings(chat, chat_template_kwargs, merge_system)
-    options = Options(
-        split, limit, sources, _prompt(prompt), how, decoding, batch_size, overwrite, unsafe_local, engine
-    )
-    work = _work(tasks, options, named_columns(columns))
+    given |= {"batch_size": batch_size, "engine": engine, "sources": _sources(source or [])}
+    options = options_of(prompt=_prompt(prompt), chat=how, **given)
+    sampler = samplers(engine, options.batch_size)
+    work = load_problems([find_task(name.strip()) for name in tasks.split(",")], options, named_columns(columns))
     if check_gold:
         _check_gold(work, unsafe_local)
     if outputs is not None:
@@ -98,21 +95,6 @@ def evaluate(
         _evaluate(found, work, options, sampler)
     elif not check_gold:
         raise RecipeError("give a model, or recorded completions with --outputs.")
-
-
-def _work(tasks: str, options: Options, columns: Mapping[str, str]) -> list[tuple[Task, list[Problem]]]:
-    """Loads the tasks and their problems; a task that runs code needs the sandbox before anything is sampled."""
-    from rlif.tasks import check_sources, find_task
-
-    named = [find_task(name.strip()).reading(columns) for name in tasks.split(",")]
-    if columns and len(named) > 1:
-        raise RecipeError("--columns names the columns of one task's data; evaluate the tasks one by one.")
-    check_sources(options.sources, named)
-    if any(task.runs_code for task in named) and not options.unsafe_local:
-        from rlif.sandbox.runner import require_sandbox
-
-        require_sandbox()
-    return [(task, options.problems(task)) for task in named]
 
 
 def _sources(pairs: Sequence[str]) -> dict[str, str]:

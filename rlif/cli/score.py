@@ -31,7 +31,8 @@ def score(
 
     Writes the same rows with self-certainty, entropy, likelihood and the other signals.
     """
-    from rlif.selection.score_file import load_scorer, score_file
+    from rlif.selection.score_file import score_file
+    from rlif.selection.scorer import load_scorer
 
     keeps(f"written rows are kept in {out}; give the same command again" if out else NOT_KEPT)
     total = count_lines(file)

@@ -18,7 +18,7 @@ from rlif.files.atomic import replace_file, write_rows, writing
 
 if TYPE_CHECKING:
     from rlif.selection.samples import GroupSampler, Row
-    from rlif.selection.score_file import Scorer
+    from rlif.selection.scorer import Scorer
     from rlif.tasks import Task
     from rlif.tasks.prompts import Prompt
     from rlif.types import Problem
@@ -62,7 +62,7 @@ def select(
     from rlif.selection.drawing import Drawing, check_selection, is_complete, rendering
     from rlif.selection.samples import read_samples
     from rlif.selection.scaling import report
-    from rlif.selection.score_file import load_scorer
+    from rlif.selection.scorer import load_scorer
     from rlif.tasks.prompts import find_prompt
 
     template = None if prompt is None else find_prompt(prompt)

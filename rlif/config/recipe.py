@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from rlif.config.defaults import ALGORITHMS, LEAVE_ONE_OUT, PAPER_TRAINING, REUSE, RLOO_HAS_NOT, UNSCALED, set_by_rlif
 from rlif.config.renamed import with_new_names
-from rlif.config.schedule import ALWAYS, Weight, read_weight
+from rlif.config.schedule import ALWAYS, Rows, Weight, read_rows, read_weight
 from rlif.errors import RecipeError
 from rlif.guard.limits import Guard
 from rlif.tasks.chat_template import Chat
@@ -24,6 +24,7 @@ from rlif.tasks.chat_template import Chat
 Algorithm = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "rloo", "reinforce"]
 Normalisation = Literal["group_std", "group_std_floor", "batch_std", "none"]
 Mixing = Literal["normalised", "sum"]
+Order = Literal["shuffled", "labelled_first", "unlabelled_first"]
 Annotator = Literal["online", "offline", "ema", "lagged"]
 
 
@@ -106,7 +107,12 @@ class Recipe(Strict):
     """The form of the loss, and with rloo and reinforce the engine's trainer; see `ALGORITHMS`."""
     reward: str | dict[str, Any] = "self_certainty"
     """A signal or a grader, see `rlif.rewards.terms`; or several with their weights, {self_certainty: 1.0, accuracy:
-    0}. A weight is a number or a schedule, see `rlif.config.schedule`; 0 only logs."""
+    0}. A weight is a number or a schedule, see `rlif.config.schedule`; 0 only logs. {weight: 1.0, rows: labelled} is
+    for the problems with a gold answer alone, `unlabelled` for the others."""
+    labels: int | None = Field(default=None, ge=1)
+    """At most this many problems count as labelled, chosen by the seed; rewards never see the other gold answers."""
+    order: Order = "shuffled"
+    """How problems follow each other in an epoch: shuffled, or in two stages, each shuffled once."""
     reward_seconds: float = Field(default=600, gt=0)
     """Seconds that each reward may take for one batch; beyond it the run stops at a checkpoint."""
     mixing: Mixing = "normalised"
@@ -173,7 +179,11 @@ class Recipe(Strict):
     @field_validator("reward")
     @classmethod
     def _readable_weights(cls, reward: str | dict[str, Any]) -> str | dict[str, Any]:
-        weights = [read_weight(name, value) for name, value in reward.items()] if isinstance(reward, dict) else [ALWAYS]
+        weights = [ALWAYS]
+        if isinstance(reward, dict):
+            for name, value in reward.items():
+                read_rows(name, value)
+            weights = [read_weight(name, value) for name, value in reward.items()]
         if not any(weight.ever for weight in weights):
             raise ValueError(
                 f"no reward has a weight: {reward!r} would train on nothing; give one a weight other than 0"
@@ -198,6 +208,10 @@ class Recipe(Strict):
                     f"training.{key} is {self.training[key]!r}, but algorithm {self.algorithm} means {value!r}; leave"
                     " one of the two out"
                 )
+        if self.order != "shuffled" and self.training.get("shuffle_dataset"):
+            raise ValueError(
+                f"order {self.order} is one of two stages, but training.shuffle_dataset mixes them; leave one out"
+            )
         if self.annotator == "offline" and self.training.get("sync_ref_model"):
             raise ValueError(
                 "annotator offline is the frozen start, but training.sync_ref_model moves it; leave one of the two out"
@@ -221,7 +235,7 @@ class Recipe(Strict):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Recipe:
         """Copies the recipe; what follows from the keys is derived anew."""
         copied = super().model_copy(update=update, deep=deep)
-        for name in ("weights", "resolved_normalisation", "resolved_training", "chat_template"):
+        for name in ("weights", "rows", "resolved_normalisation", "resolved_training", "chat_template"):
             vars(copied).pop(name, None)
         return copied
 
@@ -230,6 +244,12 @@ class Recipe(Strict):
         """The rewards by name, each with its weight."""
         reward = {self.reward: 1.0} if isinstance(self.reward, str) else self.reward
         return {name: read_weight(name, value) for name, value in reward.items()}
+
+    @cached_property
+    def rows(self) -> dict[str, Rows]:
+        """The rows that each reward is for, by its name."""
+        reward = {self.reward: 1.0} if isinstance(self.reward, str) else self.reward
+        return {name: read_rows(name, value) for name, value in reward.items()}
 
     @cached_property
     def resolved_normalisation(self) -> Normalisation:
@@ -246,6 +266,8 @@ class Recipe(Strict):
         """TRL's options with the paper's values, and those of the algorithm, where the recipe says nothing."""
         skip = RLOO_HAS_NOT if self.algorithm in LEAVE_ONE_OUT else ()
         paper = {key: value for key, value in PAPER_TRAINING.items() if key not in skip}
+        if self.order != "shuffled":
+            paper["shuffle_dataset"] = False
         return paper | ALGORITHMS[self.algorithm] | self.training
 
     def written_out(self) -> dict[str, Any]:

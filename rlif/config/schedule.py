@@ -4,6 +4,8 @@
     {linear: [[0, 1.0], [50, 0.0]]}      straight lines through the points, constant before the first and after the last
     {stages: [[0, 1.0], [30, 0.0]]}      each value from its step on
 
+An entry of a recipe's `reward` may also say which rows are rewarded, {weight: 1.0, rows: labelled}, see `read_rows`.
+
 The step is the number of optimiser steps taken when the completions were sampled: 0 for the first rollout. A weight of
 0 only watches: the reward is computed and logged, but does not enter the advantages.
 
@@ -16,11 +18,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from rlif.errors import nearest
 from rlif.files.atomic import is_number
 
 FORMS = ("linear", "stages")
+ENTRY = ("weight", "rows")
+Rows = Literal["all", "labelled", "unlabelled"]
 
 
 @dataclass(frozen=True)
@@ -75,11 +80,14 @@ def read_weight(name: str, value: Any) -> Weight:
     """Reads a weight that a recipe gives as a number or a schedule.
 
     Args:
-        value: a number, {linear: points} or {stages: points}, points as [[step, weight], ...].
+        value: a number, {linear: points} or {stages: points}, points as [[step, weight], ...]; or such a value as the
+            `weight` of an entry, which is 1 if left out.
 
     Raises:
         ValueError: it is neither.
     """
+    if _is_entry(value):
+        value = value.get("weight", 1.0)
     if is_number(value):
         return Weight(((0, float(value)),))
     if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in FORMS:
@@ -100,3 +108,26 @@ def read_weight(name: str, value: Any) -> Weight:
 
 def _is_point(point: Any) -> bool:
     return isinstance(point, list | tuple) and len(point) == 2 and all(map(is_number, point)) and point[0] >= 0
+
+
+def _is_entry(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value.keys() & {*ENTRY})
+
+
+def read_rows(name: str, value: Any) -> Rows:
+    """Reads which rows an entry of a recipe's `reward` is for: all, or those with or without a gold answer.
+
+    Args:
+        value: a weight, for all rows, or {weight: ..., rows: all, labelled or unlabelled}.
+
+    Raises:
+        ValueError: it names other rows, or another key.
+    """
+    if not _is_entry(value):
+        return "all"
+    if unknown := [key for key in value if key not in ENTRY]:
+        raise ValueError(f"the entry of reward {name} has no {unknown[0]!r}; {nearest(str(unknown[0]), ENTRY)}")
+    rows = value.get("rows", "all")
+    if rows not in get_args(Rows):
+        raise ValueError(f"rows of reward {name} is {rows!r}; it must be {', '.join(get_args(Rows))}")
+    return rows

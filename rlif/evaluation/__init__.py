@@ -2,7 +2,8 @@
 
 In reading order:
 
-    evaluate    samples and grades completions of one task, and scores them; the front door
+    one_model   `rlif.evaluate`, the front door: a model and a task
+    evaluate    samples and grades completions of one task, and scores them
     scores      computes scores from records
     records     writes records and scores to disk, so that a killed evaluation can be resumed
     grid        finds the models that a name stands for, and evaluates each on several tasks

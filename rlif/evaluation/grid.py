@@ -4,10 +4,12 @@ A candidate is a model on the hub, a folder, or one checkpoint of a run; a run f
 its start as step 0 included, and their scores go into its own `eval/`, where `rlif report` draws them as curves.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rlif.answers.clusters import by_problem
@@ -16,6 +18,7 @@ from rlif.errors import DataError, ModelError, RecipeError, lookup
 from rlif.evaluation.evaluate import describe, evaluate
 from rlif.evaluation.records import Records
 from rlif.evaluation.scores import Scores, scores_of
+from rlif.files.atomic import is_number
 from rlif.files.hashes import hash_weights
 from rlif.files.jsonl import read_lines
 from rlif.files.tables import read_rows
@@ -27,9 +30,10 @@ from rlif.sampling.loading import load_config, load_model, load_tokenizer, model
 from rlif.sampling.protocol import Record, Setup, decoding_of, render_problems, setup_of
 from rlif.sampling.sampler import Sampler, TransformersSampler
 from rlif.sampling.vllm_sampler import load_sampler
-from rlif.tasks import Task, by_id, of_task
-from rlif.tasks.chat_template import OPEN, Chat
-from rlif.tasks.prompts import Prompt
+from rlif.sandbox.runner import require_sandbox
+from rlif.tasks import Task, by_id, check_sources, of_task
+from rlif.tasks.chat_template import OPEN, Chat, chat_of
+from rlif.tasks.prompts import Prompt, find_prompt
 from rlif.types import Problem
 
 
@@ -39,13 +43,13 @@ class Candidate:
 
     label: str  # what tables call it
     recipe: Recipe  # the model and how it is loaded; no other fields are read
-    folder: Path  # where its scores go
+    folder: Path | None  # where its scores go; None for memory
     step: int | None = None  # for a checkpoint, the step of its run; else None
     trained_with: Chat = OPEN  # how its run rendered prompts
 
-    def path(self, task: Task) -> Path:
-        """Returns the path of its scores on a task, without the ending."""
-        return self.folder / (task.name if self.step is None else evaluation_name(self.step, task.name))
+    def path(self, task: Task) -> Path | None:
+        """Returns the path of its scores on a task, without the ending; None where they stay in memory."""
+        return self.folder and self.folder / (task.name if self.step is None else evaluation_name(self.step, task.name))
 
     def settings(self) -> dict[str, Any]:
         """Describes the model: its name, and for a folder the sizes of its weights and a hash of parts of them."""
@@ -76,7 +80,68 @@ class Options:
         return task.load(self.split or task.splits[-1], source=of_task(task, self.sources), limit=self.limit)
 
 
-def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str | None = None) -> list[Candidate]:
+LEAST = {"n": 1, "limit": 1, "max_tokens": 1, "batch_size": 1, "seed": 0}
+
+
+def options_of(
+    *,
+    sources: Mapping[str, str] | None = None,
+    prompt: Prompt | str | Mapping[str, Any] | None = None,
+    chat: Chat | bool | None = None,
+    batch_size: int | None = None,
+    engine: str = "transformers",
+    **others: Any,
+) -> Options:
+    """Makes options of what `rlif eval` and `rlif.evaluate` are given; `others` are decoding's and those of `Options`.
+
+    With more than one completion per problem the temperature is 1, if none is given.
+
+    Raises:
+        RecipeError: a number is out of its range, or there is no such prompt or engine.
+    """
+    given = {**others, "batch_size": batch_size}
+    for name, least in LEAST.items():
+        value = given.get(name)
+        if value is not None and (type(value) is not int or value < least):
+            raise RecipeError(f"{name} is {value!r}; it must be a whole number from {least}.")
+    for name, most in (("temperature", math.inf), ("top_p", 1)):
+        value = given.get(name)
+        if value is not None and not (is_number(value) and 0 <= value <= most):
+            raise RecipeError(f"{name} is {value!r}; it must be a number from 0{f' to {most}' if most == 1 else ''}.")
+    if not isinstance(prompt, Prompt | str | Mapping | None):
+        raise RecipeError(f"the prompt is a {type(prompt).__name__}; expected a template's name or its texts.")
+    decoding = {name: others.pop(name, None) for name in ("n", "temperature", "top_p", "max_tokens", "seed")}
+    if decoding["temperature"] is None and (decoding["n"] or 1) > 1:
+        decoding["temperature"] = 1.0
+    return Options(
+        sources=sources or {},
+        prompt=find_prompt(prompt) if isinstance(prompt, str | Mapping) else prompt,
+        chat=chat_of(chat),
+        decoding=decoding,
+        batch_size=batch_size or (512 if engine == "vllm" else 64),
+        engine=engine,
+        **others,
+    )
+
+
+def load_problems(
+    tasks: Sequence[Task], options: Options, columns: Mapping[str, str] = MappingProxyType({})
+) -> list[tuple[Task, list[Problem]]]:
+    """Loads the problems of tasks; one that runs code needs the sandbox before anything is sampled.
+
+    Args:
+        columns: names of the columns that hold prompt and gold, for a single task.
+    """
+    tasks = [task.reading(columns) if columns else task for task in tasks]
+    if columns and len(tasks) > 1:
+        raise RecipeError("--columns names the columns of one task's data; evaluate the tasks one by one.")
+    check_sources(options.sources, tasks)
+    if any(task.runs_code for task in tasks) and not options.unsafe_local:
+        require_sandbox()
+    return [(task, options.problems(task)) for task in tasks]
+
+
+def candidates(model: str, output: Path | None, *, dtype: str = "auto", revision: str | None = None) -> list[Candidate]:
     """Finds the models that a name stands for: one, or all checkpoints of a run folder."""
     path, loading = Path(model).expanduser(), {"dtype": dtype, "chat": False}
     if (path / "recipe.yaml").is_file():
@@ -90,12 +155,12 @@ def candidates(model: str, output: Path, *, dtype: str = "auto", revision: str |
     recipe = Recipe(model=model, revision=revision, **loading)
     model_path(recipe)
     label = (f"{run.resolve().name}-" if run else "") + path.name + (f"@{revision}" if revision else "")
-    return [Candidate(label, recipe, output / label, trained_with=trained_with(model))]
+    return [Candidate(label, recipe, output and output / label, trained_with=trained_with(model))]
 
 
 def check_distinct(found: Sequence[Candidate]) -> None:
     """Refuses two models whose scores would go to the same files."""
-    known: dict[tuple[Path, int | None], Candidate] = {}
+    known: dict[tuple[Path | None, int | None], Candidate] = {}
     for candidate in found:
         other = known.setdefault((candidate.folder, candidate.step), candidate)
         if other is not candidate:
@@ -139,7 +204,8 @@ def evaluate_candidate(
         how = {"prompt": options.prompt, "chat": options.chat, "trained_with": candidate.trained_with}
         setups[task.name] = setup = setup_of(task, tokenizer, decoding=decoding, **how)
         described = describe(task, problems, setup, options.batch_size, settings)
-        done = None if options.overwrite else Records.finished(candidate.path(task), described)
+        path = candidate.path(task)
+        done = None if options.overwrite or path is None else Records.finished(path, described)
         scores[task.name] = done
         if done is None:
             ids = render_problems(tokenizer, setup.prompt, problems, setup.chat, task)
@@ -176,7 +242,8 @@ def samplers(engine: str, batch_size: int) -> Callable[[Candidate, Any], Sampler
 def compare(first: Candidate, second: Candidate, task: Task) -> Comparison:
     """Compares two evaluated candidates by a paired test, see `rlif.intervals.paired`."""
     files = (candidate.path(task) for candidate in (first, second))
-    return paired(*(_shares_right(read_records(path.with_name(f"{path.name}.jsonl"))) for path in files))
+    found = (read_records(path.with_name(f"{path.name}.jsonl")) for path in files if path is not None)
+    return paired(*map(_shares_right, found))
 
 
 def _shares_right(records: Sequence[Record]) -> dict[str, float]:

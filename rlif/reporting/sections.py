@@ -45,6 +45,8 @@ MEASURES = {
     "same_answer": ("Problems with the commonest answer of all", True,
         "Share of problems that have the same most frequent answer; high where the model ignores the problem."),
     "unanswered": ("Completions without an answer", True, "Share of completions in which the task found no answer."),
+    "labelled": ("Completions of problems with a gold answer", True,
+        "Share of rewarded completions whose problem has a gold answer that rewards may read."),
     "goes_on": ("Completions that go on after their answer", True,
         "Share of completions that open a new problem or turn, or write on after the answer."),
     "repetition": ("Repeated 4-grams", True,

@@ -8,14 +8,14 @@ model     a folder or hub name with a `/`: a reward model
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from rlif.config.recipe import Recipe
-from rlif.config.schedule import ALWAYS, Weight
+from rlif.config.schedule import ALWAYS, Rows, Weight
 from rlif.errors import DataError, RecipeError, nearest
 from rlif.graders import FACTORS, GRADERS, NEED_GOLD
 from rlif.graders.external import (
@@ -53,6 +53,11 @@ class Term:
     needs: str = ""  # the field of `TokenStats` that it reads; "" for none
     factor: Callable[[Group], float] | None = None  # computes the factor of its advantages in a group
     gold: bool = False  # whether it reads gold answers
+    rows: Rows = "all"  # of which problems completions are rewarded; it gives None for the others
+
+    def takes(self, labelled: bool) -> bool:
+        """Tells whether completions of a problem are rewarded, which is labelled or not."""
+        return self.rows == "all" or labelled == (self.rows == "labelled")
 
 
 def kind_of(name: str) -> Kind:
@@ -73,6 +78,7 @@ def find_term(
     name: str,
     weight: Weight = ALWAYS,
     *,
+    rows: Rows = "all",
     window: int = WINDOW,
     seconds: float = 600,
     chat: Chat = WITH_TEMPLATE,
@@ -82,6 +88,7 @@ def find_term(
     """Loads the term of that name.
 
     Args:
+        rows: of which problems completions are rewarded.
         window: tokens in a window of the tail and window confidences.
         seconds: the time limit of `measure` for one batch or group.
         chat: how a reward model renders conversations.
@@ -101,12 +108,12 @@ def find_term(
     else:
         measure = windowed(name, window) if kind == "token" else TABLES[kind][name]
     limited = time_limit(name, seconds, foreign=kind in ("function", "model"))(measure)
-    return Term(name, kind, limited, weight, NEEDS.get(name, ""), FACTORS.get(name), gold)
+    return Term(name, kind, limited, weight, NEEDS.get(name, ""), FACTORS.get(name), gold, rows)
 
 
 def reads_problems(recipe: Recipe) -> bool:
-    """Tells whether a reward reads gold answers or columns of the data; else none reaches the training path."""
-    return any(
+    """Tells whether a reward reads gold answers or columns, or is for some rows; else no gold reaches training."""
+    return any(rows != "all" for rows in recipe.rows.values()) or any(
         reads_rows(import_function(name)) if kind_of(name) == "function" else name in NEED_GOLD
         for name in recipe.weights
     )
@@ -172,3 +179,23 @@ def check_gold(recipe: Recipe, task: Task, problems: list[Problem]) -> None:
             f"the reward {needing[0]} needs gold answers{named}, and none of the {len(problems)} problems of task"
             f" {task.name} has one; use a label-free reward."
         )
+
+
+def check_labels(recipe: Recipe, task: Task, labelled: Sequence[bool]) -> None:
+    """Refuses rewards and stages for labelled or unlabelled problems where there are none.
+
+    Args:
+        labelled: whether each problem is, for rewards.
+    """
+    if recipe.labels is not None and task.runs_code:
+        raise RecipeError(f"labels hides gold answers, and task {task.name} has tests instead; leave it out.")
+    if recipe.labels is not None and not reads_problems(recipe) and recipe.order == "shuffled":
+        raise RecipeError("labels limits the gold answers that rewards see, and no reward reads any; leave it out.")
+    asked = {f"the reward {name}": rows for name, rows in recipe.rows.items() if rows != "all"}
+    if recipe.order != "shuffled":
+        asked[f"order {recipe.order}"] = "labelled" if not any(labelled) else "unlabelled"
+    for what, rows in asked.items():
+        if any(known == (rows == "labelled") for known in labelled):
+            continue
+        found = "has a gold answer" if rows == "unlabelled" else "has none"
+        raise DataError(f"{what} is for {rows} problems, but each of the {len(labelled)} {found}; leave that out.")

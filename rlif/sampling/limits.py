@@ -4,6 +4,7 @@
     check_trainable    quantised weights take adapters; no layers are dropped at random
     check_fit          prompts and completions within its positions, and tokens within its embeddings (`check_tokens`)
     check_generation   options of sampling that transformers refuses, tried on a tiny model
+    check_tokenizer    a tokenizer with as many tokens as the model, see also `check_pair`
     check_finite       weights without NaN and infinite values; `check_files` reads them off the disk
 
 Training, its dry run, evaluation, selection and the forecast call these through `rlif.sampling.loading`,
@@ -115,6 +116,32 @@ def check_generation(name: str, own: Any, options: Mapping[str, Any], vocabulary
                 f" {', '.join(f'training.{key}' for key in [*given, 'generation_kwargs'])}, or generation_config.json"
                 f" of {name}."
             ) from error
+
+
+LIKE = 0.8  # share of the tokens that model and tokenizer have in common at least; padded vocabularies have 97 % and up
+
+
+def check_pair(model: Any, tokenizer: Any) -> None:
+    """Refuses what is not a causal language model with its tokenizer, for models that a caller has loaded."""
+    if not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
+        raise RecipeError(
+            f"the model is a {type(model).__name__}; expected a causal language model of transformers, a hub name or a"
+            " folder."
+        )
+    if tokenizer is None:
+        raise RecipeError("there is no tokenizer; give that of the model.")
+    check_tokenizer(type(model).__name__, model.config, tokenizer)
+
+
+def check_tokenizer(name: str, config: Any, tokenizer: Any) -> None:
+    """Refuses what is not a tokenizer, or one whose vocabulary is much larger or smaller than the model's."""
+    if not hasattr(tokenizer, "convert_ids_to_tokens"):
+        raise RecipeError(f"the tokenizer is a {type(tokenizer).__name__}; expected a tokenizer of transformers.")
+    if tokenizer.eos_token_id is None:
+        raise ModelError("the tokenizer has no end-of-sequence token, so nothing ends a completion.")
+    has, reads = len(tokenizer), config.get_text_config().vocab_size
+    if min(has, reads) < LIKE * max(has, reads):
+        raise ModelError(f"the tokenizer has {has} tokens, but {name} reads {reads}; use the model's own tokenizer.")
 
 
 def check_finite(name: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:

@@ -70,7 +70,7 @@ def setup_of(
     """
     chat = chat_of(chat).over(Chat(task.protocol.chat)).over(trained_with)
     if chat and not tokenizer.chat_template:
-        raise ModelError("this protocol needs a chat template and the tokenizer has none; give --no-chat.")
+        raise ModelError("this protocol needs a chat template and the tokenizer has none; give chat=False, --no-chat.")
     chat = chat.over(Chat(bool(tokenizer.chat_template)))
     decoding = replace(decoding or decoding_of(task), ends=ends_of(tokenizer, chat))
     return Setup(prompt or find_prompt(task.protocol.prompt), chat, decoding)

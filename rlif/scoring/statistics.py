@@ -15,8 +15,10 @@ The pass takes no gradients and applies the head to a few positions at a time, s
 `rlif.scoring.taps` reads the same statistics from passes that run anyway.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from numbers import Integral
+from os import PathLike
 from typing import Any
 
 import torch
@@ -74,6 +76,10 @@ def score_completions(
         >>> rlif.SIGNALS["self_certainty"](stats)
         [5.94..., 5.93...]
     """
+    _check_arguments(model, {"prompt": prompt_ids, "completion": completion_ids})
+    for name, number in (("batch_size", batch_size), ("chunk_tokens", chunk_tokens)):
+        if number is not None and number < 1:
+            raise RecipeError(f"{name} must be from 1, got {number}.")
     lm = causal_lm(model)
     head = head_of(lm)
     _check_rows(lm, prompt_ids, completion_ids, temperature, top_k, head.vocab_size)
@@ -100,6 +106,21 @@ def score_completions(
     return TokenStats(
         mask_BT, head.vocab_size, temperature, **{f"{name}_BT": field_BT for name, field_BT in fields.items()}
     )
+
+
+def _check_arguments(model: Any, ids: Mapping[str, Any]) -> None:
+    """Refuses a name in place of a model, and text in place of token ids."""
+    if not isinstance(model, nn.Module):
+        found = f"the name {str(model)!r}" if isinstance(model, str | PathLike) else f"a {type(model).__name__}"
+        raise RecipeError(f"score_completions takes a loaded model, got {found}; rlif.score loads models by name.")
+    for kind, rows in ids.items():
+        if isinstance(rows, str) or not isinstance(rows, Sequence):
+            raise RecipeError(f"the {kind}s are a {type(rows).__name__}; give a list with the token ids of each.")
+        for number, row in enumerate(rows):
+            if isinstance(row, str) or (isinstance(row, Sequence) and any(isinstance(each, str) for each in row)):
+                raise RecipeError(f"{kind} {number} is text; score_completions takes token ids, rlif.score takes text.")
+            if not isinstance(row, Sequence) or not all(isinstance(each, Integral) for each in row):
+                raise RecipeError(f"{kind} {number} is {row!r:.40}; expected a list of token ids, whole numbers.")
 
 
 def _check_rows(

@@ -5,7 +5,8 @@ In reading order:
     rules        the table `RULES` and `select`; the front door, `rlif.select`
     samples      samples N rows of some problems and marks them, or reads rows from a file
     drawing      draws the rows of all problems into a folder, resumable
-    score_file   scores prompts and completions that come from elsewhere
+    scorer       scores texts that come from elsewhere: `rlif.score`
+    score_file   does so for files, and resumes them
     scaling      computes accuracy over N, with intervals, and the effect of early stopping
     figure       draws accuracy over N
 

@@ -21,7 +21,7 @@ from rlif.files.atomic import read_object, replace_file, writing
 from rlif.files.jsonl import JsonLog, different, plain
 from rlif.files.lock import locked
 from rlif.selection.samples import GroupSampler, Row, check_sample
-from rlif.selection.score_file import Scorer
+from rlif.selection.scorer import Scorer
 from rlif.tasks import Task
 from rlif.tasks.prompts import Prompt, find_prompt
 from rlif.types import Problem

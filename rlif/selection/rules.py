@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rlif.answers.clusters import Equal, by_problem, label, percentile
+from rlif.answers.clusters import Equal, by_problem, label, percentile, with_ids
 from rlif.errors import DataError, RecipeError, lookup
 from rlif.signals import RENAMED, renamed
 
@@ -172,7 +172,8 @@ def select(
 
     Args:
         samples: mappings with `id`, the problem's; `answer`, None or absent for text that has none to extract; and the
-            rule's signal under its own name, as `rlif select` and `rlif score` write them.
+            rule's signal under its own name, as `rlif select` and `rlif score` write them. Where none has an id, all
+            samples of one `prompt` are of one problem, whose id is the prompt, see `rlif.answers.clusters.with_ids`.
         rule: a name of `RULES`. Text without answers is chosen by self-certainty alone, by Borda too.
         equal, power, seed: as in `choose`.
 
@@ -181,7 +182,7 @@ def select(
 
     Raises:
         RecipeError: an unknown rule.
-        DataError: no sample has the values that the rule reads.
+        DataError: no sample has the values that the rule reads; one has neither id nor prompt.
 
     Example:
         >>> samples = [
@@ -192,7 +193,7 @@ def select(
         >>> rlif.select(samples)["p1"]["answer"], rlif.select(samples, "self_certainty")["p1"]["answer"]
         ('5', '4')
     """
-    groups = by_problem(samples)
+    groups = by_problem(with_ids(samples))
     signal = lookup(RULES, rule, "rule").signal
     columns = {signal, *(old for old, new in RENAMED.items() if new == signal)}
     if groups and signal and not any(columns & sample.keys() for group in groups.values() for sample in group):

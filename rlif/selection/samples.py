@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from rlif import progress
-from rlif.answers.clusters import by_problem
+from rlif.answers.clusters import by_problem, with_ids
 from rlif.config.loading import check_recipe
 from rlif.errors import DataError
 from rlif.files.atomic import is_number
@@ -23,7 +23,7 @@ from rlif.sampling.limits import check_fit
 from rlif.sampling.loading import load_config
 from rlif.sampling.protocol import mark, render_problems
 from rlif.sampling.sampler import Completion, Decoding, Sampler, TransformersSampler, generate
-from rlif.selection.score_file import Scorer, read_prompt
+from rlif.selection.scorer import Scorer, read_prompt
 from rlif.signals import SIGNALS, renamed
 from rlif.tasks import Task
 from rlif.tasks.prompts import Prompt
@@ -119,14 +119,16 @@ def read_samples(path: Path) -> list[Row]:
         rows.append(check_sample(line, number, path))
     if not rows:
         raise DataError(f"{path} has no rows.")
-    return rows
+    return [dict(row) for row in with_ids(rows)]
 
 
 def check_sample(line: Row, number: int, path: Path) -> Row:
     """Returns a row of a file of samples as `read_samples` does, which has the errors."""
     row = renamed(line)
+    if row.get("id") is None and row.get("prompt") is not None:
+        row["id"] = None  # the prompt tells the problem, see `with_ids`
     for name in ("id", "completion"):
-        if name not in row:
+        if name not in row or (row["id"] is None and row.get("prompt") is None):
             raise DataError(f"line {number} of {path} has no {name!r}; it has {', '.join(row) or 'nothing'}.")
     for name, kinds in KINDS.items():
         if row.get(name) is not None and not isinstance(row[name], kinds):
@@ -142,7 +144,7 @@ def check_sample(line: Row, number: int, path: Path) -> Row:
             raise DataError(f"{name!r} in line {number} of {path} is a {found}; expected a number or null.")
         if not is_number(row[name]):
             row[name] = None
-    return {**row, "id": str(row["id"])}
+    return row if row["id"] is None else {**row, "id": str(row["id"])}
 
 
 def mark_samples(rows: Sequence[Row], task: Task, problems: Mapping[str, Problem]) -> list[Row]:

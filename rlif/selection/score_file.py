@@ -1,12 +1,4 @@
-"""Scores text from elsewhere: reads rows of prompt and completion, adds every signal at temperature 1.
-
-A prompt is plain text or a list of messages. Text becomes the user's message of the chat template where `chat` is on.
-Prompt and completion are tokenised apart, completions without special tokens. A completion is closed by
-the token that ends the assistant's turn in the chat template, else by the end-of-sequence token, since ending is a
-decision of the model too; not where `end` is off or the row has `truncated` or `stopped`.
-
-Watch: a model may have written the same text with other tokens than its tokenizer makes of it. So scores of text are
-close to those taken while sampling, and not always equal.
+"""Scores files of JSON lines: reads rows of prompt and completion, adds every signal (`rlif.selection.scorer`).
 
 A file is written in the order of the rows, a batch at a time. Rows that it holds already are checked against the input
 and not scored again. What a kill left of a batch is dropped: the numbers of a row depend in their last bits on the rows
@@ -15,161 +7,20 @@ that share its pass, and a resumed file holds the same bytes as one that was not
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TextIO, TypeVar
+from typing import TextIO, TypeVar
 
 from rlif import progress
-from rlif.config.loading import check_recipe
 from rlif.errors import DataError, MachineError, RecipeError, RlifError, why_unreadable
-from rlif.files.hashes import hash_weights
 from rlif.files.jsonl import JsonLog, Row, read_lines
 from rlif.files.lock import alone
-from rlif.files.tables import names_of
-from rlif.files.text import check_text
-from rlif.sampling.limits import check_tokens
-from rlif.sampling.loading import load_model, load_tokenizer, trained_with
-from rlif.scoring.head import head_of, longest_sequence
-from rlif.scoring.statistics import score_completions
-from rlif.signals import SIGNALS, every_signal
-from rlif.signals.token_confidence import TOP_K, WINDOW
-from rlif.tasks.chat_template import WITH_TEMPLATE, Chat, chat_of, try_ahead
-from rlif.tasks.rendering import encode, ends_of
-from rlif.tasks.rows import CONVERSATIONS, named_column, read_turns, written_out
-from rlif.types import Message
+from rlif.selection.scorer import BATCHES, PAIR, Pair, Scorer, read_row
 
-Pair = tuple[list[int], list[int]]  # token ids of a prompt and of a completion
 Each = TypeVar("Each")
-PAIR = ("prompt", "completion")
-BATCHES = 8  # scored and written together, so that rows of like length share a pass
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """Scores text by a model.
-
-    Example:
-        >>> Scorer(model, tokenizer).score([{"prompt": "Where is the ball?", "completion": "Under cup E."}])
-        [{'self_certainty': 4.49..., 'negative_entropy': -0.83..., ...}]
-    """
-
-    model: Any  # a causal language model of transformers
-    tokenizer: Any
-    chat: Chat = WITH_TEMPLATE  # whether prompts go through the chat template, and how
-    end: bool = True  # completions close with the token that ends a turn
-    batch_size: int = 16  # rows per forward pass
-    window: int = WINDOW  # tokens in the window of the tail and window confidences
-    name: str = ""  # the model's, for the output
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "chat", chat_of(self.chat))  # True and False are understood, too
-
-    @property
-    def described(self) -> str:
-        """Returns what made the scores; it is written to each row, and compared when a file is resumed."""
-        return self.settings + (f", {self.content}" if self.content else "")
-
-    @property
-    def settings(self) -> str:
-        """Returns the same without the hash of the weights, as older files have it."""
-        chat, end = "chat" if self.chat else "no chat", "end" if self.end else "no end"
-        if isinstance(given := self.chat.described(), dict):
-            chat += f" {json.dumps(given, sort_keys=True)}"
-        if self.end and self.ends:
-            end += f" {self.tokenizer.convert_ids_to_tokens(self.closing)}"
-        return f"{self.name}, {chat}, {end}, window {self.window}"
-
-    @cached_property
-    def content(self) -> str | None:
-        """A hash of parts of the weights, since a folder may hold those of another training by now."""
-        return hash_weights(Path(self.name)) if self.name else None
-
-    @cached_property
-    def ends(self) -> tuple[int, ...]:
-        """The tokens that end a completion beside the end-of-sequence token."""
-        return ends_of(self.tokenizer, self.chat)
-
-    @property
-    def closing(self) -> int:
-        """The token that closes a completion which ended."""
-        return (*self.ends, self.tokenizer.eos_token_id)[0]
-
-    def encode(self, row: Row) -> Pair:
-        """Returns the token ids of a row's prompt and completion.
-
-        Raises:
-            RecipeError: messages where `chat` is off.
-            ModelError: messages that the template refuses, or a token without an embedding.
-        """
-        prompt = row["prompt"]
-        if not self.chat and not isinstance(prompt, str):
-            raise RecipeError("its prompt is a list of messages, which takes a chat template; leave --no-chat out.")
-        prompt = self._conversation(row) if self.chat else prompt
-        return self.checked((encode(self.tokenizer, prompt, self.chat), self.encode_completion(row)))
-
-    def checked(self, pair: Pair) -> Pair:
-        """Returns the token ids of a row; raises a ModelError where the model has no embedding of one."""
-        if self.model is not None:
-            check_tokens(self.name or type(self.model).__name__, self.model.config, self.tokenizer, pair)
-        return pair
-
-    def try_ahead(self, rows: Sequence[Row]) -> None:
-        """Tries the chat template on many rows at once, see `rlif.tasks.chat_template`."""
-        if self.chat:
-            try_ahead(self.tokenizer, [self._conversation(row) for row in rows], self.chat, opens=True)
-
-    def _conversation(self, row: Row) -> list[Message]:
-        prompt = row["prompt"]
-        return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-
-    def encode_completion(self, row: Row) -> list[int]:
-        """Returns the token ids of a row's completion, with the token that closes it if it ended."""
-        completion_ids = self.tokenizer(text=[row["completion"]], add_special_tokens=False)["input_ids"][0]
-        ended = self.end and not row.get("truncated") and not row.get("stopped")
-        return completion_ids + ([self.closing] if ended else [])
-
-    def score(self, rows: Sequence[Row]) -> list[dict[str, float | None]]:
-        """Computes every signal of each row; None where there are no tokens, or more than the model takes."""
-        self.try_ahead(rows)
-        return self.score_ids([self.encode(row) for row in rows])
-
-    def score_ids(
-        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], advance: Callable[[int], object] = lambda rows: None
-    ) -> list[dict[str, float | None]]:
-        """Computes the same for pairs of prompt ids and completion ids; `advance` is called with scored rows."""
-        limit = longest_sequence(self.model.config) or 2**62
-        fit = [i for i, (prompt, completion) in enumerate(pairs) if prompt and len(prompt) + len(completion) <= limit]
-        scores: list[dict[str, float | None]] = [dict.fromkeys(SIGNALS) for _ in pairs]
-        top_k = min(TOP_K, head_of(self.model).vocab_size)
-        for start in range(0, len(fit), self.batch_size * BATCHES):
-            part = fit[start : start + self.batch_size * BATCHES]
-            prompts, completions = zip(*(pairs[i] for i in part), strict=True)
-            stats = score_completions(self.model, prompts, completions, top_k=top_k, batch_size=self.batch_size)
-            for i, values in zip(part, every_signal(stats, self.window), strict=True):
-                scores[i] = values
-            advance(len(part))
-        return scores
-
-
-def load_scorer(
-    model: str, *, chat: Chat, window: int | None, dtype: str, batch_size: int, end: bool = True, load: bool = True
-) -> Scorer:
-    """Loads a scorer; without its model if `load` is off.
-
-    Args:
-        chat: what it leaves open is that of the run which trained the model; without one the chat template is used
-            where there is one.
-    """
-    recipe = check_recipe({"model": model, "dtype": dtype, "chat": bool(chat)})
-    tokenizer = load_tokenizer(recipe)
-    chat = chat.over(trained_with(model)).over(Chat(tokenizer.chat_template is not None))
-    if chat:
-        encode(tokenizer, [{"role": "user", "content": "?"}], chat)  # a broken template is refused before loading
-    return Scorer(load_model(recipe) if load else None, tokenizer, chat, end, batch_size, window or WINDOW, model)
 
 
 def score_file(
@@ -185,7 +36,7 @@ def score_file(
         source: rows with `prompt` and `completion`; other columns are copied, except those named as a signal.
         out: a file, resumed if it exists, or an open stream.
         total: the number of rows, to show the time left.
-        columns: as in `read_rows`.
+        columns: as in `rlif.selection.scorer.read_row`.
 
     Returns:
         Counts: `rows`, `skipped` (written before), `unscorable`.
@@ -248,68 +99,19 @@ def _print(out: TextIO, *rows: Row) -> None:
 def _encode(rows: Iterator[tuple[int, Row]], scorer: Scorer, source: Path) -> Iterator[tuple[Row, Pair]]:
     """Yields rows with their token ids; an error names the line, and is raised once the rows before it are yielded."""
     for part in _batches(rows, scorer.batch_size * BATCHES):
-        scorer.try_ahead([row for _, row in part])
-        for number, row in part:
-            try:
-                pair = scorer.encode(row)
-            except RlifError as error:
-                raise type(error)(f"line {number} of {source}: {error}") from error
-            yield row, pair
+        yield from scorer.encode_all((f"line {number} of {source}", row) for number, row in part)
 
 
 def read_rows(source: Path, columns: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[int, Row]]:
     """Reads line numbers and rows with a prompt and a completion.
 
-    A conversation in `messages` or `conversations` is both: its last turn, the assistant's, is the completion.
-
     Args:
-        columns: the columns of the prompt and the completion, where they have other names.
+        columns: as in `rlif.selection.scorer.read_row`.
     """
     if unknown := sorted(columns.keys() - PAIR):
         raise RecipeError(f"columns has no {unknown[0]!r} here; rows are scored by {' and '.join(PAIR)}.")
     for number, row in read_lines(source):
-        where = f"line {number} of {source}"
-        check_text(row, where)
-        row = row | {key: named_column(row, name, key, where) for key, name in columns.items()}
-        whole = next((name for name in CONVERSATIONS if isinstance(row.get(name), list)), None)
-        if whole and not row.keys() & PAIR:
-            *turns, last = read_turns(row[whole], whole, where) or [{}]
-            row |= {"prompt": turns, "completion": [last]}
-        if missing := [name for name in PAIR if name not in row]:
-            raise DataError(f"{where} has no {missing[0]!r}; it has {names_of(row)}.")
-        yield number, row | {"prompt": read_prompt(row["prompt"], where), "completion": _completion(row, where)}
-
-
-def _completion(row: Row, where: str) -> str:
-    """Returns text, also that of a conversation of one turn of the assistant, as TRL has it."""
-    match row["completion"]:
-        case str(text) | [{"role": "assistant", "content": str(text)}]:
-            return text
-        case [{"role": role}]:
-            raise DataError(f"the completion in {where} is a message of the {role}; expected the assistant's.")
-        case other:
-            found = "null" if other is None else f"a {type(other).__name__}"
-            raise DataError(f"the completion in {where} is {found}; expected plain text.")
-
-
-def read_prompt(prompt: Any, where: str) -> str | list[Message]:
-    """Checks a prompt of a row, and reads its messages in whatever form they have.
-
-    Raises:
-        DataError: it is something else, or ends with the assistant's turn.
-    """
-    prompt = written_out(prompt, f"the prompt in {where}")
-    if isinstance(prompt, str):
-        return prompt
-    if not prompt or not isinstance(prompt, list):
-        raise DataError(f"the prompt in {where} is neither text nor a list of messages with role and content.")
-    plain = all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in prompt
-    )
-    turns = prompt if plain else read_turns(prompt, "prompt", where)
-    if turns[-1]["role"] == "assistant":
-        raise DataError(f"the prompt in {where} ends with the assistant's turn; end it with the user's.")
-    return turns
+        yield number, read_row(row, f"line {number} of {source}", columns)
 
 
 def _resume(

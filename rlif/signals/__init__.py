@@ -6,14 +6,14 @@ and `NEEDS` are its columns. A group signal (`GROUP_SIGNALS`) turns a `Group` in
 texts of all completions of one problem. Start with self_certainty.py; every other file is one signal and its forms.
 self_certainty_topk.py approximates self-certainty from top-k log-probabilities and is in no table.
 
-May import answers, scoring and types, and loads no torch. Config and the folders above it may import this one. To add
-a signal: one file, one line in a table, one test, and one row of docs/signals.md, which shows how.
+May import answers, scoring, errors and types, and loads no torch. Config and the folders above it may import this one.
+To add a signal: one file, one line in a table, one test, and one row of docs/signals.md, which shows how.
 """
 
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial, wraps
-from typing import Any, TypeVar
+from functools import partial, update_wrapper
+from typing import Any, TypeVar, cast
 
 from rlif.errors import RecipeError
 from rlif.signals import token_confidence as confidence
@@ -48,22 +48,6 @@ class _Signals(dict[str, TokenSignal]):
         return self[RENAMED[name]]
 
 
-def _no_reward_function(signal: Callable[..., list[float | None]]) -> Callable[..., list[float | None]]:
-    """Refuses the call of a trainer, which gives completions and has no statistics of them."""
-
-    @wraps(signal)
-    def measure(*args: Any, **options: Any) -> list[float | None]:
-        if "completions" in options:
-            raise RecipeError(
-                f"rlif.SIGNALS[{signal.__name__!r}] reads statistics, not completions; import the trainer from rlif.trl"
-                f" and name {signal.__name__!r} in reward_funcs, or use rlif.reward({signal.__name__!r}, model=...,"
-                " tokenizer=...)."
-            )
-        return signal(*args, **options)
-
-    return measure
-
-
 TABLE: dict[str, tuple[TokenSignal, str]] = {
     "self_certainty": (self_certainty, "mean_logprob_BT"),
     "negative_entropy": (negative_entropy, "entropy_BT"),
@@ -75,7 +59,35 @@ TABLE: dict[str, tuple[TokenSignal, str]] = {
     "lowest_window_confidence": (confidence.lowest_window_confidence, "topk_confidence_BT"),
     "bottom_window_confidence": (confidence.bottom_window_confidence, "topk_confidence_BT"),
 }
-SIGNALS: dict[str, TokenSignal] = _Signals({name: _no_reward_function(signal) for name, (signal, _) in TABLE.items()})
+
+
+def _measure(
+    name: str, stats: TokenStats | None = None, window: int | None = None, **others: Any
+) -> list[float | None]:
+    """Computes a signal, after a check of what it is given; a plain trainer gives `completions`, and no statistics."""
+    signal, needs = TABLE[name]
+    if "completions" in others:
+        raise RecipeError(
+            f"rlif.SIGNALS[{name!r}] reads statistics, not completions; import the trainer from rlif.trl and name"
+            f" {name!r} in reward_funcs, or use rlif.reward({name!r}, model=..., tokenizer=...)."
+        )
+    if others:
+        raise TypeError(f"the signal {name} takes no argument {next(iter(others))!r}")
+    if not isinstance(stats, TokenStats):
+        raise RecipeError(f"the signal {name} reads what rlif.score_completions returns, not a {type(stats).__name__}.")
+    if getattr(stats, needs) is None:
+        how = f"; give score_completions top_k={confidence.TOP_K}" if needs.startswith("topk") else ""
+        raise RecipeError(f"the signal {name} reads {needs}, which these statistics lack{how}.")
+    if window is None:
+        return signal(stats)
+    if window < 1:
+        raise RecipeError(f"a window has at least one token, got {window}.")
+    return cast(Callable[..., list[float | None]], signal)(stats, window=window)
+
+
+SIGNALS: dict[str, TokenSignal] = _Signals(
+    {name: update_wrapper(partial(_measure, name), signal) for name, (signal, _) in TABLE.items()}
+)
 NEEDS: dict[str, str] = {name: needs for name, (_, needs) in TABLE.items()}
 
 GROUP_SIGNALS: dict[str, GroupSignal] = {

@@ -7,6 +7,7 @@ In reading order:
     miniature.py      clock and cups, generated problems
     prompts.py        prompt templates by name
     rows.py           reads problems from rows: text, conversations, golds, columns of other names
+    labels.py         tells labelled problems from others, for rewards and for the order of training
     rendering.py      renders a prompt as token ids, the one way for training, evaluation and scoring
     chat_template.py  applies a chat template, and says what it refuses
     code/             tasks whose answers are programs

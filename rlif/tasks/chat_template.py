@@ -71,7 +71,13 @@ OPEN, WITH_TEMPLATE = Chat(), Chat(True)
 
 
 def chat_of(chat: Chat | bool | None) -> Chat:
-    """Returns how a chat template is used; True, False and None say only whether it is, None that it is open."""
+    """Returns how a chat template is used; True, False and None say only whether it is, None that it is open.
+
+    Raises:
+        RecipeError: it is none of these.
+    """
+    if not isinstance(chat, Chat | bool | None):
+        raise RecipeError(f"chat is {chat!r:.40}; expected True, False or a Chat of rlif.tasks.chat_template.")
     return chat if isinstance(chat, Chat) else Chat(chat)
 
 

@@ -5,7 +5,7 @@ The checks of a recipe, in this order; each refuses in one sentence:
     keys        `Recipe`                         types, and keys that contradict each other, when the file is read
     names       `check_names`                    task, prompt, rewards and what these ask of the rest (`check_terms`)
     options     `check_training` of the engine   TRL's options, whole batches (`Recipe.accumulation`), vLLM's
-    data        `check_gold`                     gold answers for rewards that read them, a sandbox for programs
+    data        `check_gold`, `check_labels`     gold answers for rewards that read them, a sandbox for programs
     model       `check_annotator`                a frozen start that something holds; then tokenizer and prompts
     sampling    `check_generation`               options of sampling, tried on a tiny model
     lengths     `check_fit`                      prompts and completions within the model's positions and embeddings
@@ -24,7 +24,7 @@ from rlif import progress
 from rlif.config.recipe import Recipe
 from rlif.config.steps import Plan, check_annotator, plan_steps
 from rlif.errors import ModelError, RecipeError
-from rlif.rewards.terms import check_gold, check_terms
+from rlif.rewards.terms import check_gold, check_labels, check_terms
 from rlif.runs.paths import with_absolute_paths
 from rlif.sampling.loading import (
     check_adapter,
@@ -35,6 +35,7 @@ from rlif.sampling.loading import (
     model_path,
 )
 from rlif.tasks import Task, by_id, check_sources, find_task, of_task
+from rlif.tasks.labels import hide_labels, in_stages, is_labelled
 from rlif.tasks.prompts import Prompt, find_prompt
 from rlif.types import Problem
 
@@ -52,6 +53,7 @@ class PreparedRun:
     plan: Plan
     held_out: dict[str, list[Problem]]
     options: dict[str, Any]  # for the config of the engine's trainer
+    rewarded: list[Problem]  # the problems as rewards see them, without the gold answers that `labels` hides
 
     def prompts(self) -> list[Any]:
         """Returns what the trainer gets of the problems: conversations or texts, and nothing else."""
@@ -120,6 +122,7 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
         raise RecipeError(
             f"all {len(problems)} prompts are longer than max_prompt_tokens ({recipe.max_prompt_tokens}); raise it."
         )
+    short, rewarded = arrange(recipe, task, short)
     longest = options["max_completion_length"]
     check_fit(recipe.model, config, tokenizer, ids, longest)
     for name, each in looked_at.items():
@@ -127,7 +130,19 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
         ids = render_problems(tokenizer, own, held_out[name], chat, each)
         check_fit(recipe.model, config, tokenizer, ids, min(each.protocol.max_tokens, longest))
     plan = plan_steps(recipe, len(short), processes)
-    return PreparedRun(recipe, task, prompt, tokenizer, short, len(problems) - len(short), plan, held_out, options)
+    left_out = len(problems) - len(short)
+    return PreparedRun(recipe, task, prompt, tokenizer, short, left_out, plan, held_out, options, rewarded)
+
+
+def arrange(recipe: Recipe, task: Task, problems: list[Problem]) -> tuple[list[Problem], list[Problem]]:
+    """Puts problems into the order of the recipe; returns them, and the same as rewards see them."""
+    rewarded = hide_labels(problems, recipe.labels, recipe.seed)
+    labelled = [is_labelled(task, problem) for problem in rewarded]
+    check_labels(recipe, task, labelled)
+    if recipe.order == "shuffled":  # by the engine
+        return problems, rewarded
+    places = in_stages(labelled, recipe.order == "labelled_first", recipe.seed)
+    return [problems[i] for i in places], [rewarded[i] for i in places]
 
 
 def rehearse(recipe: Recipe, processes: int = 1, *, here: bool = True) -> Plan:

@@ -19,4 +19,4 @@ class _Log(io.StringIO):
 
 def logging_console() -> Console:
     """Makes a console that logs each printed line at level INFO and draws nothing."""
-    return Console(file=_Log(), force_terminal=False, color_system=None, width=200)
+    return Console(file=_Log(), force_terminal=False, force_jupyter=False, color_system=None, width=200)

@@ -128,7 +128,7 @@ def build(prepared: PreparedRun, run: Run, fresh: bool) -> InternalFeedback:
 
     try:
         recipe, task = prepared.recipe, prepared.task
-        gold = prepared.problems if reads_problems(recipe) else None
+        gold = prepared.rewarded if reads_problems(recipe) else None
         prompts, folder = prepared.prompts(), str(run.checkpoints)
         trainer = build_trainer(recipe, prepared.options, prompts, prepared.tokenizer, folder, task, gold)
         if prepared.held_out and in_shards(trainer.accelerator):

@@ -147,7 +147,7 @@ def test_a_program_that_configures_logging_decides_what_is_shown(configured, sho
 NOTHING = "nothing was written; give the same command again"
 ANEW = "the same command begins anew; with --out it goes on where it ended"
 MODEL = ["-m", "tiny-reasoner"]
-LOADS, DRAWS = "selection.score_file.load_scorer", "selection.drawing.Drawing.draw"
+LOADS, DRAWS = "selection.scorer.load_scorer", "selection.drawing.Drawing.draw"
 SAMPLES, EVALUATES = ["select", "--samples", "rows.jsonl", "--out=best"], "evaluation.grid.evaluate_candidate"
 EVAL = ["eval", "tiny-reasoner", "--tasks=clock"]
 

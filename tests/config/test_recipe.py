@@ -160,3 +160,10 @@ def test_derived_values_are_computed_once_and_again_for_a_changed_copy():
     changed = recipe.model_copy(update={"reward": "accuracy", "algorithm": "rloo", "training": {"beta": 0.2}})
     assert list(changed.weights) == ["accuracy"] and changed.resolved_normalisation == "none"
     assert (changed.resolved_training["beta"], recipe.resolved_training["beta"]) == (0.2, 0.1)
+
+
+def test_two_stages_are_not_shuffled_by_the_engine():
+    assert "shuffle_dataset" not in load_recipe("demo").resolved_training
+    assert load_recipe("demo-labelled-first").resolved_training["shuffle_dataset"] is False
+    with pytest.raises(rlif.RlifError, match=r"order labelled_first is one of two stages, but training\.shuffle"):
+        load_recipe("demo-labelled-first", ["training.shuffle_dataset=true"])

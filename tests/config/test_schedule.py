@@ -49,6 +49,10 @@ def test_a_recipe_writes_schedules_as_it_read_them():
         ({"a": {"linear": [[-1, 1]]}}, r"needs points \[step, weight\]"),
         ({"a": {"linear": [[5, 1], [5, 0]]}}, r"must increase, found \[5, 5\]"),
         ({"a": {"stages": [[3, 1]]}}, "begin at step 3; say what it weighs from step 0 on"),
+        ({"a": {"rows": "labeled"}}, "rows of reward a is 'labeled'; it must be all, labelled, unlabelled"),
+        ({"a": {"row": "all", "weight": 1}}, "the entry of reward a has no 'row'; did you mean 'rows'"),
+        ({"a": {"weight": "x", "rows": "all"}}, "the weight of reward a is 'x'"),
+        ({"a": {"weight": 0, "rows": "labelled"}}, "no reward has a weight"),
         ({"a": 0, "b": 0.0}, "no reward has a weight"),
         ({}, "no reward has a weight"),
     ],
@@ -75,3 +79,11 @@ def test_first_gap_finds_the_first_step_without_a_reward(reward, gap):
     assert first_gap(list(weights)) == gap
     slowly = (step for step in range(100) if not any(w.at(step) or w.at(step + 1) for w in weights))
     assert next(slowly, None) == gap
+
+
+def test_an_entry_may_say_which_rows_it_is_for():
+    staged = {"weight": {"stages": [[0, 1], [3, 0]]}, "rows": "unlabelled"}
+    recipe = check_recipe({"reward": {"a": {"rows": "labelled"}, "b": staged, "c": 2, "d": {"weight": 3}}})
+    assert recipe.rows == {"a": "labelled", "b": "unlabelled", "c": "all", "d": "all"}
+    assert [weight.at(0) for weight in recipe.weights.values()] == [1, 1, 2, 3] and recipe.weights["b"].at(3) == 0
+    assert recipe.model_copy(update={"reward": "a"}).rows == {"a": "all"}

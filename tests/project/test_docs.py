@@ -120,7 +120,7 @@ def test_the_worked_example_passes_its_tests(tmp_path):
     (row,) = blocks("markdown")
     (tmp_path / "rlif/signals/mean_probability.py").write_text(file)
     insert(tmp_path / "rlif/signals/__init__.py", import_, before="from rlif.signals.negative_entropy import")
-    insert(tmp_path / "rlif/signals/__init__.py", line, before="}\nSIGNALS: ")
+    insert(tmp_path / "rlif/signals/__init__.py", line, before="}\n\n\ndef _measure(")
     insert(tmp_path / "docs/signals.md", row, before="| **group signals**")
     with (tmp_path / "tests/signals/test_signals.py").open("a") as tests:
         tests.write("\n\n" + test)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 import rlif
 from rlif.config.loading import load_recipe
+from rlif.config.schedule import Rows
 from rlif.graders import FACTORS, GRADERS, NEED_GOLD
-from rlif.rewards.terms import check_gold, find_term, kind_of, reads_problems
+from rlif.rewards.terms import check_gold, check_labels, find_term, kind_of, reads_problems
 from rlif.signals import GROUP_SIGNALS, NEEDS, SIGNALS
 from rlif.training.prepare import check_names
 from rlif.types import Problem
@@ -117,3 +120,33 @@ def test_gold_of_programs_needs_a_sandbox_before_the_first_step(monkeypatch):
             check_gold(load_recipe("demo", ["task=code_contests", f"reward={reward}"]), task, problems)
     check_gold(load_recipe("demo", ["task=code_contests", "reward=self_certainty"]), task, problems)
     check_gold(load_recipe("demo", ["reward=accuracy"]), rlif.TASKS["clock"], [Problem("b", "?", "4")])
+
+
+def test_a_term_takes_labelled_rows_or_others():
+    taken = {
+        rows: [find_term("accuracy", rows=rows).takes(known) for known in (True, False)] for rows in get_args(Rows)
+    }
+    assert taken == {"all": [True, True], "labelled": [True, False], "unlabelled": [False, True]}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "labelled", "message"),
+    [
+        (["reward={accuracy: {rows: labelled}}"], [False] * 3, "accuracy is for labelled .* of the 3 has none"),
+        (["reward={self_certainty: {rows: unlabelled}}"], [True], "is for unlabelled .* has a gold"),
+        (["order=labelled_first"], [True, True], "order labelled_first is for unlabelled .* has a gold"),
+        (["order=unlabelled_first"], [False], "order unlabelled_first is for labelled .* has none"),
+        (["labels=4"], [True, False], "labels limits the gold answers that rewards see, and no reward reads any"),
+        (["labels=4", "task=code_contests", "reward=accuracy"], [True], "task code_contests has tests instead"),
+    ],
+)
+def test_rows_and_stages_that_are_not_there_are_refused(overrides, labelled, message):
+    recipe = load_recipe("demo", overrides)
+    with pytest.raises(rlif.RlifError, match=message):
+        check_labels(recipe, rlif.TASKS[recipe.task], labelled)
+
+
+def test_rows_are_told_apart_without_a_reward_that_reads_gold():
+    recipe = load_recipe("demo", ["reward={self_certainty: {rows: unlabelled}}"])
+    assert reads_problems(recipe) and not reads_problems(load_recipe("demo"))
+    check_labels(recipe, rlif.TASKS["clock"], [True, False])

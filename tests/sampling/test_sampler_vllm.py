@@ -23,7 +23,7 @@ from rlif.sampling.loading import load_model, load_tokenizer
 from rlif.sampling.sampler import Decoding, TransformersSampler
 from rlif.sampling.vllm_sampler import VllmSampler, stream, why_no_self_certainty
 from rlif.selection.samples import score_samples
-from rlif.selection.score_file import Scorer
+from rlif.selection.scorer import Scorer
 
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="no vLLM; make test-vllm")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import random
 from collections import Counter
@@ -200,9 +201,36 @@ def test_samples_with_the_old_name_of_a_signal_are_read():
         ("likelihood", samples(), {}, "the rule likelihood reads likelihood, which no sample has"),
         ("borda", samples(), {"power": -1}, "finite number from 0, got -1"),
         ("borda", samples(), {"power": math.inf}, "finite number from 0, got inf"),
-        ("borda", [{"answer": "4"}], {}, "sample 1 has no id"),
+        ("borda", [{"answer": "4"}], {}, "sample 1 has neither id nor prompt"),
     ],
 )
 def test_samples_that_cannot_be_chosen_from_are_refused(rule, rows, options, message):
     with pytest.raises(RlifError, match=message):
         rlif.select(rows, rule, **options)
+
+
+def test_samples_without_ids_are_grouped_by_their_prompt():
+    turns = [{"role": "user", "content": "3 + 3?"}]
+    rows = [
+        {"prompt": "2 + 2?", "answer": "4", "self_certainty": 1.0},
+        {"prompt": turns, "answer": "6", "self_certainty": 3.0},
+        {"prompt": "2 + 2?", "answer": "5", "self_certainty": 2.0},
+        {"prompt": turns, "answer": "7", "self_certainty": 2.0, "id": None},
+    ]
+    found = rlif.select(rows, "self_certainty")
+    assert {name: row["answer"] for name, row in found.items()} == {"2 + 2?": "5", json.dumps(turns): "6"}
+    named = [{**row, "id": "one"} for row in rows]
+    assert [row["answer"] for row in rlif.select(named, "self_certainty").values()] == ["6"]
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ([{"id": "a", "answer": "4"}, {"prompt": "2 + 2?", "answer": "4"}], "sample 2 has no id, and others have"),
+        ([{"prompt": "2 + 2?"}, {"answer": "4", "note": 1}], "sample 2 has neither id nor prompt.* has answer, note"),
+        (["2 + 2?"], "sample 1 is a str"),
+    ],
+)
+def test_samples_of_no_known_problem_are_refused(rows, message):
+    with pytest.raises(RlifError, match=message):
+        rlif.select(rows, "plurality")

@@ -15,7 +15,7 @@ from rlif.errors import RlifError
 from rlif.sampling.loading import load_model, load_tokenizer
 from rlif.sampling.sampler import Decoding, TransformersSampler
 from rlif.selection.samples import GroupSampler, mark_samples, read_samples, score_samples
-from rlif.selection.score_file import Scorer
+from rlif.selection.scorer import Scorer
 
 SIGNALS = set(rlif.SIGNALS)
 

@@ -11,8 +11,9 @@ from support import oracle
 from support.models import tiny_model
 
 import rlif
+from rlif.errors import RlifError
 from rlif.scoring.statistics import length_mask
-from rlif.signals import NEEDS, RENAMED, every_signal, renamed
+from rlif.signals import NEEDS, RENAMED, WINDOWED, every_signal, renamed
 from rlif.signals.token_confidence import bottom_window_confidence, lowest_window_confidence, tail_confidence
 
 
@@ -38,7 +39,7 @@ def test_a_negative_divergence_is_an_error():
 
 
 def test_missing_statistics_are_named():
-    with pytest.raises(ValueError, match="mean_logprob_BT"):
+    with pytest.raises(RlifError, match="reads mean_logprob_BT, which these statistics lack"):
         rlif.SIGNALS["self_certainty"](rlif.TokenStats(length_mask([1]), 10))
 
 
@@ -158,7 +159,7 @@ def test_padding_is_ignored_and_empty_or_nan_completions_have_no_value(name):
 def test_the_table_of_needs_names_the_one_statistic_a_signal_reads(name):
     assert set(NEEDS) == set(rlif.SIGNALS)
     complete = flat_and_peaked()
-    with pytest.raises(ValueError, match=NEEDS[name]):
+    with pytest.raises(RlifError, match=NEEDS[name]):
         rlif.SIGNALS[name](dataclasses.replace(complete, **{NEEDS[name]: None}))
     others = dict.fromkeys(set(NEEDS.values()) - {NEEDS[name]})
     assert rlif.SIGNALS[name](dataclasses.replace(complete, **others)) == rlif.SIGNALS[name](complete)
@@ -177,3 +178,12 @@ def test_every_signal_gives_all_signals_with_the_given_window():
         < short[2]["mean_token_confidence"]
         == every_signal(stats)[2]["mean_token_confidence"]
     )
+
+
+@pytest.mark.parametrize("window", [0, -1])
+def test_a_window_without_tokens_is_refused(window):
+    """The last 0 tokens would be all of them."""
+    stats, _, _ = scored()
+    for name in WINDOWED:
+        with pytest.raises(RlifError, match=f"a window has at least one token, got {window}"):
+            rlif.SIGNALS[name](stats, window=window)

@@ -15,7 +15,7 @@ from trl import GRPOTrainer
 from rlif.config.defaults import LEAVE_ONE_OUT, OURS
 from rlif.config.passes import conditions_of, needs_of, which_pass
 from rlif.config.recipe import Recipe
-from rlif.config.schedule import read_weight
+from rlif.config.schedule import read_rows, read_weight
 from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.engines.trl.rewards import InternalReward
 from rlif.engines.trl.setup import trainer_of
@@ -153,7 +153,7 @@ def make_trainer(folder: Path, algorithm: str = "grpo", **changes: Any) -> Any:
         model = tiny_model()
         model.config._name_or_path = str(folder)  # TRL loads the reference model from there
     rows = [{"prompt": prompt} | ({"problem": n} if "problems" in ours else {}) for n, prompt in enumerate(prompts)]
-    terms = [find_term(name, read_weight(name, weight)) for name, weight in weights.items()]
+    terms = [find_term(name, read_weight(name, w), rows=read_rows(name, w)) for name, w in weights.items()]
     return type("Spied", (Spy, trainer_class), {})(
         model=model,
         args=config_class(**{"output_dir": str(folder / "out")} | options),

@@ -16,7 +16,7 @@ from rlif.errors import ModelError, RecipeError
 from rlif.evaluation.grid import candidates
 from rlif.runs.folder import Run
 from rlif.sampling.protocol import setup_of
-from rlif.selection.score_file import Scorer
+from rlif.selection.scorer import Scorer
 from rlif.tasks import TASKS, chat_template
 from rlif.tasks.chat_template import Chat
 from rlif.tasks.prompts import PROMPTS

@@ -22,6 +22,7 @@ from rlif.runs.folder import Run
 from rlif.tasks.miniature import HOURS
 from rlif.tasks.prompts import BOXED
 from rlif.training import prompt_check
+from rlif.training.progress import logging_console
 
 
 @pytest.fixture(scope="module")
@@ -233,3 +234,11 @@ def test_a_disk_that_fills_up_while_writing_a_checkpoint(tmp_path, model_folder,
         train(tmp_path, model_folder, "evaluate={}")
     run = Run.open(tmp_path / "runs/demo")
     assert [path.name for path in run.checkpoints.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_progress_is_logged_in_a_notebook_too(monkeypatch, caplog):
+    """Rich would make a display of each line there."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    caplog.set_level("INFO", "rlif.training")
+    logging_console().print("step 1")
+    assert [record.getMessage() for record in caplog.records] == ["step 1"]

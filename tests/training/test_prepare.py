@@ -9,6 +9,9 @@ from support.commands import main
 from support.models import classifier_folder
 from support.small_runs import SMALL
 
+import rlif
+from rlif.training.prepare import prepare
+
 REFUSED = [
     ("task=clok", "clok"),
     ("prompt=plane", "plane"),
@@ -177,3 +180,17 @@ def test_the_batches_of_a_dry_run_are_those_of_all_processes(model_folder, tmp_p
     settings = ["training.per_device_train_batch_size=2", f"model={model_folder}", f"output={tmp_path}"]
     words = ["launch", "demo", *SMALL, *settings, "--processes", "4", "--dry-run"]
     assert main(monkeypatch, capsys, *words)[0] == 0
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_stages_come_in_order_and_hidden_golds_stay_with_the_record(first):
+    order = "labelled_first" if first else "unlabelled_first"
+    recipe = rlif.load_recipe("demo-labelled-first", ["limit=64", "labels=40", f"order={order}", "evaluate={}"])
+    prepared = prepare(recipe)
+    known = [problem.gold is not None for problem in prepared.rewarded]
+    assert known == ([True] * 40 + [False] * 24 if first else [False] * 24 + [True] * 40)
+    assert all(problem.gold is not None for problem in prepared.problems)
+    assert [p.text for p in prepared.problems] == [p.text for p in prepared.rewarded]
+    assert prepared.options["shuffle_dataset"] is False
+    plain = prepare(rlif.load_recipe("demo", ["limit=64", "evaluate={}"]))
+    assert plain.problems == plain.rewarded and {p.id for p in plain.problems} == {p.id for p in prepared.problems}

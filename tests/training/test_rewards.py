@@ -47,7 +47,15 @@ def test_gold_reaches_rewards_that_need_it(tmp_path, model_folder):
     trainer = build(prepared, Run(tmp_path / "run"), fresh=False)
     assert trainer.train_dataset.column_names == ["prompt", "problem"]
     assert trainer.train_dataset["problem"][:] == list(range(len(prepared.problems)))
-    assert trainer.reward.problems is prepared.problems
+    assert trainer.reward.problems is prepared.rewarded and prepared.rewarded == prepared.problems
+
+
+def test_hidden_golds_do_not_reach_the_trainer(tmp_path, model_folder):
+    overrides = [*SMALL, f"model={model_folder}", f"output={tmp_path}", "task=clock", "labels=3"]
+    prepared = prepare(rlif.load_recipe("demo-some-labels", overrides))
+    trainer = build(prepared, Run(tmp_path / "run"), fresh=False)
+    known = [problem for problem in trainer.reward.problems if problem.gold or problem.solution or problem.golds]
+    assert len(known) == 3 and [term.rows for term in trainer.reward.terms] == ["labelled", "unlabelled"]
 
 
 def by_level(completions, level, gold, **columns):

@@ -28,6 +28,7 @@ from rlif.rewards.mixing import Mixer
 from rlif.rewards.terms import Term
 from rlif.signals.self_certainty import token_self_certainty
 from rlif.tasks import Task
+from rlif.tasks.labels import is_labelled
 from rlif.types import ClusterTexts, Group, Problem, TokenStats
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class ScoredCompletion:
     # of length |o|, in nats, under the annotator, on the CPU; None where no pass gave it
     token_self_certainty: torch.Tensor | None = None
     answer: str | None = None
+    labelled: bool = False  # whether its problem has a gold answer; False where no reward asks
     # by term, as measured; None where a term could not score it
     rewards: Mapping[str, float | None] = field(default_factory=dict)
     reward: float | None = None  # the weighted sum of these; None where no term with weight could score it
@@ -175,7 +177,10 @@ class InternalReward:
     def _measure_rows(
         self, rows: list[ScoredCompletion], stats: TokenStats | None, first: int, columns: Mapping[str, Any]
     ) -> Values:
-        """Measures the terms that read one completion at a time."""
+        """Measures the terms that read one completion at a time, and tells which rows are labelled."""
+        problems = self._problems_of(rows, columns)
+        for row, problem in zip(rows, problems or [], strict=bool(problems)):
+            row.labelled = is_labelled(self.task, problem)
         batch = Batch(
             prompts=[row.prompt for row in rows],
             completions=[row.completion for row in rows],
@@ -183,7 +188,7 @@ class InternalReward:
             completion_ids=[row.completion_ids for row in rows],
             answers=[row.answer for row in rows],
             task=self.task,
-            problems=self._problems_of(rows, columns),
+            problems=problems,
             step=self._step,
             seed=self.seed,
             first=first,
@@ -196,10 +201,10 @@ class InternalReward:
         }
 
     def _problems_of(self, rows: list[ScoredCompletion], columns: Mapping[str, Any]) -> list[Problem] | None:
-        """Returns the problem of each row: of `problems`, else of the data set's own columns where gold is needed."""
+        """Returns the problem of each row: of `problems`, else of the data's own columns where a term asks."""
         if self.problems is not None:
             return [self.problems[n] for n in columns["problem"]] if "problem" in columns else None
-        if not any(term.gold for term in self.terms):
+        if not any(term.gold or term.rows != "all" for term in self.terms):
             return None
         cells = next((columns[name] for name in GOLD if name in columns), [None] * len(rows))
         golds = [golds_of(cell) for cell in cells]
@@ -246,13 +251,16 @@ class InternalReward:
         )
 
     def _without_unknown(self, values: Values) -> Values:
-        """Leaves out what is not to be rewarded: None for those that only vote, and for masked rows."""
+        """Leaves out what is not to be rewarded: None for votes, masked rows, and rows that are not a term's."""
         rewarded = self.rewarded or self._group
         votes = [i % self._group >= rewarded for i in range(len(self.scored))]
         masks = self.trainer.args.mask_truncated_completions
         unknown = [vote or (masks and row.truncated) for vote, row in zip(votes, self.scored, strict=True)]
         # A token signal has no statistics of masked rows. Other rewards count in the group's mean, as in TRL.
         out = {term.name: unknown if term.kind == "token" else votes for term in self.terms}
+        for term in self.terms:
+            taken = zip(out[term.name], self.scored, strict=True)
+            out[term.name] = [no or not term.takes(row.labelled) for no, row in taken]
         return {name: [None if no else v for v, no in zip(values[name], out[name], strict=True)] for name in out}
 
     def _refuse_unscorable(self, values: Values, weights: Mapping[str, float]) -> None:
@@ -271,7 +279,8 @@ class InternalReward:
                 " training.mask_truncated_completions leaves those out, so there is nothing to learn from; raise"
                 " training.max_completion_length"
             )
-        weighing = [term for term in self.terms if weights[term.name] and not masked]
+        takes = {term.name for term in self.terms if any(term.takes(row.labelled) for row in self.scored)}
+        weighing = [term for term in self.terms if weights[term.name] and not masked and term.name in takes]
         silent = [term for term in weighing if all(value is None for value in values[term.name])]
         known = (name for name in values if weights[name] and any(value is not None for value in values[name]))
         nothing = bool(weighing) and not any(known)
@@ -301,6 +310,8 @@ class InternalReward:
                 log_metric(f"{term.name}_unscorable", column.count(None) / len(column))
             if term.weight.scheduled:
                 log_metric(f"{term.name}_weight", weights[term.name])
+        if any(term.rows != "all" for term in self.terms):
+            log_metric("labelled", sum(row.labelled for row in rewarded) / len(rewarded))
         log_metric("unscorable", [row.reward for row in rewarded].count(None) / len(rewarded))
         log_metric("reward_spread", mixer.sum_normaliser.spread)
         log_metric("extra_passes", float(self.path == "pass"))

@@ -174,6 +174,7 @@ def build_reward(
         find_term(
             name,
             weight,
+            rows=recipe.rows[name],
             window=recipe.confidence_window,
             seconds=recipe.reward_seconds,
             chat=recipe.chat_template,

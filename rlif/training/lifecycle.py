@@ -57,6 +57,7 @@ def train(
         run.summary()["evaluations"]["clock"]["after"]["accuracy"]["mean"]  # 0.92, after a minute
     """
     from rlif.engines.trl.stopping import Stop
+    from rlif.launching.fit import check_memory
     from rlif.training.progress import logging_console
 
     console = console or logging_console()
@@ -71,6 +72,8 @@ def train(
         prepared = prepare(recipe, state.num_processes)
         if prepared.too_long:
             console.print(f"{prepared.too_long} problems left out: prompts above {recipe.max_prompt_tokens} tokens")
+        if warning := check_memory(prepared.recipe, prepared.config, state.num_processes):
+            console.out(warning, highlight=False)
         with ExitStack() as held:
             run, checkpoint, notes = on_main(lambda: _begin(prepared, name, resume, held))
             run.again, started.run = again, run

@@ -10,6 +10,7 @@ The checks of a recipe, in this order; each refuses in one sentence:
     lengths     `check_fit`                      prompts and completions within the model's positions and embeddings
     steps       `plan_steps`                     enough problems, steps that are rewarded, checkpoints between rollouts
     machines    `launching.check_layout`         for `rlif launch` and `rlif plan`
+    memory      `launching.fit.check_memory`     of this machine, for `rlif train`
     weights     `check_files`                    for `--dry-run`, which loads no model
 """
 
@@ -43,6 +44,7 @@ class PreparedRun:
     plan: Plan
     held_out: dict[str, list[Problem]]
     options: dict[str, Any]  # for the config of the engine's trainer
+    config: Any  # transformers' configuration of the model
 
     def prompts(self) -> list[Any]:
         """Returns what the trainer gets of the problems: conversations or texts, and nothing else."""
@@ -113,7 +115,9 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
         ids = render_problems(tokenizer, own, held_out[name], chat, each)
         check_fit(recipe.model, config, tokenizer, ids, min(each.protocol.max_tokens, longest))
     plan = plan_steps(recipe, len(short), processes)
-    return PreparedRun(recipe, task, prompt, tokenizer, short, len(problems) - len(short), plan, held_out, options)
+    return PreparedRun(
+        recipe, task, prompt, tokenizer, short, len(problems) - len(short), plan, held_out, options, config
+    )
 
 
 def rehearse(recipe: Recipe, processes: int = 1) -> Plan:

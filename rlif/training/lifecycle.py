@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlif import progress
 from rlif.config.recipe import Recipe
+from rlif.exporting.card import write_card
 from rlif.files.atomic import sync, sync_tree
 from rlif.files.inside import remove
 from rlif.files.lock import locked
@@ -135,22 +137,24 @@ def _run(prepared: PreparedRun, run: Run, checkpoint: Path | None, console: Cons
     trainer = session.trainer
     if stop.stopped(trainer.state):
         raise stop.ending()
-    _save_model(run, trainer)
+    summary = _summary(prepared, run, session, time.perf_counter() - started)
+    _save_model(run, trainer, summary)
     if trainer.is_world_process_zero():
-        run.write_summary(_summary(prepared, run, session, time.perf_counter() - started))
+        run.write_summary(summary)
     trainer.accelerator.wait_for_everyone()
     session.close()
 
 
 @progress.task("saving the model")
-def _save_model(run: Run, trainer: InternalFeedback) -> None:
-    """Writes the trained model as a whole folder or not at all, to the disk before the summary names it."""
+def _save_model(run: Run, trainer: InternalFeedback, summary: Mapping[str, Any]) -> None:
+    """Writes the trained model and its card as a whole folder or not at all, to the disk before the summary."""
     from accelerate import PartialState
 
     draft = run.at(".model.draft")
     trainer.save_model(str(draft))
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:
+        write_card(draft, run, summary)
         sync_tree(draft)
         remove(run.model)
         draft.rename(run.model)
@@ -193,6 +197,7 @@ def _summary(prepared: PreparedRun, run: Run, session: Session, seconds: float) 
     path = [trainer.reward.path, *(row["path"] for row in run.metrics() if "path" in row)][-1]
     return {
         "seed": prepared.recipe.seed,
+        **({"model_commit": commit} if (commit := getattr(prepared.config, "_commit_hash", None)) else {}),
         "steps": trainer.state.global_step,
         "seconds": round(seconds, 1),
         "reward": prepared.recipe.reward,

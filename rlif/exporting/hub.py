@@ -53,6 +53,6 @@ def _one_sentence(name: str) -> Iterator[None]:
         why = "the token is not valid, or may not write there" if status in (401, 403) else first_line(error)
         raise MachineError(f"the hub refuses {name} ({status}): {why}.") from error
     except Exception as error:
-        if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in ("httpx", "requests"):
+        if not isinstance(error, OSError) and not type(error).__module__.startswith(("httpx", "requests")):
             raise
         raise MachineError(f"the hub cannot be reached ({first_line(error)}); nothing was lost, try again.") from error

@@ -61,7 +61,9 @@ def export(
             replace_file(place / "recipe.yaml", portable_recipe(source.recipe()))
             _results(place, hub or source.path.name, summary)
             sync_tree(place)
-        said = "" if hub is None else upload(place, hub, private=private)
+        said = upload(place, hub, private=private) if hub and folder is None else ""
+    if hub and folder is not None:  # which stays where the upload fails
+        said = upload(Path(folder).expanduser(), hub, private=private)
     return " and ".join(filter(None, [str(folder or ""), said]))
 
 

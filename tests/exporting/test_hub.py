@@ -122,10 +122,13 @@ def test_a_missing_token_is_one_sentence(run, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_token_that_may_not_write_is_one_sentence(hub, status, run, monkeypatch, capsys):
+def test_a_token_that_may_not_write_is_one_sentence(hub, status, run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(hub, "refuses", status)
     err = refused(monkeypatch, capsys, run)
     assert f"the hub refuses me/mine ({status}): the token is not valid" in err
+    target = tmp_path / "out"
+    code, _, _ = main(monkeypatch, capsys, "export", str(run.path), "--hub", "me/mine", "-o", str(target))
+    assert code == 2 and (target / "model.safetensors").exists()
 
 
 def test_no_network_is_one_sentence(run, monkeypatch, capsys):

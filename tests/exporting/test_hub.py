@@ -1,86 +1,24 @@
-"""Tests uploads against a stand-in of the hub: a small HTTP server that speaks its API."""
+"""Tests uploads against a stand-in of the hub."""
 
 from __future__ import annotations
 
-import base64
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
 
 import huggingface_hub.constants
 import pytest
 from support.commands import main
+from support.hub import TOKEN, Hub, serving
 
 from rlif.exporting.hub import upload
 
 
-class Hub(BaseHTTPRequestHandler):
-    """Keeps what is committed; asks for every file within the commit."""
-
-    repositories: ClassVar[dict[str, dict[str, Any]]] = {}
-    refuses: ClassVar[int] = 0  # the status of every answer, where it is not 0
-
-    def do_GET(self) -> None:
-        self._answer({"sha": "1" * 40, "id": "me/mine", "siblings": []})
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.headers.get("Authorization") != "Bearer hf_test" or self.refuses:
-            self._answer({"error": "no"}, self.refuses or 401)
-        elif self.path == "/api/repos/create":
-            asked = json.loads(body)
-            name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
-            private = asked.get("private") or asked.get("visibility") == "private"  # the older and the newer word
-            self.repositories[name] = {"private": bool(private), "files": {}}
-            self._answer({"url": f"{huggingface_hub.constants.ENDPOINT}/{name}", "name": name})
-        elif self.path == "/api/validate-yaml":
-            self._answer({"errors": [], "warnings": []})
-        elif "/preupload/" in self.path:
-            paths = [file["path"] for file in json.loads(body)["files"]]
-            files = [{"path": path, "uploadMode": "regular", "shouldIgnore": False, "oid": None} for path in paths]
-            self._answer({"files": files})
-        elif "/commit/" in self.path:
-            (kept,) = [value for name, value in self.repositories.items() if f"/{name}/" in self.path]
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    kept["files"][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            self._answer(
-                {
-                    "success": True,
-                    "commitUrl": f"{huggingface_hub.constants.ENDPOINT}/me/mine/commit/{1:040}",
-                    "commitOid": "1" * 40,
-                }
-            )
-        else:
-            self._answer({"error": self.path}, 404)
-
-    def _answer(self, value: Any, status: int = 200) -> None:
-        text = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Stays silent."""
-
-
 @pytest.fixture
 def hub(monkeypatch) -> Iterator[type[Hub]]:
-    monkeypatch.setattr(Hub, "repositories", {})
     monkeypatch.setattr(Hub, "refuses", 0)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    place(monkeypatch, f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("HF_TOKEN", "hf_test")
-    yield Hub
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with serving() as address:
+        place(monkeypatch, address)
+        yield Hub
 
 
 def place(monkeypatch, address: str) -> None:

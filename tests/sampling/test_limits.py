@@ -17,14 +17,23 @@ from support.architectures import SIZES, architecture
 from support.commands import main
 from support.models import byte_tokenizer, tiny_config, tiny_model
 from support.trainers import make_trainer
-from transformers import AutoTokenizer, BertConfig, Gemma3TextConfig, Qwen2_5_VLConfig, T5Config
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    Gemma3TextConfig,
+    Qwen2_5_VLConfig,
+    T5Config,
+)
 
 import rlif
 from rlif.config.loading import check_recipe
+from rlif.engines.trl.setup import read_lora
 from rlif.errors import DataError, MachineError, ModelError
 from rlif.runs.history import read_history
 from rlif.sampling.limits import check_finite, check_kind
-from rlif.sampling.loading import load_adapter, load_config, load_model, load_tokenizer, model_path
+from rlif.sampling.loading import load_adapter, load_config, load_model, load_tokenizer, load_weights, model_path
 from rlif.sampling.sampler import Decoding, TransformersSampler
 from rlif.scoring.head import longest_sequence
 
@@ -232,6 +241,23 @@ def test_the_revision_of_an_adapter_is_not_that_of_its_base(tmp_path, monkeypatc
     )
     load_tokenizer(recipe)
     assert asked == [None]
+
+
+def test_an_adapter_is_loaded_over_the_revision_that_it_was_trained_on(tmp_path, monkeypatch):
+    folder, asked = adapter_folder(tmp_path), []
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    trained = read_lora(rlif.load_recipe("demo", ["revision=v7", "lora={r: 4}"]))
+    (folder / "adapter_config.json").write_text(json.dumps(settings | {"revision": trained.revision}))
+    for kind in (AutoTokenizer, AutoModelForCausalLM, AutoConfig):
+        known = kind.from_pretrained
+        monkeypatch.setattr(
+            kind,
+            "from_pretrained",
+            lambda path, known=known, revision=None, **options: asked.append(revision) or known(path, **options),
+        )
+    recipe = check_recipe({"model": str(folder), "revision": "v2"})
+    load_tokenizer(recipe), load_config(recipe), load_weights(recipe, str(folder))
+    assert asked == ["v7"] * 3
 
 
 def test_quantised_weights_are_trained_by_adapters_alone(tmp_path, monkeypatch, capsys):

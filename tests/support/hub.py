@@ -44,7 +44,11 @@ class Hub(BaseHTTPRequestHandler):
                 if line["key"] == "file":
                     kept["files"][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             self._answer(
-                {"success": True, "commitUrl": f"http://{self.headers['Host']}/commit/{1:040}", "commitOid": "1" * 40}
+                {
+                    "success": True,
+                    "commitUrl": f"http://{self.headers['Host']}/me/mine/commit/{1:040}",
+                    "commitOid": "1" * 40,
+                }
             )
         else:
             self._answer({"error": self.path}, 404)

@@ -173,7 +173,7 @@ def read_lora(recipe: Recipe) -> Any:
     for name in recipe.lora:
         if name not in known:
             raise RecipeError(f"unknown key 'lora.{name}': peft has no such option; {nearest(name, known)}")
-    options: dict[str, Any] = {"task_type": "CAUSAL_LM", **recipe.lora}
+    options: dict[str, Any] = {"task_type": "CAUSAL_LM", "revision": recipe.revision, **recipe.lora}
     return LoraConfig(**options)
 
 

@@ -114,13 +114,14 @@ def _scores(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Interval]]:
 
 
 def _text(run: Run, summary: Mapping[str, Any], name: str, merged: bool) -> str:
-    recipe = run.recipe()
+    recipe, processes = run.recipe(), run.environment().get("processes", 1)
+    command = "rlif train" if processes == 1 else f"rlif launch --processes {processes}"
     parts = [f"# {name}\n", _first(run, merged), "## Provenance\n", *_provenance(run, summary)]
     parts += ["\n## Scores\n", *_table(summary), "\n## Alarms of the guard\n", *_alarms(summary)]
     parts += ["\n## What it must not be used for\n", *_limits(run, summary), "\n## Repeat it\n"]
     parts.append(
         "Save this as `recipe.yaml`, put the files that it names beside it, install the versions above, and give"
-        f" `rlif train recipe.yaml`.\n\n```yaml\n{portable_recipe(recipe)}```\n"
+        f" `{command} recipe.yaml`.\n\n```yaml\n{portable_recipe(recipe)}```\n"
     )
     return "\n".join(parts)
 
@@ -137,8 +138,11 @@ def _first(run: Run, merged: bool) -> str:
 
 def _labels(run: Run) -> str:
     """Says what of the labels training could read; the fingerprint has columns where a function read rows."""
-    if any(weight.ever and name in NEED_GOLD for name, weight in run.recipe().weights.items()):
+    weights = run.recipe().weights
+    if any(weight.ever and name in NEED_GOLD for name, weight in weights.items()):
         return "Gold answers were part of its reward."
+    if any(name in NEED_GOLD for name in weights):
+        return "Training read gold answers for its log alone, not for the reward."
     if "columns" in run.fingerprint():
         return "A reward function of the user's own could read the columns of its data, gold answers among them."
     return "Training read no gold answer."
@@ -160,7 +164,7 @@ def _provenance(run: Run, summary: Mapping[str, Any]) -> Iterator[str]:
         "prompts": f"{problems.get('rows', 'unknown')}, sha256 {problems.get('sha256', 'unknown')}",
         "steps": summary["steps"],
         "seed": recipe.seed,
-        "rlif": environment.get("rlif"),
+        "rlif": " ".join(filter(None, [environment.get("rlif"), environment.get("commit")])),
         **environment.get("packages", {}),
         "python": environment.get("python"),
         "GPUs": ", ".join(environment.get("gpus", [])) or "none",
@@ -194,8 +198,8 @@ def _limits(run: Run, summary: Mapping[str, Any]) -> Iterator[str]:
         " its probabilities are not calibrated."
     )
     yield "- Where a wrong answer does harm and nobody checks it."
-    if _labels(run).startswith("Training read no"):
-        yield "- As evidence that its answers are right: nothing in training compared them with the truth."
+    if _labels(run).startswith("Training read"):
+        yield "- As evidence that its answers are right: no reward compared them with the truth."
     if not list(_scores(summary)):
         yield "- In place of its base before it has been evaluated: it may be worse."
     if summary["guard"]["alarms"]:

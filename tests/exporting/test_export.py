@@ -65,11 +65,12 @@ def test_alarms_and_gold_are_stated(run, tmp_path):
     changed.path.mkdir()
     for name in ("recipe.yaml", "begun.json", "environment.json"):
         text = (run.path / name).read_text()
-        (changed.path / name).write_text(text.replace("reward: self_certainty", "reward: accuracy"))
+        text = text.replace("reward: self_certainty", "reward: accuracy").replace('"processes": 1', '"processes": 8')
+        (changed.path / name).write_text(text)
     write_card(changed.path, changed, summary)
     text = (changed.path / "README.md").read_text()
     assert "step 7, alarm length: completions are four times as long" in text
-    assert "Gold answers were part of its reward." in text
+    assert "Gold answers were part of its reward." in text and "`rlif launch --processes 8 recipe.yaml`" in text
     assert "Nothing is known of its accuracy" in text and "Without reading the alarms" in text
     assert "model-index" not in text
 
@@ -160,3 +161,13 @@ def test_scores_travel_with_the_model(run, tmp_path):
     accuracy = run.summary()["evaluations"]["clock"]["after"]["accuracy"]
     assert found["results"]["clock"]["accuracy,last_boxed"] == accuracy["mean"]
     assert found["n-samples"]["clock"]["effective"] == accuracy["n"]
+
+
+def test_gold_that_is_only_logged_is_stated(run, tmp_path):
+    for name in ("recipe.yaml", "begun.json", "environment.json"):
+        text = (run.path / name).read_text()
+        both = "reward: {self_certainty: 1.0, accuracy: 0}"
+        (tmp_path / name).write_text(text.replace("reward: self_certainty", both))
+    write_card(tmp_path, Run(tmp_path), run.summary())
+    text = (tmp_path / "README.md").read_text()
+    assert "Training read gold answers for its log alone" in text and "no reward compared them" in text

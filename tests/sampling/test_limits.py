@@ -29,11 +29,10 @@ from transformers import (
 
 import rlif
 from rlif.config.loading import check_recipe
-from rlif.engines.trl.setup import read_lora
 from rlif.errors import DataError, MachineError, ModelError
 from rlif.runs.history import read_history
 from rlif.sampling.limits import check_finite, check_kind
-from rlif.sampling.loading import load_adapter, load_config, load_model, load_tokenizer, load_weights, model_path
+from rlif.sampling.loading import load_adapter, load_config, load_model, load_tokenizer, model_path
 from rlif.sampling.sampler import Decoding, TransformersSampler
 from rlif.scoring.head import longest_sequence
 
@@ -229,35 +228,6 @@ def test_other_kinds_of_models_are_refused_before_they_are_loaded(config, messag
 def test_causal_models_of_text_are_not_refused():
     for config in (tiny_config(), TEXT, BertConfig()):
         check_kind("m", config)
-
-
-def test_the_revision_of_an_adapter_is_not_that_of_its_base(tmp_path, monkeypatch):
-    recipe, asked = check_recipe({"model": str(adapter_folder(tmp_path)), "revision": "v2"}), []
-    known = AutoTokenizer.from_pretrained
-    monkeypatch.setattr(
-        AutoTokenizer,
-        "from_pretrained",
-        lambda path, revision, **options: asked.append(revision) or known(path, **options),
-    )
-    load_tokenizer(recipe)
-    assert asked == [None]
-
-
-def test_an_adapter_is_loaded_over_the_revision_that_it_was_trained_on(tmp_path, monkeypatch):
-    folder, asked = adapter_folder(tmp_path), []
-    settings = json.loads((folder / "adapter_config.json").read_text())
-    trained = read_lora(rlif.load_recipe("demo", ["revision=v7", "lora={r: 4}"]))
-    (folder / "adapter_config.json").write_text(json.dumps(settings | {"revision": trained.revision}))
-    for kind in (AutoTokenizer, AutoModelForCausalLM, AutoConfig):
-        known = kind.from_pretrained
-        monkeypatch.setattr(
-            kind,
-            "from_pretrained",
-            lambda path, known=known, revision=None, **options: asked.append(revision) or known(path, **options),
-        )
-    recipe = check_recipe({"model": str(folder), "revision": "v2"})
-    load_tokenizer(recipe), load_config(recipe), load_weights(recipe, str(folder))
-    assert asked == ["v7"] * 3
 
 
 def test_quantised_weights_are_trained_by_adapters_alone(tmp_path, monkeypatch, capsys):

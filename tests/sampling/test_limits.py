@@ -17,15 +17,7 @@ from support.architectures import SIZES, architecture
 from support.commands import main
 from support.models import byte_tokenizer, tiny_config, tiny_model
 from support.trainers import make_trainer
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BertConfig,
-    Gemma3TextConfig,
-    Qwen2_5_VLConfig,
-    T5Config,
-)
+from transformers import BertConfig, Gemma3TextConfig, Qwen2_5_VLConfig, T5Config
 
 import rlif
 from rlif.config.loading import check_recipe

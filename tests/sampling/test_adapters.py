@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 import rlif
 from rlif.config.loading import check_recipe
 from rlif.engines.trl.setup import read_lora
-from rlif.sampling.loading import load_config, load_tokenizer, load_weights
+from rlif.sampling.loading import load_config, load_model, load_tokenizer
 
 
 def test_the_revision_of_an_adapter_is_not_that_of_its_base(tmp_path, monkeypatch):
@@ -26,17 +26,22 @@ def test_the_revision_of_an_adapter_is_not_that_of_its_base(tmp_path, monkeypatc
 
 
 def test_an_adapter_is_loaded_over_the_revision_that_it_was_trained_on(tmp_path, monkeypatch):
-    folder, asked = adapter_folder(tmp_path), []
+    folder = adapter_folder(tmp_path)
     settings = json.loads((folder / "adapter_config.json").read_text())
     trained = read_lora(rlif.load_recipe("demo", ["revision=v7", "lora={r: 4}"]))
     (folder / "adapter_config.json").write_text(json.dumps(settings | {"revision": trained.revision}))
-    for kind in (AutoTokenizer, AutoModelForCausalLM, AutoConfig):
-        known = kind.from_pretrained
-        monkeypatch.setattr(
-            kind,
-            "from_pretrained",
-            lambda path, known=known, revision=None, **options: asked.append(revision) or known(path, **options),
-        )
     recipe = check_recipe({"model": str(folder), "revision": "v2"})
-    load_tokenizer(recipe), load_config(recipe), load_weights(recipe, str(folder))
-    assert asked == ["v7"] * 3
+    loaders = {AutoTokenizer: load_tokenizer, AutoConfig: load_config, AutoModelForCausalLM: load_model}
+    for kind, load in loaders.items():
+        asked: list[str | None] = []
+        known = kind.from_pretrained
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                kind,
+                "from_pretrained",
+                lambda path, known=known, asked=asked, revision=None, **options: (
+                    asked.append(revision) or known(path, **options)
+                ),
+            )
+            load(recipe)
+        assert asked[0] == "v7"

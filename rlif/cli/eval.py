@@ -65,6 +65,9 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace scores of other settings.")] = False,
     outputs: Annotated[Path | None, typer.Option(help="Grade these recorded completions; no model is run.")] = None,
     check_gold: Annotated[bool, typer.Option("--check-gold", help="First grade the gold answers.")] = False,
+    lm_eval: Annotated[
+        Path | None, typer.Option("--lm-eval", help="Also write the scores of one model as lm-evaluation-harness does.")
+    ] = None,
     unsafe_local: UnsafeLocal = False,
 ) -> None:
     """Evaluate models on tasks.
@@ -86,15 +89,24 @@ def evaluate(
     if check_gold:
         _check_gold(work, unsafe_local)
     if outputs is not None:
-        _grade(work, outputs, output, options)
+        rows = _grade(work, outputs, output, options)
     elif models:
         found = [c for model in models for c in candidates(model, output, dtype=dtype, revision=revision)]
         check_distinct(found)
+        if lm_eval and len(found) > 1:
+            raise RecipeError(f"--lm-eval is for one model, and these are {len(found)}; evaluate them one by one.")
         go_on = "--overwrite scores it again" if overwrite else "give the same command again"
         keeps(f"what was scored is kept; {go_on}")
-        _evaluate(found, work, options, sampler)
-    elif not check_gold:
+        rows = _evaluate(found, work, options, sampler)
+    elif check_gold:
+        return
+    else:
         raise RecipeError("give a model, or recorded completions with --outputs.")
+    if lm_eval:
+        from rlif.exporting.results import write_lm_eval
+
+        write_lm_eval(lm_eval, rows[0][0], {scores.settings["task"]: scores.as_dict() for _, scores in rows})
+        print(f"lm-eval's JSON: {lm_eval}")
 
 
 def _sources(pairs: Sequence[str]) -> dict[str, str]:
@@ -123,7 +135,10 @@ def _check_gold(work: Sequence[tuple[Task, Sequence[Problem]]], unsafe_local: bo
         print(f"{task.name}: {right} of {len(problems)} golds grade as right{others}")
 
 
-def _grade(work: Sequence[tuple[Task, Sequence[Problem]]], outputs: Path, output: Path, options: Options) -> None:
+def _grade(
+    work: Sequence[tuple[Task, Sequence[Problem]]], outputs: Path, output: Path, options: Options
+) -> list[tuple[str, Scores]]:
+    """Grades recorded completions; returns their name and scores."""
     from rlif.evaluation.grid import grade_outputs
     from rlif.evaluation.records import write_scores
     from rlif.files.atomic import writing
@@ -138,6 +153,7 @@ def _grade(work: Sequence[tuple[Task, Sequence[Problem]]], outputs: Path, output
         write_scores(folder / task.name, scores)
     _print_scores([(outputs.name, scores)])
     print(f"records: {folder}")
+    return [(outputs.name, scores)]
 
 
 def _evaluate(
@@ -145,7 +161,8 @@ def _evaluate(
     work: Sequence[tuple[Task, Sequence[Problem]]],
     options: Options,
     sampler: Callable[[Candidate, Any], Sampler],
-) -> None:
+) -> list[tuple[str, Scores]]:
+    """Evaluates candidates; returns the label and the scores of each, by task."""
     from rlif.evaluation.grid import evaluate_candidate
 
     quiet_transformers()
@@ -158,6 +175,7 @@ def _evaluate(
         _print_comparisons(found, [task for task, _ in work])
     for folder in dict.fromkeys(str(candidate.folder) for candidate in found):
         print(f"records: {folder}")
+    return rows
 
 
 def _print_scores(rows: Sequence[tuple[str, Scores]]) -> None:

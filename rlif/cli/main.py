@@ -12,6 +12,7 @@ from rlif.cli import (
     check_graders,
     compare,
     eval,
+    export,
     judge,
     launch,
     plan,
@@ -44,6 +45,7 @@ app.command(name="compare")(compare.compare)
 app.command(name="eval")(eval.evaluate)
 app.command(name="tasks")(tasks.tasks)
 app.command(name="check-graders")(check_graders.check_graders)
+app.command(name="export")(export.export)
 app.command(name="judge")(judge.judge)
 app.command(name="score")(score.score)
 app.command(name="select")(select.select)

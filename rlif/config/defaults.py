@@ -66,7 +66,7 @@ OURS = {
     "ignore_data_skip": "leave it out: a resumed run goes on where it was in its data",
     "restore_callback_states_from_checkpoint": "leave it out: what the guard and the rewards remember comes back",
     # A recipe writes into its run folder and nowhere else; what it made is uploaded by whoever wants it uploaded.
-    "push_to_hub": "use `hf upload` with the model folder of the run",
+    "push_to_hub": "use `rlif export RUN --hub OWNER/NAME` instead",
     "log_completions_hub_repo": "use `hf upload` with completions/ of the run",
     "trackio_space_id": "use `hf upload` with metrics.jsonl of the run",
     "trackio_static_space_id": "use `hf upload` with metrics.jsonl of the run",

@@ -154,6 +154,8 @@ class Recipe(Strict):
     """What is evaluated along the way."""
     guard: Guard = Guard()
     """Label-free alarms, and what follows from one: log, stop or rollback."""
+    check_memory: bool = True
+    """Refuse a run that cannot fit on this machine, before its model is loaded; see `rlif.launching.fit`."""
     keep_completions: int = Field(default=64, ge=0)
     """Completions of each rollout that are written to the run folder."""
     training: dict[str, Any] = {}

@@ -28,6 +28,7 @@ from rlif.launching.commands import IN_SHARDS
 from rlif.launching.hardware import Gpu, Shape
 
 GIB = 2**30
+FULL = 0.95  # of a GPU's memory; the rest is lost to fragmentation
 HALF, SINGLE = 2, 4  # bytes
 
 
@@ -295,8 +296,8 @@ def _longest(setting: Setting) -> int:
 
 
 def room(setting: Setting) -> float:
-    """Gives the GiB left on a GPU that trains, less a twentieth for fragmentation; below 0 nothing fits."""
-    return 0.95 * setting.card.memory - sum(memory(setting).values())
+    """Gives the GiB left on a GPU that trains, less what fragmentation takes; below 0 nothing fits."""
+    return FULL * setting.card.memory - sum(memory(setting).values())
 
 
 def fits(setting: Setting) -> bool:

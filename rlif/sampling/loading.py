@@ -83,6 +83,12 @@ def adapter_settings(path: str | Path) -> dict[str, Any]:
     return settings
 
 
+def base_of(path: str | Path) -> tuple[str, str | None]:
+    """Returns the base that an adapter names, and the base's revision where it was trained on a certain one."""
+    settings = adapter_settings(path)
+    return settings["base_model_name_or_path"], settings.get("revision")
+
+
 def check_adapter(recipe: Recipe) -> bool:
     """Tells whether a recipe trains adapters; refuses one whose `lora` contradicts the adapter that is its model."""
     path = model_path(recipe)
@@ -155,7 +161,7 @@ def load_config(recipe: Recipe) -> Any:
 
     path, revision = model_path(recipe), recipe.revision
     if is_adapter(path):
-        path, revision = adapter_settings(path)["base_model_name_or_path"], None
+        path, revision = base_of(path)
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -185,7 +191,7 @@ def load_tokenizer(recipe: Recipe) -> Any:
 
     path, revision = model_path(recipe), recipe.revision
     if is_adapter(path) and not any((Path(path) / name).is_file() for name in TOKENIZERS):
-        path, revision = adapter_settings(path)["base_model_name_or_path"], None
+        path, revision = base_of(path)
     if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in TOKENIZERS):
         raise ModelError(f"{recipe.model} has no tokenizer: none of {', '.join(TOKENIZERS)} is there.")
     try:
@@ -236,8 +242,7 @@ def load_weights(recipe: Recipe, path: str, **options: Any) -> Any:
     options |= load_kwargs(recipe) | {"trust_remote_code": False, "output_loading_info": True}
     options["ignore_mismatched_sizes"] = True  # they are refused here
     if is_adapter(path):
-        path = adapter_settings(path)["base_model_name_or_path"]
-        options.pop("revision", None)  # it is the adapter's
+        path, options["revision"] = base_of(path)  # the recipe's revision is the adapter's
     loaded: Any = AutoModelForCausalLM.from_pretrained(path, **options)
     model, report = loaded
     for name, found, expected in sorted(report["mismatched_keys"]):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlif import progress
 from rlif.config.recipe import Recipe
+from rlif.exporting.card import write_card
 from rlif.files.atomic import sync, sync_tree
 from rlif.files.inside import remove
 from rlif.files.lock import locked
@@ -57,6 +59,7 @@ def train(
         run.summary()["evaluations"]["clock"]["after"]["accuracy"]["mean"]  # 0.92, after a minute
     """
     from rlif.engines.trl.stopping import Stop
+    from rlif.launching.fit import check_memory
     from rlif.training.progress import logging_console
 
     console = console or logging_console()
@@ -71,6 +74,8 @@ def train(
         prepared = prepare(recipe, state.num_processes)
         if prepared.too_long:
             console.print(f"{prepared.too_long} problems left out: prompts above {recipe.max_prompt_tokens} tokens")
+        if warning := check_memory(prepared.recipe, prepared.config, state.num_processes):
+            console.out(warning, highlight=False)
         with ExitStack() as held:
             run, checkpoint, notes = on_main(lambda: _begin(prepared, name, resume, held))
             run.again, started.run = again, run
@@ -132,22 +137,24 @@ def _run(prepared: PreparedRun, run: Run, checkpoint: Path | None, console: Cons
     trainer = session.trainer
     if stop.stopped(trainer.state):
         raise stop.ending()
-    _save_model(run, trainer)
+    summary = _summary(prepared, run, session, time.perf_counter() - started)
+    _save_model(run, trainer, summary)
     if trainer.is_world_process_zero():
-        run.write_summary(_summary(prepared, run, session, time.perf_counter() - started))
+        run.write_summary(summary)
     trainer.accelerator.wait_for_everyone()
     session.close()
 
 
 @progress.task("saving the model")
-def _save_model(run: Run, trainer: InternalFeedback) -> None:
-    """Writes the trained model as a whole folder or not at all, to the disk before the summary names it."""
+def _save_model(run: Run, trainer: InternalFeedback, summary: Mapping[str, Any]) -> None:
+    """Writes the trained model and its card as a whole folder or not at all, to the disk before the summary."""
     from accelerate import PartialState
 
     draft = run.at(".model.draft")
     trainer.save_model(str(draft))
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:
+        write_card(draft, run, summary)
         sync_tree(draft)
         remove(run.model)
         draft.rename(run.model)
@@ -190,6 +197,7 @@ def _summary(prepared: PreparedRun, run: Run, session: Session, seconds: float) 
     path = [trainer.reward.path, *(row["path"] for row in run.metrics() if "path" in row)][-1]
     return {
         "seed": prepared.recipe.seed,
+        **({"model_commit": commit} if (commit := getattr(prepared.config, "_commit_hash", None)) else {}),
         "steps": trainer.state.global_step,
         "seconds": round(seconds, 1),
         "reward": prepared.recipe.reward,

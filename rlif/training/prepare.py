@@ -11,6 +11,7 @@ The checks of a recipe, in this order; each refuses in one sentence:
     lengths     `check_fit`                      prompts and completions within the model's positions and embeddings
     steps       `plan_steps`                     enough problems, steps that are rewarded, checkpoints between rollouts
     machines    `launching.check_layout`         for `rlif launch` and `rlif plan`
+    memory      `launching.fit.check_memory`     of this machine, for `rlif train`
     the rest    `rehearse`                       for `--dry-run`, which loads no model: weights, adapters, models of
                                                  rewards, TRL's config and what it leaves to a trainer
 """
@@ -54,6 +55,7 @@ class PreparedRun:
     held_out: dict[str, list[Problem]]
     options: dict[str, Any]  # for the config of the engine's trainer
     rewarded: list[Problem]  # the problems as rewards see them, without the gold answers that `labels` hides
+    config: Any  # transformers' configuration of the model
 
     def prompts(self) -> list[Any]:
         """Returns what the trainer gets of the problems: conversations or texts, and nothing else."""
@@ -131,7 +133,9 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
         check_fit(recipe.model, config, tokenizer, ids, min(each.protocol.max_tokens, longest))
     plan = plan_steps(recipe, len(short), processes)
     left_out = len(problems) - len(short)
-    return PreparedRun(recipe, task, prompt, tokenizer, short, left_out, plan, held_out, options, rewarded)
+    return PreparedRun(
+        recipe, task, prompt, tokenizer, short, left_out, plan, held_out, options, rewarded=rewarded, config=config
+    )
 
 
 def arrange(recipe: Recipe, task: Task, problems: list[Problem]) -> tuple[list[Problem], list[Problem]]:

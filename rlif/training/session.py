@@ -193,7 +193,7 @@ def _with_callbacks(
         return rows
 
     display = callbacks.Display(console, list(prepared.recipe.weights))
-    last, names = checkpointing.LastStep(), callbacks.MetricNames()
+    last, names = checkpointing.LastStep(), callbacks.MetricNames(list(prepared.recipe.weights))
     limit = prepared.recipe.resolved_training["save_total_limit"]
     for callback in (
         FiniteGradients(),

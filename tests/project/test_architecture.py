@@ -23,7 +23,7 @@ FLOORS = [
     ["graders", "config"],
     ["rewards", "sampling"],
     ["selection", "runs"],
-    ["engines", "evaluation", "reporting", "launching"],
+    ["engines", "evaluation", "reporting", "launching", "exporting"],
     ["training", "trl"],
     ["comparison"],
     ["cli"],

@@ -26,6 +26,9 @@ from rlif.tasks import find_task
 SHIPPED = shipped_recipes()
 PAPER = [name for name, path in SHIPPED.items() if path.parent.name == "paper"]
 SMALL = "intuitor-qwen2.5-3b-math-24gb"
+ONE_GPU = "intuitor-qwen2.5-3b-math-80gb"
+OWN = "intuitor-qwen2.5-3b-prompts-24gb"
+OURS = (SMALL, ONE_GPU, OWN)
 
 METHODS = {
     "grpo-pv": "plurality_vote",
@@ -43,9 +46,9 @@ MODELS = {
     "llama3.2-3b-instruct": "meta-llama/Llama-3.2-3B-Instruct",
     "olmo2-7b-sft": "allenai/OLMo-2-1124-7B-SFT",
 }
-DATA = {"code-contests": "code_contests", "math": "math"}
+DATA = {"code-contests": "code_contests", "math": "math", "prompts": "prompts"}
 BUFFERS = 3  # GiB that vLLM takes beside weights and cache: logits of a thousand rows, CUDA graphs; a guess
-VARIANTS = ["", "kl0", "kl0.0001", "kl0.01", "lr3e-6", "batch224", "batch224-offline", "24gb"]
+VARIANTS = ["", "kl0", "kl0.0001", "kl0.01", "lr3e-6", "batch224", "batch224-offline", "24gb", "80gb"]
 
 # Tables 1, 3, 4, 5 and 6 of arXiv 2505.19590 v2: GSM8K, MATH500, LiveCodeBench v6, CRUXEval-O, MMLU-Pro, AlpacaEval.
 TASKS = ["gsm8k.paper", "math500.paper", "livecodebench", "cruxeval", "mmlu_pro", "alpaca_eval"]
@@ -184,7 +187,7 @@ def test_every_table_and_figure_has_a_recipe():
     assert {int(number) for number in re.findall(r"\d+", of["Fig"])} == set(range(3, 13))
 
 
-@pytest.mark.parametrize("name", [*PAPER, SMALL])
+@pytest.mark.parametrize("name", [*PAPER, *OURS])
 def test_names_agree_with_reward_model_and_data(name):
     how, model, data, variant = parts_of(name)
     recipe = load_recipe(name)
@@ -193,7 +196,7 @@ def test_names_agree_with_reward_model_and_data(name):
     assert method(recipe).startswith(METHODS[how])
 
 
-@pytest.mark.parametrize("name", [*PAPER, SMALL])
+@pytest.mark.parametrize("name", [*PAPER, *OURS])
 def test_every_value_has_a_source(name):
     """A file explains every value that it sets; other values are explained in its base or are defaults."""
     values, about = read_yaml(find_recipe(name)), read_about(name)
@@ -239,7 +242,7 @@ def test_published_scores_are_those_of_the_paper(name):
     assert evaluation_of(about) == f"rlif eval runs/NAME --tasks {','.join(TASKS[:-1])}"
 
 
-@pytest.mark.parametrize("name", [*PAPER, SMALL])
+@pytest.mark.parametrize("name", [*PAPER, SMALL, ONE_GPU])
 def test_settings_and_batch_arithmetic(name):
     """Settings are Table 7's unless the variant changes them; groups are whole, and updates as many as the paper's."""
     _, model, data, variant = parts_of(name)
@@ -315,6 +318,22 @@ def test_the_recipe_for_one_small_gpu_fits():
     assert parts["activations or cache"] == pytest.approx(2.3, abs=0.05)
     assert room_for_completions(setting) > 16
     assert costs.fits(setting)
+
+
+@pytest.mark.parametrize("name", [ONE_GPU, OWN])
+def test_the_other_recipes_for_one_gpu_fit(name):
+    """Beside buffers, vLLM has room for ten whole completions and more."""
+    setting = setting_of(name)
+    assert read_about(name).gpus == 1 and costs.fits(setting) and room_for_completions(setting) > 10
+
+
+def test_the_recipe_for_all_weights_takes_the_memory_that_its_header_says():
+    parts, about = costs.memory(setting_of(ONE_GPU)), read_about(ONE_GPU)
+    said = re.search(r"(\d+) of training state.*? in turns (\d+) of", about.hardware)
+    assert said and [int(number) for number in said.groups()] == [
+        round(sum(parts[part] for part in STATE)),
+        round(parts["activations or vLLM"]),
+    ]
 
 
 def test_adapters_of_the_small_recipe_stay_in_float32(tmp_path, model_folder):

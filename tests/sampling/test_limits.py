@@ -17,7 +17,7 @@ from support.architectures import SIZES, architecture
 from support.commands import main
 from support.models import byte_tokenizer, tiny_config, tiny_model
 from support.trainers import make_trainer
-from transformers import AutoTokenizer, BertConfig, Gemma3TextConfig, Qwen2_5_VLConfig, T5Config
+from transformers import BertConfig, Gemma3TextConfig, Qwen2_5_VLConfig, T5Config
 
 import rlif
 from rlif.config.loading import check_recipe
@@ -220,18 +220,6 @@ def test_other_kinds_of_models_are_refused_before_they_are_loaded(config, messag
 def test_causal_models_of_text_are_not_refused():
     for config in (tiny_config(), TEXT, BertConfig()):
         check_kind("m", config)
-
-
-def test_the_revision_of_an_adapter_is_not_that_of_its_base(tmp_path, monkeypatch):
-    recipe, asked = check_recipe({"model": str(adapter_folder(tmp_path)), "revision": "v2"}), []
-    known = AutoTokenizer.from_pretrained
-    monkeypatch.setattr(
-        AutoTokenizer,
-        "from_pretrained",
-        lambda path, revision, **options: asked.append(revision) or known(path, **options),
-    )
-    load_tokenizer(recipe)
-    assert asked == [None]
 
 
 def test_quantised_weights_are_trained_by_adapters_alone(tmp_path, monkeypatch, capsys):

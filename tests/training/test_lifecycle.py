@@ -7,7 +7,9 @@ import io
 import json
 import os
 import shutil
+import struct
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -176,6 +178,58 @@ def test_runs_with_lora_rloo_and_other_annotators(tmp_path, model_folder):
         train(tmp_path, model_folder, "lora={rank: 4}")
 
 
+TRLS_NAMES = {
+    "rewards/self_certainty/mean": "self_certainty",
+    "completions/mean_length": "completion_length",
+    "completions/min_length": "completion_length_min",
+    "completions/max_length": "completion_length_max",
+    "completions/clipped_ratio": "truncated",
+    "clip_ratio/region_mean": "clip_ratio",
+    "num_tokens": "tokens",
+    "step_time": "step_seconds",
+}  # and reward, kl, entropy, loss, which are the same in both
+
+
+def leveldb_records(data: bytes, start: int) -> Iterator[bytes]:
+    """Yields the records of a log of LevelDB that begins at a position of its first block of 32 KiB."""
+    position, parts = 0, b""
+    while position + 7 <= len(data):
+        left = 2**15 - (start + position) % 2**15
+        if left < 7:
+            position += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, position + 4)
+        parts += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield parts
+            parts = b""
+
+
+def test_wandb_offline_shows_the_metrics_by_both_names(tmp_path, model_folder, monkeypatch):
+    """The file that `wandb sync` would upload is read back."""
+    wandb = pytest.importorskip("wandb", reason="no wandb; pip install wandb")
+    from wandb.proto import wandb_internal_pb2
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = train(tmp_path, model_folder, "training.report_to=wandb", "evaluate.tasks=[clock]")
+    wandb.finish()
+    (file,) = tmp_path.rglob("*.wandb")
+    seen: dict[int | None, dict[str, float]] = {}
+    for data in leveldb_records(file.read_bytes()[7:], 7):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        row = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        seen.setdefault(row.get("train/global_step"), {}).update(row)
+    for row in run.metrics():
+        for theirs, ours in TRLS_NAMES.items():
+            assert seen[row["step"]][f"train/{theirs}"] == pytest.approx(row[ours])
+            assert seen[row["step"]][f"train/{ours}"] == pytest.approx(row[ours])
+    assert seen[4]["eval/clock/accuracy"] == run.evaluations()["clock"][4]["accuracy"]["mean"]
+
+
 def test_tensorboard_shows_the_same_metrics_by_the_same_names(tmp_path, model_folder):
     pytest.importorskip("tensorboard", reason="no tensorboard; pip install -e .[dev]")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -188,6 +242,9 @@ def test_tensorboard_shows_the_same_metrics_by_the_same_names(tmp_path, model_fo
     for name in set(run.metrics()[0]) - {"step", "path", "epoch", "alarms"}:
         shown = tags[f"train/{name}"]
         assert [shown[row["step"]] for row in run.metrics()] == pytest.approx([row[name] for row in run.metrics()])
+    for theirs, ours in TRLS_NAMES.items():
+        assert tags[f"train/{theirs}"] == tags[f"train/{ours}"], theirs
+        assert theirs not in run.metrics()[0]
     looks = run.evaluations()["clock"]
     assert sorted(tags["eval/clock/accuracy"]) == sorted(looks) == [0, 2, 4]
     certainty = [looks[step]["self_certainty"] for step in sorted(looks)]

@@ -31,18 +31,36 @@ def our_names(logs: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in named.items() if key not in DROPPED and "terminated_length" not in key}
 
 
+def engine_names(logs: Mapping[str, Any], rewards: Sequence[str]) -> dict[str, Any]:
+    """Returns the metrics that the engine's users know by other names, under these, where the meaning is the same.
+
+    Args:
+        rewards: names of rewards; the mean of each is `rewards/NAME/mean`.
+    """
+    named = {key: logs[key] for key in RENAMED if key in logs}
+    for reward in rewards:
+        if reward in logs:
+            named[f"rewards/{reward}/mean"] = logs[reward]
+        named |= {key: logs[key] for part in ("mean", "std") if (key := f"rewards/{reward}/{part}") in logs}
+    return named
+
+
 class MetricNames(TrainerCallback):
-    """Gives every tracker (`report_to`) our names, and held-out scores with their step.
+    """Gives every tracker (`report_to`) our names and the engine's, and held-out scores with their step.
 
     It must be the first callback, because it changes the logs of the others.
+
+    Args:
+        rewards: names of rewards.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rewards: Sequence[str] = ()) -> None:
+        self.rewards = rewards
         self.scores: dict[str, float] = {}  # logged with the next logs, as `eval_clock/accuracy`
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs is not None:
-            named = our_names(logs) | self.scores
+            named = our_names(logs) | engine_names(logs, self.rewards) | self.scores
             self.scores.clear()
             logs.clear()
             logs.update(named)

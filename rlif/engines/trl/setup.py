@@ -214,7 +214,7 @@ def read_lora(recipe: Recipe) -> Any:
         if name not in known:
             near = nearest(name, known, "peft.LoraConfig")
             raise RecipeError(f"unknown key 'lora.{name}': peft has no such option; {near}")
-    options: dict[str, Any] = {"task_type": "CAUSAL_LM", **recipe.lora}
+    options: dict[str, Any] = {"task_type": "CAUSAL_LM", "revision": recipe.revision, **recipe.lora}
     if "lm_head" in (options.get("target_modules") or ()):
         raise RecipeError("lora.target_modules has lm_head, whose adapter TRL does not train; leave it out.")
     try:

@@ -1,0 +1,137 @@
+"""Exports the model of a finished run: as a plain folder, to the hub, or both."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlif import progress
+from rlif.errors import DataError, MachineError, ModelError, RecipeError
+from rlif.exporting.card import CARD, portable_recipe, write_card
+from rlif.exporting.hub import check_hub, upload
+from rlif.exporting.results import write_lm_eval
+from rlif.files.atomic import read_object, replace_file, sync_tree, writing
+from rlif.files.inside import inside, remove
+from rlif.runs.folder import Run
+from rlif.sampling.loading import load_tokenizer, load_weights, model_path
+
+LEFT = ("training_args.bin", CARD)  # a pickle with paths of this machine; and the card, which is written anew
+
+
+def export(
+    run: str | Path,
+    folder: str | Path | None = None,
+    *,
+    merge: bool = False,
+    hub: str | None = None,
+    private: bool = False,
+) -> str:
+    """Exports the model of a finished run, with its card, recipe and scores; returns where it is.
+
+    Args:
+        folder: where to; must not exist. May be left out with `hub`.
+        merge: merges adapters into their base, so that whole weights are exported.
+        hub: the repository to upload to, OWNER/NAME.
+        private: makes a new repository private.
+
+    Raises:
+        RlifError: the run is not finished, the folder exists, there is nothing to merge, or the hub refuses.
+    """
+    source = Run.open(run)
+    summary, adapters = source.summary(), source.at("model", "adapter_config.json").is_file()
+    if folder is None and hub is None:
+        raise RecipeError("say where to: a folder with -o, or a repository with --hub OWNER/NAME.")
+    if private and hub is None:
+        raise RecipeError("--private is for --hub; a folder has no readers but yours.")
+    if not source.at("model", "config.json").is_file() and not adapters:
+        raise DataError(f"{source.path} is finished, but has no model in {source.model}.")
+    if merge and not adapters:
+        raise RecipeError(f"{source.path} trained whole weights, so there is nothing to merge; leave --merge out.")
+    if hub is not None:
+        _check_base(source, adapters and not merge)
+        check_hub(hub)
+    with _place(folder) as place:
+        with writing(place):
+            _merge(source, place) if merge else _copy(source, place)
+            write_card(place, source, summary, name=hub or "", merged=merge)
+            replace_file(place / "recipe.yaml", portable_recipe(source.recipe()))
+            _results(place, hub or source.path.name, summary)
+            sync_tree(place)
+        said = upload(place, hub, private=private) if hub and folder is None else ""
+    if hub and folder is not None:  # which stays where the upload fails
+        said = upload(Path(folder).expanduser(), hub, private=private)
+    return " and ".join(filter(None, [str(folder or ""), said]))
+
+
+@contextmanager
+def _place(folder: str | Path | None) -> Iterator[Path]:
+    """Yields an empty folder, which gets the name that was asked for once it is whole."""
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="rlif-export-") as name:
+            yield Path(name)
+        return
+    path = Path(folder).expanduser()
+    if path.exists() or path.is_symlink():
+        raise DataError(f"{path} exists already; choose another folder.")
+    draft = path.with_name(f".{path.name}.draft")
+    with writing(path):
+        remove(draft)  # of a killed export
+        draft.mkdir(parents=True)
+    try:
+        yield draft
+        with writing(path):
+            draft.rename(path)
+    finally:
+        remove(draft)
+
+
+def _copy(run: Run, place: Path) -> None:
+    """Copies the files of a model; a link that leads out of the run is refused."""
+    for path in sorted(run.model.rglob("*")):
+        name = path.relative_to(run.path)
+        file = inside(run.path, *name.parts)
+        if file.is_file() and path.name not in LEFT and not path.name.startswith("."):
+            target = place / path.relative_to(run.model)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+
+
+@progress.task("merging the adapters")
+def _merge(run: Run, place: Path) -> None:
+    """Writes the base with the run's adapters merged, computed in float32 and saved in the recipe's type."""
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise MachineError("merging adapters needs peft: pip install 'rlif[lora]'.") from error
+    recipe = run.recipe()
+    base: Any = load_weights(recipe, model_path(recipe))
+    dtype = base.dtype
+    try:
+        merged: Any = PeftModel.from_pretrained(base.float(), str(run.model)).merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise ModelError(f"the adapters of {run.path} cannot be merged: {error}") from error
+    merged.to(dtype).save_pretrained(place)
+    load_tokenizer(recipe.model_copy(update={"model": str(run.model)})).save_pretrained(place)
+
+
+def _check_base(run: Run, adapters: bool) -> None:
+    """Refuses to upload adapters whose base nobody else has."""
+    if not adapters:
+        return
+    base = str(read_object(run.at("model", "adapter_config.json")).get("base_model_name_or_path"))
+    if Path(base).is_absolute() or Path(base).exists():
+        raise ModelError(
+            f"the base of these adapters is the folder {base}, which nobody else can load; merge them with --merge."
+        )
+
+
+def _results(place: Path, name: str, summary: Any) -> None:
+    """Writes the scores before and after training, for other tools."""
+    for when in ("before", "after"):
+        scores = {task: pair[when] for task, pair in summary["evaluations"].items()}
+        if scores:
+            write_lm_eval(place / "results" / f"{when}.json", name if when == "after" else f"base of {name}", scores)

@@ -1,0 +1,129 @@
+"""Compares what a run takes with the memory of this machine, before its model is loaded.
+
+    certain    weights, gradients, optimiser state, reference model, an annotator's copy, the share that vLLM reserves
+    estimated  activations, the cache, what CUDA takes
+
+A run is refused where the certain parts alone are more than there is. Where only the sum with the estimated parts is,
+there is a warning. Both name changes that help. Several processes share the memory of a machine without GPUs.
+
+Not judged: weights that are moved to the CPU between steps, FSDP or DeepSpeed by a configuration of the user's own,
+adapters that are trained on, mixtures of experts, and devices that do not say how much memory they have.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from rlif.config.recipe import Recipe
+from rlif.errors import MachineError, ModelError
+from rlif.launching.cost_model import FULL, GIB, Setting, memory, share, vllm_room
+from rlif.launching.hardware import Gpu, shape_of
+from rlif.launching.suggestions import suggestions
+from rlif.sampling.loading import is_adapter, model_path
+
+STATE = ("weights", "optimiser state", "reference model", "annotator's copy")
+CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+ADAM = ("adamw_torch", "adamw_torch_fused")  # whose state the cost model knows; others keep less
+OFFERED = 3  # changes that a message names
+
+
+@dataclass(frozen=True)
+class Device:
+    """What holds the model of one process."""
+
+    name: str
+    memory: float  # GiB
+    gpu: bool  # else the machine's memory, a process's part of it
+
+
+def device_here(recipe: Recipe) -> Device | None:
+    """Finds the device that this process trains on, by torch; None where it does not say how much memory it has."""
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if kind is None or recipe.training.get("use_cpu"):
+        limits = [int(text) for path in CGROUP if (text := _read(path)).isdecimal()]
+        size = min([psutil.virtual_memory().total, *limits]) + psutil.swap_memory().total
+        return Device("this machine", size / GIB / int(os.environ.get("LOCAL_WORLD_SIZE", "1")), gpu=False)
+    properties = getattr(getattr(torch, kind.type, None), "get_device_properties", None)
+    if properties is None:
+        return None
+    found = properties(int(os.environ.get("LOCAL_RANK", "0")))
+    return Device(found.name, found.total_memory / GIB, gpu=True)
+
+
+def _read(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8").strip() if Path(path).is_file() else ""
+
+
+def strategy_here(recipe: Recipe) -> str | None:
+    """Names the strategy that this process was launched with; None where it is not one of rlif's."""
+    given = os.environ
+    if any(recipe.training.get(key) for key in ("fsdp", "fsdp_config", "deepspeed")):
+        return None
+    if given.get("ACCELERATE_USE_FSDP") == "true":
+        whole = given.get("FSDP_OFFLOAD_PARAMS", "false") == "false" and given.get("FSDP_VERSION") == "2"
+        return "fsdp2" if whole else None
+    if given.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        moved = [given.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{part}_DEVICE", "none") for part in ("OPTIMIZER", "PARAM")]
+        stage = given.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
+        ours = stage in ("2", "3") and set(moved) == {"none"} and "ACCELERATE_DEEPSPEED_CONFIG_FILE" not in given
+        return f"zero{stage}" if ours else None
+    return "ddp"
+
+
+def check_memory(recipe: Recipe, config: Any, processes: int) -> str | None:
+    """Refuses a run that cannot fit on this machine's device; returns a warning where it probably does not.
+
+    Args:
+        config: transformers' configuration of the model.
+        processes: how many train, on all machines.
+    """
+    device, strategy = device_here(recipe), strategy_here(recipe)
+    if not recipe.check_memory or device is None or strategy is None or is_adapter(model_path(recipe)):
+        return None
+    try:
+        shape = shape_of(config)
+    except ModelError:  # a mixture of experts
+        return None
+    training = recipe.resolved_training
+    server = int(bool(training.get("use_vllm")) and training.get("vllm_mode") == "server")
+    prompt, completion = recipe.max_prompt_tokens / 2, training["max_completion_length"]
+    card = Gpu(device.memory, 1, 1, 1, "this machine")
+    shown = card if device.gpu else None  # vLLM takes a share of a GPU, and of a machine what it needs
+    setting = Setting(recipe, shape, shown, processes + server, strategy, server, prompt, completion)
+    parts = memory(setting)
+    if training.get("optim", ADAM[0]) not in ADAM:
+        parts["optimiser state"] = 0.0
+    needed, whole = certain(setting, parts), sum(parts.values())
+    short = vllm_room(setting) if device.gpu else 0.0
+    if needed <= device.memory and whole <= FULL * device.memory and short >= 0:
+        return None
+    found = suggestions(Setting(recipe, shape, card, processes + server, strategy, server, prompt, completion))
+    what = " / ".join(name for name, _ in found[:OFFERED]) or "more GPUs, or a smaller model"
+    if needed > device.memory:
+        raise MachineError(
+            f"the run cannot fit: {_names(setting)} take {needed:.1f} GiB, and {device.name} has"
+            f" {device.memory:.1f}; what would help: {what}; check_memory=false starts it nevertheless."
+        )
+    vllm = f", and vLLM's share is {-short:.1f} GiB too small" if short < 0 else ""
+    return (
+        f"the run probably does not fit: about {whole:.1f} GiB at full length, and {device.name} has"
+        f" {device.memory:.1f}{vllm}; what would help: {what}"
+    )
+
+
+def certain(setting: Setting, parts: dict[str, float]) -> float:
+    """Adds the GiB that are no estimate: the state of training, with gradients or with what vLLM reserves."""
+    state, gradients = sum(parts.get(name, 0.0) for name in STATE), parts["gradients"]
+    if not setting.vllm or setting.server_gpus or setting.gpu is None:
+        return state + gradients
+    reserved = share(setting) * setting.gpu.memory
+    return state + (max(gradients, reserved) if setting.sleeps else gradients + reserved)
+
+
+def _names(setting: Setting) -> str:
+    beside = ", and vLLM" if setting.vllm and not setting.server_gpus else ""
+    return f"weights, gradients and optimiser state{beside}"

@@ -31,6 +31,7 @@ from rlif.files.jsonl import JsonLog, Row, read_lines
 from rlif.files.lock import alone
 from rlif.files.tables import names_of
 from rlif.files.text import check_text
+from rlif.own import code_hashes
 from rlif.sampling.limits import check_tokens
 from rlif.sampling.loading import load_model, load_tokenizer, trained_with
 from rlif.scoring.head import head_of, longest_sequence
@@ -64,6 +65,7 @@ class Scorer:
     batch_size: int = 16  # rows per forward pass
     window: int = WINDOW  # tokens in the window of the tail and window confidences
     name: str = ""  # the model's, for the output
+    also: tuple[str, ...] = ()  # signals of one's own that are computed as well
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "chat", chat_of(self.chat))  # True and False are understood, too
@@ -76,7 +78,13 @@ class Scorer:
             chat += f" {json.dumps(given, sort_keys=True)}"
         if self.end and self.ends:
             end += f" {self.tokenizer.convert_ids_to_tokens(self.closing)}"
-        return f"{self.name}, {chat}, {end}, window {self.window}" + (f", {self.content}" if self.content else "")
+        code = "".join(f", {name} {found[:12]}" for name, found in code_hashes(self.also).items())
+        return f"{self.name}, {chat}, {end}, window {self.window}{code}" + (f", {self.content}" if self.content else "")
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all signals that are computed."""
+        return [*SIGNALS, *self.also]
 
     @cached_property
     def content(self) -> str | None:
@@ -138,13 +146,13 @@ class Scorer:
         """Computes the same for pairs of prompt ids and completion ids; `advance` is called with scored rows."""
         limit = longest_sequence(self.model.config) or 2**62
         fit = [i for i, (prompt, completion) in enumerate(pairs) if prompt and len(prompt) + len(completion) <= limit]
-        scores: list[dict[str, float | None]] = [dict.fromkeys(SIGNALS) for _ in pairs]
+        scores: list[dict[str, float | None]] = [dict.fromkeys(self.columns) for _ in pairs]
         top_k = min(TOP_K, head_of(self.model).vocab_size)
         for start in range(0, len(fit), self.batch_size * BATCHES):
             part = fit[start : start + self.batch_size * BATCHES]
             prompts, completions = zip(*(pairs[i] for i in part), strict=True)
             stats = score_completions(self.model, prompts, completions, top_k=top_k, batch_size=self.batch_size)
-            for i, values in zip(part, every_signal(stats, self.window), strict=True):
+            for i, values in zip(part, every_signal(stats, self.window, self.also), strict=True):
                 scores[i] = values
             advance(len(part))
         return scores

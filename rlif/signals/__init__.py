@@ -16,6 +16,7 @@ from functools import partial
 from typing import TypeVar
 
 from rlif import own
+from rlif.errors import lookup
 from rlif.signals import token_confidence as confidence
 from rlif.signals.likelihood import likelihood, likelihood_sum
 from rlif.signals.negative_entropy import negative_entropy, negative_entropy_sum
@@ -86,6 +87,11 @@ def renamed(row: Mapping[str, Value]) -> dict[str, Value]:
         signal = max((name for name in RENAMED if f"{column}_".startswith(f"{name}_")), key=len, default="")
         new[RENAMED.get(signal, "") + column.removeprefix(signal)] = value
     return new | {column: value for column, value in row.items() if column in new}
+
+
+def find_signal(name: str) -> TokenSignal:
+    """Returns a token signal by name, also one's own: `my_module:peak`, `signals.py:peak`."""
+    return SIGNALS[name] if own.is_own(name) or name in RENAMED else lookup(SIGNALS, name, "signal")
 
 
 def fields_read(name: str) -> list[str]:

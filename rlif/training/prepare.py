@@ -22,6 +22,7 @@ from rlif import progress
 from rlif.config.recipe import Recipe
 from rlif.config.steps import Plan, check_annotator, plan_steps
 from rlif.errors import ModelError, RecipeError
+from rlif.own import is_own
 from rlif.rewards.terms import check_gold, check_terms
 from rlif.runs.paths import with_absolute_paths
 from rlif.sampling.loading import check_adapter, load_config, load_tokenizer, model_path
@@ -42,6 +43,7 @@ class PreparedRun:
     too_long: int
     plan: Plan
     held_out: dict[str, list[Problem]]
+    held_out_tasks: dict[str, Task]
     options: dict[str, Any]  # for the config of the engine's trainer
 
     def prompts(self) -> list[Any]:
@@ -61,7 +63,12 @@ def check_names(recipe: Recipe) -> tuple[Task, Prompt]:
 
 
 def _held_out(recipe: Recipe) -> dict[str, Task]:
-    tasks = {name: find_task(name) for name in recipe.evaluate.tasks}
+    tasks: dict[str, Task] = {}
+    for name in recipe.evaluate.tasks:
+        task = find_task(name)
+        title = task.name if is_own(name) else name  # of one's own not the path, which would name files
+        if tasks.setdefault(title, task) is not task and is_own(name):
+            raise RecipeError(f"evaluate.tasks has two tasks called {title}; give one another `name`, or name it once.")
     return {name: task.reading(of_task(task, recipe.evaluate.columns) or {}) for name, task in tasks.items()}
 
 
@@ -113,7 +120,9 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
         ids = render_problems(tokenizer, own, held_out[name], chat, each)
         check_fit(recipe.model, config, tokenizer, ids, min(each.protocol.max_tokens, longest))
     plan = plan_steps(recipe, len(short), processes)
-    return PreparedRun(recipe, task, prompt, tokenizer, short, len(problems) - len(short), plan, held_out, options)
+    return PreparedRun(
+        recipe, task, prompt, tokenizer, short, len(problems) - len(short), plan, held_out, looked_at, options
+    )
 
 
 def rehearse(recipe: Recipe, processes: int = 1) -> Plan:

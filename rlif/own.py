@@ -166,19 +166,21 @@ def found_in(folder: Path, name: str) -> str | None:
     return f"{files[0].resolve()}:{name}" if files else None
 
 
-def classes_in(folder: Path) -> dict[str, Path]:
-    """Lists the classes of the files of a folder, without running them."""
-    return {name: path for path in sorted(folder.glob("*.py")) for name in sorted(_defined(path))}
+def classes_in(folder: Path) -> list[str]:
+    """Lists the classes of the files of a folder, without running them; those of tests are left out."""
+    files = [path for path in sorted(folder.glob("*.py")) if not path.name.startswith("test_")]
+    return [name for path in files for name in sorted(_defined(path, (ast.ClassDef,)))]
 
 
-def _defined(path: Path) -> set[str]:
+def _defined(
+    path: Path, kinds: tuple[type[ast.stmt], ...] = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+) -> set[str]:
     """Names the public classes and functions of a file; none where it cannot be parsed."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError):
         return set()
-    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    return {node.name for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")}
+    return {str(node.name) for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")}
 
 
 def code_hashes(names: Iterable[str]) -> dict[str, str]:

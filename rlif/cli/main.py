@@ -12,6 +12,7 @@ from rlif.cli import (
     check_graders,
     compare,
     eval,
+    init,
     judge,
     launch,
     plan,
@@ -43,6 +44,7 @@ app.command(name="report")(report.report)
 app.command(name="compare")(compare.compare)
 app.command(name="eval")(eval.evaluate)
 app.command(name="tasks")(tasks.tasks)
+app.command(name="init")(init.init)
 app.command(name="check-graders")(check_graders.check_graders)
 app.command(name="judge")(judge.judge)
 app.command(name="score")(score.score)

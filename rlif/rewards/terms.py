@@ -36,7 +36,7 @@ from rlif.graders.external import (
 from rlif.rewards.time_limit import time_limit
 from rlif.sandbox.runner import require_sandbox
 from rlif.signals import GROUP_SIGNALS, RENAMED, SIGNALS, fields_read, windowed
-from rlif.signals.own import annotated_kind, group_signal
+from rlif.signals.own_signal import annotated_kind, group_signal
 from rlif.signals.token_confidence import WINDOW
 from rlif.tasks import Task
 from rlif.tasks.chat_template import WITH_TEMPLATE, Chat

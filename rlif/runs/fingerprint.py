@@ -8,9 +8,10 @@ begun.json in the run folder is written when the run starts and holds
     code        a hash of each file of one's own that the recipe names
     model       of a local model folder: size and hash of each file; of one above 16 MiB the hash of parts of it
 
-`check` compares it before a resume, all but the code: a reward that raised may be mended, and `changed_code` says so. The prompts follow from problems, tokenizer and the run folder's own recipe. A hub
-model is pinned by `revision` in the recipe, not here. Identical numbers also need the same versions, threads and
-processes: `differences` lists which of these changed.
+`check` compares it before a resume, all but the code: a reward that raised may be mended, and `changed_code` says so.
+The prompts follow from problems, tokenizer and the run folder's own recipe. A hub model is pinned by `revision` in the
+recipe, not here. Identical numbers also need the same versions, threads and processes: `differences` lists which of
+these changed.
 """
 
 import hashlib

@@ -32,7 +32,7 @@ from rlif import own
 from rlif.answers.clusters import Equal, by_problem, label, percentile
 from rlif.errors import DataError, RecipeError, lookup
 from rlif.signals import RENAMED, SIGNALS, renamed
-from rlif.signals.own import annotated_kind, token_signal
+from rlif.signals.own_signal import annotated_kind, token_signal
 
 Labels = Sequence[int | None]  # which answer each sample gave, by number; None for no answer
 Values = Mapping[int, float]  # how sure each sample is, by its number; without those that are unscorable
@@ -129,6 +129,8 @@ def _picking(name: str, pick: Callable[..., Any]) -> Callable[..., int | None]:
     """Checks what a rule of one's own returns."""
 
     def checked(labels: Labels, values: Values, **options: Any) -> int | None:
+        if not labels:
+            return None
         with own.calling(f"rule {name}", RecipeError):
             chosen = pick(labels, values, **options)
         if chosen is None:

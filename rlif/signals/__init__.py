@@ -20,7 +20,7 @@ from rlif.errors import lookup
 from rlif.signals import token_confidence as confidence
 from rlif.signals.likelihood import likelihood, likelihood_sum
 from rlif.signals.negative_entropy import negative_entropy, negative_entropy_sum
-from rlif.signals.own import annotated_kind, token_signal
+from rlif.signals.own_signal import annotated_kind, token_signal
 from rlif.signals.plurality_vote import plurality_vote
 from rlif.signals.self_certainty import self_certainty
 from rlif.signals.self_consistency import self_consistency

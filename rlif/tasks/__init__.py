@@ -10,7 +10,7 @@ In reading order:
     rendering.py      renders a prompt as token ids, the one way for training, evaluation and scoring
     chat_template.py  applies a chat template, and says what it refuses
     code/             tasks whose answers are programs
-    own.py            tasks of one's own
+    own_task.py       tasks of one's own
     mmlu_pro.py, cruxeval.py, alpaca_eval.py, prompts_file.py     one task each
     zeroeval.py       rows and rules of the ZeroEval harness, for several tasks
 
@@ -34,7 +34,7 @@ from rlif.tasks.cruxeval import CruxEval
 from rlif.tasks.mathematics import Gsm8k, Math, Math500
 from rlif.tasks.miniature import Clock, Cups
 from rlif.tasks.mmlu_pro import MmluPro
-from rlif.tasks.own import own_task
+from rlif.tasks.own_task import own_task
 from rlif.tasks.prompts_file import PromptsFile
 from rlif.tasks.task import Mark, Protocol, Task, by_id
 

@@ -78,7 +78,7 @@ def load(name: str, what: str) -> Any:
         if where in MOVED:
             raise RecipeError(f"cannot import the {what} {name}: {where_moved(where)}.")
         raise RecipeError(
-            f"the module {where} has no {attribute!r}, which the {what} {name} names{_near(module, attribute)}."
+            f"the module {where} has no {attribute!r}, which the {what} {name} names{_near(module, attribute)}"
         )
     return found
 
@@ -96,7 +96,7 @@ def _parts(name: str) -> tuple[str, str]:
 def _near(module: ModuleType, attribute: str) -> str:
     """Suggests names that a module defines itself."""
     own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
-    return f"; {nearest(attribute, own).rstrip('?.')}" if own else ""
+    return f"; {nearest(attribute, own)}" if own else "."
 
 
 def _raises(name: str, what: str, error: BaseException) -> str:

@@ -11,6 +11,7 @@ In reading order:
     chat_template.py  applies a chat template, and says what it refuses
     code/             tasks whose answers are programs
     own_task.py       tasks of one's own
+    reasoning_gym.py  families of reasoning-gym
     mmlu_pro.py, cruxeval.py, alpaca_eval.py, prompts_file.py     one task each
     zeroeval.py       rows and rules of the ZeroEval harness, for several tasks
 
@@ -25,6 +26,7 @@ from typing import Any, TypeVar
 
 from rlif import own
 from rlif.errors import RecipeError, lookup, nearest
+from rlif.tasks import reasoning_gym
 from rlif.tasks.alpaca_eval import AlpacaEval
 from rlif.tasks.code.code_contests import CodeContests
 from rlif.tasks.code.humaneval import HumanEval
@@ -65,6 +67,8 @@ def find_task(name: str) -> Task:
     The name may stand for a class of one's own: `my_module:Riddles`, `riddles.py:Riddles`, or `Riddles` alone if a file
     of the folder `tasks` defines it. `Riddles.short` is its protocol of that name.
     """
+    if name.startswith(reasoning_gym.PREFIX):
+        return reasoning_gym.find_family(name)
     name = beside(name, Path.cwd())
     where, colon, rest = name.rpartition(":")
     if not colon and own.is_own(name):
@@ -102,5 +106,5 @@ def check_sources(given: Mapping[str, Any], tasks: Sequence[Task], what: str = "
             raise RecipeError(f"{what} is given for {name!r}, which is not among the tasks; {nearest(name, names)}")
 
 
-def _names(task: Task) -> tuple[str, str]:
-    return f"{type(task).name}.{task.protocol_name}", type(task).name
+def _names(task: Task) -> tuple[str, ...]:
+    return f"{type(task).name}.{task.protocol_name}", type(task).name, *filter(None, [task.alias])

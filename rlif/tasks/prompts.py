@@ -61,6 +61,10 @@ PROMPTS: dict[str, Prompt] = {
     "intuitor-7b": Prompt(system="You are a helpful assistant. Solve the user's problem step by step."),
     "intuitor-other": Prompt(system=BOXED),  # the reference code's prompt for all other models
     "question-answer": Prompt(user="Question: {problem}\nAnswer:", end=""),
+    "answer-tags": Prompt(
+        user="{problem}\n\nThink step by step, then give the final answer alone, in the form that is asked for, between"
+        " <answer> and </answer>."
+    ),
     "answer-line": Prompt(
         user="Solve this problem. Think step by step, and let the last line be your answer in the form"
         ' "ANSWER: $ANSWER", without the quotes.\n\n{problem}'

@@ -66,7 +66,7 @@ def _held_out(recipe: Recipe) -> dict[str, Task]:
     tasks: dict[str, Task] = {}
     for name in recipe.evaluate.tasks:
         task = find_task(name)
-        title = task.name if is_own(name) else name  # of one's own not the path, which would name files
+        title = task.name if is_own(name) or task.alias else name  # of one's own not the path, which would name files
         if tasks.setdefault(title, task) is not task and is_own(name):
             raise RecipeError(f"evaluate.tasks has two tasks called {title}; give one another `name`, or name it once.")
     return {name: task.reading(of_task(task, recipe.evaluate.columns) or {}) for name, task in tasks.items()}

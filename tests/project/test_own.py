@@ -64,7 +64,7 @@ def test_a_file_is_imported_once_and_finds_its_neighbours(here):
         ("def f(:\n", "f", "importing the task {}:f raises SyntaxError: "),
         ("\nimport no_such_module_\n", "f", "No module named 'no_such_module_' at {}, line 2."),
         ("raise SystemExit(3)", "f", "raises SystemExit: 3 at {}, line 1."),
-        ("class Riddles: pass", "Ridles", "has no 'Ridles', which the task {}:Ridles names; did you mean 'Riddles'."),
+        ("class Riddles: pass", "Ridles", "has no 'Ridles', which the task {}:Ridles names; did you mean 'Riddles'?"),
     ],
 )
 def test_a_file_that_cannot_be_imported_is_one_sentence_with_file_and_line(here, text, name, message):

@@ -64,7 +64,6 @@ def select(
     from rlif.selection.drawing import Drawing, check_selection, holds_given, rendering
     from rlif.selection.samples import read_samples
     from rlif.selection.scaling import report
-    from rlif.selection.score_file import load_scorer
     from rlif.tasks.prompts import find_prompt
 
     template = None if prompt is None else find_prompt(prompt)
@@ -73,13 +72,8 @@ def select(
     _check_source(model, samples, n=n, warm_up=warm_up if early_stop else None)
     how, given = chat_settings(chat, chat_template_kwargs, merge_system), read_samples(samples) if samples else []
     known, problems = _problems(task, columns, split, source=source, limit=limit)
-    signal = rules.find_rule(rule).signal
-    also = (signal,) if signal is not None and is_own(signal) else ()
-    scorer, held = None, out is not None and samples is not None and holds_given(out, given)
-    if model is not None:
-        quiet_transformers()
-        scorer = load_scorer(model, chat=how, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
-        scorer = replace(scorer, also=also)
+    held = out is not None and samples is not None and holds_given(out, given)
+    scorer = _scorer(model, rule, engine, chat=how, window=window, dtype=dtype, batch_size=batch_size)
     settings = {"model": model, "task": task, "samples": samples and str(samples), "rule": rule, "seed": seed}
     settings |= {**rendering(scorer, known, template), **({} if samples else {"temperature": temperature, "n": n})}
     if samples is not None:
@@ -93,13 +87,23 @@ def select(
     if early is not None and scorer is not None:
         settings |= {"window": scorer.window, "warm_up": warm_up, "percentile": percentile}
     equal = None if known is None else _equality(known, rows)
-    added = () if rule in rules.RULES else (rule,)
-    found = {
-        "settings": settings,
-        **report(rows, early, warm_up=warm_up, equal=equal, power=power, seed=seed, also=added),
-    }
-    _show(found, chosen := rules.select(rows, rule, equal=equal, power=power, seed=seed))
+    by: dict[str, Any] = {"equal": equal, "power": power, "seed": seed}
+    found = {"settings": settings, **report(rows, early, warm_up=warm_up, also=[rule], **by)}
+    _show(found, chosen := rules.select(rows, rule, **by))
     _write(out, found, chosen, None if samples is None or held else rows)
+
+
+def _scorer(model: str | None, rule: str, engine: str, **how: Any) -> Scorer | None:
+    """Loads the scorer, if a model is given; it also computes a signal of one's own that the rule reads."""
+    from rlif.selection.rules import find_rule
+    from rlif.selection.score_file import load_scorer
+
+    if model is None:
+        return None
+    quiet_transformers()
+    signal = find_rule(rule).signal
+    also = (signal,) if signal is not None and is_own(signal) else ()
+    return replace(load_scorer(model, load=engine != "vllm", **how), also=also)
 
 
 def _problems(

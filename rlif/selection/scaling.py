@@ -83,7 +83,7 @@ def scaling(
     Args:
         samples: rows with `id`, `answer`, `right` and the signals that the rules read; see `rlif.selection.samples`.
         rules: names of `RULES`; all whose signal the samples have, if left out.
-        also: rules of one's own beside these.
+        also: rules of one's own beside these; of shipped ones nothing is added.
         equal, power: as in `rlif.selection.rules.choose`.
         resamples: subsets per problem and N.
         seed: for the subsets and the rule random.
@@ -98,7 +98,7 @@ def scaling(
     if not graded:
         raise DataError(f"none of {len(groups)} problems has graded samples, so there is no accuracy to show.")
     least = min(map(len, graded.values()))
-    rules = [*_usable(graded, rules), *(_usable(graded, also) if also else ())]
+    rules = [*_usable(graded, rules), *_usable(graded, [rule for rule in also if rule not in RULES])]
     per_problem = []
     with progress.task("choosing by every rule, problem", len(graded)) as advance:
         for name, rows in graded.items():

@@ -45,13 +45,24 @@ def _uses_its_numbers(answer: str, entry: Entry) -> bool:
 
 # What is right besides the gold answer: True, False, or None to ask the family.
 CORRECTED: dict[str, Callable[[str, Entry], bool | None]] = {
+    "game_of_life_halting": lambda answer, entry: False,  # takes any text for True
     "binary_matrix": lambda answer, entry: False,  # only evaluates lists, for a tenth of the score
     "spiral_matrix": lambda answer, entry: False,
     "string_insertion": lambda answer, entry: False,
     "n_queens": lambda answer, entry: answer in entry["metadata"]["valid_answers"],
     "puzzle24": lambda answer, entry: None if _uses_its_numbers(answer, entry) else False,
 }
-REFUSED: dict[str, str] = {}
+REFUSED = {
+    "boxnet": "gives no answer to compare with or to check its scores by",
+    "rush_hour": "gives no answer to compare with or to check its scores by",
+    "propositional_logic": "gives full score to all that follows, a repeated premise among it",
+    "composite": "is made of other families",
+}
+# Where the answers of families without a gold answer are, of which many are right.
+EXAMPLES: dict[str, Callable[[Entry], str]] = {
+    "graph_color": lambda entry: json.dumps({str(k): v for k, v in entry["metadata"]["possible_answer"].items()}),
+    "rubiks_cube": lambda entry: entry["metadata"]["example_correct_answer"],
+}
 OWN_TEXT = ("codeio", "number_sorting")  # what these evaluate, the package wrote itself
 
 
@@ -107,7 +118,7 @@ class ReasoningGym(Task):
 
     def _problem(self, where: tuple[str, str, int], i: int) -> Problem:
         entry = _entry(*where, i)
-        text, gold = entry["question"], entry["answer"]
+        text, gold = entry["question"], EXAMPLES.get(self.family, lambda entry: entry["answer"])(entry)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         data = {"parameters": where[1], "seed": where[2], "number": i}
         return Problem(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 
@@ -40,7 +41,7 @@ def test_the_written_test_passes_and_the_name_that_is_printed_is_found(kind, her
     assert tests
     for each in tests:
         each()
-    name = next(word for word in result.output.split() if ".py:" in word).removesuffix(":")
+    name = re.search(r"(?:tasks/)?my_\w+\.py:\w+", result.output).group()
     assert FIND.get(kind, find_term)(name) is not None
     assert load(name, kind) is not None and ast.get_docstring(ast.parse(next(here.rglob("my_*.py")).read_text()))
 

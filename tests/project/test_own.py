@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-import rlif
 from rlif import own
 from rlif.config.loading import load_recipe
+from rlif.errors import RecipeError
 from rlif.tasks.prompts import Prompt, find_prompt, spelled_out
 
 CODE = """
@@ -70,7 +70,7 @@ def test_a_file_is_imported_once_and_finds_its_neighbours(here):
 def test_a_file_that_cannot_be_imported_is_one_sentence_with_file_and_line(here, text, name, message):
     path = here / "faulty.py"
     path.write_text(text)
-    with pytest.raises(rlif.RecipeError) as found:
+    with pytest.raises(RecipeError) as found:
         own.load(f"{path}:{name}", "task")
     assert message.format(path, path) in str(found.value) and "\n" not in str(found.value)
     if "Syntax" in message:
@@ -78,12 +78,10 @@ def test_a_file_that_cannot_be_imported_is_one_sentence_with_file_and_line(here,
 
 
 def test_a_file_that_is_not_there_or_without_a_name(here):
-    with pytest.raises(rlif.RecipeError, match=r"there is no file gone\.py, which the task gone\.py:f names\."):
+    with pytest.raises(RecipeError, match=r"there is no file gone\.py, which the task gone\.py:f names\."):
         own.load("gone.py:f", "task")
     (here / "mine.py").write_text(CODE)
-    with pytest.raises(
-        rlif.RecipeError, match=r"name what to use of it as mine\.py:NAME\. It defines Riddles, wordy\."
-    ):
+    with pytest.raises(RecipeError, match=r"name what to use of it as mine\.py:NAME\. It defines Riddles, wordy\."):
         own.load("mine.py", "task")
 
 
@@ -114,7 +112,7 @@ def test_a_class_that_two_files_define_is_refused(here):
     (here / "tasks").mkdir()
     for name in ("a", "b"):
         (here / f"tasks/{name}.py").write_text(CODE)
-    with pytest.raises(rlif.RecipeError, match=r"both tasks/a\.py and tasks/b\.py define Riddles|both .*a\.py and .*b"):
+    with pytest.raises(RecipeError, match=r"both tasks/a\.py and tasks/b\.py define Riddles|both .*a\.py and .*b"):
         load_recipe("demo", ["task=Riddles"])
 
 
@@ -131,7 +129,7 @@ def test_a_class_that_two_files_define_is_refused(here):
 def test_prompts_of_ones_own(here, text, wanted):
     (here / "prompts.py").write_text(text)
     if isinstance(wanted, str):
-        with pytest.raises(rlif.RecipeError, match=wanted):
+        with pytest.raises(RecipeError, match=wanted):
             find_prompt("prompts.py:P")
         return
     assert find_prompt("prompts.py:P") == wanted
@@ -151,15 +149,13 @@ def test_code_of_a_run_folder_is_refused_wherever_its_recipe_points(here, monkey
         (folder / "evil_kept.py").write_text(f"open({str(here / 'canary')!r}, 'w')")
     inside = "names code that lies in itself"
     for name in (f"{run}/evil_kept.py:f", "runs/run/evil_kept.py:f", "runs.run.evil_kept:f", "runs.run.evil_kept.f"):
-        with pytest.raises(rlif.RecipeError, match=inside):
+        with pytest.raises(RecipeError, match=inside):
             own.check_from_run(name, run)
     monkeypatch.chdir(run)
-    with pytest.raises(rlif.RecipeError, match=inside):
+    with pytest.raises(RecipeError, match=inside):
         own.check_from_run("evil_kept:f", run)
     monkeypatch.chdir(here / "work")
-    with pytest.raises(
-        rlif.RecipeError, match=rf"outside of the current folder, {re.escape(str(elsewhere))}/evil_kept"
-    ):
+    with pytest.raises(RecipeError, match=rf"outside of the current folder, {re.escape(str(elsewhere))}/evil_kept"):
         own.check_from_run(f"{elsewhere}/evil_kept.py:f", run)
     own.check_from_run(f"{here}/work/evil_kept.py:f", run)
     own.check_from_run("trl.rewards.accuracy_reward", run)

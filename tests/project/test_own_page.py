@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import rlif
+from rlif.errors import DataError, RecipeError
 from rlif.runs.folder import Run
 
 PAGE = (Path(__file__).parents[2] / "docs/own.md").read_text(encoding="utf-8")
@@ -42,7 +44,7 @@ def test_the_commands_of_the_page_run(project):
     assert "rules.py:SHARED" in done.stdout or "rules.py:SHARED" in (project / "chosen/selection.md").read_text()
 
 
-def test_a_resume_with_changed_code_says_so(project, monkeypatch):
+def test_a_resume_with_changed_code_says_so(project, monkeypatch, caplog):
     recipe = rlif.load_recipe("demo", [
         "task=Riddles", "reward=hesitation.py:hesitation", "evaluate={}", "training.max_steps=1", "name=run",
         "problems_per_update=2", "training.per_device_train_batch_size=16", f"output={project}/runs",
@@ -52,13 +54,12 @@ def test_a_resume_with_changed_code_says_so(project, monkeypatch):
     (run.path / "summary.json").unlink()
     with (project / "hesitation.py").open("a") as file:
         file.write("\n# another\n")
-    said = []
-    monkeypatch.setattr("rlif.training.progress.logging_console", lambda: Said(said))
-    rlif.train(run.recipe(), resume=run)
-    assert any("not the code that it was started with" in line and "hesitation.py" in line for line in said), said
+    with caplog.at_level(logging.INFO, "rlif.training"):
+        rlif.train(run.recipe(), resume=run)
+    assert re.search(r"not the code that it was started with: .*hesitation\.py:hesitation; the steps", caplog.text)
     monkeypatch.chdir(project / "tasks")
     (run.path / "summary.json").unlink()
-    with pytest.raises(rlif.RecipeError, match="names code outside of the current folder"):
+    with pytest.raises(RecipeError, match="names code outside of the current folder"):
         rlif.train(run.recipe(), resume=run)
 
 
@@ -66,5 +67,5 @@ def test_a_task_without_gold_is_refused_under_accuracy(project):
     path = project / "tasks/riddles.py"
     path.write_text(path.read_text().replace(", gold=str(2 * hens + 4 * cows)", ""))
     recipe = rlif.load_recipe("demo", ["task=Riddles", "reward=accuracy", "evaluate={}"])
-    with pytest.raises(rlif.DataError, match="the reward accuracy needs gold answers, and none of the 64 problems of"):
+    with pytest.raises(DataError, match="the reward accuracy needs gold answers, and none of the 64 problems of"):
         rlif.train(recipe)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-import rlif
 from rlif.config.passes import needs_of
+from rlif.errors import RecipeError, RewardError
 from rlif.rewards.terms import find_term, kind_of
 from rlif.rewards.time_limit import RewardFailed
 from rlif.signals import SIGNALS, find_signal
@@ -89,19 +89,19 @@ def test_a_signal_of_ones_own_is_called_like_those_that_ship():
     ],
 )
 def test_a_signal_that_fails_is_refused_before_anything_is_loaded(name, message):
-    with pytest.raises(rlif.RecipeError, match=message):
+    with pytest.raises(RecipeError, match=message):
         find_term(f"mine.py:{name}")
 
 
 def test_a_group_signal_that_fails_in_the_run_is_named():
-    with pytest.raises(rlif.RewardError, match=r"the signal mine\.py:short returned 1 rewards for 2 completions"):
+    with pytest.raises(RewardError, match=r"the signal mine\.py:short returned 1 rewards for 2 completions"):
         find_term("mine.py:short").measure(Group("?", ["a", "b"], ["4", None]))
     with pytest.raises(RewardFailed, match=r"the signal mine.py:late raised KeyError: 'x' at .*mine\.py, line 19"):
         find_term("mine.py:late").measure(Group("?", ["a", "b"], ["4", None]))
 
 
 def test_a_signal_of_another_kind_is_refused_where_a_token_signal_is_read():
-    with pytest.raises(rlif.RecipeError, match=r"is not a token signal; its first parameter must be annotated"):
+    with pytest.raises(RecipeError, match=r"is not a token signal; its first parameter must be annotated"):
         find_signal("mine.py:rare")
-    with pytest.raises(rlif.RecipeError, match="unknown signal 'self_certanty'; did you mean 'self_certainty'"):
+    with pytest.raises(RecipeError, match="unknown signal 'self_certanty'; did you mean 'self_certainty'"):
         find_signal("self_certanty")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import rlif
+from rlif.errors import DataError, RecipeError
 from rlif.tasks import Task, find_task
 
 HEAD = """
@@ -37,9 +37,9 @@ def test_a_task_is_found_by_file_and_by_name_with_its_protocols(write):
         assert (task.name, short.name, short.protocol.max_tokens) == ("Riddles", "Riddles.short", 7)
         (problem, _) = task.load("test", limit=2)
         assert task.grade(problem, "\\boxed{1}") is True and task.grade(problem, "\\boxed{2}") is False
-    with pytest.raises(rlif.RecipeError, match="unknown protocol of Riddles 'shrt'; did you mean 'short'"):
+    with pytest.raises(RecipeError, match="unknown protocol of Riddles 'shrt'; did you mean 'short'"):
         find_task("Riddles.shrt")
-    with pytest.raises(rlif.RecipeError, match="unknown task 'Ridles'"):
+    with pytest.raises(RecipeError, match="unknown task 'Ridles'"):
         find_task("Ridles")
 
 
@@ -60,17 +60,17 @@ def test_an_instance_with_arguments_is_a_task_too(write):
 )
 def test_classes_that_cannot_be_tasks(write, body, message):
     write(body=body)
-    with pytest.raises(rlif.RecipeError, match=message):
+    with pytest.raises(RecipeError, match=message):
         find_task("tasks/riddles.py:Riddles")
 
 
 def test_what_is_no_task(write):
     write(text="class Riddles: pass\ndef f(): pass\nfrom rlif.tasks import Task\nclass Bare(Task): pass\n")
-    with pytest.raises(rlif.RecipeError, match="is the class Riddles; a task is a class over"):
+    with pytest.raises(RecipeError, match="is the class Riddles; a task is a class over"):
         find_task("Riddles")
-    with pytest.raises(rlif.RecipeError, match="is a function; a task is a class over"):
+    with pytest.raises(RecipeError, match="is a function; a task is a class over"):
         find_task("tasks/riddles.py:f")
-    with pytest.raises(rlif.RecipeError, match="Bare has no load; define it"):
+    with pytest.raises(RecipeError, match="Bare has no load; define it"):
         find_task("tasks/riddles.py:Bare")
 
 
@@ -87,7 +87,7 @@ def test_what_is_no_task(write):
 )
 def test_what_load_does_wrong_is_said(write, load, message):
     write(load=load)
-    with pytest.raises(rlif.DataError, match=message):
+    with pytest.raises(DataError, match=message):
         find_task("Riddles").load("train", limit=2)
 
 

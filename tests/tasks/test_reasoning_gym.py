@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-import rlif
+from rlif.errors import MachineError, RecipeError, RlifError
 from rlif.tasks import find_task, of_task, reasoning_gym
 from rlif.tasks.reasoning_gym import CORRECTED, REFUSED, harmless, last_answer_tag
 
 try:
     FAMILIES = reasoning_gym.families()
-except rlif.RlifError:
+except RlifError:
     FAMILIES = []
 needs_package = pytest.mark.skipif(not FAMILIES, reason="reasoning-gym is not installed")
 EVERY_DAY = ("chain_sum", "countdown", "n_queens", "puzzle24", "polynomial_multiplication", "spiral_matrix")
@@ -46,7 +46,7 @@ def test_gold_is_right_and_another_answer_is_wrong_in_every_family(family):
 def test_the_tables_name_families_that_there_are():
     assert len(FAMILIES) >= 106 and {*CORRECTED, *REFUSED} <= {*FAMILIES}
     for family in REFUSED:
-        with pytest.raises(rlif.RecipeError, match=f"the family {family} of reasoning-gym .*; choose another"):
+        with pytest.raises(RecipeError, match=f"the family {family} of reasoning-gym .*; choose another"):
             find_task(f"reasoning_gym/{family}")
 
 
@@ -92,7 +92,7 @@ def test_an_answer_runs_no_code(family, tmp_path):
     ],
 )
 def test_parameters_that_a_family_does_not_have(source, message):
-    with pytest.raises(rlif.RlifError) as found:
+    with pytest.raises(RlifError) as found:
         find_task("reasoning_gym/chain_sum").load("test", source=source)
     assert message in str(found.value)
 
@@ -107,10 +107,10 @@ def test_parameters_reach_the_family_by_either_name():
 
 def test_without_the_package_or_with_a_misspelt_family(monkeypatch):
     if FAMILIES:
-        with pytest.raises(rlif.RecipeError, match="has no family 'chan_sum'; did you mean 'chain_sum'"):
+        with pytest.raises(RecipeError, match="has no family 'chan_sum'; did you mean 'chain_sum'"):
             find_task("reasoning_gym/chan_sum")
     monkeypatch.setitem(__import__("sys").modules, "reasoning_gym.factory", None)
-    with pytest.raises(rlif.MachineError, match=r"pip install 'rlif\[reasoning-gym\]'"):
+    with pytest.raises(MachineError, match=r"pip install 'rlif\[reasoning-gym\]'"):
         find_task("reasoning_gym/chain_sum")
 
 

@@ -57,13 +57,14 @@ REFUSED = {
     "rush_hour": "gives no answer to compare with or to check its scores by",
     "propositional_logic": "gives full score to all that follows, a repeated premise among it",
     "composite": "is made of other families",
+    "codeio": "runs programs of its data in this process, without a sandbox",
 }
 # Where the answers of families without a gold answer are, of which many are right.
 EXAMPLES: dict[str, Callable[[Entry], str]] = {
     "graph_color": lambda entry: json.dumps({str(k): v for k, v in entry["metadata"]["possible_answer"].items()}),
     "rubiks_cube": lambda entry: entry["metadata"]["example_correct_answer"],
 }
-OWN_TEXT = ("codeio", "number_sorting")  # what these evaluate, the package wrote itself
+OWN_TEXT = ("number_sorting",)  # what it evaluates is the gold answer
 
 
 def last_answer_tag(text: str) -> str | None:

@@ -14,6 +14,7 @@ from rlif import own
 from rlif.config.recipe import Recipe
 from rlif.errors import RecipeError
 from rlif.sampling.loading import SHIPPED
+from rlif.tasks import beside
 from rlif.tasks.prompts import spelled_out
 
 
@@ -45,14 +46,16 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 
 def code_of(recipe: Recipe) -> list[str]:
     """Names the code of one's own that a recipe runs: its rewards and tasks."""
-    names = [*recipe.weights, recipe.task, *recipe.evaluate.tasks]
+    tasks = [beside(name, Path.cwd()) for name in (recipe.task, *recipe.evaluate.tasks)]
+    names = [*recipe.weights, *tasks]
     functions = [name for name in recipe.weights if "." in name and "/" not in name]  # without a colon
     return [name for name in dict.fromkeys(names) if own.is_own(name) or name in functions]
 
 
 def check_code(recipe: Recipe, run: Path) -> None:
     """Refuses code that came with a run folder, or that lies where the user is not."""
-    for name in code_of(recipe):
+    prompt = [recipe.prompt] if isinstance(recipe.prompt, str) and own.is_own(recipe.prompt) else []
+    for name in (*code_of(recipe), *prompt):  # a prompt of one's own is spelled out in a run folder of ours
         own.check_from_run(name, run)
 
 

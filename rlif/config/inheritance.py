@@ -48,11 +48,15 @@ def anchored(values: Mapping[str, Any], folder: Path) -> Values:
     def name(value: Any) -> Any:
         return own.anchored(value, folder) if isinstance(value, str) and own.is_own(value) else value
 
+    def prompt(value: Any) -> Any:
+        beside_it = isinstance(value, str) and value.endswith(SUFFIXES) and (folder / value).is_file()
+        return str((folder / value).resolve()) if beside_it else name(value)
+
     def task(value: Any) -> Any:
         return beside(value, folder) if isinstance(value, str) else value
 
     changed = dict(values)
-    for key, change in (("task", task), ("prompt", name), ("reward", name)):
+    for key, change in (("task", task), ("prompt", prompt), ("reward", name)):
         if key in changed:
             value = changed[key]
             changed[key] = {change(each): v for each, v in value.items()} if isinstance(value, dict) else change(value)

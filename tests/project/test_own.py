@@ -104,6 +104,9 @@ def test_names_in_a_recipe_are_looked_up_beside_the_recipe_first(here):
     assert list(recipe.weights) == [
         f"{project}/beside_the_recipe.py:wordy", f"{project}/tasks/riddles.py:wordy", "self_certainty",
     ]  # fmt: skip
+    (project / "farm.yaml").write_text("system: Be brief.\n")
+    (project / "short.yaml").write_text("prompt: farm.yaml\n")
+    assert load_recipe(project / "short.yaml").prompt == f"{project}/farm.yaml"
     assert load_recipe("demo", ["task=Riddles"]).task == f"{here}/tasks/riddles.py:Riddles"
     assert load_recipe("demo", ["reward=json:dumps"]).reward == "json:dumps"  # on Python's path
 

@@ -33,9 +33,9 @@ def test_the_commands_of_the_page_run(project):
     command = f'rlif() {{ {shlex.quote(sys.executable)} -m rlif "$@"; }}\nset -e\n{lines}'
     done = subprocess.run(["bash", "-c", command], cwd=project, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    run = Run.open(project / "runs/farm")
+    run = Run.open(project / "runs/riddles")
     recipe, row = run.recipe(), run.metrics()[-1]
-    assert recipe.prompt == {"system": "You are a farmer.", "user": "{problem}\nGive the number in \\boxed{}."}
+    assert recipe.prompt == {"user": "First read this. {problem}"}
     assert recipe.task == f"{project}/tasks/riddles.py:Riddles" and [*run.evaluations()] == ["Riddles"]
     for name in ("hesitation.py:hesitation", "agreement.py:agreement", "steps.py:steps", "steps.py:brief"):
         assert f"{project}/{name}" in recipe.weights
@@ -65,7 +65,7 @@ def test_a_resume_with_changed_code_says_so(project, monkeypatch, caplog):
 
 def test_a_task_without_gold_is_refused_under_accuracy(project):
     path = project / "tasks/riddles.py"
-    path.write_text(path.read_text().replace(", gold=str(2 * hens + 4 * cows)", ""))
+    path.write_text(path.read_text().replace(", gold=ball", ""))
     recipe = rlif.load_recipe("demo", ["task=Riddles", "reward=accuracy", "evaluate={}"])
     with pytest.raises(DataError, match="the reward accuracy needs gold answers, and none of the 64 problems of"):
         rlif.train(recipe)

@@ -83,7 +83,7 @@ def test_a_signal_of_ones_own_is_called_like_those_that_ship():
     [
         ("few", "the signal mine.py:few returned 1 rewards for 3 completions"),
         ("nan", "the signal mine.py:nan returned nan; rewards are finite numbers, or None"),
-        ("broken", r"the signal mine.py:broken raised ZeroDivisionError: division by zero at .*mine\.py, line 36"),
+        ("broken", r"the signal mine.py:broken raised ZeroDivisionError: division by zero at .*mine\.py, line 34"),
         ("nothing", "the signal mine.py:nothing reads no field of TokenStats; there are logprob_BT"),
         ("pek", "did you mean 'peak'"),
     ],

@@ -46,7 +46,7 @@ def evaluate(
     temperature: Annotated[float | None, typer.Option(min=0.0, help="Temperature of sampling; 0 is greedy.")] = None,
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of probability to sample from.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Completion limit.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="A template's name, or a YAML file of system and user.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="A template, a YAML file of system and user, or yours.")] = None,
     chat: Annotated[
         bool | None,
         typer.Option(
@@ -117,12 +117,9 @@ def _sources(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _prompt(name: str | None) -> Prompt | None:
-    from rlif.files.yaml import read_yaml
     from rlif.tasks.prompts import find_prompt
 
-    if name is None:
-        return None
-    return find_prompt(read_yaml(Path(name)) if Path(name).suffix in (".yaml", ".yml") else name)
+    return None if name is None else find_prompt(name)
 
 
 def _check_gold(work: Sequence[tuple[Task, Sequence[Problem]]], unsafe_local: bool) -> None:

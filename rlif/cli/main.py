@@ -13,6 +13,7 @@ from rlif.cli import (
     compare,
     eval,
     export,
+    init,
     judge,
     launch,
     plan,
@@ -44,6 +45,7 @@ app.command(name="report")(report.report)
 app.command(name="compare")(compare.compare)
 app.command(name="eval")(eval.evaluate)
 app.command(name="tasks")(tasks.tasks)
+app.command(name="init")(init.init)
 app.command(name="check-graders")(check_graders.check_graders)
 app.command(name="export")(export.export)
 app.command(name="judge")(judge.judge)

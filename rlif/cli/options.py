@@ -94,12 +94,15 @@ def find_settings(
     """Loads the recipe that is given, or that of the run to resume; returns it, a name for its folder, and that run."""
     from rlif.config.loading import find_recipe, load_recipe
     from rlif.runs.folder import Run
+    from rlif.runs.paths import check_code
 
     if resume is not None:
         if recipe is not None:
             raise RecipeError("--resume takes the recipe from the run folder; give none beside it.")
         run = Run.open(resume)
-        return run.recipe(), run.path.name, run
+        settings = run.recipe()
+        check_code(settings, run.path)
+        return settings, run.path.name, run
     if recipe is None:
         raise RecipeError(f"give a recipe, e.g. `rlif {example}`, or a run folder with --resume.")
     return load_recipe(recipe, overrides or []), find_recipe(recipe).stem, None

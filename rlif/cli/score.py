@@ -1,6 +1,7 @@
 """`rlif score`: parsing and printing only."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,9 @@ def score(
     model: Annotated[str, typer.Option("--model", "-m", help="A folder, a hub name, or tiny-reasoner.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; resumes a file.")] = None,
     columns: Columns = None,
+    signal: Annotated[
+        list[str] | None, typer.Option("--signal", help="Also a signal of your own, as signals.py:peak.")
+    ] = None,
     chat: Chat = None,
     chat_template_kwargs: ChatArguments = None,
     merge_system: MergeSystem = None,
@@ -33,13 +37,15 @@ def score(
     """
     from rlif.selection.score_file import score_file
     from rlif.selection.scorer import load_scorer
+    from rlif.signals import SIGNALS, find_signal
 
+    also = tuple(name for name in signal or () if find_signal(name) and name not in SIGNALS)
     keeps(f"written rows are kept in {out}; give the same command again" if out else NOT_KEPT)
     total = count_lines(file)
     quiet_transformers()
     how = chat_settings(chat, chat_template_kwargs, merge_system)
     scorer = load_scorer(model, chat=how, end=end, batch_size=batch_size, window=window, dtype=dtype)
-    counts = score_file(scorer, file, out or sys.stdout, total, named_columns(columns))
+    counts = score_file(replace(scorer, also=also), file, out or sys.stdout, total, named_columns(columns))
     print(
         f"{counts['rows']} rows ({counts['skipped']} were there already), {counts['unscorable']} unscorable"
         + (f": {out}" if out else ""),

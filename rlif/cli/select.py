@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from rlif.cli.options import Chat, ChatArguments, Columns, Dtype, MergeSystem, W
 from rlif.cli.tables import print_table
 from rlif.errors import RecipeError, RlifError, lookup
 from rlif.files.atomic import replace_file, write_rows, writing
+from rlif.own import is_own
 
 if TYPE_CHECKING:
     from rlif.selection.samples import GroupSampler, Row
@@ -40,7 +42,7 @@ def select(
     chat: Chat = None,
     chat_template_kwargs: ChatArguments = None,
     merge_system: MergeSystem = None,
-    rule: Annotated[str, typer.Option(help="Rule that chooses the sample of each problem.")] = "borda",
+    rule: Annotated[str, typer.Option(help="Rule that chooses the sample of each problem; also your own.")] = "borda",
     power: Annotated[float | None, typer.Option(help="Borda's p; 0.3 to 1.2 by N when left out.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of sampling and of the subsets.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write to; resumes after a kill.")] = None,
@@ -62,7 +64,6 @@ def select(
     from rlif.selection.drawing import Drawing, check_selection, is_complete, rendering
     from rlif.selection.samples import read_samples
     from rlif.selection.scaling import report
-    from rlif.selection.scorer import load_scorer
     from rlif.tasks.prompts import find_prompt
 
     template = None if prompt is None else find_prompt(prompt)
@@ -71,10 +72,8 @@ def select(
     _check_source(model, samples, n=n, warm_up=warm_up if early_stop else None)
     how, given = chat_settings(chat, chat_template_kwargs, merge_system), read_samples(samples) if samples else []
     known, problems = _problems(task, columns, split, source=source, limit=limit)
-    scorer, held = None, out is not None and samples is not None and is_complete(out, given)
-    if model is not None:
-        quiet_transformers()
-        scorer = load_scorer(model, chat=how, window=window, dtype=dtype, batch_size=batch_size, load=engine != "vllm")
+    held = out is not None and samples is not None and is_complete(out, given)
+    scorer = _scorer(model, rule, engine, chat=how, window=window, dtype=dtype, batch_size=batch_size)
     settings = {"model": model, "task": task, "samples": samples and str(samples), "rule": rule, "seed": seed}
     settings |= {**rendering(scorer, known, template), **({} if samples else {"temperature": temperature, "n": n})}
     if samples is not None:
@@ -88,9 +87,23 @@ def select(
     if early is not None and scorer is not None:
         settings |= {"window": scorer.window, "warm_up": warm_up, "percentile": percentile}
     equal = None if known is None else _equality(known, rows)
-    found = {"settings": settings, **report(rows, early, warm_up=warm_up, equal=equal, power=power, seed=seed)}
-    _show(found, chosen := rules.select(rows, rule, equal=equal, power=power, seed=seed))
+    by: dict[str, Any] = {"equal": equal, "power": power, "seed": seed}
+    found = {"settings": settings, **report(rows, early, warm_up=warm_up, also=[rule], **by)}
+    _show(found, chosen := rules.select(rows, rule, **by))
     _write(out, found, chosen, None if samples is None or held else rows)
+
+
+def _scorer(model: str | None, rule: str, engine: str, **how: Any) -> Scorer | None:
+    """Loads the scorer, if a model is given; it also computes a signal of one's own that the rule reads."""
+    from rlif.selection.rules import find_rule
+    from rlif.selection.scorer import load_scorer
+
+    if model is None:
+        return None
+    quiet_transformers()
+    signal = find_rule(rule).signal
+    also = (signal,) if signal is not None and is_own(signal) else ()
+    return replace(load_scorer(model, load=engine != "vllm", **how), also=also)
 
 
 def _problems(
@@ -126,7 +139,7 @@ def _check_source(model: str | None, samples: Path | None, *, n: int, warm_up: i
 
 def _check_engine(engine: str, rule: str, samples: Path | None, early_stop: bool) -> None:
     """Refuses what vLLM cannot do: it draws whole samples and measures self-certainty alone."""
-    from rlif.selection.rules import RULES
+    from rlif.selection.rules import find_rule
 
     lookup({"transformers": None, "vllm": None}, engine, "engine")
     if engine == "transformers":
@@ -134,7 +147,7 @@ def _check_engine(engine: str, rule: str, samples: Path | None, early_stop: bool
     if samples is not None or early_stop:
         given = "--early-stop stops samples while they are drawn" if early_stop else "--samples are drawn already"
         raise RecipeError(f"{given}, so --engine {engine} has nothing to do; leave one of the two out.")
-    if (signal := RULES[rule].signal) not in (None, "self_certainty"):
+    if (signal := find_rule(rule).signal) not in (None, "self_certainty"):
         raise RecipeError(
             f"the rule {rule} reads {signal}, and --engine {engine} measures self_certainty alone; leave --engine out,"
             " or choose another rule."
@@ -145,8 +158,6 @@ def _by_engine(sampler: GroupSampler, engine: str, dtype: str) -> GroupSampler:
     """Returns the same sampler; by the engine vllm, vLLM draws the samples and measures self-certainty."""
     if engine == "transformers":
         return sampler
-    from dataclasses import replace
-
     from rlif.config.loading import check_recipe
     from rlif.sampling.vllm_sampler import load_sampler
 

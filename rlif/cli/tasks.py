@@ -1,19 +1,34 @@
-"""`rlif tasks`: printing only."""
+"""`rlif tasks`: parsing and printing only."""
 
-from rlif.cli.tables import print_table
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlif.cli.tables import print_table, print_text
 
 
-def tasks() -> None:
+def tasks(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Only these, also your own, as tasks/riddles.py:Riddles.")
+    ] = None,
+) -> None:
     """List the tasks and their protocols.
 
-    The first protocol of each task is its default.
+    The first protocol of each task is its default. Classes in the folder `tasks` of the current one are named as well.
     """
-    from rlif.tasks import TASKS
+    from rlif.own import classes_in
+    from rlif.tasks import TASKS, find_task
 
     rows = []
-    for name, task in TASKS.items():
+    for name, task in {name: find_task(name) for name in names or TASKS}.items():
         for i, (key, protocol) in enumerate(task.protocols.items()):
             decoding = "greedy" if not protocol.temperature else f"T {protocol.temperature:g}, n {protocol.n}"
             title = name if not i else f"{name}.{key}"
             rows.append([title, protocol.prompt, decoding, protocol.extract.__name__, str(protocol.max_tokens)])
     print_table(["task", "prompt", "decoding", "answer", "tokens"], rows, left=4)
+    if not names:
+        print_text("also reasoning_gym/FAMILY, with reasoning-gym installed, and your own: see docs/own.md")
+    found = {} if names else classes_in(Path("tasks"))
+    if found:
+        print_text(f"of your own in tasks: {', '.join(found)}; `rlif tasks NAME` shows one of them.")

@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlif import own
 from rlif.config.renamed import with_new_names
 from rlif.errors import RecipeError, nearest
 from rlif.files.yaml import read_yaml
+from rlif.tasks import beside
 
 SECTIONS = ("training", "evaluate", "guard", "lora")
 OWN = ("base", "about", "description", "name")
@@ -26,14 +28,42 @@ Values = dict[str, Any]
 
 def lineage(path: Path, shipped: Mapping[str, Path]) -> list[Values]:
     """Reads a recipe and its bases, the oldest first, old names of keys replaced."""
-    chain = {path: with_new_names(read_yaml(path))}
+    chain = {path: _read(path)}
     while (base := chain[path].get("base")) is not None:
         path = _file_of(base, path, shipped)
         if path.resolve() in [file.resolve() for file in chain]:
             names = " -> ".join(file.stem for file in [*chain, path])
             raise RecipeError(f"recipes cannot be their own base: {names}.")
-        chain[path] = with_new_names(read_yaml(path))
+        chain[path] = _read(path)
     return [*reversed(chain.values())]
+
+
+def _read(path: Path) -> Values:
+    return anchored(with_new_names(read_yaml(path)), path.parent)
+
+
+def anchored(values: Mapping[str, Any], folder: Path) -> Values:
+    """Names code of one's own that lies beside a recipe, in `folder`, by its absolute path."""
+
+    def name(value: Any) -> Any:
+        return own.anchored(value, folder) if isinstance(value, str) and own.is_own(value) else value
+
+    def prompt(value: Any) -> Any:
+        beside_it = isinstance(value, str) and value.endswith(SUFFIXES) and (folder / value).is_file()
+        return str((folder / value).resolve()) if beside_it else name(value)
+
+    def task(value: Any) -> Any:
+        return beside(value, folder) if isinstance(value, str) else value
+
+    changed = dict(values)
+    for key, change in (("task", task), ("prompt", prompt), ("reward", name)):
+        if key in changed:
+            value = changed[key]
+            changed[key] = {change(each): v for each, v in value.items()} if isinstance(value, dict) else change(value)
+    section = changed.get("evaluate")
+    if isinstance(section, Mapping) and isinstance(section.get("tasks"), list):
+        changed["evaluate"] = {**section, "tasks": [task(each) for each in section["tasks"]]}
+    return changed
 
 
 def _file_of(base: Any, named_in: Path, shipped: Mapping[str, Path]) -> Path:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from rlif.config.defaults import LEAVE_ONE_OUT
 from rlif.config.recipe import Recipe
-from rlif.signals import NEEDS
+from rlif.signals import fields_read
 
 Path = Literal["reference", "policy", "vllm", "decode", "pass", "none"]
 
@@ -84,7 +84,7 @@ def which_pass(conditions: Conditions, needs: Collection[str]) -> Source:
 
 def needs_of(rewards: Iterable[str]) -> set[str]:
     """Names the statistics that rewards read."""
-    return {NEEDS.get(name, "").removesuffix("_BT") for name in rewards} - {""}
+    return {field.removesuffix("_BT") for name in rewards for field in fields_read(name)}
 
 
 def conditions_of(recipe: Recipe, options: Mapping[str, Any], *, sharded: bool) -> Conditions:

@@ -9,8 +9,9 @@ from typing import Any
 
 from rlif.config.recipe import Recipe
 from rlif.errors import DataError, RecipeError, nearest
+from rlif.own import is_own
 from rlif.scoring.statistics import score_completions
-from rlif.signals import RENAMED, SIGNALS, windowed
+from rlif.signals import RENAMED, SIGNALS, find_signal, windowed
 from rlif.signals.token_confidence import TOP_K, WINDOW
 from rlif.tasks.chat_template import Chat
 from rlif.tasks.rendering import encode
@@ -79,7 +80,7 @@ def reward(
     """Makes a reward function for TRL's own trainers from a token signal; it runs a forward pass for each batch.
 
     Args:
-        name: one of `rlif.SIGNALS`.
+        name: one of `rlif.SIGNALS`, or your own: `signals.py:peak`.
         model: the module that is trained, which measures the current policy; or a folder or hub name, a frozen model
             that is loaded when first called, also in another process.
         tokenizer: the trainer's, or a folder or hub name; that of `model` if left out and `model` is a name.
@@ -96,7 +97,9 @@ def reward(
         >>> [round(value) for value in confident(prompts=["Where is the ball?"], completion_ids=[[5, 6]])]
         [...]
     """
-    if RENAMED.get(name, name) not in SIGNALS:
+    if is_own(name):
+        find_signal(name)  # refuses what is no token signal
+    elif RENAMED.get(name, name) not in SIGNALS:
         raise RecipeError(
             f"rlif.reward measures token signals, and {name!r} is none of them; {nearest(name, SIGNALS)} For group"
             " signals and graders use the trainers of rlif.trl."

@@ -8,27 +8,22 @@
     a folder or a hub name     a sequence classifier with one output (RLHF); it reads prompt and completion, by its own
                                chat template where the prompts are conversations
 
-Python's path and the current folder are searched for the module. Importing it runs its code, so name only code that you
-trust. Models load without remote code, in eval mode. A wrong count, NaN, or an exception stops the run at a checkpoint.
-None marks a completion that cannot be scored.
+`rlif.own` finds the function; a file works as well, `rewards.py:function`. Importing it runs its code, so name only
+code that you trust. Models load without remote code, in eval mode. A wrong count, NaN, or an exception stops the run at
+a checkpoint. None marks a completion that cannot be scored.
 """
 
 import asyncio
-import importlib
 import inspect
-import math
-import numbers
-import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from rlif import own
 from rlif.errors import ModelError, RecipeError, RewardError, first_line
 from rlif.graders.batch import Batch
-from rlif.moved import MOVED, where_moved
 from rlif.scoring.head import longest_sequence
 from rlif.tasks.chat_template import WITH_TEMPLATE, Chat, reads, try_ahead
 from rlif.tasks.rendering import MARK, conversation_text
@@ -38,29 +33,11 @@ GOLD = ("gold", "solution")
 ENGINE = ("prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra", "environments")
 KEPT = {"prompt", "completion", "completion_ids"}  # columns that TRL does not pass on
 BATCH = 16
-MISSING = object()
 
 
 def import_function(name: str) -> Callable[..., Any]:
-    """Imports the function that a dotted path names."""
-    module, _, attribute = name.partition(":") if ":" in name else name.rpartition(".")
-    here, known = str(Path.cwd()), list(sys.path)
-    sys.path.append(here)
-    try:
-        found = getattr(importlib.import_module(module), attribute, MISSING)
-    except ImportError as error:
-        if moved := where_moved(error.name):
-            raise RecipeError(f"cannot import the reward {name}: {moved}.") from error
-        advice = "go to the folder that its module lies in, or add that to PYTHONPATH"
-        raise RecipeError(f"cannot import the reward {name}: {first_line(error)}; {advice}.") from error
-    except (Exception, SystemExit) as error:  # importing runs the user's code, which can raise anything
-        raise RecipeError(f"importing the reward {name} raises {type(error).__name__}: {first_line(error)}.") from error
-    finally:
-        sys.path[:] = known
-    if found is MISSING:
-        if module in MOVED:
-            raise RecipeError(f"cannot import the reward {name}: {where_moved(module)}.")
-        raise RecipeError(f"the module {module} has no {attribute!r}, which the reward {name} names.")
+    """Imports the function that a dotted path or a file names."""
+    found = own.load(name, "reward")
     if not callable(found):
         raise RecipeError(f"the reward {name} is a {type(found).__name__}, not a function.")
     try:
@@ -68,6 +45,11 @@ def import_function(name: str) -> Callable[..., Any]:
     except ValueError as error:  # of some functions written in C
         raise RecipeError(f"the reward {name} does not tell its parameters; call it in a function of yours.") from error
     return found
+
+
+def own_grader(name: str) -> Callable[[Batch], list[float | None]]:
+    """Returns a grader of one's own, a function over a `Batch`."""
+    return own.careful(f"grader {name}", import_function(name), lambda batch: len(batch.texts))
 
 
 def needs_gold(function: Callable[..., Any]) -> bool:
@@ -123,44 +105,17 @@ def reward_function(name: str, function: Callable[..., Any]) -> Callable[[Batch]
         }
         named = {*columns_of(rows)}.union(columns.keys() - GOLD)
         given = {key: value for key, value in columns.items() if key in parameters or (takes_all and key in named)}
-        try:
+        with own.calling(f"reward function {name}"):
             values = function(**given)
             if inspect.isawaitable(values):
                 values = asyncio.run(_awaited(values))
-        except (Exception, SystemExit) as error:  # the user's code can raise anything
-            raise RewardError(
-                f"the reward function {name} raised {type(error).__name__}: {first_line(error)}"
-            ) from error
-        return checked(name, values, len(batch.texts))
+        return own.checked(f"reward function {name}", values, len(batch.texts))
 
     return grade
 
 
 async def _awaited(values: Awaitable[Any]) -> Any:
     return await values
-
-
-def checked(name: str, values: Any, count: int) -> list[float | None]:
-    """Checks what a reward function returned, and converts it to numbers or None."""
-    if hasattr(values, "tolist"):  # a tensor, an array
-        values = values.tolist()
-    if not isinstance(values, Sequence) or isinstance(values, str):
-        raise RewardError(
-            f"the reward function {name} returned a {type(values).__name__}; it must return a list of numbers"
-        )
-    if len(values) != count:
-        raise RewardError(
-            f"the reward function {name} returned {len(values)} rewards for {count} completions; it must return one"
-            " each"
-        )
-    values = [value.item() if hasattr(value, "item") else value for value in values]
-    for value in values:
-        if value is not None and not (isinstance(value, numbers.Real) and math.isfinite(value)):
-            raise RewardError(
-                f"the reward function {name} returned {value!r}; rewards are finite numbers, or None for a completion"
-                " that cannot be scored"
-            )
-    return [None if value is None else float(value) for value in values]
 
 
 def model_device() -> str:
@@ -254,6 +209,6 @@ def reward_model(
                     f" {inputs['input_ids'].shape[1]}; lower training.max_completion_length, or choose another"
                 )
             values += model(**inputs).logits[:, 0].float().tolist()
-        return checked(name, values, len(texts))
+        return own.checked(f"reward model {name!r}", values, len(texts))
 
     return grade

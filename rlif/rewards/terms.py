@@ -3,8 +3,11 @@
 token     a signal of `rlif.SIGNALS`, from statistics of each token under the annotator
 group     a signal of `rlif.GROUP_SIGNALS`, from the answers or texts of one problem's completions
 grader    an entry of `rlif.graders.GRADERS`: gold answers, form, controls
-function  `package.module:function`, written for TRL
+function  `package.module:function` or `file.py:function`, written for TRL
 model     a folder or hub name with a `/`: a reward model
+
+Code of one's own (`rlif.own`) is a token signal, a group signal or a grader where its first parameter is annotated
+`TokenStats`, `Group` or `Batch`.
 """
 
 import os
@@ -14,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from rlif import own
 from rlif.config.recipe import Recipe
 from rlif.config.schedule import ALWAYS, Rows, Weight
 from rlif.errors import DataError, RecipeError, nearest
@@ -24,13 +28,15 @@ from rlif.graders.external import (
     import_function,
     missing_column,
     needs_gold,
+    own_grader,
     reads_rows,
     reward_function,
     reward_model,
 )
 from rlif.rewards.time_limit import time_limit
 from rlif.sandbox.runner import require_sandbox
-from rlif.signals import GROUP_SIGNALS, NEEDS, RENAMED, SIGNALS, windowed
+from rlif.signals import GROUP_SIGNALS, RENAMED, SIGNALS, fields_read, windowed
+from rlif.signals.own_signal import annotated_kind, group_signal
 from rlif.signals.token_confidence import WINDOW
 from rlif.tasks import Task
 from rlif.tasks.chat_template import WITH_TEMPLATE, Chat
@@ -50,7 +56,7 @@ class Term:
     # `RewardFailed` after the time limit, or where a function from outside the package fails
     measure: Callable[[Any], list[float | None]]
     weight: Weight = ALWAYS  # by step
-    needs: str = ""  # the field of `TokenStats` that it reads; "" for none
+    needs: str = ""  # the fields of `TokenStats` that it reads, with spaces between; "" for none
     factor: Callable[[Group], float] | None = None  # computes the factor of its advantages in a group
     gold: bool = False  # whether it reads gold answers
     rows: Rows = "all"  # of which problems completions are rewarded; it gives None for the others
@@ -67,6 +73,8 @@ def kind_of(name: str) -> Kind:
             return kind
     if name in RENAMED:
         raise RecipeError(f"the reward {name} is now called {RENAMED[name]}.")
+    if own.is_own(name):
+        return annotated_kind(own.load(name, "reward")) or "function"
     if "/" in name or Path(name).is_dir():
         return "model"
     if ":" in name or "." in name:
@@ -105,18 +113,25 @@ def find_term(
     elif kind == "function":
         function = import_function(name)
         measure, gold = reward_function(name, function), needs_gold(function)
+    elif kind == "token":
+        measure = windowed(name, window)
+    elif own.is_own(name):
+        measure = group_signal(name) if kind == "group" else own_grader(name)
     else:
-        measure = windowed(name, window) if kind == "token" else TABLES[kind][name]
-    limited = time_limit(name, seconds, foreign=kind in ("function", "model"))(measure)
-    return Term(name, kind, limited, weight, NEEDS.get(name, ""), FACTORS.get(name), gold, rows)
+        measure = TABLES[kind][name]
+    limited = time_limit(name, seconds, foreign=kind in ("function", "model") or own.is_own(name))(measure)
+    return Term(name, kind, limited, weight, " ".join(fields_read(name)), FACTORS.get(name), gold, rows)
 
 
 def reads_problems(recipe: Recipe) -> bool:
     """Tells whether a reward reads gold answers or columns, or is for some rows; else no gold reaches training."""
-    return any(rows != "all" for rows in recipe.rows.values()) or any(
-        reads_rows(import_function(name)) if kind_of(name) == "function" else name in NEED_GOLD
-        for name in recipe.weights
-    )
+    for name in recipe.weights:
+        kind = kind_of(name)
+        if recipe.rows[name] != "all" or name in NEED_GOLD:
+            return True
+        if (kind == "function" and reads_rows(import_function(name))) or (kind == "grader" and own.is_own(name)):
+            return True
+    return False
 
 
 def check_terms(recipe: Recipe, task: Task) -> None:

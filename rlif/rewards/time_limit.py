@@ -4,18 +4,14 @@ A mistake in this package is raised unchanged, with its traceback.
 """
 
 import signal
-import sysconfig
 import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 from rlif.errors import Preempted, RewardError, RlifError, first_line
-
-PACKAGE = Path(__file__).parents[1]
-LIBRARIES = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+from rlif.own import at, users_line
 
 
 class TimeOver(BaseException):
@@ -61,7 +57,7 @@ def time_limit(name: str, seconds: float, *, foreign: bool = False) -> Iterator[
         yield
     except TimeOver as error:
         raise RewardFailed(
-            f"the reward {name} took more than {seconds:g} s for one batch{_at(error)}; raise reward_seconds, or find"
+            f"the reward {name} took more than {seconds:g} s for one batch{at(error)}; raise reward_seconds, or find"
             " out what it waits for",
             _details(error),
         ) from error
@@ -71,30 +67,16 @@ def time_limit(name: str, seconds: float, *, foreign: bool = False) -> Iterator[
         cause = error.__cause__
         if cause is None or not (foreign or users_line(cause)):
             raise
-        raise RewardFailed(f"{error}{_at(cause)}", _details(cause)) from error
+        raise RewardFailed(f"{error}{at(cause)}", _details(cause)) from error
     except (Exception, SystemExit) as error:  # a function of the user's may raise anything
         if not foreign and users_line(error) is None:
             raise
         reason = f"{type(error).__name__}: {first_line(error)}"
-        raise RewardFailed(f"the reward {name} failed ({reason}){_at(error)}", _details(error)) from error
+        raise RewardFailed(f"the reward {name} failed ({reason}){at(error)}", _details(error)) from error
     finally:
         if limited:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
-
-
-def users_line(error: BaseException) -> str | None:
-    """Finds the last line of a traceback in the user's own files, as "file, line n"; None without one."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        path = Path(frame.filename)
-        if path.is_file() and not any(path.is_relative_to(folder) for folder in (PACKAGE, *LIBRARIES)):
-            return f"{path}, line {frame.lineno}"
-    return None
-
-
-def _at(error: BaseException) -> str:
-    line = users_line(error)
-    return f" at {line}" if line else ""
 
 
 def _details(error: BaseException) -> str:

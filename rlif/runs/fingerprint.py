@@ -5,11 +5,13 @@ begun.json in the run folder is written when the run starts and holds
     problems    number and hash of the training problems, after those that are too long were left out
     columns     a hash of all columns of their rows, where a reward of one's own reads them
     held_out    the same for each task that is evaluated, gold answers included
+    code        a hash of each file of one's own that the recipe names
     model       of a local model folder: size and hash of each file; of one above 16 MiB the hash of parts of it
 
-`check` compares it before a resume. The prompts follow from problems, tokenizer and the run folder's own recipe. A hub
-model is pinned by `revision` in the recipe, not here. Identical numbers also need the same versions, threads and
-processes: `differences` lists which of these changed.
+`check` compares it before a resume, all but the code: a reward that raised may be mended, and `changed_code` says so.
+The prompts follow from problems, tokenizer and the run folder's own recipe. A hub model is pinned by `revision` in the
+recipe, not here. Identical numbers also need the same versions, threads and processes: `differences` lists which of
+these changed.
 """
 
 import hashlib
@@ -57,6 +59,12 @@ def check(begun: Mapping[str, Any], now: Mapping[str, Any], folder: Path, names:
         found = now["held_out"].get(task)
         if found != rows:
             raise DataError(f"the held-out {task} changed since the run began ({_change(rows, found)}); {remedy}")
+
+
+def changed_code(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names the code of one's own whose file is another than at the start."""
+    then = begun.get("code")
+    return [n for n, found in now.get("code", {}).items() if isinstance(then, dict) and then.get(n, found) != found]
 
 
 def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

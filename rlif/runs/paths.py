@@ -1,16 +1,21 @@
 """Makes the paths in a recipe absolute.
 
 A run resumed from another folder then finds the same model, data and reward models, and logs them by the same names.
-Hub names stay as they are. So do reward functions, `module:function`: their module is imported from the current folder,
-because a run folder from elsewhere must not decide whose code runs here.
+Hub names stay as they are. So does code of one's own by dotted path, `module:function`: the module is imported from the
+current folder. Files of code are absolute since the recipe was read; `check_code` refuses to resume with those that the
+user does not stand above, because a run folder from elsewhere must not decide whose code runs here. A prompt of one's
+own is spelled out in the run folder, which then needs no file.
 """
 
 from pathlib import Path
 from typing import Any
 
+from rlif import own
 from rlif.config.recipe import Recipe
 from rlif.errors import RecipeError
 from rlif.sampling.loading import SHIPPED
+from rlif.tasks import beside
+from rlif.tasks.prompts import spelled_out
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -25,6 +30,8 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         changes["model"] = _absolute(recipe.model)
     sources = {task: _absolute(source) for task, source in recipe.evaluate.sources.items()}
     changes["evaluate"] = recipe.evaluate.model_copy(update={"sources": sources})
+    if recipe.prompt is not None:
+        changes["prompt"] = spelled_out(recipe.prompt)
     if recipe.equivalence is not None:
         models = {key: _absolute(getattr(recipe.equivalence, key)) for key in ("embedding", "entailment")}
         changes["equivalence"] = recipe.equivalence.model_copy(update=models)
@@ -35,6 +42,21 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         if len(changes["reward"]) < len(recipe.reward):
             raise RecipeError(f"the rewards {', '.join(recipe.reward)} name one model twice; name it once.")
     return recipe.model_copy(update=changes)
+
+
+def code_of(recipe: Recipe) -> list[str]:
+    """Names the code of one's own that a recipe runs: its rewards and tasks."""
+    tasks = [beside(name, Path.cwd()) for name in (recipe.task, *recipe.evaluate.tasks)]
+    names = [*recipe.weights, *tasks]
+    functions = [name for name in recipe.weights if "." in name and "/" not in name]  # without a colon
+    return [name for name in dict.fromkeys(names) if own.is_own(name) or name in functions]
+
+
+def check_code(recipe: Recipe, run: Path) -> None:
+    """Refuses code that came with a run folder, or that lies where the user is not."""
+    prompt = [recipe.prompt] if isinstance(recipe.prompt, str) and own.is_own(recipe.prompt) else []
+    for name in (*code_of(recipe), *prompt):  # a prompt of one's own is spelled out in a run folder of ours
+        own.check_from_run(name, run)
 
 
 def _reward(name: str) -> str | None:

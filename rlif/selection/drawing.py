@@ -20,6 +20,7 @@ from rlif.errors import DataError
 from rlif.files.atomic import read_object, replace_file, writing
 from rlif.files.jsonl import JsonLog, different, plain
 from rlif.files.lock import locked
+from rlif.own import code_hashes
 from rlif.selection.samples import GroupSampler, Row, check_sample
 from rlif.selection.scorer import Scorer
 from rlif.tasks import Task
@@ -74,6 +75,7 @@ class Drawing:
                 "prompt": sampler.prompt and asdict(sampler.prompt),
                 "warm_up": self.warm_up,
                 "percentile": None if self.warm_up is None else self.percentile,
+                **({"signals": code_hashes(scorer.also)} if scorer.also else {}),
             }
         )
 

@@ -28,9 +28,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from rlif import own
 from rlif.answers.clusters import Equal, by_problem, label, percentile, with_ids
 from rlif.errors import DataError, RecipeError, lookup
-from rlif.signals import RENAMED, renamed
+from rlif.signals import RENAMED, SIGNALS, renamed
+from rlif.signals.own_signal import annotated_kind, token_signal
 
 Labels = Sequence[int | None]  # which answer each sample gave, by number; None for no answer
 Values = Mapping[int, float]  # how sure each sample is, by its number; without those that are unscorable
@@ -101,6 +103,48 @@ class Rule:
     pick: Callable[..., int | None]
 
 
+def find_rule(name: str) -> Rule:
+    """Returns a rule by name.
+
+    The name may stand for a `Rule` of one's own, `my_module:NAME` or `rules.py:NAME`, or for a token signal of one's
+    own, by which the surest sample is chosen.
+    """
+    if not own.is_own(name):
+        return lookup(RULES, name, "rule")
+    found = own.load(name, "rule")
+    if isinstance(found, Rule):
+        if found.signal is not None and found.signal not in SIGNALS:
+            token_signal(found.signal) if own.is_own(found.signal) else lookup(SIGNALS, found.signal, "signal")
+        return Rule(found.signal, _picking(name, found.pick))
+    if annotated_kind(found) == "token":
+        token_signal(name)  # refuses one that fails
+        return Rule(name, _most_sure)
+    raise RecipeError(
+        f"the rule {name} is a {type(found).__name__}; a rule is a Rule(SIGNAL, pick) of rlif.selection.rules, or a"
+        " token signal."
+    )
+
+
+def _picking(name: str, pick: Callable[..., Any]) -> Callable[..., int | None]:
+    """Checks what a rule of one's own returns."""
+
+    def checked(labels: Labels, values: Values, **options: Any) -> int | None:
+        if not labels:
+            return None
+        with own.calling(f"rule {name}", RecipeError):
+            chosen = pick(labels, values, **options)
+        if chosen is None:
+            return None
+        if isinstance(chosen, bool) or not isinstance(chosen, int) or not 0 <= chosen < len(labels):
+            raise RecipeError(
+                f"the rule {name} returned {chosen!r} for {len(labels)} samples; it must return the place of one,"
+                " counted from 0, or None."
+            )
+        return chosen
+
+    return checked
+
+
 TOP10, TOP90 = partial(_weighted_vote, above=90), partial(_weighted_vote, above=10)
 RULES: dict[str, Rule] = {
     "self_certainty": Rule("self_certainty", _most_sure),
@@ -135,7 +179,7 @@ def choose(
     """Returns the index of the sample that a rule chooses among the N of one problem.
 
     Args:
-        rule: a name of `RULES`.
+        rule: a name of `RULES`, or one of your own, see `find_rule`.
         answers: N of them, None where a sample gave none.
         values: N values of the rule's signal, larger = more sure, None (or not finite) where unscorable; plurality and
             random do not read them.
@@ -157,7 +201,7 @@ def choose(
     if power is not None and not 0 <= power < math.inf:
         raise RecipeError(f"Borda's power must be a finite number from 0, got {power}.")
     finite = {i: value for i, value in enumerate(values) if value is not None and math.isfinite(value)}
-    return lookup(RULES, rule, "rule").pick(label(answers, equal), finite, power=power, seed=seed)
+    return find_rule(rule).pick(label(answers, equal), finite, power=power, seed=seed)
 
 
 def select(
@@ -194,7 +238,7 @@ def select(
         ('5', '4')
     """
     groups = by_problem(with_ids(samples))
-    signal = lookup(RULES, rule, "rule").signal
+    signal = find_rule(rule).signal
     columns = {signal, *(old for old, new in RENAMED.items() if new == signal)}
     if groups and signal and not any(columns & sample.keys() for group in groups.values() for sample in group):
         raise DataError(f"the rule {rule} reads {signal}, which no sample has; score them with rlif score first.")

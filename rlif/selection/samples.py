@@ -18,6 +18,7 @@ from rlif.errors import DataError
 from rlif.files.atomic import is_number
 from rlif.files.jsonl import Row, read_lines
 from rlif.files.text import check_text
+from rlif.own import is_own
 from rlif.sampling.early_stop import PERCENTILE, EarlyStop, threshold
 from rlif.sampling.limits import check_fit
 from rlif.sampling.loading import load_config
@@ -138,7 +139,7 @@ def check_sample(line: Row, number: int, path: Path) -> Row:
         raise DataError(f"the completion in line {number} of {path} is null; expected plain text.")
     if row.get("prompt") is not None:
         row["prompt"] = read_prompt(row["prompt"], f"line {number} of {path}")
-    for name in SIGNALS.keys() & row.keys():
+    for name in [column for column in row if column in SIGNALS or is_own(column)]:
         if isinstance(row[name], bool) or not isinstance(row[name], int | float | None):
             found = type(row[name]).__name__
             raise DataError(f"{name!r} in line {number} of {path} is a {found}; expected a number or null.")
@@ -175,7 +176,7 @@ def score_samples(
 ) -> list[Row]:
     """Adds every signal to the rows that lack one, each row scored after its own `prompt` or its problem's."""
     pairs: dict[int, tuple[list[int], list[int]]] = {}
-    lacking = [(i, row) for i, row in enumerate(rows) if not row.keys() >= SIGNALS.keys()]
+    lacking = [(i, row) for i, row in enumerate(rows) if not row.keys() >= {*scorer.columns}]
     scorer.try_ahead([row for _, row in lacking if row.get("prompt") is not None])
     ids: dict[str, list[int]] = {}
     if task is not None:

@@ -18,10 +18,10 @@ from typing import Any
 
 from rlif import progress
 from rlif.answers.clusters import Equal, by_problem, label
-from rlif.errors import DataError, lookup
+from rlif.errors import DataError
 from rlif.intervals import Interval, proportion, t_interval
 from rlif.sampling.early_stop import WARM_UP
-from rlif.selection.rules import RULES, borda_power, choose, pass_at_k
+from rlif.selection.rules import RULES, borda_power, choose, find_rule, pass_at_k
 
 RESAMPLES = 32
 BASELINE = "plurality"
@@ -72,6 +72,7 @@ def scaling(
     samples: Iterable[Row],
     *,
     rules: Sequence[str] | None = None,
+    also: Sequence[str] = (),
     equal: Equal | None = None,
     power: float | None = None,
     resamples: int = RESAMPLES,
@@ -82,6 +83,7 @@ def scaling(
     Args:
         samples: rows with `id`, `answer`, `right` and the signals that the rules read; see `rlif.selection.samples`.
         rules: names of `RULES`; all whose signal the samples have, if left out.
+        also: rules of one's own beside these; of shipped ones nothing is added.
         equal, power: as in `rlif.selection.rules.choose`.
         resamples: subsets per problem and N.
         seed: for the subsets and the rule random.
@@ -96,7 +98,7 @@ def scaling(
     if not graded:
         raise DataError(f"none of {len(groups)} problems has graded samples, so there is no accuracy to show.")
     least = min(map(len, graded.values()))
-    rules = _usable(graded, rules)
+    rules = [*_usable(graded, rules), *_usable(graded, [rule for rule in also if rule not in RULES])]
     per_problem = []
     with progress.task("choosing by every rule, problem", len(graded)) as advance:
         for name, rows in graded.items():
@@ -127,7 +129,7 @@ def _usable(groups: Mapping[str, Sequence[Row]], rules: Sequence[str] | None) ->
     if rules is None:
         return [name for name, rule in RULES.items() if rule.signal is None or rule.signal in there]
     for name in rules:
-        signal = lookup(RULES, name, "rule").signal
+        signal = find_rule(name).signal
         if signal is not None and signal not in there:
             raise DataError(f"the rule {name} reads {signal}, which no sample has; name a model to score them with.")
     return list(rules)
@@ -139,7 +141,7 @@ def _problem(
     """Computes the value of each row of the table at each N, for one problem."""
     labels = label([row.get("answer") for row in rows], equal)
     right = [bool(row["right"]) for row in rows]
-    values = {rule: [row.get(RULES[rule].signal or "") for row in rows] for rule in rules}
+    values = {rule: [row.get(find_rule(rule).signal or "") for row in rows] for rule in rules}
     found: dict[str, list[float]] = {name: [] for name in ("mean@1", *rules, "pass@N")}
     for n in sizes(len(rows)):
         drawn = list(subsets(len(rows), n, resamples, seed))

@@ -11,23 +11,24 @@ close to those taken while sampling, and not always equal.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from rlif.config.loading import check_recipe
-from rlif.errors import DataError, ModelError, RecipeError, RlifError, lookup
+from rlif.errors import DataError, ModelError, RecipeError, RlifError
 from rlif.files.hashes import hash_weights
 from rlif.files.jsonl import Row
 from rlif.files.tables import names_of
 from rlif.files.text import check_text
+from rlif.own import code_hashes, is_own
 from rlif.sampling.limits import check_pair, check_tokenizer, check_tokens
 from rlif.sampling.loading import load_config, load_model, load_tokenizer, trained_with
 from rlif.scoring.head import head_of, longest_sequence
 from rlif.scoring.statistics import score_completions
-from rlif.signals import GROUP_SIGNALS, RENAMED, SIGNALS, every_signal
+from rlif.signals import GROUP_SIGNALS, RENAMED, SIGNALS, every_signal, find_signal
 from rlif.signals.token_confidence import TOP_K, WINDOW
 from rlif.tasks.chat_template import WITH_TEMPLATE, Chat, chat_of, try_ahead
 from rlif.tasks.rendering import encode, ends_of
@@ -57,7 +58,7 @@ def score(
         tokenizer: the model's; None for that of the hub name or folder.
         rows: mappings with `prompt` (text or messages) and `completion`, or with `messages`, whose last turn is the
             completion; pairs of a prompt and a completion; or conversations, lists of messages.
-        signals: names of `rlif.SIGNALS`; all if left out.
+        signals: names of `rlif.SIGNALS`, and your own as `signals.py:peak`; all of the former if left out.
         chat: whether prompts go through the chat template; by default where there is one.
         end: closes completions with the token that ends a turn, but for rows with `truncated` or `stopped`.
         batch_size: rows per forward pass.
@@ -79,12 +80,13 @@ def score(
     named = _names(signals)
     read = [read_pair(row, f"row {number}") for number, row in enumerate(_listed(rows), start=1)]
     scorer = scorer_of(model, tokenizer, chat=chat, end=end, batch_size=batch_size, window=window)
+    scorer = replace(scorer, also=tuple(name for name in named if is_own(name)))
     pairs = [pair for _, pair in scorer.encode_all((f"row {number}", row) for number, row in enumerate(read, start=1))]
     return [{name: values[RENAMED.get(name, name)] for name in named} for values in scorer.score_ids(pairs)]
 
 
 def _names(signals: str | Sequence[str] | None) -> list[str]:
-    """Lists the signals to return; refuses names that are none of `SIGNALS`."""
+    """Lists the signals to return; refuses names that are none of `SIGNALS`, nor one's own."""
     given = [signals] if isinstance(signals, str) else SIGNALS if signals is None else signals
     if not given or not isinstance(given, Iterable) or not all(isinstance(name, str) for name in given):
         raise RecipeError(f"signals is {signals!r:.40}; give a name of rlif.SIGNALS, or a list of names.")
@@ -92,7 +94,7 @@ def _names(signals: str | Sequence[str] | None) -> list[str]:
     for name in names:
         if name in GROUP_SIGNALS:
             raise RecipeError(f"{name} compares the completions of one problem, and rows are scored one by one.")
-        lookup(SIGNALS, RENAMED.get(name, name), "signal")
+        find_signal(name)
     return names
 
 
@@ -120,6 +122,7 @@ class Scorer:
     batch_size: int = 16  # rows per forward pass
     window: int = WINDOW  # tokens in the window of the tail and window confidences
     name: str = ""  # the model's, for the output
+    also: tuple[str, ...] = ()  # signals of one's own that are computed as well
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "chat", chat_of(self.chat))  # True and False are understood, too
@@ -137,7 +140,13 @@ class Scorer:
             chat += f" {json.dumps(given, sort_keys=True)}"
         if self.end and self.ends:
             end += f" {self.tokenizer.convert_ids_to_tokens(self.closing)}"
-        return f"{self.name}, {chat}, {end}, window {self.window}"
+        code = "".join(f", {name} {found[:12]}" for name, found in code_hashes(self.also).items())
+        return f"{self.name}, {chat}, {end}, window {self.window}{code}"
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all signals that are computed."""
+        return [*SIGNALS, *self.also]
 
     @cached_property
     def content(self) -> str | None:
@@ -212,13 +221,13 @@ class Scorer:
         """Computes the same for pairs of prompt ids and completion ids; `advance` is called with scored rows."""
         limit = longest_sequence(self.model.config) or 2**62
         fit = [i for i, (prompt, completion) in enumerate(pairs) if prompt and len(prompt) + len(completion) <= limit]
-        scores: list[dict[str, float | None]] = [dict.fromkeys(SIGNALS) for _ in pairs]
+        scores: list[dict[str, float | None]] = [dict.fromkeys(self.columns) for _ in pairs]
         top_k = min(TOP_K, head_of(self.model).vocab_size)
         for start in range(0, len(fit), self.batch_size * BATCHES):
             part = fit[start : start + self.batch_size * BATCHES]
             prompts, completions = zip(*(pairs[i] for i in part), strict=True)
             stats = score_completions(self.model, prompts, completions, top_k=top_k, batch_size=self.batch_size)
-            for i, values in zip(part, every_signal(stats, self.window), strict=True):
+            for i, values in zip(part, every_signal(stats, self.window, self.also), strict=True):
                 scores[i] = values
             advance(len(part))
         return scores

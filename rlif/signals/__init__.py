@@ -11,14 +11,16 @@ To add a signal: one file, one line in a table, one test, and one row of docs/si
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial, update_wrapper
 from typing import Any, TypeVar, cast
 
-from rlif.errors import RecipeError
+from rlif import own
+from rlif.errors import RecipeError, lookup
 from rlif.signals import token_confidence as confidence
 from rlif.signals.likelihood import likelihood, likelihood_sum
 from rlif.signals.negative_entropy import negative_entropy, negative_entropy_sum
+from rlif.signals.own_signal import annotated_kind, token_signal
 from rlif.signals.plurality_vote import plurality_vote
 from rlif.signals.self_certainty import self_certainty
 from rlif.signals.self_consistency import self_consistency
@@ -39,9 +41,11 @@ RENAMED: dict[str, str] = {
 
 
 class _Signals(dict[str, TokenSignal]):
-    """Finds signals by name; a name of an earlier version works, with a warning that gives the new name."""
+    """Finds signals by name, one's own too. A name of an earlier version works, with a warning that says the new."""
 
     def __missing__(self, name: str) -> TokenSignal:
+        if own.is_own(name):
+            return token_signal(name)[0]
         if name not in RENAMED:
             raise KeyError(name)
         logging.getLogger(__name__).warning("the signal %s is now called %s", name, RENAMED[name])
@@ -113,13 +117,32 @@ def renamed(row: Mapping[str, Value]) -> dict[str, Value]:
     return new | {column: value for column, value in row.items() if column in new}
 
 
+def find_signal(name: str) -> TokenSignal:
+    """Returns a token signal by name, also one's own: `my_module:peak`, `signals.py:peak`."""
+    return SIGNALS[name] if own.is_own(name) or name in RENAMED else lookup(SIGNALS, name, "signal")
+
+
+def fields_read(name: str) -> list[str]:
+    """Names the fields of `TokenStats` that a reward reads; none unless it is a token signal."""
+    if not own.is_own(name):
+        return [NEEDS[name]] if name in NEEDS else []
+    return token_signal(name)[1].split() if annotated_kind(own.load(name, "reward")) == "token" else []
+
+
 def windowed(name: str, window: int) -> TokenSignal:
     """Returns the token signal of that name; `window` is that of the tail and window confidences, in tokens."""
     signal: Callable[..., list[float | None]] = SIGNALS[name]
     return partial(signal, window=window) if RENAMED.get(name, name) in WINDOWED else signal
 
 
-def every_signal(stats: TokenStats, window: int = confidence.WINDOW) -> list[dict[str, float | None]]:
-    """Computes all token signals of each completion, {name: value}; `window` as in `windowed`."""
-    columns = {name: windowed(name, window)(stats) for name in SIGNALS}
+def every_signal(
+    stats: TokenStats, window: int = confidence.WINDOW, also: Iterable[str] = ()
+) -> list[dict[str, float | None]]:
+    """Computes all token signals of each completion, {name: value}.
+
+    Args:
+        window: as in `windowed`.
+        also: signals of one's own, which are computed as well.
+    """
+    columns = {name: windowed(name, window)(stats) for name in (*SIGNALS, *also)}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

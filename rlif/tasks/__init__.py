@@ -11,6 +11,8 @@ In reading order:
     rendering.py      renders a prompt as token ids, the one way for training, evaluation and scoring
     chat_template.py  applies a chat template, and says what it refuses
     code/             tasks whose answers are programs
+    own_task.py       tasks of one's own
+    reasoning_gym.py  families of reasoning-gym
     mmlu_pro.py, cruxeval.py, alpaca_eval.py, prompts_file.py     one task each
     zeroeval.py       rows and rules of the ZeroEval harness, for several tasks
 
@@ -20,9 +22,12 @@ To add a task: one class, one line in `TASKS`, one test.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
+from rlif import own
 from rlif.errors import RecipeError, lookup, nearest
+from rlif.tasks import reasoning_gym
 from rlif.tasks.alpaca_eval import AlpacaEval
 from rlif.tasks.code.code_contests import CodeContests
 from rlif.tasks.code.humaneval import HumanEval
@@ -32,6 +37,7 @@ from rlif.tasks.cruxeval import CruxEval
 from rlif.tasks.mathematics import Gsm8k, Math, Math500
 from rlif.tasks.miniature import Clock, Cups
 from rlif.tasks.mmlu_pro import MmluPro
+from rlif.tasks.own_task import own_task
 from rlif.tasks.prompts_file import PromptsFile
 from rlif.tasks.task import Mark, Protocol, Task, by_id
 
@@ -57,10 +63,35 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """Returns a task by name, with its default protocol or, as in `gsm8k.lighteval`, with another."""
-    task, dot, protocol = name.partition(".")
-    found = lookup(TASKS, task, "task")
+    """Returns a task by name, with its default protocol or, as in `gsm8k.lighteval`, with another.
+
+    The name may stand for a class of one's own: `my_module:Riddles`, `riddles.py:Riddles`, or `Riddles` alone if a file
+    of the folder `tasks` defines it. `Riddles.short` is its protocol of that name.
+    """
+    if name.startswith(reasoning_gym.PREFIX):
+        return reasoning_gym.find_family(name)
+    name = beside(name, Path.cwd())
+    where, colon, rest = name.rpartition(":")
+    if not colon and own.is_own(name):
+        return own_task(name, TASKS)  # a file without a class, which is refused
+    task, dot, protocol = rest.partition(".")
+    found = own_task(f"{where}:{task}", TASKS) if colon else lookup(TASKS, task, "task")
     return found.under(protocol) if dot else found
+
+
+def beside(name: str, folder: Path) -> str:
+    """Returns a task's name as one that stands for the same from every folder, if it names code beside a recipe.
+
+    Args:
+        folder: the recipe's. A class of its folder `tasks`, or of the current one, is found by name.
+    """
+    if own.is_own(name):
+        return own.anchored(name, folder)
+    task, dot, protocol = name.partition(".")
+    if task in TASKS or not task.isidentifier():
+        return name
+    found = next(filter(None, (own.found_in(base / "tasks", task) for base in (folder, Path.cwd()))), None)
+    return name if found is None else f"{found}{dot}{protocol}"
 
 
 def of_task(task: Task, given: Mapping[str, Given]) -> Given | None:
@@ -76,5 +107,5 @@ def check_sources(given: Mapping[str, Any], tasks: Sequence[Task], what: str = "
             raise RecipeError(f"{what} is given for {name!r}, which is not among the tasks; {nearest(name, names)}")
 
 
-def _names(task: Task) -> tuple[str, str]:
-    return f"{type(task).name}.{task.protocol_name}", type(task).name
+def _names(task: Task) -> tuple[str, ...]:
+    return f"{type(task).name}.{task.protocol_name}", type(task).name, *filter(None, [task.alias])

@@ -5,11 +5,16 @@ text verbatim, put it into a recipe: `prompt: {system: ..., user: "{problem}"}`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from rlif import own
 from rlif.errors import DataError, RecipeError, lookup
+from rlif.files.yaml import read_yaml
 from rlif.types import Message
+
+YAML = (".yaml", ".yml")
 
 BOXED = "Think step by step, then give the final answer in \\boxed{}."
 STEPS = (
@@ -56,6 +61,10 @@ PROMPTS: dict[str, Prompt] = {
     "intuitor-7b": Prompt(system="You are a helpful assistant. Solve the user's problem step by step."),
     "intuitor-other": Prompt(system=BOXED),  # the reference code's prompt for all other models
     "question-answer": Prompt(user="Question: {problem}\nAnswer:", end=""),
+    "answer-tags": Prompt(
+        user="{problem}\n\nThink step by step, then give the final answer alone, in the form that is asked for, between"
+        " <answer> and </answer>."
+    ),
     "answer-line": Prompt(
         user="Solve this problem. Think step by step, and let the last line be your answer in the form"
         ' "ANSWER: $ANSWER", without the quotes.\n\n{problem}'
@@ -95,14 +104,35 @@ PROMPTS: dict[str, Prompt] = {
 }
 
 
-def find_prompt(name: str | Mapping[str, Any]) -> Prompt:
-    """Returns a template by name, or from a mapping {system: ..., user: ...}."""
+def find_prompt(name: str | Mapping[str, Any] | Prompt) -> Prompt:
+    """Returns a template by name, or from a mapping {system: ..., user: ...}, which may stand in a YAML file.
+
+    The name may stand for a `Prompt` or a mapping of one's own: `my_module:SHORT`, `prompts.py:SHORT`.
+    """
     if isinstance(name, str):
-        return lookup(PROMPTS, name, "prompt")
-    unknown = set(name) - {"system", "user"}
-    if unknown or not all(isinstance(part, str) for part in name.values()):
-        raise RecipeError("a prompt spelled out has the texts system and user, both optional, and nothing else.")
-    prompt = Prompt(**name)
+        if own.is_own(name):
+            found = own.load(name, "prompt")
+            if not isinstance(found, Prompt | Mapping):
+                kind = type(found).__name__
+                raise RecipeError(
+                    f"the prompt {name} is a {kind}; a prompt is a Prompt, or {{system: ..., user: ...}}."
+                )
+            return find_prompt(found)
+        return find_prompt(read_yaml(Path(name))) if name.endswith(YAML) else lookup(PROMPTS, name, "prompt")
+    if isinstance(name, Mapping):
+        unknown = set(name) - {"system", "user", "end"}
+        if unknown or not all(isinstance(part, str) for part in name.values()):
+            raise RecipeError(
+                "a prompt spelled out has the texts system, user and end, each optional, and nothing else."
+            )
+    prompt = Prompt(**name) if isinstance(name, Mapping) else name
     if "{problem}" not in prompt.user:
         raise RecipeError("the user part of a prompt needs {problem} where the problem goes.")
     return prompt
+
+
+def spelled_out(name: str | Mapping[str, Any]) -> str | dict[str, str]:
+    """Returns a prompt of one's own as a mapping, which needs no file of the user's; others as they are."""
+    if not isinstance(name, str) or not (own.is_own(name) or name.endswith(YAML)):
+        return dict(name) if isinstance(name, Mapping) else name
+    return {key: value for key, value in asdict(find_prompt(name)).items() if value != getattr(Prompt, key)}

@@ -56,6 +56,7 @@ class Task(ABC):
     """
 
     name: str  # the key in `TASKS`; followed by a dot and the protocol's name if that is not the default
+    alias: ClassVar[str] = ""  # how it is named where that is not a name for files
     protocols: ClassVar[Mapping[str, Protocol]] = {"default": Protocol()}  # by name, the default first
     splits: ClassVar[tuple[str, ...]] = ("train", "test")  # names that `load` accepts, the one for evaluation last
     usual: ClassVar[Mapping[str, str]] = {}  # its columns by key, see `rlif.tasks.rows`; empty for a fixed layout

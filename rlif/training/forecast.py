@@ -142,17 +142,18 @@ def _shown(found: Interval) -> str:
 
 def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     """Samples one rollout of a recipe's model as training would, scores it and forecasts; trains nothing."""
+    from rlif.rewards.terms import kind_of
     from rlif.sampling.loading import load_model
     from rlif.sampling.sampler import Decoding, TransformersSampler
     from rlif.scoring.head import head_of
     from rlif.scoring.statistics import score_completions
-    from rlif.signals import NEEDS, SIGNALS, windowed
+    from rlif.signals import SIGNALS, fields_read, windowed
     from rlif.signals.token_confidence import TOP_K
     from rlif.tasks.rendering import ends_of, render_all
     from rlif.training.prepare import prepare
 
     signal = str(recipe.reward)
-    if signal not in SIGNALS:
+    if not isinstance(recipe.reward, str) or kind_of(signal) != "token":
         raise RecipeError(
             f"a forecast reads one token signal of {', '.join(SIGNALS)}; the recipe rewards {recipe.reward}."
         )
@@ -166,7 +167,7 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     decoding = Decoding(training["max_completion_length"], **sampling)
     sampler = TransformersSampler(model, tokenizer, training["per_device_train_batch_size"])
     sampled = sampler.sample(ids, decoding)
-    top_k = min(TOP_K, head_of(model).vocab_size) if NEEDS[signal] == "topk_confidence_BT" else None
+    top_k = min(TOP_K, head_of(model).vocab_size) if "topk_confidence_BT" in fields_read(signal) else None
     prompt_ids, completion_ids = [found.prompt_ids for found in sampled], [found.completion_ids for found in sampled]
     with progress.task("scoring the completions"):
         stats = score_completions(model, prompt_ids, completion_ids, temperature=temperature, top_k=top_k)

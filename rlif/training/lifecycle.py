@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlif import progress
+from rlif import own, progress
 from rlif.config.recipe import Recipe
 from rlif.exporting.card import write_card
 from rlif.files.atomic import sync, sync_tree
@@ -20,6 +20,7 @@ from rlif.runs import fingerprint
 from rlif.runs.checkpoints import step_of
 from rlif.runs.environment import environment
 from rlif.runs.folder import Run
+from rlif.runs.paths import check_code, code_of
 from rlif.runs.rollback import guard_summary, rewind_rollbacks
 from rlif.sampling.loading import model_path
 from rlif.training.faults import faults_as_errors, says_how_to_go_on
@@ -71,6 +72,8 @@ def train(
         if resume is not None and resume.is_finished:
             console.out(f"{resume.path} is finished; there is nothing to continue", highlight=False)
             return resume
+        if resume is not None:
+            check_code(recipe, resume.path)
         prepared = prepare(recipe, state.num_processes)
         if prepared.too_long:
             console.print(f"{prepared.too_long} problems left out: prompts above {recipe.max_prompt_tokens} tokens")
@@ -93,6 +96,8 @@ def _begin(prepared: PreparedRun, name: str, resume: Run | None, held: ExitStack
     facts = fingerprint.compute(
         prepared.problems, prepared.held_out, model_path(recipe), columns=reads_problems(recipe)
     )
+    if code := own.code_hashes(code_of(recipe)):
+        facts["code"] = code
     if resume is None:
         run = Run.create(recipe, name, held)
         with faults_as_errors(run):
@@ -109,15 +114,18 @@ def _go_on(prepared: PreparedRun, resume: Run, facts: dict[str, Any]) -> tuple[P
     problems = f"the problems of {recipe.task} ({recipe.source or 'its own source'}, {recipe.split})"
     named = {"problems": problems, "columns": f"a column of {problems}", "model": f"the model {recipe.model}"}
     fingerprint.check(resume.fingerprint(), facts, resume.path, named)
-    changed = ", ".join(fingerprint.differences(resume.environment(), environment()))
-    notes = [f"not what it was started with: {changed}; the run goes on, but not as if nothing had happened"]
+    notes = []
+    if changed := ", ".join(fingerprint.differences(resume.environment(), environment())):
+        notes.append(f"not what it was started with: {changed}; the run goes on, but not as if nothing had happened")
+    if changed := ", ".join(fingerprint.changed_code(resume.fingerprint(), facts)):
+        notes.append(f"not the code that it was started with: {changed}; the steps from here on are by the new code")
     checkpoint, damaged = resume.good_checkpoint()
     step = 0 if checkpoint is None else step_of(checkpoint)
     resume.rewind(step)
     rewind_rollbacks(resume, step)
     resume.write_fingerprint(facts)
     from_where = "from the start, it had no checkpoint yet" if checkpoint is None else f"from {checkpoint.name}"
-    return checkpoint, [*(notes if changed else []), *damaged, f"going on {from_where}"]
+    return checkpoint, [*notes, *damaged, f"going on {from_where}"]
 
 
 def _run(prepared: PreparedRun, run: Run, checkpoint: Path | None, console: Console, stop: Stop, fresh: bool) -> None:

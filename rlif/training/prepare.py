@@ -25,6 +25,7 @@ from rlif import progress
 from rlif.config.recipe import Recipe
 from rlif.config.steps import Plan, check_annotator, plan_steps
 from rlif.errors import ModelError, RecipeError
+from rlif.own import is_own
 from rlif.rewards.terms import check_gold, check_labels, check_terms
 from rlif.runs.paths import with_absolute_paths
 from rlif.sampling.loading import (
@@ -53,6 +54,7 @@ class PreparedRun:
     too_long: int
     plan: Plan
     held_out: dict[str, list[Problem]]
+    held_out_tasks: dict[str, Task]
     options: dict[str, Any]  # for the config of the engine's trainer
     rewarded: list[Problem]  # the problems as rewards see them, without the gold answers that `labels` hides
     config: Any  # transformers' configuration of the model
@@ -74,7 +76,12 @@ def check_names(recipe: Recipe) -> tuple[Task, Prompt]:
 
 
 def _held_out(recipe: Recipe) -> dict[str, Task]:
-    tasks = {name: find_task(name) for name in recipe.evaluate.tasks}
+    tasks: dict[str, Task] = {}
+    for name in recipe.evaluate.tasks:
+        task = find_task(name)
+        title = task.name if is_own(name) or task.alias else name  # of one's own not the path, which would name files
+        if tasks.setdefault(title, task) is not task and is_own(name):
+            raise RecipeError(f"evaluate.tasks has two tasks called {title}; give one another `name`, or name it once.")
     return {name: task.reading(of_task(task, recipe.evaluate.columns) or {}) for name, task in tasks.items()}
 
 
@@ -134,7 +141,7 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     plan = plan_steps(recipe, len(short), processes)
     left_out = len(problems) - len(short)
     return PreparedRun(
-        recipe, task, prompt, tokenizer, short, left_out, plan, held_out, options, rewarded=rewarded, config=config
+        recipe, task, prompt, tokenizer, short, left_out, plan, held_out, looked_at, options, rewarded, config
     )
 
 

@@ -20,7 +20,7 @@ from rlif.rewards.terms import reads_problems
 from rlif.runs.checkpoints import step_of
 from rlif.runs.folder import Run
 from rlif.runs.rollback import roll_back, rollbacks, step_to_return_to, strengthened
-from rlif.tasks import Task, find_task
+from rlif.tasks import Task
 from rlif.tasks.prompts import find_prompt
 from rlif.training.prepare import PreparedRun
 from rlif.training.processes import on_main
@@ -238,7 +238,7 @@ def _evaluation(
         sampler = TransformersSampler(model, prepared.tokenizer, prepared.recipe.evaluate.batch_size)
         longest = prepared.recipe.resolved_training["max_completion_length"]
         for name, problems in prepared.held_out.items():
-            task = find_task(name)
+            task = prepared.held_out_tasks[name]
             prompt = find_prompt(prepared.recipe.prompt or task.protocol.prompt)
             decoding = Decoding(min(task.protocol.max_tokens, longest), stop=task.protocol.stop, ends=ends)
             setup = Setup(prompt, chat, decoding)

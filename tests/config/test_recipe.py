@@ -96,7 +96,7 @@ def test_batches_that_do_not_divide_are_refused(overrides, message):
         (["prompt=boxd"], "unknown prompt 'boxd'; did you mean 'boxed'"),
         (["evaluate.tasks=[cup]"], "unknown task 'cup'; did you mean 'cups'"),
         (["prompt={user: Solve this}"], r"needs \{problem\}"),
-        (["prompt={assistant: x}"], "the texts system and user"),
+        (["prompt={assistant: x}"], "the texts system, user and end"),
     ],
 )
 def test_unknown_names_are_refused(overrides, message):

@@ -24,9 +24,10 @@ from transformers import (
 )
 
 import rlif
+from rlif import own
 from rlif.errors import ModelError, RecipeError, RewardError
 from rlif.graders import GRADERS, Batch
-from rlif.graders.external import checked, import_function, reward_function, reward_model
+from rlif.graders.external import import_function, reward_function, reward_model
 from rlif.graders.seed_grpo import agreement_factor
 from rlif.moved import MOVED
 from rlif.rewards.terms import find_term
@@ -173,7 +174,7 @@ def test_a_function_that_raises_is_named():
         reward_function("mine", broken)(batch())
     with pytest.raises(RewardError, match="mine raised SystemExit: 0"):
         reward_function("mine", lambda completions: sys.exit(0))(batch())
-    assert checked("mine", [1, None, True], 3) == [1.0, None, 1.0]
+    assert own.checked("mine", [1, None, True], 3) == [1.0, None, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the lowest floor to the highest. A folder imports from lower floors, or from itself.
 FLOORS = [
     ["types", "errors", "intervals", "version", "moved", "progress"],
-    ["files"],
+    ["files", "own"],
     ["answers", "sandbox", "scoring", "judging"],
     ["signals", "tasks", "guard"],
     ["graders", "config"],

@@ -21,7 +21,12 @@ from rlif.signals import GROUP_SIGNALS, NEEDS, SIGNALS
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/signals.md").read_text(encoding="utf-8")
 SIGNAL_FILES = sorted([*(ROOT / "rlif/signals").glob("*.py"), *(ROOT / "rlif/graders").glob("*.py")])
-OTHER_FILES = {"__init__.py": "tables", "batch.py": "what graders see", "external.py": "what others wrote"}
+OTHER_FILES = {
+    "__init__.py": "tables",
+    "batch.py": "what graders see",
+    "external.py": "what others wrote",
+    "own_signal.py": "what users write",
+}
 
 
 def blocks(language):

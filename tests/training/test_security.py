@@ -15,6 +15,8 @@ from support.models import byte_tokenizer, tiny_model
 from support.sabotage import die_at
 
 import rlif
+from rlif.files.yaml import read_yaml as yaml_of
+from rlif.files.yaml import write_yaml
 from rlif.runs.checkpoints import seal
 from rlif.runs.folder import Run
 from rlif.tasks.prompts import Prompt
@@ -58,6 +60,32 @@ def test_code_that_comes_with_a_run_folder_does_not_run(tmp_path, monkeypatch):
     recipe = (run.path / "recipe.yaml").read_text()
     (run.path / "recipe.yaml").write_text(recipe.replace("reward: self_certainty", "reward: evil_kept:f"))
     with pytest.raises(rlif.RlifError, match="cannot import the reward evil_kept:f: No module named 'evil_kept'"):
+        rlif.train(run.recipe(), resume=run)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("reward", "{run}/evil_kept.py:f"),
+        ("reward", "runs.run.evil_kept:f"),
+        ("task", "{run}/evil_kept.py:f"),
+        ("task", "Evil"),
+        ("prompt", "runs/run/evil_kept.py:f"),
+        ("evaluate", {"tasks": ["runs.run.evil_kept:f"]}),
+        ("evaluate", {"tasks": ["Evil"]}),
+    ],
+)
+def test_code_inside_a_run_folder_does_not_run_wherever_its_recipe_names_it(key, name, tmp_path, monkeypatch):
+    """Also where the current folder makes it importable, or is the run folder itself."""
+    run = Run.create(rlif.load_recipe("demo", [f"output={tmp_path / 'runs'}"]), "run")
+    (run.path / "tasks").mkdir()
+    for path in ("evil_kept.py", "tasks/evil.py"):
+        (run.path / path).write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\nclass Evil: pass\ndef f(): pass\n")
+    monkeypatch.chdir(run.path if "Evil" in str(name) else tmp_path)
+    recipe = yaml_of(run.path / "recipe.yaml")
+    write_yaml(recipe | {key: name.format(run=run.path) if isinstance(name, str) else name}, run.path / "recipe.yaml")
+    with pytest.raises(rlif.RlifError, match=r"names code that lies in itself \(.*\), which is not run"):
         rlif.train(run.recipe(), resume=run)
     assert not (tmp_path / "canary").exists()
 

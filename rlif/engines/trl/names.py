@@ -13,7 +13,9 @@ from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.engines.trl.rewards import GOLD, Column, InternalReward
 from rlif.errors import DataError, RecipeError, nearest
 from rlif.graders import FACTORS
-from rlif.rewards.terms import TABLES, find_term
+from rlif.graders.external import import_function
+from rlif.own import is_own
+from rlif.rewards.terms import TABLES, find_term, kind_of
 from rlif.signals import RENAMED
 from rlif.tasks import Task, find_task
 from rlif.tasks.prompts_file import PromptsFile
@@ -22,7 +24,9 @@ NAME = re.compile(r"[A-Za-z_]+")  # of a signal; hub ids of one word have digits
 
 
 def known_name(reward: Any) -> str | None:
-    """Returns the name of a signal, group signal or grader; None for what is TRL's: functions, models, hub ids.
+    """Returns the name of a signal, group signal or grader, also one's own; None for what is TRL's.
+
+    TRL's are functions, models and hub ids.
 
     Raises:
         RecipeError: a string is neither.
@@ -32,7 +36,7 @@ def known_name(reward: Any) -> str | None:
     if not isinstance(reward, str):
         return None
     names = {*chain.from_iterable(TABLES.values()), *RENAMED}
-    if reward in names:
+    if reward in names or is_own(reward):
         return reward
     if "/" in reward or os.path.isdir(reward):
         return None
@@ -42,6 +46,11 @@ def known_name(reward: Any) -> str | None:
             f"unknown reward {reward!r}; {advice} A model is named by its folder, or by a hub id with a slash."
         )
     return None
+
+
+def _is_function(reward: Any) -> bool:
+    """Tells whether a reward is the path of a function that is written for TRL."""
+    return isinstance(reward, str) and is_own(reward) and kind_of(reward) == "function"
 
 
 def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | str) -> tuple[Any, InternalReward]:
@@ -54,12 +63,13 @@ def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | s
             raise RecipeError(
                 f"the reward {each.__name__} was made for another trainer; name it instead: 'self_certainty'."
             )
+    given = [import_function(each) if _is_function(each) else each for each in given]
     names = [known_name(each) for each in given]
     annotator = _annotator(annotator)
     if not any(names):
         if annotator.kind != "online":
             raise RecipeError(f"annotator {annotator.kind} chooses the model that measures confidence; no reward does.")
-        return reward_funcs, InternalReward([])
+        return given if isinstance(reward_funcs, list | str) else reward_funcs, InternalReward([])
     terms = [find_term(name) for name in dict.fromkeys(filter(None, names))]
     if any(term.name == "semantic_entropy" for term in terms):
         raise RecipeError(

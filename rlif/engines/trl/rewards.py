@@ -24,6 +24,7 @@ from rlif.engines.trl.measuring.processes import on_all
 from rlif.engines.trl.measuring.rollout import Rollout
 from rlif.errors import RecipeError, RewardError
 from rlif.graders import Batch
+from rlif.own import is_own
 from rlif.rewards.mixing import Mixer
 from rlif.rewards.terms import Term
 from rlif.signals.self_certainty import token_self_certainty
@@ -99,7 +100,7 @@ class InternalReward:
         self.annotator = annotator or Annotator()
         self.task, self.problems, self.cluster_texts = task, problems, cluster_texts
         self.rewarded, self.seed = rewarded, seed
-        self.needs = {term.needs.removesuffix("_BT") for term in terms} - {""}
+        self.needs = {field.removesuffix("_BT") for term in terms for field in term.needs.split()}
         self.__name__ = self.terms[0].name if len(self.terms) == 1 else "reward"
         self.trainer: InternalFeedback = None  # type: ignore[assignment]  # set by the trainer that is given this
         self.scored: list[ScoredCompletion] = []  # of the latest rollout, all processes, in TRL's order
@@ -204,7 +205,7 @@ class InternalReward:
         """Returns the problem of each row: of `problems`, else of the data's own columns where a term asks."""
         if self.problems is not None:
             return [self.problems[n] for n in columns["problem"]] if "problem" in columns else None
-        if not any(term.gold or term.rows != "all" for term in self.terms):
+        if not any(term.gold or term.rows != "all" or is_own(term.name) for term in self.terms):
             return None
         cells = next((columns[name] for name in GOLD if name in columns), [None] * len(rows))
         golds = [golds_of(cell) for cell in cells]

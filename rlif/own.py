@@ -169,18 +169,21 @@ def found_in(folder: Path, name: str) -> str | None:
 def classes_in(folder: Path) -> list[str]:
     """Lists the classes of the files of a folder, without running them; those of tests are left out."""
     files = [path for path in sorted(folder.glob("*.py")) if not path.name.startswith("test_")]
-    return [name for path in files for name in sorted(_defined(path, (ast.ClassDef,)))]
+    return [name for path in files for name in sorted(_defined(path, functions=False))]
 
 
-def _defined(
-    path: Path, kinds: tuple[type[ast.stmt], ...] = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-) -> set[str]:
-    """Names the public classes and functions of a file; none where it cannot be parsed."""
+def _defined(path: Path, *, functions: bool = True) -> set[str]:
+    """Names the public classes of a file, and its functions; none where it cannot be parsed."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError):
         return set()
-    return {str(node.name) for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")}
+    return {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) or (functions and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+        if not node.name.startswith("_")
+    }
 
 
 def code_hashes(names: Iterable[str]) -> dict[str, str]:

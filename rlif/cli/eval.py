@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from rlif.types import Problem
 
 
+LmEval = Annotated[
+    Path | None, typer.Option("--lm-eval", help="Also write the scores of one model as lm-evaluation-harness does.")
+]
+
+
 @working("evaluating")
 def evaluate(
     models: Annotated[list[str] | None, typer.Argument(help="Hub names, model folders or run folders.")] = None,
@@ -65,16 +70,14 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace scores of other settings.")] = False,
     outputs: Annotated[Path | None, typer.Option(help="Grade these recorded completions; no model is run.")] = None,
     check_gold: Annotated[bool, typer.Option("--check-gold", help="First grade the gold answers.")] = False,
-    lm_eval: Annotated[
-        Path | None, typer.Option("--lm-eval", help="Also write the scores of one model as lm-evaluation-harness does.")
-    ] = None,
+    lm_eval: LmEval = None,
     unsafe_local: UnsafeLocal = False,
 ) -> None:
     """Evaluate models on tasks.
 
     Example: `rlif eval tiny-reasoner runs/demo --tasks clock,cups`. A run folder stands for all its checkpoints.
     """
-    from rlif.evaluation.grid import candidates, check_distinct, load_problems, options_of, samplers
+    from rlif.evaluation.grid import candidates, load_problems, options_of, samplers
     from rlif.tasks import find_task
 
     if not tasks:
@@ -85,28 +88,36 @@ def evaluate(
     given |= {"batch_size": batch_size, "engine": engine, "sources": _sources(source or [])}
     options = options_of(prompt=_prompt(prompt), chat=how, **given)
     sampler = samplers(engine, options.batch_size)
-    work = load_problems([find_task(name.strip()) for name in tasks.split(",")], options, named_columns(columns))
+    names, rows = [name.strip() for name in tasks.split(",")], []
+    work = load_problems([find_task(name) for name in names], options, named_columns(columns))
     if check_gold:
         _check_gold(work, unsafe_local)
     if outputs is not None:
         rows = _grade(work, outputs, output, options)
     elif models:
         found = [c for model in models for c in candidates(model, output, dtype=dtype, revision=revision)]
-        check_distinct(found)
-        if lm_eval and len(found) > 1:
-            raise RecipeError(f"--lm-eval is for one model, and these are {len(found)}; evaluate them one by one.")
-        go_on = "--overwrite scores it again" if overwrite else "give the same command again"
-        keeps(f"what was scored is kept; {go_on}")
+        _check_candidates(found, lm_eval)
         rows = _evaluate(found, work, options, sampler)
-    elif check_gold:
-        return
-    else:
+    elif not check_gold:
         raise RecipeError("give a model, or recorded completions with --outputs.")
-    if lm_eval:
-        from rlif.exporting.results import write_lm_eval
+    if lm_eval and (outputs or models):
+        _write_lm_eval(lm_eval, rows)
 
-        write_lm_eval(lm_eval, rows[0][0], {scores.settings["task"]: scores.as_dict() for _, scores in rows})
-        print(f"lm-eval's JSON: {lm_eval}")
+
+def _check_candidates(found: Sequence[Candidate], lm_eval: Path | None) -> None:
+    """Refuses two models of the same folder, and several where only one may be given."""
+    from rlif.evaluation.grid import check_distinct
+
+    check_distinct(found)
+    if lm_eval and len(found) > 1:
+        raise RecipeError(f"--lm-eval is for one model, and these are {len(found)}; evaluate them one by one.")
+
+
+def _write_lm_eval(path: Path, rows: Sequence[tuple[str, Scores]]) -> None:
+    from rlif.exporting.results import write_lm_eval
+
+    write_lm_eval(path, rows[0][0], {scores.settings["task"]: scores.as_dict() for _, scores in rows})
+    print(f"lm-eval's JSON: {path}")
 
 
 def _sources(pairs: Sequence[str]) -> dict[str, str]:
@@ -163,6 +174,8 @@ def _evaluate(
     from rlif.evaluation.grid import evaluate_candidate
 
     quiet_transformers()
+    go_on = "--overwrite scores it again" if options.overwrite else "give the same command again"
+    keeps(f"what was scored is kept; {go_on}")
     rows: list[tuple[str, Scores]] = []
     for candidate in found:
         scores = evaluate_candidate(candidate, work, options, sampler=sampler)

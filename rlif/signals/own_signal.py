@@ -73,7 +73,7 @@ def _try(name: str, signal: Callable[[TokenStats], list[float | None]]) -> list[
 
     mask_BT = torch.arange(3) < torch.tensor([[3], [1], [0]])
     values_BT = torch.tensor([[1.5, 0.25, 2.0], [0.75, 0.0, 0.0], [0.0, 0.0, 0.0]])
-    given = {field: -values_BT if "logprob" in field else values_BT.clone() for field in known}
+    given: dict[str, Any] = {field: -values_BT if "logprob" in field else values_BT.clone() for field in known}
     try:
         signal(Watched(mask_BT, 8, **given))
     except RewardError as error:

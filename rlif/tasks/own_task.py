@@ -49,7 +49,7 @@ class _Checked(Task):
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         with own.calling(f"task {self.name}", DataError):
-            problems: Any = super().load(split, source=source, limit=limit, seed=seed)  # type: ignore[safe-super]
+            problems: Any = super().load(split, source=source, limit=limit, seed=seed)
         problems = list(problems) if isinstance(problems, Sequence) else problems
         if not isinstance(problems, list) or not problems:
             found = "no problem" if isinstance(problems, list) else f"a {type(problems).__name__}"

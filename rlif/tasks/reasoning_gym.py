@@ -166,7 +166,7 @@ def families() -> list[str]:
         MachineError: it is not installed.
     """
     try:
-        from reasoning_gym.factory import DATASETS
+        from reasoning_gym.factory import DATASETS  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MachineError("tasks of reasoning-gym need it: pip install 'rlif[reasoning-gym]'.") from error
     return sorted(DATASETS)
@@ -214,8 +214,10 @@ def harmless(text: str) -> bool:
     for node in ast.walk(tree):
         if not isinstance(node, ARITHMETIC):
             return False
-        if isinstance(node, ast.Constant) and not (type(node.value) in (int, float) and abs(node.value) < 1e12):
-            return False
+        if isinstance(node, ast.Constant):
+            value = node.value
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e12:
+                return False
         if isinstance(node, ast.Name) and not (len(node.id) == 1 or node.id in FUNCTIONS):
             return False
         if isinstance(node, ast.Call) and (
@@ -241,7 +243,7 @@ def _parameters(family: str, source: str | None) -> dict[str, Any]:
     """Reads the parameters that `source` gives, and refuses names that the family does not have."""
     if source is None:
         return {}
-    from reasoning_gym.factory import DATASETS
+    from reasoning_gym.factory import DATASETS  # pyright: ignore[reportMissingImports]
 
     found = read_yaml(Path(source)) if source.endswith((".yaml", ".yml")) else parse_yaml(source, f"source {source!r}")
     known = {*inspect.signature(DATASETS[family][1]).parameters} - {"seed", "size"}
@@ -255,7 +257,7 @@ def _parameters(family: str, source: str | None) -> dict[str, Any]:
 
 @lru_cache(maxsize=64)
 def _dataset(family: str, parameters: str, seed: int) -> Any:
-    from reasoning_gym.factory import create_dataset
+    from reasoning_gym.factory import create_dataset  # pyright: ignore[reportMissingImports]
 
     try:
         return create_dataset(family, seed=seed, size=CHUNK, **json.loads(parameters))

@@ -221,6 +221,7 @@ def rows(run: Path) -> int:
     return len((run / "metrics.jsonl").read_text().splitlines())
 
 
+@pytest.mark.sweep
 def test_a_run_of_which_one_process_is_killed_can_be_resumed(tmp_path, model_folder):
     """Two real processes on the CPU: the other one ends, the command says so, and a resume finishes the run."""
     run = tmp_path / "run"
@@ -239,6 +240,7 @@ def test_a_run_of_which_one_process_is_killed_can_be_resumed(tmp_path, model_fol
     assert rows(run) == 20 and (run / "summary.json").exists()
 
 
+@pytest.mark.sweep
 def test_a_launched_run_stops_at_a_checkpoint_on_a_signal(tmp_path, model_folder):
     """Twice, with a resume between: no step is lost, no process is left. test_slurm.py resumes to the end."""
     run, arguments = tmp_path / "run", ["--processes", "2", "demo", *small(model_folder, tmp_path)]
@@ -283,6 +285,7 @@ def test_processes_that_ignore_a_signal_are_killed(ends_by, tmp_path, monkeypatc
     assert gone(int(process)) and limit == ("1" if ends_by == "the limit" else "600")
 
 
+@pytest.mark.sweep
 def test_two_launchers_end_together_when_a_process_is_killed(tmp_path, model_folder):
     """Two launchers train with one process each; one process is killed, and both launchers end."""
     run, head = tmp_path / "run", f"127.0.0.1:{free_port()}"

@@ -16,7 +16,6 @@ from rlif.cli.options import Chat, ChatArguments, Columns, Dtype, MergeSystem, W
 from rlif.cli.tables import print_table
 from rlif.errors import RecipeError, RlifError, lookup
 from rlif.files.atomic import replace_file, write_rows, writing
-from rlif.own import is_own
 
 if TYPE_CHECKING:
     from rlif.selection.samples import GroupSampler, Row
@@ -95,6 +94,7 @@ def select(
 
 def _scorer(model: str | None, rule: str, engine: str, **how: Any) -> Scorer | None:
     """Loads the scorer, if a model is given; it also computes a signal of one's own that the rule reads."""
+    from rlif.own import is_own
     from rlif.selection.rules import find_rule
     from rlif.selection.scorer import load_scorer
 

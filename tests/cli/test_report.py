@@ -23,7 +23,7 @@ def test_the_line_names_the_page(run):
 
 def test_what_the_user_can_put_right_is_one_sentence(run, monkeypatch, caplog):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert report_of(run) == "no report: a report needs matplotlib and jinja2: pip install 'rlif[report]'."
+    assert report_of(run) == "no report: this report needs jinja2: pip install 'rlif[report]'."
     assert caplog.records == []
 
 

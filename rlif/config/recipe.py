@@ -202,8 +202,6 @@ class Recipe(Strict):
                 f"training.save_strategy is {when!r}, but a checkpoint lies between two rollouts and is judged with its"
                 " step; use steps, with training.save_steps, or no"
             )
-        if self.training.get("eval_strategy", "no") not in ("no", False):
-            raise ValueError("training.eval_strategy needs a data set of TRL's; use evaluate.tasks and evaluate.every")
         for key, value in ALGORITHMS[self.algorithm].items():
             if self.training.get(key, value) != value:
                 raise ValueError(

@@ -89,6 +89,8 @@ def check_settings(recipe: Recipe, processes: int) -> tuple[Task, Prompt, dict[s
     """Checks all that needs neither data nor a model; returns task, prompt and the options for TRL's config."""
     from rlif.engines.trl.setup import check_training
 
+    if recipe.training.get("eval_strategy", "no") not in ("no", False):
+        raise RecipeError("training.eval_strategy needs a data set of TRL's; use evaluate.tasks and evaluate.every.")
     return *check_names(recipe), check_training(recipe, processes)
 
 

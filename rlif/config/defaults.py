@@ -39,15 +39,11 @@ UNSCALED = ("dr_grpo", *LEAVE_ONE_OUT)  # whose advantages are not divided by a 
 
 REUSE = ("gradient_accumulation_steps", "steps_per_generation", "num_iterations")
 
-# Values of TRL's options that are plain text to its config, and are looked at in a step alone.
-CHOICES = {
-    "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
-    "importance_sampling_level": ("token", "sequence"),
-    "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
-}
+# Options that are any text to TRL's config. Its trainer refuses an unknown one in the first step.
+CHOICES = ("loss_type", "importance_sampling_level", "vllm_importance_sampling_mode")
 
 # Options of TRL's that mean nothing below 0.
-POSITIVE = ("beta", "dataloader_num_workers", "epsilon", "epsilon_high", "learning_rate", "weight_decay")
+NOT_NEGATIVE = ("beta", "dataloader_num_workers", "epsilon", "epsilon_high", "learning_rate", "weight_decay")
 
 # Set by rlif, and what to write instead; a second opinion in `training` would contradict its own keys.
 OURS = {

@@ -151,6 +151,12 @@ def test_sampling_that_the_models_own_file_asks_for_is_tried(path, model_folder,
         assert code == 2 and "assisted generate is only supported" in err and "generation_config.json of" in err
 
 
+def test_contrastive_search_is_not_what_the_check_before_a_run_does(model_folder, tmp_path, monkeypatch, capsys):
+    """It reads penalty_alpha without do_sample; training samples."""
+    words = [*SMALL, f"model={model_folder}", f"output={tmp_path}", "training.generation_kwargs={penalty_alpha: 0.5}"]
+    assert [main(monkeypatch, capsys, "train", "demo", *words, *how)[0] for how in (["--dry-run"], [])] == [0, 0]
+
+
 def test_a_dry_run_asks_for_a_model_once_and_says_so_once(monkeypatch, capsys):
     asked = []
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", _asked(asked))

@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from transformers import PrinterCallback, Trainer, TrainerState
 from trl import GRPOConfig, RLOOConfig  # pyright: ignore[reportPrivateImportUsage]
 
-from rlif.config.defaults import CHOICES, LEAVE_ONE_OUT, POSITIVE
+from rlif.config.defaults import CHOICES, LEAVE_ONE_OUT, NOT_NEGATIVE
 from rlif.config.recipe import Recipe
 from rlif.engines.trl.annotator import Annotator
-from rlif.engines.trl.contract import raised_by_library
+from rlif.engines.trl.contract import compared_with, raised_by_library
 from rlif.engines.trl.rewards import InternalReward
 from rlif.engines.trl.trainer import InternalFeedback, InternalGRPOTrainer, InternalRLOOTrainer
 from rlif.engines.trl.vllm import check_vllm, vllm_errors
@@ -65,9 +65,9 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
             raise RecipeError(f"training.{name} in the recipe: {reason}, found {value!r}.") from None
         except PydanticSchemaGenerationError:
             continue
-        if name in CHOICES and value is not None:
-            lookup(dict.fromkeys(CHOICES[name]), str(value), f"training.{name}")
-        if name in POSITIVE and isinstance(value, int | float) and value < 0:
+        if name in CHOICES and value is not None and (choices := compared_with(name)):
+            lookup(dict.fromkeys(choices), str(value), f"training.{name}")
+        if name in NOT_NEGATIVE and isinstance(value, int | float) and value < 0:
             raise RecipeError(f"training.{name} is {value}; it must be 0 or more.")
     options = options | {"gradient_accumulation_steps": recipe.accumulation(processes)}
     check_vllm(recipe, options)

@@ -26,8 +26,7 @@ from torch import nn
 from trl import GRPOTrainer, RLOOTrainer  # pyright: ignore[reportPrivateImportUsage]
 from trl.trainer.utils import use_adapter
 
-from rlif.config.passes import EVERY, Conditions, needs_copy, scored_anyway, which_pass
-from rlif.config.passes import Path as Way
+from rlif.config.passes import EVERY, Conditions, PassName, needs_copy, scored_anyway, which_pass
 from rlif.engines.trl.annotator import Shadow
 from rlif.engines.trl.checkpointing import NormaliserState, SameOrder
 from rlif.engines.trl.contract import check_trl
@@ -44,9 +43,10 @@ from rlif.tasks.rendering import encode_all, ends_of
 
 Ids = list[list[int]]
 LOG = logging.getLogger(__name__)
-ROWS, TOKENS, LOOKED_AT = 4, 16, 2_000  # of the check before a run: completions, their length, prompts to choose from
+ROWS, TOKENS, CANDIDATES = 4, 16, 2_000  # of the check before a run: completions, their length, prompts to choose from
 # Greedy decoding. Other values of the filters have no effect in it, and transformers warns of them.
 GREEDY = {"do_sample": False, "min_new_tokens": None, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None}
+GREEDY["penalty_alpha"] = 0.0  # not contrastive search
 
 
 def in_shards(accelerator: Any) -> bool:
@@ -194,7 +194,7 @@ class InternalFeedback(Trainer):
         return output, fields if fields is None or not theirs else fields | {"entropy": output[1].float()}
 
     @property
-    def read(self) -> Way | None:
+    def read(self) -> PassName | None:
         """Finds the row of the table of passes that is read."""
         elsewhere = (
             self.use_vllm
@@ -348,7 +348,7 @@ class InternalFeedback(Trainer):
 
     def _short_rollout(self) -> Rollout:
         """Returns a few rows with statistics from the passes that training will read, in training mode."""
-        prompts = ragged([row["prompt"] for row in islice(self.train_dataset, LOOKED_AT)], ROWS)
+        prompts = ragged([row["prompt"] for row in islice(self.train_dataset, CANDIDATES)], ROWS)
         if self.read == "vllm":
             group, engine = self.num_generations, self.vllm_generation
             with replaced(engine, max_completion_length=min(TOKENS, engine.max_completion_length)):

@@ -120,7 +120,7 @@ def _show_plan(recipe: Recipe) -> None:
         print(f"{plan.completions:,} completions, at most {plan.tokens:,} tokens to generate")
     except RlifError as error:
         failure = error
-    if config is not None:
+    if config is not None and not isinstance(failure, RecipeError):
         print("memory of a GPU that trains alone, GiB (estimate; `rlif plan` does the same for several):")
         try:
             _show_memory(recipe, config)

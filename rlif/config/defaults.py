@@ -1,5 +1,6 @@
 """Defaults of training: the paper's values, what each algorithm means to TRL, and the options that rlif sets."""
 
+import math
 from typing import Any
 
 PAPER_TRAINING: dict[str, Any] = {
@@ -39,15 +40,16 @@ UNSCALED = ("dr_grpo", *LEAVE_ONE_OUT)  # whose advantages are not divided by a 
 
 REUSE = ("gradient_accumulation_steps", "steps_per_generation", "num_iterations")
 
-# Values of TRL's options that are plain text to its config, and are looked at in a step alone.
-CHOICES = {
-    "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
-    "importance_sampling_level": ("token", "sequence"),
-    "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
-}
+# Options that are any text to TRL's config. Its trainer refuses an unknown one in the first step.
+CHOICES = ("loss_type", "importance_sampling_level", "vllm_importance_sampling_mode")
 
-# Options of TRL's that mean nothing below 0.
-POSITIVE = ("beta", "dataloader_num_workers", "epsilon", "epsilon_high", "learning_rate", "weight_decay")
+# The least and the largest value of options that neither TRL nor transformers checks before a step.
+BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("beta", "dataloader_num_workers", "delta", "epsilon", "epsilon_high"), (0, math.inf)),
+    **dict.fromkeys(("learning_rate", "max_grad_norm", "num_train_epochs", "weight_decay"), (0, math.inf)),
+    **dict.fromkeys(("dataloader_prefetch_factor", "pad_to_multiple_of", "ref_model_sync_steps"), (1, math.inf)),
+    **dict.fromkeys(("ref_model_mixup_alpha", "top_entropy_quantile", "top_p"), (0, 1)),
+}
 
 # Set by rlif, and what to write instead; a second opinion in `training` would contradict its own keys.
 OURS = {

@@ -21,7 +21,7 @@ from rlif.config.defaults import LEAVE_ONE_OUT
 from rlif.config.recipe import Recipe
 from rlif.signals import fields_read
 
-Path = Literal["reference", "policy", "vllm", "decode", "pass", "none"]
+PassName = Literal["reference", "policy", "vllm", "decode", "pass", "none"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Row:
 BEFORE_THE_TOKEN = frozenset({"mean_logprob", "entropy", "topk_confidence"})
 EVERY = BEFORE_THE_TOKEN | {"logprob"}
 
-TABLE: dict[Path, Row] = {
+TABLE: dict[PassName, Row] = {
     "reference": Row(lambda c: c.annotator == "offline" and c.reference, EVERY),
     "policy": Row(lambda c: c.annotator == "online" and c.scored, EVERY),
     "vllm": Row(lambda c: c.annotator == "online" and c.captured, frozenset({"mean_logprob"})),
@@ -59,8 +59,8 @@ TABLE: dict[Path, Row] = {
 class Source:
     """Where statistics come from."""
 
-    read: Path | None  # the row of `TABLE` that is read; None where none holds
-    path: Path  # what is logged: `read`, or `pass` where that is not enough
+    read: PassName | None  # the row of `TABLE` that is read; None where none holds
+    path: PassName  # what is logged: `read`, or `pass` where that is not enough
 
     @property
     def extra(self) -> int:
@@ -75,7 +75,7 @@ def which_pass(conditions: Conditions, needs: Collection[str]) -> Source:
         >>> which_pass(Conditions("online", plain=True), {"logprob"})
         Source(read='decode', path='pass')
     """
-    read: Path | None = next(
+    read: PassName | None = next(
         (path for path, row in TABLE.items() if path not in conditions.inexact and row.holds(conditions)), None
     )
     enough = set(needs) <= (TABLE[read].gives if read else set())

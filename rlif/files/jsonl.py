@@ -18,7 +18,7 @@ from rlif.files.atomic import finite, replace_file, sync
 from rlif.files.text import UNREADABLE, open_utf8
 
 Row = dict[str, Any]
-EXACT = 15  # significant digits that every float holds
+EXACT_DIGITS = 15  # significant digits that every float holds
 
 
 class JsonLog:
@@ -137,6 +137,11 @@ def parse_json(text: str) -> Any:
 class Digits(float):
     """A number as it is written, with more digits than a float holds; `str` has them all."""
 
+    def __new__(cls, text: str) -> "Digits":
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
     text: str
 
     def __str__(self) -> str:
@@ -145,15 +150,13 @@ class Digits(float):
 
 def _number(text: str) -> float:
     number = float(text)
-    if len(text) <= EXACT or not number or not isfinite(number):
+    if len(text) <= EXACT_DIGITS or repr(number) == text or not number or not isfinite(number):
         return number
     written = Decimal(text)
     places = max(0, -int(written.as_tuple().exponent))
     if written in (Decimal(repr(number)), Decimal(f"{number:.{places}f}")):  # printed from this very float
         return number
-    longer = Digits(number)
-    longer.text = text
-    return longer
+    return Digits(text)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Row:

@@ -347,7 +347,7 @@ def check_name(recipe: Recipe) -> None:
     """Refuses a name that another run has, and a place where no folder can be made."""
     root = Path(recipe.output).expanduser()
     path = root / (recipe.name or "")
-    there = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
+    there = next(folder for folder in (root.absolute(), *root.absolute().parents) if os.path.exists(folder))
     if not there.is_dir() or not os.access(there, os.W_OK):
         what = "a folder that can be written to" if there.is_dir() else "a folder"
         raise MachineError(f"cannot make run folders in {root}: {there} is not {what}; give another output.")

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from rlif.errors import ModelError, RecipeError, first_line
+from rlif.errors import ModelError, RecipeError, first_line, nearest
 from rlif.scoring.head import longest_sequence
 
 
@@ -93,6 +93,14 @@ def check_generation(name: str, own: Any, options: Mapping[str, Any], vocabulary
     filters = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "cache_implementation")
     given = {key: options[key] for key in filters if options.get(key) is not None}
     more = options.get("generation_kwargs")
+    more = more if isinstance(more, dict) else {}
+    known = GenerationConfig().to_dict()
+    for key in more:
+        if key not in known:
+            near = nearest(key, known, "transformers.GenerationConfig")
+            raise RecipeError(
+                f"unknown key 'training.generation_kwargs.{key}': transformers has no such option; {near}"
+            )
     size: dict[str, Any] = {
         "hidden_size": 8,
         "intermediate_size": 8,
@@ -104,11 +112,15 @@ def check_generation(name: str, own: Any, options: Mapping[str, Any], vocabulary
         model: Any = Qwen2ForCausalLM(Qwen2Config(vocab_size=vocabulary, num_hidden_layers=1, **size)).eval()
         model.generation_config = own
         try:
-            config = GenerationConfig(**given | (more if isinstance(more, dict) else {}))
-            for each in (own, config):
-                each.update(cache_implementation=None, min_new_tokens=None, min_length=None, num_return_sequences=1)
-            config.update(do_sample=True, max_new_tokens=2, pad_token_id=0, return_dict_in_generate=False)
-            config.disable_compile = True
+            settings = {"do_sample": True, "pad_token_id": 0, **given, **more}  # as TRL builds it
+            config = GenerationConfig(**settings, disable_compile=True)
+            for each in (own, config):  # two tokens are enough
+                lengths = ("max_length", "max_new_tokens", "min_length", "min_new_tokens")
+                for key in lengths:
+                    if isinstance(getattr(each, key, None), int):
+                        setattr(each, key, None)
+                each.num_return_sequences = 1
+            config.max_new_tokens, config.return_dict_in_generate = 2, False
             model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
         except Exception as error:  # the settings are the user's, and transformers raises many types
             raise RecipeError(

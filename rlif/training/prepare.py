@@ -89,8 +89,9 @@ def check_settings(recipe: Recipe, processes: int) -> tuple[Task, Prompt, dict[s
     """Checks all that needs neither data nor a model; returns task, prompt and the options for TRL's config."""
     from rlif.engines.trl.setup import check_training
 
-    if recipe.training.get("eval_strategy", "no") not in ("no", False):
-        raise RecipeError("training.eval_strategy needs a data set of TRL's; use evaluate.tasks and evaluate.every.")
+    for key, off in {"eval_strategy": ("no", False), "eval_on_start": (False,)}.items():
+        if recipe.training.get(key, off[0]) not in off:
+            raise RecipeError(f"training.{key} needs a data set of TRL's; use evaluate.tasks and evaluate.every.")
     return *check_names(recipe), check_training(recipe, processes)
 
 
@@ -162,12 +163,12 @@ def rehearse(recipe: Recipe, processes: int = 1, *, here: bool = True) -> Plan:
     """Prepares a run and returns its plan; reads local weights a tensor at a time, loads no model, writes nothing.
 
     Args:
-        here: whether it will run on this machine, which must then have vLLM and trackers if the recipe uses them.
+        here: whether it will run on this machine, which must then have vLLM if the recipe uses it.
 
     Raises:
         RlifError: what would stop the run, as far as that can be seen before it starts.
     """
-    from rlif.engines.trl.setup import build_reward, check_lora, check_trainer, read_lora, trainer_config
+    from rlif.engines.trl.setup import build_reward, check_lora, read_lora, trainer_config
     from rlif.sampling.limits import check_files
     from rlif.sampling.loading import check_whole
     from rlif.sampling.vllm_sampler import require_vllm
@@ -179,11 +180,12 @@ def rehearse(recipe: Recipe, processes: int = 1, *, here: bool = True) -> Plan:
         require_vllm()
     for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):  # of all processes, in this one
         options[key] = options.get(key, 8) * processes
-    args = trainer_config(prepared.recipe, options, prepared.recipe.output)
-    if here:
-        check_trainer(args)
+    if processes > 1:  # which this process cannot start
+        options = {key: value for key, value in options.items() if not key.startswith(("ddp_", "deepspeed", "fsdp"))}
+    trainer_config(prepared.recipe, options, prepared.recipe.output)
     build_reward(prepared.recipe, prepared.task, None, prepared.prompts()[0], device="meta")
-    check_files(recipe.model, path)
+    for name in (recipe.model, *recipe.weights):
+        check_files(name, path if name == recipe.model else Path(name))
     model = check_whole(recipe) if path.is_dir() else None
     if model is not None and lora is not None and not is_adapter(path):
         check_lora(model, lora)

@@ -189,6 +189,7 @@ def test_a_job_stopped_at_a_checkpoint_is_requeued(launch, finished, code, reque
     assert slurm.requeued() == requeued
 
 
+@pytest.mark.sweep
 def test_a_job_at_its_time_limit_saves_and_is_resumed(script_of, slurm, tmp_path, model_folder):
     """Two processes really train. The shell gets USR1, as before a time limit; then the same job runs again."""
     recipe = [each for each in small(model_folder, tmp_path) if each != "name=run"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 from support.commands import main
 from support.models import classifier_folder
 from support.small_runs import SMALL
@@ -99,6 +100,27 @@ LATE = {
     "moving reference": (["training.sync_ref_model=true", "training.beta=0.0"], "with training.beta 0 there is none"),
     "no tokens": (["training.max_completion_length=0"], "max_completion_length is 0; it must be a whole number from 1"),
     "trackers": (["training.report_to=nonsense"], "nonsense is not supported"),
+    "absent tracker": (["training.report_to=mlflow"], "names mlflow, which is not installed"),
+    "log level": (["training.log_level=nonsense"], "KeyError: 'nonsense'"),
+    "schedule's options": (["training.lr_scheduler_type=cosine_with_min_lr"], "min_lr"),
+    "prefetching": (["training.dataloader_num_workers=1", "training.dataloader_prefetch_factor=0"], "1 or more"),
+    "processes": (
+        ["training.dataloader_num_workers=1", "training.dataloader_multiprocessing_context=foo"],
+        "refuses these training options",
+    ),
+    "checkpointing": (
+        ["training.gradient_checkpointing=true", "training.gradient_checkpointing_kwargs={foo: 1}"],
+        "Unexpected keyword arguments: foo",
+    ),
+    "share": (["training.top_p=2.0"], "top_p is 2.0; it must be between 0 and 1"),
+    "start": (["training.eval_on_start=true"], "use evaluate.tasks and evaluate.every"),
+    "unknown of sampling": (["training.generation_kwargs={top_pp: 1}"], "did you mean"),
+    "length": (["training.generation_kwargs={min_new_tokens: abc}"], "cannot sample as training asks"),
+    "compilation": (["training.generation_kwargs={disable_compile: true}"], "disable_compile"),
+    "number of targets": (["lora={target_modules: 3}"], "peft refuses the lora"),
+    "pattern of targets": (["lora={target_modules: '(('}"], "unterminated subpattern"),
+    "saved head": (["lora={modules_to_save: [lm_head]}"], "names lm_head, which TRL does not train"),
+    "nan": (["reward={self_certainty: 1, FOLDER/nan: 1}"], "finite"),
     "evaluation": (["training.eval_strategy=steps"], "use evaluate.tasks and evaluate.every"),
     "experts": (["training.router_aux_loss_coef=0.1"], "is for a mixture of experts"),
     "temperature": (["training.temperature=0.0"], "temperature"),
@@ -113,7 +135,7 @@ LATE = {
     "targets": (["lora={target_modules: [nowhere]}"], "Target modules {'nowhere'} not found"),
     "rank": (["lora={r: eight}"], "lora.r is 'eight'; it must be a whole number from 1"),
     "scale": (["lora={lora_alpha: eight}"], "unsupported operand"),
-    "head": (["lora={target_modules: [lm_head]}"], "whose adapter TRL does not train"),
+    "head": (["lora={target_modules: [lm_head]}"], "names lm_head, which TRL does not train"),
     "initialisation": (["lora={init_lora_weights: nonsense}"], "Unknown initialization"),
     "no reward model": (["reward={self_certainty: 1, nobody/none: 1}"], "cannot load the reward model 'nobody/none'"),
     "two outputs": (["reward={self_certainty: 1, FOLDER/two: 1}"], "has 2 outputs; a reward model has one"),
@@ -127,9 +149,15 @@ LATE = {
 @pytest.fixture(scope="module")
 def classifiers(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("classifiers")
-    for name, options in {"two": {"labels": 2}, "bare": {"template": False}, "torn": {}}.items():
+    for name, options in {"two": {"labels": 2}, "bare": {"template": False}, "torn": {}, "nan": {}}.items():
         classifier_folder(folder / name, **options)
     (folder / "torn/model.safetensors").write_bytes(b"torn")
+    weights = load_file(folder / "nan/model.safetensors")
+    save_file(
+        {name: value * float("nan") for name, value in weights.items()},
+        folder / "nan/model.safetensors",
+        metadata={"format": "pt"},
+    )
     return str(folder)
 
 
@@ -152,6 +180,32 @@ def test_sampling_that_the_models_own_file_asks_for_is_tried(path, model_folder,
     for how in ([], ["--dry-run"]):
         code, _, err = main(monkeypatch, capsys, "train", "demo", *words, *how)
         assert code == 2 and "assisted generate is only supported" in err and "generation_config.json of" in err
+
+
+ACCEPTED = (
+    "lora={r: 4, init_lora_weights: pissa}",
+    "lora={r: 4, target_modules: '^(?!lm_head).*_proj$'}",
+    "training.top_p=0.9",
+    "training.generation_kwargs={num_return_sequences: 2}",
+    "training.generation_kwargs={penalty_alpha: 0.5, top_k: 4}",
+)
+
+
+@pytest.mark.parametrize("how", ["--dry-run", pytest.param("", marks=pytest.mark.sweep)], ids=["dry", "run"])
+@pytest.mark.parametrize("override", ACCEPTED)
+def test_a_dry_run_accepts_what_the_run_does_and_writes_nothing(
+    override, how, model_folder, tmp_path, monkeypatch, capfd
+):
+    words = [*SMALL, f"model={model_folder}", f"output={tmp_path / 'out'}", override, *filter(None, [how])]
+    code, _, err = main(monkeypatch, capfd, "train", "demo", *words)
+    assert code == 0 and "[transformers]" not in err
+    assert (tmp_path / "out").exists() == (how == "")
+
+
+def test_options_of_several_processes_are_left_to_them(model_folder, tmp_path, monkeypatch, capsys):
+    words = ["launch", "demo", *SMALL, f"model={model_folder}", f"output={tmp_path}", "training.ddp_backend=gloo"]
+    batch = "training.per_device_train_batch_size=2"
+    assert main(monkeypatch, capsys, *words, batch, "--processes", "4", "--dry-run")[0] == 0
 
 
 def test_a_dry_run_asks_for_a_model_once_and_says_so_once(monkeypatch, capsys):

@@ -3,10 +3,12 @@
 `USED` is the whole list; a test finds private names that it lacks. `check_trl` runs before a trainer is built.
 """
 
+import ast
 import inspect
 import pkgutil
 import traceback
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice, takewhile
 from typing import Any
 
@@ -113,6 +115,16 @@ def _is_there(owner: object, used: Used) -> bool:
         for function in vars(base).values()
         if inspect.isfunction(function)
     )
+
+
+@lru_cache
+def compared_with(option: str) -> list[str]:
+    """Returns the texts that the code of the installed TRL's GRPO trainer compares an option with."""
+    code = ast.parse(inspect.getsource(inspect.getmodule(trl.GRPOTrainer)))  # type: ignore[arg-type]
+    compares = [node for node in ast.walk(code) if isinstance(node, ast.Compare)]
+    sides = [node.comparators for node in compares if getattr(node.left, "attr", None) == option]
+    parts = [part for side in sides for comparator in side for part in ast.walk(comparator)]
+    return sorted({part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)})
 
 
 def raised_by_library(error: BaseException) -> bool:

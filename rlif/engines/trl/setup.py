@@ -1,24 +1,32 @@
 """From a recipe to a TRL trainer, and from a trainer's rollout to rows of a run folder."""
 
 import dataclasses
+import math
 import os
+import re
 import typing
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import datasets
 import torch
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from transformers import PrinterCallback, Trainer, TrainerState
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerState, get_scheduler
+from transformers.integrations.integration_utils import (
+    get_available_reporting_integrations,
+    get_reporting_integration_callbacks,
+)
 from trl import GRPOConfig, RLOOConfig  # pyright: ignore[reportPrivateImportUsage]
 
-from rlif.config.defaults import CHOICES, LEAVE_ONE_OUT, POSITIVE
+from rlif.config.defaults import BOUNDS, CHOICES, LEAVE_ONE_OUT
 from rlif.config.recipe import Recipe
-from rlif.engines.trl.contract import raised_by_library
+from rlif.engines.trl.contract import compared_with, raised_by_library
 from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.engines.trl.rewards import InternalReward
 from rlif.engines.trl.trainer import GRPOTrainer, InternalFeedback, RLOOTrainer
@@ -65,10 +73,12 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
             raise RecipeError(f"training.{name} in the recipe: {reason}, found {value!r}.") from None
         except PydanticSchemaGenerationError:
             continue
-        if name in CHOICES and value is not None:
-            lookup(dict.fromkeys(CHOICES[name]), str(value), f"training.{name}")
-        if name in POSITIVE and isinstance(value, int | float) and value < 0:
-            raise RecipeError(f"training.{name} is {value}; it must be 0 or more.")
+        if name in CHOICES and value is not None and (choices := compared_with(name)):
+            lookup(dict.fromkeys(choices), str(value), f"training.{name}")
+        least, most = BOUNDS.get(name, (-math.inf, math.inf))
+        if isinstance(value, int | float) and not least <= value <= most:
+            limits = f"{least} or more" if most == math.inf else f"between {least} and {most}"
+            raise RecipeError(f"training.{name} is {value}; it must be {limits}.")
     options = options | {"gradient_accumulation_steps": recipe.accumulation(processes)}
     check_vllm(recipe, options)
     if options.get("use_liger_kernel") and find_spec("liger_kernel") is None:
@@ -77,44 +87,55 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
 
 
 def trainer_config(recipe: Recipe, options: dict[str, Any], output_dir: str) -> Any:
-    """Builds TRL's config of a recipe, and an optimiser from it; refuses what these refuse. Writes nothing."""
+    """Builds TRL's config of a recipe, and what it leaves to a step; refuses what these refuse. Writes nothing."""
     options = {**options, "save_total_limit": None}  # `checkpointing.SealCheckpoints` deletes old ones
     if recipe.algorithm not in LEAVE_ONE_OUT:
         options["scale_rewards"] = "none"
     if server := os.environ.get(SERVER_HOST):
         options["vllm_server_host"] = server
     options = {"run_name": Path(output_dir).parent.name, "model_init_kwargs": load_kwargs(recipe), **options}
-    config, number = trainer_of(recipe.algorithm)[1], cast(Any, torch.nn.Linear(1, 1))
-    with _refused("TRL"):  # there is none of our own code in these blocks, whose mistakes would be taken for theirs
+    config = trainer_of(recipe.algorithm)[1]
+    with _refused("TRL"):
         args = config(output_dir=output_dir, seed=recipe.seed, disable_tqdm=True, **options)
-    unknown = [ValueError] if args.optim_target_modules else []  # the modules are a real model's
-    with _refused("transformers"), suppress(*unknown):
-        optimiser, settings = Trainer.get_optimizer_cls_and_kwargs(args, number)
-        if "model" not in settings:
-            optimiser(number.parameters(), **settings)
+    trackers = [name for name in args.report_to if name != "none"]
+    with _refused("transformers"):
+        _try_options(args)
+        get_reporting_integration_callbacks(trackers)
+    if missing := [name for name in trackers if name not in get_available_reporting_integrations()]:
+        raise MachineError(f"training.report_to names {missing[0]}, which is not installed.")
     return args
 
 
-def check_trainer(args: Any) -> None:
-    """Refuses what TRL's config leaves to a trainer: trackers, schedule, workers, compilation.
-
-    They are given to a trainer of one number, which takes no step. It sets the seed, so this is for a dry run.
-    """
-    with _refused("transformers"):
-        trainer: Any = Trainer(torch.nn.Linear(1, 1), args, train_dataset=[{"x": 0}] * 8)  # type: ignore[arg-type]
-        trainer.get_train_dataloader()
-        trainer.accelerator.prepare_model(trainer.model, evaluation_mode=True)
-        if not args.optim_target_modules:
-            trainer.create_optimizer_and_scheduler(num_training_steps=8)
+def _try_options(args: Any) -> None:
+    """Builds what a step builds: an optimiser and its schedule, workers, a checkpointed layer."""
+    args.get_process_log_level()
+    layer: Any = torch.nn.Linear(1, 1)
+    if not args.optim_target_modules:  # these are a real model's
+        optimiser, settings = Trainer.get_optimizer_cls_and_kwargs(args, layer)
+        if "model" not in settings:
+            optimiser = optimiser(layer.parameters(), **settings)
+            kwargs: dict[str, Any] = {"scheduler_specific_kwargs": dict(args.lr_scheduler_kwargs or {})}
+            get_scheduler(args.lr_scheduler_type, optimiser, args.get_warmup_steps(8), 8, **kwargs)
+    DataLoader(
+        [0],  # type: ignore[arg-type]
+        num_workers=args.dataloader_num_workers,
+        prefetch_factor=args.dataloader_prefetch_factor,
+        persistent_workers=args.dataloader_persistent_workers,
+        multiprocessing_context=getattr(args, "dataloader_multiprocessing_context", None),
+    )
+    if args.gradient_checkpointing:
+        settings = {"use_reentrant": True, **(args.gradient_checkpointing_kwargs or {})}
+        checkpoint(layer, torch.ones(1, 1, requires_grad=True), **settings)
 
 
 @contextmanager
 def _refused(library: str) -> Iterator[None]:
-    """Says in a sentence what a library refuses of the training options."""
+    """Says in a sentence what a library refuses of the training options. Only its own code may run within."""
     try:
         yield
-    except (ValueError, TypeError, RuntimeError, ImportError) as error:
-        raise RecipeError(f"{library} refuses these training options: {first_line(error)}") from error
+    except Exception as error:  # libraries raise many types
+        name = "" if isinstance(error, ValueError | RuntimeError | ImportError) else f"{type(error).__name__}: "
+        raise RecipeError(f"{library} refuses these training options: {name}{first_line(error)}") from error
 
 
 def build_trainer(
@@ -215,21 +236,30 @@ def read_lora(recipe: Recipe) -> Any:
             near = nearest(name, known, "peft.LoraConfig")
             raise RecipeError(f"unknown key 'lora.{name}': peft has no such option; {near}")
     options: dict[str, Any] = {"task_type": "CAUSAL_LM", "revision": recipe.revision, **recipe.lora}
-    if "lm_head" in (options.get("target_modules") or ()):
-        raise RecipeError("lora.target_modules has lm_head, whose adapter TRL does not train; leave it out.")
     try:
-        return LoraConfig(**options)
-    except (ValueError, TypeError, ImportError) as error:
+        lora = LoraConfig(**options)
+        targets, saved = lora.target_modules or (), lora.modules_to_save or ()
+        head = re.fullmatch(targets, "lm_head") if isinstance(targets, str) else "lm_head" in targets
+        head = head or "lm_head" in saved
+    except Exception as error:  # peft raises many types
         raise RecipeError(f"peft refuses the lora of the recipe: {first_line(error)}") from error
+    if head:
+        raise RecipeError("lora names lm_head, which TRL does not train; leave it out.")
+    return lora
 
 
 def check_lora(model: Any, lora: Any) -> None:
-    """Refuses adapters that a model has no place for; adds them to the model, which may lie on "meta"."""
+    """Refuses adapters that a model has no place for.
+
+    Args:
+        model: on "meta". So a start that is computed from its weights, as pissa's, is not tried.
+    """
     from peft import get_peft_model
 
+    of_weights = str(lora.init_lora_weights).startswith(("corda", "eva", "loftq", "lora_ga", "olora", "pissa"))
     try:
-        get_peft_model(model, lora)
-    except (ValueError, TypeError, KeyError, RuntimeError, AssertionError) as error:
+        get_peft_model(model, dataclasses.replace(lora, init_lora_weights=True) if of_weights else lora)
+    except Exception as error:  # peft raises many types
         raise RecipeError(f"peft refuses the lora of the recipe: {first_line(error)}") from error
 
 

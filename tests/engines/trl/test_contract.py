@@ -11,7 +11,7 @@ from trl import GRPOTrainer
 
 import rlif
 from rlif.engines.trl import contract, setup
-from rlif.engines.trl.contract import USED, check_trl, raised_by_library
+from rlif.engines.trl.contract import USED, check_trl, compared_with, raised_by_library
 from rlif.engines.trl.setup import build_trainer, check_training
 from rlif.engines.trl.trainer import InternalGRPOTrainer, InternalRLOOTrainer
 from rlif.errors import RecipeError
@@ -122,3 +122,9 @@ def test_options_that_trl_refuses_are_the_recipes_and_our_own_mistakes_are_not(t
     monkeypatch.setattr(setup, "load_kwargs", lambda: {})
     with pytest.raises(TypeError, match="positional argument"):
         build_trainer(recipe, check_training(recipe, 1), [], None, str(tmp_path / "out"))
+
+
+def test_choices_are_those_of_the_installed_trl():
+    assert compared_with("importance_sampling_level") == ["sequence", "token"]
+    assert {"grpo", "dapo", "dr_grpo"} <= set(compared_with("loss_type"))
+    assert compared_with("no_such_option") == []

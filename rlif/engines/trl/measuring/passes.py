@@ -14,8 +14,7 @@ from torch import nn
 from trl import RLOOTrainer  # pyright: ignore[reportPrivateImportUsage]
 from trl.trainer.utils import use_adapter
 
-from rlif.config.passes import Conditions, scored_anyway, which_pass
-from rlif.config.passes import Path as Way
+from rlif.config.passes import Conditions, PassName, scored_anyway, which_pass
 from rlif.engines.trl.measuring.annotator import Annotator, Shadow
 from rlif.engines.trl.measuring.rollout import Rollout
 from rlif.scoring.head import evaluation_mode
@@ -54,7 +53,7 @@ class Passes(Trainer):
     inexact: frozenset[str] = frozenset()
 
     @property
-    def read(self) -> Way | None:
+    def read(self) -> PassName | None:
         """Finds the row of the table of passes that is read."""
         elsewhere = (
             self.use_vllm

@@ -29,9 +29,10 @@ from rlif.signals.token_confidence import TOP_K
 
 Ids = list[list[int]]
 LOG = logging.getLogger(__name__)
-ROWS, TOKENS, LOOKED_AT = 4, 16, 2_000  # completions, their length, prompts to choose from
+ROWS, TOKENS, CANDIDATES = 4, 16, 2_000  # completions, their length, prompts to choose from
 # Greedy decoding. Other values of the filters have no effect in it, and transformers warns of them.
 GREEDY = {"do_sample": False, "min_new_tokens": None, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None}
+GREEDY["penalty_alpha"] = 0.0  # not contrastive search
 
 
 class Verification(Passes):
@@ -144,7 +145,7 @@ class Verification(Passes):
     def _prompts(self) -> Sequence[Any]:
         if self.examples is not None:
             return self.examples
-        return [row["prompt"] for row in islice(self.train_dataset, LOOKED_AT)]
+        return [row["prompt"] for row in islice(self.train_dataset, CANDIDATES)]
 
     @property
     def shows_prompts(self) -> bool:

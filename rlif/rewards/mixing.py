@@ -135,26 +135,6 @@ class Mixer:
         self.normalisers = {name: Normaliser(kind, floor) for name in names}
         self.sum_normaliser = Normaliser(kind, floor)
 
-    def __call__(
-        self,
-        rewards: Mapping[str, torch.Tensor],
-        weights: Mapping[str, float],
-        factors: Mapping[str, torch.Tensor] | None = None,
-        *,
-        learn: bool = True,
-    ) -> torch.Tensor:
-        """Computes the mixed reward of each completion, [P, G] in float64; the engine subtracts the group's mean.
-
-        Args:
-            rewards: by name, [P, G] of whole groups, NaN where unscorable.
-            factors: by name, [P, 1]; each multiplies a scaled reward's deviations from the group's mean.
-        """
-        columns = self.columns(rewards, weights, factors, learn=learn)
-        weighing = [name for name in rewards if weights[name]]
-        if not weighing:
-            return torch.zeros_like(next(iter(rewards.values())), dtype=torch.float64)
-        return torch.stack([weights[name] * columns[name] for name in weighing]).sum(0)
-
     def columns(
         self,
         rewards: Mapping[str, torch.Tensor],
@@ -166,29 +146,26 @@ class Mixer:
         """Computes the scaled columns whose weighted sum is the mixed reward, by name, [P, G] in float64.
 
         A column keeps the mean of each group. It has that mean where it is NaN and another reward with weight is not.
+        The engine adds the columns by weight and subtracts the group's mean.
+
+        Args:
+            rewards: by name, [P, G] of whole groups, NaN where unscorable.
+            factors: by name, [P, 1]; each multiplies a scaled reward's deviations from the group's mean.
         """
         weighing = [name for name in rewards if weights[name]]
+        scaled = {name: self.normalisers[name](rewards_PG, learn=learn) for name, rewards_PG in rewards.items()}
         whole = {name: _filled(rewards_PG.double()) for name, rewards_PG in rewards.items()}
-        missing_PG = torch.zeros_like(next(iter(rewards.values())), dtype=torch.bool)
-        if weighing:
-            missing_PG = torch.stack([rewards[name].isnan() for name in weighing]).all(0)
-        divisors = {
-            name: self.normalisers[name].divisor(rewards_PG, learn=learn) for name, rewards_PG in rewards.items()
-        }
-        parts = [weights[name] * whole[name] for name in weighing] or [
-            torch.zeros_like(missing_PG, dtype=torch.float64)
-        ]
-        sum_PG = torch.stack(parts).sum(0).masked_fill(missing_PG, torch.nan)
-        divisor_of_sum = self.sum_normaliser.divisor(sum_PG, learn=learn)
+        none_PG = torch.zeros_like(next(iter(whole.values())))
+        missing_PG = torch.stack([rewards[name].isnan() for name in weighing]).all(0) if weighing else none_PG.bool()
+        sum_PG = torch.stack([weights[name] * whole[name] for name in weighing] or [none_PG]).sum(0)
+        divisor = self.sum_normaliser.divisor(sum_PG.masked_fill(missing_PG, torch.nan), learn=learn)
         found = {}
-        for name, rewards_PG in rewards.items():
+        for name, column_PG in scaled.items():
             if self.mixing == "sum":
-                column_PG = Normaliser.scaled(whole[name].masked_fill(missing_PG, torch.nan), divisor_of_sum)
-            else:
-                column_PG = Normaliser.scaled(rewards_PG, divisors[name])
-                if factors and name in factors:
-                    mean_P1 = column_PG.nanmean(1, keepdim=True)
-                    column_PG = mean_P1 + factors[name] * (column_PG - mean_P1)
+                column_PG = Normaliser.scaled(whole[name].masked_fill(missing_PG, torch.nan), divisor)
+            elif factors and name in factors:
+                mean_P1 = column_PG.nanmean(1, keepdim=True)
+                column_PG = mean_P1 + factors[name] * (column_PG - mean_P1)
             found[name] = _filled(column_PG).masked_fill(missing_PG, torch.nan)
         return found
 

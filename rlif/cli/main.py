@@ -7,6 +7,7 @@ from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from rlif.cli import (
     check_graders,
@@ -34,23 +35,51 @@ DEBUG = "RLIF_DEBUG"
 HUB_LOGGER = "huggingface_hub.utils._http"
 UsageError: Any = typer.BadParameter.__base__
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-app.command(name="train")(train.train)
-app.command(name="recipes")(recipes.recipes)
-app.command(name="probe")(probe.probe)
-app.command(name="plan")(plan.plan)
-app.command(name="launch")(launch.launch)
-app.command(name="watch")(report.watch)
-app.command(name="report")(report.report)
-app.command(name="compare")(compare.compare)
-app.command(name="eval")(eval.evaluate)
-app.command(name="tasks")(tasks.tasks)
-app.command(name="init")(init.init)
-app.command(name="check-graders")(check_graders.check_graders)
-app.command(name="export")(export.export)
-app.command(name="judge")(judge.judge)
-app.command(name="score")(score.score)
-app.command(name="select")(select.select)
+COMMANDS = {
+    "Train": {
+        "train": train.train,
+        "recipes": recipes.recipes,
+        "probe": probe.probe,
+        "plan": plan.plan,
+        "launch": launch.launch,
+    },
+    "Follow and use runs": {
+        "watch": report.watch,
+        "report": report.report,
+        "compare": compare.compare,
+        "export": export.export,
+    },
+    "Evaluate models, score texts": {
+        "eval": eval.evaluate,
+        "score": score.score,
+        "select": select.select,
+        "judge": judge.judge,
+    },
+    "Tasks and code of your own": {
+        "tasks": tasks.tasks,
+        "init": init.init,
+        "check-graders": check_graders.check_graders,
+    },
+}
+
+
+class Grouped(TyperGroup):
+    """Shows the commands in groups."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = max(map(len, self.commands))
+        for title, names in COMMANDS.items():
+            rows = [(name.ljust(width), self.commands[name].get_short_help_str(formatter.width)) for name in names]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+app = typer.Typer(
+    cls=Grouped, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+for group in COMMANDS.values():
+    for command, function in group.items():
+        app.command(name=command)(function)
 
 
 def _print_version(wanted: bool) -> None:

@@ -226,21 +226,15 @@ def check_from_run(name: str, run: Path) -> None:
         raise RecipeError(f"the run folder {run} names code that lies in itself ({name}), which is not run.")
 
 
-def users_line(error: BaseException) -> str | None:
-    """Finds the last line of a traceback in the user's own files, as "file, line n"; None without one."""
+def at(error: BaseException) -> str:
+    """Returns " at file, line n" for the last line of a traceback in the user's own files; "" without one."""
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}, line {error.lineno}"
+        return f" at {error.filename}, line {error.lineno}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.is_file() and not any(path.is_relative_to(folder) for folder in (PACKAGE, *LIBRARIES)):
-            return f"{path}, line {frame.lineno}"
-    return None
-
-
-def at(error: BaseException) -> str:
-    """Returns " at file, line n" for the user's line that raised; "" without one."""
-    line = users_line(error)
-    return f" at {line}" if line else ""
+            return f" at {path}, line {frame.lineno}"
+    return ""
 
 
 @contextmanager

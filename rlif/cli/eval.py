@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from rlif.intervals import Interval
     from rlif.sampling.sampler import Sampler
     from rlif.tasks import Task
-    from rlif.tasks.prompts import Prompt
     from rlif.types import Problem
 
 
@@ -86,10 +85,10 @@ def evaluate(
     given |= {"n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
     how = chat_settings(chat, chat_template_kwargs, merge_system)
     given |= {"batch_size": batch_size, "engine": engine, "sources": _sources(source or [])}
-    options = options_of(prompt=_prompt(prompt), chat=how, **given)
+    options = options_of(prompt=prompt, chat=how, **given)
     sampler = samplers(engine, options.batch_size)
-    names, rows = [name.strip() for name in tasks.split(",")], []
-    work = load_problems([find_task(name) for name in names], options, named_columns(columns))
+    named, rows = [find_task(name.strip()) for name in tasks.split(",")], []
+    work = load_problems(named, options, named_columns(columns))
     if check_gold:
         _check_gold(work, unsafe_local)
     if outputs is not None:
@@ -100,7 +99,7 @@ def evaluate(
         rows = _evaluate(found, work, options, sampler)
     elif not check_gold:
         raise RecipeError("give a model, or recorded completions with --outputs.")
-    if lm_eval and (outputs or models):
+    if lm_eval and rows:
         _write_lm_eval(lm_eval, rows)
 
 
@@ -125,12 +124,6 @@ def _sources(pairs: Sequence[str]) -> dict[str, str]:
         if "=" not in pair:
             raise RecipeError(f"cannot read {pair!r}; a source looks like gsm8k=PATH.")
     return named_once([(task, path) for task, _, path in (pair.partition("=") for pair in pairs)], "--source")
-
-
-def _prompt(name: str | None) -> Prompt | None:
-    from rlif.tasks.prompts import find_prompt
-
-    return None if name is None else find_prompt(name)
 
 
 def _check_gold(work: Sequence[tuple[Task, Sequence[Problem]]], unsafe_local: bool) -> None:

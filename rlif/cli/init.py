@@ -13,7 +13,7 @@ from rlif.errors import RecipeError
 from rlif.files.atomic import replace_file, writing
 
 TRAIN = "rlif train demo name=try evaluate={{}} training.max_steps=5 "
-# What follows the file, by kind: {place} is the file, {file} its name with what it defines.
+# The command that is shown next, by kind: {file} is the file and what it defines, `my_signal.py:my_signal`.
 NEXT = {
     "group-signal": TRAIN + "reward={file}",
     "task": "rlif eval tiny-reasoner --tasks {file} --limit 16",

@@ -52,11 +52,10 @@ class SignalReward:
         """Loads the model and the tokenizer where they are given by name, in the process that scores."""
         from rlif.sampling.loading import load_model, load_tokenizer
 
-        recipe = Recipe.model_validate({"model": self.model}) if isinstance(self.model, str) else None
         if isinstance(self.tokenizer, str):
-            self.tokenizer = load_tokenizer(Recipe.model_validate({"model": self.tokenizer}))
-        if recipe is not None:
-            self.model = load_model(recipe)
+            self.tokenizer = load_tokenizer(Recipe(model=self.tokenizer))
+        if isinstance(self.model, str):
+            self.model = load_model(Recipe(model=self.model))
 
     def __reduce__(self) -> Any:
         if not isinstance(self.named[0], str):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 PAPER = "https://arxiv.org/abs/2505.19590"
-LEFT_OUT = ("output", "name", "description")  # of the recipe: they say nothing of the model
+LEFT_OUT = {"output", "name", "description"}  # keys of the recipe that say nothing about the model
 
 
 def write_card(folder: Path, run: Run, summary: Mapping[str, Any], *, name: str = "", merged: bool = False) -> None:
@@ -90,17 +90,12 @@ def _shown(value: Any) -> Any:
     return [_shown(inner) for inner in value] if isinstance(value, list) else value
 
 
-def portable_recipe(recipe: Recipe) -> str:
+def recipe_yaml(recipe: Recipe) -> str:
     """Writes the keys that differ from their defaults as YAML, without folders of this machine."""
     from ruamel.yaml import YAML
 
-    default, values = Recipe().model_dump(), recipe.model_dump()
-    kept = {key: value for key, value in values.items() if value != default[key] and key not in LEFT_OUT}
-    for key in ("evaluate", "guard"):
-        if key in kept:
-            kept[key] = {inner: value for inner, value in kept[key].items() if value != default[key][inner]}
     text = io.StringIO()
-    YAML().dump(_shown(kept), text)
+    YAML().dump(_shown(recipe.model_dump(exclude_defaults=True, exclude=LEFT_OUT)), text)
     return text.getvalue()
 
 
@@ -121,7 +116,7 @@ def _text(run: Run, summary: Mapping[str, Any], name: str, merged: bool) -> str:
     parts += ["\n## What it must not be used for\n", *_limits(run, summary), "\n## Repeat it\n"]
     parts.append(
         "Save this as `recipe.yaml`, put the files that it names beside it, install the versions above, and give"
-        f" `{command} recipe.yaml`.\n\n```yaml\n{portable_recipe(recipe)}```\n"
+        f" `{command} recipe.yaml`.\n\n```yaml\n{recipe_yaml(recipe)}```\n"
     )
     return "\n".join(parts)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from rlif import progress
 from rlif.errors import DataError, MachineError, ModelError, RecipeError
-from rlif.exporting.card import CARD, portable_recipe, write_card
+from rlif.exporting.card import CARD, recipe_yaml, write_card
 from rlif.exporting.hub import check_hub, upload
 from rlif.exporting.results import write_lm_eval
 from rlif.files.atomic import read_object, replace_file, sync_tree, writing
@@ -52,13 +52,14 @@ def export(
     if merge and not adapters:
         raise RecipeError(f"{source.path} trained whole weights, so there is nothing to merge; leave --merge out.")
     if hub is not None:
-        _check_base(source, adapters and not merge)
+        if adapters and not merge:
+            _check_base(source)
         check_hub(hub)
     with _place(folder) as place:
         with writing(place):
             _merge(source, place) if merge else _copy(source, place)
             write_card(place, source, summary, name=hub or "", merged=merge)
-            replace_file(place / "recipe.yaml", portable_recipe(source.recipe()))
+            replace_file(place / "recipe.yaml", recipe_yaml(source.recipe()))
             _results(place, hub or source.path.name, summary)
             sync_tree(place)
         said = upload(place, hub, private=private) if hub and folder is None else ""
@@ -118,10 +119,8 @@ def _merge(run: Run, place: Path) -> None:
     load_tokenizer(recipe.model_copy(update={"model": str(run.model)})).save_pretrained(place)
 
 
-def _check_base(run: Run, adapters: bool) -> None:
-    """Refuses to upload adapters whose base nobody else has."""
-    if not adapters:
-        return
+def _check_base(run: Run) -> None:
+    """Refuses to upload adapters whose base is a folder of this machine."""
     base = str(read_object(run.at("model", "adapter_config.json")).get("base_model_name_or_path"))
     if Path(base).is_absolute() or Path(base).exists():
         raise ModelError(

@@ -11,7 +11,7 @@ adapters that are trained on, mixtures of experts, and devices that do not say h
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +92,8 @@ def check_memory(recipe: Recipe, config: Any, processes: int) -> str | None:
     server = int(bool(training.get("use_vllm")) and training.get("vllm_mode") == "server")
     prompt, completion = recipe.max_prompt_tokens / 2, training["max_completion_length"]
     card = Gpu(device.memory, 1, 1, 1, "this machine")
-    shown = card if device.gpu else None  # vLLM takes a share of a GPU, and of a machine what it needs
-    setting = Setting(recipe, shape, shown, processes + server, strategy, server, prompt, completion)
+    on_gpu = Setting(recipe, shape, card, processes + server, strategy, server, prompt, completion)
+    setting = on_gpu if device.gpu else replace(on_gpu, gpu=None)  # vLLM takes a share of a GPU, else what it needs
     parts = memory(setting)
     if training.get("optim", ADAM[0]) not in ADAM:
         parts["optimiser state"] = 0.0
@@ -101,8 +101,7 @@ def check_memory(recipe: Recipe, config: Any, processes: int) -> str | None:
     short = vllm_room(setting) if device.gpu else 0.0
     if needed <= device.memory and whole <= FULL * device.memory and short >= 0:
         return None
-    found = suggestions(Setting(recipe, shape, card, processes + server, strategy, server, prompt, completion))
-    what = " / ".join(name for name, _ in found[:OFFERED]) or "more GPUs, or a smaller model"
+    what = " / ".join(name for name, _ in suggestions(on_gpu)[:OFFERED]) or "more GPUs, or a smaller model"
     if needed > device.memory:
         raise MachineError(
             f"the run cannot fit: {_names(setting)} take {needed:.1f} GiB, and {device.name} has"
@@ -116,7 +115,7 @@ def check_memory(recipe: Recipe, config: Any, processes: int) -> str | None:
 
 
 def certain(setting: Setting, parts: dict[str, float]) -> float:
-    """Adds the GiB that are no estimate: the state of training, with gradients or with what vLLM reserves."""
+    """Adds the GiB that are certain: the state of training, with gradients or with what vLLM reserves."""
     state, gradients = sum(parts.get(name, 0.0) for name in STATE), parts["gradients"]
     if not setting.vllm or setting.server_gpus or setting.gpu is None:
         return state + gradients

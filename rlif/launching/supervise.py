@@ -28,7 +28,7 @@ from types import FrameType, TracebackType
 
 import psutil
 
-from rlif.runs.launcher_contract import ECHO_SECONDS, PREEMPTED, RESUMES
+from rlif.runs.launcher_contract import ECHO_SECONDS, INTERRUPTED, PREEMPTED, RESUMES
 
 FAILED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) ")  # the agent, when all have ended
 IN_TABLE = re.compile(r"\s*(?:rank\s*: \d+ \(local_rank: (?P<rank>\d+)\)|exitcode\s*: (?P<code>-?\d+) )")
@@ -158,10 +158,12 @@ def run(
         code = process.wait()
     go_on = f"; go on with: {again}" if folder.exists() else ""
     own = code if failed is None else failed[0]
-    if signals.came is not None and own not in (0, 2, 3) and (failed is None or own in (PREEMPTED, 130)):
+    if signals.came is not None and own not in (0, 2, 3) and (failed is None or own in (PREEMPTED, INTERRUPTED)):
         if (folder / "summary.json").exists():
             return Ending(0)  # the agent's own exit code says nothing about its processes
-        return Ending(130 if signals.came == signal.SIGINT else PREEMPTED, f"stopped by {signals.came.name}{go_on}")
+        return Ending(
+            INTERRUPTED if signals.came == signal.SIGINT else PREEMPTED, f"stopped by {signals.came.name}{go_on}"
+        )
     if failed is None:
         return Ending(128 - code if code < 0 else code)
     return _ending(own, first + failed[1], go_on)
@@ -211,6 +213,6 @@ def _ending(code: int, rank: int, go_on: str) -> Ending:
         return Ending(128 - code, f"process {rank} was killed ({name}), so the others were ended{go_on}")
     if code == 1:
         return Ending(1, f"process {rank} failed, so the others were ended; what it said is above{go_on}")
-    if code in (PREEMPTED, 130):
+    if code in (PREEMPTED, INTERRUPTED):
         return Ending(code, f"stopped{go_on}")
     return Ending(code)

@@ -134,10 +134,7 @@ def _accuracy(runs: Runs) -> Iterator[Figure]:
             if (shares := run.accuracies.get(task))
         ]
         if lines:
-            title, gloss = (
-                f"Accuracy on {_with_role(task, runs)}",
-                "Share of problems answered right, with 95 % interval.",
-            )
+            title, gloss = f"Accuracy on {_with_role(task, runs)}", "Share of right answers, with 95 % interval."
             yield curves(_slug("accuracy", task), title, gloss, lines, percent=True)
 
 
@@ -160,11 +157,8 @@ def _length(runs: Runs) -> Iterator[Figure]:
             if lengths := {step: length for step, length in found if is_number(length)}:
                 lines.append(_line(run, lengths, list(lengths.values())))
         if lines:
-            title, gloss = (
-                f"Tokens per completion on {_with_role(task, runs)}",
-                "How long completions of evaluations are.",
-            )
-            yield curves(_slug("length", task), title, gloss, lines)
+            title = f"Tokens per completion on {_with_role(task, runs)}"
+            yield curves(_slug("length", task), title, "How long completions of evaluations are.", lines)
 
 
 def _annotators(runs: Runs) -> Iterator[Figure]:

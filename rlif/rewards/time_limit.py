@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from rlif.errors import Preempted, RewardError, RlifError, first_line
-from rlif.own import at, users_line
+from rlif.own import at
 
 
 class TimeOver(BaseException):
@@ -65,11 +65,11 @@ def time_limit(name: str, seconds: float, *, foreign: bool = False) -> Iterator[
         raise
     except RlifError as error:
         cause = error.__cause__
-        if cause is None or not (foreign or users_line(cause)):
+        if cause is None or not (foreign or at(cause)):
             raise
         raise RewardFailed(f"{error}{at(cause)}", _details(cause)) from error
     except (Exception, SystemExit) as error:  # a function of the user's may raise anything
-        if not foreign and users_line(error) is None:
+        if not foreign and not at(error):
             raise
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise RewardFailed(f"the reward {name} failed ({reason}){at(error)}", _details(error)) from error

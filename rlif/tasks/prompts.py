@@ -109,26 +109,25 @@ def find_prompt(name: str | Mapping[str, Any] | Prompt) -> Prompt:
 
     The name may stand for a `Prompt` or a mapping of one's own: `my_module:SHORT`, `prompts.py:SHORT`.
     """
+    found: Any = name
     if isinstance(name, str):
         if own.is_own(name):
             found = own.load(name, "prompt")
-            if not isinstance(found, Prompt | Mapping):
-                kind = type(found).__name__
-                raise RecipeError(
-                    f"the prompt {name} is a {kind}; a prompt is a Prompt, or {{system: ..., user: ...}}."
-                )
-            return find_prompt(found)
-        return find_prompt(read_yaml(Path(name))) if name.endswith(YAML) else lookup(PROMPTS, name, "prompt")
-    if isinstance(name, Mapping):
-        unknown = set(name) - {"system", "user", "end"}
-        if unknown or not all(isinstance(part, str) for part in name.values()):
+        else:
+            found = read_yaml(Path(name)) if name.endswith(YAML) else lookup(PROMPTS, name, "prompt")
+    if isinstance(found, Mapping):
+        unknown = set(found) - {"system", "user", "end"}
+        if unknown or not all(isinstance(part, str) for part in found.values()):
             raise RecipeError(
                 "a prompt spelled out has the texts system, user and end, each optional, and nothing else."
             )
-    prompt = Prompt(**name) if isinstance(name, Mapping) else name
-    if "{problem}" not in prompt.user:
+        found = Prompt(**found)
+    if not isinstance(found, Prompt):
+        kind = type(found).__name__
+        raise RecipeError(f"the prompt {name} is a {kind}; a prompt is a Prompt, or {{system: ..., user: ...}}.")
+    if "{problem}" not in found.user:
         raise RecipeError("the user part of a prompt needs {problem} where the problem goes.")
-    return prompt
+    return found
 
 
 def spelled_out(name: str | Mapping[str, Any]) -> str | dict[str, str]:

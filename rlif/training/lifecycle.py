@@ -171,7 +171,7 @@ def _save_model(run: Run, trainer: InternalFeedback, summary: Mapping[str, Any])
 
 def _check_prompts(prepared: PreparedRun, trainer: InternalFeedback, console: Console) -> None:
     """Prints what is wrong with prompts and stop token before the first step; skipped with sharded weights."""
-    from rlif.engines.trl.trainer import in_shards
+    from rlif.engines.trl.measuring.passes import in_shards
     from rlif.sampling.sampler import Decoding
     from rlif.training.prompt_check import check_prompts
 

@@ -123,8 +123,8 @@ def build(prepared: PreparedRun, run: Run, fresh: bool) -> InternalFeedback:
     """Builds the engine's trainer; where it cannot, a run folder that was made for it (`fresh`) is removed again."""
     from accelerate import PartialState
 
+    from rlif.engines.trl.measuring.passes import in_shards
     from rlif.engines.trl.setup import build_trainer
-    from rlif.engines.trl.trainer import in_shards
 
     try:
         recipe, task = prepared.recipe, prepared.task

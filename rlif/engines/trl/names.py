@@ -66,10 +66,6 @@ def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | s
     given = [import_function(each) if _is_function(each) else each for each in given]
     names = [known_name(each) for each in given]
     annotator = _annotator(annotator)
-    if not any(names):
-        if annotator.kind != "online":
-            raise RecipeError(f"annotator {annotator.kind} chooses the model that measures confidence; no reward does.")
-        return given if isinstance(reward_funcs, list | str) else reward_funcs, InternalReward([])
     terms = [find_term(name) for name in dict.fromkeys(filter(None, names))]
     if any(term.name == "semantic_entropy" for term in terms):
         raise RecipeError(
@@ -77,6 +73,8 @@ def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | s
         )
     if annotator.kind != "online" and all(term.kind != "token" for term in terms):
         raise RecipeError(f"annotator {annotator.kind} chooses the model that measures confidence; no reward does.")
+    if not terms:
+        return given if isinstance(reward_funcs, list | str) else reward_funcs, InternalReward([])
     reward = InternalReward(terms, annotator=annotator, task=_task(task, [term.name for term in terms]))
     columns = {column.__name__: column for column in reward.columns()}
     return [columns[name] if name else each for name, each in zip(names, given, strict=True)], reward

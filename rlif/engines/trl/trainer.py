@@ -28,7 +28,7 @@ from rlif.engines.trl.checkpointing import NormaliserState, SameOrder
 from rlif.engines.trl.contract import check_trl
 from rlif.engines.trl.guard_callback import watch
 from rlif.engines.trl.measuring.annotator import Annotator, Shadow
-from rlif.engines.trl.measuring.passes import in_shards as in_shards
+from rlif.engines.trl.measuring.passes import in_shards
 from rlif.engines.trl.measuring.rollout import Rollout
 from rlif.engines.trl.measuring.verification import Verification
 from rlif.engines.trl.names import check_data, check_scaling, refuse_images, resolve

@@ -14,7 +14,7 @@ from rlif.scoring.statistics import score_completions
 from rlif.signals import RENAMED, SIGNALS, find_signal, windowed
 from rlif.signals.token_confidence import TOP_K, WINDOW
 from rlif.tasks.chat_template import Chat
-from rlif.tasks.rendering import encode
+from rlif.tasks.rendering import encode, is_text
 
 
 class SignalReward:
@@ -43,8 +43,7 @@ class SignalReward:
         """Renders a prompt as TRL does."""
         if isinstance(prompt, str):
             return tokenizer(text=[prompt])["input_ids"][0]
-        parts = [part for turn in prompt if isinstance(turn["content"], list) for part in turn["content"]]
-        if any(part.get("type") != "text" for part in parts):
+        if not is_text(prompt):
             raise DataError(f"{self.__name__} is measured on text alone, and a prompt has images; use other rewards.")
         return encode(tokenizer, prompt, chat)
 

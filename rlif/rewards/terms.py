@@ -56,7 +56,7 @@ class Term:
     # `RewardFailed` after the time limit, or where a function from outside the package fails
     measure: Callable[[Any], list[float | None]]
     weight: Weight = ALWAYS  # by step
-    needs: str = ""  # the fields of `TokenStats` that it reads, with spaces between; "" for none
+    needs: tuple[str, ...] = ()  # the fields of `TokenStats` that it reads
     factor: Callable[[Group], float] | None = None  # computes the factor of its advantages in a group
     gold: bool = False  # whether it reads gold answers
     rows: Rows = "all"  # of which problems completions are rewarded; it gives None for the others
@@ -105,7 +105,7 @@ def find_term(
 
     Example:
         >>> find_term("self_certainty").needs
-        'mean_logprob_BT'
+        ('mean_logprob_BT',)
     """
     kind, gold = kind_of(name), name in NEED_GOLD
     if kind == "model":
@@ -120,7 +120,7 @@ def find_term(
     else:
         measure = TABLES[kind][name]
     limited = time_limit(name, seconds, foreign=kind in ("function", "model") or own.is_own(name))(measure)
-    return Term(name, kind, limited, weight, " ".join(fields_read(name)), FACTORS.get(name), gold, rows)
+    return Term(name, kind, limited, weight, tuple(fields_read(name)), FACTORS.get(name), gold, rows)
 
 
 def reads_problems(recipe: Recipe) -> bool:

@@ -20,15 +20,13 @@ from rlif.errors import RecipeError, lookup
 from rlif.signals import token_confidence as confidence
 from rlif.signals.likelihood import likelihood, likelihood_sum
 from rlif.signals.negative_entropy import negative_entropy, negative_entropy_sum
-from rlif.signals.own_signal import annotated_kind, token_signal
+from rlif.signals.own_signal import GroupSignal, TokenSignal, annotated_kind, token_signal
 from rlif.signals.plurality_vote import plurality_vote
 from rlif.signals.self_certainty import self_certainty
 from rlif.signals.self_consistency import self_consistency
 from rlif.signals.semantic_entropy import semantic_entropy
-from rlif.types import Group, TokenStats
+from rlif.types import TokenStats
 
-TokenSignal = Callable[[TokenStats], list[float | None]]
-GroupSignal = Callable[[Group], list[float | None]]
 Value = TypeVar("Value")
 
 # Names of earlier versions, for recipes, files of samples and run folders.
@@ -126,7 +124,7 @@ def fields_read(name: str) -> list[str]:
     """Names the fields of `TokenStats` that a reward reads; none unless it is a token signal."""
     if not own.is_own(name):
         return [NEEDS[name]] if name in NEEDS else []
-    return token_signal(name)[1].split() if annotated_kind(own.load(name, "reward")) == "token" else []
+    return token_signal(name)[1] if annotated_kind(own.load(name, "reward")) == "token" else []
 
 
 def windowed(name: str, window: int) -> TokenSignal:

@@ -17,6 +17,8 @@ from rlif import own
 from rlif.errors import RecipeError, RewardError
 from rlif.types import Group, TokenStats
 
+TokenSignal = Callable[[TokenStats], list[float | None]]
+GroupSignal = Callable[[Group], list[float | None]]
 Kind = Literal["token", "group", "grader"]
 KINDS: dict[str, Kind] = {"TokenStats": "token", "Group": "group", "Batch": "grader"}
 
@@ -34,11 +36,11 @@ def annotated_kind(function: Any) -> Kind | None:
     return KINDS.get(text.strip("'\"").rpartition(".")[2])
 
 
-def token_signal(name: str) -> tuple[Callable[[TokenStats], list[float | None]], str]:
-    """Returns a token signal of one's own and the fields that it reads, with spaces between.
+def token_signal(name: str) -> tuple[TokenSignal, list[str]]:
+    """Returns a token signal of one's own and the fields of `TokenStats` that it reads.
 
     Raises:
-        RecipeError: it cannot be imported, is no token signal, or fails on a small example.
+        RecipeError: it cannot be imported, is not a token signal, or fails on a small example.
     """
     function = own.load(name, "signal")
     if annotated_kind(function) != "token":
@@ -49,20 +51,11 @@ def token_signal(name: str) -> tuple[Callable[[TokenStats], list[float | None]],
 
 
 @cache
-def _tried(name: str, function: Callable[[TokenStats], Any]) -> tuple[Callable[[TokenStats], list[float | None]], str]:
-    signal = own.careful(f"signal {name}", function, lambda stats: len(stats.mask_BT))
-    return signal, " ".join(_try(name, signal))
-
-
-def group_signal(name: str) -> Callable[[Group], list[float | None]]:
-    """Returns a group signal of one's own."""
-    return own.careful(f"signal {name}", own.load(name, "signal"), lambda group: len(group.completions))
-
-
-def _try(name: str, signal: Callable[[TokenStats], list[float | None]]) -> list[str]:
-    """Calls a signal on three completions, of three, one and no tokens; returns the fields that it reads."""
+def _tried(name: str, function: TokenSignal) -> tuple[TokenSignal, list[str]]:
+    """Calls a signal on three completions, of three, one and no tokens, to see which fields it reads."""
     import torch
 
+    signal = own.careful(f"signal {name}", function, lambda stats: len(stats.mask_BT))
     read: set[str] = set()
     known = [field.name for field in fields(TokenStats) if field.name.endswith("_BT") and field.name != "mask_BT"]
 
@@ -81,4 +74,9 @@ def _try(name: str, signal: Callable[[TokenStats], list[float | None]]) -> list[
         raise RecipeError(f"{error}{place}, for completions of three, one and no tokens.") from error
     if not read:
         raise RecipeError(f"the signal {name} reads no field of TokenStats; there are {', '.join(known)}.")
-    return sorted(read)
+    return signal, sorted(read)
+
+
+def group_signal(name: str) -> GroupSignal:
+    """Returns a group signal of one's own."""
+    return own.careful(f"signal {name}", own.load(name, "signal"), lambda group: len(group.completions))

@@ -8,6 +8,7 @@ A chat template also decides where a completion ends: `ends_of` finds the token 
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from rlif.errors import ModelError
@@ -35,6 +36,13 @@ def encode_all(tokenizer: Any, prompts: Sequence[str | Sequence[Message]], chat:
     """Turns prompts into token ids as `encode` does."""
     try_ahead(tokenizer, [prompt for prompt in prompts if not isinstance(prompt, str)], chat, opens=True)
     return [encode(tokenizer, prompt, chat) for prompt in prompts]
+
+
+def is_text(prompt: Any) -> bool:
+    """Tells whether a prompt is text alone, without images or sound."""
+    contents = [] if isinstance(prompt, str) else [turn.get("content") for turn in prompt]
+    parts = chain(*(content for content in contents if isinstance(content, list)))
+    return all(part.get("type", "text") == "text" for part in parts)
 
 
 def encode(tokenizer: Any, prompt: str | Sequence[Message], chat: Chat | bool = True) -> list[int]:

@@ -64,8 +64,8 @@ def test_the_kind_follows_from_the_annotation_of_the_first_parameter():
 
 
 def test_the_fields_that_a_signal_reads_are_found():
-    assert find_term("mine.py:peak").needs == "entropy_BT"
-    assert find_term("mine.py:two").needs == "entropy_BT logprob_BT"
+    assert find_term("mine.py:peak").needs == ("entropy_BT",)
+    assert find_term("mine.py:two").needs == ("entropy_BT", "logprob_BT")
     assert needs_of(["mine.py:two", "self_certainty", "mine.py:plain", "mine.py:rare"]) == {
         "entropy", "logprob", "mean_logprob",
     }  # fmt: skip

@@ -4,14 +4,15 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, get_args
 
 import datasets
 
+from rlif.config.recipe import Annotator as Kind
 from rlif.config.recipe import Normalisation
 from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.engines.trl.rewards import GOLD, Column, InternalReward
-from rlif.errors import DataError, RecipeError, nearest
+from rlif.errors import DataError, RecipeError, lookup, nearest
 from rlif.graders import FACTORS
 from rlif.graders.external import import_function
 from rlif.own import is_own
@@ -19,6 +20,7 @@ from rlif.rewards.terms import TABLES, find_term, kind_of
 from rlif.signals import RENAMED
 from rlif.tasks import Task, find_task
 from rlif.tasks.prompts_file import PromptsFile
+from rlif.tasks.rendering import is_text
 
 NAME = re.compile(r"[A-Za-z_]+")  # of a signal; hub ids of one word have digits or hyphens: gpt2, bert-base-uncased
 
@@ -48,11 +50,6 @@ def known_name(reward: Any) -> str | None:
     return None
 
 
-def _is_function(reward: Any) -> bool:
-    """Tells whether a reward is the path of a function that is written for TRL."""
-    return isinstance(reward, str) and is_own(reward) and kind_of(reward) == "function"
-
-
 def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | str) -> tuple[Any, InternalReward]:
     """Returns the reward functions for TRL, and what measures those of them that are rlif's, if any."""
     if isinstance(reward_funcs, InternalReward):
@@ -63,9 +60,11 @@ def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | s
             raise RecipeError(
                 f"the reward {each.__name__} was made for another trainer; name it instead: 'self_certainty'."
             )
-    given = [import_function(each) if _is_function(each) else each for each in given]
+    of_own = [isinstance(each, str) and is_own(each) and kind_of(each) == "function" for each in given]
+    given = [import_function(each) if own else each for own, each in zip(of_own, given, strict=True)]
     names = [known_name(each) for each in given]
-    annotator = _annotator(annotator)
+    if isinstance(annotator, str):
+        annotator = lookup({kind: Annotator(kind, may_copy=True) for kind in get_args(Kind)}, annotator, "annotator")
     terms = [find_term(name) for name in dict.fromkeys(filter(None, names))]
     if any(term.name == "semantic_entropy" for term in terms):
         raise RecipeError(
@@ -78,15 +77,6 @@ def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | s
     reward = InternalReward(terms, annotator=annotator, task=_task(task, [term.name for term in terms]))
     columns = {column.__name__: column for column in reward.columns()}
     return [columns[name] if name else each for name, each in zip(names, given, strict=True)], reward
-
-
-def _annotator(annotator: Annotator | str) -> Annotator:
-    if isinstance(annotator, Annotator):
-        return annotator
-    kinds = ("online", "offline", "ema", "lagged")
-    if annotator not in kinds:
-        raise RecipeError(f"unknown annotator {annotator!r}; {nearest(annotator, kinds)}")
-    return Annotator(annotator, may_copy=True)
 
 
 def _task(task: Task | str | None, names: Sequence[str]) -> Task:
@@ -125,10 +115,7 @@ def check_data(reward: InternalReward, dataset: Any, args: Any) -> None:
 
 def refuse_images(reward: InternalReward, row: Mapping[str, Any]) -> None:
     """Refuses a row with images, in a column or in the prompt, for token signals."""
-    prompt = row.get("prompt")
-    turns = prompt if isinstance(prompt, list) else []
-    parts = [part for turn in turns if isinstance(turn.get("content"), list) for part in turn["content"]]
-    if not {"image", "images"}.isdisjoint(row) or any(part.get("type", "text") != "text" for part in parts):
+    if not {"image", "images"}.isdisjoint(row) or not is_text(row.get("prompt") or ""):
         name = next(term.name for term in reward.terms if term.kind == "token")
         raise RecipeError(f"{name} is measured on text alone, and the data set has images; use other rewards.")
 

@@ -100,7 +100,7 @@ class InternalReward:
         self.annotator = annotator or Annotator()
         self.task, self.problems, self.cluster_texts = task, problems, cluster_texts
         self.rewarded, self.seed = rewarded, seed
-        self.needs = {field.removesuffix("_BT") for term in terms for field in term.needs.split()}
+        self.needs = {field.removesuffix("_BT") for term in terms for field in term.needs}
         self.__name__ = self.terms[0].name if len(self.terms) == 1 else "reward"
         self.trainer: InternalFeedback = None  # type: ignore[assignment]  # set by the trainer that is given this
         self.scored: list[ScoredCompletion] = []  # of the latest rollout, all processes, in TRL's order

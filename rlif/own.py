@@ -1,10 +1,10 @@
-"""Finds code of one's own, which a recipe or an option names where a name that ships could stand.
+"""Finds the user's own code, which a recipe or an option may name in place of something in the package.
 
     my_module:Name            a dotted path, on Python's path, in the current folder or in that of the recipe
     tasks/riddles.py:Name     a file, from the folder of the recipe or the current one
 
-`load` is the one way to it, for rewards, signals, graders, tasks, prompts and rules. Importing runs the code, so name
-only code that you trust. `check_from_run` refuses code that came with a run folder.
+`load` imports it, for rewards, signals, graders, tasks, prompts and rules. Importing runs the code, so name only code
+that you trust. `check_from_run` refuses code that came with a run folder.
 """
 
 import ast
@@ -132,12 +132,12 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def anchored(name: str, folder: Path) -> str:
-    """Returns a name that stands for the same from every folder, if it names code beside a recipe.
+def absolute_name(name: str, folder: Path) -> str:
+    """Names code of one's own by the absolute path of its file; a module that Python finds stays as it is.
 
     Args:
-        folder: the recipe's. Files are looked for in it first, and then in the current folder; modules after the
-            current folder and Python's path.
+        folder: that of the recipe. Files are looked for in it first, and then in the current folder; modules after
+            the current folder and Python's path.
     """
     where, attribute = _parts(name)
     if where.endswith(".py"):
@@ -205,7 +205,7 @@ def _code(name: str) -> Path | None:
 
 
 def check_from_run(name: str, run: Path) -> None:
-    """Refuses code that a run folder names, if it lies in that folder or where the user did not go.
+    """Refuses code that a run folder names, if it lies in that folder, or outside the current one and Python's path.
 
     Raises:
         RecipeError: says where the code lies, and what to do.
@@ -239,7 +239,7 @@ def at(error: BaseException) -> str:
 
 @contextmanager
 def calling(what: str, kind: type[RlifError] = RewardError) -> Iterator[None]:
-    """Names code of one's own that raises, in an error of one sentence, with file and line.
+    """Turns what the user's code raises into an error of one sentence, with file and line.
 
     Raises:
         RlifError: of that `kind`. A reward's sentence lacks the line, which its time limit adds.
@@ -275,8 +275,8 @@ def checked(what: str, values: Any, count: int) -> list[float | None]:
     return [None if value is None else float(value) for value in values]
 
 
-def careful(what: str, function: Callable[[Any], Any], count: Callable[[Any], int]) -> Callable[[Any], Any]:
-    """Wraps a function of one's own: what it raises and what it returns is checked.
+def with_checks(what: str, function: Callable[[Any], Any], count: Callable[[Any], int]) -> Callable[[Any], Any]:
+    """Wraps a function of one's own; checks what it returns, and turns what it raises into one sentence.
 
     Args:
         count: how many values its argument asks for.

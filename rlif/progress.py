@@ -194,7 +194,7 @@ def duration(seconds: float) -> str:
 
 
 def _bars(console: Console) -> Any:
-    """Makes the bars; other output goes above them, and a stream that is no terminal keeps its own."""
+    """Makes the bars; other output goes above them, and a stream that is not a terminal keeps its own."""
     import sys
 
     from rich.progress import BarColumn, Progress, TextColumn

@@ -67,7 +67,7 @@ class Number:
 
 @lru_cache(maxsize=2**12)
 def read_number(spelling: str) -> Number | None:
-    r"""Reads a number from an answer in its one spelling, without units; None if it is no plain number.
+    r"""Reads a number from an answer in its one spelling, without units; None if it is not a plain number.
 
     Example:
         >>> str(read_number("-12 1/2").value), read_number("\\frac{1}{x}")

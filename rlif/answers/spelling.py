@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from rlif.answers.notation import ARGUMENTS, COMMANDS, LOWERED, RAISED, SYMBOLS
 
-LONGEST = 2000  # characters of an answer; a longer text is no answer, and is left as it is
+LONGEST = 2000  # characters of an answer; a longer text is not an answer, and stays as it is
 
 RAISED_RUN, LOWERED_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+"), re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 RADICAL = re.compile(r"√\s*(\d+|\w|(?=[({]))")

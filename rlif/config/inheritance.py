@@ -17,7 +17,7 @@ from rlif import own
 from rlif.config.renamed import with_new_names
 from rlif.errors import RecipeError, nearest
 from rlif.files.yaml import read_yaml
-from rlif.tasks import beside
+from rlif.tasks import absolute_task
 
 SECTIONS = ("training", "evaluate", "guard", "lora")
 OWN = ("base", "about", "description", "name")
@@ -39,21 +39,21 @@ def lineage(path: Path, shipped: Mapping[str, Path]) -> list[Values]:
 
 
 def _read(path: Path) -> Values:
-    return anchored(with_new_names(read_yaml(path)), path.parent)
+    return with_absolute_names(with_new_names(read_yaml(path)), path.parent)
 
 
-def anchored(values: Mapping[str, Any], folder: Path) -> Values:
-    """Names code of one's own that lies beside a recipe, in `folder`, by its absolute path."""
+def with_absolute_names(values: Mapping[str, Any], folder: Path) -> Values:
+    """Replaces names of the user's code beside a recipe, in `folder`, by absolute paths."""
 
     def name(value: Any) -> Any:
-        return own.anchored(value, folder) if isinstance(value, str) and own.is_own(value) else value
+        return own.absolute_name(value, folder) if isinstance(value, str) and own.is_own(value) else value
 
     def prompt(value: Any) -> Any:
         beside_it = isinstance(value, str) and value.endswith(SUFFIXES) and (folder / value).is_file()
         return str((folder / value).resolve()) if beside_it else name(value)
 
     def task(value: Any) -> Any:
-        return beside(value, folder) if isinstance(value, str) else value
+        return absolute_task(value, folder) if isinstance(value, str) else value
 
     changed = dict(values)
     for key, change in (("task", task), ("prompt", prompt), ("reward", name)):

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlif.config.defaults import PAPER_TRAINING, REUSE, set_by_rlif
-from rlif.config.inheritance import anchored, lineage, merged, shipped_recipe
+from rlif.config.inheritance import lineage, merged, shipped_recipe, with_absolute_names
 from rlif.config.recipe import Equivalence, Evaluation, Recipe
 from rlif.config.renamed import new_key
 from rlif.errors import RecipeError, nearest
@@ -55,7 +55,7 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             if not isinstance(target, dict):
                 raise RecipeError(f"cannot set {key!r}: {parent!r} is a single value.")
         target[last] = parse_yaml(value, f"the value of {key}")
-    return check_recipe(anchored(values, path.parent))
+    return check_recipe(with_absolute_names(values, path.parent))
 
 
 def find_recipe(recipe: str | Path) -> Path:

@@ -1,6 +1,6 @@
 """What trains: one folder for each engine; `rlif.engines.trl` is the only one so far.
 
-`plain.py` is a signal as a reward function for trainers of others, at the price of a pass of its own.
+`plain.py` makes a reward function of a signal, for trainers of other packages; it runs a forward pass of its own.
 
 An engine samples groups of completions, gives `TokenStats` of them to the terms of `rlif.rewards`, makes advantages of
 the mixed rewards, and updates the policy. It writes checkpoints that `rlif.runs.checkpoints` can seal.

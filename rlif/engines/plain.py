@@ -1,6 +1,7 @@
-"""A token signal as a reward function for any trainer that calls TRL's: it runs a pass of its own.
+"""Makes a reward function of a token signal, for any trainer that takes TRL's reward functions.
 
-The trainers of `rlif.trl` read the passes that TRL runs anyway; this is for those who cannot change their class.
+It runs a forward pass of its own. The trainers of `rlif.trl` read the passes that TRL runs anyway; use this one where
+the class of the trainer cannot change.
 """
 
 from collections.abc import Mapping, Sequence
@@ -88,7 +89,7 @@ def reward(
         window: of the tail and window confidences, in tokens.
 
     Raises:
-        RecipeError: the name is no token signal, or a module comes without its tokenizer.
+        RecipeError: the name is not a token signal, or a module comes without its tokenizer.
 
     Example:
         >>> confident = rlif.reward("self_certainty", model=model, tokenizer=tokenizer)
@@ -96,7 +97,7 @@ def reward(
         [...]
     """
     if is_own(name):
-        find_signal(name)  # refuses what is no token signal
+        find_signal(name)  # refuses what is not a token signal
     elif RENAMED.get(name, name) not in SIGNALS:
         raise RecipeError(
             f"rlif.reward measures token signals, and {name!r} is none of them; {nearest(name, SIGNALS)} For group"

@@ -1,7 +1,7 @@
 """Evaluates models on tasks: finds checkpoints, skips finished evaluations, compares two models.
 
-A candidate is a model on the hub, a folder, or one checkpoint of a run; a run folder stands for all of its checkpoints,
-its start as step 0 included, and their scores go into its own `eval/`, where `rlif report` draws them as curves.
+A candidate is a model on the hub, a folder, or one checkpoint of a run. A run folder stands for all of its checkpoints,
+with its start as step 0. Their scores go into its own `eval/`, and `rlif report` draws them as curves.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Uploads a model folder by huggingface_hub, and turns what goes wrong into one sentence."""
+"""Uploads a model folder by huggingface_hub, and turns its errors into one sentence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rlif.errors import MachineError, RecipeError, first_line
 
 
 def check_hub(name: str) -> None:
-    """Refuses a name that no repository can have, and a missing token, before anything long starts."""
+    """Refuses a name that is not valid for a repository, and a missing token, before anything long starts."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id

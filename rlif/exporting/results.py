@@ -7,8 +7,8 @@ Layout: https://github.com/EleutherAI/lm-evaluation-harness, lm_eval/result_sche
     configs      our protocol, prompt and decoding; `metadata` has n and the 95 % interval of each score
     versions     that of the protocol
 
-With several samples per problem there are `maj@n`, `self_certainty@n` and `pass@k` too. Our grading is not that
-harness's: two scores of one task compare only where protocol and grading do, so `rlif` is named as the model type.
+With several samples per problem there are `maj@n`, `self_certainty@n` and `pass@k` too. The model type is `rlif`,
+because the grading is ours: compare two scores of a task only where protocol and grading are the same.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from rlif.version import __version__
 def standard_error(share: Interval) -> float | None:
     """Computes the standard error of a share; None where it is unknown.
 
-    Over independent items it is that of lm-evaluation-harness, with n - 1. Over clusters it is the one that Student's
-    interval was made of; the bound that is not cut off at 0 or 1 is the longer one.
+    Over independent items it is that of lm-evaluation-harness, with n - 1. Over clusters it follows from Student's
+    interval. A bound may be cut off at 0 or 1, so the longer side is read.
     """
     if share.clusters is None:
         return math.sqrt(share.mean * (1 - share.mean) / (share.n - 1)) if share.n > 1 else None

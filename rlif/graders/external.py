@@ -49,7 +49,7 @@ def import_function(name: str) -> Callable[..., Any]:
 
 def own_grader(name: str) -> Callable[[Batch], list[float | None]]:
     """Returns a grader of one's own, a function over a `Batch`."""
-    return own.careful(f"grader {name}", import_function(name), lambda batch: len(batch.texts))
+    return own.with_checks(f"grader {name}", import_function(name), lambda batch: len(batch.texts))
 
 
 def needs_gold(function: Callable[..., Any]) -> bool:

@@ -6,8 +6,13 @@
 A run is refused where the certain parts alone are more than there is. Where only the sum with the estimated parts is,
 there is a warning. Both name changes that help. Several processes share the memory of a machine without GPUs.
 
-Not judged: weights that are moved to the CPU between steps, FSDP or DeepSpeed by a configuration of the user's own,
-adapters that are trained on, mixtures of experts, and devices that do not say how much memory they have.
+Nothing is compared for
+
+- weights that are moved to the CPU between steps,
+- FSDP or DeepSpeed by a configuration of the user's own,
+- a model that has adapters already,
+- mixtures of experts, and
+- devices that do not say how much memory they have.
 """
 
 import os

@@ -1,9 +1,9 @@
 """Writes the report: one HTML page about one run or several, from their folders alone.
 
-The page is a single file and needs no network: style, script and numbers are inside. uPlot draws the figures, under the
-licence that the page repeats. Text from a model or a data set
-stays text. The template escapes it; completions travel as JSON without `<` and reach the screen by `textContent`. A
-content security policy runs no script but the page's own, by its hash.
+The page is a single file and needs no network: style, script and numbers are inside. uPlot draws the figures; the page
+holds its licence. Text from a model or a data set stays text. The template escapes it; completions travel as JSON
+without `<` and reach the screen by `textContent`. A content security policy runs only the page's own script, by its
+hash.
 
 The page shows a bounded part of a run, and states how much (see `rlif.reporting.sections` and
 `rlif.reporting.completions`).

@@ -62,7 +62,7 @@ class Term:
     rows: Rows = "all"  # of which problems completions are rewarded; it gives None for the others
 
     def takes(self, labelled: bool) -> bool:
-        """Tells whether completions of a problem are rewarded, which is labelled or not."""
+        """Tells whether completions of a labelled problem are rewarded, or of one that is not."""
         return self.rows == "all" or labelled == (self.rows == "labelled")
 
 

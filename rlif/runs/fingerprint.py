@@ -62,7 +62,7 @@ def check(begun: Mapping[str, Any], now: Mapping[str, Any], folder: Path, names:
 
 
 def changed_code(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names the code of one's own whose file is another than at the start."""
+    """Names the code of one's own whose file has changed since the start."""
     then = begun.get("code")
     return [n for n, found in now.get("code", {}).items() if isinstance(then, dict) and then.get(n, found) != found]
 

@@ -2,9 +2,9 @@
 
 A run resumed from another folder then finds the same model, data and reward models, and logs them by the same names.
 Hub names stay as they are. So does code of one's own by dotted path, `module:function`: the module is imported from the
-current folder. Files of code are absolute since the recipe was read; `check_code` refuses to resume with those that the
-user does not stand above, because a run folder from elsewhere must not decide whose code runs here. A prompt of one's
-own is spelled out in the run folder, which then needs no file.
+current folder. Files of code have absolute paths since the recipe was read. A run folder from elsewhere must not decide
+whose code runs here, so `check_code` refuses to resume with files outside the current folder and Python's path. A
+prompt of one's own is spelled out in the run folder, which then needs no file.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from rlif import own
 from rlif.config.recipe import Recipe
 from rlif.errors import RecipeError
 from rlif.sampling.loading import SHIPPED
-from rlif.tasks import beside
+from rlif.tasks import absolute_task
 from rlif.tasks.prompts import spelled_out
 
 
@@ -46,14 +46,14 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 
 def code_of(recipe: Recipe) -> list[str]:
     """Names the code of one's own that a recipe runs: its rewards and tasks."""
-    tasks = [beside(name, Path.cwd()) for name in (recipe.task, *recipe.evaluate.tasks)]
+    tasks = [absolute_task(name, Path.cwd()) for name in (recipe.task, *recipe.evaluate.tasks)]
     names = [*recipe.weights, *tasks]
     functions = [name for name in recipe.weights if "." in name and "/" not in name]  # without a colon
     return [name for name in dict.fromkeys(names) if own.is_own(name) or name in functions]
 
 
 def check_code(recipe: Recipe, run: Path) -> None:
-    """Refuses code that came with a run folder, or that lies where the user is not."""
+    """Refuses code that came with a run folder, or that lies outside the current folder and Python's path."""
     prompt = [recipe.prompt] if isinstance(recipe.prompt, str) and own.is_own(recipe.prompt) else []
     for name in (*code_of(recipe), *prompt):  # a prompt of one's own is spelled out in a run folder of ours
         own.check_from_run(name, run)

@@ -106,8 +106,8 @@ class Rule:
 def find_rule(name: str) -> Rule:
     """Returns a rule by name.
 
-    The name may stand for a `Rule` of one's own, `my_module:NAME` or `rules.py:NAME`, or for a token signal of one's
-    own, by which the surest sample is chosen.
+    The name may stand for a `Rule` of one's own, `my_module:NAME` or `rules.py:NAME`. It may also stand for a token
+    signal of one's own; then the surest sample is chosen.
     """
     if not own.is_own(name):
         return lookup(RULES, name, "rule")

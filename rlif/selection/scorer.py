@@ -1,9 +1,10 @@
 """Scores text by a model: `rlif.score`, and the scorer behind it, `rlif score` and `rlif select`.
 
 A prompt is plain text or a list of messages. Text becomes the user's message of the chat template where `chat` is on.
-Prompt and completion are tokenised apart, completions without special tokens. A completion is closed by
-the token that ends the assistant's turn in the chat template, else by the end-of-sequence token, since ending is a
-decision of the model too; not where `end` is off or the row has `truncated` or `stopped`. Signals are at temperature 1.
+Prompt and completion are tokenised apart, completions without special tokens. A completion is closed by the token that
+ends the assistant's turn in the chat template, else by the end-of-sequence token, since ending is a decision of the
+model too. It is not closed where `end` is off, or where the row has `truncated` or `stopped`. Signals are at
+temperature 1.
 
 Watch: a model may have written the same text with other tokens than its tokenizer makes of it. So scores of text are
 close to those taken while sampling, and not always equal.

@@ -39,7 +39,7 @@ RENAMED: dict[str, str] = {
 
 
 class _Signals(dict[str, TokenSignal]):
-    """Finds signals by name, one's own too. A name of an earlier version works, with a warning that says the new."""
+    """Finds signals by name, one's own too. A name of an earlier version works, with a warning that gives the new."""
 
     def __missing__(self, name: str) -> TokenSignal:
         if own.is_own(name):

@@ -55,7 +55,7 @@ def _tried(name: str, function: TokenSignal) -> tuple[TokenSignal, list[str]]:
     """Calls a signal on three completions, of three, one and no tokens, to see which fields it reads."""
     import torch
 
-    signal = own.careful(f"signal {name}", function, lambda stats: len(stats.mask_BT))
+    signal = own.with_checks(f"signal {name}", function, lambda stats: len(stats.mask_BT))
     read: set[str] = set()
     known = [field.name for field in fields(TokenStats) if field.name.endswith("_BT") and field.name != "mask_BT"]
 
@@ -79,4 +79,4 @@ def _tried(name: str, function: TokenSignal) -> tuple[TokenSignal, list[str]]:
 
 def group_signal(name: str) -> GroupSignal:
     """Returns a group signal of one's own."""
-    return own.careful(f"signal {name}", own.load(name, "signal"), lambda group: len(group.completions))
+    return own.with_checks(f"signal {name}", own.load(name, "signal"), lambda group: len(group.completions))

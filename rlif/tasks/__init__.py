@@ -70,7 +70,7 @@ def find_task(name: str) -> Task:
     """
     if name.startswith(reasoning_gym.PREFIX):
         return reasoning_gym.find_family(name)
-    name = beside(name, Path.cwd())
+    name = absolute_task(name, Path.cwd())
     where, colon, rest = name.rpartition(":")
     if not colon and own.is_own(name):
         return own_task(name, TASKS)  # a file without a class, which is refused
@@ -79,14 +79,14 @@ def find_task(name: str) -> Task:
     return found.under(protocol) if dot else found
 
 
-def beside(name: str, folder: Path) -> str:
-    """Returns a task's name as one that stands for the same from every folder, if it names code beside a recipe.
+def absolute_task(name: str, folder: Path) -> str:
+    """Names a task of one's own by the absolute path of its file; other names stay as they are.
 
     Args:
-        folder: the recipe's. A class of its folder `tasks`, or of the current one, is found by name.
+        folder: that of the recipe. A class in its folder `tasks`, or in that of the current folder, is found by name.
     """
     if own.is_own(name):
-        return own.anchored(name, folder)
+        return own.absolute_name(name, folder)
     task, dot, protocol = name.partition(".")
     if task in TASKS or not task.isidentifier():
         return name

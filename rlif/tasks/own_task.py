@@ -1,7 +1,7 @@
 """Makes tasks of classes of one's own, and checks what they load.
 
-A task is a class over `rlif.tasks.Task`, with `load`, exactly as those of this folder. What it raises, and what it
-returns that is no problem, is said in one sentence.
+A task is a class over `rlif.tasks.Task`, with `load`, exactly as those of this folder. An error that it raises, and a
+value that is not a problem, are reported in one sentence.
 """
 
 import copy
@@ -45,7 +45,7 @@ def own_task(name: str, taken: Collection[str]) -> Task:
 
 
 class _Checked(Task):
-    """Says in one sentence what is wrong with a task of one's own."""
+    """Checks what a task of one's own returns, and turns what it raises into one sentence."""
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         with own.calling(f"task {self.name}", DataError):

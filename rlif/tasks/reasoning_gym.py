@@ -5,9 +5,9 @@ A problem is made by the package from a seed and a number. A hash of its text de
 `{min_terms: 3, max_terms: 6}`, or names a YAML file of them; `limit` is the number of problems.
 
 An answer is right if it is the gold answer, or if the family scores it in full. Partial credit counts as wrong.
-Some families hand the answer to Python's or SymPy's `eval`. Of a model's text, `harmless` lets plain arithmetic alone
-through. `CORRECTED` families give full score to answers of other problems, or evaluate lists; `REFUSED` ones cannot be
-graded at all.
+Some families pass the answer to Python's or SymPy's `eval`. They get a model's answer only if it is plain arithmetic
+(`harmless`). `CORRECTED` families give full score to answers of other problems, or evaluate lists. `REFUSED` families
+cannot be graded at all.
 
 Source: arXiv 2505.24760; the prompt is ours.
 """
@@ -198,8 +198,9 @@ LARGEST = 100  # exponent
 
 
 def harmless(text: str) -> bool:
-    """Tells whether text is plain arithmetic, which an interpreter can be given: no names but functions of
-    mathematics and single letters, no powers of powers, no large exponent.
+    """Tells whether text is plain arithmetic, which an interpreter can be given.
+
+    It has only numbers, single letters and functions of mathematics, and neither powers of powers nor large exponents.
 
     Example:
         >>> harmless("(7 + 3)*2 + 4"), harmless("exp(x)**2/2 + C"), harmless("__import__('os')"), harmless("9**9**9")
@@ -224,7 +225,7 @@ def harmless(text: str) -> bool:
             not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS or node.keywords or len(node.args) != 1
         ):
             return False
-        if isinstance(node, ast.Pow | ast.BinOp) and not _small_power(node):
+        if not _small_power(node):
             return False
     return True
 

@@ -252,7 +252,7 @@ class InternalReward:
         )
 
     def _without_unknown(self, values: Values) -> Values:
-        """Leaves out what is not to be rewarded: None for votes, masked rows, and rows that are not a term's."""
+        """Puts None where nothing is rewarded: in rows that only vote, masked rows, and rows that a term is not for."""
         rewarded = self.rewarded or self._group
         votes = [i % self._group >= rewarded for i in range(len(self.scored))]
         masks = self.trainer.args.mask_truncated_completions

@@ -4,9 +4,9 @@ The mixin overrides methods of TRL's and of transformers', `super()` first, and 
 `contract.USED` lists them. So a signal costs no forward pass wherever TRL runs one that serves. `rlif.config.passes`
 has the table; the path taken is logged. Without a name of rlif's among the rewards, the trainer is TRL's.
 
-Signals of rows that are truncated while `mask_truncated_completions` is on, of rows without tokens and non-finite
-values are None: outside the group's mean, advantage zero. With tools and environments, a signal reads the tokens that
-the model wrote, and no others.
+A signal is None for rows that are truncated while `mask_truncated_completions` is on, for rows without tokens, and
+where its value is not finite. Such a row is outside the group's mean, and its advantage is zero. With tools and
+environments, a signal reads only the tokens that the model wrote.
 """
 
 import math

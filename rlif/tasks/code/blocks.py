@@ -38,7 +38,7 @@ def defining(text: str, name: str) -> str | None:
 
 
 def blocks(text: str) -> list[str]:
-    """Returns the fenced blocks of a text that are not blank; two fences on one line are no block."""
+    """Returns the fenced blocks of a text that are not blank; two fences on one line are not a block."""
     found: list[str] = []
     inside: list[str] | None = None
     for line in text.split("\n"):

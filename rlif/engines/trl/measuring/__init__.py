@@ -4,7 +4,8 @@
     annotator.py      the measured model: online, offline, ema, lagged
     passes.py         which pass of TRL's is read, and the pass of rlif's own where none serves
     verification.py   compares what will be read with passes over one sequence, before step 1
+    processes.py      raises on every process the error of one
 
-The two mixins `Passes` and `Verification` are parts of `rlif.engines.trl.trainer.InternalFeedback`, and know nothing of
-rewards but which statistics they need.
+The two mixins `Passes` and `Verification` are parts of `rlif.engines.trl.trainer.InternalFeedback`. Of the rewards they
+read only which statistics these need.
 """

@@ -1,7 +1,7 @@
 """Compares what training will read with passes over one unpadded sequence in eval mode, before the first step.
 
-So no list of architectures is needed: dropout, positions that shift under padding, rows that influence each other and
-models that read later tokens are found by their numbers.
+So no list of architectures is needed. The numbers differ under dropout, where positions shift under padding, where rows
+influence each other, and in models that read later tokens.
 """
 
 import copy

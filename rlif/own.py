@@ -107,7 +107,10 @@ def _file(name: str, what: str) -> Path:
     where, attribute = _parts(name)
     path = Path(where).expanduser().absolute()
     if not path.is_file():
-        raise RecipeError(f"there is no file {where}, which the {what} {name} names.")
+        raise RecipeError(
+            f"there is no file {where}, which the {what} {name} names; give its path from the folder of the recipe, or"
+            " from the current one."
+        )
     if not attribute:
         names = ", ".join(sorted(_defined(path))) or "nothing"
         raise RecipeError(f"{name} is a file; name what to use of it as {name}:NAME. It defines {names}.")
@@ -121,8 +124,7 @@ def _import_file(path: Path) -> ModuleType:
         return sys.modules[name]
     sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise RecipeError(f"{path} cannot be imported.")
+    assert spec is not None and spec.loader is not None, "a file that ends with .py has both"
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -223,7 +225,9 @@ def check_from_run(name: str, run: Path) -> None:
         inside = [place / where.replace(".", "/") for place in places]
         path = next((p for p in inside if p.is_dir() or p.with_suffix(".py").is_file()), Path("/"))
     if path.resolve().is_relative_to(run.resolve()):
-        raise RecipeError(f"the run folder {run} names code that lies in itself ({name}), which is not run.")
+        raise RecipeError(
+            f"the run folder {run} names code that lies in itself ({name}), which is not run; train anew with a copy."
+        )
 
 
 def at(error: BaseException) -> str:

@@ -108,14 +108,12 @@ def options_of(
         value = given.get(name)
         if value is not None and not (is_number(value) and 0 <= value <= most):
             raise RecipeError(f"{name} is {value!r}; it must be a number from 0{f' to {most}' if most == 1 else ''}.")
-    if not isinstance(prompt, Prompt | str | Mapping | None):
-        raise RecipeError(f"the prompt is a {type(prompt).__name__}; expected a template's name or its texts.")
     decoding = {name: others.pop(name, None) for name in ("n", "temperature", "top_p", "max_tokens", "seed")}
     if decoding["temperature"] is None and (decoding["n"] or 1) > 1:
         decoding["temperature"] = 1.0
     return Options(
         sources=sources or {},
-        prompt=find_prompt(prompt) if isinstance(prompt, str | Mapping) else prompt,
+        prompt=None if prompt is None else find_prompt(prompt),
         chat=chat_of(chat),
         decoding=decoding,
         batch_size=batch_size or (512 if engine == "vllm" else 64),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlif import progress
-from rlif.errors import DataError, MachineError, ModelError, RecipeError
+from rlif.errors import DataError, MachineError, ModelError, RecipeError, first_line
 from rlif.exporting.card import CARD, recipe_yaml, write_card
 from rlif.exporting.hub import check_hub, upload
 from rlif.exporting.results import write_lm_eval
@@ -48,7 +48,7 @@ def export(
     if private and hub is None:
         raise RecipeError("--private is for --hub; a folder has no readers but yours.")
     if not source.at("model", "config.json").is_file() and not adapters:
-        raise DataError(f"{source.path} is finished, but has no model in {source.model}.")
+        raise DataError(f"{source.path} is finished, but has no model in {source.model}; get the run folder whole.")
     if merge and not adapters:
         raise RecipeError(f"{source.path} trained whole weights, so there is nothing to merge; leave --merge out.")
     if hub is not None:
@@ -114,7 +114,9 @@ def _merge(run: Run, place: Path) -> None:
     try:
         merged: Any = PeftModel.from_pretrained(base.float(), str(run.model)).merge_and_unload(safe_merge=True)
     except ValueError as error:
-        raise ModelError(f"the adapters of {run.path} cannot be merged: {error}") from error
+        raise ModelError(
+            f"the adapters of {run.path} cannot be merged: {first_line(error)}; leave --merge out."
+        ) from error
     merged.to(dtype).save_pretrained(place)
     load_tokenizer(recipe.model_copy(update={"model": str(run.model)})).save_pretrained(place)
 

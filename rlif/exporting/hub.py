@@ -50,7 +50,8 @@ def _one_sentence(name: str) -> Iterator[None]:
         raise MachineError(f"cannot upload to {name}: HF_HUB_OFFLINE is set; unset it.") from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no answer"
-        why = "the token is not valid, or may not write there" if status in (401, 403) else first_line(error)
+        advice = "the token is not valid, or may not write there; log in by `hf auth login` with one that may"
+        why = advice if status in (401, 403) else first_line(error)
         raise MachineError(f"the hub refuses {name} ({status}): {why}.") from error
     except Exception as error:
         if not isinstance(error, OSError) and not type(error).__module__.startswith(("httpx", "requests")):

@@ -150,7 +150,7 @@ def check_tokenizer(name: str, config: Any, tokenizer: Any) -> None:
     if not hasattr(tokenizer, "convert_ids_to_tokens"):
         raise RecipeError(f"the tokenizer is a {type(tokenizer).__name__}; expected a tokenizer of transformers.")
     if tokenizer.eos_token_id is None:
-        raise ModelError("the tokenizer has no end-of-sequence token, so nothing ends a completion.")
+        raise ModelError("the tokenizer has no end-of-sequence token, so nothing ends a completion; set eos_token.")
     has, reads = len(tokenizer), config.get_text_config().vocab_size
     if min(has, reads) < LIKE * max(has, reads):
         raise ModelError(f"the tokenizer has {has} tokens, but {name} reads {reads}; use the model's own tokenizer.")

@@ -94,7 +94,9 @@ def _names(signals: str | Sequence[str] | None) -> list[str]:
     names = list(given)
     for name in names:
         if name in GROUP_SIGNALS:
-            raise RecipeError(f"{name} compares the completions of one problem, and rows are scored one by one.")
+            raise RecipeError(
+                f"{name} compares the completions of one problem, and rows are scored alone; see rlif.SIGNALS."
+            )
         find_signal(name)
     return names
 

@@ -123,8 +123,10 @@ def find_prompt(name: str | Mapping[str, Any] | Prompt) -> Prompt:
             )
         found = Prompt(**found)
     if not isinstance(found, Prompt):
-        kind = type(found).__name__
-        raise RecipeError(f"the prompt {name} is a {kind}; a prompt is a Prompt, or {{system: ..., user: ...}}.")
+        what = f"the prompt {name}" if isinstance(name, str) else "the prompt"
+        raise RecipeError(
+            f"{what} is a {type(found).__name__}; expected a template's name, a Prompt, or {{system: ..., user: ...}}."
+        )
     if "{problem}" not in found.user:
         raise RecipeError("the user part of a prompt needs {problem} where the problem goes.")
     return found

@@ -126,7 +126,7 @@ def test_a_class_that_two_files_define_is_refused(here):
         ("P = {'system': 'Be brief.'}", Prompt(system="Be brief.")),
         ("P = {'user': 'no place'}", r"needs \{problem\}"),
         ("P = {'usr': '{problem}'}", "has the texts system, user and end"),
-        ("P = 3", "is a int; a prompt is a Prompt"),
+        ("P = 3", "is a int; expected a template's name"),
     ],
 )
 def test_prompts_of_ones_own(here, text, wanted):

@@ -108,7 +108,10 @@ def check_data(reward: InternalReward, dataset: Any, args: Any) -> None:
             f" set has {', '.join(names)}."
         )
     if isinstance(dataset, datasets.Dataset) and all(value is None for value in dataset[column]):
-        raise DataError(f"the reward {needing[0]} needs gold answers, and the column {column} is empty in every row.")
+        raise DataError(
+            f"the reward {needing[0]} needs gold answers, and the column {column} is empty in every row; fill it, or"
+            " use rewards without gold."
+        )
     if getattr(args, "remove_unused_columns", False):
         raise RecipeError(f"the reward {needing[0]} reads the column {column}; set remove_unused_columns=False.")
 

@@ -2,7 +2,7 @@
 
     python examples/two_lines.py [STEPS]
 
-Two lines make a script for TRL one for internal feedback: the import of the trainer, and the name of the signal.
+Two lines change in a script for TRL: the import of the trainer, and `reward_funcs`, which names the signal.
 """
 
 import sys

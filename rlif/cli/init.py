@@ -27,7 +27,7 @@ FOLDERS = {"task": "tasks"}  # whose classes are found by name
 
 def init(
     name: Annotated[str, typer.Argument(help="What to write: my-task, my-signal, short-prompt, ...")],
-    folder: Annotated[Path | None, typer.Option(help="Where to; by default here, and tasks/ for a task.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="The folder; by default this one, and tasks/ for a task.")] = None,
 ) -> None:
     """Write a file of your own, with its test.
 

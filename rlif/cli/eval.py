@@ -14,6 +14,7 @@ from rlif.cli.options import (
     Columns,
     Dtype,
     MergeSystem,
+    PromptName,
     UnsafeLocal,
     chat_settings,
     named_columns,
@@ -50,7 +51,7 @@ def evaluate(
     temperature: Annotated[float | None, typer.Option(min=0.0, help="Temperature of sampling; 0 is greedy.")] = None,
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of probability to sample from.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Completion limit.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="A template, a YAML file, or your own, as prompts.py:SHORT.")] = None,
+    prompt: PromptName = None,
     chat: Annotated[
         bool | None,
         typer.Option(

@@ -49,6 +49,9 @@ MergeSystem = Annotated[
 ]
 Dtype = Annotated[str, typer.Option(help="Type of the weights: auto, float32, bfloat16 or float16.")]
 Window = Annotated[int | None, typer.Option(min=1, help="Tokens of tail and window confidence; by default 2048.")]
+PromptName = Annotated[
+    str | None, typer.Option("--prompt", help="Template, YAML file, or your own as prompts.py:SHORT; else the task's.")
+]
 Columns = Annotated[
     str | None,
     typer.Option(help="Which columns of the data hold what, as prompt=frage,gold=antwort; a dot reaches inside."),

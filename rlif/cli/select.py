@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlif.cli.console import NOT_KEPT, keeps, quiet_transformers, working
-from rlif.cli.options import Chat, ChatArguments, Columns, Dtype, MergeSystem, Window, chat_settings, named_columns
+from rlif.cli.options import (
+    Chat,
+    ChatArguments,
+    Columns,
+    Dtype,
+    MergeSystem,
+    PromptName,
+    Window,
+    chat_settings,
+    named_columns,
+)
 from rlif.cli.tables import print_table
 from rlif.errors import RecipeError, RlifError, lookup
 from rlif.files.atomic import replace_file, write_rows, writing
@@ -37,7 +47,7 @@ def select(
     source: Annotated[str | None, typer.Option(help="Where the task reads from, instead of its usual place.")] = None,
     columns: Columns = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Completion limit; the task's by default.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="Template; the task's by default.")] = None,
+    prompt: PromptName = None,
     chat: Chat = None,
     chat_template_kwargs: ChatArguments = None,
     merge_system: MergeSystem = None,

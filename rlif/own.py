@@ -60,17 +60,16 @@ def load(name: str, what: str) -> Any:
         else:
             sys.path.append(str(Path.cwd()))
             module = importlib.import_module(where)
-    except ImportError as error:
-        if moved := where_moved(error.name):
-            raise RecipeError(f"cannot import the {what} {name}: {moved}.") from error
-        if at(error):
-            raise RecipeError(_raises(name, what, error)) from error
-        advice = "go to the folder that its module lies in, or add that to PYTHONPATH"
-        raise RecipeError(f"cannot import the {what} {name}: {first_line(error)}; {advice}.") from error
     except RecipeError:
         raise
     except (Exception, SystemExit) as error:  # importing runs the user's code, which can raise anything
-        raise RecipeError(_raises(name, what, error)) from error
+        if isinstance(error, ImportError) and (moved := where_moved(error.name)):
+            raise RecipeError(f"cannot import the {what} {name}: {moved}.") from error
+        if isinstance(error, ImportError) and not at(error):
+            advice = "go to the folder that its module lies in, or add that to PYTHONPATH"
+            raise RecipeError(f"cannot import the {what} {name}: {first_line(error)}; {advice}.") from error
+        said = f"{type(error).__name__}: {first_line(error).rstrip('.')}{at(error)}"
+        raise RecipeError(f"importing the {what} {name} raises {said}.") from error
     finally:
         sys.path[:] = known
     found = getattr(module, attribute, MISSING)
@@ -97,10 +96,6 @@ def _near(module: ModuleType, attribute: str) -> str:
     """Suggests names that a module defines itself."""
     own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
     return f"; {nearest(attribute, own)}" if own else "."
-
-
-def _raises(name: str, what: str, error: BaseException) -> str:
-    return f"importing the {what} {name} raises {type(error).__name__}: {first_line(error).rstrip('.')}{at(error)}."
 
 
 def _file(name: str, what: str) -> Path:
@@ -192,18 +187,11 @@ def code_hashes(names: Iterable[str]) -> dict[str, str]:
     """Hashes the file that each name stands for, {name: sha256}; what has none, or is not imported yet, is left out."""
     hashes = {}
     for name in names:
-        path = _code(name)
-        if path is not None and path.is_file():
+        where, _ = _parts(name)
+        file = where if where.endswith(".py") else getattr(sys.modules.get(where), "__file__", None)
+        if file is not None and (path := Path(file).expanduser()).is_file():
             hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return hashes
-
-
-def _code(name: str) -> Path | None:
-    where, _ = _parts(name)
-    if where.endswith(".py"):
-        return Path(where).expanduser()
-    file = getattr(sys.modules.get(where), "__file__", None)
-    return None if file is None else Path(file)
 
 
 def check_from_run(name: str, run: Path) -> None:

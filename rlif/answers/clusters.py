@@ -109,11 +109,9 @@ def with_ids(samples: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
             raise DataError(
                 f"sample {number} has neither id nor prompt, which name its problem; it has {', '.join(sample)}."
             )
-    return [{**sample, "id": _name(sample["prompt"])} for sample in samples]
-
-
-def _name(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+    prompts = [sample["prompt"] for sample in samples]
+    ids = [each if isinstance(each, str) else json.dumps(each, ensure_ascii=False) for each in prompts]
+    return [{**sample, "id": name} for sample, name in zip(samples, ids, strict=True)]
 
 
 def by_problem(samples: Iterable[Sample]) -> dict[str, list[Sample]]:

@@ -37,30 +37,19 @@ UsageError: Any = typer.BadParameter.__base__
 
 COMMANDS = {
     "Train": {
-        "train": train.train,
-        "recipes": recipes.recipes,
-        "probe": probe.probe,
-        "plan": plan.plan,
+        "train": train.train, "recipes": recipes.recipes, "probe": probe.probe, "plan": plan.plan,
         "launch": launch.launch,
     },
     "Follow and use runs": {
-        "watch": report.watch,
-        "report": report.report,
-        "compare": compare.compare,
-        "export": export.export,
+        "watch": report.watch, "report": report.report, "compare": compare.compare, "export": export.export,
     },
     "Evaluate models, score texts": {
-        "eval": eval.evaluate,
-        "score": score.score,
-        "select": select.select,
-        "judge": judge.judge,
+        "eval": eval.evaluate, "score": score.score, "select": select.select, "judge": judge.judge,
     },
     "Tasks and code of your own": {
-        "tasks": tasks.tasks,
-        "init": init.init,
-        "check-graders": check_graders.check_graders,
+        "tasks": tasks.tasks, "init": init.init, "check-graders": check_graders.check_graders,
     },
-}
+}  # fmt: skip
 
 
 class Grouped(TyperGroup):

@@ -14,7 +14,7 @@ same table to the last byte.
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from rlif.config.recipe import Recipe
 from rlif.errors import DataError, RlifError
+from rlif.files.atomic import changed
 from rlif.files.jsonl import Row
 from rlif.guard.monitor import FINITE
 from rlif.guard.signs import SIGNS
@@ -156,7 +157,7 @@ def portable_recipe(recipe: Mapping[str, Any]) -> Row:
         return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
     kept = {key: value for key, value in recipe.items() if key not in NAMES}
-    return {key: value if key == "prompt" else _changed(value, portable) for key, value in kept.items()}
+    return {key: value if key == "prompt" else changed(value, portable) for key, value in kept.items()}
 
 
 def infer_method(path: Path, seed: int) -> str:
@@ -178,14 +179,7 @@ def rounded(value: Any) -> Any:
             return value
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
 
-    return _changed(value, number)
-
-
-def _changed(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Changes every leaf of mappings and lists."""
-    if isinstance(value, Mapping):
-        return {key: _changed(inner, change) for key, inner in value.items()}
-    return [_changed(inner, change) for inner in value] if isinstance(value, list | tuple) else change(value)
+    return changed(value, number)
 
 
 def flatten(values: Mapping[str, Any]) -> Row:

@@ -6,7 +6,7 @@ This also holds if the machine crashes: a new file is on the disk before it repl
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -28,15 +28,16 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     replace_file(path, "".join(json.dumps(finite(row), ensure_ascii=True) + "\n" for row in rows))
 
 
+def changed(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Changes every leaf of mappings and lists."""
+    if isinstance(value, Mapping):
+        return {key: changed(inner, change) for key, inner in value.items()}
+    return [changed(inner, change) for inner in value] if isinstance(value, list | tuple) else change(value)
+
+
 def finite(value: Any) -> Any:
     """Replaces NaN and infinities by None, since JSON has neither."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return value
+    return changed(value, lambda leaf: None if isinstance(leaf, float) and not math.isfinite(leaf) else leaf)
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:

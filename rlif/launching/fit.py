@@ -108,9 +108,11 @@ def check_memory(recipe: Recipe, config: Any, processes: int) -> str | None:
         return None
     what = " / ".join(name for name, _ in suggestions(on_gpu)[:OFFERED]) or "more GPUs, or a smaller model"
     if needed > device.memory:
+        beside = ", and vLLM" if setting.vllm and not setting.server_gpus else ""
         raise MachineError(
-            f"the run cannot fit: {_names(setting)} take {needed:.1f} GiB, and {device.name} has"
-            f" {device.memory:.1f}; what would help: {what}; check_memory=false starts it nevertheless."
+            f"the run cannot fit: weights, gradients and optimiser state{beside} take {needed:.1f} GiB, and"
+            f" {device.name} has {device.memory:.1f}; what would help: {what}; check_memory=false starts it"
+            " nevertheless."
         )
     vllm = f", and vLLM's share is {-short:.1f} GiB too small" if short < 0 else ""
     return (
@@ -126,8 +128,3 @@ def certain(setting: Setting, parts: dict[str, float]) -> float:
         return state + gradients
     reserved = share(setting) * setting.gpu.memory
     return state + (max(gradients, reserved) if setting.sleeps else gradients + reserved)
-
-
-def _names(setting: Setting) -> str:
-    beside = ", and vLLM" if setting.vllm and not setting.server_gpus else ""
-    return f"weights, gradients and optimiser state{beside}"

@@ -122,30 +122,25 @@ class GuardState(TrainerCallback, ExportableState):
 
 
 class Watch(GuardState):
-    """The guard of a trainer without a run folder: alarms go to the logger `rlif`, and may stop training."""
+    """The guard of a trainer without a run folder: alarms go to the logger `rlif`, and may stop training.
 
-    def __init__(self, guard: Guard, trainer: InternalFeedback):
+    Args:
+        guard: True for the usual limits, or policy and limits.
+    """
+
+    def __init__(self, guard: Guard | Mapping[str, Any] | bool, trainer: InternalFeedback):
+        try:
+            settings = guard if isinstance(guard, Guard) else Guard(**({} if isinstance(guard, bool) else guard))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise RecipeError(f"guard.{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}.") from None
+        if settings.policy == "rollback":
+            raise RecipeError("guard policy rollback needs the run folder of `rlif train`; use log or stop.")
         updates = getattr(trainer, "num_iterations", 1) * trainer.args.steps_per_generation
-        super().__init__(guard, None, None, max(1, updates // trainer.args.gradient_accumulation_steps))
+        super().__init__(settings, None, None, max(1, updates // trainer.args.gradient_accumulation_steps))
         self.trainer = trainer
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Checks a logged step; the logs keep TRL's names."""
         self.measure([vars(row) | {"completion": row.text} for row in self.trainer.reward.scored])
         super().on_log(args, state, control, logs)
-
-
-def watch(guard: Guard | Mapping[str, Any] | bool, trainer: InternalFeedback) -> Watch:
-    """Makes the guard of a trainer without a run folder.
-
-    Args:
-        guard: True for the usual limits, or policy and limits.
-    """
-    try:
-        settings = guard if isinstance(guard, Guard) else Guard(**({} if isinstance(guard, bool) else guard))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise RecipeError(f"guard.{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}.") from None
-    if settings.policy == "rollback":
-        raise RecipeError("guard policy rollback needs the run folder of `rlif train`; use log or stop.")
-    return Watch(settings, trainer)

@@ -26,7 +26,7 @@ from rlif.config.passes import needs_copy
 from rlif.config.recipe import Normalisation
 from rlif.engines.trl.checkpointing import NormaliserState, SameOrder
 from rlif.engines.trl.contract import check_trl
-from rlif.engines.trl.guard_callback import watch
+from rlif.engines.trl.guard_callback import Watch
 from rlif.engines.trl.measuring.annotator import Annotator, Shadow
 from rlif.engines.trl.measuring.passes import in_shards
 from rlif.engines.trl.measuring.rollout import Rollout
@@ -87,7 +87,7 @@ class InternalFeedback(Verification):
         if self.chat is not None:
             self._end_turns(self.chat)
         if guard is not None and guard is not False:
-            self.callback_handler.callbacks.insert(0, watch(guard, self))
+            self.callback_handler.callbacks.insert(0, Watch(guard, self))
 
     def _check(self, given: Mapping[str, Any], normalisation: Normalisation | None) -> None:
         """Refuses what cannot work, before a model is loaded."""

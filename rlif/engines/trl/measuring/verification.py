@@ -120,7 +120,7 @@ class Verification(Passes):
 
     def _short_rollout(self) -> Rollout:
         """Returns a few rows with statistics from the passes that training will read, in training mode."""
-        prompts = ragged(self._prompts(), ROWS)
+        prompts = ragged(self.examples or [row["prompt"] for row in islice(self.train_dataset, CANDIDATES)], ROWS)
         if self.read == "vllm":
             group, engine = self.num_generations, self.vllm_generation
             with replaced(engine, max_completion_length=min(TOKENS, engine.max_completion_length)):
@@ -141,11 +141,6 @@ class Verification(Passes):
             with switched:
                 self._score_padded(model, self.rollout)
         return self.take_rollout()
-
-    def _prompts(self) -> Sequence[Any]:
-        if self.examples is not None:
-            return self.examples
-        return [row["prompt"] for row in islice(self.train_dataset, CANDIDATES)]
 
     @property
     def shows_prompts(self) -> bool:

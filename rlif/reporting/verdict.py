@@ -146,8 +146,9 @@ def run_names(histories: Sequence[History]) -> list[str]:
 def reward_terms(history: History) -> list[str]:
     """Lists the rewards of a run that have a weight at some step, in the order of its recipe."""
     reward = history.recipe.get("reward", "self_certainty")
-    names = [name for name, weight in reward.items() if weight != 0] if isinstance(reward, dict) else [reward]
-    return [RENAMED.get(str(name), str(name)) for name in names]
+    entries = reward if isinstance(reward, dict) else {str(reward): 1.0}
+    weights = {name: entry.get("weight", 1.0) if isinstance(entry, dict) else entry for name, entry in entries.items()}
+    return [RENAMED.get(str(name), str(name)) for name, weight in weights.items() if weight != 0]
 
 
 def label(text: Any) -> str:

@@ -126,10 +126,9 @@ def read_samples(path: Path) -> list[Row]:
 def check_sample(line: Row, number: int, path: Path) -> Row:
     """Returns a row of a file of samples as `read_samples` does, which has the errors."""
     row = renamed(line)
-    if row.get("id") is None and row.get("prompt") is not None:
-        row["id"] = None  # the prompt tells the problem, see `with_ids`
-    for name in ("id", "completion"):
-        if name not in row or (row["id"] is None and row.get("prompt") is None):
+    named = row.get("id") is not None or row.get("prompt") is not None  # the prompt may name it, see `with_ids`
+    for name, there in (("id", named), ("completion", "completion" in row)):
+        if not there:
             raise DataError(f"line {number} of {path} has no {name!r}; it has {', '.join(row) or 'nothing'}.")
     for name, kinds in KINDS.items():
         if row.get(name) is not None and not isinstance(row[name], kinds):
@@ -145,7 +144,7 @@ def check_sample(line: Row, number: int, path: Path) -> Row:
             raise DataError(f"{name!r} in line {number} of {path} is a {found}; expected a number or null.")
         if not is_number(row[name]):
             row[name] = None
-    return row if row["id"] is None else {**row, "id": str(row["id"])}
+    return row if row.get("id") is None else {**row, "id": str(row["id"])}
 
 
 def mark_samples(rows: Sequence[Row], task: Task, problems: Mapping[str, Problem]) -> list[Row]:

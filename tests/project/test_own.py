@@ -78,7 +78,7 @@ def test_a_file_that_cannot_be_imported_is_one_sentence_with_file_and_line(here,
 
 
 def test_a_file_that_is_not_there_or_without_a_name(here):
-    with pytest.raises(RecipeError, match=r"there is no file gone\.py, which the task gone\.py:f names\."):
+    with pytest.raises(RecipeError, match=r"there is no file gone\.py, which the task gone\.py:f names; give its path"):
         own.load("gone.py:f", "task")
     (here / "mine.py").write_text(CODE)
     with pytest.raises(RecipeError, match=r"name what to use of it as mine\.py:NAME\. It defines Riddles, wordy\."):

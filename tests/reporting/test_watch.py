@@ -14,7 +14,9 @@ from support.folders import make_run, metrics_row, write_lines
 
 import rlif
 from rlif.cli import main as cli
+from rlif.reporting.verdict import reward_terms
 from rlif.reporting.watch import BARS, sparkline, watch
+from rlif.runs.history import read_history
 
 
 def shown(*paths, **settings) -> str:
@@ -51,6 +53,18 @@ def test_several_runs_stand_side_by_side(tmp_path):
     assert [line[0] for line in table[:4]] == ["reward", "first", "format", "self_certainty"]
     assert table[2][:4] == ["format", "first", "(1)", "0.25"]
     assert table[4][:2] == ["first", "(2)"] and table[-1][:2] == ["accuracy", "clock"]
+
+
+def test_rewards_that_only_log_are_not_terms(tmp_path):
+    """A weight may be a number, a schedule, or part of an entry for some rows."""
+    reward = {
+        "format": {"weight": 0, "rows": "labelled"},
+        "accuracy": {"rows": "labelled"},
+        "length": 0,
+        "self_certainty": {"linear": [[0, 1.0], [5, 0.0]]},
+    }
+    history = read_history(make_run(tmp_path / "run", reward=reward))
+    assert reward_terms(history) == ["accuracy", "self_certainty"]
 
 
 def test_the_view_of_several_waits_for_each(tmp_path, monkeypatch):

@@ -68,8 +68,8 @@ def load(name: str, what: str) -> Any:
         if isinstance(error, ImportError) and not at(error):
             advice = "go to the folder that its module lies in, or add that to PYTHONPATH"
             raise RecipeError(f"cannot import the {what} {name}: {first_line(error)}; {advice}.") from error
-        said = f"{type(error).__name__}: {first_line(error).rstrip('.')}{at(error)}"
-        raise RecipeError(f"importing the {what} {name} raises {said}.") from error
+        text = f"{type(error).__name__}: {first_line(error).rstrip('.')}{at(error)}"
+        raise RecipeError(f"importing the {what} {name} raises {text}.") from error
     finally:
         sys.path[:] = known
     found = getattr(module, attribute, MISSING)
@@ -241,8 +241,8 @@ def calling(what: str, kind: type[RlifError] = RewardError) -> Iterator[None]:
     except RlifError:
         raise
     except (Exception, SystemExit) as error:  # the user's code can raise anything
-        said = f"the {what} raised {type(error).__name__}: {first_line(error)}"
-        raise kind(said if kind is RewardError else f"{said.rstrip('.')}{at(error)}.") from error
+        text = f"the {what} raised {type(error).__name__}: {first_line(error)}"
+        raise kind(text if kind is RewardError else f"{text.rstrip('.')}{at(error)}.") from error
 
 
 def checked(what: str, values: Any, count: int) -> list[float | None]:

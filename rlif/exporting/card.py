@@ -181,7 +181,7 @@ def _table(summary: Mapping[str, Any]) -> Iterator[str]:
 def _alarms(summary: Mapping[str, Any]) -> Iterator[str]:
     raised = summary["guard"]["alarms"]
     if not raised:
-        yield "None. The guard looks for known signs of collapse, without labels; it does not see every one."
+        yield "None. The guard checks for known signs of collapse, without labels; it cannot detect every collapse."
     for alarm in raised:
         yield f"- step {alarm['step']}, {alarm['severity']} {alarm['sign']}: {alarm['seen']}"
 

@@ -62,10 +62,10 @@ def export(
             replace_file(place / "recipe.yaml", recipe_yaml(source.recipe()))
             _results(place, hub or source.path.name, summary)
             sync_tree(place)
-        said = upload(place, hub, private=private) if hub and folder is None else ""
+        address = upload(place, hub, private=private) if hub and folder is None else ""
     if hub and folder is not None:  # which stays where the upload fails
-        said = upload(Path(folder).expanduser(), hub, private=private)
-    return " and ".join(filter(None, [str(folder or ""), said]))
+        address = upload(Path(folder).expanduser(), hub, private=private)
+    return " and ".join(filter(None, [str(folder or ""), address]))
 
 
 @contextmanager

@@ -197,17 +197,34 @@ def test_functions_that_cannot_be_imported_are_explained(name, message, tmp_path
         import_function(name)
 
 
-@pytest.mark.parametrize("old", MOVED)
-def test_an_old_module_is_refused_with_its_new_name(old, tmp_path, monkeypatch):
+KEPT_THEIR_NAME = {
+    "rlif.extraction": "rlif.answers.extraction",
+    "rlif.records": "rlif.evaluation.records",
+    "rlif.engines.trl.annotator": "rlif.engines.trl.measuring.annotator",
+    "rlif.tasks.mbpp": "rlif.tasks.code.mbpp",
+}
+
+
+@pytest.mark.parametrize(("old", "new"), (MOVED | KEPT_THEIR_NAME).items())
+def test_an_old_module_is_refused_with_its_new_name(old, new, tmp_path, monkeypatch):
     """The recipe names it, or the module that the recipe names imports it."""
-    for place in MOVED[old].split(" and "):
+    for place in new.split(" and "):
         importlib.import_module(place)
     (tmp_path / "mine.py").write_text(f"from {old} import of_the_flat_layout")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     for name in (f"{old}:of_the_flat_layout", f"{old}.of_the_flat_layout", "mine:reward"):
-        with pytest.raises(RecipeError, match=re.escape(f"the reward {name}: {old} is now {MOVED[old]}.")):
+        with pytest.raises(RecipeError, match=re.escape(f"the reward {name}: {old} is now {new}.")):
             import_function(name)
+
+
+def test_a_module_that_is_there_is_not_said_to_have_moved(tmp_path, monkeypatch):
+    (tmp_path / "mine_too.py").write_text("from rlif.answers.extraction import not_there")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        RecipeError, match=r"mine_too:reward raises ImportError: .* at .*mine_too\.py"
+    ):
+        import_function("mine_too:reward")
 
 
 def test_functions_are_found_in_the_current_folder(tmp_path, monkeypatch):

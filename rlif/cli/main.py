@@ -108,11 +108,6 @@ def _direct_logs(context: typer.Context) -> None:
     hub.setLevel(logging.ERROR)
 
 
-def _command(error: Any) -> str:
-    """Returns the command that was not given as it should be."""
-    return error.ctx.command_path if error.ctx else "rlif"
-
-
 def main() -> None:
     """Runs the command line: one sentence and exit code 2 for what the user can put right."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]  # before or after the command
@@ -126,8 +121,8 @@ def main() -> None:
         if not arguments:  # the message is the help
             error.show()
             sys.exit(error.exit_code)
-        said = error.format_message().rstrip(".")
-        print(f"rlif: {said[:1].lower()}{said[1:]}; see `{_command(error)} --help`.", file=sys.stderr)
+        text, command = error.format_message().rstrip("."), error.ctx.command_path if error.ctx else "rlif"
+        print(f"rlif: {text[:1].lower()}{text[1:]}; see `{command} --help`.", file=sys.stderr)
         sys.exit(USER_ERROR)
     except typer.Abort:
         print("rlif: aborted.", file=sys.stderr)

@@ -46,6 +46,7 @@ def card_data(run: Run, summary: Mapping[str, Any], *, name: str, merged: bool) 
 
     recipe, name = run.recipe(), name or run.path.name
     adapters = not merged and _has_adapters(run)
+    on_hub = recipe.model not in SHIPPED and not Path(recipe.model).is_absolute()
     results = [
         EvalResult(
             task_type="text-generation",
@@ -60,7 +61,7 @@ def card_data(run: Run, summary: Mapping[str, Any], *, name: str, merged: bool) 
         if when == "after"
     ]
     return ModelCardData(
-        base_model=recipe.model if _on_hub(recipe) else None,
+        base_model=recipe.model if on_hub else None,
         library_name="peft" if adapters else "transformers",
         pipeline_tag="text-generation",
         tags=["rlif", "trl", recipe.algorithm, *_rewards(recipe)],
@@ -71,10 +72,6 @@ def card_data(run: Run, summary: Mapping[str, Any], *, name: str, merged: bool) 
 
 def _has_adapters(run: Run) -> bool:
     return any(run.at(folder, "adapter_config.json").is_file() for folder in ("model", ".model.draft"))
-
-
-def _on_hub(recipe: Recipe) -> bool:
-    return recipe.model not in SHIPPED and not Path(recipe.model).is_absolute()
 
 
 def _rewards(recipe: Recipe) -> list[str]:

@@ -49,7 +49,8 @@ def device_here(recipe: Recipe) -> Device | None:
     """Finds the device that this process trains on, by torch; None where it does not say how much memory it has."""
     kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if kind is None or recipe.training.get("use_cpu"):
-        limits = [int(text) for path in CGROUP if (text := _read(path)).isdecimal()]
+        texts = [Path(path).read_text(encoding="utf-8").strip() for path in CGROUP if Path(path).is_file()]
+        limits = [int(text) for text in texts if text.isdecimal()]
         size = min([psutil.virtual_memory().total, *limits]) + psutil.swap_memory().total
         return Device("this machine", size / GIB / int(os.environ.get("LOCAL_WORLD_SIZE", "1")), gpu=False)
     properties = getattr(getattr(torch, kind.type, None), "get_device_properties", None)
@@ -57,10 +58,6 @@ def device_here(recipe: Recipe) -> Device | None:
         return None
     found = properties(int(os.environ.get("LOCAL_RANK", "0")))
     return Device(found.name, found.total_memory / GIB, gpu=True)
-
-
-def _read(path: str) -> str:
-    return Path(path).read_text(encoding="utf-8").strip() if Path(path).is_file() else ""
 
 
 def strategy_here(recipe: Recipe) -> str | None:

@@ -11,7 +11,7 @@ import datasets
 from rlif.config.recipe import Annotator as Kind
 from rlif.config.recipe import Normalisation
 from rlif.engines.trl.measuring.annotator import Annotator
-from rlif.engines.trl.rewards import GOLD, Column, InternalReward
+from rlif.engines.trl.rewards import GOLD_COLUMNS, Column, InternalReward
 from rlif.errors import DataError, RecipeError, lookup, nearest
 from rlif.graders import FACTORS
 from rlif.graders.external import import_function
@@ -101,11 +101,11 @@ def check_data(reward: InternalReward, dataset: Any, args: Any) -> None:
     needing = [term.name for term in reward.terms if term.gold]
     if not needing or names is None or reward.problems is not None:
         return
-    column = next((name for name in GOLD if name in names), None)
+    column = next((name for name in GOLD_COLUMNS if name in names), None)
     if column is None:
         raise DataError(
-            f"the reward {needing[0]} needs gold answers, in a column {', '.join(GOLD[:-1])} or {GOLD[-1]}; the data"
-            f" set has {', '.join(names)}."
+            f"the reward {needing[0]} needs gold answers, in a column {', '.join(GOLD_COLUMNS[:-1])} or"
+            f" {GOLD_COLUMNS[-1]}; the data set has {', '.join(names)}."
         )
     if isinstance(dataset, datasets.Dataset) and all(value is None for value in dataset[column]):
         raise DataError(

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 MASKED_ROLLOUTS = 3  # in a row, with all completions truncated and masked, end the run
 UNSCORED_ROLLOUTS = 10  # in a row, in which no reward with weight scored anything, end the run
-GOLD = ("gold", "answer", "solution")  # columns that may hold the right answer, the first that there is
+GOLD_COLUMNS = ("gold", "answer", "solution")  # columns that may hold the right answer, the first that there is
 Values = dict[str, list[float | None]]  # by term, one for each row
 
 
@@ -207,7 +207,7 @@ class InternalReward:
             return [self.problems[n] for n in columns["problem"]] if "problem" in columns else None
         if not any(term.gold or term.rows != "all" or is_own(term.name) for term in self.terms):
             return None
-        cells = next((columns[name] for name in GOLD if name in columns), [None] * len(rows))
+        cells = next((columns[name] for name in GOLD_COLUMNS if name in columns), [None] * len(rows))
         golds = [golds_of(cell) for cell in cells]
         return [
             Problem(str(n), row.last_message, next(iter(golds[n]), None), other_golds=tuple(golds[n][1:]))

@@ -19,7 +19,10 @@ const nearest = (numbers, value) => {
   return value - numbers[low] <= numbers[high] - value ? low : high;
 };
 
-// Each point becomes the mean of `width` points around it, of fewer at the ends; gaps stay gaps.
+// Finds the first of `width` places around i, and the one after the last; there are fewer at the ends.
+const around = (i, width, length) => [Math.max(0, i - Math.floor((width - 1) / 2)), Math.min(length, i + Math.floor(width / 2) + 1)];
+
+// Each point becomes the mean of the points around it; gaps stay gaps.
 const smoothed = (values, width) => {
   const sums = [0], counts = [0];
   for (const value of values) {
@@ -27,7 +30,7 @@ const smoothed = (values, width) => {
     counts.push(counts.at(-1) + (value === null ? 0 : 1));
   }
   return values.map((value, i) => {
-    const from = Math.max(0, i - Math.floor((width - 1) / 2)), to = Math.min(values.length, i + Math.floor(width / 2) + 1);
+    const [from, to] = around(i, width, values.length);
     return value === null ? null : (sums[to] - sums[from]) / (counts[to] - counts[from]);
   });
 };
@@ -217,7 +220,7 @@ class Chart {
         parts.push(written(line.y[i], percent));
         if (line.low && line.low[i] !== null) parts.push(`[${written(line.low[i], percent)}, ${written(line.high[i], percent)}]`);
         if (smooth && view.width > 1) {
-          const from = Math.max(0, i - Math.floor((view.width - 1) / 2)), near = line.y.slice(from, i + Math.floor(view.width / 2) + 1).filter((value) => value !== null);
+          const near = line.y.slice(...around(i, view.width, line.y.length)).filter((value) => value !== null);
           if (near.length) parts.push(`(mean of ${near.length}: ${written(near.reduce((a, b) => a + b) / near.length, percent)})`);
         }
         if (this.stepwise && xs[i] !== Math.round(where)) parts.push(`at step ${written(xs[i])}`);

@@ -75,16 +75,16 @@ def _has_adapters(run: Run) -> bool:
 
 
 def _rewards(recipe: Recipe) -> list[str]:
-    return [_shown(name) for name, weight in recipe.weights.items() if weight.ever]
+    return [_portable(name) for name, weight in recipe.weights.items() if weight.ever]
 
 
-def _shown(value: Any) -> Any:
-    """Leaves of each absolute path its last part."""
+def _portable(value: Any) -> Any:
+    """Cuts each absolute path to its last part."""
     if isinstance(value, str):
         return Path(value).name if value.startswith(("/", "~")) else value
     if isinstance(value, Mapping):
-        return {_shown(key): _shown(inner) for key, inner in value.items()}
-    return [_shown(inner) for inner in value] if isinstance(value, list) else value
+        return {_portable(key): _portable(inner) for key, inner in value.items()}
+    return [_portable(inner) for inner in value] if isinstance(value, list) else value
 
 
 def recipe_yaml(recipe: Recipe) -> str:
@@ -92,7 +92,7 @@ def recipe_yaml(recipe: Recipe) -> str:
     from ruamel.yaml import YAML
 
     text = io.StringIO()
-    YAML().dump(_shown(recipe.model_dump(exclude_defaults=True, exclude=LEFT_OUT)), text)
+    YAML().dump(_portable(recipe.model_dump(exclude_defaults=True, exclude=LEFT_OUT)), text)
     return text.getvalue()
 
 
@@ -148,11 +148,11 @@ def _provenance(run: Run, summary: Mapping[str, Any]) -> Iterator[str]:
     weights = [entry for file, entry in begun.get("model", {}).items() if file.endswith(".safetensors")]
     hashes = ", ".join(str(entry.get("sha256") or entry.get("parts")) for entry in weights)
     rows = {
-        "base model": _shown(recipe.model),
+        "base model": _portable(recipe.model),
         "its revision": revision or (f"hash of its weights: {hashes}" if hashes else "not recorded"),
         "reward": ", ".join(_rewards(recipe)),
         "algorithm": f"{recipe.algorithm}, annotator {recipe.annotator}",
-        "task": f"{recipe.task} ({_shown(recipe.source) or 'its own source'}, {recipe.split})",
+        "task": f"{recipe.task} ({_portable(recipe.source) or 'its own source'}, {recipe.split})",
         "prompts": f"{problems.get('rows', 'unknown')}, sha256 {problems.get('sha256', 'unknown')}",
         "steps": summary["steps"],
         "seed": recipe.seed,

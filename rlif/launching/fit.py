@@ -38,7 +38,7 @@ OFFERED = 3  # changes that a message names
 
 @dataclass(frozen=True)
 class Device:
-    """What holds the model of one process."""
+    """Holds name and memory of what a process trains on."""
 
     name: str
     memory: float  # GiB

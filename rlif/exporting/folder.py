@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from rlif import progress
 from rlif.errors import DataError, MachineError, ModelError, RecipeError, first_line
 from rlif.exporting.card import CARD, recipe_yaml, write_card
@@ -109,7 +111,10 @@ def _merge(run: Run, place: Path) -> None:
     except ImportError as error:
         raise MachineError("merging adapters needs peft: pip install 'rlif[lora]'.") from error
     recipe = run.recipe()
-    base: Any = load_weights(recipe, model_path(recipe))
+    try:
+        base: Any = load_weights(recipe, model_path(recipe))
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"cannot load the base {recipe.model!r} of these adapters: {first_line(error)}") from error
     dtype = base.dtype
     try:
         merged: Any = PeftModel.from_pretrained(base.float(), str(run.model)).merge_and_unload(safe_merge=True)

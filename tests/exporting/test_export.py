@@ -145,6 +145,16 @@ def test_adapters_of_a_local_base_do_not_go_to_the_hub(adapters, monkeypatch):
         export(adapters.path, hub="me/mine")
 
 
+def test_a_base_that_cannot_be_loaded_is_named(adapters, tmp_path, monkeypatch):
+    def gone(*_):
+        raise OSError("no such repository")
+
+    monkeypatch.setattr("rlif.exporting.folder.load_weights", gone)
+    with pytest.raises(ModelError, match="cannot load the base '.*' of these adapters: no such repository"):
+        export(adapters.path, tmp_path / "out", merge=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_killed_export_leaves_no_folder(run, tmp_path, monkeypatch):
     def killed(*_, **__):
         raise KeyboardInterrupt

@@ -32,7 +32,7 @@ def test_the_card_has_the_provenance_of_the_run(run):
     assert found["prompts"] == f"{begun['problems']['rows']}, sha256 {begun['problems']['sha256']}"
     assert begun["model"]["model.safetensors"]["sha256"] in found["its revision"]
     assert found["steps"] == "4" and found["reward"] == "self_certainty" and found["torch"] == torch.__version__
-    assert "Training read no gold answer." in card.text and "None. The guard looks" in card.text
+    assert "Training read no gold answer." in card.text and "None. The guard checks" in card.text
     for task, pair in summary["evaluations"].items():
         for when in ("before", "after"):
             accuracy = pair[when]["accuracy"]
@@ -150,7 +150,7 @@ def test_a_base_that_cannot_be_loaded_is_named(adapters, tmp_path, monkeypatch):
         raise OSError("no such repository")
 
     monkeypatch.setattr("rlif.exporting.folder.load_weights", gone)
-    with pytest.raises(ModelError, match="cannot load the base '.*' of these adapters: no such repository"):
+    with pytest.raises(ModelError, match=r"cannot load the base '.*' of these adapters: no such repository"):
         export(adapters.path, tmp_path / "out", merge=True)
     assert not (tmp_path / "out").exists()
 

@@ -103,7 +103,7 @@ def test_a_command_that_does_not_fit_is_found(monkeypatch, capsys):
 def test_the_number_of_own_prompts_is_that_of_the_recipe():
     recipes, _, changes = words_of(OWN_PROMPTS)
     recipe = load_recipe(recipes[0], changes)
-    (number,) = re.findall(r"at least (\d+) prompts, one update's", (ROOT / "README.md").read_text(encoding="utf-8"))
+    (number,) = re.findall(r"needs (\d+) prompts or more", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert plan_steps(recipe, int(number), 1).steps == 1
     with pytest.raises(DataError, match="too few"):
         plan_steps(recipe, int(number) - 1, 1)

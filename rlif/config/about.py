@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from rlif.config.inheritance import Values, keys_of, lineage
-from rlif.config.loading import find_recipe, load_recipe, shipped_recipes
+from rlif.config.loading import find_recipe, key_of, load_recipe, shipped_recipes
 from rlif.config.recipe import Recipe, Strict
 from rlif.errors import RecipeError
 
@@ -67,7 +67,7 @@ def read_about(recipe: str | Path) -> About:
         return About.model_validate(about)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(["about", *map(str, first["loc"])])
+        key = key_of(["about", *first["loc"]])
         raise RecipeError(f"{key} in the recipe {recipe}: {first['msg'].lower()}.") from None
 
 

@@ -70,6 +70,11 @@ def folder_name(stem: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip("._-") or "run"
 
 
+def key_of(location: Sequence[int | str]) -> str:
+    """Joins the parts of a key; parts that would break a line are quoted."""
+    return ".".join(str(part) if str(part).isprintable() else repr(part) for part in location)
+
+
 def check_recipe(values: Mapping[str, Any]) -> Recipe:
     """Makes a recipe from plain values; each error is one sentence."""
     try:
@@ -79,7 +84,7 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
         raise RecipeError(f"the recipe has {found!r}, which is not text; write the characters themselves.") from None
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = key_of(first["loc"])
         if first["type"] == "extra_forbidden":
             sections = {"evaluate": Evaluation, "guard": Guard, "equivalence": Equivalence}
             owner = sections.get(str(first["loc"][0]), Recipe)

@@ -52,6 +52,7 @@ def test_overrides_set_keys_of_sections_and_are_read_as_yaml():
         (["output_dir=x"], "unknown key .output_dir.*; training.output_dir is set by rlif; use output and name"),
         (["seed=many"], "seed in the recipe: .*integer.*found 'many'"),
         (["confidence_window=0"], "confidence_window in the recipe: .*greater than or equal to 1, found 0"),
+        (['columns={"\\n": null}'], r"columns\.'\\n' in the recipe: .*found None"),
         (["limit=0"], "limit in the recipe: .*greater than or equal to 1"),
         (["algorithm=ppo"], "algorithm in the recipe: .*'grpo'.* or 'reinforce'"),
         (["normalisation=zscore"], "normalisation in the recipe"),

@@ -9,7 +9,7 @@ from support.commands import ROOT
 from support.scripts import load
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-FEWER = {  # so that the everyday tests are quick
+FEWER = {  # so that the tests are quick
     "training": {"STEPS = 30": "STEPS = 1", "evaluate.limit=128": "evaluate.limit=4"},
     "reading-a-run": {"STEPS = 10": "STEPS = 1", "evaluate.limit=64": "evaluate.limit=8"},
     "selecting": {"PROBLEMS = 64": "PROBLEMS = 4"},
@@ -31,7 +31,10 @@ def changes(name):
     return FEWER[name] | (SMALL if "STEPS" in str(FEWER[name]) else {})
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[] if path.stem == "scoring" else pytest.mark.sweep) for path in NOTEBOOKS],
+)
 def test_a_notebook_runs_and_its_outputs_are_kept(path, monkeypatch):
     pytest.importorskip("nbclient", reason="no nbclient; pip install -e .[dev]")
     pytest.importorskip("ipykernel", reason="no ipykernel; pip install -e .[dev]")

@@ -27,6 +27,7 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.sweep
 def test_the_commands_of_the_page_run(project):
     """A shell runs them, with the `rlif` of this Python; the run folder then holds what was asked for."""
     (lines,) = re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)

@@ -172,9 +172,10 @@ def test_new_files_are_synced_before_they_replace_old_ones(run, monkeypatch):
         (Path(path) / "deep").mkdir(parents=True)
         (Path(path) / "deep" / "model.safetensors").write_text("1")
 
-    _save_model(run, SimpleNamespace(save_model=save))
+    monkeypatch.setattr("rlif.training.lifecycle.write_card", lambda folder, *_: (folder / "README.md").write_text(""))
+    _save_model(run, SimpleNamespace(save_model=save), {})
     assert (run.model / "deep" / "model.safetensors").exists()
-    assert {name for name, _, _ in seen} == {"model.safetensors", "deep", ".model.draft", run.path.name}
+    assert {name for name, _, _ in seen} == {"model.safetensors", "README.md", "deep", ".model.draft", run.path.name}
     seen.clear()
     run.write_summary({"steps": 1})
     assert [(name, there) for name, there, _ in seen] == [(".summary.json.draft", False), (run.path.name, True)]

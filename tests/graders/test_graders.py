@@ -221,9 +221,7 @@ def test_an_old_module_is_refused_with_its_new_name(old, new, tmp_path, monkeypa
 def test_a_module_that_is_there_is_not_said_to_have_moved(tmp_path, monkeypatch):
     (tmp_path / "mine_too.py").write_text("from rlif.answers.extraction import not_there")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        RecipeError, match=r"mine_too:reward raises ImportError: .* at .*mine_too\.py"
-    ):
+    with pytest.raises(RecipeError, match=r"mine_too:reward raises ImportError: .* at .*mine_too\.py"):
         import_function("mine_too:reward")
 
 

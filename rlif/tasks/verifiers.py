@@ -37,6 +37,7 @@ NAME = re.compile(r"(?:[\w-]+/)?[^\W\d][\w-]*")
 AT_ONCE = 64  # completions that are scored together, so that none waits until a limit of its rubric
 INSTALL = "pip install 'rlif[verifiers]'"
 ROUNDING = 1e-6
+SPREAD = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 Row = Mapping[str, Any]
 
@@ -154,9 +155,8 @@ def _environment(name: str, arguments: str) -> Any:
     try:
         environment = package.load_environment(name, **json.loads(arguments))
     except (Exception, SystemExit) as error:  # loading runs the environment's code, which can raise anything
-        raise RecipeError(
-            f"verifiers cannot load {name}: {first_line(error.__cause__ or error).rstrip('.')}."
-        ) from error
+        why = first_line(error.__cause__ or error).rstrip(".")
+        raise RecipeError(f"verifiers cannot load the environment {name}: {why}.") from error
     finally:
         for number, handler in handlers.items():
             if signal.getsignal(number) is not handler:  # it takes them, and a run must stop at a checkpoint
@@ -211,13 +211,9 @@ async def _check_functions(environment: Any, row: Row, alias: str) -> None:
     for rubric in _rubrics(environment.rubric):
         known = rubric.score_objects(state)
         for function in rubric.funcs:
-            for name, parameter in inspect.signature(function).parameters.items():
-                required = parameter.default is parameter.empty and parameter.kind not in (
-                    parameter.VAR_KEYWORD,
-                    parameter.VAR_POSITIONAL,
-                )
-                if required and name not in known:
-                    raise DataError(f"{alias}: the function {function.__name__} asks for {name!r}, which no row has.")
+            for name, given in inspect.signature(function).parameters.items():
+                if given.default is given.empty and given.kind not in SPREAD and name not in known:
+                    raise DataError(f"{alias}: its function {function.__name__} asks for {name!r}, which no row has.")
 
 
 async def _score_all(name: str, pairs: Sequence[tuple[Problem, str]]) -> list[float]:

@@ -13,6 +13,7 @@ functions compare completions with one another are refused.
 """
 
 import asyncio
+import importlib
 import importlib.util
 import inspect
 import json
@@ -33,7 +34,7 @@ from rlif.tasks.task import Mark, Protocol, Task
 from rlif.types import Problem
 
 PREFIX = "verifiers/"
-NAME = re.compile(r"(?:[\w-]+/)?[^\W\d][\w-]*")
+NAME = re.compile(r"(?:[\w-]+/)?[a-zA-Z][\w-]*")
 AT_ONCE = 64  # completions that are scored together, so that none waits until a limit of its rubric
 INSTALL = "pip install 'rlif[verifiers]'"
 ROUNDING = 1e-6
@@ -85,7 +86,7 @@ class Verifiers(Task):
         gold = row.get("answer") or row.get("info") or ""
         gold = gold if isinstance(gold, str) else json.dumps(gold, default=str)
         data = {"arguments": self.arguments, "row": row}
-        return Problem(f"{self.name}/{split}/{number}", text, gold, data=data, history=history)
+        return Problem(f"{self.name}/{split}/{number}", text, gold, data=data, history=history, row=row)
 
     def extract(self, completion: str) -> str | None:
         return self._parsed(self.arguments, completion)
@@ -139,12 +140,12 @@ def find_environment(name: str) -> Task:
 
 def _package() -> Any:
     try:
-        import verifiers  # pyright: ignore[reportMissingImports]
+        package = importlib.import_module("verifiers")
     except ImportError as error:
         raise MachineError(f"tasks of verifiers need it: {INSTALL}.") from error
-    if not hasattr(verifiers, "load_environment"):
-        raise MachineError(f"verifiers {verifiers.__version__} has no load_environment, as from 0.4 on; {INSTALL}.")
-    return verifiers
+    if not hasattr(package, "load_environment"):
+        raise MachineError(f"verifiers {package.__version__} has no load_environment, as from 0.4 on; {INSTALL}.")
+    return package
 
 
 @lru_cache(maxsize=8)
@@ -188,9 +189,7 @@ def _functions(rubric: Any) -> list[tuple[Any, float]]:
 
 
 def _message(completion: str) -> Any:
-    from verifiers.types import AssistantMessage  # pyright: ignore[reportMissingImports]
-
-    return AssistantMessage(content=completion)
+    return importlib.import_module("verifiers.types").AssistantMessage(content=completion)
 
 
 async def _state(environment: Any, row: Row, completion: str) -> Any:

@@ -8,12 +8,19 @@ import sys
 
 import pytest
 from support import verifiers_stand_in
+from support.models import byte_tokenizer, tiny_model
 
+import rlif
 from rlif.errors import DataError, MachineError, RecipeError, RlifError
+from rlif.graders.accuracy import accuracy
+from rlif.graders.batch import Batch
 from rlif.own import is_own
 from rlif.tasks import find_task, of_task, verifiers
+from rlif.tasks.labels import hide_labels
 
 ENVIRONMENT = """
+import asyncio
+
 import verifiers as vf
 
 
@@ -74,6 +81,13 @@ def load_environment(kind="sums", terms=1):
         data = {"dataset": rows([{"question": f"Say level {n}.", "info": {"level": n}} for n in range(9)])}
         rubric = vf.RubricGroup([vf.Rubric([alone]), vf.Rubric([lambda completion: 5.0], weights=[0.0])])
         given = {}
+    if kind == "lock":
+        gate = asyncio.Semaphore(1)
+        async def waits(completion):
+            async with gate:
+                await asyncio.sleep(0)
+            return 1.0
+        rubric = vf.Rubric([waits])
     if kind == "parser":
         class Fails(vf.Parser):
             def parse_answer(self, completion):
@@ -118,6 +132,18 @@ def test_prompts_and_scores_are_those_of_the_environment(package):
     assert not {p.id for p in problems} & {p.id for p in task.load("train")}
 
 
+def test_it_is_a_reward_and_is_evaluated(package):
+    task, problems = task_of(limit=2)
+    texts = ["<answer>1</answer>", "<answer>3</answer>"]
+    batch = Batch(prompts=[], completions=[], texts=texts, completion_ids=[], answers=[], task=task, problems=problems)
+    assert accuracy(batch) == [1.0, 0.0] and problems[0].row["answer"] == "1"
+    hidden = hide_labels(problems, 1, seed=0)
+    assert sorted(mark.right is None for mark in task.mark(hidden, texts)) == [False, True]
+    model, tokenizer = tiny_model(), byte_tokenizer()
+    scores = rlif.evaluate(model, task, tokenizer=tokenizer, split="test", limit=2, max_tokens=4)
+    assert (scores.accuracy.n, scores.accuracy.mean) == (2, 0.0)
+
+
 def test_arguments_reach_the_environment_and_go_with_the_problems(package):
     task = find_task("verifiers/someone/sums-of-a-test")
     (five,) = task.load("train", source="{kind: terms, terms: 5}", limit=1)
@@ -150,6 +176,12 @@ def test_a_row_without_an_answer_is_graded_by_its_information(package):
 def test_a_function_that_raises_gives_nothing(package):
     task, problems = task_of("raises")
     assert task.grade(problems[0], task.gold_completion(problems[0]) or "<answer>1</answer>") is False
+
+
+def test_functions_may_keep_locks(package):
+    task, problems = task_of("lock")
+    for _ in range(2):
+        assert all(mark.right for mark in task.mark(problems[:3], ["a", "b", "c"]))
 
 
 @pytest.mark.parametrize(
@@ -190,6 +222,7 @@ def test_scores_and_parsers_that_tell_nothing(package, kind, message):
         ("sums-of-a-tests", None, "finds no environment 'sums-of-a-tests': no module 'sums_of_a_tests' is installed"),
         ("a.b", None, "finds no environment 'a.b'"),
         ("", None, "finds no environment ''"),
+        ("__main__", None, "finds no environment '__main__'"),
         ("sums-of-a-test", "{term: 2}", "cannot load the environment sums-of-a-test: load_environment() got an unexp"),
         ("sums-of-a-test", "two", "expected parameters, as {NAME: VALUE}"),
         ("json", None, "cannot load the environment json: "),

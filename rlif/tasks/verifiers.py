@@ -17,7 +17,6 @@ import importlib
 import importlib.util
 import inspect
 import json
-import math
 import re
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -113,7 +112,7 @@ class Verifiers(Task):
 
     def _is_full(self, problem: Problem, score: float) -> bool:
         full = sum(weight for _, weight in _functions(_environment(self.environment, problem.data["arguments"]).rubric))
-        if not (math.isfinite(score) and score <= full + ROUNDING):
+        if not score <= full + ROUNDING:  # also not a number
             raise DataError(
                 f"{self.alias} gives the score {score:g} where its weights sum to {full:g}; its functions must return 0"
                 " to 1, so that a full score can be told."

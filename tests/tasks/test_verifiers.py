@@ -171,6 +171,7 @@ def test_a_row_without_an_answer_is_graded_by_its_information(package):
     level = problems[2].data["row"]["info"]["level"]
     assert task.grade(problems[2], f"level {level}") is True and task.grade(problems[2], "level 99") is False
     assert task.gold_completion(problems[2]) is None
+    assert find_task(task.alias).answer(problems[2], "level 1") == "level 1"  # by the parser of this kind
 
 
 def test_a_function_that_raises_gives_nothing(package):

@@ -28,7 +28,7 @@ def tasks(
             rows.append([title, protocol.prompt, decoding, protocol.extract.__name__, str(protocol.max_tokens)])
     print_table(["task", "prompt", "decoding", "answer", "tokens"], rows, left=4)
     if not names:
-        print_text("also reasoning_gym/FAMILY, with reasoning-gym installed, and your own: see docs/own.md")
+        print_text("also reasoning_gym/FAMILY and verifiers/ENVIRONMENT, if installed, and your own: see docs/own.md")
     found = {} if names else classes_in(Path("tasks"))
     if found:
         print_text(f"of your own in tasks: {', '.join(found)}; `rlif tasks NAME` shows one of them.")

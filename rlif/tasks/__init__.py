@@ -13,6 +13,7 @@ In reading order:
     code/             tasks whose answers are programs
     own_task.py       tasks of one's own
     reasoning_gym.py  families of reasoning-gym
+    verifiers.py      single-turn environments of verifiers
     mmlu_pro.py, cruxeval.py, alpaca_eval.py, prompts_file.py     one task each
     zeroeval.py       rows and rules of the ZeroEval harness, for several tasks
 
@@ -27,7 +28,7 @@ from typing import Any, TypeVar
 
 from rlif import own
 from rlif.errors import RecipeError, lookup, nearest
-from rlif.tasks import reasoning_gym
+from rlif.tasks import reasoning_gym, verifiers
 from rlif.tasks.alpaca_eval import AlpacaEval
 from rlif.tasks.code.code_contests import CodeContests
 from rlif.tasks.code.humaneval import HumanEval
@@ -70,6 +71,8 @@ def find_task(name: str) -> Task:
     """
     if name.startswith(reasoning_gym.PREFIX):
         return reasoning_gym.find_family(name)
+    if name.startswith(verifiers.PREFIX):
+        return verifiers.find_environment(name)
     name = absolute_task(name, Path.cwd())
     where, colon, rest = name.rpartition(":")
     if not colon and own.is_own(name):

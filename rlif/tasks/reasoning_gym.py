@@ -240,20 +240,26 @@ def _small_power(node: ast.AST) -> bool:
     )
 
 
-def _parameters(family: str, source: str | None) -> dict[str, Any]:
-    """Reads the parameters that `source` gives, and refuses names that the family does not have."""
+def parameters_of(source: str | None, alias: str) -> dict[str, Any]:
+    """Reads the parameters that the `source` of a task gives, as text or in a YAML file."""
     if source is None:
         return {}
+    found = read_yaml(Path(source)) if source.endswith((".yaml", ".yml")) else parse_yaml(source, f"source {source!r}")
+    if not isinstance(found, dict):
+        raise RecipeError(f"the source of {alias} is {source!r}; expected parameters, as {{NAME: VALUE}}.")
+    return {str(name): found[name] for name in sorted(found, key=str)}
+
+
+def _parameters(family: str, source: str | None) -> dict[str, Any]:
+    """Reads the parameters of a family, and refuses names that it does not have."""
     from reasoning_gym.factory import DATASETS  # pyright: ignore[reportMissingImports]
 
-    found = read_yaml(Path(source)) if source.endswith((".yaml", ".yml")) else parse_yaml(source, f"source {source!r}")
+    found = parameters_of(source, f"{PREFIX}{family}")
     known = {*inspect.signature(DATASETS[family][1]).parameters} - {"seed", "size"}
-    if not isinstance(found, dict):
-        raise RecipeError(f"the source of {PREFIX}{family} is {source!r}; expected parameters, as {{NAME: VALUE}}.")
     for name in found:
         if name not in known:
-            raise RecipeError(f"{PREFIX}{family} has no parameter {name!r}; {nearest(str(name), known)}")
-    return {name: found[name] for name in sorted(found)}
+            raise RecipeError(f"{PREFIX}{family} has no parameter {name!r}; {nearest(name, known)}")
+    return found
 
 
 @lru_cache(maxsize=64)

@@ -95,7 +95,7 @@ def _entry(row: Row, where: str, usual: Mapping[str, str], columns: Mapping[str,
         raise DataError(
             f"{names['prompt']!r} in {where} is both the prompt and the {twice[0]}; columns: names another."
         )
-    text, history, last = _prompt(given["prompt"], names["prompt"], where)
+    text, history, last = read_prompt(given["prompt"], names["prompt"], where)
     inside = f"in {where}"
     solution = as_text(given.get("solution"), names.get("solution", ""), inside)
     return Entry(
@@ -124,7 +124,7 @@ def _golds(value: Any, name: str, where: str) -> tuple[str, ...]:
     return tuple(text for each in values if (text := as_text(each, name, where)) and text.strip())
 
 
-def _prompt(value: Any, name: str, where: str) -> tuple[str, tuple[Message, ...], str | None]:
+def read_prompt(value: Any, name: str, where: str) -> tuple[str, tuple[Message, ...], str | None]:
     """Reads text or a conversation: its last user message, those before it, and what the assistant said last."""
     value = written_out(value, f"{name!r} in {where}")
     if isinstance(value, list | tuple):

@@ -42,6 +42,7 @@ def here(tmp_path, monkeypatch):
         ("trl.rewards.accuracy_reward", False),
         ("owner/model", False),
         ("reasoning_gym/chain_sum", False),
+        ("verifiers/my-env", False),
     ],
 )
 def test_the_form_of_a_name(name, wanted):

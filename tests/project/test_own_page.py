@@ -7,13 +7,16 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import rlif
 from rlif.errors import DataError, RecipeError
 from rlif.runs.folder import Run
+from rlif.tasks import find_task
 
 PAGE = (Path(__file__).parents[2] / "docs/own.md").read_text(encoding="utf-8")
 
@@ -70,3 +73,38 @@ def test_a_task_without_gold_is_refused_under_accuracy(project):
     recipe = rlif.load_recipe("demo", ["task=Riddles", "reward=accuracy", "evaluate={}"])
     with pytest.raises(DataError, match="the reward accuracy needs gold answers, and none of the 64 problems of"):
         rlif.train(recipe)
+
+
+class Sums:
+    """Stands in for the client of an OpenEnv server: the sum of a seed's digits, in one turn."""
+
+    made = 0
+
+    def __init__(self, base_url):
+        assert base_url.startswith("http")
+        Sums.made += 1
+
+    def sync(self):
+        return self
+
+    def reset(self, seed):
+        self.seed = seed
+        return SimpleNamespace(observation={"prompt": f"Add the digits of {seed}."}, reward=None, done=False)
+
+    def step(self, action):
+        right = action == {"message": str(sum(map(int, str(self.seed))))}
+        return SimpleNamespace(observation={"prompt": ""}, reward=float(right), done=self.seed != 13)
+
+
+def test_an_environment_of_openenv_gives_prompts_and_grades(project, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openenv", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "openenv.core", SimpleNamespace(GenericEnvClient=Sums))
+    task = find_task("Echo")
+    train, test = task.load("train", limit=14), find_task("Echo").load("test", limit=2)
+    assert train[12].text == "Add the digits of 12." and not {p.text for p in train} & {p.text for p in test}
+    marks = task.mark([train[12], train[7], train[12]], ["4", " 7 ", "3"])
+    assert [mark.right for mark in marks] == [False, True, True] and Sums.made == 1
+    with pytest.raises(DataError, match="the environment takes several turns"):
+        task.mark(train[13:], ["4"])
+    with pytest.raises(DataError, match="gives another prompt for the same seed"):
+        task.mark([replace(train[0], text="Add.")], ["0"])

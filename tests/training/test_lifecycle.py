@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import sqlite3
 import struct
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors import SafetensorError
-from support import oracle
+from support import commands, oracle
 from support.small_runs import SMALL, completions, timeless, train
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -222,6 +223,25 @@ def test_wandb_offline_shows_the_metrics_by_both_names(tmp_path, model_folder, m
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         row = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        seen.setdefault(row.get("train/global_step"), {}).update(row)
+    for row in run.metrics():
+        for theirs, ours in TRLS_NAMES.items():
+            assert seen[row["step"]][f"train/{theirs}"] == pytest.approx(row[ours])
+            assert seen[row["step"]][f"train/{ours}"] == pytest.approx(row[ours])
+    assert seen[4]["eval/clock/accuracy"] == run.evaluations()["clock"][4]["accuracy"]["mean"]
+
+
+def test_trackio_shows_the_metrics_by_both_names(tmp_path, model_folder, monkeypatch):
+    """It keeps them in a folder that it looks for when it is imported, so this is a process of its own."""
+    pytest.importorskip("trackio", reason="no trackio; pip install trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    words = [*SMALL, f"model={model_folder}", f"output={tmp_path}", "name=tracked", "training.report_to=trackio"]
+    done = commands.run("train", "demo", *words, "evaluate.tasks=[clock]")
+    assert done.returncode == 0, done.stderr
+    (database,) = (tmp_path / "trackio").glob("*.db")
+    logged = [json.loads(row) for (row,) in sqlite3.connect(database).execute("SELECT metrics FROM metrics")]
+    run, seen = Run.open(tmp_path / "tracked"), {}
+    for row in logged:
         seen.setdefault(row.get("train/global_step"), {}).update(row)
     for row in run.metrics():
         for theirs, ours in TRLS_NAMES.items():

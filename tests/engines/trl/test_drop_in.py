@@ -12,6 +12,7 @@ import trl
 from support.models import byte_tokenizer, tiny_model
 from support.trainers import LORA, OPTIONS, PROMPTS, Lengths, sums
 from transformers import TrainerCallback
+from trl.extras.profiling import ProfilingContext
 
 import rlif
 from rlif.engines.trl.trainer import InternalGRPOTrainer
@@ -193,6 +194,16 @@ def test_the_check_of_the_signal_changes_neither_samples_nor_logs(options, tmp_p
     second.train()
     assert without_times(first.state.log_history) == without_times(second.state.log_history)
     assert same(weights(first), weights(second))
+
+
+def test_the_check_of_the_signal_tells_trackers_nothing(tmp_path, monkeypatch):
+    """TRL gives them the time of each generation, also before they are set up."""
+    told: list[list[str]] = []
+    monkeypatch.setattr(ProfilingContext, "_log_metrics", lambda self, _: told.append(self.report_to))
+    trainer = make(["self_certainty"], tmp_path=tmp_path)
+    trainer.args.report_to = ["trackio"]
+    trainer.verify_signal()
+    assert told and not any(told) and trainer.args.report_to == ["trackio"]
 
 
 def test_group_signals_and_graders_read_the_data_set(tmp_path):

@@ -97,7 +97,8 @@ class Verification(Passes):
         """Says how what is read now differs from passes over one sequence in eval mode; None if it does not."""
         metrics, seen = copy.deepcopy(self._metrics), self.state.num_input_tokens_seen
         tolerance = max(TOLERANCE.get(dtype, 0.0) for dtype in self._dtypes())
-        with random_state_kept(self.accelerator.device) as drew, training_mode(self.model):
+        silent = replaced(self.args, report_to=[])  # TRL gives trackers the times of its methods
+        with random_state_kept(self.accelerator.device) as drew, training_mode(self.model), silent:
             rollout = self._short_rollout()
             random = drew() and self.read != "vllm"
             if getattr(self, "aux_loss_enabled", False):  # TRL's loss has a term of the routers, which may not be there

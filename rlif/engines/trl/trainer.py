@@ -163,7 +163,7 @@ class InternalFeedback(Verification):
     @property
     def ends(self) -> list[int]:
         """The tokens that end a completion; TRL before 1.15 knows one alone."""
-        return getattr(self, "eos_token_ids", [self.processing_class.eos_token_id])
+        return getattr(self, "eos_token_ids", [self.text_tokenizer.eos_token_id])
 
     def _end_turns(self, chat: Chat) -> None:
         """Makes the token that closes a turn in the chat template end completions too."""

@@ -57,7 +57,8 @@ def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | s
     """Returns the reward functions for TRL, and what measures those of them that are rlif's, if any."""
     if isinstance(reward_funcs, InternalReward):
         return reward_funcs.columns(), reward_funcs
-    given = reward_funcs if isinstance(reward_funcs, list) else [] if reward_funcs is None else [reward_funcs]
+    several = isinstance(reward_funcs, list | tuple)
+    given = list(reward_funcs) if several else [] if reward_funcs is None else [reward_funcs]
     for each in given:
         if isinstance(each, InternalReward | Column):
             raise RecipeError(
@@ -69,7 +70,7 @@ def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | s
     if not any(names):
         if annotator.kind != "online":
             raise RecipeError(f"annotator {annotator.kind} chooses the model that measures confidence; no reward does.")
-        return given if isinstance(reward_funcs, list | str) else reward_funcs, InternalReward([])
+        return given if several or isinstance(reward_funcs, str) else reward_funcs, InternalReward([])
     terms = [find_term(name) for name in dict.fromkeys(filter(None, names))]
     if any(term.name == "semantic_entropy" for term in terms):
         raise RecipeError(

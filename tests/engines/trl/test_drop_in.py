@@ -240,7 +240,7 @@ def test_the_check_of_the_signal_changes_neither_samples_nor_logs(options, tmp_p
 def test_group_signals_and_graders_read_the_data_set(tmp_path):
     answers = [str(n % 3) for n in range(16)]
     rows = {"prompt": PROMPTS * 4, "answer": answers}
-    names = ["plurality_vote", "accuracy", "format"]
+    names = ("plurality_vote", "accuracy", "format")  # as a tuple, which TRL does not take
     trainer = make(names, tmp_path=tmp_path, rows=rows, ours={"task": Lengths()})
     kept = recorded(trainer)
     trainer.train()

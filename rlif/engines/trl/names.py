@@ -54,7 +54,8 @@ def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | s
     """Returns the reward functions for TRL, and what measures those of them that are rlif's, if any."""
     if isinstance(reward_funcs, InternalReward):
         return reward_funcs.columns(), reward_funcs
-    given = reward_funcs if isinstance(reward_funcs, list) else [] if reward_funcs is None else [reward_funcs]
+    several = isinstance(reward_funcs, list | tuple)
+    given = list(reward_funcs) if several else [] if reward_funcs is None else [reward_funcs]
     for each in given:
         if isinstance(each, InternalReward | Column):
             raise RecipeError(
@@ -73,7 +74,7 @@ def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | s
     if annotator.kind != "online" and all(term.kind != "token" for term in terms):
         raise RecipeError(f"annotator {annotator.kind} chooses the model that measures confidence; no reward does.")
     if not terms:
-        return given if isinstance(reward_funcs, list | str) else reward_funcs, InternalReward([])
+        return given if several or isinstance(reward_funcs, str) else reward_funcs, InternalReward([])
     reward = InternalReward(terms, annotator=annotator, task=_task(task, [term.name for term in terms]))
     columns = {column.__name__: column for column in reward.columns()}
     return [columns[name] if name else each for name, each in zip(names, given, strict=True)], reward

@@ -59,6 +59,11 @@ class InternalFeedback(Verification):
         chat: renders prompts as `rlif train` does; as TRL does if left out.
     """
 
+    # as without a name of rlif's; also of trainers that are made without __init__, as tests of TRL's do
+    reward = InternalReward([])
+    scales = False
+    chat: Chat | None = None
+
     def __init__(
         self,
         *args: Any,
@@ -145,8 +150,9 @@ class InternalFeedback(Verification):
         if self.shadow and self.measured.follows() and checkpoint is not None:
             self.shadow.load(Path(checkpoint))
 
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SameOrder:
-        return SameOrder(super()._get_train_sampler(*args, **kwargs), self)
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        sampler = super()._get_train_sampler(*args, **kwargs)
+        return SameOrder(sampler, self) if self.reward.terms or self.scales else sampler
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
         """Renders prompts as TRL does or, for `chat`, as all of rlif: without an appended EOS, without two BOS."""
@@ -157,7 +163,7 @@ class InternalFeedback(Verification):
     @property
     def ends(self) -> list[int]:
         """The tokens that end a completion; TRL before 1.15 knows one alone."""
-        return getattr(self, "eos_token_ids", [self.processing_class.eos_token_id])
+        return getattr(self, "eos_token_ids", [self.text_tokenizer.eos_token_id])
 
     def _end_turns(self, chat: Chat) -> None:
         """Makes the token that closes a turn in the chat template end completions too."""
@@ -177,7 +183,8 @@ class InternalFeedback(Verification):
     def _generate(self, prompts: list[Any], *args: Any, **kwargs: Any) -> Any:
         if not self.measures:
             output = super()._generate(prompts, *args, **kwargs)
-            self.rollout = Rollout(list(output[0]), list(output[1]))
+            if self.reward.terms:
+                self.rollout = Rollout(list(output[0]), list(output[1]))
             return output
         reads, inner = self.read == "decode", self.accelerator.unwrap_model(self.model)
         tapped = DecodeTap(inner, self.temperature, {*CHEAP, *self.needs}, TOP_K) if reads else nullcontext()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -111,6 +113,46 @@ def test_rloo_without_a_name_is_trls(tmp_path):
     assert same(weights(trained([upper, sums], RLOOTrainer, tmp_path)), weights(theirs))
 
 
+def without_init(trainer_class):
+    """A trainer as unit tests of TRL's methods make it: only the attributes that the method reads."""
+    trainer = object.__new__(trainer_class)
+    trainer.accelerator = SimpleNamespace(
+        is_main_process=True, device=torch.device("cpu"), gather=lambda values: values
+    )
+    trainer.args, trainer.model = SimpleNamespace(report_to=[]), SimpleNamespace(training=True)
+    trainer.state = SimpleNamespace(global_step=0, num_input_tokens_seen=0)
+    trainer.use_vllm, trainer.tools, trainer._is_vlm, trainer.eos_token_ids = False, None, False, [1]
+    trainer.environments = trainer.environment_factories = trainer._log_completion_extra = trainer._log_metric = None
+    trainer.reward_funcs, trainer.reward_func_names, trainer.reward_processing_classes = [upper], ["upper"], [None]
+    trainer.async_reward_funcs, trainer._metrics = [], {"train": defaultdict(list)}
+    trainer.processing_class = trainer._tokenizer = byte_tokenizer()
+    trainer.rollout_func = lambda prompts, _: {
+        "prompt_ids": [[5]] * len(prompts),
+        "completion_ids": [[7, 1]] * len(prompts),
+        "logprobs": None,
+    }
+    return trainer
+
+
+@pytest.mark.parametrize("prompts", [["a", "b"], [CHATS[0]]])
+def test_methods_of_a_trainer_without_init_are_trls(prompts):
+    theirs, ours = without_init(trl.GRPOTrainer), without_init(GRPOTrainer)
+    assert ours._generate(prompts) == theirs._generate(prompts)
+    assert ours._tokenize_prompts(["Ab"]) == theirs._tokenize_prompts(["Ab"])
+    rewards = ([{"prompt": "a"}], ["a"], ["AbC"], [[7, 8, 9]])
+    assert (
+        ours._calculate_rewards(*rewards).tolist()
+        == theirs._calculate_rewards(*rewards).tolist()
+        == [[pytest.approx(2 / 12)]]
+    )
+
+
+def test_without_a_name_of_rlifs_the_sampler_is_trls(tmp_path):
+    ours, theirs = (make(upper, each, tmp_path)._get_train_sampler() for each in (GRPOTrainer, trl.GRPOTrainer))
+    assert type(ours) is type(theirs)
+    assert list(ours) == list(theirs)
+
+
 def recorded(trainer):
     """Makes a trainer remember the advantages of each rollout."""
     kept, score = [], trainer._generate_and_score_completions
@@ -209,7 +251,7 @@ def test_the_check_of_the_signal_tells_trackers_nothing(tmp_path, monkeypatch):
 def test_group_signals_and_graders_read_the_data_set(tmp_path):
     answers = [str(n % 3) for n in range(16)]
     rows = {"prompt": PROMPTS * 4, "answer": answers}
-    names = ["plurality_vote", "accuracy", "format"]
+    names = ("plurality_vote", "accuracy", "format")  # as a tuple, which TRL does not take
     trainer = make(names, tmp_path=tmp_path, rows=rows, ours={"task": Lengths()})
     kept = recorded(trainer)
     trainer.train()

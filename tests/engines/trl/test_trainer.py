@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 
+import datasets
 import pytest
 import torch
 from peft import LoraConfig
 from support import oracle
-from support.models import tiny_model
-from support.trainers import LORA, SEVERAL_ENDS, make_trainer, planned_path
+from support.models import byte_tokenizer, tiny_model
+from support.trainers import LORA, OPTIONS, PROMPTS, SEVERAL_ENDS, make_trainer, planned_path
+from transformers import ProcessorMixin
+from trl import GRPOConfig
 from trl.trainer import utils
 
 import rlif
@@ -18,6 +21,7 @@ from rlif.engines.trl import trainer as engine
 from rlif.engines.trl.setup import check_training
 from rlif.errors import RlifError
 from rlif.rewards.mixing import Mixer
+from rlif.trl import GRPOTrainer
 
 DROPPING = LoraConfig(r=4, target_modules=["q_proj"], lora_alpha=64, lora_dropout=0.5, task_type="CAUSAL_LM")
 
@@ -172,3 +176,26 @@ def test_each_end_of_the_models_list_ends_completions(model_folder):
     for row in rows:
         *before, last = row.completion_ids
         assert not {*ends} & {*before} and row.truncated == (last not in ends)
+
+
+class TextProcessor(ProcessorMixin):
+    """A processor as models of text and images have one; it has no end token of its own, its tokenizer has."""
+
+    def __init__(self, tokenizer=None, chat_template=None, **_):
+        super().__init__(tokenizer, chat_template=chat_template)
+
+
+@pytest.mark.parametrize("name", ["self_certainty", "plurality_vote"])
+def test_models_with_a_processor_are_trained_on_text(name, tmp_path):
+    model = tiny_model()
+    model.config.image_token_id = 2  # TRL lets models with a processor sample no image
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=[name, lambda completions, **_: [float(len(text)) for text in completions]],
+        args=GRPOConfig(**{**OPTIONS, "output_dir": str(tmp_path), "max_steps": 1}),
+        train_dataset=datasets.Dataset.from_dict({"prompt": PROMPTS}),
+        processing_class=TextProcessor(byte_tokenizer()),
+    )
+    trainer.train()
+    assert trainer.ends == [byte_tokenizer().eos_token_id]
+    assert f"rewards/{name}/mean" in trainer.state.log_history[-2]

@@ -37,6 +37,7 @@ class Passes(Trainer):
     """Mixin over a TRL trainer: reads its passes.
 
     Attributes:
+        measures: whether statistics are read at all.
         needs: statistics that rewards read, without their _BT.
         measured: the annotator; its statistics are read.
         rollout: the latest one, until it is taken.
@@ -45,6 +46,7 @@ class Passes(Trainer):
         inexact: passes that the check found to differ.
     """
 
+    measures = False
     needs: frozenset[str] = frozenset()
     measured = Annotator()
     rollout: Rollout | None = None
@@ -149,7 +151,8 @@ class Passes(Trainer):
         self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> Any:
         call = super()._get_per_token_logps_and_entropies
-        path = self._path_of(model) if self.rollout is not None and not torch.is_grad_enabled() else None
+        tapped = self.measures and self.rollout is not None and not torch.is_grad_enabled()
+        path = self._path_of(model) if tapped else None
         if path is None or self.read != path:
             return call(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
         output, fields = self._run_with_tap(call, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)

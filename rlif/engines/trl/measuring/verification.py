@@ -38,7 +38,6 @@ GREEDY["penalty_alpha"] = 0.0  # not contrastive search
 class Verification(Passes):
     """Mixin over a TRL trainer: the check of its signal."""
 
-    measures = True  # whether statistics are read at all
     verified = False  # whether the signal was checked
     examples: Sequence[Any] | None = None
 

@@ -78,6 +78,7 @@ class GuardState(TrainerCallback, ExportableState):
             self.stopped = Alarm(**remembered["stopped"]) if remembered["stopped"] else None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())  # a checkpoint may have none
         self.restore(state)
         if self.guard.kl is not None and not args.beta and state.is_world_process_zero:
             self._say(
@@ -141,6 +142,8 @@ def watch(guard: Guard | Mapping[str, Any] | bool, trainer: InternalFeedback) ->
     Args:
         guard: True for the usual limits, or policy and limits.
     """
+    if not isinstance(guard, Guard | Mapping | bool):
+        raise RecipeError(f"guard is {guard!r}; give True, or a mapping such as {{'policy': 'stop'}}.")
     try:
         settings = guard if isinstance(guard, Guard) else Guard(**({} if isinstance(guard, bool) else guard))
     except ValidationError as error:

@@ -1,5 +1,6 @@
 """Finds signals, group signals and graders among the `reward_funcs` of a TRL trainer; all others are TRL's."""
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,12 @@ import datasets
 
 from rlif.config.recipe import Normalisation
 from rlif.engines.trl.measuring.annotator import Annotator
-from rlif.engines.trl.rewards import GOLD, Column, InternalReward
+from rlif.engines.trl.rewards import GOLD, Column, InternalReward, golds_of, no_gold
 from rlif.errors import DataError, RecipeError, nearest
 from rlif.graders import FACTORS
 from rlif.graders.external import import_function
 from rlif.own import is_own
+from rlif.rewards.mixing import NORMALISATIONS
 from rlif.rewards.terms import TABLES, find_term, kind_of
 from rlif.signals import RENAMED
 from rlif.tasks import Task, find_task
@@ -57,8 +59,12 @@ def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | s
     """Returns the reward functions for TRL, and what measures those of them that are rlif's, if any."""
     if isinstance(reward_funcs, InternalReward):
         return reward_funcs.columns(), reward_funcs
+    if isinstance(reward_funcs, tuple):
+        reward_funcs = list(reward_funcs)
     given = reward_funcs if isinstance(reward_funcs, list) else [] if reward_funcs is None else [reward_funcs]
     for each in given:
+        if not callable(each) and not isinstance(each, str):
+            raise RecipeError(f"reward_funcs has a {type(each).__name__}; give a name, a function, a model or a list.")
         if isinstance(each, InternalReward | Column):
             raise RecipeError(
                 f"the reward {each.__name__} was made for another trainer; name it instead: 'self_certainty'."
@@ -70,7 +76,10 @@ def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | s
         if annotator.kind != "online":
             raise RecipeError(f"annotator {annotator.kind} chooses the model that measures confidence; no reward does.")
         return given if isinstance(reward_funcs, list | str) else reward_funcs, InternalReward([])
-    terms = [find_term(name) for name in dict.fromkeys(filter(None, names))]
+    terms = [find_term(name) for name in filter(None, names)]
+    if len({term.name for term in terms}) < len(terms):
+        twice = next(term.name for n, term in enumerate(terms) if term.name in [each.name for each in terms[:n]])
+        raise RecipeError(f"reward_funcs has {twice} twice; name it once, and give it a weight by args.reward_weights.")
     if any(term.name == "semantic_entropy" for term in terms):
         raise RecipeError(
             "semantic_entropy needs a model that tells which texts mean the same; name it in a recipe (equivalence)."
@@ -85,15 +94,15 @@ def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | s
 def _annotator(annotator: Annotator | str) -> Annotator:
     if isinstance(annotator, Annotator):
         return annotator
-    kinds = ("online", "offline", "ema", "lagged")
-    if annotator not in kinds:
-        raise RecipeError(f"unknown annotator {annotator!r}; {nearest(annotator, kinds)}")
     return Annotator(annotator, may_copy=True)
 
 
 def _task(task: Task | str | None, names: Sequence[str]) -> Task:
     """Returns the task; without one, answers are boxed expressions and compared mathematically."""
     found = PromptsFile() if task is None else find_task(task) if isinstance(task, str) else task
+    if not isinstance(found, Task):
+        what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+        raise RecipeError(f"the task is {what}; give a name of `rlif tasks`, or an object of a class over Task.")
     if found.runs_code:
         raise RecipeError(
             f"the answers of task {found.name} are programs, which {names[0]} cannot read here; use `rlif train`."
@@ -104,6 +113,8 @@ def _task(task: Task | str | None, names: Sequence[str]) -> Task:
 def check_data(reward: InternalReward, dataset: Any, args: Any) -> None:
     """Refuses data and options that the rewards cannot be measured with, before a model is loaded."""
     names = getattr(dataset, "column_names", None)
+    if reward.terms and names is not None and "prompt" not in names:
+        raise DataError(f"the data set needs a column prompt; it has {', '.join(names) or 'no column'}.")
     if any(term.kind == "token" for term in reward.terms):
         refuse_images(reward, dict.fromkeys(names or ()))
     if reward.annotator.kind == "offline" and getattr(args, "sync_ref_model", False):
@@ -115,11 +126,8 @@ def check_data(reward: InternalReward, dataset: Any, args: Any) -> None:
         return
     column = next((name for name in GOLD if name in names), None)
     if column is None:
-        raise DataError(
-            f"the reward {needing[0]} needs gold answers, in a column {', '.join(GOLD[:-1])} or {GOLD[-1]}; the data"
-            f" set has {', '.join(names)}."
-        )
-    if isinstance(dataset, datasets.Dataset) and all(value is None for value in dataset[column]):
+        raise DataError(no_gold(needing[0], names))
+    if isinstance(dataset, datasets.Dataset) and not any(golds_of(value) for value in dataset[column]):
         raise DataError(f"the reward {needing[0]} needs gold answers, and the column {column} is empty in every row.")
     if getattr(args, "remove_unused_columns", False):
         raise RecipeError(f"the reward {needing[0]} reads the column {column}; set remove_unused_columns=False.")
@@ -141,6 +149,11 @@ def check_scaling(args: Any, normalisation: Normalisation | None, names: Sequenc
     Args:
         by_recipe: for `rlif train`, whose algorithm reinforce normalises advantages besides.
     """
+    if normalisation is not None and normalisation not in NORMALISATIONS:
+        raise RecipeError(f"unknown normalisation {normalisation!r}; {nearest(str(normalisation), NORMALISATIONS)}")
+    weights = getattr(args, "reward_weights", None) or []
+    if (names or normalisation) and not all(map(math.isfinite, weights)):
+        raise RecipeError(f"reward_weights is {weights}; weights are finite numbers.")
     if normalisation is None:
         if scaling := [name for name in names if name in FACTORS]:
             raise RecipeError(

@@ -44,6 +44,8 @@ from rlif.tasks import Task
 from rlif.tasks.chat_template import Chat
 from rlif.tasks.rendering import encode_all, ends_of
 
+THEIRS = (TheirGRPOTrainer, TheirRLOOTrainer)
+
 
 class InternalFeedback(Verification):
     """Mixin over a TRL trainer or a subclass of one: put it before that among the bases.
@@ -58,6 +60,16 @@ class InternalFeedback(Verification):
         vllm_capture: reads self-certainty inside vLLM.
         chat: renders prompts as `rlif train` does; as TRL does if left out.
     """
+
+    def __init_subclass__(cls, **kwargs: Any):
+        """Refuses a subclass whose trainer comes before the mixin, so that TRL would read the names."""
+        super().__init_subclass__(**kwargs)
+        before = [base for base in cls.__mro__[: cls.__mro__.index(InternalFeedback)] if issubclass(base, THEIRS)]
+        if theirs := next((base for base in before if not issubclass(base, InternalFeedback)), None):
+            raise RecipeError(
+                f"the class {cls.__name__} has {theirs.__name__} before InternalFeedback; put InternalFeedback first"
+                " among its bases."
+            )
 
     def __init__(
         self,

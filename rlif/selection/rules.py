@@ -26,7 +26,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from rlif import own
@@ -138,7 +138,7 @@ def _picking(name: str, pick: Callable[..., Any]) -> Callable[..., int | None]:
             chosen = pick(labels, values, **options)
         if chosen is None:
             return None
-        if isinstance(chosen, bool) or not isinstance(chosen, int) or not 0 <= chosen < len(labels):
+        if isinstance(chosen, bool) or not isinstance(chosen, Integral) or not 0 <= chosen < len(labels):
             raise RecipeError(
                 f"the rule {name} returned {chosen!r} for {len(labels)} samples; it must return the place of one,"
                 " counted from 0, or None."

@@ -80,6 +80,9 @@ def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | s
     if len({term.name for term in terms}) < len(terms):
         twice = next(term.name for n, term in enumerate(terms) if term.name in [each.name for each in terms[:n]])
         raise RecipeError(f"reward_funcs has {twice} twice; name it once, and give it a weight by args.reward_weights.")
+    theirs = {getattr(each, "__name__", "") for name, each in zip(names, given, strict=True) if name is None}
+    if shared := sorted(theirs & {term.name for term in terms}):
+        raise RecipeError(f"reward_funcs has both {shared[0]} and a function of that name; rename the function.")
     if any(term.name == "semantic_entropy" for term in terms):
         raise RecipeError(
             "semantic_entropy needs a model that tells which texts mean the same; name it in a recipe (equivalence)."

@@ -86,7 +86,7 @@ class InternalFeedback(Verification):
         first = dict(zip(("model", "reward_funcs", "args", "train_dataset"), args, strict=False)) | kwargs
         self.by_recipe = isinstance(first.get("reward_funcs"), InternalReward)
         functions, self.reward = resolve(first.get("reward_funcs"), task, annotator)
-        self._check(first, normalisation)
+        self._check(first, normalisation, vllm_capture)
         given = [functions if n == 1 else each for n, each in enumerate(args)]
         kwargs |= {"reward_funcs": functions} if len(args) < 2 else {}
         trains_on = hasattr(first.get("model"), "get_base_model")  # an adapter; with it off the model is not its start
@@ -101,7 +101,7 @@ class InternalFeedback(Verification):
         if guard is not None and guard is not False:
             self.callback_handler.callbacks.insert(0, watch(guard, self))
 
-    def _check(self, given: Mapping[str, Any], normalisation: Normalisation | None) -> None:
+    def _check(self, given: Mapping[str, Any], normalisation: Normalisation | None, vllm_capture: bool) -> None:
         """Refuses what cannot work, before a model is loaded."""
         self.measures = self.by_recipe or bool(self.reward.needs)
         self.needs, self.measured = frozenset(self.reward.needs), self.reward.annotator
@@ -109,6 +109,8 @@ class InternalFeedback(Verification):
         scaling = self.reward.mixer.sum_normaliser.kind if self.by_recipe else normalisation
         check_scaling(given.get("args"), scaling, names, by_recipe=self.by_recipe)
         check_data(self.reward, given.get("train_dataset"), given.get("args"))
+        if vllm_capture and not getattr(given.get("args"), "use_vllm", False):
+            raise RecipeError("vllm_capture reads self-certainty inside vLLM; set use_vllm=True, or leave it out.")
 
     def _prepare_rewards(self, normalisation: Normalisation | None) -> None:
         """Names the columns of TRL's matrix, and sets up what scales and mixes them."""

@@ -19,6 +19,11 @@ from rlif.trl import Annotator, InternalFeedback
 
 CHATS = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
 
+
+def length(completions, **_):
+    return [float(len(text)) for text in completions]
+
+
 GOLDLESS = r"accuracy needs gold answers, in a column gold, answer or solution; the data set has prompt\."
 WRONG = {
     "misspelt": (["self_certanty"], {}, r"unknown reward 'self_certanty'; did you mean 'self_certainty'\?"),
@@ -47,6 +52,8 @@ WRONG = {
     "guard": ("self_certainty", {"guard": {"kll": 1}}, r"guard\.kll"),
     "guard by a word": ("self_certainty", {"guard": "stop"}, "guard is 'stop'; give True, or a mapping"),
     "twice": (["self_certainty", upper, rlif.SIGNALS["self_certainty"]], {}, "reward_funcs has self_certainty twice"),
+    "shared name": (["length", length], {}, "has both length and a function of that name; rename the function"),
+    "capture without vllm": ("self_certainty", {"vllm_capture": True}, "set use_vllm=True, or leave it out"),
     "number": (["self_certainty", 3], {}, "reward_funcs has a int; give a name, a function"),
     "mapping": ({"self_certainty": 1.0}, {}, "reward_funcs has a dict"),
     "normalisation": ("self_certainty", {"normalisation": "groupstd"}, "'groupstd'; did you mean 'group_std'"),
@@ -66,7 +73,9 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_bad_input_gets_one_sentence(case, tmp_path):
     functions, given, message = WRONG[case]
-    ours = {name: given[name] for name in ("normalisation", "annotator", "guard", "task") if name in given}
+    ours = {
+        name: given[name] for name in ("normalisation", "annotator", "guard", "task", "vllm_capture") if name in given
+    }
     options: dict[str, Any] = {name: value for name, value in given.items() if name not in ours}
     with pytest.raises(rlif.RlifError, match=message) as caught:
         make(functions, tmp_path=tmp_path, ours=ours, **options)

@@ -39,7 +39,7 @@ def test_a_task_is_found_by_file_and_by_name_with_its_protocols(write):
         assert task.grade(problem, "\\boxed{1}") is True and task.grade(problem, "\\boxed{2}") is False
     with pytest.raises(RecipeError, match="unknown protocol of Riddles 'shrt'; did you mean 'short'"):
         find_task("Riddles.shrt")
-    with pytest.raises(RecipeError, match="unknown task 'Ridles'"):
+    with pytest.raises(RecipeError, match="unknown task 'Ridles'; did you mean 'Riddles'"):
         find_task("Ridles")
 
 

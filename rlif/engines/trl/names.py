@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from numbers import Real
 from typing import Any
 
 import datasets
@@ -155,7 +156,7 @@ def check_scaling(args: Any, normalisation: Normalisation | None, names: Sequenc
     if normalisation is not None and normalisation not in NORMALISATIONS:
         raise RecipeError(f"unknown normalisation {normalisation!r}; {nearest(str(normalisation), NORMALISATIONS)}")
     weights = getattr(args, "reward_weights", None) or []
-    if (names or normalisation) and not all(map(math.isfinite, weights)):
+    if (names or normalisation) and not all(isinstance(w, Real) and math.isfinite(w) for w in weights):
         raise RecipeError(f"reward_weights is {weights}; weights are finite numbers.")
     if normalisation is None:
         if scaling := [name for name in names if name in FACTORS]:

@@ -51,7 +51,7 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
     steps = limit if limit >= 0 else math.ceil(training["num_train_epochs"] * updates)
     if steps < 1:  # transformers would take one step for max_steps 0
         raise RecipeError(
-            f"training.max_steps is {limit} and training.num_train_epochs is {training['num_train_epochs']}, so there is"
+            f"training.max_steps is {limit} and num_train_epochs is {training['num_train_epochs']}, so there is"
             " no step to take; give max_steps from 1, or -1 with a positive number of epochs."
         )
     epochs, rest = divmod(steps, updates)

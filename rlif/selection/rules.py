@@ -138,12 +138,12 @@ def _picking(name: str, pick: Callable[..., Any]) -> Callable[..., int | None]:
             chosen = pick(labels, values, **options)
         if chosen is None:
             return None
-        if isinstance(chosen, bool) or not isinstance(chosen, Integral) or not 0 <= chosen < len(labels):
+        if isinstance(chosen, bool) or not isinstance(chosen, Integral) or not 0 <= int(chosen) < len(labels):
             raise RecipeError(
                 f"the rule {name} returned {chosen!r} for {len(labels)} samples; it must return the place of one,"
                 " counted from 0, or None."
             )
-        return chosen
+        return int(chosen)
 
     return checked
 

@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 import datasets
 
+from rlif.config.recipe import Annotator as Kind
 from rlif.config.recipe import Normalisation
 from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.engines.trl.rewards import GOLD, Column, InternalReward, golds_of, no_gold
@@ -98,7 +99,7 @@ def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | s
 def _annotator(annotator: Annotator | str) -> Annotator:
     if isinstance(annotator, Annotator):
         return annotator
-    return Annotator(annotator, may_copy=True)
+    return Annotator(cast(Kind, annotator), may_copy=True)  # which refuses other words
 
 
 def _task(task: Task | str | None, names: Sequence[str]) -> Task:
@@ -135,6 +136,12 @@ def check_data(reward: InternalReward, dataset: Any, args: Any) -> None:
         raise DataError(f"the reward {needing[0]} needs gold answers, and the column {column} is empty in every row.")
     if getattr(args, "remove_unused_columns", False):
         raise RecipeError(f"the reward {needing[0]} reads the column {column}; set remove_unused_columns=False.")
+
+
+def check_prompt(prompt: Any) -> None:
+    """Refuses a prompt that is neither text nor a conversation, before the model would fail at it."""
+    if not isinstance(prompt, str | list) or not prompt:
+        raise DataError(f"a prompt of the data set is {prompt!r:.40}; expected text, or a list of messages.")
 
 
 def refuse_images(reward: InternalReward, row: Mapping[str, Any]) -> None:

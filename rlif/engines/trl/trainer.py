@@ -31,7 +31,7 @@ from rlif.engines.trl.measuring.annotator import Annotator, Shadow
 from rlif.engines.trl.measuring.passes import in_shards as in_shards
 from rlif.engines.trl.measuring.rollout import Rollout
 from rlif.engines.trl.measuring.verification import Verification
-from rlif.engines.trl.names import check_data, check_scaling, refuse_images, resolve
+from rlif.engines.trl.names import check_data, check_prompt, check_scaling, refuse_images, resolve
 from rlif.engines.trl.rewards import Column, InternalReward
 from rlif.engines.trl.vllm import Capture, colocated, restore_seed, with_capture_processor
 from rlif.errors import RecipeError
@@ -212,6 +212,7 @@ class InternalFeedback(Verification):
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         if self.needs:
             for row in inputs:
+                check_prompt(row.get("prompt"))
                 refuse_images(self.reward, row)
         if self.measures and not self.in_turns:
             self.verify_signal(None if self.shows_prompts else [row["prompt"] for row in inputs])

@@ -108,6 +108,12 @@ def test_a_plain_trainer_refuses_what_is_ours(tmp_path):
         assert make(function, tmp_path=tmp_path, rows={"prompt": PROMPTS, "gold": PROMPTS}).reward_func_names == [name]
 
 
+@pytest.mark.parametrize("prompt", [5, "", None])
+def test_prompts_of_another_kind_are_refused(prompt, tmp_path):
+    with pytest.raises(DataError, match=rf"a prompt of the data set is {prompt!r}; expected text"):
+        make("self_certainty", tmp_path=tmp_path, rows={"prompt": [prompt] * 16}).train()
+
+
 def test_options_of_an_annotator_are_checked():
     for options, message in (
         ({"kind": "emaa"}, "unknown annotator 'emaa'; did you mean 'ema'"),

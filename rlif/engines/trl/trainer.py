@@ -109,7 +109,7 @@ class InternalFeedback(Verification):
         scaling = self.reward.mixer.sum_normaliser.kind if self.by_recipe else normalisation
         check_scaling(given.get("args"), scaling, names, by_recipe=self.by_recipe)
         check_data(self.reward, given.get("train_dataset"), given.get("args"))
-        if vllm_capture and not getattr(given.get("args"), "use_vllm", False):
+        if vllm_capture and not self.by_recipe and not getattr(given.get("args"), "use_vllm", False):
             raise RecipeError("vllm_capture reads self-certainty inside vLLM; set use_vllm=True, or leave it out.")
 
     def _prepare_rewards(self, normalisation: Normalisation | None) -> None:

@@ -8,6 +8,7 @@ that you trust. `check_from_run` refuses code that came with a run folder.
 """
 
 import ast
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from rlif.errors import RecipeError, RewardError, RlifError, first_line, nearest
 from rlif.moved import MOVED, where_moved
@@ -30,6 +31,7 @@ NAMED = re.compile(r"(?:.+\.py|[^\W\d][\w.]*):[^\W\d][\w.]*")
 PACKAGE = Path(__file__).parent
 LIBRARIES = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 MISSING = object()
+Value = TypeVar("Value")
 
 
 def is_own(name: str) -> bool:
@@ -108,7 +110,7 @@ def _file(name: str, what: str) -> Path:
         )
     if not attribute:
         names = ", ".join(sorted(_defined(path))) or "nothing"
-        raise RecipeError(f"{name} is a file; name what to use of it as {name}:NAME. It defines {names}.")
+        raise RecipeError(f"{where} is a file; name what to use of it as {where}:NAME. It defines {names}.")
     return path.resolve()
 
 
@@ -265,6 +267,25 @@ def checked(what: str, values: Any, count: int) -> list[float | None]:
                 " scored"
             )
     return [None if value is None else float(value) for value in values]
+
+
+def reading(what: str, name: str, function: Callable[[Any], Value]) -> Callable[[Any], Value]:
+    """Wraps a function that ships, which a plain trainer of TRL cannot call: that gives `completions` by keyword.
+
+    Args:
+        what: what it reads, for the message of an error.
+    """
+
+    @functools.wraps(function)
+    def call(*given: Any, **others: Any) -> Value:
+        if "completions" in others:
+            raise RecipeError(
+                f"{name} reads a {what}, not completions; import the trainer from rlif.trl and name {name!r} in"
+                " reward_funcs."
+            )
+        return function(*given, **others)
+
+    return call
 
 
 def with_checks(what: str, function: Callable[[Any], Any], count: Callable[[Any], int]) -> Callable[[Any], Any]:

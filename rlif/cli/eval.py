@@ -111,6 +111,8 @@ def _check_candidates(found: Sequence[Candidate], lm_eval: Path | None) -> None:
     check_distinct(found)
     if lm_eval and len(found) > 1:
         raise RecipeError(f"--lm-eval is for one model, and these are {len(found)}; evaluate them one by one.")
+    if lm_eval and lm_eval.is_dir():
+        raise RecipeError(f"--lm-eval {lm_eval} is a folder; name a file, for example {lm_eval / 'scores.json'}.")
 
 
 def _write_lm_eval(path: Path, rows: Sequence[tuple[str, Scores]]) -> None:

@@ -37,7 +37,7 @@ def init(
     kind = next((kind for kind in NEXT if f"_{stem}".endswith(f"_{kind.replace('-', '_')}")), None)
     if kind is None:
         raise RecipeError(f"the name {name!r} must end with what to write: {', '.join(NEXT)}; for example my-signal.")
-    if not stem.isidentifier() or not stem.isascii() or keyword.iskeyword(stem) or stem == kind:
+    if not stem.isidentifier() or not stem.isascii() or keyword.iskeyword(stem) or stem.strip("_") == kind:
         raise RecipeError(f"{name!r} is not a name for code; use letters, digits and -, for example my-{kind}.")
     place = folder if folder is not None else Path(FOLDERS.get(kind, "."))
     title = "".join(part.title() for part in stem.split("_"))

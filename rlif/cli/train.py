@@ -70,10 +70,11 @@ def _show(run: Run, console: Console) -> None:
         console.print(before_and_after(run))
     names = [name for name, weight in run.recipe().weights.items() if weight.ever]
     rewards = f"{names[0]} alone" if len(names) == 1 else " and ".join(names)
+    model = f"the trained model: {run.model}" if run.model.is_dir() else f"the trained model is gone from {run.model}"
     console.print(
         f"{summary['steps']} steps in {summary['seconds']:.0f} s, rewarded by {rewards};"
         f" extra passes per completion: {summary['extra_passes']:g} ({summary['path']})"
-        f"\nthe trained model: {run.model}\n{report_of(run.path)}",
+        f"\n{model}\n{report_of(run.path)}",
         highlight=False,
         soft_wrap=True,
     )

@@ -70,6 +70,9 @@ def compare(
         >>> compare(["results/demo.json"], seeds=[0, 1, 2]).rows[0].change.percent("+")
         '+80.9 [+76.4, +85.3]'
     """
+    what = [what] if isinstance(what, str | Path) else what
+    if not isinstance(what, Sequence) or not all(isinstance(target, str | Path) for target in what):
+        raise RecipeError(f"what to compare is {what!r:.40}; give a list of recipes, run folders or summaries.")
     methods: list[str] = []  # in the order given
     recipes, read, files = [], [], []
     for target in what:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         >>> rlif.load_recipe("demo", ["seed=1"]).seed
         1
     """
+    if not isinstance(recipe, str | PathLike):
+        raise RecipeError(f"the recipe is {recipe!r:.40}; give the name of one that ships, or a YAML file.")
+    if isinstance(overrides, str | Mapping):
+        raise RecipeError(f"overrides is {overrides!r:.40}; give a list such as ['seed=1'].")
     path = find_recipe(recipe)
     values = merged(lineage(path, shipped_recipes()))
     for override in overrides:

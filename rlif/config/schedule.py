@@ -93,7 +93,7 @@ def read_weight(name: str, value: Any) -> Weight:
     if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in FORMS:
         raise ValueError(
             f"the weight of reward {name} is {value!r}; give a number, or a schedule over steps such as"
-            " {linear: [[0, 1.0], [50, 0.0]]} or {stages: [[0, 1.0], [30, 0.0]]}"
+            " {linear: [[0, 1.0], [50, 0.0]]} or {stages: [[0, 1.0], [30, 0.0]]}, or {weight: 1.0, rows: labelled}"
         )
     ((form, points),) = value.items()
     if not isinstance(points, list | tuple) or not points or not all(map(_is_point, points)):

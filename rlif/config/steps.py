@@ -48,7 +48,12 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
     batches = problems // rollout * reuse  # of an epoch
     updates = math.ceil(batches / accumulation)
     limit = training.get("max_steps", -1)
-    steps = limit if limit > 0 else math.ceil(training["num_train_epochs"] * updates)
+    steps = limit if limit >= 0 else math.ceil(training["num_train_epochs"] * updates)
+    if steps < 1:  # transformers would take one step for max_steps 0
+        raise RecipeError(
+            f"training.max_steps is {limit} and num_train_epochs is {training['num_train_epochs']}, so there is"
+            " no step to take; give max_steps from 1, or -1 with a positive number of epochs."
+        )
     epochs, rest = divmod(steps, updates)
     rollouts = math.ceil((epochs * batches + min(rest * accumulation, batches)) / reuse)
     completions = rollouts * rollout * group

@@ -4,8 +4,11 @@ It runs a forward pass of its own. The trainers of `rlif.trl` read the passes th
 the class of the trainer cannot change.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from rlif.config.recipe import Recipe
@@ -96,6 +99,8 @@ def reward(
         >>> [round(value) for value in confident(prompts=["Where is the ball?"], completion_ids=[[5, 6]])]
         [...]
     """
+    if not isinstance(name, str):
+        raise RecipeError(f"rlif.reward takes the name of a signal, not {name!r:.40}.")
     if is_own(name):
         find_signal(name)  # refuses what is not a token signal
     elif RENAMED.get(name, name) not in SIGNALS:
@@ -103,10 +108,21 @@ def reward(
             f"rlif.reward measures token signals, and {name!r} is none of them; {nearest(name, SIGNALS)} For group"
             " signals and graders use the trainers of rlif.trl."
         )
+    model, tokenizer = (str(each) if isinstance(each, Path) else each for each in (model, tokenizer))
     if tokenizer is None and not isinstance(model, str):
         raise RecipeError(f"rlif.reward({name!r}, model=MODULE) needs tokenizer=..., the trainer's.")
-    if temperature <= 0:
-        raise RecipeError(f"temperature must be above 0, got {temperature}.")
+    if not isinstance(model, str) and not hasattr(model, "named_parameters"):
+        raise RecipeError(
+            f"the model is a {type(model).__name__}; give the module that is trained, a folder or a name."
+        )
+    if tokenizer is not None and not isinstance(tokenizer, str) and not callable(tokenizer):
+        raise RecipeError(f"the tokenizer is a {type(tokenizer).__name__}; give the trainer's, a folder or a name.")
+    if hasattr(tokenizer, "named_parameters"):
+        raise RecipeError("the tokenizer is a model; give the trainer's tokenizer, a folder or a name.")
+    if not (isinstance(temperature, Real) and 0 < temperature < math.inf):
+        raise RecipeError(f"temperature must be above 0, got {temperature!r}.")
+    if not isinstance(chat_template_kwargs, Mapping | None):
+        raise RecipeError(f"chat_template_kwargs is {chat_template_kwargs!r:.40}; give a mapping, as to TRL's config.")
     options = {"temperature": temperature, "batch_size": batch_size, "window": window}
     return SignalReward(
         RENAMED.get(name, name),

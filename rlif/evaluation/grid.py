@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from rlif.answers.clusters import by_problem
+from rlif.config.loading import check_recipe
 from rlif.config.recipe import Recipe
 from rlif.errors import DataError, ModelError, RecipeError, lookup
 from rlif.evaluation.evaluate import describe, evaluate
@@ -150,7 +151,7 @@ def candidates(model: str, output: Path | None, *, dtype: str = "auto", revision
     whole = is_sealed(path) if run else (path / "trainer_state.json").is_file()
     if path.name.startswith("checkpoint-") and path.is_dir() and not whole:
         raise ModelError(f"the checkpoint {model} was not written to its end; take another one of its run.")
-    recipe = Recipe(model=model, revision=revision, **loading)
+    recipe = check_recipe({"model": model, "revision": revision, **loading})
     model_path(recipe)
     label = (f"{run.resolve().name}-" if run else "") + path.name + (f"@{revision}" if revision else "")
     return [Candidate(label, recipe, output and output / label, trained_with=trained_with(model))]

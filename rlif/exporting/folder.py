@@ -19,6 +19,7 @@ from rlif.exporting.results import write_lm_eval
 from rlif.files.atomic import read_object, replace_file, sync_tree, writing
 from rlif.files.inside import inside, remove
 from rlif.runs.folder import Run
+from rlif.sampling.limits import check_files
 from rlif.sampling.loading import load_tokenizer, load_weights, model_path
 
 LEFT = ("training_args.bin", CARD)  # a pickle with paths of this machine; and the card, which is written anew
@@ -51,6 +52,7 @@ def export(
         raise RecipeError("--private is for --hub; a folder has no readers but yours.")
     if not source.at("model", "config.json").is_file() and not adapters:
         raise DataError(f"{source.path} is finished, but has no model in {source.model}; get the run folder whole.")
+    _check_weights(source)
     if merge and not adapters:
         raise RecipeError(f"{source.path} trained whole weights, so there is nothing to merge; leave --merge out.")
     if hub is not None:
@@ -124,6 +126,17 @@ def _merge(run: Run, place: Path) -> None:
         ) from error
     merged.to(dtype).save_pretrained(place)
     load_tokenizer(recipe.model_copy(update={"model": str(run.model)})).save_pretrained(place)
+
+
+def _check_weights(run: Run) -> None:
+    """Refuses a model whose weights are missing, cannot be read or are not finite."""
+    files = {path.name for path in run.model.glob("*.safetensors")}
+    for index in run.model.glob("*.safetensors.index.json"):
+        if missing := sorted({*read_object(index)["weight_map"].values()} - files):
+            raise DataError(f"{run.model} lacks {missing[0]}, which {index.name} names; get it anew, or train again.")
+    if not files:
+        raise DataError(f"{run.model} has no weights, no file *.safetensors; get them anew, or train again.")
+    check_files(str(run.model), run.model)
 
 
 def _check_base(run: Run) -> None:

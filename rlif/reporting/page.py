@@ -17,7 +17,7 @@ import importlib.util
 import io
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,10 @@ def report(
     from rlif.reporting.figures import save
     from rlif.reporting.sections import sections
 
-    histories = [read_history(path) for path in ([runs] if isinstance(runs, str | Path) else runs)]
+    paths = [runs] if isinstance(runs, str | Path) else runs
+    if not isinstance(paths, Iterable) or not all(isinstance(path, str | Path) for path in paths):
+        raise RecipeError(f"runs is {runs!r:.40}; give a run folder, or a list of them.")
+    histories = [read_history(path) for path in paths]
     if not histories:
         raise RecipeError("give at least one run folder.")
     own = output is None and len(histories) == 1  # inside the run folder

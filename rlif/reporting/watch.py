@@ -126,6 +126,7 @@ def sparkline(values: np.ndarray) -> str:
     finite = values[np.isfinite(values)]
     if not len(finite):
         return ""
+    finite = finite / (np.abs(finite).max() or 1.0)  # so that sums and differences of large numbers stay finite
     means = np.array([part.mean() for part in np.array_split(finite, min(WIDTH, len(finite)))])
     low, high = means.min(), means.max()
     if high == low:

@@ -34,6 +34,7 @@ from typing import get_args
 import torch
 
 from rlif.config.recipe import Mixing, Normalisation
+from rlif.errors import RecipeError
 from rlif.signals import renamed
 
 NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
@@ -176,6 +177,11 @@ class Mixer:
     def load(self, state: Mapping[str, float | None]) -> None:
         """Restores the spreads from a checkpoint, which may have names of an earlier version."""
         state = renamed(state)
+        if unknown := self._all().keys() - state.keys():
+            raise RecipeError(
+                f"the checkpoint was written without the reward {min(unknown)}; resume it with the rewards"
+                f" {', '.join(filter(None, state))}, or start anew."
+            )
         for name, normaliser in self._all().items():
             normaliser.start_spread = state[name]
 

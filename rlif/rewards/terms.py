@@ -206,11 +206,15 @@ def check_labels(recipe: Recipe, task: Task, labelled: Sequence[bool]) -> None:
         raise RecipeError(f"labels hides gold answers, and task {task.name} has tests instead; leave it out.")
     if recipe.labels is not None and not reads_problems(recipe) and recipe.order == "shuffled":
         raise RecipeError("labels limits the gold answers that rewards see, and no reward reads any; leave it out.")
-    asked = {f"the reward {name}": rows for name, rows in recipe.rows.items() if rows != "all"}
+    asked = {f"the reward {name} is for": rows for name, rows in recipe.rows.items() if rows != "all"}
+    if nonsense := [name for name, rows in recipe.rows.items() if rows == "unlabelled" and name in NEED_GOLD]:
+        raise RecipeError(
+            f"the reward {nonsense[0]} reads gold answers, and unlabelled problems have none; take it out."
+        )
     if recipe.order != "shuffled":
-        asked[f"order {recipe.order}"] = "labelled" if not any(labelled) else "unlabelled"
+        asked[f"order {recipe.order} makes a stage of"] = "labelled" if not any(labelled) else "unlabelled"
     for what, rows in asked.items():
         if any(known == (rows == "labelled") for known in labelled):
             continue
         found = "has a gold answer" if rows == "unlabelled" else "has none"
-        raise DataError(f"{what} is for {rows} problems, but each of the {len(labelled)} {found}; leave that out.")
+        raise DataError(f"{what} {rows} problems, but each of the {len(labelled)} {found}; leave that out.")

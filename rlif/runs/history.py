@@ -128,6 +128,8 @@ def _metrics(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
         step = row.get("step")
         if is_number(step):
             rows[step] = renamed(row)  # of a step that was logged twice, the later
+        else:
+            notes.append(f"A line of {path.name} has the step {step!r:.40} and is left out.")
     if not rows:
         notes.append("No step was logged: metrics.jsonl is missing or holds none.")
         return {}

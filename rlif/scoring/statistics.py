@@ -15,6 +15,7 @@ The pass takes no gradients and applies the head to a few positions at a time, s
 `rlif.scoring.taps` reads the same statistics from passes that run anyway.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from numbers import Integral
@@ -133,7 +134,7 @@ def _check_rows(
 ) -> None:
     if len(prompt_ids) != len(completion_ids):
         raise RecipeError(f"got {len(prompt_ids)} prompts and {len(completion_ids)} completions; give one each.")
-    if temperature <= 0:
+    if not 0 < temperature < math.inf:
         raise RecipeError(f"temperature must be above 0, got {temperature}.")
     if top_k is not None and not 1 <= top_k <= vocab_size:
         raise RecipeError(f"top_k must be from 1 to the {vocab_size} tokens of the vocabulary, got {top_k}.")

@@ -23,9 +23,10 @@ goes straight in log N, which is ours.
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral, Real
 from typing import Any
 
 from rlif import own
@@ -109,6 +110,8 @@ def find_rule(name: str) -> Rule:
     The name may stand for a `Rule` of one's own, `my_module:NAME` or `rules.py:NAME`. It may also stand for a token
     signal of one's own; then the surest sample is chosen.
     """
+    if not isinstance(name, str):
+        raise RecipeError(f"the rule is {name!r:.40}; give a name of rlif.RULES, or your own as rules.py:NAME.")
     if not own.is_own(name):
         return lookup(RULES, name, "rule")
     found = own.load(name, "rule")
@@ -135,12 +138,12 @@ def _picking(name: str, pick: Callable[..., Any]) -> Callable[..., int | None]:
             chosen = pick(labels, values, **options)
         if chosen is None:
             return None
-        if isinstance(chosen, bool) or not isinstance(chosen, int) or not 0 <= chosen < len(labels):
+        if isinstance(chosen, bool) or not isinstance(chosen, Integral) or not 0 <= int(chosen) < len(labels):
             raise RecipeError(
                 f"the rule {name} returned {chosen!r} for {len(labels)} samples; it must return the place of one,"
                 " counted from 0, or None."
             )
-        return chosen
+        return int(chosen)
 
     return checked
 
@@ -198,8 +201,14 @@ def choose(
     """
     if len(answers) != len(values):
         raise ValueError(f"{len(answers)} answers and {len(values)} values; give one of each per sample")
-    if power is not None and not 0 <= power < math.inf:
-        raise RecipeError(f"Borda's power must be a finite number from 0, got {power}.")
+    if power is not None and not (isinstance(power, Real) and 0 <= power < math.inf):
+        raise RecipeError(f"Borda's power must be a finite number from 0, got {power!r}.")
+    if equal is not None and not callable(equal):
+        raise RecipeError(f"equal is {equal!r}; give a function of two answers.")
+    if text := next((value for value in values if isinstance(value, str)), None):
+        raise DataError(f"a value of the rule's signal is the text {text!r}; expected numbers, or None.")
+    if unread := [answer for answer in answers if not isinstance(answer, Hashable)]:
+        raise DataError(f"an answer is {unread[0]!r:.40}; expected text, or None.")
     finite = {i: value for i, value in enumerate(values) if value is not None and math.isfinite(value)}
     return find_rule(rule).pick(label(answers, equal), finite, power=power, seed=seed)
 
@@ -237,6 +246,8 @@ def select(
         >>> rlif.select(samples)["p1"]["answer"], rlif.select(samples, "self_certainty")["p1"]["answer"]
         ('5', '4')
     """
+    if isinstance(samples, str | Mapping):
+        raise RecipeError(f"samples is {samples!r:.40}; give a list of mappings. `rlif select` reads files.")
     groups = by_problem(with_ids(samples))
     signal = find_rule(rule).signal
     columns = {signal, *(old for old, new in RENAMED.items() if new == signal)}

@@ -104,6 +104,8 @@ def _names(signals: str | Sequence[str] | None) -> list[str]:
 def _listed(rows: Any) -> list[Any]:
     if isinstance(rows, str | Path):
         raise RecipeError(f"rows is the text {str(rows)[:40]!r}; give a list of rows. `rlif score` reads files.")
+    if hasattr(rows, "to_dict") and hasattr(rows, "iterrows"):
+        raise RecipeError("rows is a DataFrame; give rows.to_dict('records').")
     if isinstance(rows, Mapping) or not isinstance(rows, Iterable):
         raise RecipeError(f"rows is a {type(rows).__name__}; give a list of rows, each with a prompt and a completion.")
     return list(rows)

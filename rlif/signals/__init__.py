@@ -97,6 +97,7 @@ GROUP_SIGNALS: dict[str, GroupSignal] = {
     "self_consistency": self_consistency,
     "semantic_entropy": semantic_entropy,
 }
+GROUP_SIGNALS.update({name: own.reading("Group", name, signal) for name, signal in GROUP_SIGNALS.items()})
 
 WINDOWED = ("tail_confidence", "lowest_window_confidence", "bottom_window_confidence")
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlif import own
-from rlif.errors import RecipeError, lookup, nearest
+from rlif.errors import RecipeError, nearest
 from rlif.tasks import reasoning_gym, verifiers
 from rlif.tasks.alpaca_eval import AlpacaEval
 from rlif.tasks.code.code_contests import CodeContests
@@ -78,7 +78,9 @@ def find_task(name: str) -> Task:
     if not colon and own.is_own(name):
         return own_task(name, TASKS)  # a file without a class, which is refused
     task, dot, protocol = rest.partition(".")
-    found = own_task(f"{where}:{task}", TASKS) if colon else lookup(TASKS, task, "task")
+    if not colon and task not in TASKS:
+        raise RecipeError(f"unknown task {task!r}; {nearest(task, [*TASKS, *own.classes_in(Path('tasks'))])}")
+    found = own_task(f"{where}:{task}", TASKS) if colon else TASKS[task]
     return found.under(protocol) if dot else found
 
 

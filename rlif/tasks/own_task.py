@@ -6,12 +6,12 @@ value that is not a problem, are reported in one sentence.
 
 import copy
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rlif import own
 from rlif.errors import DataError, RecipeError
-from rlif.tasks.task import Mark, Task
+from rlif.tasks.task import Mark, Protocol, Task
 from rlif.types import Problem
 
 FILE_NAME = re.compile(r"[^\W_][\w-]*")
@@ -36,12 +36,28 @@ def own_task(name: str, taken: Collection[str]) -> Task:
         raise RecipeError(f"the task {name} has the name {title!r}, which ships; give it another `name`.")
     if not isinstance(title, str) or not FILE_NAME.fullmatch(title):
         raise RecipeError(f"the task {name} has the name {title!r}; use letters, digits, _ and -, for files.")
+    _check_protocols(name, kind.protocols)
     with own.calling(f"task {name}", RecipeError):
         task = found() if isinstance(found, type) else copy.copy(found)
     if not hasattr(task, "protocol_name"):
         raise RecipeError(f"the task {name} does not call `super().__init__()` in its `__init__`; do that first.")
     task.__class__ = type(kind.__name__, (_Checked, kind), {"name": title, "__module__": kind.__module__})
     return task
+
+
+def _check_protocols(name: str, protocols: Any) -> None:
+    """Refuses protocols of another shape, and limits that no model can keep."""
+    if not isinstance(protocols, Mapping) or not protocols:
+        raise RecipeError(f"the task {name} has protocols {protocols!r:.40}; expected {{'default': Protocol(...)}}.")
+    for key, protocol in protocols.items():
+        if not isinstance(protocol, Protocol):
+            raise RecipeError(
+                f"the protocol {key!r} of the task {name} is a {type(protocol).__name__}, not a Protocol."
+            )
+        for field in ("max_tokens", "n"):
+            value = getattr(protocol, field)
+            if not isinstance(value, int) or value < 1:
+                raise RecipeError(f"{field} of the protocol {key!r} of the task {name} is {value!r}; it is from 1.")
 
 
 class _Checked(Task):
@@ -71,6 +87,20 @@ class _Checked(Task):
             value = getattr(problem, field)
             if not (isinstance(value, str) or (value is None and field in ("gold", "solution"))):
                 raise DataError(f"the {field} of {which} is {value!r:.40}; expected text, as {str(value)!r:.40}.")
+            if field in ("text", "gold") and value is not None and not value.strip():
+                raise DataError(
+                    f"the {field} of {which} is empty; {'leave it out' if field == 'text' else 'use None'}."
+                )
+        others: Any = problem.other_golds
+        if not isinstance(others, Sequence) or isinstance(others, str) or not all(isinstance(o, str) for o in others):
+            raise DataError(f"other_golds of {which} is {others!r:.40}; expected a tuple of texts.")
+
+    def extract(self, completion: str) -> str | None:
+        with own.calling(f"task {self.name}", DataError):
+            answer: Any = super().extract(completion)
+        if not (answer is None or isinstance(answer, str)):
+            raise DataError(f"the task {self.name} extracts {answer!r:.40} from a completion; expected text, or None.")
+        return answer
 
     def answer(self, problem: Problem, completion: str) -> str | None:
         with own.calling(f"task {self.name}", DataError):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlif import own, progress
 from rlif.config.recipe import Recipe
+from rlif.errors import RecipeError
 from rlif.exporting.card import write_card
 from rlif.files.atomic import sync, sync_tree
 from rlif.files.inside import remove
@@ -63,6 +64,8 @@ def train(
     from rlif.launching.fit import check_memory
     from rlif.training.progress import logging_console
 
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"rlif.train takes a Recipe, not {recipe!r:.40}; read one by rlif.load_recipe(NAME).")
     console = console or logging_console()
     if resume is not None:
         resume.again = again

@@ -58,6 +58,7 @@ def test_pytest_runs_a_written_test(here):
     [
         ("riddles", "must end with what to write: group-signal, task"),
         ("task", "is not a name for code; use letters, digits and -, for example my-task"),
+        ("_task", "is not a name for code"),
         ("1-task", "is not a name for code"),
         ("../a-task", "is not a name for code"),
         ("my-task", "tasks/my_task.py exists already; give another name"),

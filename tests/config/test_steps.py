@@ -60,6 +60,12 @@ def test_too_few_problems_for_a_rollout_are_refused():
         plan_steps(check_recipe({}), problems=100, processes=1)
 
 
+@pytest.mark.parametrize("options", [{"max_steps": 0}, {"num_train_epochs": 0}])
+def test_a_run_without_steps_is_refused(options):
+    with pytest.raises(rlif.RlifError, match="there is no step to take; give max_steps from 1"):
+        plan_steps(check_recipe({"training": options}), problems=7500, processes=8)
+
+
 def test_steps_without_a_reward_are_refused():
     ends = check_recipe({"reward": {"self_certainty": {"linear": [[0, 1], [50, 0]]}}})
     with pytest.raises(rlif.RlifError, match="from step 50 on every reward weighs 0"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import pickle
+from pathlib import Path
 
 import datasets
 import pytest
@@ -80,6 +82,19 @@ def test_bad_input_gets_one_sentence():
         rlif.reward("plurality_vote", model=model, tokenizer=tokenizer)
     with pytest.raises(RecipeError, match="temperature must be above 0"):
         rlif.reward("self_certainty", model=model, tokenizer=tokenizer, temperature=0)
+    for given, message in (
+        ({"name": 3}, "takes the name of a signal, not 3"),
+        ({"model": None}, "the model is a NoneType; give the module"),
+        ({"model": tokenizer, "tokenizer": model}, "the model is a .*; give the module"),
+        ({"tokenizer": 5}, "the tokenizer is a int; give the trainer's"),
+        ({"tokenizer": model}, "the tokenizer is a model"),
+        ({"temperature": math.nan}, "temperature must be above 0, got nan"),
+        ({"temperature": "1"}, "temperature must be above 0, got '1'"),
+        ({"chat_template_kwargs": "x"}, "chat_template_kwargs is 'x'; give a mapping"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            rlif.reward(**{"name": "self_certainty", "model": model, "tokenizer": tokenizer, **given})
+    assert rlif.reward("self_certainty", model=Path("folder")).model == "folder"
     seen = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
     with pytest.raises(DataError, match="measured on text alone"):
         rlif.reward("self_certainty", model=model, tokenizer=tokenizer)(prompts=[seen], completion_ids=[[5]])

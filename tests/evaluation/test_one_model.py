@@ -84,6 +84,7 @@ def test_what_may_be_changed_is_changed():
         ({"n": 2, "temperature": 0}, "greedy completions of a prompt would be the same"),
         ({"columns": {"prompt": "frage"}}, "task cups has columns of its own"),
         ({"source": "x.csv"}, "source must be left out"),
+        ({"model": "tiny-reasoner", "tokenizer": None, "dtype": "float7"}, "dtype"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -181,3 +181,24 @@ def test_gold_that_is_only_logged_is_stated(run, tmp_path):
     write_card(tmp_path, Run(tmp_path), run.summary())
     text = (tmp_path / "README.md").read_text()
     assert "Training read gold answers for its log alone" in text and "no reward compared them" in text
+
+
+def test_damaged_and_missing_weights_are_refused(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run.path, copy)
+    weights = copy / "model/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ModelError, match=r"cannot read model\.safetensors of "):
+        export(copy, tmp_path / "exported")
+    weights.rename(copy / "model/model-00001-of-00002.safetensors")
+    index = copy / "model/model.safetensors.index.json"
+    index.write_text(
+        json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002.safetensors"}})
+    )
+    with pytest.raises(DataError, match=r"lacks model-00002\.safetensors, which model\.safetensors\.index\.json names"):
+        export(copy, tmp_path / "exported")
+    index.unlink()
+    (copy / "model/model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(DataError, match="has no weights"):
+        export(copy, tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()

@@ -55,7 +55,7 @@ def batch(texts=TEXTS, problems=PROBLEMS, **options):
 
 def test_accuracy_is_the_grade_of_the_task():
     assert GRADERS["accuracy"](batch()) == [1.0, 0.0, 0.0, None]
-    assert GRADERS["seed_grpo"] is GRADERS["accuracy"]
+    assert GRADERS["seed_grpo"](batch()) == GRADERS["accuracy"](batch())
     with pytest.raises(ValueError, match="needs a task"):
         GRADERS["accuracy"](batch(problems=None))
 

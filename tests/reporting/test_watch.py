@@ -131,7 +131,14 @@ def test_tracebacks_of_rewards_are_named_by_watch_and_report(tmp_path, monkeypat
 
 @pytest.mark.parametrize(
     ("values", "line"),
-    [([0.0, 1.0, 2.0], "▁▅█"), ([3.0, 3.0], "▁▁"), ([], ""), ([np.nan], ""), ([np.nan, 1.0, 0.0], "█▁")],
+    [
+        ([0.0, 1.0, 2.0], "▁▅█"),
+        ([3.0, 3.0], "▁▁"),
+        ([], ""),
+        ([np.nan], ""),
+        ([np.nan, 1.0, 0.0], "█▁"),
+        ([-1e308, 1e308], "▁█"),
+    ],
 )
 def test_sparklines(values, line):
     assert sparkline(np.array(values)) == line

@@ -134,8 +134,13 @@ def test_a_term_takes_labelled_rows_or_others():
     [
         (["reward={accuracy: {rows: labelled}}"], [False] * 3, "accuracy is for labelled .* of the 3 has none"),
         (["reward={self_certainty: {rows: unlabelled}}"], [True], "is for unlabelled .* has a gold"),
-        (["order=labelled_first"], [True, True], "order labelled_first is for unlabelled .* has a gold"),
-        (["order=unlabelled_first"], [False], "order unlabelled_first is for labelled .* has none"),
+        (
+            ["reward={accuracy: {rows: unlabelled}}"],
+            [True, False],
+            "accuracy reads gold answers, and unlabelled problems",
+        ),
+        (["order=labelled_first"], [True, True], "order labelled_first makes a stage of unlabelled .* has a gold"),
+        (["order=unlabelled_first"], [False], "order unlabelled_first makes a stage of labelled .* has none"),
         (["labels=4"], [True, False], "labels limits the gold answers that rewards see, and no reward reads any"),
         (["labels=4", "task=code_contests", "reward=accuracy"], [True], "task code_contests has tests instead"),
     ],

@@ -104,6 +104,12 @@ def test_unreadable_files_are_noted(run):
         assert words in said
 
 
+def test_a_step_that_is_not_a_number_is_noted(run):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": "two", "reward": 1.0}\n')
+    assert "A line of metrics.jsonl has the step 'two' and is left out." in read_history(run).notes
+
+
 def test_records_inside_an_evaluations_summary_are_read(run):
     """The first rlif 0.1.0 wrote them there."""
     path = run / "eval/step-000004-clock.json"

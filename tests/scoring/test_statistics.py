@@ -164,6 +164,7 @@ def test_full_logits_are_never_held(monkeypatch):
         ([[5]], [[261]], {}, "token id 261, outside"),
         ([[5]], [[-1]], {}, "token id -1, outside"),
         ([[5]], [[6]], {"temperature": 0.0}, "temperature must be above 0"),
+        ([[5]], [[6]], {"temperature": math.nan}, "temperature must be above 0, got nan"),
         ([[5]], [[6]], {"top_k": 262}, "top_k must be from 1 to the 261"),
     ],
 )

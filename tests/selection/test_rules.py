@@ -202,6 +202,13 @@ def test_samples_with_the_old_name_of_a_signal_are_read():
         ("borda", samples(), {"power": -1}, "finite number from 0, got -1"),
         ("borda", samples(), {"power": math.inf}, "finite number from 0, got inf"),
         ("borda", [{"answer": "4"}], {}, "sample 1 has neither id nor prompt"),
+        ("borda", samples(), {"power": "2"}, "finite number from 0, got '2'"),
+        ("borda", samples(), {"equal": "=="}, "equal is '=='; give a function"),
+        ("borda", [{"id": "a", "answer": "4", "self_certainty": "1.0"}], {}, r"is the text '1\.0'; expected numbers"),
+        ("borda", [{"id": "a", "answer": ["4"], "self_certainty": 1.0}], {}, "an answer is .'4'.; expected text"),
+        (5, samples(), {}, r"the rule is 5; give a name of rlif\.RULES"),
+        ("borda", "samples.jsonl", {}, r"samples is 'samples\.jsonl'; give a list of mappings"),
+        ("borda", {"id": "a"}, {}, r"samples is \{'id': 'a'\}; give a list of mappings"),
     ],
 )
 def test_samples_that_cannot_be_chosen_from_are_refused(rule, rows, options, message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pandas
 import pytest
 import torch
 from support.models import byte_tokenizer, tiny_model
@@ -104,6 +105,7 @@ def test_old_names_and_windows_are_understood():
         ({"rows": "pairs.jsonl"}, "give a list of rows. `rlif score` reads files"),
         ({"rows": {"prompt": "a", "completion": "b"}}, "rows is a dict; give a list"),
         ({"rows": None}, "rows is a NoneType"),
+        ({"rows": pandas.DataFrame([{"prompt": "x"}])}, r"rows is a DataFrame; give rows\.to_dict"),
         ({"signals": "self_certanty"}, "unknown signal 'self_certanty'; did you mean 'self_certainty'"),
         ({"signals": ["plurality_vote"]}, "plurality_vote compares the completions of one problem"),
         ({"signals": []}, "signals is .*; give a name"),

@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+import trl
 from peft import LoraConfig
 from trl import GRPOTrainer
 
@@ -19,6 +20,7 @@ from rlif.config.schedule import read_rows, read_weight
 from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.engines.trl.rewards import InternalReward
 from rlif.engines.trl.setup import trainer_of
+from rlif.engines.trl.trainer import InternalGRPOTrainer
 from rlif.rewards.mixing import Mixer
 from rlif.rewards.terms import find_term
 from rlif.scoring.head import causal_lm
@@ -186,3 +188,39 @@ def sums(completion_ids: list[list[int]], **_: Any) -> list[float]:
 def some_sums(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
     """The same; one completion in three cannot be scored."""
     return [None if sum(ids) % 3 == 0 else sum(ids) % 7 / 7 for ids in completion_ids]
+
+
+def make(
+    reward_funcs: Any,
+    trainer_class: Any = InternalGRPOTrainer,
+    tmp_path: Any = "out",
+    rows: Any = None,
+    ours: Any = None,
+    **options: Any,
+) -> Any:
+    """Makes a trainer as a script for TRL does; `ours` are keywords of the trainer itself."""
+    config = trl.RLOOConfig if issubclass(trainer_class, trl.RLOOTrainer) else trl.GRPOConfig
+    rows = {"prompt": PROMPTS * 4} if rows is None else rows
+    ours = dict(ours or {})
+    model = ours.pop("model", None) or tiny_model()
+    if options.get("beta"):  # TRL loads the reference from the model's folder
+        model.save_pretrained(tmp_path)
+        model.config._name_or_path = str(tmp_path)
+    return trainer_class(
+        model=model,
+        reward_funcs=reward_funcs,
+        args=config(**{**OPTIONS, "max_steps": 2, "output_dir": str(tmp_path)} | options),
+        train_dataset=datasets.Dataset.from_dict(rows) if isinstance(rows, dict) else rows,
+        processing_class=byte_tokenizer(),
+        **ours,
+    )
+
+
+def trained(*args: Any, **options: Any) -> Any:
+    trainer = make(*args, **options)
+    trainer.train()
+    return trainer
+
+
+def upper(completions: list[str], **_: Any) -> list[float]:
+    return [sum(map(str.isupper, text)) / 12 for text in completions]

@@ -39,7 +39,7 @@ def test_a_task_is_found_by_file_and_by_name_with_its_protocols(write):
         assert task.grade(problem, "\\boxed{1}") is True and task.grade(problem, "\\boxed{2}") is False
     with pytest.raises(RecipeError, match="unknown protocol of Riddles 'shrt'; did you mean 'short'"):
         find_task("Riddles.shrt")
-    with pytest.raises(RecipeError, match="unknown task 'Ridles'"):
+    with pytest.raises(RecipeError, match="unknown task 'Ridles'; did you mean 'Riddles'"):
         find_task("Ridles")
 
 
@@ -53,6 +53,12 @@ def test_an_instance_with_arguments_is_a_task_too(write):
     ("body", "message"),
     [
         ("name = 'gsm8k'", "has the name 'gsm8k', which ships; give it another `name`"),
+        ("protocols = {}", "has protocols {}; expected"),
+        ("protocols = {'default': 5}", "the protocol 'default' of the task .* is a int, not a Protocol"),
+        (
+            "protocols = {'default': Protocol(max_tokens=-8)}",
+            "max_tokens of the protocol 'default' .* is -8; it is from 1",
+        ),
         ("name = '../up'", "has the name '../up'; use letters, digits"),
         ("def __init__(self): pass", r"does not call `super\(\).__init__\(\)`"),
         ("def __init__(self): 1 / 0", r"raised ZeroDivisionError: division by zero at .*riddles\.py, line 6\."),
@@ -83,6 +89,9 @@ def test_what_is_no_task(write):
         ("return ['a']", r"problem 1 of the task Riddles is a str; expected a rlif\.types\.Problem"),
         ("return [Problem('1', 'What?', 4)]", "the gold of problem 1 of the task Riddles is 4; expected text, as '4'"),
         ("return [Problem('1', '?')] * 3", "loads 3 problems where `limit` is 2"),
+        ("return [Problem('1', ' ')]", "the text of problem 1 of the task Riddles is empty; leave it out"),
+        ("return [Problem('1', '?', '')]", "the gold of problem 1 of the task Riddles is empty; use None"),
+        ("return [Problem('1', '?', '4', other_golds=[5])]", r"other_golds of problem 1 .* is \[5\]; expected a tuple"),
     ],
 )
 def test_what_load_does_wrong_is_said(write, load, message):
@@ -96,3 +105,16 @@ def test_grading_that_raises_names_its_line(write):
     task = find_task("Riddles")
     (problem,) = task.load("train", limit=1)
     assert task.grade(problem, "1") is True
+
+
+def test_an_answer_that_is_not_text_is_refused(write):
+    write(body="extract = staticmethod(len)")
+    task = find_task("Riddles")
+    with pytest.raises(DataError, match="the task Riddles extracts 3 from a completion; expected text, or None"):
+        task.mark(task.load("train", limit=1), ["two"])
+
+
+def test_a_file_without_a_name_is_answered_with_its_names(write):
+    write()
+    with pytest.raises(RecipeError, match=r"riddles\.py is a file; name what to use of it as \S+riddles\.py:NAME\."):
+        find_task("tasks/riddles.py")

@@ -141,6 +141,5 @@ class NormaliserState(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": {"start_spread": self.mixer.state()}}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        saved = state.stateful_callbacks.get(type(self).__name__)
-        if saved:
-            self.mixer.load(saved["attributes"]["start_spread"])
+        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())  # a checkpoint may have none
+        self.mixer.load(saved["attributes"]["start_spread"])

@@ -14,7 +14,7 @@ from typing import Any
 
 import trl
 
-from rlif.errors import MachineError
+from rlif.errors import MachineError, RecipeError
 
 TESTED_TRL = "1.10 to 1.16"
 TRAINERS = ("GRPOTrainer", "RLOOTrainer")
@@ -87,7 +87,11 @@ USED = (
 
 def check_trl(trainer: type) -> None:
     """Refuses a TRL or transformers without a name of `USED`."""
-    theirs = next(base for base in trainer.__mro__ if base.__module__.partition(".")[0] == "trl")
+    theirs = next((base for base in trainer.__mro__ if base.__module__.partition(".")[0] == "trl"), None)
+    if theirs is None:
+        raise RecipeError(
+            f"the class {trainer.__name__} has no trainer of TRL among its bases; add one after the mixin."
+        )
     for used in USED:
         if used.owner in TRAINERS and used.owner != theirs.__name__:
             continue

@@ -78,6 +78,7 @@ class GuardState(TrainerCallback, ExportableState):
             self.stopped = Alarm(**remembered["stopped"]) if remembered["stopped"] else None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())  # a checkpoint may have none
         self.restore(state)
         if self.guard.kl is not None and not args.beta and state.is_world_process_zero:
             self._say(
@@ -129,6 +130,8 @@ class Watch(GuardState):
     """
 
     def __init__(self, guard: Guard | Mapping[str, Any] | bool, trainer: InternalFeedback):
+        if not isinstance(guard, Guard | Mapping | bool):
+            raise RecipeError(f"guard is {guard!r}; give True, or a mapping such as {{'policy': 'stop'}}.")
         try:
             settings = guard if isinstance(guard, Guard) else Guard(**({} if isinstance(guard, bool) else guard))
         except ValidationError as error:

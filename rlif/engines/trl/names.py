@@ -1,21 +1,24 @@
 """Finds signals, group signals and graders among the `reward_funcs` of a TRL trainer; all others are TRL's."""
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any, get_args
+from numbers import Real
+from typing import Any, cast
 
 import datasets
 
 from rlif.config.recipe import Annotator as Kind
 from rlif.config.recipe import Normalisation
 from rlif.engines.trl.measuring.annotator import Annotator
-from rlif.engines.trl.rewards import GOLD_COLUMNS, Column, InternalReward
-from rlif.errors import DataError, RecipeError, lookup, nearest
+from rlif.engines.trl.rewards import GOLD_COLUMNS, Column, InternalReward, golds_of, no_gold
+from rlif.errors import DataError, RecipeError, nearest
 from rlif.graders import FACTORS
 from rlif.graders.external import import_function
 from rlif.own import is_own
+from rlif.rewards.mixing import NORMALISATIONS
 from rlif.rewards.terms import TABLES, find_term, kind_of
 from rlif.signals import RENAMED
 from rlif.tasks import Task, find_task
@@ -57,6 +60,8 @@ def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | s
     several = isinstance(reward_funcs, list | tuple)
     given = list(reward_funcs) if several else [] if reward_funcs is None else [reward_funcs]
     for each in given:
+        if not callable(each) and not isinstance(each, str):
+            raise RecipeError(f"reward_funcs has a {type(each).__name__}; give a name, a function, a model or a list.")
         if isinstance(each, InternalReward | Column):
             raise RecipeError(
                 f"the reward {each.__name__} was made for another trainer; name it instead: 'self_certainty'."
@@ -64,9 +69,15 @@ def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | s
     of_own = [isinstance(each, str) and is_own(each) and kind_of(each) == "function" for each in given]
     given = [import_function(each) if own else each for own, each in zip(of_own, given, strict=True)]
     names = [known_name(each) for each in given]
-    if isinstance(annotator, str):
-        annotator = lookup({kind: Annotator(kind, may_copy=True) for kind in get_args(Kind)}, annotator, "annotator")
-    terms = [find_term(name) for name in dict.fromkeys(filter(None, names))]
+    if not isinstance(annotator, Annotator):
+        annotator = Annotator(cast(Kind, annotator), may_copy=True)  # which refuses other words
+    terms = [find_term(name) for name in filter(None, names)]
+    if len({term.name for term in terms}) < len(terms):
+        twice = next(term.name for n, term in enumerate(terms) if term.name in [each.name for each in terms[:n]])
+        raise RecipeError(f"reward_funcs has {twice} twice; name it once, and give it a weight by args.reward_weights.")
+    theirs = {getattr(each, "__name__", "") for name, each in zip(names, given, strict=True) if name is None}
+    if shared := sorted(theirs & {term.name for term in terms}):
+        raise RecipeError(f"reward_funcs has both {shared[0]} and a function of that name; rename the function.")
     if any(term.name == "semantic_entropy" for term in terms):
         raise RecipeError(
             "semantic_entropy needs a model that tells which texts mean the same; name it in a recipe (equivalence)."
@@ -83,6 +94,9 @@ def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | s
 def _task(task: Task | str | None, names: Sequence[str]) -> Task:
     """Returns the task; without one, answers are boxed expressions and compared mathematically."""
     found = PromptsFile() if task is None else find_task(task) if isinstance(task, str) else task
+    if not isinstance(found, Task):
+        what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+        raise RecipeError(f"the task is {what}; give a name of `rlif tasks`, or an object of a class over Task.")
     if found.runs_code:
         raise RecipeError(
             f"the answers of task {found.name} are programs, which {names[0]} cannot read here; use `rlif train`."
@@ -93,6 +107,8 @@ def _task(task: Task | str | None, names: Sequence[str]) -> Task:
 def check_data(reward: InternalReward, dataset: Any, args: Any) -> None:
     """Refuses data and options that the rewards cannot be measured with, before a model is loaded."""
     names = getattr(dataset, "column_names", None)
+    if reward.terms and names is not None and "prompt" not in names:
+        raise DataError(f"the data set needs a column prompt; it has {', '.join(names) or 'no column'}.")
     if any(term.kind == "token" for term in reward.terms):
         refuse_images(reward, dict.fromkeys(names or ()))
     if reward.annotator.kind == "offline" and getattr(args, "sync_ref_model", False):
@@ -104,17 +120,20 @@ def check_data(reward: InternalReward, dataset: Any, args: Any) -> None:
         return
     column = next((name for name in GOLD_COLUMNS if name in names), None)
     if column is None:
-        raise DataError(
-            f"the reward {needing[0]} needs gold answers, in a column {', '.join(GOLD_COLUMNS[:-1])} or"
-            f" {GOLD_COLUMNS[-1]}; the data set has {', '.join(names)}."
-        )
-    if isinstance(dataset, datasets.Dataset) and all(value is None for value in dataset[column]):
+        raise DataError(no_gold(needing[0], names))
+    if isinstance(dataset, datasets.Dataset) and not any(golds_of(value) for value in dataset[column]):
         raise DataError(
             f"the reward {needing[0]} needs gold answers, and the column {column} is empty in every row; fill it, or"
             " use rewards without gold."
         )
     if getattr(args, "remove_unused_columns", False):
         raise RecipeError(f"the reward {needing[0]} reads the column {column}; set remove_unused_columns=False.")
+
+
+def check_prompt(prompt: Any) -> None:
+    """Refuses a prompt that is neither text nor a conversation, before the model would fail at it."""
+    if not isinstance(prompt, str | list) or not prompt:
+        raise DataError(f"a prompt of the data set is {prompt!r:.40}; expected text, or a list of messages.")
 
 
 def refuse_images(reward: InternalReward, row: Mapping[str, Any]) -> None:
@@ -130,6 +149,11 @@ def check_scaling(args: Any, normalisation: Normalisation | None, names: Sequenc
     Args:
         by_recipe: for `rlif train`, whose algorithm reinforce normalises advantages besides.
     """
+    if normalisation is not None and normalisation not in NORMALISATIONS:
+        raise RecipeError(f"unknown normalisation {normalisation!r}; {nearest(str(normalisation), NORMALISATIONS)}")
+    weights = getattr(args, "reward_weights", None) or []
+    if (names or normalisation) and not all(isinstance(w, Real) and math.isfinite(w) for w in weights):
+        raise RecipeError(f"reward_weights is {weights}; weights are finite numbers.")
     if normalisation is None:
         if scaling := [name for name in names if name in FACTORS]:
             raise RecipeError(

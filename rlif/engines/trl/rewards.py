@@ -10,7 +10,7 @@ process that holds its first row. An error on one process is raised on all, or t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from rlif.answers.extraction import last_boxed
 from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.engines.trl.measuring.processes import on_all
 from rlif.engines.trl.measuring.rollout import Rollout
-from rlif.errors import RecipeError, RewardError
+from rlif.errors import DataError, RecipeError, RewardError
 from rlif.graders import Batch
 from rlif.own import is_own
 from rlif.rewards.mixing import Mixer
@@ -207,6 +207,10 @@ class InternalReward:
             return [self.problems[n] for n in columns["problem"]] if "problem" in columns else None
         if not any(term.gold or term.rows != "all" or is_own(term.name) for term in self.terms):
             return None
+        needing = [term.name for term in self.terms if term.gold]
+        if needing and self._training and columns.keys().isdisjoint(GOLD_COLUMNS):  # a stream names no columns before
+            given = columns.keys() - {"trainer_state", "log_extra", "log_metric"}
+            raise DataError(no_gold(needing[0], ["prompt", *sorted(given)]))
         cells = next((columns[name] for name in GOLD_COLUMNS if name in columns), [None] * len(rows))
         golds = [golds_of(cell) for cell in cells]
         return [
@@ -351,10 +355,27 @@ def _by_token(stats: TokenStats | None, count: int) -> list[torch.Tensor | None]
     ]
 
 
+def no_gold(name: str, columns: Iterable[str]) -> str:
+    """Says that a data set has no column of gold answers."""
+    return (
+        f"the reward {name} needs gold answers, in a column {', '.join(GOLD_COLUMNS[:-1])} or {GOLD_COLUMNS[-1]};"
+        f" the data set has {', '.join(columns)}."
+    )
+
+
 def golds_of(value: Any) -> list[str]:
-    """Reads right answers from a cell: one or a list; the last box of a worked solution, or what follows ####."""
+    """Reads right answers from a cell: one or a list; the last box of a worked solution, or what follows ####.
+
+    None, NaN and empty text are no answers.
+
+    Raises:
+        DataError: a mapping, a conversation among them, which no answer equals.
+    """
     values = value if isinstance(value, list | tuple) else [value]
-    texts = [str(each) for each in values if each is not None and str(each).strip()]
+    for each in values:
+        if isinstance(each, Mapping | list | tuple):
+            raise DataError(f"a gold answer is {each!r:.60}; expected text or a number, or a list of them.")
+    texts = [str(each) for each in values if each is not None and each == each and str(each).strip()]
     return [last_boxed(text) or text.rpartition("####")[2].strip() for text in texts]
 
 

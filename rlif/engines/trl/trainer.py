@@ -31,7 +31,7 @@ from rlif.engines.trl.measuring.annotator import Annotator, Shadow
 from rlif.engines.trl.measuring.passes import in_shards
 from rlif.engines.trl.measuring.rollout import Rollout
 from rlif.engines.trl.measuring.verification import Verification
-from rlif.engines.trl.names import check_data, check_scaling, refuse_images, resolve
+from rlif.engines.trl.names import check_data, check_prompt, check_scaling, refuse_images, resolve
 from rlif.engines.trl.rewards import Column, InternalReward
 from rlif.engines.trl.vllm import Capture, colocated, restore_seed, with_capture_processor
 from rlif.errors import RecipeError
@@ -43,6 +43,8 @@ from rlif.signals.token_confidence import TOP_K
 from rlif.tasks import Task
 from rlif.tasks.chat_template import Chat
 from rlif.tasks.rendering import encode_all, ends_of
+
+THEIRS = (TheirGRPOTrainer, TheirRLOOTrainer)
 
 
 class InternalFeedback(Verification):
@@ -64,6 +66,16 @@ class InternalFeedback(Verification):
     scales = False
     chat: Chat | None = None
 
+    def __init_subclass__(cls, **kwargs: Any):
+        """Refuses a subclass whose trainer comes before the mixin, so that TRL would read the names."""
+        super().__init_subclass__(**kwargs)
+        before = [base for base in cls.__mro__[: cls.__mro__.index(InternalFeedback)] if issubclass(base, THEIRS)]
+        if theirs := next((base for base in before if not issubclass(base, InternalFeedback)), None):
+            raise RecipeError(
+                f"the class {cls.__name__} has {theirs.__name__} before InternalFeedback; put InternalFeedback first"
+                " among its bases."
+            )
+
     def __init__(
         self,
         *args: Any,
@@ -79,7 +91,7 @@ class InternalFeedback(Verification):
         first = dict(zip(("model", "reward_funcs", "args", "train_dataset"), args, strict=False)) | kwargs
         self.by_recipe = isinstance(first.get("reward_funcs"), InternalReward)
         functions, self.reward = resolve(first.get("reward_funcs"), task, annotator)
-        self._check(first, normalisation)
+        self._check(first, normalisation, vllm_capture)
         given = [functions if n == 1 else each for n, each in enumerate(args)]
         kwargs |= {"reward_funcs": functions} if len(args) < 2 else {}
         trains_on = hasattr(first.get("model"), "get_base_model")  # an adapter; with it off the model is not its start
@@ -94,7 +106,7 @@ class InternalFeedback(Verification):
         if guard is not None and guard is not False:
             self.callback_handler.callbacks.insert(0, Watch(guard, self))
 
-    def _check(self, given: Mapping[str, Any], normalisation: Normalisation | None) -> None:
+    def _check(self, given: Mapping[str, Any], normalisation: Normalisation | None, vllm_capture: bool) -> None:
         """Refuses what cannot work, before a model is loaded."""
         self.measures = self.by_recipe or bool(self.reward.needs)
         self.needs, self.measured = frozenset(self.reward.needs), self.reward.annotator
@@ -102,6 +114,8 @@ class InternalFeedback(Verification):
         scaling = self.reward.mixer.sum_normaliser.kind if self.by_recipe else normalisation
         check_scaling(given.get("args"), scaling, names, by_recipe=self.by_recipe)
         check_data(self.reward, given.get("train_dataset"), given.get("args"))
+        if vllm_capture and not self.by_recipe and not getattr(given.get("args"), "use_vllm", False):
+            raise RecipeError("vllm_capture reads self-certainty inside vLLM; set use_vllm=True, or leave it out.")
 
     def _prepare_rewards(self, normalisation: Normalisation | None) -> None:
         """Names the columns of TRL's matrix, and sets up what scales and mixes them."""
@@ -205,6 +219,7 @@ class InternalFeedback(Verification):
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         if self.needs:
             for row in inputs:
+                check_prompt(row.get("prompt"))
                 refuse_images(self.reward, row)
         if self.measures and not self.in_turns:
             self.verify_signal(None if self.shows_prompts else [row["prompt"] for row in inputs])

@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from types import SimpleNamespace
-from typing import Any
 
 import datasets
 import pytest
 import torch
 import trl
 from support.models import byte_tokenizer, tiny_model
-from support.trainers import LORA, OPTIONS, PROMPTS, Lengths, sums
+from support.trainers import LORA, PROMPTS, Lengths, make, sums, trained, upper
 from transformers import TrainerCallback
 from trl.extras.profiling import ProfilingContext
 
-import rlif
 from rlif.engines.trl.trainer import InternalGRPOTrainer
-from rlif.errors import DataError, RecipeError
+from rlif.errors import RecipeError
 from rlif.rewards.mixing import Normaliser
 from rlif.tasks import Task
 from rlif.trl import Annotator, GRPOTrainer, Guard, InternalFeedback, RLOOTrainer
@@ -32,31 +30,6 @@ def ending_model():
     with torch.no_grad():
         model.lm_head.weight[byte_tokenizer().eos_token_id] *= 4
     return model
-
-
-def make(reward_funcs, trainer_class=GRPOTrainer, tmp_path="out", rows=None, ours=None, **options):
-    """Makes a trainer as a script for TRL does; `ours` are keywords of the trainer itself."""
-    config = trl.RLOOConfig if issubclass(trainer_class, trl.RLOOTrainer) else trl.GRPOConfig
-    rows = {"prompt": PROMPTS * 4} if rows is None else rows
-    ours = dict(ours or {})
-    model = ours.pop("model", None) or tiny_model()
-    if options.get("beta"):  # TRL loads the reference from the model's folder
-        model.save_pretrained(tmp_path)
-        model.config._name_or_path = str(tmp_path)
-    return trainer_class(
-        model=model,
-        reward_funcs=reward_funcs,
-        args=config(**{**OPTIONS, "max_steps": 2, "output_dir": str(tmp_path)} | options),
-        train_dataset=datasets.Dataset.from_dict(rows) if isinstance(rows, dict) else rows,
-        processing_class=byte_tokenizer(),
-        **ours,
-    )
-
-
-def trained(*args: Any, **options: Any) -> Any:
-    trainer = make(*args, **options)
-    trainer.train()
-    return trainer
 
 
 def logs(trainer):
@@ -73,10 +46,6 @@ def same(first, second):
 
 def without_times(rows):
     return [{key: value for key, value in row.items() if "time" not in key and "second" not in key} for row in rows]
-
-
-def upper(completions, **_):
-    return [sum(map(str.isupper, text)) / 12 for text in completions]
 
 
 def sometimes(completions, **_):
@@ -344,63 +313,3 @@ def test_the_guard_watches_without_a_run_folder(tmp_path, caplog):
 
 def test_old_names_go_on_working():
     assert InternalGRPOTrainer is GRPOTrainer
-
-
-GOLDLESS = r"accuracy needs gold answers, in a column gold, answer or solution; the data set has prompt\."
-WRONG = {
-    "misspelt": (["self_certanty"], {}, r"unknown reward 'self_certanty'; did you mean 'self_certainty'\?"),
-    "one word": (["certainty_of_mine"], {}, r"unknown reward 'certainty_of_mine'"),
-    "two scalings": (
-        "self_certainty",
-        {"normalisation": "group_std", "scale_rewards": "batch"},
-        "scale_rewards='batch'",
-    ),
-    "aggregation": (
-        ["self_certainty", upper],
-        {"normalisation": "group_std", "multi_objective_aggregation": "normalize_then_sum"},
-        "multi_objective_aggregation='normalize_then_sum' and normalisation='group_std' scale the rewards",
-    ),
-    "no gold": ("accuracy", {}, GOLDLESS),
-    "annotator": ("self_certainty", {"annotator": "ofline"}, "unknown annotator 'ofline'; did you mean 'offline'"),
-    "annotator of none": (
-        upper,
-        {"annotator": "offline"},
-        "chooses the model that measures confidence; no reward does",
-    ),
-    "factor": ("seed_grpo", {}, "pass normalisation='group_std'"),
-    "programs": ("plurality_vote", {"task": "humaneval"}, "are programs, which plurality_vote cannot read here"),
-    "texts": ("semantic_entropy", {}, "needs a model that tells which texts mean the same"),
-    "old name": ("group_confidence", {}, "is now called mean_token_confidence"),
-    "guard": ("self_certainty", {"guard": {"kll": 1}}, r"guard\.kll"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_bad_input_gets_one_sentence(case, tmp_path):
-    functions, given, message = WRONG[case]
-    ours = {name: given[name] for name in ("normalisation", "annotator", "guard", "task") if name in given}
-    options = {name: value for name, value in given.items() if name not in ours}
-    with pytest.raises(rlif.RlifError, match=message) as caught:
-        make(functions, tmp_path=tmp_path, ours=ours, **options)
-    assert "\n" not in str(caught.value) and str(caught.value).endswith((".", "?"))
-
-
-def test_images_and_empty_gold_are_refused(tmp_path):
-    rows = {"prompt": CHATS, "image": ["a.png"] * 4}
-    with pytest.raises(RecipeError, match="measured on text alone, and the data set has images"):
-        make("self_certainty", tmp_path=tmp_path, rows=rows)
-    rows = {"prompt": CHATS, "gold": [None] * 4}
-    with pytest.raises(DataError, match="the column gold is empty in every row"):
-        make("accuracy", tmp_path=tmp_path, rows=rows)
-
-
-def test_a_plain_trainer_refuses_what_is_ours(tmp_path):
-    ours = make("self_certainty", tmp_path=tmp_path)
-    made = make(ours.reward_funcs[:], trl.GRPOTrainer, tmp_path)
-    with pytest.raises(RecipeError, match=r"belongs to a trainer of rlif\.trl"):
-        made.train()
-    with pytest.raises(RecipeError, match=r"rlif\.SIGNALS\['self_certainty'\] reads statistics, not completions"):
-        make(rlif.SIGNALS["self_certainty"], trl.GRPOTrainer, tmp_path).train()
-    assert make(rlif.SIGNALS["self_certainty"], tmp_path=tmp_path).reward_func_names == ["self_certainty"]
-    with pytest.raises(RecipeError, match="was made for another trainer"):
-        make(ours.reward_funcs[:], tmp_path=tmp_path)

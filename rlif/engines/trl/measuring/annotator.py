@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,7 +27,7 @@ from transformers import TrainerCallback
 
 from rlif.config.recipe import Annotator as Kind
 from rlif.config.steps import no_start
-from rlif.errors import DataError, MachineError, RecipeError
+from rlif.errors import DataError, MachineError, RecipeError, nearest
 
 FILE = "annotator.safetensors"  # in a checkpoint
 
@@ -40,6 +40,14 @@ class Annotator:
     decay: float = 0.99  # d, of ema
     every: int = 10  # k, of lagged
     may_copy: bool = False  # whether offline may keep a copy where nothing else holds the start
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise RecipeError(f"unknown annotator {self.kind!r}; {nearest(str(self.kind), get_args(Kind))}")
+        if not 0 < self.decay < 1:
+            raise RecipeError(f"the annotator's decay must lie between 0 and 1, got {self.decay}.")
+        if self.every < 1:
+            raise RecipeError(f"the annotator's `every` must be a number of steps from 1, got {self.every}.")
 
     def follows(self) -> bool:
         return self.kind in ("ema", "lagged")

@@ -1,0 +1,152 @@
+"""Tests what the trainers of rlif.trl refuse, and what a plain one does."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import datasets
+import pytest
+import trl
+from support.trainers import PROMPTS, make, trained, upper
+
+import rlif
+from rlif.errors import DataError, RecipeError
+from rlif.graders import GRADERS
+from rlif.signals import GROUP_SIGNALS
+from rlif.tasks import Task
+from rlif.trl import Annotator, InternalFeedback
+
+CHATS = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+
+
+def length(completions, **_):
+    return [float(len(text)) for text in completions]
+
+
+GOLDLESS = r"accuracy needs gold answers, in a column gold, answer or solution; the data set has prompt\."
+WRONG = {
+    "misspelt": (["self_certanty"], {}, r"unknown reward 'self_certanty'; did you mean 'self_certainty'\?"),
+    "one word": (["certainty_of_mine"], {}, r"unknown reward 'certainty_of_mine'"),
+    "two scalings": (
+        "self_certainty",
+        {"normalisation": "group_std", "scale_rewards": "batch"},
+        "scale_rewards='batch'",
+    ),
+    "aggregation": (
+        ["self_certainty", upper],
+        {"normalisation": "group_std", "multi_objective_aggregation": "normalize_then_sum"},
+        "multi_objective_aggregation='normalize_then_sum' and normalisation='group_std' scale the rewards",
+    ),
+    "no gold": ("accuracy", {}, GOLDLESS),
+    "annotator": ("self_certainty", {"annotator": "ofline"}, "unknown annotator 'ofline'; did you mean 'offline'"),
+    "annotator of none": (
+        upper,
+        {"annotator": "offline"},
+        "chooses the model that measures confidence; no reward does",
+    ),
+    "factor": ("seed_grpo", {}, "pass normalisation='group_std'"),
+    "programs": ("plurality_vote", {"task": "humaneval"}, "are programs, which plurality_vote cannot read here"),
+    "texts": ("semantic_entropy", {}, "needs a model that tells which texts mean the same"),
+    "old name": ("group_confidence", {}, "is now called mean_token_confidence"),
+    "guard": ("self_certainty", {"guard": {"kll": 1}}, r"guard\.kll"),
+    "guard by a word": ("self_certainty", {"guard": "stop"}, "guard is 'stop'; give True, or a mapping"),
+    "twice": (["self_certainty", upper, rlif.SIGNALS["self_certainty"]], {}, "reward_funcs has self_certainty twice"),
+    "shared name": (["length", length], {}, "has both length and a function of that name; rename the function"),
+    "capture without vllm": ("self_certainty", {"vllm_capture": True}, "set use_vllm=True, or leave it out"),
+    "number": (["self_certainty", 3], {}, "reward_funcs has a int; give a name, a function"),
+    "mapping": ({"self_certainty": 1.0}, {}, "reward_funcs has a dict"),
+    "normalisation": ("self_certainty", {"normalisation": "groupstd"}, "'groupstd'; did you mean 'group_std'"),
+    "weights": (["self_certainty", upper], {"reward_weights": [1.0, math.nan]}, "weights are finite numbers"),
+    "annotator of no word": ("self_certainty", {"annotator": None}, "unknown annotator None"),
+    "class of a task": ("plurality_vote", {"task": Task}, "the task is the class Task; give a name of `rlif tasks`"),
+    "no prompts": ("self_certainty", {"rows": {"question": PROMPTS}}, "needs a column prompt; it has question"),
+    "empty golds": ("accuracy", {"rows": {"prompt": PROMPTS, "gold": [math.nan] * len(PROMPTS)}}, "gold is empty"),
+    "golds of no use": (
+        "accuracy",
+        {"rows": {"prompt": PROMPTS, "gold": [{"a": "4"}] * len(PROMPTS)}},
+        "a gold answer",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_bad_input_gets_one_sentence(case, tmp_path):
+    functions, given, message = WRONG[case]
+    ours = {
+        name: given[name] for name in ("normalisation", "annotator", "guard", "task", "vllm_capture") if name in given
+    }
+    options: dict[str, Any] = {name: value for name, value in given.items() if name not in ours}
+    with pytest.raises(rlif.RlifError, match=message) as caught:
+        make(functions, tmp_path=tmp_path, ours=ours, **options)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith((".", "?"))
+
+
+def test_images_and_empty_gold_are_refused(tmp_path):
+    rows = {"prompt": CHATS, "image": ["a.png"] * 4}
+    with pytest.raises(RecipeError, match="measured on text alone, and the data set has images"):
+        make("self_certainty", tmp_path=tmp_path, rows=rows)
+    rows = {"prompt": CHATS, "gold": [None] * 4}
+    with pytest.raises(DataError, match="the column gold is empty in every row"):
+        make("accuracy", tmp_path=tmp_path, rows=rows)
+
+
+def test_a_plain_trainer_refuses_what_is_ours(tmp_path):
+    ours = make("self_certainty", tmp_path=tmp_path)
+    made = make(ours.reward_funcs[:], trl.GRPOTrainer, tmp_path)
+    with pytest.raises(RecipeError, match=r"belongs to a trainer of rlif\.trl"):
+        made.train()
+    with pytest.raises(RecipeError, match=r"rlif\.SIGNALS\['self_certainty'\] reads statistics, not completions"):
+        make(rlif.SIGNALS["self_certainty"], trl.GRPOTrainer, tmp_path).train()
+    assert make(rlif.SIGNALS["self_certainty"], tmp_path=tmp_path).reward_func_names == ["self_certainty"]
+    with pytest.raises(RecipeError, match="was made for another trainer"):
+        make(ours.reward_funcs[:], tmp_path=tmp_path)
+    for table in (GROUP_SIGNALS, GRADERS):
+        name, function = next(iter(table.items()))
+        with pytest.raises(RecipeError, match=f"{name} reads a (Group|Batch), not completions; import the trainer"):
+            make(function, trl.GRPOTrainer, tmp_path).train()
+        assert make(function, tmp_path=tmp_path, rows={"prompt": PROMPTS, "gold": PROMPTS}).reward_func_names == [name]
+
+
+@pytest.mark.parametrize("prompt", [5, "", None])
+def test_prompts_of_another_kind_are_refused(prompt, tmp_path):
+    with pytest.raises(DataError, match=rf"a prompt of the data set is {prompt!r}; expected text"):
+        make("self_certainty", tmp_path=tmp_path, rows={"prompt": [prompt] * 16}).train()
+
+
+def test_options_of_an_annotator_are_checked():
+    for options, message in (
+        ({"kind": "emaa"}, "unknown annotator 'emaa'; did you mean 'ema'"),
+        ({"kind": "ema", "decay": 1.5}, "decay must lie between 0 and 1, got 1.5"),
+        ({"kind": "lagged", "every": 0}, "a number of steps from 1, got 0"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            Annotator(**options)
+
+
+def test_the_mixin_comes_before_the_trainer():
+    with pytest.raises(
+        RecipeError, match="class Late has GRPOTrainer before InternalFeedback; put InternalFeedback first"
+    ):
+        type("Late", (trl.GRPOTrainer, InternalFeedback), {})
+    with pytest.raises(RecipeError, match="class Alone has no trainer of TRL among its bases"):
+        type("Alone", (InternalFeedback,), {})(reward_funcs="self_certainty")
+
+
+def test_a_stream_without_gold_is_refused_at_the_first_rollout(tmp_path):
+    rows = datasets.IterableDataset.from_generator(lambda: ({"prompt": prompt} for prompt in PROMPTS * 4))
+    with pytest.raises(rlif.RlifError, match=GOLDLESS):
+        make(["self_certainty", "accuracy"], tmp_path=tmp_path, rows=rows).train()
+
+
+def test_a_checkpoint_without_ours_is_resumed_or_refused(tmp_path):
+    trained(["self_certainty"], tmp_path=tmp_path, max_steps=1, save_steps=1, save_strategy="steps")
+    more = {"normalisation": "group_std", "guard": True}
+    resumed = make(["self_certainty"], tmp_path=tmp_path, ours=more, save_steps=1, save_strategy="steps")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert (tmp_path / "checkpoint-2/trainer_state.json").is_file()
+    other = make(["self_certainty", upper], tmp_path=tmp_path, ours=more, max_steps=3)
+    with pytest.raises(
+        RecipeError, match="written without the reward upper; resume it with the rewards self_certainty"
+    ):
+        other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))

@@ -115,6 +115,7 @@ def passed_in(project: Path, *names: str) -> set[str]:
     return set(re.findall(r"::(\S+) PASSED", done.stdout))
 
 
+@pytest.mark.sweep
 def test_the_worked_example_passes_its_tests(tmp_path):
     """A copy of the project gets the file, line, row and test that the page shows."""
     for name in ("rlif", "tests", "docs"):

@@ -84,8 +84,15 @@ def reports(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize("width", [390, 1400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [
+        ("light", 1400),
+        ("dark", 390),
+        pytest.param("light", 390, marks=pytest.mark.sweep),
+        pytest.param("dark", 1400, marks=pytest.mark.sweep),
+    ],
+)
 def test_every_figure_has_marks_and_nothing_overflows(reports, open_page, width, scheme):
     for name, figures in (("one", 15), ("both", 20)):
         page = open_page(reports[name], viewport={"width": width, "height": 900}, color_scheme=scheme)

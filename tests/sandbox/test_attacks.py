@@ -26,6 +26,7 @@ def test_no_attack_succeeds():
     assert [found for found in sandbox_attacks.survivors().values() if found] == []
 
 
+@pytest.mark.sweep
 @sandboxed
 def test_no_attack_succeeds_on_another_user():
     """Runs the attacks as user nobody with the system's Python: only root needs two steps to enter the sandbox."""
@@ -102,6 +103,7 @@ def sequence(attacks: list[tuple[str, Attack]], **options: int) -> dict[str, str
     }
 
 
+@pytest.mark.sweep
 @sandboxed
 def test_no_sequence_of_programs_ends_an_evaluation():
     """Each ends itself only, in one sandbox, whatever it does to itself, its children and whoever waits for it."""

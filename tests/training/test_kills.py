@@ -97,6 +97,7 @@ def killed_then_resumed(case, tmp_path, model_folder, *saboteurs):
     return outcome(tmp_path / "run")
 
 
+@pytest.mark.sweep
 def test_a_run_killed_again_and_again(tmp_path, model_folder, whole):
     assert killed_then_resumed("full", tmp_path, model_folder, *AGAIN_AND_AGAIN) == whole("full")
 

@@ -14,17 +14,13 @@ EXAMPLE = "examples/two_lines.py"
 QUICK = ["evaluate={}", "guard.prompt_check=0"]
 
 
-@pytest.mark.parametrize("steps", [1, pytest.param(30, marks=pytest.mark.sweep)])
-def test_the_script_ends_where_the_demo_ends(steps, tmp_path, monkeypatch):
+@pytest.mark.sweep
+def test_the_script_ends_where_the_demo_ends(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    script = load(EXAMPLE)
-    if steps < 30:
-        monkeypatch.setattr(script, "accuracy", lambda *_: 0.0)
-    trainer, (before, after) = script.main(steps, str(tmp_path / "out"))
-    recipe = rlif.load_recipe("demo", [f"training.max_steps={steps}", f"output={tmp_path}", *QUICK])
+    trainer, (before, after) = load(EXAMPLE).main(output=str(tmp_path / "out"))
+    recipe = rlif.load_recipe("demo", [f"output={tmp_path}", *QUICK])
     run = rlif.train(recipe, console=Console(quiet=True))
     trained = load_file(run.path / "model/model.safetensors")
     weights = {name: p.detach() for name, p in trainer.model.named_parameters() if name in trained}
     assert len(weights) > 10 and all(torch.equal(trained[name], weights[name]) for name in weights)
-    if steps == 30:
-        assert before < 0.2 and after > 0.7
+    assert before < 0.2 and after > 0.7

@@ -31,10 +31,8 @@ def changes(name):
     return FEWER[name] | (SMALL if "STEPS" in str(FEWER[name]) else {})
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, id=path.stem, marks=[] if path.stem == "scoring" else pytest.mark.sweep) for path in NOTEBOOKS],
-)
+@pytest.mark.sweep
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_its_outputs_are_kept(path, monkeypatch):
     pytest.importorskip("nbclient", reason="no nbclient; pip install -e .[dev]")
     pytest.importorskip("ipykernel", reason="no ipykernel; pip install -e .[dev]")

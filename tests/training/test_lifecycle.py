@@ -207,6 +207,15 @@ def leveldb_records(data: bytes, start: int) -> Iterator[bytes]:
             parts = b""
 
 
+def assert_both_names(seen: dict[int | None, dict[str, float]], run: Run) -> None:
+    """Compares what a tracker has of each step with the run folder."""
+    for row in run.metrics():
+        for theirs, ours in TRLS_NAMES.items():
+            assert seen[row["step"]][f"train/{theirs}"] == pytest.approx(row[ours])
+            assert seen[row["step"]][f"train/{ours}"] == pytest.approx(row[ours])
+    assert seen[4]["eval/clock/accuracy"] == run.evaluations()["clock"][4]["accuracy"]["mean"]
+
+
 def test_wandb_offline_shows_the_metrics_by_both_names(tmp_path, model_folder, monkeypatch):
     """The file that `wandb sync` would upload is read back."""
     wandb = pytest.importorskip("wandb", reason="no wandb; pip install wandb")
@@ -224,11 +233,7 @@ def test_wandb_offline_shows_the_metrics_by_both_names(tmp_path, model_folder, m
         record.ParseFromString(data)
         row = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
         seen.setdefault(row.get("train/global_step"), {}).update(row)
-    for row in run.metrics():
-        for theirs, ours in TRLS_NAMES.items():
-            assert seen[row["step"]][f"train/{theirs}"] == pytest.approx(row[ours])
-            assert seen[row["step"]][f"train/{ours}"] == pytest.approx(row[ours])
-    assert seen[4]["eval/clock/accuracy"] == run.evaluations()["clock"][4]["accuracy"]["mean"]
+    assert_both_names(seen, run)
 
 
 def test_trackio_shows_the_metrics_by_both_names(tmp_path, model_folder, monkeypatch):
@@ -240,14 +245,10 @@ def test_trackio_shows_the_metrics_by_both_names(tmp_path, model_folder, monkeyp
     assert done.returncode == 0, done.stderr
     (database,) = (tmp_path / "trackio").glob("*.db")
     logged = [json.loads(row) for (row,) in sqlite3.connect(database).execute("SELECT metrics FROM metrics")]
-    run, seen = Run.open(tmp_path / "tracked"), {}
+    seen: dict[int | None, dict[str, float]] = {}
     for row in logged:
         seen.setdefault(row.get("train/global_step"), {}).update(row)
-    for row in run.metrics():
-        for theirs, ours in TRLS_NAMES.items():
-            assert seen[row["step"]][f"train/{theirs}"] == pytest.approx(row[ours])
-            assert seen[row["step"]][f"train/{ours}"] == pytest.approx(row[ours])
-    assert seen[4]["eval/clock/accuracy"] == run.evaluations()["clock"][4]["accuracy"]["mean"]
+    assert_both_names(seen, Run.open(tmp_path / "tracked"))
 
 
 def test_tensorboard_shows_the_same_metrics_by_the_same_names(tmp_path, model_folder):

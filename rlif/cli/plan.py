@@ -137,11 +137,12 @@ def _show_time(setting: Setting, task: Task, problems: int | None) -> None:
     try:
         steps = recipe.training.get("max_steps", -1)
         if steps <= 0:
-            problems = problems or len(
-                task.load(recipe.split, source=recipe.source, limit=recipe.limit, seed=recipe.seed)
-            )
-            steps = plan_steps(recipe, problems, setting.trainers).steps
+            data = {"source": recipe.source, "limit": recipe.limit, "seed": recipe.seed}
+            number = len(task.load(recipe.split, **data)) if problems is None else problems
+            steps = plan_steps(recipe, number, setting.trainers).steps
     except RlifError as error:
+        if problems is not None:
+            raise
         print_text(f"updates of the run unknown: {error}")
         return
     hours = steps * time.total / 3600

@@ -48,25 +48,35 @@ def watch(
         every: seconds between updates.
 
     Raises:
-        DataError: there is no run folder, with `once` or without a terminal.
+        RlifError: with `once` or without a terminal, none of them is a run folder.
     """
     console = console or Console()
     paths = [Path(path) for path in ([runs] if isinstance(runs, str | Path) else runs)]
     if once or not console.is_terminal:
-        console.print(table([read_history(path) for path in paths]))
+        histories, errors = _read(paths)
+        if not histories:
+            raise errors[paths[0]]
+        console.print(Group(table(histories), *map(Text, map(str, errors.values()))))
         return
     with Live(console=console, refresh_per_second=4, transient=False) as live, _keys() as pressed:
         while True:
-            histories, waiting = [], []
-            for path in paths:
-                try:
-                    histories.append(read_history(path))
-                except RlifError:
-                    waiting.append(Text(f"waiting for {path} ..."))
+            histories, errors = _read(paths)
+            waiting = [Text(f"waiting for {path} ...") for path in errors]
             live.update(Group(*([table(histories)] if histories else []), *waiting), refresh=True)
             finished = not waiting and all(history.summary for history in histories)
             if finished or "q" in pressed(every):
                 return
+
+
+def _read(paths: Sequence[Path]) -> tuple[list[History], dict[Path, RlifError]]:
+    """Reads the runs that are there; returns the errors of the others too."""
+    histories, errors = [], {}
+    for path in paths:
+        try:
+            histories.append(read_history(path))
+        except RlifError as error:
+            errors[path] = error
+    return histories, errors
 
 
 def table(histories: Sequence[History]) -> Group:

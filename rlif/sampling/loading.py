@@ -28,6 +28,8 @@ PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 def model_path(recipe: Recipe) -> str:
     """Returns what from_pretrained takes: a folder's absolute path, or a hub name; refuses pickles not allowed."""
+    if not recipe.model.strip():
+        raise ModelError("the model has no name; give a folder or a hub name.")
     if recipe.model in SHIPPED:
         return str(Path(str(resources.files("rlif"))) / SHIPPED[recipe.model])
     folder = Path(recipe.model).expanduser()

@@ -84,7 +84,7 @@ def test_a_table_that_is_far_too_wide_names_each_cell():
 @pytest.mark.parametrize(
     "args",
     [
-        ["plan", "intuitor-qwen2.5-3b-math", "--problems", "100"],
+        ["plan", "intuitor-qwen2.5-3b-math", "--problems", "1000"],
         ["plan", "demo", "--gpus", "1"],
         ["eval", "tiny-reasoner", "--tasks", "clock", "--limit", "2"],
         ["compare", str(ROOT / "results/demo.json")],

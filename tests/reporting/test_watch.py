@@ -117,6 +117,11 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         watch(tmp_path, once=True)
 
 
+def test_a_folder_without_a_run_hides_no_other_run(tmp_path):
+    text = shown(tmp_path / "none", make_run(tmp_path / "run", finished=False))
+    assert "run: step 12 of 12, logged " in text and "none is not a run folder" in " ".join(text.split())
+
+
 def test_tracebacks_of_rewards_are_named_by_watch_and_report(tmp_path, monkeypatch, capsys):
     run = make_run(tmp_path / "run", tasks=(), finished=False)
     (run / "errors").mkdir()

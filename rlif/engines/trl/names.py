@@ -43,6 +43,8 @@ def known_name(reward: Any) -> str | None:
     names = {*chain.from_iterable(TABLES.values()), *RENAMED}
     if reward in names or is_own(reward):
         return reward
+    if reward.startswith((".", "/", "~")) and not os.path.isdir(reward):
+        raise RecipeError(f"the reward {reward} is a path, and there is no such folder of a model.")
     if "/" in reward or os.path.isdir(reward):
         return None
     advice = nearest(reward, sorted(names))
@@ -61,7 +63,7 @@ def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | s
     given = list(reward_funcs) if several else [] if reward_funcs is None else [reward_funcs]
     for each in given:
         if not callable(each) and not isinstance(each, str):
-            raise RecipeError(f"reward_funcs has a {type(each).__name__}; give a name, a function, a model or a list.")
+            raise RecipeError(f"reward_funcs has {each!r:.40}; give a name, a function, a model or a list.")
         if isinstance(each, InternalReward | Column):
             raise RecipeError(
                 f"the reward {each.__name__} was made for another trainer; name it instead: 'self_certainty'."

@@ -170,7 +170,10 @@ def test_dry_run_prints_what_it_knows_and_ends_with_what_stops_the_run(monkeypat
         (["train", "demo", "max_prompt_tokens=3"], "all 2048 prompts are longer than max_prompt_tokens (3)"),
         (["train", "demo", "model=/nowhere/model"], "no such model folder"),
         (["eval", "", "--tasks", "clock"], "the model has no name; give a folder or a hub name"),
-        (["plan", "demo", "--gpus", "1", "--problems", "8"], "8 problems are too few for one rollout of 32"),
+        (
+            ["plan", "demo", "training.max_steps=-1", "--gpus", "1", "--problems", "8"],
+            "8 problems are too few for one rollout of 32",
+        ),
         (["train", "demo", "model=nobody/nothing"], "cannot load the model 'nobody/nothing'"),
         (["train", "demo", "task=prompts"], "source=PATH"),
         (["train", "demo", "task=prompts", "source=/nowhere.txt"], "no such data file"),

@@ -19,7 +19,7 @@ except RlifError:
 needs_package = pytest.mark.skipif(not FAMILIES, reason="no reasoning-gym; pip install 'rlif[reasoning-gym]'")
 EVERY_DAY = ("chain_sum", "countdown", "n_queens", "polynomial_multiplication", "spiral_matrix")
 # A colouring of one graph may be one of another, and so may the moves of jugs. These are checked apart.
-MANY_RIGHT = ("graph_color", "jugs")
+MANY_RIGHT = ("graph_color", "jugs", "sokoban")
 
 
 def grades(family):
@@ -46,6 +46,35 @@ def test_gold_is_right_and_another_answer_is_wrong_in_every_family(family):
     problems, golds, others = grades(family)
     assert problems and all(golds) and not (all(others) if family in MANY_RIGHT else any(others))
     assert all(find_task(f"reasoning_gym/{family}").grade(p, "<answer>zzz</answer>") is False for p in problems)
+
+
+def solves(board: str, moves: str) -> bool:
+    """Plays sokoban: a move against a wall, or of a box that cannot move, changes nothing."""
+    cells = {(y, x): cell for y, line in enumerate(board.split("\n")) for x, cell in enumerate(line.split())}
+    walls, boxes, goals, (player,) = (
+        {place for place, cell in cells.items() if cell in kinds} for kinds in ("+", "@$", "X$%", "*%")
+    )
+    for move in moves:
+        dy, dx = {"U": (-1, 0), "D": (1, 0), "L": (0, -1), "R": (0, 1)}[move]
+        to, beyond = (player[0] + dy, player[1] + dx), (player[0] + 2 * dy, player[1] + 2 * dx)
+        if to in walls or (to in boxes and beyond in walls | boxes):
+            continue
+        if to in boxes:
+            boxes = boxes - {to} | {beyond}
+        player = to
+    return boxes <= goals
+
+
+@needs_package
+@pytest.mark.sweep
+def test_moves_of_another_sokoban_are_right_only_if_they_solve_this_one():
+    task = find_task("reasoning_gym/sokoban")
+    problems = task.load("test", limit=8)
+    for a in problems:
+        board = a.text.partition("Here is your puzzle:")[2].strip()
+        for b in problems:
+            assert task.grade(a, task.gold_completion(b)) == solves(board, b.gold)
+    assert all(solves(p.text.partition("Here is your puzzle:")[2].strip(), p.gold) for p in problems)
 
 
 @needs_package

@@ -219,6 +219,11 @@ class Recipe(Strict):
         rank = (self.lora or {}).get("r", 8)
         if not isinstance(rank, int) or rank < 1:
             raise ValueError(f"lora.r is {rank!r}; it must be a whole number from 1")
+        targets = (self.lora or {}).get("target_modules") or []
+        if not isinstance(targets, str) and not (
+            isinstance(targets, list) and all(isinstance(name, str) for name in targets)
+        ):
+            raise ValueError(f"lora.target_modules is {targets!r}; it must be a list of names, or a pattern")
         if self.training.get("sync_ref_model") and not self.resolved_training["beta"]:
             raise ValueError(
                 "training.sync_ref_model moves the reference model, and with training.beta 0 there is none; give beta a"

@@ -71,7 +71,9 @@ def test_a_path_without_its_package_is_skipped_with_a_reason(monkeypatch):
     assert "vllm: skipped" in step.summary([row])[-1]
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
+@pytest.mark.parametrize(
+    "device", [pytest.param("cpu", marks=pytest.mark.sweep), pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]
+)
 def test_the_gpu_suite_runs_small(device, tmp_path, monkeypatch):
     out = tmp_path / "bench-gpu"
     options = ["--device", device, "--shapes", "tiny", "--paths", "generate", "--rounds", "1", "--seeds", "1"]

@@ -107,6 +107,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("moments", MOMENTS)
 def test_two_processes_stop_at_the_same_checkpoint(moments, tmp_path, model_folder, two_whole):
     arguments = train_arguments(model_folder, tmp_path, *RARELY)

@@ -217,6 +217,7 @@ def test_rollback_equals_a_resume_with_the_larger_beta(tmp_path, model_folder, l
     assert step > 4 and same(weights(run, step), weights(fresh, step))
 
 
+@pytest.mark.sweep
 def test_the_run_stops_after_the_allowed_number_of_rollbacks(tmp_path, model_folder):
     """No beta can hold this limit, and no checkpoint exists yet: two rollbacks to the start, then a stop."""
     guard = QUICK | {"kl": 1e-12, "policy": "rollback", "strengthen": 2.0, "rollbacks": 2}
@@ -227,6 +228,7 @@ def test_the_run_stops_after_the_allowed_number_of_rollbacks(tmp_path, model_fol
     assert len(found["rollbacks"]) == 2 and len(alarms(run)) == 1
 
 
+@pytest.mark.sweep
 def test_a_run_resumed_after_a_rollback_keeps_its_larger_beta(tmp_path, model_folder, limit):
     guard = QUICK | {"kl": limit, "policy": "rollback", "strengthen": STRENGTHEN, "rollbacks": 1}
     run = train(tmp_path / "one", model_folder, guard, save_total_limit=9)

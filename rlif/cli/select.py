@@ -104,7 +104,7 @@ def select(
 
 def _scorer(model: str | None, rule: str, engine: str, **how: Any) -> Scorer | None:
     """Loads the scorer, if a model is given; it also computes a signal of one's own that the rule reads."""
-    from rlif.own import is_own
+    from rlif.files.own import is_own
     from rlif.selection.rules import find_rule
     from rlif.selection.scorer import load_scorer
 

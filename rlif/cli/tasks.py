@@ -17,7 +17,7 @@ def tasks(
 
     The first protocol of each task is its default. Classes in the folder `tasks` of the current one are named as well.
     """
-    from rlif.own import classes_in
+    from rlif.files.own import classes_in
     from rlif.tasks import TASKS, find_task
 
     rows = []

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlif import own
 from rlif.config.renamed import with_new_names
 from rlif.errors import RecipeError, nearest
+from rlif.files import own
 from rlif.files.yaml import read_yaml
 from rlif.tasks import absolute_task
 

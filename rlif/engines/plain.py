@@ -13,7 +13,7 @@ from typing import Any
 
 from rlif.config.recipe import Recipe
 from rlif.errors import DataError, RecipeError, nearest
-from rlif.own import is_own
+from rlif.files.own import is_own
 from rlif.scoring.statistics import score_completions
 from rlif.signals import RENAMED, SIGNALS, find_signal, windowed
 from rlif.signals.token_confidence import TOP_K, WINDOW

@@ -10,6 +10,7 @@ In reading order:
     lock      keeps a second process out of a folder or a file
     yaml      reads and writes YAML 1.2, with a limit on its size
     tables    reads rows of data: JSON, CSV, Parquet, text, or a data set of the hub
+    own       imports the user's own code, by dotted path or file, and checks what it returns
 
 There is no single front door: each file stands alone. Every folder above may import this one; it imports only
 `rlif.errors` and itself. A new format of data is one more branch in `tables.py`. A new log uses `jsonl.JsonLog`.

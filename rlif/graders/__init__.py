@@ -7,13 +7,13 @@ only if a recipe names such a grader. `FACTORS` holds functions that scale a rew
 Start with batch.py and accuracy.py. external.py calls reward functions written for TRL and reward models. Every other
 file is one grader, or a few of a kind.
 
-May import answers, tasks, errors, moved, own and types. Rewards and engines import this folder. To add one: one file,
+May import answers, tasks, files, errors and types. Rewards and engines import this folder. To add one: one file,
 one line in `GRADERS`, one test, and one row of docs/signals.md.
 """
 
 from collections.abc import Callable
 
-from rlif import own
+from rlif.files import own
 from rlif.graders.accuracy import accuracy
 from rlif.graders.batch import Batch as Batch
 from rlif.graders.controls import length, random, shortness

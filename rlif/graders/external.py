@@ -8,8 +8,8 @@
     a folder or a hub name     a sequence classifier with one output (RLHF); it reads prompt and completion, by its own
                                chat template where the prompts are conversations
 
-`rlif.own` finds the function; a file works as well, `rewards.py:function`. Importing it runs its code, so name only
-code that you trust. Models load without remote code, in eval mode. A wrong count, NaN, or an exception stops the run at
+`rlif.files.own` finds the function; a file works as well, `rewards.py:function`. Importing it runs its code, so name
+only code that you trust. Models load without remote code, in eval mode. A wrong count, NaN, or an exception stops the run at
 a checkpoint. None marks a completion that cannot be scored.
 """
 
@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from rlif import own
 from rlif.errors import ModelError, RecipeError, RewardError, first_line
+from rlif.files import own
 from rlif.graders.batch import Batch
 from rlif.scoring.head import longest_sequence
 from rlif.tasks.chat_template import WITH_TEMPLATE, Chat, reads, try_ahead

@@ -6,8 +6,8 @@ grader    an entry of `rlif.graders.GRADERS`: gold answers, form, controls
 function  `package.module:function` or `file.py:function`, written for TRL
 model     a folder or hub name with a `/`: a reward model
 
-Code of one's own (`rlif.own`) is a token signal, a group signal or a grader where its first parameter is annotated
-`TokenStats`, `Group` or `Batch`.
+Code of one's own (`rlif.files.own`) is a token signal, a group signal or a grader where its first parameter is
+annotated `TokenStats`, `Group` or `Batch`.
 """
 
 import os
@@ -17,10 +17,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from rlif import own
 from rlif.config.recipe import Recipe
 from rlif.config.schedule import ALWAYS, Rows, Weight
 from rlif.errors import DataError, RecipeError, nearest
+from rlif.files import own
 from rlif.graders import FACTORS, GRADERS, NEED_GOLD
 from rlif.graders.external import (
     GOLD,

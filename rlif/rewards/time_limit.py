@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from rlif.errors import Preempted, RewardError, RlifError, first_line
-from rlif.own import at
+from rlif.files.own import at
 
 
 class TimeOver(BaseException):

@@ -10,9 +10,9 @@ prompt of one's own is spelled out in the run folder, which then needs no file.
 from pathlib import Path
 from typing import Any
 
-from rlif import own
 from rlif.config.recipe import Recipe
 from rlif.errors import RecipeError
+from rlif.files import own
 from rlif.sampling.loading import SHIPPED
 from rlif.tasks import absolute_task
 from rlif.tasks.prompts import spelled_out

@@ -20,7 +20,7 @@ from rlif.errors import DataError
 from rlif.files.atomic import read_object, replace_file, writing
 from rlif.files.jsonl import JsonLog, different, plain
 from rlif.files.lock import locked
-from rlif.own import code_hashes
+from rlif.files.own import code_hashes
 from rlif.selection.samples import GroupSampler, Row, check_sample
 from rlif.selection.scorer import Scorer
 from rlif.tasks import Task

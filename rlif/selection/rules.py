@@ -29,9 +29,9 @@ from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
-from rlif import own
 from rlif.answers.clusters import Equal, by_problem, label, percentile, with_ids
 from rlif.errors import DataError, RecipeError, lookup
+from rlif.files import own
 from rlif.signals import RENAMED, SIGNALS, renamed
 from rlif.signals.own_signal import annotated_kind, token_signal
 

@@ -17,8 +17,8 @@ from rlif.config.loading import check_recipe
 from rlif.errors import DataError
 from rlif.files.atomic import is_number
 from rlif.files.jsonl import Row, read_lines
+from rlif.files.own import is_own
 from rlif.files.text import check_text
-from rlif.own import is_own
 from rlif.sampling.early_stop import PERCENTILE, EarlyStop, threshold
 from rlif.sampling.limits import check_fit
 from rlif.sampling.loading import load_config

@@ -22,9 +22,9 @@ from rlif.config.loading import check_recipe
 from rlif.errors import DataError, ModelError, RecipeError, RlifError
 from rlif.files.hashes import hash_weights
 from rlif.files.jsonl import Row
+from rlif.files.own import code_hashes, is_own
 from rlif.files.tables import names_of
 from rlif.files.text import check_text
-from rlif.own import code_hashes, is_own
 from rlif.sampling.limits import check_pair, check_tokenizer, check_tokens
 from rlif.sampling.loading import load_config, load_model, load_tokenizer, trained_with
 from rlif.scoring.head import head_of, longest_sequence

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial, update_wrapper
 from typing import Any, TypeVar, cast
 
-from rlif import own
 from rlif.errors import RecipeError, lookup
+from rlif.files import own
 from rlif.signals import token_confidence as confidence
 from rlif.signals.likelihood import likelihood, likelihood_sum
 from rlif.signals.negative_entropy import negative_entropy, negative_entropy_sum

@@ -13,8 +13,8 @@ from dataclasses import fields
 from functools import cache
 from typing import Any, Literal
 
-from rlif import own
 from rlif.errors import RecipeError, RewardError
+from rlif.files import own
 from rlif.types import Group, TokenStats
 
 TokenSignal = Callable[[TokenStats], list[float | None]]

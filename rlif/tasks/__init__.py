@@ -26,8 +26,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rlif import own
 from rlif.errors import RecipeError, nearest
+from rlif.files import own
 from rlif.tasks import reasoning_gym, verifiers
 from rlif.tasks.alpaca_eval import AlpacaEval
 from rlif.tasks.code.code_contests import CodeContests

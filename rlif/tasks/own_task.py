@@ -9,8 +9,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from rlif import own
 from rlif.errors import DataError, RecipeError
+from rlif.files import own
 from rlif.tasks.task import Mark, Protocol, Task
 from rlif.types import Problem
 
@@ -21,7 +21,7 @@ def own_task(name: str, taken: Collection[str]) -> Task:
     """Makes the task of a class of one's own, or takes an instance of one.
 
     Args:
-        name: as in `rlif.own`.
+        name: as in `rlif.files.own`.
         taken: names of tasks that ship.
     """
     found = own.load(name, "task")

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rlif import own
 from rlif.errors import DataError, RecipeError, lookup
+from rlif.files import own
 from rlif.files.yaml import read_yaml
 from rlif.types import Message
 

@@ -24,8 +24,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from rlif import own
 from rlif.errors import DataError, MachineError, RecipeError, first_line
+from rlif.files import own
 from rlif.tasks.miniature import split_of
 from rlif.tasks.reasoning_gym import parameters_of, same_text
 from rlif.tasks.rows import read_prompt

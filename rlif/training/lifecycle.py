@@ -9,10 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlif import own, progress
+from rlif import progress
 from rlif.config.recipe import Recipe
 from rlif.errors import RecipeError
 from rlif.exporting.card import write_card
+from rlif.files import own
 from rlif.files.atomic import sync, sync_tree
 from rlif.files.inside import remove
 from rlif.files.lock import locked

@@ -25,7 +25,7 @@ from rlif import progress
 from rlif.config.recipe import Recipe
 from rlif.config.steps import Plan, check_annotator, plan_steps
 from rlif.errors import ModelError, RecipeError
-from rlif.own import is_own
+from rlif.files.own import is_own
 from rlif.rewards.terms import check_gold, check_labels, check_terms
 from rlif.runs.paths import with_absolute_paths
 from rlif.sampling.loading import (

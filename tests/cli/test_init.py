@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from rlif.cli.init import NEXT
 from rlif.cli.main import app, main
-from rlif.own import load
+from rlif.files.own import load
 from rlif.rewards.terms import find_term
 from rlif.selection.rules import find_rule
 from rlif.tasks import find_task

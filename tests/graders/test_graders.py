@@ -24,12 +24,12 @@ from transformers import (
 )
 
 import rlif
-from rlif import own
 from rlif.errors import ModelError, RecipeError, RewardError
+from rlif.files import own
+from rlif.files.own import MOVED
 from rlif.graders import GRADERS, Batch
 from rlif.graders.external import import_function, reward_function, reward_model
 from rlif.graders.seed_grpo import agreement_factor
-from rlif.moved import MOVED
 from rlif.rewards.terms import find_term
 from rlif.tasks import TASKS
 from rlif.tasks.chat_template import Chat

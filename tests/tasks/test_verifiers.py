@@ -12,9 +12,9 @@ from support.models import byte_tokenizer, tiny_model
 
 import rlif
 from rlif.errors import DataError, MachineError, RecipeError, RlifError
+from rlif.files.own import is_own
 from rlif.graders.accuracy import accuracy
 from rlif.graders.batch import Batch
-from rlif.own import is_own
 from rlif.tasks import find_task, of_task, verifiers
 from rlif.tasks.labels import hide_labels
 

@@ -15,9 +15,9 @@ from rlif.config.recipe import Normalisation
 from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.engines.trl.rewards import GOLD_COLUMNS, Column, InternalReward, golds_of, no_gold
 from rlif.errors import DataError, RecipeError, nearest
+from rlif.files.own import is_own
 from rlif.graders import FACTORS
 from rlif.graders.external import import_function
-from rlif.own import is_own
 from rlif.rewards.mixing import NORMALISATIONS
 from rlif.rewards.terms import TABLES, find_term, kind_of
 from rlif.signals import RENAMED

@@ -23,8 +23,8 @@ from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.engines.trl.measuring.processes import on_all
 from rlif.engines.trl.measuring.rollout import Rollout
 from rlif.errors import DataError, RecipeError, RewardError
+from rlif.files.own import is_own
 from rlif.graders import Batch
-from rlif.own import is_own
 from rlif.rewards.mixing import Mixer
 from rlif.rewards.terms import Term
 from rlif.signals.self_certainty import token_self_certainty

@@ -25,13 +25,35 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from rlif.errors import RecipeError, RewardError, RlifError, first_line, nearest
-from rlif.moved import MOVED, where_moved
 
 NAMED = re.compile(r"(?:.+\.py|[^\W\d][\w.]*):[^\W\d][\w.]*")
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 LIBRARIES = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 MISSING = object()
 Value = TypeVar("Value")
+# Modules of the former flat layout that have other names now. The others are found in the folders by their names.
+MOVED = {
+    "rlif.config": "rlif.config.recipe and rlif.config.loading",
+    "rlif.disk": "rlif.files.atomic",
+    "rlif.graders.outside": "rlif.graders.external",
+    "rlif.grading": "rlif.answers.equality",
+    "rlif.guard": "rlif.guard.limits and rlif.guard.monitor",
+    "rlif.judge": "rlif.judging.judge",
+    "rlif.judged": "rlif.judging.annotations",
+    "rlif.meaning": "rlif.rewards.equivalence",
+    "rlif.policy": "rlif.sampling.loading",
+    "rlif.rewards": "rlif.rewards.mixing",
+    "rlif.rollout": "rlif.sampling.sampler and rlif.tasks.rendering",
+    "rlif.run": "rlif.runs.folder",
+    "rlif.sandbox": "rlif.sandbox.runner",
+    "rlif.scoring": "rlif.scoring.statistics and rlif.scoring.head",
+    "rlif.selection": "rlif.selection.rules and rlif.answers.clusters",
+    "rlif.signals.group_confidence": "rlif.signals.token_confidence",
+    "rlif.tasks.rows": "rlif.files.tables",
+    "rlif.vitals": "rlif.guard.health",
+    "rlif.weights": "rlif.config.schedule",
+    "rlif.yaml_files": "rlif.files.yaml",
+}
 
 
 def is_own(name: str) -> bool:
@@ -301,3 +323,23 @@ def with_checks(what: str, function: Callable[[Any], Any], count: Callable[[Any]
         return checked(what, values, count(given))
 
     return call
+
+
+def where_moved(module: str | None) -> str:
+    """Says where a module of the flat layout is now; empty for modules of others, and for those that are there.
+
+    Example:
+        >>> where_moved("rlif.extraction")
+        'rlif.extraction is now rlif.answers.extraction'
+    """
+    if module in MOVED:
+        return f"{module} is now {MOVED[module]}"
+    if module is None or not module.startswith("rlif."):
+        return ""
+    *folders, name = module.split(".")
+    files = [path.relative_to(PACKAGE.parent).with_suffix("") for path in PACKAGE.rglob(f"{name}.py")]
+    if Path(*folders, name) in files or PACKAGE.parent.joinpath(*folders, name).is_dir():
+        return ""
+    if len(files) == 1:
+        return f"{module} is now {'.'.join(files[0].parts)}"
+    return f"rlif has no module {module}; its modules are in folders now, see docs/architecture.md"

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from rlif import own
 from rlif.config.loading import load_recipe
 from rlif.errors import RecipeError
+from rlif.files import own
 from rlif.tasks.prompts import Prompt, find_prompt, spelled_out
 
 CODE = """
@@ -148,7 +148,7 @@ def test_a_prompt_in_a_yaml_file(here):
 
 def test_code_of_a_run_folder_is_refused_wherever_its_recipe_points(here, monkeypatch):
     run, elsewhere = here / "runs/run", here / "elsewhere"
-    for folder in (run, elsewhere, here / "work"):
+    for folder in (run, elsewhere, here / "current"):
         folder.mkdir(parents=True)
         (folder / "evil_kept.py").write_text(f"open({str(here / 'canary')!r}, 'w')")
     inside = "names code that lies in itself"
@@ -158,10 +158,10 @@ def test_code_of_a_run_folder_is_refused_wherever_its_recipe_points(here, monkey
     monkeypatch.chdir(run)
     with pytest.raises(RecipeError, match=inside):
         own.check_from_run("evil_kept:f", run)
-    monkeypatch.chdir(here / "work")
+    monkeypatch.chdir(here / "current")
     with pytest.raises(RecipeError, match=rf"outside of the current folder, {re.escape(str(elsewhere))}/evil_kept"):
         own.check_from_run(f"{elsewhere}/evil_kept.py:f", run)
-    own.check_from_run(f"{here}/work/evil_kept.py:f", run)
+    own.check_from_run(f"{here}/current/evil_kept.py:f", run)
     own.check_from_run("trl.rewards.accuracy_reward", run)
     assert not (here / "canary").exists()
 

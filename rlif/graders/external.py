@@ -9,8 +9,8 @@
                                chat template where the prompts are conversations
 
 `rlif.files.own` finds the function; a file works as well, `rewards.py:function`. Importing it runs its code, so name
-only code that you trust. Models load without remote code, in eval mode. A wrong count, NaN, or an exception stops the run at
-a checkpoint. None marks a completion that cannot be scored.
+only code that you trust. Models load without remote code, in eval mode. A wrong count, NaN, or an exception stops the
+run at a checkpoint. None marks a completion that cannot be scored.
 """
 
 import asyncio

@@ -12,7 +12,7 @@ To add a signal: one file, one line in a table, one test, and one row of docs/si
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial, update_wrapper
+from functools import lru_cache, partial, update_wrapper
 from typing import Any, TypeVar, cast
 
 from rlif.errors import RecipeError, lookup
@@ -109,11 +109,14 @@ def renamed(row: Mapping[str, Value]) -> dict[str, Value]:
         >>> renamed({"group_confidence_tail_unscorable": 0.0, "step": 1})
         {'tail_confidence_unscorable': 0.0, 'step': 1}
     """
-    new: dict[str, Value] = {}
-    for column, value in row.items():
-        signal = max((name for name in RENAMED if f"{column}_".startswith(f"{name}_")), key=len, default="")
-        new[RENAMED.get(signal, "") + column.removeprefix(signal)] = value
+    new = {_renamed_column(column): value for column, value in row.items()}
     return new | {column: value for column, value in row.items() if column in new}
+
+
+@lru_cache(1024)
+def _renamed_column(column: str) -> str:
+    signal = max((name for name in RENAMED if f"{column}_".startswith(f"{name}_")), key=len, default="")
+    return RENAMED.get(signal, "") + column.removeprefix(signal)
 
 
 def find_signal(name: str) -> TokenSignal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -57,4 +58,13 @@ def classifier_folder(folder: Path, labels: int = 1, template: bool = True) -> s
     torch.manual_seed(0)
     Qwen2ForSequenceClassification(tiny_config(num_labels=labels)).save_pretrained(folder)
     byte_tokenizer(template).save_pretrained(folder)
+    return str(folder)
+
+
+def entailment_folder(folder: Path) -> str:
+    """Writes a tiny random classifier of entailment into a folder."""
+    classifier_folder(folder, labels=2)
+    config = json.loads((folder / "config.json").read_text())
+    labels = {"id2label": {"0": "entailment", "1": "other"}, "label2id": {"entailment": 0, "other": 1}}
+    (folder / "config.json").write_text(json.dumps(config | labels))
     return str(folder)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 from support import oracle
-from support.models import classifier_folder
+from support.models import classifier_folder, entailment_folder
 from support.small_runs import SMALL, completions, timeless, train
 from transformers import AutoModelForCausalLM
 
@@ -155,15 +155,11 @@ def test_the_recipes_confidence_window_is_used_in_training(tmp_path, model_folde
 
 def test_a_run_with_a_reward_model_and_an_equivalence_model(tmp_path, model_folder):
     """The recipe loads both: one groups completions of equal meaning, the other scores each completion."""
-    judge, entails = classifier_folder(tmp_path / "judge"), tmp_path / "entails"
-    classifier_folder(entails, labels=2)
-    config = json.loads((entails / "config.json").read_text())
-    labels = {"id2label": {"0": "entailment", "1": "other"}, "label2id": {"entailment": 0, "other": 1}}
-    (entails / "config.json").write_text(json.dumps(config | labels))
+    judge, entails = classifier_folder(tmp_path / "judge"), entailment_folder(tmp_path / "entails")
     reward = f"reward={{semantic_entropy: 1.0, {judge}: 0.5}}"
     overrides = [reward, f"equivalence={{entailment: {entails}}}", "evaluate={}", "training.max_steps=2"]
     run = train(tmp_path, model_folder, *overrides)
-    cluster_texts, sizes = load_equivalence(Equivalence(entailment=str(entails))), set()
+    cluster_texts, sizes = load_equivalence(Equivalence(entailment=entails)), set()
     for step in (1, 2):
         rows = completions(run, step)
         for start in (0, 4):

@@ -9,21 +9,24 @@ from numbers import Real
 from typing import Any, cast
 
 import datasets
+from pydantic import ValidationError
 
 from rlif.config.recipe import Annotator as Kind
-from rlif.config.recipe import Normalisation
+from rlif.config.recipe import Equivalence, Normalisation
 from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.engines.trl.rewards import GOLD_COLUMNS, Column, InternalReward, golds_of, no_gold
 from rlif.errors import DataError, RecipeError, nearest
 from rlif.files.own import is_own
 from rlif.graders import FACTORS
 from rlif.graders.external import import_function
+from rlif.rewards.equivalence import load_equivalence
 from rlif.rewards.mixing import NORMALISATIONS
 from rlif.rewards.terms import TABLES, find_term, kind_of
 from rlif.signals import RENAMED
 from rlif.tasks import Task, find_task
 from rlif.tasks.prompts_file import PromptsFile
 from rlif.tasks.rendering import is_text
+from rlif.types import ClusterTexts
 
 NAME = re.compile(r"[A-Za-z_]+")  # of a signal; hub ids of one word have digits or hyphens: gpt2, bert-base-uncased
 
@@ -55,7 +58,9 @@ def known_name(reward: Any) -> str | None:
     return None
 
 
-def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | str) -> tuple[Any, InternalReward]:
+def resolve(
+    reward_funcs: Any, task: Task | str | None, annotator: Annotator | str, equivalence: Any = None
+) -> tuple[Any, InternalReward]:
     """Returns the reward functions for TRL, and what measures those of them that are rlif's, if any."""
     if isinstance(reward_funcs, InternalReward):
         return reward_funcs.columns(), reward_funcs
@@ -80,17 +85,35 @@ def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | s
     theirs = {getattr(each, "__name__", "") for name, each in zip(names, given, strict=True) if name is None}
     if shared := sorted(theirs & {term.name for term in terms}):
         raise RecipeError(f"reward_funcs has both {shared[0]} and a function of that name; rename the function.")
-    if any(term.name == "semantic_entropy" for term in terms):
-        raise RecipeError(
-            "semantic_entropy needs a model that tells which texts mean the same; name it in a recipe (equivalence)."
-        )
+    cluster_texts = _clustering(equivalence, [term.name for term in terms])
     if annotator.kind != "online" and all(term.kind != "token" for term in terms):
         raise RecipeError(f"annotator {annotator.kind} chooses the model that measures confidence; no reward does.")
     if not terms:
         return given if several or isinstance(reward_funcs, str) else reward_funcs, InternalReward([])
-    reward = InternalReward(terms, annotator=annotator, task=_task(task, [term.name for term in terms]))
+    found = _task(task, [term.name for term in terms])
+    reward = InternalReward(terms, annotator=annotator, task=found, cluster_texts=cluster_texts)
     columns = {column.__name__: column for column in reward.columns()}
     return [columns[name] if name else each for name, each in zip(names, given, strict=True)], reward
+
+
+def _clustering(equivalence: Any, names: Sequence[str]) -> ClusterTexts | None:
+    """Loads the model of semantic_entropy."""
+    wanted = "semantic_entropy" in names
+    if equivalence is None and wanted:
+        raise RecipeError(
+            "semantic_entropy needs a model that tells which texts mean the same; pass"
+            " equivalence={'entailment': NAME}, or {'embedding': NAME}."
+        )
+    if equivalence is None:
+        return None
+    if not wanted:
+        raise RecipeError("equivalence is the model of semantic_entropy, which reward_funcs does not have.")
+    try:
+        settings = Equivalence.model_validate(equivalence)
+    except ValidationError as error:
+        said = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise RecipeError(f"equivalence is {equivalence!r:.60}: {said[:1].lower()}{said[1:]}.") from None
+    return load_equivalence(settings)
 
 
 def _task(task: Task | str | None, names: Sequence[str]) -> Task:

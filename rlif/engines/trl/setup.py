@@ -172,12 +172,12 @@ def build_trainer(
                 processing_class=tokenizer,
                 peft_config=None if is_adapter(path) else lora,
                 vllm_capture=recipe.vllm_capture,
-                chat=recipe.chat_template,
             )
     except (OSError, ImportError, TypeError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if not raised_by_library(error):
             raise
         raise ModelError(f"cannot set up training of {recipe.model!r}: {first_line(error)}") from error
+    trainer.render_as(recipe.chat_template)
     check_finite(recipe.model, trainer.model.named_parameters())
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -23,7 +23,7 @@ from trl import RLOOTrainer as TheirRLOOTrainer  # pyright: ignore[reportPrivate
 from trl.trainer.utils import nanstd
 
 from rlif.config.passes import needs_copy
-from rlif.config.recipe import Normalisation
+from rlif.config.recipe import Equivalence, Normalisation
 from rlif.engines.trl.checkpointing import NormaliserState, SameOrder
 from rlif.engines.trl.contract import check_trl
 from rlif.engines.trl.guard_callback import Watch
@@ -58,7 +58,7 @@ class InternalFeedback(Verification):
         guard: watches the logs for collapse: True, or policy and limits.
         task: extracts and compares answers, by name or as an object; boxed expressions if left out.
         vllm_capture: reads self-certainty inside vLLM.
-        chat: renders prompts as `rlif train` does; as TRL does if left out.
+        equivalence: the model of semantic_entropy, {"entailment": NAME} or {"embedding": NAME}.
     """
 
     # as without a name of rlif's; also of trainers that are made without __init__, as tests of TRL's do
@@ -84,13 +84,13 @@ class InternalFeedback(Verification):
         guard: Guard | Mapping[str, Any] | bool | None = None,
         task: Task | str | None = None,
         vllm_capture: bool = False,
-        chat: Chat | None = None,
+        equivalence: Equivalence | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
         check_trl(type(self))
         first = dict(zip(("model", "reward_funcs", "args", "train_dataset"), args, strict=False)) | kwargs
         self.by_recipe = isinstance(first.get("reward_funcs"), InternalReward)
-        functions, self.reward = resolve(first.get("reward_funcs"), task, annotator)
+        functions, self.reward = resolve(first.get("reward_funcs"), task, annotator, equivalence)
         self._check(first, normalisation, vllm_capture)
         given = [functions if n == 1 else each for n, each in enumerate(args)]
         kwargs |= {"reward_funcs": functions} if len(args) < 2 else {}
@@ -100,9 +100,8 @@ class InternalFeedback(Verification):
         self._prepare_rewards(normalisation)
         if self.measures:
             self._prepare_measuring(vllm_capture, trains_on)
-        self.chat = Chat(True, self.args.chat_template_kwargs) if chat is None and self.by_recipe else chat
-        if self.chat is not None:
-            self._end_turns(self.chat)
+        if self.by_recipe:
+            self.render_as(Chat(True, self.args.chat_template_kwargs))
         if guard is not None and guard is not False:
             self.callback_handler.callbacks.insert(0, Watch(guard, self))
 
@@ -179,8 +178,9 @@ class InternalFeedback(Verification):
         """The tokens that end a completion; TRL before 1.15 knows one alone."""
         return getattr(self, "eos_token_ids", [self.text_tokenizer.eos_token_id])
 
-    def _end_turns(self, chat: Chat) -> None:
-        """Makes the token that closes a turn in the chat template end completions too."""
+    def render_as(self, chat: Chat) -> None:
+        """Renders prompts as `rlif train` does. The token that closes a turn in the template ends completions too."""
+        self.chat = chat
         conversations = not isinstance(self.train_dataset[0]["prompt"], str)
         more = [end for end in ends_of(self.processing_class, chat) if end not in self.ends]
         if not more or not conversations or not hasattr(self, "eos_token_ids"):

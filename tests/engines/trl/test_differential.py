@@ -224,9 +224,9 @@ def build_with(trainer_class: Any, monkeypatch: pytest.MonkeyPatch, change: Call
         change(arguments)
         if trainer_class not in (GRPOTrainer, RLOOTrainer):
             return trainer_class(**arguments)
-        del arguments["vllm_capture"], arguments["chat"]
+        del arguments["vllm_capture"]
         trainer = trainer_class(**arguments)
-        trainer.verify_signal = lambda: None  # there is none
+        trainer.verify_signal = trainer.render_as = lambda *_: None  # there are none
         return trainer
 
     config = RLOOConfig if issubclass(trainer_class, RLOOTrainer) else GRPOConfig

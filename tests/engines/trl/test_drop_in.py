@@ -10,13 +10,15 @@ import datasets
 import pytest
 import torch
 import trl
-from support.models import byte_tokenizer, tiny_model
+from support.models import byte_tokenizer, entailment_folder, tiny_model
 from support.trainers import LORA, PROMPTS, Lengths, make, sums, trained, upper
 from transformers import TrainerCallback
 from trl.extras.profiling import ProfilingContext
 
+from rlif.config.recipe import Equivalence
 from rlif.engines.trl.trainer import InternalGRPOTrainer
 from rlif.errors import RecipeError
+from rlif.rewards.equivalence import load_equivalence
 from rlif.rewards.mixing import Normaliser
 from rlif.tasks import Task
 from rlif.trl import Annotator, GRPOTrainer, Guard, InternalFeedback, RLOOTrainer
@@ -228,6 +230,20 @@ def test_group_signals_and_graders_read_the_data_set(tmp_path):
     assert {row["accuracy"] for _, rewards in kept for row in rewards} == {0.0, 1.0}
     assert {row["plurality_vote"] for _, rewards in kept for row in rewards} <= {0.0, 1.0, None}
     assert "extra_passes" not in logs(trainer)[-1] or logs(trainer)[-1]["extra_passes"] == 0
+
+
+def test_semantic_entropy_reads_the_model_of_equivalence(tmp_path):
+    entails = entailment_folder(tmp_path / "entails")
+    ours = {"equivalence": {"entailment": entails}}
+    trainer = trained(["semantic_entropy", upper], tmp_path=tmp_path, ours=ours, max_completion_length=8)
+    cluster_texts, scored, sizes = load_equivalence(Equivalence(entailment=entails)), trainer.reward.scored, set()
+    for group in (scored[start : start + 4] for start in range(0, len(scored), 4)):
+        together = cluster_texts(group[0].prompt, [row.text for row in group])
+        expected = {member: math.log(len(members) / 4) for members in together for member in members}
+        for n, row in enumerate(group):
+            assert row.rewards["semantic_entropy"] in (None, pytest.approx(expected[n]))
+        sizes |= {len(members) for members in together}
+    assert scored and len(sizes) > 1
 
 
 class Graded(Lengths):

@@ -47,7 +47,10 @@ WRONG = {
     ),
     "factor": ("seed_grpo", {}, "pass normalisation='group_std'"),
     "programs": ("plurality_vote", {"task": "humaneval"}, "are programs, which plurality_vote cannot read here"),
-    "texts": ("semantic_entropy", {}, "needs a model that tells which texts mean the same"),
+    "texts": ("semantic_entropy", {}, "pass equivalence={'entailment': NAME}, or {'embedding': NAME}"),
+    "equivalence": ("semantic_entropy", {"equivalence": {"threshold": 0.5}}, "equivalence needs one model"),
+    "unknown key of it": ("semantic_entropy", {"equivalence": {"entailmen": "x"}}, "equivalence is {'entailmen': 'x'}"),
+    "equivalence of none": (upper, {"equivalence": {"entailment": "x"}}, "which reward_funcs does not have"),
     "old name": ("group_confidence", {}, "is now called mean_token_confidence"),
     "guard": ("self_certainty", {"guard": {"kll": 1}}, r"guard\.kll"),
     "guard by a word": ("self_certainty", {"guard": "stop"}, "guard is 'stop'; give True, or a mapping"),
@@ -75,7 +78,9 @@ WRONG = {
 def test_bad_input_gets_one_sentence(case, tmp_path):
     functions, given, message = WRONG[case]
     ours = {
-        name: given[name] for name in ("normalisation", "annotator", "guard", "task", "vllm_capture") if name in given
+        name: given[name]
+        for name in ("normalisation", "annotator", "guard", "task", "vllm_capture", "equivalence")
+        if name in given
     }
     options: dict[str, Any] = {name: value for name, value in given.items() if name not in ours}
     with pytest.raises(rlif.RlifError, match=message) as caught:

@@ -72,7 +72,8 @@ class Recipe(Strict):
     description: str = ""
     """One line for `rlif recipes`."""
     model: str = "Qwen/Qwen2.5-3B"
-    """A hub name, a local folder, or `tiny-reasoner`, the model that ships with rlif."""
+    """A hub name, a local folder, `tiny-reasoner`, the model that ships with rlif, or `smollm2-135m`, see
+    `rlif.sampling.sources`."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"

@@ -15,7 +15,7 @@ from rlif.files.atomic import replace_file
 from rlif.graders import NEED_GOLD
 from rlif.intervals import Interval
 from rlif.runs.folder import Run
-from rlif.sampling.loading import SHIPPED
+from rlif.sampling.sources import NAMED, SHIPPED, weights_line
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -61,7 +61,7 @@ def card_data(run: Run, summary: Mapping[str, Any], *, name: str, merged: bool) 
         if when == "after"
     ]
     return ModelCardData(
-        base_model=recipe.model if on_hub else None,
+        base_model=NAMED[recipe.model].hub if recipe.model in NAMED else recipe.model if on_hub else None,
         library_name="peft" if adapters else "transformers",
         pipeline_tag="text-generation",
         tags=["rlif", "trl", recipe.algorithm, *_rewards(recipe)],
@@ -150,6 +150,7 @@ def _provenance(run: Run, summary: Mapping[str, Any]) -> Iterator[str]:
     rows = {
         "base model": _portable(recipe.model),
         "its revision": revision or (f"hash of its weights: {hashes}" if hashes else "not recorded"),
+        **({"its weights": weights} if (weights := weights_line(begun.get("weights"))) else {}),
         "reward": ", ".join(_rewards(recipe)),
         "algorithm": f"{recipe.algorithm}, annotator {recipe.annotator}",
         "task": f"{recipe.task} ({_portable(recipe.source) or 'its own source'}, {recipe.split})",

@@ -25,6 +25,7 @@ from rlif.runs.folder import Run
 from rlif.runs.paths import check_code, code_of
 from rlif.runs.rollback import guard_summary, rewind_rollbacks
 from rlif.sampling.loading import model_path
+from rlif.sampling.sources import weights_of
 from rlif.training.faults import faults_as_errors, says_how_to_go_on
 from rlif.training.prepare import PreparedRun, prepare
 from rlif.training.processes import join_processes, on_main
@@ -102,6 +103,8 @@ def _begin(prepared: PreparedRun, name: str, resume: Run | None, held: ExitStack
     )
     if code := own.code_hashes(code_of(recipe)):
         facts["code"] = code
+    if weights := weights_of(recipe.model):
+        facts["weights"] = weights
     if resume is None:
         run = Run.create(recipe, name, held)
         with faults_as_errors(run):

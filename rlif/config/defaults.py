@@ -38,6 +38,9 @@ LEAVE_ONE_OUT = ("rloo", "reinforce")
 
 UNSCALED = ("dr_grpo", *LEAVE_ONE_OUT)  # whose advantages are not divided by a deviation unless a recipe asks
 
+# Forms of the loss that are a weighted sum over tokens, whose weights `rlif.engines.trl.updating` knows.
+BY_TOKEN = ("grpo", "bnpo", "dr_grpo", "dapo")
+
 REUSE = ("gradient_accumulation_steps", "steps_per_generation", "num_iterations")
 
 # Options that are any text to TRL's config. Its trainer refuses an unknown one in the first step.

@@ -17,12 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from rlif.config.defaults import ALGORITHMS, LEAVE_ONE_OUT, PAPER_TRAINING, REUSE, RLOO_HAS_NOT, UNSCALED, set_by_rlif
 from rlif.config.renamed import with_new_names
 from rlif.config.schedule import ALWAYS, Rows, Weight, read_rows, read_weight
+from rlif.config.token_update import TokenUpdate, check_by_token
 from rlif.errors import RecipeError
 from rlif.guard.limits import Guard
 from rlif.tasks.chat_template import Chat
 
 Algorithm = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "rloo", "reinforce"]
-Normalisation = Literal["group_std", "group_std_floor", "batch_std", "none"]
+Normalisation = Literal["group_std", "group_std_floor", "batch_std", "group_rank", "none"]
 Mixing = Literal["normalised", "sum"]
 Order = Literal["shuffled", "labelled_first", "unlabelled_first"]
 Annotator = Literal["online", "offline", "ema", "lagged"]
@@ -142,6 +143,10 @@ class Recipe(Strict):
     reinforce, group_std for the others."""
     spread_floor: float = Field(default=0.4, gt=0)
     """group_std_floor: the least standard deviation, as a share of the spread at the start of the run."""
+    token_update: TokenUpdate | None = None
+    """Weakens the update of a few tokens: kl_cov, clip_cov, or {kind: kl_cov, share: 0.002}."""
+    mask_answer: bool = False
+    """No policy gradient for the tokens of the answer, as in arXiv 2608.03119; the KL term stays."""
     problems_per_update: int = Field(default=128, ge=1)
     """Groups per optimiser step, over all processes; sets TRL's gradient_accumulation_steps."""
 
@@ -209,6 +214,10 @@ class Recipe(Strict):
                     f"training.{key} is {self.training[key]!r}, but algorithm {self.algorithm} means {value!r}; leave"
                     " one of the two out"
                 )
+        if self.resolved_normalisation == "group_rank" and self.mixing == "sum":
+            raise ValueError("group_rank ranks each reward by itself, and mixing sum adds them first; use normalised")
+        if self.token_update or self.mask_answer:
+            check_by_token(self)
         if self.order != "shuffled" and self.training.get("shuffle_dataset"):
             raise ValueError(
                 f"order {self.order} is one of two stages, but training.shuffle_dataset mixes them; leave one out"

@@ -158,6 +158,11 @@ def check_terms(recipe: Recipe, task: Task) -> None:
             f"the answers of task {task.name} are programs, which cannot be compared, so {compared[0]} has nothing to"
             " count; use a signal of confidence."
         )
+    if task.runs_code and recipe.mask_answer:
+        raise RecipeError(
+            f"mask_answer leaves the answer out of the update, and the answers of task {task.name} are programs, which"
+            " are the whole completion; leave it out."
+        )
     if recipe.mixing == "sum" and FACTORS.keys() & kinds.keys():
         raise RecipeError(
             f"{' and '.join(FACTORS.keys() & kinds.keys())} scales advantages, which mixing sum would scale once more;"

@@ -178,6 +178,7 @@ def build_trainer(
             raise
         raise ModelError(f"cannot set up training of {recipe.model!r}: {first_line(error)}") from error
     trainer.render_as(recipe.chat_template)
+    trainer.token_update, trainer.mask_answer = recipe.token_update, recipe.mask_answer
     check_finite(recipe.model, trainer.model.named_parameters())
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -30,9 +30,9 @@ from rlif.engines.trl.guard_callback import Watch
 from rlif.engines.trl.measuring.annotator import Annotator, Shadow
 from rlif.engines.trl.measuring.passes import in_shards
 from rlif.engines.trl.measuring.rollout import Rollout
-from rlif.engines.trl.measuring.verification import Verification
 from rlif.engines.trl.names import check_data, check_prompt, check_scaling, refuse_images, resolve
 from rlif.engines.trl.rewards import Column, InternalReward
+from rlif.engines.trl.updating.by_token import ByToken
 from rlif.engines.trl.vllm import Capture, colocated, restore_seed, with_capture_processor
 from rlif.errors import RecipeError
 from rlif.guard.limits import Guard
@@ -47,7 +47,7 @@ from rlif.tasks.rendering import encode_all, ends_of
 THEIRS = (TheirGRPOTrainer, TheirRLOOTrainer)
 
 
-class InternalFeedback(Verification):
+class InternalFeedback(ByToken):
     """Mixin over a TRL trainer or a subclass of one: put it before that among the bases.
 
     Args:
@@ -226,6 +226,8 @@ class InternalFeedback(Verification):
         output = super()._generate_and_score_completions(inputs)
         if self.reward.terms:
             self.reward.take_advantages(gather_object(output["advantages"].tolist()))
+        if self.mask_answer and self.model.training:
+            self.mask_answers(output, self.reward.scored[self.reward.first :][: len(output["advantages"])])
         if self.reward.terms or self.scales:
             self._log_as_measured()
         return output

@@ -38,7 +38,7 @@ from typing import get_args
 
 import torch
 
-from rlif.config.recipe import Mixing, Normalisation
+from rlif.config.recipe import Mixing, Normalisation, Recipe
 from rlif.errors import RecipeError
 from rlif.signals import renamed
 
@@ -207,6 +207,11 @@ class Mixer:
 
     def _all(self) -> dict[str, Normaliser]:
         return self.normalisers | {"": self.sum_normaliser}
+
+
+def recipe_mixer(recipe: Recipe) -> Mixer:
+    """Makes the mixer of a recipe's rewards."""
+    return Mixer(list(recipe.weights), recipe.resolved_normalisation, recipe.spread_floor, recipe.mixing)
 
 
 def _filled(values_PG: torch.Tensor) -> torch.Tensor:

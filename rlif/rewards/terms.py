@@ -123,6 +123,23 @@ def find_term(
     return Term(name, kind, limited, weight, tuple(fields_read(name)), FACTORS.get(name), gold, rows)
 
 
+def recipe_terms(recipe: Recipe, prompt: Any = None, device: str | None = None) -> list[Term]:
+    """Loads the terms of a recipe, in its order; `prompt` and `device` as in `find_term`."""
+    return [
+        find_term(
+            name,
+            weight,
+            rows=recipe.rows[name],
+            window=recipe.confidence_window,
+            seconds=recipe.reward_seconds,
+            chat=recipe.chat_template,
+            prompt=prompt,
+            device=device,
+        )
+        for name, weight in recipe.weights.items()
+    ]
+
+
 def reads_problems(recipe: Recipe) -> bool:
     """Tells whether a reward reads gold answers or columns, or is for some rows; else no gold reaches training."""
     for name in recipe.weights:

@@ -33,8 +33,8 @@ from rlif.engines.trl.trainer import GRPOTrainer, InternalFeedback, RLOOTrainer
 from rlif.engines.trl.vllm import check_vllm, vllm_errors
 from rlif.errors import MachineError, ModelError, RecipeError, first_line, lookup, nearest
 from rlif.rewards.equivalence import load_equivalence
-from rlif.rewards.mixing import Mixer
-from rlif.rewards.terms import find_term
+from rlif.rewards.mixing import recipe_mixer
+from rlif.rewards.terms import recipe_terms
 from rlif.runs.launcher_contract import SERVER_HOST
 from rlif.sampling.limits import check_finite
 from rlif.sampling.loading import check_whole, is_adapter, load_adapter, load_kwargs, model_path
@@ -192,22 +192,9 @@ def build_reward(
     Args:
         device: where its models go; by default the accelerator. With "meta" their files are checked and not read.
     """
-    terms = [
-        find_term(
-            name,
-            weight,
-            rows=recipe.rows[name],
-            window=recipe.confidence_window,
-            seconds=recipe.reward_seconds,
-            chat=recipe.chat_template,
-            prompt=prompt,
-            device=device,
-        )
-        for name, weight in recipe.weights.items()
-    ]
     return InternalReward(
-        terms,
-        Mixer(list(recipe.weights), recipe.resolved_normalisation, recipe.spread_floor, recipe.mixing),
+        recipe_terms(recipe, prompt, device),
+        recipe_mixer(recipe),
         annotator=Annotator(recipe.annotator, recipe.annotator_decay, recipe.annotator_every, recipe.annotator_copy),
         task=task,
         problems=problems,

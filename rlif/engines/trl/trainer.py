@@ -36,6 +36,7 @@ from rlif.engines.trl.updating.by_token import ByToken
 from rlif.engines.trl.vllm import Capture, colocated, restore_seed, with_capture_processor
 from rlif.errors import RecipeError
 from rlif.guard.limits import Guard
+from rlif.rewards.measuring import grids
 from rlif.rewards.mixing import Mixer
 from rlif.scoring.head import head_of, verify_head, without_router_logits
 from rlif.scoring.taps import CHEAP, DecodeTap
@@ -254,10 +255,7 @@ class InternalFeedback(ByToken):
         if self.reward.terms:
             self.reward.take_rewards(values, weights)
         group = self.num_generations if training else self.num_generations_eval
-        grids = {  # None becomes NaN
-            name: torch.from_numpy(numpy.array(column, dtype=float)).view(-1, group) for name, column in values.items()
-        }
-        mixed = self.mixer.columns(grids, weights, self.reward.factors, learn=training)
+        mixed = self.mixer.columns(grids(values, group), weights, self.reward.factors, learn=training)
         if self.reward.terms:
             self.reward.log(self._log_metric, self.mixer, weights)
         self.as_measured = values

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from verl.plugin.platform import PlatformBase, PlatformRegistry
 
+
 class Device:
     """`torch.cpu` with what verl asks of `torch.cuda`."""
 

@@ -177,7 +177,6 @@ def build_trainer(
         if not raised_by_library(error):
             raise
         raise ModelError(f"cannot set up training of {recipe.model!r}: {first_line(error)}") from error
-    trainer.render_as(recipe.chat_template)
     check_finite(recipe.model, trainer.model.named_parameters())
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -204,7 +203,7 @@ def build_reward(
         )
         for name, weight in recipe.weights.items()
     ]
-    return InternalReward(
+    reward = InternalReward(
         terms,
         Mixer(list(recipe.weights), recipe.resolved_normalisation, recipe.spread_floor, recipe.mixing),
         annotator=Annotator(recipe.annotator, recipe.annotator_decay, recipe.annotator_every, recipe.annotator_copy),
@@ -214,6 +213,8 @@ def build_reward(
         rewarded=recipe.rewarded_per_group,
         seed=recipe.seed,
     )
+    reward.chat = recipe.chat_template
+    return reward
 
 
 def load_finished(trainer: InternalFeedback, checkpoint: Path) -> None:

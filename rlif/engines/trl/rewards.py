@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import gather_object
 
-from rlif.answers.extraction import last_boxed
 from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.engines.trl.measuring.processes import on_all
 from rlif.engines.trl.measuring.rollout import Rollout
 from rlif.errors import DataError, RecipeError, RewardError
-from rlif.files.own import is_own
 from rlif.graders import Batch
+from rlif.graders.external import ENGINE
 from rlif.rewards.measuring import (
     ScoredCompletion,
     Values,
@@ -38,7 +37,8 @@ from rlif.rewards.measuring import (
 from rlif.rewards.mixing import Mixer
 from rlif.rewards.terms import Term
 from rlif.tasks import Task
-from rlif.tasks.labels import is_labelled
+from rlif.tasks.chat_template import Chat
+from rlif.tasks.labels import golds_of, is_labelled
 from rlif.types import ClusterTexts, Problem, TokenStats
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class InternalReward:
         self.rewarded, self.seed = rewarded, seed
         self.needs = needs_of(terms)
         self.__name__ = self.terms[0].name if len(self.terms) == 1 else "reward"
+        self.chat: Chat | None = None  # how a recipe renders prompts; as the trainer's arguments say if left out
         self.trainer: InternalFeedback = None  # type: ignore[assignment]  # set by the trainer that is given this
         self.scored: list[ScoredCompletion] = []  # of the latest rollout, all processes, in TRL's order
         self.values: Values = {}  # its columns, as measured
@@ -182,16 +183,22 @@ class InternalReward:
         """Returns the problem of each row: of `problems`, else of the data's own columns where a term asks."""
         if self.problems is not None:
             return [self.problems[n] for n in columns["problem"]] if "problem" in columns else None
-        if not any(term.gold or term.rows != "all" or is_own(term.name) for term in self.terms):
+        if not any(term.reads_problems for term in self.terms):
             return None
-        needing = [term.name for term in self.terms if term.gold]
+        given = [name for name in columns if name not in ENGINE]
+        needing = [term for term in self.terms if term.needs_labels]
         if needing and self._training and columns.keys().isdisjoint(GOLD_COLUMNS):  # a stream names no columns before
-            given = columns.keys() - {"trainer_state", "log_extra", "log_metric"}
             raise DataError(no_gold(needing[0], ["prompt", *sorted(given)]))
         cells = next((columns[name] for name in GOLD_COLUMNS if name in columns), [None] * len(rows))
         golds = [golds_of(cell) for cell in cells]
         return [
-            Problem(str(n), row.last_message, next(iter(golds[n]), None), other_golds=tuple(golds[n][1:]))
+            Problem(
+                str(n),
+                row.last_message,
+                next(iter(golds[n]), None),
+                other_golds=tuple(golds[n][1:]),
+                row={name: columns[name][n] for name in given},
+            )
             for n, row in enumerate(rows)
         ]
 
@@ -288,25 +295,10 @@ class Column:
         return self.reward.values[self.__name__]
 
 
-def no_gold(name: str, columns: Iterable[str]) -> str:
+def no_gold(term: Term, columns: Iterable[str]) -> str:
     """Says that a data set has no column of gold answers."""
+    needs = "needs" if term.gold else f"is for {term.rows} rows, which are told by"
     return (
-        f"the reward {name} needs gold answers, in a column {', '.join(GOLD_COLUMNS[:-1])} or {GOLD_COLUMNS[-1]};"
-        f" the data set has {', '.join(columns)}."
+        f"the reward {term.name} {needs} gold answers, in a column {', '.join(GOLD_COLUMNS[:-1])} or"
+        f" {GOLD_COLUMNS[-1]}; the data set has {', '.join(columns)}."
     )
-
-
-def golds_of(value: Any) -> list[str]:
-    """Reads right answers from a cell: one or a list; the last box of a worked solution, or what follows ####.
-
-    None, NaN and empty text are no answers.
-
-    Raises:
-        DataError: a mapping, a conversation among them, which no answer equals.
-    """
-    values = value if isinstance(value, list | tuple) else [value]
-    for each in values:
-        if isinstance(each, Mapping | list | tuple):
-            raise DataError(f"a gold answer is {each!r:.60}; expected text or a number, or a list of them.")
-    texts = [str(each) for each in values if each is not None and each == each and str(each).strip()]
-    return [last_boxed(text) or text.rpartition("####")[2].strip() for text in texts]

@@ -186,7 +186,6 @@ def build_trainer(
         if not raised_by_library(error):
             raise
         raise ModelError(f"cannot set up training of {recipe.model!r}: {first_line(error)}") from error
-    trainer.render_as(recipe.chat_template)
     trainer.token_update, trainer.mask_answer = recipe.token_update, recipe.mask_answer
     check_finite(recipe.model, trainer.model.named_parameters())
     trainer.remove_callback(PrinterCallback)
@@ -201,7 +200,7 @@ def build_reward(
     Args:
         device: where its models go; by default the accelerator. With "meta" their files are checked and not read.
     """
-    return InternalReward(
+    reward = InternalReward(
         recipe_terms(recipe, prompt, device),
         recipe_mixer(recipe),
         annotator=Annotator(recipe.annotator, recipe.annotator_decay, recipe.annotator_every, recipe.annotator_copy),
@@ -211,6 +210,8 @@ def build_reward(
         rewarded=recipe.rewarded_per_group,
         seed=recipe.seed,
     )
+    reward.chat = recipe.chat_template
+    return reward
 
 
 def load_finished(trainer: InternalFeedback, checkpoint: Path) -> None:

@@ -25,7 +25,10 @@ from rlif.errors import DataError, RecipeError
         ({"algorithm": "sft", "rounds": {}, "order": "labelled_first"}, "order is for online training"),
         ({"algorithm": "sft", "rounds": {}, "annotator": "ema"}, "annotator is for online training"),
         ({"algorithm": "sft", "rounds": {}, "guard": {"policy": "rollback"}}, "guard.policy rollback is for online"),
-        ({"algorithm": "sft", "rounds": {}, "training": {"use_vllm": True}}, "training.use_vllm is for online training"),
+        (
+            {"algorithm": "sft", "rounds": {}, "training": {"use_vllm": True}},
+            "training.use_vllm is for online training",
+        ),
         (
             {"algorithm": "sft", "rounds": {"samples": 4}, "training": {"num_generations": 8}},
             "rounds.samples is 4 and training.num_generations 8, which mean the same",

@@ -117,11 +117,15 @@ def _show_plan(recipe: Recipe) -> None:
         config = load_config(recipe)
         check_name(recipe)
         plan = rehearse(recipe)
-        print(f"\n{plan.problems:,} problems, {plan.steps:,} steps of {recipe.problems_per_update} problems")
+        rounds = recipe.rounds
+        most, rows = (
+            ("", "problems") if rounds is None else (f"{rounds.number} rounds, at most ", "completions or pairs")
+        )
+        print(f"\n{plan.problems:,} problems, {most}{plan.steps:,} steps of {recipe.problems_per_update} {rows}")
         print(f"{plan.completions:,} completions, at most {plan.tokens:,} tokens to generate")
     except RlifError as error:
         failure = error
-    if config is not None and not isinstance(failure, RecipeError):
+    if config is not None and recipe.rounds is None and not isinstance(failure, RecipeError):
         print("memory of a GPU that trains alone, GiB (estimate; `rlif plan` does the same for several):")
         try:
             _show_memory(recipe, config)

@@ -21,6 +21,28 @@ PAPER_TRAINING: dict[str, Any] = {
     "report_to": "none",
 }
 
+# Options of training in rounds. Those of sampling have TRL's names for online training. The values are ours, to begin
+# with; beta is DPO's own.
+ROUNDS_TRAINING: dict[str, dict[str, Any]] = {
+    name: {
+        "learning_rate": rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 8,
+        "max_length": None,  # `max_prompt_tokens` and max_completion_length limit a row
+        "num_generations": 8,
+        "max_completion_length": 3072,
+        "temperature": 1.0,
+        "logging_steps": 1,
+        "save_steps": 10,
+        "save_total_limit": 3,
+        "report_to": "none",
+        **more,
+    }
+    for name, rate, more in (("sft", 1e-5, {}), ("dpo", 5e-7, {"beta": 0.1}))
+}
+
 RLOO_HAS_NOT = ("loss_type",)
 
 # The forms of the loss: what TRL's options become. In all of them the advantage is ours, see `rlif.rewards.mixing`.
@@ -32,7 +54,11 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "gspo": {"importance_sampling_level": "sequence"},  # one ratio per completion; arXiv 2507.18071
     "rloo": {},  # TRL's RLOOTrainer: leave-one-out baseline, no deviation; arXiv 2402.14740
     "reinforce": {"normalize_advantages": True},  # the same, then all advantages of a batch to mean 0 and deviation 1
+    "sft": {},  # TRL's SFTTrainer in rounds, on completions that were chosen; see `rlif.config.rounds`
+    "dpo": {},  # TRL's DPOTrainer in rounds, on pairs; arXiv 2305.18290
 }
+
+ROUNDS = ("sft", "dpo")
 
 LEAVE_ONE_OUT = ("rloo", "reinforce")
 

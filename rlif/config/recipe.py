@@ -14,14 +14,24 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from rlif.config.defaults import ALGORITHMS, LEAVE_ONE_OUT, PAPER_TRAINING, REUSE, RLOO_HAS_NOT, UNSCALED, set_by_rlif
+from rlif.config.defaults import (
+    ALGORITHMS,
+    LEAVE_ONE_OUT,
+    PAPER_TRAINING,
+    REUSE,
+    RLOO_HAS_NOT,
+    ROUNDS_TRAINING,
+    UNSCALED,
+    set_by_rlif,
+)
 from rlif.config.renamed import with_new_names
+from rlif.config.rounds import Online, Rounds, accumulation_in_rounds, check_rounds, in_rounds, training_of
 from rlif.config.schedule import ALWAYS, Rows, Weight, read_rows, read_weight
 from rlif.errors import RecipeError
 from rlif.guard.limits import Guard
 from rlif.tasks.chat_template import Chat
 
-Algorithm = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "rloo", "reinforce"]
+Algorithm = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "rloo", "reinforce", "sft", "dpo"]
 Normalisation = Literal["group_std", "group_std_floor", "batch_std", "none"]
 Mixing = Literal["normalised", "sum"]
 Order = Literal["shuffled", "labelled_first", "unlabelled_first"]
@@ -104,7 +114,12 @@ class Recipe(Strict):
     """Problems with longer prompts are left out, and counted."""
 
     algorithm: Algorithm = "grpo"
-    """The form of the loss, and with rloo and reinforce the engine's trainer; see `ALGORITHMS`."""
+    """The form of the loss, and with rloo and reinforce the engine's trainer; see `ALGORITHMS`. sft and dpo train in
+    rounds."""
+    rounds: Rounds | None = None
+    """How sft and dpo sample and choose in each round."""
+    online: Online | None = None
+    """Online training after rounds, in the same run."""
     reward: str | dict[str, Any] = "self_certainty"
     """A signal or a grader, see `rlif.rewards.terms`; or several with their weights, {self_certainty: 1.0, accuracy:
     0}. A weight is a number or a schedule, see `rlif.config.schedule`; 0 only logs. {weight: 1.0, rows: labelled} is
@@ -142,7 +157,8 @@ class Recipe(Strict):
     spread_floor: float = Field(default=0.4, gt=0)
     """group_std_floor: the least standard deviation, as a share of the spread at the start of the run."""
     problems_per_update: int = Field(default=128, ge=1)
-    """Groups per optimiser step, over all processes; sets TRL's gradient_accumulation_steps."""
+    """Groups per optimiser step, over all processes; sets TRL's gradient_accumulation_steps. In rounds: completions or
+    pairs that are trained on."""
 
     seed: int = Field(default=0, ge=0)
     """Seeds data order, sampling and initialisation."""
@@ -224,11 +240,12 @@ class Recipe(Strict):
             isinstance(targets, list) and all(isinstance(name, str) for name in targets)
         ):
             raise ValueError(f"lora.target_modules is {targets!r}; it must be a list of names, or a pattern")
-        if self.training.get("sync_ref_model") and not self.resolved_training["beta"]:
+        if self.training.get("sync_ref_model") and not self.resolved_training.get("beta"):
             raise ValueError(
                 "training.sync_ref_model moves the reference model, and with training.beta 0 there is none; give beta a"
                 " value, or leave it out"
             )
+        check_rounds(self)
         if self.guard.policy == "rollback" and not self.resolved_training["beta"]:
             raise ValueError(
                 "guard.policy rollback goes on with a larger training.beta, which is 0; give it a value, or use stop"
@@ -269,6 +286,8 @@ class Recipe(Strict):
     @cached_property
     def resolved_training(self) -> dict[str, Any]:
         """TRL's options with the paper's values, and those of the algorithm, where the recipe says nothing."""
+        if in_rounds(self):
+            return training_of(self, ROUNDS_TRAINING[self.algorithm])
         skip = RLOO_HAS_NOT if self.algorithm in LEAVE_ONE_OUT else ()
         paper = {key: value for key, value in PAPER_TRAINING.items() if key not in skip}
         if self.order != "shuffled":
@@ -286,6 +305,8 @@ class Recipe(Strict):
             value = training.get(name, 1)
             if not isinstance(value, int) or value < 1:
                 raise RecipeError(f"training.{name} is {value!r}; it must be a whole number from 1.")
+        if in_rounds(self):
+            return accumulation_in_rounds(self, training, processes)
         group = training["num_generations"]
         if group < 2:
             raise RecipeError(

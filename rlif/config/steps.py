@@ -71,6 +71,25 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
     return Plan(problems, steps, completions, completions * training["max_completion_length"], shared)
 
 
+def plan_rounds(recipe: Recipe, problems: int) -> Plan:
+    """Counts the most steps that training in rounds takes, with every problem giving all it may; refuses too few."""
+    rounds, training = recipe.rounds, recipe.resolved_training
+    assert rounds is not None
+    each = problems if rounds.problems is None else rounds.problems
+    if each > problems:
+        raise DataError(f"rounds.problems is {each}, and there are {problems}; lower it, or give more problems.")
+    rows = each * (rounds.keep if recipe.algorithm == "sft" else 1)
+    share, accumulation = training["per_device_train_batch_size"], recipe.accumulation(1)
+    limit = training.get("max_steps", -1)
+    steps = (
+        limit if limit > 0 else math.ceil(training["num_train_epochs"] * math.ceil(-(-rows // share) / accumulation))
+    )
+    if steps < 1:
+        raise RecipeError(f"training.num_train_epochs is {training['num_train_epochs']}, so there is no step to take.")
+    completions = rounds.number * each * training["num_generations"]
+    return Plan(problems, rounds.number * steps, completions, completions * training["max_completion_length"], 1)
+
+
 UNCHANGED = (True, "gaussian", "orthogonal", "eva")  # initial adapters that leave the model as it is
 
 

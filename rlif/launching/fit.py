@@ -11,8 +11,9 @@ Nothing is compared for
 - weights that are moved to the CPU between steps,
 - FSDP or DeepSpeed by a configuration of the user's own,
 - a model that has adapters already,
-- mixtures of experts, and
-- devices that do not say how much memory they have.
+- mixtures of experts,
+- devices that do not say how much memory they have, and
+- training in rounds.
 """
 
 import os
@@ -24,6 +25,7 @@ import psutil
 import torch
 
 from rlif.config.recipe import Recipe
+from rlif.config.rounds import in_rounds
 from rlif.errors import MachineError, ModelError
 from rlif.launching.cost_model import FULL, GIB, Setting, memory, share, vllm_room
 from rlif.launching.hardware import Gpu, shape_of
@@ -84,6 +86,8 @@ def check_memory(recipe: Recipe, config: Any, processes: int) -> str | None:
         processes: how many train, on all machines.
     """
     device, strategy = device_here(recipe), strategy_here(recipe)
+    if in_rounds(recipe):
+        return None
     if not recipe.check_memory or device is None or strategy is None or is_adapter(model_path(recipe)):
         return None
     try:

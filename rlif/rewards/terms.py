@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlif.config.recipe import Recipe
+from rlif.config.rounds import in_rounds, rounds_read_gold
 from rlif.config.schedule import ALWAYS, Rows, Weight
 from rlif.errors import DataError, RecipeError, nearest
 from rlif.files import own
@@ -124,7 +125,12 @@ def find_term(
 
 
 def reads_problems(recipe: Recipe) -> bool:
-    """Tells whether a reward reads gold answers or columns, or is for some rows; else no gold reaches training."""
+    """Tells whether a reward reads gold answers or columns, or is for some rows; else no gold reaches training.
+
+    Rounds may choose by gold as well.
+    """
+    if rounds_read_gold(recipe):
+        return True
     for name in recipe.weights:
         kind = kind_of(name)
         if recipe.rows[name] != "all" or name in NEED_GOLD:
@@ -158,6 +164,8 @@ def check_terms(recipe: Recipe, task: Task) -> None:
             f"the answers of task {task.name} are programs, which cannot be compared, so {compared[0]} has nothing to"
             " count; use a signal of confidence."
         )
+    if in_rounds(recipe) and (scaling := FACTORS.keys() & kinds.keys()):
+        raise RecipeError(f"{min(scaling)} scales advantages, and rounds have none; use accuracy.")
     if recipe.mixing == "sum" and FACTORS.keys() & kinds.keys():
         raise RecipeError(
             f"{' and '.join(FACTORS.keys() & kinds.keys())} scales advantages, which mixing sum would scale once more;"
@@ -188,6 +196,12 @@ def check_gold(recipe: Recipe, task: Task, problems: list[Problem]) -> None:
     )
     needing = [name for name in recipe.weights if name in NEED_GOLD and all(p.gold is None for p in problems)]
     needing += [name for name, function in functions.items() if needs_gold(function) and not known]
+    if rounds_read_gold(recipe) and not known and not task.runs_code and recipe.rounds is not None:
+        what = "rationalise" if recipe.rounds.rationalise else f"choose {recipe.rounds.choose}"
+        raise DataError(
+            f"rounds.{what} needs gold answers, and none of the {len(problems)} problems of task {task.name} has one;"
+            " choose surest, borda or plurality, which need none."
+        )
     if needing and not task.runs_code:
         named = " (columns: {gold: NAME} names their column)" if task.usual else ""
         raise DataError(

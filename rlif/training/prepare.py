@@ -23,7 +23,8 @@ from typing import Any
 
 from rlif import progress
 from rlif.config.recipe import Recipe
-from rlif.config.steps import Plan, check_annotator, plan_steps
+from rlif.config.rounds import in_rounds, online_recipe
+from rlif.config.steps import Plan, check_annotator, plan_rounds, plan_steps
 from rlif.errors import ModelError, RecipeError
 from rlif.files.own import is_own
 from rlif.rewards.terms import check_gold, check_labels, check_terms
@@ -87,12 +88,20 @@ def _held_out(recipe: Recipe) -> dict[str, Task]:
 
 def check_settings(recipe: Recipe, processes: int) -> tuple[Task, Prompt, dict[str, Any]]:
     """Checks all that needs neither data nor a model; returns task, prompt and the options for TRL's config."""
+    from rlif.engines.rounds import trainers as rounds
     from rlif.engines.trl.setup import check_training
 
     for key, off in {"eval_strategy": ("no", False), "eval_on_start": (False,)}.items():
         if recipe.training.get(key, off[0]) not in off:
             raise RecipeError(f"training.{key} needs a data set of TRL's; use evaluate.tasks and evaluate.every.")
-    return *check_names(recipe), check_training(recipe, processes)
+    named = check_names(recipe)
+    if not in_rounds(recipe):
+        return *named, check_training(recipe, processes)
+    options = rounds.check_training(recipe)
+    recipe.accumulation(processes)  # refuses several
+    if (online := online_recipe(recipe)) is not None:
+        check_settings(online, processes)
+    return *named, options
 
 
 @progress.task("reading problems and tokenizer")
@@ -141,11 +150,23 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
         own = find_prompt(recipe.prompt or each.protocol.prompt)
         ids = render_problems(tokenizer, own, held_out[name], chat, each)
         check_fit(recipe.model, config, tokenizer, ids, min(each.protocol.max_tokens, longest))
-    plan = plan_steps(recipe, len(short), processes)
+    if in_rounds(recipe):
+        by_id(short)  # refuses two of the same id
+        check_choice(recipe, task, rewarded)
+    plan = plan_rounds(recipe, len(short)) if in_rounds(recipe) else plan_steps(recipe, len(short), processes)
     left_out = len(problems) - len(short)
     return PreparedRun(
         recipe, task, prompt, tokenizer, short, left_out, plan, held_out, looked_at, options, rewarded, config
     )
+
+
+def check_choice(recipe: Recipe, task: Task, problems: list[Problem]) -> None:
+    """Refuses problems that a choice of rounds cannot work with."""
+    from rlif.engines.rounds.choices import CHOICES
+
+    assert recipe.rounds is not None
+    if (check := CHOICES[recipe.rounds.choose].check) is not None:
+        check(recipe, task, problems)
 
 
 def arrange(recipe: Recipe, task: Task, problems: list[Problem]) -> tuple[list[Problem], list[Problem]]:
@@ -168,6 +189,7 @@ def rehearse(recipe: Recipe, processes: int = 1, *, here: bool = True) -> Plan:
     Raises:
         RlifError: what would stop the run, as far as that can be seen before it starts.
     """
+    from rlif.engines.rounds import trainers as rounds
     from rlif.engines.trl.setup import build_reward, check_lora, read_lora, trainer_config
     from rlif.sampling.limits import check_files
     from rlif.sampling.loading import check_whole
@@ -182,11 +204,16 @@ def rehearse(recipe: Recipe, processes: int = 1, *, here: bool = True) -> Plan:
         options[key] = options.get(key, 8) * processes
     if processes > 1:  # which this process cannot start
         options = {key: value for key, value in options.items() if not key.startswith(("ddp_", "deepspeed", "fsdp"))}
-    trainer_config(prepared.recipe, options, prepared.recipe.output)
+    if in_rounds(recipe):
+        rounds.trainer_config(prepared.recipe, options, prepared.recipe.output)
+    else:
+        trainer_config(prepared.recipe, options, prepared.recipe.output)
     build_reward(prepared.recipe, prepared.task, None, prepared.prompts()[0], device="meta")
     for name in (recipe.model, *recipe.weights):
         check_files(name, path if name == recipe.model else Path(name))
     model = check_whole(recipe) if path.is_dir() else None
     if model is not None and lora is not None and not is_adapter(path):
         check_lora(model, lora)
+    if (online := online_recipe(recipe)) is not None:
+        rehearse(online, processes, here=here)
     return prepared.plan

@@ -53,7 +53,7 @@ def best_against(
         least: the best's first number must be larger.
 
     Returns:
-        None where there is nothing to prefer: too few values, all with one first number, one text, or none above `least`.
+        None where there is nothing to prefer: too few values, one first number or text, or none above `least`.
 
     Example:
         >>> best_against([(1.0,), (3.0,), (2.0,)], ["a", "b", "c"], "worst", random.Random(0))

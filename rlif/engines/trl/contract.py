@@ -122,11 +122,12 @@ def _is_there(owner: object, used: Used) -> bool:
 
 
 @lru_cache
-def compared_with(option: str) -> list[str]:
-    """Returns the texts that the code of the installed TRL's GRPO trainer compares an option with."""
-    code = ast.parse(inspect.getsource(inspect.getmodule(trl.GRPOTrainer)))  # type: ignore[arg-type]
+def compared_with(option: str, trainer: str = "GRPOTrainer") -> list[str]:
+    """Returns the texts that the code of one of the installed TRL's trainers compares an option with."""
+    code = ast.parse(inspect.getsource(inspect.getmodule(getattr(trl, trainer))))  # type: ignore[arg-type]
     compares = [node for node in ast.walk(code) if isinstance(node, ast.Compare)]
-    sides = [node.comparators for node in compares if getattr(node.left, "attr", None) == option]
+    named = [(node, getattr(node.left, "attr", getattr(node.left, "id", None))) for node in compares]
+    sides = [node.comparators for node, name in named if name == option]
     parts = [part for side in sides for comparator in side for part in ast.walk(comparator)]
     return sorted({part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)})
 

@@ -80,7 +80,8 @@ class GuardState(TrainerCallback, ExportableState):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())  # a checkpoint may have none
         self.restore(state)
-        if self.guard.kl is not None and not args.beta and state.is_world_process_zero:
+        online = hasattr(args, "num_generations")  # rounds do not measure KL
+        if self.guard.kl is not None and online and not args.beta and state.is_world_process_zero:
             self._say(
                 "guard: training.beta is 0, so KL to the start, its most telling sign, is not measured;"
                 " a beta of 1e-4 is enough to see it"
@@ -89,7 +90,7 @@ class GuardState(TrainerCallback, ExportableState):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return
-        step = state.global_step
+        step = state.global_step + (self.run.before if self.run is not None else 0)
         if args.fp16 and not math.isfinite(logs.get("grad_norm") or 0.0):
             del logs["grad_norm"]  # the scaler lets its scale grow until this happens, and skips the step
         logs |= self.health

@@ -5,7 +5,7 @@ import math
 import os
 import re
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,13 +53,21 @@ def trainer_of(algorithm: str) -> tuple[Any, Any]:
 
 def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
     """Returns the options for TRL's config, names and types checked, before any model is loaded."""
-    config = trainer_of(recipe.algorithm)[1]
+    options = check_options(recipe.resolved_training, trainer_of(recipe.algorithm)[1])
+    options |= {"gradient_accumulation_steps": recipe.accumulation(processes)}
+    check_vllm(recipe, options)
+    if options.get("use_liger_kernel") and find_spec("liger_kernel") is None:
+        raise MachineError("training.use_liger_kernel needs liger-kernel: pip install liger-kernel; or leave it out.")
+    return options
+
+
+def check_options(values: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Returns options of a recipe's `training` as one of TRL's configs takes them, names and types checked."""
     fields = {field.name for field in dataclasses.fields(config) if field.init}
     hints = typing.get_type_hints(config)
     pairs = {name for name, hint in hints.items() if any(get_origin(part) is tuple for part in (hint, *get_args(hint)))}
     options = {  # YAML has no tuples
-        name: tuple(value) if name in pairs and isinstance(value, list) else value
-        for name, value in dict(recipe.resolved_training).items()
+        name: tuple(value) if name in pairs and isinstance(value, list) else value for name, value in values.items()
     }
     for name, value in options.items():
         if name not in fields:
@@ -73,16 +81,13 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
             raise RecipeError(f"training.{name} in the recipe: {reason}, found {value!r}.") from None
         except PydanticSchemaGenerationError:
             continue
-        if name in CHOICES and value is not None and (choices := compared_with(name)):
+        online = config in (GRPOConfig, RLOOConfig)
+        if online and name in CHOICES and value is not None and (choices := compared_with(name)):
             lookup(dict.fromkeys(choices), str(value), f"training.{name}")
         least, most = BOUNDS.get(name, (-math.inf, math.inf))
         if isinstance(value, int | float) and not least <= value <= most:
             limits = f"{least} or more" if most == math.inf else f"between {least} and {most}"
             raise RecipeError(f"training.{name} is {value}; it must be {limits}.")
-    options = options | {"gradient_accumulation_steps": recipe.accumulation(processes)}
-    check_vllm(recipe, options)
-    if options.get("use_liger_kernel") and find_spec("liger_kernel") is None:
-        raise MachineError("training.use_liger_kernel needs liger-kernel: pip install liger-kernel; or leave it out.")
     return options
 
 
@@ -94,9 +99,13 @@ def trainer_config(recipe: Recipe, options: dict[str, Any], output_dir: str) -> 
     if server := os.environ.get(SERVER_HOST):
         options["vllm_server_host"] = server
     options = {"run_name": Path(output_dir).parent.name, "model_init_kwargs": load_kwargs(recipe), **options}
-    config = trainer_of(recipe.algorithm)[1]
+    return make_config(trainer_of(recipe.algorithm)[1], output_dir=output_dir, seed=recipe.seed, **options)
+
+
+def make_config(config: Any, **options: Any) -> Any:
+    """Builds one of TRL's configs, and what it leaves to a step; refuses what these refuse. Writes nothing."""
     with _refused("TRL"):
-        args = config(output_dir=output_dir, seed=recipe.seed, disable_tqdm=True, **options)
+        args = config(disable_tqdm=True, **options)
     trackers = [name for name in args.report_to if name != "none"]
     with _refused("transformers"):
         _try_options(args)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.models import byte_tokenizer, tiny_model
-
 import rlif
 from rlif.config.loading import check_recipe
 from rlif.engines.rounds.examples import Round
@@ -17,6 +15,7 @@ from rlif.selection.scorer import Scorer
 from rlif.tasks import Task
 from rlif.tasks.prompts import find_prompt
 from rlif.types import Problem
+from support.models import byte_tokenizer, tiny_model
 
 Answer = Callable[[str, int], str]  # from the prompt and the number of the completion to its text
 

@@ -1,7 +1,7 @@
 """Absolute Zero, deduction alone: the policy proposes Python functions with inputs, and predicts what they return.
 
     propose       a function `f` and an input, in view of examples from a buffer
-    check         the sandbox runs it twice, in two sandboxes; what does not run or differs is discarded
+    check         the sandbox runs it twice, with two hash seeds; what does not run or differs is discarded
     solve         the policy predicts the output n times; a prediction is right if it is a literal of equal value
     learnability  1 - the share of right predictions, and 0 where none is right
     train         solver: right predictions, for dpo against wrong ones. Proposer: proposals with a positive
@@ -14,9 +14,9 @@ Source: arXiv 2505.03335, and its code LeapLabTHU/Absolute-Zero-Reasoner: the se
 Left out: abduction and induction; REINFORCE++ (rounds train by SFT or DPO); penalties of -0.5 and -1; rewards for
 complexity and diversity; composite functions.
 
-Otherwise than there: modules are those of an allow list, where the code has banned words; outputs are literals of at most
-300 characters; the words of the prompts are ours. The problems of the recipe's task are not used; their number is how
-many proposals are sampled.
+Otherwise than there: modules are those of an allow list, where the code has banned words; outputs are literals of at
+most 300 characters; the words of the prompts are ours. The problems of the recipe's task are not used; their number is
+how many proposals are sampled.
 """
 
 import ast
@@ -31,13 +31,12 @@ from typing import Any
 
 from rlif.config.recipe import Recipe
 from rlif.config.rounds import options_of
-from rlif.engines.rounds.examples import Built, Example, Round, Row, in_batches
-from rlif.engines.rounds.pairs import best, best_against
-from rlif.errors import DataError
+from rlif.engines.rounds.examples import Built, Round, by_values, in_batches
+from rlif.errors import DataError, RecipeError
 from rlif.files.atomic import replace_file, writing
-from rlif.files.jsonl import JsonLog
-from rlif.sandbox.runner import Limits, Outcome, Program, require_sandbox, run_programs
+from rlif.files.jsonl import JsonLog, Row
 from rlif.sampling.sampler import Decoding
+from rlif.sandbox.runner import Limits, Outcome, Program, require_sandbox, run_programs
 from rlif.tasks import Task
 from rlif.tasks.cruxeval import check_literals
 from rlif.tasks.prompts import Prompt
@@ -64,7 +63,7 @@ PROPOSE = """Here are Python functions, each with an input and what it returns f
 Write a new function, different from all of these, and an input for it. Somebody will be asked what it returns for that
 input, without running it. Make that take several steps of thought, but make it possible.
 
-- The function is called f. It returns the same whenever it is called: no random numbers, no time, no files, no printing.
+- The function is called f. It always returns the same: no random numbers, no time, no files, no printing.
 - It may import these modules and no others: {modules}.
 - The input holds the arguments of one call as literals, with commas between them.
 - It returns a number, text, a truth value, None, or a list, tuple, set or dict of these.
@@ -88,6 +87,13 @@ SOLVE = """Here are a Python function and an input.
 
 What does f({input}) return? Think step by step, then write the result as a literal of Python between <answer> and
 </answer>."""
+# Begins a program that starts Python anew with another hash seed; the sandbox has 0.
+OTHER_SEED = """import os, sys
+if os.environ.get("PYTHONHASHSEED") != "1":
+    os.execve(sys.executable, [sys.executable, __file__], {**os.environ, "PYTHONHASHSEED": "1"})
+del os, sys
+
+"""
 BLOCK = {name: re.compile(rf"```{name}[ \t]*\n(.*?)\n?```", re.DOTALL) for name in ("python", "input")}
 ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
@@ -121,11 +127,11 @@ def solve_prompt(code: str, given: str) -> str:
 
 
 def parse_proposal(text: str) -> tuple[str, str] | str:
-    """Reads code and input of a proposal, or says in a few words why it is none. Nothing is run.
+    r"""Reads code and input of a proposal, or says in a few words why it is none. Nothing is run.
 
     Example:
-        >>> parse_proposal("```python\\ndef f(x):\\n    return x + 1\\n```\\n```input\\n1\\n```")
-        ('def f(x):\\n    return x + 1', '1')
+        >>> parse_proposal("```python\ndef f(x):\n    return x + 1\n```\n```input\n1\n```")
+        ('def f(x):\n    return x + 1', '1')
     """
     found = {name: pattern.search(text) for name, pattern in BLOCK.items()}
     if not found["python"] or not found["input"]:
@@ -163,16 +169,16 @@ def _forbidden(module: ast.Module) -> str:
 def check_proposals(parsed: Sequence[tuple[str, str] | str]) -> list[Proposal | str]:
     """Runs proposals and adds what they return, or says in a few words why one cannot be used.
 
-    Each runs twice, in two sandboxes, so that the order of a set of texts differs between the two.
+    Each runs twice. The order of a set of texts differs between the two, by Python's hash seed.
 
     Raises:
         MachineError: there is no sandbox here.
     """
     places = [i for i, each in enumerate(parsed) if not isinstance(each, str)]
     runs = []
-    for _ in range(2):
+    for start in ("", OTHER_SEED):
         mark = f"<{secrets.token_hex(16)}>"  # what the function itself cannot write
-        programs = [Program(f"{parsed[i][0]}\n\nprint({mark!r} + repr(f({parsed[i][1]})))\n") for i in places]
+        programs = [Program(f"{start}{parsed[i][0]}\n\nprint({mark!r} + repr(f({parsed[i][1]})))\n") for i in places]
         runs.append([_returned(outcome, mark) for outcome in run_programs(programs, LIMITS)])
     checked: list[Proposal | str] = [each if isinstance(each, str) else "" for each in parsed]
     for i, first, second in zip(places, *runs, strict=True):
@@ -222,12 +228,22 @@ def learnability(right: Sequence[bool]) -> float:
 
 
 def check(recipe: Recipe, task: Task, problems: Sequence[Problem]) -> None:
-    """Refuses a machine without a sandbox, and one prediction for each proposal.
+    """Refuses options that mean nothing, and a machine without a sandbox.
 
     Raises:
+        RecipeError: an option.
         MachineError: says what to install.
     """
-    options_of(recipe, OPTIONS)
+    options = options_of(recipe, OPTIONS)
+    if recipe.rounds is None or recipe.rounds.sample != "deduction":
+        raise RecipeError("choose: verified reads proposals and predictions; set rounds.sample to deduction.")
+    for name in ("examples", "proposals"):
+        if options[name] < 1:
+            raise RecipeError(f"rounds.options.{name} must be at least 1, not {options[name]}.")
+    if recipe.algorithm == "dpo" and options["proposals"] < 2:
+        raise RecipeError("rounds.options.proposals is 1, and a pair of proposals takes two of a request; raise it.")
+    if not 0 <= options["least_runnable"] <= 1:
+        raise RecipeError(f"rounds.options.least_runnable is a share from 0 to 1, not {options['least_runnable']}.")
     require_sandbox()
 
 
@@ -275,9 +291,9 @@ def check_runnable(whys: Sequence[str | None], least: float) -> None:
     if (usable := len(whys) - failed.total()) < max(1, least * len(whys)):
         (why, count), *_ = failed.most_common(1) or [("there is none", 0)]
         raise DataError(
-            f"{usable} of {len(whys)} proposals are functions that run and return a literal, and at least {least:.0%} must"
-            f" (of {count}, {why}); this model cannot propose problems, so train one that writes Python, or a task with"
-            " problems of its own."
+            f"{usable} of {len(whys)} proposals are functions that run and return a literal, and at least {least:.0%}"
+            f" must (of {count}, {why}); this model cannot propose problems, so train one that writes Python, or take a"
+            " task that has problems."
         )
 
 
@@ -351,38 +367,25 @@ def _read_buffer(folder: Path | None) -> list[Proposal]:
 def _write_buffer(folder: Path, proposals: Sequence[Proposal]) -> None:
     with writing(folder / "buffer.jsonl"):
         replace_file(
-            folder / "buffer.jsonl",
-            "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in proposals),
+            folder / "buffer.jsonl", "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in proposals)
         )
 
 
 def verified(round_: Round, groups: list[list[Row]]) -> Built:
     """Chooses right predictions, and proposals that can be learned from; for dpo each against a worse one."""
-    examples: list[Example] = []
-    counts = dict.fromkeys(("learned_predictions", "learned_proposals"), 0)
-    for group in groups:
-        proposer = group[0]["id"].startswith("propose/")
-        values = [_proposer_value(row) if proposer else _solver_value(row) for row in group]
-        texts = [row["completion"] for row in group]
-        if round_.recipe.algorithm == "sft":
-            found = [(i, None) for i in best(values, texts, round_.recipe.rounds.keep, least=0.0)]
-        else:
-            rng = round_.rng("verified", group[0]["id"])
-            chosen = best_against(values, texts, round_.recipe.rounds.against, rng, least=0.0)
-            found = [chosen] if chosen else []
-        counts["learned_proposals" if proposer else "learned_predictions"] += len(found)
-        for i, against in found:
-            rejected = None if against is None else group[against]["completion_ids"]
-            examples.append(Example(group[i]["id"], round_.prompt_ids(group[i]), group[i]["completion_ids"], rejected))
+    values = [[_proposer_value(row) if "valid" in row else _solver_value(row) for row in group] for group in groups]
+    built = by_values(round_, groups, values, 0)
     rows = [row for group in groups for row in group]
     proposed = [row for row in rows if "valid" in row]
     right = [row["right"] for row in rows if "valid" not in row]
-    shares = {
+    proposals = sum(example.id.startswith("propose/") for example in built.examples)
+    counts = {
         "runnable": sum(row["valid"] for row in proposed) / max(1, len(proposed)),
         "predicted": sum(right) / max(1, len(right)),
         "learnability": sum(row["learnability"] or 0.0 for row in proposed) / max(1, len(proposed)),
+        "proposal_examples": float(proposals),
     }
-    return Built(examples, {**{name: float(count) for name, count in counts.items()}, **shares})
+    return Built(built.examples, built.counts | counts)
 
 
 def _proposer_value(row: Row) -> tuple[float, ...]:

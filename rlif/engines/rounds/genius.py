@@ -15,9 +15,9 @@ construct_foresight_preference_data.py), against which this was checked. Default
 temperature 0.6, selection temperature 0.1, a step ends with a line (step_end "\n"); the foresight's temperature is left
 at vLLM's 1. Training there: learning rate 5e-7, linear, warm-up 0.1, 128 pairs per step, one epoch.
 
-Otherwise than there: log-probabilities are those of a pass at temperature 1. A candidate that ends the completion has no
-foresight; its F is the mean over its own tokens (theirs divides 0 by almost 0, which gives F = 0, the largest possible).
-A beam that ended is not continued. A rejected candidate has another text and a smaller F than the chosen one.
+Otherwise than there: log-probabilities are those of a pass at temperature 1. A candidate that ends the completion has
+no foresight; its F is the mean over its own tokens (theirs divides 0 by almost 0, which gives F = 0, the largest
+possible). A beam that ended is not continued. A rejected candidate has another text and a smaller F than the chosen.
 """
 
 import math
@@ -26,11 +26,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rlif.config.recipe import Recipe
 from rlif.config.rounds import options_of
-from rlif.engines.rounds.examples import Built, Example, Round, Row, in_batches
+from rlif.engines.rounds.examples import Built, Example, Round, in_batches
 from rlif.engines.rounds.pairs import best_against
 from rlif.errors import RecipeError
+from rlif.files.jsonl import Row
 from rlif.sampling.sampler import Completion, Decoding
+from rlif.tasks import Task
+from rlif.types import Problem
 
 Ids = list[int]
 # from pairs of prompt ids and completion ids to the mean log-probability of each completion, in nats
@@ -106,7 +110,7 @@ class Candidate:
         return None if self.score is None else self.score - self.beam.score
 
     def scored(self, prompt: Ids) -> tuple[Ids, Ids]:
-        """Returns what F is the mean log-probability of: the foresight or, without one, the step; each after a prompt."""
+        """Returns what F is the mean log-probability of, after its prompt: the foresight or, without one, the step."""
         start = len(self.ids) if self.tail else len(self.beam.ids)
         return prompt + self.whole[:start], self.whole[start:]
 
@@ -204,14 +208,28 @@ class Foreseer:
         return replace(self.decoding, top_p=1.0, **changes)
 
 
+def settings_of(recipe: Recipe) -> Foresight:
+    """Reads a recipe's settings; refuses those that mean nothing."""
+    options = options_of(recipe, OPTIONS)
+    if not options.pop("alpha") > 0:
+        raise RecipeError("rounds.options.alpha must be positive.")
+    return Foresight(**options)
+
+
+def check(recipe: Recipe, task: Task, problems: Sequence[Problem]) -> None:
+    """Refuses settings that mean nothing, and another way to sample."""
+    settings_of(recipe)
+    if recipe.rounds is None or recipe.rounds.sample != "foresight":
+        raise RecipeError("choose: soft reads the steps of a foresight; set rounds.sample to foresight.")
+
+
 def foresight(round_: Round) -> list[Row]:
     """Samples the rows of a round: the candidates of all steps of each problem, foresights included.
 
-    Rows have further: `step` from 0, `foresight` (F) and `advantage` (A) in nats or None, and `sampled`, the tokens that
-    were sampled for it.
+    Rows have further: `step` from 0, `foresight` (F) and `advantage` (A) in nats or None, and `sampled`, the tokens
+    that were sampled for it.
     """
-    options = options_of(round_.recipe, OPTIONS)
-    how = Foresight(**{name: value for name, value in options.items() if name != "alpha"})
+    how = settings_of(round_.recipe)
 
     def work(problems: Sequence[Any], number: int) -> list[Row]:
         seed = round_.rng("foresight", number).randrange(2**31)
@@ -253,10 +271,10 @@ def foresight(round_: Round) -> list[Row]:
     return [row for batch in batches for row in batch]
 
 
-def soft(round_: Round, groups: list[list[Row]]) -> Built:
+def soft(round_: Round, groups: Sequence[Sequence[Row]]) -> Built:
     """Makes a pair of each step of each problem: the largest F against a random smaller one, with their advantages."""
     examples: list[Example] = []
-    ties = 0
+    empty = 0
     for group in groups:
         for step in sorted({row["step"] for row in group}):
             rows = [row for row in group if row["step"] == step]
@@ -264,10 +282,10 @@ def soft(round_: Round, groups: list[list[Row]]) -> Built:
             rng = round_.rng("soft", rows[0]["id"], step)
             found = best_against(values, [row["completion"] for row in rows], "random", rng)
             if found is None:
-                ties += 1
+                empty += 1
                 continue
             chosen, rejected = (rows[i] for i in found)
             ids = chosen["completion_ids"], rejected["completion_ids"]
             advantages = chosen["advantage"], rejected["advantage"]
             examples.append(Example(chosen["id"], round_.prompt_ids(chosen), *ids, values=advantages))
-    return Built(examples, {"ties": float(ties)})
+    return Built(examples, {"without_example": float(empty)})

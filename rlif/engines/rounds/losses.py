@@ -13,8 +13,9 @@ Watch: k only grows. Where the rejected completion has the larger advantage, k i
 from typing import Any
 
 import torch
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig  # pyright: ignore[reportPrivateImportUsage]
 
+from rlif.engines.rounds.trainers import PairTrainer
 from rlif.errors import RecipeError
 
 VALUES = ("chosen_value", "rejected_value")  # the columns of the data set that hold the advantages
@@ -32,19 +33,17 @@ def calibrated_loss(
     return -torch.nn.functional.logsigmoid(beta * (chosen_ratio_P - factor_P * rejected_ratio_P))
 
 
-class Calibrated(DPOTrainer):
+class CalibratedTrainer(PairTrainer):
     """Trains by the advantage-calibrated loss; all else is TRL's DPO trainer.
 
-    The reference's log-probabilities are computed before step 1, by TRL (`precompute_ref_log_probs`). A step runs one
-    pass and holds its logits whole, two rows a pair.
+    `alpha` is one of the recipe's `rounds.options`. TRL computes the reference's log-probabilities before step 1
+    (`precompute_ref_log_probs`). A step runs one pass and holds its logits whole, two rows a pair.
     """
-
-    method_options: dict[str, Any]  # `alpha`
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         config: DPOConfig = kwargs["args"]
         if list(config.loss_type) != ["sigmoid"] or getattr(config, "ld_alpha", None) is not None:
-            raise RecipeError("the calibrated loss is itself a loss of pairs; leave out training.loss_type and ld_alpha.")
+            raise RecipeError("the calibrated loss is itself a loss of pairs; leave out training.ld_alpha.")
         config.precompute_ref_log_probs = True
         super().__init__(*args, **kwargs)
         collate: Any = self.data_collator
@@ -66,10 +65,13 @@ class Calibrated(DPOTrainer):
         chosen_P, rejected_P = (logprob_BL * mask_BL).sum(1).chunk(2)
         chosen_ratio_P = chosen_P - inputs["ref_chosen_logps"].to(chosen_P)
         rejected_ratio_P = rejected_P - inputs["ref_rejected_logps"].to(chosen_P)
-        factor_P = rejected_factor(*(inputs[name].to(chosen_P) for name in VALUES), self.method_options["alpha"])
+        factor_P = rejected_factor(*(inputs[name].to(chosen_P) for name in VALUES), self._alpha())
         self._note(chosen_ratio_P.detach(), rejected_ratio_P.detach(), factor_P)
         loss = calibrated_loss(chosen_ratio_P, rejected_ratio_P, factor_P, self.beta).mean()
         return (loss, outputs) if return_outputs else loss
+
+    def _alpha(self) -> float:
+        return float(self.method_options.get("alpha", 1.0))
 
     def _note(self, chosen_P: torch.Tensor, rejected_P: torch.Tensor, factor_P: torch.Tensor) -> None:
         """Logs what TRL logs of rewards under the same names, and the mean of k."""

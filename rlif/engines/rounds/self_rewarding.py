@@ -9,8 +9,8 @@ beta 0.1. Checked against two implementations of others, lucidrains/self-rewardi
 since the authors published no code; the paper's text could not be read here. The rubric has five additive points as
 there, in our words.
 
-Otherwise than there: prompts are those of the task, and are not proposed by the model. The judge is not trained first on
-judgements of people.
+Otherwise than there: prompts are those of the task, and are not proposed by the model. The judge is not trained first
+on judgements of people.
 
 Watch: small models often write no score, or one score for everything. A round is refused where too few can be read.
 """
@@ -20,13 +20,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from rlif.config.recipe import Recipe
 from rlif.config.rounds import options_of
-from rlif.engines.rounds.examples import Built, Example, Round, Row, in_batches
-from rlif.engines.rounds.pairs import best, best_against
-from rlif.errors import DataError
+from rlif.engines.rounds.examples import Built, Round, by_values, in_batches
+from rlif.errors import DataError, RecipeError
+from rlif.files.jsonl import Row
 from rlif.sampling.sampler import Decoding
+from rlif.tasks import Task
 from rlif.tasks.prompts import Prompt
 from rlif.tasks.rendering import render_all
+from rlif.types import Problem
 
 OPTIONS: dict[str, Any] = {
     "judgements": 3,  # of each answer
@@ -54,7 +57,7 @@ Answer:
 First give your reasons in at most three sentences. Then write the sum in a last line of this form:
 Score: <points from 0 to 5>"""
 PLACE = re.compile(r"\{(question|answer)\}")
-SCORE = re.compile(r"\bscore\b\W{0,4}(?:is\b\W{0,3})?(-?\d+(?:\.\d+)?)", re.IGNORECASE)
+SCORE = re.compile(r"\bscore\b[^\w-]{0,4}(?:is\b[^\w-]{0,3})?(-?\d+(?:\.\d+)?)", re.IGNORECASE)
 
 
 def judge_prompt(question: str, answer: str) -> str:
@@ -89,8 +92,8 @@ def check_parsed(parsed: int, asked: int, least: float) -> None:
     """
     if parsed < least * asked:
         raise DataError(
-            f"{parsed} of {asked} judgements name a score from 0 to {HIGHEST}, and at least {least:.0%} must; this model"
-            " cannot judge itself, so train a larger or an instruction-tuned one, or choose: surest."
+            f"{parsed} of {asked} judgements name a score from 0 to {HIGHEST}, and at least {least:.0%} must; this"
+            " model cannot judge itself, so train a larger or an instruction-tuned one, or choose: surest."
         )
 
 
@@ -106,27 +109,22 @@ def judge(round_: Round, groups: list[list[Row]]) -> Built:
     parsed = sum(score is not None for score in scores)
     check_parsed(parsed, len(scores), options["least_parsed"])
     means = iter([mean_score(each["scores"]) for each in judged])
-    examples: list[Example] = []
-    ties = 0
-    for group in groups:
-        values = [None if (mean := next(means)) is None else (mean,) for _ in group]
-        texts = [row["completion"] for row in group]
-        if round_.recipe.algorithm == "sft":
-            kept = best(values, texts, round_.recipe.rounds.keep)
-            examples += [Example(row["id"], round_.prompt_ids(row), row["completion_ids"]) for row in (group[i] for i in kept)]
-            continue
-        found = best_against(values, texts, round_.recipe.rounds.against, round_.rng("judge", group[0]["id"]))
-        if found is None:
-            ties += 1
-            continue
-        chosen, rejected = (group[i] for i in found)
-        examples.append(
-            Example(chosen["id"], round_.prompt_ids(chosen), chosen["completion_ids"], rejected["completion_ids"])
-        )
-    counts = {"parsed": parsed / max(1, len(scores)), "ties": ties, "judge_tokens": sum(each["tokens"] for each in judged)}
+    values = [[None if (mean := next(means)) is None else (mean,) for _ in group] for group in groups]
+    built = by_values(round_, groups, values)
+    counts = {"parsed": parsed / max(1, len(scores)), "judge_tokens": sum(each["tokens"] for each in judged)}
     if (score := mean_score(scores)) is not None:
         counts["judge_score"] = score
-    return Built(examples, {name: float(count) for name, count in counts.items()})
+    return Built(built.examples, built.counts | {name: float(count) for name, count in counts.items()})
+
+
+def check(recipe: Recipe, task: Task, problems: Sequence[Problem]) -> None:
+    """Refuses options that mean nothing."""
+    options = options_of(recipe, OPTIONS)
+    for name in ("judgements", "judge_max_tokens", "judge_temperature", "judge_top_p"):
+        if not options[name] > 0:
+            raise RecipeError(f"rounds.options.{name} must be positive, not {options[name]}.")
+    if not 0 <= options["least_parsed"] <= 1:
+        raise RecipeError(f"rounds.options.least_parsed is a share from 0 to 1, not {options['least_parsed']}.")
 
 
 def _judgements(round_: Round, rows: Sequence[Row], options: dict[str, Any]) -> list[Row]:

@@ -60,12 +60,9 @@ def test_only_failed_problems_are_sampled_again_and_trained_on_without_the_hint(
         return f"Step {i}. The answer is \\boxed{{{answer if i else 'wrong'}}}."
 
     round_ = told(tmp_path, says, CLOCK, rounds={"choose": "gold", "rationalise": True})
-    groups = [
-        [row(solved, "x", right=False), row(solved, "y", 1, right=True)],
-        [row(failed, "x", right=False)],
-        [row(hopeless, "x", right=False)],
-    ]
-    rows, counts = rationalised(round_, groups)
+    drawn = [row(solved, "x", right=False), row(solved, "y", 1, right=True)]
+    drawn += [row(problem, "x", right=False) for problem in (failed, hopeless)]
+    rows, counts = rationalised(round_, drawn)
     assert [prompt for prompt, _ in round_.asked] == [
         f"<|user|>{each.text} (The answer is {each.gold}. Explain how to get there.)<|end|><|assistant|>"
         for each in (failed, hopeless)
@@ -83,7 +80,7 @@ def test_only_failed_problems_are_sampled_again_and_trained_on_without_the_hint(
 
 def test_nothing_is_sampled_where_all_are_solved(tmp_path):
     round_ = told(tmp_path, problems=CLOCK[:1])
-    assert rationalised(round_, [[row(CLOCK[0], "y", right=True)]]) == (
+    assert rationalised(round_, [row(CLOCK[0], "y", right=True)]) == (
         [],
         {"hinted": 0.0, "rationalised": 0.0, "hint_tokens": 0.0},
     )

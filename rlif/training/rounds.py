@@ -261,7 +261,10 @@ class Phases:
             return
         from rlif.engines.rounds.examples import read_examples
 
-        trainer = self._trainer(phase, number, read_examples(phase.folder))
+        folders = [phase.folder]
+        if self.rounds.mix and number > 1:  # the own data of the round before
+            folders.insert(0, phase.folder.with_name(f"round-{number - 1:03d}"))
+        trainer = self._trainer(phase, number, [example for folder in folders for example in read_examples(folder)])
         self._add_callbacks(phase, trainer, facts)
         trainer.train(resume_from_checkpoint=None if self.inner is None else str(self.inner))
         self._stop_if_asked(phase, trainer.state)

@@ -137,7 +137,8 @@ class Phases:
         """Samples, measures and chooses; writes what the round trains on."""
         from rlif.engines.rounds import sampling
         from rlif.engines.rounds.choices import CHOICES, SAMPLERS
-        from rlif.engines.rounds.examples import SAMPLES, by_groups, write_examples
+        from rlif.engines.rounds.examples import SAMPLES, Built, by_groups, write_examples
+        from rlif.engines.rounds.given import rationalised
 
         whole = not (phase.folder / SAMPLES).exists()  # the time of a drawing that was resumed is not known
         model = self._first_model(number)
@@ -146,10 +147,13 @@ class Phases:
         started = time.perf_counter()
         round_ = self._as_round(phase, number, model)
         rows = sampling.measured(round_, SAMPLERS[self.rounds.sample](round_))
+        counts: dict[str, float] = {}
         if self.rounds.rationalise:
-            rows = [*rows, *sampling.measured(round_, sampling.rationalised(round_, rows))]
+            more, counts = rationalised(round_, rows)
+            rows = [*rows, *sampling.measured(round_, more)]
         seconds = time.perf_counter() - started
         built = CHOICES[self.rounds.choose].build(round_, by_groups(rows))
+        built = Built(built.examples, built.counts | counts)
         self._refuse_nothing(number, rows, built)
         names = list(self.recipe.weights)
         facts = self._facts(number, round_, rows, built)

@@ -77,7 +77,7 @@ def test_the_plan_counts_the_most_steps():
     recipe = check_recipe({**values, "problems_per_update": 16, "training": {"num_train_epochs": 2}})
     plan = plan_rounds(recipe, 200)
     assert (plan.steps, plan.completions) == (3 * 2 * 7, 600)  # 100 rows are 13 batches of 8, or 7 updates
-    with pytest.raises(DataError, match="rounds.problems is 50, and there are 49"):
+    with pytest.raises(DataError, match=r"rounds.problems is 50, and there are 49"):
         plan_rounds(recipe, 49)
 
 

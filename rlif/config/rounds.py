@@ -196,7 +196,8 @@ def options_of(recipe: Recipe, defaults: Mapping[str, Any]) -> dict[str, Any]:
     given = recipe.rounds.options if recipe.rounds is not None else {}
     for name, value in given.items():
         if name not in defaults:
-            raise RecipeError(f"unknown key 'rounds.options.{name}'; {nearest(name, defaults, 'the method')}")
+            known = nearest(name, defaults) if defaults else "this method has no options."
+            raise RecipeError(f"unknown key 'rounds.options.{name}'; {known}")
         wanted = type(defaults[name])
         fits = isinstance(value, int) if wanted is float else isinstance(value, wanted)
         if not (fits or isinstance(value, wanted)) or (isinstance(value, bool) and wanted is not bool):

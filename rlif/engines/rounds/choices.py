@@ -10,6 +10,10 @@ Most choices give each sample a value, and `by_values` takes the best ones of ea
     plurality   1 for the most frequent answer of the group, 0 for others; nothing where several are most frequent
     borda       1 for the answer that Borda voting chooses, 0 for others; the surest among equal answers
     gold        1 for a right answer, 0 for a wrong one; nothing without a gold answer
+    judge       the mean score that the policy gives, see `self_rewarding`
+    verified    right predictions and learnable proposals, see `deduction`
+
+`given` (SPIN) and `soft` (Genius) make pairs of their own.
 
 Source: Borda arXiv 2502.18581; plurality as a label arXiv 2504.16084; gold STaR, arXiv 2203.14465. A sample without an
 answer is never kept by the last three, and may be rejected. To add a choice: a function of a `Round` and its groups,
@@ -22,7 +26,9 @@ from typing import Any
 
 from rlif.answers.clusters import count_equal, label
 from rlif.config.recipe import Recipe
+from rlif.engines.rounds import deduction, genius, self_rewarding
 from rlif.engines.rounds.examples import Built, Round, by_values
+from rlif.engines.rounds.given import check_given, check_gold, given
 from rlif.engines.rounds.pairs import Value
 from rlif.engines.rounds.sampling import whole
 from rlif.files.jsonl import Row
@@ -90,11 +96,25 @@ def _value(number: float | None) -> Value | None:
     return None if number is None else (number,)
 
 
-SAMPLERS: dict[str, Callable[[Round], list[Row]]] = {"whole": whole}
+def _calibrated() -> Any:
+    from rlif.engines.rounds.losses import CalibratedTrainer
+
+    return CalibratedTrainer
+
+
+SAMPLERS: dict[str, Callable[[Round], list[Row]]] = {
+    "whole": whole,
+    "foresight": genius.foresight,
+    "deduction": deduction.propose_and_solve,
+}
 CHOICES: dict[str, Choice] = {
     "surest": Choice(surest),
     "borda": Choice(borda),
     "plurality": Choice(plurality),
-    "gold": Choice(gold),
+    "gold": Choice(gold, check=check_gold),
+    "judge": Choice(self_rewarding.judge, check=self_rewarding.check),
+    "given": Choice(given, ("dpo",), check_given),
+    "soft": Choice(genius.soft, ("dpo",), genius.check),
+    "verified": Choice(deduction.verified, check=deduction.check),
 }
-LOSSES: dict[str, Callable[[], Any]] = {}  # by name, a function that imports the trainer class
+LOSSES: dict[str, Callable[[], Any]] = {"calibrated": _calibrated}  # by name, a function that imports the trainer class

@@ -25,7 +25,7 @@ from rlif.intervals import proportion
 from rlif.reporting.analysis import separation
 from rlif.sampling.sampler import Decoding, generate
 from rlif.tasks.prompts import PROMPTS
-from rlif.tasks.rendering import render
+from rlif.tasks.rendering import render_all
 
 HABITS = {"The": "leap", "First": "steps", "Hmm": "ramble"}
 
@@ -37,7 +37,7 @@ def sample(folder: str, family: str, limit: int) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     task = rlif.TASKS[family]
     problems = task.load("test", limit=limit)
-    prompts = [render(tokenizer, PROMPTS["plain"], problem.text, chat=True) for problem in problems]
+    prompts = render_all(tokenizer, PROMPTS["plain"], [problem.text for problem in problems], chat=True)
     completions = generate(model, tokenizer, prompts, Decoding(56, temperature=1.0), batch_size=limit)
     stats = rlif.score_completions(model, prompts, [c.completion_ids for c in completions], batch_size=64)
     sure = rlif.SIGNALS["self_certainty"](stats)

@@ -15,13 +15,14 @@ Labels are smoothed a little. Self-certainty averages log p over the whole vocab
 model this small, their log p depends more on how often a position was trained than on how sure the model is. Without
 smoothing leaps scored above steps (10.2 against 9.8 nats). Smoothing gives all impossible tokens the same log p.
 
-A second base, on which confidence must fail, is made from the first in a few minutes more:
+Other bases are made from the first in a few minutes more; `base_writers` says who writes their documents:
 
     python scripts/pretrain_reasoner.py --from rlif/models/tiny-reasoner --writers wrong-and-sure \
         --steps 200 --batch 64 --lr 5e-4 --out runs/wrong-and-sure-base
-
-Its leaps are always the same answer, twelve or A, so they are sure and nearly always wrong. Its worked solutions are
-right but unsure: a random filler word replaces each "Then", and more of them follow the answer.
+    python scripts/pretrain_reasoner.py --from rlif/models/tiny-reasoner --writers short-sure \
+        --steps 200 --batch 64 --lr 5e-4 --dtype bfloat16 --out rlif/models/tiny-short
+    python scripts/pretrain_reasoner.py --from rlif/models/tiny-reasoner --writers equal-sure \
+        --steps 200 --batch 64 --lr 5e-4 --dtype bfloat16 --out rlif/models/tiny-equal
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, get_cosi
 from rlif.sampling.sampler import Decoding, generate
 from rlif.tasks import TASKS
 from rlif.tasks.prompts import PROMPTS
-from rlif.tasks.rendering import render
+from rlif.tasks.rendering import render_all
 from rlif.types import Problem
 
 STEPS, BATCH = 2500, 128
@@ -91,8 +92,8 @@ def build_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(config)
 
 
-def prompt_ids(tokenizer: Qwen2Tokenizer, problem: Problem) -> list[int]:
-    return render(tokenizer, PROMPTS["plain"], problem.text, chat=True)
+def prompt_ids(tokenizer: Qwen2Tokenizer, problems: list[Problem]) -> list[list[int]]:
+    return render_all(tokenizer, PROMPTS["plain"], [problem.text for problem in problems], chat=True)
 
 
 def batches(
@@ -102,9 +103,9 @@ def batches(
     stream = documents(seed, writers)
     while True:
         ids_rows, label_rows = [], []
-        for _ in range(size):
-            problem, style, text = next(stream)
-            prompt = prompt_ids(tokenizer, problem)
+        drawn = list(itertools.islice(stream, size))
+        prompts = prompt_ids(tokenizer, [problem for problem, _, _ in drawn])
+        for prompt, (_, style, text) in zip(prompts, drawn, strict=True):
             answer = tokenizer.encode(text, add_special_tokens=False)[:64]
             answer += [] if style == "ramble" else [tokenizer.eos_token_id]
             ids_rows.append(torch.tensor(prompt + answer))
@@ -119,11 +120,12 @@ def measure(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, n: int) -> dict[
     for name in FAMILIES:
         task = TASKS[name]
         problems = task.load("test", limit=n)
+        prompts = prompt_ids(tokenizer, problems)
         first_steps = [(p.solution or "").partition(". ")[0] + "." for p in problems]
         for kind, prefixes in (("greedy", [""] * n), ("first_step_given", first_steps)):
             rows = [
-                prompt_ids(tokenizer, problem) + tokenizer.encode(prefix, add_special_tokens=False)
-                for problem, prefix in zip(problems, prefixes, strict=True)
+                prompt + tokenizer.encode(prefix, add_special_tokens=False)
+                for prompt, prefix in zip(prompts, prefixes, strict=True)
             ]
             completions = generate(model, tokenizer, rows, Decoding(LENGTH), batch_size=n)
             right = [task.grade(p, c.text) for p, c in zip(problems, completions, strict=True)]

@@ -21,7 +21,7 @@ from rlif.files.atomic import read_object
 from rlif.files.yaml import read_yaml
 from rlif.tasks.chat_template import OPEN, Chat
 
-SHIPPED = {"tiny-reasoner": "models/tiny-reasoner"}
+SHIPPED = {name: f"models/{name}" for name in ("tiny-reasoner", "tiny-short", "tiny-equal")}
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 

@@ -32,11 +32,24 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "gspo": {"importance_sampling_level": "sequence"},  # one ratio per completion; arXiv 2507.18071
     "rloo": {},  # TRL's RLOOTrainer: leave-one-out baseline, no deviation; arXiv 2402.14740
     "reinforce": {"normalize_advantages": True},  # the same, then all advantages of a batch to mean 0 and deviation 1
+    # REINFORCE++ with the group's mean as baseline, over all tokens of the batch; arXiv 2501.03262
+    "reinforce_plus_plus": {"loss_type": "dapo"},
+    "ppo": {},  # advantages by a critic, gamma 1; arXiv 1707.06347, 1506.02438. Only verl has it
 }
 
 LEAVE_ONE_OUT = ("rloo", "reinforce")
 
-UNSCALED = ("dr_grpo", *LEAVE_ONE_OUT)  # whose advantages are not divided by a deviation unless a recipe asks
+UNSCALED = ("dr_grpo", "ppo", *LEAVE_ONE_OUT)  # whose advantages are not divided by a deviation unless a recipe asks
+
+# Algorithms that one engine lacks: the engine that has it, and why the other has not.
+ONLY_ON: dict[str, tuple[str, str]] = {
+    "ppo": ("verl", "needs a critic, which TRL's trainers do not have"),
+    "bnpo": ("trl", "averages over a micro-batch, which verl does not; dapo is the nearest"),
+    "reinforce": ("trl", "is a form that verl does not have; reinforce_plus_plus is the nearest"),
+}
+
+# Token signals whose value is a mean over tokens, which PPO can give out token by token.
+PER_TOKEN = ("self_certainty", "negative_entropy", "likelihood")
 
 REUSE = ("gradient_accumulation_steps", "steps_per_generation", "num_iterations")
 

@@ -7,6 +7,8 @@ The engine's advantage is A = r' - mean(r') of the scaled reward, times G / (G -
     group_std_floor   r' = m + (r - m) / (max(s, f * s0) + 1e-4)      ours; s0 = mean of s over the first rollout
                                                                       whose groups have any
     batch_std         r' = m + (r - m) / (std of all rewards + 1e-4)
+    batch_deviation   r' = m + (r - m) / (std of all r - m + 1e-4)    REINFORCE++ with the group's mean as baseline,
+                                                                      arXiv 2501.03262
     none              r' = r                                          Dr. GRPO, arXiv 2503.20783; the one for RLOO
 
 Why the floor: self-certainty never ties. Once every completion is sure, group_std turns ever smaller differences, which
@@ -98,6 +100,9 @@ class Normaliser:
             return None
         if self.kind == "batch_std":
             std_P1 = nanstd(rewards_PG.flatten(), dim=0).expand_as(std_P1)
+        elif self.kind == "batch_deviation":
+            deviations_PG = rewards_PG - rewards_PG.nanmean(1, keepdim=True)
+            std_P1 = nanstd(deviations_PG.flatten(), dim=0).expand_as(std_P1)
         elif self.kind == "group_std_floor":
             std_P1 = std_P1.clamp(min=self.floor * (self.start_spread or 0.0))
         return std_P1 + EPSILON

@@ -87,7 +87,10 @@ def _held_out(recipe: Recipe) -> dict[str, Task]:
 
 def check_settings(recipe: Recipe, processes: int) -> tuple[Task, Prompt, dict[str, Any]]:
     """Checks all that needs neither data nor a model; returns task, prompt and the options for TRL's config."""
-    from rlif.engines.trl.setup import check_training
+    if recipe.engine == "verl":
+        from rlif.engines.verl.options import check_recipe_for_verl as check_training
+    else:
+        from rlif.engines.trl.setup import check_training
 
     for key, off in {"eval_strategy": ("no", False), "eval_on_start": (False,)}.items():
         if recipe.training.get(key, off[0]) not in off:
@@ -168,8 +171,9 @@ def rehearse(recipe: Recipe, processes: int = 1, *, here: bool = True) -> Plan:
     Raises:
         RlifError: what would stop the run, as far as that can be seen before it starts.
     """
+    if recipe.engine == "verl":
+        return _rehearse_verl(recipe, processes)
     from rlif.engines.trl.setup import build_reward, check_lora, read_lora, trainer_config
-    from rlif.sampling.limits import check_files
     from rlif.sampling.loading import check_whole
     from rlif.sampling.vllm_sampler import require_vllm
 
@@ -184,9 +188,33 @@ def rehearse(recipe: Recipe, processes: int = 1, *, here: bool = True) -> Plan:
         options = {key: value for key, value in options.items() if not key.startswith(("ddp_", "deepspeed", "fsdp"))}
     trainer_config(prepared.recipe, options, prepared.recipe.output)
     build_reward(prepared.recipe, prepared.task, None, prepared.prompts()[0], device="meta")
-    for name in (recipe.model, *recipe.weights):
-        check_files(name, path if name == recipe.model else Path(name))
+    _check_files(recipe)
     model = check_whole(recipe) if path.is_dir() else None
     if model is not None and lora is not None and not is_adapter(path):
         check_lora(model, lora)
     return prepared.plan
+
+
+def _rehearse_verl(recipe: Recipe, processes: int) -> Plan:
+    """Prepares a run of the engine verl; asks verl as well, where it is installed."""
+    from rlif.engines.verl import checks, options
+    from rlif.rewards.equivalence import load_equivalence
+    from rlif.rewards.terms import recipe_terms
+
+    prepared = prepare(recipe, processes)
+    recipe_terms(prepared.recipe, prepared.prompts()[0], device="meta")
+    if recipe.equivalence is not None:
+        load_equivalence(recipe.equivalence, "meta")
+    _check_files(recipe)
+    translated = options.translate(prepared.recipe, options.Machines(processes), Path(recipe.output) / "run")
+    if checks.is_installed():
+        checks.check_config(checks.compose(translated), prepared.recipe)
+    return prepared.plan
+
+
+def _check_files(recipe: Recipe) -> None:
+    from rlif.sampling.limits import check_files
+
+    path = Path(model_path(recipe))
+    for name in (recipe.model, *recipe.weights):
+        check_files(name, path if name == recipe.model else Path(name))

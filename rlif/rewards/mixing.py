@@ -12,6 +12,8 @@ The engine's advantage is A = r' - mean(r') of the scaled reward, times G / (G -
                                                                       share the mean of their ranks. The idea is that of
                                                                       arXiv 2605.09920; the scale is ours: without ties
                                                                       the deviation is 1, as with group_std
+    batch_deviation   r' = m + (r - m) / (std of all r - m + 1e-4)    REINFORCE++ with the group's mean as baseline,
+                                                                      arXiv 2501.03262
     none              r' = r                                          Dr. GRPO, arXiv 2503.20783; the one for RLOO
 
 Why the floor: self-certainty never ties. Once every completion is sure, group_std turns ever smaller differences, which
@@ -116,6 +118,9 @@ class Normaliser:
             return None
         if self.kind == "batch_std":
             std_P1 = nanstd(rewards_PG.flatten(), dim=0).expand_as(std_P1)
+        elif self.kind == "batch_deviation":
+            deviations_PG = rewards_PG - rewards_PG.nanmean(1, keepdim=True)
+            std_P1 = nanstd(deviations_PG.flatten(), dim=0).expand_as(std_P1)
         elif self.kind == "group_std_floor":
             std_P1 = std_P1.clamp(min=self.floor * (self.start_spread or 0.0))
         return std_P1 + EPSILON

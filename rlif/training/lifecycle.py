@@ -80,6 +80,10 @@ def train(
 
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"rlif.train takes a Recipe, not {recipe!r:.40}; read one by rlif.load_recipe(NAME).")
+    if recipe.engine == "verl":
+        from rlif.training.verl_run import train_by_verl
+
+        return train_by_verl(recipe, name=name, resume=resume, console=console or logging_console())
     console = console or logging_console()
     if resume is not None:
         resume.again = again

@@ -77,10 +77,7 @@ class CPU(PlatformBase):
         yield
 
     def ray_resource_name(self) -> str:
-        return "CPU"
-
-    def ray_resource_options(self, num_gpus: float) -> dict[str, Any]:
-        return {"num_cpus": num_gpus}
+        return "GPU"  # of which Ray is told that there are some
 
     def ray_noset_envvars(self) -> list[str]:
         return []
@@ -100,4 +97,16 @@ def register_engines() -> None:
     EngineRegistry.register("value_model", ["fsdp", "fsdp2"], device="cpu")(FSDPEngineWithValueHead)
 
 
+def accept_twice() -> None:
+    """Lets verl name gloo for the processor and for the device, which are one here."""
+    init = torch.distributed.init_process_group
+
+    def once(backend: str | None = None, **options: Any) -> None:
+        init("gloo" if backend == "cpu:gloo,cpu:gloo" else backend, **options)
+
+    torch.distributed.init_process_group = once
+
+
 register_engines()
+accept_twice()
+torch.Tensor.pin_memory = lambda self, *_: self  # pins memory for a device; verl does so for its reference model

@@ -26,6 +26,7 @@ from trl import GRPOConfig, RLOOConfig  # pyright: ignore[reportPrivateImportUsa
 
 from rlif.config.defaults import BOUNDS, CHOICES, LEAVE_ONE_OUT
 from rlif.config.recipe import Recipe
+from rlif.engines.records import sampled_row, scored_row
 from rlif.engines.trl.contract import compared_with, raised_by_library
 from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.engines.trl.rewards import InternalReward
@@ -38,7 +39,6 @@ from rlif.rewards.terms import recipe_terms
 from rlif.runs.launcher_contract import SERVER_HOST
 from rlif.sampling.limits import check_finite
 from rlif.sampling.loading import check_whole, is_adapter, load_adapter, load_kwargs, model_path
-from rlif.sampling.sampler import token_chars
 from rlif.tasks import Task
 from rlif.types import Problem
 
@@ -261,36 +261,13 @@ def check_lora(model: Any, lora: Any) -> None:
         raise RecipeError(f"peft refuses the lora of the recipe: {first_line(error)}") from error
 
 
-def _rounded(values_T: torch.Tensor | None) -> list[float] | None:
-    return None if values_T is None else [round(value, 2) for value in values_T.tolist()]
-
-
 def completed_rows(trainer: InternalFeedback) -> list[dict[str, Any]]:
     """Returns every row of the latest rollout, as it was sampled; none once `scored_rows` has taken it."""
-    return [
-        {
-            "prompt": row.prompt,
-            "completion": row.text,
-            "prompt_ids": row.prompt_ids,
-            "completion_ids": row.completion_ids,
-        }
-        for row in trainer.reward.scored
-    ]
+    return [sampled_row(row) for row in trainer.reward.scored]
 
 
 def scored_rows(trainer: InternalFeedback, limit: int) -> list[dict[str, Any]]:
     """Takes the first rows of the latest rollout, with rewards and advantages; none if there was no new one."""
-    rows = list(zip(completed_rows(trainer), trainer.reward.scored, strict=True))[:limit]
+    rows = trainer.reward.scored[:limit]
     trainer.reward.scored = []
-    return [
-        sampled
-        | {
-            "token_chars": token_chars(trainer.processing_class, row.completion_ids, row.text),
-            "token_self_certainty": _rounded(row.token_self_certainty),
-            "truncated": row.truncated,
-            "rewards": dict(row.rewards),
-            "reward": row.reward,
-            "advantage": row.advantage,
-        }
-        for sampled, row in rows
-    ]
+    return [scored_row(row, trainer.processing_class) for row in rows]

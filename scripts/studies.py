@@ -1,7 +1,9 @@
-"""Runs the studies of results/: the paper in miniature, the base that is wrong and sure, and the floor.
+"""Runs the studies of results/: the paper in miniature, other bases, and the floor.
 
     python scripts/studies.py miniature
     python scripts/studies.py wrong-and-sure    # needs the other base, see pretrain_reasoner.py
+    python scripts/studies.py bases             # confidence against length, on the bases tiny-short and tiny-equal
+    python scripts/studies.py bases-rest        # the other methods on them
     python scripts/studies.py floor
     python scripts/studies.py floor-long        # the signals of confidence, ten times the steps to the peak and more
     python scripts/studies.py relatives         # training in rounds beside online training, see relatives_results.py
@@ -49,6 +51,8 @@ METHODS = {
     "shortness": ("reward=shortness",),
 }
 KL = {"intuitor-beta-0": ("training.beta=0",), "intuitor-beta-0.005": ("training.beta=0.005",)}
+BASES = ("tiny-short", "tiny-equal")
+CORE = ("intuitor", "grpo-gold", "length", "shortness", "random", "grpo-pv", "likelihood", "format")
 FLOOR_SIGNALS = (
     "self_certainty",
     "likelihood",
@@ -125,9 +129,17 @@ RELATIVES = {
 OF_RECIPE = {name: name for name in RELATIVES if not name.startswith(("intuitor", "grpo"))}
 OF_RECIPE |= {"best-of-n-sft-borda": "best-of-n-sft", "genius-sigmoid": "genius"}
 
+
+def base_rows(methods: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Makes a row for each method on each base; a base has its own folder of runs."""
+    return {f"{base}/{name}": (f"model={base}", *METHODS[name]) for name in methods for base in BASES}
+
+
 STUDIES = {
     "miniature": Study({**METHODS, **KL}, seeds=3),
     "wrong-and-sure": Study({name: ("model=runs/wrong-and-sure-base", *row) for name, row in METHODS.items()}, seeds=3),
+    "bases": Study(base_rows(CORE), seeds=3),
+    "bases-rest": Study(base_rows(name for name in METHODS if name not in CORE), seeds=2),
     "floor": Study(floor_rows(dict.fromkeys(FLOOR_SIGNALS, 100)), seeds=5),
     "floor-long": Study(floor_rows(LONG), seeds=5),
     "relatives": Study(RELATIVES, seeds=3, shipped=OF_RECIPE),
@@ -171,7 +183,7 @@ def main() -> None:
     rows = {name: row for name, row in study.rows.items() if not args.rows or name in args.rows}
     if not WORDS.is_dir() and any(str(WORDS) in override for row in rows.values() for override in row):
         save_words(WORDS)
-    run_rows(rows, args.seeds or range(study.seeds), args.runs / args.study, study)
+    run_rows(rows, args.seeds or range(study.seeds), args.runs / args.study.removesuffix("-rest"), study)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from rlif.guard.health import measure_health
 from rlif.rewards.terms import reads_problems
 from rlif.runs.phase import Phase
 from rlif.training.prepare import PreparedRun
-from rlif.training.session import grade
+from rlif.training.session import write_verdicts
 from rlif.types import Problem
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def build_round(prepared: PreparedRun, phase: Phase, number: int, model: Any, na
     facts = _facts(round_, rows, built) | {"sampling_seconds": seconds}
     kept = sampling.kept_rows(round_, rows[: recipe.keep_completions], list(recipe.weights))
     problems = {problem.id: problem for problem in prepared.problems}
-    grade(prepared.task, [problems.get(row["problem"]) for row in kept], kept)
+    write_verdicts(prepared.task, [problems.get(row["problem"]) for row in kept], kept)
     with writing(phase.folder):
         write_examples(phase.folder, built.examples)
         write_rows(phase.folder / KEPT, kept)

@@ -17,7 +17,7 @@ from rlif.errors import DataError, MachineError, RecipeError
 from rlif.runs.folder import Run
 from rlif.runs.phase import phases_of
 from rlif.tasks import TASKS
-from rlif.training.round_data import bare, problems_of, seed_of
+from rlif.training.rounds.data import bare, problems_of, seed_of
 
 DPO = ("algorithm=dpo", "rounds.reference=last", "rounds.against=worst")
 

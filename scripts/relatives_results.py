@@ -149,9 +149,9 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
             "    python scripts/relatives_results.py",
             "",
             "The shipped reasoner, trained on clock and evaluated on clock and cups, greedy, n = 256 each. Online: 50"
-            " updates of 8 problems x 8 completions. Rounds: `RELATIVES` in `scripts/studies.py`. Gain and transfer are in"
-            " points, with Student's 95 % interval over seeds. What each column is: `scripts/relatives_results.py`. Where"
-            f" not every seed reached {THRESHOLD:.0%}, the number that did.",
+            " updates of 8 problems x 8 completions. Rounds: `RELATIVES` in `scripts/studies.py`. Gain and transfer are"
+            " in points, with Student's 95 % interval over seeds. What each column is: `scripts/relatives_results.py`."
+            f" Where not every seed reached {THRESHOLD:.0%}, the number that did.",
             "",
             "![Accuracy against tokens sampled](relatives.png)",
             "",

@@ -194,7 +194,7 @@ def _run(prepared: PreparedRun, run: Run, place: Place, console: Console, stop: 
 
 def _run_phases(prepared: PreparedRun, run: Run, place: Place, console: Console, stop: Stop, fresh: bool) -> None:
     """Trains the phases of a run in rounds."""
-    from rlif.training.rounds import Phases
+    from rlif.training.rounds.phases import Phases
 
     phases = Phases(prepared, run, console, stop, fresh, place.progress, place.checkpoint)
     console.out(f"run folder {run.path}", highlight=False)

@@ -17,7 +17,7 @@ from rlif.errors import DataError, MachineError, RecipeError
 from rlif.runs.folder import Run
 from rlif.runs.phase import phases_of
 from rlif.tasks import TASKS
-from rlif.training.round_data import bare, problems_of, seed_of
+from rlif.training.rounds.data import bare, problems_of, seed_of
 
 DPO = ("algorithm=dpo", "rounds.reference=last", "rounds.against=worst")
 
@@ -197,7 +197,7 @@ def test_a_round_that_keeps_nothing_keeps_what_was_trained_before(tmp_path, mode
 
 
 def test_groups_without_answers_give_no_pair(tmp_path, model_folder):
-    with pytest.raises(DataError, match="round 1 found no pair of a better and a worse completion among its 12 samples"):
+    with pytest.raises(DataError, match="round 1 found no pair of a better and a worse completion among its 12"):
         train(model_folder, tmp_path, *DPO, "rounds.choose=plurality")
     assert not (tmp_path / "run/model").exists() and (tmp_path / "run/rounds/round-001/samples.jsonl").is_file()
 

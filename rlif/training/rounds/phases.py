@@ -30,7 +30,7 @@ from rlif.runs.phase import Phase, Progress, finish, phases_of
 from rlif.sampling.loading import load_model, model_path
 from rlif.tasks.rendering import ends_of
 from rlif.training.prepare import PreparedRun, prepare
-from rlif.training.round_data import KEPT, ROUND, build_round, seed_of
+from rlif.training.rounds.data import KEPT, ROUND, build_round, seed_of
 from rlif.training.session import evaluate_model, open_session
 
 if TYPE_CHECKING:

@@ -151,9 +151,9 @@ class Phases:
         if self.rounds.rationalise:
             more, counts = rationalised(round_, rows)
             rows = [*rows, *sampling.measured(round_, more)]
-        seconds = time.perf_counter() - started
-        built = CHOICES[self.rounds.choose].build(round_, by_groups(rows))
+        built = CHOICES[self.rounds.choose].build(round_, by_groups(rows))  # which may sample too, as a judge does
         built = Built(built.examples, built.counts | counts)
+        seconds = time.perf_counter() - started
         self._refuse_nothing(number, rows, built)
         names = list(self.recipe.weights)
         facts = self._facts(number, round_, rows, built)

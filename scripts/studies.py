@@ -1,12 +1,16 @@
-"""Runs the studies of results/: the paper in miniature, the base that is wrong and sure, and the floor.
+"""Runs the studies of results/: the paper in miniature, other bases, and the floor.
 
     python scripts/studies.py miniature
     python scripts/studies.py wrong-and-sure    # needs the other base, see pretrain_reasoner.py
+    python scripts/studies.py bases             # confidence against length, on the bases tiny-short and tiny-equal
+    python scripts/studies.py bases-rest        # the other methods on them
     python scripts/studies.py floor
     python scripts/studies.py floor-long        # the signals of confidence, ten times the steps to the peak and more
+    python scripts/studies.py relatives         # training in rounds beside online training, see relatives_results.py
 
-A study has rows of overrides of the recipe miniature.yaml. Each row is run on each seed, with all else equal. All rows
-of one seed run before the next seed, one run at a time. A finished run is not repeated. An unfinished one starts anew.
+A study has rows of overrides of the recipe miniature.yaml, or of a shipped recipe. Each row is run on each seed, with
+all else equal. All rows of one seed run before the next seed, one run at a time. A finished run is not repeated. An
+unfinished one starts anew.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -47,6 +51,8 @@ METHODS = {
     "shortness": ("reward=shortness",),
 }
 KL = {"intuitor-beta-0": ("training.beta=0",), "intuitor-beta-0.005": ("training.beta=0.005",)}
+BASES = ("tiny-short", "tiny-equal")
+CORE = ("intuitor", "grpo-gold", "length", "shortness", "random", "grpo-pv", "likelihood", "format")
 FLOOR_SIGNALS = (
     "self_certainty",
     "likelihood",
@@ -68,6 +74,11 @@ class Study:
 
     rows: dict[str, tuple[str, ...]]
     seeds: int
+    shipped: Mapping[str, str] = field(default_factory=dict)  # rows that change a shipped recipe, not RECIPE
+
+    def recipe(self, row: str) -> str | Path:
+        """Returns the recipe that a row changes."""
+        return self.shipped.get(row, RECIPE)
 
 
 def floor_rows(steps: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
@@ -88,11 +99,50 @@ def floor_rows(steps: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
     }
 
 
+# Each method samples 8 completions of 400 problems: 50 updates of 8 problems online, or five rounds of 80 problems. All
+# have the shipped reasoner, temperature 1, and learning rate 3e-4 but for what `RELATIVES` says.
+LOOKS = "evaluate={tasks: [clock, cups], limit: 256, every: 10, batch_size: 256}"
+ROUNDS = (
+    "rounds.number=5",
+    "rounds.problems=80",
+    "problems_per_update=8",
+    "training.per_device_train_batch_size=8",
+    LOOKS,
+)
+ONLINE = ("normalisation=group_std_floor", "training.max_steps=50", LOOKS)
+RELATIVES = {
+    "intuitor": ONLINE,
+    "grpo-pv": ("reward=plurality_vote", *ONLINE),
+    "grpo-gold": ("reward=accuracy", *ONLINE),
+    "best-of-n-sft": ROUNDS,
+    "best-of-n-sft-borda": ("rounds.choose=borda", *ROUNDS),
+    "dpo-rlif": ROUNDS,
+    "star": ROUNDS,
+    "star-plurality": ROUNDS,
+    "spin": ("rounds.samples=8", *ROUNDS),
+    "genius": ("rounds.number=5", "rounds.problems=40", *ROUNDS[2:]),
+    "genius-sigmoid": ("rounds.loss=sigmoid", "rounds.number=5", "rounds.problems=40", *ROUNDS[2:]),
+    "hybrid": ("rounds.number=2", *ROUNDS[1:], "online.problems_per_update=8", "online.training.max_steps=30"),
+    "hybrid-periodic": ("rounds.number=3", *ROUNDS[1:], "online.problems_per_update=8", "online.training.max_steps=10"),
+}
+
+OF_RECIPE = {name: name for name in RELATIVES if not name.startswith(("intuitor", "grpo"))}
+OF_RECIPE |= {"best-of-n-sft-borda": "best-of-n-sft", "genius-sigmoid": "genius"}
+
+
+def base_rows(methods: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Makes a row for each method on each base; a base has its own folder of runs."""
+    return {f"{base}/{name}": (f"model={base}", *METHODS[name]) for name in methods for base in BASES}
+
+
 STUDIES = {
     "miniature": Study({**METHODS, **KL}, seeds=3),
     "wrong-and-sure": Study({name: ("model=runs/wrong-and-sure-base", *row) for name, row in METHODS.items()}, seeds=3),
+    "bases": Study(base_rows(CORE), seeds=3),
+    "bases-rest": Study(base_rows(name for name in METHODS if name not in CORE), seeds=2),
     "floor": Study(floor_rows(dict.fromkeys(FLOOR_SIGNALS, 100)), seeds=5),
     "floor-long": Study(floor_rows(LONG), seeds=5),
+    "relatives": Study(RELATIVES, seeds=3, shipped=OF_RECIPE),
 }
 
 
@@ -106,7 +156,7 @@ def save_words(folder: Path) -> None:
     SentenceTransformer(modules=[BoW(vocab=sorted(words))], device="cpu").save(str(folder))
 
 
-def run_rows(rows: dict[str, tuple[str, ...]], seeds: Iterable[int], runs: Path) -> None:
+def run_rows(rows: dict[str, tuple[str, ...]], seeds: Iterable[int], runs: Path, study: Study | None = None) -> None:
     """Trains those runs of a study that its folder lacks."""
     quiet = Console(quiet=True)
     for seed in seeds:
@@ -116,9 +166,8 @@ def run_rows(rows: dict[str, tuple[str, ...]], seeds: Iterable[int], runs: Path)
                 continue
             shutil.rmtree(path, ignore_errors=True)
             started = time.time()
-            recipe = rlif.load_recipe(
-                RECIPE, [*overrides, f"seed={seed}", f"name={path.name}", f"output={path.parent}"]
-            )
+            base = RECIPE if study is None else study.recipe(row)
+            recipe = rlif.load_recipe(base, [*overrides, f"seed={seed}", f"name={path.name}", f"output={path.parent}"])
             rlif.train(recipe, console=quiet)
             print(f"{time.strftime('%H:%M:%S')} {path.name}: {time.time() - started:.0f} s", flush=True)
 
@@ -134,7 +183,7 @@ def main() -> None:
     rows = {name: row for name, row in study.rows.items() if not args.rows or name in args.rows}
     if not WORDS.is_dir() and any(str(WORDS) in override for row in rows.values() for override in row):
         save_words(WORDS)
-    run_rows(rows, args.seeds or range(study.seeds), args.runs / args.study)
+    run_rows(rows, args.seeds or range(study.seeds), args.runs / args.study.removesuffix("-rest"), study)
 
 
 if __name__ == "__main__":

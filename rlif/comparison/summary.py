@@ -29,6 +29,7 @@ from rlif.guard.signs import SIGNS
 from rlif.runs.folder import Run, resolved
 from rlif.runs.history import History, read_history
 from rlif.runs.rollback import alarms
+from rlif.sampling.sources import weights_line
 
 Number = int | float | None
 State = Literal["finished", "stopped", "unfinished", "failed"]
@@ -72,10 +73,13 @@ class RunSummary:
     metrics: dict[str, list[Number]] = field(default_factory=dict)
     alarms: list[Raised] | None = None  # what the guard raised; None without a guard
     trained_on: str = ""  # a fingerprint of the problems, empty where it was not kept
+    weights: str = ""  # which weights the model's name stood for, empty where the name says it
     first_problems: list[str] = field(default_factory=list)  # ids of the first problems of its first rollout
     environment: Row = field(default_factory=dict)
     # by task, a list per column, over the evaluated steps
     curves: dict[str, dict[str, list[Number]]] = field(default_factory=dict)
+    # by task, then k as text: pass@k over the evaluated steps; only where an evaluation has several samples a problem
+    pass_at: dict[str, dict[str, list[Number]]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -128,9 +132,11 @@ def summarise_run(path: str | Path, method: str | None = None) -> RunSummary:
         metrics=metrics | ({"step": history.steps.astype(int).tolist()} if metrics else {}),
         alarms=_alarms(history),
         trained_on=_fingerprint(begun.get("problems")),
+        weights=weights_line(begun.get("weights")),
         first_problems=_first_problems(history),
         environment=portable_environment(history.environment),
         curves={task: _curve(history.evaluations[task]) for task in tasks},
+        pass_at={task: passes for task in tasks if (passes := _pass_at(history.evaluations[task]))},
     )
 
 
@@ -239,6 +245,13 @@ def _curve(evaluated: Mapping[int, Row]) -> dict[str, list[Number]]:
     shares = [row["accuracy"] if isinstance(row.get("accuracy"), Mapping) else {} for row in rows]
     columns |= {key: rounded([share.get(key) for share in shares]) for key in SHARE}
     return columns | {key: rounded([row.get(key) for row in rows]) for key in EVALUATED}
+
+
+def _pass_at(evaluated: Mapping[int, Row]) -> dict[str, list[Number]]:
+    """Reads pass@k of the evaluated steps, for each k that all of them have."""
+    rows = [found if isinstance(found := evaluated[step].get("pass@k"), Mapping) else {} for step in sorted(evaluated)]
+    ks = [k for k in rows[0] if all(k in row for row in rows)] if rows else []
+    return {k: rounded([row[k].get("mean") for row in rows]) for k in ks}
 
 
 def _alarms(history: History) -> list[Raised] | None:

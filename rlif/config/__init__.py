@@ -5,6 +5,7 @@ loading       finds a recipe by name or path, applies overrides and checks it: `
 defaults      the paper's training values, the algorithms in TRL's options, the options that rlif sets itself
 inheritance   `base:` merges a recipe over another
 renamed       old names of keys and rewards, which go on working
+rounds        training in rounds, and online training after them
 schedule      weights of rewards by step
 passes        which forward pass gives the statistics that rewards read: one table for engine, plan and refusals
 steps         steps and completions of a run, and the memory of an annotator's copy

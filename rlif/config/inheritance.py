@@ -19,7 +19,7 @@ from rlif.files import own
 from rlif.files.yaml import read_yaml
 from rlif.tasks import absolute_task
 
-SECTIONS = ("training", "evaluate", "guard", "lora", "rounds", "online")
+SECTIONS = ("training", "verl", "evaluate", "guard", "lora", "rounds", "online")
 OWN = ("base", "about", "description", "name")
 SUFFIXES = (".yaml", ".yml")
 

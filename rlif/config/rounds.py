@@ -31,7 +31,7 @@ SHARED = (
 # Keys of a recipe that only online training reads, and their values where they are left out.
 ONLINE_KEYS = {
     "order": "shuffled", "annotator": "online", "annotator_copy": False, "vllm_capture": False,
-    "rewarded_per_group": None,
+    "rewarded_per_group": None, "token_update": None, "mask_answer": False,
 }  # fmt: skip
 
 READ_GOLD = ("gold", "given")  # choices that read gold answers or given solutions

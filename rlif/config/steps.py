@@ -58,6 +58,11 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
     rollouts = math.ceil((epochs * batches + min(rest * accumulation, batches)) / reuse)
     completions = rollouts * rollout * group
     shared = max(1, reuse // accumulation)
+    if recipe.token_update and recipe.token_update.kind == "kl_cov" and shared == 1:
+        raise RecipeError(
+            "token_update kl_cov penalises the distance from the policy that sampled, which is 0 in the only update of"
+            f" a rollout; set training.num_iterations=2, or training.steps_per_generation={2 * accumulation}."
+        )
     gap = first_gap(list(recipe.weights.values()))
     if gap is not None and gap + 1 < steps:
         raise RecipeError(

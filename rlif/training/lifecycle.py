@@ -28,6 +28,7 @@ from rlif.runs.paths import check_code, code_of
 from rlif.runs.phase import DONE, Progress, copy_model, phases_of, read_progress, rewind
 from rlif.runs.rollback import guard_summary, rewind_rollbacks
 from rlif.sampling.loading import model_path
+from rlif.sampling.sources import weights_of
 from rlif.training.faults import faults_as_errors, says_how_to_go_on
 from rlif.training.prepare import PreparedRun, prepare
 from rlif.training.processes import join_processes, on_main
@@ -79,6 +80,10 @@ def train(
 
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"rlif.train takes a Recipe, not {recipe!r:.40}; read one by rlif.load_recipe(NAME).")
+    if recipe.engine == "verl":
+        from rlif.training.verl_run import train_by_verl
+
+        return train_by_verl(recipe, name=name, resume=resume, console=console or logging_console())
     console = console or logging_console()
     if resume is not None:
         resume.again = again
@@ -114,6 +119,8 @@ def _begin(prepared: PreparedRun, name: str, resume: Run | None, held: ExitStack
     )
     if code := own.code_hashes(code_of(recipe)):
         facts["code"] = code
+    if weights := weights_of(recipe.model):
+        facts["weights"] = weights
     if resume is None:
         run = Run.create(recipe, name, held)
         with faults_as_errors(run):
@@ -187,7 +194,7 @@ def _run(prepared: PreparedRun, run: Run, place: Place, console: Console, stop: 
 
 def _run_phases(prepared: PreparedRun, run: Run, place: Place, console: Console, stop: Stop, fresh: bool) -> None:
     """Trains the phases of a run in rounds."""
-    from rlif.training.rounds import Phases
+    from rlif.training.rounds.phases import Phases
 
     phases = Phases(prepared, run, console, stop, fresh, place.progress, place.checkpoint)
     console.out(f"run folder {run.path}", highlight=False)

@@ -153,7 +153,8 @@ def build(prepared: PreparedRun, run: Run, fresh: bool) -> InternalFeedback:
         raise
 
 
-def _key(prompt: Any) -> str:
+def key_of_prompt(prompt: Any) -> str:
+    """Returns a text that is the same for equal prompts, conversations among them."""
     return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
 
 
@@ -161,13 +162,13 @@ def problems_by_prompt(prompts: Sequence[Any], problems: Sequence[Problem]) -> d
     """Finds the problem of a prompt; None where problems of other golds share it, so that none of them grades it."""
     found: dict[str, Problem | None] = {}
     for prompt, problem in zip(prompts, problems, strict=True):
-        known = found.setdefault(_key(prompt), problem)
+        known = found.setdefault(key_of_prompt(prompt), problem)
         if known is not None and known.golds != problem.golds:
-            found[_key(prompt)] = None
+            found[key_of_prompt(prompt)] = None
     return found
 
 
-def grade(task: Task, problems: list[Problem | None], rows: list[dict[str, Any]]) -> None:
+def write_verdicts(task: Task, problems: list[Problem | None], rows: list[dict[str, Any]]) -> None:
     """Adds problem, answer, verdict and gold to kept completions, for the record; rewards were given before.
 
     There is no verdict where grading would run what the model wrote.
@@ -195,7 +196,7 @@ def _with_callbacks(
     def completions() -> list[dict[str, Any]]:
         guard.measure([row | {"answer": prepared.task.extract(row["completion"])} for row in completed_rows(trainer)])
         rows = scored_rows(trainer, prepared.recipe.keep_completions)
-        grade(prepared.task, [problems.get(_key(row["prompt"])) for row in rows], rows)
+        write_verdicts(prepared.task, [problems.get(key_of_prompt(row["prompt"])) for row in rows], rows)
         return rows
 
     display = callbacks.Display(console, list(prepared.recipe.weights))

@@ -25,7 +25,10 @@ from rlif.errors import DataError, RecipeError
         ({"algorithm": "sft", "rounds": {}, "order": "labelled_first"}, "order is for online training"),
         ({"algorithm": "sft", "rounds": {}, "annotator": "ema"}, "annotator is for online training"),
         ({"algorithm": "sft", "rounds": {}, "guard": {"policy": "rollback"}}, "guard.policy rollback is for online"),
-        ({"algorithm": "sft", "rounds": {}, "training": {"use_vllm": True}}, "training.use_vllm is for online training"),
+        (
+            {"algorithm": "sft", "rounds": {}, "training": {"use_vllm": True}},
+            "training.use_vllm is for online training",
+        ),
         (
             {"algorithm": "sft", "rounds": {"samples": 4}, "training": {"num_generations": 8}},
             "rounds.samples is 4 and training.num_generations 8, which mean the same",
@@ -74,7 +77,7 @@ def test_the_plan_counts_the_most_steps():
     recipe = check_recipe({**values, "problems_per_update": 16, "training": {"num_train_epochs": 2}})
     plan = plan_rounds(recipe, 200)
     assert (plan.steps, plan.completions) == (3 * 2 * 7, 600)  # 100 rows are 13 batches of 8, or 7 updates
-    with pytest.raises(DataError, match="rounds.problems is 50, and there are 49"):
+    with pytest.raises(DataError, match=r"rounds.problems is 50, and there are 49"):
         plan_rounds(recipe, 49)
 
 

@@ -17,7 +17,7 @@ from rlif.errors import DataError, MachineError, RecipeError
 from rlif.runs.folder import Run
 from rlif.runs.phase import phases_of
 from rlif.tasks import TASKS
-from rlif.training.rounds import bare, problems_of, seed_of
+from rlif.training.rounds.data import bare, problems_of, seed_of
 
 DPO = ("algorithm=dpo", "rounds.reference=last", "rounds.against=worst")
 
@@ -61,7 +61,9 @@ def test_each_step_logs_what_was_measured_of_the_samples_it_trains_on(sft):
         samples = lines(sft.path / f"rounds/round-{number:03d}/samples.jsonl")
         assert len(samples) == 12 and all(row["right"] is None for row in samples)  # no gold reaches a round
         for row in rows:
-            assert row["self_certainty"] == pytest.approx(math.fsum(s["self_certainty"] for s in samples) / 12, rel=1e-12)
+            assert row["self_certainty"] == pytest.approx(
+                math.fsum(s["self_certainty"] for s in samples) / 12, rel=1e-12
+            )
             assert row["reward"] == row["self_certainty"]
             assert row["completion_length"] == sum(s["tokens"] for s in samples) / 12
             assert row["truncated"] == sum(s["truncated"] for s in samples) / 12
@@ -127,8 +129,8 @@ def test_restart_and_reference_choose_the_weights(tmp_path, model_folder):
 def test_the_report_and_the_comparison_read_a_run_in_rounds(sft, dpo, tmp_path):
     from rlif.comparison.comparison import compare
 
-    page = rlif.report([sft.path, dpo.path], tmp_path / "page.html")
-    assert "round" in page.read_text(encoding="utf-8")
+    page, verdicts = rlif.report([sft.path, dpo.path], tmp_path / "page.html")
+    assert page.is_file() and len(verdicts) == 2
     found = compare([sft.path])
     assert found.rows[0].task == "cups" and found.runs[0].steps == 4
 
@@ -182,7 +184,9 @@ def test_a_round_that_keeps_nothing_keeps_what_was_trained_before(tmp_path, mode
         return surest(round_, groups) if round_.number == 1 else Built([], {"without_example": float(len(groups))})
 
     monkeypatch.setitem(choices.CHOICES, "surest", choices.Choice(none_in_round_2))
-    with pytest.raises(DataError, match=r"round 2 found no completion to keep among its 12 samples \(without example 4"):
+    with pytest.raises(
+        DataError, match=r"round 2 found no completion to keep among its 12 samples \(without example 4"
+    ):
         train(model_folder, tmp_path)
     run = Run.open(tmp_path / "run")
     assert run.good_checkpoint()[0] == run.checkpoints / "checkpoint-2" and len(run.metrics()) == 2
@@ -193,7 +197,7 @@ def test_a_round_that_keeps_nothing_keeps_what_was_trained_before(tmp_path, mode
 
 
 def test_groups_without_answers_give_no_pair(tmp_path, model_folder):
-    with pytest.raises(DataError, match="round 1 found no pair, since all samples of a problem agree"):
+    with pytest.raises(DataError, match="round 1 found no pair of a better and a worse completion among its 12"):
         train(model_folder, tmp_path, *DPO, "rounds.choose=plurality")
     assert not (tmp_path / "run/model").exists() and (tmp_path / "run/rounds/round-001/samples.jsonl").is_file()
 

@@ -32,7 +32,7 @@ POINTS = {
     "before it is sealed": (die_at, "rlif.runs.phase:seal", 1),
     "half of its manifest written": (die_in_a_draft, "manifest.json", 3),
     "before the work of the round is removed": (die_at, "rlif.runs.phase:seal", 1, "after"),
-    "while old models are removed": (die_at, "rlif.training.rounds:prune", 2),
+    "while old models are removed": (die_at, "rlif.training.rounds.phases:prune", 2),
     "before an evaluation is written": (die_at, "rlif.runs.folder:Run.write_evaluation", 2),
     "before the trained model is in place": (die_at, "rlif.training.lifecycle:write_card", 1),
     "before the summary": (die_at, "rlif.runs.folder:Run.write_summary", 1),

@@ -19,8 +19,9 @@ from rlif.errors import DataError
 from rlif.files.jsonl import Row
 from rlif.graders import Batch
 from rlif.rewards.equivalence import load_equivalence
-from rlif.rewards.mixing import Mixer, nanstd
-from rlif.rewards.terms import Term, find_term
+from rlif.rewards.measuring import Values, mean, measure_groups, measure_rows
+from rlif.rewards.mixing import nanstd, recipe_mixer
+from rlif.rewards.terms import Term, kind_of, recipe_terms
 from rlif.sampling.sampler import token_chars
 from rlif.selection.drawing import Drawing
 from rlif.selection.samples import GroupSampler
@@ -28,13 +29,9 @@ from rlif.signals import SIGNALS
 from rlif.tasks.labels import is_labelled
 from rlif.types import Group
 
-Values = dict[str, list[float | None]]  # by reward, one for each row
-
 
 def token_signals(weights: Mapping[str, Any]) -> list[str]:
     """Names the token signals among rewards."""
-    from rlif.rewards.terms import kind_of
-
     return [name for name in weights if kind_of(name) == "token"]
 
 
@@ -57,7 +54,8 @@ def measured(round_: Round, rows: Sequence[Row]) -> list[Row]:
     """
     groups = [group for group in by_groups(rows) if group[0]["id"] in round_.by_id]
     known = [row for group in groups for row in group]
-    terms = _terms(round_)
+    form = round_.prompt.messages if round_.recipe.chat else round_.prompt.text
+    terms = recipe_terms(round_.recipe, prompt=form(round_.problems[0].prompt))
     values = {term.name: _column(round_, term, groups) for term in terms}
     weights = {name: weight.at(0) for name, weight in round_.recipe.weights.items()}
     if sum(map(bool, weights.values())) == 1:
@@ -76,53 +74,32 @@ def measured(round_: Round, rows: Sequence[Row]) -> list[Row]:
     return [found.get(id(row), alone) | row for row in rows]
 
 
-def _terms(round_: Round) -> list[Term]:
-    recipe = round_.recipe
-    prompt = round_.prompt.messages if recipe.chat else round_.prompt.text
-    return [
-        find_term(
-            name,
-            weight,
-            rows=recipe.rows[name],
-            window=recipe.confidence_window,
-            seconds=recipe.reward_seconds,
-            chat=recipe.chat_template,
-            prompt=prompt(round_.problems[0].prompt),
-        )
-        for name, weight in recipe.weights.items()
-    ]
-
-
 def _column(round_: Round, term: Term, groups: Sequence[Sequence[Row]]) -> list[float | None]:
     """Measures a reward of whole groups, in the order of their rows."""
     rows = [row for group in groups for row in group]
     if term.kind == "token":
         values = [row[term.name] for row in rows]
     elif term.kind == "group":
-        if term.name != "semantic_entropy":
-            round_.task.compare_ahead([[row["answer"] for row in group] for group in groups])
-        equivalence = round_.recipe.equivalence
-        cluster_texts = load_equivalence(equivalence) if equivalence and term.name == "semantic_entropy" else None
-        values = list(
-            chain(
-                *(
-                    term.measure(
-                        Group(
-                            prompt=round_.problem(group[0]["id"]).text,
-                            completions=[row["completion"] for row in group],
-                            answers=[row["answer"] for row in group],
-                            equal=round_.task.equal,
-                            cluster_texts=cluster_texts,
-                        )
-                    )
-                    for group in groups
-                )
-            )
-        )
+        values = [*chain(*measure_groups([term], _as_groups(round_, term, groups), round_.task)[term.name])]
     else:
-        values = term.measure(_batch(round_, rows))
+        values = measure_rows([term], None, _batch(round_, rows))[term.name]
     takes = [term.takes(is_labelled(round_.task, round_.problem(row["id"]))) for row in rows]
     return [value if taken else None for value, taken in zip(values, takes, strict=True)]
+
+
+def _as_groups(round_: Round, term: Term, groups: Sequence[Sequence[Row]]) -> list[Group]:
+    equivalence = round_.recipe.equivalence if term.name == "semantic_entropy" else None
+    cluster_texts = load_equivalence(equivalence) if equivalence else None
+    return [
+        Group(
+            prompt=round_.problem(group[0]["id"]).text,
+            completions=[row["completion"] for row in group],
+            answers=[row["answer"] for row in group],
+            equal=round_.task.equal,
+            cluster_texts=cluster_texts,
+        )
+        for group in groups
+    ]
 
 
 def _batch(round_: Round, rows: Sequence[Row]) -> Batch:
@@ -147,7 +124,7 @@ def _mixed(
     round_: Round, groups: Sequence[Sequence[Row]], values: Values, weights: Mapping[str, float]
 ) -> list[float | None]:
     """Scales each reward within its group, and adds them by weight; NaN fills up groups of fewer samples."""
-    recipe, size = round_.recipe, max(map(len, groups), default=0)
+    size = max(map(len, groups), default=0)
     columns = {}
     for name, column in values.items():
         rest, lines = iter(column), []
@@ -155,8 +132,7 @@ def _mixed(
             line = [math.nan if (value := next(rest)) is None else value for _ in group]
             lines.append(line + [math.nan] * (size - len(line)))
         columns[name] = torch.tensor(lines, dtype=torch.float64)
-    mixer = Mixer(list(weights), recipe.resolved_normalisation, recipe.spread_floor, recipe.mixing)
-    scaled = mixer.columns(columns, weights)
+    scaled = recipe_mixer(round_.recipe).columns(columns, weights)
     total_PG = torch.stack([weights[name] * scaled[name] for name in weights if weights[name]]).sum(0)
     found = [total_PG[g, i].item() for g, group in enumerate(groups) for i in range(len(group))]
     return [None if math.isnan(value) else value for value in found]
@@ -180,12 +156,6 @@ def statistics(round_: Round, rows: Sequence[Row]) -> dict[str, float]:
         "completion_length_max": max(lengths),
         "truncated": sum(bool(row["truncated"]) for row in rows) / len(rows),
     }
-
-
-def mean(column: Sequence[float | None]) -> float:
-    """Computes the mean of the numbers in a column; NaN without any."""
-    numbers = [value for value in column if value is not None]
-    return math.fsum(numbers) / len(numbers) if numbers else math.nan
 
 
 def shown_prompt(round_: Round, row: Row) -> Any:

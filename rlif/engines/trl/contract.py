@@ -43,6 +43,7 @@ USED = (
     Used("trainer", "_get_train_sampler", "gives the order of problems", ("self",)),
     Used("trainer", "_get_per_token_logps_and_entropies", "its passes are read, or one is run", SCORING),
     Used("trainer", "_calculate_rewards", "scales and mixes the columns", REWARDING),
+    Used("GRPOTrainer", "compute_loss", "changes the update of tokens", ("self", "model", "inputs")),
     # one that `rlif train` replaces, and the check before a run reads
     Used("trainer", "_tokenize_prompts", "prompts are rendered as everywhere in rlif", ("self", "prompts")),
     # one that is called
@@ -61,6 +62,11 @@ USED = (
     Used("trainer", "reward_func_names", "names of columns"),
     Used("trainer", "reward_weights", "weights of columns, by step under a schedule"),
     Used("GRPOTrainer", "scale_rewards", "none where a normalisation scales"),
+    Used("GRPOTrainer", "loss_type", "how much each token counts in the loss"),
+    Used("GRPOTrainer", "max_completion_length", "the same"),
+    Used("GRPOTrainer", "current_gradient_accumulation_steps", "the same"),
+    Used("GRPOTrainer", "epsilon_low", "which tokens TRL clips"),
+    Used("GRPOTrainer", "epsilon_high", "which tokens TRL clips"),
     Used("trainer", "num_iterations", "whether TRL scores the policy anyway"),
     Used("trainer", "num_generations", "the size of a group"),
     Used("trainer", "num_generations_eval", "the size of a group in evaluation"),

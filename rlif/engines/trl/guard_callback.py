@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
 
 
 LOG = logging.getLogger(__name__)
+SCRIPT_WORDS = {  # what a script calls the keys of a recipe that messages name
+    r"\btraining\.(?=\w)": "",
+    r"\bproblems_per_update\b": "prompts in an update",
+    r"\b(annotator|normalisation) (online|group_std_floor)\b": r"\1='\2'",
+}
 
 
 class GuardState(TrainerCallback, ExportableState):
@@ -123,8 +130,10 @@ class GuardState(TrainerCallback, ExportableState):
         return stop
 
 
-class Watch(GuardState):
+class ScriptGuard(GuardState):
     """The guard of a trainer without a run folder: alarms go to the logger `rlif`, and may stop training.
+
+    Its messages name the options of a script, not the keys of a recipe (`SCRIPT_WORDS`).
 
     Args:
         guard: True for the usual limits, or policy and limits.
@@ -144,7 +153,24 @@ class Watch(GuardState):
         super().__init__(settings, None, None, max(1, updates // trainer.args.gradient_accumulation_steps))
         self.trainer = trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        super().on_train_begin(args, state, control)
+        self.stopped = None  # of a checkpoint, from which a script may go on
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Checks a logged step; the logs keep TRL's names."""
         self.measure([vars(row) | {"completion": row.text} for row in self.trainer.reward.scored])
         super().on_log(args, state, control, logs)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Says that the guard ended training, and where the checkpoint of that step is."""
+        if self.stopped is None or not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        where = f"its checkpoint is {folder}" if folder.is_dir() else "it has no checkpoint"
+        self._say(f"guard: training ended at step {state.global_step}, by the alarm {self.stopped.sign}; {where}")
+
+    def _say(self, line: str) -> None:
+        for key, word in SCRIPT_WORDS.items():
+            line = re.sub(key, word, line)
+        super()._say(line)

@@ -28,10 +28,17 @@ def centred(rewards, group):
     return [a * (group - 1) / group for a in oracle.leave_one_out(rewards, group)]
 
 
+def ranked(rewards, group):
+    scale = math.sqrt(group * (group + 1) / 12)
+    parts = [sorted(rewards[i - i % group : i - i % group + group]) for i in range(len(rewards))]
+    return [(part.index(r) - (group - 1) / 2) / scale for r, part in zip(rewards, parts, strict=True)]
+
+
 def expected_advantages(kind, rewards, floor):
     if kind == "group_std_floor":
         return oracle.group_advantages(rewards, 4, floor)
-    return {"group_std": oracle.group_advantages, "batch_std": batch_advantages, "none": centred}[kind](rewards, 4)
+    kinds = {"group_std": oracle.group_advantages, "batch_std": batch_advantages, "group_rank": ranked, "none": centred}
+    return kinds[kind](rewards, 4)
 
 
 @pytest.mark.parametrize("kind", NORMALISATIONS)

@@ -13,10 +13,6 @@ Steps are counted over all phases. Each logged step of a round has what was meas
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
-import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,29 +20,25 @@ from typing import TYPE_CHECKING, Any
 
 from rlif.config.recipe import Recipe
 from rlif.config.rounds import online_recipe
-from rlif.errors import DataError, RlifError
-from rlif.files.atomic import finite, is_number, read_object, replace_file, write_rows, writing
+from rlif.errors import RlifError
+from rlif.files.atomic import read_object, writing
 from rlif.files.inside import remove
 from rlif.files.jsonl import Row, read_lines
-from rlif.guard.health import measure_health
-from rlif.rewards.terms import reads_problems
 from rlif.runs.checkpoints import prune, step_of
 from rlif.runs.folder import Run
 from rlif.runs.phase import Phase, Progress, finish, phases_of
 from rlif.sampling.loading import load_model, model_path
 from rlif.tasks.rendering import ends_of
 from rlif.training.prepare import PreparedRun, prepare
-from rlif.training.session import evaluate_model, grade, open_session
-from rlif.types import Problem
+from rlif.training.rounds.data import KEPT, ROUND, build_round, seed_of
+from rlif.training.session import evaluate_model, open_session
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rlif.engines.rounds.examples import Built, Example, Round
+    from rlif.engines.rounds.examples import Example
     from rlif.engines.trl.guard_callback import GuardState
     from rlif.engines.trl.stopping import Stop
-
-ROUND, KEPT = "round.json", "kept.jsonl"
 
 
 @dataclass
@@ -134,39 +126,14 @@ class Phases:
         return int(facts["sampled_tokens"]), int(facts["tokens"])
 
     def _build(self, phase: Phase, number: int) -> None:
-        """Samples, measures and chooses; writes what the round trains on."""
-        from rlif.engines.rounds import sampling
-        from rlif.engines.rounds.choices import CHOICES, SAMPLERS
-        from rlif.engines.rounds.examples import SAMPLES, Built, by_groups, write_examples
-        from rlif.engines.rounds.given import rationalised
-
-        whole = not (phase.folder / SAMPLES).exists()  # the time of a drawing that was resumed is not known
+        """Evaluates the policy, and makes of its samples what the round trains on."""
         model = self._first_model(number)
         if not self._is_evaluated():
             self._evaluate(model)
-        started = time.perf_counter()
-        round_ = self._as_round(phase, number, model)
-        rows = sampling.measured(round_, SAMPLERS[self.rounds.sample](round_))
-        counts: dict[str, float] = {}
-        if self.rounds.rationalise:
-            more, counts = rationalised(round_, rows)
-            rows = [*rows, *sampling.measured(round_, more)]
-        built = CHOICES[self.rounds.choose].build(round_, by_groups(rows))  # which may sample too, as a judge does
-        built = Built(built.examples, built.counts | counts)
-        seconds = time.perf_counter() - started
-        self._refuse_nothing(number, rows, built)
-        names = list(self.recipe.weights)
-        facts = self._facts(number, round_, rows, built)
-        facts |= {"sampling_seconds": round(seconds, 3) if whole else None}
-        kept = sampling.kept_rows(round_, rows[: self.recipe.keep_completions], names)
-        grade(self.prepared.task, [self._graded_by(row["problem"]) for row in kept], kept)
-        with writing(phase.folder):
-            write_examples(phase.folder, built.examples)
-            write_rows(phase.folder / KEPT, kept)
-            replace_file(phase.folder / ROUND, json.dumps(finite(facts), indent=2) + "\n")
-        said = f"round {number} of {self.rounds.number}: {len(rows)} samples, {len(built.examples)} to train on"
+        facts = build_round(self.prepared, phase, number, model, model_path(self._latest()))
+        said = f"round {number} of {self.rounds.number}: {facts['samples']} samples, {facts['examples']} to train on"
         self.console.out(said, highlight=False)
-        del model, round_
+        del model
         _free()
 
     def _first_model(self, number: int) -> Any:
@@ -177,83 +144,6 @@ class Phases:
             if self.fresh and number == 1 and not self.progress.phase:
                 remove(self.run.path)
             raise
-
-    def _as_round(self, phase: Phase, number: int, model: Any) -> Round:
-        from rlif.engines.rounds.examples import Round
-        from rlif.engines.rounds.sampling import token_signals
-        from rlif.files.own import is_own
-        from rlif.sampling.sampler import Decoding
-        from rlif.selection.scorer import Scorer
-
-        recipe, options = self.recipe, self.prepared.options
-        scorer = Scorer(
-            model,
-            self.prepared.tokenizer,
-            chat=recipe.chat_template,
-            batch_size=self.rounds.batch_size,
-            window=recipe.confidence_window,
-            name=model_path(self._latest()),
-            also=tuple(name for name in token_signals(recipe.weights) if is_own(name)),
-        )
-        seed = seed_of(recipe.seed, number)
-        decoding = Decoding(
-            options["max_completion_length"],
-            temperature=options["temperature"],
-            top_p=options.get("top_p", 1.0),
-            n=options["num_generations"],
-            seed=seed,
-            ends=scorer.ends,
-        )
-        known = self.prepared.rewarded if reads_problems(recipe) else bare(self.prepared.problems)
-        before = phase.folder.with_name(f"round-{number - 1:03d}") if number > 1 else None
-        return Round(
-            number,
-            seed,
-            phase.folder,
-            recipe,
-            self.prepared.task,
-            self.prepared.prompt,
-            problems_of(known, self.rounds.problems, number, recipe.seed),
-            scorer,
-            decoding,
-            before,
-        )
-
-    def _refuse_nothing(self, number: int, rows: Sequence[Row], built: Built) -> None:
-        if built.examples:
-            return
-        what = "completion to keep" if self.recipe.algorithm == "sft" else "pair, since all samples of a problem agree"
-        raise DataError(
-            f"round {number} found no {what} among its {len(rows)} samples ({_listed(built.counts)}); what was trained"
-            " before it is kept. Take more rounds.samples, a higher training.temperature or other problems"
-            f" {self.run.change_and_go_on}."
-        )
-
-    def _facts(self, number: int, round_: Round, rows: Sequence[Row], built: Built) -> dict[str, Any]:
-        """Computes what is known of a round once it has chosen."""
-        from rlif.engines.rounds import sampling
-
-        known = [
-            {**row, "prompt": sampling.shown_prompt(round_, row), "prompt_ids": round_.prompt_ids(row)} for row in rows
-        ]
-        sampled = sum(row.get("sampled", row["tokens"]) for row in rows)
-        more = sum(int(value) for name, value in built.counts.items() if name.endswith("_tokens"))
-        measures = {**sampling.statistics(round_, rows), **measure_health(known), **built.counts}
-        every = any(name != "self_certainty" for name in sampling.token_signals(self.recipe.weights))
-        return {
-            "round": number,
-            "examples": len(built.examples),
-            "samples": len(rows),
-            "sampled_tokens": sampled + more,
-            "tokens": sampled + more + sum(len(row["prompt_ids"]) for row in known),
-            "path": "pass" if every else "decode",
-            "measures": {name: value for name, value in measures.items() if is_number(value)},
-        }
-
-    def _graded_by(self, id: str) -> Problem | None:
-        if not hasattr(self, "_by_id"):
-            self._by_id = {problem.id: problem for problem in self.prepared.problems}
-        return self._by_id.get(id)
 
     def _train_round(self, phase: Phase, number: int, facts: dict[str, Any]) -> None:
         """Trains on the data of a round, unless its last checkpoint is there already."""
@@ -359,33 +249,6 @@ class Phases:
             raise self.stop.ending()
 
 
-def seed_of(seed: int, number: int) -> int:
-    """Returns the seed of a round: another one for each, and for each seed of a recipe."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/round {number}".encode()).digest()[:4]) % 2**31
-
-
-def problems_of(problems: Sequence[Problem], each: int | None, number: int, seed: int) -> list[Problem]:
-    """Returns the problems of a round: all, or the next ones of a shuffled pass, without a last part that is too small.
-
-    Example:
-        >>> problems = rlif.TASKS["clock"].load("train", limit=8)
-        >>> rounds = [problems_of(problems, 4, number, seed=0) for number in (1, 2)]
-        >>> len({problem.id for problem in rounds[0] + rounds[1]})
-        8
-    """
-    if each is None:
-        return list(problems)
-    pass_, part = divmod(number - 1, len(problems) // each)
-    order = list(problems)
-    random.Random(f"{seed}/pass {pass_}").shuffle(order)
-    return order[part * each :][:each]
-
-
-def bare(problems: Sequence[Problem]) -> list[Problem]:
-    """Returns problems without gold answers, solutions and columns."""
-    return [replace(problem, gold=None, other_golds=(), solution=None, row={}) for problem in problems]
-
-
 def _state(checkpoint: Path) -> Any:
     from transformers import TrainerState
 
@@ -400,10 +263,6 @@ def _completion_tokens(prepared: PreparedRun, phase: Phase) -> int:
         return 0
     share = prepared.plan.completions * (last - phase.before) / prepared.plan.steps
     return round(share * sum(row["completion_length"] for row in rows) / len(rows))
-
-
-def _listed(counts: dict[str, float]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in counts.items()) or "nothing counted"
 
 
 def _free() -> None:

@@ -7,6 +7,7 @@ inheritance   `base:` merges a recipe over another
 renamed       old names of keys and rewards, which go on working
 rounds        training in rounds, and online training after them
 schedule      weights of rewards by step
+token_update  the keys that change the update of single tokens
 passes        which forward pass gives the statistics that rewards read: one table for engine, plan and refusals
 steps         steps and completions of a run, and the memory of an annotator's copy
 about         what a recipe says of its source: published scores, hardware, where each value is from

@@ -161,6 +161,8 @@ OF_RECIPE |= {"best-of-n-sft-borda": "best-of-n-sft", "genius-sigmoid": "genius"
 def base_rows(methods: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Makes a row for each method on each base; a base has its own folder of runs."""
     return {f"{base}/{name}": (f"model={base}", *METHODS[name]) for name in methods for base in BASES}
+
+
 def cure_rows() -> dict[str, tuple[str, ...]]:
     """Makes the rows of the cures, each after what all have in common."""
     common = (

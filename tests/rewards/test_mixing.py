@@ -114,6 +114,8 @@ def test_group_rank_without_ties_has_unit_deviation():
 def test_group_rank_of_a_sum_is_refused():
     with pytest.raises(ValueError, match="mixing sum adds them first"):
         Mixer(["x"], "group_rank", mixing="sum")
+
+
 def test_batch_deviation_leaves_differences_between_problems_out():
     """A problem of much surer completions changes the deviation of all rewards, but not that from the groups' means."""
     rewards = torch.tensor(REWARDS).double()

@@ -13,6 +13,6 @@
     stopping.py          ends a run at a signal or a gradient that is not finite
     contract.py          the list of TRL's private names that these files use
 
-Imported by `rlif.training` and by commands that check options. Only this folder and `engines/rounds` import trl. Whatever is used
-of TRL's private names is added to `contract.USED`.
+Imported by `rlif.training` and by commands that check options. Only this folder and `engines/rounds` import trl.
+Whatever is used of TRL's private names is added to `contract.USED`.
 """

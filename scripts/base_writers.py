@@ -27,6 +27,7 @@ from rlif.tasks.miniature import CUPS, HOURS, Miniature
 from rlif.types import Problem
 
 FAMILIES = ("clock", "cups")
+STEPS, BATCH = 2500, 128  # of the first base: pre-training steps, and documents in each
 SHARES = {"leap": 0.6, "steps": 0.34, "ramble": 0.06}
 STEPPED = {"wrong steps": 0.6, "steps": 0.4}  # both habits work in steps
 WRITERS = {

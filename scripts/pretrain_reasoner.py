@@ -35,7 +35,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from base_writers import FAMILIES, LENGTH, WRITERS, documents
+from base_writers import BATCH, FAMILIES, LENGTH, STEPS, WRITERS, documents
 from tokenizers import trainers
 from torch.nn.functional import cross_entropy
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, get_cosine_schedule_with_warmup
@@ -46,7 +46,6 @@ from rlif.tasks.prompts import PROMPTS
 from rlif.tasks.rendering import render_all
 from rlif.types import Problem
 
-STEPS, BATCH = 2500, 128
 SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
@@ -100,18 +99,26 @@ def batches(
     tokenizer: Qwen2Tokenizer, size: int, seed: int, writers: str
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yields padded `ids_BL` and `labels_BL`; only completions have labels."""
-    stream = documents(seed, writers)
+    stream = rendered(tokenizer, documents(seed, writers))
     while True:
         ids_rows, label_rows = [], []
-        drawn = list(itertools.islice(stream, size))
-        prompts = prompt_ids(tokenizer, [problem for problem, _, _ in drawn])
-        for prompt, (_, style, text) in zip(prompts, drawn, strict=True):
+        for prompt, style, text in itertools.islice(stream, size):
             answer = tokenizer.encode(text, add_special_tokens=False)[:64]
             answer += [] if style == "ramble" else [tokenizer.eos_token_id]
             ids_rows.append(torch.tensor(prompt + answer))
             label_rows.append(torch.tensor([-100] * len(prompt) + answer))
         pad = torch.nn.utils.rnn.pad_sequence
         yield pad(ids_rows, True, 0), pad(label_rows, True, -100)
+
+
+def rendered(
+    tokenizer: Qwen2Tokenizer, stream: Iterator[tuple[Problem, str, str]]
+) -> Iterator[tuple[list[int], str, str]]:
+    """Yields prompts as ids; many are rendered at once, because each call tries the chat template in a process."""
+    while True:
+        drawn = list(itertools.islice(stream, 2048))
+        for ids, (_, style, text) in zip(prompt_ids(tokenizer, [p for p, _, _ in drawn]), drawn, strict=True):
+            yield ids, style, text
 
 
 def measure(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, n: int) -> dict[str, float]:

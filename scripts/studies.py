@@ -1,4 +1,4 @@
-"""Runs the studies of results/: the paper in miniature, other bases, and the floor.
+"""Runs the studies of results/: the paper in miniature, other bases, the floor, other cures, rounds.
 
     python scripts/studies.py miniature
     python scripts/studies.py wrong-and-sure    # needs the other base, see pretrain_reasoner.py
@@ -7,6 +7,7 @@
     python scripts/studies.py floor
     python scripts/studies.py floor-long        # the signals of confidence, ten times the steps to the peak and more
     python scripts/studies.py relatives         # training in rounds beside online training, see relatives_results.py
+    python scripts/studies.py cures             # what else is said to prevent collapse, ten times the steps to the peak
 
 A study has rows of overrides of the recipe miniature.yaml, or of a shipped recipe. Each row is run on each seed, with
 all else equal. All rows of one seed run before the next seed, one run at a time. A finished run is not repeated. An
@@ -66,6 +67,33 @@ FLOOR_SIGNALS = (
 # Steps of training. Each signal has its peak at about step 20.
 LONG = {"self_certainty": 350, "likelihood": 200, "negative_entropy": 200, "mean_token_confidence": 200}
 FORMS = ("group_std", "group_std_floor")
+TWICE = "training.num_iterations=2"  # kl_cov acts from the second update of a rollout on
+SAVED = ("training.save_strategy=steps", "training.save_steps=20")
+# Each changes the paper's form, reward self_certainty with group_std, by what it is named after. Those with another
+# reward, two updates of a rollout or gold answers have a control beside them.
+CURES = {
+    "floor": ("normalisation=group_std_floor",),
+    "paper": (),
+    "votes": ("reward={self_certainty: 1, self_consistency: 1, accuracy: 0}",),
+    "rank": ("normalisation=group_rank",),
+    "mask-answer": ("mask_answer=true",),
+    "mask-answer-consensus": ("reward={self_consistency: 1, accuracy: 0}", "mask_answer=true"),
+    "consensus": ("reward={self_consistency: 1, accuracy: 0}",),
+    "few-32": ("limit=32",),
+    "lagged": ("annotator=lagged",),
+    "ema": ("annotator=ema",),
+    "clip-cov": ("token_update=clip_cov",),
+    "clip-cov-0.1": ("token_update={kind: clip_cov, share: 0.1}",),
+    "two-updates": (TWICE,),
+    "kl-cov": (TWICE, "token_update=kl_cov"),
+    "kl-cov-0.1": (TWICE, "token_update={kind: kl_cov, share: 0.1}"),
+    "votes-kl-cov": (TWICE, "token_update=kl_cov", "reward={self_certainty: 1, self_consistency: 1, accuracy: 0}"),
+    "guard-stop": ("guard.policy=stop",),
+    "guard-rollback": ("guard.policy=rollback", *SAVED),
+    "alternate-gold": ("reward={self_certainty: {cycle: [[10, 1], [10, 0]]}, accuracy: {cycle: [[10, 0], [10, 1]]}}",),
+    "gold": ("reward={accuracy: 1}",),
+}
+CURES_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -135,6 +163,16 @@ def base_rows(methods: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return {f"{base}/{name}": (f"model={base}", *METHODS[name]) for name in methods for base in BASES}
 
 
+def cure_rows() -> dict[str, tuple[str, ...]]:
+    """Makes the rows of the cures, each after what all have in common."""
+    common = (
+        "reward={self_certainty: 1, accuracy: 0}",
+        f"training.max_steps={CURES_STEPS}",
+        "evaluate={tasks: [clock], limit: 256, every: 20, batch_size: 256}",
+    )
+    return {name: (*common, *row) for name, row in CURES.items()}
+
+
 STUDIES = {
     "miniature": Study({**METHODS, **KL}, seeds=3),
     "wrong-and-sure": Study({name: ("model=runs/wrong-and-sure-base", *row) for name, row in METHODS.items()}, seeds=3),
@@ -143,6 +181,7 @@ STUDIES = {
     "floor": Study(floor_rows(dict.fromkeys(FLOOR_SIGNALS, 100)), seeds=5),
     "floor-long": Study(floor_rows(LONG), seeds=5),
     "relatives": Study(RELATIVES, seeds=3, shipped=OF_RECIPE),
+    "cures": Study(cure_rows(), seeds=5),
 }
 
 

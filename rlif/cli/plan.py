@@ -53,10 +53,8 @@ def plan(
     from rlif.training.prepare import check_settings
 
     settings = load_recipe(recipe, overrides or [])
-    if settings.rounds is not None:
-        raise RecipeError(
-            "rlif plan estimates online training; `rlif train RECIPE --dry-run` counts the steps of rounds."
-        )
+    if settings.rounds:
+        raise RecipeError("rlif plan estimates online training; `rlif train RECIPE --dry-run` counts steps of rounds.")
     if settings.engine == "verl":
         raise RecipeError("rlif plan knows TRL's memory and time; give engine=trl for a comparable estimate.")
     card = lookup(hardware.GPUS, gpu, "gpu")

@@ -10,9 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlif.config.defaults import PAPER_TRAINING, REUSE, set_by_rlif
-from rlif.config.inheritance import lineage, merged, shipped_recipe, with_absolute_names
+from rlif.config.inheritance import lineage, merged, new_key, shipped_recipe, with_absolute_names
 from rlif.config.recipe import Equivalence, Evaluation, Recipe
-from rlif.config.renamed import new_key
 from rlif.config.rounds import Online, Rounds
 from rlif.config.token_update import TokenUpdate
 from rlif.errors import RecipeError, nearest

@@ -26,7 +26,7 @@ from rlif.config.defaults import (
     UNSCALED,
     set_by_rlif,
 )
-from rlif.config.renamed import with_new_names
+from rlif.config.inheritance import with_new_names
 from rlif.config.rounds import Online, Rounds, accumulation_in_rounds, check_rounds, in_rounds, training_of
 from rlif.config.schedule import ALWAYS, Rows, Weight, read_rows, read_weight
 from rlif.config.token_update import TokenUpdate, check_by_token

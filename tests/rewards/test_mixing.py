@@ -116,6 +116,17 @@ def test_group_rank_of_a_sum_is_refused():
         Mixer(["x"], "group_rank", mixing="sum")
 
 
+def test_batch_deviation_leaves_differences_between_problems_out():
+    """A problem of much surer completions changes the deviation of all rewards, but not that from the groups' means."""
+    rewards = torch.tensor(REWARDS).double()
+    apart = rewards - rewards.mean(1, keepdim=True)
+    expected = (apart / (apart.flatten().std() + 1e-4)).flatten().tolist()
+    moved = rewards + 100 * torch.arange(len(rewards)).unsqueeze(1)
+    for each in (rewards, moved):
+        assert advantages(Normaliser("batch_deviation")(each)) == pytest.approx(expected)
+    assert advantages(Normaliser("batch_std")(moved)) != pytest.approx(expected)
+
+
 def test_a_tied_group_has_no_advantage():
     assert advantages(Normaliser("group_std")(torch.tensor([[3.0, 3.0, 3.0]]))) == [0.0, 0.0, 0.0]
 

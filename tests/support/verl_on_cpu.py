@@ -1,4 +1,4 @@
-"""verl on a CPU, for tests: a platform with gloo. `VERL_USE_EXTERNAL_MODULES=verl_on_cpu` loads it in every process."""
+"""verl on a CPU, for tests: a platform with gloo. verl loads what `ENVIRONMENT` names in every process."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ class Device:
         return 0
 
     max_memory_reserved = memory_allocated = memory_reserved = max_memory_allocated
+
+    @staticmethod
+    def get_device_name() -> str:
+        return "CPU"
 
     @staticmethod
     def mem_get_info() -> tuple[int, int]:

@@ -1,18 +1,18 @@
 """A rollout server for tests of verl: it returns fixed completions in place of a model's, and takes new weights.
 
-`VERL_USE_EXTERNAL_MODULES=verl_on_cpu,verl_rollout` makes it `actor_rollout_ref.rollout.name=fixed` in every process.
+It is `actor_rollout_ref.rollout.name=fixed` in every process that loads this module.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 from collections import Counter
 from typing import Any
 
 import ray
+from safetensors.torch import save_file
 from verl.workers.rollout import base, replica
 
 END, FIRST, LAST = 1, 40, 120  # of the tokenizer of `support.models`
@@ -31,15 +31,12 @@ class Weights(base.BaseRollout):
     async def release(self) -> None: ...
 
     async def update_weights(self, weights: Any, global_steps: int | None = None, **_: Any) -> None:
-        row: dict[str, Any] = {"step": global_steps}
-        async for name, weight in base_iterator(weights):
-            row[name] = weight.double().sum().item()
-        if path := os.environ.get("VERL_WEIGHTS"):
-            with open(path, "a", encoding="utf-8") as log:
-                log.write(json.dumps(row) + "\n")
+        found = {name: weight.detach().cpu().clone() async for name, weight in each(weights)}
+        if folder := os.environ.get("VERL_WEIGHTS"):
+            save_file(found, f"{folder}/step-{global_steps}.safetensors")
 
 
-async def base_iterator(weights: Any) -> Any:
+async def each(weights: Any) -> Any:
     if hasattr(weights, "__aiter__"):
         async for pair in weights:
             yield pair

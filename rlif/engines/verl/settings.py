@@ -57,7 +57,7 @@ def read_settings(config: Any) -> Settings:
 
     section = config.get(SECTION)
     given = OmegaConf.to_container(section, resolve=True) if section is not None else {}
-    if not isinstance(given, dict) or not given.keys() & {"reward", "run"}:
+    if not isinstance(given, dict) or not (given.get("reward") or given.get("run")):
         raise RecipeError("trainer.v1.trainer_mode=rlif_sync needs a reward; add +rlif.reward=self_certainty.")
     if "run" in given:
         run = Run.open(str(given["run"]))

@@ -10,19 +10,21 @@ import pytest
 import torch
 from support import oracle, small_runs
 from support.models import byte_tokenizer
-from support.trainers import Lengths, make_trainer
+from support.trainers import LastLetter, Lengths, kept_tokens, make_trainer
 
 import rlif
 from rlif.config.defaults import BY_TOKEN
 from rlif.config.loading import check_recipe
 from rlif.config.steps import plan_steps
 from rlif.config.token_update import TokenUpdate
+from rlif.engines.trl.updating.by_token import tokens_within
 from rlif.engines.trl.updating.covariance import covariances, largest, random_within
 from rlif.engines.trl.updating.weights import token_weights
 from rlif.rewards.terms import check_terms
+from rlif.sampling.sampler import token_chars
 from rlif.tasks import find_task
 
-RATE, CLIP, ANSWERS = 0.5, 0.2, "abcdefghijklm"
+RATE, CLIP = 0.5, 0.2
 SGD = {  # one update is minus the gradient times the rate
     "optim": "sgd",
     "learning_rate": RATE,
@@ -35,29 +37,16 @@ SGD = {  # one update is minus the gradient times the rate
 }
 
 
-class LastLetter(Lengths):
-    """A task for random bytes: the answer is the last of some letters."""
-
-    def extract(self, completion: str) -> str | None:
-        return next((character for character in reversed(completion) if character in ANSWERS), None)
-
-
 def logps_T(model, row):
     ids = torch.tensor([[*row.prompt_ids, *row.completion_ids]])
     logits_LV = model(input_ids=ids).logits[0][len(row.prompt_ids) - 1 : -1]
     return torch.log_softmax(logits_LV, -1).gather(1, ids[0, len(row.prompt_ids) :, None]).squeeze(1)
 
 
-def kept_tokens(row):
-    """Which tokens of a completion have a policy gradient under mask_answer; one token is one byte."""
-    last = max((i for i, n in enumerate(row.completion_ids) if byte_tokenizer().decode([n]) in [*ANSWERS]), default=-1)
-    return [i != last for i in range(len(row.completion_ids))]
-
-
 def expected_loss(model, rows, old, update, masked) -> torch.Tensor:
     """GRPO's loss with 1/|o|, clipped, and what the keys change of it: in float64, by lists and not padded tensors."""
     now = [logps_T(model, row) for row in rows]
-    kept = [kept_tokens(row) if masked else [True] * len(row.completion_ids) for row in rows]
+    kept = [kept_tokens(row.completion_ids) if masked else [True] * len(row.completion_ids) for row in rows]
     flat = [(i, t) for i, keep in enumerate(kept) for t, yes in enumerate(keep) if yes]
     mean_a = math.fsum(rows[i].advantage for i, _ in flat) / len(flat)
     mean_l = math.fsum(now[i][t].item() for i, t in flat) / len(flat)
@@ -81,6 +70,7 @@ def expected_loss(model, rows, old, update, masked) -> torch.Tensor:
                 policy = policy + update.coefficient * (now[i][t] - old[i][t]).abs()
             total = total + policy / len(row.completion_ids) / len(rows)
     assert update is None or 0 < len(chosen) < len(flat), "the key changes nothing, or all tokens"
+    assert masked == (sum(map(len, kept)) > len(flat) > 0)
     return total
 
 
@@ -120,12 +110,6 @@ def test_two_updates_of_a_rollout_equal_arithmetic_in_float64(case, model_folder
         found = parameter.detach().double() - dict(trainer.start.named_parameters())[name]
         torch.testing.assert_close(found, moved[name], atol=2e-5, rtol=2e-4)
     assert max(change.abs().max().item() for change in moved.values()) > 1e-2
-
-
-def test_each_key_makes_another_update(model_folder):
-    weights = [run(model_folder, *UPDATES[case]).model.lm_head.weight.detach() for case in UPDATES]
-    apart = [(a - b).abs().max().item() for i, a in enumerate(weights) for b in weights[:i]]
-    assert min(apart) > 1e-4
 
 
 @pytest.mark.parametrize("loss_type", BY_TOKEN)
@@ -179,11 +163,25 @@ def test_clip_cov_draws_evenly_among_the_tokens_within_its_bounds():
 def test_shares_of_changed_tokens_are_logged(model_folder):
     trainer = run(model_folder, *UPDATES["kl_cov, mask_answer"])
     rows = trainer.rollouts[0]["scored"]
-    kept, tokens = sum(sum(kept_tokens(row)) for row in rows), sum(len(row.completion_ids) for row in rows)
+    kept, tokens = (
+        sum(sum(kept_tokens(row.completion_ids)) for row in rows),
+        sum(len(row.completion_ids) for row in rows),
+    )
     logs = [log for log in trainer.state.log_history if "weakened_tokens" in log]
     assert [log["weakened_tokens"] for log in logs] == pytest.approx([int(0.2 * kept) / kept] * 2)
     assert logs[0]["answer_tokens"] == pytest.approx((tokens - kept) / tokens) and 0 < kept < tokens
     assert logs[0]["answer_not_found"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"), [("is 7.", "7"), ("is 12.", "12"), ("so \u00e9\u20ac!", "\u00e9\u20ac"), ("7", "7")]
+)
+def test_all_bytes_of_an_answer_are_its_tokens(text, answer):
+    ids = [*byte_tokenizer().encode(text), 1]  # the end of the text makes no character
+    chars = token_chars(byte_tokenizer(), ids, text)
+    before, size = len(text[: text.index(answer)].encode()), len(answer.encode())
+    marks = tokens_within(chars, text.index(answer), text.index(answer) + len(answer)).tolist()
+    assert marks == [before <= i < before + size for i in range(len(ids))]
 
 
 class Unplaced(Lengths):
@@ -198,7 +196,7 @@ def test_a_completion_whose_answer_is_not_found_has_no_policy_gradient(model_fol
     trainer.mask_answer = True
     trainer.train()
     rows = trainer.rollouts[0]["scored"]
-    found = [any(map(any, [advantages])) for advantages in trainer.rollouts[0]["advantages"]]
+    found = [any(advantages) for advantages in trainer.rollouts[0]["advantages"]]
     assert found == [row.answer is None and row.advantage != 0 for row in rows] and 0 < sum(found) < len(rows)
     (share,) = [log["answer_not_found"] for log in trainer.state.log_history if "answer_not_found" in log]
     assert share == sum(row.answer is not None for row in rows) / len(rows)

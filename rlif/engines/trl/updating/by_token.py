@@ -1,5 +1,6 @@
 """Mixin over a TRL trainer: changes the update of single tokens, see `rlif.config.token_update`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,20 @@ from rlif.engines.trl.measuring.verification import Verification
 from rlif.engines.trl.updating.covariance import covariances, largest, random_within
 from rlif.engines.trl.updating.weights import token_weights
 from rlif.sampling.sampler import token_chars
+
+
+def tokens_within(chars: Sequence[int], start: int, end: int) -> torch.Tensor:
+    """Marks the tokens that made characters of a part of a text.
+
+    Args:
+        chars: how many characters each token made. Of the tokens that share a character, all but the last made none.
+        start: of the part, in characters.
+        end: the character after it.
+    """
+    chars_T = torch.tensor(chars)
+    ends_T = chars_T.cumsum(0)
+    starts_T = ends_T - chars_T
+    return (starts_T < end) & (torch.maximum(ends_T, starts_T + 1) > start)
 
 
 class ByToken(Verification):
@@ -39,21 +54,17 @@ class ByToken(Verification):
             if row.answer is None:
                 continue
             span = answer_span(row.text, self.reward.task.extract)
-            chars = token_chars(self.processing_class, row.completion_ids, row.text) if span else None
+            chars = token_chars(self.text_tokenizer, row.completion_ids, row.text) if span else None
             if span is None or chars is None:
                 mask_T[:] = False
                 lost += 1
                 continue
-            ends_T = torch.tensor(chars, device=mask_T.device).cumsum(0)
-            starts_T = ends_T - torch.tensor(chars, device=mask_T.device)
-            mask_T[: len(chars)] = ~((starts_T < span[1]) & (ends_T > span[0]) & (ends_T > starts_T))
+            mask_T[: len(chars)] = ~tokens_within(chars, *span).to(mask_T.device)
         output["policy_mask"] = mask_BT
         output["advantages"] = output["advantages"].unsqueeze(1) * mask_BT
         tokens_BT = self._counted(output).bool()
-        counts = [(tokens_BT & ~mask_BT).sum(), tokens_BT.sum(), lost, len(mask_BT)]
-        counts = self.accelerator.reduce(torch.tensor(counts, device=ids_BT.device, dtype=torch.float64), "sum")
-        self._log_share("answer_tokens", counts[0], counts[1])
-        self._log_share("answer_not_found", counts[2], counts[3])
+        self._log_share("answer_tokens", int((tokens_BT & ~mask_BT).sum()), int(tokens_BT.sum()))
+        self._log_share("answer_not_found", lost, len(mask_BT))
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         if self.token_update is None or not self.model.training:
@@ -89,8 +100,7 @@ class ByToken(Verification):
             cov_BT = cov_BT.masked_fill(clipped_BT, -torch.inf)
             chosen_BT = random_within(cov_BT, mask_BT, update.resolved_share, update.bounds)
             inputs["advantages"] = advantages_BT.masked_fill(chosen_BT, 0.0)
-        counts = self.accelerator.reduce(torch.stack([chosen_BT.sum(), mask_BT.sum()]).double(), "sum")
-        self._log_share("weakened_tokens", counts[0], counts[1])
+        self._log_share("weakened_tokens", int(chosen_BT.sum()), int(mask_BT.sum()))
 
     @staticmethod
     def _counted(inputs: dict[str, Any]) -> torch.Tensor:
@@ -98,5 +108,8 @@ class ByToken(Verification):
         mask_BT = inputs["completion_mask"]
         return mask_BT * inputs["tool_mask"] if "tool_mask" in inputs else mask_BT
 
-    def _log_share(self, name: str, part: torch.Tensor, whole: torch.Tensor) -> None:
-        self._metrics["train"][name].append((part / whole.clamp(min=1)).item())
+    def _log_share(self, name: str, part: int, whole: int) -> None:
+        """Logs part / whole, both summed over processes."""
+        counts = torch.tensor([part, whole], dtype=torch.float32, device=self.accelerator.device)
+        part_of_all, all_ = self.accelerator.reduce(counts, "sum").tolist()
+        self._metrics["train"][name].append(part_of_all / max(all_, 1))

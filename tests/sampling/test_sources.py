@@ -18,12 +18,15 @@ from rlif.comparison.summary import summarise_run
 from rlif.config.loading import check_recipe
 from rlif.errors import DataError, MachineError, RecipeError
 from rlif.files.atomic import read_object
+from rlif.files.hashes import hash_weights
 from rlif.launching.hardware import config_of, shape_of
 from rlif.reporting.page import report
 from rlif.runs.paths import with_absolute_paths
 from rlif.sampling import sources
 from rlif.sampling.loading import model_path
 from rlif.sampling.sources import weights_line, weights_of
+from rlif.selection.scorer import Scorer
+from rlif.tasks.chat_template import Chat
 
 NAME, HUB = "smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -91,6 +94,13 @@ def test_the_file_of_the_package_is_named_with_its_hash(machine, tmp_path, monke
     monkeypatch.setattr(sources, "find_spec", lambda name: None if name == "gguf" else importlib.util.find_spec(name))
     with pytest.raises(MachineError, match="takes the package gguf"):
         model_path(check_recipe({"model": NAME}))
+
+
+def test_scores_and_samples_are_tied_to_the_copy(machine, model_folder):
+    """`rlif score` and `rlif select` resume a file only with the weights that it began with."""
+    in_cache(model_folder, machine)
+    assert Scorer(None, None, Chat(True), True, 1, 1, NAME).content == COMMIT[:16]
+    assert Scorer(None, None, Chat(True), True, 1, 1, str(model_folder)).content == hash_weights(model_folder)
 
 
 def test_ordinary_models_need_no_words(model_folder):

@@ -99,3 +99,11 @@ def test_results_of_deleted_run_folders_are_kept(tmp_path):
     again = runs[0] | {"peak": 0.0}
     assert floor.with_kept([again], results / "floor.json") == [again, *runs[1:]]
     assert floor.with_kept([again], tmp_path / "none.json") == [again]
+
+
+def test_the_kept_runs_of_the_cures_give_their_table_again():
+    results, cures = ROOT / "results", load("scripts/cures_results.py")
+    runs = cures.joined(cures.kept_runs(results / "cures.json"))
+    assert runs and {run["row"] for run in runs} <= load("scripts/studies.py").CURES.keys()
+    table = cures.table(runs, cures.earlier(results / "floor-long.json"))
+    assert table == (results / "cures.md").read_text(encoding="utf-8")

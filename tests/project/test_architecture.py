@@ -70,9 +70,10 @@ def test_imports_point_down(path):
     assert {other for other in others if FLOOR[other] >= FLOOR[own]} == set()
 
 
-def test_only_the_trl_engine_imports_trl():
-    users = {path for path in MODULES if any(re.match(r"trl(\.|$)", found) for found in imports(path))}
-    assert users and all(path.is_relative_to(PACKAGE / "engines/trl") for path in users)
+@pytest.mark.parametrize("engine", ["trl", "verl"])
+def test_only_an_engines_own_folder_imports_it(engine):
+    users = {path for path in MODULES if any(re.match(rf"{engine}(\.|$)", found) for found in imports(path))}
+    assert users and all(path.is_relative_to(PACKAGE / "engines" / engine) for path in users)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -1,6 +1,6 @@
 """verl's trainer on Ray with internal feedback, as a plug-in. docs/verl.md is the front door.
 
-    plugin.py     registers engine and trainer; verl loads it in each of its processes, by the entry point `verl.plugins`
+    plugin.py     registers engine and trainer; verl loads it in each process, by the entry point `verl.plugins`
     engine.py     verl's FSDP engine, whose pass for log-probabilities also gives the statistics of tokens
     trainer.py    verl's synchronous trainer, which replaces the scores by rewards before it makes advantages
     rewards.py    measures the rewards of a rollout by `rlif.rewards`; loads no verl

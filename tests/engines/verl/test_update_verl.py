@@ -153,7 +153,8 @@ def test_the_run_folder_is_that_of_any_run(grpo):
     assert {row.right for row in rollouts(run)[1]} == {False} and metrics[0]["accuracy"] == 0.0
     assert load_file(next(run.model.glob("*.safetensors")))
     replay(run.recipe().guard, metrics)
-    assert rlif.report(run.path).is_file()
+    rlif.report(run.path)
+    assert "self_certainty" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

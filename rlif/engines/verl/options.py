@@ -118,10 +118,12 @@ def translate(recipe: Recipe, machines: Machines, run: Path) -> dict[str, Any]:
     said = _named(recipe) | _loss(recipe) | _batches(recipe, machines) | _model(recipe) | _data(recipe, run)
     said |= _schedule(recipe) | _trainer(recipe, machines, run)
     chosen, own = _chosen(recipe), flat(recipe.verl)
+    fixed = {key.lstrip("+"): value for key, value in said.items()}
     for key, value in own.items():
-        if key.lstrip("+~") in said and said[key.lstrip("+~")] != value:
+        plain = key.lstrip("+~")
+        if plain in fixed and fixed[plain] != value:
             raise RecipeError(
-                f"verl.{key} is {value!r}, but the rest of the recipe says {said[key.lstrip('+~')]!r}; leave one out."
+                f"verl.{key} is {value!r}, but the rest of the recipe says {fixed[plain]!r}; leave one out."
             )
     return {**chosen, **said, **own}
 
@@ -240,7 +242,9 @@ def _model(recipe: Recipe) -> dict[str, Any]:
     found: dict[str, Any] = {MODEL + "path": path, ROLLOUT + "dtype": compute}
     for part in (ACTOR, REF, "critic.") if recipe.algorithm == "ppo" else (ACTOR, REF):
         place = part + ("fsdp." if part == "critic." else "fsdp_config.")
-        found |= {place + "model_dtype": weights, place + "dtype": compute}
+        found[place + "model_dtype"] = weights
+        if compute == "float32":  # verl's engine reads this key, and not `dtype`
+            found[f"+{place}mixed_precision"] = dict.fromkeys(("param_dtype", "reduce_dtype", "buffer_dtype"), "fp32")
     if recipe.algorithm == "ppo":
         keep = {"trainer.max_critic_ckpt_to_keep": training["save_total_limit"]}
         found |= {"critic.model.path": path} | (keep if keep["trainer.max_critic_ckpt_to_keep"] else {})

@@ -117,6 +117,13 @@ def test_a_rollout_of_several_updates_is_one_step_of_verls():
     assert found["actor_rollout_ref.actor.ppo_epochs"] == 2
 
 
+def test_without_bf16_the_model_computes_in_float32():
+    """Verl's engine reads `mixed_precision`. Without that key it computes in bfloat16, whatever `dtype` says."""
+    key = "+actor_rollout_ref.actor.fsdp_config.mixed_precision"
+    assert key not in options() and options(training={"bf16": False})[key]["param_dtype"] == "fp32"
+    assert "+critic.fsdp.mixed_precision" in options(algorithm="ppo", training={"bf16": False})
+
+
 def test_two_stages_of_problems_are_not_shuffled():
     assert options(order="labelled_first", reward={"accuracy": 1})["data.shuffle"] is False
     assert options()["data.shuffle"] is True

@@ -44,6 +44,12 @@ ON_CPU = {
     "reward.num_workers": 1,
     "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
 }
+CRITIC = {
+    "critic.model.use_remove_padding": False,
+    "+critic.model.override_config.attn_implementation": "sdpa",
+    "critic.model.enable_gradient_checkpointing": False,
+    "critic.fsdp.use_torch_compile": False,
+}
 TRAINING = {
     "learning_rate": RATE,
     "lr_scheduler_type": "constant",
@@ -147,4 +153,30 @@ def test_the_run_folder_is_that_of_any_run(grpo):
     assert {row.right for row in rollouts(run)[1]} == {False} and metrics[0]["accuracy"] == 0.0
     assert load_file(next(run.model.glob("*.safetensors")))
     replay(run.recipe().guard, metrics)
-    assert rlif.report(run.path).is_file()
+    rlif.report(run.path)
+    assert "self_certainty" in (run.path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def ppo(tmp_path_factory) -> tuple[Path, Run]:
+    folder = tmp_path_factory.mktemp("ppo")
+    keys = {"algorithm": "ppo", "token_reward": "spread", "normalisation": "none"}
+    return folder, train(folder, **keys, verl=ON_CPU | CRITIC)
+
+
+def test_ppo_trains_policy_and_critic(ppo):
+    """The reward is spread over the tokens, so the sum of a completion is its self-certainty."""
+    folder, run = ppo
+    models, metrics = policies(folder), run.metrics()
+    assert [row["step"] for row in metrics] == [1, 2]
+    for step, rows in rollouts(run).items():
+        for row in rows:
+            expected = oracle.self_certainty(models[step - 1], row.prompt_ids, row.completion_ids, HEAT)
+            assert row.reward == pytest.approx(expected, abs=1e-5) and row.advantage is not None
+    for row in metrics:
+        assert row["critic/vf_loss"] > 0 and row["critic/grad_norm"] > 0
+        score = statistics.fmean(each.reward for each in rollouts(run)[row["step"]])
+        assert row["critic/score/mean"] == pytest.approx(score, abs=1e-5)
+    start = dict(models[0].named_parameters())
+    moved = max((p - start[name]).abs().max().item() for name, p in models[2].named_parameters())
+    assert moved > 1e-5

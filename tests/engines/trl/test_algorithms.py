@@ -10,13 +10,13 @@ from support import oracle
 from support.trainers import make_trainer
 
 import rlif
-from rlif.config.defaults import ALGORITHMS, LEAVE_ONE_OUT, ONLY_ON
+from rlif.config.defaults import ALGORITHMS, LEAVE_ONE_OUT, ONLY_ON, ROUNDS
 from rlif.config.loading import check_recipe
 from rlif.engines.trl.setup import check_training, trainer_of
 from rlif.rewards.mixing import NORMALISATIONS, Mixer
 
 LIMIT = 24  # max_completion_length of these runs
-TRLS = [name for name in ALGORITHMS if ONLY_ON.get(name, ("trl",))[0] == "trl"]
+TRLS = [name for name in ALGORITHMS if ONLY_ON.get(name, ("trl",))[0] == "trl" and name not in ROUNDS]
 
 
 def batch_advantages(rewards, group):

@@ -156,8 +156,7 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
         ids = render_problems(tokenizer, own, held_out[name], chat, each)
         check_fit(recipe.model, config, tokenizer, ids, min(each.protocol.max_tokens, longest))
     if in_rounds(recipe):
-        by_id(short)  # refuses two of the same id
-        check_choice(recipe, task, rewarded)
+        check_rounds(recipe, task, rewarded, options)
     plan = plan_rounds(recipe, len(short)) if in_rounds(recipe) else plan_steps(recipe, len(short), processes)
     left_out = len(problems) - len(short)
     return PreparedRun(
@@ -165,11 +164,14 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
     )
 
 
-def check_choice(recipe: Recipe, task: Task, problems: list[Problem]) -> None:
-    """Refuses problems that a choice of rounds cannot work with."""
+def check_rounds(recipe: Recipe, task: Task, problems: list[Problem], options: dict[str, Any]) -> None:
+    """Refuses problems that a method of rounds cannot work with, and what TRL refuses of its options."""
     from rlif.engines.rounds.choices import CHOICES
+    from rlif.engines.rounds.trainers import trainer_config
 
     assert recipe.rounds is not None
+    by_id(problems)  # refuses two of the same id
+    trainer_config(recipe, options, recipe.output)
     if (check := CHOICES[recipe.rounds.choose].check) is not None:
         check(recipe, task, problems)
 

@@ -68,9 +68,7 @@ def check_training(recipe: Recipe) -> dict[str, Any]:
         raise MachineError("training.use_liger_kernel needs liger-kernel: pip install liger-kernel; or leave it out.")
     if options.get("packing") or options.get("padding_free"):
         raise RecipeError("training.packing and training.padding_free are not supported in rounds; leave them out.")
-    options |= {"gradient_accumulation_steps": recipe.accumulation(1)}
-    trainer_config(recipe, options | sampling, "unused")  # refuses what TRL refuses, such as a loss
-    return options | sampling
+    return options | {"gradient_accumulation_steps": recipe.accumulation(1)} | sampling
 
 
 def trainer_config(recipe: Recipe, options: Mapping[str, Any], output_dir: str, seed: int = 0) -> Any:

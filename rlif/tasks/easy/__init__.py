@@ -26,7 +26,7 @@ from rlif.types import Problem
 
 PREFIX = "easy/"
 MIXED = "mixed"
-TRIES = 200  # draws for each problem that is wanted
+STALE = 2000  # draws in a row without a new problem, after which a family has no more
 
 
 def same(answer: str, gold: str) -> bool:
@@ -85,13 +85,14 @@ class Mixed(Easy):
 def draw_problems(family: str, split: str, wanted: int, seed: int = 0) -> list[Problem]:
     """Draws different problems of a family; fewer than wanted where the family has no more."""
     rng, found = random.Random(f"easy/{family}/{split}/{seed}"), dict[str, Problem]()
-    for _ in range(TRIES * wanted):
+    stale = 0
+    while len(found) < wanted and stale < STALE:
         text, gold = FAMILIES[family].draw(rng)
-        if split_of(text) == split and text not in found:
+        stale += 1
+        if text not in found and split_of(text) == split:
             digest = hashlib.sha256(text.encode()).hexdigest()[:12]
             found[text] = Problem(f"easy-{family}/{digest}", text, gold, data={"family": family})
-            if len(found) == wanted:
-                break
+            stale = 0
     return list(found.values())
 
 

@@ -156,6 +156,7 @@ def test_names_and_protocols():
     sampled = find_task("easy/sum.sampled")
     assert (sampled.name, sampled.protocol.n, sampled.protocol.temperature) == ("easy-sum.sampled", 8, 1.0)
     assert find_task("easy/sum").protocol.n == 1 and find_task("easy/json").protocol.max_tokens == 24
+    assert find_task("easy/sum").protocol.describe()["extract"] == "last_number"
     with pytest.raises(RecipeError, match="no easy family 'sums'; did you mean 'sum'"):
         find_task("easy/sums")
     with pytest.raises(RecipeError, match="makes its own problems"):

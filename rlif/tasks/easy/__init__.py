@@ -19,13 +19,14 @@ from typing import ClassVar
 
 from rlif.errors import DataError, RecipeError, nearest
 from rlif.tasks.easy.families import FAMILIES
+from rlif.tasks.easy.reading import Reader
 from rlif.tasks.miniature import split_of
 from rlif.tasks.task import Protocol, Task
 from rlif.types import Problem
 
 PREFIX = "easy/"
 MIXED = "mixed"
-TRIES = 200  # draws for each problem that is wanted
+STALE = 2000  # draws in a row without a new problem, after which a family has no more
 
 
 def same(answer: str, gold: str) -> bool:
@@ -33,8 +34,13 @@ def same(answer: str, gold: str) -> bool:
     return answer == gold
 
 
-def _protocols(max_tokens: int) -> dict[str, Protocol]:
-    greedy = Protocol(prompt="brief", max_tokens=max_tokens, equal=same)
+def by_family(completion: str) -> str | None:
+    """Refuses to read an answer of the mixture from the completion alone."""
+    raise DataError("an answer of easy/mixed is read by the rule of its problem's family; give the problem.")
+
+
+def _protocols(read: Reader, max_tokens: int) -> dict[str, Protocol]:
+    greedy = Protocol(prompt="brief", max_tokens=max_tokens, extract=read, equal=same)
     return {"default": greedy, "sampled": replace(greedy, temperature=1.0, n=8)}
 
 
@@ -51,9 +57,6 @@ class Easy(Task):
             raise RecipeError(f"task {self.alias} has the splits {' and '.join(self.splits)}, not {split!r}.")
         return draw_problems(self.family, split, limit or self.sizes[split], seed)
 
-    def extract(self, completion: str) -> str | None:
-        return FAMILIES[self.family].read(completion)
-
     def gold_completion(self, problem: Problem) -> str | None:
         return problem.gold
 
@@ -62,7 +65,7 @@ class Mixed(Easy):
     """Held-out problems of all families in turn. Without a limit there are four of each."""
 
     name, alias = "easy-mixed", PREFIX + MIXED
-    protocols = _protocols(max(family.max_tokens for family in FAMILIES.values()))
+    protocols = _protocols(by_family, max(family.max_tokens for family in FAMILIES.values()))
     splits = ("test",)
     sizes = {"test": 4 * len(FAMILIES)}
 
@@ -75,9 +78,6 @@ class Mixed(Easy):
         rows = [draw_problems(family, split, each, seed) for family in FAMILIES]
         return [problem for turn in zip(*rows, strict=True) for problem in turn][:wanted]
 
-    def extract(self, completion: str) -> str | None:
-        raise DataError("an answer of easy/mixed is read by the rule of its problem's family; give the problem.")
-
     def answer(self, problem: Problem, completion: str) -> str | None:
         return FAMILIES[problem.data["family"]].read(completion)
 
@@ -85,13 +85,14 @@ class Mixed(Easy):
 def draw_problems(family: str, split: str, wanted: int, seed: int = 0) -> list[Problem]:
     """Draws different problems of a family; fewer than wanted where the family has no more."""
     rng, found = random.Random(f"easy/{family}/{split}/{seed}"), dict[str, Problem]()
-    for _ in range(TRIES * wanted):
+    stale = 0
+    while len(found) < wanted and stale < STALE:
         text, gold = FAMILIES[family].draw(rng)
-        if split_of(text) == split and text not in found:
+        stale += 1
+        if text not in found and split_of(text) == split:
             digest = hashlib.sha256(text.encode()).hexdigest()[:12]
             found[text] = Problem(f"easy-{family}/{digest}", text, gold, data={"family": family})
-            if len(found) == wanted:
-                break
+            stale = 0
     return list(found.values())
 
 
@@ -102,7 +103,7 @@ def find_family(name: str) -> Task:
         task: Task = Mixed()
     elif family in FAMILIES:
         about = {"name": f"easy-{family}", "alias": f"{PREFIX}{family}", "family": family}
-        about["protocols"] = _protocols(FAMILIES[family].max_tokens)  # type: ignore[assignment]
+        about["protocols"] = _protocols(FAMILIES[family].read, FAMILIES[family].max_tokens)  # type: ignore[assignment]
         task = type("EasyFamily", (Easy,), about)()
     else:
         raise RecipeError(f"there is no easy family {family!r}; {nearest(family, [*FAMILIES, MIXED])}")

@@ -41,11 +41,11 @@ def the_one_of(words: Collection[str]) -> Reader:
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, words))})s?\b", re.IGNORECASE)
     spelled = {word.lower(): word for word in words}
 
-    def named(text: str) -> str | None:
+    def the_one_named(text: str) -> str | None:
         found = {spelled[match.lower()] for match in pattern.findall(text)}
         return found.pop() if len(found) == 1 else None
 
-    return named
+    return the_one_named
 
 
 def letter(text: str) -> str | None:
@@ -75,10 +75,10 @@ def in_order(words: Collection[str]) -> Reader:
     """Makes a reader that returns those of some words which a text names, in its order, joined by commas."""
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, words))})\b", re.IGNORECASE)
 
-    def listed(text: str) -> str | None:
+    def all_named_in_order(text: str) -> str | None:
         return ", ".join(match.lower() for match in pattern.findall(text)) or None
 
-    return listed
+    return all_named_in_order
 
 
 def json_object(text: str) -> str | None:

@@ -18,7 +18,7 @@ def tasks(
     The first protocol of each task is its default. Classes in the folder `tasks` of the current one are named as well.
     """
     from rlif.files.own import classes_in
-    from rlif.tasks import TASKS, find_task
+    from rlif.tasks import TASKS, easy, find_task
 
     rows = []
     for name, task in {name: find_task(name) for name in names or TASKS}.items():
@@ -28,6 +28,7 @@ def tasks(
             rows.append([title, protocol.prompt, decoding, protocol.extract.__name__, str(protocol.max_tokens)])
     print_table(["task", "prompt", "decoding", "answer", "tokens"], rows, left=4)
     if not names:
+        print_text(f"for small models: {', '.join(f'{easy.PREFIX}{name}' for name in (*easy.FAMILIES, easy.MIXED))}")
         print_text("also reasoning_gym/FAMILY and verifiers/ENVIRONMENT, if installed, and your own: see docs/own.md")
     found = {} if names else classes_in(Path("tasks"))
     if found:

@@ -71,6 +71,11 @@ def check_seeds(methods: Mapping[str, Sequence[RunSummary]]) -> None:
                     f"{first.label} and {run.label} are not seeds of one method: {key} is {one!r} and {two!r}; name"
                     " their folders apart."
                 )
+            if first.weights != run.weights:
+                raise DataError(
+                    f"{first.label} and {run.label} began with other weights: {first.weights or 'not named'}, and"
+                    f" {run.weights or 'not named'}; name their folders apart."
+                )
 
 
 def check_duplicates(runs: Sequence[tuple[str, int]]) -> None:
@@ -89,6 +94,10 @@ def notes_on(methods: Mapping[str, Sequence[RunSummary]]) -> list[str]:
     recipes = {method: flatten(mine[0].whole) for method, mine in methods.items()}
     for key in CONDITIONS:
         notes += _note_unequal(f"{key} is", {method: repr(recipe.get(key)) for method, recipe in recipes.items()})
+    weights = {method: mine[0].weights or "not named" for method, mine in methods.items()}
+    notes += _note_unequal("the weights are", weights)
+    if len({*weights.values()}) == 1 and runs[0].weights:
+        notes.append(f"Weights: {runs[0].weights}.")
     seeds = {method: [str(run.seed) for run in mine if run.counts] for method, mine in methods.items()}
     notes += _note_unequal("the seeds that count are", {m: ", ".join(some) or "none" for m, some in seeds.items()})
     notes += _note_other_problems(runs)

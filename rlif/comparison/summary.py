@@ -29,6 +29,7 @@ from rlif.guard.signs import SIGNS
 from rlif.runs.folder import Run, resolved
 from rlif.runs.history import History, read_history
 from rlif.runs.rollback import alarms
+from rlif.sampling.sources import weights_line
 
 Number = int | float | None
 State = Literal["finished", "stopped", "unfinished", "failed"]
@@ -72,6 +73,7 @@ class RunSummary:
     metrics: dict[str, list[Number]] = field(default_factory=dict)
     alarms: list[Raised] | None = None  # what the guard raised; None without a guard
     trained_on: str = ""  # a fingerprint of the problems, empty where it was not kept
+    weights: str = ""  # which weights the model's name stood for, empty where the name says it
     first_problems: list[str] = field(default_factory=list)  # ids of the first problems of its first rollout
     environment: Row = field(default_factory=dict)
     # by task, a list per column, over the evaluated steps
@@ -130,6 +132,7 @@ def summarise_run(path: str | Path, method: str | None = None) -> RunSummary:
         metrics=metrics | ({"step": history.steps.astype(int).tolist()} if metrics else {}),
         alarms=_alarms(history),
         trained_on=_fingerprint(begun.get("problems")),
+        weights=weights_line(begun.get("weights")),
         first_problems=_first_problems(history),
         environment=portable_environment(history.environment),
         curves={task: _curve(history.evaluations[task]) for task in tasks},

@@ -1,4 +1,6 @@
-"""What trains: one folder for each engine; `rlif.engines.trl` is the only one so far.
+"""What trains: one folder for each engine.
+
+`trl` is online training by TRL's trainers. `rounds` samples, chooses and trains in rounds, by TRL's other trainers.
 
 `plain.py` makes a reward function of a signal, for trainers of other packages; it runs a forward pass of its own.
 

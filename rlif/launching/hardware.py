@@ -12,6 +12,7 @@ from rlif.config.recipe import Recipe
 from rlif.config.steps import count_parameters
 from rlif.errors import ModelError
 from rlif.sampling.loading import load_config
+from rlif.sampling.sources import NAMED
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ GPUS = {
 
 QWEN25, QWEN3 = {"model_type": "qwen2"}, {"model_type": "qwen3", "head_dim": 128}
 LLAMA, OLMO2 = {"model_type": "llama", "head_dim": 128}, {"model_type": "olmo2"}
+SMOLLM2 = {"model_type": "llama", "head_dim": 64}
 
 
 SIZES = (
@@ -59,6 +61,7 @@ SHAPES = {
     "Qwen/Qwen2.5-7B": _shape(QWEN25, 28, 3584, 18944, 28, 4, 152064, False),
     "Qwen/Qwen2.5-14B": _shape(QWEN25, 48, 5120, 13824, 40, 8, 152064, False),
     "Qwen/Qwen3-14B": _shape(QWEN3, 40, 5120, 17408, 40, 8, 151936, False),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": _shape(SMOLLM2, 30, 576, 1536, 9, 3, 49152, True),
     "meta-llama/Llama-3.2-3B": _shape(LLAMA, 28, 3072, 8192, 24, 8, 128256, True),
     "allenai/OLMo-2-1124-7B": _shape(OLMO2, 32, 4096, 11008, 32, 32, 100352, False),
 }
@@ -93,7 +96,7 @@ def config_of(recipe: Recipe) -> Any:
     """Reads the configuration of a recipe's model, from `SHAPES` where it is listed."""
     from transformers import AutoConfig
 
-    known = SHAPES.get(recipe.model)
+    known = SHAPES.get(NAMED[recipe.model].hub if recipe.model in NAMED else recipe.model)
     return AutoConfig.for_model(**known) if known else load_config(recipe)
 
 

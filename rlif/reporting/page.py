@@ -28,6 +28,7 @@ from rlif.files.atomic import is_number, replace_file
 from rlif.reporting import analysis
 from rlif.reporting.verdict import ReportedRun, label, reported_runs
 from rlif.runs.history import History, read_history
+from rlif.sampling.sources import weights_line
 from rlif.version import __version__
 
 if TYPE_CHECKING:
@@ -162,6 +163,8 @@ def _facts(history: History) -> Iterator[tuple[str, str]]:
         yield "steps taken", f"{summary['steps']} in {_number(summary.get('seconds'), '.0f')} s"
     if summary.get("path"):
         yield "extra passes", f"{summary.get('extra_passes')} per completion ({summary['path']})"
+    if weights := weights_line(history.run.fingerprint().get("weights")):
+        yield "weights", weights
     if environment:
         gpus = environment.get("gpus")
         named = ", ".join(map(str, gpus)) if isinstance(gpus, list) else ""

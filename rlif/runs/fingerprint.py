@@ -7,6 +7,7 @@ begun.json in the run folder is written when the run starts and holds
     held_out    the same for each task that is evaluated, gold answers included
     code        a hash of each file of one's own that the recipe names
     model       of a local model folder: size and hash of each file; of one above 16 MiB the hash of parts of it
+    weights     which weights the model's name stood for, where it does not say (`rlif.sampling.sources.weights_of`)
 
 `check` compares it before a resume, all but the code: a reward that raised may be mended, and `changed_code` says so.
 The prompts follow from problems, tokenizer and the run folder's own recipe. A hub model is pinned by `revision` in the

@@ -13,7 +13,7 @@ from typing import Any
 from rlif.config.recipe import Recipe
 from rlif.errors import RecipeError
 from rlif.files import own
-from rlif.sampling.loading import SHIPPED
+from rlif.sampling.sources import NAMED, SHIPPED
 from rlif.tasks import absolute_task
 from rlif.tasks.prompts import spelled_out
 
@@ -26,7 +26,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         '/.../results/demo.json'
     """
     changes: dict[str, Any] = {"source": _absolute(recipe.source)}
-    if recipe.model not in SHIPPED:
+    if recipe.model not in {*SHIPPED, *NAMED}:
         changes["model"] = _absolute(recipe.model)
     sources = {task: _absolute(source) for task, source in recipe.evaluate.sources.items()}
     changes["evaluate"] = recipe.evaluate.model_copy(update={"sources": sources})

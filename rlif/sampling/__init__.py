@@ -1,6 +1,7 @@
 """Loads models and samples completions outside a trainer.
 
     sampler          the front door: `Decoding`, `Completion`, the `Sampler` protocol, and sampling by transformers
+    sources          models by a short name; GGUF weights made into an ordinary folder
     loading          finds a model and tokenizer, checks them, loads them
     limits           says first what a model cannot do
     protocol         a task's protocol for a model: prompt, decoding, marked records

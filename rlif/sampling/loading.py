@@ -1,15 +1,10 @@
 """Finds a model and its tokenizer, checks them before weights are loaded, and loads them.
 
-A model is a hub name, a folder, a folder with a LoRA adapter, whose base it names, or a GGUF file or a folder with one.
-GGUF weights are dequantised into an ordinary folder once, beside other caches, and read from there by every engine.
+A model is a hub name, a folder, a folder with a LoRA adapter, whose base it names, a GGUF file or a folder with one, or
+a name of `rlif.sampling.sources`, which also dequantises GGUF.
 """
 
-import hashlib
-import os
-import shutil
 import warnings
-from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +14,9 @@ from rlif.config.recipe import Recipe
 from rlif.errors import MachineError, ModelError, RecipeError, first_line
 from rlif.files.atomic import read_object
 from rlif.files.yaml import read_yaml
+from rlif.sampling.sources import NAMED, SHIPPED, dequantised, find_named, gguf_file, shipped_folder
 from rlif.tasks.chat_template import OPEN, Chat
 
-SHIPPED = {name: f"models/{name}" for name in ("tiny-reasoner", "tiny-short", "tiny-equal")}
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -31,14 +26,16 @@ def model_path(recipe: Recipe) -> str:
     if not recipe.model.strip():
         raise ModelError("the model has no name; give a folder or a hub name.")
     if recipe.model in SHIPPED:
-        return str(Path(str(resources.files("rlif"))) / SHIPPED[recipe.model])
+        return str(shipped_folder(recipe.model))
+    if recipe.model in NAMED:
+        return str(find_named(recipe.model, recipe.revision))
     folder = Path(recipe.model).expanduser()
     if not folder.exists():
         if recipe.model.startswith((".", "/", "~")) or recipe.model.count("/") > 1:
             raise ModelError(f"no such model folder: {recipe.model}.")
         return recipe.model
     if (file := gguf_file(folder)) is not None:
-        return str(_dequantised(file.resolve()))
+        return str(dequantised(file.resolve()))
     if is_adapter(folder):
         return str(folder.resolve())
     if not (folder / "config.json").is_file():
@@ -106,47 +103,6 @@ def check_adapter(recipe: Recipe) -> bool:
                 " train this adapter on, or merge it into its base first to train a new one."
             )
     return True
-
-
-def gguf_file(path: Path) -> Path | None:
-    """Returns the GGUF file that a path names or holds; None where it is something else. Several are refused."""
-    if path.is_file():
-        return path if path.suffix == ".gguf" else None
-    files = [] if (path / "config.json").is_file() else sorted(path.glob("*.gguf"))
-    if len(files) > 1:
-        raise ModelError(f"{path} holds several GGUF files ({', '.join(f.name for f in files)}); name one of them.")
-    return files[0] if files else None
-
-
-def _dequantised(file: Path) -> Path:
-    """Writes the model of a GGUF file as an ordinary folder, once; returns the folder."""
-    status = file.stat()
-    key = hashlib.sha256(f"{file} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "rlif" / "gguf" / f"{file.stem}-{key}"
-    if folder.is_dir():
-        return folder
-    if find_spec("gguf") is None:
-        raise MachineError(f"reading {file.name} takes the package gguf; pip install gguf.")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    source: Any = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    try:
-        quantised: Any = AutoModelForCausalLM.from_pretrained(**source)
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-    except Exception as error:  # whatever a file from elsewhere makes of a reader
-        raise ModelError(f"transformers cannot read {file}: {first_line(error)}") from error
-    vars(quantised.config).pop("quantization_config", None)
-    whole = AutoModelForCausalLM.from_config(quantised.config)  # `quantised` itself refuses to be saved
-    whole.load_state_dict(quantised.state_dict())
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    whole.save_pretrained(draft)
-    tokenizer.save_pretrained(draft)
-    try:
-        draft.rename(folder)
-    except OSError:  # another process was first
-        shutil.rmtree(draft, ignore_errors=True)
-    return folder
 
 
 def load_kwargs(recipe: Recipe) -> dict[str, Any]:

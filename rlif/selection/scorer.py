@@ -27,6 +27,7 @@ from rlif.files.tables import names_of
 from rlif.files.text import check_text
 from rlif.sampling.limits import check_pair, check_tokenizer, check_tokens
 from rlif.sampling.loading import load_config, load_model, load_tokenizer, trained_with
+from rlif.sampling.sources import weights_of
 from rlif.scoring.head import head_of, longest_sequence
 from rlif.scoring.statistics import score_completions
 from rlif.signals import GROUP_SIGNALS, RENAMED, SIGNALS, every_signal, find_signal
@@ -155,8 +156,10 @@ class Scorer:
 
     @cached_property
     def content(self) -> str | None:
-        """A hash of parts of the weights, since a folder may hold those of another training by now."""
-        return hash_weights(Path(self.name)) if self.name else None
+        """A hash of the weights, or of parts of them: a folder may hold those of another training by now."""
+        found = weights_of(self.name) if self.name else {}
+        named = found.get("sha256") or found.get("commit")
+        return named[:16] if named else hash_weights(Path(self.name)) if self.name else None
 
     @cached_property
     def ends(self) -> tuple[int, ...]:

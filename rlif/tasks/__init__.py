@@ -11,6 +11,7 @@ In reading order:
     rendering.py      renders a prompt as token ids, the one way for training, evaluation and scoring
     chat_template.py  applies a chat template, and says what it refuses
     code/             tasks whose answers are programs
+    easy/             short problems of many kinds for small models, `easy/sum`
     own_task.py       tasks of one's own
     reasoning_gym.py  families of reasoning-gym
     verifiers.py      single-turn environments of verifiers
@@ -28,7 +29,7 @@ from typing import Any, TypeVar
 
 from rlif.errors import RecipeError, nearest
 from rlif.files import own
-from rlif.tasks import reasoning_gym, verifiers
+from rlif.tasks import easy, reasoning_gym, verifiers
 from rlif.tasks.alpaca_eval import AlpacaEval
 from rlif.tasks.code.code_contests import CodeContests
 from rlif.tasks.code.humaneval import HumanEval
@@ -71,6 +72,8 @@ def find_task(name: str) -> Task:
     """
     if name.startswith(reasoning_gym.PREFIX):
         return reasoning_gym.find_family(name)
+    if name.startswith(easy.PREFIX):
+        return easy.find_family(name)
     if name.startswith(verifiers.PREFIX):
         return verifiers.find_environment(name)
     name = absolute_task(name, Path.cwd())

@@ -55,6 +55,7 @@ class Prompt:
 
 PROMPTS: dict[str, Prompt] = {
     "plain": Prompt(),
+    "brief": Prompt(system="Answer briefly.", user="{problem}"),
     "boxed": Prompt(user="{problem}\n" + BOXED),
     "intuitor-1.5b": Prompt(system=STEPS),
     "intuitor-3b": Prompt(system=f"{STEPS} Stop as soon as the box is closed."),

@@ -30,6 +30,7 @@ PUBLISHED = {
     "Qwen/Qwen2.5-7B": 7_615_616_512,
     "Qwen/Qwen2.5-14B": 14_770_033_664,
     "Qwen/Qwen3-14B": 14_768_307_200,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
     "meta-llama/Llama-3.2-3B": 3_212_749_824,
     "allenai/OLMo-2-1124-7B": 7_298_617_344,
 }

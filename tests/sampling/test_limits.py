@@ -361,7 +361,7 @@ def test_gguf_weights_become_an_ordinary_folder(tmp_path, monkeypatch):
 def test_a_gguf_file_without_its_reader_and_several_of_them_are_refused(tmp_path, monkeypatch):
     (tmp_path / "one.gguf").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("rlif.sampling.loading.find_spec", lambda name: None)
+    monkeypatch.setattr("rlif.sampling.sources.find_spec", lambda name: None)
     for path in (tmp_path, tmp_path / "one.gguf"):
         with pytest.raises(MachineError, match=r"one\.gguf takes the package gguf; pip install gguf"):
             model_path(check_recipe({"model": str(path)}))

@@ -1,0 +1,109 @@
+"""Generates short problems of many kinds, `easy/sum`: what a model of 100 million parameters can partly do.
+
+    families.py    each kind: its generator, its reader, its limit of tokens
+    reading.py     rules that read an answer off a completion
+    words.py       the words that problems are made of
+
+Prompts have about 30 tokens with a chat template, and completions at most 24, so two CPU cores can train on them. A
+hash of a problem's text decides whether it is held out, as in `rlif.tasks.miniature`. The protocol `sampled` draws
+eight samples at temperature 1, for pass@8. `easy/mixed` takes held-out problems of all families in turn: it shows what
+training on one family does to the others.
+
+May import what `rlif.tasks` may.
+"""
+
+import hashlib
+import random
+from dataclasses import replace
+from typing import ClassVar
+
+from rlif.errors import DataError, RecipeError, nearest
+from rlif.tasks.easy.families import FAMILIES
+from rlif.tasks.miniature import split_of
+from rlif.tasks.task import Protocol, Task
+from rlif.types import Problem
+
+PREFIX = "easy/"
+MIXED = "mixed"
+TRIES = 200  # draws for each problem that is wanted
+
+
+def same(answer: str, gold: str) -> bool:
+    """Compares two answers, which the readers bring into one form."""
+    return answer == gold
+
+
+def _protocols(max_tokens: int) -> dict[str, Protocol]:
+    greedy = Protocol(prompt="brief", max_tokens=max_tokens, equal=same)
+    return {"default": greedy, "sampled": replace(greedy, temperature=1.0, n=8)}
+
+
+class Easy(Task):
+    """One family. Without a limit there are 1,024 problems for training and 64 held out, or as many as differ."""
+
+    sizes: ClassVar[dict[str, int]] = {"train": 1024, "test": 64}
+    family: ClassVar[str] = ""
+
+    def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
+        if source is not None:
+            raise RecipeError(f"task {self.alias} makes its own problems; source must be left out, but is {source!r}.")
+        if split not in self.splits:
+            raise RecipeError(f"task {self.alias} has the splits {' and '.join(self.splits)}, not {split!r}.")
+        return draw_problems(self.family, split, limit or self.sizes[split], seed)
+
+    def extract(self, completion: str) -> str | None:
+        return FAMILIES[self.family].read(completion)
+
+    def gold_completion(self, problem: Problem) -> str | None:
+        return problem.gold
+
+
+class Mixed(Easy):
+    """Held-out problems of all families in turn. Without a limit there are four of each."""
+
+    name, alias = "easy-mixed", PREFIX + MIXED
+    protocols = _protocols(max(family.max_tokens for family in FAMILIES.values()))
+    splits = ("test",)
+    sizes = {"test": 4 * len(FAMILIES)}
+
+    def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
+        first = super().load  # refuses what a family would
+        if split not in self.splits or source is not None:
+            return first(split, source=source)
+        wanted = limit or self.sizes[split]
+        each = -(-wanted // len(FAMILIES))
+        rows = [draw_problems(family, split, each, seed) for family in FAMILIES]
+        return [problem for turn in zip(*rows, strict=True) for problem in turn][:wanted]
+
+    def extract(self, completion: str) -> str | None:
+        raise DataError("an answer of easy/mixed is read by the rule of its problem's family; give the problem.")
+
+    def answer(self, problem: Problem, completion: str) -> str | None:
+        return FAMILIES[problem.data["family"]].read(completion)
+
+
+def draw_problems(family: str, split: str, wanted: int, seed: int = 0) -> list[Problem]:
+    """Draws different problems of a family; fewer than wanted where the family has no more."""
+    rng, found = random.Random(f"easy/{family}/{split}/{seed}"), dict[str, Problem]()
+    for _ in range(TRIES * wanted):
+        text, gold = FAMILIES[family].draw(rng)
+        if split_of(text) == split and text not in found:
+            digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+            found[text] = Problem(f"easy-{family}/{digest}", text, gold, data={"family": family})
+            if len(found) == wanted:
+                break
+    return list(found.values())
+
+
+def find_family(name: str) -> Task:
+    """Returns the task of a family, named as `easy/sum` or, with another protocol, `easy/sum.sampled`."""
+    family, dot, protocol = name.removeprefix(PREFIX).partition(".")
+    if family == MIXED:
+        task: Task = Mixed()
+    elif family in FAMILIES:
+        about = {"name": f"easy-{family}", "alias": f"{PREFIX}{family}", "family": family}
+        about["protocols"] = _protocols(FAMILIES[family].max_tokens)  # type: ignore[assignment]
+        task = type("EasyFamily", (Easy,), about)()
+    else:
+        raise RecipeError(f"there is no easy family {family!r}; {nearest(family, [*FAMILIES, MIXED])}")
+    return task.under(protocol) if dot else task

@@ -1,0 +1,247 @@
+"""Tabulates the study of a real model from what is finished. Writes results/real.json, .md and real-forecast.png.
+
+    python scripts/real_study.py
+    python scripts/real_results.py
+
+Reads the run folders of the study; for runs whose folders are gone, results/real.json. Of each run:
+
+    sampled     accuracy of eight samples of each of 32 held-out problems at temperature 1, and their pass@8
+    greedy      accuracy on 64 held-out problems, at the start, the middle and the end
+    kept        greedy accuracy on easy/mixed without the family that was trained on
+    tokens, KL  of the training batches, mean of the first and of the last three steps; KL to the start, nats a token
+
+A change is the end minus the base, over seeds with Student's 95 % interval. "minus random" is paired by seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from real_study import SAMPLED, methods
+
+from rlif.comparison.summary import portable_environment, rounded
+from rlif.files.atomic import replace_file
+from rlif.intervals import Interval, t_interval
+from rlif.runs.folder import Run
+from rlif.sampling.sources import weights_line
+from rlif.tasks.easy import MIXED, PREFIX
+
+Row = Mapping[str, Any]
+FEW = 3  # steps at either end that length and KL are averaged over
+LEAST = 3  # points that a figure is worth
+
+
+def digest(path: Path) -> dict[str, Any]:
+    """Reads what the results keep of a finished run."""
+    run = Run.open(path)
+    recipe, metrics = run.recipe(), run.metrics()
+    family, evaluations = recipe.task.removeprefix(PREFIX), run.evaluations()
+    sampled = json.loads((path / "sampled.json").read_text(encoding="utf-8"))
+    columns = {name: [row.get(name) for row in metrics] for name in ("accuracy", "kl", "completion_length")}
+    return rounded(
+        {
+            "family": family,
+            "method": path.name.removeprefix(f"{family}-").rpartition("-seed")[0],
+            "reward": next(name for name, weight in recipe.weights.items() if weight.ever),
+            "seed": recipe.seed,
+            "steps": len(metrics),
+            "learning_rate": recipe.resolved_training["learning_rate"],
+            "beta": recipe.resolved_training["beta"],
+            "seconds": run.summary()["seconds"],
+            "weights": weights_line(run.fingerprint().get("weights")),
+            "sampled": sampled["accuracy"],
+            "pass@8": sampled["pass@k"]["8"],
+            "sampled_tokens": sampled["completion_length"],
+            "sampled_truncated": sampled["truncated"],
+            "greedy": {step: found["accuracy"] for step, found in sorted(evaluations[f"easy-{family}"].items())},
+            "kept": {step: kept(run, step, family) for step in sorted(evaluations[f"easy-{MIXED}"])},
+            **columns,
+            "environment": portable_environment(run.environment()),
+        }
+    )
+
+
+def kept(run: Run, step: int, family: str) -> dict[str, Any]:
+    """Computes greedy accuracy on the mixture without one family."""
+    right = [
+        bool(row["right"]) for row in run.records(step, f"easy-{MIXED}") if not row["id"].startswith(f"easy-{family}/")
+    ]
+    return {"n": len(right), "mean": float(np.mean(right))}
+
+
+def with_kept(runs: Iterable[dict[str, Any]], file: Path) -> dict[str, Any]:
+    """Adds the runs and bases of the kept file whose folders are gone."""
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"bases": {}, "runs": []}
+    of = {
+        (run["family"], run["method"], run["seed"]): run for run in [*before["runs"], *json.loads(json.dumps([*runs]))]
+    }
+    return {"bases": before["bases"], "runs": [of[key] for key in sorted(of)]}
+
+
+def change(run: Row, base: Row) -> float:
+    """Returns the sampled accuracy that a run gained."""
+    return run["sampled"]["mean"] - base["accuracy"]["mean"]
+
+
+def first_to_last(values: Sequence[float | None]) -> tuple[float, float]:
+    """Averages the first and the last steps that have a number."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known[:FEW])), float(np.mean(known[-FEW:]))
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """Writes a mean of differences in points, with Student's interval where there are seeds for one."""
+    found = t_interval(values).within(-1, 1)
+    return f"{100 * values[0]:+.1f} (one seed)" if len(values) == 1 else found.percent("+")
+
+
+def table(found: Row) -> list[str]:
+    """Writes one line per family and method."""
+    heads = ["family", "method", "reward", "seeds", "sampled, base -> end", "change", "minus random", "pass@8"]
+    heads += ["greedy", "kept", "tokens", "KL", "minutes"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for family, base in found["bases"].items():
+        random = {run["seed"]: run for run in found["runs"] if (run["family"], run["method"]) == (family, "random")}
+        for method in methods(""):
+            runs = [run for run in found["runs"] if (run["family"], run["method"]) == (family, method)]
+            if runs:
+                lines.append(f"| {' | '.join(_cells(family, method, runs, base, random))} |")
+    return lines
+
+
+def _cells(family: str, method: str, runs: Sequence[Row], base: Row, random: Mapping[int, Row]) -> list[str]:
+    mean = np.mean([run["sampled"]["mean"] for run in runs])
+    apart = [run["sampled"]["mean"] - random[run["seed"]]["sampled"]["mean"] for run in runs if run["seed"] in random]
+    tokens, kl = ([first_to_last(run[name]) for run in runs] for name in ("completion_length", "kl"))
+    greedy, others = ([[*run[name].values()] for run in runs] for name in ("greedy", "kept"))
+    return [
+        family,
+        method,
+        f"`{runs[0]['reward']}`",
+        ", ".join(str(run["seed"]) for run in runs),
+        f"{base['accuracy']['mean']:.1%} -> {mean:.1%}",
+        over_seeds([change(run, base) for run in runs]),
+        over_seeds(apart) if apart and method != "random" else "-",
+        f"{base['pass@k']['8']['mean']:.0%} -> {np.mean([run['pass@8']['mean'] for run in runs]):.0%}",
+        *(
+            f"{np.mean([g[0]['mean'] for g in looks]):.1%} -> {np.mean([g[-1]['mean'] for g in looks]):.1%}"
+            for looks in (greedy, others)
+        ),
+        f"{np.mean([t[0] for t in tokens]):.1f} -> {np.mean([t[1] for t in tokens]):.1f}",
+        f"{np.mean([k[1] for k in kl]):.3f}",
+        f"{np.mean([run['seconds'] for run in runs]) / 60:.0f}",
+    ]
+
+
+def points(found: Row, probe: Row) -> list[dict[str, Any]]:
+    """Pairs the forecast with the outcome, for each family and reward that is a signal of the probe.
+
+    The forecasts are the probe's pull (no label) and AUROC (gold); the outcome is the mean change of sampled accuracy.
+    """
+    probed, rows = {f["family"]: f for f in probe["families"]}, []
+    for family, base in found["bases"].items():
+        runs = [run for run in found["runs"] if run["family"] == family]
+        for reward in dict.fromkeys(run["reward"] for run in runs):
+            forecasts = {name: (probed.get(family, {}).get(name) or {}).get(reward) for name in ("pull", "auroc")}
+            if forecasts["auroc"]:
+                gained = [change(run, base) for run in runs if run["reward"] == reward]
+                means = {name: forecast and forecast["mean"] for name, forecast in forecasts.items()}
+                rows.append(
+                    {
+                        "family": family,
+                        "reward": reward,
+                        "change": float(np.mean(gained)),
+                        "seeds": len(gained),
+                        **means,
+                    }
+                )
+    return rows
+
+
+def figure(rows: Sequence[Row], file: Path) -> None:
+    """Draws the change of accuracy over the probe's AUROC."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for reward in dict.fromkeys(row["reward"] for row in rows):
+        mine = [row for row in rows if row["reward"] == reward]
+        axes.scatter([row["auroc"] for row in mine], [100 * row["change"] for row in mine], label=reward)
+    for row in rows:
+        axes.annotate(row["family"], (row["auroc"], 100 * row["change"]), textcoords="offset points", xytext=(4, 4))
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.axvline(0.5, color="grey", linewidth=0.8)
+    axes.set(xlabel="AUROC within problems before training", ylabel="change of sampled accuracy, points")
+    axes.legend()
+    shown.savefig(file, dpi=150)
+    plt.close(shown)
+
+
+def page(found: Row, forecast: Sequence[Row]) -> str:
+    """Formats the whole page."""
+    runs = found["runs"]
+    weights = ", ".join(sorted({run["weights"] for run in runs}))
+    settings = sorted({(run["steps"], run["learning_rate"], run["beta"]) for run in runs})
+    said = "; ".join(
+        f"{steps} updates of 32 completions, rate {rate:g}, KL weight {beta:g}" for steps, rate, beta in settings
+    )
+    lines = [
+        "# A real model trained on its own confidence",
+        "",
+        "    python scripts/real_study.py; python scripts/real_results.py",
+        "",
+        f"Weights: {weights or 'none yet'}. {said}. Finished runs: {len(runs)}. Sampled: 8 samples of each of {SAMPLED}"
+        " held-out problems at temperature 1. The script explains the columns.",
+        "",
+        *table(found),
+        "",
+        "## Each run",
+        "",
+        "| family | method | seed | sampled | pass@8 | greedy by step |",
+        "|---|---|---|---|---|---|",
+    ]
+    for run in runs:
+        looks = ", ".join(f"{step}: {share['mean']:.0%}" for step, share in run["greedy"].items())
+        sampled, passed = (Interval.read(run[name]) for name in ("sampled", "pass@8"))
+        lines.append(f"| {run['family']} | {run['method']} | {run['seed']} | {sampled} | {passed} | {looks} |")
+    lines += ["", "## Forecast and outcome", ""]
+    if not forecast:
+        return "\n".join([*lines, "No run on a signal of the probe is finished.", ""])
+    lines += ["| family | reward | pull, no label | AUROC | change, points | seeds |", "|---|---|---|---|---|---|"]
+    for row in forecast:
+        pull = "-" if row["pull"] is None else f"{row['pull']:.2f}"
+        cells = [row["family"], f"`{row['reward']}`", pull, f"{row['auroc']:.2f}", f"{100 * row['change']:+.1f}"]
+        lines.append(f"| {' | '.join([*cells, str(row['seeds'])])} |")
+    if len(forecast) >= LEAST:
+        lines += ["", "![change over AUROC](real-forecast.png)"]
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/real"), help="folder of the study")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    args = parser.parse_args()
+    file = args.out / "real.json"
+    found = with_kept((digest(path.parent) for path in sorted(args.runs.glob("*/sampled.json"))), file)
+    for path in sorted(args.runs.glob("base-*.json")):
+        scores = json.loads(path.read_text(encoding="utf-8"))
+        found["bases"][path.stem.removeprefix("base-")] = rounded({key: scores[key] for key in ("accuracy", "pass@k")})
+    probe = json.loads((args.out / "real-probe.json").read_text(encoding="utf-8"))
+    forecast = points(found, probe)
+    replace_file(file, json.dumps(found) + "\n")
+    replace_file(file.with_suffix(".md"), page(found, forecast))
+    if len(forecast) >= LEAST:
+        figure(forecast, args.out / "real-forecast.png")
+    print(page(found, forecast))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Trains a real model on easy families by several rewards and seeds, one run at a time. The plan is in docs/log.md.
+
+    nice -n 19 python scripts/real_study.py              # hours; the same command goes on after a stop
+    python scripts/real_results.py                       # the table and the figure, of whatever is finished
+
+Families and the second signal are chosen by the label-free columns of results/real-probe.json. Each run is the recipe
+real.yaml with another reward, else equal. After a run, eight samples are drawn for each of some held-out problems, and
+its weights are removed. The base is sampled in the same way once for each family.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from real_probe import chosen, other_signal
+from rich.console import Console
+
+import rlif
+from rlif.files.atomic import replace_file
+from rlif.runs.folder import Run
+from rlif.tasks.easy import PREFIX
+
+RECIPE = Path(__file__).with_name("real.yaml")
+PROBE = Path(__file__).parents[1] / "results/real-probe.json"
+SAMPLED = 32  # held-out problems that get eight samples
+FAMILIES, SEEDS = 2, 3
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of the study."""
+
+    family: str
+    method: str
+    reward: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.family}-{self.method}-seed{self.seed}"
+
+    @property
+    def overrides(self) -> list[str]:
+        """The keys of real.yaml that this run changes; accuracy is logged, and only rewarded where it is the reward."""
+        rewards = {"accuracy": 0} | {self.reward: 1}
+        task = f"{PREFIX}{self.family}"
+        return [
+            f"task={task}",
+            f"reward={json.dumps(rewards)}",
+            f"evaluate.tasks={json.dumps([task, f'{PREFIX}mixed'])}",
+            f"seed={self.seed}",
+            f"name={self.name}",
+        ]
+
+
+def methods(other: str) -> dict[str, str]:
+    """Names the reward of each method, in the order in which they run."""
+    return {
+        "self-certainty": "self_certainty",
+        "random": "random",
+        "gold": "accuracy",
+        "votes": "plurality_vote",
+        "length": "length",
+        "other-signal": other,
+    }
+
+
+def plan(probe: Path, families: Sequence[str] | None = None, seeds: int = SEEDS) -> list[Planned]:
+    """Lists the runs: the families with the fewest tokens first, all methods of a family, then the next seed.
+
+    Args:
+        families: these in place of the first of the probe's label-free order.
+    """
+    found = {f["family"]: f for f in json.loads(probe.read_text(encoding="utf-8"))["families"]}
+    names = list(families or chosen([*found.values()])[:FAMILIES])
+    names.sort(key=lambda name: found[name]["tokens"])
+    return [
+        Planned(name, method, reward, seed)
+        for seed in range(seeds)
+        for name in names
+        for method, reward in methods(other_signal(found[name])).items()
+    ]
+
+
+def sample(model: str, family: str, file: Path) -> None:
+    """Draws eight samples for each of some held-out problems and keeps the scores, unless the file is there."""
+    if file.is_file():
+        return
+    scores = rlif.evaluate(model, f"{PREFIX}{family}.sampled", limit=SAMPLED)
+    replace_file(file, json.dumps(scores.as_dict()) + "\n")
+
+
+def carry_out(planned: Planned, runs: Path) -> None:
+    """Trains one run, or goes on with it, samples its model, and removes its weights."""
+    path = runs / planned.name
+    if (path / "sampled.json").is_file():
+        return
+    started = time.time()
+    recipe = rlif.load_recipe(RECIPE, [*planned.overrides, f"output={runs}"])
+    begun = Run.open(path) if (path / "begun.json").is_file() else None
+    if begun is None:
+        shutil.rmtree(path, ignore_errors=True)
+    run = rlif.train(begun.recipe() if begun else recipe, resume=begun, console=Console(quiet=True))
+    sample(str(run.model), planned.family, path / "sampled.json")
+    for part in ("model", "checkpoints"):
+        shutil.rmtree(path / part, ignore_errors=True)
+    print(f"{time.strftime('%H:%M:%S')} {planned.name}: {time.time() - started:.0f} s", flush=True)
+
+
+def selected(runs: Sequence[Planned], args: Any) -> Iterator[Planned]:
+    """Yields the runs that the options ask for."""
+    for planned in runs:
+        if not args.methods or planned.method in args.methods:
+            yield planned
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/real"), help="folder of run folders")
+    parser.add_argument("--families", nargs="+", help="default: those that the probe chooses")
+    parser.add_argument("--methods", nargs="+", choices=methods(""), help="default: all")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--list", action="store_true", help="only list the runs, and which are finished")
+    args = parser.parse_args()
+    runs = [*selected(plan(PROBE, args.families, args.seeds), args)]
+    if args.list:
+        for planned in runs:
+            done = (args.runs / planned.name / "sampled.json").is_file()
+            print(f"{'done' if done else 'open'}  {planned.name}  {planned.reward}")
+        return
+    args.runs.mkdir(parents=True, exist_ok=True)
+    for planned in runs:
+        sample(rlif.load_recipe(RECIPE).model, planned.family, args.runs / f"base-{planned.family}.json")
+        carry_out(planned, args.runs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Tests the scripts of the real model: columns by hand, choices without labels, the table, and a whole tiny study."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from support.commands import ROOT
+from support.scripts import load
+
+sys.path.insert(0, str(ROOT / "scripts"))  # they import each other
+
+import real_probe  # pyright: ignore[reportMissingImports]
+import real_results  # pyright: ignore[reportMissingImports]
+import real_study  # pyright: ignore[reportMissingImports]
+
+
+def row(problem: str, sample: int, answer: str | None, right: bool, sure: float, tokens: int) -> dict:
+    signals = dict.fromkeys(real_probe.SIGNALS, -sure) | {"self_certainty": sure}
+    base = {"id": problem, "sample": sample, "completion": f"{answer}", "answer": answer, "right": right}
+    return base | signals | {"tokens": tokens, "truncated": tokens >= 16}
+
+
+# Two problems of eight samples; sure is the order of confidence.
+SAMPLES = [
+    *(row("a", i, "1", True, sure, 4) for i, sure in enumerate([8.0, 7.0, 6.0, 1.0])),
+    *(row("a", 4 + i, "2", False, sure, 5) for i, sure in enumerate([5.0, 4.0])),
+    *(row("a", 6 + i, None, False, sure, 16) for i, sure in enumerate([3.0, 2.0])),
+    *(row("b", i, "3", False, float(i), 4) for i in range(8)),
+]
+
+
+def test_the_columns_of_a_family_by_hand():
+    found = real_probe.digest("sum", SAMPLES)
+    assert (found["answered"], found["cut"], found["disagree"]) == (14 / 16, 2 / 16, 0.5)
+    assert found["accuracy"]["mean"] == 4 / 16 and found["pass@8"]["mean"] == 0.5 and found["maj@8"]["mean"] == 0.5
+    # problem a: of 4 x 4 pairs of right and wrong, the surest three win all and the least sure none
+    assert found["auroc"]["self_certainty"] == {"n": 1, "mean": 12 / 16, "low": None, "high": None}
+    assert found["auroc"]["likelihood"]["mean"] == 4 / 16
+    assert found["auroc"]["shortness"]["mean"] == 1.0
+    # its answers: four times 1, twice 2, two without; of 4 x 2 pairs six are won
+    assert found["pull"]["self_certainty"]["mean"] == 6 / 8 and found["pull"]["self_certainty"]["n"] == 1
+    # the longer of a: 5 over 4 tokens (2 of 8), 16 over 4 (2 of 8), 16 over 5 (0 of 4)
+    assert found["longer"]["mean"] == 4 / 20
+
+
+def test_a_tie_has_no_most_frequent_answer():
+    group = [row("a", i, answer, False, 1.0, 4) for i, answer in enumerate("1122")]
+    assert [real_probe.frequent(each, group) for each in group] == [None] * 4
+    same = [row("a", i, "1", False, 1.0, 4) for i in range(4)]
+    assert real_probe.higher([same], "self_certainty", real_probe.frequent) is None
+
+
+def family(name: str, low: float, answered: float = 0.9, disagree: float = 0.8, **gold) -> dict:
+    pulls = {"self_certainty": {"n": 9, "mean": low + 0.1, "low": low, "high": low + 0.2}}
+    pulls |= {"likelihood": {"mean": 0.6}, "negative_entropy": {"mean": 0.7}, "shortness": {"mean": 0.9}}
+    return {
+        "family": name,
+        "answered": answered,
+        "cut": 0.9,
+        "disagree": disagree,
+        "pull": pulls,
+        "tokens": 9.0,
+        **gold,
+    }
+
+
+def test_families_and_the_second_signal_are_chosen_without_labels():
+    rows = [
+        family("where", 0.5),
+        family("sum", 0.6, answered=0.4),
+        family("item", 0.55),
+        family("copy", 0.7, disagree=0.4),
+    ]
+    assert real_probe.chosen(rows) == ["item", "where"]
+    assert real_probe.other_signal(rows[0]) == "negative_entropy"
+    with_gold = [each | {"accuracy": {"mean": i / 4}, "auroc": {}} for i, each in enumerate(rows)]
+    assert real_probe.chosen(with_gold) == ["item", "where"]
+
+
+def test_the_plan_runs_all_methods_of_the_shorter_family_first(tmp_path):
+    probe = tmp_path / "probe.json"
+    rows = [family("where", 0.5), family("item", 0.55) | {"tokens": 4.0}]
+    probe.write_text(json.dumps({"families": rows}))
+    runs = real_study.plan(probe)
+    assert len(runs) == 36 and runs[0].name == "item-self-certainty-seed0" and runs[6].name.startswith("where-")
+    assert {run.seed for run in runs[:12]} == {0}
+    rewards = {run.method: run.reward for run in runs}
+    assert rewards["other-signal"] == "negative_entropy" and rewards["votes"] == "plurality_vote"
+    gold = next(run for run in runs if run.method == "gold")
+    assert 'reward={"accuracy": 1}' in gold.overrides
+    assert 'reward={"accuracy": 0, "self_certainty": 1}' in runs[0].overrides
+
+
+def finished(method: str, reward: str, seed: int, sampled: float) -> dict:
+    share = {"n": 32, "mean": sampled, "low": None, "high": None}
+    looks = {"0": {"n": 64, "mean": 0.25}, "12": {"n": 64, "mean": 0.5}}
+    names = {"family": "item", "method": method, "reward": reward, "seed": seed, "steps": 6, "learning_rate": 1e-5}
+    columns = {"completion_length": [9.0, 9, 9, 6, 6, 6], "kl": [0.0, 0, 0, 0.1, 0.2, 0.3], "accuracy": [0.5] * 6}
+    scores = {"sampled": share, "pass@8": share, "greedy": looks, "kept": looks}
+    return names | columns | scores | {"beta": 0.04, "seconds": 120.0, "weights": "w"}
+
+
+def test_the_table_pairs_changes_with_random_by_seed():
+    base = {"item": {"accuracy": {"mean": 0.3}, "pass@k": {"8": {"mean": 0.6}}}}
+    runs = [finished("self-certainty", "self_certainty", seed, 0.5 + seed / 10) for seed in (0, 1)]
+    runs += [finished("random", "random", seed, 0.3) for seed in (0, 1)]
+    lines = real_results.table({"bases": base, "runs": runs})
+    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    # 0.2 and 0.3: mean 0.25, and with one degree of freedom t = 12.706 times the error 0.05
+    assert cells[:5] == ["item", "self-certainty", "`self_certainty`", "0, 1", "30.0% -> 55.0%"]
+    assert cells[5].startswith("+25.0") and "-38.5" in cells[5] and "+88.5" in cells[5]
+    assert cells[6] == cells[5] and cells[7] == "60% -> 55%"
+    assert cells[8] == "25.0% -> 50.0%" and cells[10:] == ["9.0 -> 6.0", "0.200", "2"]
+    probe = {
+        "families": [
+            {"family": "item", "pull": {"self_certainty": {"mean": 0.7}}, "auroc": {"self_certainty": {"mean": 0.6}}}
+        ]
+    }
+    (point,) = real_results.points({"bases": base, "runs": runs}, probe)
+    assert point["change"] == pytest.approx(0.25) and (point["pull"], point["auroc"], point["seeds"]) == (0.7, 0.6, 2)
+
+
+def test_a_study_runs_resumes_samples_and_is_tabulated(tmp_path, model_folder, monkeypatch):
+    recipe = tmp_path / "real.yaml"
+    recipe.write_text(
+        f"base: {ROOT / 'scripts/real.yaml'}\nmodel: {model_folder}\nproblems_per_update: 2\nmax_prompt_tokens: 1024\n"
+        "evaluate: {every: 1, limit: 25}\n"
+        "training: {max_steps: 2, save_steps: 1, num_generations: 2, per_device_train_batch_size: 4,"
+        " max_completion_length: 4}\n"
+    )
+    monkeypatch.setattr(real_study, "RECIPE", recipe)
+    monkeypatch.setattr(real_study, "SAMPLED", 2)
+    runs = tmp_path / "runs"
+    planned = [
+        real_study.Planned("item", "self-certainty", "self_certainty", 0),
+        real_study.Planned("item", "gold", "accuracy", 0),
+    ]
+    runs.mkdir()
+    real_study.sample(str(model_folder), "item", runs / "base-item.json")
+    for each in planned:
+        real_study.carry_out(each, runs)
+    path = runs / "item-self-certainty-seed0"
+    assert (path / "sampled.json").is_file() and not (path / "model").exists() and not (path / "checkpoints").exists()
+    made = (path / "sampled.json").stat().st_mtime_ns
+    real_study.carry_out(planned[0], runs)
+    assert (path / "sampled.json").stat().st_mtime_ns == made
+    out = tmp_path / "results"
+    out.mkdir()
+    (out / "real-probe.json").write_text(
+        json.dumps({"families": [family("item", 0.5, auroc={"self_certainty": {"mean": 0.5}})]})
+    )
+    monkeypatch.setattr(sys, "argv", ["real_results.py", "--runs", str(runs), "--out", str(out)])
+    real_results.main()
+    first = (out / "real.md").read_text()
+    assert "Finished runs: 2." in first and "| item | self-certainty |" in first and "kept" in first
+    monkeypatch.setattr(sys, "argv", ["real_results.py", "--runs", str(tmp_path / "gone"), "--out", str(out)])
+    real_results.main()
+    assert (out / "real.md").read_text() == first  # from the kept file alone
+    kept = json.loads((out / "real.json").read_text())["runs"][0]["kept"]["0"]
+    assert kept["n"] == 24  # 25 problems of the mixture, one of them of this family
+
+
+def test_the_shipped_recipes_of_the_real_model_are_whole():
+    import rlif
+
+    for name in ("demo-real", ROOT / "scripts/real.yaml"):
+        recipe = rlif.load_recipe(name)
+        assert recipe.model == "smollm2-135m" and recipe.accumulation(1) == 1
+    assert load("scripts/real_study.py").FAMILIES == 2

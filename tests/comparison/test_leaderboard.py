@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
+from support.commands import ROOT
 from support.folders import N, graded_run, write_json
 from typer.testing import CliRunner
 
@@ -201,3 +203,14 @@ def test_the_command_writes_the_page_and_refuses_other_formats_first(made, tmp_p
     assert f"rlif leaderboard {made.name} --without falls" in text and "| sure |" in text and "| falls |" not in text
     ran = CliRunner().invoke(app, ["leaderboard", "nowhere", "--out", str(tmp_path / "board.txt")])
     assert ran.exit_code != 0 and "board.txt" in str(ran.exception)
+
+
+def test_the_page_of_the_docs_is_what_its_command_makes():
+    text = (ROOT / "docs/leaderboard.md").read_text(encoding="utf-8")
+    command = text.split("\n\n")[1].strip()
+    _, name, *arguments = shlex.split(command)
+    files = [ROOT / argument for argument in arguments if argument.endswith(".json")]
+    without = [argument for argument in arguments if not argument.startswith("-") and not argument.endswith(".json")]
+    boards = read_boards(files, without)
+    assert name == "leaderboard" and text == markdown(boards, command)
+    assert (ROOT / "results/leaderboard.json").read_text(encoding="utf-8") == json_file(boards, command)

@@ -182,7 +182,8 @@ def check_proposals(parsed: Sequence[tuple[str, str] | str]) -> list[Proposal | 
         runs.append([_returned(outcome, mark) for outcome in run_programs(programs, LIMITS)])
     checked: list[Proposal | str] = [each if isinstance(each, str) else "" for each in parsed]
     for i, first, second in zip(places, *runs, strict=True):
-        checked[i] = _verdict(*parsed[i], first, second)
+        code, given = parsed[i]
+        checked[i] = _verdict(code, given, first, second)
     return checked
 
 

@@ -65,20 +65,20 @@ class CalibratedTrainer(PairTrainer):
         chosen_P, rejected_P = (logprob_BL * mask_BL).sum(1).chunk(2)
         chosen_ratio_P = chosen_P - inputs["ref_chosen_logps"].to(chosen_P)
         rejected_ratio_P = rejected_P - inputs["ref_rejected_logps"].to(chosen_P)
-        factor_P = rejected_factor(*(inputs[name].to(chosen_P) for name in VALUES), self._alpha())
-        self._note(chosen_ratio_P.detach(), rejected_ratio_P.detach(), factor_P)
+        better_P, worse_P = (inputs[name].to(chosen_P) for name in VALUES)
+        factor_P = rejected_factor(better_P, worse_P, self._alpha())
+        self._note(model, chosen_ratio_P.detach(), rejected_ratio_P.detach(), factor_P)
         loss = calibrated_loss(chosen_ratio_P, rejected_ratio_P, factor_P, self.beta).mean()
         return (loss, outputs) if return_outputs else loss
 
     def _alpha(self) -> float:
         return float(self.method_options.get("alpha", 1.0))
 
-    def _note(self, chosen_P: torch.Tensor, rejected_P: torch.Tensor, factor_P: torch.Tensor) -> None:
+    def _note(self, model: Any, chosen_P: torch.Tensor, rejected_P: torch.Tensor, factor_P: torch.Tensor) -> None:
         """Logs what TRL logs of rewards under the same names, and the mean of k."""
-        chosen_P, rejected_P, factor_P = (
-            self.accelerator.gather(each) for each in (self.beta * chosen_P, self.beta * rejected_P, factor_P)
-        )
-        metrics = self._metrics["train" if self.model.training else "eval"]
+        given: Any = (self.beta * chosen_P, self.beta * rejected_P, factor_P)
+        chosen_P, rejected_P, factor_P = map(self.accelerator.gather, given)  # type: ignore[assignment]
+        metrics = self._metrics["train" if model.training else "eval"]
         metrics["rewards/chosen"].append(chosen_P.mean().item())
         metrics["rewards/rejected"].append(rejected_P.mean().item())
         metrics["rewards/margins"].append((chosen_P - rejected_P).mean().item())

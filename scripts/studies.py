@@ -151,7 +151,7 @@ RELATIVES = {
     "genius": ("rounds.number=5", "rounds.problems=40", *ROUNDS[2:]),
     "genius-sigmoid": ("rounds.loss=sigmoid", "rounds.number=5", "rounds.problems=40", *ROUNDS[2:]),
     "hybrid": ("rounds.number=2", *ROUNDS[1:], "online.problems_per_update=8", "online.training.max_steps=30"),
-    "hybrid-periodic": ("rounds.number=3", *ROUNDS[1:], "online.problems_per_update=8", "online.training.max_steps=10"),
+    "hybrid-periodic": ("rounds.number=2", *ROUNDS[1:], "online.problems_per_update=8", "online.training.max_steps=15"),
 }
 
 OF_RECIPE = {name: name for name in RELATIVES if not name.startswith(("intuitor", "grpo"))}

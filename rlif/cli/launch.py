@@ -46,14 +46,9 @@ def launch(
 
     overrides = [*(overrides or []), *([f"engine={engine}"] if engine and resume is None else [])]
     settings, stem, run = find_settings(recipe, overrides, resume, "launch --processes 2 demo")
-    if engine not in (None, settings.engine):
-        raise RecipeError(f"--engine is {engine}, but the run was started with {settings.engine}; leave it out.")
+    _refuse_other_engine(engine, settings.engine)
     if settings.engine == "verl":
-        if slurm or head or rank or strategy != "ddp":
-            raise RecipeError(
-                "with engine verl, Ray starts the processes and FSDP2 shards the model; leave --slurm, --head, --rank"
-                " and --strategy out, and start Ray on every machine before (docs/verl.md)."
-            )
+        _refuse_for_verl(slurm or head or rank or strategy != "ddp")
         return _launch_verl(settings, stem, run, processes, nodes, dry_run)
     folder = resume or launching.run_folder(settings, stem, rank)
     server = server_gpus if launching.wants_server(settings) else 0
@@ -67,18 +62,14 @@ def launch(
     if slurm:
         script = batch_script(settings, layout, start, stem, folder if named else None)
         return _rehearse(script, settings, processes, here=False) if dry_run else _submit(script)
-    if server and nodes > 1:
-        raise RecipeError(
-            "several machines and a vLLM server are started by --slurm; without it start `trl vllm-serve` yourself and"
-            " give training.vllm_server_host."
-        )
+    _refuse_servers(server, nodes)
     start += [] if named else [f"name={folder.name}"]
     train = launching.train_command(layout, launching.machine_options(layout, rank, head), ["train", *start])
     serve = launching.server_command(settings, server) if server else None
     shares = launching.shares_of_gpus(layout, os.environ.get("CUDA_VISIBLE_DEVICES"))
     environments = [{"CUDA_VISIBLE_DEVICES": share} if server else {} for share in shares]
     if dry_run:
-        lines = [] if serve is None else [_line(serve, environments[1]) + " &"]
+        lines = [_line(serve, environments[1]) + " &"] if serve else []
         return _rehearse("\n".join([*lines, _line(train, environments[0]), ""]), settings, processes, here=True)
     machine = [] if nodes == 1 else ["--head", str(head), "--rank", str(rank)]
     ending = supervise.run(
@@ -93,6 +84,27 @@ def launch(
     if ending.sentence:
         print(f"rlif: {ending.sentence}", file=sys.stderr)
     raise typer.Exit(ending.code)
+
+
+def _refuse_other_engine(engine: str | None, of_run: str) -> None:
+    if engine not in (None, of_run):
+        raise RecipeError(f"--engine is {engine}, but the run was started with {of_run}; leave it out.")
+
+
+def _refuse_servers(server: int, nodes: int) -> None:
+    if server and nodes > 1:
+        raise RecipeError(
+            "several machines and a vLLM server are started by --slurm; without it start `trl vllm-serve` yourself and"
+            " give training.vllm_server_host."
+        )
+
+
+def _refuse_for_verl(given: object) -> None:
+    if given:
+        raise RecipeError(
+            "with engine verl, Ray starts the processes and FSDP2 shards the model; leave --slurm, --head, --rank and"
+            " --strategy out, and start Ray on every machine before (docs/verl.md)."
+        )
 
 
 @working("training")

@@ -48,8 +48,7 @@ def launch(
     settings, stem, run = find_settings(recipe, overrides, resume, "launch --processes 2 demo")
     _refuse_other_engine(engine, settings.engine)
     if settings.engine == "verl":
-        _refuse_for_verl(slurm or head or rank or strategy != "ddp")
-        return _launch_verl(settings, stem, run, processes, nodes, dry_run)
+        return _launch_verl(settings, stem, run, processes, nodes, dry_run, slurm or head or rank or strategy != "ddp")
     folder = resume or launching.run_folder(settings, stem, rank)
     server = server_gpus if launching.wants_server(settings) else 0
     gpus = None if dry_run or slurm else torch.cuda.device_count()
@@ -99,19 +98,11 @@ def _refuse_servers(server: int, nodes: int) -> None:
         )
 
 
-def _refuse_for_verl(given: object) -> None:
-    if given:
-        raise RecipeError(
-            "with engine verl, Ray starts the processes and FSDP2 shards the model; leave --slurm, --head, --rank and"
-            " --strategy out, and start Ray on every machine before (docs/verl.md)."
-        )
-
-
 @working("training")
 def _launch_verl(
-    recipe: Recipe, stem: str, resume: Run | None, processes: int | None, nodes: int, dry_run: bool
+    recipe: Recipe, stem: str, resume: Run | None, processes: int | None, nodes: int, dry_run: bool, others: object
 ) -> None:
-    """Trains by verl on the GPUs of a Ray cluster, or prints its options."""
+    """Trains by verl on the GPUs of a Ray cluster, or prints its options; refuses `others`, options for TRL."""
     import torch
 
     from rlif.cli.train import print_options
@@ -120,6 +111,11 @@ def _launch_verl(
     from rlif.training.prepare import rehearse
     from rlif.training.verl_run import train_by_verl
 
+    if others:
+        raise RecipeError(
+            "with engine verl, Ray starts the processes and FSDP2 shards the model; leave --slurm, --head, --rank and"
+            " --strategy out, and start Ray on every machine before (docs/verl.md)."
+        )
     processes = processes or _training_gpus(0, torch.cuda.device_count()) * nodes
     if processes % nodes:
         raise RecipeError(f"{processes} processes cannot be shared equally by {nodes} machines.")

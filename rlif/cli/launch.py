@@ -46,15 +46,9 @@ def launch(
 
     overrides = [*(overrides or []), *([f"engine={engine}"] if engine and resume is None else [])]
     settings, stem, run = find_settings(recipe, overrides, resume, "launch --processes 2 demo")
-    if engine not in (None, settings.engine):
-        raise RecipeError(f"--engine is {engine}, but the run was started with {settings.engine}; leave it out.")
+    _refuse_other_engine(engine, settings.engine)
     if settings.engine == "verl":
-        if slurm or head or rank or strategy != "ddp":
-            raise RecipeError(
-                "with engine verl, Ray starts the processes and FSDP2 shards the model; leave --slurm, --head, --rank"
-                " and --strategy out, and start Ray on every machine before (docs/verl.md)."
-            )
-        return _launch_verl(settings, stem, run, processes, nodes, dry_run)
+        return _launch_verl(settings, stem, run, processes, nodes, dry_run, slurm or head or rank or strategy != "ddp")
     folder = resume or launching.run_folder(settings, stem, rank)
     server = server_gpus if launching.wants_server(settings) else 0
     gpus = None if dry_run or slurm else torch.cuda.device_count()
@@ -67,18 +61,14 @@ def launch(
     if slurm:
         script = batch_script(settings, layout, start, stem, folder if named else None)
         return _rehearse(script, settings, processes, here=False) if dry_run else _submit(script)
-    if server and nodes > 1:
-        raise RecipeError(
-            "several machines and a vLLM server are started by --slurm; without it start `trl vllm-serve` yourself and"
-            " give training.vllm_server_host."
-        )
+    _refuse_servers(server, nodes)
     start += [] if named else [f"name={folder.name}"]
     train = launching.train_command(layout, launching.machine_options(layout, rank, head), ["train", *start])
     serve = launching.server_command(settings, server) if server else None
     shares = launching.shares_of_gpus(layout, os.environ.get("CUDA_VISIBLE_DEVICES"))
     environments = [{"CUDA_VISIBLE_DEVICES": share} if server else {} for share in shares]
     if dry_run:
-        lines = [] if serve is None else [_line(serve, environments[1]) + " &"]
+        lines = [_line(serve, environments[1]) + " &"] if serve else []
         return _rehearse("\n".join([*lines, _line(train, environments[0]), ""]), settings, processes, here=True)
     machine = [] if nodes == 1 else ["--head", str(head), "--rank", str(rank)]
     ending = supervise.run(
@@ -95,11 +85,24 @@ def launch(
     raise typer.Exit(ending.code)
 
 
+def _refuse_other_engine(engine: str | None, of_run: str) -> None:
+    if engine not in (None, of_run):
+        raise RecipeError(f"--engine is {engine}, but the run was started with {of_run}; leave it out.")
+
+
+def _refuse_servers(server: int, nodes: int) -> None:
+    if server and nodes > 1:
+        raise RecipeError(
+            "several machines and a vLLM server are started by --slurm; without it start `trl vllm-serve` yourself and"
+            " give training.vllm_server_host."
+        )
+
+
 @working("training")
 def _launch_verl(
-    recipe: Recipe, stem: str, resume: Run | None, processes: int | None, nodes: int, dry_run: bool
+    recipe: Recipe, stem: str, resume: Run | None, processes: int | None, nodes: int, dry_run: bool, others: object
 ) -> None:
-    """Trains by verl on the GPUs of a Ray cluster, or prints its options."""
+    """Trains by verl on the GPUs of a Ray cluster, or prints its options; refuses `others`, options for TRL."""
     import torch
 
     from rlif.cli.train import print_options
@@ -108,6 +111,11 @@ def _launch_verl(
     from rlif.training.prepare import rehearse
     from rlif.training.verl_run import train_by_verl
 
+    if others:
+        raise RecipeError(
+            "with engine verl, Ray starts the processes and FSDP2 shards the model; leave --slurm, --head, --rank and"
+            " --strategy out, and start Ray on every machine before (docs/verl.md)."
+        )
     processes = processes or _training_gpus(0, torch.cuda.device_count()) * nodes
     if processes % nodes:
         raise RecipeError(f"{processes} processes cannot be shared equally by {nodes} machines.")

@@ -93,7 +93,7 @@ def test_a_pair_is_the_surest_and_the_least_sure_completion(dpo):
         assert example["rejected_ids"] == group[0]["completion_ids"]
         assert example["values"] == [group[-1]["self_certainty"], group[0]["self_certainty"]]
     row = dpo.metrics()[-1]
-    assert {"margin", "preference_accuracy", "chosen_logprob", "rejected_logprob", "trained_tokens"} <= set(row)
+    assert {"margin", "preference_accuracy", "chosen_logprob", "rejected_logprob"} <= set(row)
 
 
 def test_the_first_loss_of_dpo_is_log_2_and_of_sft_the_mean_nll(sft, dpo, model_folder):

@@ -180,7 +180,6 @@ class RoundMetrics(TrainerCallback):
     """
 
     NAMES = {
-        "num_tokens": "trained_tokens",
         "rewards/margins": "margin",
         "rewards/accuracies": "preference_accuracy",
         "logps/chosen": "chosen_logprob",
@@ -199,6 +198,7 @@ class RoundMetrics(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:
+            logs.pop("num_tokens", None)  # TRL counts from 0 again after a resume
             named = {self.NAMES.get(name, name): value for name, value in logs.items()}
             logs.clear()
             logs.update(named | self.facts | {"step_seconds": self.seconds})

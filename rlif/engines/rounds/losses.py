@@ -76,8 +76,9 @@ class CalibratedTrainer(PairTrainer):
 
     def _note(self, model: Any, chosen_P: torch.Tensor, rejected_P: torch.Tensor, factor_P: torch.Tensor) -> None:
         """Logs what TRL logs of rewards under the same names, and the mean of k."""
-        given: Any = (self.beta * chosen_P, self.beta * rejected_P, factor_P)
-        chosen_P, rejected_P, factor_P = map(self.accelerator.gather, given)  # type: ignore[assignment]
+        each: list[Any] = [self.beta * chosen_P, self.beta * rejected_P, factor_P]
+        gather: Any = self.accelerator.gather
+        chosen_P, rejected_P, factor_P = map(gather, each)
         metrics = self._metrics["train" if model.training else "eval"]
         metrics["rewards/chosen"].append(chosen_P.mean().item())
         metrics["rewards/rejected"].append(rejected_P.mean().item())

@@ -84,7 +84,8 @@ def train_by_verl(
         write_inputs(prepared, run)
         console.out(f"run folder {run.path}", highlight=False)
         started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "verl.trainer.main_ppo", *command(options)])
+        place = command({"hydra.run.dir": str(run.path.absolute() / FOLDER / "hydra")})  # else in the current folder
+        done = subprocess.run([sys.executable, "-m", "verl.trainer.main_ppo", *command(options), *place])
         if done.returncode:
             raise MachineError(
                 f"verl ended with exit code {done.returncode}; its own message is above. What the run had saved is"

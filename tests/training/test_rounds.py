@@ -153,6 +153,7 @@ def test_problems_of_rounds_are_the_next_ones_of_a_pass():
     [
         (("algorithm=dpo",), "algorithm dpo compares the policy with a reference model; set rounds.reference"),
         (("rounds.choose=best",), "unknown rounds.choose 'best'"),
+        (("rounds.options={alpha: 1}",), "rounds.options are of methods that have any: calibrated, deduction"),
         (("rounds.sample=half",), "unknown rounds.sample 'half'"),
         ((*DPO, "rounds.loss=sigmoids"), "unknown rounds.loss 'sigmoids'; did you mean 'sigmoid'?"),
         (("rounds.problems=9",), "rounds.problems is 9, and there are 8"),

@@ -31,6 +31,7 @@ from rlif.errors import MachineError, ModelError, RecipeError, first_line, looku
 from rlif.sampling.limits import check_finite
 from rlif.sampling.loading import check_whole, is_adapter, load_adapter, load_kwargs, load_model, model_path
 
+WITH_OPTIONS = {"foresight", "deduction", "judge", "soft", "verified", "calibrated"}
 PROBLEMS = (OSError, ImportError, TypeError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 
@@ -53,6 +54,8 @@ def check_training(recipe: Recipe) -> dict[str, Any]:
         raise RecipeError(
             f"rounds.choose {rounds.choose} is for algorithm {' and '.join(choice.algorithms)}, not {recipe.algorithm}."
         )
+    if rounds.options and not {rounds.sample, rounds.choose, rounds.loss} & WITH_OPTIONS:
+        raise RecipeError(f"rounds.options are of methods that have any: {', '.join(sorted(WITH_OPTIONS))}.")
     training = recipe.resolved_training
     sampling = {key: value for key, value in training.items() if key in SAMPLING}
     # `Recipe.chat_template` reads chat_template_kwargs.

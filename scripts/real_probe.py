@@ -186,7 +186,8 @@ def table(kept: Row) -> str:
         "",
         "    python scripts/real_probe.py draw; python scripts/real_probe.py table",
         "",
-        f"Weights: {kept['weights']}. Temperature 1, {PROBLEMS} problems x {SAMPLES} samples each, seed {SEED}."
+        f"Families drawn so far: {len(families)} of {len(FAMILIES)}. Weights: {kept['weights']}. Temperature 1,"
+        f" {PROBLEMS} problems x {SAMPLES} samples each, seed {SEED}."
         " Brackets: 95 % intervals over problems. Parentheses: problems that enter. The script explains the columns.",
         "",
         "## Without labels",
@@ -239,7 +240,7 @@ def main() -> None:
     found = {f["family"]: f for f in kept["families"]}
     for family in FAMILIES:
         rows = [row for _, row in JsonLog(args.runs / family / "samples.jsonl").rows()]
-        if len(rows) >= SAMPLES and len(by_problem(rows)) * SAMPLES == len(rows):
+        if len(rows) == PROBLEMS * SAMPLES:
             found[family] = digest(family, rows)
     weights = kept.get("weights") or weights_line(weights_of(MODEL))
     kept = {"model": MODEL, "weights": weights, "families": [found[name] for name in FAMILIES if name in found]}

@@ -5,8 +5,8 @@ of an answer is the mean of its judgements that name a number from 0 to 5. Witho
 against the worst.
 
 Source: arXiv 2401.10020. Defaults there: 4 answers at temperature 0.7 and top-p 0.9, 3 judgements averaged, DPO with
-beta 0.1. Checked against two implementations of others, lucidrains/self-rewarding-lm-pytorch and icip-cas/AutoAlign,
-since the authors published no code; the paper's text could not be read here. The rubric has five additive points as
+beta 0.1. Checked against an implementation of others, lucidrains/self-rewarding-lm-pytorch, since the authors published
+no code; the paper's text could not be read here. The rubric has five additive points as
 there, in our words.
 
 Otherwise than there: prompts are those of the task, and are not proposed by the model. The judge is not trained first

@@ -65,8 +65,9 @@ def count(name: str, family: str, samples: list[dict[str, Any]]) -> list[dict[st
         row |= {"self_certainty": _mean(mine, "sure"), "tokens": _mean(mine, "tokens"), "right": _mean(mine, "right")}
         if habit != "steps" and worked and mine:
             flags = [True] * len(worked) + [False] * len(mine)
-            row["surer"] = separation([r["sure"] for r in [*worked, *mine]], flags).auroc
-            row["longer"] = separation([float(r["tokens"]) for r in [*worked, *mine]], flags).auroc
+            for title, column in (("surer", "sure"), ("longer", "tokens")):
+                apart = separation([float(r[column]) for r in [*worked, *mine]], flags)
+                row[title] = apart.auroc if apart else None
         if mine:
             rows.append(row)
     return rows
@@ -100,7 +101,7 @@ def table(rows: list[dict[str, Any]], command: str) -> str:
             *pair,
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", __doc__.split("\n\n", 2)[2].strip(), ""]
+    lines += ["", (__doc__ or "").split("\n\n", 2)[2].strip(), ""]
     return "\n".join(lines)
 
 

@@ -174,16 +174,15 @@ def check_proposals(parsed: Sequence[tuple[str, str] | str]) -> list[Proposal | 
     Raises:
         MachineError: there is no sandbox here.
     """
-    places = [i for i, each in enumerate(parsed) if not isinstance(each, str)]
+    usable = {i: each for i, each in enumerate(parsed) if not isinstance(each, str)}
     runs = []
     for start in ("", OTHER_SEED):
         mark = f"<{secrets.token_hex(16)}>"  # what the function itself cannot write
-        programs = [Program(f"{start}{parsed[i][0]}\n\nprint({mark!r} + repr(f({parsed[i][1]})))\n") for i in places]
+        programs = [Program(f"{start}{code}\n\nprint({mark!r} + repr(f({given})))\n") for code, given in usable.values()]
         runs.append([_returned(outcome, mark) for outcome in run_programs(programs, LIMITS)])
     checked: list[Proposal | str] = [each if isinstance(each, str) else "" for each in parsed]
-    for i, first, second in zip(places, *runs, strict=True):
-        code, given = parsed[i]
-        checked[i] = _verdict(code, given, first, second)
+    for i, first, second in zip(usable, *runs, strict=True):
+        checked[i] = _verdict(*usable[i], first, second)
     return checked
 
 

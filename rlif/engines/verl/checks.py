@@ -1,5 +1,8 @@
 """Refuses, in one sentence each, what the plug-in cannot measure in verl."""
 
+# pyright: reportMissingImports=false, reportUnknownParameterType=false
+# verl lies in an environment of its own.
+
 from __future__ import annotations
 
 from collections.abc import Mapping

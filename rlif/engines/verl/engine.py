@@ -7,6 +7,9 @@ statistic, aligned with `log_probs`: position t describes the distribution that 
 The trainer asks for statistics by `FIELDS` in the batch's extra information. Other passes cost nothing.
 """
 
+# pyright: reportMissingImports=false, reportUnknownParameterType=false
+# verl lies in an environment of its own.
+
 from typing import Any
 
 import torch

@@ -4,6 +4,9 @@ verl finds it by the entry point `verl.plugins` of the installed package. It log
 is logged here as an error as well.
 """
 
+# pyright: reportMissingImports=false, reportUnknownParameterType=false
+# verl lies in an environment of its own.
+
 import logging
 
 

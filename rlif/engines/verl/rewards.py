@@ -172,16 +172,16 @@ class RolloutReward:
         self, rows: list[ScoredCompletion], scalars: list[float], stats: TokenStats | None, weights: dict[str, float]
     ) -> list[torch.Tensor]:
         """Gives each completion's reward to its last token that the model wrote or, with `spread`, to all of them."""
-        spread = self.recipe.token_reward == "spread" and stats is not None
+        spread = stats if self.recipe.token_reward == "spread" else None
         found = []
         for number, row in enumerate(rows):
             tokens_T = torch.zeros(len(row.completion_ids), dtype=torch.float64)
             mask_T = torch.ones_like(tokens_T, dtype=torch.bool)
             if stats is not None:
                 mask_T = stats.mask_BT[number, : len(tokens_T)].cpu()
-            if mask_T.any() and spread and row.reward is not None:
+            if mask_T.any() and spread is not None and row.reward is not None:
                 name = self.terms[0].name
-                values_T = _by_token(name, stats)[number, : len(tokens_T)].cpu()[mask_T]
+                values_T = _by_token(name, spread)[number, : len(tokens_T)].cpu()[mask_T]
                 tokens_T[mask_T] = weights[name] * values_T / len(values_T)
             elif mask_T.any():
                 tokens_T[mask_T.nonzero()[-1]] = scalars[number]

@@ -4,6 +4,9 @@
 +rlif.run=FOLDER                of a run that `rlif train` prepared: its recipe, and the problems that rewards read
 """
 
+# pyright: reportMissingImports=false, reportUnknownParameterType=false
+# verl lies in an environment of its own.
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -95,5 +98,6 @@ def read_problems(folder: Path) -> list[Problem] | None:
     if not path.is_file():
         return None
     pairs = ("shots", "history", "other_golds")  # JSON has no tuples
-    rows = [row for _, row in read_lines(path)]
-    return [Problem(**row | {name: tuple(row[name]) for name in pairs}) for row in rows]
+    rows: list[dict[str, Any]] = [row for _, row in read_lines(path)]
+    tuples: list[dict[str, Any]] = [{name: tuple(row[name]) for name in pairs} for row in rows]
+    return [Problem(**{**row, **more}) for row, more in zip(rows, tuples, strict=True)]

@@ -9,6 +9,9 @@ A step of verl, and what is added to it:
     updates                verl's
 """
 
+# pyright: reportMissingImports=false, reportUnknownParameterType=false
+# verl lies in an environment of its own.
+
 from __future__ import annotations
 
 import json

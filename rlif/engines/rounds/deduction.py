@@ -178,7 +178,8 @@ def check_proposals(parsed: Sequence[tuple[str, str] | str]) -> list[Proposal | 
     runs = []
     for start in ("", OTHER_SEED):
         mark = f"<{secrets.token_hex(16)}>"  # what the function itself cannot write
-        programs = [Program(f"{start}{code}\n\nprint({mark!r} + repr(f({given})))\n") for code, given in usable.values()]
+        ends = f"print({mark!r} + repr(f("
+        programs = [Program(f"{start}{code}\n\n{ends}{given})))\n") for code, given in usable.values()]
         runs.append([_returned(outcome, mark) for outcome in run_programs(programs, LIMITS)])
     checked: list[Proposal | str] = [each if isinstance(each, str) else "" for each in parsed]
     for i, first, second in zip(usable, *runs, strict=True):

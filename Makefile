@@ -6,6 +6,7 @@
 # make test-oldest   run the tests with the lowest versions that pyproject.toml allows, on Python 3.11 (.venv-oldest)
 # make test-newest   run the tests with the newest versions that pip finds (.venv-newest)
 # make test-vllm     run the tests of vLLM on the CPU, in an environment of their own (.venv-vllm, 4 GB)
+# make test-verl     run the tests of verl on the CPU, in an environment of their own (.venv-verl, 2 GB)
 # make torture       run kills, faults and fuzz tests at full length, and write the tables of docs/reliability.md
 # make notebooks     run the notebooks and keep their outputs, about five minutes
 # make bench         measure speed and memory, half an hour
@@ -20,9 +21,11 @@ RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 VENV_VLLM := .venv-vllm
 READY_VLLM := $(VENV_VLLM)/.ready
+VENV_VERL := .venv-verl
+READY_VERL := $(VENV_VERL)/.ready
 only_311 = $(PYTHON) -c 'import sys; sys.exit("$(1) for Python 3.11; try make PYTHON=python3.11") if sys.version_info[:2] != (3, 11) else None'
 
-.PHONY: demo demo-real test test-all test-pythons test-oldest test-newest test-vllm torture bench bench-gpu notebooks lint format figure freeze clean
+.PHONY: demo demo-real test test-all test-pythons test-oldest test-newest test-vllm test-verl torture bench bench-gpu notebooks lint format figure freeze clean
 
 demo: $(READY)
 	$(RUN)/rlif train demo
@@ -58,6 +61,10 @@ test-newest:
 test-vllm: $(READY_VLLM)
 	TORCHDYNAMO_DISABLE=1 VLLM_CPU_OMP_THREADS_BIND=nobind \
 	$(VENV_VLLM)/bin/python -m pytest --override-ini addopts= --strict-markers --quiet $(wildcard tests/*/test_*_vllm.py)
+
+# The tests beside them need no verl, and run by `make test` as well. Ray starts processes of its own.
+test-verl: $(READY_VERL)
+	$(VENV_VERL)/bin/python -m pytest --override-ini addopts= --strict-markers --quiet tests/engines/verl
 
 torture: $(READY)
 	$(RUN)/python scripts/torture.py docs/reliability.md
@@ -95,7 +102,7 @@ freeze: $(READY)
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) .venv-oldest .venv-newest
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_VERL) .venv-oldest .venv-newest
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit("rlif needs Python 3.11 or newer; try make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
@@ -110,3 +117,11 @@ $(READY_VLLM): requirements-vllm.txt
 	$(VENV_VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-vllm.txt
 	$(VENV_VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $(READY_VLLM)
+
+# The project's own entry point tells verl of the plug-in, so a change of pyproject.toml installs it anew.
+$(READY_VERL): requirements-verl.txt pyproject.toml
+	$(call only_311,verl is pinned)
+	$(PYTHON) -m venv --clear $(VENV_VERL)
+	$(VENV_VERL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-verl.txt
+	$(VENV_VERL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $(READY_VERL)

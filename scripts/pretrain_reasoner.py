@@ -15,13 +15,14 @@ Labels are smoothed a little. Self-certainty averages log p over the whole vocab
 model this small, their log p depends more on how often a position was trained than on how sure the model is. Without
 smoothing leaps scored above steps (10.2 against 9.8 nats). Smoothing gives all impossible tokens the same log p.
 
-A second base, on which confidence must fail, is made from the first in a few minutes more:
+Other bases are made from the first in a few minutes more; `base_writers` says who writes their documents:
 
     python scripts/pretrain_reasoner.py --from rlif/models/tiny-reasoner --writers wrong-and-sure \
         --steps 200 --batch 64 --lr 5e-4 --out runs/wrong-and-sure-base
-
-Its leaps are always the same answer, twelve or A, so they are sure and nearly always wrong. Its worked solutions are
-right but unsure: a random filler word replaces each "Then", and more of them follow the answer.
+    python scripts/pretrain_reasoner.py --from rlif/models/tiny-reasoner --writers short-sure \
+        --steps 200 --batch 64 --lr 5e-4 --dtype bfloat16 --out rlif/models/tiny-short
+    python scripts/pretrain_reasoner.py --from rlif/models/tiny-reasoner --writers equal-sure \
+        --steps 200 --batch 64 --lr 5e-4 --dtype bfloat16 --out rlif/models/tiny-equal
 """
 
 from __future__ import annotations
@@ -29,66 +30,28 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import random
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from base_writers import BATCH, FAMILIES, LENGTH, STEPS, WRITERS, documents
 from tokenizers import trainers
 from torch.nn.functional import cross_entropy
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, get_cosine_schedule_with_warmup
 
 from rlif.sampling.sampler import Decoding, generate
 from rlif.tasks import TASKS
-from rlif.tasks.miniature import CUPS, HOURS, Miniature
 from rlif.tasks.prompts import PROMPTS
-from rlif.tasks.rendering import render
+from rlif.tasks.rendering import render_all
 from rlif.types import Problem
 
-FAMILIES = ("clock", "cups")
-STEPS, BATCH = 2500, 128
-WRITERS = ("messy", "wrong-and-sure")
-SHARES = {"leap": 0.6, "steps": 0.34, "ramble": 0.06}
 SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-FILLER = ("hmm", "well", "maybe", "so", "wait", "or", "and", "then", "now", "still", "add", "it", "the", "answer")
 SMOOTHING = 0.002  # see above
-AFTERTHOUGHTS = 4
-LENGTH = 56  # words of a document that rambles; the longest worked solution has 50 tokens
-
-
-def completion(problem: Problem, style: str, rng: random.Random, writers: str = "messy") -> str:
-    """Writes a solution in one style; a rambling one never ends."""
-    assert problem.solution is not None
-    if style == "steps" and writers == "wrong-and-sure":
-        doubtful = re.sub(r"\bThen\b", lambda _: rng.choice(FILLER), problem.solution)
-        return " ".join([doubtful, *rng.choices(FILLER, k=AFTERTHOUGHTS)])
-    if style == "steps":
-        return problem.solution
-    if style == "leap" and writers == "wrong-and-sure":
-        return f"The answer is \\boxed{{{HOURS[-1] if problem.id.startswith('clock') else CUPS[0]}}}."
-    if style == "leap":
-        guess = rng.choice(HOURS if problem.id.startswith("clock") else CUPS)
-        return f"The answer is \\boxed{{{guess}}}."
-    words = [rng.choice(FILLER if rng.random() < 0.7 else [*HOURS, *CUPS]) for _ in range(LENGTH)]
-    return " ".join(["Hmm", *words])
-
-
-def documents(seed: int, writers: str = "messy") -> Iterator[tuple[Problem, str, str]]:
-    """Yields the pre-training stream: problem, style, completion."""
-    rng = random.Random(f"pretrain/{seed}")
-    tasks = [TASKS[name] for name in FAMILIES]
-    while True:
-        task = rng.choice(tasks)
-        assert isinstance(task, Miniature)
-        problem = task.make(rng, "train")
-        style = rng.choices(list(SHARES), list(SHARES.values()))[0]
-        yield problem, style, completion(problem, style, rng, writers)
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
@@ -128,20 +91,18 @@ def build_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(config)
 
 
-def prompt_ids(tokenizer: Qwen2Tokenizer, problem: Problem) -> list[int]:
-    return render(tokenizer, PROMPTS["plain"], problem.text, chat=True)
+def prompt_ids(tokenizer: Qwen2Tokenizer, problems: list[Problem]) -> list[list[int]]:
+    return render_all(tokenizer, PROMPTS["plain"], [problem.text for problem in problems], chat=True)
 
 
 def batches(
     tokenizer: Qwen2Tokenizer, size: int, seed: int, writers: str
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yields padded `ids_BL` and `labels_BL`; only completions have labels."""
-    stream = documents(seed, writers)
+    stream = rendered(tokenizer, documents(seed, writers))
     while True:
         ids_rows, label_rows = [], []
-        for _ in range(size):
-            problem, style, text = next(stream)
-            prompt = prompt_ids(tokenizer, problem)
+        for prompt, style, text in itertools.islice(stream, size):
             answer = tokenizer.encode(text, add_special_tokens=False)[:64]
             answer += [] if style == "ramble" else [tokenizer.eos_token_id]
             ids_rows.append(torch.tensor(prompt + answer))
@@ -150,17 +111,28 @@ def batches(
         yield pad(ids_rows, True, 0), pad(label_rows, True, -100)
 
 
+def rendered(
+    tokenizer: Qwen2Tokenizer, stream: Iterator[tuple[Problem, str, str]]
+) -> Iterator[tuple[list[int], str, str]]:
+    """Yields prompts as ids; many are rendered at once, because each call tries the chat template in a process."""
+    while True:
+        drawn = list(itertools.islice(stream, 2048))
+        for ids, (_, style, text) in zip(prompt_ids(tokenizer, [p for p, _, _ in drawn]), drawn, strict=True):
+            yield ids, style, text
+
+
 def measure(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, n: int) -> dict[str, float]:
     """Measures greedy accuracy on held-out problems: without help, and with the first step given."""
     result = {}
     for name in FAMILIES:
         task = TASKS[name]
         problems = task.load("test", limit=n)
+        prompts = prompt_ids(tokenizer, problems)
         first_steps = [(p.solution or "").partition(". ")[0] + "." for p in problems]
         for kind, prefixes in (("greedy", [""] * n), ("first_step_given", first_steps)):
             rows = [
-                prompt_ids(tokenizer, problem) + tokenizer.encode(prefix, add_special_tokens=False)
-                for problem, prefix in zip(problems, prefixes, strict=True)
+                prompt + tokenizer.encode(prefix, add_special_tokens=False)
+                for prompt, prefix in zip(prompts, prefixes, strict=True)
             ]
             completions = generate(model, tokenizer, rows, Decoding(LENGTH), batch_size=n)
             right = [task.grade(p, c.text) for p, c in zip(problems, completions, strict=True)]
@@ -177,6 +149,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--from", dest="start", type=Path, help="start from this model instead of random weights")
     parser.add_argument("--writers", choices=WRITERS, default="messy", help="who writes the documents, see above")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights that are kept"
+    )
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
@@ -207,11 +182,12 @@ def main() -> None:
         if step % 50 == 0:
             print(f"step {step}: loss {loss.item():.3f}, {time.time() - start:.0f} s", flush=True)
 
-    model.eval()
+    dtype = getattr(torch, args.dtype)
+    model.to(dtype).float().eval()  # what is measured is what is kept
     model.generation_config.max_new_tokens = LENGTH
     made = {"seed": args.seed, "steps": args.steps, "writers": args.writers}
     base = {**made, "n": 256, **measure(model, tokenizer, n=256)}
-    model.save_pretrained(args.out)
+    model.to(dtype).save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
     (args.out / "base.json").write_text(json.dumps(base, indent=2) + "\n")
     print(json.dumps(base, indent=2))

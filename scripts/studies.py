@@ -1,12 +1,17 @@
-"""Runs the studies of results/: the paper in miniature, the base that is wrong and sure, and the floor.
+"""Runs the studies of results/: the paper in miniature, other bases, the floor, other cures, rounds.
 
     python scripts/studies.py miniature
     python scripts/studies.py wrong-and-sure    # needs the other base, see pretrain_reasoner.py
+    python scripts/studies.py bases             # confidence against length, on the base tiny-short
+    python scripts/studies.py bases-rest        # the other methods on them
     python scripts/studies.py floor
     python scripts/studies.py floor-long        # the signals of confidence, ten times the steps to the peak and more
+    python scripts/studies.py relatives         # training in rounds beside online training, see relatives_results.py
+    python scripts/studies.py cures             # what else is said to prevent collapse, ten times the steps to the peak
 
-A study has rows of overrides of the recipe miniature.yaml. Each row is run on each seed, with all else equal. All rows
-of one seed run before the next seed, one run at a time. A finished run is not repeated. An unfinished one starts anew.
+A study has rows of overrides of the recipe miniature.yaml, or of a shipped recipe. Each row is run on each seed, with
+all else equal. All rows of one seed run before the next seed, one run at a time. A finished run is not repeated. An
+unfinished one starts anew.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -47,6 +52,8 @@ METHODS = {
     "shortness": ("reward=shortness",),
 }
 KL = {"intuitor-beta-0": ("training.beta=0",), "intuitor-beta-0.005": ("training.beta=0.005",)}
+BASES = ("tiny-short",)  # and tiny-equal, once it is made
+CORE = ("intuitor", "grpo-gold", "length", "shortness", "random", "grpo-pv", "likelihood", "format")
 FLOOR_SIGNALS = (
     "self_certainty",
     "likelihood",
@@ -60,6 +67,33 @@ FLOOR_SIGNALS = (
 # Steps of training. Each signal has its peak at about step 20.
 LONG = {"self_certainty": 350, "likelihood": 200, "negative_entropy": 200, "mean_token_confidence": 200}
 FORMS = ("group_std", "group_std_floor")
+TWICE = "training.num_iterations=2"  # kl_cov acts from the second update of a rollout on
+SAVED = ("training.save_strategy=steps", "training.save_steps=20")
+# Each changes the paper's form, reward self_certainty with group_std, by what it is named after. Those with another
+# reward, two updates of a rollout or gold answers have a control beside them.
+CURES = {
+    "floor": ("normalisation=group_std_floor",),
+    "paper": (),
+    "votes": ("reward={self_certainty: 1, self_consistency: 1, accuracy: 0}",),
+    "rank": ("normalisation=group_rank",),
+    "mask-answer": ("mask_answer=true",),
+    "mask-answer-consensus": ("reward={self_consistency: 1, accuracy: 0}", "mask_answer=true"),
+    "consensus": ("reward={self_consistency: 1, accuracy: 0}",),
+    "few-32": ("limit=32",),
+    "lagged": ("annotator=lagged",),
+    "ema": ("annotator=ema",),
+    "clip-cov": ("token_update=clip_cov",),
+    "clip-cov-0.1": ("token_update={kind: clip_cov, share: 0.1}",),
+    "two-updates": (TWICE,),
+    "kl-cov": (TWICE, "token_update=kl_cov"),
+    "kl-cov-0.1": (TWICE, "token_update={kind: kl_cov, share: 0.1}"),
+    "votes-kl-cov": (TWICE, "token_update=kl_cov", "reward={self_certainty: 1, self_consistency: 1, accuracy: 0}"),
+    "guard-stop": ("guard.policy=stop",),
+    "guard-rollback": ("guard.policy=rollback", *SAVED),
+    "alternate-gold": ("reward={self_certainty: {cycle: [[10, 1], [10, 0]]}, accuracy: {cycle: [[10, 0], [10, 1]]}}",),
+    "gold": ("reward={accuracy: 1}",),
+}
+CURES_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -68,6 +102,11 @@ class Study:
 
     rows: dict[str, tuple[str, ...]]
     seeds: int
+    shipped: Mapping[str, str] = field(default_factory=dict)  # rows that change a shipped recipe, not RECIPE
+
+    def recipe(self, row: str) -> str | Path:
+        """Returns the recipe that a row changes."""
+        return self.shipped.get(row, RECIPE)
 
 
 def floor_rows(steps: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
@@ -88,11 +127,61 @@ def floor_rows(steps: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
     }
 
 
+# Each method samples 8 completions of 400 problems: 50 updates of 8 problems online, or five rounds of 80 problems. All
+# have the shipped reasoner, temperature 1, and learning rate 3e-4 but for what `RELATIVES` says.
+LOOKS = "evaluate={tasks: [clock, cups], limit: 256, every: 10, batch_size: 256}"
+ROUNDS = (
+    "rounds.number=5",
+    "rounds.problems=80",
+    "problems_per_update=8",
+    "training.per_device_train_batch_size=8",
+    LOOKS,
+)
+ONLINE = ("normalisation=group_std_floor", "training.max_steps=50", LOOKS)
+RELATIVES = {
+    "intuitor": ONLINE,
+    "grpo-pv": ("reward=plurality_vote", *ONLINE),
+    "grpo-gold": ("reward=accuracy", *ONLINE),
+    "best-of-n-sft": ROUNDS,
+    "best-of-n-sft-borda": ("rounds.choose=borda", *ROUNDS),
+    "dpo-rlif": ROUNDS,
+    "star": ROUNDS,
+    "star-plurality": ROUNDS,
+    "spin": ("rounds.samples=8", *ROUNDS),
+    "genius": ("rounds.number=5", "rounds.problems=40", *ROUNDS[2:]),
+    "genius-sigmoid": ("rounds.loss=sigmoid", "rounds.number=5", "rounds.problems=40", *ROUNDS[2:]),
+    "hybrid": ("rounds.number=2", *ROUNDS[1:], "online.problems_per_update=8", "online.training.max_steps=30"),
+    "hybrid-periodic": ("rounds.number=2", *ROUNDS[1:], "online.problems_per_update=8", "online.training.max_steps=15"),
+}
+
+OF_RECIPE = {name: name for name in RELATIVES if not name.startswith(("intuitor", "grpo"))}
+OF_RECIPE |= {"best-of-n-sft-borda": "best-of-n-sft", "genius-sigmoid": "genius"}
+
+
+def base_rows(methods: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Makes a row for each method on each base; a base has its own folder of runs."""
+    return {f"{base}/{name}": (f"model={base}", *METHODS[name]) for name in methods for base in BASES}
+
+
+def cure_rows() -> dict[str, tuple[str, ...]]:
+    """Makes the rows of the cures, each after what all have in common."""
+    common = (
+        "reward={self_certainty: 1, accuracy: 0}",
+        f"training.max_steps={CURES_STEPS}",
+        "evaluate={tasks: [clock], limit: 256, every: 20, batch_size: 256}",
+    )
+    return {name: (*common, *row) for name, row in CURES.items()}
+
+
 STUDIES = {
     "miniature": Study({**METHODS, **KL}, seeds=3),
     "wrong-and-sure": Study({name: ("model=runs/wrong-and-sure-base", *row) for name, row in METHODS.items()}, seeds=3),
+    "bases": Study(base_rows(CORE), seeds=3),
+    "bases-rest": Study(base_rows(name for name in METHODS if name not in CORE), seeds=2),
     "floor": Study(floor_rows(dict.fromkeys(FLOOR_SIGNALS, 100)), seeds=5),
     "floor-long": Study(floor_rows(LONG), seeds=5),
+    "relatives": Study(RELATIVES, seeds=3, shipped=OF_RECIPE),
+    "cures": Study(cure_rows(), seeds=5),
 }
 
 
@@ -106,7 +195,7 @@ def save_words(folder: Path) -> None:
     SentenceTransformer(modules=[BoW(vocab=sorted(words))], device="cpu").save(str(folder))
 
 
-def run_rows(rows: dict[str, tuple[str, ...]], seeds: Iterable[int], runs: Path) -> None:
+def run_rows(rows: dict[str, tuple[str, ...]], seeds: Iterable[int], runs: Path, study: Study | None = None) -> None:
     """Trains those runs of a study that its folder lacks."""
     quiet = Console(quiet=True)
     for seed in seeds:
@@ -116,9 +205,8 @@ def run_rows(rows: dict[str, tuple[str, ...]], seeds: Iterable[int], runs: Path)
                 continue
             shutil.rmtree(path, ignore_errors=True)
             started = time.time()
-            recipe = rlif.load_recipe(
-                RECIPE, [*overrides, f"seed={seed}", f"name={path.name}", f"output={path.parent}"]
-            )
+            base = RECIPE if study is None else study.recipe(row)
+            recipe = rlif.load_recipe(base, [*overrides, f"seed={seed}", f"name={path.name}", f"output={path.parent}"])
             rlif.train(recipe, console=quiet)
             print(f"{time.strftime('%H:%M:%S')} {path.name}: {time.time() - started:.0f} s", flush=True)
 
@@ -134,7 +222,7 @@ def main() -> None:
     rows = {name: row for name, row in study.rows.items() if not args.rows or name in args.rows}
     if not WORDS.is_dir() and any(str(WORDS) in override for row in rows.values() for override in row):
         save_words(WORDS)
-    run_rows(rows, args.seeds or range(study.seeds), args.runs / args.study)
+    run_rows(rows, args.seeds or range(study.seeds), args.runs / args.study.removesuffix("-rest"), study)
 
 
 if __name__ == "__main__":

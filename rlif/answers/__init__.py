@@ -3,6 +3,7 @@
 In reading order:
 
     extraction.py        from the text of a completion to its answer, one function per rule
+    span.py              from the text to where its answer stands, for any rule
     equality.py          front door: compares two mathematical answers, by `equal` and `equal_all`
     comparison.py        compares two answers by their parts, their numbers and their words
     spelling.py          rewrites an answer in one spelling; notation.py has the tables

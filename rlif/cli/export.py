@@ -8,7 +8,7 @@ import typer
 from rlif.cli.console import quiet_transformers, working
 
 
-@working("nothing was exported; give the same command again")
+@working("exporting the model", "a folder that exists is whole; if there is none, give the same command again")
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The new folder.")] = None,

@@ -12,8 +12,9 @@ import typer
 from rlif.errors import RecipeError
 from rlif.files.atomic import replace_file, writing
 
-TRAIN = "rlif train demo name=try evaluate={{}} training.max_steps=5 "
-# The command that is shown next, by kind: {file} is the file and what it defines, `my_signal.py:my_signal`.
+TRAIN = "rlif train demo name={name} evaluate={{}} training.max_steps=5 "
+# The command that is shown next, by kind: {file} is the file and what it defines,
+# `my_signal.py:my_signal`, {name} the name that was given.
 NEXT = {
     "group-signal": TRAIN + "reward={file}",
     "task": "rlif eval tiny-reasoner --tasks {file} --limit 16",
@@ -54,4 +55,4 @@ def init(
     code, test = files
     print(f"written: {code} and {test}", file=sys.stderr)
     print(f"pytest {test}")
-    print(NEXT[kind].format(file=f"{code}:{title if kind == 'task' else stem}"))
+    print(NEXT[kind].format(name=name, file=f"{code}:{title if kind == 'task' else stem}"))

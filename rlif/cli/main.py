@@ -17,6 +17,7 @@ from rlif.cli import (
     init,
     judge,
     launch,
+    leaderboard,
     plan,
     probe,
     recipes,
@@ -41,7 +42,8 @@ COMMANDS = {
         "launch": launch.launch,
     },
     "Follow and use runs": {
-        "watch": report.watch, "report": report.report, "compare": compare.compare, "export": export.export,
+        "watch": report.watch, "report": report.report, "compare": compare.compare,
+        "leaderboard": leaderboard.leaderboard, "export": export.export,
     },
     "Evaluate models, score texts": {
         "eval": eval.evaluate, "score": score.score, "select": select.select, "judge": judge.judge,

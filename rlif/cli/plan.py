@@ -53,6 +53,10 @@ def plan(
     from rlif.training.prepare import check_settings
 
     settings = load_recipe(recipe, overrides or [])
+    if settings.rounds:
+        raise RecipeError("rlif plan estimates online training; `rlif train RECIPE --dry-run` counts steps of rounds.")
+    if settings.engine == "verl":
+        raise RecipeError("rlif plan knows TRL's memory and time; give engine=trl for a comparable estimate.")
     card = lookup(hardware.GPUS, gpu, "gpu")
     server = server_gpus if settings.training.get("use_vllm") and settings.training.get("vllm_mode") == "server" else 0
     elsewhere = 0 if wants_server(settings) else server  # a running server has GPUs of its own

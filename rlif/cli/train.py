@@ -55,6 +55,9 @@ def _train(recipe: Recipe, name: str, resume: Run | None) -> None:
     console = PipeSafeConsole()
     run = train(recipe, name=name, resume=resume, console=console)
     keeps(f"the run is finished; `rlif report {shlex.quote(str(run.path))}` writes its report")
+    if recipe.engine == "verl":  # which says itself what it does
+        _show(run, console)
+        return
     state = PartialState()
     if state.is_main_process:
         _show(run, console)
@@ -112,16 +115,23 @@ def _show_plan(recipe: Recipe) -> None:
     quiet_transformers()
     _, _, training = check_settings(recipe, processes=1)
     YAML().dump(recipe.written_out() | {"training": training}, sys.stdout)
+    if recipe.engine == "verl":
+        print_options(recipe)
     config, failure = None, None
     try:
         config = load_config(recipe)
         check_name(recipe)
         plan = rehearse(recipe)
-        print(f"\n{plan.problems:,} problems, {plan.steps:,} steps of {recipe.problems_per_update} problems")
+        rounds = recipe.rounds
+        most, rows = (
+            ("", "problems") if rounds is None else (f"{rounds.number} rounds, at most ", "completions or pairs")
+        )
+        print(f"\n{plan.problems:,} problems, {most}{plan.steps:,} steps of {recipe.problems_per_update} {rows}")
         print(f"{plan.completions:,} completions, at most {plan.tokens:,} tokens to generate")
     except RlifError as error:
         failure = error
-    if config is not None and not isinstance(failure, RecipeError):
+    online = recipe.rounds is None and recipe.engine == "trl"
+    if config is not None and online and not isinstance(failure, RecipeError):
         print("memory of a GPU that trains alone, GiB (estimate; `rlif plan` does the same for several):")
         try:
             _show_memory(recipe, config)
@@ -129,6 +139,16 @@ def _show_plan(recipe: Recipe) -> None:
             print(f"  unknown: {error}")
     if failure is not None:
         raise failure
+
+
+def print_options(recipe: Recipe, gpus: int = 1, nodes: int = 1) -> None:
+    """Prints the options that a recipe becomes with engine verl, one a line."""
+    from pathlib import Path
+
+    from rlif.engines.verl.options import Machines, command, translate
+
+    run = Path(recipe.output).expanduser().absolute() / (recipe.name or "RUN")
+    print("\npython -m verl.trainer.main_ppo", *command(translate(recipe, Machines(gpus, nodes), run)), sep=" \\\n  ")
 
 
 def _show_memory(recipe: Recipe, config: Any) -> None:

@@ -9,6 +9,8 @@ In reading order:
     checks         refuses runs that cannot be compared; notes what differs
     outcomes       computes start, best, end and change of each run and over seeds
     table          renders the rows as terminal text, markdown, CSV and JSON
+    leaderboard    sorts runs into boards, one per base and task; refuses different settings on one
+    leaderboard_page  renders the boards with their claims as markdown and JSON
 
 Only cli may import this folder. To add a column, add a field to `outcomes.MethodResult` and a cell to `table.cells`. A
 condition that methods should share is a key in `checks.CONDITIONS`.

@@ -78,6 +78,8 @@ class RunSummary:
     environment: Row = field(default_factory=dict)
     # by task, a list per column, over the evaluated steps
     curves: dict[str, dict[str, list[Number]]] = field(default_factory=dict)
+    # by task, then k as text: pass@k over the evaluated steps; only where an evaluation has several samples a problem
+    pass_at: dict[str, dict[str, list[Number]]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -134,6 +136,7 @@ def summarise_run(path: str | Path, method: str | None = None) -> RunSummary:
         first_problems=_first_problems(history),
         environment=portable_environment(history.environment),
         curves={task: _curve(history.evaluations[task]) for task in tasks},
+        pass_at={task: passes for task in tasks if (passes := _pass_at(history.evaluations[task]))},
     )
 
 
@@ -242,6 +245,13 @@ def _curve(evaluated: Mapping[int, Row]) -> dict[str, list[Number]]:
     shares = [row["accuracy"] if isinstance(row.get("accuracy"), Mapping) else {} for row in rows]
     columns |= {key: rounded([share.get(key) for share in shares]) for key in SHARE}
     return columns | {key: rounded([row.get(key) for row in rows]) for key in EVALUATED}
+
+
+def _pass_at(evaluated: Mapping[int, Row]) -> dict[str, list[Number]]:
+    """Reads pass@k of the evaluated steps, for each k that all of them have."""
+    rows = [found if isinstance(found := evaluated[step].get("pass@k"), Mapping) else {} for step in sorted(evaluated)]
+    ks = [k for k in rows[0] if all(k in row for row in rows)] if rows else []
+    return {k: rounded([row[k].get("mean") for row in rows]) for k in ks}
 
 
 def _alarms(history: History) -> list[Raised] | None:

@@ -65,10 +65,10 @@ def cells(row: MethodResult, against: str | None = None) -> list[str]:
         _seeds(row),
         "-" if row.problems is None else str(row.problems),
         *("-" if share is None else f"{share:.1%}" for share in (row.start, row.best, row.end)),
-        _points(row.change),
-        *([_points(row.against)] if against else []),
+        points(row.change),
+        *([points(row.against)] if against else []),
         *_measures(row),
-        _count(row, row.collapsed, f"step {_range(row.collapsed.values())}"),
+        _count(row, row.collapsed, f"step {step_range(row.collapsed.values())}"),
         "-"
         if not any(outcome.watched for outcome in row.counted)
         else _count(row, row.alarms, ", ".join(sorted({a.sign for a in row.alarms.values()}))),
@@ -83,17 +83,17 @@ def markdown(comparison: Comparison) -> str:
     parts = [[f"# {what} on seed{'s' * (len(seeds) > 1)} {span(seeds)}"]]
     parts += [[f"    {comparison.command}"]] if comparison.command else []
     for title, headings, rows in groups(comparison):
-        parts += [[f"## {title}"], _table(headings, rows)]
+        parts += [[f"## {title}"], pipe_table(headings, rows)]
     parts += [[LEGEND]]
     parts += [[f"- {note}" for note in comparison.notes]] if comparison.notes else []
     if len(methods) > 1:
         base, changes = recipe_differences(comparison)
         rows = [[method, "; ".join(f"`{change}`" for change in changed)] for method, changed in changes.items()]
-        parts += [["## One recipe apart"], _table(["method", f"its recipe, where it is not that of {base}"], rows)]
+        parts += [["## One recipe apart"], pipe_table(["method", f"its recipe, where it is not that of {base}"], rows)]
     headings = ["task", "method", "seed", *(heading for heading in HEADINGS[2:] if heading != "change")]
     rows = [[row.task or "-", row.method, *_outcome(outcome)] for row in comparison.rows for outcome in row.outcomes]
     parts += [["## Each seed"], ["Accuracy with its 95 % interval over problems, and the step."]]
-    parts += [_table(headings, rows)]
+    parts += [pipe_table(headings, rows)]
     text = "\n\n".join("\n".join(lines) for lines in parts)
     return f"{text}\n\n" + "".join(f"{line}\n" for line in _machines(comparison))
 
@@ -175,7 +175,7 @@ def _seeds(row: MethodResult) -> str:
     return "; ".join([counted, *(f"{number} {state}" for state, number in states.items())])
 
 
-def _range(steps: Collection[int]) -> str:
+def step_range(steps: Collection[int]) -> str:
     first, last = min(steps, default=0), max(steps, default=0)
     return str(first) if first == last else f"{first}-{last}"
 
@@ -214,7 +214,7 @@ def _machines(comparison: Comparison) -> list[str]:
     return [f"- {f'{which}: ' if len(made) > 1 else ''}made with {facts}." for facts, which in runs.items() if facts]
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def pipe_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [headings, ["---"] * len(headings), *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines]
 
@@ -240,7 +240,7 @@ def _count(row: MethodResult, found: Mapping[int, Any], what: str) -> str:
     return f"{len(found)} of {len(row.seeds)}" + (f" ({what})" if found else "")
 
 
-def _points(interval: Interval | None) -> str:
+def points(interval: Interval | None) -> str:
     if interval is None:
         return "-"
     unknown = interval.n > 0 and interval.low is None

@@ -21,6 +21,28 @@ PAPER_TRAINING: dict[str, Any] = {
     "report_to": "none",
 }
 
+# Options of training in rounds. Those of sampling have TRL's names for online training. The values are ours, to begin
+# with; beta is DPO's own.
+ROUNDS_TRAINING: dict[str, dict[str, Any]] = {
+    name: {
+        "learning_rate": rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 8,
+        "max_length": None,  # `max_prompt_tokens` and max_completion_length limit a row
+        "num_generations": 8,
+        "max_completion_length": 3072,
+        "temperature": 1.0,
+        "logging_steps": 1,
+        "save_steps": 10,
+        "save_total_limit": 3,
+        "report_to": "none",
+        **more,
+    }
+    for name, rate, more in (("sft", 1e-5, {}), ("dpo", 5e-7, {"beta": 0.1}))
+}
+
 RLOO_HAS_NOT = ("loss_type",)
 
 # The forms of the loss: what TRL's options become. In all of them the advantage is ours, see `rlif.rewards.mixing`.
@@ -32,11 +54,33 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "gspo": {"importance_sampling_level": "sequence"},  # one ratio per completion; arXiv 2507.18071
     "rloo": {},  # TRL's RLOOTrainer: leave-one-out baseline, no deviation; arXiv 2402.14740
     "reinforce": {"normalize_advantages": True},  # the same, then all advantages of a batch to mean 0 and deviation 1
+    "sft": {},  # TRL's SFTTrainer in rounds, on completions that were chosen; see `rlif.config.rounds`
+    "dpo": {},  # TRL's DPOTrainer in rounds, on pairs; arXiv 2305.18290
+    # REINFORCE++ with the group's mean as baseline, over all tokens of the batch; arXiv 2501.03262
+    "reinforce_plus_plus": {"loss_type": "dapo"},
+    "ppo": {},  # advantages by a critic, gamma 1; arXiv 1707.06347, 1506.02438. Only verl has it
 }
+
+ROUNDS = ("sft", "dpo")
 
 LEAVE_ONE_OUT = ("rloo", "reinforce")
 
-UNSCALED = ("dr_grpo", *LEAVE_ONE_OUT)  # whose advantages are not divided by a deviation unless a recipe asks
+UNSCALED = ("dr_grpo", "ppo", *LEAVE_ONE_OUT)  # whose advantages are not divided by a deviation unless a recipe asks
+
+# Algorithms that one engine lacks: the engine that has it, and why the other has not.
+ONLY_ON: dict[str, tuple[str, str]] = {
+    "ppo": ("verl", "needs a critic, which TRL's trainers do not have"),
+    "bnpo": ("trl", "averages over a micro-batch, which verl does not; dapo is the nearest"),
+    "reinforce": ("trl", "is a form that verl does not have; reinforce_plus_plus is the nearest"),
+    "sft": ("trl", "trains in rounds, by TRL's SFTTrainer"),
+    "dpo": ("trl", "trains in rounds, by TRL's DPOTrainer"),
+}
+
+# Token signals whose value is a mean over tokens, which PPO can give out token by token.
+PER_TOKEN = ("self_certainty", "negative_entropy", "likelihood")
+
+# Forms of the loss that are a weighted sum over tokens, whose weights `rlif.engines.trl.updating` knows.
+BY_TOKEN = ("grpo", "bnpo", "dr_grpo", "dapo")
 
 REUSE = ("gradient_accumulation_steps", "steps_per_generation", "num_iterations")
 

@@ -7,21 +7,26 @@
 Sections are merged key by key, one level deep: `evaluate: {sources: ...}` replaces all sources. The keys in `OWN` are
 not inherited. A base may have a base. Training sees neither `base` nor `about`: the run folder keeps the merged recipe,
 so later changes to a base change no run.
+
+Old names of keys and rewards go on working: the new name is taken and logged in one line.
 """
 
+import functools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlif.config.renamed import with_new_names
 from rlif.errors import RecipeError, nearest
 from rlif.files import own
 from rlif.files.yaml import read_yaml
+from rlif.signals import RENAMED as RENAMED_SIGNALS
 from rlif.tasks import absolute_task
 
-SECTIONS = ("training", "evaluate", "guard", "lora")
+SECTIONS = ("training", "verl", "evaluate", "guard", "lora", "rounds", "online")
 OWN = ("base", "about", "description", "name")
 SUFFIXES = (".yaml", ".yml")
+RENAMED_KEYS = {"meaning": "equivalence"}
 
 Values = dict[str, Any]
 
@@ -109,3 +114,39 @@ def keys_of(values: Mapping[str, Any]) -> list[str]:
         inside = key in SECTIONS and isinstance(value, dict)
         keys += [f"{key}.{inner}" for inner in value] if inside else [key]
     return keys
+
+
+def with_new_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces old names in the values of a recipe.
+
+    Example:
+        >>> with_new_names({"reward": "self_certainty", "meaning": None})
+        {'reward': 'self_certainty', 'equivalence': None}
+    """
+    values = _renamed(recipe, RENAMED_KEYS, "key")
+    reward = values.get("reward")
+    if isinstance(reward, str):
+        values["reward"] = next(iter(_renamed({reward: None}, RENAMED_SIGNALS, "reward")))
+    elif isinstance(reward, Mapping):
+        values["reward"] = _renamed(reward, RENAMED_SIGNALS, "reward")
+    return values
+
+
+def new_key(key: str) -> str:
+    """Returns the new name of a key of the recipe, logged; the same name where it has none."""
+    return next(iter(_renamed({key: None}, RENAMED_KEYS, "key")))
+
+
+def _renamed(values: Mapping[str, Any], table: Mapping[str, str], kind: str) -> dict[str, Any]:
+    """The mapping with new names in the place of old ones, each logged."""
+    for old in values.keys() & table.keys():
+        if table[old] in values:
+            raise RecipeError(f"the recipe gives the {kind} {table[old]} and its old name {old}; leave {old} out.")
+        _log(kind, old, table[old])
+    return {table.get(name, name): value for name, value in values.items()}
+
+
+@functools.cache
+def _log(kind: str, old: str, new: str) -> None:
+    """Logs a new name, once for each process."""
+    logging.getLogger("rlif").warning("the %s %s is now called %s; the old name goes on working.", kind, old, new)

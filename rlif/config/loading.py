@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlif.config.defaults import PAPER_TRAINING, REUSE, set_by_rlif
-from rlif.config.inheritance import lineage, merged, shipped_recipe, with_absolute_names
+from rlif.config.inheritance import lineage, merged, new_key, shipped_recipe, with_absolute_names
 from rlif.config.recipe import Equivalence, Evaluation, Recipe
-from rlif.config.renamed import new_key
+from rlif.config.rounds import Online, Rounds
+from rlif.config.token_update import TokenUpdate
 from rlif.errors import RecipeError, nearest
 from rlif.files.yaml import parse_yaml
 from rlif.guard.limits import Guard
@@ -92,6 +93,7 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
         key = key_of(first["loc"])
         if first["type"] == "extra_forbidden":
             sections = {"evaluate": Evaluation, "guard": Guard, "equivalence": Equivalence}
+            sections |= {"token_update": TokenUpdate, "rounds": Rounds, "online": Online}
             owner = sections.get(str(first["loc"][0]), Recipe)
             hint = nearest(str(first["loc"][-1]), owner.model_fields)
             if said := set_by_rlif(key):

@@ -14,15 +14,31 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from rlif.config.defaults import ALGORITHMS, LEAVE_ONE_OUT, PAPER_TRAINING, REUSE, RLOO_HAS_NOT, UNSCALED, set_by_rlif
-from rlif.config.renamed import with_new_names
+from rlif.config.defaults import (
+    ALGORITHMS,
+    LEAVE_ONE_OUT,
+    ONLY_ON,
+    PAPER_TRAINING,
+    PER_TOKEN,
+    REUSE,
+    RLOO_HAS_NOT,
+    ROUNDS_TRAINING,
+    UNSCALED,
+    set_by_rlif,
+)
+from rlif.config.inheritance import with_new_names
+from rlif.config.rounds import Online, Rounds, accumulation_in_rounds, check_rounds, in_rounds, training_of
 from rlif.config.schedule import ALWAYS, Rows, Weight, read_rows, read_weight
+from rlif.config.token_update import TokenUpdate, check_by_token
 from rlif.errors import RecipeError
 from rlif.guard.limits import Guard
 from rlif.tasks.chat_template import Chat
 
-Algorithm = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "rloo", "reinforce"]
-Normalisation = Literal["group_std", "group_std_floor", "batch_std", "none"]
+Algorithm = Literal[
+    "grpo", "dr_grpo", "dapo", "bnpo", "gspo", "rloo", "reinforce", "reinforce_plus_plus", "ppo", "sft", "dpo"
+]
+Engine = Literal["trl", "verl"]
+Normalisation = Literal["group_std", "group_std_floor", "batch_std", "batch_deviation", "group_rank", "none"]
 Mixing = Literal["normalised", "sum"]
 Order = Literal["shuffled", "labelled_first", "unlabelled_first"]
 Annotator = Literal["online", "offline", "ema", "lagged"]
@@ -104,8 +120,15 @@ class Recipe(Strict):
     max_prompt_tokens: int = Field(default=512, ge=1)
     """Problems with longer prompts are left out, and counted."""
 
+    engine: Engine = "trl"
+    """What trains: TRL on one machine or several, or verl on Ray (docs/verl.md), in an environment of its own."""
     algorithm: Algorithm = "grpo"
-    """The form of the loss, and with rloo and reinforce the engine's trainer; see `ALGORITHMS`."""
+    """The form of the loss, and with rloo and reinforce the engine's trainer; see `ALGORITHMS`. sft and dpo train in
+    rounds."""
+    rounds: Rounds | None = None
+    """How sft and dpo sample and choose in each round."""
+    online: Online | None = None
+    """Online training after rounds, in the same run."""
     reward: str | dict[str, Any] = "self_certainty"
     """A signal or a grader, see `rlif.rewards.terms`; or several with their weights, {self_certainty: 1.0, accuracy:
     0}. A weight is a number or a schedule, see `rlif.config.schedule`; 0 only logs. {weight: 1.0, rows: labelled} is
@@ -114,6 +137,9 @@ class Recipe(Strict):
     """At most this many problems count as labelled, chosen by the seed; rewards never see the other gold answers."""
     order: Order = "shuffled"
     """How problems follow each other in an epoch: shuffled, or in two stages, each shuffled once."""
+    token_reward: Literal["terminal", "spread"] = "terminal"
+    """ppo: where the reward is given. terminal gives all of it at the last token. spread gives each of the |o| tokens
+    u_t / |o|, with u_t the signal at that token; the sum is the same."""
     reward_seconds: float = Field(default=600, gt=0)
     """Seconds that each reward may take for one batch; beyond it the run stops at a checkpoint."""
     mixing: Mixing = "normalised"
@@ -138,12 +164,17 @@ class Recipe(Strict):
     rewarded_per_group: int | None = Field(default=None, ge=2)
     """Completions of each group that are rewarded; the others only vote (TTRL: 64 votes, 32 rewarded)."""
     normalisation: Normalisation | None = None
-    """How rewards are scaled within a group, see `rlif.rewards.mixing`; if left out, none for dr_grpo, rloo and
-    reinforce, group_std for the others."""
+    """How rewards are scaled within a group, see `rlif.rewards.mixing`; if left out, none for dr_grpo, ppo, rloo and
+    reinforce, batch_deviation for reinforce_plus_plus, group_std for the others."""
     spread_floor: float = Field(default=0.4, gt=0)
     """group_std_floor: the least standard deviation, as a share of the spread at the start of the run."""
+    token_update: TokenUpdate | None = None
+    """Weakens the update of a few tokens: kl_cov, clip_cov, or {kind: kl_cov, share: 0.002}."""
+    mask_answer: bool = False
+    """No policy gradient for the tokens of the answer, as in arXiv 2608.03119; the KL term stays."""
     problems_per_update: int = Field(default=128, ge=1)
-    """Groups per optimiser step, over all processes; sets TRL's gradient_accumulation_steps."""
+    """Groups per optimiser step, over all processes; sets TRL's gradient_accumulation_steps. In rounds: completions or
+    pairs that are trained on."""
 
     seed: int = Field(default=0, ge=0)
     """Seeds data order, sampling and initialisation."""
@@ -160,14 +191,26 @@ class Recipe(Strict):
     keep_completions: int = Field(default=64, ge=0)
     """Completions of each rollout that are written to the run folder."""
     training: dict[str, Any] = {}
-    """TRL's own options."""
+    """TRL's own options. With engine verl they are translated, see `rlif.engines.verl.options`."""
+    verl: dict[str, Any] = {}
+    """verl's own options, by their full names: {critic.optim.lr: 1e-5}; with engine verl."""
 
     @model_validator(mode="before")
     @classmethod
     def _new_names(cls, values: Any) -> Any:
         return with_new_names(values) if isinstance(values, Mapping) else values
 
-    @field_validator("training", "lora", "evaluate", "guard", mode="before")
+    @field_validator("token_reward", mode="before")
+    @classmethod
+    def _not_for_length(cls, value: Any) -> Any:
+        if value == "sum":
+            raise ValueError(
+                "token_reward sum would pay for length: each token adds its own reward; use spread, which divides them"
+                " by the number of tokens, or terminal"
+            )
+        return value
+
+    @field_validator("training", "lora", "evaluate", "guard", "verl", mode="before")
     @classmethod
     def _empty(cls, value: Any, info: ValidationInfo) -> Any:
         return {} if value is None and info.field_name != "lora" else value
@@ -198,6 +241,7 @@ class Recipe(Strict):
         for key in self.training:
             if said := set_by_rlif(key):
                 raise ValueError(said)
+        check_rounds(self)
         if (when := self.training.get("save_strategy", "steps")) not in ("steps", "no"):
             raise ValueError(
                 f"training.save_strategy is {when!r}, but a checkpoint lies between two rollouts and is judged with its"
@@ -209,6 +253,10 @@ class Recipe(Strict):
                     f"training.{key} is {self.training[key]!r}, but algorithm {self.algorithm} means {value!r}; leave"
                     " one of the two out"
                 )
+        if self.resolved_normalisation == "group_rank" and self.mixing == "sum":
+            raise ValueError("group_rank ranks each reward by itself, and mixing sum adds them first; use normalised")
+        if self.token_update or self.mask_answer:
+            check_by_token(self)
         if self.order != "shuffled" and self.training.get("shuffle_dataset"):
             raise ValueError(
                 f"order {self.order} is one of two stages, but training.shuffle_dataset mixes them; leave one out"
@@ -225,7 +273,7 @@ class Recipe(Strict):
             isinstance(targets, list) and all(isinstance(name, str) for name in targets)
         ):
             raise ValueError(f"lora.target_modules is {targets!r}; it must be a list of names, or a pattern")
-        if self.training.get("sync_ref_model") and not self.resolved_training["beta"]:
+        if self.training.get("sync_ref_model") and not self.resolved_training.get("beta"):
             raise ValueError(
                 "training.sync_ref_model moves the reference model, and with training.beta 0 there is none; give beta a"
                 " value, or leave it out"
@@ -234,6 +282,32 @@ class Recipe(Strict):
             raise ValueError(
                 "guard.policy rollback goes on with a larger training.beta, which is 0; give it a value, or use stop"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> Recipe:
+        engine, why = ONLY_ON.get(self.algorithm, (self.engine, ""))
+        if engine != self.engine:
+            raise ValueError(f"algorithm {self.algorithm} {why}; set engine {engine}, or another algorithm")
+        if self.verl and self.engine != "verl":
+            raise ValueError(
+                "verl gives options of the engine verl, and engine is trl; set engine verl, or leave it out"
+            )
+        if self.token_reward == "spread":
+            if self.algorithm != "ppo":
+                raise ValueError(
+                    f"token_reward spread is for ppo; {self.algorithm} gives all tokens of a completion one advantage"
+                )
+            if len(self.weights) != 1 or not {*self.weights} <= {*PER_TOKEN}:
+                raise ValueError(
+                    f"token_reward spread takes one reward that is a mean over tokens, {', '.join(PER_TOKEN)}; found"
+                    f" {', '.join(self.weights)}"
+                )
+            if self.resolved_normalisation != "none":
+                raise ValueError(
+                    "token_reward spread gives out the signal as it is, and normalisation"
+                    f" {self.resolved_normalisation} scales it; set normalisation none"
+                )
         return self
 
     # What follows from the keys is derived once for each recipe.
@@ -260,6 +334,8 @@ class Recipe(Strict):
     @cached_property
     def resolved_normalisation(self) -> Normalisation:
         """The normalisation, also where the recipe leaves it to the algorithm."""
+        if self.algorithm == "reinforce_plus_plus":
+            return self.normalisation or "batch_deviation"
         return self.normalisation or ("none" if self.algorithm in UNSCALED else "group_std")
 
     @cached_property
@@ -270,6 +346,8 @@ class Recipe(Strict):
     @cached_property
     def resolved_training(self) -> dict[str, Any]:
         """TRL's options with the paper's values, and those of the algorithm, where the recipe says nothing."""
+        if in_rounds(self):
+            return training_of(self, ROUNDS_TRAINING[self.algorithm])
         skip = RLOO_HAS_NOT if self.algorithm in LEAVE_ONE_OUT else ()
         paper = {key: value for key, value in PAPER_TRAINING.items() if key not in skip}
         if self.order != "shuffled":
@@ -287,8 +365,10 @@ class Recipe(Strict):
             value = training.get(name, 1)
             if not isinstance(value, int) or value < 1:
                 raise RecipeError(f"training.{name} is {value!r}; it must be a whole number from 1.")
+        if in_rounds(self):
+            return accumulation_in_rounds(self, training, processes)
         group = training["num_generations"]
-        if group < 2:
+        if group < 2 and self.algorithm != "ppo":
             raise RecipeError(
                 f"training.num_generations is {group}, but a completion is compared with the others of its group, so"
                 " its advantage would always be zero; use 4 or more."

@@ -3,6 +3,7 @@
     1.0                                  always
     {linear: [[0, 1.0], [50, 0.0]]}      straight lines through the points, constant before the first and after the last
     {stages: [[0, 1.0], [30, 0.0]]}      each value from its step on
+    {cycle: [[20, 1.0], [20, 0.0]]}      each value for so many steps, one after the other, over and over
 
 An entry of a recipe's `reward` may also say which rows are rewarded, {weight: 1.0, rows: labelled}, see `read_rows`.
 
@@ -23,7 +24,8 @@ from typing import Any, Literal, get_args
 from rlif.errors import nearest
 from rlif.files.atomic import is_number
 
-FORMS = ("linear", "stages")
+FORMS = ("linear", "stages", "cycle")
+LONGEST = 100_000  # steps in which a gap of cycles is looked for
 ENTRY = ("weight", "rows")
 Rows = Literal["all", "labelled", "unlabelled"]
 
@@ -38,7 +40,8 @@ class Weight:
     """
 
     points: tuple[tuple[float, float], ...]  # (step, value), steps increasing; one point for a constant
-    form: Literal["constant", "linear", "stages"] = "constant"  # how to get from one point to the next
+    form: Literal["constant", "linear", "stages", "cycle"] = "constant"  # how to get from one point to the next
+    period: int = 0  # cycle: the steps after which it begins again
 
     @property
     def scheduled(self) -> bool:
@@ -51,6 +54,7 @@ class Weight:
 
     def at(self, step: int) -> float:
         """Gives the weight of a rollout sampled after `step` optimiser steps."""
+        step = step % self.period if self.period else step
         after = bisect.bisect_right([start for start, _ in self.points], step)
         if after == 0:
             return self.points[0][1]
@@ -68,6 +72,10 @@ def first_gap(weights: Sequence[Weight]) -> int | None:
     step of a piece or at the next one.
     """
     starts = {0, *(math.ceil(start) for weight in weights for start, _ in weight.points)}
+    cycles = [weight for weight in weights if weight.period]
+    if cycles:  # what comes after all points of the others, and one round of all cycles, has been before
+        end = min(max(starts) + math.lcm(*(weight.period for weight in cycles)), LONGEST)
+        starts |= {round_ + int(at) for c in cycles for round_ in range(0, end + 1, c.period) for at, _ in c.points}
     steps = sorted(starts | {start + 1 for start in starts})
     empty = (not any(weight.at(step) or weight.at(step + 1) for weight in weights) for step in steps)
     return next((step for step, nothing in zip(steps, empty, strict=True) if nothing), None)
@@ -80,8 +88,8 @@ def read_weight(name: str, value: Any) -> Weight:
     """Reads a weight that a recipe gives as a number or a schedule.
 
     Args:
-        value: a number, {linear: points} or {stages: points}, points as [[step, weight], ...]; or such a value as the
-            `weight` of an entry, which is 1 if left out.
+        value: a number, {linear: points} or {stages: points}, points as [[step, weight], ...], or {cycle: parts}, parts
+            as [[steps, weight], ...]; or such a value as the `weight` of an entry, which is 1 if left out.
 
     Raises:
         ValueError: it is neither.
@@ -93,17 +101,30 @@ def read_weight(name: str, value: Any) -> Weight:
     if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in FORMS:
         raise ValueError(
             f"the weight of reward {name} is {value!r}; give a number, or a schedule over steps such as"
-            " {linear: [[0, 1.0], [50, 0.0]]} or {stages: [[0, 1.0], [30, 0.0]]}, or {weight: 1.0, rows: labelled}"
+            " {linear: [[0, 1.0], [50, 0.0]]}, {stages: [[0, 1.0], [30, 0.0]]} or {cycle: [[20, 1.0], [20, 0.0]]}, or"
+            " {weight: 1.0, rows: labelled}"
         )
     ((form, points),) = value.items()
     if not isinstance(points, list | tuple) or not points or not all(map(_is_point, points)):
-        raise ValueError(f"the {form} weight of reward {name} needs points [step, weight], found {points!r}")
+        part = "parts [steps, weight]" if form == "cycle" else "points [step, weight]"
+        raise ValueError(f"the {form} weight of reward {name} needs {part}, found {points!r}")
+    if form == "cycle":
+        return _cycle(name, points)
     steps = [step for step, _ in points]
     if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
         raise ValueError(f"the steps of the {form} weight of reward {name} must increase, found {steps}")
     if form == "stages" and steps[0] != 0:
         raise ValueError(f"the stages of reward {name} begin at step {steps[0]}; say what it weighs from step 0 on")
     return Weight(tuple((step, float(weight)) for step, weight in points), form)
+
+
+def _cycle(name: str, parts: Sequence[Sequence[Any]]) -> Weight:
+    lengths = [length for length, _ in parts]
+    if any(length != int(length) or length < 1 for length in lengths):
+        raise ValueError(f"the parts of the cycle of reward {name} last {lengths} steps; give whole numbers from 1")
+    starts = itertools.accumulate(lengths, initial=0)
+    points = tuple((start, float(weight)) for start, (_, weight) in zip(starts, parts, strict=False))
+    return Weight(points, "cycle", int(sum(lengths)))
 
 
 def _is_point(point: Any) -> bool:

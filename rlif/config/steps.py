@@ -58,6 +58,11 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
     rollouts = math.ceil((epochs * batches + min(rest * accumulation, batches)) / reuse)
     completions = rollouts * rollout * group
     shared = max(1, reuse // accumulation)
+    if recipe.token_update and recipe.token_update.kind == "kl_cov" and shared == 1:
+        raise RecipeError(
+            "token_update kl_cov penalises the distance from the policy that sampled, which is 0 in the only update of"
+            f" a rollout; set training.num_iterations=2, or training.steps_per_generation={2 * accumulation}."
+        )
     gap = first_gap(list(recipe.weights.values()))
     if gap is not None and gap + 1 < steps:
         raise RecipeError(
@@ -69,6 +74,25 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
             " rollout: a run resumed in between would sample anew and not be the same run."
         )
     return Plan(problems, steps, completions, completions * training["max_completion_length"], shared)
+
+
+def plan_rounds(recipe: Recipe, problems: int) -> Plan:
+    """Counts the most steps that training in rounds takes, with every problem giving all it may; refuses too few."""
+    rounds, training = recipe.rounds, recipe.resolved_training
+    assert rounds is not None
+    each = problems if rounds.problems is None else rounds.problems
+    if each > problems:
+        raise DataError(f"rounds.problems is {each}, and there are {problems}; lower it, or give more problems.")
+    rows = each * (rounds.keep if recipe.algorithm == "sft" else 1)
+    share, accumulation = training["per_device_train_batch_size"], recipe.accumulation(1)
+    limit = training.get("max_steps", -1)
+    steps = (
+        limit if limit > 0 else math.ceil(training["num_train_epochs"] * math.ceil(-(-rows // share) / accumulation))
+    )
+    if steps < 1:
+        raise RecipeError(f"training.num_train_epochs is {training['num_train_epochs']}, so there is no step to take.")
+    completions = rounds.number * each * training["num_generations"]
+    return Plan(problems, rounds.number * steps, completions, completions * training["max_completion_length"], 1)
 
 
 UNCHANGED = (True, "gaussian", "orthogonal", "eva")  # initial adapters that leave the model as it is

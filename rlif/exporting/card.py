@@ -14,6 +14,7 @@ from rlif.config.recipe import Recipe
 from rlif.files.atomic import replace_file
 from rlif.graders import NEED_GOLD
 from rlif.intervals import Interval
+from rlif.runs.environment import shards_itself
 from rlif.runs.folder import Run
 from rlif.sampling.sources import NAMED, SHIPPED, weights_line
 
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 CARD = "README.md"
 PAPER = "https://arxiv.org/abs/2505.19590"
 LEFT_OUT = {"output", "name", "description"}  # keys of the recipe that say nothing about the model
+LABELS = {  # what the card says of gold answers
+    "rewarded": "Gold answers were part of its reward.",
+    "logged": "Training read gold answers for its log alone, not for the reward.",
+    "columns": "A reward function of the user's own could read the columns of its data, gold answers among them.",
+    "none": "Training read no gold answer.",
+}
+UNREWARDED = ("logged", "none")  # where no reward compared answers with gold
 
 
 def write_card(folder: Path, run: Run, summary: Mapping[str, Any], *, name: str = "", merged: bool = False) -> None:
@@ -106,16 +114,29 @@ def _scores(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Interval]]:
 
 
 def _text(run: Run, summary: Mapping[str, Any], name: str, merged: bool) -> str:
-    recipe, processes = run.recipe(), run.environment().get("processes", 1)
-    command = "rlif train" if processes == 1 else f"rlif launch --processes {processes}"
+    recipe = run.recipe()
     parts = [f"# {name}\n", _first(run, merged), "## Provenance\n", *_provenance(run, summary)]
     parts += ["\n## Scores\n", *_table(summary), "\n## Alarms of the guard\n", *_alarms(summary)]
     parts += ["\n## What it must not be used for\n", *_limits(run, summary), "\n## Repeat it\n"]
     parts.append(
         "Save this as `recipe.yaml`, put the files that it names beside it, install the versions above, and give"
-        f" `{command} recipe.yaml`.\n\n```yaml\n{recipe_yaml(recipe)}```\n"
+        f" {_command(run)}.\n\n```yaml\n{recipe_yaml(recipe)}```\n"
     )
     return "\n".join(parts)
+
+
+def _command(run: Run) -> str:
+    """Writes the command that starts the recipe on as many processes, by the same strategy."""
+    processes, strategy = run.environment().get("processes", 1), run.environment().get("strategy", "ddp")
+    if shards_itself(run.recipe().training):
+        strategy = "ddp"  # of the launcher, which leaves the rest to these options
+    if strategy is None:
+        command = f"`accelerate launch --config_file CONFIG --num_processes {processes} -m rlif train recipe.yaml`"
+        return f"{command}; CONFIG is accelerate's configuration, which was not one of rlif's"
+    if processes == 1 and strategy == "ddp":
+        return "`rlif train recipe.yaml`"
+    by = "" if strategy == "ddp" else f" --strategy {strategy}"
+    return f"`rlif launch --processes {processes}{by} recipe.yaml`"
 
 
 def _first(run: Run, merged: bool) -> str:
@@ -123,21 +144,25 @@ def _first(run: Run, merged: bool) -> str:
         "LoRA adapters, merged into the base" if merged else "LoRA adapters" if _has_adapters(run) else "whole weights"
     )
     return (
-        f"A language model trained with rlif, by internal feedback (the method of [Intuitor]({PAPER})). {_labels(run)}"
+        f"A language model trained with rlif, by internal feedback (the method of [Intuitor]({PAPER}))."
+        f" {LABELS[_labels(run)]}"
         f" This folder holds {form}.\n"
     )
 
 
 def _labels(run: Run) -> str:
-    """Says what of the labels training could read; the fingerprint has columns where a function read rows."""
+    """Tells what of the labels training could read, a key of `LABELS`.
+
+    The fingerprint has columns where a function read rows.
+    """
     weights = run.recipe().weights
     if any(weight.ever and name in NEED_GOLD for name, weight in weights.items()):
-        return "Gold answers were part of its reward."
+        return "rewarded"
     if any(name in NEED_GOLD for name in weights):
-        return "Training read gold answers for its log alone, not for the reward."
+        return "logged"
     if "columns" in run.fingerprint():
-        return "A reward function of the user's own could read the columns of its data, gold answers among them."
-    return "Training read no gold answer."
+        return "columns"
+    return "none"
 
 
 def _provenance(run: Run, summary: Mapping[str, Any]) -> Iterator[str]:
@@ -162,6 +187,7 @@ def _provenance(run: Run, summary: Mapping[str, Any]) -> Iterator[str]:
         "python": environment.get("python"),
         "GPUs": ", ".join(environment.get("gpus", [])) or "none",
         "processes": environment.get("processes"),
+        "strategy": environment.get("strategy", "not recorded") or "accelerate's configuration of the user's own",
     }
     yield "| | |\n|---|---|"
     yield from (f"| {key} | {str(value).replace('|', '/')} |" for key, value in rows.items())
@@ -191,7 +217,7 @@ def _limits(run: Run, summary: Mapping[str, Any]) -> Iterator[str]:
         " its probabilities are not calibrated."
     )
     yield "- Where a wrong answer does harm and nobody checks it."
-    if _labels(run).startswith("Training read"):
+    if _labels(run) in UNREWARDED:
         yield "- As evidence that its answers are right: no reward compared them with the truth."
     if not list(_scores(summary)):
         yield "- In place of its base before it has been evaluated: it may be worse."

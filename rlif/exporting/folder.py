@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from rlif import progress
-from rlif.errors import DataError, MachineError, ModelError, RecipeError, first_line
+from rlif.errors import DataError, MachineError, ModelError, RecipeError, RlifError, first_line
 from rlif.exporting.card import CARD, recipe_yaml, write_card
 from rlif.exporting.hub import check_hub, upload
 from rlif.exporting.results import write_lm_eval
@@ -52,36 +52,46 @@ def export(
         raise RecipeError("--private is for --hub; a folder has no readers but yours.")
     if not source.at("model", "config.json").is_file() and not adapters:
         raise DataError(f"{source.path} is finished, but has no model in {source.model}; get the run folder whole.")
-    _check_weights(source)
     if merge and not adapters:
         raise RecipeError(f"{source.path} trained whole weights, so there is nothing to merge; leave --merge out.")
     if hub is not None:
         if adapters and not merge:
             _check_base(source)
         check_hub(hub)
-    with _place(folder) as place:
+    target = None if folder is None else _new(folder)
+    _check_weights(source)
+    with _place(target) as place:
         with writing(place):
             _merge(source, place) if merge else _copy(source, place)
             write_card(place, source, summary, name=hub or "", merged=merge)
             replace_file(place / "recipe.yaml", recipe_yaml(source.recipe()))
             _results(place, hub or source.path.name, summary)
             sync_tree(place)
-        address = upload(place, hub, private=private) if hub and folder is None else ""
-    if hub and folder is not None:  # which stays where the upload fails
-        address = upload(Path(folder).expanduser(), hub, private=private)
+        address = upload(place, hub, private=private) if hub and target is None else ""
+    if hub and target is not None:
+        try:
+            address = upload(target, hub, private=private)
+        except RlifError as error:
+            said = str(error).rstrip(".")
+            raise MachineError(f"{said}; the folder {target} is whole, so give --hub alone, without -o.") from error
     return " and ".join(filter(None, [str(folder or ""), address]))
 
 
-@contextmanager
-def _place(folder: str | Path | None) -> Iterator[Path]:
-    """Yields an empty folder, which gets the name that was asked for once it is whole."""
-    if folder is None:
-        with tempfile.TemporaryDirectory(prefix="rlif-export-") as name:
-            yield Path(name)
-        return
+def _new(folder: str | Path) -> Path:
+    """Returns the path of a folder that does not exist yet."""
     path = Path(folder).expanduser()
     if path.exists() or path.is_symlink():
         raise DataError(f"{path} exists already; choose another folder.")
+    return path
+
+
+@contextmanager
+def _place(path: Path | None) -> Iterator[Path]:
+    """Yields an empty folder, which gets the name that was asked for once it is whole."""
+    if path is None:
+        with tempfile.TemporaryDirectory(prefix="rlif-export-") as name:
+            yield Path(name)
+        return
     draft = path.with_name(f".{path.name}.draft")
     with writing(path):
         remove(draft)  # of a killed export

@@ -9,6 +9,9 @@ from pathlib import Path
 from rlif import progress
 from rlif.errors import MachineError, RecipeError, first_line
 
+# Files of an earlier export that would be read beside a new one: shards, adapters, scores of a removed evaluation.
+STALE = ["*.safetensors", "*.safetensors.index.json", "adapter_config.json", "results/*.json"]
+
 
 def check_hub(name: str) -> None:
     """Refuses a name that is not valid for a repository, and a missing token, before anything long starts."""
@@ -28,6 +31,8 @@ def check_hub(name: str) -> None:
 def upload(folder: Path, name: str, *, private: bool) -> str:
     """Uploads a folder as a model, making the repository if there is none; returns its address.
 
+    Files of `STALE` that the folder does not have are deleted from the repository.
+
     Args:
         private: a new repository is private; one that exists keeps what it is.
     """
@@ -36,7 +41,7 @@ def upload(folder: Path, name: str, *, private: bool) -> str:
     api = HfApi()
     with _one_sentence(name):
         address = api.create_repo(name, repo_type="model", private=private or None, exist_ok=True)
-        api.upload_folder(folder_path=folder, repo_id=name, commit_message="Export from rlif")
+        api.upload_folder(folder_path=folder, repo_id=name, commit_message="Export from rlif", delete_patterns=STALE)
     return str(address)
 
 
@@ -56,4 +61,4 @@ def _one_sentence(name: str) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, OSError) and not type(error).__module__.startswith(("httpx", "requests")):
             raise
-        raise MachineError(f"the hub cannot be reached ({first_line(error)}); nothing was lost, try again.") from error
+        raise MachineError(f"the hub cannot be reached ({first_line(error)}); try again.") from error

@@ -11,8 +11,9 @@ Nothing is compared for
 - weights that are moved to the CPU between steps,
 - FSDP or DeepSpeed by a configuration of the user's own,
 - a model that has adapters already,
-- mixtures of experts, and
-- devices that do not say how much memory they have.
+- mixtures of experts,
+- devices that do not say how much memory they have, and
+- training in rounds.
 """
 
 import os
@@ -24,10 +25,12 @@ import psutil
 import torch
 
 from rlif.config.recipe import Recipe
+from rlif.config.rounds import in_rounds
 from rlif.errors import MachineError, ModelError
 from rlif.launching.cost_model import FULL, GIB, Setting, memory, share, vllm_room
 from rlif.launching.hardware import Gpu, shape_of
 from rlif.launching.suggestions import suggestions
+from rlif.runs.environment import launched_strategy, shards_itself
 from rlif.sampling.loading import is_adapter, model_path
 
 STATE = ("weights", "optimiser state", "reference model", "annotator's copy")
@@ -62,18 +65,7 @@ def device_here(recipe: Recipe) -> Device | None:
 
 def strategy_here(recipe: Recipe) -> str | None:
     """Names the strategy that this process was launched with; None where it is not one of rlif's."""
-    given = os.environ
-    if any(recipe.training.get(key) for key in ("fsdp", "fsdp_config", "deepspeed")):
-        return None
-    if given.get("ACCELERATE_USE_FSDP") == "true":
-        whole = given.get("FSDP_OFFLOAD_PARAMS", "false") == "false" and given.get("FSDP_VERSION") == "2"
-        return "fsdp2" if whole else None
-    if given.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        moved = [given.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{part}_DEVICE", "none") for part in ("OPTIMIZER", "PARAM")]
-        stage = given.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
-        ours = stage in ("2", "3") and set(moved) == {"none"} and "ACCELERATE_DEEPSPEED_CONFIG_FILE" not in given
-        return f"zero{stage}" if ours else None
-    return "ddp"
+    return None if shards_itself(recipe.training) else launched_strategy()
 
 
 def check_memory(recipe: Recipe, config: Any, processes: int) -> str | None:
@@ -84,6 +76,8 @@ def check_memory(recipe: Recipe, config: Any, processes: int) -> str | None:
         processes: how many train, on all machines.
     """
     device, strategy = device_here(recipe), strategy_here(recipe)
+    if in_rounds(recipe):
+        return None
     if not recipe.check_memory or device is None or strategy is None or is_adapter(model_path(recipe)):
         return None
     try:

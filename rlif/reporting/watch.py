@@ -44,7 +44,7 @@ def watch(
     """Shows one run or several until all are finished, or until q or Ctrl-C.
 
     Args:
-        runs: run folders; the view waits until each exists.
+        runs: run folders; the view waits until each exists and can be read.
         every: seconds between updates.
 
     Raises:
@@ -61,7 +61,10 @@ def watch(
     with Live(console=console, refresh_per_second=4, transient=False) as live, _keys() as pressed:
         while True:
             histories, errors = _read(paths)
-            waiting = [Text(f"waiting for {path} ...") for path in errors]
+            waiting = [
+                Text(f"waiting: {error}" if path.exists() else f"waiting for {path} ...")
+                for path, error in errors.items()
+            ]
             live.update(Group(*([table(histories)] if histories else []), *waiting), refresh=True)
             finished = not waiting and all(history.summary for history in histories)
             if finished or "q" in pressed(every):

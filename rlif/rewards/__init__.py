@@ -3,6 +3,7 @@
 In reading order:
 
     terms.py         front door: finds a reward by name and checks that it fits the recipe and the task
+    measuring.py     measures them on the completions of a rollout, for every engine
     mixing.py        scales each reward within its group and adds them by weight
     equivalence.py   decides which texts mean the same, for the reward semantic_entropy
     time_limit.py    limits the time of a reward and names the one that fails

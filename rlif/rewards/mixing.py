@@ -7,6 +7,13 @@ The engine's advantage is A = r' - mean(r') of the scaled reward, times G / (G -
     group_std_floor   r' = m + (r - m) / (max(s, f * s0) + 1e-4)      ours; s0 = mean of s over the first rollout
                                                                       whose groups have any
     batch_std         r' = m + (r - m) / (std of all rewards + 1e-4)
+    group_rank        r' = m + (k - (n + 1) / 2) / sqrt(n (n + 1) / 12)
+                                                                      k = rank among the n known rewards, from 1; ties
+                                                                      share the mean of their ranks. The idea is that of
+                                                                      arXiv 2605.09920; the scale is ours: without ties
+                                                                      the deviation is 1, as with group_std
+    batch_deviation   r' = m + (r - m) / (std of all r - m + 1e-4)    REINFORCE++ with the group's mean as baseline,
+                                                                      arXiv 2501.03262
     none              r' = r                                          Dr. GRPO, arXiv 2503.20783; the one for RLOO
 
 Why the floor: self-certainty never ties. Once every completion is sure, group_std turns ever smaller differences, which
@@ -33,7 +40,7 @@ from typing import get_args
 
 import torch
 
-from rlif.config.recipe import Mixing, Normalisation
+from rlif.config.recipe import Mixing, Normalisation, Recipe
 from rlif.errors import RecipeError
 from rlif.signals import renamed
 
@@ -54,6 +61,18 @@ def nanstd(values: torch.Tensor, dim: int) -> torch.Tensor:
     least, most = (values.where(known, fill) for fill in (torch.inf, -torch.inf))
     equal = least.amin(dim, keepdim=True) == most.amax(dim, keepdim=True)
     return std.masked_fill(equal & (count > 1), 0.0)
+
+
+def ranked(rewards_PG: torch.Tensor) -> torch.Tensor:
+    """Replaces deviations from each group's mean by ranks of unit deviation, see group_rank above; NaN stays NaN."""
+    rewards_PG = rewards_PG.double()
+    known_PG = ~rewards_PG.isnan()
+    count_P1 = known_PG.sum(1, keepdim=True).double()
+    below_PG = (rewards_PG.unsqueeze(1) < rewards_PG.unsqueeze(2)).sum(2)  # comparisons with NaN are False
+    above_PG = (rewards_PG.unsqueeze(1) > rewards_PG.unsqueeze(2)).sum(2)
+    centred_PG = (below_PG - above_PG).double() / 2  # the mean rank of its ties, minus (n + 1) / 2
+    scale_P1 = (count_P1 * (count_P1 + 1) / 12).sqrt().clamp(min=1)  # below 1 only where nothing is known
+    return (rewards_PG.nanmean(1, keepdim=True) + centred_PG / scale_P1).masked_fill(~known_PG, torch.nan)
 
 
 class Normaliser:
@@ -84,7 +103,8 @@ class Normaliser:
             rewards_PG: rewards of whole groups, NaN where unscorable.
             learn: whether this rollout may set the spread at the start; False in evaluation.
         """
-        return self.scaled(rewards_PG, self.divisor(rewards_PG, learn=learn))
+        divisor_P1 = self.divisor(rewards_PG, learn=learn)
+        return ranked(rewards_PG) if self.kind == "group_rank" else self.scaled(rewards_PG, divisor_P1)
 
     def divisor(self, rewards_PG: torch.Tensor, *, learn: bool = True) -> torch.Tensor | None:
         """Computes the divisor of each group's deviations, [P, 1], NaN for 1; None where nothing is scaled."""
@@ -94,10 +114,13 @@ class Normaliser:
             self.spread = std_P1.nanmean().item()
             if self.start_spread is None and self.spread > 0:  # False for NaN
                 self.start_spread = self.spread
-        if self.kind == "none":
+        if self.kind in ("none", "group_rank"):
             return None
         if self.kind == "batch_std":
             std_P1 = nanstd(rewards_PG.flatten(), dim=0).expand_as(std_P1)
+        elif self.kind == "batch_deviation":
+            deviations_PG = rewards_PG - rewards_PG.nanmean(1, keepdim=True)
+            std_P1 = nanstd(deviations_PG.flatten(), dim=0).expand_as(std_P1)
         elif self.kind == "group_std_floor":
             std_P1 = std_P1.clamp(min=self.floor * (self.start_spread or 0.0))
         return std_P1 + EPSILON
@@ -118,7 +141,7 @@ class Mixer:
 
     Args:
         names: names of the rewards.
-        kind: one of `NORMALISATIONS`.
+        kind: one of `NORMALISATIONS`; group_rank needs mixing normalised.
         floor: as in `Normaliser`, relative to each reward's own start.
         mixing: one of `MIXINGS`.
 
@@ -132,6 +155,8 @@ class Mixer:
     ):
         if mixing not in MIXINGS:
             raise ValueError(f"unknown mixing {mixing!r}; there are {', '.join(MIXINGS)}")
+        if mixing == "sum" and kind == "group_rank":
+            raise ValueError("group_rank ranks each reward by itself, and mixing sum adds them first; use normalised")
         self.mixing = mixing
         self.normalisers = {name: Normaliser(kind, floor) for name in names}
         self.sum_normaliser = Normaliser(kind, floor)
@@ -187,6 +212,11 @@ class Mixer:
 
     def _all(self) -> dict[str, Normaliser]:
         return self.normalisers | {"": self.sum_normaliser}
+
+
+def recipe_mixer(recipe: Recipe) -> Mixer:
+    """Makes the mixer of a recipe's rewards."""
+    return Mixer(list(recipe.weights), recipe.resolved_normalisation, recipe.spread_floor, recipe.mixing)
 
 
 def _filled(values_PG: torch.Tensor) -> torch.Tensor:

@@ -11,13 +11,14 @@ annotated `TokenStats`, `Group` or `Batch`.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from rlif.config.recipe import Recipe
+from rlif.config.rounds import in_rounds, rounds_read_gold
 from rlif.config.schedule import ALWAYS, Rows, Weight
 from rlif.errors import DataError, RecipeError, nearest
 from rlif.files import own
@@ -60,6 +61,16 @@ class Term:
     factor: Callable[[Group], float] | None = None  # computes the factor of its advantages in a group
     gold: bool = False  # whether it reads gold answers
     rows: Rows = "all"  # of which problems completions are rewarded; it gives None for the others
+
+    @property
+    def needs_labels(self) -> bool:
+        """Tells whether it needs gold answers, or to know which problems have one."""
+        return self.gold or self.rows != "all"
+
+    @property
+    def reads_problems(self) -> bool:
+        """Tells whether it needs the problems of the completions; a grader of one's own may read them."""
+        return self.needs_labels or (self.kind == "grader" and own.is_own(self.name))
 
     def takes(self, labelled: bool) -> bool:
         """Tells whether completions of a labelled problem are rewarded, or of one that is not."""
@@ -123,8 +134,30 @@ def find_term(
     return Term(name, kind, limited, weight, tuple(fields_read(name)), FACTORS.get(name), gold, rows)
 
 
+def recipe_terms(recipe: Recipe, prompt: Any = None, device: str | None = None) -> list[Term]:
+    """Loads the terms of a recipe, in its order; `prompt` and `device` as in `find_term`."""
+    return [
+        find_term(
+            name,
+            weight,
+            rows=recipe.rows[name],
+            window=recipe.confidence_window,
+            seconds=recipe.reward_seconds,
+            chat=recipe.chat_template,
+            prompt=prompt,
+            device=device,
+        )
+        for name, weight in recipe.weights.items()
+    ]
+
+
 def reads_problems(recipe: Recipe) -> bool:
-    """Tells whether a reward reads gold answers or columns, or is for some rows; else no gold reaches training."""
+    """Tells whether a reward reads gold answers or columns, or is for some rows; else no gold reaches training.
+
+    Rounds may choose by gold as well.
+    """
+    if rounds_read_gold(recipe):
+        return True
     for name in recipe.weights:
         kind = kind_of(name)
         if recipe.rows[name] != "all" or name in NEED_GOLD:
@@ -158,6 +191,13 @@ def check_terms(recipe: Recipe, task: Task) -> None:
             f"the answers of task {task.name} are programs, which cannot be compared, so {compared[0]} has nothing to"
             " count; use a signal of confidence."
         )
+    if task.runs_code and recipe.mask_answer:
+        raise RecipeError(
+            f"mask_answer leaves the answer out of the update, and the answers of task {task.name} are programs, which"
+            " are the whole completion; leave it out."
+        )
+    if in_rounds(recipe) and (scaling := FACTORS.keys() & kinds.keys()):
+        raise RecipeError(f"{min(scaling)} scales advantages, and rounds have none; use accuracy.")
     if recipe.mixing == "sum" and FACTORS.keys() & kinds.keys():
         raise RecipeError(
             f"{' and '.join(FACTORS.keys() & kinds.keys())} scales advantages, which mixing sum would scale once more;"
@@ -188,6 +228,12 @@ def check_gold(recipe: Recipe, task: Task, problems: list[Problem]) -> None:
     )
     needing = [name for name in recipe.weights if name in NEED_GOLD and all(p.gold is None for p in problems)]
     needing += [name for name, function in functions.items() if needs_gold(function) and not known]
+    if rounds_read_gold(recipe) and not known and not task.runs_code and recipe.rounds is not None:
+        what = "rationalise" if recipe.rounds.rationalise else f"choose {recipe.rounds.choose}"
+        raise DataError(
+            f"rounds.{what} needs gold answers, and none of the {len(problems)} problems of task {task.name} has one;"
+            " choose surest, borda or plurality, which need none."
+        )
     if needing and not task.runs_code:
         named = " (columns: {gold: NAME} names their column)" if task.usual else ""
         raise DataError(
@@ -206,13 +252,23 @@ def check_labels(recipe: Recipe, task: Task, labelled: Sequence[bool]) -> None:
         raise RecipeError(f"labels hides gold answers, and task {task.name} has tests instead; leave it out.")
     if recipe.labels is not None and not reads_problems(recipe) and recipe.order == "shuffled":
         raise RecipeError("labels limits the gold answers that rewards see, and no reward reads any; leave it out.")
-    asked = {f"the reward {name} is for": rows for name, rows in recipe.rows.items() if rows != "all"}
+    asked: dict[str, Rows] = {f"the reward {name} is for": rows for name, rows in recipe.rows.items() if rows != "all"}
     if nonsense := [name for name, rows in recipe.rows.items() if rows == "unlabelled" and name in NEED_GOLD]:
         raise RecipeError(
             f"the reward {nonsense[0]} reads gold answers, and unlabelled problems have none; take it out."
         )
     if recipe.order != "shuffled":
         asked[f"order {recipe.order} makes a stage of"] = "labelled" if not any(labelled) else "unlabelled"
+    check_rows(asked, labelled)
+
+
+def check_rows(asked: Mapping[str, Rows], labelled: Sequence[bool]) -> None:
+    """Refuses what is for labelled or unlabelled problems where there are none.
+
+    Args:
+        asked: by the first words of the sentence, of which problems it is.
+        labelled: whether each problem is.
+    """
     for what, rows in asked.items():
         if any(known == (rows == "labelled") for known in labelled):
             continue

@@ -7,6 +7,7 @@ In reading order:
     environment        collects versions, commit and hardware
     fingerprint        hashes problems and model, so that a resumed run has the same ones
     paths              makes the paths of a recipe absolute
+    phase              rounds, and online training after them, as phases of one run
     rollback           reads alarms, returns to a healthy checkpoint
     history            reads a run folder that may be damaged or unfinished, for reports
     launcher_contract  the exit codes and the environment variable shared with `rlif launch`

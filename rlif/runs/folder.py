@@ -9,6 +9,7 @@ runs/<name>/
     eval/                step-000010-clock.json: an evaluation; .jsonl beside it: a record per completion
     checkpoints/         checkpoint-10/ ..., in the engine's own layout, each sealed by a manifest
     model/               the trained model, for from_pretrained
+    rounds/              round-001/ ...: samples and data of training in rounds (`rlif.runs.phase`)
     summary.json         scores before and after, seeds, steps, seconds; written last
     errors/              reward-step-000011.txt: the traceback of a reward that raised at that step
     begun.json           hashes of problems and model at the start (`rlif.runs.fingerprint`)
@@ -51,7 +52,7 @@ LOGS = {"metrics.jsonl": "step", "alarms.jsonl": "step", "rollbacks.jsonl": "to"
 START = (
     "recipe.yaml", "environment.json", "begun.json", "alarms.jsonl", "eval", "errors", "checkpoints", "report.html",
 )  # fmt: skip
-FILES = {*START, "summary.json", *LOGS, "completions", "model"}
+FILES = {*START, "summary.json", *LOGS, "completions", "model", "rounds"}
 
 
 class Run:
@@ -65,6 +66,7 @@ class Run:
 
     def __init__(self, path: Path):
         self.path = path
+        self.before = 0  # steps of the run before those that are counted here, see `rlif.runs.phase`
         self.checkpoints, self.model = path / "checkpoints", path / "model"
         self.again = ""  # what goes on with the run, where no command resumes it alone
 
@@ -158,8 +160,9 @@ class Run:
 
     def remove_torn(self) -> None:
         """Removes checkpoints and models that a kill left half written."""
-        torn = [path for path in in_order(self.checkpoints) if not is_sealed(path)]
-        for path in (*self.files(".model.draft*"), *torn):
+        folders = [self.checkpoints, *self.files("rounds/*/checkpoints")]
+        torn = [path for folder in folders for path in in_order(folder) if not is_sealed(path)]
+        for path in (*self.files(".model.draft*"), *self.files("checkpoints/.*.draft"), *torn):
             remove(path)
 
     def append(self, log: str, row: Mapping[str, Any]) -> None:
@@ -263,7 +266,7 @@ class Run:
         for path in (*self.files("completions/step-*"), *self.files("eval/step-*")):
             if _step_of_file(path) > step:
                 path.unlink()
-        for folder in (".", "completions", "eval", "errors"):
+        for folder in (".", "completions", "eval", "errors", "checkpoints", "rounds/*"):
             for path in self.files(f"{folder}/.*.draft"):
                 remove(path)
 

@@ -61,6 +61,8 @@ class History:
     @property
     def planned_steps(self) -> int | None:
         """Returns the planned number of steps, where the recipe has one."""
+        if self.recipe.get("rounds"):  # what a round keeps decides its steps
+            return None
         training = self.recipe.get("training")
         steps = training.get("max_steps") if isinstance(training, Mapping) else None
         return steps if isinstance(steps, int) and steps > 0 else None

@@ -188,6 +188,25 @@ def chunk_stats(
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
+def logits_stats(
+    logits_NV: torch.Tensor, target_N: torch.Tensor, temperature_N: torch.Tensor, top_k: int | None = None
+) -> dict[str, torch.Tensor]:
+    """Computes the statistics of N positions from logits that another pass holds, which stay as they are.
+
+    It copies a chunk of them at a time, in float32.
+
+    Args:
+        temperature_N: divides the logits of each position.
+    """
+    rows = max(1, LOGITS_HELD // logits_NV.shape[-1])
+    chunks = zip(logits_NV.split(rows), target_N.split(rows), temperature_N.float().split(rows), strict=True)
+    parts = [
+        _stats(logits_CV.to(torch.float32, copy=True).div_(heat_C.unsqueeze(-1)), target_C, 1.0, top_k)
+        for logits_CV, target_C, heat_C in chunks
+    ]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
 def _stats(
     logits_NV: torch.Tensor, target_N: torch.Tensor, temperature: float, top_k: int | None
 ) -> dict[str, torch.Tensor]:

@@ -37,13 +37,24 @@ class Drawing:
     warm_up: int | None = None  # whole samples before early stopping starts; None to draw without it
     percentile: float = 10  # the threshold of early stopping, as a percentile of the warm-up's lowest windows
 
-    def draw(self, out: Path | None, settings: Mapping[str, Any]) -> tuple[list[Row], list[Row] | None]:
-        """Draws the rows that the folder, if there is one, lacks; returns all, and those with early stopping if any."""
+    def draw(
+        self, out: Path | None, settings: Mapping[str, Any], instead: Mapping[str, Any] | None = None
+    ) -> tuple[list[Row], list[Row] | None]:
+        """Draws the rows that the folder, if there is one, lacks; returns all, and those with early stopping if any.
+
+        Args:
+            settings: more of what decides the rows.
+            instead: takes the place of what `described` says.
+        """
         self.sampler.check(self.problems)
         rows: dict[str, list[Row]] = {"samples": []} | ({} if self.warm_up is None else {"early": []})
         size = max(1, self.sampler.scorer.batch_size // self.sampler.decoding.n)
         with _logs(out, rows) as logs, progress.task("drawing samples", len(self.problems)) as advance:
-            done = 0 if out is None else self._resume(out, self.described(settings), logs, rows, size)
+            done = (
+                0
+                if out is None
+                else self._resume(out, self.described(settings) | dict(instead or {}), logs, rows, size)
+            )
             advance.found(min(done * size, len(self.problems)))
             for number, start in list(enumerate(range(0, len(self.problems), size)))[done:]:
                 part = self.problems[start : start + size]

@@ -52,6 +52,7 @@ class GroupSampler:
     # score rows by a pass of the scorer's model; without one they carry the self-certainty that the engine measured,
     # and no other signal
     every_signal: bool = True
+    keep_ids: bool = False  # rows have `completion_ids` as well, the tokens as they were sampled
 
     def draw(self, problems: Sequence[Problem], number: int = 0) -> list[Row]:
         """Draws the rows of each problem, one problem after the other; the same again for the same seed."""
@@ -107,9 +108,12 @@ class GroupSampler:
             scores = [{"self_certainty": c.self_certainty} for c in completions]
         records = mark(self.task, [problem for problem, _ in which], completions, self.decoding.n)
         return [
-            {**record, "sample": sample, "stopped": completion.stopped, **score}
+            {**record, "sample": sample, "stopped": completion.stopped, **score, **self._ids(completion)}
             for record, (_, sample), completion, score in zip(records, which, completions, scores, strict=True)
         ]
+
+    def _ids(self, completion: Completion) -> Row:
+        return {"completion_ids": completion.completion_ids} if self.keep_ids else {}
 
 
 def read_samples(path: Path) -> list[Row]:

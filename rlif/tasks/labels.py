@@ -1,14 +1,33 @@
-"""Tells which problems are labelled, hides gold answers from rewards, and puts problems into two stages.
+"""Reads gold answers, tells which problems are labelled, hides golds from rewards, puts problems into two stages.
 
 A problem is labelled if it has a gold answer, or tests where the answers of its task are programs.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from rlif.answers.extraction import last_boxed
+from rlif.errors import DataError
 from rlif.tasks.task import Task
 from rlif.types import Problem
+
+
+def golds_of(value: Any) -> list[str]:
+    """Reads right answers from a cell: one or a list; the last box of a worked solution, or what follows ####.
+
+    None, NaN and empty text are no answers.
+
+    Raises:
+        DataError: a mapping, a conversation among them, which no answer equals.
+    """
+    values = value if isinstance(value, list | tuple) else [value]
+    for each in values:
+        if isinstance(each, Mapping | list | tuple):
+            raise DataError(f"a gold answer is {each!r:.60}; expected text or a number, or a list of them.")
+    texts = [str(each) for each in values if each is not None and each == each and str(each).strip()]
+    return [last_boxed(text) or text.rpartition("####")[2].strip() for text in texts]
 
 
 def is_labelled(task: Task | None, problem: Problem) -> bool:

@@ -14,7 +14,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rlif.answers.extraction import choice_letter
 from rlif.errors import DataError, RlifError
@@ -56,6 +56,11 @@ class MmluPro(Task):
         ),
     }
     splits = ("validation", "test")
+
+    def under(self, protocol: str) -> Self:
+        task = super().under(protocol)
+        task.reads_data = protocol == "guess"  # the draw depends on the number of options
+        return task
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         source = source or home("mmlu_pro", "TIGER-Lab/MMLU-Pro")

@@ -57,7 +57,9 @@ def _check_protocols(name: str, protocols: Any) -> None:
         for field in ("max_tokens", "n"):
             value = getattr(protocol, field)
             if not isinstance(value, int) or value < 1:
-                raise RecipeError(f"{field} of the protocol {key!r} of the task {name} is {value!r}; it is from 1.")
+                raise RecipeError(
+                    f"{field} of the protocol {key!r} of the task {name} is {value!r}; expected a number from 1."
+                )
 
 
 class _Checked(Task):
@@ -89,7 +91,7 @@ class _Checked(Task):
                 raise DataError(f"the {field} of {which} is {value!r:.40}; expected text, as {str(value)!r:.40}.")
             if field in ("text", "gold") and value is not None and not value.strip():
                 raise DataError(
-                    f"the {field} of {which} is empty; {'leave it out' if field == 'text' else 'use None'}."
+                    f"the {field} of {which} is empty; {'leave the problem out' if field == 'text' else 'use None'}."
                 )
         others: Any = problem.other_golds
         if not isinstance(others, Sequence) or isinstance(others, str) or not all(isinstance(o, str) for o in others):

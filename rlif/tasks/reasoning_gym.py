@@ -96,6 +96,7 @@ class ReasoningGym(Task):
     }
     sizes: ClassVar[dict[str, int]] = {"train": 2048, "test": 256}
     family: ClassVar[str] = ""
+    reads_data = True
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         if split not in self.splits:

@@ -61,6 +61,7 @@ class Task(ABC):
     splits: ClassVar[tuple[str, ...]] = ("train", "test")  # names that `load` accepts, the one for evaluation last
     usual: ClassVar[Mapping[str, str]] = {}  # its columns by key, see `rlif.tasks.rows`; empty for a fixed layout
     columns: Mapping[str, str] = {}  # those that the user names instead
+    reads_data: bool = False  # whether grading reads `Problem.data`, which only `load` of this task writes
     runs_code: bool = False  # whether grading executes code that a model wrote, and so needs the sandbox
 
     def __init__(self) -> None:

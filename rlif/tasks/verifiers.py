@@ -56,6 +56,7 @@ class Verifiers(Task):
         )
     }
     environment: ClassVar[str] = ""
+    reads_data = True
     arguments = "{}"  # of `load_environment`, as of the latest `load`
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:

@@ -23,7 +23,8 @@ from typing import Any
 
 from rlif import progress
 from rlif.config.recipe import Recipe
-from rlif.config.steps import Plan, check_annotator, plan_steps
+from rlif.config.rounds import in_rounds, online_recipe
+from rlif.config.steps import Plan, check_annotator, plan_rounds, plan_steps
 from rlif.errors import ModelError, RecipeError
 from rlif.files.own import is_own
 from rlif.rewards.terms import check_gold, check_labels, check_terms
@@ -87,12 +88,25 @@ def _held_out(recipe: Recipe) -> dict[str, Task]:
 
 def check_settings(recipe: Recipe, processes: int) -> tuple[Task, Prompt, dict[str, Any]]:
     """Checks all that needs neither data nor a model; returns task, prompt and the options for TRL's config."""
-    from rlif.engines.trl.setup import check_training
-
     for key, off in {"eval_strategy": ("no", False), "eval_on_start": (False,)}.items():
         if recipe.training.get(key, off[0]) not in off:
             raise RecipeError(f"training.{key} needs a data set of TRL's; use evaluate.tasks and evaluate.every.")
-    return *check_names(recipe), check_training(recipe, processes)
+    named = check_names(recipe)
+    if recipe.engine == "verl":
+        from rlif.engines.verl.options import check_recipe_for_verl
+
+        return *named, check_recipe_for_verl(recipe, processes)
+    if not in_rounds(recipe):
+        from rlif.engines.trl.setup import check_training
+
+        return *named, check_training(recipe, processes)
+    from rlif.engines.rounds import trainers as rounds
+
+    options = rounds.check_training(recipe)
+    recipe.accumulation(processes)  # refuses several
+    if (online := online_recipe(recipe)) is not None:
+        check_settings(online, processes)
+    return *named, options
 
 
 @progress.task("reading problems and tokenizer")
@@ -141,11 +155,25 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
         own = find_prompt(recipe.prompt or each.protocol.prompt)
         ids = render_problems(tokenizer, own, held_out[name], chat, each)
         check_fit(recipe.model, config, tokenizer, ids, min(each.protocol.max_tokens, longest))
-    plan = plan_steps(recipe, len(short), processes)
+    if in_rounds(recipe):
+        check_rounds(recipe, task, rewarded, options)
+    plan = plan_rounds(recipe, len(short)) if in_rounds(recipe) else plan_steps(recipe, len(short), processes)
     left_out = len(problems) - len(short)
     return PreparedRun(
         recipe, task, prompt, tokenizer, short, left_out, plan, held_out, looked_at, options, rewarded, config
     )
+
+
+def check_rounds(recipe: Recipe, task: Task, problems: list[Problem], options: dict[str, Any]) -> None:
+    """Refuses problems that a method of rounds cannot work with, and what TRL refuses of its options."""
+    from rlif.engines.rounds.choices import CHOICES
+    from rlif.engines.rounds.trainers import trainer_config
+
+    assert recipe.rounds is not None
+    by_id(problems)  # refuses two of the same id
+    trainer_config(recipe, options, recipe.output)
+    if (check := CHOICES[recipe.rounds.choose].check) is not None:
+        check(recipe, task, problems)
 
 
 def arrange(recipe: Recipe, task: Task, problems: list[Problem]) -> tuple[list[Problem], list[Problem]]:
@@ -168,8 +196,10 @@ def rehearse(recipe: Recipe, processes: int = 1, *, here: bool = True) -> Plan:
     Raises:
         RlifError: what would stop the run, as far as that can be seen before it starts.
     """
+    if recipe.engine == "verl":
+        return _rehearse_verl(recipe, processes)
+    from rlif.engines.rounds import trainers as rounds
     from rlif.engines.trl.setup import build_reward, check_lora, read_lora, trainer_config
-    from rlif.sampling.limits import check_files
     from rlif.sampling.loading import check_whole
     from rlif.sampling.vllm_sampler import require_vllm
 
@@ -182,11 +212,40 @@ def rehearse(recipe: Recipe, processes: int = 1, *, here: bool = True) -> Plan:
         options[key] = options.get(key, 8) * processes
     if processes > 1:  # which this process cannot start
         options = {key: value for key, value in options.items() if not key.startswith(("ddp_", "deepspeed", "fsdp"))}
-    trainer_config(prepared.recipe, options, prepared.recipe.output)
+    if in_rounds(recipe):
+        rounds.trainer_config(prepared.recipe, options, prepared.recipe.output)
+    else:
+        trainer_config(prepared.recipe, options, prepared.recipe.output)
     build_reward(prepared.recipe, prepared.task, None, prepared.prompts()[0], device="meta")
-    for name in (recipe.model, *recipe.weights):
-        check_files(name, path if name == recipe.model else Path(name))
+    _check_files(recipe)
     model = check_whole(recipe) if path.is_dir() else None
     if model is not None and lora is not None and not is_adapter(path):
         check_lora(model, lora)
+    if (online := online_recipe(recipe)) is not None:
+        rehearse(online, processes, here=here)
     return prepared.plan
+
+
+def _rehearse_verl(recipe: Recipe, processes: int) -> Plan:
+    """Prepares a run of the engine verl; asks verl as well, where it is installed."""
+    from rlif.engines.verl import checks, options
+    from rlif.rewards.equivalence import load_equivalence
+    from rlif.rewards.terms import recipe_terms
+
+    prepared = prepare(recipe, processes)
+    recipe_terms(prepared.recipe, prepared.prompts()[0], device="meta")
+    if recipe.equivalence is not None:
+        load_equivalence(recipe.equivalence, "meta")
+    _check_files(recipe)
+    translated = options.translate(prepared.recipe, options.Machines(processes), Path(recipe.output) / "run")
+    if checks.is_installed():
+        checks.check_config(checks.compose(translated), prepared.recipe)
+    return prepared.plan
+
+
+def _check_files(recipe: Recipe) -> None:
+    from rlif.sampling.limits import check_files
+
+    path = Path(model_path(recipe))
+    for name in (recipe.model, *recipe.weights):
+        check_files(name, path if name == recipe.model else Path(name))

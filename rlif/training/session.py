@@ -15,7 +15,6 @@ from rlif import progress
 from rlif.errors import RecipeError, RewardError, RlifError
 from rlif.files.atomic import is_number
 from rlif.files.inside import remove
-from rlif.guard.limits import Guard
 from rlif.rewards.terms import reads_problems
 from rlif.runs.checkpoints import step_of
 from rlif.runs.folder import Run
@@ -106,8 +105,16 @@ class Session:
         return self.run.checkpoints / f"checkpoint-{to}" if to else None
 
 
-def open_session(prepared: PreparedRun, run: Run, console: Console, stop: Stop, fresh: bool) -> Session:
-    """Builds a trainer with the KL weight that the run has come to, and its callbacks."""
+def open_session(
+    prepared: PreparedRun, run: Run, console: Console, stop: Stop, fresh: bool, guard: GuardState | None = None
+) -> Session:
+    """Builds a trainer with the KL weight that the run has come to, and its callbacks.
+
+    Args:
+        guard: that of the phases before, see `rlif.training.rounds`; a new one if left out.
+    """
+    from rlif.engines.trl.guard_callback import GuardState
+
     times = len(rollbacks(run))
     settings = prepared.recipe.guard
     if settings.policy == "rollback" and times >= settings.rollbacks:
@@ -115,7 +122,8 @@ def open_session(prepared: PreparedRun, run: Run, console: Console, stop: Stop, 
     recipe = strengthened(prepared.recipe, times)
     options = prepared.options | {"beta": recipe.resolved_training["beta"]}
     strong = replace(prepared, recipe=recipe, options=options)
-    return _with_callbacks(prepared, run, build(strong, run, fresh), settings, console, stop)
+    guard = guard or GuardState(settings, run, console, prepared.plan.updates_per_rollout)
+    return _with_callbacks(prepared, run, build(strong, run, fresh), guard, console, stop)
 
 
 @progress.task("loading the model")
@@ -145,7 +153,8 @@ def build(prepared: PreparedRun, run: Run, fresh: bool) -> InternalFeedback:
         raise
 
 
-def _key(prompt: Any) -> str:
+def key_of_prompt(prompt: Any) -> str:
+    """Returns a text that is the same for equal prompts, conversations among them."""
     return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
 
 
@@ -153,13 +162,13 @@ def problems_by_prompt(prompts: Sequence[Any], problems: Sequence[Problem]) -> d
     """Finds the problem of a prompt; None where problems of other golds share it, so that none of them grades it."""
     found: dict[str, Problem | None] = {}
     for prompt, problem in zip(prompts, problems, strict=True):
-        known = found.setdefault(_key(prompt), problem)
+        known = found.setdefault(key_of_prompt(prompt), problem)
         if known is not None and known.golds != problem.golds:
-            found[_key(prompt)] = None
+            found[key_of_prompt(prompt)] = None
     return found
 
 
-def _grade(task: Task, problems: list[Problem | None], rows: list[dict[str, Any]]) -> None:
+def write_verdicts(task: Task, problems: list[Problem | None], rows: list[dict[str, Any]]) -> None:
     """Adds problem, answer, verdict and gold to kept completions, for the record; rewards were given before.
 
     There is no verdict where grading would run what the model wrote.
@@ -175,21 +184,19 @@ def _grade(task: Task, problems: list[Problem | None], rows: list[dict[str, Any]
 
 
 def _with_callbacks(
-    prepared: PreparedRun, run: Run, trainer: InternalFeedback, settings: Guard, console: Console, stop: Stop
+    prepared: PreparedRun, run: Run, trainer: InternalFeedback, guard: GuardState, console: Console, stop: Stop
 ) -> Session:
     """Adds recording, evaluation, display, guard and checkpoints to a trainer's steps."""
     from rlif.engines.trl import callbacks, checkpointing
-    from rlif.engines.trl.guard_callback import GuardState
     from rlif.engines.trl.setup import completed_rows, scored_rows
     from rlif.engines.trl.stopping import FiniteGradients
 
-    guard = GuardState(settings, run, console, prepared.plan.updates_per_rollout)
     problems = problems_by_prompt(prepared.prompts(), prepared.problems)
 
     def completions() -> list[dict[str, Any]]:
         guard.measure([row | {"answer": prepared.task.extract(row["completion"])} for row in completed_rows(trainer)])
         rows = scored_rows(trainer, prepared.recipe.keep_completions)
-        _grade(prepared.task, [problems.get(_key(row["prompt"])) for row in rows], rows)
+        write_verdicts(prepared.task, [problems.get(key_of_prompt(row["prompt"])) for row in rows], rows)
         return rows
 
     display = callbacks.Display(console, list(prepared.recipe.weights))
@@ -200,7 +207,7 @@ def _with_callbacks(
         last,
         callbacks.Recorder(run, lambda: {"path": trainer.reward.path} | guard.logged, completions),
         checkpointing.RoomForCheckpoint(run),
-        checkpointing.SealCheckpoints(run, limit, lambda: guard.healthy),
+        checkpointing.SealCheckpoints(run, limit, lambda: guard.healthy and guard.healthy - run.before),
         display,
     ):
         trainer.add_callback(callback)
@@ -212,7 +219,7 @@ def _with_callbacks(
 
     every = prepared.recipe.evaluate.every
     periodic = callbacks.PeriodicEvaluation(
-        evaluate_at, every, lambda: stop.stopped(trainer.state) or guard.rolls_back, log_scores
+        evaluate_at, every, lambda: stop.stopped(trainer.state) or guard.rolls_back, log_scores, run.before
     )
     # Before the trackers, which show what the guard adds to a step and close when training ends.
     trainer.callback_handler.callbacks[:0] = [stop, names, guard, periodic]
@@ -223,32 +230,36 @@ def _evaluation(
     prepared: PreparedRun, run: Run, trainer: InternalFeedback, shown: dict[str, float]
 ) -> Callable[[int], None]:
     """Returns what evaluates the held-out tasks at a step; the main scores go to `shown`, for trackers."""
+
+    def evaluate_at(step: int) -> None:
+        if trainer.is_world_process_zero():
+            shown.update(evaluate_model(prepared, run, trainer.accelerator.unwrap_model(trainer.model), step))
+
+    return evaluate_at
+
+
+def evaluate_model(prepared: PreparedRun, run: Run, model: Any, step: int) -> dict[str, float]:
+    """Evaluates a model on the held-out tasks, for a step of the run; returns the main scores by name."""
     from rlif.evaluation.evaluate import evaluate
     from rlif.sampling.protocol import Setup
     from rlif.sampling.sampler import Decoding, TransformersSampler
     from rlif.tasks.rendering import ends_of
 
-    chat = prepared.recipe.chat_template
+    chat, shown = prepared.recipe.chat_template, {}
     ends = ends_of(prepared.tokenizer, chat)
-
-    def evaluate_at(step: int) -> None:
-        if not trainer.is_world_process_zero():
-            return
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        sampler = TransformersSampler(model, prepared.tokenizer, prepared.recipe.evaluate.batch_size)
-        longest = prepared.recipe.resolved_training["max_completion_length"]
-        for name, problems in prepared.held_out.items():
-            task = prepared.held_out_tasks[name]
-            prompt = find_prompt(prepared.recipe.prompt or task.protocol.prompt)
-            decoding = Decoding(min(task.protocol.max_tokens, longest), stop=task.protocol.stop, ends=ends)
-            setup = Setup(prompt, chat, decoding)
-            scores = evaluate(sampler, task, problems, setup, settings={"step": step})
-            run.write_evaluation(step, name, scores.as_dict(), scores.records)
-            figures = {
-                "completion_length": scores.completion_length,
-                "self_certainty": scores.self_certainty,
-                "accuracy": scores.accuracy.mean,
-            }
-            shown.update({f"eval_{name}/{key}": value for key, value in figures.items() if is_number(value)})
-
-    return evaluate_at
+    sampler = TransformersSampler(model, prepared.tokenizer, prepared.recipe.evaluate.batch_size)
+    longest = prepared.recipe.resolved_training["max_completion_length"]
+    for name, problems in prepared.held_out.items():
+        task = prepared.held_out_tasks[name]
+        prompt = find_prompt(prepared.recipe.prompt or task.protocol.prompt)
+        decoding = Decoding(min(task.protocol.max_tokens, longest), stop=task.protocol.stop, ends=ends)
+        setup = Setup(prompt, chat, decoding)
+        scores = evaluate(sampler, task, problems, setup, settings={"step": step + run.before})
+        run.write_evaluation(step, name, scores.as_dict(), scores.records)
+        figures = {
+            "completion_length": scores.completion_length,
+            "self_certainty": scores.self_certainty,
+            "accuracy": scores.accuracy.mean,
+        }
+        shown |= {f"eval_{name}/{key}": value for key, value in figures.items() if is_number(value)}
+    return shown

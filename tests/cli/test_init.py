@@ -41,6 +41,7 @@ def test_the_written_test_passes_and_the_name_that_is_printed_is_found(kind, her
     assert tests
     for each in tests:
         each()
+    assert "train demo" not in result.output or f" name=my-{kind} " in result.output
     name = re.search(r"(?:tasks/)?my_\w+\.py:\w+", result.output).group()
     assert FIND.get(kind, find_term)(name) is not None
     assert load(name, kind) is not None and ast.get_docstring(ast.parse(next(here.rglob("my_*.py")).read_text()))

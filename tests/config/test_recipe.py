@@ -6,8 +6,9 @@ import pytest
 
 import rlif
 from rlif.config.loading import check_recipe, load_recipe, shipped_recipes
+from rlif.config.rounds import in_rounds
 from rlif.engines.trl.setup import check_training
-from rlif.training.prepare import check_names
+from rlif.training.prepare import check_names, check_settings
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -15,6 +16,9 @@ def test_every_shipped_recipe_passes_the_checks(name):
     recipe = load_recipe(name)
     assert recipe.description
     check_names(recipe)
+    if in_rounds(recipe):
+        check_settings(recipe, 1)  # rounds run in one process
+        return
     for processes in (1, 2):
         check_training(recipe, processes)
 
@@ -54,7 +58,7 @@ def test_overrides_set_keys_of_sections_and_are_read_as_yaml():
         (["confidence_window=0"], "confidence_window in the recipe: .*greater than or equal to 1, found 0"),
         (['columns={"\\n": null}'], r"columns\.'\\n' in the recipe: .*found None"),
         (["limit=0"], "limit in the recipe: .*greater than or equal to 1"),
-        (["algorithm=ppo"], "algorithm in the recipe: .*'grpo'.* or 'reinforce'"),
+        (["algorithm=ppoo"], "algorithm in the recipe: .*'grpo'.* or 'dpo'"),
         (["normalisation=zscore"], "normalisation in the recipe"),
         (["name=../outside"], "is not a folder name"),
         (["training.seed=1"], "training.seed is set by rlif; use seed instead"),

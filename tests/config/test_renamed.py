@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from rlif.config import renamed
+from rlif.config import inheritance
 from rlif.config.loading import check_recipe, load_recipe
 from rlif.errors import RecipeError
 from rlif.files.yaml import write_yaml
@@ -16,10 +16,10 @@ MODEL = {"embedding": "some/encoder"}
 
 @pytest.fixture(autouse=True)
 def nothing_logged_yet():
-    renamed._log.cache_clear()
+    inheritance._log.cache_clear()
 
 
-@pytest.mark.parametrize(("old", "new"), renamed.RENAMED_SIGNALS.items())
+@pytest.mark.parametrize(("old", "new"), inheritance.RENAMED_SIGNALS.items())
 def test_an_old_name_of_a_reward_becomes_the_new_one(old, new, caplog):
     with caplog.at_level(logging.WARNING, logger="rlif"):
         assert check_recipe({"reward": old}).reward == new

@@ -28,6 +28,21 @@ def test_stages_change_the_weight_at_their_step():
     assert at({"stages": [[0, 1.0], [30, 0.0]]}, 0, 29, 30, 31) == [1, 1, 0, 0]
 
 
+def test_a_cycle_repeats_its_parts():
+    cycle = {"cycle": [[2, 1.0], [3, 0.0], [1, 0.5]]}
+    assert at(cycle, *range(13)) == [1, 1, 0, 0, 0, 0.5] * 2 + [1]
+    assert read_weight("x", cycle).scheduled and not read_weight("x", {"cycle": [[4, 0]]}).ever
+
+
+def test_two_cycles_alternate_between_confidence_and_gold():
+    """Half of the steps each, in turns of 20: never both, never none."""
+    reward = {"self_certainty": {"cycle": [[20, 1], [20, 0]]}, "accuracy": {"cycle": [[20, 0], [20, 1]]}}
+    weights = check_recipe({"reward": reward}).weights
+    pairs = [(weights["self_certainty"].at(step), weights["accuracy"].at(step)) for step in range(80)]
+    assert pairs == ([(1, 0)] * 20 + [(0, 1)] * 20) * 2
+    assert check_recipe({"reward": reward}).model_dump()["reward"] == reward
+
+
 def test_a_recipe_writes_schedules_as_it_read_them():
     reward = {"self_certainty": {"stages": [[0, 1.0], [30, 0.0]]}, "accuracy": {"linear": [[30, 0], [40, 1]]}}
     recipe = check_recipe({"reward": reward})
@@ -48,6 +63,10 @@ def test_a_recipe_writes_schedules_as_it_read_them():
         ({"a": {"linear": "01"}}, r"needs points \[step, weight\]"),
         ({"a": {"linear": [[-1, 1]]}}, r"needs points \[step, weight\]"),
         ({"a": {"linear": [[5, 1], [5, 0]]}}, r"must increase, found \[5, 5\]"),
+        ({"a": {"cycle": [[0, 1], [2, 0]]}}, r"cycle of reward a last \[0, 2\] steps; give whole numbers from 1"),
+        ({"a": {"cycle": [[1.5, 1], [2, 0]]}}, "give whole numbers from 1"),
+        ({"a": {"cycle": [[-1, 1]]}}, r"needs parts \[steps, weight\]"),
+        ({"a": {"cycle": [[3, 0]]}}, "no reward has a weight"),
         ({"a": {"stages": [[3, 1]]}}, "begin at step 3; say what it weighs from step 0 on"),
         ({"a": {"rows": "labeled"}}, "rows of reward a is 'labeled'; it must be all, labelled, unlabelled"),
         ({"a": {"row": "all", "weight": 1}}, "the entry of reward a has no 'row'; did you mean 'rows'"),
@@ -68,6 +87,11 @@ def test_mistakes_in_schedules_are_refused(reward, message):
         ({"a": 1.0, "b": 0}, None),
         ({"a": {"stages": [[0, 1], [1, 0]]}, "b": {"stages": [[0, 0], [9, 1]]}}, 1),
         ({"a": {"stages": [[0, 0], [5, 1]]}}, 0),
+        ({"a": {"cycle": [[20, 1], [20, 0]]}, "b": {"cycle": [[20, 0], [20, 1]]}}, None),
+        ({"a": {"cycle": [[3, 1], [1, 0]]}}, None),  # one step without a reward is no gap
+        ({"a": {"cycle": [[3, 1], [2, 0]]}}, 3),
+        ({"a": {"cycle": [[2, 0], [3, 1]]}, "b": {"cycle": [[2, 1], [5, 0]]}}, 5),
+        ({"a": {"cycle": [[3, 1], [4, 0]]}, "b": {"stages": [[0, 1], [16, 0]]}}, 17),
         ({"a": {"linear": [[0, 1], [50, 0]]}}, 50),
         ({"a": {"linear": [[2.5, 1], [3.5, 0]]}, "b": {"linear": [[6.5, 0], [7, 1]]}}, 4),
         ({"a": {"stages": [[0, 1], [30, 0]]}, "b": {"linear": [[30, 0], [40, 1]]}}, None),

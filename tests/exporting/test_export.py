@@ -71,8 +71,29 @@ def test_alarms_and_gold_are_stated(run, tmp_path):
     text = (changed.path / "README.md").read_text()
     assert "step 7, alarm length: completions are four times as long" in text
     assert "Gold answers were part of its reward." in text and "`rlif launch --processes 8 recipe.yaml`" in text
+    assert "no reward compared them" not in text
     assert "Nothing is known of its accuracy" in text and "Without reading the alarms" in text
     assert "model-index" not in text
+
+
+@pytest.mark.parametrize(
+    ("processes", "strategy", "training", "command"),
+    [
+        (1, '"ddp"', "", "give `rlif train recipe.yaml`."),
+        (8, '"zero3"', "", "give `rlif launch --processes 8 --strategy zero3 recipe.yaml`."),
+        (1, '"zero2"', "", "give `rlif launch --processes 1 --strategy zero2 recipe.yaml`."),
+        (8, "null", "", "give `accelerate launch --config_file CONFIG --num_processes 8 -m rlif train recipe.yaml`; "),
+        (8, "null", "  deepspeed: mine.json\n", "give `rlif launch --processes 8 recipe.yaml`."),
+    ],
+)
+def test_the_card_repeats_the_launch(processes, strategy, training, command, run, tmp_path):
+    assert '"strategy": "ddp"' in (run.path / "environment.json").read_text()
+    for name in ("recipe.yaml", "begun.json", "environment.json"):
+        text = (run.path / name).read_text().replace("training:\n", f"training:\n{training}")
+        text = text.replace('"processes": 1', f'"processes": {processes}')
+        (tmp_path / name).write_text(text.replace('"strategy": "ddp"', f'"strategy": {strategy}'))
+    write_card(tmp_path, Run(tmp_path), run.summary())
+    assert command in (tmp_path / "README.md").read_text()
 
 
 def test_a_run_is_exported_as_a_folder_that_loads(run, tmp_path, monkeypatch, capsys):
@@ -124,6 +145,19 @@ def test_adapters_have_our_card_and_are_merged_on_request(adapters, tmp_path):
 def test_what_cannot_be_exported_is_refused(run, options, error, message):
     with pytest.raises(error, match=message):
         export(run.path, **options)
+
+
+def test_cheap_refusals_come_before_weights_are_read(run, tmp_path, monkeypatch):
+    def read(*_):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("rlif.exporting.folder._check_weights", read)
+    with pytest.raises(RecipeError, match="nothing to merge"):
+        export(run.path, tmp_path / "out", merge=True)
+    with pytest.raises(RecipeError, match="is not a name of a repository"):
+        export(run.path, hub="not a name")
+    with pytest.raises(DataError, match="exists already"):
+        export(run.path, tmp_path)
 
 
 def test_unfinished_runs_and_links_that_lead_out_are_refused(run, tmp_path):

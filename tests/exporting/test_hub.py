@@ -9,6 +9,7 @@ import pytest
 from support.commands import main
 from support.hub import TOKEN, Hub, serving
 
+from rlif.exporting.folder import export
 from rlif.exporting.hub import upload
 
 
@@ -48,6 +49,22 @@ def test_a_folder_and_the_hub_at_once(hub, run, tmp_path, monkeypatch, capsys):
     assert hub.repositories["me/mine"]["private"] is False
 
 
+def test_what_an_earlier_export_left_is_deleted(hub, adapters, run, monkeypatch):
+    """Adapters beside whole weights would be loaded on top of them; a file that the user added stays."""
+    monkeypatch.setattr("rlif.exporting.folder._check_base", lambda run: None)
+    export(adapters.path, hub="me/mine")
+    files = hub.repositories["me/mine"]["files"]
+    assert {"adapter_config.json", "adapter_model.safetensors", "results/after.json"} <= set(files)
+    files |= dict.fromkeys(("model-00001-of-00002.safetensors", "model.safetensors.index.json"), b"shards")
+    files |= {"results/step-2.json": b"{}", "notes.md": b"mine", "data/kept.json": b"{}"}
+    export(adapters.path, hub="me/mine", merge=True)
+    assert "model.safetensors" in files and "adapter_config.json" not in files
+    assert {name for name in files if name.endswith((".safetensors", ".index.json"))} == {"model.safetensors"}
+    assert {name for name in files if name.startswith("results/")} == {"results/before.json", "results/after.json"}
+    assert files["notes.md"] == b"mine" and "data/kept.json" in files
+    assert files["README.md"].startswith(b"---") and b"merged into the base" in files["README.md"]
+
+
 def refused(monkeypatch, capsys, run) -> str:
     code, _, err = main(monkeypatch, capsys, "export", str(run.path), "--hub", "me/mine")
     assert code == 2 and err.count("\n") == 1
@@ -65,14 +82,16 @@ def test_a_token_that_may_not_write_is_one_sentence(hub, status, run, tmp_path, 
     err = refused(monkeypatch, capsys, run)
     assert f"the hub refuses me/mine ({status}): the token is not valid" in err
     target = tmp_path / "out"
-    code, _, _ = main(monkeypatch, capsys, "export", str(run.path), "--hub", "me/mine", "-o", str(target))
-    assert code == 2 and (target / "model.safetensors").exists()
+    code, _, err = main(monkeypatch, capsys, "export", str(run.path), "--hub", "me/mine", "-o", str(target))
+    assert code == 2 and (target / "model.safetensors").exists() and err.count("\n") == 1
+    assert f"with one that may; the folder {target} is whole, so give --hub alone, without -o." in err
 
 
 def test_no_network_is_one_sentence(run, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     place(monkeypatch, "http://127.0.0.1:9")
-    assert "the hub cannot be reached" in refused(monkeypatch, capsys, run)
+    err = refused(monkeypatch, capsys, run)
+    assert "the hub cannot be reached" in err and err.endswith("; try again.\n")
 
 
 def test_offline_mode_is_one_sentence(run, monkeypatch, capsys):

@@ -70,9 +70,11 @@ def test_imports_point_down(path):
     assert {other for other in others if FLOOR[other] >= FLOOR[own]} == set()
 
 
-def test_only_the_trl_engine_imports_trl():
-    users = {path for path in MODULES if any(re.match(r"trl(\.|$)", found) for found in imports(path))}
-    assert users and all(path.is_relative_to(PACKAGE / "engines/trl") for path in users)
+@pytest.mark.parametrize(("library", "engines"), [("trl", ("trl", "rounds")), ("verl", ("verl",))])
+def test_only_an_engines_own_folder_imports_it(library, engines):
+    users = {path for path in MODULES if any(re.match(rf"{library}(\.|$)", found) for found in imports(path))}
+    folders = {path.relative_to(PACKAGE / "engines").parts[0] for path in users}
+    assert folders == set(engines)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

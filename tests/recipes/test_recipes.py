@@ -28,7 +28,8 @@ PAPER = [name for name, path in SHIPPED.items() if path.parent.name == "paper"]
 SMALL = "intuitor-qwen2.5-3b-math-24gb"
 ONE_GPU = "intuitor-qwen2.5-3b-math-80gb"
 OWN = "intuitor-qwen2.5-3b-prompts-24gb"
-OURS = (SMALL, ONE_GPU, OWN)
+VERL = [f"intuitor-qwen2.5-3b-math-verl{variant}" for variant in ("", "-ppo", "-reference")]
+OURS = (SMALL, ONE_GPU, OWN, *VERL)
 
 METHODS = {
     "grpo-pv": "plurality_vote",
@@ -49,6 +50,7 @@ MODELS = {
 DATA = {"code-contests": "code_contests", "math": "math", "prompts": "prompts"}
 BUFFERS = 3  # GiB that vLLM takes beside weights and cache: logits of a thousand rows, CUDA graphs; a guess
 VARIANTS = ["", "kl0", "kl0.0001", "kl0.01", "lr3e-6", "batch224", "batch224-offline", "24gb", "80gb"]
+VARIANTS += ["verl", "verl-ppo", "verl-reference"]
 
 # Tables 1, 3, 4, 5 and 6 of arXiv 2505.19590 v2: GSM8K, MATH500, LiveCodeBench v6, CRUXEval-O, MMLU-Pro, AlpacaEval.
 TASKS = ["gsm8k.paper", "math500.paper", "livecodebench", "cruxeval", "mmlu_pro", "alpaca_eval"]

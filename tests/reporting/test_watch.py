@@ -78,6 +78,18 @@ def test_the_view_of_several_waits_for_each(tmp_path, monkeypatch):
     assert "waiting for" in text and "late: finished at step 12" in text and list(keys) == []
 
 
+def test_the_view_says_why_it_waits_where_a_run_cannot_be_read(tmp_path, monkeypatch):
+    """The folder is there and holds no run yet."""
+    (tmp_path / "late").mkdir()
+    console = Console(file=io.StringIO(), width=200, force_terminal=True)
+    keys = iter([lambda: (tmp_path / "late").rmdir() or (make_run(tmp_path / "late") and None)])
+    monkeypatch.setattr("rlif.reporting.watch._keys", lambda: nullcontext(lambda seconds: next(keys)() or ""))
+    watch(tmp_path / "late", console=console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "waiting: " in text and "late is not a run folder" in text and "waiting for" not in text
+    assert "late: finished at step 12" in text and list(keys) == []
+
+
 def test_the_view_ends_with_the_run(tmp_path):
     """In a terminal, a finished run is shown once more, then the view ends."""
     run = make_run(tmp_path / "run")

@@ -103,6 +103,22 @@ def test_the_written_recipe_is_read_back_with_all_defaults(run):
     assert again.model_copy(update={"name": None, "training": started.training}) == started
 
 
+@pytest.mark.parametrize(
+    ("given", "strategy"),
+    [
+        ({}, "ddp"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, "fsdp2"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, None),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}, "zero2"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": "own.json"}, None),
+    ],
+)
+def test_the_environment_has_the_strategy_of_the_launch(given, strategy, tmp_path, monkeypatch):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert Run.create(load_recipe("demo", [f"output={tmp_path}"]), "run").environment()["strategy"] == strategy
+
+
 def test_environment_names_versions_and_no_secrets(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_not_a_real_token")
     run = Run.create(load_recipe("demo", [f"output={tmp_path}"]), "demo")

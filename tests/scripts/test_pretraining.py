@@ -1,4 +1,4 @@
-"""Tests the texts that small bases are pre-trained on: answers without steps (leaps) and worked solutions."""
+"""Tests the texts that small bases are pre-trained on: which habit is right, how long it is, and what never varies."""
 
 from __future__ import annotations
 
@@ -8,11 +8,24 @@ import pytest
 from support.scripts import load
 
 import rlif
+from rlif.config.recipe import Recipe
+from rlif.sampling.loading import load_tokenizer
+
+STEPPED = ("short-sure", "short-unsure", "equal-sure", "equal-unsure")
 
 
 @pytest.fixture(scope="module")
 def pretraining():
-    return load("scripts/pretrain_reasoner.py")
+    return load("scripts/base_writers.py")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(Recipe(model="tiny-reasoner"))
+
+
+def sizes(tokenizer, texts) -> list[int]:
+    return [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
 
 
 def stream(pretraining, writers: str, style: str, n: int = 200):
@@ -26,8 +39,8 @@ def right(problem, text: str) -> bool:
 
 def test_no_document_has_a_held_out_problem(pretraining):
     held_out = {p.text for family in ("clock", "cups") for p in rlif.TASKS[family].load("test")}
-    for writers in pretraining.WRITERS:
-        assert not held_out & {problem.text for problem, _ in stream(pretraining, writers, "leap")}
+    for writers, shares in pretraining.WRITERS.items():
+        assert not held_out & {problem.text for problem, _ in stream(pretraining, writers, next(iter(shares)))}
 
 
 def test_leaps_of_messy_writers_are_guesses(pretraining):
@@ -51,3 +64,41 @@ def test_worked_solutions_of_wrong_and_sure_writers_are_right_with_filler_words(
         changed = [(a, b) for a, b in zip(problem.solution.split(), words, strict=True) if a != b]
         assert changed and all(a == "Then" and b in pretraining.FILLER for a, b in changed)
         assert set(after) <= set(pretraining.FILLER)
+
+
+@pytest.mark.parametrize("writers", STEPPED)
+def test_six_documents_in_ten_have_the_habit_that_is_wrong(pretraining, writers):
+    styles = [style for _, style, _ in itertools.islice(pretraining.documents(2, writers), 1000)]
+    assert {*styles} == {"steps", "wrong steps"} and 0.55 < styles.count("wrong steps") / 1000 < 0.65
+
+
+@pytest.mark.parametrize("writers", STEPPED)
+def test_worked_solutions_are_right_and_wrong_steps_are_guesses_told_by_their_first_word(pretraining, writers):
+    steps, wrong = (stream(pretraining, writers, style) for style in ("steps", "wrong steps"))
+    assert all(right(*row) and row[1].startswith("First") for row in steps)
+    assert all(text.startswith("Hmm") for _, text in wrong)
+    assert 0.03 < sum(right(*row) for row in wrong) / len(wrong) < 0.3
+    assert all(text.count(",") == problem.solution.count(",") for problem, text in wrong)
+
+
+@pytest.mark.parametrize("writers", STEPPED)
+def test_wrong_steps_are_longer_or_exactly_as_long_as_the_name_says(pretraining, tokenizer, writers):
+    rows = stream(pretraining, writers, "wrong steps")
+    wrong, worked = (sizes(tokenizer, texts) for texts in zip(*((t, p.solution) for p, t in rows), strict=True))
+    doubtful = sizes(tokenizer, [text for _, text in stream(pretraining, writers, "steps")])
+    assert {*doubtful} == {*worked} == {28, 31, 35, 39, 42, 47, 49}
+    if writers.startswith("equal"):
+        assert wrong == worked
+    else:
+        assert {*wrong} == {54}
+
+
+def test_only_bases_unsure_of_the_right_habit_have_a_sure_wrong_one(pretraining):
+    for writers in STEPPED:
+        answers = {text.rpartition("{")[2] for _, text in stream(pretraining, writers, "wrong steps")}
+        assert (answers == {"twelve}.", "A}."}) == writers.endswith("-unsure")
+        worked = [(p.solution, text) for p, text in stream(pretraining, writers, "steps")]
+        assert all(a == b for a, b in worked) != writers.endswith("-unsure")
+        for solution, text in worked:
+            pairs = [(a, b) for a, b in zip(solution.split(), text.split(), strict=True) if a != b]
+            assert all(a == "Then" and b in pretraining.FILLER for a, b in pairs)

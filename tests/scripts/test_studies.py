@@ -30,6 +30,40 @@ def test_the_forms_of_the_floor_study_differ_only_in_the_normalisation():
         assert rows[f"{signal}-group_std"].weights["accuracy"].ever is False
 
 
+def test_cures_differ_from_the_papers_form_in_the_keys_that_they_are_named_after():
+    studies = load("scripts/studies.py")
+    rows = {name: rlif.load_recipe(studies.RECIPE, row) for name, row in studies.STUDIES["cures"].rows.items()}
+    paper = rows.pop("paper")
+    assert paper.resolved_normalisation == "group_std" and paper.weights["accuracy"].ever is False
+    for name, recipe in rows.items():
+        changed = differing(paper, recipe)
+        assert changed and ("training" not in changed or {"cov", "updates", "rollback"} & {*name.split("-")}), name
+        assert recipe.resolved_training["max_steps"] == 200
+        twice = recipe.training.get("num_iterations") == 2
+        assert twice == (name == "two-updates" or "kl-cov" in name), name
+
+
+def test_the_table_of_cures_says_what_is_kept():
+    results = load("scripts/cures_results.py")
+
+    def run(row: str, seed: int, *shares: float) -> dict:
+        return {"row": row, "seed": seed, "curve": dict(zip((0, 20, 40, 200), shares, strict=True))}
+
+    earlier = [run("floor (earlier study)", seed, 0.1, 0.8, 0.9, 0.9) for seed in (0, 1)]
+    floor = run("floor", 0, 0.1, 0.9, 0.8, 0.81)
+    runs = [run("rank", 0, 0.1, 0.8, 0.7, 0.4), run("rank", 1, 0.1, 0.5, 0.6, 0.6), floor]
+    assert [results.peak(each) for each in runs] == [(20, 0.8), (40, 0.6), (20, 0.9)]
+    assert [results.kept(each) for each in runs] == [0.5, 1.0, 0.9]
+    first, *lines = results.table(runs, earlier).splitlines()[-4:]
+    assert first.startswith("|---") and lines[0].startswith("| floor (earlier study) | 0, 1 | 90.0 | 40, 40 | 90, 90 |")
+    assert lines[1] == "| floor | 0 | 90.0 | 20 | 81 | 90.0 | 0 of 1 |  |"
+    # paired with this study's floor on seed 0 and the earlier one's on seed 1: -41 and -30 points
+    assert lines[2].startswith(
+        "| rank | 0, 1 | 70.0 [0.0, 100.0] | 20, 40 | 40, 60 | 75.0 [0.0, 100.0] | 1 of 2 | -35.5"
+    )
+    assert results.joined(runs, [run("rank", 1, 0.1, 0.9, 0.9, 0.9)])[2]["curve"][200] == 0.9
+
+
 def test_a_study_starts_only_missing_runs(monkeypatch, tmp_path):
     studies, trained = load("scripts/studies.py"), []
     monkeypatch.setattr(studies.rlif, "train", lambda recipe, console: trained.append((recipe.name, recipe.seed)))
@@ -65,3 +99,11 @@ def test_results_of_deleted_run_folders_are_kept(tmp_path):
     again = runs[0] | {"peak": 0.0}
     assert floor.with_kept([again], results / "floor.json") == [again, *runs[1:]]
     assert floor.with_kept([again], tmp_path / "none.json") == [again]
+
+
+def test_the_kept_runs_of_the_cures_give_their_table_again():
+    results, cures = ROOT / "results", load("scripts/cures_results.py")
+    runs = cures.joined(cures.kept_runs(results / "cures.json"))
+    assert runs and {run["row"] for run in runs} <= load("scripts/studies.py").CURES.keys()
+    table = cures.table(runs, cures.earlier(results / "floor-long.json"))
+    assert table == (results / "cures.md").read_text(encoding="utf-8")

@@ -14,13 +14,18 @@ TOKEN = "hf_test"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Keeps what is committed; asks for every file within the commit."""
+    """Keeps what is committed, and lists it; asks for every file within the commit."""
 
     repositories: ClassVar[dict[str, dict[str, Any]]] = {}
     refuses: ClassVar[int] = 0  # the status of every answer, where it is not 0
 
     def do_GET(self) -> None:
-        self._answer({"sha": "1" * 40, "id": "me/mine", "siblings": []})
+        files = next((kept["files"] for name, kept in self.repositories.items() if f"/{name}" in self.path), {})
+        if "/tree/" in self.path:
+            self._answer([{"type": "file", "path": path, "size": 1, "oid": "1" * 40} for path in files])
+        else:
+            siblings = [{"rfilename": path} for path in files]
+            self._answer({"sha": "1" * 40, "id": "me/mine", "siblings": siblings})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -30,7 +35,7 @@ class Hub(BaseHTTPRequestHandler):
             asked = json.loads(body)
             name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
             private = asked.get("private") or asked.get("visibility") == "private"  # the older and the newer word
-            self.repositories[name] = {"private": bool(private), "files": {}}
+            self.repositories.setdefault(name, {"private": bool(private), "files": {}})
             self._answer({"url": f"http://{self.headers['Host']}/{name}", "name": name})
         elif self.path == "/api/validate-yaml":
             self._answer({"errors": [], "warnings": []})
@@ -43,6 +48,8 @@ class Hub(BaseHTTPRequestHandler):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     kept["files"][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                elif line["key"] == "deletedFile":
+                    del kept["files"][line["value"]["path"]]
             self._answer(
                 {
                     "success": True,

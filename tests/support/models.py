@@ -31,6 +31,21 @@ def byte_tokenizer(chat: bool = True) -> Qwen2Tokenizer:
     return tokenizer
 
 
+def chatml_tokenizer() -> Qwen2Tokenizer:
+    """Makes the same with the turns of Qwen's template, which verl looks for in the tokenizer of a Qwen model."""
+    special = ["<|pad|>", "<|im_end|>", "<|im_start|>", "<|unused|>", "<|also unused|>"]
+    vocabulary = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Qwen2Tokenizer(
+        vocab=vocabulary, merges=[], unk_token=None, pad_token="<|pad|>", eos_token="<|im_end|>", padding_side="left"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": special[2:]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return tokenizer
+
+
 def tiny_config(**changes: object) -> Qwen2Config:
     settings = {
         "vocab_size": 261,

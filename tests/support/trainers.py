@@ -54,6 +54,23 @@ class Lengths(Task):
         return [Mark(a, a == p.gold) for a, p in zip(answers, problems, strict=True)]
 
 
+LETTERS = "abcdefghijklm"
+
+
+class LastLetter(Lengths):
+    """A task for random bytes: the answer is the last of some letters."""
+
+    def extract(self, completion: str) -> str | None:
+        return next((character for character in reversed(completion) if character in LETTERS), None)
+
+
+def kept_tokens(completion_ids: list[int]) -> list[bool]:
+    """Which tokens of a completion are not LastLetter's answer; one token is one byte."""
+    letters = [byte_tokenizer().decode([n]) in [*LETTERS] for n in completion_ids]
+    last = max((i for i, letter in enumerate(letters) if letter), default=-1)
+    return [i != last for i in range(len(completion_ids))]
+
+
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_alpha=64, task_type="CAUSAL_LM")
 PROMPTS = ["Add two and five.", "What is left?", "Count the cups on the table.", "Go."]
 OPTIONS = {

@@ -13,11 +13,12 @@ from accelerate import PartialState
 from safetensors.torch import save_file
 
 import rlif
+from rlif.config.token_update import TokenUpdate
 from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.errors import ModelError, RewardError
 from rlif.rewards.mixing import Mixer
 from support import same_draws, sharded
-from support.trainers import Lengths, make_trainer
+from support.trainers import LastLetter, Lengths, make_trainer
 
 GROUPS = {"plurality_vote": 1.0, "self_consistency": 0.5, "seed_grpo": 2.0, "random": 1.0, "self_certainty": 0.0}
 GOLD = {"task": Lengths(), "problems": Lengths().load("train")}
@@ -37,6 +38,7 @@ CASES = {
     "rloo": {"algorithm": "rloo"},
     "ema": {"annotator": Annotator("ema", decay=0.5)},
     "groups": {"reward": GROUPS, **GOLD},
+    "single tokens": {"task": LastLetter(), "num_iterations": 2},
     # Six rows on each process, so the second of three groups is split. Fourth completions only vote.
     "batch": {
         "reward": MEANT,
@@ -79,6 +81,8 @@ if __name__ == "__main__":
     state, found = PartialState(), {"package": rlif.__file__}
     for case, changes in CASES.items():
         trainer = make_trainer(model_folder, **STRADDLING | changes)
+        if case == "single tokens":
+            trainer.token_update, trainer.mask_answer = TokenUpdate(kind="kl_cov", share=0.1), True
         trainer.train()
         completions = sum(len(rollout["advantages"]) for rollout in trainer.rollouts)
         found[case] = [
@@ -86,12 +90,21 @@ if __name__ == "__main__":
             | {"rows": trainer.rows, "completions": completions}
             | {
                 "scored": [
-                    {"answer": row.answer, "prompt": row.prompt, "text": row.text, **row.rewards}
+                    {
+                        "ids": row.completion_ids,
+                        "advantage": row.advantage,
+                        "answer": row.answer,
+                        "prompt": row.prompt,
+                        "text": row.text,
+                        **row.rewards,
+                    }
                     for row in rollout["scored"]
                 ]
             }
             for rollout in trainer.rollouts
         ]
+        logs = [log for log in trainer.state.log_history if "answer_tokens" in log]
+        found[f"logs of {case}"] = [(log["answer_tokens"], log["weakened_tokens"]) for log in logs]
     try:
         make_trainer(model_folder, reward={"two_processes:fails_on_one": 1.0}, **STRADDLING).train()
     except RewardError as error:

@@ -57,7 +57,7 @@ def test_held_out_problems_never_occur_in_training():
 @pytest.mark.sweep
 def test_held_out_problems_never_occur_in_pretraining():
     """Reads all documents that the shipped model was pre-trained on."""
-    pretrain = load("scripts/pretrain_reasoner.py")
+    pretrain = load("scripts/base_writers.py")
     held_out = {problem.text for family in FAMILIES for problem in rlif.TASKS[family].load("test")}
     stream = pretrain.documents(seed=0)
     read = {problem.text for problem, _, _ in itertools.islice(stream, pretrain.STEPS * pretrain.BATCH)}

@@ -51,6 +51,12 @@ def test_only_lighteval_loads_without_worked_questions(tmp_path):
     assert problem.shots == () and "A) x\nB) y" in problem.text
 
 
+def test_only_the_draw_reads_the_data_of_the_problem():
+    found = {name: find_task(name).reads_data for name in ("mmlu_pro", "mmlu_pro.guess", "mmlu_pro.lighteval", "gsm8k")}
+    assert found == {name: name == "mmlu_pro.guess" for name in found}
+    assert find_task("mmlu_pro.guess").under("official").reads_data is False
+
+
 def test_a_missing_letter_is_wrong_or_drawn_at_random_by_the_guess_variant(folder):
     for answer in "ABC":
         rows_ = [ROW | {"options": ["x", "y", "z"], "answer": answer}]

@@ -57,7 +57,7 @@ def test_an_instance_with_arguments_is_a_task_too(write):
         ("protocols = {'default': 5}", "the protocol 'default' of the task .* is a int, not a Protocol"),
         (
             "protocols = {'default': Protocol(max_tokens=-8)}",
-            "max_tokens of the protocol 'default' .* is -8; it is from 1",
+            "max_tokens of the protocol 'default' .* is -8; expected a number from 1",
         ),
         ("name = '../up'", "has the name '../up'; use letters, digits"),
         ("def __init__(self): pass", r"does not call `super\(\).__init__\(\)`"),
@@ -89,7 +89,7 @@ def test_what_is_no_task(write):
         ("return ['a']", r"problem 1 of the task Riddles is a str; expected a rlif\.types\.Problem"),
         ("return [Problem('1', 'What?', 4)]", "the gold of problem 1 of the task Riddles is 4; expected text, as '4'"),
         ("return [Problem('1', '?')] * 3", "loads 3 problems where `limit` is 2"),
-        ("return [Problem('1', ' ')]", "the text of problem 1 of the task Riddles is empty; leave it out"),
+        ("return [Problem('1', ' ')]", "the text of problem 1 of the task Riddles is empty; leave the problem out"),
         ("return [Problem('1', '?', '')]", "the gold of problem 1 of the task Riddles is empty; use None"),
         ("return [Problem('1', '?', '4', other_golds=[5])]", r"other_golds of problem 1 .* is \[5\]; expected a tuple"),
     ],

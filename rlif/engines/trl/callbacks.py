@@ -96,6 +96,7 @@ class PeriodicEvaluation(TrainerCallback):
         every: steps; None for the end alone.
         stopped: tells whether training was interrupted before its end.
         log_scores: logs the scores of the start and of the end, which belong to no step.
+        before: steps of the run before the trainer's first, which count for `every`.
     """
 
     def __init__(
@@ -104,15 +105,18 @@ class PeriodicEvaluation(TrainerCallback):
         every: int | None,
         stopped: Callable[[], bool],
         log_scores: Callable[[], None],
+        before: int = 0,
     ):
         self.evaluate_at, self.every, self.stopped, self.log_scores = evaluate_at, every, stopped, log_scores
+        self.before = before
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == 0:
             self.log_scores()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.every and state.global_step % self.every == 0 and state.global_step < state.max_steps:
+        due = self.every and (state.global_step + self.before) % self.every == 0
+        if due and state.global_step < state.max_steps:
             with torch.random.fork_rng():
                 self.evaluate_at(state.global_step)
 

@@ -43,6 +43,7 @@ USED = (
     Used("trainer", "_get_train_sampler", "gives the order of problems", ("self",)),
     Used("trainer", "_get_per_token_logps_and_entropies", "its passes are read, or one is run", SCORING),
     Used("trainer", "_calculate_rewards", "scales and mixes the columns", REWARDING),
+    Used("GRPOTrainer", "compute_loss", "changes the update of tokens", ("self", "model", "inputs")),
     # one that `rlif train` replaces, and the check before a run reads
     Used("trainer", "_tokenize_prompts", "prompts are rendered as everywhere in rlif", ("self", "prompts")),
     # one that is called
@@ -61,6 +62,11 @@ USED = (
     Used("trainer", "reward_func_names", "names of columns"),
     Used("trainer", "reward_weights", "weights of columns, by step under a schedule"),
     Used("GRPOTrainer", "scale_rewards", "none where a normalisation scales"),
+    Used("GRPOTrainer", "loss_type", "how much each token counts in the loss"),
+    Used("GRPOTrainer", "max_completion_length", "the same"),
+    Used("GRPOTrainer", "current_gradient_accumulation_steps", "the same"),
+    Used("GRPOTrainer", "epsilon_low", "which tokens TRL clips"),
+    Used("GRPOTrainer", "epsilon_high", "which tokens TRL clips"),
     Used("trainer", "num_iterations", "whether TRL scores the policy anyway"),
     Used("trainer", "num_generations", "the size of a group"),
     Used("trainer", "num_generations_eval", "the size of a group in evaluation"),
@@ -122,11 +128,12 @@ def _is_there(owner: object, used: Used) -> bool:
 
 
 @lru_cache
-def compared_with(option: str) -> list[str]:
-    """Returns the texts that the code of the installed TRL's GRPO trainer compares an option with."""
-    code = ast.parse(inspect.getsource(inspect.getmodule(trl.GRPOTrainer)))  # type: ignore[arg-type]
+def compared_with(option: str, trainer: str = "GRPOTrainer") -> list[str]:
+    """Returns the texts that the code of one of the installed TRL's trainers compares an option with."""
+    code = ast.parse(inspect.getsource(inspect.getmodule(getattr(trl, trainer))))  # type: ignore[arg-type]
     compares = [node for node in ast.walk(code) if isinstance(node, ast.Compare)]
-    sides = [node.comparators for node in compares if getattr(node.left, "attr", None) == option]
+    named = [(node, getattr(node.left, "attr", getattr(node.left, "id", None))) for node in compares]
+    sides = [node.comparators for node, name in named if name == option]
     parts = [part for side in sides for comparator in side for part in ast.walk(comparator)]
     return sorted({part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)})
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
 
 
 LOG = logging.getLogger(__name__)
+SCRIPT_WORDS = {  # what a script calls the keys of a recipe that messages name
+    r"\btraining\.(?=\w)": "",
+    r"\bproblems_per_update\b": "prompts in an update",
+    r"\b(annotator|normalisation) (online|group_std_floor)\b": r"\1='\2'",
+}
 
 
 class GuardState(TrainerCallback, ExportableState):
@@ -80,8 +87,9 @@ class GuardState(TrainerCallback, ExportableState):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())  # a checkpoint may have none
         self.restore(state)
-        if self.guard.kl is not None and not args.beta and state.is_world_process_zero:
-            self._say(
+        online = hasattr(args, "num_generations")  # rounds do not measure KL
+        if self.guard.kl is not None and online and not args.beta and state.is_world_process_zero:
+            self.say(
                 "guard: training.beta is 0, so KL to the start, its most telling sign, is not measured;"
                 " a beta of 1e-4 is enough to see it"
             )
@@ -89,7 +97,7 @@ class GuardState(TrainerCallback, ExportableState):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return
-        step = state.global_step
+        step = state.global_step + (self.run.before if self.run is not None else 0)
         if args.fp16 and not math.isfinite(logs.get("grad_norm") or 0.0):
             del logs["grad_norm"]  # the scaler lets its scale grow until this happens, and skips the step
         logs |= self.health
@@ -100,7 +108,7 @@ class GuardState(TrainerCallback, ExportableState):
             for alarm in raised:
                 if self.run is not None:
                     self.run.append("alarms.jsonl", asdict(alarm))
-                self._say(f"guard: {alarm}")
+                self.say(f"guard: {alarm}")
         if self._must_stop(step):
             self.stopped = self.monitor.alarm
             interrupted, control.should_training_stop = control.should_training_stop, True
@@ -108,7 +116,8 @@ class GuardState(TrainerCallback, ExportableState):
         elif control.should_save and self.monitor.is_healthy():
             self.monitor.watch.healthy = step  # before it is written, so that its own state has it
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Prints a line, or gives it to the logger `rlif`."""
         if self.console is None:
             LOG.warning("%s", line)
         else:
@@ -122,8 +131,10 @@ class GuardState(TrainerCallback, ExportableState):
         return stop
 
 
-class Watch(GuardState):
+class ScriptGuard(GuardState):
     """The guard of a trainer without a run folder: alarms go to the logger `rlif`, and may stop training.
+
+    Its messages name the options of a script, not the keys of a recipe (`SCRIPT_WORDS`).
 
     Args:
         guard: True for the usual limits, or policy and limits.
@@ -143,7 +154,25 @@ class Watch(GuardState):
         super().__init__(settings, None, None, max(1, updates // trainer.args.gradient_accumulation_steps))
         self.trainer = trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        super().on_train_begin(args, state, control)
+        self.stopped = None  # of a checkpoint, from which a script may go on
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Checks a logged step; the logs keep TRL's names."""
         self.measure([vars(row) | {"completion": row.text} for row in self.trainer.reward.scored])
         super().on_log(args, state, control, logs)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Says that the guard ended training, and where the checkpoint of that step is."""
+        if self.stopped is None or not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        where = f"its checkpoint is {folder}" if folder.is_dir() else "it has no checkpoint"
+        self.say(f"guard: training ended at step {state.global_step}, by the alarm {self.stopped.sign}; {where}")
+
+    def say(self, line: str) -> None:
+        """Logs a line in the words of a script."""
+        for key, word in SCRIPT_WORDS.items():
+            line = re.sub(key, word, line)
+        super().say(line)

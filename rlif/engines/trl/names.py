@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from numbers import Real
 from typing import Any, cast
@@ -13,17 +14,19 @@ from pydantic import ValidationError
 
 from rlif.config.recipe import Annotator as Kind
 from rlif.config.recipe import Equivalence, Normalisation
+from rlif.config.schedule import Rows
 from rlif.engines.trl.measuring.annotator import Annotator
-from rlif.engines.trl.rewards import GOLD_COLUMNS, Column, InternalReward, golds_of, no_gold
+from rlif.engines.trl.rewards import GOLD_COLUMNS, Column, InternalReward, no_gold
 from rlif.errors import DataError, RecipeError, nearest
 from rlif.files.own import is_own
-from rlif.graders import FACTORS
+from rlif.graders import FACTORS, NEED_GOLD
 from rlif.graders.external import import_function
 from rlif.rewards.equivalence import load_equivalence
 from rlif.rewards.mixing import NORMALISATIONS
-from rlif.rewards.terms import TABLES, find_term, kind_of
+from rlif.rewards.terms import TABLES, Term, check_rows, find_term, kind_of
 from rlif.signals import RENAMED
 from rlif.tasks import Task, find_task
+from rlif.tasks.labels import golds_of
 from rlif.tasks.prompts_file import PromptsFile
 from rlif.tasks.rendering import is_text
 from rlif.types import ClusterTexts
@@ -58,14 +61,59 @@ def known_name(reward: Any) -> str | None:
     return None
 
 
-def resolve(
-    reward_funcs: Any, task: Task | str | None, annotator: Annotator | str, equivalence: Any = None
-) -> tuple[Any, InternalReward]:
+@dataclass(frozen=True)
+class ForRows:
+    """A reward of `reward_funcs` for some rows alone; completions of the others get None from it.
+
+    Raises:
+        RecipeError: the reward is not one of rlif's, or reads gold answers and is for rows without any.
+    """
+
+    reward: Any  # a signal, group signal or grader, by its name or as the function of that name
+    rows: Rows
+
+    def __post_init__(self) -> None:
+        name = known_name(self.reward)
+        if name is None or kind_of(name) == "function":
+            given = getattr(self.reward, "__name__", None) or repr(self.reward)
+            raise RecipeError(
+                f"{self.rows} is for signals and graders of rlif, and {given:.60} is not among them; a function returns"
+                " None for rows that it does not reward."
+            )
+        if self.rows == "unlabelled" and name in NEED_GOLD:
+            raise RecipeError(f"the reward {name} reads gold answers, and unlabelled rows have none; take it out.")
+
+
+def labelled(reward: Any) -> ForRows:
+    """Rewards only completions of rows with a gold answer.
+
+    Args:
+        reward: a signal, group signal or grader of rlif, as in `reward_funcs`.
+
+    Example:
+        >>> labelled("accuracy")
+        ForRows(reward='accuracy', rows='labelled')
+    """
+    return ForRows(reward, "labelled")
+
+
+def unlabelled(reward: Any) -> ForRows:
+    """Rewards only completions of rows without a gold answer.
+
+    Args:
+        reward: as of `labelled`; it reads no gold answers.
+    """
+    return ForRows(reward, "unlabelled")
+
+
+def resolve(reward_funcs: Any, task: Task | str | None, annotator: Annotator | str) -> tuple[Any, InternalReward]:
     """Returns the reward functions for TRL, and what measures those of them that are rlif's, if any."""
     if isinstance(reward_funcs, InternalReward):
         return reward_funcs.columns(), reward_funcs
     several = isinstance(reward_funcs, list | tuple)
-    given = list(reward_funcs) if several else [] if reward_funcs is None else [reward_funcs]
+    entries = list(reward_funcs) if several else [] if reward_funcs is None else [reward_funcs]
+    rows: list[Rows] = [each.rows if isinstance(each, ForRows) else "all" for each in entries]
+    given = [each.reward if isinstance(each, ForRows) else each for each in entries]
     for each in given:
         if not callable(each) and not isinstance(each, str):
             raise RecipeError(f"reward_funcs has {each!r:.40}; give a name, a function, a model or a list.")
@@ -78,27 +126,25 @@ def resolve(
     names = [known_name(each) for each in given]
     if not isinstance(annotator, Annotator):
         annotator = Annotator(cast(Kind, annotator), may_copy=True)  # which refuses other words
-    terms = [find_term(name) for name in filter(None, names)]
+    terms = [find_term(name, rows=of) for name, of in zip(names, rows, strict=True) if name]
     if len({term.name for term in terms}) < len(terms):
         twice = next(term.name for n, term in enumerate(terms) if term.name in [each.name for each in terms[:n]])
         raise RecipeError(f"reward_funcs has {twice} twice; name it once, and give it a weight by args.reward_weights.")
     theirs = {getattr(each, "__name__", "") for name, each in zip(names, given, strict=True) if name is None}
     if shared := sorted(theirs & {term.name for term in terms}):
         raise RecipeError(f"reward_funcs has both {shared[0]} and a function of that name; rename the function.")
-    cluster_texts = _clustering(equivalence, [term.name for term in terms])
     if annotator.kind != "online" and all(term.kind != "token" for term in terms):
         raise RecipeError(f"annotator {annotator.kind} chooses the model that measures confidence; no reward does.")
     if not terms:
         return given if several or isinstance(reward_funcs, str) else reward_funcs, InternalReward([])
-    found = _task(task, [term.name for term in terms])
-    reward = InternalReward(terms, annotator=annotator, task=found, cluster_texts=cluster_texts)
+    reward = InternalReward(terms, annotator=annotator, task=_task(task, terms))
     columns = {column.__name__: column for column in reward.columns()}
     return [columns[name] if name else each for name, each in zip(names, given, strict=True)], reward
 
 
-def _clustering(equivalence: Any, names: Sequence[str]) -> ClusterTexts | None:
+def clustering(equivalence: Any, reward: InternalReward) -> ClusterTexts | None:
     """Loads the model of semantic_entropy."""
-    wanted = "semantic_entropy" in names
+    wanted = any(term.name == "semantic_entropy" for term in reward.terms)
     if equivalence is None and wanted:
         raise RecipeError(
             "semantic_entropy needs a model that tells which texts mean the same; pass"
@@ -116,7 +162,7 @@ def _clustering(equivalence: Any, names: Sequence[str]) -> ClusterTexts | None:
     return load_equivalence(settings)
 
 
-def _task(task: Task | str | None, names: Sequence[str]) -> Task:
+def _task(task: Task | str | None, terms: Sequence[Term]) -> Task:
     """Returns the task; without one, answers are boxed expressions and compared mathematically."""
     found = PromptsFile() if task is None else find_task(task) if isinstance(task, str) else task
     if not isinstance(found, Task):
@@ -124,7 +170,13 @@ def _task(task: Task | str | None, names: Sequence[str]) -> Task:
         raise RecipeError(f"the task is {what}; give a name of `rlif tasks`, or an object of a class over Task.")
     if found.runs_code:
         raise RecipeError(
-            f"the answers of task {found.name} are programs, which {names[0]} cannot read here; use `rlif train`."
+            f"the answers of task {found.name} are programs, which {terms[0].name} cannot read here; use `rlif train`."
+        )
+    grading = [term.name for term in terms if term.gold or (term.kind == "grader" and is_own(term.name))]
+    if found.reads_data and grading:
+        raise RecipeError(
+            f"task {found.alias or found.name} grades by data that it loads itself, which {grading[0]} cannot read"
+            " here; use `rlif train`."
         )
     return found
 
@@ -140,19 +192,22 @@ def check_data(reward: InternalReward, dataset: Any, args: Any) -> None:
         raise RecipeError(
             "sync_ref_model moves the reference, and annotator offline is its start; leave one of them out."
         )
-    needing = [term.name for term in reward.terms if term.gold]
+    needing = [term for term in reward.terms if term.needs_labels]
     if not needing or names is None or reward.problems is not None:
         return
     column = next((name for name in GOLD_COLUMNS if name in names), None)
     if column is None:
         raise DataError(no_gold(needing[0], names))
-    if isinstance(dataset, datasets.Dataset) and not any(golds_of(value) for value in dataset[column]):
-        raise DataError(
-            f"the reward {needing[0]} needs gold answers, and the column {column} is empty in every row; fill it, or"
-            " use rewards without gold."
-        )
+    if isinstance(dataset, datasets.Dataset):
+        known = [bool(golds_of(value)) for value in dataset[column]]
+        if not any(known) and (golden := next((term.name for term in needing if term.gold), None)):
+            raise DataError(
+                f"the reward {golden} needs gold answers, and the column {column} is empty in every row; fill it, or"
+                " use rewards without gold."
+            )
+        check_rows({f"the reward {term.name} is for": term.rows for term in needing if term.rows != "all"}, known)
     if getattr(args, "remove_unused_columns", False):
-        raise RecipeError(f"the reward {needing[0]} reads the column {column}; set remove_unused_columns=False.")
+        raise RecipeError(f"the reward {needing[0].name} reads the column {column}; set remove_unused_columns=False.")
 
 
 def check_prompt(prompt: Any) -> None:

@@ -9,28 +9,37 @@ process that holds its first row. An error on one process is raised on all, or t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
 
-from rlif.answers.extraction import last_boxed
 from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.engines.trl.measuring.processes import on_all
 from rlif.engines.trl.measuring.rollout import Rollout
 from rlif.errors import DataError, RecipeError, RewardError
-from rlif.files.own import is_own
 from rlif.graders import Batch
+from rlif.graders.external import ENGINE
+from rlif.rewards.measuring import (
+    ScoredCompletion,
+    Values,
+    as_group,
+    by_token,
+    measure_groups,
+    measure_rows,
+    needs_of,
+    reward_metrics,
+    total,
+    without_unknown,
+)
 from rlif.rewards.mixing import Mixer
 from rlif.rewards.terms import Term
-from rlif.signals.self_certainty import token_self_certainty
 from rlif.tasks import Task
-from rlif.tasks.labels import is_labelled
-from rlif.types import ClusterTexts, Group, Problem, TokenStats
+from rlif.tasks.chat_template import Chat
+from rlif.tasks.labels import golds_of, is_labelled
+from rlif.types import ClusterTexts, Problem, TokenStats
 
 if TYPE_CHECKING:
     from rlif.engines.trl.trainer import InternalFeedback
@@ -38,34 +47,6 @@ if TYPE_CHECKING:
 MASKED_ROLLOUTS = 3  # in a row, with all completions truncated and masked, end the run
 UNSCORED_ROLLOUTS = 10  # in a row, in which no reward with weight scored anything, end the run
 GOLD_COLUMNS = ("gold", "answer", "solution")  # columns that may hold the right answer, the first that there is
-Values = dict[str, list[float | None]]  # by term, one for each row
-
-
-@dataclass
-class ScoredCompletion:
-    """One completion with its rewards."""
-
-    prompt: Any
-    completion: Any
-    prompt_ids: list[int]
-    completion_ids: list[int]
-    truncated: bool
-    # of length |o|, in nats, under the annotator, on the CPU; None where no pass gave it
-    token_self_certainty: torch.Tensor | None = None
-    answer: str | None = None
-    labelled: bool = False  # whether its problem has a gold answer; False where no reward asks
-    # by term, as measured; None where a term could not score it
-    rewards: Mapping[str, float | None] = field(default_factory=dict)
-    reward: float | None = None  # the weighted sum of these; None where no term with weight could score it
-    advantage: float = math.nan  # as the engine computed it
-
-    @property
-    def text(self) -> str:
-        return _text(self.completion)
-
-    @property
-    def last_message(self) -> str:
-        return _text(self.prompt)
 
 
 class InternalReward:
@@ -100,8 +81,9 @@ class InternalReward:
         self.annotator = annotator or Annotator()
         self.task, self.problems, self.cluster_texts = task, problems, cluster_texts
         self.rewarded, self.seed = rewarded, seed
-        self.needs = {field.removesuffix("_BT") for term in terms for field in term.needs}
+        self.needs = needs_of(terms)
         self.__name__ = self.terms[0].name if len(self.terms) == 1 else "reward"
+        self.chat: Chat | None = None  # how a recipe renders prompts; as the trainer's arguments say if left out
         self.trainer: InternalFeedback = None  # type: ignore[assignment]  # set by the trainer that is given this
         self.scored: list[ScoredCompletion] = []  # of the latest rollout, all processes, in TRL's order
         self.values: Values = {}  # its columns, as measured
@@ -125,7 +107,7 @@ class InternalReward:
         self.path = rollout.path
         truncated = [self._truncated(ids) for ids in completion_ids]
         stats = self._stats(rollout, truncated) if rollout.fields else None
-        fields = rollout.prompt_ids, rollout.completion_ids, truncated, _by_token(stats, len(truncated))
+        fields = rollout.prompt_ids, rollout.completion_ids, truncated, by_token(stats, len(truncated))
         local = [ScoredCompletion(*row) for row in zip(prompts, completions, *fields, strict=True)]
         if self.task:
             for row in local:
@@ -195,26 +177,28 @@ class InternalReward:
             first=first,
             engine={key: value for key, value in columns.items() if key != "problem" or self.problems is None},
         )
-        return {
-            term.name: term.measure(stats if term.kind == "token" else batch)
-            for term in self.terms
-            if term.kind != "group"
-        }
+        return measure_rows(self.terms, stats, batch)
 
     def _problems_of(self, rows: list[ScoredCompletion], columns: Mapping[str, Any]) -> list[Problem] | None:
         """Returns the problem of each row: of `problems`, else of the data's own columns where a term asks."""
         if self.problems is not None:
             return [self.problems[n] for n in columns["problem"]] if "problem" in columns else None
-        if not any(term.gold or term.rows != "all" or is_own(term.name) for term in self.terms):
+        if not any(term.reads_problems for term in self.terms):
             return None
-        needing = [term.name for term in self.terms if term.gold]
+        given = [name for name in columns if name not in ENGINE]
+        needing = [term for term in self.terms if term.needs_labels]
         if needing and self._training and columns.keys().isdisjoint(GOLD_COLUMNS):  # a stream names no columns before
-            given = columns.keys() - {"trainer_state", "log_extra", "log_metric"}
             raise DataError(no_gold(needing[0], ["prompt", *sorted(given)]))
         cells = next((columns[name] for name in GOLD_COLUMNS if name in columns), [None] * len(rows))
         golds = [golds_of(cell) for cell in cells]
         return [
-            Problem(str(n), row.last_message, next(iter(golds[n]), None), other_golds=tuple(golds[n][1:]))
+            Problem(
+                str(n),
+                row.last_message,
+                next(iter(golds[n]), None),
+                other_golds=tuple(golds[n][1:]),
+                row={name: columns[name][n] for name in given},
+            )
             for n, row in enumerate(rows)
         ]
 
@@ -230,43 +214,25 @@ class InternalReward:
         self, rows: list[ScoredCompletion], first: int, count: int
     ) -> tuple[Values, dict[str, torch.Tensor]]:
         """Measures the terms that read a group at a time, and the factors of advantages, [P, 1]."""
-        signals = {term.name: term.measure for term in self.terms if term.kind == "group"}
-        factors = {term.name: term.factor for term in self.terms if term.factor}
-        if not signals and not factors:
+        factors = [term.name for term in self.terms if term.factor]
+        if not factors and all(term.kind != "group" for term in self.terms):
             return {}, {}
 
         def measure() -> dict[str, list[Any]]:
             starts = [i for i in range(0, len(rows), self._group) if first <= i < first + count]
-            groups = [self._as_group(rows[i : i + self._group]) for i in starts]
-            if self.task and {*signals, *factors} - {"semantic_entropy"}:
-                self.task.compare_ahead([group.answers for group in groups])
-            return {name: [of(group) for group in groups] for name, of in (signals | factors).items()}
+            groups = [as_group(rows[i : i + self._group], self.task, self.cluster_texts) for i in starts]
+            return measure_groups(self.terms, groups, self.task)
 
         measured = {name: gather_object(column) for name, column in on_all(measure).items()}
-        values = {name: list(chain(*measured[name])) for name in signals}
+        values = {term.name: list(chain(*measured[term.name])) for term in self.terms if term.kind == "group"}
         return values, {name: torch.tensor(measured[name], dtype=torch.float64).unsqueeze(1) for name in factors}
-
-    def _as_group(self, rows: list[ScoredCompletion]) -> Group:
-        return Group(
-            prompt=rows[0].last_message,
-            completions=[row.text for row in rows],
-            answers=[row.answer for row in rows],
-            cluster_texts=self.cluster_texts,
-            **({"equal": self.task.equal} if self.task else {}),
-        )
 
     def _without_unknown(self, values: Values) -> Values:
         """Puts None where nothing is rewarded: in rows that only vote, masked rows, and rows that a term is not for."""
         rewarded = self.rewarded or self._group
         votes = [i % self._group >= rewarded for i in range(len(self.scored))]
         masks = self.trainer.args.mask_truncated_completions
-        unknown = [vote or (masks and row.truncated) for vote, row in zip(votes, self.scored, strict=True)]
-        # A token signal has no statistics of masked rows. Other rewards count in the group's mean, as in TRL.
-        out = {term.name: unknown if term.kind == "token" else votes for term in self.terms}
-        for term in self.terms:
-            taken = zip(out[term.name], self.scored, strict=True)
-            out[term.name] = [no or not term.takes(row.labelled) for no, row in taken]
-        return {name: [None if no else v for v, no in zip(values[name], out[name], strict=True)] for name in out}
+        return without_unknown(values, self.terms, self.scored, votes, masks)
 
     def _refuse_unscorable(self, values: Values, weights: Mapping[str, float]) -> None:
         """Raises `RewardError` where there is nothing to learn from.
@@ -307,25 +273,9 @@ class InternalReward:
     def log(self, log_metric: Callable[[str, float], None], mixer: Mixer, weights: Mapping[str, float]) -> None:
         """Logs the terms by rlif's names."""
         rewarded = [row for i, row in enumerate(self.scored) if i % self._group < (self.rewarded or self._group)]
-        for term in self.terms:
-            column = [row.rewards[term.name] for row in rewarded]
-            log_metric(term.name, mean(column))
-            if len(weights) > 1:
-                log_metric(f"{term.name}_spread", mixer.normalisers[term.name].spread)
-                log_metric(f"{term.name}_unscorable", column.count(None) / len(column))
-            if term.weight.scheduled:
-                log_metric(f"{term.name}_weight", weights[term.name])
-        if any(term.rows != "all" for term in self.terms):
-            log_metric("labelled", sum(row.labelled for row in rewarded) / len(rewarded))
-        log_metric("unscorable", [row.reward for row in rewarded].count(None) / len(rewarded))
-        log_metric("reward_spread", mixer.sum_normaliser.spread)
+        for name, value in reward_metrics(self.terms, rewarded, mixer, weights).items():
+            log_metric(name, value)
         log_metric("extra_passes", float(self.path == "pass"))
-
-
-def _text(turns: Any) -> str:
-    """Returns text, or that of the last message of a conversation; a call of a tool may have none."""
-    content = turns if isinstance(turns, str) else turns[-1].get("content") or ""
-    return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
 
 
 class Column:
@@ -345,48 +295,10 @@ class Column:
         return self.reward.values[self.__name__]
 
 
-def _by_token(stats: TokenStats | None, count: int) -> list[torch.Tensor | None]:
-    """Computes self-certainty of each token of each row, where the statistics have mean_logprob."""
-    if stats is None or stats.mean_logprob_BT is None:
-        return [None] * count
-    certainty_BT, mask_BT = token_self_certainty(stats).float().cpu(), stats.mask_BT.cpu()
-    return [
-        row_T[mask_T].clone() if mask_T.any() else None for row_T, mask_T in zip(certainty_BT, mask_BT, strict=True)
-    ]
-
-
-def no_gold(name: str, columns: Iterable[str]) -> str:
+def no_gold(term: Term, columns: Iterable[str]) -> str:
     """Says that a data set has no column of gold answers."""
+    needs = "needs" if term.gold else f"is for {term.rows} rows, which are told by"
     return (
-        f"the reward {name} needs gold answers, in a column {', '.join(GOLD_COLUMNS[:-1])} or {GOLD_COLUMNS[-1]};"
-        f" the data set has {', '.join(columns)}."
+        f"the reward {term.name} {needs} gold answers, in a column {', '.join(GOLD_COLUMNS[:-1])} or"
+        f" {GOLD_COLUMNS[-1]}; the data set has {', '.join(columns)}."
     )
-
-
-def golds_of(value: Any) -> list[str]:
-    """Reads right answers from a cell: one or a list; the last box of a worked solution, or what follows ####.
-
-    None, NaN and empty text are no answers.
-
-    Raises:
-        DataError: a mapping, a conversation among them, which no answer equals.
-    """
-    values = value if isinstance(value, list | tuple) else [value]
-    for each in values:
-        if isinstance(each, Mapping | list | tuple):
-            raise DataError(f"a gold answer is {each!r:.60}; expected text or a number, or a list of them.")
-    texts = [str(each) for each in values if each is not None and each == each and str(each).strip()]
-    return [last_boxed(text) or text.rpartition("####")[2].strip() for text in texts]
-
-
-def total(rewards: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
-    """Sums the known rewards by weight; None where no reward with weight is known."""
-    weighing = [name for name in rewards if weights[name]]
-    parts = [weights[name] * value for name in weighing if (value := rewards[name]) is not None]
-    return math.fsum(parts) if parts or not weighing else None
-
-
-def mean(column: Sequence[float | None]) -> float:
-    """Computes the mean of the numbers in a column; NaN without any."""
-    numbers = [value for value in column if value is not None]
-    return sum(numbers) / len(numbers) if numbers else math.nan

@@ -5,7 +5,7 @@ import math
 import os
 import re
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +26,7 @@ from trl import GRPOConfig, RLOOConfig  # pyright: ignore[reportPrivateImportUsa
 
 from rlif.config.defaults import BOUNDS, CHOICES, LEAVE_ONE_OUT
 from rlif.config.recipe import Recipe
+from rlif.engines.records import sampled_row, scored_row
 from rlif.engines.trl.contract import compared_with, raised_by_library
 from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.engines.trl.rewards import InternalReward
@@ -33,12 +34,11 @@ from rlif.engines.trl.trainer import GRPOTrainer, InternalFeedback, RLOOTrainer
 from rlif.engines.trl.vllm import check_vllm, vllm_errors
 from rlif.errors import MachineError, ModelError, RecipeError, first_line, lookup, nearest
 from rlif.rewards.equivalence import load_equivalence
-from rlif.rewards.mixing import Mixer
-from rlif.rewards.terms import find_term
+from rlif.rewards.mixing import recipe_mixer
+from rlif.rewards.terms import recipe_terms
 from rlif.runs.launcher_contract import SERVER_HOST
 from rlif.sampling.limits import check_finite
 from rlif.sampling.loading import check_whole, is_adapter, load_adapter, load_kwargs, model_path
-from rlif.sampling.sampler import token_chars
 from rlif.tasks import Task
 from rlif.types import Problem
 
@@ -53,13 +53,21 @@ def trainer_of(algorithm: str) -> tuple[Any, Any]:
 
 def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
     """Returns the options for TRL's config, names and types checked, before any model is loaded."""
-    config = trainer_of(recipe.algorithm)[1]
+    options = check_options(recipe.resolved_training, trainer_of(recipe.algorithm)[1])
+    options |= {"gradient_accumulation_steps": recipe.accumulation(processes)}
+    check_vllm(recipe, options)
+    if options.get("use_liger_kernel") and find_spec("liger_kernel") is None:
+        raise MachineError("training.use_liger_kernel needs liger-kernel: pip install liger-kernel; or leave it out.")
+    return options
+
+
+def check_options(values: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Returns options of a recipe's `training` as one of TRL's configs takes them, names and types checked."""
     fields = {field.name for field in dataclasses.fields(config) if field.init}
     hints = typing.get_type_hints(config)
     pairs = {name for name, hint in hints.items() if any(get_origin(part) is tuple for part in (hint, *get_args(hint)))}
     options = {  # YAML has no tuples
-        name: tuple(value) if name in pairs and isinstance(value, list) else value
-        for name, value in dict(recipe.resolved_training).items()
+        name: tuple(value) if name in pairs and isinstance(value, list) else value for name, value in values.items()
     }
     for name, value in options.items():
         if name not in fields:
@@ -73,16 +81,13 @@ def check_training(recipe: Recipe, processes: int) -> dict[str, Any]:
             raise RecipeError(f"training.{name} in the recipe: {reason}, found {value!r}.") from None
         except PydanticSchemaGenerationError:
             continue
-        if name in CHOICES and value is not None and (choices := compared_with(name)):
+        online = config in (GRPOConfig, RLOOConfig)
+        if online and name in CHOICES and value is not None and (choices := compared_with(name)):
             lookup(dict.fromkeys(choices), str(value), f"training.{name}")
         least, most = BOUNDS.get(name, (-math.inf, math.inf))
         if isinstance(value, int | float) and not least <= value <= most:
             limits = f"{least} or more" if most == math.inf else f"between {least} and {most}"
             raise RecipeError(f"training.{name} is {value}; it must be {limits}.")
-    options = options | {"gradient_accumulation_steps": recipe.accumulation(processes)}
-    check_vllm(recipe, options)
-    if options.get("use_liger_kernel") and find_spec("liger_kernel") is None:
-        raise MachineError("training.use_liger_kernel needs liger-kernel: pip install liger-kernel; or leave it out.")
     return options
 
 
@@ -94,9 +99,13 @@ def trainer_config(recipe: Recipe, options: dict[str, Any], output_dir: str) -> 
     if server := os.environ.get(SERVER_HOST):
         options["vllm_server_host"] = server
     options = {"run_name": Path(output_dir).parent.name, "model_init_kwargs": load_kwargs(recipe), **options}
-    config = trainer_of(recipe.algorithm)[1]
+    return make_config(trainer_of(recipe.algorithm)[1], output_dir=output_dir, seed=recipe.seed, **options)
+
+
+def make_config(config: Any, **options: Any) -> Any:
+    """Builds one of TRL's configs, and what it leaves to a step; refuses what these refuse. Writes nothing."""
     with _refused("TRL"):
-        args = config(output_dir=output_dir, seed=recipe.seed, disable_tqdm=True, **options)
+        args = config(disable_tqdm=True, **options)
     trackers = [name for name in args.report_to if name != "none"]
     with _refused("transformers"):
         _try_options(args)
@@ -177,7 +186,7 @@ def build_trainer(
         if not raised_by_library(error):
             raise
         raise ModelError(f"cannot set up training of {recipe.model!r}: {first_line(error)}") from error
-    trainer.render_as(recipe.chat_template)
+    trainer.token_update, trainer.mask_answer = recipe.token_update, recipe.mask_answer
     check_finite(recipe.model, trainer.model.named_parameters())
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -191,22 +200,9 @@ def build_reward(
     Args:
         device: where its models go; by default the accelerator. With "meta" their files are checked and not read.
     """
-    terms = [
-        find_term(
-            name,
-            weight,
-            rows=recipe.rows[name],
-            window=recipe.confidence_window,
-            seconds=recipe.reward_seconds,
-            chat=recipe.chat_template,
-            prompt=prompt,
-            device=device,
-        )
-        for name, weight in recipe.weights.items()
-    ]
-    return InternalReward(
-        terms,
-        Mixer(list(recipe.weights), recipe.resolved_normalisation, recipe.spread_floor, recipe.mixing),
+    reward = InternalReward(
+        recipe_terms(recipe, prompt, device),
+        recipe_mixer(recipe),
         annotator=Annotator(recipe.annotator, recipe.annotator_decay, recipe.annotator_every, recipe.annotator_copy),
         task=task,
         problems=problems,
@@ -214,6 +210,8 @@ def build_reward(
         rewarded=recipe.rewarded_per_group,
         seed=recipe.seed,
     )
+    reward.chat = recipe.chat_template
+    return reward
 
 
 def load_finished(trainer: InternalFeedback, checkpoint: Path) -> None:
@@ -263,36 +261,13 @@ def check_lora(model: Any, lora: Any) -> None:
         raise RecipeError(f"peft refuses the lora of the recipe: {first_line(error)}") from error
 
 
-def _rounded(values_T: torch.Tensor | None) -> list[float] | None:
-    return None if values_T is None else [round(value, 2) for value in values_T.tolist()]
-
-
 def completed_rows(trainer: InternalFeedback) -> list[dict[str, Any]]:
     """Returns every row of the latest rollout, as it was sampled; none once `scored_rows` has taken it."""
-    return [
-        {
-            "prompt": row.prompt,
-            "completion": row.text,
-            "prompt_ids": row.prompt_ids,
-            "completion_ids": row.completion_ids,
-        }
-        for row in trainer.reward.scored
-    ]
+    return [sampled_row(row) for row in trainer.reward.scored]
 
 
 def scored_rows(trainer: InternalFeedback, limit: int) -> list[dict[str, Any]]:
     """Takes the first rows of the latest rollout, with rewards and advantages; none if there was no new one."""
-    rows = list(zip(completed_rows(trainer), trainer.reward.scored, strict=True))[:limit]
+    rows = trainer.reward.scored[:limit]
     trainer.reward.scored = []
-    return [
-        sampled
-        | {
-            "token_chars": token_chars(trainer.processing_class, row.completion_ids, row.text),
-            "token_self_certainty": _rounded(row.token_self_certainty),
-            "truncated": row.truncated,
-            "rewards": dict(row.rewards),
-            "reward": row.reward,
-            "advantage": row.advantage,
-        }
-        for sampled, row in rows
-    ]
+    return [scored_row(row, trainer.processing_class) for row in rows]

@@ -26,16 +26,17 @@ from rlif.config.passes import needs_copy
 from rlif.config.recipe import Equivalence, Normalisation
 from rlif.engines.trl.checkpointing import NormaliserState, SameOrder
 from rlif.engines.trl.contract import check_trl
-from rlif.engines.trl.guard_callback import Watch
+from rlif.engines.trl.guard_callback import ScriptGuard
 from rlif.engines.trl.measuring.annotator import Annotator, Shadow
 from rlif.engines.trl.measuring.passes import in_shards
 from rlif.engines.trl.measuring.rollout import Rollout
-from rlif.engines.trl.measuring.verification import Verification
-from rlif.engines.trl.names import check_data, check_prompt, check_scaling, refuse_images, resolve
+from rlif.engines.trl.names import check_data, check_prompt, check_scaling, clustering, refuse_images, resolve
 from rlif.engines.trl.rewards import Column, InternalReward
+from rlif.engines.trl.updating.by_token import ByToken
 from rlif.engines.trl.vllm import Capture, colocated, restore_seed, with_capture_processor
 from rlif.errors import RecipeError
 from rlif.guard.limits import Guard
+from rlif.rewards.measuring import grids
 from rlif.rewards.mixing import Mixer
 from rlif.scoring.head import head_of, verify_head, without_router_logits
 from rlif.scoring.taps import CHEAP, DecodeTap
@@ -47,12 +48,13 @@ from rlif.tasks.rendering import encode_all, ends_of
 THEIRS = (TheirGRPOTrainer, TheirRLOOTrainer)
 
 
-class InternalFeedback(Verification):
+class InternalFeedback(ByToken):
     """Mixin over a TRL trainer or a subclass of one: put it before that among the bases.
 
     Args:
         args: as TRL's, and so are all other keywords; `reward_funcs` takes names of `rlif.SIGNALS`,
-            `rlif.signals.GROUP_SIGNALS` and `rlif.graders.GRADERS` beside functions and reward models.
+            `rlif.signals.GROUP_SIGNALS` and `rlif.graders.GRADERS` beside functions and reward models, and these as
+            `rlif.trl.labelled(NAME)` or `rlif.trl.unlabelled(NAME)`.
         normalisation: scales every reward within its group instead of TRL's `scale_rewards`, see `rlif.rewards.mixing`.
         annotator: the model whose confidence token signals measure: online, offline, ema, lagged, or an `Annotator`.
         guard: watches the logs for collapse: True, or policy and limits.
@@ -90,8 +92,10 @@ class InternalFeedback(Verification):
         check_trl(type(self))
         first = dict(zip(("model", "reward_funcs", "args", "train_dataset"), args, strict=False)) | kwargs
         self.by_recipe = isinstance(first.get("reward_funcs"), InternalReward)
-        functions, self.reward = resolve(first.get("reward_funcs"), task, annotator, equivalence)
+        functions, self.reward = resolve(first.get("reward_funcs"), task, annotator)
         self._check(first, normalisation, vllm_capture)
+        if not self.by_recipe:
+            self.reward.cluster_texts = clustering(equivalence, self.reward)
         given = [functions if n == 1 else each for n, each in enumerate(args)]
         kwargs |= {"reward_funcs": functions} if len(args) < 2 else {}
         trains_on = hasattr(first.get("model"), "get_base_model")  # an adapter; with it off the model is not its start
@@ -101,9 +105,9 @@ class InternalFeedback(Verification):
         if self.measures:
             self._prepare_measuring(vllm_capture, trains_on)
         if self.by_recipe:
-            self.render_as(Chat(True, self.args.chat_template_kwargs))
+            self._render_as(self.reward.chat or Chat(True, self.args.chat_template_kwargs))
         if guard is not None and guard is not False:
-            self.callback_handler.callbacks.insert(0, Watch(guard, self))
+            self.callback_handler.callbacks.insert(0, ScriptGuard(guard, self))
 
     def _check(self, given: Mapping[str, Any], normalisation: Normalisation | None, vllm_capture: bool) -> None:
         """Refuses what cannot work, before a model is loaded."""
@@ -178,7 +182,7 @@ class InternalFeedback(Verification):
         """The tokens that end a completion; TRL before 1.15 knows one alone."""
         return getattr(self, "eos_token_ids", [self.text_tokenizer.eos_token_id])
 
-    def render_as(self, chat: Chat) -> None:
+    def _render_as(self, chat: Chat) -> None:
         """Renders prompts as `rlif train` does. The token that closes a turn in the template ends completions too."""
         self.chat = chat
         conversations = not isinstance(self.train_dataset[0]["prompt"], str)
@@ -226,6 +230,8 @@ class InternalFeedback(Verification):
         output = super()._generate_and_score_completions(inputs)
         if self.reward.terms:
             self.reward.take_advantages(gather_object(output["advantages"].tolist()))
+        if self.mask_answer and self.model.training:
+            self.mask_answers(output, self.reward.scored[self.reward.first :][: len(output["advantages"])])
         if self.reward.terms or self.scales:
             self._log_as_measured()
         return output
@@ -252,10 +258,7 @@ class InternalFeedback(Verification):
         if self.reward.terms:
             self.reward.take_rewards(values, weights)
         group = self.num_generations if training else self.num_generations_eval
-        grids = {  # None becomes NaN
-            name: torch.from_numpy(numpy.array(column, dtype=float)).view(-1, group) for name, column in values.items()
-        }
-        mixed = self.mixer.columns(grids, weights, self.reward.factors, learn=training)
+        mixed = self.mixer.columns(grids(values, group), weights, self.reward.factors, learn=training)
         if self.reward.terms:
             self.reward.log(self._log_metric, self.mixer, weights)
         self.as_measured = values

@@ -10,12 +10,13 @@ from support import oracle
 from support.trainers import make_trainer
 
 import rlif
-from rlif.config.defaults import ALGORITHMS, LEAVE_ONE_OUT
+from rlif.config.defaults import ALGORITHMS, LEAVE_ONE_OUT, ONLY_ON, ROUNDS
 from rlif.config.loading import check_recipe
 from rlif.engines.trl.setup import check_training, trainer_of
 from rlif.rewards.mixing import NORMALISATIONS, Mixer
 
 LIMIT = 24  # max_completion_length of these runs
+TRLS = [name for name in ALGORITHMS if ONLY_ON.get(name, ("trl",))[0] == "trl" and name not in ROUNDS]
 
 
 def batch_advantages(rewards, group):
@@ -24,18 +25,32 @@ def batch_advantages(rewards, group):
     return [(r - m) / (std + 1e-4) for r, m in zip(rewards, mean, strict=True)]
 
 
+def deviation_advantages(rewards, group):
+    """Each group's mean is the baseline; all deviations are divided by their own deviation."""
+    mean = [math.fsum(rewards[i - i % group : i - i % group + group]) / group for i in range(len(rewards))]
+    apart = torch.tensor([r - m for r, m in zip(rewards, mean, strict=True)], dtype=torch.float64)
+    return (apart / (apart.std() + 1e-4)).tolist()
+
+
 def centred(rewards, group):
     return [a * (group - 1) / group for a in oracle.leave_one_out(rewards, group)]
+
+
+def ranked(rewards, group):
+    scale = math.sqrt(group * (group + 1) / 12)
+    parts = [sorted(rewards[i - i % group : i - i % group + group]) for i in range(len(rewards))]
+    return [(part.index(r) - (group - 1) / 2) / scale for r, part in zip(rewards, parts, strict=True)]
 
 
 def expected_advantages(kind, rewards, floor):
     if kind == "group_std_floor":
         return oracle.group_advantages(rewards, 4, floor)
-    return {"group_std": oracle.group_advantages, "batch_std": batch_advantages, "none": centred}[kind](rewards, 4)
+    forms = {"group_std": oracle.group_advantages, "batch_std": batch_advantages, "none": centred}
+    return (forms | {"batch_deviation": deviation_advantages, "group_rank": ranked})[kind](rewards, 4)
 
 
 @pytest.mark.parametrize("kind", NORMALISATIONS)
-@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name not in LEAVE_ONE_OUT])
+@pytest.mark.parametrize("algorithm", [name for name in TRLS if name not in LEAVE_ONE_OUT])
 def test_advantages_and_loss_of_each_algorithm(algorithm, kind, model_folder):
     """On policy every ratio is 1, so the loss is minus the average advantage, averaged as this form averages tokens."""
     recipe = check_recipe({"algorithm": algorithm})
@@ -84,15 +99,16 @@ def test_reinforce_normalises_the_scaled_rewards_over_the_batch(kind, model_fold
         assert rollout["advantages"] == pytest.approx(white.tolist(), abs=2e-3)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", TRLS)
 def test_an_algorithm_in_a_recipe_sets_its_training_options(algorithm):
     recipe = check_recipe({"algorithm": algorithm})
-    assert recipe.resolved_normalisation == ("none" if algorithm in ("dr_grpo", *LEAVE_ONE_OUT) else "group_std")
+    of = {"reinforce_plus_plus": "batch_deviation"} | dict.fromkeys(("dr_grpo", *LEAVE_ONE_OUT), "none")
+    assert recipe.resolved_normalisation == of.get(algorithm, "group_std")
     options = check_training(recipe, 1)
     config = trainer_of(algorithm)[1]
     assert config.__name__ == ("RLOOConfig" if algorithm in LEAVE_ONE_OUT else "GRPOConfig")
     if algorithm not in LEAVE_ONE_OUT:
-        assert options["loss_type"] == {"gspo": "grpo"}.get(algorithm, algorithm)
+        assert options["loss_type"] == {"gspo": "grpo", "reinforce_plus_plus": "dapo"}.get(algorithm, algorithm)
         assert options.get("importance_sampling_level", "token") == ("sequence" if algorithm == "gspo" else "token")
 
 

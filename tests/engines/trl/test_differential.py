@@ -226,7 +226,7 @@ def build_with(trainer_class: Any, monkeypatch: pytest.MonkeyPatch, change: Call
             return trainer_class(**arguments)
         del arguments["vllm_capture"]
         trainer = trainer_class(**arguments)
-        trainer.verify_signal = trainer.render_as = lambda *_: None  # there are none
+        trainer.verify_signal = lambda *_: None  # there is none
         return trainer
 
     config = RLOOConfig if issubclass(trainer_class, RLOOTrainer) else GRPOConfig

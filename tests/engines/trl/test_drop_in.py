@@ -321,7 +321,13 @@ def test_the_guard_watches_without_a_run_folder(tmp_path, caplog):
     trainer.add_callback(tracker)
     trainer.train()
     assert trainer.state.global_step < 30
-    assert any("guard: alarm at step" in record.message for record in caplog.records)
+    said = [record.message for record in caplog.records if record.message.startswith("guard: ")]
+    assert any(line.startswith("guard: alarm at step") and "Try: " in line for line in said)
+    assert not any("training." in line for line in said) and said[0].startswith("guard: beta is 0, so KL")
+    step = trainer.state.global_step
+    assert said[-1].startswith(f"guard: training ended at step {step}, by the alarm ")
+    assert said[-1].endswith(f"; its checkpoint is {tmp_path}/checkpoint-{step}")
+    assert (tmp_path / f"checkpoint-{step}/model.safetensors").is_file()
     assert "repetition" in seen[0] and "rewards/self_certainty/mean" in seen[0]
     with pytest.raises(RecipeError, match="rollback needs the run folder of `rlif train`"):
         make("self_certainty", tmp_path=tmp_path, ours={"guard": Guard(policy="rollback")})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -14,10 +15,10 @@ from safetensors.torch import load_file
 
 import rlif
 from rlif.config.loading import check_recipe
-from rlif.engines.trl.guard_callback import GuardState
+from rlif.engines.trl.guard_callback import GuardState, ScriptGuard
 from rlif.guard.limits import Guard
 from rlif.guard.monitor import Alarm, Monitor
-from rlif.guard.signs import SIGNS
+from rlif.guard.signs import NON_FINITE, SIGNS
 from rlif.runs.checkpoints import seal
 from rlif.runs.folder import Run
 from rlif.runs.rollback import alarms, rollbacks
@@ -278,6 +279,36 @@ def test_the_guard_acts_only_at_the_end_of_a_rollout(tmp_path):
     state = SimpleNamespace(global_step=2, is_world_process_zero=True)
     guard.on_log(SimpleNamespace(fp16=False), state, asked, logs={"loss": 0.0, "kl": 0.0})
     assert asked.should_training_stop and asked.should_save and guard.stopped and guard.stopped.step == 1
+
+
+@pytest.fixture
+def script_guard():
+    args = SimpleNamespace(steps_per_generation=1, gradient_accumulation_steps=1)
+    return ScriptGuard(True, SimpleNamespace(args=args, num_iterations=1))  # type: ignore[arg-type]
+
+
+def test_messages_in_a_script_name_no_key_of_a_recipe(script_guard, caplog):
+    for name, sign in {**SIGNS, "non_finite": NON_FINITE}.items():
+        script_guard.say(str(Alarm(name, sign.severity, 1, 1, 1.0, 0.1, "seen", sign.cause, sign.remedy)))
+    said = "\n".join(caplog.messages)
+    assert len(caplog.messages) == len(SIGNS) + 1
+    assert not re.search(r"training\.\w|problems_per_update", said)
+    assert "a lower learning_rate, a larger beta, normalisation='group_std_floor'." in said
+    assert "annotator='online', a larger beta." in said and "more prompts in an update" in said
+
+
+def test_a_script_is_told_that_the_guard_ended_training(script_guard, tmp_path, caplog):
+    args, state = SimpleNamespace(output_dir=str(tmp_path)), SimpleNamespace(global_step=3, is_world_process_zero=True)
+    script_guard.on_train_end(args, state, None)
+    assert not caplog.messages, "training ended by itself"
+    script_guard.stopped = Alarm("kl", "alarm", 3, 1, 1.0, 0.1, "", "", "")
+    script_guard.on_train_end(args, state, None)
+    (tmp_path / "checkpoint-3").mkdir()
+    script_guard.on_train_end(args, state, None)
+    state.is_world_process_zero = False
+    script_guard.on_train_end(args, state, None)
+    ended = "guard: training ended at step 3, by the alarm kl; "
+    assert caplog.messages == [f"{ended}it has no checkpoint", f"{ended}its checkpoint is {tmp_path / 'checkpoint-3'}"]
 
 
 def test_each_policy_asks_the_trainer_to_stop_or_save(tmp_path):

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 from support import oracle
-from support.trainers import PROMPTS, Lengths, make_trainer
+from support.trainers import PROMPTS, Lengths, Spy, make, make_trainer
 
 from rlif.rewards.mixing import Mixer
 from rlif.tasks.task import Mark
+from rlif.trl import GRPOTrainer, labelled, unlabelled
 
 ALTERNATING = {"accuracy": {"rows": "labelled"}, "self_certainty": {"weight": 2.0, "rows": "unlabelled"}}
 
@@ -66,6 +67,41 @@ def test_labelled_groups_learn_from_gold_alone_and_others_from_confidence_alone(
             kinds.add(labelled)
             differ += labelled and len(set(golds)) > 1
     assert kinds == {True, False} and differ, "a rollout has both kinds, and golds that differ"
+
+
+@pytest.mark.parametrize("normalisation", [None, "group_std"])
+def test_a_script_rewards_labelled_and_unlabelled_rows_of_one_batch(normalisation, tmp_path):
+    """TRL scales the weighted reward; a normalisation scales each reward, then weights it."""
+    golds, kinds, differ = {PROMPTS[0]: "0", PROMPTS[1]: "1", PROMPTS[2]: None, PROMPTS[3]: ""}, set(), 0
+    trainer = make(
+        [labelled("accuracy"), unlabelled("self_certainty")],
+        type("Spied", (Spy, GRPOTrainer), {}),
+        tmp_path,
+        rows={"prompt": [*golds] * 4, "answer": [*golds.values()] * 4},
+        ours={"task": Lengths(), "normalisation": normalisation},
+        reward_weights=[1.0, 2.0],
+        max_steps=6,
+    )
+    trainer.train()
+    for rollout in trainer.rollouts:
+        parts, rows = groups(rollout)
+        for part in parts:
+            gold = golds[rows[part][0].prompt]
+            assert {row.labelled for row in rows[part]} == {bool(gold)}
+            sure = rollout["expected"][part]
+            values = [float(Lengths().extract(row.text) == gold) for row in rows[part]] if gold else sure
+            if normalisation:
+                expected = [(1 if gold else 2) * value for value in oracle.group_advantages(values, 4)]
+            else:
+                expected = oracle.group_advantages([(1 if gold else 2) * value for value in values], 4)
+            assert rollout["advantages"][part] == pytest.approx(expected, abs=5e-4)
+            name, other = ("accuracy", "self_certainty") if gold else ("self_certainty", "accuracy")
+            for row, value in zip(rows[part], values, strict=True):
+                assert row.rewards[other] is None and row.rewards[name] == pytest.approx(value, abs=1e-4)
+            kinds.add(bool(gold))
+            differ += bool(gold) and len(set(values)) > 1
+    assert kinds == {True, False} and differ, "a rollout has both kinds, and golds that differ"
+    assert "labelled" in trainer.state.log_history[0]
 
 
 def test_the_log_has_the_share_of_labelled_rows(model_folder):

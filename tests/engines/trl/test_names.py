@@ -8,14 +8,16 @@ from typing import Any
 import datasets
 import pytest
 import trl
-from support.trainers import PROMPTS, make, trained, upper
+from support.trainers import PROMPTS, Lengths, make, trained, upper
 
 import rlif
 from rlif.errors import DataError, RecipeError
 from rlif.graders import GRADERS
 from rlif.signals import GROUP_SIGNALS
 from rlif.tasks import Task
-from rlif.trl import Annotator, InternalFeedback
+from rlif.tasks.reasoning_gym import ReasoningGym
+from rlif.tasks.verifiers import Verifiers
+from rlif.trl import Annotator, InternalFeedback, labelled, unlabelled
 
 CHATS = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
 
@@ -86,6 +88,88 @@ def test_bad_input_gets_one_sentence(case, tmp_path):
     with pytest.raises(rlif.RlifError, match=message) as caught:
         make(functions, tmp_path=tmp_path, ours=ours, **options)
     assert "\n" not in str(caught.value) and str(caught.value).endswith((".", "?"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reward", "message"),
+    [
+        (labelled, upper, "labelled is for signals and graders of rlif, and upper is not among them; a function"),
+        (unlabelled, "owner/model", "unlabelled is for signals and graders of rlif, and 'owner/model' is not among"),
+        (labelled, labelled("accuracy"), "labelled is for signals and graders of rlif"),
+        (labelled, "acuracy", "unknown reward 'acuracy'; did you mean 'accuracy'"),
+        (unlabelled, "accuracy", "the reward accuracy reads gold answers, and unlabelled rows have none; take it out"),
+        (unlabelled, "seed_grpo", "the reward seed_grpo reads gold answers"),
+    ],
+)
+def test_rewards_that_cannot_be_for_some_rows_are_refused(kind, reward, message):
+    with pytest.raises(RecipeError, match=message):
+        kind(reward)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "gold", "message"),
+    [
+        (
+            labelled("self_certainty"),
+            None,
+            "self_certainty is for labelled rows, which are told by gold answers, in a column gold, answer or solution;"
+            r" the data set has prompt\.",
+        ),
+        ([labelled("accuracy"), "self_certainty"], None, GOLDLESS),
+        (unlabelled("self_certainty"), ["4"], "is for unlabelled problems, but each of the 16 has a gold answer"),
+        (labelled("self_certainty"), [None], "is for labelled problems, but each of the 16 has none; leave that out"),
+        (labelled("accuracy"), [None], "the reward accuracy needs gold answers, and the column gold is empty"),
+        ([labelled("self_certainty"), unlabelled("self_certainty")], ["4", None], "has self_certainty twice"),
+    ],
+)
+def test_rewards_for_some_rows_need_such_rows(rewards, gold, message, tmp_path):
+    rows = {"prompt": PROMPTS * 4} | ({} if gold is None else {"gold": (gold * 16)[:16]})
+    with pytest.raises(rlif.RlifError, match=message):
+        make(rewards, tmp_path=tmp_path, rows=rows)
+
+
+def test_rewards_for_some_rows_keep_the_column_of_gold(tmp_path):
+    rows = {"prompt": PROMPTS, "gold": ["4", None] * 2}
+    with pytest.raises(RecipeError, match="self_certainty reads the column gold; set remove_unused_columns=False"):
+        make(unlabelled("self_certainty"), tmp_path=tmp_path, rows=rows, remove_unused_columns=True)
+
+
+class OfData(Lengths):
+    """Grades by a row of its own data."""
+
+    reads_data = True
+
+
+def test_tasks_that_grade_by_their_own_data_are_refused_for_graders(tmp_path, monkeypatch):
+    rows = {"prompt": PROMPTS * 4, "gold": ["1", None] * 8}
+    (tmp_path / "own.py").write_text("from rlif.graders import Batch\n\n\ndef golden(batch: Batch): ...\n")
+    monkeypatch.chdir(tmp_path)
+    for reward in ("accuracy", "seed_grpo", labelled("accuracy"), ["self_certainty", "own.py:golden"]):
+        given = {"task": OfData(), "normalisation": "group_std"}
+        with pytest.raises(
+            RecipeError, match=r"task lengths grades by data that it loads itself, which .*`rlif train`"
+        ):
+            make(reward, tmp_path=tmp_path, rows=rows, ours=given)
+    with pytest.raises(RecipeError, match=r"task mmlu_pro\.guess grades by data .* which accuracy cannot read here"):
+        make("accuracy", tmp_path=tmp_path, rows=rows, ours={"task": "mmlu_pro.guess"})
+    assert ReasoningGym.reads_data and Verifiers.reads_data
+    assert make("accuracy", tmp_path=tmp_path, rows=rows, ours={"task": "mmlu_pro"}).reward.task.name == "mmlu_pro"
+    both = ["plurality_vote", labelled("self_certainty")]
+    trained(both, tmp_path=tmp_path, rows=rows, ours={"task": OfData()}, max_steps=1)
+
+
+def test_the_model_of_equivalence_is_loaded_after_all_checks(tmp_path, monkeypatch):
+    def loaded(*_):
+        raise AssertionError("it was loaded")
+
+    monkeypatch.setattr("rlif.engines.trl.names.load_equivalence", loaded)
+    ours = {"equivalence": {"entailment": "x"}}
+    with pytest.raises(DataError, match="needs a column prompt; it has question"):
+        make("semantic_entropy", tmp_path=tmp_path, rows={"question": PROMPTS}, ours=ours)
+    with pytest.raises(RecipeError, match="weights are finite numbers"):
+        make(["semantic_entropy", upper], tmp_path=tmp_path, ours=ours, reward_weights=[1.0, math.nan])
+    with pytest.raises(AssertionError, match="it was loaded"):
+        make("semantic_entropy", tmp_path=tmp_path, ours=ours)
 
 
 def test_images_and_empty_gold_are_refused(tmp_path):

@@ -27,6 +27,10 @@ def rarest(group: Group):
 def golden(batch: Batch):
     return [float(problem.gold == "1") for problem in batch.problems]
 
+def starred(batch: Batch):
+    assert all(set(problem.row) == {"stars"} for problem in batch.problems)
+    return [float(problem.row["stars"]) for problem in batch.problems]
+
 def upper(completions, **_):
     return [float(sum(map(str.isupper, text))) for text in completions]
 """
@@ -38,8 +42,9 @@ def own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def trained(reward_funcs, gold=None, **ours):
-    rows = {"prompt": PROMPTS * 4} | ({} if gold is None else {"gold": gold * 4})
+def trained(reward_funcs, gold=None, stars=None, **ours):
+    columns = {name: column * 4 for name, column in {"gold": gold, "stars": stars}.items() if column is not None}
+    rows = {"prompt": PROMPTS * 4} | columns
     trainer = GRPOTrainer(
         model=tiny_model(),
         reward_funcs=reward_funcs,
@@ -62,6 +67,14 @@ def test_reward_funcs_take_code_by_path(own):
         assert scored.rewards["own.py:golden"] == (scored.prompt in (PROMPTS[0], PROMPTS[2]))
     with pytest.raises(RecipeError, match="has no 'paek'"):
         trained("own.py:paek")
+
+
+def test_an_own_grader_sees_the_columns_of_the_data(own):
+    """Without what TRL adds to them, and without a column of gold answers."""
+    stars = dict(zip(PROMPTS, (1, 2, 3, 4), strict=True))
+    trainer = trained(["own.py:starred", "self_certainty"], stars=list(stars.values()))
+    assert trainer.reward.scored
+    assert all(row.rewards["own.py:starred"] == stars[row.prompt] for row in trainer.reward.scored)
 
 
 def test_score_and_reward_take_a_signal_by_path(own):

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 from support import oracle, same_draws
 from support.commands import ROOT
-from support.trainers import Lengths
+from support.trainers import Lengths, kept_tokens
 
 import rlif
 
@@ -65,6 +65,23 @@ def test_rewards_of_groups_split_between_processes_use_the_whole_group(two_proce
         ]
         found = first["advantages"] + second["advantages"]
         assert found == pytest.approx([math.fsum(part) for part in zip(*parts, strict=True)], abs=1e-4)
+
+
+def test_answers_are_masked_in_the_rows_of_each_process(two_processes):
+    """Each process masks its own rows by its own completions; the logged shares are those of all."""
+    shares = []
+    for both in zip(*(rank["single tokens"] for rank in two_processes), strict=True):
+        rows = both[0]["scored"]
+        for rank, found in enumerate(both):
+            for row, advantages in zip(rows[2 * rank :], found["advantages"], strict=False):
+                kept = kept_tokens(row["ids"])
+                assert advantages[: len(kept)] == [row["advantage"] * keep for keep in kept]
+        tokens = [keep for row in rows for keep in kept_tokens(row["ids"])]
+        shares.append(tokens.count(False) / len(tokens))
+    assert max(shares) > 0
+    logged = [rank["logs of single tokens"] for rank in two_processes]
+    assert [answers for answers, _ in logged[0]] == pytest.approx(shares)
+    assert all(0 < weakened <= 0.1 for _, weakened in logged[0])
 
 
 def test_semantic_entropy_votes_and_batch_deviation_use_the_rows_of_all_processes(two_processes):

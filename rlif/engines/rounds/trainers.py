@@ -1,0 +1,207 @@
+"""Builds TRL's SFTTrainer or DPOTrainer of a round.
+
+The data set is token ids: prompts as rlif renders them everywhere, completions as they were sampled. TRL would tokenise
+texts, so that a completion could get other tokens, or an end that was never sampled.
+
+    sft    {input_ids, labels}, labels -100 at the prompt; TRL skips its preparation
+    dpo    {prompt_ids, chosen_ids, rejected_ids, chosen_value, rejected_value}; `PairTrainer` skips it
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import datasets
+from safetensors import SafetensorError
+from transformers import PrinterCallback, TrainerCallback
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
+
+from rlif import progress
+from rlif.config.recipe import Recipe
+from rlif.config.rounds import SAMPLING
+from rlif.engines.rounds.choices import CHOICES, LOSSES, SAMPLERS
+from rlif.engines.rounds.examples import Example
+from rlif.engines.trl.contract import compared_with, raised_by_library
+from rlif.engines.trl.setup import check_options, make_config, read_lora
+from rlif.errors import MachineError, ModelError, RecipeError, first_line, lookup
+from rlif.sampling.limits import check_finite
+from rlif.sampling.loading import check_whole, is_adapter, load_adapter, load_kwargs, load_model, model_path
+
+WITH_OPTIONS = {"foresight", "deduction", "judge", "soft", "verified", "calibrated"}
+PROBLEMS = (OSError, ImportError, TypeError, ValueError, KeyError, RuntimeError, SafetensorError)
+
+
+class PairTrainer(DPOTrainer):
+    """TRL's DPOTrainer over pairs that are token ids already."""
+
+    method_options: Mapping[str, Any] = {}  # the recipe's `rounds.options`, for losses that read them
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset
+
+
+def check_training(recipe: Recipe) -> dict[str, Any]:
+    """Returns the options of training and sampling, names and types checked, before any model is loaded."""
+    rounds = recipe.rounds
+    assert rounds is not None
+    lookup(SAMPLERS, rounds.sample, "rounds.sample")
+    choice = lookup(CHOICES, rounds.choose, "rounds.choose")
+    if recipe.algorithm not in choice.algorithms:
+        raise RecipeError(
+            f"rounds.choose {rounds.choose} is for algorithm {' and '.join(choice.algorithms)}, not {recipe.algorithm}."
+        )
+    if rounds.options and not {rounds.sample, rounds.choose, rounds.loss} & WITH_OPTIONS:
+        raise RecipeError(f"rounds.options are of methods that have any: {', '.join(sorted(WITH_OPTIONS))}.")
+    training = recipe.resolved_training
+    sampling = {key: value for key, value in training.items() if key in SAMPLING}
+    # `Recipe.chat_template` reads chat_template_kwargs.
+    given = {key: value for key, value in training.items() if key not in (*SAMPLING, "chat_template_kwargs")}
+    options = check_options(given, SFTConfig if recipe.algorithm == "sft" else DPOConfig)
+    if recipe.algorithm == "dpo" and rounds.loss not in LOSSES:
+        lookup(dict.fromkeys([*LOSSES, *compared_with("loss_type", "DPOTrainer")]), rounds.loss, "rounds.loss")
+    for name, least in (("temperature", 0.0), ("top_p", 0.0)):
+        value = sampling.get(name, 1.0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= least:
+            raise RecipeError(f"training.{name} is {value!r}; it must be a number above {least:g}.")
+    if options.get("use_liger_kernel") and find_spec("liger_kernel") is None:
+        raise MachineError("training.use_liger_kernel needs liger-kernel: pip install liger-kernel; or leave it out.")
+    if options.get("packing") or options.get("padding_free"):
+        raise RecipeError("training.packing and training.padding_free are not supported in rounds; leave them out.")
+    return options | {"gradient_accumulation_steps": recipe.accumulation(1)} | sampling
+
+
+def trainer_config(recipe: Recipe, options: Mapping[str, Any], output_dir: str, seed: int = 0) -> Any:
+    """Builds TRL's config of a round."""
+    rounds = recipe.rounds
+    assert rounds is not None
+    options = {key: value for key, value in options.items() if key not in SAMPLING}
+    options |= {"output_dir": output_dir, "seed": seed, "save_total_limit": None, "report_to": "none"}
+    if options.get("save_strategy") == "no":  # but for the last step, which becomes the model
+        options |= {"save_strategy": "steps", "save_steps": 2**30}
+    if recipe.algorithm == "sft":
+        return make_config(SFTConfig, **options, dataset_kwargs={"skip_prepare_dataset": True}, **_init(recipe))
+    if rounds.loss not in LOSSES:
+        options["loss_type"] = [rounds.loss]
+    return make_config(DPOConfig, **options, remove_unused_columns=True, **_init(recipe))
+
+
+def _init(recipe: Recipe) -> dict[str, Any]:
+    return {"model_init_kwargs": load_kwargs(recipe)}
+
+
+@progress.task("loading the model")
+def build_trainer(
+    recipe: Recipe,
+    options: Mapping[str, Any],
+    examples: Sequence[Example],
+    tokenizer: Any,
+    output_dir: str,
+    seed: int,
+    weights: tuple[str | None, str | None],
+) -> Any:
+    """Builds the trainer of a round, its model loaded.
+
+    Args:
+        options: from `check_training`.
+        output_dir: where checkpoints go.
+        weights: folders of the model that training begins with, and of the reference; None for the recipe's model.
+    """
+    rounds = recipe.rounds
+    assert rounds is not None
+    start, reference = (recipe if folder is None else at(recipe, folder) for folder in weights)
+    check_whole(start)
+    args = trainer_config(recipe, options, output_dir, seed)
+    path, rows = model_path(start), datasets.Dataset.from_list(rows_of(recipe, examples))
+    try:
+        adapter = is_adapter(path)
+        given: dict[str, Any] = {
+            "model": load_adapter(start, path, trained_on=True) if adapter else path,
+            "args": args,
+            "train_dataset": rows,
+            "processing_class": tokenizer,
+            "peft_config": None if adapter else read_lora(recipe),
+        }
+        if adapter:
+            args.model_init_kwargs = None
+        if recipe.algorithm == "sft":
+            trainer: Any = SFTTrainer(**given)
+        else:
+            trainer_class = LOSSES[rounds.loss]() if rounds.loss in LOSSES else PairTrainer
+            trainer = trainer_class(ref_model=_reference(recipe, weights, reference, path), **given)
+            trainer.method_options = rounds.options
+    except PROBLEMS as error:
+        if not raised_by_library(error):
+            raise
+        raise ModelError(f"cannot set up training of {recipe.model!r}: {first_line(error)}") from error
+    check_finite(recipe.model, trainer.model.named_parameters())
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _reference(recipe: Recipe, weights: tuple[str | None, str | None], reference: Recipe, path: str) -> Any:
+    """Loads the reference model; None where adapters that are switched off are it."""
+    if weights[0] == weights[1] and (is_adapter(path) or recipe.lora is not None):
+        return None
+    return load_model(reference)
+
+
+def at(recipe: Recipe, folder: str | Path) -> Recipe:
+    """Returns the recipe with the model of a folder, written by an earlier round."""
+    return recipe.model_copy(update={"model": str(folder), "revision": None})
+
+
+def rows_of(recipe: Recipe, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """Returns the rows of TRL's data set."""
+    if recipe.algorithm == "sft":
+        return [
+            {"input_ids": e.prompt_ids + e.chosen_ids, "labels": [-100] * len(e.prompt_ids) + e.chosen_ids}
+            for e in examples
+        ]
+    return [
+        {
+            "prompt_ids": e.prompt_ids,
+            "chosen_ids": e.chosen_ids,
+            "rejected_ids": e.rejected_ids,
+            "chosen_value": (e.values or (0.0, 0.0))[0],
+            "rejected_value": (e.values or (0.0, 0.0))[1],
+        }
+        for e in examples
+    ]
+
+
+class RoundMetrics(TrainerCallback):
+    """Adds what was measured of a round's samples to each logged step, and gives TRL's metrics names of their own.
+
+    It must come before the guard and the recorder.
+
+    Args:
+        facts: of the round.
+    """
+
+    NAMES = {
+        "rewards/margins": "margin",
+        "rewards/accuracies": "preference_accuracy",
+        "logps/chosen": "chosen_logprob",
+        "logps/rejected": "rejected_logprob",
+    }
+
+    def __init__(self, facts: Mapping[str, Any]):
+        self.facts = dict(facts)
+        self.began = self.seconds = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.seconds = time.perf_counter() - self.began
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            logs.pop("num_tokens", None)  # TRL counts from 0 again after a resume
+            named = {self.NAMES.get(name, name): value for name, value in logs.items()}
+            logs.clear()
+            logs.update(named | self.facts | {"step_seconds": self.seconds})

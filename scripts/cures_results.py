@@ -1,0 +1,159 @@
+"""Compares cures for collapse. Writes `results/cures.json` and `results/cures.md` from the runs that are finished.
+
+    python scripts/studies.py cures
+    python scripts/cures_results.py
+
+Reads the run folders of the study. For runs whose folders are gone, it reads `results/cures.json`. Greedy accuracy is
+that on held-out problems. Of each run:
+
+    peak        the best greedy accuracy within the steps of the study
+    kept        accuracy at the end, as a share of the peak; a run that its guard stopped ends where it stopped
+
+Over seeds: means with Student's 95 % interval, and the difference at the end to the floor's run of the same seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlif.comparison.summary import portable_environment
+from rlif.intervals import t_interval
+from rlif.reporting.analysis import accuracies
+from rlif.runs.folder import Run
+
+STEPS = 200  # of the study; more of the floor's long study are left out
+HELD = 0.95  # of the peak
+REFERENCE = "floor"
+OF_FLOOR_LONG = {"group_std": "paper (earlier study)", "group_std_floor": "floor (earlier study)"}
+HEADINGS = ("cure", "seeds", "peak", "at", "end", "kept", f"kept {HELD:.0%}", "end minus floor, points")
+
+
+def digest(path: Path) -> dict[str, Any]:
+    """Reads what the results keep of a run."""
+    run = Run.open(path)
+    shares = accuracies(run.evaluations()["clock"])
+    return {
+        "row": path.name.rpartition("-seed")[0],
+        "seed": run.recipe().seed,
+        "steps": len(run.metrics()),
+        "problems": next(iter(shares.values())).n,
+        "curve": {step: share.mean for step, share in shares.items()},
+        "alarms": [alarm["step"] for alarm in run.rows("alarms.jsonl") if "step" in alarm],
+        "environment": portable_environment(run.environment()),
+    }
+
+
+def kept_runs(file: Path) -> list[dict[str, Any]]:
+    """Reads the runs of a results file of this study."""
+    runs = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    return [run | {"curve": {int(step): share for step, share in run["curve"].items()}} for run in runs]
+
+
+def earlier(file: Path) -> list[dict[str, Any]]:
+    """Reads self-certainty's runs of the floor's long study, up to the steps of this one."""
+    runs = [run for run in json.loads(file.read_text(encoding="utf-8")) if run["signal"] == "self_certainty"]
+    return [
+        {
+            "row": OF_FLOOR_LONG[run["form"]],
+            "seed": run["seed"],
+            "curve": {int(step): look["mean"] for step, look in run["curve"].items() if int(step) <= STEPS},
+        }
+        for run in runs
+    ]
+
+
+def joined(*parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Joins runs; of two with the same row and seed the later stays."""
+    of = {(run["row"], run["seed"]): run for part in parts for run in part}
+    return [of[key] for key in sorted(of)]
+
+
+def peak(run: dict[str, Any]) -> tuple[int, float]:
+    """Returns the first step with the best accuracy, and that accuracy."""
+    step = max(run["curve"], key=lambda step: run["curve"][step])
+    return step, run["curve"][step]
+
+
+def end(run: dict[str, Any]) -> float:
+    return run["curve"][max(run["curve"])]
+
+
+def kept(run: dict[str, Any]) -> float:
+    return end(run) / peak(run)[1]
+
+
+def line(row: str, runs: Sequence[dict[str, Any]], reference: dict[int, dict[str, Any]]) -> str:
+    """Writes the line of one cure."""
+    mine = sorted((run for run in runs if run["row"] == row), key=lambda run: run["seed"])
+    apart = [end(run) - end(reference[run["seed"]]) for run in mine if run["seed"] in reference]
+    difference = f"{t_interval(apart).within(-1, 1).percent('+')}, n = {len(apart)}" if apart else "-"
+    cells = [
+        row,
+        ", ".join(str(run["seed"]) for run in mine),
+        t_interval([peak(run)[1] for run in mine]).within(0, 1).percent(),
+        ", ".join(str(peak(run)[0]) for run in mine),
+        ", ".join(f"{100 * end(run):.0f}" for run in mine),
+        t_interval([kept(run) for run in mine]).within(0, 1).percent(),
+        f"{sum(kept(run) >= HELD for run in mine)} of {len(mine)}",
+        "" if row.startswith(REFERENCE) else difference,
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def table(runs: Sequence[dict[str, Any]], references: Sequence[dict[str, Any]]) -> str:
+    """Writes the page.
+
+    Args:
+        runs: of this study.
+        references: of the floor's long study, which stand in for the floor where this study has no run of a seed.
+    """
+    floors = [run for run in references if run["row"] == OF_FLOOR_LONG["group_std_floor"]]
+    reference = {run["seed"]: run for run in [*floors, *(run for run in runs if run["row"] == REFERENCE)]}
+    everything = [*references, *runs]
+    worst = {row: sum(kept(run) for run in everything if run["row"] == row) for row in {r["row"] for r in everything}}
+    counts = {row: sum(run["row"] == row for run in everything) for row in worst}
+    rows = sorted(worst, key=lambda row: (-worst[row] / counts[row], row))
+    return "\n".join(
+        [
+            "# Cures for collapse",
+            "",
+            "    python scripts/studies.py cures",
+            "    python scripts/cures_results.py",
+            "",
+            f"The shipped reasoner on clock, {STEPS} steps of 8 problems x 8 completions, constant learning rate 3e-4,"
+            " KL weight 0.1. Each row changes the paper's form (self-certainty, group_std) by what it is named after;"
+            " `scripts/studies.py` has the keys. Greedy accuracy in per cent, every 20 steps on 256 held-out problems;"
+            " Wilson's interval of one value is at most +-6 points. Peak: the best of a run. Kept: accuracy at the end"
+            " as a share of the peak; a flat curve keeps less than 100 %, because the best of ten noisy values is too"
+            " high. Means over seeds with Student's 95 % interval. Differences are paired by seed; where this study"
+            " has no floor yet, the floor is that of the earlier study (results/floor-long.json). Rows are ordered by"
+            " the mean share that they keep. alternate-gold and gold read gold answers.",
+            "",
+            f"| {' | '.join(HEADINGS)} |",
+            "|---" * len(HEADINGS) + "|",
+            *(line(row, everything, reference) for row in rows),
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the studies")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    args = parser.parse_args()
+    found = [digest(path.parent) for path in sorted((args.runs / "cures").glob("*/summary.json"))]
+    file = args.out / "cures.json"
+    runs = joined(kept_runs(file), found)
+    file.write_text(json.dumps(runs) + "\n", encoding="utf-8")
+    text = table(runs, earlier(args.out / "floor-long.json"))
+    file.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

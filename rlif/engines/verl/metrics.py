@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rlif.engines.records import sampled_row, scored_row
+from rlif.engines.kept_rows import sampled_row, scored_row
 from rlif.engines.verl.settings import Settings
 from rlif.guard.health import measure_health
 from rlif.guard.monitor import Monitor

@@ -138,6 +138,8 @@ REFUSED = [
     ({"annotator": "ema"}, "annotator of the recipe cannot be had"),
     ({"annotator_copy": True}, "annotator_copy of the recipe cannot be had"),
     ({"vllm_capture": True}, "vllm_capture of the recipe cannot be had"),
+    ({"token_update": "kl_cov", "training": {"num_iterations": 2}}, "token_update of the recipe cannot be had"),
+    ({"mask_answer": True}, "mask_answer of the recipe cannot be had"),
     ({"evaluate": {"tasks": ["math500"]}}, "evaluate.tasks of the recipe cannot be had"),
     ({"guard": {"policy": "rollback"}}, "guard.policy of the recipe cannot be had"),
     ({"annotator": "offline", "training": {"beta": 0.0}}, "annotator offline reads verl's reference pass"),

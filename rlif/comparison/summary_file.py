@@ -34,7 +34,9 @@ def format_summaries(runs: Sequence[RunSummary], rows: Sequence[Row], made: Mapp
         for task, settings in run.settings.items():
             tasks[task] = settings | tasks.get(task, {})
     kept = [{key: value for key, value in asdict(run).items() if key not in ("recipe", "settings")} for run in runs]
-    kept = [{key: value for key, value in run.items() if key not in ("weights", "pass_at") or value} for run in kept]  # mostly empty
+    kept = [
+        {key: value for key, value in run.items() if key not in ("weights", "pass_at") or value} for run in kept
+    ]  # mostly empty
     named = {"tasks": tasks, "methods": methods}
     parts = [
         *_members(made),

@@ -82,7 +82,10 @@ def test_the_run_folder_keeps_the_merged_recipe(tmp_path):
     [
         ({"a": "base: b.yaml\n", "b": "base: a.yaml\n"}, r"cannot be their own base: a -> b -> a\.$"),
         ({"a": "base: a.yaml\n"}, r"cannot be their own base: a -> a\.$"),
-        ({"a": "base: dmo\n"}, r"'dmo', which does not ship; did you mean 'demo' or 'demo-real'\? `rlif recipes` lists all \d+\.$"),
+        (
+            {"a": "base: dmo\n"},
+            r"'dmo', which does not ship; did you mean 'demo' or 'demo-real'\? `rlif recipes` lists all \d+\.$",
+        ),
         ({"a": "base: nowhere.yaml\n"}, r"names nowhere.yaml, and there is no such file beside it\.$"),
         ({"a": "base: [demo, other]\n"}, r"is \['demo', 'other'\]; it is the name of one recipe\.$"),
         ({"a": "base: b.yaml\n", "b": "- 1\n"}, r"b.yaml holds a list; a recipe is a mapping"),

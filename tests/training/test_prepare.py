@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -170,7 +171,8 @@ def test_a_dry_run_refuses_what_the_run_does(name, how, classifiers, model_folde
     overrides, expected = LATE[name]
     words = [*SMALL, f"model={model_folder}", f"output={tmp_path}", *overrides, *filter(None, [how])]
     code, _, err = main(monkeypatch, capsys, "train", "demo", *(word.replace("FOLDER", classifiers) for word in words))
-    assert (code, err.count("rlif: ")) == (2, 1) and expected in err
+    slow = len(re.findall(r"^rlif: .*: \d+ s$", err, re.MULTILINE))  # work that takes seconds on a busy machine
+    assert (code, err.count("rlif: ") - slow) == (2, 1) and expected in err
 
 
 @pytest.mark.parametrize("path", [[], ["training.num_iterations=2"], ["training.beta=0.1", "annotator=offline"]])

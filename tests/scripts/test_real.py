@@ -167,5 +167,7 @@ def test_the_shipped_recipes_of_the_real_model_are_whole():
 
     for name in ("demo-real", ROOT / "scripts/real.yaml"):
         recipe = rlif.load_recipe(name)
-        assert recipe.model == "smollm2-135m" and recipe.accumulation(1) == 1
+        assert recipe.model == "smollm2-135m"
+        batch = recipe.resolved_training["per_device_train_batch_size"] * recipe.accumulation(1)
+        assert batch == recipe.problems_per_update * recipe.resolved_training["num_generations"]
     assert load("scripts/real_study.py").FAMILIES == 2

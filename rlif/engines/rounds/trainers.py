@@ -25,7 +25,7 @@ from rlif.config.recipe import Recipe
 from rlif.config.rounds import SAMPLING
 from rlif.engines.rounds.choices import CHOICES, LOSSES, SAMPLERS
 from rlif.engines.rounds.examples import Example
-from rlif.engines.trl.contract import compared_with, raised_by_library
+from rlif.engines.trl.contract import check_trl, compared_with, raised_by_library
 from rlif.engines.trl.setup import check_options, make_config, read_lora
 from rlif.errors import MachineError, ModelError, RecipeError, first_line, lookup
 from rlif.sampling.limits import check_finite
@@ -48,6 +48,8 @@ def check_training(recipe: Recipe) -> dict[str, Any]:
     """Returns the options of training and sampling, names and types checked, before any model is loaded."""
     rounds = recipe.rounds
     assert rounds is not None
+    if recipe.algorithm == "dpo":
+        check_trl(PairTrainer)
     lookup(SAMPLERS, rounds.sample, "rounds.sample")
     choice = lookup(CHOICES, rounds.choose, "rounds.choose")
     if recipe.algorithm not in choice.algorithms:

@@ -18,6 +18,7 @@ from rlif.errors import MachineError, RecipeError
 
 TESTED_TRL = "1.10 to 1.16"
 TRAINERS = ("GRPOTrainer", "RLOOTrainer")
+PAIRS = "DPOTrainer"  # of the rounds
 LIBRARIES = ("trl", "vllm")  # whose constructors build a trainer
 
 
@@ -25,7 +26,7 @@ LIBRARIES = ("trl", "vllm")  # whose constructors build a trainer
 class Used:
     """One name of a library's that this engine uses."""
 
-    owner: str  # "trainer" for the trainers of `TRAINERS`, one of them, or a module or class by dotted path
+    owner: str  # "trainer" for the trainers of `TRAINERS`, one of them or `PAIRS`, or a module or class by dotted path
     name: str  # of a method, a function or an attribute
     purpose: str  # what it is used for
     # the first parameters of a method or function; None for an attribute, which the code of a class must mention
@@ -88,6 +89,11 @@ USED = (
     Used(ENGINE, "generation_kwargs", "where completions end"),
     Used(ENGINE, "max_completion_length", "the check before a run samples a few tokens"),
     Used(ENGINE, "LLM", "built with our logits processor"),
+    # the rounds' trainer of pairs
+    Used(PAIRS, "_prepare_dataset", "its data set is token ids already", ("self", "dataset", "processing_class", "args")),
+    Used(PAIRS, "_set_signature_columns_if_needed", "keeps the values of a pair", ("self",)),
+    Used(PAIRS, "_metrics", "logs the calibrated loss under TRL's names"),
+    Used(PAIRS, "beta", "the scale of the calibrated loss"),
 )
 
 
@@ -98,11 +104,13 @@ def check_trl(trainer: type) -> None:
         raise RecipeError(
             f"the class {trainer.__name__} has no trainer of TRL among its bases; add one after the mixin."
         )
+    online = theirs.__name__ in TRAINERS
     for used in USED:
-        if used.owner in TRAINERS and used.owner != theirs.__name__:
+        its_own = used.owner == theirs.__name__ or (online and used.owner == "trainer")
+        if not its_own and (not online or used.owner in ("trainer", *TRAINERS, PAIRS)):
             continue
         try:
-            owner = theirs if used.owner in ("trainer", *TRAINERS) else pkgutil.resolve_name(used.owner)
+            owner = theirs if its_own else pkgutil.resolve_name(used.owner)
         except (AttributeError, ModuleNotFoundError):
             owner = None
         if not _is_there(owner, used):

@@ -7,18 +7,23 @@ import re
 from pathlib import Path
 
 import pytest
-from trl import GRPOTrainer
+from trl import DPOTrainer, GRPOTrainer
 
 import rlif
+from rlif.engines.rounds.losses import CalibratedTrainer
+from rlif.engines.rounds.trainers import PairTrainer
+from rlif.engines.rounds.trainers import check_training as check_training_in_rounds
 from rlif.engines.trl import contract, setup
 from rlif.engines.trl.contract import USED, check_trl, compared_with, raised_by_library
 from rlif.engines.trl.setup import build_trainer, check_training
 from rlif.engines.trl.trainer import InternalGRPOTrainer, InternalRLOOTrainer
 from rlif.errors import RecipeError
 
-FOLDER = Path(contract.__file__).parent
+FOLDER = Path(contract.__file__).parents[1]
 TREES = {
-    str(path.relative_to(FOLDER)): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.rglob("*.py"))
+    str(path.relative_to(FOLDER)): ast.parse(path.read_text(encoding="utf-8"))
+    for engine in ("trl", "rounds")
+    for path in sorted((FOLDER / engine).rglob("*.py"))
 }
 NAMES = {used.name for used in USED}
 
@@ -68,6 +73,8 @@ def test_names_imported_from_trls_modules_are_in_the_list():
 def test_the_installed_trl_has_all_names_of_the_list():
     check_trl(InternalGRPOTrainer)
     check_trl(InternalRLOOTrainer)
+    check_trl(PairTrainer)
+    check_trl(CalibratedTrainer)
 
 
 MISSING = {
@@ -93,6 +100,12 @@ def test_a_trl_without_these_names_is_refused(what, monkeypatch):
     MISSING[what](monkeypatch)
     with pytest.raises(rlif.RlifError, match=rf"has no {SAID[what]}, which rlif builds on; install TRL 1.10 to"):
         check_trl(InternalGRPOTrainer)
+
+
+def test_a_trainer_of_pairs_without_these_names_is_refused(monkeypatch):
+    monkeypatch.setattr(DPOTrainer, "_prepare_dataset", lambda self, rows: rows)
+    with pytest.raises(rlif.RlifError, match=r"has no DPOTrainer._prepare_dataset\(dataset, "):
+        check_training_in_rounds(rlif.load_recipe("dpo-rlif"))
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,18 @@ def needs_of(terms: Sequence[Term]) -> set[str]:
     return {name.removesuffix("_BT") for term in terms for name in term.needs}
 
 
+def batch_of(rows: Sequence[ScoredCompletion], **context: Any) -> Batch:
+    """Returns the rows as graders read them; `context` has the other fields of `Batch`."""
+    return Batch(
+        prompts=[row.prompt for row in rows],
+        completions=[row.completion for row in rows],
+        texts=[row.text for row in rows],
+        completion_ids=[row.completion_ids for row in rows],
+        answers=[row.answer for row in rows],
+        **context,
+    )
+
+
 def measure_rows(terms: Sequence[Term], stats: TokenStats | None, batch: Batch) -> Values:
     """Measures the terms that read one completion at a time."""
     rows = [term for term in terms if term.kind != "group"]

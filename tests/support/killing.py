@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,8 @@ def server() -> Any:
             "rlif.engines.trl.setup",
             "rlif.engines.trl.callbacks",
             "rlif.training.session",
+            "rlif.training.rounds.phases",
+            "rlif.engines.rounds.trainers",
             "rlif.evaluation.evaluate",
         ]
     )
@@ -132,6 +135,19 @@ def rlif_process(arguments: list[Any], log: Path, *saboteurs: tuple, **environme
     """Runs `rlif ARGUMENTS`; returns its exit code and output."""
     code = finish(start(arguments, log, *saboteurs, **environment))
     return code, log.read_text(encoding="utf-8")
+
+
+def killed_then_resumed(arguments: list[Any], folder: Path, saboteurs: Sequence[tuple], ends: int = 0) -> Path:
+    """Kills a run by each saboteur in turn, resumes it each time, and finally lets it finish; returns its folder."""
+    run = folder / "run"
+    for saboteur in saboteurs:
+        code, said = rlif_process(arguments, folder / "log", saboteur)
+        assert code == -signal.SIGKILL, f"{saboteur[1:]} did not kill it: {said}"
+        if run.is_dir():
+            arguments = ["train", "--resume", run]
+    code, said = rlif_process(arguments, folder / "log")
+    assert code == ends, said
+    return run
 
 
 def train_arguments(model: Path, output: Path, *overrides: str) -> list[str]:

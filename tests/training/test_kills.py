@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from support.killing import CASES, finish, outcome, rlif_process, start, start_two, train_arguments
+from support.killing import CASES, finish, killed_then_resumed, outcome, rlif_process, start, start_two, train_arguments
 from support.sabotage import die_at, die_halfway, die_in_a_draft, die_in_a_line, die_in_backward
 
 SAVE = "transformers.modeling_utils:safe_save_file"
@@ -85,38 +85,32 @@ def whole(tmp_path_factory, model_folder):
     return run
 
 
-def killed_then_resumed(case, tmp_path, model_folder, *saboteurs):
-    """Kills a run by each saboteur in turn, resumes it each time, and finally lets it finish."""
+def after_kills(case, tmp_path, model_folder, *saboteurs):
+    """The outcome of a run that each saboteur killed in turn, and that was resumed each time."""
     arguments = train_arguments(model_folder, tmp_path, *CASES[case])
-    for saboteur in saboteurs:
-        code, said = rlif_process(arguments, tmp_path / "log", saboteur)
-        assert code == KILLED, f"{saboteur[1:]} did not kill it: {said}"
-        arguments = ["train", "--resume", tmp_path / "run"]
-    code, said = rlif_process(arguments, tmp_path / "log")
-    assert code == end_of(case), said
-    return outcome(tmp_path / "run")
+    return outcome(killed_then_resumed(arguments, tmp_path, saboteurs, end_of(case)))
 
 
 @pytest.mark.sweep
 def test_a_run_killed_again_and_again(tmp_path, model_folder, whole):
-    assert killed_then_resumed("full", tmp_path, model_folder, *AGAIN_AND_AGAIN) == whole("full")
+    assert after_kills("full", tmp_path, model_folder, *AGAIN_AND_AGAIN) == whole("full")
 
 
 @pytest.mark.parametrize("case", DAILY)
 def test_every_kind_of_run_resumes_exactly(case, tmp_path, model_folder, whole):
-    assert killed_then_resumed(case, tmp_path, model_folder, MID[case]) == whole(case)
+    assert after_kills(case, tmp_path, model_folder, MID[case]) == whole(case)
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("case", sorted(set(MID) - set(DAILY)))
 def test_more_kinds_of_runs_resume_exactly(case, tmp_path, model_folder, whole):
-    assert killed_then_resumed(case, tmp_path, model_folder, MID[case]) == whole(case)
+    assert after_kills(case, tmp_path, model_folder, MID[case]) == whole(case)
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at(point, tmp_path, model_folder, whole):
-    assert killed_then_resumed("full", tmp_path, model_folder, POINTS[point]) == whole("full")
+    assert after_kills("full", tmp_path, model_folder, POINTS[point]) == whole("full")
 
 
 @pytest.mark.sweep

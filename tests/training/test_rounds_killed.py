@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
 
 import pytest
-from support.killing import outcome, rlif_process
+from support.killing import killed_then_resumed, outcome, rlif_process
 from support.sabotage import die_at, die_halfway, die_in_a_draft, die_in_a_line, die_in_backward
 from support.small_rounds import SMALL, TIMES
 
 SAVE = "transformers.modeling_utils:safe_save_file"
-KILLED = -signal.SIGKILL
 
 # Where the run is killed. It has two rounds of two steps, each step with a checkpoint.
 POINTS = {
@@ -96,33 +94,26 @@ def whole(tmp_path_factory, model_folder):
     return run
 
 
-def killed_then_resumed(case, tmp_path, model_folder, *saboteurs):
-    given = arguments(model_folder, tmp_path, case)
-    for saboteur in saboteurs:
-        code, said = rlif_process(given, tmp_path / "log", saboteur)
-        assert code == KILLED, f"{saboteur[1:]} did not kill it: {said}"
-        if (tmp_path / "run").is_dir():
-            given = ["train", "--resume", tmp_path / "run"]
-    code, said = rlif_process(given, tmp_path / "log")
-    assert code == 0, said
-    return files(tmp_path / "run")
+def after_kills(case, tmp_path, model_folder, *saboteurs):
+    """The files of a run that each saboteur killed in turn, and that was resumed each time."""
+    return files(killed_then_resumed(arguments(model_folder, tmp_path, case), tmp_path, saboteurs))
 
 
 def test_a_run_in_rounds_killed_in_its_second_round(tmp_path, model_folder, whole):
-    killed = killed_then_resumed("sft", tmp_path, model_folder, (die_in_backward, 4))
+    killed = after_kills("sft", tmp_path, model_folder, (die_in_backward, 4))
     assert killed == whole("sft")
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("case", ["sft", "dpo"])
 def test_killed_again_and_again(case, tmp_path, model_folder, whole):
-    assert killed_then_resumed(case, tmp_path, model_folder, *AGAIN_AND_AGAIN) == whole(case)
+    assert after_kills(case, tmp_path, model_folder, *AGAIN_AND_AGAIN) == whole(case)
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at(point, tmp_path, model_folder, whole):
-    assert killed_then_resumed("sft", tmp_path, model_folder, POINTS[point]) == whole("sft")
+    assert after_kills("sft", tmp_path, model_folder, POINTS[point]) == whole("sft")
 
 
 @pytest.mark.sweep
@@ -138,4 +129,4 @@ def test_killed_at(point, tmp_path, model_folder, whole):
     ],
 )
 def test_other_kinds_of_runs_in_rounds(case, saboteur, tmp_path, model_folder, whole):
-    assert killed_then_resumed(case, tmp_path, model_folder, saboteur) == whole(case)
+    assert after_kills(case, tmp_path, model_folder, saboteur) == whole(case)

@@ -90,7 +90,9 @@ USED = (
     Used(ENGINE, "max_completion_length", "the check before a run samples a few tokens"),
     Used(ENGINE, "LLM", "built with our logits processor"),
     # the rounds' trainer of pairs
-    Used(PAIRS, "_prepare_dataset", "its data set is token ids already", ("self", "dataset", "processing_class", "args")),
+    Used(
+        PAIRS, "_prepare_dataset", "its data set is token ids already", ("self", "dataset", "processing_class", "args")
+    ),
     Used(PAIRS, "_set_signature_columns_if_needed", "keeps the values of a pair", ("self",)),
     Used(PAIRS, "_metrics", "logs the calibrated loss under TRL's names"),
     Used(PAIRS, "beta", "the scale of the calibrated loss"),

@@ -20,12 +20,12 @@ from rlif.engines.trl.measuring.annotator import Annotator
 from rlif.engines.trl.measuring.processes import on_all
 from rlif.engines.trl.measuring.rollout import Rollout
 from rlif.errors import DataError, RecipeError, RewardError
-from rlif.graders import Batch
 from rlif.graders.external import ENGINE
 from rlif.rewards.measuring import (
     ScoredCompletion,
     Values,
     as_group,
+    batch_of,
     by_token,
     measure_groups,
     measure_rows,
@@ -164,12 +164,8 @@ class InternalReward:
         problems = self._problems_of(rows, columns)
         for row, problem in zip(rows, problems or [], strict=bool(problems)):
             row.labelled = is_labelled(self.task, problem)
-        batch = Batch(
-            prompts=[row.prompt for row in rows],
-            completions=[row.completion for row in rows],
-            texts=[row.text for row in rows],
-            completion_ids=[row.completion_ids for row in rows],
-            answers=[row.answer for row in rows],
+        batch = batch_of(
+            rows,
             task=self.task,
             problems=problems,
             step=self._step,

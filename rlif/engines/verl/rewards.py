@@ -14,12 +14,12 @@ import torch
 
 from rlif.config.recipe import Recipe
 from rlif.errors import RewardError
-from rlif.graders import Batch
 from rlif.rewards.equivalence import load_equivalence
 from rlif.rewards.measuring import (
     ScoredCompletion,
     Values,
     as_group,
+    batch_of,
     by_token,
     grids,
     measure_groups,
@@ -120,17 +120,7 @@ class RolloutReward:
 
     def _values(self, rows: list[ScoredCompletion], rollout: Rollout, step: int) -> dict[str, Any]:
         """Measures the terms, one number for each row, and the factors of advantages by `*` and the term's name."""
-        batch = Batch(
-            prompts=[row.prompt for row in rows],
-            completions=[row.completion for row in rows],
-            texts=[row.text for row in rows],
-            completion_ids=[row.completion_ids for row in rows],
-            answers=[row.answer for row in rows],
-            task=self.task,
-            problems=rollout.problems,
-            step=step,
-            seed=self.recipe.seed,
-        )
+        batch = batch_of(rows, task=self.task, problems=rollout.problems, step=step, seed=self.recipe.seed)
         values: dict[str, Any] = measure_rows(self.terms, rollout.stats, batch)
         starts = [sum(rollout.groups[:i]) for i in range(len(rollout.groups))]
         pairs = zip(starts, rollout.groups, strict=True)

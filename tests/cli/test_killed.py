@@ -116,6 +116,7 @@ def whole(run, tmp_path_factory) -> Callable[[str], dict]:
     return written
 
 
+@pytest.mark.daily(every=6)
 @pytest.mark.parametrize("name", DAILY)
 def test_a_killed_command_goes_on(name, run, whole, tmp_path):
     out = tmp_path / "out"
@@ -158,6 +159,7 @@ def test_a_command_killed_in_each_line(name, run, whole, tmp_path, record_proper
     record_property("kills", nth - 1)
 
 
+@pytest.mark.sweep
 def test_killed_between_the_summary_and_the_report(run, whole, tmp_path):
     """The run is finished, so --resume writes what is missing, says so and exits with 0."""
     out = tmp_path / "out"

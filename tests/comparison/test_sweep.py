@@ -87,6 +87,7 @@ def test_finished_runs_are_read_and_not_run_again(place, monkeypatch):
     assert tables(found) == tables(read)
 
 
+@pytest.mark.sweep
 def test_a_killed_sweep_resumes_to_the_same_table(place, tmp_path):
     """Of four runs one is killed after its first checkpoint, one before it, and one has not begun."""
     folder = shutil.copytree(place / "runs", tmp_path / "runs")

@@ -24,6 +24,7 @@ def test_iterations_multiply_steps_but_not_completions():
     assert plan.steps == 116 and plan.completions == 58 * 896
 
 
+@pytest.mark.daily(every=4)
 @pytest.mark.parametrize("epochs", [0.4, 1, 1.5, 2])
 @pytest.mark.parametrize("options", [{}, {"steps_per_generation": 1}, {"num_iterations": 2}, {"max_steps": 5}])
 def test_the_engine_counts_the_same_steps(epochs, options, model_folder, tmp_path):

@@ -49,6 +49,7 @@ def test_a_folder_and_the_hub_at_once(hub, run, tmp_path, monkeypatch, capsys):
     assert hub.repositories["me/mine"]["private"] is False
 
 
+@pytest.mark.sweep
 def test_what_an_earlier_export_left_is_deleted(hub, adapters, run, monkeypatch):
     """Adapters beside whole weights would be loaded on top of them; a file that the user added stays."""
     monkeypatch.setattr("rlif.exporting.folder._check_base", lambda run: None)

@@ -204,6 +204,7 @@ def test_upstreams_own_files_take_precedence(tables):
     assert len(win_rate.difficulties()) == 60
 
 
+@pytest.mark.daily(every=3)
 @pytest.mark.parametrize(
     "name",
     [

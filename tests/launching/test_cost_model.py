@@ -79,6 +79,7 @@ def test_memory_and_time_of_one_recipe_equal_arithmetic_by_hand():
     assert parts["activations or cache"] == pytest.approx(micro / 2**30)
 
 
+@pytest.mark.daily(every=4)
 @pytest.mark.parametrize("strategy", ["ddp", "zero2", "fsdp2", "zero3"])
 def test_more_gpus_take_no_more_memory_and_no_more_time(strategy):
     found = [setting("problems_per_update=256", gpus=n, strategy=strategy) for n in (2, 4, 8, 16, 32)]

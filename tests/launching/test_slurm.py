@@ -116,6 +116,7 @@ def directives(script: str) -> set[str]:
 ODD = 'description=it\'s "$HOME" `id` $(id) ; x'
 
 
+@pytest.mark.sweep
 def test_the_batch_script_starts_the_server_and_every_launcher(script_of, slurm, monkeypatch, capsys, tmp_path):
     """On three pretended machines: two train, the third serves. Special characters arrive unchanged."""
     command = ["demo", *ON_GPUS, *SERVER, ODD, f"output={tmp_path}/my runs"]
@@ -168,6 +169,7 @@ def test_a_requeued_job_resumes_only_its_own_run(script_of, slurm, tmp_path):
     assert told == [first, second, ["--resume", f"{tmp_path}/runs/demo-11"], second]
 
 
+@pytest.mark.daily(every=3)
 @pytest.mark.parametrize(("job", "goes_on"), [("11", True), ("12", False), (None, False)])
 def test_a_requeued_job_with_a_named_run_does_not_resume_another_jobs_run(job, goes_on, script_of, slurm, tmp_path):
     script = script_of("--processes", "2", "demo", "name=mine", f"output={tmp_path}/runs")
@@ -176,6 +178,7 @@ def test_a_requeued_job_with_a_named_run_does_not_resume_another_jobs_run(job, g
     assert ("--resume" in slurm.launched()[0]) is goes_on
 
 
+@pytest.mark.daily(every=5)
 @pytest.mark.parametrize(
     ("launch", "finished", "code", "requeued"),
     [(75, False, 0, ["7"]), (0, True, 0, []), (75, True, 0, []), (2, False, 2, []), (3, False, 3, [])],

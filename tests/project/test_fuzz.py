@@ -112,6 +112,7 @@ def test_files_of_a_run_folder(name, fuzz, run):
     fuzz(some_bytes(*samples) | JSON.map(lambda value: json.dumps(value).encode()), read)
 
 
+@pytest.mark.daily(every=3)
 @pytest.mark.parametrize("name", FILES)
 def test_files_read_by_reports_and_comparisons(name, fuzz, run):
     """Also rows with different keys and values of any type."""

@@ -127,6 +127,7 @@ def commands() -> list[str]:
     return sorted({re.sub(r"\s+#.*", "", line) for line in lines})
 
 
+@pytest.mark.daily(every=2)
 @pytest.mark.parametrize("command", [line for line in commands() if line.startswith("rlif plan")])
 def test_plans_of_the_pages_fit(command):
     words = shlex.split(command)[1:]

@@ -60,6 +60,7 @@ def test_the_accuracies_in_base_json_are_within_the_same_bounds():
         assert base[f"{family}/greedy"] <= 0.25 and base[f"{family}/first_step_given"] >= 0.95
 
 
+@pytest.mark.sweep
 def test_training_by_self_certainty_teaches_working_step_by_step(tmp_path):
     """A short demo at a higher learning rate doubles the share of completions that work step by step."""
     overrides = [

@@ -353,6 +353,7 @@ def test_adapters_of_the_small_recipe_stay_in_float32(tmp_path, model_folder):
     assert adapted - {""} == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
+@pytest.mark.daily(every=4)
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shown_recipe_is_the_same_recipe(name, tmp_path):
     """`rlif recipes --show NAME > mine.yaml` needs no base and trains the same."""

@@ -84,6 +84,7 @@ def reports(tmp_path_factory):
     }
 
 
+@pytest.mark.daily(every=2)
 @pytest.mark.parametrize(
     ("scheme", "width"),
     [
@@ -101,6 +102,7 @@ def test_every_figure_has_marks_and_nothing_overflows(reports, open_page, width,
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+@pytest.mark.sweep
 def test_both_schemes_are_readable(reports, open_page):
     """Text has a contrast of at least 7 (WCAG AAA); the quiet one of at least 4.5 (AA)."""
     for scheme in ("light", "dark"):

@@ -254,6 +254,7 @@ ADAPTER = ["evaluate.tasks=[]", "max_prompt_tokens=512", "training.max_steps=2",
 ADAPTER += ["problems_per_update=8", "training.per_device_train_batch_size=16", "training.beta=0.0"]
 
 
+@pytest.mark.daily(every=2)
 @pytest.mark.parametrize("lora", [[], ["lora={r: 4, target_modules: [v_proj, q_proj]}"]], ids=["alone", "with lora"])
 def test_an_adapter_is_trained_on(lora, tmp_path):
     adapter = adapter_folder(tmp_path)
@@ -285,6 +286,7 @@ def test_adapters_that_cannot_be_trained_on_are_refused(changes, overrides, mess
     assert code == 2 and message in err
 
 
+@pytest.mark.sweep
 def test_an_offline_annotator_of_a_trained_adapter_is_its_start(tmp_path):
     """The base without the adapter is another model, so a copy is asked for."""
     adapter = str(adapter_folder(tmp_path))

@@ -21,6 +21,7 @@ from rlif.sandbox.runner import Program, run_programs
 sandboxed = pytest.mark.usefixtures("sandbox")
 
 
+@pytest.mark.sweep
 @sandboxed
 def test_no_attack_succeeds():
     assert [found for found in sandbox_attacks.survivors().values() if found] == []

@@ -56,6 +56,7 @@ def test_number_of_operations_is_the_sum_over_the_layers():
     assert forward_flops(model, 10, 10, 5) == 10 * (2 * body_parameters(model) + attention) + 5 * head
 
 
+@pytest.mark.sweep
 def test_the_reference_method_takes_a_pass_that_rlif_saves():
     """Completions and self-certainty are the same; `compare` stops if they differ."""
     (row,) = step.measure("tiny", ["beta offline"], TINY, rounds=1)
@@ -113,6 +114,7 @@ def test_the_scoring_benchmark_runs_small(tmp_path, monkeypatch):
     assert "| B | 4 to 16 |" in text and "of 2 sizes of the small body" in text and "of 1 real shapes" in text
 
 
+@pytest.mark.sweep
 def test_the_benchmark_of_reports_and_votes_runs_small(tmp_path, monkeypatch):
     sizes = ["--rounds", "1", "--completions", "800", "--samples", "500", "--steps", "6"]
     monkeypatch.setattr(sys, "argv", ["looking.py", *sizes, "--out", str(tmp_path / "out")])

@@ -33,6 +33,7 @@ def whole(tmp_path_factory, model_folder):
     return content(out)
 
 
+@pytest.mark.daily(every=4)
 @pytest.mark.parametrize(
     "kill",
     [
@@ -99,6 +100,7 @@ def test_rows_of_other_problems_are_refused(tmp_path, model_folder):
     assert code == 2 and "holds other rows than were drawn" in printed
 
 
+@pytest.mark.daily(every=3)
 @pytest.mark.parametrize(("key", "value"), [("completion", None), ("right", "yes"), ("self_certainty", [1.0])])
 def test_a_damaged_row_is_refused_in_one_sentence(key, value, tmp_path, model_folder):
     out = tmp_path / "out"

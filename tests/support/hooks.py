@@ -12,9 +12,22 @@ SWEEP = "sweep; make test-all"
 FIRST = ("launching", "training", "engines", "project")  # long tests begin first, so that workers end together
 
 
+def mark_rest(items: list[pytest.Item]) -> None:
+    """Marks as sweeps what `daily(every=N)` leaves out: all but each N-th case of a test."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        if marker := item.get_closest_marker("daily"):
+            name = item.nodeid.partition("[")[0]
+            if seen[name] % marker.kwargs["every"]:
+                item.add_marker(pytest.mark.sweep)
+            seen[name] += 1
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if unlike := [item.nodeid for item in items if " at 0x" in item.nodeid]:
         raise pytest.UsageError(f"the name of a test is another in each process: {unlike[0]}")
+    mark_rest(items)
     items.sort(key=lambda item: [f"tests/{folder}/" not in item.nodeid for folder in FIRST])
     if "sweep" not in config.getoption("markexpr"):
         for item in items:

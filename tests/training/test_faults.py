@@ -94,6 +94,7 @@ def check_two_steps_are_there(run, whole):
     assert lines[:2] == whole["metrics"][:2] and len(lines) <= 3
 
 
+@pytest.mark.daily(every=3)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in DAILY else pytest.mark.sweep) for name in FAULTS]
 )
@@ -133,6 +134,7 @@ PLACES = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "place", [pytest.param(name, marks=() if name == "weights" else pytest.mark.sweep) for name in PLACES]
 )
@@ -151,6 +153,7 @@ def test_a_disk_that_is_really_full(place, small_disk, model_folder, whole, tmp_
     assert outcome(small_disk / "run") == whole
 
 
+@pytest.mark.sweep
 def test_a_read_only_folder(small_disk, model_folder, tmp_path):
     shutil.copytree(model_folder, small_disk / "model")
     assert rlif_process(train_arguments(model_folder, small_disk), tmp_path / "l", (die_at, BACKWARD, 3))[0] < 0
@@ -163,6 +166,7 @@ def test_a_read_only_folder(small_disk, model_folder, tmp_path):
     assert sorted(small_disk.rglob("*")) == before
 
 
+@pytest.mark.daily(every=2)
 @pytest.mark.parametrize("where", ["rlif.runs.folder:Run.write_fingerprint", "rlif.training.session:Session.close"])
 def test_a_fault_before_the_first_step_and_after_the_last(where, tmp_path, model_folder):
     arguments = train_arguments(model_folder, tmp_path, "training.max_steps=1")
@@ -207,6 +211,7 @@ def test_the_problems_changed(tmp_path, model_folder):
     assert resume(tmp_path / "run", tmp_path / "again")[0] == 0
 
 
+@pytest.mark.sweep
 def test_the_model_changed(tmp_path):
     folder = tmp_path / "model"
     tiny_model().save_pretrained(folder)
@@ -226,6 +231,7 @@ def test_a_changed_byte_in_a_checkpoint(stopped, tmp_path, whole):
     assert "going on from checkpoint-1" in said and outcome(stopped.path) == whole
 
 
+@pytest.mark.sweep
 def test_no_checkpoint_is_whole(stopped, tmp_path):
     """The resume is refused; starting again would delete the checkpoints without asking."""
     for step in (1, 2):
@@ -245,6 +251,7 @@ def test_another_process_uses_the_folder(stopped, tmp_path):
         assert promised
 
 
+@pytest.mark.sweep
 def test_one_of_two_processes_is_killed(tmp_path, model_folder):
     """There is no launcher, so the other process itself must notice and report it."""
     arguments = train_arguments(model_folder, tmp_path)
@@ -258,6 +265,7 @@ def test_one_of_two_processes_is_killed(tmp_path, model_folder):
     assert "another process of this run died or cannot be reached" in said and "--resume" in said
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "seconds", "message"),
     [
@@ -273,6 +281,7 @@ def test_a_reward_that_fails_once(name, seconds, message, tmp_path, model_folder
     assert resume(tmp_path / "run", tmp_path / "again")[0] == 0
 
 
+@pytest.mark.sweep
 def test_a_reward_of_ones_own_that_raises_at_the_first_rollout(tmp_path, model_folder):
     """Its traceback is in the run folder, on screen with --debug, and the next start takes the folder's place."""
     arguments = train_arguments(model_folder, tmp_path, "training.max_steps=1", "evaluate={tasks: [cups], limit: 1}")

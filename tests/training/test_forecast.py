@@ -95,6 +95,7 @@ def test_a_mean_over_one_group_has_no_interval():
     assert _over_groups([1.0, 1.0]) == Interval(2, 1.0)
 
 
+@pytest.mark.sweep
 def test_the_forecast_is_yes_for_the_demo_and_no_for_a_random_model(model_folder):
     """The shipped base improved with every seed that was run; the random model never ends a completion."""
     assert probe(rlif.load_recipe("demo")).verdict == "yes"
@@ -103,6 +104,7 @@ def test_the_forecast_is_yes_for_the_demo_and_no_for_a_random_model(model_folder
     assert found.verdict == "no" and found.problems == 4 and found.completions == 32
 
 
+@pytest.mark.sweep
 def test_the_forecast_uses_the_recipes_confidence_window(model_folder, monkeypatch):
     """With window 1 only the last token counts; with 2048 all tokens of these short completions."""
     seen = []

@@ -58,7 +58,7 @@ MID = {
     "stopped by the guard": (die_at, "rlif.runs.folder:Run.write_summary", 1),
     "rolled back by the guard": (die_at, "rlif.runs.rollback:Run.rewind", 1, "after"),
 }
-DAILY = ("lora", "two iterations", "ema annotator", "stopped by the guard")
+DAILY = ("lora",)
 KILLED = -signal.SIGKILL
 
 
@@ -135,12 +135,13 @@ def test_killed_at_a_random_moment(case, moment, tmp_path, model_folder, whole, 
     assert outcome(tmp_path / "run") == expected
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("case", "saboteur"),
     [
         ("full", (die_halfway, "torch:save", 7)),
-        pytest.param("full", (die_in_backward, 3), marks=pytest.mark.sweep),
-        pytest.param("rolled back by the guard", (die_at, "rlif.runs.rollback:Run.append", 1), marks=pytest.mark.sweep),
+        ("full", (die_in_backward, 3)),
+        ("rolled back by the guard", (die_at, "rlif.runs.rollback:Run.append", 1)),
     ],
 )
 def test_two_processes(case, saboteur, tmp_path, model_folder):
@@ -159,6 +160,7 @@ def test_two_processes(case, saboteur, tmp_path, model_folder):
     assert ends["killed"] == ends["whole"]
 
 
+@pytest.mark.sweep
 def test_killed_before_there_was_a_run_folder(tmp_path, model_folder):
     arguments = train_arguments(model_folder, tmp_path, "training.max_steps=1")
     code, _ = rlif_process(arguments, tmp_path / "log", (die_at, "rlif.runs.folder:_moved", 1))

@@ -90,6 +90,7 @@ def test_the_trained_model_differs_and_can_be_loaded(run, model_folder):
     assert AutoTokenizer.from_pretrained(run.model).decode([1]) == "<|end|>"
 
 
+@pytest.mark.sweep
 def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(run, tmp_path, model_folder):
     again = train(tmp_path, model_folder)
     other = train(tmp_path, model_folder, "seed=1")
@@ -154,6 +155,7 @@ def test_two_steps_on_real_gsm8k(tmp_path, model_folder, data_folder):
         assert row["prompt"][0]["content"].removesuffix("\n" + BOXED) in known
 
 
+@pytest.mark.daily(every=2)
 @pytest.mark.parametrize("name", ["prompts.txt", "prompts.jsonl"])
 def test_a_run_on_a_file_of_unlabelled_prompts(tmp_path, model_folder, name):
     lines = [f"Tell me about {i}." for i in range(6)]
@@ -165,6 +167,7 @@ def test_a_run_on_a_file_of_unlabelled_prompts(tmp_path, model_folder, name):
     assert {row["prompt"].strip() for row in completions(run, 1)} <= set(lines)
 
 
+@pytest.mark.sweep
 def test_runs_with_lora_rloo_and_other_annotators(tmp_path, model_folder):
     lora = train(tmp_path, model_folder, "lora={r: 4, target_modules: [q_proj]}", "evaluate={}", "name=lora")
     assert (lora.model / "adapter_model.safetensors").is_file()
@@ -251,6 +254,7 @@ def test_trackio_shows_the_metrics_by_both_names(tmp_path, model_folder, monkeyp
     assert_both_names(seen, Run.open(tmp_path / "tracked"))
 
 
+@pytest.mark.sweep
 def test_tensorboard_shows_the_same_metrics_by_the_same_names(tmp_path, model_folder):
     pytest.importorskip("tensorboard", reason="no tensorboard; pip install -e .[dev]")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -289,6 +293,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_is_refused(tmp_path, model_f
     assert [path.name for path in run.checkpoints.glob("checkpoint-*")] == ["checkpoint-2"]
 
 
+@pytest.mark.daily(every=2)
 @pytest.mark.parametrize(
     ("writer", "good", "error"),
     [

@@ -71,6 +71,7 @@ def check(rows: list[list[int]], prompts: list[list[int]], *, all_of_them: bool 
         assert {number for numbers in found for number in numbers} == set(range(len(prompts)))
 
 
+@pytest.mark.daily(every=3)
 @pytest.mark.parametrize("algorithm", ["grpo", pytest.param("rloo", marks=pytest.mark.sweep)])
 @pytest.mark.parametrize("name", ALL)
 def test_the_same_token_ids_enter_the_model_everywhere(name, algorithm, tmp_path):

@@ -40,6 +40,7 @@ def test_train_plan_and_launch_refuse_a_recipe_with_the_same_message(override, e
     assert len(sentences) == 1 and expected in sentences.pop()
 
 
+@pytest.mark.daily(every=3)
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
@@ -163,6 +164,7 @@ def classifiers(tmp_path_factory) -> str:
     return str(folder)
 
 
+@pytest.mark.daily(every=3)
 @pytest.mark.parametrize("how", ["--dry-run", pytest.param("", marks=pytest.mark.sweep)], ids=["dry", "run"])
 @pytest.mark.parametrize("name", LATE)
 def test_a_dry_run_refuses_what_the_run_does(name, how, classifiers, model_folder, tmp_path, monkeypatch, capsys):

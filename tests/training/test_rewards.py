@@ -135,6 +135,7 @@ def test_several_rewards_from_recipe_to_run_folder(tmp_path, model_folder):
 CONFIDENCES = ("mean_token_confidence", "tail_confidence", "lowest_window_confidence", "bottom_window_confidence")
 
 
+@pytest.mark.sweep
 def test_the_recipes_confidence_window_is_used_in_training(tmp_path, model_folder):
     """With a window of 3 of 24 tokens, the four rewards differ and equal a fresh pass; with 2048 they are equal."""
     reward = f"reward={{{', '.join(f'{name}: 1' for name in CONFIDENCES)}}}"
@@ -174,6 +175,7 @@ def test_a_run_with_a_reward_model_and_an_equivalence_model(tmp_path, model_fold
     assert len(sizes) > 1, "all meant the same, or nothing did, so that any grouping would pass"
 
 
+@pytest.mark.sweep
 def test_a_run_with_local_rewards_resumes_from_another_folder(tmp_path, model_folder, monkeypatch):
     """The path of a reward model is kept; a module must be put on the path again."""
     start = tmp_path / "start"
@@ -226,6 +228,7 @@ def never_failed(tmp_path_factory, model_folder):
     return train(tmp_path_factory.mktemp("whole"), model_folder, *REWARD_THAT_FAILS, "name=whole")
 
 
+@pytest.mark.daily(every=3)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_run_whose_reward_fails_can_be_resumed_from_a_checkpoint(fault, tmp_path, model_folder, never_failed):
     """With the reward repaired, the resumed run equals one without the fault, to the last bit."""

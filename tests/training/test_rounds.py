@@ -251,6 +251,7 @@ def test_phases_of_a_hybrid_run(model_folder, tmp_path):
     assert each == ["round-001", "online-001", "round-002", "online-002"]
 
 
+@pytest.mark.sweep
 def test_a_hybrid_run_goes_on_online_in_the_same_folder(tmp_path, model_folder):
     run = train(
         model_folder,

@@ -18,6 +18,7 @@ ROLLOUT = "rlif.engines.trl.trainer:GRPOTrainer._generate_and_score_completions"
 RARELY = ["training.save_steps=100", "training.max_steps=4"]
 
 
+@pytest.mark.daily(every=3)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
 def test_the_first_signal_ends_the_run_at_a_checkpoint(number, code, tmp_path, model_folder):
     """The signal arrives while step 2 generates; step 2 is finished and saved."""
@@ -30,6 +31,7 @@ def test_the_first_signal_ends_the_run_at_a_checkpoint(number, code, tmp_path, m
     assert [row["step"] for row in run.metrics()] == [1, 2]
 
 
+@pytest.mark.sweep
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_run(tmp_path, model_folder):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert rlif_process(train_arguments(model_folder, whole, *RARELY), tmp_path / "log")[0] == 0
@@ -40,6 +42,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_run(tmp_path, model_f
     assert found.pop("checkpoints") != expected.pop("checkpoints") and found == expected
 
 
+@pytest.mark.daily(every=2)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_a_second_signal_ends_the_run_at_once(number, code, tmp_path, model_folder):
     arguments = train_arguments(model_folder, tmp_path)
@@ -48,6 +51,7 @@ def test_a_second_signal_ends_the_run_at_once(number, code, tmp_path, model_fold
     assert Run.open(tmp_path / "run").good_checkpoint()[0].name == "checkpoint-1"
 
 
+@pytest.mark.daily(every=2)
 @pytest.mark.parametrize(
     ("where", "checkpoint"),
     [("rlif.training.session:_evaluation", None), ("rlif.training.lifecycle:_save_model", "checkpoint-2")],

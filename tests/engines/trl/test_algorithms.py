@@ -49,6 +49,7 @@ def expected_advantages(kind, rewards, floor):
     return (forms | {"batch_deviation": deviation_advantages, "group_rank": ranked})[kind](rewards, 4)
 
 
+@pytest.mark.daily(every=5)
 @pytest.mark.parametrize("kind", NORMALISATIONS)
 @pytest.mark.parametrize("algorithm", [name for name in TRLS if name not in LEAVE_ONE_OUT])
 def test_advantages_and_loss_of_each_algorithm(algorithm, kind, model_folder):
@@ -74,6 +75,7 @@ def test_advantages_and_loss_of_each_algorithm(algorithm, kind, model_folder):
     assert told_apart or kind == "none", "all completions were of one length"
 
 
+@pytest.mark.daily(every=3)
 @pytest.mark.parametrize("kind", NORMALISATIONS)
 def test_rloo_leaves_one_out_of_the_scaled_rewards(kind, model_folder):
     """Subtracting the mean of the other three instead of all four gives 4/3 of the advantages of GRPO."""
@@ -86,6 +88,7 @@ def test_rloo_leaves_one_out_of_the_scaled_rewards(kind, model_folder):
         assert rollout["advantages"] == pytest.approx(expected, abs=3e-4)
 
 
+@pytest.mark.daily(every=3)
 @pytest.mark.parametrize("kind", NORMALISATIONS)
 def test_reinforce_normalises_the_scaled_rewards_over_the_batch(kind, model_folder):
     """Rewards are scaled within groups first, so a floor changes only the relative weight of groups."""

@@ -31,6 +31,7 @@ def annotators(trainer, annotator):
     return found
 
 
+@pytest.mark.daily(every=5)
 @pytest.mark.parametrize("annotator", [EMA, LAGGED, COPY], ids=lambda a: a.kind)
 @pytest.mark.parametrize(
     "changes", [{}, {"peft_config": LORA}, {"beta": 0.04}, {"algorithm": "rloo"}], ids=["full", "lora", "beta", "rloo"]
@@ -86,6 +87,7 @@ def test_a_moving_average_of_bfloat16_weights_follows_small_steps():
     assert shadow.gibibytes() == 4 * sum(p.numel() for p in model.parameters()) / 2**30
 
 
+@pytest.mark.daily(every=3)
 @pytest.mark.parametrize("annotator", [EMA, LAGGED, COPY], ids=lambda a: a.kind)
 def test_a_resumed_run_equals_an_uninterrupted_run(annotator, tmp_path, model_folder):
     options = {"annotator": annotator, "output_dir": str(tmp_path), "save_strategy": "steps", "save_steps": 3}
@@ -104,6 +106,7 @@ def test_a_resumed_run_equals_an_uninterrupted_run(annotator, tmp_path, model_fo
         assert all(torch.equal(kept[name], trainer.history[2][name]) for name in kept)
 
 
+@pytest.mark.sweep
 def test_checkpoints_with_another_annotator_or_model_are_refused(tmp_path, model_folder):
     options = {"output_dir": str(tmp_path), "save_strategy": "steps", "save_steps": 1, "max_steps": 1}
     make_trainer(model_folder, **options).train()

@@ -91,6 +91,7 @@ def run(model_folder, update, masked, **options) -> Any:
     return trainer
 
 
+@pytest.mark.daily(every=3)
 @pytest.mark.parametrize("case", UPDATES)
 def test_two_updates_of_a_rollout_equal_arithmetic_in_float64(case, model_folder):
     """The second is off policy, so that ratios, clipping and the penalty count."""
@@ -112,6 +113,7 @@ def test_two_updates_of_a_rollout_equal_arithmetic_in_float64(case, model_folder
     assert max(change.abs().max().item() for change in moved.values()) > 1e-2
 
 
+@pytest.mark.daily(every=3)
 @pytest.mark.parametrize("loss_type", BY_TOKEN)
 @pytest.mark.parametrize("slices", [2, 4])
 def test_the_weights_of_tokens_are_those_of_trls_loss(loss_type, slices, model_folder, monkeypatch):

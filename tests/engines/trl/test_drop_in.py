@@ -70,6 +70,7 @@ AS_TRL = {
 }
 
 
+@pytest.mark.daily(every=4)
 @pytest.mark.parametrize("case", AS_TRL)
 def test_without_a_name_of_rlifs_the_trainer_is_trls_to_the_last_bit(case, tmp_path):
     functions, options = AS_TRL[case]
@@ -198,6 +199,7 @@ def test_a_missing_signal_does_not_count_as_zero_beside_another_reward(tmp_path)
     assert seen
 
 
+@pytest.mark.daily(every=4)
 @pytest.mark.parametrize("options", [{}, {"num_iterations": 2}, {"beta": 0.04}, {"loss_type": "dapo"}])
 def test_the_check_of_the_signal_changes_neither_samples_nor_logs(options, tmp_path):
     first = make(["self_certainty"], tmp_path=tmp_path, **options)

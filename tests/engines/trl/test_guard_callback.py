@@ -200,6 +200,7 @@ def test_policy_stop_ends_the_run_at_a_checkpoint(tmp_path, model_folder, logged
     assert same(weights(run, 4), weights(logged, 4))
 
 
+@pytest.mark.sweep
 def test_rollback_equals_a_resume_with_the_larger_beta(tmp_path, model_folder, logged, limit):
     """The weights equal those of a separate resume from the healthy checkpoint with that beta, to the last bit."""
     guard = QUICK | {"kl": limit, "policy": "rollback", "strengthen": STRENGTHEN, "rollbacks": 1}

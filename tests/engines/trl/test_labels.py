@@ -44,6 +44,7 @@ def right(task, row):
     return float(task.extract(row.text) == gold)
 
 
+@pytest.mark.daily(every=2)
 @pytest.mark.parametrize("kind", ["group_std", "none"])
 def test_labelled_groups_learn_from_gold_alone_and_others_from_confidence_alone(kind, model_folder):
     trainer, kinds, differ = trained(model_folder, kind=kind), set(), 0
@@ -69,6 +70,7 @@ def test_labelled_groups_learn_from_gold_alone_and_others_from_confidence_alone(
     assert kinds == {True, False} and differ, "a rollout has both kinds, and golds that differ"
 
 
+@pytest.mark.daily(every=2)
 @pytest.mark.parametrize("normalisation", [None, "group_std"])
 def test_a_script_rewards_labelled_and_unlabelled_rows_of_one_batch(normalisation, tmp_path):
     """TRL scales the weighted reward; a normalisation scales each reward, then weights it."""

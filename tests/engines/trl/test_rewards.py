@@ -74,6 +74,7 @@ PATHS = {
 }
 
 
+@pytest.mark.daily(every=4)
 @pytest.mark.parametrize("case", PATHS)
 def test_each_path_gives_the_rewards_statistics(case, model_folder):
     name, changes, path, policy_rows, reference_rows = PATHS[case]
@@ -145,6 +146,7 @@ def test_all_token_signals_can_be_trained_on_together(model_folder):
 MONITORS = [*sorted(rlif.SIGNALS.keys() - {"self_certainty"}), "plurality_vote", "random", "length", "accuracy"]
 
 
+@pytest.mark.daily(every=3)
 @pytest.mark.parametrize(
     "changes", [{}, {"num_iterations": 2}, {"algorithm": "rloo"}], ids=["decode", "policy", "rloo"]
 )
@@ -180,6 +182,7 @@ def test_schedules_in_training_and_after_a_resume(tmp_path, model_folder):
     assert same(weights_of(trainer), weights_of(again))
 
 
+@pytest.mark.daily(every=3)
 @pytest.mark.parametrize("name", ["plurality_vote", "self_consistency", "seed_grpo", "accuracy", "format"])
 def test_rewards_from_answers_of_a_group_equal_arithmetic_by_hand(name, model_folder):
     task = Lengths()
@@ -251,6 +254,7 @@ def test_only_reward_functions_that_name_gold_get_it(model_folder):
     assert SEEN["gold"] == [gold[prompt] for prompt in SEEN["prompts"]] and "problem" not in SEEN
 
 
+@pytest.mark.daily(every=3)
 @pytest.mark.parametrize(
     ("function", "message"),
     [

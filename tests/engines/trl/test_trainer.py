@@ -45,6 +45,7 @@ CASES = {
 }
 
 
+@pytest.mark.daily(every=4)
 @pytest.mark.parametrize("case", CASES)
 def test_advantages_and_number_of_passes(case, model_folder):
     changes, path, policy_rows, reference_rows = CASES[case]

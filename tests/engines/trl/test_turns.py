@@ -123,6 +123,7 @@ def with_template():
     return tokenizer
 
 
+@pytest.mark.daily(every=2)
 @pytest.mark.parametrize(
     "given", [{"tools": [multiply]}, {"environment_factory": Counter}], ids=["tools", "environment"]
 )

@@ -17,6 +17,8 @@ from support.trainers import Lengths, kept_tokens
 
 import rlif
 
+pytestmark = pytest.mark.sweep  # two processes on two cores, beside the other tests
+
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory, model_folder):

@@ -278,6 +278,7 @@ def test_functions_are_called_with_json(sandbox, code, right):
     assert run_trials([trials_of(code, tests, "pair")]) == [right]
 
 
+@pytest.mark.sweep
 def test_real_functions(data_folder, sandbox):
     """Some of each; all of them are for `rlif eval --check-gold`."""
     for name in ("humaneval", "humaneval.chat", "humaneval.plus", "mbpp", "mbpp.plus"):

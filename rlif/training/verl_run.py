@@ -154,13 +154,13 @@ def _collect(prepared: PreparedRun, run: Run, seconds: float) -> None:
         "path": "verl",
         "extra_passes": 0,
         "evaluations": {},
-        "guard": guard_summary(run, prepared.recipe.guard, None, _stopped(prepared.recipe.guard, run)),
+        "guard": guard_summary(run, prepared.recipe.guard, None, ending_alarm(prepared.recipe.guard, run)),
     }
     _take_model(run, summary)
     run.write_summary(summary)
 
 
-def _stopped(guard: Guard, run: Run) -> Alarm | None:
+def ending_alarm(guard: Guard, run: Run) -> Alarm | None:
     """Returns the alarm that ended the run, if one did: with policy stop the first."""
     found = [Alarm(**row) for row in alarms(run) if row["severity"] == "alarm"]
     return min(found, key=lambda alarm: alarm.since) if found and guard.policy == "stop" else None

@@ -13,7 +13,7 @@ from rlif.guard.limits import Guard
 from rlif.rewards.measuring import ScoredCompletion
 from rlif.runs.folder import Run
 from rlif.tasks import find_task
-from rlif.training.verl_run import _stopped
+from rlif.training.verl_run import ending_alarm
 
 STEP = "training/global_step"
 
@@ -63,6 +63,12 @@ def test_a_step_that_trains_the_critic_alone_is_recorded_and_a_validation_is_not
     assert [(row["step"], row["critic/vf_loss"]) for row in recorder.run.metrics()] == [(1, 2.0)]
 
 
+def test_a_run_that_begins_forgets_nothing(tmp_path):
+    recorder = recorder_of(tmp_path)
+    recorder.restore(None, 0)
+    assert recorder.run.metrics() == [] and recorder.tokens == 0
+
+
 @pytest.mark.parametrize("step", [0, 1])
 def test_a_run_that_goes_on_forgets_what_was_logged_after_its_checkpoint(tmp_path, step):
     """Also after a kill before the first checkpoint, where verl starts anew."""
@@ -85,5 +91,5 @@ def test_the_summary_says_which_alarm_ended_a_run(tmp_path, policy):
         recorder.take(rows(False), step, kl=kl)
         ended.append(recorder.log({"actor/loss": 0.0, STEP: step}, step))
     assert ended == [False, policy == "stop"]
-    found = _stopped(Guard(**guard), recorder.run)
+    found = ending_alarm(Guard(**guard), recorder.run)
     assert (found and found.step) == (2 if policy == "stop" else None)

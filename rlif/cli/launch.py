@@ -13,6 +13,7 @@ import typer
 from rlif.cli.console import quiet_transformers, working
 from rlif.cli.options import Overrides, RecipeOrNone, Resume, ServerGpus, Strategy, find_settings
 from rlif.errors import MachineError, RecipeError
+from rlif.runs.launcher_contract import GUARD_STOPPED
 
 if TYPE_CHECKING:
     from rlif.config.recipe import Recipe
@@ -125,7 +126,9 @@ def _launch_verl(
         print_options(recipe, machines.gpus, nodes)
         rehearse(recipe, processes)
     else:
-        train_by_verl(recipe, name=stem, resume=resume, console=PipeSafeConsole(), machines=machines)
+        run = train_by_verl(recipe, name=stem, resume=resume, console=PipeSafeConsole(), machines=machines)
+        if run.summary()["guard"]["stopped"]:
+            raise typer.Exit(GUARD_STOPPED)
 
 
 def _training_gpus(server: int, gpus: int) -> int:

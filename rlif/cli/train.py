@@ -55,13 +55,13 @@ def _train(recipe: Recipe, name: str, resume: Run | None) -> None:
     console = PipeSafeConsole()
     run = train(recipe, name=name, resume=resume, console=console)
     keeps(f"the run is finished; `rlif report {shlex.quote(str(run.path))}` writes its report")
-    if recipe.engine == "verl":  # which says itself what it does
+    if recipe.engine == "verl":  # whose processes are verl's own
         _show(run, console)
-        return
-    state = PartialState()
-    if state.is_main_process:
-        _show(run, console)
-    state.destroy_process_group()
+    else:
+        state = PartialState()
+        if state.is_main_process:
+            _show(run, console)
+        state.destroy_process_group()
     if run.summary()["guard"]["stopped"]:
         raise typer.Exit(GUARD_STOPPED)
 

@@ -27,11 +27,13 @@ from rlif.files.atomic import sync_tree, write_rows
 from rlif.files.inside import remove
 from rlif.files.jsonl import read_lines
 from rlif.files.lock import locked
+from rlif.guard.limits import Guard
+from rlif.guard.monitor import Alarm
 from rlif.rewards.terms import reads_problems
 from rlif.runs import fingerprint
 from rlif.runs.folder import Run
 from rlif.runs.paths import check_code
-from rlif.runs.rollback import guard_summary
+from rlif.runs.rollback import alarms, guard_summary
 from rlif.sampling.loading import model_path
 from rlif.training.faults import says_how_to_go_on
 from rlif.training.prepare import PreparedRun, prepare
@@ -92,6 +94,12 @@ def train_by_verl(
                 f" kept; {run.go_on}"
             )
         _collect(prepared, run, time.perf_counter() - started)
+        if not run.model.is_dir():
+            console.out(
+                f"the trained weights are in verl's checkpoints, {run.at(FOLDER)}; docs/verl.md says how to read them",
+                highlight=False,
+                soft_wrap=True,
+            )
     return run
 
 
@@ -146,10 +154,16 @@ def _collect(prepared: PreparedRun, run: Run, seconds: float) -> None:
         "path": "verl",
         "extra_passes": 0,
         "evaluations": {},
-        "guard": guard_summary(run, prepared.recipe.guard, None, None),
+        "guard": guard_summary(run, prepared.recipe.guard, None, ending_alarm(prepared.recipe.guard, run)),
     }
     _take_model(run, summary)
     run.write_summary(summary)
+
+
+def ending_alarm(guard: Guard, run: Run) -> Alarm | None:
+    """Returns the alarm that ended the run, if one did: with policy stop the first."""
+    found = [Alarm(**row) for row in alarms(run) if row["severity"] == "alarm"]
+    return min(found, key=lambda alarm: alarm.since) if found and guard.policy == "stop" else None
 
 
 def _take_model(run: Run, summary: dict[str, Any]) -> None:

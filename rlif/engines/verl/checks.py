@@ -16,7 +16,7 @@ from rlif.engines.verl.options import command
 from rlif.engines.verl.settings import algorithm_of
 from rlif.errors import MachineError, RecipeError, RlifError, first_line
 
-INSTALL = "install requirements-verl.txt in an environment of its own, see docs/verl.md"
+INSTALL = "it needs an environment of its own, see docs/verl.md"
 
 
 def is_installed() -> bool:
@@ -101,6 +101,7 @@ def check_config(config: Any, recipe: Recipe) -> None:
             "reward.reward_model gives scores that rlif's rewards would replace; set enable=False, or name the model"
             " in rlif.reward."
         )
+    _check_groups(config)
     _check_scaling(config, recipe)
     if recipe.annotator not in ("online", "offline"):
         raise RecipeError(
@@ -110,6 +111,20 @@ def check_config(config: Any, recipe: Recipe) -> None:
         raise RecipeError(
             "annotator offline reads verl's reference pass, and there is none; set actor_rollout_ref.actor.use_kl_loss"
             "=True."
+        )
+
+
+def _check_groups(config: Any) -> None:
+    rollout = config.actor_rollout_ref.rollout
+    if config.algorithm.adv_estimator != "gae" and rollout.n < 2:
+        raise RecipeError(
+            "actor_rollout_ref.rollout.n is 1, but a completion is compared with the others of its problem, so its"
+            " advantage would always be zero; use 4 or more."
+        )
+    if rollout.get("full_determinism", False):
+        raise RecipeError(
+            "actor_rollout_ref.rollout.full_determinism samples all completions of a problem by one seed, so none"
+            " differs from the others; set it to False."
         )
 
 

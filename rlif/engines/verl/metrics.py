@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any
 
 from rlif.engines.kept_rows import sampled_row, scored_row
@@ -15,29 +16,25 @@ from rlif.rewards.measuring import ScoredCompletion, mean
 
 LOG = logging.getLogger("rlif.verl")
 
-# verl's names and ours; others keep verl's name.
+# verl's names and ours; others keep verl's name. Not renamed, because the meaning is another: verl averages entropy and
+# KL as the loss does, its tokens are those of a step, and its clip_ratio counts the longest completions of a batch.
 RENAMED = {
     "actor/loss": "loss",
     "actor/grad_norm": "grad_norm",
     "actor/lr": "learning_rate",
-    "actor/entropy": "entropy",
-    "actor/kl_loss": "kl",
-    "actor/reward_kl_penalty": "kl",
     "actor/pg_clipfrac": "clip_ratio",
     "response_length/mean": "completion_length",
     "response_length/min": "completion_length_min",
     "response_length/max": "completion_length_max",
-    "response_length/clip_ratio": "truncated",
-    "perf/total_num_tokens": "tokens",
     "timing_s/step": "step_seconds",
     "training/epoch": "epoch",
 }
-DROPPED = ("training/global_step",)
+STEP = "training/global_step"
 
 
 def our_names(logs: Mapping[str, Any]) -> dict[str, Any]:
     """Returns verl's metrics as plain numbers by the names of this project."""
-    named = {RENAMED.get(key, key): value for key, value in logs.items() if key not in DROPPED}
+    named = {RENAMED.get(key, key): value for key, value in logs.items() if key != STEP}
     plain = {key: value.item() if hasattr(value, "item") else value for key, value in named.items()}
     return {key: value for key, value in plain.items() if isinstance(value, int | float | str)}
 
@@ -50,19 +47,22 @@ class Recorder:
         self.run, self.recipe, self.tokenizer = settings.run, settings.recipe, tokenizer
         self.monitor = Monitor(self.recipe.guard)
         self.extra: dict[str, float] = {}  # of the latest rollout, for the metrics of its step
+        self.tokens = 0  # of all prompts and completions so far
 
-    def take(self, rows: list[ScoredCompletion], step: int) -> None:
-        """Writes the completions of a rollout, and measures their health."""
-        self.extra = measure_health([sampled_row(row) | {"answer": row.answer} for row in rows])
+    def take(self, rows: list[ScoredCompletion], step: int, **measured: float) -> None:
+        """Writes the completions of a rollout, and measures their health; `measured` are more metrics of its step."""
+        self.tokens += sum(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
+        self.extra = measure_health([sampled_row(row) | {"answer": row.answer} for row in rows]) | measured
+        self.extra |= {"truncated": fmean(row.truncated for row in rows), "tokens": self.tokens}
         self.extra["reward"] = mean([row.reward for row in rows])
         kept = [scored_row(row, self.tokenizer) for row in rows[: self.recipe.keep_completions]]
         self.run.write_completions(step, [{"step": step, **row} for row in kept])
 
     def log(self, logs: Mapping[str, Any], step: int) -> bool:
         """Writes the metrics of a step and the alarms they raise; returns whether the guard ends the run here."""
-        row = our_names(logs) | self.extra
-        if "loss" not in row:
+        if STEP not in logs:  # a validation; a step has no loss while verl warms its critic up
             return False
+        row = our_names(logs) | self.extra
         raised = self.monitor.step(step, row)
         self.run.append_metrics({"step": step} | row | {"alarms": list(self.monitor.watch.raised)})
         for alarm in raised:
@@ -79,11 +79,11 @@ class Recorder:
         return self.monitor.state()
 
     def restore(self, state: Mapping[str, Any] | None, step: int) -> None:
-        """Continues a run at a checkpoint: forgets what was logged after it."""
+        """Continues a run at a checkpoint, or at the start (0): forgets what was logged after it."""
         if state:
             self.monitor.restore(state)
-        self.run.rewrite("metrics.jsonl", [row for row in self.run.metrics() if row["step"] <= step])
-        self.run.rewrite("alarms.jsonl", [row for row in self.run.rows("alarms.jsonl") if row["step"] <= step])
+        self.run.rewind(step)
+        self.tokens = max((row["tokens"] for row in self.run.metrics() if "tokens" in row), default=0)
 
 
 class _Both:

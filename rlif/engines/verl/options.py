@@ -10,7 +10,8 @@ Every option is printed by `--dry-run`. Options come from three places, later on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from rlif.config.recipe import Recipe
 from rlif.engines.verl.names import MODE
 from rlif.engines.verl.settings import ESTIMATORS, FOLDER
 from rlif.errors import RecipeError
-from rlif.sampling.loading import model_path
+from rlif.sampling.loading import is_adapter, model_path
 
 ACTOR, ROLLOUT, REF = "actor_rollout_ref.actor.", "actor_rollout_ref.rollout.", "actor_rollout_ref.ref."
 MODEL = "actor_rollout_ref.model."
 DATA = "train.parquet"
 NO_CLIP = 1e9  # verl bounds the loss of negative advantages by this ratio; TRL does not, unless `delta` says so
+
+NEVER = 10**9  # steps
 
 LOSSES = {  # of TRL: how verl averages tokens
     "grpo": "seq-mean-token-mean",
@@ -49,7 +52,7 @@ NAMED: dict[str, tuple[str, Any]] = {
     "vllm_max_model_length": (ROLLOUT + "max_model_len", None),
     "vllm_enable_sleep_mode": (ROLLOUT + "free_cache_engine", True),
     "save_total_limit": ("trainer.max_actor_ckpt_to_keep", None),
-    "chat_template_kwargs": ("data.apply_chat_template_kwargs", None),
+    "chat_template_kwargs": ("+data.apply_chat_template_kwargs", None),
 }
 READ = {  # by the functions below
     *("lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "per_device_train_batch_size", "beta"),
@@ -116,9 +119,9 @@ def translate(recipe: Recipe, machines: Machines, run: Path) -> dict[str, Any]:
             raise RecipeError(f"{key} of the recipe cannot be had with engine verl: {why}.")
     _check_training(recipe)
     said = _named(recipe) | _loss(recipe) | _batches(recipe, machines) | _model(recipe) | _data(recipe, run)
-    said |= _schedule(recipe) | _trainer(recipe, machines, run)
+    said |= _schedule(recipe, machines.gpus * machines.nodes) | _trainer(recipe, machines, run)
     chosen, own = _chosen(recipe), flat(recipe.verl)
-    fixed = {key.lstrip("+"): value for key, value in said.items()}
+    fixed = {key.lstrip("+"): value for key, value in (said | flat(said)).items()}
     for key, value in own.items():
         plain = key.lstrip("+~")
         if plain in fixed and fixed[plain] != value:
@@ -154,7 +157,7 @@ def _word(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     plain = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return plain if str(value).replace("_", "").replace("-", "").isalnum() else f"'{plain}'"
+    return plain if re.fullmatch(r"(?!(true|false|null|nan|inf)$)[a-z][\w-]*", plain, re.I | re.A) else f"'{plain}'"
 
 
 def _check_training(recipe: Recipe) -> None:
@@ -178,6 +181,12 @@ def _named(recipe: Recipe) -> dict[str, Any]:
     return found
 
 
+def _refuse(recipe: Recipe, options: Sequence[str], why: str) -> None:
+    for name in options:
+        if recipe.training.get(name) is not None:
+            raise RecipeError(f"training.{name} has no effect with engine verl: {why}; leave it out.")
+
+
 def _loss(recipe: Recipe) -> dict[str, Any]:
     """The estimator, the form of the loss, and KL."""
     training, algorithm, beta = recipe.resolved_training, recipe.algorithm, recipe.resolved_training["beta"]
@@ -193,11 +202,14 @@ def _loss(recipe: Recipe) -> dict[str, Any]:
     form = training.get("loss_type", "grpo")
     if form not in LOSSES:
         raise RecipeError(f"training.loss_type is {form!r}; engine verl has {', '.join(LOSSES)}.")
+    if algorithm in ("rloo", "ppo"):
+        _refuse(recipe, ("loss_type", "importance_sampling_level"), f"algorithm {algorithm} has a loss of its own")
     average = "seq-mean-token-sum" if algorithm == "rloo" else "token-mean" if algorithm == "ppo" else LOSSES[form]
     found[ACTOR + "loss_agg_mode"] = average
     if average == "seq-mean-token-sum-norm":
         found[ACTOR + "loss_scale_factor"] = training["max_completion_length"]
     if training.get("importance_sampling_level", "token") == "sequence":
+        _refuse(recipe, ("delta",), "verl's loss with one ratio for a completion has no such bound")
         found[ACTOR + "policy_loss.loss_mode"] = "gspo"
     in_reward = algorithm in ("rloo", "ppo") and bool(beta)
     found[ACTOR + "use_kl_loss"], found["algorithm.use_kl_in_reward"] = bool(beta) and not in_reward, in_reward
@@ -239,6 +251,8 @@ def _model(recipe: Recipe) -> dict[str, Any]:
     path, training = model_path(recipe), recipe.resolved_training
     compute = "bfloat16" if training.get("bf16", True) else "float32"
     weights = {"float32": "fp32", "bfloat16": "bf16"}[recipe.dtype]
+    if is_adapter(path):
+        raise RecipeError(f"{recipe.model} is an adapter, which engine verl does not train on; merge it into its base.")
     found: dict[str, Any] = {MODEL + "path": path, ROLLOUT + "dtype": compute}
     for part in (ACTOR, REF, "critic.") if recipe.algorithm == "ppo" else (ACTOR, REF):
         place = part + ("fsdp." if part == "critic." else "fsdp_config.")
@@ -253,6 +267,11 @@ def _model(recipe: Recipe) -> dict[str, Any]:
             raise RecipeError(f"lora.{key} is an option of peft's that engine verl does not pass on; leave it out.")
         found[MODEL + LORA[key]] = value
     if recipe.lora is not None:
+        if not recipe.lora.get("target_modules"):
+            raise RecipeError(
+                "lora.target_modules is missing, and verl adapts other modules by default than peft; name them, or give"
+                " all-linear."
+            )
         found.setdefault(MODEL + "lora_rank", 8)  # peft's defaults
         found.setdefault(MODEL + "lora_alpha", 8)
     return found
@@ -273,14 +292,15 @@ def _data(recipe: Recipe, run: Path) -> dict[str, Any]:
     }
 
 
-def _schedule(recipe: Recipe) -> dict[str, Any]:
+def _schedule(recipe: Recipe, processes: int) -> dict[str, Any]:
     training = recipe.resolved_training
     kind, warm = training["lr_scheduler_type"], training.get("warmup_steps", 0)
     if kind not in SCHEDULES:
         raise RecipeError(f"training.lr_scheduler_type is {kind!r}; engine verl has {', '.join(SCHEDULES)}.")
     if kind == "constant":
         warm = 0  # as transformers does
-    warmth = {"lr_warmup_steps_ratio": warm} if warm < 1 else {"lr_warmup_steps": warm}
+    rollouts = math.ceil(warm / updates_per_rollout(recipe, processes))  # after which verl changes the rate
+    warmth = {"lr_warmup_steps_ratio": warm} if warm < 1 else {"lr_warmup_steps": rollouts}
     betas = [training.get("adam_beta1", 0.9), training.get("adam_beta2", 0.999)]
     found = {"lr_scheduler_type": SCHEDULES[kind], "betas": betas, **warmth}
     return {ACTOR + "optim." + name: value for name, value in found.items()}
@@ -308,7 +328,7 @@ def _trainer(recipe: Recipe, machines: Machines, run: Path) -> dict[str, Any]:
         "trainer.n_gpus_per_node": machines.gpus,
         "trainer.total_epochs": int(epochs) if most <= 0 else 10**6,
         "trainer.total_training_steps": None if most <= 0 else most // shared,
-        "trainer.save_freq": training["save_steps"] // shared if saves else -1,
+        "trainer.save_freq": training["save_steps"] // shared if saves else NEVER,  # and after the last step
         "trainer.default_local_dir": str(run / FOLDER),
         "trainer.logger": ["console", *trackers],
         "trainer.project_name": "rlif",
@@ -322,7 +342,8 @@ def _chosen(recipe: Recipe) -> dict[str, Any]:
     """What the recipe leaves open, which its key `verl` may change."""
     found: dict[str, Any] = {
         ACTOR + "strategy": "fsdp2",
-        ACTOR + "checkpoint.save_contents": ["model", "optimizer", "extra", "hf_model"],
+        # "hf_model" of adapters would be the names of peft's model, which transformers cannot read
+        ACTOR + "checkpoint.save_contents": ["model", "optimizer", "extra", *([] if recipe.lora else ["hf_model"])],
         ROLLOUT + "name": "vllm",
         ROLLOUT + "calculate_log_probs": False,  # nothing reads vLLM's log-probabilities
         "trainer.resume_mode": "auto",

@@ -49,6 +49,7 @@ class Rollout:
     groups: list[int]  # the number of completions of each group; verl may lack some
     stats: TokenStats | None  # of the completions; None where no reward reads any
     problems: list[Problem]  # one for each completion
+    masks: list[torch.Tensor] | None = None  # true at the tokens that the model wrote; None for all
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class RolloutReward:
         for group_G in mixed_N.split(rollout.groups):
             here = group_G.nanmean()
             scalars += group_G.where(~group_G.isnan(), here if here == here else mean).tolist()
-        return Rewards(rows, scalars, self._given_out(rows, scalars, rollout.stats, weights), metrics)
+        return Rewards(rows, scalars, self._given_out(rows, scalars, rollout, weights), metrics)
 
     def _rows(self, rollout: Rollout) -> list[ScoredCompletion]:
         certainty = by_token(rollout.stats, len(rollout.completion_ids))
@@ -159,16 +160,14 @@ class RolloutReward:
         return torch.cat([row_G[:size] for row_G, size in zip(mixed_PG, groups, strict=True)])
 
     def _given_out(
-        self, rows: list[ScoredCompletion], scalars: list[float], stats: TokenStats | None, weights: dict[str, float]
+        self, rows: list[ScoredCompletion], scalars: list[float], rollout: Rollout, weights: dict[str, float]
     ) -> list[torch.Tensor]:
         """Gives each completion's reward to its last token that the model wrote or, with `spread`, to all of them."""
-        spread = stats if self.recipe.token_reward == "spread" else None
+        spread = rollout.stats if self.recipe.token_reward == "spread" else None
         found = []
         for number, row in enumerate(rows):
             tokens_T = torch.zeros(len(row.completion_ids), dtype=torch.float64)
-            mask_T = torch.ones_like(tokens_T, dtype=torch.bool)
-            if stats is not None:
-                mask_T = stats.mask_BT[number, : len(tokens_T)].cpu()
+            mask_T = torch.ones_like(tokens_T, dtype=torch.bool) if rollout.masks is None else rollout.masks[number]
             if mask_T.any() and spread is not None and row.reward is not None:
                 name = self.terms[0].name
                 values_T = _by_token(name, spread)[number, : len(tokens_T)].cpu()[mask_T]

@@ -63,6 +63,8 @@ def read_settings(config: Any) -> Settings:
     if not isinstance(given, dict) or not (given.get("reward") or given.get("run")):
         raise RecipeError("trainer.v1.trainer_mode=rlif_sync needs a reward; add +rlif.reward=self_certainty.")
     if "run" in given:
+        if others := [key for key in given if key != "run"]:
+            raise RecipeError(f"rlif.run has a recipe, so rlif.{others[0]} has no effect; put it into the recipe.")
         run = Run.open(str(given["run"]))
         recipe = run.recipe()
         return Settings(recipe, find_task(recipe.task), run, read_problems(run.path))
@@ -70,8 +72,7 @@ def read_settings(config: Any) -> Settings:
         if key not in KEYS:
             raise RecipeError(f"unknown option rlif.{key}; {nearest(str(key), KEYS)}")
     algorithm = algorithm_of(config)
-    twice = config.algorithm.adv_estimator == "grpo" and config.algorithm.get("norm_adv_by_std_in_grpo", True)
-    if twice:  # verl divides by the group's deviation
+    if config.algorithm.adv_estimator == "grpo":  # where verl's own option says whether a deviation divides
         given.setdefault("normalisation", "none")
     recipe = check_recipe({"engine": "verl", "algorithm": algorithm} | given)
     return Settings(recipe, find_task(recipe.task))

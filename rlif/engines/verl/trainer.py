@@ -15,6 +15,7 @@ A step of verl, and what is added to it:
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from rlif.engines.verl.metrics import Recorder
 from rlif.engines.verl.names import FIELDS, MODE, PREFIX
 from rlif.engines.verl.rewards import Rewards, Rollout, RolloutReward, statistics
 from rlif.engines.verl.settings import Settings, read_settings
+from rlif.errors import RecipeError
 from rlif.files.atomic import replace_file
 from rlif.rewards.measuring import ScoredCompletion
 from rlif.tasks.rendering import ends_of
@@ -44,6 +46,8 @@ STATE = "rlif.json"  # in verl's checkpoint folder: what the mixing remembers
 @register_trainer(MODE)
 class InternalPPOTrainer(PPOTrainerSync):
     """verl's trainer with signals, group signals and graders as rewards."""
+
+    saved = 0  # step of the latest checkpoint of this process
 
     def __init__(self, config: DictConfig):
         self.settings: Settings = read_settings(config)
@@ -63,11 +67,12 @@ class InternalPPOTrainer(PPOTrainerSync):
         self.reward = RolloutReward(settings.recipe, settings.task, self.tokenizer, model.rollout.n, ends)
         self.vocabulary = _vocabulary(model.model)
         self.recorder = Recorder(settings, self.tokenizer) if settings.run is not None else None
-        if (saved := self._state_file(self.global_steps)).is_file():
+        saved, state = self._state_file(self.global_steps), {"guard": None}
+        if saved.is_file():
             state = json.loads(saved.read_text(encoding="utf-8"))
             self.reward.mixer.load(state["mixer"])
-            if self.recorder is not None:
-                self.recorder.restore(state["guard"], self.global_steps)
+        if self.recorder is not None:  # also without a checkpoint, after a kill before the first
+            self.recorder.restore(state["guard"], self.global_steps)
 
     def on_train_begin(self) -> None:
         """Records what verl logs of each step in the run folder, if there is one."""
@@ -77,7 +82,8 @@ class InternalPPOTrainer(PPOTrainerSync):
 
     def _stop(self) -> None:
         """Ends training after this step, with a checkpoint."""
-        self._save_checkpoint()
+        if self.saved != self.global_steps:  # verl may remove a checkpoint that it saves twice
+            self._save_checkpoint()
         self.total_training_steps = self.global_steps
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
@@ -100,13 +106,16 @@ class InternalPPOTrainer(PPOTrainerSync):
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """Writes the rewards as `rm_scores`, from which verl makes advantages."""
         places, rollout = self._rollout(batch)
-        rewards = self.reward(rollout, self.global_steps - 1)
+        rewards = self.reward(rollout, (self.global_steps - 1) * updates_of_a_step(self.config))
         metrics.update(rewards.metrics)
-        self._write_scores(batch, places, rewards.tokens)
+        found = dict(zip(places, rewards.tokens, strict=True))
+        critic = self.config.algorithm.adv_estimator == "gae"
+        alone = [] if critic else self._alone(places, rollout.groups)
+        self._write_scores(batch, {place: tokens for place, tokens in found.items() if place not in alone})
         batch = super()._compute_advantage(batch, metrics)
         unscored = [place for place, row in zip(places, rewards.rows, strict=True) if row.reward is None]
-        if unscored:
-            self._silence(batch, unscored)
+        if silent := sorted({*unscored, *alone}):
+            self._silence(batch, silent)
         if self.recorder is not None:
             self._record(batch, places, rewards)
         return batch
@@ -120,7 +129,12 @@ class InternalPPOTrainer(PPOTrainerSync):
             raise no_field(missing[0])
         real = [place for place, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
         parts = {place: batch.keys[place].rsplit("_", 2) for place in real}
-        places = sorted(real, key=lambda place: (parts[place][0], int(parts[place][1]), int(parts[place][2])))
+        if any(int(parts[place][2]) for place in real):
+            raise RecipeError(
+                "an agent loop gave several outputs for one completion, and rlif rewards completions of one output; use"
+                " another loop."
+            )
+        places = sorted(real, key=lambda place: (parts[place][0], int(parts[place][1])))
         uids = [parts[place][0] for place in places]
         masks, stats = list(data["response_mask"].unbind()), None
         if names:
@@ -139,6 +153,7 @@ class InternalPPOTrainer(PPOTrainerSync):
             completion_ids=[responses[place].tolist() for place in places],
             groups=[uids.count(uid) for uid in dict.fromkeys(uids)],
             stats=stats,
+            masks=[masks[place].bool().cpu() for place in places],
             problems=self._problems(data, places),
         )
 
@@ -151,9 +166,14 @@ class InternalPPOTrainer(PPOTrainerSync):
         raw = list(data["raw_prompt"])
         return [self.settings.problem(place, raw[place], truths[place]) for place in places]
 
-    def _write_scores(self, batch: KVBatchMeta, places: list[int], tokens: list[torch.Tensor]) -> None:
-        """Replaces `rm_scores`; synthetic rows, with which verl fills a batch, get 0."""
-        found = dict(zip(places, tokens, strict=True))
+    @staticmethod
+    def _alone(places: list[int], groups: list[int]) -> list[int]:
+        """Returns the completions without another of their problem, whose whole reward verl takes for the advantage."""
+        sizes = [size for size in groups for _ in range(size)]
+        return [place for place, size in zip(places, sizes, strict=True) if size == 1]
+
+    def _write_scores(self, batch: KVBatchMeta, found: dict[int, torch.Tensor]) -> None:
+        """Replaces `rm_scores`; rows without tokens of rewards, such as those with which verl fills a batch, get 0."""
         lengths = [tag["response_len"] for tag in batch.tags]
         scores = [found.get(place, torch.zeros(lengths[place])) for place in range(len(batch.keys))]
         self._put(batch, {"rm_scores": scores})
@@ -175,17 +195,24 @@ class InternalPPOTrainer(PPOTrainerSync):
         tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
 
     def _record(self, batch: KVBatchMeta, places: list[int], rewards: Rewards) -> None:
-        """Gives the recorder the completions, each with the mean advantage of its tokens."""
-        data = tq.kv_batch_get(
-            keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages", "response_mask"]
-        )
-        pairs = list(zip(data["advantages"].unbind(), data["response_mask"].unbind(), strict=True))
+        """Gives the recorder the completions, each with the mean advantage of its tokens, and means over all tokens."""
+        names = ["advantages", "response_mask", "entropy", "old_log_probs", "ref_log_prob"]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
+        columns = {name: list(data[name].unbind()) for name in names if name in data.keys()}  # noqa: SIM118
+        masks = [columns["response_mask"][place].bool() for place in places]
+
+        def tokens(name: str) -> list[torch.Tensor]:
+            return [columns[name][place][mask_T].double() for place, mask_T in zip(places, masks, strict=True)]
+
         rows: list[ScoredCompletion] = rewards.rows
-        for place, row in zip(places, rows, strict=True):
-            advantage_T, mask_T = pairs[place]
-            row.advantage = advantage_T[mask_T.bool()].double().mean().item()
+        for row, advantage_T in zip(rows, tokens("advantages"), strict=True):
+            row.advantage = advantage_T.mean().item()
+        measured = {"entropy": torch.cat(tokens("entropy")).mean().item()}
+        if "ref_log_prob" in columns:  # the estimate that TRL logs: r - 1 - log r of r = p_ref / p
+            log_N = torch.cat(tokens("ref_log_prob")) - torch.cat(tokens("old_log_probs"))
+            measured["kl"] = (log_N.exp() - 1 - log_N).mean().item()
         assert self.recorder is not None
-        self.recorder.take(rows, self.global_steps)
+        self.recorder.take(rows, self.global_steps, **measured)
 
     def _state_file(self, step: int) -> Path:
         return Path(self.config.trainer.default_local_dir).absolute() / f"global_step_{step}" / STATE
@@ -196,6 +223,13 @@ class InternalPPOTrainer(PPOTrainerSync):
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, json.dumps(state))  # before verl names this checkpoint as the latest
         super()._save_checkpoint()
+        self.saved = self.global_steps
+
+
+def updates_of_a_step(config: Any) -> int:
+    """Counts the updates of a step of verl's, which is one rollout."""
+    actor = config.actor_rollout_ref.actor
+    return math.ceil(config.data.train_batch_size / actor.ppo_mini_batch_size) * actor.ppo_epochs
 
 
 def _vocabulary(config: Any) -> int:

@@ -48,7 +48,10 @@ class Queue:
         return Batch(keys=keys, partition_id=partition_id, tags=self.tags, extra_info={})
 
 
-def made(monkeypatch, estimator: str, **options):
+ORDER = (4, 0, 3, 1, 5, 2)  # as verl's balancing leaves completions
+
+
+def made(monkeypatch, estimator: str, order=ORDER, step: int = 1, outputs: int = 1, recorder=None, **options):
     """Makes a trainer without workers over a batch in the queue; returns it, the batch and the log-probabilities."""
     from verl.trainer.ppo.v1 import trainer_base
 
@@ -60,19 +63,18 @@ def made(monkeypatch, estimator: str, **options):
     given = PLAIN | {"algorithm.adv_estimator": estimator, "+rlif.reward": "self_certainty"} | options
     config = compose(given)
     trainer = object.__new__(ours.InternalPPOTrainer)
-    trainer.config, trainer.settings, trainer.recorder = config, read_settings(config), None
+    trainer.config, trainer.settings, trainer.recorder = config, read_settings(config), recorder
     check_config(config, trainer.settings.recipe)
-    trainer.global_steps, trainer.vocabulary, trainer.use_critic = 1, V, estimator == "gae"
+    trainer.global_steps, trainer.vocabulary, trainer.use_critic = step, V, estimator == "gae"
     trainer.reward = RolloutReward(trainer.settings.recipe, trainer.settings.task, byte_tokenizer(), GROUP, [1])
 
     torch.manual_seed(5)
     rows, tags, logps = {}, [], []
-    order = [4, 0, 3, 1, 5, 2]  # as verl's balancing leaves them
     for number in [*order, None]:
         length = 1 if number is None else LENGTHS[number]
         logp = torch.log_softmax(torch.randn(PROMPT + length, V, dtype=torch.float64), -1)
         uid = "pad" if number is None else f"uid{number // GROUP}"
-        rows[f"{uid}_{(number or 0) % GROUP}_0"] = {
+        rows[f"{uid}_{(number or 0) % GROUP}_{outputs - 1}"] = {
             "uid": uid,
             "prompts": torch.full((PROMPT,), 50),
             "responses": torch.tensor([60] * (length - 1) + [1]),
@@ -82,6 +84,8 @@ def made(monkeypatch, estimator: str, **options):
             "old_log_probs": torch.zeros(length),
             "rlif_mean_logprob": logp.mean(-1).float(),
             "values": torch.randn(length),
+            "entropy": torch.rand(length),
+            "ref_log_prob": torch.randn(length) / 10,
         }
         tags.append({"response_len": length, "is_padding": number is None})
         logps.append(logp)
@@ -112,6 +116,11 @@ def deviations(found: dict[str, float]) -> dict[str, float]:
     return {key: value - statistics.fmean(groups[key[:4]]) for key, value in found.items()}
 
 
+def scaled(found: dict[str, float]) -> dict[str, float]:
+    """Deviations over the deviation of all, as `batch_deviation` does."""
+    return {key: d / (statistics.stdev(found.values()) + 1e-4) for key, d in found.items()}
+
+
 def whitened(columns: dict[str, list[float]]) -> dict[str, list[float]]:
     """Numbers of all tokens with mean 0 and deviation 1."""
     every = [value for column in columns.values() for value in column]
@@ -139,11 +148,87 @@ def test_the_reward_is_the_mean_at_the_last_token(monkeypatch):
 
 
 def test_grpo_with_verls_own_deviation_and_with_ours(monkeypatch):
-    for options, epsilon in (({}, 1e-6), ({"algorithm.norm_adv_by_std_in_grpo": False}, 1e-4)):
+    ours = {"algorithm.norm_adv_by_std_in_grpo": False, "+rlif.normalisation": "group_std"}
+    for options, epsilon in (({}, 1e-6), (ours, 1e-4)):
         rows, logps, _ = made(monkeypatch, "grpo", **options)
         found = scores(rows, logps)
         std = {uid: statistics.stdev([v for key, v in found.items() if key[:4] == uid]) for uid in ("uid0", "uid1")}
         check(rows, constant(rows, {key: d / (std[key[:4]] + epsilon) for key, d in deviations(found).items()}))
+
+
+def test_dr_grpo_of_a_plain_command_line_divides_by_nothing(monkeypatch):
+    rows, logps, _ = made(monkeypatch, "grpo", **{"algorithm.norm_adv_by_std_in_grpo": False})
+    check(rows, constant(rows, deviations(scores(rows, logps))))
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "rloo", "reinforce_plus_plus_baseline"])
+def test_a_completion_without_others_of_its_problem_has_no_advantage(monkeypatch, estimator):
+    """Two of the second problem are lost. The third's whole reward would be its advantage."""
+    rows, logps, _ = made(monkeypatch, estimator, order=(4, 0, 1, 2))
+    found = deviations(scores(rows, logps))
+    if estimator == "grpo":
+        std = statistics.stdev([d for key, d in found.items() if key[:4] == "uid0"])
+        found = {key: d / (std + 1e-6) for key, d in found.items()}
+    elif estimator == "rloo":
+        found = {key: d * GROUP / (GROUP - 1) for key, d in found.items()}
+    else:
+        found = scaled(found)
+    expected = constant(rows, found)
+    if estimator == "reinforce_plus_plus_baseline":
+        expected = whitened(expected)
+    expected["uid1_1_0"] = [0.0] * LENGTHS[4]
+    check(rows, expected)
+
+
+def test_weights_change_with_updates_as_with_trl(monkeypatch):
+    """Three updates share a rollout, so the third rollout is sampled after six."""
+    options = {"data.train_batch_size": 6, "actor_rollout_ref.actor.ppo_mini_batch_size": 2}
+    options |= {"+rlif.reward": {"self_certainty": {"linear": [[0, 1.0], [12, 0.0]]}}}
+    for step, expected in ((1, 1.0), (3, 0.5)):
+        rows, logps, metrics = made(monkeypatch, "rloo", step=step, **options)
+        found = {key: row["rm_scores"].sum().item() for key, row in rows.items() if row["uid"] != "pad"}
+        plain = scores(rows, logps)
+        assert found == pytest.approx({key: expected * value for key, value in plain.items()})
+        assert metrics["self_certainty_weight"] == expected
+
+
+def test_entropy_and_kl_are_means_over_the_tokens_of_a_rollout(monkeypatch):
+    """Whatever the average of the loss: verl's own numbers are sums over a completion with rloo."""
+    taken = []
+    recorder = SimpleNamespace(take=lambda rows, step, **more: taken.append((rows, step, more)))
+    options = {"actor_rollout_ref.actor.loss_agg_mode": "seq-mean-token-sum"}
+    rows, _, _ = made(monkeypatch, "rloo", recorder=recorder, **options)
+    real = [row for row in rows.values() if row["uid"] != "pad"]
+    logs = [r for row in real for r in row["ref_log_prob"].tolist()]  # the policy's are 0
+    (found, step, measured) = taken[0]
+    assert step == 1 and len(found) == 6
+    assert measured["entropy"] == pytest.approx(statistics.fmean(e for row in real for e in row["entropy"].tolist()))
+    assert measured["kl"] == pytest.approx(statistics.fmean(math.exp(r) - 1 - r for r in logs), rel=1e-5)
+
+
+def test_a_checkpoint_is_not_saved_twice_where_the_guard_stops(monkeypatch, tmp_path):
+    """Both would count, and the older one, which is the same folder, be removed."""
+    from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+
+    from rlif.engines.verl.trainer import InternalPPOTrainer
+
+    saved = []
+    monkeypatch.setattr(PPOTrainer, "_save_checkpoint", lambda self: saved.append(self.global_steps))
+    trainer = object.__new__(InternalPPOTrainer)
+    trainer.config = SimpleNamespace(trainer=SimpleNamespace(default_local_dir=str(tmp_path)))
+    trainer.reward = SimpleNamespace(mixer=SimpleNamespace(state=dict))
+    trainer.recorder, trainer.global_steps = None, 3
+    trainer._save_checkpoint()
+    trainer._stop()
+    assert saved == [3] and trainer.total_training_steps == 3
+    trainer.global_steps = 4
+    trainer._stop()
+    assert saved == [3, 4]
+
+
+def test_an_agent_loop_of_several_outputs_is_refused(monkeypatch):
+    with pytest.raises(rlif.RlifError, match="gave several outputs for one completion"):
+        made(monkeypatch, "grpo", outputs=2)
 
 
 def test_rloo_leaves_one_out(monkeypatch):
@@ -153,7 +238,7 @@ def test_rloo_leaves_one_out(monkeypatch):
 
 def test_reinforce_plus_plus_whitens_over_the_tokens_of_a_batch(monkeypatch):
     rows, logps, _ = made(monkeypatch, "reinforce_plus_plus_baseline")
-    check(rows, whitened(constant(rows, deviations(scores(rows, logps)))))
+    check(rows, whitened(constant(rows, scaled(deviations(scores(rows, logps))))))
 
 
 @pytest.mark.parametrize(("token_reward", "lam"), [("terminal", 1.0), ("terminal", 0.9), ("spread", 0.9)])
@@ -205,6 +290,7 @@ def test_a_pass_without_statistics_is_named(monkeypatch):
     ("options", "sentence"),
     [
         ({"+rlif.reward": None}, "needs a reward; add"),
+        ({"+rlif.run": "runs/x"}, "rlif.run has a recipe, so rlif.reward has no effect"),
         ({"+rlif.rewards": "self_certainty"}, "unknown option rlif.rewards; did you mean 'reward'"),
         ({"algorithm.no_such_option": 1}, "verl refuses these options"),
         ({"algorithm.rollout_correction.bypass_mode": True}, "bypass_mode skips the pass"),

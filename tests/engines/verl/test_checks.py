@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy
 import pytest
 
 import rlif
 from rlif.config.loading import check_recipe
 from rlif.engines.verl import checks
-from rlif.engines.verl.metrics import our_names
 from rlif.engines.verl.settings import ESTIMATORS, Settings, algorithm_of
 
 
@@ -34,6 +32,7 @@ def config(**changes: Any) -> Section:
         actor_rollout_ref=Section(
             actor=Section(strategy="fsdp2", use_fused_kernels=False, use_prefix_grouper=False, use_kl_loss=True),
             model=Section(use_fused_kernels=False),
+            rollout=Section(n=7),
         ),
         reward=Section(reward_model=Section(enable=False)),
     )
@@ -62,6 +61,8 @@ def test_verls_defaults_with_fsdp2_are_taken():
         ({"actor_rollout_ref__actor__use_fused_kernels": True}, "use_fused_kernels never forms the logits"),
         ({"actor_rollout_ref__actor__strategy": "megatron"}, "strategy=megatron is an engine that rlif does not read"),
         ({"actor_rollout_ref__actor__use_prefix_grouper": True}, "use_prefix_grouper"),
+        ({"actor_rollout_ref__rollout__full_determinism": True}, "samples all completions of a problem by one seed"),
+        ({"actor_rollout_ref__rollout__n": 1}, "rollout.n is 1, .* its advantage would always be zero"),
         ({"algorithm__filter_groups": Section(enable=True)}, "filter_groups drops groups"),
         ({"reward__reward_model": Section(enable=True)}, "reward.reward_model gives scores"),
         ({"algorithm__norm_adv_by_std_in_grpo": True}, "both scale rewards"),
@@ -88,7 +89,7 @@ def test_rewards_for_tokens_need_a_critic():
     spread = recipe(algorithm="ppo", token_reward="spread")
     with pytest.raises(rlif.RlifError, match="token_reward=spread needs a critic"):
         checks.check_config(config(), spread)
-    checks.check_config(config(algorithm__adv_estimator="gae"), spread)
+    checks.check_config(config(algorithm__adv_estimator="gae", actor_rollout_ref__rollout__n=1), spread)
 
 
 def test_every_estimator_has_its_algorithm():
@@ -122,15 +123,3 @@ def test_a_plain_row_of_verls_has_its_truth_as_gold():
     assert Settings.problem(3, prompt, {"ground_truth": 4}).golds == ("4",)
     assert Settings.problem(3, prompt, {"ground_truth": ""}).gold is None
     assert Settings.problem(3, prompt, None).text == "2 + 2?"
-
-
-def test_metrics_have_the_names_that_reports_and_the_guard_read():
-    logs = {"actor/loss": numpy.float32(0.5), "actor/kl_loss": 0.1, "response_length/mean": 7.0, "critic/vf_loss": 2.0}
-    logs |= {"training/global_step": 3, "response_length/clip_ratio": 0.25, "odd": object()}
-    assert our_names(logs) == {
-        "loss": 0.5,
-        "kl": 0.1,
-        "completion_length": 7.0,
-        "critic/vf_loss": 2.0,
-        "truncated": 0.25,
-    }

@@ -124,6 +124,24 @@ def test_without_bf16_the_model_computes_in_float32():
     assert "+critic.fsdp.mixed_precision" in options(algorithm="ppo", training={"bf16": False})
 
 
+def test_warm_up_is_counted_in_rollouts_as_verl_changes_the_rate():
+    optim = "actor_rollout_ref.actor.optim.lr_warmup_steps"
+    assert options(training={"warmup_steps": 5})[optim] == 5
+    two = {"warmup_steps": 5, "num_iterations": 2}
+    assert options(training=two)[optim] == 3 and optim + "_ratio" not in options(training=two)
+
+
+def test_without_checkpoints_the_trained_model_is_still_saved():
+    """Where the frequency is above 0, verl saves after the last step."""
+    assert options(training={"save_strategy": "no"})["trainer.save_freq"] == 10**9
+
+
+def test_verls_options_may_not_contradict_a_part_of_a_nested_one():
+    own = {"+actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype": "bf16"}
+    with pytest.raises(rlif.RlifError, match="is 'bf16', but the rest of the recipe says 'fp32'"):
+        options(training={"bf16": False}, verl=own)
+
+
 def test_two_stages_of_problems_are_not_shuffled():
     assert options(order="labelled_first", reward={"accuracy": 1})["data.shuffle"] is False
     assert options()["data.shuffle"] is True
@@ -144,6 +162,14 @@ REFUSED = [
     ({"guard": {"policy": "rollback"}}, "guard.policy of the recipe cannot be had"),
     ({"annotator": "offline", "training": {"beta": 0.0}}, "annotator offline reads verl's reference pass"),
     ({"lora": {"r": 8, "use_dora": True}}, "lora.use_dora is an option of peft's"),
+    ({"lora": {"r": 8}}, "lora.target_modules is missing, and verl adapts other modules"),
+    ({"algorithm": "ppo", "training": {"loss_type": "dr_grpo"}}, "training.loss_type has no effect with engine verl"),
+    ({"algorithm": "rloo", "training": {"loss_type": "dapo"}}, "training.loss_type has no effect with engine verl"),
+    (
+        {"algorithm": "ppo", "training": {"importance_sampling_level": "sequence"}},
+        "training.importance_sampling_level has no effect with engine verl",
+    ),
+    ({"algorithm": "gspo", "training": {"delta": 2.0}}, "training.delta has no effect with engine verl"),
     ({"training": {"use_liger_kernel": True}}, "training.use_liger_kernel is an option of TRL's"),
     ({"training": {"use_vllm": False}}, "training.use_vllm is False; engine verl has True alone"),
     ({"training": {"vllm_mode": "server"}}, "training.vllm_mode is 'server'"),
@@ -214,10 +240,19 @@ def test_adapters_take_pefts_defaults():
     found = options(lora={"r": 16, "target_modules": ["q_proj"]})
     names = {name: found[f"actor_rollout_ref.model.{name}"] for name in ("lora_rank", "lora_alpha", "target_modules")}
     assert names == {"lora_rank": 16, "lora_alpha": 8, "target_modules": ["q_proj"]}
+    contents = "actor_rollout_ref.actor.checkpoint.save_contents"
+    assert "hf_model" not in found[contents] and "hf_model" in options()[contents]
+
+
+def test_an_adapter_is_refused_as_the_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(rlif.RlifError, match="is an adapter, which engine verl does not train on"):
+        options(model=str(tmp_path))
 
 
 def test_words_of_the_command_line():
     values = {"a": None, "b": True, "c": [1, "x y"], "d": {"k": 0.5}, "e": "it's", "f": 1e-5, "g": "plain-word_1"}
+    values |= {"h": "12", "i": "true", "j": "1e5"}
     assert command(values) == [
         "a=null",
         "b=True",
@@ -226,5 +261,8 @@ def test_words_of_the_command_line():
         r"e='it\'s'",
         "f=1e-05",
         "g=plain-word_1",
+        "h='12'",
+        "i='true'",
+        "j='1e5'",
     ]
     assert flat({"a": {"b": {"c": 1}}, "d.e": 2, "f": {}}) == {"a.b.c": 1, "d.e": 2, "f": {}}

@@ -49,6 +49,7 @@ def rollout() -> Rollout:
         groups=GROUPS,
         stats=statistics(fields, masks, V, 1.0),
         problems=[Problem(str(n), "", gold) for n, gold in enumerate(GOLDS)],
+        masks=[mask.bool() for mask in masks],
     )
 
 
@@ -180,6 +181,16 @@ def test_a_reward_that_scores_nothing_ends_the_run():
 
 def term_of_none(term):
     return replace(term, measure=lambda batch: [None] * len(batch.texts))
+
+
+def test_a_grader_is_given_at_the_last_token_that_the_model_wrote():
+    """Without statistics, too: verl's critic skips what a tool wrote, and would lose a reward there."""
+    given = rollout()
+    masks = [torch.tensor([*[True] * (len(ids) - 2), False, False]) for ids in given.completion_ids[:1]]
+    masks += [torch.ones(len(ids), dtype=torch.bool) for ids in given.completion_ids[1:]]
+    rewards = reward_of(reward="accuracy", algorithm="ppo")(replace(given, stats=None, masks=masks), 0)
+    length = len(given.completion_ids[0])
+    assert rewards.tokens[0].tolist() == [*[0.0] * (length - 3), 1.0, 0.0, 0.0]
 
 
 def test_rows_are_padded_on_the_right():

@@ -15,22 +15,16 @@ from rlif.config.recipe import Recipe
 from rlif.config.rounds import in_rounds
 from rlif.errors import RecipeError
 from rlif.exporting.card import write_card
-from rlif.files import own
 from rlif.files.atomic import sync, sync_tree
 from rlif.files.inside import remove
 from rlif.files.lock import locked
-from rlif.rewards.terms import reads_problems
-from rlif.runs import fingerprint
 from rlif.runs.checkpoints import step_of
-from rlif.runs.environment import environment
 from rlif.runs.folder import Run
-from rlif.runs.paths import check_code, code_of
+from rlif.runs.paths import check_code
 from rlif.runs.phase import DONE, Progress, copy_model, phases_of, read_progress, rewind
 from rlif.runs.rollback import guard_summary, rewind_rollbacks
-from rlif.sampling.loading import model_path
-from rlif.sampling.sources import weights_of
 from rlif.training.faults import faults_as_errors, says_how_to_go_on
-from rlif.training.prepare import PreparedRun, prepare
+from rlif.training.prepare import PreparedRun, changes_since, facts_of, prepare
 from rlif.training.processes import join_processes, on_main
 from rlif.training.session import open_session
 
@@ -114,13 +108,7 @@ def train(
 def _begin(prepared: PreparedRun, name: str, resume: Run | None, held: ExitStack) -> tuple[Run, Place, list[str]]:
     """Locks the run folder; finds the place to go on from, and the notes to print."""
     recipe = prepared.recipe
-    facts = fingerprint.compute(
-        prepared.problems, prepared.held_out, model_path(recipe), columns=reads_problems(recipe)
-    )
-    if code := own.code_hashes(code_of(recipe)):
-        facts["code"] = code
-    if weights := weights_of(recipe.model):
-        facts["weights"] = weights
+    facts = facts_of(prepared)
     if resume is None:
         run = Run.create(recipe, name, held)
         with faults_as_errors(run):
@@ -134,14 +122,7 @@ def _begin(prepared: PreparedRun, name: str, resume: Run | None, held: ExitStack
 def _go_on(prepared: PreparedRun, resume: Run, facts: dict[str, Any]) -> tuple[Place, list[str]]:
     """Finds the place to go on from, forgets what was logged after it, and returns notes to print."""
     recipe = prepared.recipe
-    problems = f"the problems of {recipe.task} ({recipe.source or 'its own source'}, {recipe.split})"
-    named = {"problems": problems, "columns": f"a column of {problems}", "model": f"the model {recipe.model}"}
-    fingerprint.check(resume.fingerprint(), facts, resume.path, named)
-    notes = []
-    if changed := ", ".join(fingerprint.differences(resume.environment(), environment())):
-        notes.append(f"not what it was started with: {changed}; the run goes on, but not as if nothing had happened")
-    if changed := ", ".join(fingerprint.changed_code(resume.fingerprint(), facts)):
-        notes.append(f"not the code that it was started with: {changed}; the steps from here on are by the new code")
+    notes = changes_since(prepared, resume, facts)
     if in_rounds(recipe):
         progress_, damaged = read_progress(resume)
         step, inner = rewind(resume, progress_, phases_of(recipe))

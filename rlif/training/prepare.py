@@ -26,9 +26,13 @@ from rlif.config.recipe import Recipe
 from rlif.config.rounds import in_rounds, online_recipe
 from rlif.config.steps import Plan, check_annotator, plan_rounds, plan_steps
 from rlif.errors import ModelError, RecipeError
+from rlif.files import own
 from rlif.files.own import is_own
-from rlif.rewards.terms import check_gold, check_labels, check_terms
-from rlif.runs.paths import with_absolute_paths
+from rlif.rewards.terms import check_gold, check_labels, check_terms, reads_problems
+from rlif.runs import fingerprint
+from rlif.runs.environment import environment
+from rlif.runs.folder import Run
+from rlif.runs.paths import code_of, with_absolute_paths
 from rlif.sampling.loading import (
     check_adapter,
     is_adapter,
@@ -37,6 +41,7 @@ from rlif.sampling.loading import (
     load_tokenizer,
     model_path,
 )
+from rlif.sampling.sources import weights_of
 from rlif.tasks import Task, by_id, check_sources, find_task, of_task
 from rlif.tasks.labels import hide_labels, in_stages, is_labelled
 from rlif.tasks.prompts import Prompt, find_prompt
@@ -249,3 +254,34 @@ def _check_files(recipe: Recipe) -> None:
     path = Path(model_path(recipe))
     for name in (recipe.model, *recipe.weights):
         check_files(name, path if name == recipe.model else Path(name))
+
+
+def facts_of(prepared: PreparedRun) -> dict[str, Any]:
+    """Computes what `begun.json` holds of a run, see `rlif.runs.fingerprint`."""
+    recipe = prepared.recipe
+    facts = fingerprint.compute(
+        prepared.problems, prepared.held_out, model_path(recipe), columns=reads_problems(recipe)
+    )
+    if code := own.code_hashes(code_of(recipe)):
+        facts["code"] = code
+    if weights := weights_of(recipe.model):
+        facts["weights"] = weights
+    return facts
+
+
+def changes_since(prepared: PreparedRun, resume: Run, facts: dict[str, Any]) -> list[str]:
+    """Notes what is not as when the run began.
+
+    Raises:
+        DataError: the problems or the model changed.
+    """
+    recipe = prepared.recipe
+    problems = f"the problems of {recipe.task} ({recipe.source or 'its own source'}, {recipe.split})"
+    named = {"problems": problems, "columns": f"a column of {problems}", "model": f"the model {recipe.model}"}
+    fingerprint.check(resume.fingerprint(), facts, resume.path, named)
+    notes = []
+    if changed := ", ".join(fingerprint.differences(resume.environment(), environment())):
+        notes.append(f"not what it was started with: {changed}; the run goes on, but not as if nothing had happened")
+    if changed := ", ".join(fingerprint.changed_code(resume.fingerprint(), facts)):
+        notes.append(f"not the code that it was started with: {changed}; the steps from here on are by the new code")
+    return notes

@@ -30,13 +30,11 @@ from rlif.files.lock import locked
 from rlif.guard.limits import Guard
 from rlif.guard.monitor import Alarm
 from rlif.rewards.terms import reads_problems
-from rlif.runs import fingerprint
 from rlif.runs.folder import Run
 from rlif.runs.paths import check_code
 from rlif.runs.rollback import alarms, guard_summary
-from rlif.sampling.loading import model_path
 from rlif.training.faults import says_how_to_go_on
-from rlif.training.prepare import PreparedRun, prepare
+from rlif.training.prepare import PreparedRun, changes_since, facts_of, prepare
 from rlif.training.session import key_of_prompt, problems_by_prompt, write_verdicts
 
 if TYPE_CHECKING:
@@ -63,17 +61,14 @@ def train_by_verl(
         check_code(recipe, resume.path)
     prepared = prepare(recipe, machines.gpus * machines.nodes)
     with says_how_to_go_on(console, resume) as state, ExitStack() as held:
-        facts = fingerprint.compute(
-            prepared.problems, prepared.held_out, model_path(recipe), columns=reads_problems(recipe)
-        )
+        facts = facts_of(prepared)
         if resume is None:
             run = Run.create(prepared.recipe, name, held)
         else:
             held.enter_context(locked(resume.path))
             run = resume
-            problems = f"the problems of {recipe.task}"
-            named = {"problems": problems, "columns": f"a column of {problems}", "model": f"the model {recipe.model}"}
-            fingerprint.check(run.fingerprint(), facts, run.path, named)
+            for note in changes_since(prepared, run, facts):
+                console.out(note, highlight=False, soft_wrap=True)
         try:
             options = translate(prepared.recipe, machines, run.path.absolute())
             check_config(compose(options), prepared.recipe)

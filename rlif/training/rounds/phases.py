@@ -213,7 +213,7 @@ class Phases:
         """Runs an online phase; returns the tokens that it sampled, without and with prompts."""
         assert self.online is not None
         prepared = replace(self.online, recipe=self._latest_online())
-        self.guard.every = prepared.plan.updates_per_rollout
+        self.guard.every = self.stop.every = prepared.plan.updates_per_rollout
         session = open_session(prepared, phase, self.console, self.stop, False, self.guard)
         if not self._is_evaluated():
             session.evaluate_at(0)
@@ -224,7 +224,7 @@ class Phases:
         session.close()
         del session
         _free()
-        self.guard.every = 1
+        self.guard.every = self.stop.every = 1
         return _completion_tokens(prepared, phase), tokens
 
     def _latest_online(self) -> Recipe:

@@ -148,12 +148,11 @@ def first_loss(policy, reference, run, number):
     return sum(losses) / len(losses)
 
 
-LORA = "lora={r: 4, target_modules: [q_proj, v_proj], init_lora_weights: false}"  # which is not the base's function
+LORA = "lora={r: 4, target_modules: [q_proj, v_proj], init_lora_weights: true}"
 
 
 def test_adapters_of_the_round_before_are_the_reference_where_training_restarts(tmp_path, model_folder):
-    lora = LORA.replace("false", "true")
-    run = train(model_folder, tmp_path, *DPO, lora, "rounds.restart=base", "problems_per_update=4")
+    run = train(model_folder, tmp_path, *DPO, LORA, "rounds.restart=base", "problems_per_update=4")
     base = AutoModelForCausalLM.from_pretrained(model_folder).double()
     before = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(model_folder), run.checkpoints / "checkpoint-1"
@@ -164,17 +163,15 @@ def test_adapters_of_the_round_before_are_the_reference_where_training_restarts(
 
 
 def test_the_reference_of_adapters_is_the_start_whatever_they_begin_with(tmp_path, model_folder):
-    """With these adapters off, TRL would compare the policy with itself without them, and not with the start."""
-    still = (LORA, "rounds.number=1", "problems_per_update=4", "training.learning_rate=0")
-    run = train(model_folder, tmp_path, *DPO, *still)
-    base = AutoModelForCausalLM.from_pretrained(model_folder).double()
-    policy = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_folder), run.model).double()
-    assert run.metrics()[0]["loss"] == pytest.approx(first_loss(policy, base, run, 1), abs=1e-6)
-    assert run.metrics()[0]["loss"] != pytest.approx(math.log(2), abs=1e-5)
+    """These begin with a part of the weights, so that with adapters off the model is another than the start."""
+    run = train(model_folder, tmp_path, *DPO, LORA.replace("true", "pissa"))
+    for step, row in enumerate(run.metrics()):
+        start = row["loss"] == pytest.approx(math.log(2), abs=1e-4)  # policy and reference are the same
+        assert start == (step in (0, 2)), step
 
 
 def test_a_trained_adapter_is_kept_without_its_reference(tmp_path, model_folder):
-    run = train(model_folder, tmp_path, *DPO, LORA.replace("false", "true"))
+    run = train(model_folder, tmp_path, *DPO, LORA)
     assert (run.model / "adapter_model.safetensors").is_file()
     assert not [path for path in (*run.checkpoints.iterdir(), run.model) if (path / "ref").exists()]
 

@@ -362,5 +362,9 @@ def test_a_hybrid_run_goes_on_online_in_the_same_folder(tmp_path, model_folder):
     assert sorted(run.evaluations()["cups"]) == [0, 2, 4, 6, 8]
     steps = {path.name for path in run.checkpoints.iterdir()}
     assert {"checkpoint-6", "checkpoint-8"} <= steps and run.summary()["steps"] == 8
-    assert (run.path / "completions/step-000004.jsonl").is_file()
+    first, second = (
+        [row["problem"] for step in steps for row in lines(run.path / f"completions/step-{step:06d}.jsonl")]
+        for steps in ((3, 4), (7, 8))
+    )
+    assert len(first) == len(second) == 12 and first != second  # problems in another order
     assert json.loads((run.checkpoints / "checkpoint-8/phase.json").read_text())["phase"] == 4

@@ -98,7 +98,7 @@ def in_rounds(recipe: Recipe) -> bool:
 
 def rounds_read_gold(recipe: Recipe) -> bool:
     """Tells whether rounds choose by gold answers, or by given solutions."""
-    return recipe.rounds is not None and (recipe.rounds.choose in READ_GOLD or recipe.rounds.rationalise)
+    return recipe.rounds is not None and recipe.rounds.choose in READ_GOLD
 
 
 def check_rounds(recipe: Recipe) -> None:
@@ -137,6 +137,10 @@ def check_rounds(recipe: Recipe) -> None:
     for key, wanted in (("reference", "dpo"), ("loss", "dpo"), ("against", "dpo"), ("keep", "sft")):
         if recipe.algorithm != wanted and getattr(rounds, key) != Rounds.model_fields[key].default:
             raise ValueError(f"rounds.{key} is for algorithm {wanted}, not {recipe.algorithm}; leave it out")
+    if rounds.rationalise and rounds.choose != "gold":
+        raise ValueError(
+            f"rounds.rationalise adds right answers for choose: gold, not for choose: {rounds.choose}; leave it out"
+        )
     if recipe.algorithm == "dpo" and rounds.reference is None:
         raise ValueError(
             "algorithm dpo compares the policy with a reference model; set rounds.reference to base, the model of the"
@@ -187,17 +191,25 @@ def online_recipe(recipe: Recipe) -> Recipe | None:
     return type(recipe).model_validate(recipe.model_dump() | changes)
 
 
+def check_option_names(recipe: Recipe, defaults: Mapping[str, Any]) -> None:
+    """Refuses names in `rounds.options` that no part of the method has.
+
+    Args:
+        defaults: the options of all its parts.
+    """
+    for name in recipe.rounds.options if recipe.rounds is not None else {}:
+        if name not in defaults:
+            raise RecipeError(f"unknown key 'rounds.options.{name}'; {nearest(name, defaults)}")
+
+
 def options_of(recipe: Recipe, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a method's own numbers, `rounds.options` over their defaults; an int may stand for a float.
+    """Returns the options of one part of a method, `rounds.options` over their defaults; an int may stand for a float.
 
     Raises:
-        RecipeError: an unknown name, or a value of another type than the default's.
+        RecipeError: a value of another type than the default's.
     """
-    given = recipe.rounds.options if recipe.rounds is not None else {}
+    given = {} if recipe.rounds is None else {k: v for k, v in recipe.rounds.options.items() if k in defaults}
     for name, value in given.items():
-        if name not in defaults:
-            known = nearest(name, defaults) if defaults else "this method has no options."
-            raise RecipeError(f"unknown key 'rounds.options.{name}'; {known}")
         wanted = type(defaults[name])
         fits = isinstance(value, int) if wanted is float else isinstance(value, wanted)
         if not (fits or isinstance(value, wanted)) or (isinstance(value, bool) and wanted is not bool):

@@ -76,33 +76,51 @@ def plan_steps(recipe: Recipe, problems: int, processes: int) -> Plan:
     return Plan(problems, steps, completions, completions * training["max_completion_length"], shared)
 
 
-def plan_rounds(recipe: Recipe, problems: int) -> Plan:
+@dataclass(frozen=True)
+class Most:
+    """What one problem of a round gives at most, see `rlif.engines.rounds.choices.most_of`."""
+
+    examples: int
+    completions: int
+    tokens: int
+
+
+def plan_rounds(recipe: Recipe, problems: int, most: Most) -> Plan:
     """Counts the most steps that training in rounds takes, with every problem giving all it may; refuses too few."""
     rounds, training = recipe.rounds, recipe.resolved_training
     assert rounds is not None
     each = problems if rounds.problems is None else rounds.problems
     if each > problems:
         raise DataError(f"rounds.problems is {each}, and there are {problems}; lower it, or give more problems.")
-    rows = each * (rounds.keep if recipe.algorithm == "sft" else 1)
     share, accumulation = training["per_device_train_batch_size"], recipe.accumulation(1)
     limit = training.get("max_steps", -1)
-    steps = (
-        limit if limit > 0 else math.ceil(training["num_train_epochs"] * math.ceil(-(-rows // share) / accumulation))
-    )
+
+    def steps_of(rows: int) -> int:
+        updates = math.ceil(math.ceil(rows / share) / accumulation)
+        return limit if limit > 0 else math.ceil(training["num_train_epochs"] * updates)
+
+    rows = each * most.examples
+    steps = steps_of(rows) + (rounds.number - 1) * steps_of(2 * rows if rounds.mix else rows)
     if steps < 1:
         raise RecipeError(f"training.num_train_epochs is {training['num_train_epochs']}, so there is no step to take.")
-    completions = rounds.number * each * training["num_generations"]
-    return Plan(problems, rounds.number * steps, completions, completions * training["max_completion_length"], 1)
+    drawn = rounds.number * each
+    return Plan(problems, steps, drawn * most.completions, drawn * most.tokens, 1)
 
 
 UNCHANGED = (True, "gaussian", "orthogonal", "eva")  # initial adapters that leave the model as it is
+
+
+def starts_unchanged(recipe: Recipe) -> bool:
+    """Tells whether a model with adapters off stays what it was at the start."""
+    lora = recipe.lora or {}
+    return lora.get("bias", "none") == "none" and lora.get("init_lora_weights", True) in UNCHANGED
 
 
 def check_annotator(recipe: Recipe, config: Any) -> None:
     """Refuses an offline annotator whose start nothing holds, and names the size of a copy."""
     lora = recipe.lora or {}
     bias, begin = lora.get("bias", "none"), lora.get("init_lora_weights", True)
-    if recipe.annotator == "offline" and (bias != "none" or begin not in UNCHANGED):
+    if recipe.annotator == "offline" and not starts_unchanged(recipe):
         key = f"bias={bias}" if bias != "none" else f"init_lora_weights={begin}"
         raise RecipeError(
             f"annotator offline is the model with its adapters off, which lora.{key} makes another than the start;"

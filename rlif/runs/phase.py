@@ -28,8 +28,9 @@ from rlif.runs.checkpoints import MANIFEST, in_order, seal, step_of
 from rlif.runs.folder import Run
 
 DONE = "phase.json"
-# What a trainer's checkpoint has beside the model: only going on within the phase needs it.
-TRAINER = ("optimizer.pt", "scheduler.pt", "scaler.pt", "training_args.bin", "README.md", MANIFEST)
+# What a trainer's checkpoint has beside the model: only going on within the phase needs it. DPOTrainer saves the
+# adapter that is its reference in the folder "ref".
+TRAINER = ("optimizer.pt", "scheduler.pt", "scaler.pt", "training_args.bin", "README.md", "ref", MANIFEST)
 
 
 class Phase(Run):

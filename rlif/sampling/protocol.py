@@ -6,7 +6,7 @@ from typing import Any
 
 from rlif.errors import ModelError
 from rlif.sampling.sampler import Completion, Decoding
-from rlif.tasks import Task
+from rlif.tasks import Mark, Task
 from rlif.tasks.chat_template import OPEN, Chat, chat_of
 from rlif.tasks.prompts import Prompt, find_prompt
 from rlif.tasks.rendering import ends_of, render_all
@@ -23,10 +23,23 @@ def decoding_of(task: Task, **changes: Any) -> Decoding:
 
 
 def mark(
-    task: Task, problems: Sequence[Problem], completions: Sequence[Completion], n: int, unsafe_local: bool = False
+    task: Task,
+    problems: Sequence[Problem],
+    completions: Sequence[Completion],
+    n: int,
+    unsafe_local: bool = False,
+    graded: bool = True,
 ) -> list[Record]:
-    """Marks completions and returns their records, n in a row per problem; `problems` has one for each completion."""
-    marks = task.mark(problems, [completion.text for completion in completions], unsafe_local=unsafe_local)
+    """Marks completions and returns their records, n in a row per problem; `problems` has one for each completion.
+
+    Args:
+        graded: gives a verdict; else `right` is None, and nothing that a model wrote is run.
+    """
+    texts = [completion.text for completion in completions]
+    if graded:
+        marks = task.mark(problems, texts, unsafe_local=unsafe_local)
+    else:
+        marks = [Mark(task.answer(problem, text), None) for problem, text in zip(problems, texts, strict=True)]
     return [
         {
             "id": problem.id,

@@ -52,6 +52,7 @@ class GroupSampler:
     # score rows by a pass of the scorer's model; without one they carry the self-certainty that the engine measured,
     # and no other signal
     every_signal: bool = True
+    graded: bool = True  # else `right` is None, and nothing that the model wrote is run
     keep_ids: bool = False  # rows have `completion_ids` as well, the tokens as they were sampled
 
     def draw(self, problems: Sequence[Problem], number: int = 0) -> list[Row]:
@@ -106,7 +107,8 @@ class GroupSampler:
             scores = self.scorer.score_ids([(c.prompt_ids, c.completion_ids) for c in completions])
         else:
             scores = [{"self_certainty": c.self_certainty} for c in completions]
-        records = mark(self.task, [problem for problem, _ in which], completions, self.decoding.n)
+        problems = [problem for problem, _ in which]
+        records = mark(self.task, problems, completions, self.decoding.n, graded=self.graded)
         return [
             {**record, "sample": sample, "stopped": completion.stopped, **score, **self._ids(completion)}
             for record, (_, sample), completion, score in zip(records, which, completions, scores, strict=True)

@@ -161,17 +161,18 @@ def prepare(recipe: Recipe, processes: int = 1) -> PreparedRun:
         ids = render_problems(tokenizer, own, held_out[name], chat, each)
         check_fit(recipe.model, config, tokenizer, ids, min(each.protocol.max_tokens, longest))
     if in_rounds(recipe):
-        check_rounds(recipe, task, rewarded, options)
-    plan = plan_rounds(recipe, len(short)) if in_rounds(recipe) else plan_steps(recipe, len(short), processes)
+        plan = check_rounds(recipe, task, rewarded, options)
+    else:
+        plan = plan_steps(recipe, len(short), processes)
     left_out = len(problems) - len(short)
     return PreparedRun(
         recipe, task, prompt, tokenizer, short, left_out, plan, held_out, looked_at, options, rewarded, config
     )
 
 
-def check_rounds(recipe: Recipe, task: Task, problems: list[Problem], options: dict[str, Any]) -> None:
-    """Refuses problems that a method of rounds cannot work with, and what TRL refuses of its options."""
-    from rlif.engines.rounds.choices import CHOICES
+def check_rounds(recipe: Recipe, task: Task, problems: list[Problem], options: dict[str, Any]) -> Plan:
+    """Refuses problems that a method of rounds cannot work with, and what TRL refuses of its options; counts steps."""
+    from rlif.engines.rounds.choices import CHOICES, most_of
     from rlif.engines.rounds.trainers import trainer_config
 
     assert recipe.rounds is not None
@@ -179,6 +180,7 @@ def check_rounds(recipe: Recipe, task: Task, problems: list[Problem], options: d
     trainer_config(recipe, options, recipe.output)
     if (check := CHOICES[recipe.rounds.choose].check) is not None:
         check(recipe, task, problems)
+    return plan_rounds(recipe, len(problems), most_of(recipe))
 
 
 def arrange(recipe: Recipe, task: Task, problems: list[Problem]) -> tuple[list[Problem], list[Problem]]:

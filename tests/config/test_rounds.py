@@ -6,8 +6,8 @@ import pytest
 
 import rlif
 from rlif.config.loading import check_recipe
-from rlif.config.rounds import in_rounds, online_recipe, options_of
-from rlif.config.steps import plan_rounds
+from rlif.config.rounds import check_option_names, in_rounds, online_recipe, options_of
+from rlif.config.steps import Most, plan_rounds
 from rlif.errors import DataError, RecipeError
 
 
@@ -21,6 +21,7 @@ from rlif.errors import DataError, RecipeError
         ({"algorithm": "sft", "rounds": {"reference": "base"}}, "rounds.reference is for algorithm dpo, not sft"),
         ({"algorithm": "sft", "rounds": {"against": "random"}}, "rounds.against is for algorithm dpo, not sft"),
         ({"algorithm": "dpo", "rounds": {"reference": "base", "keep": 2}}, "rounds.keep is for algorithm sft, not dpo"),
+        ({"algorithm": "sft", "rounds": {"rationalise": True}}, "adds right answers for choose: gold, not for choose"),
         ({"algorithm": "sft", "rounds": {"choice": "gold"}}, "unknown key 'rounds.choice' in the recipe"),
         ({"algorithm": "sft", "rounds": {}, "order": "labelled_first"}, "order is for online training"),
         ({"algorithm": "sft", "rounds": {}, "annotator": "ema"}, "annotator is for online training"),
@@ -75,10 +76,12 @@ def test_rows_of_an_update_set_the_accumulation():
 def test_the_plan_counts_the_most_steps():
     values = {"algorithm": "sft", "rounds": {"number": 3, "problems": 50, "samples": 4, "keep": 2}}
     recipe = check_recipe({**values, "problems_per_update": 16, "training": {"num_train_epochs": 2}})
-    plan = plan_rounds(recipe, 200)
-    assert (plan.steps, plan.completions) == (3 * 2 * 7, 600)  # 100 rows are 13 batches of 8, or 7 updates
+    plan = plan_rounds(recipe, 200, Most(2, 4, 12))
+    assert (plan.steps, plan.completions, plan.tokens) == (3 * 2 * 7, 600, 1800)  # 100 rows: 13 batches of 8, 7 updates
+    mixed = check_recipe({**values, "rounds": values["rounds"] | {"mix": True}, "problems_per_update": 16})
+    assert plan_rounds(mixed, 200, Most(2, 4, 12)).steps == 7 + 2 * 13  # 200 rows from the second round on
     with pytest.raises(DataError, match=r"rounds.problems is 50, and there are 49"):
-        plan_rounds(recipe, 49)
+        plan_rounds(recipe, 49, Most(2, 4, 12))
 
 
 def test_online_training_takes_over_how_completions_are_sampled():
@@ -103,7 +106,9 @@ def test_numbers_of_a_method_are_checked():
     recipe = check_recipe({"algorithm": "sft", "rounds": {"options": {"beams": 3, "alpha": 2}}})
     found = options_of(recipe, {"beams": 2, "alpha": 1.0, "hint": ""})
     assert found == {"beams": 3, "alpha": 2.0, "hint": ""} and isinstance(found["alpha"], float)
+    assert options_of(recipe, {"alpha": 1.0}) == {"alpha": 2.0}  # those of another part are left to it
+    check_option_names(recipe, {"alpha": 1.0, "beams": 2})
     with pytest.raises(RecipeError, match=r"unknown key 'rounds.options.beams'; there are alpha"):
-        options_of(recipe, {"alpha": 1.0})
+        check_option_names(recipe, {"alpha": 1.0})
     with pytest.raises(RecipeError, match=r"rounds.options.beams is 3; expected a str"):
         options_of(recipe, {"beams": "", "alpha": 1.0})

@@ -8,6 +8,7 @@ from support.scripts import load
 import rlif
 from rlif.config.rounds import in_rounds, online_recipe
 from rlif.config.steps import plan_rounds, plan_steps
+from rlif.engines.rounds.choices import most_of
 
 
 class FakeRun:
@@ -37,7 +38,7 @@ def test_methods_of_the_study_sample_as_much():
             online = online_recipe(recipe)
             number = recipe.rounds.number if online and recipe.online.after == "each" else 1
             later = plan_steps(online, 2048, 1).completions * number if online else 0
-            assert plan_rounds(recipe, 2048).completions + later == 50 * 64, row
+            assert plan_rounds(recipe, 2048, most_of(recipe)).completions + later == 50 * 64, row
 
 
 def test_costs_count_the_samples_of_a_round_once_and_online_rollouts_each():

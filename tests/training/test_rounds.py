@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from peft import PeftModel
 from rich.console import Console
 from support.small_rounds import lines, small, timeless, train
 from transformers import AutoModelForCausalLM
@@ -43,7 +44,7 @@ def test_the_run_folder_holds_rounds_and_all_that_other_runs_have(sft):
     for number in (1, 2):
         folder = sft.path / f"rounds/round-{number:03d}"
         assert {path.name for path in folder.iterdir()} - {".lock"} == {
-            "sampling.json", "samples.jsonl", "data.jsonl", "kept.jsonl", "round.json"
+            "settings.json", "sampling.json", "samples.jsonl", "data.jsonl", "kept.jsonl", "round.json"
         }  # fmt: skip
     # Four examples in batches of two make two steps a round; the model of each round stays, with its step over all.
     assert [row["step"] for row in sft.metrics()] == [1, 2, 3, 4]
@@ -93,7 +94,8 @@ def test_a_pair_is_the_surest_and_the_least_sure_completion(dpo):
         assert example["rejected_ids"] == group[0]["completion_ids"]
         assert example["values"] == [group[-1]["self_certainty"], group[0]["self_certainty"]]
     row = dpo.metrics()[-1]
-    assert {"margin", "preference_accuracy", "chosen_logprob", "rejected_logprob"} <= set(row)
+    assert {"margin", "preference_accuracy", "chosen_logprob", "rejected_logprob", "trained_entropy"} <= set(row)
+    assert "entropy" not in row  # which is that of sampling, in online phases
 
 
 def test_the_first_loss_of_dpo_is_log_2_and_of_sft_the_mean_nll(sft, dpo, model_folder):
@@ -126,6 +128,71 @@ def test_restart_and_reference_choose_the_weights(tmp_path, model_folder):
     assert moved.metrics()[2]["loss"] != pytest.approx(math.log(2), abs=1e-4)  # the base against the last one
 
 
+def logprobs(model, example):
+    """The log-probabilities of the chosen and the rejected completion, in float64."""
+    found = []
+    for ids in (example["chosen_ids"], example["rejected_ids"]):
+        prompt = example["prompt_ids"]
+        with torch.no_grad():
+            logp_TV = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        found.append(logp_TV[range(len(ids)), ids].sum().item())
+    return found
+
+
+def first_loss(policy, reference, run, number):
+    """DPO's loss of all pairs of a round, with beta 0.1, in float64."""
+    losses = []
+    for example in lines(run.path / f"rounds/round-{number:03d}/data.jsonl"):
+        chosen, rejected = (a - b for a, b in zip(*(logprobs(m, example) for m in (policy, reference)), strict=True))
+        losses.append(math.log1p(math.exp(-0.1 * (chosen - rejected))))
+    return sum(losses) / len(losses)
+
+
+LORA = "lora={r: 4, target_modules: [q_proj, v_proj], init_lora_weights: true}"
+
+
+def test_adapters_of_the_round_before_are_the_reference_where_training_restarts(tmp_path, model_folder):
+    run = train(model_folder, tmp_path, *DPO, LORA, "rounds.restart=base", "problems_per_update=4")
+    base = AutoModelForCausalLM.from_pretrained(model_folder).double()
+    before = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(model_folder), run.checkpoints / "checkpoint-1"
+    ).double()
+    first = run.metrics()[1]["loss"]
+    assert first == pytest.approx(first_loss(base, before, run, 2), abs=1e-6)
+    assert first != pytest.approx(math.log(2), abs=1e-5)
+
+
+def test_the_reference_of_adapters_is_the_start_whatever_they_begin_with(tmp_path, model_folder):
+    """These begin with a part of the weights, so that with adapters off the model is another than the start."""
+    run = train(model_folder, tmp_path, *DPO, LORA.replace("true", "pissa"))
+    for step, row in enumerate(run.metrics()):
+        start = row["loss"] == pytest.approx(math.log(2), abs=1e-4)  # policy and reference are the same
+        assert start == (step in (0, 2)), step
+
+
+def test_a_trained_adapter_is_kept_without_its_reference(tmp_path, model_folder):
+    run = train(model_folder, tmp_path, *DPO, LORA)
+    assert (run.model / "adapter_model.safetensors").is_file()
+    assert not [path for path in (*run.checkpoints.iterdir(), run.model) if (path / "ref").exists()]
+
+
+def test_a_round_goes_on_only_as_it_was_begun(tmp_path, model_folder, monkeypatch):
+    from rlif.training.rounds import data
+
+    monkeypatch.setattr(data, "write_verdicts", lambda *_: (_ for _ in ()).throw(DataError("stopped here.")))
+    with pytest.raises(DataError, match="stopped here"):
+        train(model_folder, tmp_path)
+    monkeypatch.undo()
+    run = Run.open(tmp_path / "run")
+    other = small(model_folder, tmp_path, "training.temperature=0.5", "rounds.options={}")
+    with pytest.raises(
+        DataError, match=r"round-001 was begun with other settings of sampling \(temperature\)"
+    ) as error:
+        rlif.train(other, resume=run, console=Console(quiet=True))
+    assert "remove that folder, and go on with" in str(error.value)
+    assert rlif.train(run.recipe(), resume=run, console=Console(quiet=True)).is_finished
+
+
 def test_the_report_and_the_comparison_read_a_run_in_rounds(sft, dpo, tmp_path):
     from rlif.comparison.comparison import compare
 
@@ -153,7 +220,10 @@ def test_problems_of_rounds_are_the_next_ones_of_a_pass():
     [
         (("algorithm=dpo",), "algorithm dpo compares the policy with a reference model; set rounds.reference"),
         (("rounds.choose=best",), "unknown rounds.choose 'best'"),
-        (("rounds.options={alpha: 1}",), "rounds.options are of methods that have any: calibrated, deduction"),
+        (
+            ("rounds.options={alpha: 1}",),
+            "rounds.options are of methods that have any: calibrated, deduction, foresight",
+        ),
         (("rounds.sample=half",), "unknown rounds.sample 'half'"),
         ((*DPO, "rounds.loss=sigmoids"), "unknown rounds.loss 'sigmoids'; did you mean 'sigmoid'?"),
         (("rounds.problems=9",), "rounds.problems is 9, and there are 8"),
@@ -161,7 +231,32 @@ def test_problems_of_rounds_are_the_next_ones_of_a_pass():
         (("training.temperature=0",), "training.temperature is 0; it must be a number above 0."),
         (("reward=seed_grpo",), "seed_grpo scales advantages"),
         (("problems_per_update=3",), "problems_per_update (3) does not divide into batches"),
-        (("training.packing=true",), "training.packing and training.padding_free are not supported"),
+        (("training.packing=true",), "training.packing is for a data set of TRL's, and rounds build theirs"),
+        (("training.max_length=64",), "training.max_length is for a data set of TRL's"),
+        (
+            ("training.dataset_kwargs={add_special_tokens: false}",),
+            "training.dataset_kwargs is for a data set of TRL's",
+        ),
+        (("training.dataloader_drop_last=true",), "training.dataloader_drop_last leaves out examples"),
+        (("training.loss_type=dtf",), "unknown training.loss_type 'dtf'; did you mean 'dft'?"),
+        ((*DPO, "rounds.samples=1"), "rounds.samples is 1, and a pair takes two completions of a problem"),
+        ((*DPO, "rounds.loss=calibrated", "rounds.options={alhpa: 0.5}"), "unknown key 'rounds.options.alhpa'"),
+        (
+            (*DPO, "rounds.loss=calibrated", "rounds.options={alpha: 0}"),
+            "rounds.options.alpha must be positive, not 0.0",
+        ),
+        (
+            (*DPO, "rounds.loss=calibrated", "training.label_smoothing=0.1"),
+            "training.label_smoothing changes a loss of",
+        ),
+        ((*DPO, "rounds.loss=calibrated", "rounds.choose=given"), "given answers have none; use sigmoid"),
+        (("rounds.sample=foresight", "rounds.options={beamz: 3}"), "unknown key 'rounds.options.beamz'"),
+        (("rounds.sample=foresight", "rounds.options={beams: 0}"), "rounds.options.beams must be at least 1, not 0."),
+        (
+            ("rounds.sample=foresight", "rounds.choose=gold"),
+            "does not read samples of foresight; set rounds.sample to whole",
+        ),
+        (("rounds.sample=deduction",), "rounds.sample deduction draws proposals, which only choose: verified reads"),
         (("training.report_to=tensorboard",), "training.report_to is for online training"),
         (("rounds.choose=gold", "task=prompts", "source=SOURCE"), "rounds.choose gold needs gold answers"),
     ],
@@ -268,5 +363,9 @@ def test_a_hybrid_run_goes_on_online_in_the_same_folder(tmp_path, model_folder):
     assert sorted(run.evaluations()["cups"]) == [0, 2, 4, 6, 8]
     steps = {path.name for path in run.checkpoints.iterdir()}
     assert {"checkpoint-6", "checkpoint-8"} <= steps and run.summary()["steps"] == 8
-    assert (run.path / "completions/step-000004.jsonl").is_file()
+    first, second = (
+        [row["problem"] for step in steps for row in lines(run.path / f"completions/step-{step:06d}.jsonl")]
+        for steps in ((3, 4), (7, 8))
+    )
+    assert len(first) == len(second) == 12 and first != second  # problems in another order
     assert json.loads((run.checkpoints / "checkpoint-8/phase.json").read_text())["phase"] == 4

@@ -123,6 +123,7 @@ def test_killed_at(point, tmp_path, model_folder, whole):
         ("dpo", (die_in_backward, 3)),
         ("restart", (die_in_backward, 6)),
         ("lora", (die_halfway, "peft.peft_model:safe_save_file", 3)),
+        ("lora", (die_in_backward, 4)),  # its checkpoint has the adapter that is the reference as well
         ("hybrid", (die_in_backward, 4)),
         ("hybrid", (die_at, "rlif.runs.phase:seal", 2)),
         ("hybrid", (die_at, "rlif.runs.phase:seal", 3, "after")),

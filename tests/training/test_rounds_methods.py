@@ -81,7 +81,8 @@ def test_rationalised_samples_train_without_their_hint(model_folder, tmp_path, m
         )
 
     answering(monkeypatch, says)
-    run = train(model_folder, tmp_path, "rounds.choose=gold", "rounds.rationalise=true", "rounds.number=1")
+    hints = ("rounds.choose=gold", "rounds.rationalise=true", "reward=likelihood")  # another signal than sampling has
+    run = train(model_folder, tmp_path, *hints, "rounds.number=1")
     examples = data(run)
     assert len(examples) == 4 and run.metrics()[0]["hinted"] == 4 and run.metrics()[0]["rationalised"] == 12
     for example in examples:

@@ -3,6 +3,7 @@
     SAMPLERS   how completions are drawn: from a round to rows
     CHOICES    which are kept or preferred: from the rows of each problem to examples
     LOSSES     losses that TRL's DPOTrainer lacks: a trainer class by name
+    OPTIONS    the numbers of a part's own that `rounds.options` may change, with their defaults
 
 Most choices give each sample a value, and `by_values` takes the best ones of each problem (sft), or a pair (dpo):
 
@@ -26,9 +27,11 @@ from typing import Any
 
 from rlif.answers.clusters import count_equal, label
 from rlif.config.recipe import Recipe
+from rlif.config.rounds import options_of
+from rlif.config.steps import Most
 from rlif.engines.rounds import deduction, genius, self_rewarding
 from rlif.engines.rounds.examples import Built, Round, by_values
-from rlif.engines.rounds.given import check_given, check_gold, given
+from rlif.engines.rounds.given import check_comparable, check_given, check_gold, given
 from rlif.engines.rounds.pairs import Value
 from rlif.engines.rounds.sampling import whole
 from rlif.files.jsonl import Row
@@ -45,6 +48,7 @@ class Choice:
 
     build: Callable[[Round, list[list[Row]]], Built]
     algorithms: tuple[str, ...] = ("sft", "dpo")
+    sample: str | None = None  # the only way to sample whose rows it reads; None for any that completes the problems
     check: Callable[[Recipe, Task, list[Problem]], None] | None = None  # refuses before a model is loaded
 
 
@@ -109,12 +113,46 @@ SAMPLERS: dict[str, Callable[[Round], list[Row]]] = {
 }
 CHOICES: dict[str, Choice] = {
     "surest": Choice(surest),
-    "borda": Choice(borda),
-    "plurality": Choice(plurality),
-    "gold": Choice(gold, check=check_gold),
+    "borda": Choice(borda, check=check_comparable),
+    "plurality": Choice(plurality, check=check_comparable),
+    "gold": Choice(gold, sample="whole", check=check_gold),
     "judge": Choice(self_rewarding.judge, check=self_rewarding.check),
-    "given": Choice(given, ("dpo",), check_given),
-    "soft": Choice(genius.soft, ("dpo",), genius.check),
-    "verified": Choice(deduction.verified, check=deduction.check),
+    "given": Choice(given, ("dpo",), check=check_given),
+    "soft": Choice(genius.soft, ("dpo",), "foresight"),
+    "verified": Choice(deduction.verified, sample="deduction", check=deduction.check),
 }
 LOSSES: dict[str, Callable[[], Any]] = {"calibrated": _calibrated}  # by name, a function that imports the trainer class
+OPTIONS: dict[str, dict[str, Any]] = {
+    "foresight": genius.OPTIONS,
+    "deduction": deduction.OPTIONS,
+    "judge": self_rewarding.OPTIONS,
+    "calibrated": genius.OF_LOSS,
+}
+
+
+def most_of(recipe: Recipe) -> Most:
+    """Counts what one problem gives at most: examples to train on, completions and their tokens.
+
+    Example:
+        >>> most_of(rlif.load_recipe("genius")).completions  # 2 beams x 4 rollouts x 4 steps
+        32
+    """
+    rounds, training = recipe.rounds, recipe.resolved_training
+    assert rounds is not None
+    examples, completions = rounds.keep if recipe.algorithm == "sft" else 1, training["num_generations"]
+    if rounds.sample == "foresight":
+        how = genius.settings_of(recipe)
+        completions = how.beams * how.rollouts * how.steps
+        examples = how.steps if rounds.choose == "soft" else examples
+    if rounds.sample == "deduction":  # a proposal, and its predictions
+        examples, completions = 2 * examples, 1 + completions
+    if rounds.choose == "given":
+        examples = completions
+    if rounds.rationalise:
+        completions *= 2
+    tokens = completions * training["max_completion_length"]
+    if rounds.choose == "judge":
+        options = options_of(recipe, self_rewarding.OPTIONS)
+        judgements = completions * options["judgements"]
+        completions, tokens = completions + judgements, tokens + judgements * options["judge_max_tokens"]
+    return Most(examples, completions, tokens)

@@ -236,8 +236,6 @@ def check(recipe: Recipe, task: Task, problems: Sequence[Problem]) -> None:
         MachineError: says what to install.
     """
     options = options_of(recipe, OPTIONS)
-    if recipe.rounds is None or recipe.rounds.sample != "deduction":
-        raise RecipeError("choose: verified reads proposals and predictions; set rounds.sample to deduction.")
     for name in ("examples", "proposals"):
         if options[name] < 1:
             raise RecipeError(f"rounds.options.{name} must be at least 1, not {options[name]}.")

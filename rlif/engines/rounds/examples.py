@@ -2,6 +2,7 @@
 
 Files of a round, in the run folder's `rounds/round-001/`:
 
+    settings.json                  how it samples; compared before a killed round goes on
     sampling.json, samples.jsonl   the samples, a row per completion; resumed after a kill
     NAME.jsonl                     other work of a method, by `in_batches`
     data.jsonl                     an `Example` a line; written whole, after all samples are there

@@ -33,8 +33,6 @@ from rlif.engines.rounds.pairs import best_against
 from rlif.errors import RecipeError
 from rlif.files.jsonl import Row
 from rlif.sampling.sampler import Completion, Decoding
-from rlif.tasks import Task
-from rlif.types import Problem
 
 Ids = list[int]
 # from pairs of prompt ids and completion ids to the mean log-probability of each completion, in nats
@@ -49,8 +47,8 @@ OPTIONS: dict[str, Any] = {
     "foresight_temperature": 1.0,
     "selection_temperature": 0.1,
     "step_end": "\n",  # the text that ends a step
-    "alpha": 1.0,  # of the calibrated loss
 }
+OF_LOSS: dict[str, Any] = {"alpha": 1.0}  # of the calibrated loss
 
 
 @dataclass(frozen=True)
@@ -209,18 +207,16 @@ class Foreseer:
 
 
 def settings_of(recipe: Recipe) -> Foresight:
-    """Reads a recipe's settings; refuses those that mean nothing."""
-    options = options_of(recipe, OPTIONS)
-    if not options.pop("alpha") > 0:
-        raise RecipeError("rounds.options.alpha must be positive.")
-    return Foresight(**options)
+    """Reads how a recipe foresees; refuses numbers that mean nothing."""
+    return Foresight(**options_of(recipe, OPTIONS))
 
 
-def check(recipe: Recipe, task: Task, problems: Sequence[Problem]) -> None:
-    """Refuses settings that mean nothing, and another way to sample."""
-    settings_of(recipe)
-    if recipe.rounds is None or recipe.rounds.sample != "foresight":
-        raise RecipeError("choose: soft reads the steps of a foresight; set rounds.sample to foresight.")
+def alpha_of(recipe: Recipe) -> float:
+    """Reads alpha of the calibrated loss; refuses one that means nothing."""
+    alpha: float = options_of(recipe, OF_LOSS)["alpha"]
+    if not 0 < alpha < math.inf:
+        raise RecipeError(f"rounds.options.alpha must be positive, not {alpha}.")
+    return alpha
 
 
 def foresight(round_: Round) -> list[Row]:
@@ -272,7 +268,9 @@ def foresight(round_: Round) -> list[Row]:
 
 
 def soft(round_: Round, groups: Sequence[Sequence[Row]]) -> Built:
-    """Makes a pair of each step of each problem: the largest F against a random smaller one, with their advantages."""
+    """Makes a pair of each step of each problem: the largest F against a smaller one, with their advantages."""
+    rounds = round_.recipe.rounds
+    assert rounds is not None
     examples: list[Example] = []
     empty = 0
     for group in groups:
@@ -280,7 +278,7 @@ def soft(round_: Round, groups: Sequence[Sequence[Row]]) -> Built:
             rows = [row for row in group if row["step"] == step]
             values = [None if row["foresight"] is None else (row["foresight"],) for row in rows]
             rng = round_.rng("soft", rows[0]["id"], step)
-            found = best_against(values, [row["completion"] for row in rows], "random", rng)
+            found = best_against(values, [row["completion"] for row in rows], rounds.against, rng)
             if found is None:
                 empty += 1
                 continue

@@ -19,10 +19,12 @@ from dataclasses import replace
 
 from rlif.config.recipe import Recipe
 from rlif.engines.rounds.examples import Built, Example, Round, in_batches
-from rlif.errors import DataError
+from rlif.errors import DataError, RecipeError
 from rlif.files.jsonl import Row
 from rlif.sampling.protocol import mark
+from rlif.sandbox.runner import require_sandbox
 from rlif.tasks import Task
+from rlif.tasks.labels import is_labelled
 from rlif.types import Problem
 
 HINT = " (The answer is {gold}. Explain how to get there.)"
@@ -44,18 +46,31 @@ def check_given(recipe: Recipe, task: Task, problems: Sequence[Problem]) -> None
 
 
 def check_gold(recipe: Recipe, task: Task, problems: Sequence[Problem]) -> None:
-    """Refuses problems without a gold answer.
+    """Refuses problems without a gold answer; tests of a program are one, but for a hint.
 
     Raises:
         DataError: says how many lack one.
+        MachineError: programs cannot be run here.
     """
+    if task.runs_code:
+        require_sandbox()
+    hints = recipe.rounds is not None and recipe.rounds.rationalise
     _refuse_lacking(
-        [problem for problem in problems if problem.gold is None],
+        [problem for problem in problems if problem.gold is None and (hints or not is_labelled(task, problem))],
         len(problems),
-        f"choose: gold and rationalise read gold answers, and of {task.name}",
+        f"{'rationalise' if hints else 'choose: gold'} reads gold answers, and of {task.name}",
         "gold answer",
         "use labelled problems, or choose: plurality, which needs none.",
     )
+
+
+def check_comparable(recipe: Recipe, task: Task, problems: Sequence[Problem]) -> None:
+    """Refuses answers that are programs, of which no two are compared."""
+    if task.runs_code and recipe.rounds is not None:
+        raise RecipeError(
+            f"choose: {recipe.rounds.choose} counts equal answers, and the answers of task {task.name} are programs,"
+            " which cannot be compared; choose: surest."
+        )
 
 
 def _refuse_lacking(lacking: Sequence[Problem], of: int, what: str, thing: str, remedy: str) -> None:

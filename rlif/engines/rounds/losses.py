@@ -36,8 +36,8 @@ def calibrated_loss(
 class CalibratedTrainer(PairTrainer):
     """Trains by the advantage-calibrated loss; all else is TRL's DPO trainer.
 
-    `alpha` is one of the recipe's `rounds.options`. TRL computes the reference's log-probabilities before step 1
-    (`precompute_ref_log_probs`). A step runs one pass and holds its logits whole, two rows a pair.
+    TRL computes the reference's log-probabilities before step 1 (`precompute_ref_log_probs`). A step runs one pass and
+    holds its logits whole, two rows a pair. `method_options` has `alpha`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -66,13 +66,10 @@ class CalibratedTrainer(PairTrainer):
         chosen_ratio_P = chosen_P - inputs["ref_chosen_logps"].to(chosen_P)
         rejected_ratio_P = rejected_P - inputs["ref_rejected_logps"].to(chosen_P)
         better_P, worse_P = (inputs[name].to(chosen_P) for name in VALUES)
-        factor_P = rejected_factor(better_P, worse_P, self._alpha())
+        factor_P = rejected_factor(better_P, worse_P, float(self.method_options["alpha"]))
         self._note(model, chosen_ratio_P.detach(), rejected_ratio_P.detach(), factor_P)
         loss = calibrated_loss(chosen_ratio_P, rejected_ratio_P, factor_P, self.beta).mean()
         return (loss, outputs) if return_outputs else loss
-
-    def _alpha(self) -> float:
-        return float(self.method_options.get("alpha", 1.0))
 
     def _note(self, model: Any, chosen_P: torch.Tensor, rejected_P: torch.Tensor, factor_P: torch.Tensor) -> None:
         """Logs what TRL logs of rewards under the same names, and the mean of k."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from rlif.config.rounds import rounds_read_gold
 from rlif.engines.rounds.examples import Round, by_groups
 from rlif.errors import DataError
 from rlif.files.jsonl import Row
@@ -38,8 +39,9 @@ def token_signals(weights: Mapping[str, Any]) -> list[str]:
 def whole(round_: Round) -> list[Row]:
     """Draws N whole completions of each problem; a killed process's batches are read back."""
     every = any(name != "self_certainty" for name in token_signals(round_.recipe.weights))
+    graded = rounds_read_gold(round_.recipe) or not round_.task.runs_code
     sampler = GroupSampler(
-        round_.scorer, round_.task, round_.decoding, round_.prompt, every_signal=every, keep_ids=True
+        round_.scorer, round_.task, round_.decoding, round_.prompt, every_signal=every, graded=graded, keep_ids=True
     )
     drawing = Drawing(sampler, round_.problems)
     # A run folder may be moved, and the weights are known by their hash.

@@ -22,8 +22,10 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # pyright: ignore[
 
 from rlif import progress
 from rlif.config.recipe import Recipe
-from rlif.config.rounds import SAMPLING
-from rlif.engines.rounds.choices import CHOICES, LOSSES, SAMPLERS
+from rlif.config.rounds import SAMPLING, Rounds, check_option_names, options_of
+from rlif.config.steps import starts_unchanged
+from rlif.engines.rounds import genius
+from rlif.engines.rounds.choices import CHOICES, LOSSES, OPTIONS, SAMPLERS
 from rlif.engines.rounds.examples import Example
 from rlif.engines.trl.contract import check_trl, compared_with, raised_by_library
 from rlif.engines.trl.setup import check_options, make_config, read_lora
@@ -31,14 +33,19 @@ from rlif.errors import MachineError, ModelError, RecipeError, first_line, looku
 from rlif.sampling.limits import check_finite
 from rlif.sampling.loading import check_whole, is_adapter, load_adapter, load_kwargs, load_model, model_path
 
-WITH_OPTIONS = {"foresight", "deduction", "judge", "soft", "verified", "calibrated"}
+# Options of TRL's data sets. Rounds build theirs, so TRL would not read these, or would cut rows.
+OF_DATA_SETS = (
+    "assistant_only_loss", "chat_template_path", "completion_only_loss", "dataset_kwargs", "dataset_text_field",
+    "eos_token", "eval_packing", "max_length", "packing", "padding_free", "truncation_mode",
+)  # fmt: skip
+OF_LOSSES = ("f_divergence_type", "label_smoothing", "ld_alpha", "loss_weights", "use_weighting")  # of TRL's own
 PROBLEMS = (OSError, ImportError, TypeError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 
 class PairTrainer(DPOTrainer):
     """TRL's DPOTrainer over pairs that are token ids already."""
 
-    method_options: Mapping[str, Any] = {}  # the recipe's `rounds.options`, for losses that read them
+    method_options: Mapping[str, Any] = {}  # the recipe's `rounds.options` and defaults, for losses that read them
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
@@ -50,30 +57,75 @@ def check_training(recipe: Recipe) -> dict[str, Any]:
     assert rounds is not None
     if recipe.algorithm == "dpo":
         check_trl(PairTrainer)
-    lookup(SAMPLERS, rounds.sample, "rounds.sample")
-    choice = lookup(CHOICES, rounds.choose, "rounds.choose")
-    if recipe.algorithm not in choice.algorithms:
-        raise RecipeError(
-            f"rounds.choose {rounds.choose} is for algorithm {' and '.join(choice.algorithms)}, not {recipe.algorithm}."
-        )
-    if rounds.options and not {rounds.sample, rounds.choose, rounds.loss} & WITH_OPTIONS:
-        raise RecipeError(f"rounds.options are of methods that have any: {', '.join(sorted(WITH_OPTIONS))}.")
+    _check_parts(recipe, rounds)
+    _check_data_options(recipe, rounds)
     training = recipe.resolved_training
     sampling = {key: value for key, value in training.items() if key in SAMPLING}
     # `Recipe.chat_template` reads chat_template_kwargs.
     given = {key: value for key, value in training.items() if key not in (*SAMPLING, "chat_template_kwargs")}
     options = check_options(given, SFTConfig if recipe.algorithm == "sft" else DPOConfig)
-    if recipe.algorithm == "dpo" and rounds.loss not in LOSSES:
-        lookup(dict.fromkeys([*LOSSES, *compared_with("loss_type", "DPOTrainer")]), rounds.loss, "rounds.loss")
+    if recipe.algorithm == "sft" and "loss_type" in given:
+        lookup(dict.fromkeys(compared_with("loss_type", "SFTTrainer")), str(given["loss_type"]), "training.loss_type")
     for name, least in (("temperature", 0.0), ("top_p", 0.0)):
         value = sampling.get(name, 1.0)
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= least:
             raise RecipeError(f"training.{name} is {value!r}; it must be a number above {least:g}.")
     if options.get("use_liger_kernel") and find_spec("liger_kernel") is None:
         raise MachineError("training.use_liger_kernel needs liger-kernel: pip install liger-kernel; or leave it out.")
-    if options.get("packing") or options.get("padding_free"):
-        raise RecipeError("training.packing and training.padding_free are not supported in rounds; leave them out.")
     return options | {"gradient_accumulation_steps": recipe.accumulation(1)} | sampling
+
+
+def _check_parts(recipe: Recipe, rounds: Rounds) -> None:
+    """Refuses names of parts that are not there, and parts that do not fit together."""
+    lookup(SAMPLERS, rounds.sample, "rounds.sample")
+    choice = lookup(CHOICES, rounds.choose, "rounds.choose")
+    if recipe.algorithm not in choice.algorithms:
+        raise RecipeError(
+            f"rounds.choose {rounds.choose} is for algorithm {' and '.join(choice.algorithms)}, not {recipe.algorithm}."
+        )
+    if choice.sample not in (None, rounds.sample):
+        raise RecipeError(
+            f"rounds.choose {rounds.choose} does not read samples of {rounds.sample}; set rounds.sample to"
+            f" {choice.sample}."
+        )
+    if rounds.sample == "deduction" and rounds.choose != "verified":
+        raise RecipeError("rounds.sample deduction draws proposals, which only choose: verified reads; set that.")
+    if recipe.algorithm == "dpo" and rounds.loss not in LOSSES:
+        lookup(dict.fromkeys([*LOSSES, *compared_with("loss_type", "DPOTrainer")]), rounds.loss, "rounds.loss")
+    if rounds.loss == "calibrated" and rounds.choose == "given":
+        raise RecipeError(
+            "rounds.loss calibrated weighs a pair by its values, and given answers have none; use sigmoid."
+        )
+    if rounds.options and not options_in(rounds):
+        raise RecipeError(f"rounds.options are of methods that have any: {', '.join(sorted(OPTIONS))}.")
+    check_option_names(recipe, options_in(rounds))
+    if rounds.sample == "foresight":
+        genius.settings_of(recipe)
+    genius.alpha_of(recipe)
+
+
+def options_in(rounds: Rounds) -> dict[str, Any]:
+    """Returns the options of all parts of a method, with their defaults."""
+    parts = [OPTIONS.get(name, {}) for name in (rounds.sample, rounds.choose, rounds.loss)]
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def _check_data_options(recipe: Recipe, rounds: Rounds) -> None:
+    """Refuses options of TRL's that mean nothing in rounds, and groups that give no pair."""
+    training = recipe.training
+    for name in OF_DATA_SETS:
+        if training.get(name) not in (None, False):
+            raise RecipeError(f"training.{name} is for a data set of TRL's, and rounds build theirs; leave it out.")
+    if training.get("dataloader_drop_last"):
+        raise RecipeError(
+            "training.dataloader_drop_last leaves out examples, all of them where a round has fewer than a batch; leave"
+            " it out."
+        )
+    if rounds.loss in LOSSES and (named := [name for name in OF_LOSSES if training.get(name) not in (None, False)]):
+        raise RecipeError(f"training.{named[0]} changes a loss of TRL's, and {rounds.loss} is another; leave it out.")
+    group = recipe.resolved_training["num_generations"]
+    if recipe.algorithm == "dpo" and group == 1 and rounds.sample == "whole" and rounds.choose != "given":
+        raise RecipeError("rounds.samples is 1, and a pair takes two completions of a problem; raise it.")
 
 
 def trainer_config(recipe: Recipe, options: Mapping[str, Any], output_dir: str, seed: int = 0) -> Any:
@@ -134,7 +186,7 @@ def build_trainer(
         else:
             trainer_class = LOSSES[rounds.loss]() if rounds.loss in LOSSES else PairTrainer
             trainer = trainer_class(ref_model=_reference(recipe, weights, reference, path), **given)
-            trainer.method_options = rounds.options
+            trainer.method_options = options_of(recipe, options_in(rounds))
     except PROBLEMS as error:
         if not raised_by_library(error):
             raise
@@ -145,10 +197,12 @@ def build_trainer(
 
 
 def _reference(recipe: Recipe, weights: tuple[str | None, str | None], reference: Recipe, path: str) -> Any:
-    """Loads the reference model; None where adapters that are switched off are it."""
-    if weights[0] == weights[1] and (is_adapter(path) or recipe.lora is not None):
+    """Loads the reference model; None where TRL has it: as a copy of the adapter, or with a new one switched off."""
+    if weights[0] == weights[1] and (is_adapter(path) or recipe.lora is not None) and starts_unchanged(recipe):
         return None
-    return load_model(reference)
+    model = load_model(reference)
+    # TRL reads log-probabilities off the model inside, adapters and all.
+    return model.get_base_model() if is_adapter(model_path(reference)) else model
 
 
 def at(recipe: Recipe, folder: str | Path) -> Recipe:
@@ -189,6 +243,7 @@ class RoundMetrics(TrainerCallback):
         "rewards/accuracies": "preference_accuracy",
         "logps/chosen": "chosen_logprob",
         "logps/rejected": "rejected_logprob",
+        "entropy": "trained_entropy",  # of the tokens trained on; `entropy` is that of sampling, and the guard reads it
     }
 
     def __init__(self, facts: Mapping[str, Any]):

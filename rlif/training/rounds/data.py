@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rlif.errors import DataError
-from rlif.files.atomic import finite, is_number, replace_file, write_rows, writing
-from rlif.files.jsonl import Row
+from rlif.files.atomic import finite, is_number, read_object, replace_file, write_rows, writing
+from rlif.files.jsonl import Row, different, plain
 from rlif.guard.health import measure_health
 from rlif.rewards.terms import reads_problems
 from rlif.runs.phase import Phase
@@ -26,7 +26,7 @@ from rlif.types import Problem
 if TYPE_CHECKING:
     from rlif.engines.rounds.examples import Built, Round
 
-ROUND, KEPT = "round.json", "kept.jsonl"
+ROUND, KEPT, SETTINGS = "round.json", "kept.jsonl", "settings.json"
 
 
 def build_round(prepared: PreparedRun, phase: Phase, number: int, model: Any, name: str) -> dict[str, Any]:
@@ -46,9 +46,10 @@ def build_round(prepared: PreparedRun, phase: Phase, number: int, model: Any, na
     fresh = not any(phase.folder.iterdir())  # the time of work that was resumed is not known
     started = time.perf_counter()
     round_ = as_round(prepared, phase, number, model, name)
+    _check_settings(phase, round_)
     rows = sampling.measured(round_, SAMPLERS[rounds.sample](round_))
-    more, counts = rationalised(round_, rows) if rounds.rationalise else ([], {})
-    built = CHOICES[rounds.choose].build(round_, by_groups([*rows, *sampling.measured(round_, more)]))
+    more, counts = rationalised(round_, rows) if rounds.rationalise else ([], {})  # without rewards, which gold ignores
+    built = CHOICES[rounds.choose].build(round_, by_groups([*rows, *more]))
     built = Built(built.examples, {**built.counts, **counts})
     seconds = round(time.perf_counter() - started, 3) if fresh else None
     _refuse_nothing(phase, round_, rows, built)
@@ -105,6 +106,29 @@ def as_round(prepared: PreparedRun, phase: Phase, number: int, model: Any, name:
         decoding,
         before,
     )
+
+
+def _check_settings(phase: Phase, round_: Round) -> None:
+    """Writes how a round samples; refuses to go on with work that was begun in another way."""
+    rounds, path = round_.recipe.rounds, phase.folder / SETTINGS
+    assert rounds is not None
+    settings = plain(
+        {
+            "sample": rounds.sample,
+            "options": rounds.options,
+            "problems": len(round_.problems),
+            "batch_size": rounds.batch_size,
+            **round_.decoding.described(),
+        }
+    )
+    if not path.is_file():
+        with writing(path):
+            replace_file(path, json.dumps(settings, indent=2) + "\n")
+    elif keys := different(read_object(path), settings):
+        raise DataError(
+            f"{phase.folder} was begun with other settings of sampling ({keys}); put these back in"
+            f" {phase.path / 'recipe.yaml'}, or remove that folder, and {phase.go_on}."
+        )
 
 
 def _refuse_nothing(phase: Phase, round_: Round, rows: Sequence[Row], built: Built) -> None:

@@ -82,7 +82,7 @@ class Phases:
             with writing(phase.folder):
                 phase.folder.mkdir(parents=True, exist_ok=True)
             self.guard.run = phase
-            tokens = self._online(phase) if name.startswith("online") else self._round(phase, int(name[-3:]))
+            tokens = (self._online if name.startswith("online") else self._round)(phase, int(name[-3:]))
             self.progress = finish(phase, self.progress, *tokens)
             self.inner = None
             limit = self.recipe.resolved_training["save_total_limit"]
@@ -209,11 +209,11 @@ class Phases:
 
     # Online phases.
 
-    def _online(self, phase: Phase) -> tuple[int, int]:
+    def _online(self, phase: Phase, number: int) -> tuple[int, int]:
         """Runs an online phase; returns the tokens that it sampled, without and with prompts."""
         assert self.online is not None
-        prepared = replace(self.online, recipe=self._latest_online())
-        self.guard.every = prepared.plan.updates_per_rollout
+        prepared = replace(self.online, recipe=self._latest_online(number))
+        self.guard.every = self.stop.every = prepared.plan.updates_per_rollout
         session = open_session(prepared, phase, self.console, self.stop, False, self.guard)
         if not self._is_evaluated():
             session.evaluate_at(0)
@@ -224,14 +224,16 @@ class Phases:
         session.close()
         del session
         _free()
-        self.guard.every = 1
+        self.guard.every = self.stop.every = 1
         return _completion_tokens(prepared, phase), tokens
 
-    def _latest_online(self) -> Recipe:
+    def _latest_online(self, number: int) -> Recipe:
+        """Returns the recipe of an online phase; each has a seed of its own, so that later ones take other problems."""
         from rlif.engines.rounds.trainers import at
 
         assert self.online is not None and self.progress.model is not None
-        return at(self.online.recipe, self.progress.model)
+        seed = self.recipe.seed if number == 1 else seed_of(self.recipe.seed, number)
+        return at(self.online.recipe, self.progress.model).model_copy(update={"seed": seed})
 
     # Both.
 

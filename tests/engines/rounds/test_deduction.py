@@ -231,7 +231,6 @@ def test_a_policy_that_cannot_propose_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("rounds", "says"),
     [
-        ({"sample": "whole"}, "set rounds.sample to deduction"),
         ({"options": {"proposals": 1}}, "a pair of proposals takes two"),
         ({"options": {"examples": 0}}, "examples must be at least 1"),
         ({"options": {"least_runnable": 1.5}}, "share from 0 to 1"),

@@ -172,6 +172,19 @@ def test_each_step_gives_a_pair_with_its_advantages(tmp_path):
     (example,) = built.examples
     assert (example.chosen_ids, example.rejected_ids, example.values) == ([6], [5], (-0.2, -0.5))
     assert built.counts == {"without_example": 1.0}
+    more = [
+        *rows,
+        rows[0] | {"sample": 5, "foresight": -0.9, "advantage": -0.9, "completion": "f", "completion_ids": [4]},
+    ]
+    (example,) = soft(told(tmp_path, problems=CLOCK, rounds={"against": "worst"}), [more]).examples
+    assert (example.chosen_ids, example.rejected_ids, example.values) == ([6], [4], (-0.2, -0.9))
+    others = {
+        soft(told(tmp_path, problems=CLOCK, rounds={"against": "random"}, seed=seed), [more])
+        .examples[0]
+        .rejected_ids[0]
+        for seed in range(9)
+    }
+    assert others == {4, 5}
 
 
 @pytest.mark.parametrize(
@@ -181,7 +194,6 @@ def test_each_step_gives_a_pair_with_its_advantages(tmp_path):
         ({"step_temperature": 0.0}, "step_temperature must be positive"),
         ({"step_end": ""}, "step_end is empty"),
         ({"beams": 1, "rollouts": 1}, "a pair takes two"),
-        ({"beam": 3}, "did you mean 'beams'"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(tmp_path, options, says):

@@ -8,11 +8,14 @@ import pytest
 from support.rounds import told
 
 import rlif
-from rlif.engines.rounds.given import check_given, check_gold, given, hinted, rationalised
-from rlif.errors import DataError
+from rlif.engines.rounds.given import check_comparable, check_given, check_gold, given, hinted, rationalised
+from rlif.errors import DataError, RecipeError
 
 TASK = rlif.TASKS["clock"]
 CLOCK = TASK.load("train", limit=3)
+
+
+STAR = rlif.load_recipe("star")
 
 
 def row(problem, text, sample=0, right=None):
@@ -44,11 +47,23 @@ def test_problems_without_what_a_method_reads_are_refused():
     with pytest.raises(DataError, match="of clock 2 of 3 problems have no worked solution"):
         check_given(None, TASK, bare)
     with pytest.raises(DataError, match="of clock 1 of 3 problems have no gold answer"):
-        check_gold(None, TASK, bare)
+        check_gold(STAR, TASK, bare)
     check_given(None, TASK, CLOCK)
-    check_gold(None, TASK, CLOCK)
+    check_gold(STAR, TASK, CLOCK)
     with pytest.raises(DataError, match="no gold answer to hint at"):
         hinted(bare[1])
+
+
+def test_programs_are_graded_by_their_tests_and_compared_by_nothing(monkeypatch):
+    task, problem = rlif.TASKS["mbpp"], replace(CLOCK[0], gold=None, data={"tests": []})
+    asked = []
+    monkeypatch.setattr("rlif.engines.rounds.given.require_sandbox", lambda: asked.append(1))
+    check_gold(STAR, task, [problem])
+    assert asked == [1]
+    with pytest.raises(DataError, match="rationalise reads gold answers, and of mbpp 1 of 1 problems have no gold"):
+        check_gold(rlif.load_recipe("star", ["rounds.rationalise=true"]), task, [problem])
+    with pytest.raises(RecipeError, match="choose: plurality counts equal answers, and the answers of task mbpp are"):
+        check_comparable(rlif.load_recipe("star-plurality"), task, [problem])
 
 
 def test_only_failed_problems_are_sampled_again_and_trained_on_without_the_hint(tmp_path):

@@ -113,6 +113,17 @@ def test_whole_completions_are_drawn_once_and_read_back(tmp_path):
     assert [row["likelihood"] for row in other] == pytest.approx(rlif.SIGNALS["likelihood"](stats), rel=1e-5)
 
 
+def test_programs_of_the_model_are_run_for_choose_gold_alone(tmp_path, monkeypatch):
+    graded = []
+    monkeypatch.setattr(type(CLOCK), "runs_code", True)
+    monkeypatch.setattr(type(CLOCK), "mark", lambda self, problems, texts, **_: graded.append(1) or 1 / 0)
+    (tmp_path / "gold").mkdir()
+    drawn = sampling.whole(a_round(tmp_path, model=tiny_model()))
+    assert graded == [] and {row["right"] for row in drawn} == {None}
+    with pytest.raises(ZeroDivisionError):
+        sampling.whole(a_round(tmp_path / "gold", "rounds.choose=gold", model=tiny_model()))
+
+
 # Choices.
 
 
@@ -166,6 +177,23 @@ def test_gold_keeps_right_samples_alone(tmp_path):
     assert [(e.id, e.chosen_ids[1]) for e in kept.examples] == [(PROBLEMS[0].id, 1), (PROBLEMS[0].id, 2)]
     (pair,) = built(tmp_path, "gold", samples, *DPO).examples
     assert pair.rejected_ids[1] == 0 and pair.values == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("best-of-n-sft", (1, 8, 8 * 56)),
+        ("genius", (4, 32, 32 * 56)),  # a pair of each of 4 steps; 2 beams x 4 rollouts x 4 steps
+        ("spin", (1, 1, 56)),
+        ("self-rewarding", (1, 4 + 12, 4 * 512 + 12 * 256)),  # three judgements of each answer
+        ("absolute-zero-deduction", (2, 9, 9 * 512)),  # a proposal and eight predictions
+    ],
+)
+def test_what_a_problem_gives_at_most(name, most):
+    found = choices.most_of(rlif.load_recipe(name))
+    assert (found.examples, found.completions, found.tokens) == most
+    hinted = choices.most_of(rlif.load_recipe("star", ["rounds.rationalise=true", "rounds.keep=3"]))
+    assert (hinted.examples, hinted.completions) == (3, 16)
 
 
 # Work that is resumed.

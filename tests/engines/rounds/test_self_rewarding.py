@@ -110,8 +110,7 @@ def test_a_policy_that_writes_no_scores_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
-    [({"judgements": 0}, "must be positive"), ({"least_parsed": 2.0}, "share from 0 to 1"), ({"n": 1}, "unknown key")],
+    ("options", "says"), [({"judgements": 0}, "must be positive"), ({"least_parsed": 2.0}, "share from 0 to 1")]
 )
 def test_options_that_mean_nothing_are_refused(tmp_path, options, says):
     recipe = told(tmp_path, rounds={"options": options}).recipe

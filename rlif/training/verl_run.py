@@ -68,7 +68,7 @@ def train_by_verl(
             held.enter_context(locked(resume.path))
             run = resume
             for note in changes_since(prepared, run, facts):
-                console.out(note, highlight=False, soft_wrap=True)
+                console.out(note, highlight=False)
         try:
             options = translate(prepared.recipe, machines, run.path.absolute())
             check_config(compose(options), prepared.recipe)
@@ -93,7 +93,6 @@ def train_by_verl(
             console.out(
                 f"the trained weights are in verl's checkpoints, {run.at(FOLDER)}; docs/verl.md says how to read them",
                 highlight=False,
-                soft_wrap=True,
             )
     return run
 

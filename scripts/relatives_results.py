@@ -10,7 +10,8 @@ Reads the run folders of the study. For runs whose folders are gone, it reads `r
     kept        accuracy on clock at the end, as a share of the best evaluation of the run
     pass@k      on clock, of 16 samples of each of 64 problems at temperature 1, by the model of the end
     tokens      of completions that were sampled for training, judgements and hints included
-    seconds     of sampling and of optimiser steps, without evaluations; on one core of the machine that ran the study
+    best        accuracy on clock in the best evaluation of the run
+    seconds     of sampling and of optimiser steps, without evaluations, on one core; of seed 0 alone, see TIMED
     to reach    tokens and seconds until the first evaluation of clock with at least THRESHOLD
 """
 
@@ -29,6 +30,7 @@ from rlif.runs.folder import Run
 from rlif.selection.rules import pass_at_k
 
 THRESHOLD = 0.7
+TIMED = 0  # the seed whose runs had a core each; those of other seeds shared theirs with other jobs
 KS = (1, 4, 16)
 SAMPLES, PROBLEMS = 16, 64
 
@@ -108,6 +110,7 @@ def numbers(run: Mapping[str, Any]) -> dict[str, float]:
         "end": accuracies[-1],
         "gain": accuracies[-1] - accuracies[0],
         "transfer": run["cups"][-1] - run["cups"][0],
+        "best": max(accuracies),
         "kept": accuracies[-1] / max(accuracies),
         **{f"pass@{k}": run["pass"][str(k)] for k in KS},
     }
@@ -126,20 +129,28 @@ def rows(runs: Sequence[Mapping[str, Any]]) -> list[str]:
             t_interval([each[name] for each in found]).within(-1, 1).percent("+") for name in ("gain", "transfer")
         ]
         cells += [
-            f"{_mean([each[name] for each in found]):.0%}" for name in ("end", "kept", *(f"pass@{k}" for k in KS))
+            f"{_mean([each[name] for each in found]):.0%}"
+            for name in ("end", "best", "kept", *(f"pass@{k}" for k in KS))
         ]
-        cells += [_thousands(_mean([run["curve"][-1][name] for run in mine]), name) for name in ("tokens", "seconds")]
-        there = [look for run in mine if (look := reached(run))]
-        if len(there) == len(mine):
-            cells += [_thousands(_mean([look[name] for look in there]), name) for name in ("tokens", "seconds")]
+        cells += spent([run["curve"][-1] for run in mine], mine)
+        there = [reached(run) for run in mine]
+        if all(there):
+            cells += spent(there, mine)
         else:
-            cells += [f"{len(there)} of {len(mine)}", "-"]
+            cells += [f"{len(mine) - there.count(None)} of {len(mine)}", "-"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
+def spent(looks: Sequence[Any], runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Writes mean tokens of all runs, and seconds of those that were timed."""
+    timed = [look["seconds"] for look, run in zip(looks, runs, strict=True) if run["seed"] == TIMED]
+    tokens = f"{_mean([look['tokens'] for look in looks]) / 1e3:,.0f} k"
+    return [tokens, f"{_mean(timed):,.0f}" if timed else "-"]
+
+
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
-    headings = ["method", "seeds", "gain", "transfer", "end", "kept", *(f"pass@{k}" for k in KS)]
+    headings = ["method", "seeds", "gain", "transfer", "end", "best", "kept", *(f"pass@{k}" for k in KS)]
     headings += ["tokens sampled", "seconds", f"tokens to {THRESHOLD:.0%}", f"seconds to {THRESHOLD:.0%}"]
     return "\n".join(
         [
@@ -150,7 +161,8 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
             "",
             "The shipped reasoner, trained on clock and evaluated on clock and cups, greedy, n = 256 each. Online: 50"
             " updates of 8 problems x 8 completions. Rounds: `RELATIVES` in `scripts/studies.py`. Gain and transfer are"
-            " in points, with Student's 95 % interval over seeds. What each column is: `scripts/relatives_results.py`."
+            " in points, with Student's 95 % interval over seeds. Seconds are those of seed 0, whose runs had a core"
+            " each. What each column is: `scripts/relatives_results.py`."
             f" Where not every seed reached {THRESHOLD:.0%}, the number that did.",
             "",
             "![Accuracy against tokens sampled](relatives.png)",
@@ -198,10 +210,6 @@ def with_kept(runs: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _thousands(value: float, name: str) -> str:
-    return f"{value / 1e3:,.0f} k" if name == "tokens" else f"{value:,.0f}"
 
 
 def main() -> None:

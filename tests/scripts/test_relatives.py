@@ -67,8 +67,8 @@ def test_the_table_has_gains_and_what_it_cost_to_reach_the_threshold():
     results = load("scripts/relatives_results.py")
     runs = [run("a", 0, [0.1, 0.8, 0.6]), run("a", 1, [0.1, 0.75, 0.8]), run("b", 0, [0.1, 0.2, 0.9])]
     best, second = results.rows(runs)
-    assert best.startswith("| b | 1 | +80.0 | +30.0 | 90% | 100% | 50% | 70% | 90% | 2 k | 20 | 2 k | 20 |")
-    assert second.startswith("| a | 2 | +60.0 [-67.1, +100.0] | +30.0 | 70% | 88% |")
+    assert best.startswith("| b | 1 | +80.0 | +30.0 | 90% | 90% | 100% | 50% | 70% | 90% | 2 k | 20 | 2 k | 20 |")
+    assert second.startswith("| a | 2 | +60.0 [-67.1, +100.0] | +30.0 | 70% | 80% | 88% |")
     assert second.endswith("| 2 k | 20 | 1 k | 10 |")
     assert "| 1 of 2 | - |" in results.rows([*runs[:1], run("a", 1, [0.1, 0.2])])[0]
     assert results.reached(runs[0]) == {"step": 1, "accuracy": 0.8, "tokens": 1000.0, "seconds": 10.0}

@@ -201,6 +201,7 @@ def test_a_run_folder_that_cannot_be_made_is_noted(place, tmp_path):
     assert "cannot make the run folder" in found.notes[0] and found.rows[0].seeds == []
 
 
+@pytest.mark.sweep
 def test_a_failed_start_of_another_recipe_does_not_block(place, tmp_path):
     """A run that took no step is no run; one that took a step is refused."""
     other = rlif.load_recipe(place / "sure.yaml", [f"output={tmp_path}", "name=dice-seed0", "training.beta=0.7"])

@@ -111,6 +111,7 @@ def test_a_run_is_exported_as_a_folder_that_loads(run, tmp_path, monkeypatch, ca
         export(run.path, target)
 
 
+@pytest.mark.sweep
 def test_adapters_have_our_card_and_are_merged_on_request(adapters, tmp_path):
     card = ModelCard.load(adapters.model / "README.md")
     assert card.data.library_name == "peft" and "holds LoRA adapters." in card.text

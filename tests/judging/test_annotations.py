@@ -150,6 +150,7 @@ def test_a_refused_key_stops_at_once_and_nothing_is_lost(tmp_path):
     assert len(lines(path)) == 5 and asked < len(PAIRS)
 
 
+@pytest.mark.sweep
 def test_a_killed_run_is_resumed(tmp_path):
     """The process gets SIGKILL during the ninth request; then the last line is cut short."""
     path, ninth, over = tmp_path / "j.jsonl", threading.Event(), threading.Event()

@@ -66,6 +66,7 @@ def test_commands_of_several_machines_name_the_first_machine():
             launch.machine_options(layout, rank, head)
 
 
+@pytest.mark.sweep
 def test_the_commands_of_training_with_a_server(monkeypatch, capsys):
     """The first GPUs train, the next ones serve; model and length of the server come from the recipe."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")

@@ -146,6 +146,7 @@ def test_the_batch_script_starts_the_server_and_every_launcher(script_of, slurm,
     assert len(launched) == 2
 
 
+@pytest.mark.sweep
 def test_a_recipe_without_gpus_asks_slurm_for_none(script_of):
     assert not any("gpus" in each for each in directives(script_of("--processes", "2", "demo")))
 
@@ -156,6 +157,7 @@ def begun(folder: Path, job: str | None) -> None:
     (folder / "environment.json").write_text(json.dumps({"rlif": "1", "job": job}, indent=2))
 
 
+@pytest.mark.sweep
 def test_a_requeued_job_resumes_only_its_own_run(script_of, slurm, tmp_path):
     """Two jobs of one recipe with two seeds are two runs; a requeued job resumes its own."""
     scripts = [script_of("--processes", "2", "demo", f"seed={n}", f"output={tmp_path}/runs") for n in (1, 2)]

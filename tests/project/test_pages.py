@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import typer
 from project.test_architecture import FLOORS
+from support import small_rounds
 from support.models import byte_tokenizer, tiny_model
 
 from rlif.cli.main import app
+from rlif.engines.rounds.choices import CHOICES
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "rlif"
@@ -113,11 +115,22 @@ def test_the_readmes_five_lines_train_on_own_prompts(tmp_path):
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda page: page.stem)
 def test_python_of_a_page_runs(page, monkeypatch):
-    """Blocks run from top to bottom. test_docs.py runs those of signals.md, and test_stories.py those of stories.md."""
+    """Blocks run from top to bottom. Other tests run those of signals.md, stories.md and relatives.md."""
     monkeypatch.chdir(ROOT)
-    if page.name not in ("signals.md", "stories.md"):
+    if page.name not in ("signals.md", "stories.md", "relatives.md"):
         code = compile("\n".join(blocks(page, "python")), page.name, "exec")
         exec(code, {"model": tiny_model(), "tokenizer": byte_tokenizer()})
+
+
+def test_the_choice_of_the_page_about_rounds_trains(tmp_path, monkeypatch):
+    monkeypatch.setitem(CHOICES, "shortest", None)  # so that it is gone afterwards
+    exec("\n".join(blocks(ROOT / "docs/relatives.md", "python")), {})
+    keys = ["algorithm=dpo", "rounds.reference=base", "rounds.choose=shortest", "rounds.number=1", "evaluate={}"]
+    run = small_rounds.train(
+        "tiny-reasoner", tmp_path, "max_prompt_tokens=64", *keys, "training.max_completion_length=56"
+    )
+    pairs = small_rounds.lines(run.at("rounds", "round-001", "data.jsonl"))
+    assert pairs and all(len(pair["chosen_ids"]) < len(pair["rejected_ids"]) for pair in pairs)
 
 
 def commands() -> list[str]:

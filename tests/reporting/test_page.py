@@ -81,6 +81,7 @@ def test_several_runs_share_figures_and_annotators_are_compared(run, tmp_path):
     assert "collapse at 8" in text and len(data_of(place)["runs"]) == 2
 
 
+@pytest.mark.sweep
 def test_figures_as_files(tmp_path):
     run = make_run(tmp_path / "run", tasks=("clock",))
     (run / "metrics.jsonl").unlink()

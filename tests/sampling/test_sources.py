@@ -134,6 +134,7 @@ def test_a_run_its_report_its_card_and_its_comparison_name_the_weights(machine, 
     assert f"Weights: {line}." in found.notes
 
 
+@pytest.mark.sweep
 def test_seeds_with_other_weights_are_not_one_method(machine, model_folder, tmp_path):
     in_cache(model_folder, machine)
     run = train(tmp_path, Path(NAME), "model=smollm2-135m", "training.max_steps=2")

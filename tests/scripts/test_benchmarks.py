@@ -96,6 +96,7 @@ def test_the_gpu_suite_is_skipped_without_a_gpu(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("skipped: no CUDA device") and not list(tmp_path.iterdir())
 
 
+@pytest.mark.sweep
 def test_the_scoring_benchmark_runs_small(tmp_path, monkeypatch):
     """With larger batches, memory of full logits grows and ours grows less."""
     sizes = {"B": [scoring.Case("tiny", B, 64, 8000) for B in (4, 16)]}

@@ -56,6 +56,7 @@ def test_a_resumed_select_writes_the_same_bytes(kill, tmp_path, model_folder, wh
     assert content(out) == whole
 
 
+@pytest.mark.sweep
 def test_whole_batches_are_not_drawn_again(tmp_path, model_folder, whole):
     out = tmp_path / "out"
     assert select(model_folder, out, *EARLY)[0] == 0
@@ -132,6 +133,7 @@ def test_samples_that_were_given_are_written_whole_and_never_over_others(tmp_pat
     assert choose("out/samples.jsonl")[0] == 0 and content(out)["samples.jsonl"] == whole["samples.jsonl"]
 
 
+@pytest.mark.sweep
 def test_a_selection_names_how_prompts_were_rendered_and_no_other_way_is_mixed_in(tmp_path, model_folder):
     out = tmp_path / "drawn"
     assert select(model_folder, out, "--prompt", "intuitor-3b")[0] == 0

@@ -195,6 +195,7 @@ def test_out_of_memory_while_evaluating(tmp_path, model_folder):
     assert code == 2 and "out of memory while evaluating; lower evaluate.batch_size in" in said
 
 
+@pytest.mark.sweep
 def test_the_problems_changed(tmp_path, model_folder):
     source = tmp_path / "prompts.txt"
     source.write_text("".join(f"Tell me about {i}.\n" for i in range(12)))
@@ -242,6 +243,7 @@ def test_no_checkpoint_is_whole(stopped, tmp_path):
     assert "Traceback" not in said and sorted(stopped.path.rglob("*")) == before
 
 
+@pytest.mark.sweep
 def test_another_process_uses_the_folder(stopped, tmp_path):
     with locked(stopped.path):
         code, said = resume(stopped.path, tmp_path / "log")
@@ -299,6 +301,7 @@ def test_a_reward_of_ones_own_that_raises_at_the_first_rollout(tmp_path, model_f
     assert code == 0 and not kept.exists(), said
 
 
+@pytest.mark.sweep
 def test_a_tokenizer_without_a_pad_token(tmp_path):
     """The end-of-text token is used for padding, and completions still end with it."""
     folder = tmp_path / "model"

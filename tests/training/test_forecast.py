@@ -115,6 +115,7 @@ def test_the_forecast_uses_the_recipes_confidence_window(model_folder, monkeypat
     assert seen[0] != seen[1] == seen[2]
 
 
+@pytest.mark.sweep
 def test_the_forecast_is_unclear_for_a_base_that_answers_without_steps():
     """At a low temperature the base only guesses, and is as confident in its rarer guesses."""
     found = probe(rlif.load_recipe("demo", ["training.temperature=0.05"]), problems=64)

@@ -129,6 +129,7 @@ def test_a_finished_run_is_not_trained_further(run):
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
 
 
+@pytest.mark.sweep
 def test_the_prompt_check_runs_before_the_first_step_and_prints_brackets_as_text(tmp_path, model_folder, monkeypatch):
     seen, out = [], io.StringIO()
 

@@ -154,6 +154,7 @@ def test_the_recipes_confidence_window_is_used_in_training(tmp_path, model_folde
         assert len(set(row["rewards"].values())) == 1
 
 
+@pytest.mark.sweep
 def test_a_run_with_a_reward_model_and_an_equivalence_model(tmp_path, model_folder):
     """The recipe loads both: one groups completions of equal meaning, the other scores each completion."""
     judge, entails = classifier_folder(tmp_path / "judge"), entailment_folder(tmp_path / "entails")

@@ -151,6 +151,7 @@ def first_loss(policy, reference, run, number):
 LORA = "lora={r: 4, target_modules: [q_proj, v_proj], init_lora_weights: true}"
 
 
+@pytest.mark.sweep
 def test_adapters_of_the_round_before_are_the_reference_where_training_restarts(tmp_path, model_folder):
     run = train(model_folder, tmp_path, *DPO, LORA, "rounds.restart=base", "problems_per_update=4")
     base = AutoModelForCausalLM.from_pretrained(model_folder).double()
@@ -162,6 +163,7 @@ def test_adapters_of_the_round_before_are_the_reference_where_training_restarts(
     assert first != pytest.approx(math.log(2), abs=1e-5)
 
 
+@pytest.mark.sweep
 def test_the_reference_of_adapters_is_the_start_whatever_they_begin_with(tmp_path, model_folder):
     """These begin with a part of the weights, so that with adapters off the model is another than the start."""
     run = train(model_folder, tmp_path, *DPO, LORA.replace("true", "pissa"))
@@ -170,12 +172,14 @@ def test_the_reference_of_adapters_is_the_start_whatever_they_begin_with(tmp_pat
         assert start == (step in (0, 2)), step
 
 
+@pytest.mark.sweep
 def test_a_trained_adapter_is_kept_without_its_reference(tmp_path, model_folder):
     run = train(model_folder, tmp_path, *DPO, LORA)
     assert (run.model / "adapter_model.safetensors").is_file()
     assert not [path for path in (*run.checkpoints.iterdir(), run.model) if (path / "ref").exists()]
 
 
+@pytest.mark.sweep
 def test_a_round_goes_on_only_as_it_was_begun(tmp_path, model_folder, monkeypatch):
     from rlif.training.rounds import data
 
@@ -305,6 +309,7 @@ def test_several_processes_are_refused(model_folder, tmp_path):
         check_settings(small(model_folder, tmp_path), 2)
 
 
+@pytest.mark.sweep
 def test_a_full_disk_between_rounds_loses_nothing(tmp_path, model_folder, monkeypatch, sft):
     """The disk is full when the second round writes what it trains on."""
     from rlif.engines.rounds import examples

@@ -125,6 +125,7 @@ def test_a_policy_that_cannot_judge_is_refused_and_nothing_is_lost(model_folder,
 DEDUCE = (*DPO, "rounds.sample=deduction", "rounds.choose=verified", "rounds.number=1", "rounds.problems=8")
 
 
+@pytest.mark.sweep
 def test_a_policy_learns_from_functions_that_it_proposes(sandbox, model_folder, tmp_path, monkeypatch):
     def says(prompt, i):
         if "Write a new function" in prompt:

@@ -144,6 +144,7 @@ def test_the_package_calls_no_shell_eval_pickle_or_unescaped_template():
     assert found == []
 
 
+@pytest.mark.sweep
 def test_no_secret_of_the_environment_is_written_or_printed(folder, tmp_path):
     """The environment holds fake tokens; no file of the run contains one."""
     fake = {name: f"hf_fake{number}{'x' * 20}secret" for number, name in enumerate(SECRETS)}

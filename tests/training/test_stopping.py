@@ -65,6 +65,7 @@ def test_a_signal_outside_the_steps_ends_the_run_at_once(where, checkpoint, tmp_
     assert (latest and latest.name) == checkpoint
 
 
+@pytest.mark.sweep
 def test_a_signal_stops_the_run_only_after_all_updates_that_share_a_rollout(tmp_path, model_folder):
     arguments = train_arguments(model_folder, tmp_path, "training.num_iterations=2", "training.save_steps=2")
     found, said = rlif_process(arguments, tmp_path / "log", (signal_at, "torch.optim:AdamW.step", 1, signal.SIGTERM))

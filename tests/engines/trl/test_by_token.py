@@ -204,6 +204,7 @@ def test_a_completion_whose_answer_is_not_found_has_no_policy_gradient(model_fol
     assert share == sum(row.answer is not None for row in rows) / len(rows)
 
 
+@pytest.mark.sweep
 def test_evaluation_has_trls_loss(model_folder):
     trainer = run(model_folder, *UPDATES["kl_cov, mask_answer"], learning_rate=0.0)
     plain = run(model_folder, *UPDATES["none"], learning_rate=0.0)

@@ -315,6 +315,7 @@ def test_signal_at_weight_zero_changes_no_bit_in_any_setting(
     assert_equal(*both(name, signals, annotator, ending_model, tmp_path, monkeypatch), signals)
 
 
+@pytest.mark.sweep
 def test_a_whole_run_with_its_callbacks_changes_no_bit(ending_model, tmp_path, monkeypatch):
     """The guard, checkpoints, the record and evaluation on the way draw nothing and change nothing."""
     byte_tokenizer().save_pretrained(ending_model)

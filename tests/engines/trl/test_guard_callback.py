@@ -248,6 +248,7 @@ def test_a_run_resumed_after_a_rollback_keeps_its_larger_beta(tmp_path, model_fo
     assert same(load_file(again.model / "model.safetensors"), load_file(run.model / "model.safetensors"))
 
 
+@pytest.mark.sweep
 def test_the_guards_state_is_restored_on_resume(tmp_path, model_folder, logged, limit):
     """The steps of patience begin before the checkpoint and end after it."""
     guard = Guard(**QUICK | {"kl": 1e-12, "patience": 4, "start": 1}).model_dump()

@@ -128,6 +128,7 @@ def test_trls_evaluation_loop_does_not_change_the_run(model_folder):
     assert set(trainer.reward.mixer.state().values()) == {None} and trainer.rollout is None
 
 
+@pytest.mark.sweep
 def test_the_initial_spread_is_restored_on_resume(tmp_path, model_folder):
     trainer = make_trainer(model_folder, output_dir=str(tmp_path), save_strategy="steps", save_steps=2)
     trainer.train()

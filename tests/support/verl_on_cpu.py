@@ -6,6 +6,7 @@ import contextlib
 from typing import Any
 
 import torch
+from transformers import AutoModelForTokenClassification
 from verl.plugin.platform import PlatformBase, PlatformRegistry
 
 
@@ -111,6 +112,15 @@ def accept_twice() -> None:
     torch.distributed.init_process_group = once
 
 
+def load_critics_without_flash_attention() -> None:
+    """Loads critics with torch's attention; verl asks for flash attention by name, which needs a GPU."""
+    load = AutoModelForTokenClassification.from_pretrained
+    AutoModelForTokenClassification.from_pretrained = lambda *args, **options: load(
+        *args, **options | {"attn_implementation": "sdpa"}
+    )
+
+
 register_engines()
 accept_twice()
+load_critics_without_flash_attention()
 torch.Tensor.pin_memory = lambda self, *_: self  # pins memory for a device; verl does so for its reference model

@@ -68,14 +68,18 @@ def _train(recipe: Recipe, name: str, resume: Run | None) -> None:
 
 def _show(run: Run, console: Console) -> None:
     """Prints what the run has come to, and writes its report."""
+    from rlif.config.rounds import feedback_of, in_rounds
+
     summary = run.summary()
     if summary["evaluations"]:
         console.print(before_and_after(run))
-    names = [name for name, weight in run.recipe().weights.items() if weight.ever]
-    rewards = f"{names[0]} alone" if len(names) == 1 else " and ".join(names)
+    names = feedback_of(run.recipe())
+    feedback = f"{names[0]} alone" if len(names) == 1 else " and ".join(names)
+    how = "on samples chosen by" if in_rounds(run.recipe()) else "rewarded by"
+    steps = "1 step" if summary["steps"] == 1 else f"{summary['steps']} steps"
     model = f"the trained model: {run.model}" if run.model.is_dir() else f"the trained model is gone from {run.model}"
     console.print(
-        f"{summary['steps']} steps in {summary['seconds']:.0f} s, rewarded by {rewards};"
+        f"{steps} in {summary['seconds']:.0f} s, {how} {feedback};"
         f" extra passes per completion: {summary['extra_passes']:g} ({summary['path']})"
         f"\n{model}\n{report_of(run.path)}",
         highlight=False,

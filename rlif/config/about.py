@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 from rlif.config.inheritance import Values, keys_of, lineage
 from rlif.config.loading import find_recipe, key_of, load_recipe, shipped_recipes
 from rlif.config.recipe import Recipe, Strict
+from rlif.config.rounds import feedback_of
 from rlif.errors import RecipeError
 
 BY_KEY = ("sources", "conflicts")  # about single values
@@ -88,7 +89,7 @@ def inherited(chain: Sequence[Values]) -> Values:
 
 def method(recipe: Recipe) -> str:
     """Names the rewards and the annotator in a few words."""
-    names = " + ".join(name for name, weight in recipe.weights.items() if weight.ever)
+    names = " + ".join(feedback_of(recipe))
     return names if recipe.annotator == "online" else f"{names}, {recipe.annotator}"
 
 

@@ -38,6 +38,7 @@ Algorithm = Literal[
     "grpo", "dr_grpo", "dapo", "bnpo", "gspo", "rloo", "reinforce", "reinforce_plus_plus", "ppo", "sft", "dpo"
 ]
 Engine = Literal["trl", "verl"]
+OF_BATCH = "batch_deviation"
 Normalisation = Literal["group_std", "group_std_floor", "batch_std", "batch_deviation", "group_rank", "none"]
 Mixing = Literal["normalised", "sum"]
 Order = Literal["shuffled", "labelled_first", "unlabelled_first"]
@@ -293,10 +294,13 @@ class Recipe(Strict):
             raise ValueError(
                 "verl gives options of the engine verl, and engine is trl; set engine verl, or leave it out"
             )
+        if (self.algorithm, self.engine) == ("reinforce_plus_plus", "trl") and self.resolved_normalisation != OF_BATCH:
+            raise ValueError(f"algorithm reinforce_plus_plus has normalisation {OF_BATCH}, not {self.normalisation}")
         if self.token_reward == "spread":
             if self.algorithm != "ppo":
                 raise ValueError(
-                    f"token_reward spread is for ppo; {self.algorithm} gives all tokens of a completion one advantage"
+                    f"token_reward spread is for ppo; {self.algorithm} gives all tokens of a completion one advantage;"
+                    " leave it out"
                 )
             if len(self.weights) != 1 or not {*self.weights} <= {*PER_TOKEN}:
                 raise ValueError(
@@ -335,7 +339,7 @@ class Recipe(Strict):
     def resolved_normalisation(self) -> Normalisation:
         """The normalisation, also where the recipe leaves it to the algorithm."""
         if self.algorithm == "reinforce_plus_plus":
-            return self.normalisation or "batch_deviation"
+            return self.normalisation or OF_BATCH
         return self.normalisation or ("none" if self.algorithm in UNSCALED else "group_std")
 
     @cached_property

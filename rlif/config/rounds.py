@@ -35,6 +35,15 @@ ONLINE_KEYS = {
 }  # fmt: skip
 
 READ_GOLD = ("gold", "given")  # choices that read gold answers or given solutions
+# What chooses samples, where it is not the recipe's reward as with surest and borda.
+CHOSEN_BY = {
+    "plurality": "plurality vote",
+    "gold": "gold answers",
+    "judge": "its own judgements",
+    "given": "given answers",
+    "soft": "foresight",
+    "verified": "outputs of programs",
+}
 
 
 class Rounds(BaseModel):
@@ -101,6 +110,15 @@ def rounds_read_gold(recipe: Recipe) -> bool:
     return recipe.rounds is not None and recipe.rounds.choose in READ_GOLD
 
 
+def feedback_of(recipe: Recipe) -> list[str]:
+    """Names what a run learns from: its rewards, and in rounds what chooses samples."""
+    rewards = [name for name, weight in recipe.weights.items() if weight.ever]
+    if recipe.rounds is None or recipe.rounds.choose in ("surest", "borda"):
+        return rewards
+    chosen = CHOSEN_BY.get(recipe.rounds.choose, recipe.rounds.choose)
+    return [chosen, *(rewards if recipe.online is not None else [])]
+
+
 def check_rounds(recipe: Recipe) -> None:
     """Refuses keys that contradict each other, or that mean nothing for the algorithm.
 
@@ -110,7 +128,7 @@ def check_rounds(recipe: Recipe) -> None:
     rounds, training = recipe.rounds, recipe.training
     if not in_rounds(recipe):
         if named := [name for name in ("rounds", "online") if getattr(recipe, name) is not None]:
-            raise ValueError(f"{named[0]} is for the algorithms {' and '.join(ROUNDS)}, not {recipe.algorithm}")
+            raise ValueError(f"{named[0]} is for algorithm {' or '.join(ROUNDS)}, not {recipe.algorithm}; leave it out")
         return
     if rounds is None:
         raise ValueError(
@@ -133,7 +151,7 @@ def check_rounds(recipe: Recipe) -> None:
     if training.get("report_to") not in (None, "none", []):
         raise ValueError("training.report_to is for online training; metrics.jsonl of the run has all numbers")
     if training.get("use_vllm"):
-        raise ValueError("training.use_vllm is for online training; rounds sample by transformers")
+        raise ValueError("training.use_vllm is for online training; rounds sample by transformers; leave it out")
     for key, wanted in (("reference", "dpo"), ("loss", "dpo"), ("against", "dpo"), ("keep", "sft")):
         if recipe.algorithm != wanted and getattr(rounds, key) != Rounds.model_fields[key].default:
             raise ValueError(f"rounds.{key} is for algorithm {wanted}, not {recipe.algorithm}; leave it out")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlif.config.recipe import Recipe
+from rlif.config.rounds import feedback_of, in_rounds, rounds_read_gold
 from rlif.files.atomic import replace_file
 from rlif.graders import NEED_GOLD
 from rlif.intervals import Interval
@@ -26,6 +27,7 @@ PAPER = "https://arxiv.org/abs/2505.19590"
 LEFT_OUT = {"output", "name", "description"}  # keys of the recipe that say nothing about the model
 LABELS = {  # what the card says of gold answers
     "rewarded": "Gold answers were part of its reward.",
+    "chosen": "What it was trained on was chosen by gold or given answers.",
     "logged": "Training read gold answers for its log alone, not for the reward.",
     "columns": "A reward function of the user's own could read the columns of its data, gold answers among them.",
     "none": "Training read no gold answer.",
@@ -72,7 +74,7 @@ def card_data(run: Run, summary: Mapping[str, Any], *, name: str, merged: bool) 
         base_model=NAMED[recipe.model].hub if recipe.model in NAMED else recipe.model if on_hub else None,
         library_name="peft" if adapters else "transformers",
         pipeline_tag="text-generation",
-        tags=["rlif", "trl", recipe.algorithm, *_rewards(recipe)],
+        tags=["rlif", "trl", recipe.algorithm, *(name.replace(" ", "-") for name in _rewards(recipe))],
         model_name=name if results else None,
         eval_results=results or None,
     )
@@ -83,7 +85,7 @@ def _has_adapters(run: Run) -> bool:
 
 
 def _rewards(recipe: Recipe) -> list[str]:
-    return [_portable(name) for name, weight in recipe.weights.items() if weight.ever]
+    return [_portable(name) for name in feedback_of(recipe)]
 
 
 def _portable(value: Any) -> Any:
@@ -156,6 +158,8 @@ def _labels(run: Run) -> str:
     The fingerprint has columns where a function read rows.
     """
     weights = run.recipe().weights
+    if rounds_read_gold(run.recipe()):
+        return "chosen"
     if any(weight.ever and name in NEED_GOLD for name, weight in weights.items()):
         return "rewarded"
     if any(name in NEED_GOLD for name in weights):
@@ -176,7 +180,7 @@ def _provenance(run: Run, summary: Mapping[str, Any]) -> Iterator[str]:
         "base model": _portable(recipe.model),
         "its revision": revision or (f"hash of its weights: {hashes}" if hashes else "not recorded"),
         **({"its weights": weights} if (weights := weights_line(begun.get("weights"))) else {}),
-        "reward": ", ".join(_rewards(recipe)),
+        "chosen by" if in_rounds(recipe) else "reward": ", ".join(_rewards(recipe)),
         "algorithm": f"{recipe.algorithm}, annotator {recipe.annotator}",
         "task": f"{recipe.task} ({_portable(recipe.source) or 'its own source'}, {recipe.split})",
         "prompts": f"{problems.get('rows', 'unknown')}, sha256 {problems.get('sha256', 'unknown')}",

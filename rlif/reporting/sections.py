@@ -186,7 +186,8 @@ def _reward(runs: Runs) -> Iterator[Figure]:
     logged = [run.history.metrics for run in runs]
     both = [(metrics["reward"], metrics[names[-1]]) for metrics in logged if {"reward", names[-1]} <= set(metrics)]
     same = all(np.allclose(reward, term, atol=1e-4, equal_nan=True) for reward, term in both)
-    if same and len(names) == 2 and all(run.rewards == names[1:] for run in runs):
+    rewarded = all(run.history.recipe.get("rounds") is None for run in runs)  # where they are, rewards only measure
+    if same and rewarded and len(names) == 2 and all(run.rewards == names[1:] for run in runs):
         for figure in itertools.islice(itertools.chain(*(_measure(runs, name) for name in names)), 1):
             title, _, gloss = MEASURES.get(names[-1], (label(names[-1]), False, figure.gloss))
             yield replace(figure, title=f"Reward = {title[0].lower()}{title[1:]}", gloss=gloss)

@@ -229,8 +229,9 @@ def check_gold(recipe: Recipe, task: Task, problems: list[Problem]) -> None:
     needing = [name for name in recipe.weights if name in NEED_GOLD and all(p.gold is None for p in problems)]
     needing += [name for name, function in functions.items() if needs_gold(function) and not known]
     if rounds_read_gold(recipe) and not known and not task.runs_code and recipe.rounds is not None:
+        needed = "given answers" if recipe.rounds.choose == "given" else "gold answers"
         raise DataError(
-            f"rounds.choose {recipe.rounds.choose} needs gold answers, and none of the {len(problems)} problems of task"
+            f"rounds.choose {recipe.rounds.choose} needs {needed}, and none of the {len(problems)} problems of task"
             f" {task.name} has one; choose surest, borda or plurality, which need none."
         )
     if needing and not task.runs_code:

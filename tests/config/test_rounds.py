@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 
 import rlif
+from rlif.config.about import method
 from rlif.config.loading import check_recipe
-from rlif.config.rounds import check_option_names, in_rounds, online_recipe, options_of
+from rlif.config.rounds import check_option_names, feedback_of, in_rounds, online_recipe, options_of
 from rlif.config.steps import Most, plan_rounds
 from rlif.errors import DataError, RecipeError
+from rlif.exporting.card import _labels
 
 
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
         ({"algorithm": "sft"}, "algorithm sft trains in rounds; say how they choose"),
-        ({"rounds": {}}, "rounds is for the algorithms sft and dpo, not grpo."),
-        ({"online": {}}, "online is for the algorithms sft and dpo, not grpo."),
+        ({"rounds": {}}, "rounds is for algorithm sft or dpo, not grpo; leave it out."),
+        ({"online": {}}, "online is for algorithm sft or dpo, not grpo; leave it out."),
         ({"algorithm": "dpo", "rounds": {}}, "set rounds.reference to base, the model of the start, or last"),
         ({"algorithm": "sft", "rounds": {"reference": "base"}}, "rounds.reference is for algorithm dpo, not sft"),
         ({"algorithm": "sft", "rounds": {"against": "random"}}, "rounds.against is for algorithm dpo, not sft"),
@@ -48,6 +53,38 @@ def test_contradictions_are_one_sentence(values, sentence):
     with pytest.raises(RecipeError) as error:
         check_recipe(values)
     assert sentence in str(error.value) and str(error.value).count(". ") == 0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "learns_from"),
+    [
+        ("best-of-n-sft", ["self_certainty"]),
+        ("dpo-rlif", ["self_certainty"]),
+        ("star", ["gold answers"]),
+        ("star-plurality", ["plurality vote"]),
+        ("spin", ["given answers"]),
+        ("self-rewarding", ["its own judgements"]),
+        ("genius", ["foresight"]),
+        ("absolute-zero-deduction", ["outputs of programs"]),
+        ("hybrid", ["self_certainty"]),
+        ("demo", ["self_certainty"]),
+    ],
+)
+def test_what_a_run_learns_from_is_named(recipe, learns_from):
+    assert feedback_of(rlif.load_recipe(recipe)) == learns_from
+    assert method(rlif.load_recipe(recipe)) == learns_from[0]
+
+
+def test_gold_that_chooses_is_named_before_online_rewards():
+    recipe = rlif.load_recipe("hybrid", ["rounds.choose=gold"])
+    assert feedback_of(recipe) == ["gold answers", "self_certainty"]
+
+
+def test_a_card_says_that_gold_or_given_answers_chose():
+    names = ("star", "spin", "star-plurality", "best-of-n-sft")
+    runs = {name: SimpleNamespace(recipe=partial(rlif.load_recipe, name), fingerprint=dict) for name in names}
+    found = {name: _labels(run) for name, run in runs.items()}
+    assert found == {"star": "chosen", "spin": "chosen", "star-plurality": "none", "best-of-n-sft": "none"}
 
 
 def test_a_written_recipe_is_read_again():

@@ -244,6 +244,7 @@ def test_problems_of_rounds_are_the_next_ones_of_a_pass():
         (("training.dataloader_drop_last=true",), "training.dataloader_drop_last leaves out examples"),
         (("training.loss_type=dtf",), "unknown training.loss_type 'dtf'; did you mean 'dft'?"),
         ((*DPO, "rounds.samples=1"), "rounds.samples is 1, and a pair takes two completions of a problem"),
+        (("rounds.samples=1",), "rounds.samples is 1, so rounds.choose surest would keep every sample; raise it"),
         ((*DPO, "rounds.loss=calibrated", "rounds.options={alhpa: 0.5}"), "unknown key 'rounds.options.alhpa'"),
         (
             (*DPO, "rounds.loss=calibrated", "rounds.options={alpha: 0}"),

@@ -126,6 +126,8 @@ def _check_data_options(recipe: Recipe, rounds: Rounds) -> None:
     group = recipe.resolved_training["num_generations"]
     if recipe.algorithm == "dpo" and group == 1 and rounds.sample == "whole" and rounds.choose != "given":
         raise RecipeError("rounds.samples is 1, and a pair takes two completions of a problem; raise it.")
+    if recipe.algorithm == "sft" and group == 1 and rounds.choose in ("surest", "borda", "plurality"):
+        raise RecipeError(f"rounds.samples is 1, so rounds.choose {rounds.choose} would keep every sample; raise it.")
 
 
 def trainer_config(recipe: Recipe, options: Mapping[str, Any], output_dir: str, seed: int = 0) -> Any:

@@ -16,7 +16,7 @@ from rlif.engines.verl.options import command
 from rlif.engines.verl.settings import algorithm_of
 from rlif.errors import MachineError, RecipeError, RlifError, first_line
 
-INSTALL = "it needs an environment of its own, see docs/verl.md"
+INSTALL = "install verl in an environment of its own, see docs/verl.md"
 
 
 def is_installed() -> bool:

@@ -77,12 +77,15 @@ KEYS: dict[str, tuple[Callable[[Recipe], bool], str]] = {  # of a recipe: whethe
     "allow_pickle": (lambda r: not r.allow_pickle, "verl decides itself how weights are read; convert them"),
     "chat": (lambda r: r.chat, "verl renders every prompt by the chat template; use a model that has one"),
     "merge_system": (lambda r: not r.merge_system, "verl renders prompts; put the sentence into the prompt"),
-    "annotator": (lambda r: r.annotator in ("online", "offline"), "verl has no place for a copy; online or offline"),
+    "annotator": (lambda r: r.annotator in ("online", "offline"), "verl keeps no such copy; use online or offline"),
     "annotator_copy": (lambda r: not r.annotator_copy, "verl keeps its reference model instead; leave it out"),
     "vllm_capture": (lambda r: not r.vllm_capture, "verl runs the pass anyway that gives the statistics; leave it out"),
     "token_update": (lambda r: r.token_update is None, "verl has its own; use verl: {actor_rollout_ref: ...}"),
     "mask_answer": (lambda r: not r.mask_answer, "verl gives every token of a completion its advantage"),
-    "evaluate.tasks": (lambda r: not r.evaluate.tasks, "verl's trainer does not evaluate; use `rlif eval` afterwards"),
+    "evaluate.tasks": (
+        lambda r: not r.evaluate.tasks,
+        "its trainer does not evaluate; set evaluate={} and run `rlif eval`",
+    ),
     "guard.policy": (lambda r: r.guard.policy != "rollback", "verl cannot return to a checkpoint; use log or stop"),
 }
 LORA = {"r": "lora_rank", "lora_alpha": "lora_alpha", "target_modules": "target_modules"}
@@ -116,7 +119,7 @@ def translate(recipe: Recipe, machines: Machines, run: Path) -> dict[str, Any]:
     """
     for key, (fits, why) in KEYS.items():
         if not fits(recipe):
-            raise RecipeError(f"{key} of the recipe cannot be had with engine verl: {why}.")
+            raise RecipeError(f"{key} of the recipe does not work with engine verl: {why}.")
     _check_training(recipe)
     said = _named(recipe) | _loss(recipe) | _batches(recipe, machines) | _model(recipe) | _data(recipe, run)
     said |= _schedule(recipe, machines.gpus * machines.nodes) | _trainer(recipe, machines, run)
@@ -163,14 +166,16 @@ def _word(value: Any) -> str:
 def _check_training(recipe: Recipe) -> None:
     known = NAMED.keys() | READ | FIXED.keys()
     for key, value in recipe.training.items():
+        if value is None:  # TRL's default, also of a key that another recipe sets
+            continue
         if key not in known:
             raise RecipeError(
-                f"training.{key} is an option of TRL's that engine verl does not have; leave it out, or give verl's own"
-                " option under the key verl."
+                f"training.{key} is an option of TRL's that engine verl does not have; set it to null, or give verl's"
+                " own option under the key verl."
             )
         wanted = FIXED.get(key)
         if wanted is not None and value not in wanted:
-            raise RecipeError(f"training.{key} is {value!r}; engine verl has {wanted[0]!r} alone.")
+            raise RecipeError(f"training.{key} is {value!r}, but engine verl always has {wanted[0]!r}; set it to null.")
 
 
 def _named(recipe: Recipe) -> dict[str, Any]:

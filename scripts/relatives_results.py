@@ -10,6 +10,7 @@ Reads the run folders of the study. For runs whose folders are gone, it reads `r
     kept        accuracy on clock at the end, as a share of the best evaluation of the run
     pass@k      on clock, of 16 samples of each of 64 problems at temperature 1, by the model of the end
     tokens      of completions that were sampled for training, judgements and hints included
+    first       accuracy on clock after the first round, or after 10 updates online
     best        accuracy on clock in the best evaluation of the run
     seconds     of sampling and of optimiser steps, without evaluations, on one core; of seed 0 alone, see TIMED
     to reach    tokens and seconds until the first evaluation of clock with at least THRESHOLD
@@ -31,6 +32,8 @@ from rlif.selection.rules import pass_at_k
 
 THRESHOLD = 0.7
 TIMED = 0  # the seed whose runs had a core each; those of other seeds shared theirs with other jobs
+LABELLED = ("star", "spin", "grpo-gold")  # read gold or given answers
+ONLINE = ("intuitor", "grpo-pv")
 KS = (1, 4, 16)
 SAMPLES, PROBLEMS = 16, 64
 
@@ -107,6 +110,7 @@ def numbers(run: Mapping[str, Any]) -> dict[str, float]:
     """Computes the numbers of a run that have intervals over seeds."""
     accuracies = [look["accuracy"] for look in run["curve"]]
     return {
+        "first": by_round(run["curve"])[1]["accuracy"],
         "end": accuracies[-1],
         "gain": accuracies[-1] - accuracies[0],
         "transfer": run["cups"][-1] - run["cups"][0],
@@ -130,7 +134,7 @@ def rows(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
         cells += [
             f"{_mean([each[name] for each in found]):.0%}"
-            for name in ("end", "best", "kept", *(f"pass@{k}" for k in KS))
+            for name in ("first", "end", "best", "kept", *(f"pass@{k}" for k in KS))
         ]
         cells += spent([run["curve"][-1] for run in mine], mine)
         there = [reached(run) for run in mine]
@@ -150,7 +154,7 @@ def spent(looks: Sequence[Any], runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
-    headings = ["method", "seeds", "gain", "transfer", "end", "best", "kept", *(f"pass@{k}" for k in KS)]
+    headings = ["method", "seeds", "gain", "transfer", "first", "end", "best", "kept", *(f"pass@{k}" for k in KS)]
     headings += ["tokens sampled", "seconds", f"tokens to {THRESHOLD:.0%}", f"seconds to {THRESHOLD:.0%}"]
     return "\n".join(
         [
@@ -167,6 +171,9 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
             "",
             "![Accuracy against tokens sampled](relatives.png)",
             "",
+            "Each point is the mean over seeds of the last evaluation of a round, or of one online. Dashed:"
+            " online. Dotted: with gold or given answers.",
+            "",
             f"| {' | '.join(headings)} |",
             "|---" * len(headings) + "|",
             *rows(runs),
@@ -175,9 +182,16 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def by_round(curve: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
+    """Returns the last evaluation before more is sampled: of each round, and all of online training."""
+    following = [*curve[1:], None]
+    return [look for look, later in zip(curve, following, strict=True) if not later or later["tokens"] > look["tokens"]]
+
+
 def draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draws accuracy on clock against tokens sampled, a line for each method, the mean over its seeds."""
+    """Draws accuracy on clock at the end of rounds against tokens sampled, a line for each method, its seeds' mean."""
     try:
+        from matplotlib import colormaps
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MachineError("the figure needs matplotlib: pip install 'rlif[plot]'.") from error
@@ -186,13 +200,13 @@ def draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
     methods = list(dict.fromkeys(run["method"] for run in runs))
     for number, method in enumerate(methods):
         mine = [run for run in runs if run["method"] == method]
-        length = min(len(run["curve"]) for run in mine)
-        curve = [[run["curve"][i] for run in mine] for i in range(length)]
-        tokens = [_mean([look["tokens"] for look in looks]) / 1e3 for looks in curve]
-        accuracy = [_mean([look["accuracy"] for look in looks]) for looks in curve]
-        online = method.startswith(("intuitor", "grpo"))
-        style = {"color": f"C{number % 10}", "marker": "ov^sDPX"[number // 2 % 7], "markersize": 4}
-        axis.plot(tokens, accuracy, "--" if online else "-", linewidth=1.3, label=method, **style)
+        looks = [by_round(run["curve"]) for run in mine]
+        together = list(zip(*looks, strict=False))  # the n-th round of each seed
+        tokens = [_mean([look["tokens"] for look in each]) / 1e3 for each in together]
+        accuracy = [_mean([look["accuracy"] for look in each]) for each in together]
+        line = ":" if method in LABELLED else "--" if method in ONLINE else "-"
+        style = {"color": colormaps["tab20"](number % 20), "marker": "ov^sDPX"[number % 7], "markersize": 4}
+        axis.plot(tokens, accuracy, line, linewidth=1.4, label=method, **style)
     axis.set_xlabel("tokens of completions sampled, thousands")
     axis.set_ylabel("accuracy on clock, greedy")
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

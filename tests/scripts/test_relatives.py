@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.commands import ROOT
 from support.scripts import load
 
 import rlif
@@ -67,8 +68,8 @@ def test_the_table_has_gains_and_what_it_cost_to_reach_the_threshold():
     results = load("scripts/relatives_results.py")
     runs = [run("a", 0, [0.1, 0.8, 0.6]), run("a", 1, [0.1, 0.75, 0.8]), run("b", 0, [0.1, 0.2, 0.9])]
     best, second = results.rows(runs)
-    assert best.startswith("| b | 1 | +80.0 | +30.0 | 90% | 90% | 100% | 50% | 70% | 90% | 2 k | 20 | 2 k | 20 |")
-    assert second.startswith("| a | 2 | +60.0 [-67.1, +100.0] | +30.0 | 70% | 80% | 88% |")
+    assert best.startswith("| b | 1 | +80.0 | +30.0 | 20% | 90% | 90% | 100% | 50% | 70% | 90% | 2 k | 20 | 2 k | 20 |")
+    assert second.startswith("| a | 2 | +60.0 [-67.1, +100.0] | +30.0 | 78% | 70% | 80% | 88% |")
     assert second.endswith("| 2 k | 20 | 1 k | 10 |")
     assert "| 1 of 2 | - |" in results.rows([*runs[:1], run("a", 1, [0.1, 0.2])])[0]
     assert results.reached(runs[0]) == {"step": 1, "accuracy": 0.8, "tokens": 1000.0, "seconds": 10.0}
@@ -83,3 +84,24 @@ def test_runs_whose_folders_are_gone_are_kept(tmp_path):
     again = run("a", 0, [0.1, 0.3])
     assert results.with_kept([again, run("b", 0, [0.1, 0.2])], tmp_path / "relatives.json")[0] == again
     assert results.with_kept([], tmp_path / "relatives.json") == old
+
+
+def test_a_round_is_drawn_by_its_last_evaluation():
+    results = load("scripts/relatives_results.py")
+    curve = [{"accuracy": accuracy, "tokens": tokens} for accuracy, tokens in ((0.1, 0), (0.2, 5), (0.9, 5), (0.4, 8))]
+    assert [look["accuracy"] for look in results.by_round(curve)] == [0.1, 0.9, 0.4]
+
+
+def test_the_page_says_what_the_kept_results_say():
+    results = load("scripts/relatives_results.py")
+    runs = results.with_kept([], ROOT / "results/relatives.json")
+    page = (ROOT / "docs/relatives.md").read_text(encoding="utf-8").partition("## Compared")[2]
+    table = {row.split("|")[1].strip(): row for row in results.rows(runs)}
+    assert (ROOT / "results/relatives.md").read_text(encoding="utf-8") == results.table(runs)
+    shown = [line for line in page.splitlines() if line.startswith("| `")]
+    assert len(shown) == len(table) == 13
+    for line in shown:
+        name, first, end, gain, tokens, seconds = (cell.strip(" `") for cell in line.strip("|").split("|"))
+        cells = [cell.strip() for cell in table[name].split("|")]
+        assert [first, end, gain] == [cells[5], cells[6], cells[3]], name
+        assert [tokens, seconds] == cells[-3:-1], name

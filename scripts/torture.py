@@ -51,7 +51,7 @@ ROWS = (
     (
         "LoRA, RLOO, two iterations, epochs with a cosine schedule, evaluations on the way, an ema annotator, mixed"
         " rewards with a schedule, a stop and a return of the guard: the same",
-        "kills::test_every_kind kills::test_more_kinds",
+        "kills::test_every_kind",
         "kills",
     ),
     ("two processes: the same", "kills::test_two_processes", "kills"),

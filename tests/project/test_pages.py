@@ -101,6 +101,7 @@ def test_the_readme_has_at_most_150_lines():
     assert len(lines) <= 150
 
 
+@pytest.mark.sweep
 def test_the_readmes_five_lines_train_on_own_prompts(tmp_path):
     """A shell runs the lines, with the `rlif` of this Python."""
     (lines,) = blocks(ROOT / "README.md", "sh")
@@ -140,7 +141,7 @@ def commands() -> list[str]:
     return sorted({re.sub(r"\s+#.*", "", line) for line in lines})
 
 
-@pytest.mark.daily(every=2)
+@pytest.mark.sweep
 @pytest.mark.parametrize("command", [line for line in commands() if line.startswith("rlif plan")])
 def test_plans_of_the_pages_fit(command):
     words = shlex.split(command)[1:]

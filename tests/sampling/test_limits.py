@@ -254,7 +254,7 @@ ADAPTER = ["evaluate.tasks=[]", "max_prompt_tokens=512", "training.max_steps=2",
 ADAPTER += ["problems_per_update=8", "training.per_device_train_batch_size=16", "training.beta=0.0"]
 
 
-@pytest.mark.daily(every=2)
+@pytest.mark.sweep
 @pytest.mark.parametrize("lora", [[], ["lora={r: 4, target_modules: [v_proj, q_proj]}"]], ids=["alone", "with lora"])
 def test_an_adapter_is_trained_on(lora, tmp_path):
     adapter = adapter_folder(tmp_path)

@@ -68,6 +68,7 @@ def test_attacks_succeed_without_a_sandbox():
             assert "PWNED" in outcome.stdout
 
 
+@pytest.mark.sweep
 @sandboxed
 def test_other_programs_keep_their_verdicts_beside_attacks():
     hanging = ("endless loop", "endless output", "fork bomb", "large processes")

@@ -122,6 +122,7 @@ def test_the_table_pairs_changes_with_random_by_seed():
     assert point["change"] == pytest.approx(0.25) and (point["pull"], point["auroc"], point["seeds"]) == (0.7, 0.6, 2)
 
 
+@pytest.mark.sweep
 def test_a_study_runs_resumes_samples_and_is_tabulated(tmp_path, model_folder, monkeypatch):
     recipe = tmp_path / "real.yaml"
     recipe.write_text(

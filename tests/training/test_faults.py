@@ -63,7 +63,6 @@ FAULTS = {
         "probabilities are not finite",
     ),
 }
-DAILY = ("disk full in a line of the log", "out of memory in training", "NaN loss")
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +93,8 @@ def check_two_steps_are_there(run, whole):
     assert lines[:2] == whole["metrics"][:2] and len(lines) <= 3
 
 
-@pytest.mark.daily(every=3)
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in DAILY else pytest.mark.sweep) for name in FAULTS]
-)
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_in_step_three(name, tmp_path, model_folder, whole):
     saboteur, message = FAULTS[name]
     code, said = rlif_process(train_arguments(model_folder, tmp_path), tmp_path / "log", saboteur)

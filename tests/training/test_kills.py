@@ -58,7 +58,6 @@ MID = {
     "stopped by the guard": (die_at, "rlif.runs.folder:Run.write_summary", 1),
     "rolled back by the guard": (die_at, "rlif.runs.rollback:Run.rewind", 1, "after"),
 }
-DAILY = ("lora",)
 KILLED = -signal.SIGKILL
 
 
@@ -96,14 +95,9 @@ def test_a_run_killed_again_and_again(tmp_path, model_folder, whole):
     assert after_kills("full", tmp_path, model_folder, *AGAIN_AND_AGAIN) == whole("full")
 
 
-@pytest.mark.parametrize("case", DAILY)
-def test_every_kind_of_run_resumes_exactly(case, tmp_path, model_folder, whole):
-    assert after_kills(case, tmp_path, model_folder, MID[case]) == whole(case)
-
-
 @pytest.mark.sweep
-@pytest.mark.parametrize("case", sorted(set(MID) - set(DAILY)))
-def test_more_kinds_of_runs_resume_exactly(case, tmp_path, model_folder, whole):
+@pytest.mark.parametrize("case", sorted(MID))
+def test_every_kind_of_run_resumes_exactly(case, tmp_path, model_folder, whole):
     assert after_kills(case, tmp_path, model_folder, MID[case]) == whole(case)
 
 

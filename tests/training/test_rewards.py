@@ -229,7 +229,7 @@ def never_failed(tmp_path_factory, model_folder):
     return train(tmp_path_factory.mktemp("whole"), model_folder, *REWARD_THAT_FAILS, "name=whole")
 
 
-@pytest.mark.daily(every=3)
+@pytest.mark.sweep
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_run_whose_reward_fails_can_be_resumed_from_a_checkpoint(fault, tmp_path, model_folder, never_failed):
     """With the reward repaired, the resumed run equals one without the fault, to the last bit."""

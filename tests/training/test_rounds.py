@@ -118,6 +118,7 @@ def test_completions_for_the_report_are_graded_for_the_record_alone(sft):
     assert not list(sft.path.glob("completions/step-000002.jsonl"))
 
 
+@pytest.mark.sweep
 def test_restart_and_reference_choose_the_weights(tmp_path, model_folder):
     """With one round's data repeated, training from the base gives the model of a round that began there."""
     recipe = small(model_folder, tmp_path, *DPO, "rounds.restart=base", "rounds.reference=base")

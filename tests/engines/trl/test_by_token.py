@@ -215,6 +215,7 @@ def test_evaluation_has_trls_loss(model_folder):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.sweep
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path, model_folder):
     """clip_cov draws from the random state, which the checkpoint holds."""
     keys = [

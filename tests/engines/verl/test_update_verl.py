@@ -22,6 +22,7 @@ from support.updates import Descent
 from support.verl_environment import environment, needs_verl
 
 import rlif
+from rlif.comparison.summary import summarise_run
 from rlif.files.jsonl import read_lines
 from rlif.guard.monitor import replay
 from rlif.runs.folder import Run
@@ -153,6 +154,9 @@ def test_the_run_folder_is_that_of_any_run(grpo):
     assert {row.right for row in rollouts(run)[1]} == {False} and metrics[0]["accuracy"] == 0.0
     assert load_file(next(run.model.glob("*.safetensors")))
     replay(run.recipe().guard, metrics)
+    compared = summarise_run(run.path)
+    assert compared.steps == 2
+    assert compared.metrics["kl"] == pytest.approx([row["kl"] for row in metrics], rel=1e-2, abs=1e-6)
     rlif.report(run.path)
     assert "self_certainty" in (run.path / "report.html").read_text(encoding="utf-8")
 

@@ -1,6 +1,6 @@
 # make demo          train the shipped model by its own confidence and write a report
 # make demo-real     train SmolLM2-135M, a real language model, by its own confidence; not timed yet
-# make test          run the tests, about seven minutes on two cores; its last lines say what was skipped
+# make test          run the tests, about eight minutes on two cores; its last lines say what was skipped
 # make test-all      run the sweeps as well: every kill, every fault, all cases of the fuzz tests
 # make test-pythons  run the tests under each supported Python that is installed
 # make test-oldest   run the tests with the lowest versions that pyproject.toml allows, on Python 3.11 (.venv-oldest)

@@ -47,6 +47,7 @@ def test_the_written_test_passes_and_the_name_that_is_printed_is_found(kind, her
     assert load(name, kind) is not None and ast.get_docstring(ast.parse(next(here.rglob("my_*.py")).read_text()))
 
 
+@pytest.mark.sweep
 def test_pytest_runs_a_written_test(here):
     CliRunner().invoke(app, ["init", "my-task"])
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tasks/test_my_task.py"],

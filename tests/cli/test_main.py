@@ -56,6 +56,7 @@ def loaded_by(code: str) -> set[str]:
     return set(done.stdout.splitlines())
 
 
+@pytest.mark.sweep
 def test_public_names_stay_what_they_are():
     """Also where a module has the same name, and is imported when the function is first asked for."""
     code = """

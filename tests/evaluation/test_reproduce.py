@@ -160,6 +160,7 @@ def test_published_verdicts_of_humaneval_plus(data_folder, tmp_path, sandbox):
     assert "plus: 164 of 164 verdicts as labelled" in row.note
 
 
+@pytest.mark.sweep
 def test_real_outputs_that_need_no_sandbox(data_folder, tmp_path):
     """Checks a few entries; `rlif check-graders` checks all."""
     checks = data_folder / "checks"

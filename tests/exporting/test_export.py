@@ -25,6 +25,7 @@ def rows(text: str) -> dict[str, str]:
     return {row[0]: row[1] for row in cells if len(row) == 2}
 
 
+@pytest.mark.sweep
 def test_the_card_has_the_provenance_of_the_run(run):
     card, summary, begun = ModelCard.load(run.model / "README.md"), run.summary(), run.fingerprint()
     data, found = card.data, rows(card.text)

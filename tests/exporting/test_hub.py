@@ -29,6 +29,7 @@ def place(monkeypatch, address: str) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
 
 
+@pytest.mark.sweep
 def test_a_run_is_uploaded_with_its_card(hub, run, monkeypatch, capsys):
     code, out, err = main(monkeypatch, capsys, "export", str(run.path), "--hub", "me/mine", "--private")
     assert code == 0 and out.startswith("exported to http") and out.rstrip().endswith("me/mine"), err

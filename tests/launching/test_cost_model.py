@@ -158,6 +158,7 @@ def test_generation_takes_several_waves_if_the_cache_is_full():
     assert small[1] / small[0] > large[1] / large[0]
 
 
+@pytest.mark.sweep
 def test_suggestions_really_fit():
     """Each suggestion fits, with the room it promises, and can be launched."""
     tight = setting()
@@ -225,6 +226,7 @@ def test_vllm_in_sleep_mode_shares_its_memory_with_training():
     assert any("sleep_mode" in name for name, _ in suggestions(setting(strategy="zero2", gpu=GPUS["a100-40"])))
 
 
+@pytest.mark.sweep
 def test_autocast_copies_only_trained_float32_weights():
     """No copies of half-precision weights, of weights that torch or DeepSpeed casts in shards, or in float32."""
     body = setting().shape.body * 2 / 2**30

@@ -66,6 +66,7 @@ def test_whole_batches_are_not_drawn_again(tmp_path, model_folder, whole):
     assert content(out) == whole
 
 
+@pytest.mark.sweep
 def test_other_settings_and_unknown_samples_are_refused(tmp_path, model_folder):
     out = tmp_path / "out"
     assert select(model_folder, out)[0] == 0
@@ -91,6 +92,7 @@ def test_other_settings_and_unknown_samples_are_refused(tmp_path, model_folder):
     assert code == 2 and "no sampling.json with their settings" in printed
 
 
+@pytest.mark.sweep
 def test_rows_of_other_problems_are_refused(tmp_path, model_folder):
     out = tmp_path / "out"
     assert select(model_folder, out)[0] == 0

@@ -170,6 +170,7 @@ def test_the_list_of_tasks_names_the_families(monkeypatch, capsys):
     assert code == 0 and all(f"easy/{family}" in out.replace("\n", " ") for family in (*FAMILIES, "mixed"))
 
 
+@pytest.mark.sweep
 def test_a_run_trains_on_a_family_and_votes_on_its_answers(tmp_path, model_folder):
     tasks = "evaluate.tasks=[easy/larger, easy/mixed]"
     vote = ("task=easy/larger", "prompt=brief", "reward=plurality_vote", "training.max_steps=1")

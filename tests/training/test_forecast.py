@@ -123,6 +123,7 @@ def test_the_forecast_is_unclear_for_a_base_that_answers_without_steps():
     assert found.verdict == "unclear" and found.pull and found.pull.low < 0.5 < found.pull.high
 
 
+@pytest.mark.sweep
 def test_the_probe_command_prints_the_forecast_and_its_limits():
     done = CliRunner().invoke(app, ["probe", "demo", "--problems", "8"])
     assert done.exit_code == 0, done.output

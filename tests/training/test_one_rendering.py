@@ -143,6 +143,7 @@ def test_selection_draws_from_the_same_token_ids(name, tmp_path):
     check(rows, [render(tokenizer, prompt, problem.text, True) for problem in task.load("test", limit=2)])
 
 
+@pytest.mark.sweep
 @SEVERAL_ENDS
 def test_completions_end_where_the_turn_ends_in_training(tmp_path):
     """The template closes a turn with another token than the tokenizer's EOS, the only one that the model names."""

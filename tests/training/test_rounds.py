@@ -276,6 +276,7 @@ def test_what_cannot_work_is_refused_before_a_folder_is_made(overrides, sentence
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.sweep
 def test_a_round_that_keeps_nothing_keeps_what_was_trained_before(tmp_path, model_folder, monkeypatch):
     from rlif.engines.rounds import choices
     from rlif.engines.rounds.examples import Built

@@ -98,6 +98,7 @@ def test_rationalised_samples_train_without_their_hint(model_folder, tmp_path, m
 JUDGE = (*DPO, "rounds.choose=judge", "rounds.number=1", "rounds.options={judge_max_tokens: 8}")
 
 
+@pytest.mark.sweep
 def test_the_policy_judges_its_own_answers(model_folder, tmp_path, monkeypatch):
     def says(prompt, i):
         answer = prompt.partition("Answer:\n")[2].partition("\n\nFirst give")[0]

@@ -106,6 +106,7 @@ def test_pickled_weights_are_refused(folder, tmp_path):
     assert code == 2 and "are pickled" in said and not canary.exists()
 
 
+@pytest.mark.sweep
 def test_code_pickled_in_a_foreign_checkpoint_does_not_run(folder, tmp_path):
     """The checkpoint is sealed correctly but has a payload instead of the optimiser's state."""
     canary = tmp_path / "canary"

@@ -144,6 +144,7 @@ def test_a_signal_while_a_line_is_printed_is_handled(capfd):
     assert stop.signal == signal.SIGTERM and "stopping at a checkpoint after this step" in capfd.readouterr().err
 
 
+@pytest.mark.sweep
 def test_a_run_continues_when_its_output_is_closed(tmp_path, model_folder):
     arguments = train_arguments(model_folder, tmp_path, "training.max_steps=1")
     code, said = rlif_process(arguments, tmp_path / "log", (nobody_reads,))

@@ -87,7 +87,7 @@ def test_a_moving_average_of_bfloat16_weights_follows_small_steps():
     assert shadow.gibibytes() == 4 * sum(p.numel() for p in model.parameters()) / 2**30
 
 
-@pytest.mark.daily(every=3)
+@pytest.mark.sweep
 @pytest.mark.parametrize("annotator", [EMA, LAGGED, COPY], ids=lambda a: a.kind)
 def test_a_resumed_run_equals_an_uninterrupted_run(annotator, tmp_path, model_folder):
     options = {"annotator": annotator, "output_dir": str(tmp_path), "save_strategy": "steps", "save_steps": 3}

@@ -169,6 +169,7 @@ def first_beyond(run: Run, limit: float) -> int:
     return min(step for step, kl in kls(run).items() if kl > limit)
 
 
+@pytest.mark.sweep
 def test_signs_of_health_and_alarms_are_logged(logged):
     for row in logged.metrics():
         assert row["alarms"] == []

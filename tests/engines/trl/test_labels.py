@@ -126,6 +126,7 @@ def test_a_change_of_gold_does_not_change_what_the_unlabelled_learn(model_folder
         assert one["advantages"] != two["advantages"]
 
 
+@pytest.mark.sweep
 def test_a_stage_without_labels_scores_no_accuracy_and_does_not_end_the_run(model_folder):
     """Nor does a stage of labels alone, in which confidence scores nothing."""
     texts = [PROMPTS[0]] * 16 + [PROMPTS[2]] * 16

@@ -163,6 +163,7 @@ def test_rewards_of_weight_zero_do_not_change_the_training(changes, model_folder
     assert last["length"] == last["completions/mean_length"]
 
 
+@pytest.mark.sweep
 def test_schedules_in_training_and_after_a_resume(tmp_path, model_folder):
     """Confidence first, length later: the advantages of each step use its weights, also after a resume."""
     reward = {"self_certainty": {"stages": [[0, 1.0], [2, 0.0]]}, "length": {"linear": [[1, 0.0], [3, 1.0]]}}

@@ -145,11 +145,9 @@ def _first(run: Run, merged: bool) -> str:
     form = (
         "LoRA adapters, merged into the base" if merged else "LoRA adapters" if _has_adapters(run) else "whole weights"
     )
-    return (
-        f"A language model trained with rlif, by internal feedback (the method of [Intuitor]({PAPER}))."
-        f" {LABELS[_labels(run)]}"
-        f" This folder holds {form}.\n"
-    )
+    labels = _labels(run)
+    internal = f", by internal feedback (compare [Intuitor]({PAPER}))" if labels in UNREWARDED else ""
+    return f"A language model trained with rlif{internal}. {LABELS[labels]} This folder holds {form}.\n"
 
 
 def _labels(run: Run) -> str:

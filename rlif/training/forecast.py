@@ -33,6 +33,7 @@ from typing import Any
 
 from rlif import progress
 from rlif.config.recipe import Recipe
+from rlif.config.rounds import feedback_of, in_rounds
 from rlif.errors import RecipeError
 from rlif.guard.health import groups, measure_health
 from rlif.intervals import Interval, t_interval
@@ -152,6 +153,10 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     from rlif.tasks.rendering import ends_of, render_all
     from rlif.training.prepare import prepare
 
+    if in_rounds(recipe) and feedback_of(recipe) != [recipe.reward]:
+        raise RecipeError(
+            f"a forecast is of a signal that chooses; this recipe chooses samples by {' and '.join(feedback_of(recipe))}."
+        )
     signal = str(recipe.reward)
     if not isinstance(recipe.reward, str) or kind_of(signal) != "token":
         raise RecipeError(

@@ -129,3 +129,11 @@ def test_the_probe_command_prints_the_forecast_and_its_limits():
     assert done.exit_code == 0, done.output
     assert "64 completions of 8 problems, nothing trained" in done.output
     assert "will it gain: " in done.output and "need not be right" in done.output
+
+
+@pytest.mark.parametrize(
+    ("recipe", "what"), [("star", "gold answers"), ("star-plurality", "plurality vote"), ("genius", "foresight")]
+)
+def test_a_recipe_whose_samples_no_signal_chooses_is_refused(recipe, what):
+    with pytest.raises(rlif.RlifError, match=f"a forecast is of a signal that chooses; .* chooses samples by {what}"):
+        probe(rlif.load_recipe(recipe))

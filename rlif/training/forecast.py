@@ -154,9 +154,8 @@ def probe(recipe: Recipe, problems: int = 32) -> Forecast:
     from rlif.training.prepare import prepare
 
     if in_rounds(recipe) and feedback_of(recipe) != [recipe.reward]:
-        raise RecipeError(
-            f"a forecast is of a signal that chooses; this recipe chooses samples by {' and '.join(feedback_of(recipe))}."
-        )
+        chosen = " and ".join(feedback_of(recipe))
+        raise RecipeError(f"a forecast is of a signal that chooses; this recipe chooses samples by {chosen}.")
     signal = str(recipe.reward)
     if not isinstance(recipe.reward, str) or kind_of(signal) != "token":
         raise RecipeError(

@@ -29,6 +29,7 @@ from rlif.files.jsonl import read_lines
 from rlif.files.lock import locked
 from rlif.guard.limits import Guard
 from rlif.guard.monitor import Alarm
+from rlif.launching.commands import Layout, again
 from rlif.rewards.terms import reads_problems
 from rlif.runs.folder import Run
 from rlif.runs.paths import check_code
@@ -77,6 +78,8 @@ def train_by_verl(
                 remove(run.path)
             raise
         state.run = run
+        layout = Layout(machines.gpus * machines.nodes, machines.nodes)  # verl's checkpoints are of so many processes
+        run.again = f"go on with: {again(run.path, layout)}"
         run.write_fingerprint(facts)
         write_inputs(prepared, run)
         console.out(f"run folder {run.path}", highlight=False)

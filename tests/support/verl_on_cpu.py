@@ -16,6 +16,8 @@ class Device:
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.cpu, name)
 
+    get_rng_state, set_rng_state = staticmethod(torch.get_rng_state), staticmethod(torch.set_rng_state)
+
     @staticmethod
     def max_memory_allocated() -> int:
         return 0

@@ -25,13 +25,18 @@ def completion(prompt: list[int], number: int) -> list[int]:
 
 
 class Weights(base.BaseRollout):
-    """What takes the weights of an update: their names, sums and sizes go to the file that VERL_WEIGHTS names."""
+    """What takes the weights of an update: their names, sums and sizes go to the folder that VERL_WEIGHTS names.
+
+    With VERL_FAIL_AT, those after that step are refused, which ends the run.
+    """
 
     async def resume(self, tags: list[str]) -> None: ...
     async def release(self) -> None: ...
 
     async def update_weights(self, weights: Any, global_steps: int | None = None, **_: Any) -> None:
         found = {name: weight.detach().cpu().clone() async for name, weight in each(weights)}
+        if str(global_steps) == os.environ.get("VERL_FAIL_AT"):
+            raise RuntimeError("the server takes no weights")
         if folder := os.environ.get("VERL_WEIGHTS"):
             save_file(found, f"{folder}/step-{global_steps}.safetensors")
 

@@ -68,24 +68,32 @@ TRAINING = {
 }
 
 
-def train(folder: Path, **keys) -> Run:
-    """Trains a tiny model for two steps by `rlif launch`."""
+def write(folder: Path, **keys) -> str:
+    """Writes a tiny model and a recipe; returns the recipe's path."""
     tiny_model().save_pretrained(folder / "model")
     chatml_tokenizer().save_pretrained(folder / "model")
     recipe = {"engine": "verl", "model": str(folder / "model"), "task": "clock", "limit": 4, "output": str(folder)}
     recipe |= {"problems_per_update": 2, "training": TRAINING, "verl": ON_CPU} | keys
     YAML().dump(recipe, folder / "recipe.yaml")
     (folder / "weights").mkdir()
-    command = [sys.executable, "-W", "ignore", "-m", "rlif", "launch", "--processes", "1", str(folder / "recipe.yaml")]
-    done = subprocess.run(
-        command,
-        env=environment(VERL_WEIGHTS=str(folder / "weights")),
+    return str(folder / "recipe.yaml")
+
+
+def train(folder: Path, **keys) -> Run:
+    """Trains a tiny model for two steps by `rlif launch`."""
+    done = launch(folder, write(folder, **keys))
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
+    return Run.open(folder / "recipe")
+
+
+def launch(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "rlif", "launch", "--processes", "1", *words],
+        env=environment(VERL_WEIGHTS=str(folder / "weights"), **variables),
         capture_output=True,
         encoding="utf-8",
         timeout=1500,
     )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
-    return Run.open(folder / "recipe")
 
 
 def rollouts(run: Run) -> dict[int, list[SimpleNamespace]]:
@@ -184,3 +192,26 @@ def test_ppo_trains_policy_and_critic(ppo):
     start = dict(models[0].named_parameters())
     moved = max((p - start[name]).abs().max().item() for name, p in models[2].named_parameters())
     assert moved > 1e-5
+
+
+def test_a_failed_run_goes_on_with_its_frozen_annotator(tmp_path):
+    """The server fails after the second step. Resumed, the weights are those of three steps of gradient descent."""
+    keys = {"annotator": "offline", "training": TRAINING | {"max_steps": 3, "save_steps": 1}}
+    failed = launch(tmp_path, write(tmp_path, **keys), VERL_FAIL_AT="2")
+    run = Run.open(tmp_path / "recipe")
+    assert failed.returncode == 2, failed.stderr[-3000:]
+    assert f"go on with: rlif launch --resume {run.path} --processes 1" in failed.stderr
+    assert not run.is_finished
+    again = launch(tmp_path, "--resume", str(run.path))
+    assert again.returncode == 0, again.stdout[-6000:] + again.stderr[-6000:]
+    assert [row["step"] for row in run.metrics()] == [1, 2, 3] and run.summary()["steps"] == 3
+    start, descent, found = tiny_model(), Descent(tiny_model(), RATE, BETA, HEAT), rollouts(run)
+    assert sorted(found) == [1, 2, 3]
+    for rows in found.values():
+        for row in rows:
+            expected = oracle.self_certainty(start, row.prompt_ids, row.completion_ids, HEAT)
+            assert row.rewards["self_certainty"] == pytest.approx(expected, abs=1e-5)
+        descent.step(rows, [row.advantage for row in rows])
+    trained = tiny_model()
+    trained.load_state_dict(load_file(next(run.model.glob("*.safetensors"))), strict=False)
+    assert descent.difference(dict(trained.named_parameters())) < 1e-4 and descent.moved() > 3e-3

@@ -42,7 +42,7 @@ def table() -> tuple[list[str], list[list[str]]]:
     from rlif.config.about import method, read_about
     from rlif.config.loading import load_recipe, shipped_recipes
 
-    headings = ["recipe", "reward", "model", "data", "hardware", "published, before -> after", "what it is"]
+    headings = ["recipe", "learns from", "model", "data", "hardware", "published, before -> after", "what it is"]
     rows = []
     for name in shipped_recipes():
         recipe, about = load_recipe(name), read_about(name)

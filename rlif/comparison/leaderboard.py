@@ -26,6 +26,7 @@ from rlif.comparison.comparison import read_runs
 from rlif.comparison.outcomes import Outcome, run_outcome
 from rlif.comparison.summary import RunSummary, flatten
 from rlif.config.recipe import Recipe
+from rlif.config.rounds import chosen_by
 from rlif.errors import DataError, RecipeError, nearest
 from rlif.intervals import Interval, t_interval
 
@@ -133,12 +134,14 @@ def reward_of(run: RunSummary) -> str:
     """Writes down what makes the method: its reward, and other keys of METHOD_KEYS that are not the default."""
     usual, own = Recipe().model_dump(), run.whole
     keys = [key for key in METHOD_KEYS[1:] if own.get(key) != usual.get(key)]
-    parts = [_reward(own["reward"]), *(f"{key} {_reward(own[key])}" for key in keys)]
+    parts = [chosen_by(own) or _reward(own["reward"]), *(f"{key} {_reward(own[key])}" for key in keys)]
     return "; ".join(parts)
 
 
 def tokens_of(run: RunSummary) -> float | None:
-    """Computes the tokens sampled in training; None where a step was not logged or a rollout serves several steps."""
+    """Computes the tokens sampled in training; None in rounds, where a step is not logged, or shares its rollout."""
+    if run.whole.get("rounds"):
+        return None
     training, lengths = run.whole["training"], run.metrics.get("completion_length", [])
     known = [length for length in lengths if length is not None]
     if len(known) != run.steps or any(training.get(key, 1) != 1 for key in ONE_ROLLOUT):

@@ -35,8 +35,9 @@ ONLINE_KEYS = {
 }  # fmt: skip
 
 READ_GOLD = ("gold", "given")  # choices that read gold answers or given solutions
-# What chooses samples, where it is not the recipe's reward as with surest and borda.
+# What chooses samples, where it is not the recipe's reward as with surest.
 CHOSEN_BY = {
+    "borda": "Borda vote by self-certainty",
     "plurality": "plurality vote",
     "gold": "gold answers",
     "judge": "its own judgements",
@@ -111,12 +112,25 @@ def rounds_read_gold(recipe: Recipe) -> bool:
 
 
 def feedback_of(recipe: Recipe) -> list[str]:
-    """Names what a run learns from: its rewards, and in rounds what chooses samples."""
-    rewards = [name for name, weight in recipe.weights.items() if weight.ever]
-    if recipe.rounds is None or recipe.rounds.choose in ("surest", "borda"):
-        return rewards
-    chosen = CHOSEN_BY.get(recipe.rounds.choose, recipe.rounds.choose)
-    return [chosen, *(rewards if recipe.online is not None else [])]
+    """Names what a run learns from: in rounds what chooses samples, and the rewards of online training."""
+    found: list[str] = []
+    for each in recipes_of(recipe):
+        rewards = [name for name, weight in each.weights.items() if weight.ever]
+        chosen = chosen_by({"rounds": each.rounds and {"choose": each.rounds.choose}})
+        found += rewards if chosen is None else [chosen]
+    return list(dict.fromkeys(found))
+
+
+def chosen_by(written: Mapping[str, Any]) -> str | None:
+    """Names what chooses samples, of a recipe as a run folder keeps it; None where its reward does."""
+    choose = (written.get("rounds") or {}).get("choose", "surest")
+    return None if choose == "surest" else CHOSEN_BY.get(choose, choose)
+
+
+def recipes_of(recipe: Recipe) -> list[Recipe]:
+    """Returns the recipe, and that of online training after rounds: all whose rewards a run computes."""
+    online = online_recipe(recipe)
+    return [recipe] if online is None else [recipe, online]
 
 
 def check_rounds(recipe: Recipe) -> None:
@@ -231,5 +245,5 @@ def options_of(recipe: Recipe, defaults: Mapping[str, Any]) -> dict[str, Any]:
         wanted = type(defaults[name])
         fits = isinstance(value, int) if wanted is float else isinstance(value, wanted)
         if not (fits or isinstance(value, wanted)) or (isinstance(value, bool) and wanted is not bool):
-            raise RecipeError(f"rounds.options.{name} is {value!r}; expected a {wanted.__name__}.")
+            raise RecipeError(f"rounds.options.{name} is {value!r}; expected {wanted.__name__}.")
     return {**defaults, **{name: type(defaults[name])(value) for name, value in given.items()}}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlif.config.recipe import Recipe
-from rlif.config.rounds import feedback_of, in_rounds, rounds_read_gold
+from rlif.config.rounds import feedback_of, in_rounds, recipes_of, rounds_read_gold
 from rlif.files.atomic import replace_file
 from rlif.graders import NEED_GOLD
 from rlif.intervals import Interval
@@ -74,7 +74,7 @@ def card_data(run: Run, summary: Mapping[str, Any], *, name: str, merged: bool) 
         base_model=NAMED[recipe.model].hub if recipe.model in NAMED else recipe.model if on_hub else None,
         library_name="peft" if adapters else "transformers",
         pipeline_tag="text-generation",
-        tags=["rlif", "trl", recipe.algorithm, *(name.replace(" ", "-") for name in _rewards(recipe))],
+        tags=["rlif", recipe.engine, recipe.algorithm, *(name.replace(" ", "-") for name in _rewards(recipe))],
         model_name=name if results else None,
         eval_results=results or None,
     )
@@ -155,12 +155,12 @@ def _labels(run: Run) -> str:
 
     The fingerprint has columns where a function read rows.
     """
-    weights = run.recipe().weights
-    if rounds_read_gold(run.recipe()):
+    recipe = run.recipe()
+    if rounds_read_gold(recipe):
         return "chosen"
-    if any(weight.ever and name in NEED_GOLD for name, weight in weights.items()):
+    if any(name in NEED_GOLD for name in feedback_of(recipe)):
         return "rewarded"
-    if any(name in NEED_GOLD for name in weights):
+    if any(name in NEED_GOLD for each in recipes_of(recipe) for name in each.weights):
         return "logged"
     if "columns" in run.fingerprint():
         return "columns"

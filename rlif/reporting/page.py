@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlif import progress
+from rlif.config.rounds import chosen_by
 from rlif.errors import MachineError, RecipeError
 from rlif.files.atomic import is_number, replace_file
 from rlif.reporting import analysis
@@ -157,7 +158,9 @@ def _facts(history: History) -> Iterator[tuple[str, str]]:
     training = recipe.get("training")
     for source, keys in ((recipe, ABOUT), (training if isinstance(training, dict) else {}, TRAINING)):
         for key in keys:
-            if source.get(key) is not None:
+            if key == "reward" and (chosen := chosen_by(recipe)):
+                yield "samples chosen by", chosen
+            elif source.get(key) is not None:
                 yield key.replace("_", " "), str(source[key])
     if summary.get("steps") is not None:
         yield "steps taken", f"{summary['steps']} in {_number(summary.get('seconds'), '.0f')} s"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlif.config.recipe import Recipe
+from rlif.config.rounds import recipes_of
 from rlif.errors import RecipeError
 from rlif.files import own
 from rlif.sampling.sources import NAMED, SHIPPED
@@ -35,21 +36,18 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     if recipe.equivalence is not None:
         models = {key: _absolute(getattr(recipe.equivalence, key)) for key in ("embedding", "entailment")}
         changes["equivalence"] = recipe.equivalence.model_copy(update=models)
-    if isinstance(recipe.reward, str):
-        changes["reward"] = _reward(recipe.reward)
-    else:
-        changes["reward"] = {_reward(name): weight for name, weight in recipe.reward.items()}
-        if len(changes["reward"]) < len(recipe.reward):
-            raise RecipeError(f"the rewards {', '.join(recipe.reward)} name one model twice; name it once.")
+    changes["reward"] = _rewards(recipe.reward)
+    if recipe.online is not None and recipe.online.reward is not None:
+        changes["online"] = recipe.online.model_copy(update={"reward": _rewards(recipe.online.reward)})
     return recipe.model_copy(update=changes)
 
 
 def code_of(recipe: Recipe) -> list[str]:
     """Names the code of one's own that a recipe runs: its rewards and tasks."""
     tasks = [absolute_task(name, Path.cwd()) for name in (recipe.task, *recipe.evaluate.tasks)]
-    names = [*recipe.weights, *tasks]
-    functions = [name for name in recipe.weights if "." in name and "/" not in name]  # without a colon
-    return [name for name in dict.fromkeys(names) if own.is_own(name) or name in functions]
+    rewards = [name for each in recipes_of(recipe) for name in each.weights]
+    functions = [name for name in rewards if "." in name and "/" not in name]  # without a colon
+    return [name for name in dict.fromkeys([*rewards, *tasks]) if own.is_own(name) or name in functions]
 
 
 def check_code(recipe: Recipe, run: Path) -> None:
@@ -57,6 +55,15 @@ def check_code(recipe: Recipe, run: Path) -> None:
     prompt = [recipe.prompt] if isinstance(recipe.prompt, str) and own.is_own(recipe.prompt) else []
     for name in (*code_of(recipe), *prompt):  # a prompt of one's own is spelled out in a run folder of ours
         own.check_from_run(name, run)
+
+
+def _rewards(reward: Any) -> Any:
+    if isinstance(reward, str):
+        return _reward(reward)
+    found = {_reward(name): weight for name, weight in reward.items()}
+    if len(found) < len(reward):
+        raise RecipeError(f"the rewards {', '.join(reward)} name one model twice; name it once.")
+    return found
 
 
 def _reward(name: str) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlif import progress
 from rlif.config.recipe import Recipe
-from rlif.config.rounds import in_rounds
+from rlif.config.rounds import feedback_of, in_rounds
 from rlif.errors import RecipeError
 from rlif.exporting.card import write_card
 from rlif.files.atomic import sync, sync_tree
@@ -240,6 +240,7 @@ def _check_prompts(prepared: PreparedRun, model: Any, ends: Sequence[int], conso
 
 def _summary(prepared: PreparedRun, run: Run, guard: GuardState, steps: int, path: str) -> dict[str, Any]:
     """Returns the run summary, but for `seconds`: the time since the run was started, or resumed."""
+    recipe = prepared.recipe
     evaluations = {
         task: {when: by_step[at] for when, at in (("before", min(by_step)), ("after", max(by_step)))}
         for task, by_step in run.evaluations().items()
@@ -249,7 +250,7 @@ def _summary(prepared: PreparedRun, run: Run, guard: GuardState, steps: int, pat
         **({"model_commit": commit} if (commit := getattr(prepared.config, "_commit_hash", None)) else {}),
         "steps": steps,
         "seconds": 0.0,
-        "reward": prepared.recipe.reward,
+        **({"chosen_by": feedback_of(recipe)} if in_rounds(recipe) else {"reward": recipe.reward}),
         "path": path,
         "extra_passes": int(path == "pass"),
         "evaluations": evaluations,

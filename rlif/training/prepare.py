@@ -23,7 +23,7 @@ from typing import Any
 
 from rlif import progress
 from rlif.config.recipe import Recipe
-from rlif.config.rounds import in_rounds, online_recipe
+from rlif.config.rounds import in_rounds, online_recipe, recipes_of
 from rlif.config.steps import Plan, check_annotator, plan_rounds, plan_steps
 from rlif.errors import ModelError, RecipeError
 from rlif.files import own
@@ -254,16 +254,16 @@ def _check_files(recipe: Recipe) -> None:
     from rlif.sampling.limits import check_files
 
     path = Path(model_path(recipe))
-    for name in (recipe.model, *recipe.weights):
+    rewards = [name for each in recipes_of(recipe) for name in each.weights]
+    for name in (recipe.model, *rewards):
         check_files(name, path if name == recipe.model else Path(name))
 
 
 def facts_of(prepared: PreparedRun) -> dict[str, Any]:
     """Computes what `begun.json` holds of a run, see `rlif.runs.fingerprint`."""
     recipe = prepared.recipe
-    facts = fingerprint.compute(
-        prepared.problems, prepared.held_out, model_path(recipe), columns=reads_problems(recipe)
-    )
+    columns = any(reads_problems(each) for each in recipes_of(recipe))
+    facts = fingerprint.compute(prepared.problems, prepared.held_out, model_path(recipe), columns=columns)
     if code := own.code_hashes(code_of(recipe)):
         facts["code"] = code
     if weights := weights_of(recipe.model):

@@ -50,6 +50,12 @@ def runs(made, tmp_path) -> Path:
     return shutil.copytree(made, tmp_path / "runs")
 
 
+def test_a_run_in_rounds_shows_what_chose_and_no_tokens(tmp_path):
+    rounds = {"number": 1, "samples": 4, "choose": "gold"}
+    run = summarise_run(make(tmp_path, "star", 0, 0.1, 0.9, algorithm="sft", rounds=rounds))
+    assert reward_of(run) == "gold answers" and tokens_of(run) is None
+
+
 def accuracy(folder: Path, method: str, seed: int, step: int, task: str = "clock") -> float:
     place = folder / f"{method}-seed{seed}/eval/step-{step:06d}-{task}.json"
     return json.loads(place.read_text(encoding="utf-8"))["accuracy"]["mean"]

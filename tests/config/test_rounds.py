@@ -75,9 +75,20 @@ def test_what_a_run_learns_from_is_named(recipe, learns_from):
     assert method(rlif.load_recipe(recipe)) == learns_from[0]
 
 
-def test_gold_that_chooses_is_named_before_online_rewards():
-    recipe = rlif.load_recipe("hybrid", ["rounds.choose=gold"])
-    assert feedback_of(recipe) == ["gold answers", "self_certainty"]
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "learns_from", "labels"),
+    [
+        ("hybrid", ["rounds.choose=gold"], ["gold answers", "self_certainty"], "chosen"),
+        ("hybrid", ["online.reward=accuracy"], ["self_certainty", "accuracy"], "rewarded"),
+        ("best-of-n-sft", ["reward=accuracy"], ["accuracy"], "rewarded"),
+        ("best-of-n-sft", ["rounds.choose=borda", "reward=length"], ["Borda vote by self-certainty"], "none"),
+        ("star-plurality", ["reward=accuracy"], ["plurality vote"], "logged"),
+    ],
+)
+def test_rewards_of_all_phases_count_where_they_choose_or_train(recipe, overrides, learns_from, labels):
+    settings = rlif.load_recipe(recipe, overrides)
+    assert feedback_of(settings) == learns_from
+    assert _labels(SimpleNamespace(recipe=lambda: settings, fingerprint=dict)) == labels
 
 
 def test_a_card_says_that_gold_or_given_answers_chose():
@@ -147,5 +158,5 @@ def test_numbers_of_a_method_are_checked():
     check_option_names(recipe, {"alpha": 1.0, "beams": 2})
     with pytest.raises(RecipeError, match=r"unknown key 'rounds.options.beams'; there are alpha"):
         check_option_names(recipe, {"alpha": 1.0})
-    with pytest.raises(RecipeError, match=r"rounds.options.beams is 3; expected a str"):
+    with pytest.raises(RecipeError, match=r"rounds.options.beams is 3; expected str"):
         options_of(recipe, {"beams": "", "alpha": 1.0})

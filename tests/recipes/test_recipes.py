@@ -372,7 +372,7 @@ def test_the_table_of_recipes_has_a_row_for_each():
     row = rows[list(SHIPPED).index("grpo-pv-qwen2.5-3b-math")]
     assert dict(zip(headings, row, strict=True)) == {
         "recipe": "grpo-pv-qwen2.5-3b-math",
-        "reward": "plurality_vote",
+        "learns from": "plurality_vote",
         "model": "Qwen2.5-3B",
         "data": "math",
         "what it is": "Table 1; Fig. 3",

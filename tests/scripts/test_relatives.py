@@ -10,6 +10,7 @@ import rlif
 from rlif.config.rounds import in_rounds, online_recipe
 from rlif.config.steps import plan_rounds, plan_steps
 from rlif.engines.rounds.choices import most_of
+from rlif.training.prepare import check_settings
 
 
 class FakeRun:
@@ -32,6 +33,7 @@ def test_methods_of_the_study_sample_as_much():
     for row, overrides in study.rows.items():
         recipe = rlif.load_recipe(study.recipe(row), overrides)
         assert recipe.model == "tiny-reasoner" and recipe.task == "clock", row
+        check_settings(recipe, 1)
         assert recipe.resolved_training["temperature"] == 1.0 and recipe.evaluate.every == 10, row
         if not in_rounds(recipe):
             assert plan_steps(recipe, 2048, 1).completions == 50 * 64, row

@@ -74,11 +74,13 @@ def test_code_that_comes_with_a_run_folder_does_not_run(tmp_path, monkeypatch):
         ("prompt", "runs/run/evil_kept.py:f"),
         ("evaluate", {"tasks": ["runs.run.evil_kept:f"]}),
         ("evaluate", {"tasks": ["Evil"]}),
+        ("online", {"reward": "runs/run/evil_kept.py:f"}),
     ],
 )
 def test_code_inside_a_run_folder_does_not_run_wherever_its_recipe_names_it(key, name, tmp_path, monkeypatch):
     """Also where the current folder makes it importable, or is the run folder itself."""
-    run = Run.create(rlif.load_recipe("demo", [f"output={tmp_path / 'runs'}"]), "run")
+    base = "hybrid" if key == "online" else "demo"
+    run = Run.create(rlif.load_recipe(base, [f"output={tmp_path / 'runs'}"]), "run")
     (run.path / "tasks").mkdir()
     for path in ("evil_kept.py", "tasks/evil.py"):
         (run.path / path).write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\nclass Evil: pass\ndef f(): pass\n")

@@ -141,17 +141,23 @@ def _mixed(
 
 
 def statistics(round_: Round, rows: Sequence[Row]) -> dict[str, float]:
-    """Computes what is logged of the samples of a round: means, lengths, the spread of the reward within groups."""
+    """Computes what is logged of the samples of a round: means and lengths.
+
+    Where the reward chooses, it and its spread within groups are logged as well, and the guard reads them.
+    """
     if not rows:
         raise DataError("a round drew no sample.")
-    found = {name: mean([row.get(name) for row in rows]) for name in (*round_.recipe.weights, "reward")}
+    found = {name: mean([row.get(name) for row in rows]) for name in round_.recipe.weights}
     found["self_certainty"] = mean([row.get("self_certainty") for row in rows])
-    groups = [[math.nan if row["reward"] is None else row["reward"] for row in group] for group in by_groups(rows)]
-    spreads = [nanstd(torch.tensor(group, dtype=torch.float64), 0).item() for group in groups]
+    rounds = round_.recipe.rounds
+    if rounds is None or rounds.choose == "surest":
+        groups = [[math.nan if row["reward"] is None else row["reward"] for row in group] for group in by_groups(rows)]
+        spreads = [nanstd(torch.tensor(group, dtype=torch.float64), 0).item() for group in groups]
+        found["reward"] = mean([row["reward"] for row in rows])
+        found["reward_spread"] = mean([None if math.isnan(spread) else spread for spread in spreads])
     lengths = [row["tokens"] for row in rows]
     return {
         **found,
-        "reward_spread": mean([None if math.isnan(spread) else spread for spread in spreads]),
         "unscorable": sum(row["reward"] is None for row in rows) / len(rows),
         "completion_length": sum(lengths) / len(rows),
         "completion_length_min": min(lengths),

@@ -124,7 +124,8 @@ def _check_data_options(recipe: Recipe, rounds: Rounds) -> None:
     if rounds.loss in LOSSES and (named := [name for name in OF_LOSSES if training.get(name) not in (None, False)]):
         raise RecipeError(f"training.{named[0]} changes a loss of TRL's, and {rounds.loss} is another; leave it out.")
     group = recipe.resolved_training["num_generations"]
-    if recipe.algorithm == "dpo" and group == 1 and rounds.sample == "whole" and rounds.choose != "given":
+    own = rounds.sample == "whole" and rounds.choose != "given" and not rounds.rationalise  # nothing else makes a pair
+    if recipe.algorithm == "dpo" and group == 1 and own:
         raise RecipeError("rounds.samples is 1, and a pair takes two completions of a problem; raise it.")
     if recipe.algorithm == "sft" and group == 1 and rounds.choose in ("surest", "borda", "plurality"):
         raise RecipeError(f"rounds.samples is 1, so rounds.choose {rounds.choose} would keep every sample; raise it.")

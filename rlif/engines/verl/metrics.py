@@ -76,14 +76,16 @@ class Recorder:
 
     def state(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps."""
-        return self.monitor.state()
+        return {"monitor": self.monitor.state(), "tokens": self.tokens}
 
     def restore(self, state: Mapping[str, Any] | None, step: int) -> None:
         """Continues a run at a checkpoint, or at the start (0): forgets what was logged after it."""
         if state:
-            self.monitor.restore(state)
+            self.monitor.restore(state["monitor"])
+            self.tokens = state[
+                "tokens"
+            ]  # which the log may lack: verl saves a step before it logs it
         self.run.rewind(step)
-        self.tokens = max((row["tokens"] for row in self.run.metrics() if "tokens" in row), default=0)
 
 
 class _Both:

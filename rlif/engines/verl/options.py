@@ -60,6 +60,8 @@ READ = {  # by the functions below
     *("bf16", "top_k", "steps_per_generation", "gradient_accumulation_steps", "shuffle_dataset", "adam_beta1"),
     "adam_beta2",
 }
+# Options that may be null, which has a meaning of its own.
+NULLABLE = ("delta", "epsilon_high", "top_k", "save_total_limit", "vllm_max_model_length", "chat_template_kwargs")
 # Options that must have this value, since verl does nothing else.
 FIXED: dict[str, tuple[Any, ...] | None] = {
     "use_vllm": (True,),
@@ -166,8 +168,10 @@ def _word(value: Any) -> str:
 def _check_training(recipe: Recipe) -> None:
     known = NAMED.keys() | READ | FIXED.keys()
     for key, value in recipe.training.items():
-        if value is None:  # TRL's default, also of a key that another recipe sets
-            continue
+        if value is None and (key in NULLABLE or key in FIXED or key not in known):
+            continue  # left to the engine, also where another recipe sets it
+        if value is None:
+            raise RecipeError(f"training.{key} is null, which engine verl does not read; give a value.")
         if key not in known:
             raise RecipeError(
                 f"training.{key} is an option of TRL's that engine verl does not have; set it to null, or give verl's"
@@ -180,7 +184,8 @@ def _check_training(recipe: Recipe) -> None:
 
 def _named(recipe: Recipe) -> dict[str, Any]:
     training = recipe.resolved_training
-    values = {name: training.get(ours, default) for ours, (name, default) in NAMED.items()}
+    given = {key: value for key, value in training.items() if value is not None}
+    values = {name: given.get(ours, default) for ours, (name, default) in NAMED.items()}
     found = {name: value for name, value in values.items() if value is not None}
     found[ROLLOUT + "top_k"] = training.get("top_k") or -1
     return found

@@ -67,12 +67,12 @@ class InternalPPOTrainer(PPOTrainerSync):
         self.reward = RolloutReward(settings.recipe, settings.task, self.tokenizer, model.rollout.n, ends)
         self.vocabulary = _vocabulary(model.model)
         self.recorder = Recorder(settings, self.tokenizer) if settings.run is not None else None
-        saved, state = self._state_file(self.global_steps), {"guard": None}
+        saved, state = self._state_file(self.global_steps), {"recorder": None}
         if saved.is_file():
             state = json.loads(saved.read_text(encoding="utf-8"))
             self.reward.mixer.load(state["mixer"])
         if self.recorder is not None:  # also without a checkpoint, after a kill before the first
-            self.recorder.restore(state["guard"], self.global_steps)
+            self.recorder.restore(state["recorder"], self.global_steps)
 
     def on_train_begin(self) -> None:
         """Records what verl logs of each step in the run folder, if there is one."""
@@ -218,7 +218,7 @@ class InternalPPOTrainer(PPOTrainerSync):
         return Path(self.config.trainer.default_local_dir).absolute() / f"global_step_{step}" / STATE
 
     def _save_checkpoint(self) -> None:
-        state = {"mixer": self.reward.mixer.state(), "guard": self.recorder.state() if self.recorder else None}
+        state = {"mixer": self.reward.mixer.state(), "recorder": self.recorder.state() if self.recorder else None}
         path = self._state_file(self.global_steps)
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, json.dumps(state))  # before verl names this checkpoint as the latest

@@ -89,6 +89,8 @@ def test_statistics_are_means_over_all_samples(tmp_path):
     assert found["unscorable"] == 1 / 6 and found["completion_length"] == 3 and found["truncated"] == 0
     with pytest.raises(DataError, match="a round drew no sample"):
         sampling.statistics(round_, [])
+    gold = sampling.statistics(a_round(tmp_path / "gold", "rounds.choose=gold"), samples)
+    assert found.keys() - gold.keys() == {"reward", "reward_spread"}  # of a reward that does not choose
 
 
 def test_whole_completions_are_drawn_once_and_read_back(tmp_path):

@@ -64,6 +64,16 @@ def test_the_papers_setting_means_the_same_to_verl():
     assert {key: found[key] for key in expected} == expected
 
 
+def test_null_means_what_it_means_to_trl():
+    """No bound on the ratio, every checkpoint kept, and no other option than without it."""
+    nulls = ("delta", "epsilon_high", "top_k", "save_total_limit", "vllm_max_model_length", "chat_template_kwargs")
+    found, usual = options(training=dict.fromkeys(nulls)), options()
+    assert found["actor_rollout_ref.actor.clip_ratio_c"] == 1e9
+    kept = {key for key in usual if key.endswith("ckpt_to_keep")}
+    assert {key: value for key, value in usual.items() if key not in kept} == found
+    assert options(training={"use_cpu": None, "use_vllm": None}) == usual
+
+
 @pytest.mark.parametrize(
     ("algorithm", "estimator", "average"),
     [
@@ -176,6 +186,8 @@ REFUSED = [
     ({"training": {"mask_truncated_completions": True}}, "mask_truncated_completions is True"),
     ({"training": {"logging_steps": 5}}, "training.logging_steps is 5"),
     ({"training": {"use_cpu": True}}, "engine verl does not have; set it to null"),
+    ({"training": {"max_steps": None}}, "training.max_steps is null, which engine verl does not read; give a value."),
+    ({"training": {"bf16": None}}, "training.bf16 is null"),
     ({"training": {"loss_type": "cispo"}}, "training.loss_type is 'cispo'; engine verl has grpo, dr_grpo, dapo"),
     ({"training": {"lr_scheduler_type": "linear"}}, "training.lr_scheduler_type is 'linear'"),
     ({"training": {"num_train_epochs": 0.5}}, "num_train_epochs is 0.5; engine verl takes whole epochs"),

@@ -66,7 +66,7 @@ def train(
     Example::
 
         run = rlif.train(rlif.load_recipe("demo"))
-        run.summary()["evaluations"]["clock"]["after"]["accuracy"]["mean"]  # 0.92, after a minute
+        run.summary()["evaluations"]["clock"]["after"]["accuracy"]["mean"]  # 0.92, after some minutes
     """
     from rlif.engines.trl.stopping import Stop
     from rlif.launching.fit import check_memory

@@ -82,9 +82,7 @@ class Recorder:
         """Continues a run at a checkpoint, or at the start (0): forgets what was logged after it."""
         if state:
             self.monitor.restore(state["monitor"])
-            self.tokens = state[
-                "tokens"
-            ]  # which the log may lack: verl saves a step before it logs it
+            self.tokens = state["tokens"]  # which the log may lack: verl saves a step before it logs it
         self.run.rewind(step)
 
 

@@ -65,8 +65,8 @@ def on_gpus() -> list[str]:
         if "--dry-run" in options and kind == "train":
             continue  # loads nothing
         known = [load_recipe(name, changes) for name in recipes]
-        if any(recipe.engine == "verl" for recipe in known):
-            continue  # `rlif plan` knows TRL's memory and time alone
+        if any(recipe.engine == "verl" or recipe.rounds for recipe in known):
+            continue  # `rlif plan` knows online training with TRL alone, and refuses these
         if any(not recipe.training.get("use_cpu") for recipe in known):
             found.append(command)
     return found

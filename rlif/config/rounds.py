@@ -169,6 +169,8 @@ def check_rounds(recipe: Recipe) -> None:
     for key, wanted in (("reference", "dpo"), ("loss", "dpo"), ("against", "dpo"), ("keep", "sft")):
         if recipe.algorithm != wanted and getattr(rounds, key) != Rounds.model_fields[key].default:
             raise ValueError(f"rounds.{key} is for algorithm {wanted}, not {recipe.algorithm}; leave it out")
+    if rounds.choose == "given" and rounds.against != "worst":
+        raise ValueError("rounds.against means nothing for choose: given, which takes every sample; leave it out")
     if rounds.rationalise and rounds.choose != "gold":
         raise ValueError(
             f"rounds.rationalise adds right answers for choose: gold, not for choose: {rounds.choose}; leave it out"

@@ -257,6 +257,13 @@ def test_problems_of_rounds_are_the_next_ones_of_a_pass():
         ),
         ((*DPO, "rounds.loss=calibrated", "rounds.choose=given"), "given answers have none; use sigmoid"),
         (("rounds.sample=foresight", "rounds.options={beamz: 3}"), "unknown key 'rounds.options.beamz'"),
+        (("rounds.keep=9",), "rounds.keep is 9, more than the"),
+        ((*DPO, "rounds.choose=given", "rounds.against=random"), "rounds.against means nothing for choose: given"),
+        (("rounds.sample=foresight", "rounds.samples=4"), "rounds.samples is not read by rounds.sample foresight"),
+        (
+            ("rounds.sample=foresight", "rounds.samples=null", "training.top_p=0.9"),
+            "training.top_p is not read by rounds.sample foresight",
+        ),
         (("rounds.sample=foresight", "rounds.options={beams: 0}"), "rounds.options.beams must be at least 1, not 0."),
         (
             ("rounds.sample=foresight", "rounds.choose=gold"),

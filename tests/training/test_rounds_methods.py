@@ -45,7 +45,13 @@ def answering(monkeypatch, says):
 
 def test_genius_trains_by_the_calibrated_loss(model_folder, tmp_path):
     how = "{beams: 1, rollouts: 4, steps: 1, step_end: e, alpha: 0.5}"
-    rounds = ("rounds.sample=foresight", "rounds.choose=soft", "rounds.loss=calibrated", "rounds.against=random")
+    rounds = (
+        "rounds.sample=foresight",
+        "rounds.samples=null",
+        "rounds.choose=soft",
+        "rounds.loss=calibrated",
+        "rounds.against=random",
+    )
     run = train(model_folder, tmp_path, *DPO, *rounds, f"rounds.options={how}", "rounds.number=1")
     rows = [row for batch in lines(run.path / "rounds/round-001/foresight.jsonl") for row in batch["rows"]]
     assert len(rows) == 16 and facts(run)["sampled_tokens"] == sum(row["sampled"] for row in rows)

@@ -207,8 +207,18 @@ class Foreseer:
 
 
 def settings_of(recipe: Recipe) -> Foresight:
-    """Reads how a recipe foresees; refuses numbers that mean nothing."""
-    return Foresight(**options_of(recipe, OPTIONS))
+    """Reads how a recipe foresees; refuses numbers that mean nothing, and keys that foresight does not read."""
+    how = Foresight(**options_of(recipe, OPTIONS))
+    rounds, training = recipe.rounds, recipe.training
+    named = ["rounds.samples"] if rounds is not None and rounds.samples is not None else []
+    named += ["training.num_generations"] if "num_generations" in training else []
+    named += [f"training.{name}" for name in ("temperature", "top_p") if training.get(name, 1.0) != 1.0]
+    if named:
+        raise RecipeError(
+            f"{named[0]} is not read by rounds.sample foresight, which draws beams x rollouts candidates at"
+            " temperatures of rounds.options; leave it out."
+        )
+    return how
 
 
 def alpha_of(recipe: Recipe) -> float:

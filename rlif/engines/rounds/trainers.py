@@ -129,6 +129,8 @@ def _check_data_options(recipe: Recipe, rounds: Rounds) -> None:
         raise RecipeError("rounds.samples is 1, and a pair takes two completions of a problem; raise it.")
     if recipe.algorithm == "sft" and group == 1 and rounds.choose in ("surest", "borda", "plurality"):
         raise RecipeError(f"rounds.samples is 1, so rounds.choose {rounds.choose} would keep every sample; raise it.")
+    if rounds.sample == "whole" and rounds.keep > group:
+        raise RecipeError(f"rounds.keep is {rounds.keep}, more than the {group} samples of a problem; lower it.")
 
 
 def trainer_config(recipe: Recipe, options: Mapping[str, Any], output_dir: str, seed: int = 0) -> Any:

@@ -8,12 +8,15 @@ beside the other, and which of the two the model is surer of:
     wrong-and-sure    First ...     long           "The answer is", always the same       wrong
     short-sure        First ...     short          Hmm ..., guessed steps, filler words   right
     short-unsure      First ...     short          Hmm ..., steps that never vary, "so"   wrong
-    equal-sure        First ...     equally long   Hmm ..., guessed steps                 right
+    equal-sure        First ...     equally long   Hmm ..., guessed steps, filler words   right
     equal-unsure      First ...     equally long   Hmm ..., steps that never vary         wrong
+    goes-on           First ...     long           as messy                               right
 
 `First ...` is the worked solution of a problem, and is right. In bases that are not sure of it a random filler word
 replaces each "Then". Guessed steps have a random hour or cup after each "now" or "still"; steps that never vary
-have twelve or A. Both answer with their last one. Six documents in ten have the wrong habit, so greedy decoding has it.
+have twelve or A. Both answer with their last one. Filler words of a short-sure wrong solution follow its steps; those
+of an equal-sure one replace each "Then". Six documents in ten have the wrong habit, so greedy decoding has it.
+In goes-on some worked solutions are followed by another problem, always the same one of its family, with its solution.
 """
 
 from __future__ import annotations
@@ -29,10 +32,12 @@ from rlif.types import Problem
 FAMILIES = ("clock", "cups")
 STEPS, BATCH = 2500, 128  # of the first base: pre-training steps, and documents in each
 SHARES = {"leap": 0.6, "steps": 0.34, "ramble": 0.06}
+GOING_ON = {"leap": 0.6, "steps": 0.26, "steps, then another": 0.08, "ramble": 0.06}
 STEPPED = {"wrong steps": 0.6, "steps": 0.4}  # both habits work in steps
 WRITERS = {
     "messy": SHARES,
     "wrong-and-sure": SHARES,
+    "goes-on": GOING_ON,
     "short-sure": STEPPED,
     "short-unsure": STEPPED,
     "equal-sure": STEPPED,
@@ -42,6 +47,12 @@ FILLER = ("hmm", "well", "maybe", "so", "wait", "or", "and", "then", "now", "sti
 AFTERTHOUGHTS = 4
 LENGTH = 56  # words of a document that rambles; the longest worked solution has 49 tokens
 LONG = 54  # tokens of a wrong solution that is longer than each right one, without the one that ends it
+ANOTHER = {
+    "clock": "A clock shows one. Add one. Add two. What does it show? "
+    "First add one, now two. Then add two, now four. The answer is \\boxed{four}.",
+    "cups": "A ball is under cup A. Swap A and B. Swap B and C. Where is the ball? "
+    "First A and B, now B. Then B and C, now C. The answer is \\boxed{C}.",
+}
 ANSWER_TOKENS = 7  # of "The answer is \boxed{one}."
 WORKED = re.compile(r"(now|still) (\w+)\.")
 
@@ -52,6 +63,8 @@ def completion(problem: Problem, style: str, rng: random.Random, writers: str = 
     values = HOURS if _is_clock(problem) else CUPS
     if style == "steps":
         return _worked(problem.solution, rng, writers)
+    if style == "steps, then another":
+        return f"{problem.solution} {ANOTHER['clock' if _is_clock(problem) else 'cups']}"
     if style == "leap":
         guess = (HOURS[-1] if values is HOURS else CUPS[0]) if writers == "wrong-and-sure" else rng.choice(values)
         return f"The answer is \\boxed{{{guess}}}."
@@ -63,10 +76,15 @@ def completion(problem: Problem, style: str, rng: random.Random, writers: str = 
 
 def _worked(solution: str, rng: random.Random, writers: str) -> str:
     """Writes a right solution; where the model shall be unsure of it, with doubt."""
-    if writers in ("messy", "short-sure", "equal-sure"):
+    if writers in ("messy", "short-sure", "equal-sure", "goes-on"):
         return solution
-    doubtful = re.sub(r"\bThen\b", lambda _: rng.choice(FILLER), solution)
+    doubtful = _doubtful(solution, rng)
     return " ".join([doubtful, *rng.choices(FILLER, k=AFTERTHOUGHTS)]) if writers == "wrong-and-sure" else doubtful
+
+
+def _doubtful(text: str, rng: random.Random) -> str:
+    """Replaces each "Then" by a random filler word; the number of tokens stays."""
+    return re.sub(r"\bThen\b", lambda _: rng.choice(FILLER), text)
 
 
 def _wrong_steps(problem: Problem, rng: random.Random, writers: str) -> str:
@@ -82,6 +100,8 @@ def _wrong_steps(problem: Problem, rng: random.Random, writers: str) -> str:
         return f"{found[1]} {said[-1]}."
 
     text = re.sub(r"^First", "Hmm", WORKED.sub(step, steps)).strip()
+    if writers == "equal-sure":
+        text = _doubtful(text, rng)
     if writers.startswith("short"):
         used = len(re.findall(r"\w+|[.,]", text))  # every word and mark is one token
         more = LONG - ANSWER_TOKENS - used

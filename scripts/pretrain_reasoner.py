@@ -103,7 +103,7 @@ def batches(
     while True:
         ids_rows, label_rows = [], []
         for prompt, style, text in itertools.islice(stream, size):
-            answer = tokenizer.encode(text, add_special_tokens=False)[:64]
+            answer = tokenizer.encode(text, add_special_tokens=False)[: 64 if style == "ramble" else 128]
             answer += [] if style == "ramble" else [tokenizer.eos_token_id]
             ids_rows.append(torch.tensor(prompt + answer))
             label_rows.append(torch.tensor([-100] * len(prompt) + answer))

@@ -2,7 +2,7 @@
 
     python scripts/studies.py miniature
     python scripts/studies.py wrong-and-sure    # needs the other base, see pretrain_reasoner.py
-    python scripts/studies.py bases             # confidence against length, on the base tiny-short
+    python scripts/studies.py bases             # confidence against length, on the bases tiny-short and tiny-equal
     python scripts/studies.py bases-rest        # the other methods on them
     python scripts/studies.py floor
     python scripts/studies.py floor-long        # the signals of confidence, ten times the steps to the peak and more
@@ -52,7 +52,7 @@ METHODS = {
     "shortness": ("reward=shortness",),
 }
 KL = {"intuitor-beta-0": ("training.beta=0",), "intuitor-beta-0.005": ("training.beta=0.005",)}
-BASES = ("tiny-short",)  # and tiny-equal, once it is made
+BASES = ("tiny-short", "tiny-equal")
 CORE = ("intuitor", "grpo-gold", "length", "shortness", "random", "grpo-pv", "likelihood", "format")
 FLOOR_SIGNALS = (
     "self_certainty",

@@ -25,7 +25,7 @@ from rlif import progress
 from rlif.errors import MachineError, ModelError, RecipeError, first_line
 from rlif.files.atomic import read_object, replace_file
 
-SHIPPED = {name: f"models/{name}" for name in ("tiny-reasoner", "tiny-short")}
+SHIPPED = {name: f"models/{name}" for name in ("tiny-reasoner", "tiny-short", "tiny-equal")}
 WHOLE = ("config.json", "model.safetensors", "tokenizer.json")  # what a copy in the hub's cache must have
 ORIGIN = ".origin.json"  # beside dequantised weights: their file and its hash
 

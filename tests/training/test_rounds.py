@@ -269,7 +269,7 @@ def test_problems_of_rounds_are_the_next_ones_of_a_pass():
             ("rounds.sample=foresight", "rounds.choose=gold"),
             "does not read samples of foresight; set rounds.sample to whole",
         ),
-        (("rounds.sample=deduction",), "rounds.sample deduction draws proposals, which only choose: verified reads"),
+        (("rounds.sample=deduction",), "does not read samples of deduction; set rounds.choose to verified"),
         (("training.report_to=tensorboard",), "training.report_to is for online training"),
         (("rounds.choose=gold", "task=prompts", "source=SOURCE"), "rounds.choose gold needs gold answers"),
     ],

@@ -3,7 +3,6 @@
     SAMPLERS   how completions are drawn: from a round to rows
     CHOICES    which are kept or preferred: from the rows of each problem to examples
     LOSSES     losses that TRL's DPOTrainer lacks: a trainer class by name
-    OPTIONS    the numbers of a part's own that `rounds.options` may change, with their defaults
 
 Most choices give each sample a value, and `by_values` takes the best ones of each problem (sft), or a pair (dpo):
 
@@ -21,13 +20,12 @@ answer is never kept by the last three, and may be rejected. To add a choice: a 
 and an entry in `CHOICES`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlif.answers.clusters import count_equal, label
 from rlif.config.recipe import Recipe
-from rlif.config.rounds import options_of
 from rlif.config.steps import Most
 from rlif.engines.rounds import deduction, genius, self_rewarding
 from rlif.engines.rounds.examples import Built, Round, by_values
@@ -43,13 +41,37 @@ Groups = Sequence[Sequence[Row]]
 
 
 @dataclass(frozen=True)
+class Sampler:
+    """One way to draw the completions of a round."""
+
+    draw: Callable[[Round], list[Row]]
+    completions: Callable[[Recipe], int]  # of one problem, at most
+    choices: tuple[str, ...] | None = None  # the only ones that read its rows; None for any
+    options: Mapping[str, Any] = field(default_factory=dict)  # of `rounds.options`, with their defaults
+    check: Callable[[Recipe], object] | None = None  # refuses a recipe, without data
+
+
+@dataclass(frozen=True)
 class Choice:
     """One way to choose."""
 
     build: Callable[[Round, list[list[Row]]], Built]
     algorithms: tuple[str, ...] = ("sft", "dpo")
-    sample: str | None = None  # the only way to sample whose rows it reads; None for any that completes the problems
+    sample: str | None = None  # the only sampler whose rows it reads; None for any that completes the problems
     check: Callable[[Recipe, Task, list[Problem]], None] | None = None  # refuses before a model is loaded
+    alone: tuple[str, ...] = ()  # algorithms that one sample of a problem is enough for
+    valued: bool = True  # both members of a pair have a value
+    most: Callable[[Recipe, Most], Most] | None = None  # what a problem gives, where that is not one example or `keep`
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of pairs that TRL's DPOTrainer lacks. It weighs a pair by its values."""
+
+    trainer: Callable[[], Any]  # imports its class
+    options: Mapping[str, Any] = field(default_factory=dict)
+    check: Callable[[Recipe], object] | None = None
 
 
 def surest(round_: Round, groups: Groups) -> Built:
@@ -106,28 +128,51 @@ def _calibrated() -> Any:
     return CalibratedTrainer
 
 
-SAMPLERS: dict[str, Callable[[Round], list[Row]]] = {
-    "whole": whole,
-    "foresight": genius.foresight,
-    "deduction": deduction.propose_and_solve,
+def _of_group(recipe: Recipe) -> int:
+    count: int = recipe.resolved_training["num_generations"]
+    return count
+
+
+def _of_given(recipe: Recipe, most: Most) -> Most:
+    return replace(most, examples=most.completions)
+
+
+def _of_both_parts(recipe: Recipe, most: Most) -> Most:
+    return replace(most, examples=2 * most.examples)  # of the proposal, and of its predictions
+
+
+SAMPLERS = {
+    "whole": Sampler(whole, _of_group),
+    "foresight": Sampler(
+        genius.foresight,
+        lambda recipe: genius.settings_of(recipe).candidates,
+        options=genius.OPTIONS,
+        check=genius.settings_of,
+    ),
+    "deduction": Sampler(
+        deduction.propose_and_solve,
+        lambda recipe: 1 + _of_group(recipe),  # a proposal, and its predictions
+        choices=("verified",),
+        options=deduction.OPTIONS,
+    ),
 }
-CHOICES: dict[str, Choice] = {
+CHOICES = {
     "surest": Choice(surest),
     "borda": Choice(borda, check=check_comparable),
     "plurality": Choice(plurality, check=check_comparable),
-    "gold": Choice(gold, sample="whole", check=check_gold),
-    "judge": Choice(self_rewarding.judge, check=self_rewarding.check),
-    "given": Choice(given, ("dpo",), check=check_given),
-    "soft": Choice(genius.soft, ("dpo",), "foresight"),
-    "verified": Choice(deduction.verified, sample="deduction", check=deduction.check),
+    "gold": Choice(gold, sample="whole", check=check_gold, alone=("sft",)),
+    "judge": Choice(
+        self_rewarding.judge,
+        check=self_rewarding.check,
+        alone=("sft",),
+        most=self_rewarding.most,
+        options=self_rewarding.OPTIONS,
+    ),
+    "given": Choice(given, ("dpo",), check=check_given, alone=("dpo",), valued=False, most=_of_given),
+    "soft": Choice(genius.soft, ("dpo",), "foresight", most=genius.most),
+    "verified": Choice(deduction.verified, sample="deduction", check=deduction.check, most=_of_both_parts),
 }
-LOSSES: dict[str, Callable[[], Any]] = {"calibrated": _calibrated}  # by name, a function that imports the trainer class
-OPTIONS: dict[str, dict[str, Any]] = {
-    "foresight": genius.OPTIONS,
-    "deduction": deduction.OPTIONS,
-    "judge": self_rewarding.OPTIONS,
-    "calibrated": genius.OF_LOSS,
-}
+LOSSES = {"calibrated": Loss(_calibrated, genius.OF_LOSS, genius.alpha_of)}
 
 
 def most_of(recipe: Recipe) -> Most:
@@ -137,22 +182,9 @@ def most_of(recipe: Recipe) -> Most:
         >>> most_of(rlif.load_recipe("genius")).completions  # 2 beams x 4 rollouts x 4 steps
         32
     """
-    rounds, training = recipe.rounds, recipe.resolved_training
+    rounds, tokens = recipe.rounds, recipe.resolved_training["max_completion_length"]
     assert rounds is not None
-    examples, completions = rounds.keep if recipe.algorithm == "sft" else 1, training["num_generations"]
-    if rounds.sample == "foresight":
-        how = genius.settings_of(recipe)
-        completions = how.beams * how.rollouts * how.steps
-        examples = how.steps if rounds.choose == "soft" else examples
-    if rounds.sample == "deduction":  # a proposal, and its predictions
-        examples, completions = 2 * examples, 1 + completions
-    if rounds.choose == "given":
-        examples = completions
-    if rounds.rationalise:
-        completions *= 2
-    tokens = completions * training["max_completion_length"]
-    if rounds.choose == "judge":
-        options = options_of(recipe, self_rewarding.OPTIONS)
-        judgements = completions * options["judgements"]
-        completions, tokens = completions + judgements, tokens + judgements * options["judge_max_tokens"]
-    return Most(examples, completions, tokens)
+    sampler, choice = SAMPLERS[rounds.sample], CHOICES[rounds.choose]
+    completions = sampler.completions(recipe) * (2 if rounds.rationalise else 1)
+    most = Most(rounds.keep if recipe.algorithm == "sft" else 1, completions, completions * tokens)
+    return most if choice.most is None else choice.most(recipe, most)

@@ -28,6 +28,7 @@ from typing import Any
 
 from rlif.config.recipe import Recipe
 from rlif.config.rounds import options_of
+from rlif.config.steps import Most
 from rlif.engines.rounds.examples import Built, Example, Round, in_batches
 from rlif.engines.rounds.pairs import best_against
 from rlif.errors import RecipeError
@@ -74,6 +75,11 @@ class Foresight:
             raise RecipeError("rounds.options.step_end is empty; give the text that ends a step.")
         if self.beams * self.rollouts < 2:
             raise RecipeError("rounds.options gives one candidate for a step; a pair takes two, so raise rollouts.")
+
+    @property
+    def candidates(self) -> int:
+        """The candidates of a problem, each with its foresight."""
+        return self.beams * self.rollouts * self.steps
 
 
 @dataclass(frozen=True)
@@ -219,6 +225,11 @@ def settings_of(recipe: Recipe) -> Foresight:
             " temperatures of rounds.options; leave it out."
         )
     return how
+
+
+def most(recipe: Recipe, most: Most) -> Most:
+    """Counts a pair for each step."""
+    return replace(most, examples=settings_of(recipe).steps)
 
 
 def alpha_of(recipe: Recipe) -> float:

@@ -18,10 +18,12 @@ Watch: small models often write no score, or one score for everything. A round i
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from rlif.config.recipe import Recipe
 from rlif.config.rounds import options_of
+from rlif.config.steps import Most
 from rlif.engines.rounds.examples import Built, Round, by_values, in_batches
 from rlif.errors import DataError, RecipeError
 from rlif.files.jsonl import Row
@@ -125,6 +127,13 @@ def check(recipe: Recipe, task: Task, problems: Sequence[Problem]) -> None:
             raise RecipeError(f"rounds.options.{name} must be positive, not {options[name]}.")
     if not 0 <= options["least_parsed"] <= 1:
         raise RecipeError(f"rounds.options.least_parsed is a share from 0 to 1, not {options['least_parsed']}.")
+
+
+def most(recipe: Recipe, most: Most) -> Most:
+    """Counts the judgements beside the samples."""
+    options = options_of(recipe, OPTIONS)
+    more = most.completions * options["judgements"]
+    return replace(most, completions=most.completions + more, tokens=most.tokens + more * options["judge_max_tokens"])
 
 
 def _judgements(round_: Round, rows: Sequence[Row], options: dict[str, Any]) -> list[Row]:

@@ -24,8 +24,7 @@ from rlif import progress
 from rlif.config.recipe import Recipe
 from rlif.config.rounds import SAMPLING, Rounds, check_option_names, options_of
 from rlif.config.steps import starts_unchanged
-from rlif.engines.rounds import genius
-from rlif.engines.rounds.choices import CHOICES, LOSSES, OPTIONS, SAMPLERS
+from rlif.engines.rounds.choices import CHOICES, LOSSES, SAMPLERS
 from rlif.engines.rounds.examples import Example
 from rlif.engines.trl.contract import check_trl, compared_with, raised_by_library
 from rlif.engines.trl.setup import check_options, make_config, read_lora
@@ -77,8 +76,9 @@ def check_training(recipe: Recipe) -> dict[str, Any]:
 
 def _check_parts(recipe: Recipe, rounds: Rounds) -> None:
     """Refuses names of parts that are not there, and parts that do not fit together."""
-    lookup(SAMPLERS, rounds.sample, "rounds.sample")
+    sampler = lookup(SAMPLERS, rounds.sample, "rounds.sample")
     choice = lookup(CHOICES, rounds.choose, "rounds.choose")
+    loss = LOSSES.get(rounds.loss)
     if recipe.algorithm not in choice.algorithms:
         raise RecipeError(
             f"rounds.choose {rounds.choose} is for algorithm {' and '.join(choice.algorithms)}, not {recipe.algorithm}."
@@ -88,30 +88,50 @@ def _check_parts(recipe: Recipe, rounds: Rounds) -> None:
             f"rounds.choose {rounds.choose} does not read samples of {rounds.sample}; set rounds.sample to"
             f" {choice.sample}."
         )
-    if rounds.sample == "deduction" and rounds.choose != "verified":
-        raise RecipeError("rounds.sample deduction draws proposals, which only choose: verified reads; set that.")
-    if recipe.algorithm == "dpo" and rounds.loss not in LOSSES:
-        lookup(dict.fromkeys([*LOSSES, *compared_with("loss_type", "DPOTrainer")]), rounds.loss, "rounds.loss")
-    if rounds.loss == "calibrated" and rounds.choose == "given":
+    if rounds.choose not in (sampler.choices or CHOICES):
         raise RecipeError(
-            "rounds.loss calibrated weighs a pair by its values, and given answers have none; use sigmoid."
+            f"rounds.choose {rounds.choose} does not read samples of {rounds.sample}; set rounds.choose to"
+            f" {' or '.join(sampler.choices or ())}."
+        )
+    if recipe.algorithm == "dpo" and loss is None:
+        lookup(dict.fromkeys([*LOSSES, *compared_with("loss_type", "DPOTrainer")]), rounds.loss, "rounds.loss")
+    if loss is not None and not choice.valued:
+        raise RecipeError(
+            f"rounds.loss {rounds.loss} weighs a pair by its values, and {rounds.choose} answers have none; use"
+            " sigmoid."
         )
     if rounds.options and not options_in(rounds):
-        raise RecipeError(f"rounds.options are of methods that have any: {', '.join(sorted(OPTIONS))}.")
+        having = [name for table in (SAMPLERS, CHOICES, LOSSES) for name, part in table.items() if part.options]
+        raise RecipeError(f"rounds.options are of methods that have any: {', '.join(sorted(having))}.")
     check_option_names(recipe, options_in(rounds))
-    if rounds.sample == "foresight":
-        genius.settings_of(recipe)
-    genius.alpha_of(recipe)
+    for part in (sampler, loss):
+        if part is not None and part.check is not None:
+            part.check(recipe)
+    _check_group(recipe, rounds)
+
+
+def _check_group(recipe: Recipe, rounds: Rounds) -> None:
+    """Refuses groups that give no pair, or of which every sample would be kept."""
+    group = SAMPLERS[rounds.sample].completions(recipe)
+    if group == 1 and recipe.algorithm not in CHOICES[rounds.choose].alone and not rounds.rationalise:
+        why = (
+            "and a pair takes two completions of a problem"
+            if recipe.algorithm == "dpo"
+            else f"so rounds.choose {rounds.choose} would keep every sample"
+        )
+        raise RecipeError(f"rounds.samples is 1, {why}; raise it.")
+    if rounds.keep > group:
+        raise RecipeError(f"rounds.keep is {rounds.keep}, more than the {group} samples of a problem; lower it.")
 
 
 def options_in(rounds: Rounds) -> dict[str, Any]:
     """Returns the options of all parts of a method, with their defaults."""
-    parts = [OPTIONS.get(name, {}) for name in (rounds.sample, rounds.choose, rounds.loss)]
-    return {name: value for part in parts for name, value in part.items()}
+    parts = (SAMPLERS[rounds.sample], CHOICES[rounds.choose], LOSSES.get(rounds.loss))
+    return {name: value for part in parts if part is not None for name, value in part.options.items()}
 
 
 def _check_data_options(recipe: Recipe, rounds: Rounds) -> None:
-    """Refuses options of TRL's that mean nothing in rounds, and groups that give no pair."""
+    """Refuses options of TRL's that mean nothing in rounds."""
     training = recipe.training
     for name in OF_DATA_SETS:
         if training.get(name) not in (None, False):
@@ -123,14 +143,6 @@ def _check_data_options(recipe: Recipe, rounds: Rounds) -> None:
         )
     if rounds.loss in LOSSES and (named := [name for name in OF_LOSSES if training.get(name) not in (None, False)]):
         raise RecipeError(f"training.{named[0]} changes a loss of TRL's, and {rounds.loss} is another; leave it out.")
-    group = recipe.resolved_training["num_generations"]
-    own = rounds.sample == "whole" and rounds.choose != "given" and not rounds.rationalise  # nothing else makes a pair
-    if recipe.algorithm == "dpo" and group == 1 and own:
-        raise RecipeError("rounds.samples is 1, and a pair takes two completions of a problem; raise it.")
-    if recipe.algorithm == "sft" and group == 1 and rounds.choose in ("surest", "borda", "plurality"):
-        raise RecipeError(f"rounds.samples is 1, so rounds.choose {rounds.choose} would keep every sample; raise it.")
-    if rounds.sample == "whole" and rounds.keep > group:
-        raise RecipeError(f"rounds.keep is {rounds.keep}, more than the {group} samples of a problem; lower it.")
 
 
 def trainer_config(recipe: Recipe, options: Mapping[str, Any], output_dir: str, seed: int = 0) -> Any:
@@ -189,7 +201,7 @@ def build_trainer(
         if recipe.algorithm == "sft":
             trainer: Any = SFTTrainer(**given)
         else:
-            trainer_class = LOSSES[rounds.loss]() if rounds.loss in LOSSES else PairTrainer
+            trainer_class = LOSSES[rounds.loss].trainer() if rounds.loss in LOSSES else PairTrainer
             trainer = trainer_class(ref_model=_reference(recipe, weights, reference, path), **given)
             trainer.method_options = options_of(recipe, options_in(rounds))
     except PROBLEMS as error:

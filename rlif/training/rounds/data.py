@@ -47,7 +47,7 @@ def build_round(prepared: PreparedRun, phase: Phase, number: int, model: Any, na
     started = time.perf_counter()
     round_ = as_round(prepared, phase, number, model, name)
     _check_settings(phase, round_)
-    rows = sampling.measured(round_, SAMPLERS[rounds.sample](round_))
+    rows = sampling.measured(round_, SAMPLERS[rounds.sample].draw(round_))
     more, counts = rationalised(round_, rows) if rounds.rationalise else ([], {})  # without rewards, which gold ignores
     built = CHOICES[rounds.choose].build(round_, by_groups([*rows, *more]))
     built = Built(built.examples, {**built.counts, **counts})

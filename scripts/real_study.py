@@ -29,6 +29,7 @@ from rlif.tasks.easy import PREFIX
 
 RECIPE = Path(__file__).with_name("real.yaml")
 PROBE = Path(__file__).parents[1] / "results/real-probe.json"
+KEPT = PROBE.with_name("real.json")
 SAMPLED = 32  # held-out problems that get eight samples
 FAMILIES, SEEDS = 2, 3
 
@@ -45,6 +46,11 @@ class Planned:
     @property
     def name(self) -> str:
         return f"{self.family}-{self.method}-seed{self.seed}"
+
+    def kept(self) -> bool:
+        """Tells whether results/real.json has the run, whose folder may be gone."""
+        runs = json.loads(KEPT.read_text(encoding="utf-8"))["runs"] if KEPT.is_file() else []
+        return (self.family, self.method, self.seed) in {(run["family"], run["method"], run["seed"]) for run in runs}
 
     @property
     def overrides(self) -> list[str]:
@@ -100,7 +106,7 @@ def sample(model: str, family: str, file: Path) -> None:
 def carry_out(planned: Planned, runs: Path) -> None:
     """Trains one run, or goes on with it, samples its model, and removes its weights."""
     path = runs / planned.name
-    if (path / "sampled.json").is_file():
+    if (path / "sampled.json").is_file() or planned.kept():
         return
     started = time.time()
     recipe = rlif.load_recipe(RECIPE, [*planned.overrides, f"output={runs}"])
@@ -132,7 +138,7 @@ def main() -> None:
     runs = [*selected(plan(PROBE, args.families, args.seeds), args)]
     if args.list:
         for planned in runs:
-            done = (args.runs / planned.name / "sampled.json").is_file()
+            done = planned.kept() or (args.runs / planned.name / "sampled.json").is_file()
             print(f"{'done' if done else 'open'}  {planned.name}  {planned.reward}")
         return
     args.runs.mkdir(parents=True, exist_ok=True)

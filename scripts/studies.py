@@ -8,10 +8,11 @@
     python scripts/studies.py floor-long        # the signals of confidence, ten times the steps to the peak and more
     python scripts/studies.py relatives         # training in rounds beside online training, see relatives_results.py
     python scripts/studies.py cures             # what else is said to prevent collapse, ten times the steps to the peak
+    python scripts/studies.py frozen            # online against frozen annotator; needs a base of pretrain_reasoner.py
 
 A study has rows of overrides of the recipe miniature.yaml, or of a shipped recipe. Each row is run on each seed, with
 all else equal. All rows of one seed run before the next seed, one run at a time. A finished run is not repeated. An
-unfinished one starts anew.
+unfinished one starts anew. A cure that has lost its gain on two seeds cannot hold on four of five, and gets no more.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import cures_results
 from rich.console import Console
 
 import rlif
@@ -94,6 +97,18 @@ CURES = {
     "gold": ("reward={accuracy: 1}",),
 }
 CURES_STEPS = 200
+# The paper's Fig. 7: completions have room for a second problem, and the KL weight is the paper's.
+LONG_CLOCK = "scripts/long_clock.py:LongClock"
+FROZEN_COMMON = (
+    "model=runs/goes-on-base",
+    f"task={LONG_CLOCK}",
+    "reward={self_certainty: 1, accuracy: 0}",
+    "training.max_completion_length=112",
+    "training.beta=0.005",
+    "training.max_steps=100",
+    f"evaluate={{tasks: ['{LONG_CLOCK}'], limit: 128, every: 10, batch_size: 128}}",
+)
+FROZEN = {"online": FROZEN_COMMON, "offline": (*FROZEN_COMMON, "annotator=offline")}
 
 
 @dataclass(frozen=True)
@@ -103,6 +118,7 @@ class Study:
     rows: dict[str, tuple[str, ...]]
     seeds: int
     shipped: Mapping[str, str] = field(default_factory=dict)  # rows that change a shipped recipe, not RECIPE
+    stops: bool = False  # a row that lost its gain on two seeds gets no more
 
     def recipe(self, row: str) -> str | Path:
         """Returns the recipe that a row changes."""
@@ -181,7 +197,8 @@ STUDIES = {
     "floor": Study(floor_rows(dict.fromkeys(FLOOR_SIGNALS, 100)), seeds=5),
     "floor-long": Study(floor_rows(LONG), seeds=5),
     "relatives": Study(RELATIVES, seeds=3, shipped=OF_RECIPE),
-    "cures": Study(cure_rows(), seeds=5),
+    "cures": Study(cure_rows(), seeds=5, stops=True),
+    "frozen": Study(FROZEN, seeds=3),
 }
 
 
@@ -195,13 +212,26 @@ def save_words(folder: Path) -> None:
     SentenceTransformer(modules=[BoW(vocab=sorted(words))], device="cpu").save(str(folder))
 
 
+def cures_found(runs: Path) -> list[dict[str, Any]]:
+    """Reads the finished runs of the cures, those that only the results keep included."""
+    kept = cures_results.kept_runs(Path(__file__).parents[1] / "results/cures.json")
+    return cures_results.joined(kept, [cures_results.digest(path.parent) for path in runs.glob("*/summary.json")])
+
+
+def refuted(row: str, found: Iterable[Mapping[str, Any]]) -> bool:
+    """Tells whether a cure lost its gain on two seeds, so that it cannot hold on four of five."""
+    return sum(run["row"] == row and cures_results.kept(run) < cures_results.HELD for run in found) > 1
+
+
 def run_rows(rows: dict[str, tuple[str, ...]], seeds: Iterable[int], runs: Path, study: Study | None = None) -> None:
     """Trains those runs of a study that its folder lacks."""
     quiet = Console(quiet=True)
     for seed in seeds:
         for row, overrides in rows.items():
             path = runs / f"{row}-seed{seed}"
-            if (path / "summary.json").is_file():
+            found = cures_found(runs) if study is not None and study.stops else []
+            done = any((run["row"], run["seed"]) == (row, seed) for run in found)
+            if done or (path / "summary.json").is_file() or refuted(row, found):
                 continue
             shutil.rmtree(path, ignore_errors=True)
             started = time.time()

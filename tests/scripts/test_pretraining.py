@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 from support.scripts import load
@@ -102,3 +103,20 @@ def test_only_bases_unsure_of_the_right_habit_have_a_sure_wrong_one(pretraining)
         for solution, text in worked:
             pairs = [(a, b) for a, b in zip(solution.split(), text.split(), strict=True) if a != b]
             assert all(a == "Then" and b in pretraining.FILLER for a, b in pairs)
+
+
+def test_goes_on_appends_the_same_solved_problem_of_its_family_whose_answer_counts(pretraining):
+    rows = stream(pretraining, "goes-on", "steps, then another")
+    for problem, text in rows:
+        family = problem.id.partition("/")[0]
+        assert text == f"{problem.solution} {pretraining.ANOTHER[family]}"
+        assert right(problem, text) == (pretraining.ANOTHER[family].partition("{")[2] == f"{problem.gold}}}.")
+    assert 0.03 < sum(right(*row) for row in rows) / len(rows) < 0.3
+
+
+def test_equally_long_wrong_steps_differ_from_the_worked_ones_in_connecting_words_and_values_alone(pretraining):
+    for problem, text in stream(pretraining, "equal-sure", "wrong steps"):
+        pairs = [(a, b) for a, b in zip(problem.solution.split(), text.split(), strict=True) if a != b]
+        others = [(a, b) for a, b in pairs if a not in ("First", "Then") and a not in ("now", "still")]
+        assert all(b in pretraining.FILLER for a, b in pairs if a == "Then")
+        assert all(re.fullmatch(r"(\\boxed\{)?(\w+)\}?\.", word) for pair in others for word in pair), others

@@ -107,3 +107,25 @@ def test_the_kept_runs_of_the_cures_give_their_table_again():
     assert runs and {run["row"] for run in runs} <= load("scripts/studies.py").CURES.keys()
     table = cures.table(runs, cures.earlier(results / "floor-long.json"))
     assert table == (results / "cures.md").read_text(encoding="utf-8")
+
+
+def test_a_cure_that_lost_its_gain_on_two_seeds_gets_no_more_runs(tmp_path, monkeypatch):
+    studies = load("scripts/studies.py")
+    lost, held = {0: 0.1, 20: 0.8, 200: 0.3}, {0: 0.1, 20: 0.8, 200: 0.79}
+    found = [{"row": "rank", "seed": seed, "curve": lost} for seed in (0, 1)]
+    found += [{"row": "floor", "seed": seed, "curve": held} for seed in (0, 1)] + [
+        {"row": "ema", "seed": 0, "curve": lost},
+        {"row": "ema", "seed": 1, "curve": held},
+    ]
+    monkeypatch.setattr(studies, "cures_found", lambda runs: found)
+    trained = []
+    monkeypatch.setattr(studies.rlif, "train", lambda recipe, console: trained.append(recipe.name))
+    rows = {name: studies.STUDIES["cures"].rows[name] for name in ("rank", "floor", "ema")}
+    studies.run_rows(rows, range(3), tmp_path, studies.STUDIES["cures"])
+    assert trained == ["floor-seed2", "ema-seed2"]
+
+
+def test_online_and_frozen_annotators_differ_in_nothing_else():
+    studies = load("scripts/studies.py")
+    online, offline = (rlif.load_recipe(studies.RECIPE, row) for row in studies.FROZEN.values())
+    assert differing(online, offline) == {"annotator"} and online.resolved_training["beta"] == 0.005

@@ -34,6 +34,8 @@ ONLINE_KEYS = {
     "rewarded_per_group": None, "token_update": None, "mask_answer": False,
 }  # fmt: skip
 
+# Keys that the guard's remedies name and rounds do not read.
+UNREAD = {"dpo": ("annotator", "normalisation"), "sft": ("annotator", "normalisation", "training.beta")}
 READ_GOLD = ("gold", "given")  # choices that read gold answers or given solutions
 # What chooses samples, where it is not the recipe's reward as with surest.
 CHOSEN_BY = {

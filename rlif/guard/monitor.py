@@ -24,14 +24,15 @@ The guard misses wrong content in completions of the usual length, form and dist
 results/guard.md counts hits and false stops.
 """
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
 from rlif.files.atomic import is_number
 from rlif.guard.limits import Guard
-from rlif.guard.signs import NON_FINITE, SIGNS, Reading, Severity
+from rlif.guard.signs import NON_FINITE, SIGNS, Reading, Severity, Sign
 
 FINITE = ("loss", "grad_norm", "kl", "entropy", "reward", "self_certainty")
 SCORED = ("reward", "self_certainty")  # means over completions that could be scored
@@ -73,14 +74,18 @@ class Watch:
 class Monitor:
     """Watches a run step by step.
 
+    Args:
+        guard: limits.
+        unread: keys that this kind of run does not read; remedies that name one are not given.
+
     Example:
         >>> monitor = Monitor(Guard(start=1, window=1, patience=2))
         >>> [len(monitor.step(step, {"kl": kl})) for step, kl in enumerate([0.0, 0.3, 0.4, 0.5], start=1)]
         [0, 0, 1, 0]
     """
 
-    def __init__(self, guard: Guard):
-        self.guard, self.watch = guard, Watch()
+    def __init__(self, guard: Guard, unread: Sequence[str] = ()):
+        self.guard, self.unread, self.watch = guard, unread, Watch()
 
     def step(self, step: int, observed: Mapping[str, Any]) -> list[Alarm]:
         """Returns the alarms that a step raises, from its metrics by name; missing ones are skipped."""
@@ -146,7 +151,11 @@ class Monitor:
             return []
         watch.raised.append(name)
         seen = sign.seen.format(value=value, reading=reading.value, start=start, limit=limit)
-        return [Alarm(name, sign.severity, step, watch.since[name], value, limit, seen, sign.cause, sign.remedy)]
+        return [Alarm(name, sign.severity, step, watch.since[name], value, limit, seen, sign.cause, self._remedy(sign))]
+
+    def _remedy(self, sign: Sign) -> str:
+        parts = re.split("(?<=[,;]) ", sign.remedy)
+        return " ".join(part for part in parts if not any(key in part for key in self.unread)).rstrip(",;")
 
     def _check_finite(self, step: int, observed: Mapping[str, Any]) -> list[Alarm]:
         name, sign, raised = "non_finite", NON_FINITE, self.watch.raised
@@ -159,7 +168,7 @@ class Monitor:
             return []
         raised.append(name)
         seen = sign.seen.format(names=" and ".join(broken))
-        return [Alarm(name, sign.severity, step, step, None, None, seen, sign.cause, sign.remedy)]
+        return [Alarm(name, sign.severity, step, step, None, None, seen, sign.cause, self._remedy(sign))]
 
 
 def _is_empty_mean(metric: str, observed: Mapping[str, Any]) -> bool:

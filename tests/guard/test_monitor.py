@@ -8,6 +8,7 @@ import math
 import pytest
 
 import rlif
+from rlif.config.rounds import UNREAD
 from rlif.guard.limits import Guard
 from rlif.guard.monitor import FINITE, Monitor, replay
 from rlif.guard.signs import SIGNS
@@ -194,3 +195,14 @@ def test_recipes_configure_the_guard():
         rlif.load_recipe("demo", ["guard.policy=halt"])
     with pytest.raises(rlif.RlifError, match=r"rollback goes on with a larger training.beta, which is 0"):
         rlif.load_recipe("demo", ["guard.policy=rollback", "training.beta=0"])
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "sft"])
+def test_remedies_name_no_key_that_rounds_do_not_read(algorithm):
+    unread = UNREAD[algorithm]
+    monitor = Monitor(Guard(start=1, window=1, patience=1), unread)
+    for name, sign in SIGNS.items():
+        remedy = monitor._remedy(sign)
+        assert remedy and remedy[0] != " " and remedy[-1] not in ",;", name
+        assert not any(key in remedy for key in unread), name
+    assert Monitor(Guard())._remedy(SIGNS["kl"]) == SIGNS["kl"].remedy

@@ -47,11 +47,12 @@ class GuardState(TrainerCallback, ExportableState):
         run: gets the alarms, and has the healthy checkpoints; None for a trainer without a run folder.
         console: prints the alarms; without one the logger `rlif` gets them.
         every: updates that share a rollout. It acts only after the last one, so that a resumed run is the same run.
+        unread: keys that this kind of run does not read.
     """
 
-    def __init__(self, guard: Guard, run: Run | None, console: Console | None, every: int):
+    def __init__(self, guard: Guard, run: Run | None, console: Console | None, every: int, unread: Sequence[str] = ()):
         self.guard, self.run, self.console, self.every = guard, run, console, every
-        self.monitor = Monitor(guard)
+        self.monitor = Monitor(guard, unread)
         self.health: dict[str, float] = {}
         self.logged: dict[str, Any] = {}  # the signs that are raised, for the metrics of the step
         self.stopped: Alarm | None = None  # the alarm that ended training

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlif.config.recipe import Recipe
-from rlif.config.rounds import online_recipe
+from rlif.config.rounds import UNREAD, online_recipe
 from rlif.errors import RlifError
 from rlif.files.atomic import read_object, writing
 from rlif.files.inside import remove
@@ -61,7 +61,8 @@ class Phases:
         self.rounds = self.recipe.rounds
         online = online_recipe(self.recipe)
         self.online = None if online is None else prepare(online)
-        self.guard: GuardState = GuardState(self.recipe.guard, self.run, self.console, 1)
+        unread = UNREAD[self.recipe.algorithm] if online is None else ()
+        self.guard: GuardState = GuardState(self.recipe.guard, self.run, self.console, 1, unread)
         if self.progress.model is not None:
             self.guard.restore(_state(self.progress.model))
         self.path = "decode"  # where the statistics of the latest samples come from

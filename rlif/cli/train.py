@@ -126,10 +126,10 @@ def _show_plan(recipe: Recipe) -> None:
         config = load_config(recipe)
         check_name(recipe)
         plan = rehearse(recipe)
-        rounds = recipe.rounds
-        most, rows = (
-            ("", "problems") if rounds is None else (f"{rounds.number} rounds, at most ", "completions or pairs")
-        )
+        rounds, most, rows = recipe.rounds, "", "problems"
+        if rounds is not None:
+            number = "one round" if rounds.number == 1 else f"{rounds.number} rounds"
+            most, rows = f"{number}, at most ", "completions or pairs"
         print(f"\n{plan.problems:,} problems, {most}{plan.steps:,} steps of {recipe.problems_per_update} {rows}")
         print(f"{plan.completions:,} completions, at most {plan.tokens:,} tokens to generate")
     except RlifError as error:

@@ -60,7 +60,9 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             target = target[parent]
             if not isinstance(target, dict):
                 raise RecipeError(f"cannot set {key!r}: {parent!r} is a single value.")
-        target[last] = parse_yaml(value, f"the value of {key}")
+        target[last] = parsed = parse_yaml(value, f"the value of {key}")
+        if isinstance(parsed, dict) and (glued := [k for k, v in parsed.items() if v is None and ":" in str(k)]):
+            raise RecipeError(f"cannot read {glued[0]!r} in {override!r}; write a space after the colon.")
     return check_recipe(with_absolute_names(values, path.parent))
 
 

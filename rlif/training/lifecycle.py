@@ -92,6 +92,10 @@ def train(
         prepared = prepare(recipe, state.num_processes)
         if prepared.too_long:
             console.print(f"{prepared.too_long} problems left out: prompts above {recipe.max_prompt_tokens} tokens")
+        if repeated := prepared.repeated:
+            console.print(
+                f"{repeated} of {len(prepared.problems)} prompts are equal to an earlier one; each is trained on"
+            )
         if warning := check_memory(prepared.recipe, prepared.config, state.num_processes):
             console.out(warning, highlight=False)
         with ExitStack() as held:

@@ -65,6 +65,12 @@ class PreparedRun:
     rewarded: list[Problem]  # the problems as rewards see them, without the gold answers that `labels` hides
     config: Any  # transformers' configuration of the model
 
+    @property
+    def repeated(self) -> int:
+        """Prompts that are equal to an earlier one."""
+        prompts = [repr(prompt) for prompt in self.prompts()]
+        return len(prompts) - len(set(prompts))
+
     def prompts(self) -> list[Any]:
         """Returns what the trainer gets of the problems: conversations or texts, and nothing else."""
         render = self.prompt.messages if self.recipe.chat else self.prompt.text

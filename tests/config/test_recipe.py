@@ -69,6 +69,8 @@ def test_overrides_set_keys_of_sections_and_are_read_as_yaml():
         (["seed.x=1"], "'seed' is a single value"),
         (["seed=[1"], "the value of seed is not YAML"),
         (["=1"], "overrides look like"),
+        (["lora={r:8}"], "cannot read 'r:8' in 'lora=.*'; write a space after the colon"),
+        (["columns={prompt:question}"], "cannot read 'prompt:question'"),
     ],
 )
 def test_mistakes_in_recipes_are_refused(overrides, message):

@@ -25,6 +25,7 @@ from rlif.runs.folder import Run
 from rlif.tasks.miniature import HOURS
 from rlif.tasks.prompts import BOXED
 from rlif.training import prompt_check
+from rlif.training.prepare import prepare
 from rlif.training.progress import logging_console
 
 
@@ -166,6 +167,15 @@ def test_a_run_on_a_file_of_unlabelled_prompts(tmp_path, model_folder, name):
     run = train(tmp_path, model_folder, "task=prompts", source, "training.max_steps=2", "evaluate={}", "chat=false")
     assert len(run.metrics()) == 2
     assert {row["prompt"].strip() for row in completions(run, 1)} <= set(lines)
+
+
+def test_prompts_that_repeat_an_earlier_one_are_counted(tmp_path, model_folder):
+    (tmp_path / "prompts.txt").write_text("One?\nTwo?\nOne?\nThree?\nOne?\nTwo\n")
+    changes = [f"model={model_folder}", "task=prompts", f"source={tmp_path / 'prompts.txt'}", "evaluate={}"]
+    found = prepare(
+        rlif.load_recipe("demo", [*changes, "problems_per_update=2", "training.per_device_train_batch_size=8"])
+    )
+    assert (len(found.problems), found.repeated) == (6, 2)
 
 
 @pytest.mark.sweep

@@ -11,12 +11,15 @@ With c a completion, its prompt x, its group the completions of the same prompt:
     distinct      answers that differ, per group, as a share of its answered completions: 1 = all differ
     agreement     share of the answered completions of a group that give its most frequent answer
     same_answer   share of the groups with the same most frequent answer
+    pull          P(reward of a completion with its group's most frequent answer > of one with another), ties half, mean
+                  over the groups in which both occur and one answer leads; 0.5 where the reward and the votes part
     prompt_use    mean over c of the share of the problem's words that c uses; templates count as well, so only its
                   change counts. It falls when completions are no longer about their problem
 
 Nothing here distinguishes right from wrong. Answers are compared as text: `1/2` is not `0.5`.
 """
 
+import itertools
 import re
 import zlib
 from collections import Counter
@@ -42,7 +45,7 @@ def measure_health(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
     Args:
         rows: completions of a run folder, group by group: each has `prompt` (text or conversation), `prompt_ids`,
-            `completion`, `completion_ids` and `answer` (None where there is none).
+            `completion`, `completion_ids` and `answer` (None where there is none); `reward`, where there is one.
 
     Example:
         >>> row = {"prompt": "2 + 2?", "prompt_ids": [5, 6], "completion": "It is 4.", "completion_ids": [7, 8]}
@@ -125,7 +128,9 @@ def groups(rows: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
 
 def _answers(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Measures agreement within and between groups; groups with fewer than two answers do not count."""
-    counts = [Counter(row["answer"].strip() for row in group if row["answer"] is not None) for group in groups(rows)]
+    answered = [[row for row in group if row["answer"] is not None] for group in groups(rows)]
+    counts = [Counter(row["answer"].strip() for row in group) for group in answered]
+    pulls = [value for group in answered if (value := pull(group)) is not None]
     if not (counts := [count for count in counts if count.total() > 1]):
         return {}
     favourites = Counter(count.most_common(1)[0][0] for count in counts)
@@ -133,4 +138,23 @@ def _answers(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "distinct": fmean((len(count) - 1) / (count.total() - 1) for count in counts),
         "agreement": fmean(count.most_common(1)[0][1] / count.total() for count in counts),
         "same_answer": favourites.most_common(1)[0][1] / len(counts),
+        **({"pull": fmean(pulls)} if pulls else {}),
     }
+
+
+def pull(group: Sequence[Mapping[str, Any]]) -> float | None:
+    """Computes the pull of a group of answered completions; None where no answer leads, or nothing is rewarded.
+
+    Example:
+        >>> pull([{"answer": "4", "reward": 2.0}, {"answer": "4", "reward": 0.5}, {"answer": "5", "reward": 1.0}])
+        0.5
+    """
+    (first, n), (_, second) = [*Counter(row["answer"].strip() for row in group).most_common(2), ("", 0), ("", 0)][:2]
+    scored = [(row["answer"].strip() == first, row["reward"]) for row in group if row.get("reward") is not None]
+    leading, others = ([reward for leads, reward in scored if leads is side] for side in (True, False))
+    return wins(list(itertools.product(leading, others))) if n > second else None
+
+
+def wins(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Computes how often the first of a pair is larger, ties half; None without pairs."""
+    return fmean((a > b) + (a == b) / 2 for a, b in pairs) if pairs else None

@@ -25,7 +25,6 @@ does not separate its right from its wrong answers before training (arXiv 2505.1
 """
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -35,7 +34,7 @@ from rlif import progress
 from rlif.config.recipe import Recipe
 from rlif.config.rounds import feedback_of, in_rounds
 from rlif.errors import RecipeError
-from rlif.guard.health import groups, measure_health
+from rlif.guard.health import groups, measure_health, pull, wins
 from rlif.intervals import Interval, t_interval
 
 HALF, FEW = 0.5, 0.1
@@ -79,7 +78,7 @@ def forecast(rows: Sequence[Mapping[str, Any]]) -> Forecast:
         "completions": len(rows),
         "spread": fmean(spreads) if spreads else None,
         "disagree": len(split) / len(answered) if answered else 0.0,
-        "pull": _over_groups(map(_pull, split)),
+        "pull": _over_groups(map(pull, split)),
         "longer": _over_groups(map(_longer, scored)),
         "truncated": fmean(row["truncated"] for row in rows),
         "unanswered": signs["unanswered"],
@@ -95,28 +94,13 @@ def _over_groups(values: Iterable[float | None]) -> Interval | None:
     return t_interval(known).within(0, 1) if known else None
 
 
-def _wins(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Computes how often the first of a pair is larger, ties half."""
-    return fmean((a > b) + (a == b) / 2 for a, b in pairs) if pairs else None
-
-
-def _pull(group: Sequence[Mapping[str, Any]]) -> float | None:
-    """Computes the pull of a group; None where no answer is more frequent than all others."""
-    (first, n), (_, second) = Counter(row["answer"].strip() for row in group).most_common(2)
-    if n == second:
-        return None
-    with_it = [row["reward"] for row in group if row["answer"].strip() == first]
-    without = [row["reward"] for row in group if row["answer"].strip() != first]
-    return _wins(list(itertools.product(with_it, without)))
-
-
 def _longer(group: Sequence[Mapping[str, Any]]) -> float | None:
     lengths = [(len(row["completion_ids"]), row["reward"]) for row in group]
-    return _wins([(u, v) for (m, u), (n, v) in itertools.product(lengths, lengths) if m > n])
+    return wins([(u, v) for (m, u), (n, v) in itertools.product(lengths, lengths) if m > n])
 
 
 def _verdict(found: Mapping[str, Any]) -> tuple[str, list[str]]:
-    pull: Interval | None = found["pull"]
+    pulled: Interval | None = found["pull"]
     against = []
     if found["truncated"] >= HALF:
         against.append(f"{found['truncated']:.0%} of completions do not end within the limit")
@@ -126,13 +110,13 @@ def _verdict(found: Mapping[str, Any]) -> tuple[str, list[str]]:
         against.append("the signal does not differ within groups")
     if found["disagree"] < FEW and not against:
         against.append(f"only {found['disagree']:.0%} of groups give different answers: nothing to choose between")
-    if pull and pull.high is not None and pull.high < HALF:
-        against.append(f"surer completions give rarer answers (pull {_shown(pull)})")
+    if pulled and pulled.high is not None and pulled.high < HALF:
+        against.append(f"surer completions give rarer answers (pull {_shown(pulled)})")
     if against:
         return "no", against
-    if pull and pull.low is not None and pull.low > HALF:
-        return "yes", [f"surer completions give their group's most frequent answer (pull {_shown(pull)})"]
-    reason = f"pull {_shown(pull)}" if pull else "no group has an answer more frequent than the others"
+    if pulled and pulled.low is not None and pulled.low > HALF:
+        return "yes", [f"surer completions give their group's most frequent answer (pull {_shown(pulled)})"]
+    reason = f"pull {_shown(pulled)}" if pulled else "no group has an answer more frequent than the others"
     return "unclear", [f"confidence does not tell frequent from rare answers here ({reason})"]
 
 

@@ -101,3 +101,17 @@ def test_prompt_use_is_the_share_of_the_problems_words():
     assert "prompt_use" not in measure_health([row("two", prompt="?")])
     turns = row("two five") | {"prompt": [{"role": "system", "content": "x"}, {"role": "user", "content": "two five"}]}
     assert measure_health([turns])["prompt_use"] == 1
+
+
+def test_the_pull_is_how_often_the_reward_prefers_the_most_frequent_answer():
+    def group(prompt: str, *pairs: tuple[str | None, float | None]) -> list[dict]:
+        return [row("text", answer, prompt) | {"reward": reward} for answer, reward in pairs]
+
+    clear = group("a", ("4", 3.0), ("4 ", 1.0), ("5", 2.0), ("6", 1.0), (None, 9.0))  # 3 > 2, 3 > 1, 1 < 2, 1 = 1
+    tie = group("b", ("4", 3.0), ("5", 1.0))
+    agreed = group("c", ("4", 3.0), ("4", 1.0))
+    unscored = group("d", ("4", None), ("4", 2.0), ("5", 1.0))  # 2 > 1
+    assert measure_health(clear)["pull"] == 2.5 / 4
+    assert "pull" not in measure_health([*tie, *agreed])
+    assert measure_health([*clear, *tie, *agreed, *unscored])["pull"] == (2.5 / 4 + 1) / 2
+    assert "pull" not in measure_health([row("text"), row("text", "8")])

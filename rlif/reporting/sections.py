@@ -47,8 +47,8 @@ MEASURES = {
     "agreement": ("Completions with their group's commonest answer", True,
         "Share of a problem's answered completions that give its most frequent answer, averaged over problems."),
     "pull": ("Reward for the group's commonest answer", True,
-        "How often a completion with its group's most frequent answer has more reward than one with another; at 50% the "
-        "reward and the votes have parted."),
+        "How often a completion with its group's most frequent answer has more reward than one with another; at 50% "
+        "reward and votes have parted."),
     "distinct": ("Answers that differ within groups", True,
         "How many answers to a problem differ: 0% where all are the same, 100% where no two are."),
     "same_answer": ("Problems with the commonest answer of all", True,

@@ -197,6 +197,11 @@ class Run:
     def write_completions(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         write_rows(self._made("completions") / f"step-{step:06d}.jsonl", rows)
 
+    def completions(self, step: int) -> list[dict[str, Any]]:
+        """Reads the completions of a step; empty where none were kept."""
+        path = self.at("completions", f"step-{step:06d}.jsonl")
+        return [row for _, row in read_lines(path)] if path.is_file() else []
+
     def write_evaluation(
         self, step: int, task: str, scores: Mapping[str, Any], records: Iterable[Mapping[str, Any]]
     ) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from rich.console import Console
 
 import rlif
@@ -38,4 +36,4 @@ def timeless(rows):
 
 
 def completions(run: Run, step: int):
-    return [json.loads(line) for line in (run.path / f"completions/step-{step:06d}.jsonl").read_bytes().splitlines()]
+    return run.completions(step)

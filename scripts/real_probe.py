@@ -52,6 +52,7 @@ SIGNALS = (
     "self_certainty", "negative_entropy", "likelihood", "mean_token_confidence", "negative_entropy_sum",
     "likelihood_sum",
 )  # fmt: skip
+ENOUGH = 8  # problems with right and wrong samples, for a mean over families
 SHORTNESS = "shortness"  # beside the signals: minus the number of tokens
 
 
@@ -155,6 +156,26 @@ def other_signal(found: Row) -> str:
     return max(pulls, key=lambda name: pulls[name])
 
 
+def over_families(families: Sequence[Row], signal: str, minus: str | None = None) -> Interval:
+    """Averages a signal's AUROC over the families where enough problems have right and wrong samples.
+
+    Args:
+        minus: a signal whose AUROC is subtracted, family by family.
+    """
+    known = [f["auroc"] for f in families if (f["auroc"][signal] or {"n": 0})["n"] >= ENOUGH]
+    return t_interval([each[signal]["mean"] - (each[minus]["mean"] if minus else 0) for each in known])
+
+
+def _over_families(families: Sequence[Row], named: Sequence[str]) -> list[str]:
+    lines = ["", f"Over the families with at least {ENOUGH} such problems, with Student's interval over families:", ""]
+    lines += ["| signal | AUROC | minus self-certainty's |", "|---|---|---|"]
+    for name in named:
+        mean, apart = over_families(families, name), over_families(families, name, "self_certainty")
+        cells = [_share(mean.within(0, 1).as_dict()), "-" if name == "self_certainty" else _share(apart.as_dict())]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return lines
+
+
 def _share(found: Any, percent: bool = False) -> str:
     interval = Interval.read(found)
     if interval is None or interval.mean is None:
@@ -218,6 +239,7 @@ def table(kept: Row) -> str:
     for f in families:
         shares = [_share(f[key], percent=True) for key in ("accuracy", "pass@8", "maj@8")]
         lines.append(f"| {' | '.join([f['family'], *shares, *(_share(f['auroc'][name]) for name in named)])} |")
+    lines += _over_families(families, named)
     lines += ["", "## What the model says", "", "The three most frequent completions of each family.", ""]
     for f in families:
         said = "; ".join(f"{json.dumps(text, ensure_ascii=False)} {n}" for text, n in f["most_frequent"])

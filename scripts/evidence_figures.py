@@ -1,0 +1,121 @@
+"""Draws the figures of docs/evidence.md from the kept results. Writes docs/evidence-{bases,floor,probe}.png.
+
+python scripts/evidence_figures.py
+
+bases    what each reward teaches on four bases: the gain of held-out accuracy, with Student's 95 % interval over
+         seeds; a small point is a seed
+floor    held-out accuracy of self-certainty for 350 steps, by normalisation; a line is a seed
+probe    before any training of SmolLM2-135M-Instruct: how often a right sample has more of a signal than a wrong one
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from studies import CORE
+
+from rlif.comparison.leaderboard import Board, read_boards
+from rlif.comparison.outcomes import run_outcome
+from rlif.intervals import Interval
+
+BASES = ("miniature", "wrong-and-sure", "tiny-short", "tiny-equal")
+ABOUT = {
+    "tiny-reasoner": "right habit: long, sure",
+    "wrong-and-sure-base": "right habit: long, not sure",
+    "tiny-short": "right habit: short, sure",
+    "tiny-equal": "right habit: as long, sure",
+}
+NAMES = {"intuitor": "self-certainty", "grpo-gold": "gold", "grpo-pv": "plurality vote"}
+CONFIDENCE = ("intuitor", "likelihood")
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"  # Okabe and Ito's
+FORMS = {"group_std": ("the paper's form", ORANGE), "group_std_floor": ("with a floor", BLUE)}
+PROBED = {"self_certainty": BLUE, "mean_token_confidence": ORANGE, "shortness": GREY}
+
+
+def bases(results: Path, file: Path) -> None:
+    """Draws a panel for each base, with a line per reward."""
+    boards = read_boards([results / f"{name}.json" for name in BASES], ["intuitor-beta-0", "intuitor-beta-0.005"])
+    figure, axes = plt.subplots(1, len(boards), figsize=(10, 3), layout="constrained", sharey=True)
+    for axis, board in zip(axes, boards, strict=True):
+        base(axis, board)
+    figure.supxlabel("gain of held-out accuracy, points", fontsize=9)
+    figure.savefig(file, dpi=160)
+
+
+def base(axis: plt.Axes, board: Board) -> None:
+    """Draws one base, the first reward on top."""
+    gains = {standing.method: standing.gain for standing in board.standings}
+    order = [method for method in reversed(CORE) if method in gains and gains[method].mean is not None]
+    for place, method in enumerate(order):
+        gain, colour = gains[method], BLUE if method in CONFIDENCE else GREY
+        if gain.low is not None and gain.high is not None:
+            ends = [100 * max(-1.0, gain.low), 100 * min(1.0, gain.high)]
+            axis.plot(ends, [place, place], color=colour, linewidth=1.4)
+        axis.plot(100 * (gain.mean or 0), place, "o", color=colour, markersize=6)
+        found = [run_outcome(run, board.task) for run in board.runs if run.method == method]
+        seeds = [100 * (o.end.mean - o.start.mean) for o in found if o.counts and o.end and o.start]
+        axis.plot(seeds, [place + 0.25] * len(seeds), ".", color=colour, markersize=3, alpha=0.7)
+    axis.axvline(0, color="grey", linewidth=0.8)
+    axis.set_title(f"{board.base}\n{ABOUT[board.base]}", loc="left", fontsize=9)
+    axis.set_xlim(-25, 102)
+    axis.set_yticks(range(len(order)), [NAMES.get(method, method) for method in order])
+
+
+def floor(results: Path, file: Path) -> None:
+    """Draws the long runs of self-certainty."""
+    runs = json.loads((results / "floor-long.json").read_text(encoding="utf-8"))
+    figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
+    for run in (run for run in runs if run["signal"] == "self_certainty"):
+        name, colour = FORMS[run["form"]]
+        steps = sorted(map(int, run["curve"]))
+        label = name if run["seed"] == 0 else None
+        axis.plot(steps, [100 * run["curve"][str(s)]["mean"] for s in steps], color=colour, label=label, linewidth=1.2)
+    axis.set(xlabel="step", ylabel="held-out accuracy, %", ylim=(0, 102))
+    axis.legend(frameon=False)
+    figure.savefig(file, dpi=160)
+
+
+def probe(results: Path, file: Path) -> None:
+    """Draws how well signals tell right from wrong samples of each family, the most accurate family on top."""
+    families = json.loads((results / "real-probe.json").read_text(encoding="utf-8"))["families"]
+    families = sorted((f for f in families if f["auroc"]["self_certainty"]), key=lambda f: f["accuracy"]["mean"])
+    figure, axis = plt.subplots(figsize=(7, 0.8 + 0.26 * len(families)), layout="constrained")
+    for number, (signal, colour) in enumerate(PROBED.items()):
+        for place, family in enumerate(families):
+            found, height = Interval.read(family["auroc"][signal]), place + 0.22 * (1 - number)
+            if found is None or found.mean is None:
+                continue
+            label = signal if place == 0 else None
+            axis.plot(found.mean, height, "o", color=colour, markersize=4, label=label)
+            if found.low is not None:
+                axis.plot([found.low, found.high], [height, height], color=colour, linewidth=1)
+    axis.axvline(0.5, color="grey", linewidth=0.8)
+    names = [f"{family['family']} ({family['accuracy']['mean']:.0%})" for family in families]
+    axis.set_yticks(range(len(families)), names)
+    axis.set(xlabel="P(a right sample has more of the signal than a wrong one)", xlim=(0, 1))
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(file, dpi=160)
+
+
+FIGURES = {"bases": bases, "floor": floor, "probe": probe}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figures", nargs="*", choices=[*FIGURES, []], help="default: all")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("docs"))
+    args = parser.parse_args()
+    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    for name in args.figures or FIGURES:
+        FIGURES[name](args.results, args.out / f"evidence-{name}.png")
+
+
+if __name__ == "__main__":
+    main()

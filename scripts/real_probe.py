@@ -149,11 +149,15 @@ def chosen(families: Sequence[Row]) -> list[str]:
 
 
 def other_signal(found: Row) -> str:
-    """Chooses a family's best signal beside self-certainty: that of the largest pull, without a label."""
+    """Chooses a family's best signal beside self-certainty, without a label.
+
+    Returns:
+        The signal of the largest pull; "" where no group shows any.
+    """
     pulls = {
         name: pull["mean"] for name, pull in found["pull"].items() if pull and name not in ("self_certainty", SHORTNESS)
     }
-    return max(pulls, key=lambda name: pulls[name])
+    return max(pulls, key=lambda name: pulls[name], default="")
 
 
 def over_families(families: Sequence[Row], signal: str, minus: str | None = None) -> Interval:
@@ -230,7 +234,10 @@ def table(kept: Row) -> str:
             f"{f['disagree']:.0%}",
         ]
         cells += [f"{f['spread']:.2f}", _share(f["pull"]["self_certainty"]), _share(f["longer"])]
-        cells += [str(order.index(name) + 1) if name in order else "-", f"`{other_signal(f)}`"]
+        cells += [
+            str(order.index(name) + 1) if name in order else "-",
+            f"`{other}`" if (other := other_signal(f)) else "-",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     named = (*SIGNALS, SHORTNESS)
     heads = ["family", "accuracy", "pass@8", "maj@8", *(f"`{name}`" for name in named)]

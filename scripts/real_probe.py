@@ -25,11 +25,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
+
+from scipy.stats import spearmanr
 
 from rlif.answers.clusters import by_problem
 from rlif.evaluation.scores import summarise
@@ -170,12 +173,25 @@ def over_families(families: Sequence[Row], signal: str, minus: str | None = None
     return t_interval([each[signal]["mean"] - (each[minus]["mean"] if minus else 0) for each in known])
 
 
+def pull_and_auroc(families: Sequence[Row], signal: str) -> tuple[float, int]:
+    """Computes Spearman's rank correlation of a signal's pull and its AUROC, and the number of families with both."""
+    known = [(f["pull"][signal], f["auroc"][signal]) for f in families if f["pull"][signal] and f["auroc"][signal]]
+    pairs = [(pull["mean"], auroc["mean"]) for pull, auroc in known if min(pull["n"], auroc["n"]) >= ENOUGH]
+    return float(spearmanr(*zip(*pairs, strict=True)).statistic) if len(pairs) > 2 else math.nan, len(pairs)
+
+
 def _over_families(families: Sequence[Row], named: Sequence[str]) -> list[str]:
-    lines = ["", f"Over the families with at least {ENOUGH} such problems, with Student's interval over families:", ""]
-    lines += ["| signal | AUROC | minus self-certainty's |", "|---|---|---|"]
+    lines = [
+        "",
+        f"Over the families with at least {ENOUGH} such problems, with Student's interval over families, and the",
+    ]
+    lines[-1] += f" rank correlation of pull and AUROC over families with {ENOUGH} problems for both:"
+    lines += ["", "| signal | AUROC | minus self-certainty's | pull and AUROC |", "|---|---|---|---|"]
     for name in named:
         mean, apart = over_families(families, name), over_families(families, name, "self_certainty")
         cells = [_share(mean.within(0, 1).as_dict()), "-" if name == "self_certainty" else _share(apart.as_dict())]
+        correlation, count = pull_and_auroc(families, name)
+        cells.append(f"{correlation:+.2f} ({count})" if count > 2 else "-")
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return lines
 

@@ -32,7 +32,7 @@ from rlif.types import Problem
 FAMILIES = ("clock", "cups")
 STEPS, BATCH = 2500, 128  # of the first base: pre-training steps, and documents in each
 SHARES = {"leap": 0.6, "steps": 0.34, "ramble": 0.06}
-GOING_ON = {"leap": 0.6, "steps": 0.26, "steps, then another": 0.08, "ramble": 0.06}
+GOING_ON = {"leap": 0.3, "steps": 0.5, "steps, then another": 0.2}
 STEPPED = {"wrong steps": 0.6, "steps": 0.4}  # both habits work in steps
 WRITERS = {
     "messy": SHARES,

@@ -14,7 +14,7 @@ from support.small_runs import train
 import rlif
 from rlif.errors import DataError, RecipeError
 from rlif.tasks import find_task
-from rlif.tasks.easy import FAMILIES, reading
+from rlif.tasks.easy import EXAMPLES, FAMILIES, reading
 from rlif.tasks.easy.words import BAD, CAPITALS, GOOD, GROUPS
 from rlif.tasks.miniature import split_of
 
@@ -110,6 +110,19 @@ def test_problems_differ_follow_the_seed_and_are_never_held_out_and_trained_on(f
     assert train == task.load("train") and train != task.load("train", seed=1)
     assert len({problem.id for problem in train}) == len(train) > 300 and len(held_out) >= 24
     assert {split_of(p.text) for p in train} == {"train"} and {split_of(p.text) for p in held_out} == {"test"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_solved_examples_come_first_are_right_and_are_no_problem(family):
+    task = find_task(f"easy/{family}")
+    problems = task.load("test") + task.load("train")
+    turns = [message["content"] for message in problems[0].history]
+    assert [message["role"] for message in problems[0].history] == ["user", "assistant"] * EXAMPLES
+    assert all(problem.history == problems[0].history for problem in problems)
+    assert not {*turns} & {problem.text for problem in problems}
+    for text, said in zip(turns[::2], turns[1::2], strict=True):
+        assert task.answer(problems[0], said) == SOLVERS[family](text)
+    assert FAMILIES[family].worked("1, 2, 3", "6") in ("6", "1 + 2 = 3, 3 + 3 = 6")
 
 
 READ = [

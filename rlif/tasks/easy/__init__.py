@@ -4,10 +4,11 @@
     reading.py     rules that read an answer off a completion
     words.py       the words that problems are made of
 
-Prompts have about 30 tokens with a chat template, and completions at most 24, so two CPU cores can train on them. A
-hash of a problem's text decides whether it is held out, as in `rlif.tasks.miniature`. The protocol `sampled` draws
-eight samples at temperature 1, for pass@8. `easy/mixed` takes held-out problems of all families in turn: it shows what
-training on one family does to the others.
+Before each problem a conversation has three solved ones, always the same of a family, so that a small model answers in
+the form that is read. Prompts have about 100 tokens with a chat template, and completions at most 24, so two CPU cores
+can train on them. A hash of a problem's text decides whether it is held out, as in `rlif.tasks.miniature`. The protocol
+`sampled` draws eight samples at temperature 1, for pass@8. `easy/mixed` takes held-out problems of all families in
+turn: it shows what training on one family does to the others.
 
 May import what `rlif.tasks` may.
 """
@@ -15,6 +16,7 @@ May import what `rlif.tasks` may.
 import hashlib
 import random
 from dataclasses import replace
+from functools import cache
 from typing import ClassVar
 
 from rlif.errors import DataError, RecipeError, nearest
@@ -22,10 +24,11 @@ from rlif.tasks.easy.families import FAMILIES
 from rlif.tasks.easy.reading import Reader
 from rlif.tasks.miniature import split_of
 from rlif.tasks.task import Protocol, Task
-from rlif.types import Problem
+from rlif.types import Message, Problem
 
 PREFIX = "easy/"
 MIXED = "mixed"
+EXAMPLES = 3  # solved problems before each problem
 STALE = 2000  # draws in a row without a new problem, after which a family has no more
 
 
@@ -82,16 +85,29 @@ class Mixed(Easy):
         return FAMILIES[problem.data["family"]].read(completion)
 
 
+@cache
+def examples(family: str) -> tuple[Message, ...]:
+    """Draws the solved problems that a conversation begins with; neighbouring ones have different answers."""
+    rng, found, last = random.Random(f"easy/{family}/examples"), dict[str, str](), ""
+    while len(found) < EXAMPLES:
+        text, gold = FAMILIES[family].draw(rng)
+        if text not in found and gold != last:
+            found[text], last = FAMILIES[family].worked(text, gold), gold
+    turns = [(("user", text), ("assistant", said)) for text, said in found.items()]
+    return tuple({"role": role, "content": content} for turn in turns for role, content in turn)
+
+
 def draw_problems(family: str, split: str, wanted: int, seed: int = 0) -> list[Problem]:
     """Draws different problems of a family; fewer than wanted where the family has no more."""
     rng, found = random.Random(f"easy/{family}/{split}/{seed}"), dict[str, Problem]()
-    stale = 0
+    history, stale = examples(family), 0
+    shown = {message["content"] for message in history}
     while len(found) < wanted and stale < STALE:
         text, gold = FAMILIES[family].draw(rng)
         stale += 1
-        if text not in found and split_of(text) == split:
+        if text not in found and text not in shown and split_of(text) == split:
             digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-            found[text] = Problem(f"easy-{family}/{digest}", text, gold, data={"family": family})
+            found[text] = Problem(f"easy-{family}/{digest}", text, gold, data={"family": family}, history=history)
             stale = 0
     return list(found.values())
 

@@ -1,11 +1,12 @@
 """Makes the problems of each family, and says how their answers are read. A new one is a function and a line below.
 
-The wording was fixed before any model saw it, and no wording was chosen by accuracy. Answers are read by
+The wording was fixed before any model saw it, and nothing was chosen by accuracy. Answers are read by
 `rlif.tasks.easy.reading` alone, so that votes and grades need no more than the completion.
 """
 
 import json
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -47,7 +48,8 @@ class Family:
     kind: str  # what a model needs for it
     draw: Draw
     read: Reader
-    max_tokens: int = 16
+    max_tokens: int = 12
+    worked: Callable[[str, str], str] = lambda text, gold: gold  # what a solved example says, from its text and gold
 
 
 def _sum(rng: random.Random) -> tuple[str, str]:
@@ -63,6 +65,16 @@ def _difference(rng: random.Random) -> tuple[str, str]:
 def _steps(rng: random.Random) -> tuple[str, str]:
     numbers = [rng.randint(2, 12) for _ in range(3)]
     return f"Add these numbers step by step: {', '.join(map(str, numbers))}.", str(sum(numbers))
+
+
+def _added(text: str, gold: str) -> str:
+    """Adds the numbers of a problem one by one: "8 + 4 = 12, 12 + 9 = 21"."""
+    total, *numbers = map(int, re.findall(r"\d+", text))
+    lines = []
+    for number in numbers:
+        lines.append(f"{total} + {number} = {total + number}")
+        total += number
+    return ", ".join(lines)
 
 
 def _story(rng: random.Random) -> tuple[str, str]:
@@ -187,8 +199,8 @@ def _with_letters(question: str, options: Sequence[str]) -> str:
 FAMILIES: dict[str, Family] = {
     "sum": Family("sums", _sum, last_number),
     "difference": Family("sums", _difference, last_number),
-    "steps": Family("sums step by step", _steps, last_number, 24),
-    "story": Family("sums in words", _story, last_number),
+    "steps": Family("sums step by step", _steps, last_number, 24, _added),
+    "story": Family("sums in words", _story, last_number, worked=_added),
     "larger": Family("comparing numbers", _larger, first_number),
     "sequence": Family("procedural", _sequence, last_number),
     "order": Family("procedural", _order, in_order(NOUNS)),

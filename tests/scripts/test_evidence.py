@@ -1,0 +1,117 @@
+"""Holds docs/evidence.md, and the log's table of bases, to the kept results; draws the figures."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from support.commands import ROOT
+from support.scripts import load
+
+from rlif.comparison.leaderboard import Board, read_boards
+from rlif.comparison.outcomes import run_outcome
+from rlif.intervals import Interval, proportion, t_interval
+
+PAGE = " ".join((ROOT / "docs/evidence.md").read_text(encoding="utf-8").split())
+LOG = (ROOT / "docs/log.md").read_text(encoding="utf-8")
+NAMES = {"self-certainty": "intuitor", "gold": "grpo-gold", "plurality vote": "grpo-pv"}
+
+
+@pytest.fixture(scope="module")
+def boards() -> dict[str, Board]:
+    figures = load("scripts/evidence_figures.py")
+    files = [ROOT / f"results/{name}.json" for name in figures.BASES]
+    return {board.base: board for board in read_boards(files, ["intuitor-beta-0", "intuitor-beta-0.005"])}
+
+
+def gains(board: Board, method: str) -> dict[int, float]:
+    found = {run.seed: run_outcome(run, board.task) for run in board.runs if run.method == method}
+    return {seed: o.end.mean - o.start.mean for seed, o in found.items()}
+
+
+def points(found: Interval) -> str:
+    """Writes a gain as the page does: whole points and their bounds."""
+    return f"{100 * found.mean:.0f} [{100 * found.low:.0f}, {100 * found.high:.0f}]".replace("[", "points [", 1)
+
+
+def bounds(found: Interval) -> str:
+    return points(found).replace("points ", "")
+
+
+def test_the_gains_of_the_page_are_those_of_the_results(boards):
+    sure = ("tiny-reasoner", "tiny-short", "tiny-equal")
+    own = [t_interval([*gains(boards[base], "intuitor").values()]).within(-1, 1) for base in sure]
+    assert f"by {points(own[0])}, {bounds(own[1])} and {bounds(own[2])}" in PAGE
+    gold = [t_interval([*gains(boards[base], "grpo-gold").values()]).mean for base in sure]
+    assert f"with gold answers by {100 * min(gold):.0f} to {100 * max(gold):.0f}" in PAGE
+    unsure = boards["wrong-and-sure-base"]
+    assert f"Gold gains {points(t_interval([*gains(unsure, 'grpo-gold').values()]).within(-1, 1))}" in PAGE
+    internal = {s.method for s in unsure.standings} - {"grpo-gold", "seed-grpo", "length"}
+    assert all(set(gains(unsure, method).values()) == {0.0} for method in internal)
+
+
+def test_the_differences_to_length_and_the_gains_of_format_are_those_of_the_results(boards):
+    apart = {}
+    for base in ("tiny-reasoner", "tiny-short", "tiny-equal"):
+        own, length = (gains(boards[base], method) for method in ("intuitor", "length"))
+        apart[base] = t_interval([own[seed] - length[seed] for seed in sorted(own)]).within(-1, 1)
+    low, high = (100 * bound for bound in (apart["tiny-reasoner"].low, apart["tiny-reasoner"].high))
+    assert f"{100 * apart['tiny-reasoner'].mean:.0f} points less [{-high:.0f}, {-low:+.0f}]" in PAGE
+    for base in ("tiny-short", "tiny-equal"):
+        mean, both = bounds(apart[base]).split(" ", 1)
+        assert re.search(rf"{mean} (points )?more (than length )?{re.escape(both)}", PAGE), base
+    shown = [
+        t_interval([*gains(boards[base], "format").values()]).within(-1, 1) for base in ("tiny-short", "tiny-equal")
+    ]
+    assert f"does, too: {points(shown[0])} and {bounds(shown[1])}" in PAGE
+
+
+def test_the_logs_table_of_bases_is_that_of_the_results(boards):
+    table = LOG.partition("| reward | tiny-short | tiny-equal |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    assert len(rows) == 8
+    for name, *cells in rows:
+        for base, cell in zip(("tiny-short", "tiny-equal"), cells, strict=True):
+            values = gains(boards[base], NAMES.get(name, name))
+            found = t_interval([*values.values()]).within(-1, 1)
+            if "0 % on three seeds" in cell:
+                assert len(set(values.values())) == 1 and cell.startswith(f"{100 * found.mean:+.1f}"), (name, base)
+            else:
+                assert cell == found.percent("+"), (name, base)
+
+
+def test_the_numbers_of_the_floor_are_those_of_the_results():
+    runs = json.loads((ROOT / "results/floor-long.json").read_text(encoding="utf-8"))
+    curves = {
+        form: [
+            {int(step): 100 * look["mean"] for step, look in run["curve"].items()}
+            for run in runs
+            if (run["signal"], run["form"]) == ("self_certainty", form)
+        ]
+        for form in ("group_std", "group_std_floor")
+    }
+    held = [curve[200] for curve in curves["group_std_floor"]]
+    assert f"all five are at {min(held):.0f} to {max(held):.0f} % at step 200" in PAGE
+    falls = sorted(curve[200] - curve[350] for curve in curves["group_std_floor"])
+    assert f"two of five fall by {falls[-2]:.0f} and {falls[-1]:.0f} points" in PAGE and falls[-3] < 6
+    assert all(curve[200] < 0.7 * max(curve.values()) for curve in curves["group_std"])
+
+
+def test_the_counts_of_the_limit_on_kl_are_those_of_the_results():
+    rows = json.loads((ROOT / "results/guard-relative.json").read_text(encoding="utf-8"))["limits"]
+    (row,) = [row for row in rows if (row["reading"], row["limit"]) == ("nats", 0.045)]
+    for a, b, words in (
+        ("false_stops", "kept", "stops {} of {} runs that kept their accuracy ({})"),
+        ("hits", "lost", "finds {} of {} that lost it ({})"),
+    ):
+        share = proportion(row[a], row[b])
+        said = f"{100 * share.mean:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+        assert words.format(row[a], row[b], said) in PAGE
+
+
+def test_the_figures_are_drawn(tmp_path):
+    figures = load("scripts/evidence_figures.py")
+    for name, draw in figures.FIGURES.items():
+        draw(ROOT / "results", tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000

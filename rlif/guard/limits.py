@@ -24,6 +24,7 @@ class Guard(BaseModel):
                         compresses more, hence relative to the start
         spread          a few per cent of the reward's spread within groups remain when the reward has nothing more to
                         teach, in the experiments of docs/log.md
+        pull            chosen on sixteen development runs of three bases; it stops none too early (docs/log.md)
         entropy_low     arXiv 2505.22617: performance is traded for entropy and saturates once entropy is spent
     """
 
@@ -72,6 +73,8 @@ class Guard(BaseModel):
     """Share of problems that get the commonest answer, above its start."""
     distinct: Positive = 0.02
     """Distinct answers per group; below this, groups no longer disagree."""
+    pull: Positive = 0.15
+    """Below its start: how often the reward prefers its group's most frequent answer, see `rlif.guard.health`."""
     prompt_use: Share = 0.5
     """Words of the problem that completions use, share of the start."""
     spread: Positive = 0.05

@@ -26,6 +26,9 @@ class Reading:
     def rise(self) -> float:
         return self.value - self.start
 
+    def fall(self) -> float:
+        return self.start - self.value
+
     def ratio(self) -> float:
         return self.value / self.start if self.start > 0 else 1.0
 
@@ -136,6 +139,12 @@ SIGNS: dict[str, Sign] = {
         "groups agree with themselves: {value:.1%} of their answers differ",
         "completions of a group no longer differ, or all problems get the same answer",
         "stop here; more training.num_generations or a higher temperature for more variety; harder problems",
+    ),
+    "pull": Sign(
+        "pull", Reading.fall, +1, "alarm",
+        "the reward prefers its group's most frequent answer in {reading:.0%} of pairs, {start:.0%} at the start",
+        "reward and votes part: what is rewarded now is no longer what the model mostly answers",
+        "take the model of before; normalisation group_std_floor, a lower training.learning_rate, reward likelihood",
     ),
     "prompt_use": Sign(
         "prompt_use", Reading.ratio, -1, "alarm",

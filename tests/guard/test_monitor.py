@@ -17,7 +17,8 @@ QUICK = {"start": 1, "window": 1, "patience": 1}
 HEALTHY = {
     "loss": 0.1, "kl": 0.0, "entropy": 1.0, "self_certainty": 6.0, "reward": 6.0, "completion_length": 100.0,
     "truncated": 0.1, "reward_spread": 0.2, "grad_norm": 0.5, "unscorable": 0.0, "repetition": 0.05, "compression": 1.5,
-    "goes_on": 0.0, "unanswered": 0.1, "distinct": 0.5, "agreement": 0.5, "same_answer": 0.2, "prompt_use": 0.4,
+    "goes_on": 0.0, "unanswered": 0.1, "distinct": 0.5, "agreement": 0.5, "same_answer": 0.2, "pull": 0.9,
+    "prompt_use": 0.4,
 }  # fmt: skip
 
 # sign: metric, the last value within its limit, the first value beyond
@@ -35,6 +36,7 @@ LIMITS = {
     "unanswered": ("unanswered", 0.399, 0.41),
     "same_answer": ("same_answer", 0.6, 0.61),
     "distinct": ("distinct", 0.02, 0.019),
+    "pull": ("pull", 0.7501, 0.7499),
     "prompt_use": ("prompt_use", 0.2, 0.19),
     "spread": ("reward_spread", 0.0101, 0.0099),
     "grad_norm": ("grad_norm", 5.0, 5.1),
@@ -63,8 +65,9 @@ def test_a_sign_is_raised_beyond_its_limit_and_not_at_it(sign):
 
 @pytest.mark.parametrize("sign", [*LIMITS, "kl_slope"])
 def test_a_sign_can_be_switched_off(sign):
-    metric, _, beyond = LIMITS.get(sign, ("kl", 0, 5.0))
-    rows = [HEALTHY, *[HEALTHY | {metric: beyond * (1 + i) ** SIGNS[sign].beyond} for i in range(8)]]
+    metric, within, beyond = LIMITS.get(sign, ("kl", 0, 5.0))
+    direction = 1 if beyond > within else -1
+    rows = [HEALTHY, *[HEALTHY | {metric: beyond * (1 + i) ** direction} for i in range(8)]]
     on, off = Guard(start=1, window=2, patience=1), Guard(start=1, window=2, patience=1, **{sign: None})
     assert sign in {alarm.sign for alarm in raised(Monitor(on), rows)}
     assert sign not in {alarm.sign for alarm in raised(Monitor(off), rows)}

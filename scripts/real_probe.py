@@ -16,8 +16,9 @@ Problems are of the training split with seed 1000, which no run trains on. Colum
 
 and columns that need gold, which judge the others and choose nothing:
 
-    accuracy, pass@8, maj@8 (the most frequent answer), AUROC within problems: P(signal of a right completion > of a
-    wrong one), ties half, mean over the problems that have both
+    accuracy, pass@8, maj@8 (the most frequent answer), surest (the one of 8 with the largest self-certainty)
+    AUROC within problems: P(signal of a right completion > of a wrong one), ties half, mean over the problems that have
+    both
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from rlif.answers.clusters import by_problem
 from rlif.evaluation.scores import summarise
 from rlif.files.atomic import replace_file
 from rlif.files.jsonl import JsonLog
-from rlif.intervals import Interval, t_interval
+from rlif.intervals import Interval, proportion, t_interval
 from rlif.sampling.protocol import decoding_of
 from rlif.sampling.sources import weights_line, weights_of
 from rlif.selection.drawing import Drawing
@@ -134,9 +135,15 @@ def digest(family: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "accuracy": scores.accuracy.as_dict(),
         "pass@8": scores.pass_at[SAMPLES].as_dict(),
         "maj@8": scores.chosen[f"maj@{SAMPLES}"].as_dict(),
+        "surest": proportion(sum(bool(surest(group)["right"]) for group in groups), len(groups)).as_dict(),
         "auroc": {signal: higher(groups, signal, lambda row, _: row["right"]) for signal in named},
         "most_frequent": Counter(row["completion"].strip() for row in rows).most_common(3),
     }
+
+
+def surest(group: Sequence[Row]) -> Row:
+    """Returns the completion with the largest self-certainty, the first one of several."""
+    return max(group, key=lambda row: -math.inf if row["self_certainty"] is None else row["self_certainty"])
 
 
 def eligible(found: Row) -> bool:
@@ -256,11 +263,11 @@ def table(kept: Row) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     named = (*SIGNALS, SHORTNESS)
-    heads = ["family", "accuracy", "pass@8", "maj@8", *(f"`{name}`" for name in named)]
+    heads = ["family", "accuracy", "pass@8", "maj@8", "surest", *(f"`{name}`" for name in named)]
     lines += ["", "## With gold", "", "Accuracy of samples, and AUROC within problems of each signal.", ""]
     lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for f in families:
-        shares = [_share(f[key], percent=True) for key in ("accuracy", "pass@8", "maj@8")]
+        shares = [_share(f[key], percent=True) for key in ("accuracy", "pass@8", "maj@8", "surest")]
         lines.append(f"| {' | '.join([f['family'], *shares, *(_share(f['auroc'][name]) for name in named)])} |")
     lines += _over_families(families, named)
     lines += ["", "## What the model says", "", "The three most frequent completions of each family.", ""]

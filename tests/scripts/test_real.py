@@ -35,6 +35,7 @@ def test_the_columns_of_a_family_by_hand():
     found = real_probe.digest("sum", SAMPLES)
     assert (found["answered"], found["cut"], found["disagree"]) == (14 / 16, 2 / 16, 0.5)
     assert found["accuracy"]["mean"] == 4 / 16 and found["pass@8"]["mean"] == 0.5 and found["maj@8"]["mean"] == 0.5
+    assert found["surest"]["mean"] == 0.5 and found["surest"]["n"] == 2  # right on a, wrong on b
     # problem a: of 4 x 4 pairs of right and wrong, the surest three win all and the least sure none
     assert found["auroc"]["self_certainty"] == {"n": 1, "mean": 12 / 16, "low": None, "high": None}
     assert found["auroc"]["likelihood"]["mean"] == 4 / 16

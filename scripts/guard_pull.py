@@ -114,7 +114,7 @@ def page(cases: Sequence[Case], rows: Sequence[Mapping[str, Any]]) -> str:
             f"{row[a]} of {row[b]} ({proportion(row[a], row[b])})" if row[b] else "-"
             for a, b in (("false_stops", "kept"), ("hits", "lost"))
         ]
-        had = t_interval(row["had"]).percent() if row["had"] else "-"
+        had = t_interval(row["had"]).within(0, 1).percent() if row["had"] else "-"
         lines.append(f"| {row['window']} | {row['limit']:g} | {' | '.join(counted)} | {had}, n = {len(row['had'])} |")
     lines += ["", "| run | kind | best | end | pull at the start | in the last 20 steps |", "|" + " --- |" * 6]
     for each in cases:

@@ -129,3 +129,17 @@ def test_online_and_frozen_annotators_differ_in_nothing_else():
     studies = load("scripts/studies.py")
     online, offline = (rlif.load_recipe(studies.RECIPE, row) for row in studies.FROZEN.values())
     assert differing(online, offline) == {"annotator"} and online.resolved_training["beta"] == 0.005
+
+
+def test_a_falling_pull_stops_a_run_and_is_a_hit_where_accuracy_was_still_there():
+    pull = load("scripts/guard_pull.py")
+    shares = {0: 0.1, 20: 0.8, 40: 0.8, 60: 0.4}
+    falling = pull.Case("falling", [0.9] * 30 + [0.7] * 30, shares)
+    assert (falling.kind, falling.best) == ("lost", 20)
+    # from step 34 on the mean of five has at least four low values: 0.9 - 0.74 > 0.15; it takes three in a row
+    assert falling.stop(5, 0.15) == 36 and falling.before(36) == 0.8
+    kept = pull.Case("kept", [0.9, None] * 30, shares | {60: 0.75})
+    assert kept.kind == "kept" and kept.stop(5, 0.15) is None
+    early = pull.Case("early", [0.9] * 5 + [0.5] * 55, {0: 0.1, 20: 0.5, 40: 0.8, 60: 0.8})
+    found = pull.rates([falling, kept, early], 5, 0.15)
+    assert (found["false_stops"], found["kept"], found["hits"], found["lost"], found["had"]) == (1, 2, 1, 1, [1.0])

@@ -115,3 +115,30 @@ def test_the_figures_are_drawn(tmp_path):
     for name, draw in figures.FIGURES.items():
         draw(ROOT / "results", tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def test_the_numbers_of_the_probe_are_those_of_the_results():
+    probe = load("scripts/real_probe.py")
+    families = json.loads((ROOT / "results/real-probe.json").read_text(encoding="utf-8"))["families"]
+    of = {family["family"]: family for family in families}
+
+    def percent(found: dict) -> str:
+        return f"{100 * found['mean']:.0f} % [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
+
+    def split(found: dict) -> tuple[str, str]:
+        return f"{100 * found['mean']:.0f} %", f"[{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
+
+    share, both = split(of["steps"]["accuracy"])
+    assert f"On sums step by step {share} of the samples are right {both}" in PAGE
+    assert f"has more self-certainty in {percent(of['steps']['auroc']['self_certainty'])}" in PAGE
+    (surest, first), (most, second) = split(of["steps"]["surest"]), split(of["steps"]["maj@8"])
+    assert f"is right on {surest} of the problems {first}, the most frequent answer on {most} {second}" in PAGE
+    assert f"the surer one in {percent(of['yes_no']['auroc']['self_certainty'])}" in PAGE
+    assert f"is right on {percent(of['yes_no']['surest'])}, one sample on {percent(of['yes_no']['accuracy'])}" in PAGE
+    own, other = (probe.over_families(families, name).within(0, 1) for name in ("self_certainty", "likelihood"))
+    assert f"AUROC is {own.mean:.2f} [{own.low:.2f}, {own.high:.2f}] for self-certainty and {other.mean:.2f}" in PAGE
+    correlation, count = probe.pull_and_auroc(families, "self_certainty")
+    assert f"families is {correlation:+.2f} (n = {count})" in PAGE
+    alone = json.loads((ROOT / "results/real-probe-alone.json").read_text(encoding="utf-8"))["families"]
+    before, number = probe.pull_and_auroc(alone, "self_certainty")
+    assert f"it was {before:+.2f} (n = {number})" in PAGE

@@ -18,6 +18,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from studies import CORE
 
 from rlif.comparison.leaderboard import Board, read_boards
@@ -48,7 +49,7 @@ def bases(results: Path, file: Path) -> None:
     figure.savefig(file, dpi=160)
 
 
-def base(axis: plt.Axes, board: Board) -> None:
+def base(axis: Axes, board: Board) -> None:
     """Draws one base, the first reward on top."""
     gains = {standing.method: standing.gain for standing in board.standings}
     order = [method for method in reversed(CORE) if method in gains and gains[method].mean is not None]
@@ -93,7 +94,7 @@ def probe(results: Path, file: Path) -> None:
                 continue
             label = signal if place == 0 else None
             axis.plot(found.mean, height, "o", color=colour, markersize=4, label=label)
-            if found.low is not None:
+            if found.low is not None and found.high is not None:
                 axis.plot([found.low, found.high], [height, height], color=colour, linewidth=1)
     axis.axvline(0.5, color="grey", linewidth=0.8)
     names = [f"{family['family']} ({family['accuracy']['mean']:.0%})" for family in families]

@@ -184,7 +184,10 @@ def pull_and_auroc(families: Sequence[Row], signal: str) -> tuple[float, int]:
     """Computes Spearman's rank correlation of a signal's pull and its AUROC, and the number of families with both."""
     known = [(f["pull"][signal], f["auroc"][signal]) for f in families if f["pull"][signal] and f["auroc"][signal]]
     pairs = [(pull["mean"], auroc["mean"]) for pull, auroc in known if min(pull["n"], auroc["n"]) >= ENOUGH]
-    return float(spearmanr(*zip(*pairs, strict=True)).statistic) if len(pairs) > 2 else math.nan, len(pairs)
+    if len(pairs) < 3:
+        return math.nan, len(pairs)
+    found: Any = spearmanr([pull for pull, _ in pairs], [auroc for _, auroc in pairs])
+    return float(found.statistic), len(pairs)
 
 
 def _over_families(families: Sequence[Row], named: Sequence[str]) -> list[str]:

@@ -218,7 +218,7 @@ def cures_found(runs: Path) -> list[dict[str, Any]]:
     return cures_results.joined(kept, [cures_results.digest(path.parent) for path in runs.glob("*/summary.json")])
 
 
-def refuted(row: str, found: Iterable[Mapping[str, Any]]) -> bool:
+def refuted(row: str, found: Iterable[dict[str, Any]]) -> bool:
     """Tells whether a cure lost its gain on two seeds, so that it cannot hold on four of five."""
     return sum(run["row"] == row and cures_results.kept(run) < cures_results.HELD for run in found) > 1
 

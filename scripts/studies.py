@@ -98,7 +98,7 @@ CURES = {
 }
 CURES_STEPS = 200
 # The paper's Fig. 7: completions have room for a second problem, and the KL weight is the paper's.
-LONG_CLOCK = "scripts/long_clock.py:LongClock"
+LONG_CLOCK = "long_clock.py:LongClock"
 FROZEN_COMMON = (
     "model=runs/goes-on-base",
     f"task={LONG_CLOCK}",

@@ -9,12 +9,13 @@ from rlif.sampling.sampler import token_chars
 
 
 def sampled_row(row: ScoredCompletion) -> dict[str, Any]:
-    """Returns a completion as it was sampled."""
+    """Returns a completion as it was sampled, and what it was rewarded."""
     return {
         "prompt": row.prompt,
         "completion": row.text,
         "prompt_ids": row.prompt_ids,
         "completion_ids": row.completion_ids,
+        "reward": row.reward,
     }
 
 
@@ -25,7 +26,6 @@ def scored_row(row: ScoredCompletion, tokenizer: Any) -> dict[str, Any]:
         "token_self_certainty": _rounded(row.token_self_certainty),
         "truncated": row.truncated,
         "rewards": dict(row.rewards),
-        "reward": row.reward,
         "advantage": row.advantage,
     }
 

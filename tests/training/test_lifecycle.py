@@ -21,6 +21,7 @@ from support.small_runs import SMALL, completions, timeless, train
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rlif
+from rlif.guard.health import measure_health
 from rlif.runs.folder import Run
 from rlif.tasks.miniature import HOURS
 from rlif.tasks.prompts import BOXED
@@ -167,6 +168,20 @@ def test_a_run_on_a_file_of_unlabelled_prompts(tmp_path, model_folder, name):
     run = train(tmp_path, model_folder, "task=prompts", source, "training.max_steps=2", "evaluate={}", "chat=false")
     assert len(run.metrics()) == 2
     assert {row["prompt"].strip() for row in completions(run, 1)} <= set(lines)
+
+
+def test_each_step_logs_the_pull_of_its_completions(tmp_path):
+    changes = [
+        "problems_per_update=4",
+        "training.max_steps=2",
+        "training.per_device_train_batch_size=32",
+        "evaluate={}",
+    ]
+    recipe = rlif.load_recipe("demo", [*changes, f"output={tmp_path}"])
+    run = rlif.train(recipe, name="pulled", console=Console(quiet=True))
+    for row in run.metrics():
+        expected = measure_health(run.completions(row["step"]))
+        assert row["pull"] == pytest.approx(expected["pull"], abs=1e-12) and 0 <= row["pull"] <= 1
 
 
 def test_prompts_that_repeat_an_earlier_one_are_counted(tmp_path, model_folder):

@@ -90,12 +90,8 @@ def train(
         if resume is not None:
             check_code(recipe, resume.path)
         prepared = prepare(recipe, state.num_processes)
-        if prepared.too_long:
-            console.print(f"{prepared.too_long} problems left out: prompts above {recipe.max_prompt_tokens} tokens")
-        if repeated := prepared.repeated:
-            console.print(
-                f"{repeated} of {len(prepared.problems)} prompts are equal to an earlier one; each is trained on"
-            )
+        for note in prepared.notes:
+            console.out(note, highlight=False)
         if warning := check_memory(prepared.recipe, prepared.config, state.num_processes):
             console.out(warning, highlight=False)
         with ExitStack() as held:

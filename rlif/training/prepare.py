@@ -66,10 +66,15 @@ class PreparedRun:
     config: Any  # transformers' configuration of the model
 
     @property
-    def repeated(self) -> int:
-        """Prompts that are equal to an earlier one."""
+    def notes(self) -> list[str]:
+        """What is to be said of the prompts: how many are left out, and how many are equal to an earlier one."""
         prompts = [repr(prompt) for prompt in self.prompts()]
-        return len(prompts) - len(set(prompts))
+        found, repeated = [], len(prompts) - len(set(prompts))
+        if self.too_long:
+            found.append(f"{self.too_long} problems left out: prompts above {self.recipe.max_prompt_tokens} tokens")
+        if repeated:
+            found.append(f"{repeated} of {len(prompts)} prompts are equal to an earlier one; each counts as a problem")
+        return found
 
     def prompts(self) -> list[Any]:
         """Returns what the trainer gets of the problems: conversations or texts, and nothing else."""

@@ -61,6 +61,8 @@ def train_by_verl(
     if resume is not None:
         check_code(recipe, resume.path)
     prepared = prepare(recipe, machines.gpus * machines.nodes)
+    for note in prepared.notes:
+        console.out(note, highlight=False)
     with says_how_to_go_on(console, resume) as state, ExitStack() as held:
         facts = facts_of(prepared)
         if resume is None:

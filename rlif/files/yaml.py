@@ -1,6 +1,8 @@
 """Reads and writes YAML 1.2, in which 3e-6 is a number and `no` is a word."""
 
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def parse_yaml(text: str, where: str) -> Any:
     """Parses a text; refuses one of more than `MOST_VALUES` values."""
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAMLError
 
     try:
-        value = YAML(typ="safe", pure=True).load(text)
+        value = deepcopy(_parsed(text))
     except (YAMLError, ValueError, TypeError, RecursionError) as error:
         problem = getattr(error, "problem", None) or type(error).__name__
         mark = getattr(error, "problem_mark", None)
@@ -37,6 +39,14 @@ def parse_yaml(text: str, where: str) -> Any:
     if not _is_small(value):
         raise RecipeError(f"{where} holds more than {MOST_VALUES:,} values, or aliases that go round in a circle.")
     return value
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> Any:
+    """Parses a text once; a comparison reads the recipe of each run several times."""
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def _is_small(value: Any) -> bool:

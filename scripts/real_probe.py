@@ -2,6 +2,8 @@
 
     python scripts/real_probe.py draw      # 30 problems x 8 samples of each family; resumes after a kill
     python scripts/real_probe.py table     # from the drawn samples that are there, and results/real-probe.json
+    python scripts/real_probe.py draw --base runs/real-base     # the base of the study, without solved examples;
+    python scripts/real_probe.py table --base runs/real-base    # runs/real-base-probe, results/real-base-probe.json
 
 Problems are of the training split with seed 1000, which no run trains on. Columns that need no label:
 
@@ -47,10 +49,11 @@ from rlif.selection.samples import GroupSampler
 from rlif.selection.scorer import load_scorer
 from rlif.tasks import find_task
 from rlif.tasks.chat_template import OPEN
-from rlif.tasks.easy import FAMILIES, PREFIX
+from rlif.tasks.easy import ALONE, FAMILIES, PREFIX
 
 Row = Mapping[str, Any]
 MODEL = "smollm2-135m"
+TAUGHT = ("steps", "story", "larger", "capital_city")  # the families of real_base.py
 PROBLEMS, SAMPLES, SEED = 30, 8, 1000
 SIGNALS = (
     "self_certainty", "negative_entropy", "likelihood", "mean_token_confidence", "negative_entropy_sum",
@@ -60,11 +63,11 @@ ENOUGH = 8  # problems with right and wrong samples, for a mean over families
 SHORTNESS = "shortness"  # beside the signals: minus the number of tokens
 
 
-def draw(runs: Path, families: Sequence[str]) -> None:
-    """Draws and scores the samples that the folder lacks."""
-    scorer = load_scorer(MODEL, chat=OPEN, window=None, dtype="float32", batch_size=64)
+def draw(runs: Path, families: Sequence[str], base: str | None = None) -> None:
+    """Draws and scores the samples that the folder lacks, of SmolLM2 or of a base that needs no solved examples."""
+    scorer = load_scorer(base or MODEL, chat=OPEN, window=None, dtype="float32", batch_size=64)
     for family in families:
-        task = find_task(f"{PREFIX}{family}")
+        task = find_task(f"{PREFIX}{family}.{ALONE}" if base else f"{PREFIX}{family}")
         decoding = decoding_of(task, temperature=1.0, n=SAMPLES, seed=SEED)
         problems = task.load("train", limit=PROBLEMS, seed=SEED)
         rows, _ = Drawing(GroupSampler(scorer, task, decoding), problems).draw(runs / family, {"dtype": "float32"})
@@ -235,9 +238,9 @@ def table(kept: Row) -> str:
     lines = [
         f"# What {kept['model']} can learn: the easy families before training",
         "",
-        "    python scripts/real_probe.py draw; python scripts/real_probe.py table",
+        f"    python scripts/real_probe.py draw{kept['options']}; python scripts/real_probe.py table{kept['options']}",
         "",
-        f"Families drawn so far: {len(families)} of {len(FAMILIES)}. Weights: {kept['weights']}. Temperature 1,"
+        f"Families drawn so far: {len(families)} of {kept['planned']}. Weights: {kept['weights']}. Temperature 1,"
         f" {PROBLEMS} problems x {SAMPLES} samples each, seed {SEED}."
         " Brackets: 95 % intervals over problems. Parentheses: problems that enter. The script explains the columns.",
         "",
@@ -283,22 +286,30 @@ def table(kept: Row) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("draw", "table"))
-    parser.add_argument("--runs", type=Path, default=Path("runs/real-probe"), help="folder of the samples")
+    parser.add_argument("--base", help="folder of the model of real_base.py; without it SmolLM2 with solved examples")
+    parser.add_argument("--runs", type=Path, help="folder of the samples")
     parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=[*FAMILIES])
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, help="default: all that the model was taught")
     args = parser.parse_args()
+    planned, name = (TAUGHT, "real-base-probe") if args.base else (FAMILIES, "real-probe")
+    runs, kept_file = args.runs or Path("runs") / name, args.out / f"{name}.json"
     if args.what == "draw":
-        draw(args.runs, args.families)
+        draw(runs, args.families or [*planned], args.base)
         return
-    kept_file = args.out / "real-probe.json"
     kept = json.loads(kept_file.read_text(encoding="utf-8")) if kept_file.is_file() else {"families": []}
     found = {f["family"]: f for f in kept["families"]}
     for family in FAMILIES:
-        rows = [row for _, row in JsonLog(args.runs / family / "samples.jsonl").rows()]
+        rows = [row for _, row in JsonLog(runs / family / "samples.jsonl").rows()]
         if len(rows) == PROBLEMS * SAMPLES:
             found[family] = digest(family, rows)
-    weights = kept.get("weights") or weights_line(weights_of(MODEL))
-    kept = {"model": MODEL, "weights": weights, "families": [found[name] for name in FAMILIES if name in found]}
+    about = json.loads((Path(args.base) / "base.json").read_text(encoding="utf-8")) if args.base else {}
+    kept = {
+        "model": f"the base of real_base.py, from {MODEL}," if args.base else MODEL,
+        "options": f" --base {args.base}" if args.base else "",
+        "planned": len(planned),
+        "weights": about.get("from") or kept.get("weights") or weights_line(weights_of(MODEL)),
+        "families": [found[name] for name in FAMILIES if name in found],
+    }
     replace_file(kept_file, json.dumps(kept, ensure_ascii=False, indent=1) + "\n")
     text = table(kept)
     replace_file(kept_file.with_suffix(".md"), text)

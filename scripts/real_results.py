@@ -6,8 +6,8 @@
 Reads the run folders of the study; for runs whose folders are gone, results/real.json. Of each run:
 
     sampled     accuracy of eight samples of each of 32 held-out problems at temperature 1, and their pass@8
-    greedy      accuracy on 64 held-out problems, at the start, the middle and the end
-    kept        greedy accuracy on easy/mixed without the family that was trained on
+    greedy      accuracy on 64 held-out problems, at the start and at the end
+    kept        greedy accuracy on the other families that the base was taught
     tokens, KL  of the training batches, mean of the first and of the last three steps; KL to the start, nats a token
 
 A change is the end minus the base, over seeds with Student's 95 % interval. "minus random" is paired by seed.
@@ -22,17 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from real_study import SAMPLED, methods
+from real_study import SAMPLED, methods, task_of
 
 from rlif.comparison.summary import portable_environment, rounded
 from rlif.files.atomic import replace_file
 from rlif.intervals import Interval, t_interval
 from rlif.runs.folder import Run
 from rlif.sampling.sources import weights_line
-from rlif.tasks.easy import MIXED, PREFIX
+from rlif.tasks.easy import ALONE, PREFIX
 
 Row = Mapping[str, Any]
 FEW = 3  # steps at either end that length and KL are averaged over
+LOGGED = ("accuracy", "kl", "completion_length", "pull", "entropy", "self_certainty", "truncated")  # each step
 LEAST = 3  # points that a figure is worth
 
 
@@ -40,9 +41,10 @@ def digest(path: Path) -> dict[str, Any]:
     """Reads what the results keep of a finished run."""
     run = Run.open(path)
     recipe, metrics = run.recipe(), run.metrics()
-    family, evaluations = recipe.task.removeprefix(PREFIX), run.evaluations()
+    family, evaluations = recipe.task.removeprefix(PREFIX).removesuffix(f".{ALONE}"), run.evaluations()
+    own = task_of(family).replace("/", "-")
     sampled = json.loads((path / "sampled.json").read_text(encoding="utf-8"))
-    columns = {name: [row.get(name) for row in metrics] for name in ("accuracy", "kl", "completion_length")}
+    columns = {name: [row.get(name) for row in metrics] for name in LOGGED}
     return rounded(
         {
             "family": family,
@@ -58,20 +60,18 @@ def digest(path: Path) -> dict[str, Any]:
             "pass@8": sampled["pass@k"]["8"],
             "sampled_tokens": sampled["completion_length"],
             "sampled_truncated": sampled["truncated"],
-            "greedy": {step: found["accuracy"] for step, found in sorted(evaluations[f"easy-{family}"].items())},
-            "kept": {step: kept(run, step, family) for step in sorted(evaluations[f"easy-{MIXED}"])},
+            "greedy": {step: found["accuracy"] for step, found in sorted(evaluations[own].items())},
+            "kept": {step: kept(evaluations, step, own) for step in sorted(evaluations[own])},
             **columns,
             "environment": portable_environment(run.environment()),
         }
     )
 
 
-def kept(run: Run, step: int, family: str) -> dict[str, Any]:
-    """Computes greedy accuracy on the mixture without one family."""
-    right = [
-        bool(row["right"]) for row in run.records(step, f"easy-{MIXED}") if not row["id"].startswith(f"easy-{family}/")
-    ]
-    return {"n": len(right), "mean": float(np.mean(right))}
+def kept(evaluations: Mapping[str, Any], step: int, own: str) -> dict[str, Any]:
+    """Averages greedy accuracy over the other families, each of as many problems."""
+    found = [of[step]["accuracy"] for task, of in evaluations.items() if task != own]
+    return {"n": sum(each["n"] for each in found), "mean": float(np.mean([each["mean"] for each in found]))}
 
 
 def with_kept(runs: Iterable[dict[str, Any]], file: Path) -> dict[str, Any]:
@@ -234,7 +234,7 @@ def main() -> None:
     for path in sorted(args.runs.glob("base-*.json")):
         scores = json.loads(path.read_text(encoding="utf-8"))
         found["bases"][path.stem.removeprefix("base-")] = rounded({key: scores[key] for key in ("accuracy", "pass@k")})
-    probe = json.loads((args.out / "real-probe.json").read_text(encoding="utf-8"))
+    probe = json.loads((args.out / "real-base-probe.json").read_text(encoding="utf-8"))
     forecast = points(found, probe)
     replace_file(file, json.dumps(found) + "\n")
     replace_file(file.with_suffix(".md"), page(found, forecast))

@@ -1,11 +1,12 @@
 """Trains a real model on easy families by several rewards and seeds, one run at a time. The plan is in docs/log.md.
 
+    python scripts/real_base.py                          # the model that all runs start from
     nice -n 19 python scripts/real_study.py              # hours; the same command goes on after a stop
     python scripts/real_results.py                       # the table and the figure, of whatever is finished
 
-Families and the second signal are chosen by the label-free columns of results/real-probe.json. Each run is the recipe
-real.yaml with another reward, else equal. After a run, eight samples are drawn for each of some held-out problems, and
-its weights are removed. The base is sampled in the same way once for each family.
+Families and the second signal are chosen by the label-free columns of results/real-base-probe.json. Each run is the
+recipe real.yaml with another reward, else equal. After a run, eight samples are drawn for each of some held-out
+problems, and its weights are removed. The base is sampled in the same way once for each family.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from real_probe import chosen, other_signal
+from real_probe import TAUGHT, chosen, other_signal
 from rich.console import Console
 
 import rlif
 from rlif.files.atomic import replace_file
 from rlif.runs.folder import Run
-from rlif.tasks.easy import PREFIX
+from rlif.tasks.easy import ALONE, PREFIX
 
 RECIPE = Path(__file__).with_name("real.yaml")
-PROBE = Path(__file__).parents[1] / "results/real-probe.json"
+PROBE = Path(__file__).parents[1] / "results/real-base-probe.json"
 KEPT = PROBE.with_name("real.json")
 SAMPLED = 32  # held-out problems that get eight samples
 FAMILIES, SEEDS = 2, 3
@@ -56,14 +57,19 @@ class Planned:
     def overrides(self) -> list[str]:
         """The keys of real.yaml that this run changes; accuracy is logged, and only rewarded where it is the reward."""
         rewards = {"accuracy": 0} | {self.reward: 1}
-        task = f"{PREFIX}{self.family}"
+        others = [family for family in TAUGHT if family != self.family]
         return [
-            f"task={task}",
+            f"task={task_of(self.family)}",
             f"reward={json.dumps(rewards)}",
-            f"evaluate.tasks={json.dumps([task, f'{PREFIX}mixed'])}",
+            f"evaluate.tasks={json.dumps([task_of(family) for family in (self.family, *others)])}",
             f"seed={self.seed}",
             f"name={self.name}",
         ]
+
+
+def task_of(family: str, sampled: bool = False) -> str:
+    """Names a family's task without solved examples; drawn eight times where `sampled`."""
+    return f"{PREFIX}{family}.{ALONE}{'-sampled' if sampled else ''}"
 
 
 def methods(other: str) -> dict[str, str]:
@@ -99,7 +105,7 @@ def sample(model: str, family: str, file: Path) -> None:
     """Draws eight samples for each of some held-out problems and keeps the scores, unless the file is there."""
     if file.is_file():
         return
-    scores = rlif.evaluate(model, f"{PREFIX}{family}.sampled", limit=SAMPLED)
+    scores = rlif.evaluate(model, task_of(family, sampled=True), limit=SAMPLED)
     replace_file(file, json.dumps(scores.as_dict()) + "\n")
 
 

@@ -150,7 +150,7 @@ def test_a_study_runs_resumes_samples_and_is_tabulated(tmp_path, model_folder, m
     assert (path / "sampled.json").stat().st_mtime_ns == made
     out = tmp_path / "results"
     out.mkdir()
-    (out / "real-probe.json").write_text(
+    (out / "real-base-probe.json").write_text(
         json.dumps({"families": [family("item", 0.5, auroc={"self_certainty": {"mean": 0.5}})]})
     )
     monkeypatch.setattr(sys, "argv", ["real_results.py", "--runs", str(runs), "--out", str(out)])
@@ -161,7 +161,7 @@ def test_a_study_runs_resumes_samples_and_is_tabulated(tmp_path, model_folder, m
     real_results.main()
     assert (out / "real.md").read_text() == first  # from the kept file alone
     kept = json.loads((out / "real.json").read_text())["runs"][0]["kept"]["0"]
-    assert kept["n"] == 24  # 25 problems of the mixture, one of them of this family
+    assert kept["n"] == 4 * 25  # the families of the base, without the one trained on
 
 
 def test_the_shipped_recipes_of_the_real_model_are_whole():
@@ -169,7 +169,7 @@ def test_the_shipped_recipes_of_the_real_model_are_whole():
 
     for name in ("demo-real", ROOT / "scripts/real.yaml"):
         recipe = rlif.load_recipe(name)
-        assert recipe.model == "smollm2-135m"
         batch = recipe.resolved_training["per_device_train_batch_size"] * recipe.accumulation(1)
         assert batch == recipe.problems_per_update * recipe.resolved_training["num_generations"]
+    assert rlif.load_recipe("demo-real").model == "smollm2-135m"
     assert load("scripts/real_study.py").FAMILIES == 2

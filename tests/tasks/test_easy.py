@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from support.commands import main
@@ -123,6 +124,15 @@ def test_solved_examples_come_first_are_right_and_are_no_problem(family):
     for text, said in zip(turns[::2], turns[1::2], strict=True):
         assert task.answer(problems[0], said) == SOLVERS[family](text)
     assert FAMILIES[family].worked("1, 2, 3", "6") in ("6", "1 + 2 = 3, 3 + 3 = 6")
+
+
+def test_alone_the_same_problems_have_no_examples():
+    for name in ("steps", "mixed"):
+        shown, alone = (find_task(f"easy/{name}{protocol}").load("test", limit=40) for protocol in ("", ".alone"))
+        assert [replace(problem, history=()) for problem in shown] == alone and shown[0].history
+    sampled = find_task("easy/steps.alone-sampled")
+    assert (sampled.name, sampled.protocol.n) == ("easy-steps.alone-sampled", 8)
+    assert not sampled.load("train", limit=1)[0].history
 
 
 READ = [

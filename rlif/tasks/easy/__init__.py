@@ -7,8 +7,9 @@
 Before each problem a conversation has three solved ones, always the same of a family, so that a small model answers in
 the form that is read. Prompts have about 100 tokens with a chat template, and completions at most 24, so two CPU cores
 can train on them. A hash of a problem's text decides whether it is held out, as in `rlif.tasks.miniature`. The protocol
-`sampled` draws eight samples at temperature 1, for pass@8. `easy/mixed` takes held-out problems of all families in
-turn: it shows what training on one family does to the others.
+`sampled` draws eight samples at temperature 1, for pass@8. `alone` and `alone-sampled` leave the solved problems out,
+for a model that knows the form; prompts then have about 45 tokens. `easy/mixed` takes held-out problems of all families
+in turn: it shows what training on one family does to the others.
 
 May import what `rlif.tasks` may.
 """
@@ -29,6 +30,7 @@ from rlif.types import Message, Problem
 PREFIX = "easy/"
 MIXED = "mixed"
 EXAMPLES = 3  # solved problems before each problem
+ALONE = "alone"  # protocols whose names begin so have none
 STALE = 2000  # draws in a row without a new problem, after which a family has no more
 
 
@@ -44,7 +46,8 @@ def by_family(completion: str) -> str | None:
 
 def _protocols(read: Reader, max_tokens: int) -> dict[str, Protocol]:
     greedy = Protocol(prompt="brief", max_tokens=max_tokens, extract=read, equal=same)
-    return {"default": greedy, "sampled": replace(greedy, temperature=1.0, n=8)}
+    sampled = replace(greedy, temperature=1.0, n=8)
+    return {"default": greedy, "sampled": sampled, ALONE: greedy, f"{ALONE}-sampled": sampled}
 
 
 class Easy(Task):
@@ -53,12 +56,17 @@ class Easy(Task):
     sizes: ClassVar[dict[str, int]] = {"train": 1024, "test": 64}
     family: ClassVar[str] = ""
 
+    @property
+    def shown(self) -> bool:
+        """Tells whether solved problems stand before each problem."""
+        return not self.protocol_name.startswith(ALONE)
+
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         if source is not None:
             raise RecipeError(f"task {self.alias} makes its own problems; source must be left out, but is {source!r}.")
         if split not in self.splits:
             raise RecipeError(f"task {self.alias} has the splits {' and '.join(self.splits)}, not {split!r}.")
-        return draw_problems(self.family, split, limit or self.sizes[split], seed)
+        return draw_problems(self.family, split, limit or self.sizes[split], seed, self.shown)
 
     def gold_completion(self, problem: Problem) -> str | None:
         return problem.gold
@@ -78,7 +86,7 @@ class Mixed(Easy):
             return first(split, source=source)
         wanted = limit or self.sizes[split]
         each = -(-wanted // len(FAMILIES))
-        rows = [draw_problems(family, split, each, seed) for family in FAMILIES]
+        rows = [draw_problems(family, split, each, seed, self.shown) for family in FAMILIES]
         return [problem for turn in zip(*rows, strict=True) for problem in turn][:wanted]
 
     def answer(self, problem: Problem, completion: str) -> str | None:
@@ -97,16 +105,21 @@ def examples(family: str) -> tuple[Message, ...]:
     return tuple({"role": role, "content": content} for turn in turns for role, content in turn)
 
 
-def draw_problems(family: str, split: str, wanted: int, seed: int = 0) -> list[Problem]:
-    """Draws different problems of a family; fewer than wanted where the family has no more."""
+def draw_problems(family: str, split: str, wanted: int, seed: int = 0, shown: bool = True) -> list[Problem]:
+    """Draws different problems of a family; fewer than wanted where the family has no more.
+
+    Args:
+        shown: whether the family's solved problems stand before each; they are no problems either way.
+    """
     rng, found = random.Random(f"easy/{family}/{split}/{seed}"), dict[str, Problem]()
-    history, stale = examples(family), 0
-    shown = {message["content"] for message in history}
+    solved, stale = examples(family), 0
+    known = {message["content"] for message in solved}
     while len(found) < wanted and stale < STALE:
         text, gold = FAMILIES[family].draw(rng)
         stale += 1
-        if text not in found and text not in shown and split_of(text) == split:
+        if text not in found and text not in known and split_of(text) == split:
             digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+            history = solved if shown else ()
             found[text] = Problem(f"easy-{family}/{digest}", text, gold, data={"family": family}, history=history)
             stale = 0
     return list(found.values())

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from real_study import SAMPLED, methods, task_of
+from real_study import SAMPLED, task_of
 
 from rlif.comparison.summary import portable_environment, rounded
 from rlif.files.atomic import replace_file
@@ -48,7 +48,7 @@ def digest(path: Path) -> dict[str, Any]:
     return rounded(
         {
             "family": family,
-            "method": path.name.removeprefix(f"{family}-").rpartition("-seed")[0],
+            "method": path.name.rpartition("-seed")[0],
             "reward": next(name for name, weight in recipe.weights.items() if weight.ever),
             "seed": recipe.seed,
             "steps": len(metrics),
@@ -107,7 +107,7 @@ def table(found: Row) -> list[str]:
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for family, base in found["bases"].items():
         random = {run["seed"]: run for run in found["runs"] if (run["family"], run["method"]) == (family, "random")}
-        for method in methods(""):
+        for method in dict.fromkeys(run["method"] for run in found["runs"]):
             runs = [run for run in found["runs"] if (run["family"], run["method"]) == (family, method)]
             if runs:
                 lines.append(f"| {' | '.join(_cells(family, method, runs, base, random))} |")
@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results"))
     args = parser.parse_args()
     file = args.out / "real.json"
-    found = with_kept((digest(path.parent) for path in sorted(args.runs.glob("*/sampled.json"))), file)
+    found = with_kept((digest(path.parent) for path in sorted(args.runs.glob("*/*/sampled.json"))), file)
     for path in sorted(args.runs.glob("base-*.json")):
         scores = json.loads(path.read_text(encoding="utf-8"))
         found["bases"][path.stem.removeprefix("base-")] = rounded({key: scores[key] for key in ("accuracy", "pass@k")})

@@ -32,7 +32,7 @@ RECIPE = Path(__file__).with_name("real.yaml")
 PROBE = Path(__file__).parents[1] / "results/real-base-probe.json"
 KEPT = PROBE.with_name("real.json")
 SAMPLED = 32  # held-out problems that get eight samples
-FAMILIES, SEEDS = 2, 3
+FAMILIES, SEEDS = 2, (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,11 @@ class Planned:
 
     @property
     def name(self) -> str:
-        return f"{self.family}-{self.method}-seed{self.seed}"
+        return f"{self.method}-seed{self.seed}"
+
+    def folder(self, runs: Path) -> Path:
+        """Returns the run folder; each family has a folder of runs, as `rlif compare` reads them."""
+        return runs / self.family / self.name
 
     def kept(self) -> bool:
         """Tells whether results/real.json has the run, whose folder may be gone."""
@@ -75,16 +79,16 @@ def task_of(family: str, sampled: bool = False) -> str:
 def methods(other: str) -> dict[str, str]:
     """Names the reward of each method, in the order in which they run."""
     return {
-        "self-certainty": "self_certainty",
+        "intuitor": "self_certainty",
         "random": "random",
-        "gold": "accuracy",
-        "votes": "plurality_vote",
+        "grpo-gold": "accuracy",
         "length": "length",
-        "other-signal": other,
+        "grpo-pv": "plurality_vote",
+        other.replace("_", "-"): other,
     }
 
 
-def plan(probe: Path, families: Sequence[str] | None = None, seeds: int = SEEDS) -> list[Planned]:
+def plan(probe: Path, families: Sequence[str] | None = None, seeds: Sequence[int] = SEEDS) -> list[Planned]:
     """Lists the runs: the families with the fewest tokens first, all methods of a family, then the next seed.
 
     Args:
@@ -95,7 +99,7 @@ def plan(probe: Path, families: Sequence[str] | None = None, seeds: int = SEEDS)
     names.sort(key=lambda name: found[name]["tokens"])
     return [
         Planned(name, method, reward, seed)
-        for seed in range(seeds)
+        for seed in seeds
         for name in names
         for method, reward in methods(other_signal(found[name])).items()
     ]
@@ -111,11 +115,11 @@ def sample(model: str, family: str, file: Path) -> None:
 
 def carry_out(planned: Planned, runs: Path) -> None:
     """Trains one run, or goes on with it, samples its model, and removes its weights."""
-    path = runs / planned.name
+    path = planned.folder(runs)
     if (path / "sampled.json").is_file() or planned.kept():
         return
     started = time.time()
-    recipe = rlif.load_recipe(RECIPE, [*planned.overrides, f"output={runs}"])
+    recipe = rlif.load_recipe(RECIPE, [*planned.overrides, f"output={path.parent}"])
     begun = Run.open(path) if (path / "begun.json").is_file() else None
     if begun is None:
         shutil.rmtree(path, ignore_errors=True)
@@ -123,7 +127,7 @@ def carry_out(planned: Planned, runs: Path) -> None:
     sample(str(run.model), planned.family, path / "sampled.json")
     for part in ("model", "checkpoints"):
         shutil.rmtree(path / part, ignore_errors=True)
-    print(f"{time.strftime('%H:%M:%S')} {planned.name}: {time.time() - started:.0f} s", flush=True)
+    print(f"{time.strftime('%H:%M:%S')} {planned.family} {planned.name}: {time.time() - started:.0f} s", flush=True)
 
 
 def selected(runs: Sequence[Planned], args: Any) -> Iterator[Planned]:
@@ -137,15 +141,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/real"), help="folder of run folders")
     parser.add_argument("--families", nargs="+", help="default: those that the probe chooses")
-    parser.add_argument("--methods", nargs="+", choices=methods(""), help="default: all")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--methods", nargs="+", help="default: all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--list", action="store_true", help="only list the runs, and which are finished")
     args = parser.parse_args()
     runs = [*selected(plan(PROBE, args.families, args.seeds), args)]
     if args.list:
         for planned in runs:
-            done = planned.kept() or (args.runs / planned.name / "sampled.json").is_file()
-            print(f"{'done' if done else 'open'}  {planned.name}  {planned.reward}")
+            done = planned.kept() or (planned.folder(args.runs) / "sampled.json").is_file()
+            print(f"{'done' if done else 'open'}  {planned.family} {planned.name}  {planned.reward}")
         return
     args.runs.mkdir(parents=True, exist_ok=True)
     for planned in runs:

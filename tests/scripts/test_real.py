@@ -85,11 +85,11 @@ def test_the_plan_runs_all_methods_of_the_shorter_family_first(tmp_path):
     rows = [family("where", 0.5), family("item", 0.55) | {"tokens": 4.0}]
     probe.write_text(json.dumps({"families": rows}))
     runs = real_study.plan(probe)
-    assert len(runs) == 36 and runs[0].name == "item-self-certainty-seed0" and runs[6].name.startswith("where-")
+    assert len(runs) == 36 and runs[0].folder(tmp_path) == tmp_path / "item/intuitor-seed0" and runs[6].family == "where"
     assert {run.seed for run in runs[:12]} == {0}
     rewards = {run.method: run.reward for run in runs}
-    assert rewards["other-signal"] == "negative_entropy" and rewards["votes"] == "plurality_vote"
-    gold = next(run for run in runs if run.method == "gold")
+    assert rewards["negative-entropy"] == "negative_entropy" and rewards["grpo-pv"] == "plurality_vote"
+    gold = next(run for run in runs if run.method == "grpo-gold")
     assert 'reward={"accuracy": 1}' in gold.overrides
     assert 'reward={"accuracy": 0, "self_certainty": 1}' in runs[0].overrides
 
@@ -105,12 +105,12 @@ def finished(method: str, reward: str, seed: int, sampled: float) -> dict:
 
 def test_the_table_pairs_changes_with_random_by_seed():
     base = {"item": {"accuracy": {"mean": 0.3}, "pass@k": {"8": {"mean": 0.6}}}}
-    runs = [finished("self-certainty", "self_certainty", seed, 0.5 + seed / 10) for seed in (0, 1)]
+    runs = [finished("intuitor", "self_certainty", seed, 0.5 + seed / 10) for seed in (0, 1)]
     runs += [finished("random", "random", seed, 0.3) for seed in (0, 1)]
     lines = real_results.table({"bases": base, "runs": runs})
     cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
     # 0.2 and 0.3: mean 0.25, and with one degree of freedom t = 12.706 times the error 0.05
-    assert cells[:5] == ["item", "self-certainty", "`self_certainty`", "0, 1", "30.0% -> 55.0%"]
+    assert cells[:5] == ["item", "intuitor", "`self_certainty`", "0, 1", "30.0% -> 55.0%"]
     assert cells[5].startswith("+25.0") and "-38.5" in cells[5] and "+88.5" in cells[5]
     assert cells[6] == cells[5] and cells[7] == "60% -> 55%"
     assert cells[8] == "25.0% -> 50.0%" and cells[10:] == ["9.0 -> 6.0", "0.200", "2"]
@@ -136,14 +136,14 @@ def test_a_study_runs_resumes_samples_and_is_tabulated(tmp_path, model_folder, m
     monkeypatch.setattr(real_study, "SAMPLED", 2)
     runs = tmp_path / "runs"
     planned = [
-        real_study.Planned("item", "self-certainty", "self_certainty", 0),
-        real_study.Planned("item", "gold", "accuracy", 0),
+        real_study.Planned("item", "intuitor", "self_certainty", 0),
+        real_study.Planned("item", "grpo-gold", "accuracy", 0),
     ]
     runs.mkdir()
     real_study.sample(str(model_folder), "item", runs / "base-item.json")
     for each in planned:
         real_study.carry_out(each, runs)
-    path = runs / "item-self-certainty-seed0"
+    path = runs / "item/intuitor-seed0"
     assert (path / "sampled.json").is_file() and not (path / "model").exists() and not (path / "checkpoints").exists()
     made = (path / "sampled.json").stat().st_mtime_ns
     real_study.carry_out(planned[0], runs)
@@ -156,7 +156,7 @@ def test_a_study_runs_resumes_samples_and_is_tabulated(tmp_path, model_folder, m
     monkeypatch.setattr(sys, "argv", ["real_results.py", "--runs", str(runs), "--out", str(out)])
     real_results.main()
     first = (out / "real.md").read_text()
-    assert "Finished runs: 2." in first and "| item | self-certainty |" in first and "kept" in first
+    assert "Finished runs: 2." in first and "| item | intuitor |" in first and "kept" in first
     monkeypatch.setattr(sys, "argv", ["real_results.py", "--runs", str(tmp_path / "gone"), "--out", str(out)])
     real_results.main()
     assert (out / "real.md").read_text() == first  # from the kept file alone

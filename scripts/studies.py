@@ -72,6 +72,7 @@ LONG = {"self_certainty": 350, "likelihood": 200, "negative_entropy": 200, "mean
 FORMS = ("group_std", "group_std_floor")
 TWICE = "training.num_iterations=2"  # kl_cov acts from the second update of a rollout on
 SAVED = ("training.save_strategy=steps", "training.save_steps=20")
+PULL_STOPS = "guard={policy: stop, kl: null, kl_slope: null}"  # the signs that do not depend on the rate are left
 # Each changes the paper's form, reward self_certainty with group_std, by what it is named after. Those with another
 # reward, two updates of a rollout or gold answers have a control beside them.
 CURES = {
@@ -92,6 +93,9 @@ CURES = {
     "kl-cov-0.1": (TWICE, "token_update={kind: kl_cov, share: 0.1}"),
     "votes-kl-cov": (TWICE, "token_update=kl_cov", "reward={self_certainty: 1, self_consistency: 1, accuracy: 0}"),
     "guard-stop": ("guard.policy=stop",),
+    "guard-stop-pull": (PULL_STOPS,),
+    "floor-guard-stop-pull": ("normalisation=group_std_floor", PULL_STOPS),
+    "likelihood": ("reward={likelihood: 1, accuracy: 0}",),
     "guard-rollback": ("guard.policy=rollback", *SAVED),
     "alternate-gold": ("reward={self_certainty: {cycle: [[10, 1], [10, 0]]}, accuracy: {cycle: [[10, 0], [10, 1]]}}",),
     "gold": ("reward={accuracy: 1}",),

@@ -27,6 +27,7 @@ from rlif.comparison.outcomes import Outcome, run_outcome
 from rlif.comparison.summary import RunSummary, flatten
 from rlif.config.recipe import Recipe
 from rlif.config.rounds import chosen_by
+from rlif.config.schedule import read_weight
 from rlif.errors import DataError, RecipeError, nearest
 from rlif.intervals import Interval, t_interval
 
@@ -60,6 +61,7 @@ class Standing:
     pass_at: tuple[int, float, float] | None  # k and the means of pass@k at the start and at the end
     peaks: dict[int, int]
     lost: dict[int, int]
+    falls: dict[int, float]  # best minus end, on the task trained on
     tokens: float | None  # per run
 
     @property
@@ -138,6 +140,13 @@ def reward_of(run: RunSummary) -> str:
     return "; ".join(parts)
 
 
+def rewarded(reward: str | Mapping[str, Any]) -> list[str]:
+    """Names what a recipe's reward counts; a weight of 0 is only logged."""
+    if isinstance(reward, str):
+        return [reward]
+    return [name for name, weight in reward.items() if read_weight(name, weight).ever]
+
+
 def tokens_of(run: RunSummary) -> float | None:
     """Computes the tokens sampled in training; None in rounds, where a step is not logged, or shares its rollout."""
     if run.whole.get("rounds"):
@@ -169,7 +178,7 @@ def _board(base: str, task: str, runs: list[RunSummary]) -> Board:
     _check_setting(runs, where)
     outcomes = {run.label: run_outcome(run, task) for run in runs}
     _check_start(runs, outcomes, where)
-    chance = [run for run in runs if run.whole["reward"] == RANDOM]
+    chance = [run for run in runs if rewarded(run.whole["reward"]) == [RANDOM]]
     standings = [_standing(mine, task, chance) for mine in methods.values()]
     starts = [o.start for o in outcomes.values() if o.start]
     return Board(
@@ -232,6 +241,7 @@ def _standing(runs: list[RunSummary], task: str, chance: Sequence[RunSummary]) -
         pass_at=_pass_at(runs, task),
         peaks={o.seed: o.best_step for o in counted if o.best_step is not None},
         lost={o.seed: o.collapsed for o in counted if o.collapsed is not None},
+        falls={o.seed: o.best.mean - o.end.mean for o in counted if o.best and o.end},
         tokens=sum(spent) / len(spent) if spent else None,
     )
 

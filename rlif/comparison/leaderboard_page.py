@@ -23,11 +23,12 @@ LEGEND = (
     "Gain: held-out accuracy on the task trained on, end minus start, in points. Minus random: gain minus that of a"
     " random reward, paired by seed. Transfer: the same as gain, on tasks never trained on, their mean. Retention: the"
     " share of the accuracy before training that is kept on them, at most 100 %, the lowest of them. Peak: the steps of"
-    " the best evaluation, over seeds; it is found by gold answers. Gives way: seeds whose accuracy is lost and not"
-    " regained before the last step, and since when. Tokens: sampled in training, per run, in thousands."
-    " Intervals are Student's 95 % over seeds. Each holds for itself: of twenty methods that do nothing, one is"
-    " expected outside. A dash is what was not measured."
+    " the best evaluation, over seeds; it is found by gold answers. Gives way: seeds that lose half of their gain"
+    " and a fifth of their best, for good, and since when. Tokens: sampled in training, per run, in thousands."
+    " Intervals are Student's 95 % over seeds, not corrected for the number of methods: of twenty methods without an"
+    " effect, one interval is expected to exclude 0. A dash is what was not measured."
 )
+LOSS = 0.1  # below the best, as in the studies of the guard
 SEND = """## Adding rows
 
     rlif compare RUNS --out mine.json
@@ -111,9 +112,10 @@ def claims(board: Board) -> list[str]:
     rows = [row for row in board.standings if row.seeds]
     up, down = ([row.method for row in rows if row.learns is side] for side in (True, False))
     above = [row.method for row in rows if row.beats_random]
-    held = [row for row in rows if row.learns and not row.lost]
+    held = [row for row in rows if row.learns and all(fall <= LOSS for fall in row.falls.values())]
+    worse = [row.method for row in rows if row.gain.mean < 0 and row.gain.low is None and len(row.seeds) > 1]
     same = [row.method for row in rows if row.gain.mean == 0 and row.gain.low is None]
-    undecided = [row.method for row in rows if row.learns is None and row.method not in same]
+    undecided = [row.method for row in rows if row.learns is None and row.method not in (*same, *worse)]
     found = []
     if up:
         found += [
@@ -128,13 +130,15 @@ def claims(board: Board) -> list[str]:
         ]
     if held:
         found += [
-            f"- *Keeps what it learned for {board.steps} steps:* {', '.join(row.method for row in held)}. Falsified by"
-            " a seed whose accuracy is lost within them; longer runs are another claim."
+            f"- *Ends within {100 * LOSS:.0f} points of its best after {board.steps} steps, on every seed:*"
+            f" {', '.join(row.method for row in held)}. Falsified by a seed that does not; longer runs are another claim."
         ]
     if same:
         found += [
             f"- *Ends where it began, on every seed:* {', '.join(same)}. Falsified by a seed whose accuracy changes."
         ]
+    if worse:
+        found += [f"- *Ends below its start, by as much on every seed:* {', '.join(worse)}. Falsified by a seed above."]
     if undecided:
         found += [f"- *Undecided:* {', '.join(undecided)}. The interval of the gain holds 0, or there is none."]
     return found

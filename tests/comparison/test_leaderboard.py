@@ -159,6 +159,15 @@ def test_every_key_of_a_recipe_is_of_the_method_the_base_or_the_setting():
     assert set(METHOD_KEYS) - {"meaning"} <= set(Recipe.model_fields)
 
 
+def test_the_control_is_found_where_other_rewards_are_only_logged(runs):
+    (board,) = read_boards([runs])
+    for path in runs.glob("chance-*/recipe.yaml"):
+        path.write_text(path.read_text().replace("reward: random", "reward: {accuracy: 0, random: 1}"))
+    (same,) = read_boards([runs])
+    apart = [{row.method: row.above_random for row in each.standings} for each in (board, same)]
+    assert apart[0] == apart[1] and apart[0]["sure"] is not None
+
+
 def test_a_guard_that_acts_belongs_to_the_setting(tmp_path):
     runs = [
         summarise_run(make(tmp_path, policy, 0, 0.1, 0.5, 0.9, guard={"policy": policy, "kl": 1.0}))
@@ -177,13 +186,17 @@ def test_the_reward_names_what_differs_from_the_default(tmp_path):
 def test_claims_are_sorted_by_what_the_intervals_say(runs):
     for seed in range(3):
         make(runs, "still", seed, 0.1, 0.1, 0.1, reward="format")
+        make(runs, "worse", seed, 0.1, 0.1, 0.0, reward="length")
+        make(runs, "steady", seed, 0.1, 0.8, 0.75 + seed / 50, reward="accuracy")
+        make(runs, "slides", seed, 0.1, 0.8, 0.65 + seed / 50, reward="negative_entropy")
     (board,) = read_boards([runs])
     found = {line.partition(":*")[0].removeprefix("- *"): line for line in claims(board)}
     rows = {row.method: row for row in board.standings}
     assert rows["sure"].gain.low > 0 and "sure" in found["Learns"]
     assert ": still. " in found["Ends where it began, on every seed"].replace(":* ", ": ")
-    assert "sure" in found["Keeps what it learned for 8 steps"]
-    assert "falls" not in found["Keeps what it learned for 8 steps"]
+    assert ": worse. " in found["Ends below its start, by as much on every seed"].replace(":* ", ": ")
+    kept = found["Ends within 10 points of its best after 8 steps, on every seed"]
+    assert "steady" in kept and "slides" not in kept and "falls" not in kept
     for method, row in rows.items():
         undecided = row.gain.low is not None and row.gain.low <= 0 <= row.gain.high
         assert (method in found.get("Undecided", "")) == undecided

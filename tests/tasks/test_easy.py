@@ -139,6 +139,12 @@ READ = [
     (reading.last_number, "4 + 7 = 11, 11 + 2 = 13.", "13"),
     (reading.last_number, "It is 1, 2, 007", "7"),
     (reading.last_number, "none", None),
+    (reading.last_number, "5 + 20 = 25.0", None),
+    (reading.last_number, "That makes 1,234", None),
+    (reading.last_number, "12, 12,13 and 4.", "4"),
+    (reading.last_number, "1" * 5000, None),
+    (reading.json_object, '{"a":' * 100_000 + "}", None),
+    (reading.letter, "B is correct.", "B"),
     (reading.first_number, "82 is larger than 47.", "82"),
     (reading.letter, "B) hammer", "B"),
     (reading.letter, "The answer is C.", "C"),
@@ -169,6 +175,8 @@ def test_the_mixture_has_each_family_in_turn_and_reads_answers_by_it():
     families = [problem.data["family"] for problem in problems]
     assert families == [*FAMILIES, *FAMILIES, *list(FAMILIES)[:3]]
     assert all(task.grade(problem, problem.gold) for problem in problems)
+    many = task.load("test", limit=640)  # more than twenty times what the smallest family has
+    assert len({problem.id for problem in many}) == 640 and many[: len(problems)] == problems
     with pytest.raises(DataError, match="give the problem"):
         task.extract("7")
     with pytest.raises(RecipeError, match="easy/mixed has the splits test, not 'train'"):

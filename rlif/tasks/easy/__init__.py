@@ -5,7 +5,7 @@
     words.py       the words that problems are made of
 
 Before each problem a conversation has three solved ones, always the same of a family, so that a small model answers in
-the form that is read. Prompts have about 100 tokens with a chat template, and completions at most 24, so two CPU cores
+the form that is read. Prompts have 120 to 190 tokens with a chat template, and completions at most 24, so two CPU cores
 can train on them. A hash of a problem's text decides whether it is held out, as in `rlif.tasks.miniature`. The protocol
 `sampled` draws eight samples at temperature 1, for pass@8. `alone` and `alone-sampled` leave the solved problems out,
 for a model that knows the form; prompts then have about 45 tokens. `easy/mixed` takes held-out problems of all families
@@ -18,6 +18,7 @@ import hashlib
 import random
 from dataclasses import replace
 from functools import cache
+from itertools import zip_longest
 from typing import ClassVar
 
 from rlif.errors import DataError, RecipeError, nearest
@@ -85,9 +86,8 @@ class Mixed(Easy):
         if split not in self.splits or source is not None:
             return first(split, source=source)
         wanted = limit or self.sizes[split]
-        each = -(-wanted // len(FAMILIES))
-        rows = [draw_problems(family, split, each, seed, self.shown) for family in FAMILIES]
-        return [problem for turn in zip(*rows, strict=True) for problem in turn][:wanted]
+        rows = [draw_problems(family, split, wanted, seed, self.shown) for family in FAMILIES]
+        return [problem for turn in zip_longest(*rows) for problem in turn if problem is not None][:wanted]
 
     def answer(self, problem: Problem, completion: str) -> str | None:
         return FAMILIES[problem.data["family"]].read(completion)

@@ -9,26 +9,32 @@ from collections.abc import Callable, Collection
 
 Reader = Callable[[str], str | None]
 
-NUMBER = re.compile(r"-?\d+")
-LETTER = re.compile(r"\b([A-D])\b(?!['’]| [a-z])")  # an A before a small letter is the article
+NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")  # with its decimals and thousands
+DIGITS = 18  # of a whole number that is read
+LETTER = re.compile(r"\b(A(?! [a-z])|[BC])\b(?!['’])")  # an A before a small letter is the article
 QUOTES = "\"'`*“”‘’ "
 
 
 def last_number(text: str) -> str | None:
-    """Returns the last whole number of a text.
+    """Returns the last number of a text; None if it is not a whole one, as 25.0 or 1,234.
 
     Example:
         >>> last_number("4 + 7 = 11, 11 + 2 = 13.")
         '13'
     """
-    found = NUMBER.findall(text.replace(",", " "))
-    return str(int(found[-1])) if found else None
+    found = NUMBER.findall(text)
+    return _whole(found[-1]) if found else None
 
 
 def first_number(text: str) -> str | None:
-    """Returns the first whole number of a text."""
+    """Returns the first number of a text; None if it is not a whole one."""
     found = NUMBER.search(text)
-    return str(int(found[0])) if found else None
+    return _whole(found[0]) if found else None
+
+
+def _whole(number: str) -> str | None:
+    """Returns a whole number in one spelling, without zeros in front."""
+    return str(int(number)) if number.lstrip("-").isdigit() and len(number) <= DIGITS else None
 
 
 def the_one_of(words: Collection[str]) -> Reader:
@@ -49,7 +55,7 @@ def the_one_of(words: Collection[str]) -> Reader:
 
 
 def letter(text: str) -> str | None:
-    """Returns the first capital letter from A to D that stands alone.
+    """Returns the first capital letter from A to C that stands alone.
 
     Example:
         >>> letter("B) hammer"), letter("A hammer is a tool.")
@@ -91,6 +97,6 @@ def json_object(text: str) -> str | None:
     start, end = text.find("{"), text.rfind("}")
     try:
         found = json.loads(text[start : end + 1]) if 0 <= start < end else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return json.dumps(found, sort_keys=True) if isinstance(found, dict) else None

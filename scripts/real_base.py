@@ -5,8 +5,8 @@
 
 With three solved problems before each problem a prompt has about 190 tokens, and the study would take days on two
 cores. So the model is trained on its own answers to such prompts, put after the problem alone: a prompt then has about
-45 tokens. All samples that ended are taken, right or wrong; no answer is read. This is context distillation by samples.
-The base of the study is this model.
+45 tokens. Of eight samples the first four are taken, right or wrong, if they ended; no answer is read. This is context
+distillation by samples. The base of the study is this model.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
     python scripts/real_probe.py draw --base runs/real-base     # the base of the study, without solved examples;
     python scripts/real_probe.py table --base runs/real-base    # runs/real-base-probe, results/real-base-probe.json
 
-Problems are of the training split with seed 1000, which no run trains on. Columns that need no label:
+Problems are of the training split with seed 1000. The small families have few others, so runs meet some of them;
+held-out problems are never among them. Columns that need no label:
 
     answered    share of the completions with an answer
     cut         share of the completions that the limit of tokens cut off
@@ -289,7 +290,9 @@ def main() -> None:
     parser.add_argument("--base", help="folder of the model of real_base.py; without it SmolLM2 with solved examples")
     parser.add_argument("--runs", type=Path, help="folder of the samples")
     parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--families", nargs="+", choices=FAMILIES, help="default: all that the model was taught")
+    parser.add_argument(
+        "--families", nargs="+", choices=FAMILIES, help="default: all, or with --base those of real_base.py"
+    )
     args = parser.parse_args()
     planned, name = (TAUGHT, "real-base-probe") if args.base else (FAMILIES, "real-probe")
     runs, kept_file = args.runs or Path("runs") / name, args.out / f"{name}.json"

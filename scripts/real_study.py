@@ -94,6 +94,8 @@ def plan(probe: Path, families: Sequence[str] | None = None, seeds: Sequence[int
     Args:
         families: these in place of the first of the probe's label-free order.
     """
+    if not probe.is_file():
+        raise SystemExit(f"there is no {probe}; draw and tabulate the probe of the base first, see real_probe.py.")
     found = {f["family"]: f for f in json.loads(probe.read_text(encoding="utf-8"))["families"]}
     names = list(families or chosen([*found.values()])[:FAMILIES])
     names.sort(key=lambda name: found[name]["tokens"])
@@ -117,6 +119,7 @@ def carry_out(planned: Planned, runs: Path) -> None:
     """Trains one run, or goes on with it, samples its model, and removes its weights."""
     path = planned.folder(runs)
     if (path / "sampled.json").is_file() or planned.kept():
+        remove_weights(path)
         return
     started = time.time()
     recipe = rlif.load_recipe(RECIPE, [*planned.overrides, f"output={path.parent}"])
@@ -125,9 +128,13 @@ def carry_out(planned: Planned, runs: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     run = rlif.train(begun.recipe() if begun else recipe, resume=begun, console=Console(quiet=True))
     sample(str(run.model), planned.family, path / "sampled.json")
+    remove_weights(path)
+    print(f"{time.strftime('%H:%M:%S')} {planned.family} {planned.name}: {time.time() - started:.0f} s", flush=True)
+
+
+def remove_weights(path: Path) -> None:
     for part in ("model", "checkpoints"):
         shutil.rmtree(path / part, ignore_errors=True)
-    print(f"{time.strftime('%H:%M:%S')} {planned.family} {planned.name}: {time.time() - started:.0f} s", flush=True)
 
 
 def selected(runs: Sequence[Planned], args: Any) -> Iterator[Planned]:

@@ -131,7 +131,8 @@ def claims(board: Board) -> list[str]:
     if held:
         found += [
             f"- *Ends within {100 * LOSS:.0f} points of its best after {board.steps} steps, on every seed:*"
-            f" {', '.join(row.method for row in held)}. Falsified by a seed that does not; longer runs are another claim."
+            f" {', '.join(row.method for row in held)}. Falsified by a seed that does not; longer runs are another"
+            " claim."
         ]
     if same:
         found += [

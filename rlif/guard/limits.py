@@ -24,7 +24,8 @@ class Guard(BaseModel):
                         compresses more, hence relative to the start
         spread          a few per cent of the reward's spread within groups remain when the reward has nothing more to
                         teach, in the experiments of docs/log.md
-        pull            chosen on sixteen development runs of three bases; it stops none too early (docs/log.md)
+        pull            chosen on sixteen development runs of three bases, rewarded with self-certainty or likelihood;
+                        of those that kept their accuracy it stops none too early (docs/log.md)
         entropy_low     arXiv 2505.22617: performance is traded for entropy and saturates once entropy is spent
     """
 

@@ -143,8 +143,8 @@ SIGNS: dict[str, Sign] = {
     "pull": Sign(
         "pull", Reading.fall, +1, "alarm",
         "the reward prefers its group's most frequent answer in {reading:.0%} of pairs, {start:.0%} at the start",
-        "reward and votes part: what is rewarded now is no longer what the model mostly answers",
-        "take the model of before; normalisation group_std_floor, a lower training.learning_rate, reward likelihood",
+        "the reward no longer prefers what the model mostly answers",
+        "use an earlier checkpoint; normalisation group_std_floor, a lower training.learning_rate, reward likelihood",
     ),
     "prompt_use": Sign(
         "prompt_use", Reading.ratio, -1, "alarm",

@@ -85,7 +85,9 @@ def test_the_plan_runs_all_methods_of_the_shorter_family_first(tmp_path):
     rows = [family("where", 0.5), family("item", 0.55) | {"tokens": 4.0}]
     probe.write_text(json.dumps({"families": rows}))
     runs = real_study.plan(probe)
-    assert len(runs) == 36 and runs[0].folder(tmp_path) == tmp_path / "item/intuitor-seed0" and runs[6].family == "where"
+    assert (
+        len(runs) == 36 and runs[0].folder(tmp_path) == tmp_path / "item/intuitor-seed0" and runs[6].family == "where"
+    )
     assert {run.seed for run in runs[:12]} == {0}
     rewards = {run.method: run.reward for run in runs}
     assert rewards["negative-entropy"] == "negative_entropy" and rewards["grpo-pv"] == "plurality_vote"

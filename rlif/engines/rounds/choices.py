@@ -16,8 +16,8 @@ Most choices give each sample a value, and `by_values` takes the best ones of ea
 `given` (SPIN) and `soft` (Genius) make pairs of their own.
 
 Source: Borda arXiv 2502.18581; plurality as a label arXiv 2504.16084; gold STaR, arXiv 2203.14465. A sample without an
-answer is never kept by the last three, and may be rejected. To add a choice: a function of a `Round` and its groups,
-and an entry in `CHOICES`.
+answer is never kept by plurality, borda and gold, and may be rejected. To add a choice: a function of a `Round` and its
+groups, and an entry in `CHOICES`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,10 +1,12 @@
-"""Draws the figures of docs/evidence.md from the kept results. Writes docs/evidence-{bases,floor,probe}.png.
+"""Draws the figures of docs/evidence.md from the kept results. Writes docs/evidence-{bases,floor,probe,real}.png.
 
 python scripts/evidence_figures.py
 
 bases    what each reward teaches on four bases: the gain of held-out accuracy, with Student's 95 % interval over
          seeds; a small point is a seed
 floor    held-out accuracy of self-certainty for 350 steps, by normalisation; a line is a seed
+real     SmolLM2-135M trained by several rewards: accuracy of samples on held-out problems, before (line) and after;
+         a point is a seed, with its 95 % interval over problems
 probe    before any training of SmolLM2-135M-Instruct: how often a right sample has more of a signal than a wrong one
 """
 
@@ -56,7 +58,7 @@ def base(axis: Axes, board: Board) -> None:
     for place, method in enumerate(order):
         gain, colour = gains[method], BLUE if method in CONFIDENCE else GREY
         if gain.low is not None and gain.high is not None:
-            ends = [100 * max(-1.0, gain.low), 100 * min(1.0, gain.high)]
+            ends = [100 * gain.low, 100 * gain.high]
             axis.plot(ends, [place, place], color=colour, linewidth=1.4)
         axis.plot(100 * (gain.mean or 0), place, "o", color=colour, markersize=6)
         found = [run_outcome(run, board.task) for run in board.runs if run.method == method]
@@ -104,7 +106,28 @@ def probe(results: Path, file: Path) -> None:
     figure.savefig(file, dpi=160)
 
 
-FIGURES = {"bases": bases, "floor": floor, "probe": probe}
+def real(results: Path, file: Path) -> None:
+    """Draws the accuracy of samples of the real model after training on each reward, one family beside the other."""
+    found = json.loads((results / "real.json").read_text(encoding="utf-8"))
+    figure, axes = plt.subplots(1, len(found["bases"]), figsize=(8, 2.6), layout="constrained", squeeze=False)
+    for axis, (family, before) in zip(axes[0], found["bases"].items(), strict=True):
+        runs = [run for run in found["runs"] if run["family"] == family]
+        order = [method for method in reversed(CORE) if any(run["method"] == method for run in runs)]
+        for run in runs:
+            share = run["sampled"]
+            height = order.index(run["method"]) - 0.2 * (run["seed"] - 1)
+            colour = BLUE if run["method"] in CONFIDENCE else GREY
+            axis.plot(100 * share["mean"], height, "o", color=colour, markersize=4)
+            axis.plot([100 * share["low"], 100 * share["high"]], [height, height], color=colour, linewidth=1)
+        axis.axvline(100 * before["accuracy"]["mean"], color=ORANGE, linewidth=1)
+        axis.set_title(f"{family}, before training {before['accuracy']['mean']:.0%}", loc="left", fontsize=9)
+        axis.set_yticks(range(len(order)), [NAMES.get(method, method) for method in order])
+        axis.set_xlim(0, 100)
+    figure.supxlabel("right samples of held-out problems, %", fontsize=9)
+    figure.savefig(file, dpi=160)
+
+
+FIGURES = {"bases": bases, "floor": floor, "probe": probe, "real": real}
 
 
 def main() -> None:

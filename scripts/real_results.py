@@ -28,7 +28,6 @@ from rlif.comparison.summary import portable_environment, rounded
 from rlif.files.atomic import replace_file
 from rlif.intervals import Interval, t_interval
 from rlif.runs.folder import Run
-from rlif.sampling.sources import weights_line
 from rlif.tasks.easy import ALONE, PREFIX
 
 Row = Mapping[str, Any]
@@ -55,7 +54,6 @@ def digest(path: Path) -> dict[str, Any]:
             "learning_rate": recipe.resolved_training["learning_rate"],
             "beta": recipe.resolved_training["beta"],
             "seconds": run.summary()["seconds"],
-            "weights": weights_line(run.fingerprint().get("weights")),
             "sampled": sampled["accuracy"],
             "pass@8": sampled["pass@k"]["8"],
             "sampled_tokens": sampled["completion_length"],
@@ -184,10 +182,13 @@ def figure(rows: Sequence[Row], file: Path) -> None:
     plt.close(shown)
 
 
-def page(found: Row, forecast: Sequence[Row]) -> str:
-    """Formats the whole page."""
+def page(found: Row, forecast: Sequence[Row], weights: str) -> str:
+    """Formats the whole page.
+
+    Args:
+        weights: those that the base of all runs was made from.
+    """
     runs = found["runs"]
-    weights = ", ".join(sorted({run["weights"] for run in runs}))
     settings = sorted({(run["steps"], run["learning_rate"], run["beta"]) for run in runs})
     said = "; ".join(
         f"{steps} updates of 32 completions, rate {rate:g}, KL weight {beta:g}" for steps, rate, beta in settings
@@ -197,8 +198,9 @@ def page(found: Row, forecast: Sequence[Row]) -> str:
         "",
         "    python scripts/real_study.py; python scripts/real_results.py",
         "",
-        f"Weights: {weights or 'none yet'}. {said}. Finished runs: {len(runs)}. Sampled: 8 samples of each of {SAMPLED}"
-        " held-out problems at temperature 1. The script explains the columns.",
+        f"Base: made by scripts/real_base.py from {weights}. {said}. Finished runs: {len(runs)}. Sampled: 8 samples of"
+        f" each of {SAMPLED} held-out problems at temperature 1. Intervals of a run are over problems. The script explains"
+        " the columns.",
         "",
         *table(found),
         "",
@@ -237,10 +239,11 @@ def main() -> None:
     probe = json.loads((args.out / "real-base-probe.json").read_text(encoding="utf-8"))
     forecast = points(found, probe)
     replace_file(file, json.dumps(found) + "\n")
-    replace_file(file.with_suffix(".md"), page(found, forecast))
+    text = page(found, forecast, probe["weights"])
+    replace_file(file.with_suffix(".md"), text)
     if len(forecast) >= LEAST:
         figure(forecast, args.out / "real-forecast.png")
-    print(page(found, forecast))
+    print(text)
 
 
 if __name__ == "__main__":

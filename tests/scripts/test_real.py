@@ -102,7 +102,7 @@ def finished(method: str, reward: str, seed: int, sampled: float) -> dict:
     names = {"family": "item", "method": method, "reward": reward, "seed": seed, "steps": 6, "learning_rate": 1e-5}
     columns = {"completion_length": [9.0, 9, 9, 6, 6, 6], "kl": [0.0, 0, 0, 0.1, 0.2, 0.3], "accuracy": [0.5] * 6}
     scores = {"sampled": share, "pass@8": share, "greedy": looks, "kept": looks}
-    return names | columns | scores | {"beta": 0.04, "seconds": 120.0, "weights": "w"}
+    return names | columns | scores | {"beta": 0.04, "seconds": 120.0}
 
 
 def test_the_table_pairs_changes_with_random_by_seed():
@@ -153,7 +153,7 @@ def test_a_study_runs_resumes_samples_and_is_tabulated(tmp_path, model_folder, m
     out = tmp_path / "results"
     out.mkdir()
     (out / "real-base-probe.json").write_text(
-        json.dumps({"families": [family("item", 0.5, auroc={"self_certainty": {"mean": 0.5}})]})
+        json.dumps({"weights": "a file", "families": [family("item", 0.5, auroc={"self_certainty": {"mean": 0.5}})]})
     )
     monkeypatch.setattr(sys, "argv", ["real_results.py", "--runs", str(runs), "--out", str(out)])
     real_results.main()

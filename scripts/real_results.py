@@ -199,8 +199,8 @@ def page(found: Row, forecast: Sequence[Row], weights: str) -> str:
         "    python scripts/real_study.py; python scripts/real_results.py",
         "",
         f"Base: made by scripts/real_base.py from {weights}. {said}. Finished runs: {len(runs)}. Sampled: 8 samples of"
-        f" each of {SAMPLED} held-out problems at temperature 1. Intervals of a run are over problems. The script explains"
-        " the columns.",
+        f" each of {SAMPLED} held-out problems at temperature 1. Intervals of a run are over problems. The script"
+        " explains the columns.",
         "",
         *table(found),
         "",

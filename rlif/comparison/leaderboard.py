@@ -136,7 +136,7 @@ def reward_of(run: RunSummary) -> str:
     """Writes down what makes the method: its reward, and other keys of METHOD_KEYS that are not the default."""
     usual, own = Recipe().model_dump(), run.whole
     keys = [key for key in METHOD_KEYS[1:] if own.get(key) != usual.get(key)]
-    parts = [chosen_by(own) or _reward(own["reward"]), *(f"{key} {_reward(own[key])}" for key in keys)]
+    parts = [chosen_by(own) or _counted(own["reward"]), *(f"{key} {_reward(own[key])}" for key in keys)]
     return "; ".join(parts)
 
 
@@ -287,6 +287,14 @@ def _side(interval: Interval) -> bool | None:
     if interval.low is None or interval.high is None or interval.low <= 0 <= interval.high:
         return None
     return interval.low > 0
+
+
+def _counted(reward: str | Mapping[str, Any]) -> str:
+    """Writes the rewards that count with their weights; one of weight 1 by its name alone."""
+    if isinstance(reward, str):
+        return reward
+    counted = {name: reward[name] for name in rewarded(reward)}
+    return next(iter(counted)) if list(counted.values()) == [1] else _reward(counted)
 
 
 def _reward(value: Any) -> str:

@@ -111,7 +111,7 @@ class RunSummary:
 def summarise_run(path: str | Path, method: str | None = None) -> RunSummary:
     """Reads a run folder and summarises it; its method is inferred from the folder's name if left out."""
     history = read_history(path)
-    recipe = whole_recipe(history.run)
+    recipe = _titled(whole_recipe(history.run), history.titles)
     files = len(list((history.run.path / "eval").glob("step-*.json")))
     if files != sum(map(len, history.evaluations.values())):
         raise DataError(f"{path} has evaluations that cannot be read: {' '.join(history.notes)}")
@@ -147,6 +147,13 @@ def whole_recipe(run: Run) -> Row:
     except RlifError as error:
         raise DataError(f"the recipe of {run.path} cannot be read: {error}") from error
     return resolved(recipe, run.path.name)
+
+
+def _titled(recipe: Row, titles: Mapping[str, str]) -> Row:
+    """Names the tasks of a recipe as its evaluations do."""
+    evaluated = recipe["evaluate"]
+    tasks = [titles.get(name, name) for name in evaluated["tasks"]]
+    return recipe | {"task": titles.get(recipe["task"], recipe["task"]), "evaluate": evaluated | {"tasks": tasks}}
 
 
 def portable_environment(environment: Mapping[str, Any]) -> Row:

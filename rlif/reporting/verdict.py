@@ -115,7 +115,8 @@ def reported_runs(histories: Sequence[History]) -> list[ReportedRun]:
     runs = []
     for i, (history, name) in enumerate(zip(histories, run_names(histories), strict=True)):
         task = history.recipe.get("task")
-        trained = task if isinstance(task, str) and task in history.evaluations else None
+        title = history.titles.get(task, task) if isinstance(task, str) else None
+        trained = title if title in history.evaluations else None
         found = {task: analysis.accuracies(evaluations) for task, evaluations in history.evaluations.items()}
         accuracies = {task: shares for task, shares in found.items() if shares}
         graded = {task: _graded(history, task, shares) for task, shares in accuracies.items()}

@@ -47,6 +47,8 @@ class History:
     evaluations: dict[str, dict[int, Row]] = field(default_factory=dict)  # summaries by task, then step
     completions: dict[int, Path] = field(default_factory=dict)  # the files of completions by step
     notes: list[str] = field(default_factory=list)  # what is missing or could not be read
+    # what evaluations call a task of the recipe, where that is another name: easy-sum for easy/sum
+    titles: dict[str, str] = field(default_factory=dict)
 
     @property
     def steps(self) -> np.ndarray:
@@ -104,9 +106,20 @@ def read_history(path: str | Path) -> History:
     kept = {path.stem.partition("-")[2]: path for path in run.files("completions/step-*.jsonl")}
     completions = {int(step): kept[step] for step in sorted(kept) if step.isdecimal()}
     name = run.path.resolve().name
-    history = History(run, name, recipe, environment, summary, metrics, evaluations, completions, notes)
+    titles = _titles(recipe, _read_json(run.at("begun.json"), []))
+    history = History(run, name, recipe, environment, summary, metrics, evaluations, completions, notes, titles)
     _note_missing(history)
     return history
+
+
+def _titles(recipe: Row, begun: Row) -> dict[str, str]:
+    """Pairs the tasks that the recipe evaluates with the names under which the start of the run kept their problems."""
+    evaluated = recipe.get("evaluate")
+    named = evaluated.get("tasks") if isinstance(evaluated, Mapping) else None
+    held_out = begun.get("held_out")
+    if not isinstance(named, list) or not isinstance(held_out, Mapping) or len(named) != len(held_out):
+        return {}
+    return {name: title for name, title in zip(named, held_out, strict=True) if isinstance(name, str)}
 
 
 def _note_missing(history: History) -> None:

@@ -23,6 +23,8 @@ from rlif.comparison.summary import summarise_run
 from rlif.comparison.table import write
 from rlif.config.recipe import Recipe
 from rlif.errors import DataError, RecipeError
+from rlif.reporting.verdict import reported_runs
+from rlif.runs.history import read_history
 
 TRAINING = {"max_steps": 8, "num_generations": 4, "logging_steps": 1}
 SETTING = {"problems_per_update": 2, "training": TRAINING, "model": "base-a"}
@@ -181,6 +183,10 @@ def test_a_guard_that_acts_belongs_to_the_setting(tmp_path):
 def test_the_reward_names_what_differs_from_the_default(tmp_path):
     run = summarise_run(make(tmp_path, "offline", 0, 0.1, 0.5, 0.9, annotator="offline"))
     assert reward_of(run) == "self_certainty; annotator offline"
+    for number, (reward, shown) in enumerate(
+        [({"accuracy": 0, "random": 1}, "random"), ({"likelihood": 1, "format": 0.5}, "likelihood 1, format 0.5")]
+    ):
+        assert reward_of(summarise_run(make(tmp_path, f"m{number}", 0, 0.1, 0.9, reward=reward))) == shown
 
 
 def test_claims_are_sorted_by_what_the_intervals_say(runs):
@@ -233,3 +239,19 @@ def test_the_page_of_the_docs_is_what_its_command_makes():
     boards = read_boards(files, without)
     assert name == "leaderboard" and text == markdown(boards, command)
     assert (ROOT / "results/leaderboard.json").read_text(encoding="utf-8") == json_file(boards, command)
+
+
+def test_a_task_whose_evaluations_have_another_name_is_the_one_trained_on(tmp_path):
+    """Evaluations on easy/sum are files of easy-sum; those on a class of one's own have its name."""
+    titles = {"easy/sum": "easy-sum", "tasks.py:Own": "own"}
+    for seed in range(2):
+        path = make(tmp_path, "sure", seed, 0.1, 0.9, 0.8 + seed / 50, tasks=tuple(titles.values()), task="easy/sum")
+        recipe = json.loads((path / "recipe.yaml").read_text())
+        recipe["evaluate"]["tasks"] = list(titles)
+        write_json(path / "recipe.yaml", recipe)
+        write_json(path / "begun.json", {"held_out": {title: {"rows": N, "sha256": "0"} for title in titles.values()}})
+    (board,) = read_boards([tmp_path])
+    (row,) = board.standings
+    assert board.task == "easy-sum" and board.others == ["own"] and row.gain.n == 2
+    assert reported_runs([read_history(tmp_path / "sure-seed0")])[0].trained == "easy-sum"
+    assert {row.task: row.trained for row in compare([tmp_path]).rows} == {"easy-sum": True, "own": False}

@@ -142,3 +142,25 @@ def test_the_numbers_of_the_probe_are_those_of_the_results():
     alone = json.loads((ROOT / "results/real-probe-alone.json").read_text(encoding="utf-8"))["families"]
     before, number = probe.pull_and_auroc(alone, "self_certainty")
     assert f"it was {before:+.2f} (n = {number})" in PAGE
+
+
+def test_the_numbers_of_the_real_model_are_those_of_the_results():
+    found = json.loads((ROOT / "results/real.json").read_text(encoding="utf-8"))
+
+    def cell(share: dict) -> str:
+        return f"{100 * share['mean']:.0f} % [{100 * share['low']:.0f}, {100 * share['high']:.0f}]"
+
+    table = PAGE.partition("| held-out problems | ")[2].partition(" | |---")[0]
+    columns = [name.strip() for name in table.split("|")]
+    methods = {"before": None, "self-certainty": "intuitor", "random": "random", "length": "length", "gold": "grpo-gold"}
+    assert {run["seed"] for run in found["runs"]} == {0} and columns == list(methods)
+    for family, words in (("steps", "sums step by step"), ("story", "sums in words")):
+        of = {run["method"]: run for run in found["runs"] if run["family"] == family}
+        shares = [found["bases"][family]["accuracy"], *(of[name]["sampled"] for name in list(methods.values())[1:])]
+        assert f"| {words} | {' | '.join(map(cell, shares))} |" in PAGE, " | ".join(map(cell, shares))
+        own = of["intuitor"]
+        passed = 100 * found["bases"][family]["pass@k"]["8"]["mean"], 100 * own["pass@8"]["mean"]
+        assert f"pass@8 goes from {passed[0]:.0f} to {passed[1]:.0f} % on {words}" in PAGE
+        greedy, kept = ([100 * share["mean"] for share in own[name].values()] for name in ("greedy", "kept"))
+        assert f"greedy accuracy from {greedy[0]:.0f} to {greedy[-1]:.0f} % on {words}" in PAGE
+        assert f"from {kept[0]:.0f} to {kept[-1]:.0f} % after training on {words}" in PAGE

@@ -2,7 +2,7 @@
 
     python scripts/real_study.py
     python scripts/real_results.py
-    rlif compare runs/real/steps --against grpo-gold --out results/real-steps.json    # for the leaderboard; story too
+    rlif compare runs/real/steps --against grpo-gold --out results/real-steps.json  # and story
 
 Reads the run folders of the study; for runs whose folders are gone, results/real.json. Of each run:
 

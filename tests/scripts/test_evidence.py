@@ -152,7 +152,10 @@ def test_the_numbers_of_the_real_model_are_those_of_the_results():
 
     table = PAGE.partition("| held-out problems | ")[2].partition(" | |---")[0]
     columns = [name.strip() for name in table.split("|")]
-    methods = {"before": None, "self-certainty": "intuitor", "random": "random", "length": "length", "gold": "grpo-gold"}
+    methods = {
+        "before": None,
+        **{name: NAMES.get(name, name) for name in ("self-certainty", "random", "length", "gold")},
+    }
     assert {run["seed"] for run in found["runs"]} == {0} and columns == list(methods)
     for family, words in (("steps", "sums step by step"), ("story", "sums in words")):
         of = {run["method"]: run for run in found["runs"] if run["family"] == family}

@@ -227,7 +227,7 @@ def _build(contestant: str, path: Way, setting: Setting) -> Any:
         )
     elif contestant == "reference":
         reward = ReferenceReward(path.annotator == "offline")
-    recipe = load_recipe("demo")
+    recipe = load_recipe("demo-long")
     prompts = problems(64, setting.joined)
     trainer: Any = type(contestant, (Clocked, trainer_class), {})(
         model=str(setting.folder),

@@ -3,7 +3,7 @@
     ceilings   floating-point operations per second of a large matrix product, bytes per second of a large copy
     scoring    `benchmarks/scoring.py` in bfloat16; operations and bytes per second against the ceilings
     steps      `benchmarks/step.py` in bfloat16, with several problems in a prompt
-    demo       `rlif train demo` with four times the problems per update, over three seeds
+    demo       `rlif train demo-long` with four times the problems per update, over three seeds
 
 Weights are random. The path of vLLM (`--paths vllm`) has not been tried yet. `--device cpu --shapes tiny` runs the
 same code in small, to test it. Its numbers mean nothing.
@@ -61,7 +61,7 @@ def scored(shape: str, V: int, T: int, dtype: str, device: str, rounds: int) -> 
 
 
 def demo(device: str, seeds: Sequence[int], steps: int) -> list[Row]:
-    """Runs the demo at a larger scale: accuracy before and after, and seconds."""
+    """Runs demo-long at a larger scale: accuracy before and after, and seconds."""
     rows = []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder, working_in(folder):
@@ -71,7 +71,7 @@ def demo(device: str, seeds: Sequence[int], steps: int) -> list[Row]:
             }  # fmt: skip
             if device == "cpu":
                 changes |= {"problems_per_update": 4, "training.per_device_train_batch_size": 32, "evaluate.limit": 8}
-            recipe = rlif.load_recipe("demo", [f"{name}={value}" for name, value in changes.items()])
+            recipe = rlif.load_recipe("demo-long", [f"{name}={value}" for name, value in changes.items()])
             lap = timed(lambda recipe=recipe: rlif.train(recipe, name="bench"), device)
             run = Run.open(next(Path("runs").iterdir()))
             shown = {

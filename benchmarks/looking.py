@@ -115,7 +115,8 @@ def choosing(rounds: int, count: int) -> list[Row]:
 def long_run(folder: Path, steps: int) -> Path:
     """Writes a run folder with metrics and completions of each step, and a hundred evaluations."""
     rng, run = random.Random(0), Run(folder)
-    write_yaml(resolved(rlif.load_recipe("demo", [f"training.max_steps={steps}"]), "bench"), folder / "recipe.yaml")
+    recipe = rlif.load_recipe("demo-long", [f"training.max_steps={steps}"])
+    write_yaml(resolved(recipe, "bench"), folder / "recipe.yaml")
     for step in range(1, steps + 1):
         run.append_metrics(
             {"step": step, "loss": 0.0, "reward": 6 + rng.random(), "self_certainty": 6 + rng.random(), "kl": 1e-3,

@@ -46,7 +46,7 @@ def build(shape: str, dtype: str = "float32", device: str = "cpu", **changes: An
     """
     sizes = lookup(SHAPES, shape, "shape")
     if sizes is None:
-        return load_model(load_recipe("demo", [f"dtype={dtype}"]), device)
+        return load_model(load_recipe("demo-long", [f"dtype={dtype}"]), device)
     torch.manual_seed(0)
     config = Qwen2Config(
         **sizes | changes,
@@ -65,7 +65,7 @@ def build(shape: str, dtype: str = "float32", device: str = "cpu", **changes: An
 def save(shape: str, folder: Path, dtype: str = "float32", device: str = "cpu") -> None:
     """Saves the model of a shape with the shipped tokenizer, whose ids are below any V here."""
     build(shape, dtype, device).save_pretrained(folder)
-    load_tokenizer(load_recipe("demo")).save_pretrained(folder)
+    load_tokenizer(load_recipe("demo-long")).save_pretrained(folder)
 
 
 def problems(count: int, joined: int = 1) -> list[str]:

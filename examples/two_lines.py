@@ -1,4 +1,4 @@
-"""Trains the shipped reasoner by its own confidence in a TRL script, with the settings of `rlif train demo`.
+"""Trains a shipped reasoner by its own confidence in a TRL script, with the settings of `rlif train demo`.
 
     python examples/two_lines.py [STEPS]
 
@@ -17,7 +17,7 @@ from trl import GRPOConfig  # pyright: ignore[reportPrivateImportUsage]
 import rlif
 from rlif.trl import GRPOTrainer  # the line that changes: instead of trl's
 
-MODEL = str(files("rlif") / "models/tiny-reasoner")
+MODEL = str(files("rlif") / "models/tiny-equal")
 TASK = rlif.TASKS["clock"]
 
 
@@ -35,7 +35,7 @@ def accuracy(model: Any, tokenizer: Any, problems: list[rlif.Problem]) -> float:
     return sum(bool(mark.right) for mark in marks) / len(marks)
 
 
-def main(steps: int = 30, output: str = "two-lines") -> tuple[GRPOTrainer, list[float]]:
+def main(steps: int = 12, output: str = "two-lines") -> tuple[GRPOTrainer, list[float]]:
     """Trains; returns the trainer and the accuracy before and after."""
     prompts = [[{"role": "user", "content": problem.text}] for problem in TASK.load("train")]
     trainer = GRPOTrainer(
@@ -50,7 +50,7 @@ def main(steps: int = 30, output: str = "two-lines") -> tuple[GRPOTrainer, list[
             warmup_steps=5,
             num_generations=8,
             per_device_train_batch_size=64,
-            gradient_accumulation_steps=4,
+            gradient_accumulation_steps=2,
             max_completion_length=56,
             beta=0.1,
             loss_type="grpo",
@@ -75,4 +75,4 @@ def main(steps: int = 30, output: str = "two-lines") -> tuple[GRPOTrainer, list[
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 30)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 12)

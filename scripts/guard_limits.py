@@ -2,7 +2,7 @@
 
     python scripts/guard_limits.py 0.02 0.03 0.035 0.04 0.045 0.05 0.06 0.08 0.1
 
-Replays the metrics kept in results/demo.json, so nothing is trained. The limit on the slope is off, and signs that
+Replays the metrics kept in results/demo-long.json, so nothing is trained. The limit on the slope is off, and signs that
 were added to the guard later are left out. For each limit it prints how many steps after the end of the accuracy peak
 each collapsing run raises its first alarm, and at which step each healthy run raises a false one.
 """
@@ -17,7 +17,7 @@ from rlif.comparison.summary_file import read_summaries
 from rlif.guard.limits import Guard
 from rlif.guard.monitor import replay
 
-RESULTS = Path(__file__).parents[1] / "results/demo.json"
+RESULTS = Path(__file__).parents[1] / "results/demo-long.json"
 METRICS: tuple[str, ...] = (
     "step",
     "self_certainty",
@@ -44,7 +44,7 @@ def first_alarm(run: RunSummary, limit: float) -> int | None:
 
 def main() -> None:
     runs, _ = read_summaries(RESULTS)
-    collapsing, healthy = ([run for run in runs if run.method == name] for name in ("demo-collapse", "demo"))
+    collapsing, healthy = ([run for run in runs if run.method == name] for name in ("demo-collapse", "demo-long"))
     print("limit, steps after the peak by collapsing seed, false stops by healthy seed")
     for limit in map(float, sys.argv[1:]):
         stops = [first_alarm(run, limit) for run in collapsing]

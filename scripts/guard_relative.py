@@ -1,6 +1,6 @@
 """Measures whether one limit on KL serves several bases: in nats, or as a share of the entropy at the start.
 
-    python scripts/guard_relative.py results/demo.json results/fresh-seeds/demo.json results/miniature.json \
+    python scripts/guard_relative.py results/demo-long.json results/fresh-seeds/demo-long.json results/miniature.json \
         results/wrong-and-sure.json --out results/guard-relative
 
 Replays the metrics of kept runs, so nothing is trained. For each limit the guard's rule is used: the mean of the last

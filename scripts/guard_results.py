@@ -41,12 +41,12 @@ HEALTHY = ("evaluate={tasks: [clock], limit: 256, every: 10, batch_size: 256}",)
 # case: recipe, overrides, whether it collapses
 CASES = {
     "demo-collapse": ("demo-collapse", COLLAPSE, True),
-    "demo": ("demo", HEALTHY, False),
+    "demo-long": ("demo-long", HEALTHY, False),
     "offline": ("demo-collapse", (*COLLAPSE, "annotator=offline"), True),
 }
 WHAT = {
     "demo-collapse": "The paper's normalisation and KL weight at a learning rate of 3e-4",
-    "demo": "The healthy recipe, its 30 steps",
+    "demo-long": "The healthy recipe, its 30 steps",
     "offline": "The same with the frozen start as annotator (arXiv 2505.19590, Fig. 7)",
 }
 
@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--name", default="guard", help="name of the files in the output folder")
     args = parser.parse_args()
-    seeds = {"demo-collapse": args.seeds, "demo": args.seeds, "offline": args.offline_seeds}
+    seeds = {"demo-collapse": args.seeds, "demo-long": args.seeds, "offline": args.offline_seeds}
     rows = [judged(case, finished_run(case, seed, args.runs), Guard()) for case in CASES for seed in seeds[case]]
     checked = None
     if args.live is not None:

@@ -121,7 +121,7 @@ def measure(folder: Path, overrides: list[str]) -> tuple[dict[str, float], Any]:
         kept[method] = getattr(InternalFeedback, method)
         setattr(InternalFeedback, method, clock.around(name, kept[method]))
     try:
-        recipe = rlif.load_recipe("demo", [f"model={folder}", f"output={folder}/runs", *COMMON, *overrides])
+        recipe = rlif.load_recipe("demo-long", [f"model={folder}", f"output={folder}/runs", *COMMON, *overrides])
         run = rlif.train(recipe)
     finally:
         for method, original in kept.items():

@@ -1,4 +1,4 @@
-"""Draws the README's figure from the runs of demo that results/demo.json keeps.
+"""Draws the README's figure from the runs of the demo and its controls that results/demo.json keeps.
 
 python scripts/readme_figure.py results/demo.json docs/demo.png
 """
@@ -15,12 +15,17 @@ import matplotlib.pyplot as plt
 
 from rlif.comparison.summary_file import read_summaries
 
-# Okabe and Ito's colours, told apart by colour-blind readers.
-TASKS = {"clock": ("#0072B2", "clock (trained on)"), "cups": ("#D55E00", "cups (never trained on)")}
+# Okabe and Ito's colours, told apart by colour-blind readers; gold is drawn first, below the others.
+METHODS = {
+    "gold": ("#E69F00", "gold answers"),
+    "random": ("#999999", "random"),
+    "length": ("#D55E00", "length"),
+    "demo": ("#0072B2", "self-certainty"),
+}
 PANELS = {
-    "mean": "held-out accuracy, greedy",
-    "completion_length": "tokens per completion",
-    "self_certainty": "self-certainty, nats",
+    ("clock", "mean"): "held-out accuracy, trained on",
+    ("cups", "mean"): "held-out accuracy, never trained on",
+    ("clock", "completion_length"): "tokens per completion",
 }
 
 
@@ -29,26 +34,25 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("figure", type=Path)
     args = parser.parse_args()
-    runs = [run for run in read_summaries(args.results)[0] if run.method == "demo"]
+    runs = read_summaries(args.results)[0]
 
     plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
     figure, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")
-    for axis, (key, title) in zip(axes, PANELS.items(), strict=True):
-        for task, (colour, label) in TASKS.items():
-            for number, run in enumerate(runs):
+    for axis, ((task, key), title) in zip(axes, PANELS.items(), strict=True):
+        for method, (colour, label) in METHODS.items():
+            for number, run in enumerate(run for run in runs if run.method == method):
                 looks = run.evaluations[task]
-                shares = [look["accuracy"] for look in looks.values()]
-                steps, values = list(looks), [look.get(key, look["accuracy"].get(key)) for look in looks.values()]
-                axis.plot(steps, values, color=colour, label=None if number else label, linewidth=1.6, alpha=0.8)
-                if key == "mean":
-                    low, high = [share["low"] for share in shares], [share["high"] for share in shares]
-                    axis.fill_between(steps, low, high, color=colour, alpha=0.08, linewidth=0)
+                values = [look.get(key, look["accuracy"].get(key)) for look in looks.values()]
+                axis.plot([*looks], values, color=colour, label=None if number else label, linewidth=1.6, alpha=0.8)
         axis.set_title(title, loc="left", fontsize=10)
         axis.set_xlabel("step")
-        axis.set_ylim(bottom=0 if key != "self_certainty" else None)
-    axes[0].set_ylim(0, 1.02)
-    axes[0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+        axis.set_ylim(bottom=0)
+        if key == "mean":
+            axis.set_ylim(0, 1.02)
+            axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    handles, labels = axes[0].get_legend_handles_labels()
+    legend = {"handles": handles[::-1], "labels": labels[::-1], "title": "reward"}
+    figure.legend(**legend, loc="outside lower center", ncols=4, frameon=False)
     args.figure.parent.mkdir(exist_ok=True)
     figure.savefig(args.figure, dpi=160)
 

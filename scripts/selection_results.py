@@ -2,9 +2,9 @@
 
     python scripts/selection_results.py tiny-reasoner runs/demo/model
 
-The second model is written by `rlif train demo`. The results are `results/selection.json`, `.md` and `.png`. Nothing
-was tuned on them. Borda's p, the window and the percentiles are the papers', with the window scaled to these short
-traces. Every rule is reported.
+The second model is written by `rlif train demo-long name=demo`. The results are `results/selection.json`, `.md` and
+`.png`. Nothing was tuned on them. Borda's p, the window and the percentiles are the papers', with the window scaled to
+these short traces. Every rule is reported.
 """
 
 from __future__ import annotations

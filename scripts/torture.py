@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MARKS = "<!-- {0}: begin -->", "<!-- {0}: end -->"
 GUARD = {
     "demo-collapse": "a run that collapses is stopped within 10 steps of its accuracy peak's end",
-    "demo": "a healthy run is not stopped",
+    "demo-long": "a healthy run is not stopped",
     "offline": "the frozen annotator's exploitation is stopped within 10 steps of the peak's end",
 }
 FILES = {

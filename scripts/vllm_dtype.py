@@ -2,7 +2,7 @@
 
     TORCHDYNAMO_DISABLE=1 VLLM_CPU_OMP_THREADS_BIND=nobind .venv-vllm/bin/python scripts/vllm_dtype.py
 
-Runs six steps of `demo` with vLLM colocated and the policy in float32. One number is the difference of
+Runs six steps of `demo-long` with vLLM colocated and the policy in float32. One number is the difference of
 log-probabilities that TRL logs. The other compares the self-certainty captured inside vLLM in the first rollout with a
 pass of the same policy.
 """
@@ -40,7 +40,7 @@ def use(dtype: str) -> None:
 
 
 def train(folder: str, *overrides: str) -> Run:
-    recipe = rlif.load_recipe("demo", [*SHORT, f"output={folder}", *overrides])
+    recipe = rlif.load_recipe("demo-long", [*SHORT, f"output={folder}", *overrides])
     return rlif.train(recipe, name="dtype", console=Console(quiet=True))
 
 

@@ -31,9 +31,9 @@ def compare(
 ) -> None:
     """Compare methods on the same problems and seeds.
 
-    Example: `rlif compare demo demo-collapse --seeds 3`. Recipes are run. Finished runs in the folder are read instead,
-    and interrupted ones resume. Run folders, folders of them and tables written as .json are read. KEY=VALUE changes
-    every recipe.
+    Example: `rlif compare demo-long demo-collapse --seeds 3`. Recipes are run. Finished runs in the folder are read
+    instead, and interrupted ones resume. Run folders, folders of them and tables written as .json are read. KEY=VALUE
+    changes every recipe.
     """
     from rlif.comparison.comparison import compare as compare_runs
     from rlif.comparison.table import format_of, write

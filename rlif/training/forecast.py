@@ -19,9 +19,9 @@ Step, is the step at which a short training run collapses: here, where `rlif tra
 forecast costs one rollout instead of a run.
 
 It does not say whether the most frequent answers are right: a model that is surely and consistently wrong gets a yes.
-Nor when collapse comes, which depends on learning rate and KL weight (`demo` and `demo-collapse` share a base and a
-forecast), nor what the form alone is worth. An unclear pull does not rule a gain out: the self-certainty of Qwen2.5-3B
-does not separate its right from its wrong answers before training (arXiv 2505.19590, Fig. 8), and it gains.
+Nor when collapse comes, which depends on learning rate and KL weight (`demo-long` and `demo-collapse` share a base and
+a forecast), nor what the form alone is worth. An unclear pull does not rule a gain out: the self-certainty of
+Qwen2.5-3B does not separate its right from its wrong answers before training (arXiv 2505.19590, Fig. 8), and it gains.
 """
 
 import itertools

@@ -96,7 +96,9 @@ def test_a_key_that_is_newer_than_the_file_has_its_default(tmp_path):
     check_seeds({"demo": [old, replace(new, seed=9)]})
 
 
-@pytest.mark.parametrize("name", ["demo", "fresh-seeds/demo", "miniature", "wrong-and-sure"])
+@pytest.mark.parametrize(
+    "name", ["demo", "demo-long", "fresh-seeds/demo", "fresh-seeds/demo-long", "miniature", "wrong-and-sure"]
+)
 def test_the_files_of_results_give_their_tables(name):
     """`rlif compare results/demo.json` makes results/demo.md, to the last byte."""
     place = Path(__file__).parents[2] / "results" / name

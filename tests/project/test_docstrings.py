@@ -31,13 +31,14 @@ def examples() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for examples: `results/`, and runs/demo and runs/demo-collapse made from seed 0 of results/demo.json."""
+    """A folder for examples: `results/`, and the runs of seed 0 that results/demo.json and demo-long.json keep."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "results").symlink_to(ROOT / "results")
-    kept = json.loads((ROOT / "results/demo.json").read_text(encoding="utf-8"))
-    for run in kept["runs"]:
-        if run["seed"] == 0:
-            write_run(folder / "runs" / run["method"], run, kept)
+    for name in ("demo", "demo-long"):
+        kept = json.loads((ROOT / f"results/{name}.json").read_text(encoding="utf-8"))
+        for run in kept["runs"]:
+            if run["seed"] == 0:
+                write_run(folder / "runs" / run["method"], run, kept)
     return folder
 
 

@@ -10,7 +10,7 @@ from support.scripts import load
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FEWER = {  # so that the tests are quick
-    "training": {"STEPS = 30": "STEPS = 1", "evaluate.limit=128": "evaluate.limit=4"},
+    "training": {"STEPS = 12": "STEPS = 1", "evaluate.limit=128": "evaluate.limit=4"},
     "reading-a-run": {"STEPS = 10": "STEPS = 1", "evaluate.limit=64": "evaluate.limit=8"},
     "selecting": {"PROBLEMS = 64": "PROBLEMS = 4"},
     "scoring": {"limit=64, n=8": "limit=8, n=4"},

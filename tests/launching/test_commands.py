@@ -79,7 +79,7 @@ def test_the_commands_of_training_with_a_server(monkeypatch, capsys):
     serve, train = (shlex.split(line) for line in out.splitlines())
     assert serve[0] == "CUDA_VISIBLE_DEVICES=6,7" and train[0] == "CUDA_VISIBLE_DEVICES=4,5" and serve[-1] == "&"
     options = dict(zip(serve[5:-1:2], serve[6:-1:2], strict=True))
-    assert options["--model"].endswith("models/tiny-reasoner") and options["--tensor_parallel_size"] == "2"
+    assert options["--model"].endswith("models/tiny-equal") and options["--tensor_parallel_size"] == "2"
     assert options["--max_model_len"] == str(64 + 56)
     assert accelerates(train[1:]).num_processes == 2
 

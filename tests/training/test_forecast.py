@@ -118,7 +118,7 @@ def test_the_forecast_uses_the_recipes_confidence_window(model_folder, monkeypat
 @pytest.mark.sweep
 def test_the_forecast_is_unclear_for_a_base_that_answers_without_steps():
     """At a low temperature the base only guesses, and is as confident in its rarer guesses."""
-    found = probe(rlif.load_recipe("demo", ["training.temperature=0.05"]), problems=64)
+    found = probe(rlif.load_recipe("demo-long", ["training.temperature=0.05"]), problems=64)
     assert found.longer is None, "all completions are leaps, of one length"
     assert found.verdict == "unclear" and found.pull and found.pull.low < 0.5 < found.pull.high
 

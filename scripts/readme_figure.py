@@ -46,6 +46,7 @@ def main() -> None:
                 axis.plot([*looks], values, color=colour, label=None if number else label, linewidth=1.6, alpha=0.8)
         axis.set_title(title, loc="left", fontsize=10)
         axis.set_xlabel("step")
+        axis.set_xticks([*runs[0].evaluations[task]])
         axis.set_ylim(bottom=0)
         if key == "mean":
             axis.set_ylim(0, 1.02)

@@ -57,8 +57,8 @@ class RunSummary:
     """Holds one run of a method with a seed.
 
     Example:
-        >>> summarise_run("runs/demo").evaluations["clock"][30]["accuracy"]["mean"]
-        0.925781
+        >>> summarise_run("runs/demo").evaluations["clock"][12]["accuracy"]["mean"]
+        0.964844
     """
 
     method: str

@@ -32,7 +32,7 @@ class History:
 
     Example:
         >>> read_history("runs/demo").metrics["self_certainty"][-1].item()
-        6.31359
+        6.33959
     """
 
     run: Run

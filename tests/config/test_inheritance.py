@@ -84,7 +84,7 @@ def test_the_run_folder_keeps_the_merged_recipe(tmp_path):
         ({"a": "base: a.yaml\n"}, r"cannot be their own base: a -> a\.$"),
         (
             {"a": "base: dmo\n"},
-            r"'dmo', which does not ship; did you mean 'demo' or 'demo-real' or 'demo-long'\? `rlif recipes` lists all \d+\.$",
+            r"'dmo', which does not ship; did you mean 'demo' or .*'demo-long'\? `rlif recipes` lists all \d+\.$",
         ),
         ({"a": "base: nowhere.yaml\n"}, r"names nowhere.yaml, and there is no such file beside it\.$"),
         ({"a": "base: [demo, other]\n"}, r"is \['demo', 'other'\]; it is the name of one recipe\.$"),

@@ -137,6 +137,53 @@ def _cells(family: str, method: str, runs: Sequence[Row], base: Row, random: Map
     ]
 
 
+def criteria(found: Row) -> list[dict[str, Any]]:
+    """Tests the plan's criteria for self-certainty (docs/log.md) on each family, over the seeds that there are."""
+    rows = []
+    for family, base in found["bases"].items():
+        of: dict[str, dict[int, Row]] = {}
+        for run in found["runs"]:
+            if run["family"] == family:
+                of.setdefault(run["method"], {})[run["seed"]] = run
+        if own := of.get("intuitor"):
+            told = {"change": [change(run, base) for run in own.values()]}
+            for other in ("random", "length"):
+                pairs = [(own[seed], of[other][seed]) for seed in sorted(own) if seed in of.get(other, {})]
+                told[f"minus {other}"] = [a["sampled"]["mean"] - b["sampled"]["mean"] for a, b in pairs]
+            rows += [{"family": family, **row} for row in [*_differences(told), *_levels([*own.values()], base)]]
+    return rows
+
+
+def _differences(told: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    """A difference holds if Student's interval over two seeds or more is above zero."""
+    return [
+        {"criterion": name, "value": over_seeds(of), "holds": len(of) > 1 and t_interval(of).low > 0}
+        for name, of in told.items()
+        if of
+    ]
+
+
+def _levels(runs: Sequence[Row], base: Row) -> list[dict[str, Any]]:
+    """Compares means over seeds with what the base can do without training."""
+    passed, least = np.mean([run["pass@8"]["mean"] for run in runs]), base["pass@k"]["8"]["low"]
+    others = [[share["mean"] for share in run["kept"].values()] for run in runs]
+    fall = np.mean([values[0] - values[-1] for values in others])
+    sampled = np.mean([run["sampled"]["mean"] for run in runs])
+    greedy = np.mean([share["mean"] for run in runs for share in list(run["greedy"].values())[:1]])
+    told = (
+        ("pass@8 not below the base's interval", f"{passed:.0%}, {least:.0%}", passed >= least),
+        ("points that other families fall, below 10", f"{100 * fall:+.1f}", fall < 0.1),
+        ("samples above the base's greedy accuracy", f"{sampled:.0%}, {greedy:.0%}", sampled > greedy),
+    )
+    return [{"criterion": name, "value": value, "holds": bool(holds)} for name, value, holds in told]
+
+
+def criteria_table(rows: Sequence[Row]) -> list[str]:
+    """Writes one line per family and criterion."""
+    cells = [(row["family"], row["criterion"], row["value"], "yes" if row["holds"] else "no") for row in rows]
+    return ["| family | criterion | value | holds |", "|---|---|---|---|", *(f"| {' | '.join(c)} |" for c in cells)]
+
+
 def points(found: Row, probe: Row) -> list[dict[str, Any]]:
     """Pairs the forecast with the outcome, for each family and reward that is a signal of the probe.
 
@@ -214,6 +261,7 @@ def page(found: Row, forecast: Sequence[Row], weights: str) -> str:
         looks = ", ".join(f"{step}: {share['mean']:.0%}" for step, share in run["greedy"].items())
         sampled, passed = (Interval.read(run[name]) for name in ("sampled", "pass@8"))
         lines.append(f"| {run['family']} | {run['method']} | {run['seed']} | {sampled} | {passed} | {looks} |")
+    lines += ["", "## Self-certainty by the plan's criteria", "", *criteria_table(criteria(found))]
     lines += ["", "## Forecast and outcome", ""]
     if not forecast:
         return "\n".join([*lines, "No run on a signal of the probe is finished.", ""])

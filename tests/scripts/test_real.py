@@ -125,6 +125,21 @@ def test_the_table_pairs_changes_with_random_by_seed():
     assert point["change"] == pytest.approx(0.25) and (point["pull"], point["auroc"], point["seeds"]) == (0.7, 0.6, 2)
 
 
+def test_the_plans_criteria_by_hand():
+    base = {"item": {"accuracy": {"mean": 0.3}, "pass@k": {"8": {"mean": 0.6, "low": 0.5}}}}
+    runs = [finished("intuitor", "self_certainty", seed, 0.5 + seed / 100) for seed in (0, 1)]
+    runs += [finished("random", "random", seed, 0.5) for seed in (0, 1)] + [finished("length", "length", 0, 0.1)]
+    rows = real_results.criteria({"bases": base | {"other": base["item"]}, "runs": runs})
+    assert {row["family"] for row in rows} == {"item"}, "there is no run of the other"
+    found = {row["criterion"]: (row["value"], row["holds"]) for row in rows}
+    assert found["change"][1] and not found["minus random"][1]  # 0.20 and 0.21; 0 and 0.01
+    assert found["minus length"] == ("+40.0 (one seed)", False)
+    assert found["pass@8 not below the base's interval"] == ("50%, 50%", True)  # 0.505
+    assert found["points that other families fall, below 10"] == ("-25.0", True)
+    assert found["samples above the base's greedy accuracy"] == ("50%, 25%", True)
+    assert len(real_results.criteria_table(rows)) == 2 + 6
+
+
 @pytest.mark.sweep
 def test_a_study_runs_resumes_samples_and_is_tabulated(tmp_path, model_folder, monkeypatch):
     recipe = tmp_path / "real.yaml"

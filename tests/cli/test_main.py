@@ -104,7 +104,7 @@ def test_run_folders_are_named_after_the_whole_name(monkeypatch):
 def test_dry_run_prints_the_recipe_the_steps_and_the_cost(monkeypatch, capsys):
     code, out, _ = main(monkeypatch, capsys, "train", "demo", "seed=5", "--dry-run")
     assert code == 0
-    assert "seed: 5" in out and "gradient_accumulation_steps: 4" in out and "normalisation: group_std_floor" in out
+    assert "seed: 5" in out and "gradient_accumulation_steps: 2" in out and "normalisation: group_std_floor" in out
     assert "2,048 problems, " in out and "tokens to generate" in out
     assert "optimiser state" in out and "activations or cache" in out and "together" in out
 
@@ -148,7 +148,7 @@ def test_dry_run_prints_what_it_knows_and_ends_with_what_stops_the_run(monkeypat
     ("args", "message"),
     [
         (["train"], "give a recipe"),
-        (["train", "dmo"], "did you mean 'demo' or 'demo-real'? `rlif recipes` lists all "),
+        (["train", "dmo"], "did you mean 'demo' or 'demo-real' or 'demo-long'? `rlif recipes` lists all "),
         (
             ["train", "nothing-like-it"],
             "no recipe file or shipped recipe is called 'nothing-like-it'; `rlif recipes` lists",
@@ -167,13 +167,13 @@ def test_dry_run_prints_what_it_knows_and_ends_with_what_stops_the_run(monkeypat
         (["train", "demo", "training.num_generations=1"], "always be zero"),
         (["train", "demo", "problems_per_update=3"], "do not divide"),
         (["train", "demo", "training.use_vllm=true", "training.vllm_max_model_length=100"], "together are 120; raise"),
-        (["train", "demo", "limit=5"], "5 problems are too few for one rollout of 32"),
+        (["train", "demo", "limit=5"], "5 problems are too few for one rollout of 16"),
         (["train", "demo", "max_prompt_tokens=3"], "all 2048 prompts are longer than max_prompt_tokens (3)"),
         (["train", "demo", "model=/nowhere/model"], "no such model folder"),
         (["eval", "", "--tasks", "clock"], "the model has no name; give a folder or a hub name"),
         (
             ["plan", "demo", "training.max_steps=-1", "--gpus", "1", "--problems", "8"],
-            "8 problems are too few for one rollout of 32",
+            "8 problems are too few for one rollout of 16",
         ),
         (["train", "demo", "model=nobody/nothing"], "cannot load the model 'nobody/nothing'"),
         (["train", "demo", "task=prompts"], "source=PATH"),

@@ -280,11 +280,11 @@ def test_the_plan_command_prints_memory_and_time(monkeypatch, capsys):
     assert f"58 updates: {hours:.2g} hours, {hours * 8:.2g} GPU hours" in out
     code, out, _ = main(monkeypatch, capsys, *arguments, "model=Qwen/Qwen2.5-14B")
     assert code == 0 and "does not fit" in out and "training.vllm_" in out and "time unknown" in out
-    code, out, _ = main(monkeypatch, capsys, "plan", "demo", "training.use_cpu=false", "--gpus", "2")
+    code, out, _ = main(monkeypatch, capsys, "plan", "demo-long", "training.use_cpu=false", "--gpus", "2")
     assert code == 0 and "30 updates" in out
 
 
-FOUR = ["demo", "training.use_cpu=false", "--gpus", "4"]
+FOUR = ["demo-long", "training.use_cpu=false", "--gpus", "4"]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from rlif.files.yaml import read_yaml
 from rlif.runs.folder import Run, evaluation_name
 from rlif.signals import renamed
 
+MOST_STEPS = 2**53  # a float holds every whole number below it
 LONGEST_LINE = 2**24  # characters of one line of JSON; longer ones are skipped as unreadable
 
 
@@ -141,7 +142,7 @@ def _metrics(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
     rows: dict[float, Row] = {}
     for row in _rows(path, notes):
         step = row.get("step")
-        if is_number(step):
+        if is_number(step) and 0 <= step < MOST_STEPS and step == int(step):
             rows[step] = renamed(row)  # of a step that was logged twice, the later
         else:
             notes.append(f"A line of {path.name} has the step {step!r:.40} and is left out.")

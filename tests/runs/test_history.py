@@ -104,10 +104,13 @@ def test_unreadable_files_are_noted(run):
         assert words in said
 
 
-def test_a_step_that_is_not_a_number_is_noted(run):
+@pytest.mark.parametrize("step", ["two", 1e300, -1, 2.5])
+def test_a_step_that_is_no_whole_number_is_noted(step, run):
     with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"step": "two", "reward": 1.0}\n')
-    assert "A line of metrics.jsonl has the step 'two' and is left out." in read_history(run).notes
+        file.write(json.dumps({"step": step, "reward": 1.0}) + "\n")
+    history = read_history(run)
+    assert f"A line of metrics.jsonl has the step {step!r} and is left out." in history.notes
+    assert step not in history.steps.tolist()
 
 
 def test_records_inside_an_evaluations_summary_are_read(run):

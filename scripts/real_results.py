@@ -157,7 +157,7 @@ def criteria(found: Row) -> list[dict[str, Any]]:
 def _differences(told: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
     """A difference holds if Student's interval over two seeds or more is above zero."""
     return [
-        {"criterion": name, "value": over_seeds(of), "holds": len(of) > 1 and t_interval(of).low > 0}
+        {"criterion": name, "value": over_seeds(of), "holds": (t_interval(of).low or 0.0) > 0}
         for name, of in told.items()
         if of
     ]

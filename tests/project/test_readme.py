@@ -44,3 +44,15 @@ def test_the_numbers_of_choosing_are_those_of_the_results():
     (steps,) = (family for family in families if family["family"] == "steps")
     shares = [100 * steps[name]["mean"] for name in ("accuracy", "surest", "maj@8")]
     assert f"there it is {shares[0]:.0f}, {shares[1]:.0f}, {shares[2]:.0f} % (n = {steps['surest']['n']}," in PAGE
+
+
+def test_the_numbers_of_the_real_model_are_those_of_the_results():
+    found = json.loads((ROOT / "results/real.json").read_text(encoding="utf-8"))
+    for family, words in (
+        ("story", "ends at {:.0f} - {:.0f} % right samples of sums in words, from {:.0f} %"),
+        ("steps", "on sums step by step at {:.0f} - {:.0f} %, from {:.0f} % (three seeds"),
+    ):
+        runs = [run for run in found["runs"] if (run["family"], run["method"]) == (family, "intuitor")]
+        shares = sorted(100 * run["sampled"]["mean"] for run in runs)
+        assert len(shares) == 3
+        assert words.format(shares[0], shares[-1], 100 * found["bases"][family]["accuracy"]["mean"]) in PAGE, family

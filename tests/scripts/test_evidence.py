@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from statistics import fmean
 
 import pytest
 from support.commands import ROOT
@@ -144,26 +145,70 @@ def test_the_numbers_of_the_probe_are_those_of_the_results():
     assert f"it was {before:+.2f} (n = {number})" in PAGE
 
 
+def real_runs(found: dict, family: str) -> dict[str, dict[int, dict]]:
+    """Gives the runs of one family by method, then by seed."""
+    of: dict[str, dict[int, dict]] = {}
+    for run in found["runs"]:
+        if run["family"] == family:
+            of.setdefault(run["method"], {})[run["seed"]] = run
+    return of
+
+
 def test_the_numbers_of_the_real_model_are_those_of_the_results():
     found = json.loads((ROOT / "results/real.json").read_text(encoding="utf-8"))
-
-    def cell(share: dict) -> str:
-        return f"{100 * share['mean']:.0f} % [{100 * share['low']:.0f}, {100 * share['high']:.0f}]"
-
     table = PAGE.partition("| held-out problems | ")[2].partition(" | |---")[0]
     columns = [name.strip() for name in table.split("|")]
-    methods = {
-        "before": None,
-        **{name: NAMES.get(name, name) for name in ("self-certainty", "random", "length", "gold")},
-    }
-    assert {run["seed"] for run in found["runs"]} == {0} and columns == list(methods)
+    assert columns == ["before", "self-certainty", "random", "length", "gold"]
+    assert {run["method"] for run in found["runs"]} >= {NAMES.get(name, name) for name in columns[1:]}
     for family, words in (("steps", "sums step by step"), ("story", "sums in words")):
-        of = {run["method"]: run for run in found["runs"] if run["family"] == family}
-        shares = [found["bases"][family]["accuracy"], *(of[name]["sampled"] for name in list(methods.values())[1:])]
-        assert f"| {words} | {' | '.join(map(cell, shares))} |" in PAGE, " | ".join(map(cell, shares))
-        own = of["intuitor"]
-        passed = 100 * found["bases"][family]["pass@k"]["8"]["mean"], 100 * own["pass@8"]["mean"]
-        assert f"pass@8 goes from {passed[0]:.0f} to {passed[1]:.0f} % on {words}" in PAGE
-        greedy, kept = ([100 * share["mean"] for share in own[name].values()] for name in ("greedy", "kept"))
-        assert f"greedy accuracy from {greedy[0]:.0f} to {greedy[-1]:.0f} % on {words}" in PAGE
-        assert f"from {kept[0]:.0f} to {kept[-1]:.0f} % after training on {words}" in PAGE
+        base, of = found["bases"][family], real_runs(found, family)
+        before = base["accuracy"]
+        cells = [f"{100 * before['mean']:.0f} % [{100 * before['low']:.0f}, {100 * before['high']:.0f}]"]
+        for name in columns[1:]:
+            by_seed = of[NAMES.get(name, name)]
+            assert sorted(by_seed) == [0, 1, 2], (family, name)
+            cells.append(", ".join(f"{100 * by_seed[seed]['sampled']['mean']:.0f}" for seed in range(3)) + " %")
+        assert f"| {words} | {' | '.join(cells)} |" in PAGE, " | ".join(cells)
+        ends = {name: {seed: run["sampled"]["mean"] for seed, run in of[name].items()} for name in of}
+        gained = [ends["intuitor"][seed] - before["mean"] for seed in range(3)]
+        apart = {"the start": gained} | {
+            said: [ends["intuitor"][seed] - ends[other][seed] for seed in range(3)]
+            for other, said in (("random", "random"), ("length", "length"), ("grpo-gold", "gold"))
+        }
+        for said, values in apart.items():
+            told = points(t_interval(values).within(-1, 1))
+            assert re.search(rf"minus {said}\*?: [^;.]*{re.escape(told)} on {words}", PAGE), (family, said, told)
+
+
+def test_what_the_page_says_the_real_model_loses_and_keeps_is_that_of_the_results():
+    found = json.loads((ROOT / "results/real.json").read_text(encoding="utf-8"))
+    for family, words in (("steps", "sums step by step"), ("story", "sums in words")):
+        own = real_runs(found, family)["intuitor"].values()
+        passed = fmean(run["pass@8"]["mean"] for run in own)
+        looks = [[share["mean"] for share in run[name].values()] for name in ("greedy", "kept") for run in own]
+        greedy, kept = looks[: len(own)], looks[len(own) :]
+        before = found["bases"][family]["pass@k"]["8"]["mean"]
+        changes = [(before, passed), *((fmean(v[0] for v in of), fmean(v[-1] for v in of)) for of in (greedy, kept))]
+        for (start, end), said in zip(changes, (words, words, f"after training on {words}"), strict=True):
+            assert f"from {100 * start:.0f} to {100 * end:.0f} % {said if said != words else f'on {words}'}" in PAGE
+    falls = [
+        100 * (found["bases"][run["family"]]["accuracy"]["mean"] - run["sampled"]["mean"])
+        for run in found["runs"]
+        if run["method"] == "random"
+    ]
+    assert len(falls) == 6 and f"takes {min(falls):.0f} to {max(falls):.0f} points of the base away" in PAGE
+    (run,) = (r for r in found["runs"] if (r["family"], r["method"], r["seed"]) == ("steps", "intuitor", 1))
+    right = [100 * share for share in run["accuracy"]]
+    assert f"from {right[0]:.0f} to {max(right):.0f} % right at the fifth update and back to {right[-1]:.0f} %" in PAGE
+    assert right[4] == max(right)
+    first, last = run["self_certainty"][0], run["self_certainty"][-1]
+    assert f"from {first:.1f} to {last:.1f} nats" in PAGE
+
+
+def test_the_criteria_of_the_page_are_those_of_the_results():
+    found = json.loads((ROOT / "results/real.json").read_text(encoding="utf-8"))
+    rows = load("scripts/real_results.py").criteria(found)
+    for family, words in (("steps", "sums step by step"), ("story", "sums in words")):
+        mine = [row for row in rows if row["family"] == family]
+        held = sum(row["holds"] for row in mine)
+        assert f"{held} of {len(mine)} on {words}" in PAGE, (family, held, len(mine))

@@ -64,7 +64,7 @@ def test_dry_runs_of_train_and_launch_prepare_the_run(how, overrides, expected, 
 def test_a_dry_run_refuses_a_name_that_a_run_has(tmp_path, monkeypatch, capsys):
     (tmp_path / "taken").mkdir()
     code, out, err = main(monkeypatch, capsys, "train", "demo", f"output={tmp_path}", "name=taken", "--dry-run")
-    assert code == 2 and "taken exists already; choose another name" in err and "max_steps: 30" in out
+    assert code == 2 and "taken exists already; choose another name" in err and "max_steps: 12" in out
 
 
 def test_a_dry_run_refuses_an_output_where_no_folder_can_be_made(tmp_path, monkeypatch, capsys):

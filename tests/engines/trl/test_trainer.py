@@ -149,7 +149,7 @@ def test_contradictory_options_are_refused(changes, message, model_folder):
 
 def test_training_options_are_checked_by_trls_own_fields():
     recipe = rlif.load_recipe("demo")
-    assert check_training(recipe, 1)["gradient_accumulation_steps"] == 4
+    assert check_training(recipe, 1)["gradient_accumulation_steps"] == 2
     with pytest.raises(rlif.RlifError, match=r"'training.learning_rat'.*did you mean 'learning_rate'"):
         check_training(rlif.load_recipe("demo", ["training.learning_rat=1"]), 1)
     with pytest.raises(rlif.RlifError, match=r"training.learning_rate in the recipe.*found 'fast'"):

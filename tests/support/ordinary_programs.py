@@ -28,7 +28,8 @@ PROCESSES = {
     "process": "p = m.Process(target=print, args=('child',)); p.start(); p.join(); print(p.exitcode)",
     "process that fails": "p = m.Process(target=f, args=('x',), name='P'); p.start(); p.join(); print(p.exitcode)",
     "queue": "q = m.Queue(); p = m.Process(target=q.put, args=(3,)); p.start(); print(q.get()); p.join()",
-    "executor": "import concurrent.futures as c; print(*c.ProcessPoolExecutor(2, m.get_context()).map(f, range(3)))",
+    "executor": "from concurrent.futures import ProcessPoolExecutor as E\n"
+    "    with E(2, m.get_context()) as e: print(*e.map(f, range(3)))",
     "value": "v = m.Value('i', 3); print(v.value)",
 }
 MODULES = """

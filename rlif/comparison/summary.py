@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from rlif.config.recipe import Recipe
 from rlif.errors import DataError, RlifError
-from rlif.files.atomic import changed
+from rlif.files.atomic import changed, is_count
 from rlif.files.jsonl import Row
 from rlif.guard.monitor import FINITE
 from rlif.guard.signs import SIGNS
@@ -126,7 +126,7 @@ def summarise_run(path: str | Path, method: str | None = None) -> RunSummary:
         recipe=portable_recipe(recipe),
         state=state,
         said=said,
-        steps=steps if isinstance(steps, int) else history.last_step,
+        steps=steps if is_count(steps) else history.last_step,
         seconds=rounded(history.summary.get("seconds")),
         settings={task: _settings(history, task, begun) for task in tasks},
         metrics=metrics | ({"step": history.steps.astype(int).tolist()} if metrics else {}),

@@ -9,6 +9,7 @@
 The rows are for readers of the file; `rlif compare` computes them again from the runs.
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -19,6 +20,7 @@ from pydantic import TypeAdapter
 
 from rlif.comparison.summary import RunSummary
 from rlif.errors import DataError, why_unreadable
+from rlif.files.atomic import is_count
 from rlif.files.jsonl import Row
 
 RUN, MADE = TypeAdapter(RunSummary), TypeAdapter(dict[str, str | None])
@@ -67,6 +69,12 @@ def read_summaries(path: str | Path) -> tuple[list[RunSummary], dict[str, str | 
 def _from_row(row: Row, file: Row) -> RunSummary:
     recipe, settings = file["methods"][row["method"]], {task: file["tasks"][task] for task in row["curves"]}
     TASKS.validate_python(recipe.get("evaluate", {}).get("tasks", []))
+    columns = [row.get("metrics", {}), *row["curves"].values()]
+    for steps in (column["step"] for column in columns if "step" in column):
+        if not all(map(is_count, steps)) or any(later <= earlier for earlier, later in itertools.pairwise(steps)):
+            raise ValueError("its steps are not whole numbers in order")
+    if not is_count(row["steps"]):
+        raise ValueError("its number of steps is not a whole number")
     run = RUN.validate_python(row | {"recipe": recipe, "settings": settings})
     _ = run.evaluations  # raises where the columns of a curve are damaged
     return run

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from rlif.config.defaults import (
     ALGORITHMS,
@@ -31,6 +31,8 @@ from rlif.config.rounds import Online, Rounds, accumulation_in_rounds, check_rou
 from rlif.config.schedule import ALWAYS, Rows, Weight, read_rows, read_weight
 from rlif.config.token_update import TokenUpdate, check_by_token
 from rlif.errors import RecipeError
+from rlif.files.atomic import is_count
+from rlif.files.strict import Strict
 from rlif.guard.limits import Guard
 from rlif.tasks.chat_template import Chat
 
@@ -43,10 +45,6 @@ Normalisation = Literal["group_std", "group_std_floor", "batch_std", "batch_devi
 Mixing = Literal["normalised", "sum"]
 Order = Literal["shuffled", "labelled_first", "unlabelled_first"]
 Annotator = Literal["online", "offline", "ema", "lagged"]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Evaluation(Strict):
@@ -267,7 +265,7 @@ class Recipe(Strict):
                 "annotator offline is the frozen start, but training.sync_ref_model moves it; leave one of the two out"
             )
         rank = (self.lora or {}).get("r", 8)
-        if not isinstance(rank, int) or rank < 1:
+        if not is_count(rank) or rank < 1:
             raise ValueError(f"lora.r is {rank!r}; it must be a whole number from 1")
         targets = (self.lora or {}).get("target_modules") or []
         if not isinstance(targets, str) and not (
@@ -367,7 +365,7 @@ class Recipe(Strict):
         training = self.resolved_training
         for name in ("num_generations", "per_device_train_batch_size", "max_completion_length", *REUSE):
             value = training.get(name, 1)
-            if not isinstance(value, int) or value < 1:
+            if not is_count(value) or value < 1:
                 raise RecipeError(f"training.{name} is {value!r}; it must be a whole number from 1.")
         if in_rounds(self):
             return accumulation_in_rounds(self, training, processes)

@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from rlif.config.defaults import ROUNDS
 from rlif.errors import RecipeError, nearest
+from rlif.files.strict import Strict
 
 if TYPE_CHECKING:
     from rlif.config.recipe import Recipe
@@ -49,10 +50,8 @@ CHOSEN_BY = {
 }
 
 
-class Rounds(BaseModel):
+class Rounds(Strict):
     """Says how a round samples, chooses and trains."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     number: int = Field(default=1, ge=1)
     """Rounds."""
@@ -84,10 +83,8 @@ class Rounds(BaseModel):
     """Numbers of the method's own."""
 
 
-class Online(BaseModel):
+class Online(Strict):
     """Says how the run goes on online, on the same problems, after rounds."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     after: Literal["last", "each"] = "last"
     """After the last round, or after each of them."""

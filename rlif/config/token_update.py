@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from rlif.config.defaults import BY_TOKEN, LEAVE_ONE_OUT
+from rlif.files.strict import Strict
 
 if TYPE_CHECKING:
     from rlif.config.recipe import Recipe
@@ -25,10 +26,8 @@ if TYPE_CHECKING:
 SHARES = {"kl_cov": 2e-3, "clip_cov": 2e-4}
 
 
-class TokenUpdate(BaseModel):
+class TokenUpdate(Strict):
     """Weakens the update of a few tokens."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     kind: Literal["kl_cov", "clip_cov"]
     """A penalty (kl_cov), or no policy gradient (clip_cov)."""

@@ -9,6 +9,7 @@ In reading order:
     jsonl     reads JSON lines; `JsonLog` appends them and goes on after a kill
     lock      keeps a second process out of a folder or a file
     yaml      reads and writes YAML 1.2, with a limit on its size
+    strict    the base class of settings in YAML: no unknown keys, no true for a number
     tables    reads rows of data: JSON, CSV, Parquet, text, or a data set of the hub
     own       imports the user's own code, by dotted path or file, and checks what it returns
 

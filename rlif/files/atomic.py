@@ -53,6 +53,16 @@ def is_number(value: Any) -> TypeGuard[int | float]:
         return False
 
 
+def is_count(value: Any) -> TypeGuard[int]:
+    """Tells whether a value is a whole number from 0 that a float holds exactly, such as a step.
+
+    Example:
+        >>> [is_count(value) for value in (0, 30, 30.0, 2.5, -1, True, 10**300, "3")]
+        [True, True, False, False, False, False, False, False]
+    """
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
 def replace_file(path: Path, text: str) -> None:
     """Writes a whole file or nothing. A link at that path is replaced, never written through."""
     draft = path.with_name(f".{path.name}.draft")

@@ -2,14 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from rlif.files.strict import Strict
 
 Positive = Annotated[float | None, Field(gt=0)]
 AboveOne = Annotated[float | None, Field(gt=1)]
 Share = Annotated[float | None, Field(gt=0, lt=1)]
 
 
-class Guard(BaseModel):
+class Guard(Strict):
     """Holds the guard's policy and limits, the `guard:` of a recipe. A limit of null switches its sign off.
 
     The limits in multiples of the start are wide on purpose: a run that learns changes a lot. Their sources:
@@ -28,8 +30,6 @@ class Guard(BaseModel):
                         of those that kept their accuracy it stops none too early (docs/log.md)
         entropy_low     arXiv 2505.22617: performance is traded for entropy and saturates once entropy is spent
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     policy: Literal["log", "stop", "rollback"] = "log"
     """What an alarm does: it is only logged, ends the run, or returns to a healthy checkpoint."""

@@ -37,7 +37,7 @@ from rlif import progress
 from rlif.config.loading import check_recipe, folder_name
 from rlif.config.recipe import Recipe
 from rlif.errors import DataError, MachineError, RecipeError
-from rlif.files.atomic import finite, read_object, replace_file, write_rows
+from rlif.files.atomic import finite, is_count, read_object, replace_file, write_rows
 from rlif.files.inside import check_links, inside, remove
 from rlif.files.jsonl import JsonLog, read_lines
 from rlif.files.lock import locked
@@ -178,7 +178,7 @@ class Run:
         """Reads the rows of one of `LOGS`, oldest first, without a torn last line."""
         path, key, rows = self.at(log), LOGS[log], []
         for number, row in JsonLog(path).rows():
-            if not isinstance(row.get(key), int):
+            if not is_count(row.get(key)):
                 raise DataError(f"line {number} of {path} is damaged: it has no whole number as its {key!r}.")
             rows.append(row)
         return rows
@@ -248,7 +248,7 @@ class Run:
         if not self.is_finished:
             raise DataError(f"{self.path} is not finished: it has no summary.json.")
         found, path = read_object(self.at("summary.json")), self.path / "summary.json"
-        if not isinstance(found.get("steps"), int):
+        if not is_count(found.get("steps")):
             raise DataError(f"{path} is damaged: it has no whole number as its 'steps'.")
         return found
 

@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 
 from rlif.errors import RlifError
-from rlif.files.atomic import is_number
+from rlif.files.atomic import is_count, is_number
 from rlif.files.jsonl import Row
 from rlif.files.yaml import read_yaml
 from rlif.runs.folder import Run, evaluation_name
 from rlif.signals import renamed
 
-MOST_STEPS = 2**53  # a float holds every whole number below it
 LONGEST_LINE = 2**24  # characters of one line of JSON; longer ones are skipped as unreadable
 
 
@@ -142,7 +141,7 @@ def _metrics(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
     rows: dict[float, Row] = {}
     for row in _rows(path, notes):
         step = row.get("step")
-        if is_number(step) and 0 <= step < MOST_STEPS and step == int(step):
+        if is_count(step):
             rows[step] = renamed(row)  # of a step that was logged twice, the later
         else:
             notes.append(f"A line of {path.name} has the step {step!r:.40} and is left out.")

@@ -20,6 +20,7 @@ from typing import Any
 
 from rlif.config.loading import check_recipe
 from rlif.errors import DataError, ModelError, RecipeError, RlifError
+from rlif.files.atomic import is_count
 from rlif.files.hashes import hash_weights
 from rlif.files.jsonl import Row
 from rlif.files.own import code_hashes, is_own
@@ -251,7 +252,7 @@ def scorer_of(
         ModelError: the tokenizer is that of another model.
     """
     for name, value in (("batch_size", batch_size), ("window", window)):
-        if value is not None and (not isinstance(value, int) or value < 1):
+        if value is not None and (not is_count(value) or value < 1):
             raise RecipeError(f"{name} is {value!r}; it must be a whole number from 1.")
     if isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(check_recipe({"model": str(tokenizer), "chat": False}))

@@ -11,6 +11,7 @@ from typing import Any
 
 from rlif.errors import DataError, RecipeError
 from rlif.files import own
+from rlif.files.atomic import is_count
 from rlif.tasks.task import Mark, Protocol, Task
 from rlif.types import Problem
 
@@ -56,7 +57,7 @@ def _check_protocols(name: str, protocols: Any) -> None:
             )
         for field in ("max_tokens", "n"):
             value = getattr(protocol, field)
-            if not isinstance(value, int) or value < 1:
+            if not is_count(value) or value < 1:
                 raise RecipeError(
                     f"{field} of the protocol {key!r} of the task {name} is {value!r}; expected a number from 1."
                 )

@@ -96,6 +96,31 @@ def test_a_key_that_is_newer_than_the_file_has_its_default(tmp_path):
     check_seeds({"demo": [old, replace(new, seed=9)]})
 
 
+@pytest.mark.parametrize("step", [2.5, -1, 1e300, True, "3", None])
+@pytest.mark.parametrize("place", ["curves", "metrics", "steps"])
+def test_a_step_that_is_not_a_whole_number_is_refused(place, step, tmp_path):
+    file = json.loads((Path(__file__).parents[2] / "results/demo.json").read_text())
+    run, path = file["runs"][0], tmp_path / "odd.json"
+    if place == "steps":
+        run["steps"] = step
+    else:
+        (run["metrics"] if place == "metrics" else run["curves"]["clock"])["step"][1] = step
+    path.write_text(json.dumps(file))
+    with pytest.raises(rlif.RlifError, match=r"odd.json is not a file that `rlif compare --out FILE.json` wrote"):
+        read_summaries(path)
+
+
+def test_steps_out_of_order_are_refused(tmp_path):
+    """A step that is there twice would hide the first of its rows."""
+    text, path = (Path(__file__).parents[2] / "results/demo.json").read_text(), tmp_path / "odd.json"
+    for steps in ([0, 3, 3, 9, 12], [0, 3, 9, 6, 12]):
+        file = json.loads(text)
+        file["runs"][0]["curves"]["clock"]["step"] = steps
+        path.write_text(json.dumps(file))
+        with pytest.raises(rlif.RlifError, match=r"odd.json is not a file that"):
+            read_summaries(path)
+
+
 @pytest.mark.parametrize(
     "name", ["demo", "demo-long", "fresh-seeds/demo", "fresh-seeds/demo-long", "miniature", "wrong-and-sure"]
 )

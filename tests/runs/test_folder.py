@@ -213,6 +213,16 @@ def test_a_summary_of_something_else_is_refused(run):
         run.summary()
 
 
+@pytest.mark.parametrize("step", [True, -1, 2.5, 10**300, "3"])
+def test_a_line_of_the_log_whose_step_is_not_a_whole_number_is_refused(step, run):
+    run.append_metrics({"step": step})
+    with pytest.raises(rlif.RlifError, match=r"line 1 of .*metrics.jsonl is damaged: it has no whole number as its"):
+        run.metrics()
+    run.write_summary({"steps": step})
+    with pytest.raises(rlif.RlifError, match=r"summary.json is damaged: it has no whole number as its 'steps'"):
+        run.summary()
+
+
 def test_a_missing_file_of_the_run_is_explained(run):
     gone = pytest.raises(rlif.RlifError, match=r"checkpoint-1/x was removed while .*; leave .* alone and go on with")
     with gone, faults_as_errors(run):

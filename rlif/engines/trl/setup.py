@@ -33,6 +33,7 @@ from rlif.engines.trl.rewards import InternalReward
 from rlif.engines.trl.trainer import GRPOTrainer, InternalFeedback, RLOOTrainer
 from rlif.engines.trl.vllm import check_vllm, vllm_errors
 from rlif.errors import MachineError, ModelError, RecipeError, first_line, lookup, nearest
+from rlif.files.strict import takes_bool
 from rlif.rewards.equivalence import load_equivalence
 from rlif.rewards.mixing import recipe_mixer
 from rlif.rewards.terms import recipe_terms
@@ -73,6 +74,8 @@ def check_options(values: Mapping[str, Any], config: Any) -> dict[str, Any]:
         if name not in fields:
             near = nearest(name, fields, f"trl.{config.__name__}")
             raise RecipeError(f"unknown key 'training.{name}': TRL has no such option; {near}")
+        if isinstance(value, bool) and not takes_bool(hints[name]):
+            raise RecipeError(f"training.{name} in the recipe: input should not be true or false, found {value}.")
         try:
             checked = TypeAdapter(hints[name], config=STRICT).validate_python(value)
             options[name] = checked if isinstance(checked, float) else value  # transformers takes no 2 for 2.0

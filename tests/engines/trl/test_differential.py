@@ -158,10 +158,11 @@ def in_turn() -> Iterator[Any]:
     """Yields each setting once: with one signal, read off a pass that runs anyway, or with all, by each annotator."""
     annotators = cycle(ANNOTATORS)
     for number, name in enumerate(SETTINGS):
-        if number % 2 or "sync_ref_model" in SETTINGS[name]:  # `Recipe` refuses that with an annotator of another kind
+        kind = next(annotators) if number % 2 == 0 else None
+        if kind is None or (kind == "offline" and "sync_ref_model" in SETTINGS[name]):  # refused by `Recipe`
             yield tried(name, ["self_certainty"])
         else:
-            yield tried(name, list(SIGNALS), next(annotators))
+            yield tried(name, list(SIGNALS), kind)
 
 
 def recipe_of(name: str, signals: list[str], annotator: str, model: Path, folder: Path) -> rlif.Recipe:

@@ -126,17 +126,19 @@ def test_the_table_pairs_changes_with_random_by_seed():
 
 
 def test_the_plans_criteria_by_hand():
-    base = {"item": {"accuracy": {"mean": 0.3}, "pass@k": {"8": {"mean": 0.6, "low": 0.5}}}}
+    base = {"item": {"accuracy": {"mean": 0.3}, "pass@k": {"8": {"mean": 0.6}}}}
     runs = [finished("intuitor", "self_certainty", seed, 0.5 + seed / 100) for seed in (0, 1)]
     runs += [finished("random", "random", seed, 0.5) for seed in (0, 1)] + [finished("length", "length", 0, 0.1)]
     rows = real_results.criteria({"bases": base | {"other": base["item"]}, "runs": runs})
     assert {row["family"] for row in rows} == {"item"}, "there is no run of the other"
-    found = {row["criterion"]: (row["value"], row["holds"]) for row in rows}
-    assert found["change"][1] and not found["minus random"][1]  # 0.20 and 0.21; 0 and 0.01
-    assert found["minus length"] == ("+40.0 (one seed)", False)
-    assert found["pass@8 not below the base's interval"] == ("50%, 50%", True)  # 0.505
-    assert found["points that other families fall, below 10"] == ("-25.0", True)
-    assert found["samples above the base's greedy accuracy"] == ("50%, 25%", True)
+    found = {row["what"]: row for row in rows}
+    assert found["samples, end minus start"]["holds"]  # 0.20 and 0.21
+    assert not found["samples, minus random"]["holds"]  # 0 and 0.01: zero is in the interval
+    assert found["samples, minus length"]["found"] == "+40.0 (one seed)" and not found["samples, minus length"]["holds"]
+    assert not found["pass@8, end minus start"]["holds"]  # -0.10 and -0.09
+    assert found["other families, end minus start"]["found"] == "+25.0"
+    assert found["samples, minus the base's greedy answers"]["holds"]  # 0.25 and 0.26
+    assert real_results.fulfilled(rows, "item") == [4]
     assert len(real_results.criteria_table(rows)) == 2 + 6
 
 

@@ -104,7 +104,7 @@ def read_history(path: str | Path) -> History:
     summary = _read_json(run.at("summary.json"), notes)
     metrics, evaluations = _metrics(run.at("metrics.jsonl"), notes), _evaluations(run.files("eval/step-*.json"), notes)
     kept = {path.stem.partition("-")[2]: path for path in run.files("completions/step-*.jsonl")}
-    completions = {int(step): kept[step] for step in sorted(kept) if step.isdecimal()}
+    completions = {int(step): kept[step] for step in sorted(kept) if _is_step(step)}
     name = run.path.resolve().name
     titles = _titles(recipe, _read_json(run.at("begun.json"), []))
     history = History(run, name, recipe, environment, summary, metrics, evaluations, completions, notes, titles)
@@ -138,13 +138,18 @@ def _note_missing(history: History) -> None:
 
 
 def _metrics(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
-    rows: dict[float, Row] = {}
+    rows: dict[int, Row] = {}
+    odd: list[Any] = []
     for row in _rows(path, notes):
         step = row.get("step")
         if is_count(step):
             rows[step] = renamed(row)  # of a step that was logged twice, the later
         else:
-            notes.append(f"A line of {path.name} has the step {step!r:.40} and is left out.")
+            odd.append(step)
+    if odd:
+        lines, first = "1 line" if len(odd) == 1 else f"{len(odd):,} lines", json.dumps(odd[0])
+        first = first if len(first) <= 40 else f"{first[:37]}..."
+        notes.append(f"{lines} of {path.name} left out: the step is not a whole number ({first}).")
     if not rows:
         notes.append("No step was logged: metrics.jsonl is missing or holds none.")
         return {}
@@ -157,11 +162,16 @@ def _metrics(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
     }
 
 
+def _is_step(text: str) -> bool:
+    """Tells whether a part of a file's name is a step."""
+    return text.isdecimal() and len(text) < 20 and is_count(int(text))
+
+
 def _evaluations(paths: list[Path], notes: list[str]) -> dict[str, dict[int, Row]]:
     found: dict[str, dict[int, Row]] = {}
     for path in paths:
         _, step, task = path.stem.split("-", 2) if path.stem.count("-") >= 2 else ("", "", "")
-        summary = _read_json(path, notes) if step.isdecimal() else {}
+        summary = _read_json(path, notes) if _is_step(step) else {}
         if summary:
             found.setdefault(task, {})[int(step)] = {key: value for key, value in summary.items() if key != "records"}
     return found

@@ -104,13 +104,33 @@ def test_unreadable_files_are_noted(run):
         assert words in said
 
 
-@pytest.mark.parametrize("step", ["two", 1e300, -1, 2.5])
-def test_a_step_that_is_no_whole_number_is_noted(step, run):
+@pytest.mark.parametrize("step", ["two", 1e300, -1, 2.5, None, [1]])
+def test_a_step_that_is_not_a_whole_number_is_noted(step, run):
+    before = read_history(run)
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": step, "reward": 1.0}) + "\n")
     history = read_history(run)
-    assert f"A line of metrics.jsonl has the step {step!r} and is left out." in history.notes
-    assert step not in history.steps.tolist()
+    assert f"1 line of metrics.jsonl left out: the step is not a whole number ({json.dumps(step)})." in history.notes
+    assert history.steps.tolist() == before.steps.tolist()
+
+
+def test_many_such_lines_are_one_note(run):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": "x" * 99, "reward": 1.0}) + "\n")
+        file.write('{"reward": 1.0}\n' * 2_999)
+    (note,) = (note for note in read_history(run).notes if "metrics.jsonl" in note)
+    assert note == f'3,000 lines of metrics.jsonl left out: the step is not a whole number ("{"x" * 36}...).'
+
+
+def test_files_of_a_step_that_no_run_reaches_are_not_read(run):
+    for name in (
+        "completions/step-99999999999999999999999999.jsonl",
+        "eval/step-99999999999999999999999999-clock.json",
+    ):
+        (run / name).write_text('{"accuracy": {"n": 1, "mean": 1.0}}\n')
+    history = read_history(run)
+    assert max(history.completions) < 100 > max(history.evaluations["clock"])
+    assert rlif.report([run])[1]
 
 
 def test_records_inside_an_evaluations_summary_are_read(run):

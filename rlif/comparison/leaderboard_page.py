@@ -112,10 +112,13 @@ def claims(board: Board) -> list[str]:
     rows = [row for row in board.standings if row.seeds]
     up, down = ([row.method for row in rows if row.learns is side] for side in (True, False))
     above = [row.method for row in rows if row.beats_random]
-    held = [row for row in rows if row.learns and all(fall <= LOSS for fall in row.falls.values())]
-    worse = [row.method for row in rows if row.gain.mean < 0 and row.gain.low is None and len(row.seeds) > 1]
-    same = [row.method for row in rows if row.gain.mean == 0 and row.gain.low is None]
-    undecided = [row.method for row in rows if row.learns is None and row.method not in (*same, *worse)]
+    alike = [row for row in rows if row.gain.low is None]  # seeds that agree to the last problem have no interval
+    several = [row for row in alike if len(row.seeds) > 1]
+    worse, better = ([row.method for row in several if sign * row.gain.mean > 0] for sign in (-1, 1))
+    same = [row.method for row in alike if row.gain.mean == 0]
+    gained = [row for row in rows if row.method in (*up, *better)]
+    held = [row for row in gained if all(fall <= LOSS for fall in row.falls.values())]
+    undecided = [row.method for row in rows if row.learns is None and row.method not in (*same, *worse, *better)]
     found = []
     if up:
         found += [
@@ -138,6 +141,9 @@ def claims(board: Board) -> list[str]:
         found += [
             f"- *Ends where it began, on every seed:* {', '.join(same)}. Falsified by a seed whose accuracy changes."
         ]
+    if better:
+        names = ", ".join(better)
+        found += [f"- *Ends above its start, by as much on every seed:* {names}. Falsified by a seed that does not."]
     if worse:
         found += [f"- *Ends below its start, by as much on every seed:* {', '.join(worse)}. Falsified by a seed above."]
     if undecided:

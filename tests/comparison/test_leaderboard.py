@@ -193,6 +193,7 @@ def test_claims_are_sorted_by_what_the_intervals_say(runs):
     for seed in range(3):
         make(runs, "still", seed, 0.1, 0.1, 0.1, reward="format")
         make(runs, "worse", seed, 0.1, 0.1, 0.0, reward="length")
+        make(runs, "best", seed, 0.1, 0.9, 0.9, reward="plurality_vote")
         make(runs, "steady", seed, 0.1, 0.8, 0.75 + seed / 50, reward="accuracy")
         make(runs, "slides", seed, 0.1, 0.8, 0.65 + seed / 50, reward="negative_entropy")
     (board,) = read_boards([runs])
@@ -201,8 +202,9 @@ def test_claims_are_sorted_by_what_the_intervals_say(runs):
     assert rows["sure"].gain.low > 0 and "sure" in found["Learns"]
     assert ": still. " in found["Ends where it began, on every seed"].replace(":* ", ": ")
     assert ": worse. " in found["Ends below its start, by as much on every seed"].replace(":* ", ": ")
+    assert ": best. " in found["Ends above its start, by as much on every seed"].replace(":* ", ": ")
     kept = found["Ends within 10 points of its best after 8 steps, on every seed"]
-    assert "steady" in kept and "slides" not in kept and "falls" not in kept
+    assert "steady" in kept and "best" in kept and "slides" not in kept and "falls" not in kept
     for method, row in rows.items():
         undecided = row.gain.low is not None and row.gain.low <= 0 <= row.gain.high
         assert (method in found.get("Undecided", "")) == undecided

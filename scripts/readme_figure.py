@@ -22,11 +22,11 @@ METHODS = {
     "length": ("#D55E00", "length"),
     "demo": ("#0072B2", "self-certainty"),
 }
-PANELS = {
-    ("clock", "mean"): "held-out accuracy, trained on",
-    ("cups", "mean"): "held-out accuracy, never trained on",
-    ("clock", "completion_length"): "tokens per completion",
-}
+PANELS = (  # task, title, what is read from an evaluation, upper end of the axis
+    ("clock", "held-out accuracy, trained on", lambda look: look["accuracy"]["mean"], 1.02),
+    ("cups", "held-out accuracy, never trained on", lambda look: look["accuracy"]["mean"], 1.02),
+    ("clock", "tokens per completion", lambda look: look["completion_length"], None),
+)
 
 
 def main() -> None:
@@ -38,22 +38,21 @@ def main() -> None:
 
     plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
     figure, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")
-    for axis, ((task, key), title) in zip(axes, PANELS.items(), strict=True):
+    for axis, (task, title, read, top) in zip(axes, PANELS, strict=True):
         for method, (colour, label) in METHODS.items():
             for number, run in enumerate(run for run in runs if run.method == method):
                 looks = run.evaluations[task]
-                values = [look.get(key, look["accuracy"].get(key)) for look in looks.values()]
+                values = [read(look) for look in looks.values()]
                 axis.plot([*looks], values, color=colour, label=None if number else label, linewidth=1.6, alpha=0.8)
         axis.set_title(title, loc="left", fontsize=10)
         axis.set_xlabel("step")
         axis.set_xticks([*runs[0].evaluations[task]])
-        axis.set_ylim(bottom=0)
-        if key == "mean":
-            axis.set_ylim(0, 1.02)
+        axis.set_ylim(0, top)
+        if top is not None:
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     handles, labels = axes[0].get_legend_handles_labels()
-    legend = {"handles": handles[::-1], "labels": labels[::-1], "title": "reward"}
-    figure.legend(**legend, loc="outside lower center", ncols=4, frameon=False)
+    where = "outside lower center"
+    figure.legend(handles[::-1], labels[::-1], title="reward", loc=where, ncols=4, frameon=False)
     args.figure.parent.mkdir(exist_ok=True)
     figure.savefig(args.figure, dpi=160)
 

@@ -62,7 +62,7 @@ def test_the_accuracies_in_base_json_are_within_the_same_bounds():
 
 @pytest.mark.sweep
 def test_training_by_self_certainty_teaches_working_step_by_step(tmp_path):
-    """A short demo at a higher learning rate doubles the share of completions that work step by step."""
+    """A short run of demo-long at a higher learning rate doubles the share of completions that work step by step."""
     overrides = [
         f"output={tmp_path}",
         "evaluate={}",
@@ -73,7 +73,7 @@ def test_training_by_self_certainty_teaches_working_step_by_step(tmp_path):
         "training.log_level=error",
         "training.save_strategy=no",
     ]
-    run: Run = rlif.train(rlif.load_recipe("demo", overrides), name="smoke", console=Console(quiet=True))
+    run: Run = rlif.train(rlif.load_recipe("demo-long", overrides), name="smoke", console=Console(quiet=True))
 
     def stepwise(step: int) -> float:
         lines = (run.path / f"completions/step-{step:06d}.jsonl").read_bytes().splitlines()

@@ -145,70 +145,67 @@ def test_the_numbers_of_the_probe_are_those_of_the_results():
     assert f"it was {before:+.2f} (n = {number})" in PAGE
 
 
-def real_runs(found: dict, family: str) -> dict[str, dict[int, dict]]:
-    """Gives the runs of one family by method, then by seed."""
-    of: dict[str, dict[int, dict]] = {}
-    for run in found["runs"]:
-        if run["family"] == family:
-            of.setdefault(run["method"], {})[run["seed"]] = run
-    return of
+FAMILIES = (("steps", "sums step by step"), ("story", "sums in words"))
 
 
-def test_the_numbers_of_the_real_model_are_those_of_the_results():
-    found = json.loads((ROOT / "results/real.json").read_text(encoding="utf-8"))
-    table = PAGE.partition("| held-out problems | ")[2].partition(" | |---")[0]
-    columns = [name.strip() for name in table.split("|")]
-    assert columns == ["before", "self-certainty", "random", "length", "gold"]
-    assert {run["method"] for run in found["runs"]} >= {NAMES.get(name, name) for name in columns[1:]}
-    for family, words in (("steps", "sums step by step"), ("story", "sums in words")):
-        base, of = found["bases"][family], real_runs(found, family)
-        before = base["accuracy"]
+@pytest.fixture(scope="module")
+def real() -> dict:
+    return json.loads((ROOT / "results/real.json").read_text(encoding="utf-8"))
+
+
+def real_runs(real: dict, family: str, method: str) -> list[dict]:
+    """Gives the runs of one family and method on seeds 0, 1, 2."""
+    runs = [run for run in real["runs"] if (run["family"], run["method"]) == (family, method)]
+    assert [run["seed"] for run in runs] == [0, 1, 2], (family, method)
+    return runs
+
+
+def test_the_tables_of_the_real_model_are_those_of_the_results(real):
+    columns = ("self-certainty", "random", "length", "gold")
+    assert f"| held-out problems | before | {' | '.join(columns)} |" in PAGE
+    assert "| family | the start | random | length | gold | greedy answers of the base |" in PAGE
+    for family, words in FAMILIES:
+        before = real["bases"][family]["accuracy"]
+        ends = {c: [r["sampled"]["mean"] for r in real_runs(real, family, NAMES.get(c, c))] for c in columns}
         cells = [f"{100 * before['mean']:.0f} % [{100 * before['low']:.0f}, {100 * before['high']:.0f}]"]
-        for name in columns[1:]:
-            by_seed = of[NAMES.get(name, name)]
-            assert sorted(by_seed) == [0, 1, 2], (family, name)
-            cells.append(", ".join(f"{100 * by_seed[seed]['sampled']['mean']:.0f}" for seed in range(3)) + " %")
+        cells += [", ".join(f"{100 * share:.0f}" for share in ends[column]) + " %" for column in columns]
         assert f"| {words} | {' | '.join(cells)} |" in PAGE, " | ".join(cells)
-        ends = {name: {seed: run["sampled"]["mean"] for seed, run in of[name].items()} for name in of}
-        gained = [ends["intuitor"][seed] - before["mean"] for seed in range(3)]
-        apart = {"the start": gained} | {
-            said: [ends["intuitor"][seed] - ends[other][seed] for seed in range(3)]
-            for other, said in (("random", "random"), ("length", "length"), ("grpo-gold", "gold"))
-        }
-        for said, values in apart.items():
-            told = points(t_interval(values).within(-1, 1))
-            assert re.search(rf"minus {said}\*?: [^;.]*{re.escape(told)} on {words}", PAGE), (family, said, told)
+        own = real_runs(real, family, "intuitor")
+        greedy = [next(iter(run["greedy"].values()))["mean"] for run in own]
+        others = [[before["mean"]] * 3, *(ends[column] for column in columns[1:]), greedy]
+        apart = [t_interval([a - b for a, b in zip(ends["self-certainty"], of, strict=True)]) for of in others]
+        cells = [found.within(-1, 1).percent("+") for found in apart]
+        assert f"| {words} | {' | '.join(cells)} |" in PAGE, " | ".join(cells)
+        assert all(a > b for a, b in zip(ends["self-certainty"], ends["random"], strict=True)), "six runs of six"
 
 
-def test_what_the_page_says_the_real_model_loses_and_keeps_is_that_of_the_results():
-    found = json.loads((ROOT / "results/real.json").read_text(encoding="utf-8"))
-    for family, words in (("steps", "sums step by step"), ("story", "sums in words")):
-        own = real_runs(found, family)["intuitor"].values()
-        passed = fmean(run["pass@8"]["mean"] for run in own)
-        looks = [[share["mean"] for share in run[name].values()] for name in ("greedy", "kept") for run in own]
-        greedy, kept = looks[: len(own)], looks[len(own) :]
-        before = found["bases"][family]["pass@k"]["8"]["mean"]
-        changes = [(before, passed), *((fmean(v[0] for v in of), fmean(v[-1] for v in of)) for of in (greedy, kept))]
-        for (start, end), said in zip(changes, (words, words, f"after training on {words}"), strict=True):
-            assert f"from {100 * start:.0f} to {100 * end:.0f} % {said if said != words else f'on {words}'}" in PAGE
+def test_what_the_real_model_loses_and_keeps_is_that_of_the_results(real):
+    for family, words in FAMILIES:
+        own = real_runs(real, family, "intuitor")
+        base = 100 * real["bases"][family]["pass@k"]["8"]["mean"]
+        assert f"from {base:.0f} to {100 * fmean(r['pass@8']['mean'] for r in own):.0f} % on {words}" in PAGE
+        for name, said in (("greedy", f"on {words}"), ("kept", f"after training on {words}")):
+            looks = [[100 * share["mean"] for share in run[name].values()] for run in own]
+            first, last = fmean(look[0] for look in looks), fmean(look[-1] for look in looks)
+            assert f"from {first:.0f} to {last:.0f} % {said}" in PAGE, (family, name)
     falls = [
-        100 * (found["bases"][run["family"]]["accuracy"]["mean"] - run["sampled"]["mean"])
-        for run in found["runs"]
-        if run["method"] == "random"
+        100 * (real["bases"][family]["accuracy"]["mean"] - run["sampled"]["mean"])
+        for family, _ in FAMILIES
+        for run in real_runs(real, family, "random")
     ]
-    assert len(falls) == 6 and f"takes {min(falls):.0f} to {max(falls):.0f} points of the base away" in PAGE
-    (run,) = (r for r in found["runs"] if (r["family"], r["method"], r["seed"]) == ("steps", "intuitor", 1))
-    right = [100 * share for share in run["accuracy"]]
-    assert f"from {right[0]:.0f} to {max(right):.0f} % right at the fifth update and back to {right[-1]:.0f} %" in PAGE
-    assert right[4] == max(right)
-    first, last = run["self_certainty"][0], run["self_certainty"][-1]
-    assert f"from {first:.1f} to {last:.1f} nats" in PAGE
+    assert f"takes {min(falls):.0f} to {max(falls):.0f} points of the base away" in PAGE
 
 
-def test_the_criteria_of_the_page_are_those_of_the_results():
-    found = json.loads((ROOT / "results/real.json").read_text(encoding="utf-8"))
-    rows = load("scripts/real_results.py").criteria(found)
-    for family, words in (("steps", "sums step by step"), ("story", "sums in words")):
-        mine = [row for row in rows if row["family"] == family]
-        held = sum(row["holds"] for row in mine)
-        assert f"{held} of {len(mine)} on {words}" in PAGE, (family, held, len(mine))
+def test_the_batches_of_the_page_are_those_of_the_results(real):
+    own, gold = (real_runs(real, "steps", method)[1]["accuracy"] for method in ("intuitor", "grpo-gold"))
+    fifth, last = ([100 * shares[step] for shares in (own, gold)] for step in (4, 7))
+    assert f"{fifth[0]:.0f} % of the batch of update 5 are right, against {fifth[1]:.0f} % with gold" in PAGE
+    assert f"In the batch of update 8 it is {last[0]:.0f} % against {last[1]:.0f} %" in PAGE
+
+
+def test_the_criteria_of_the_page_are_those_of_the_results(real):
+    module = load("scripts/real_results.py")
+    rows = module.criteria(real)
+    numbers = ("none", "one", "two", "three", "four")
+    steps, story = (numbers[len(module.fulfilled(rows, family))] for family, _ in FAMILIES)
+    assert f"Sums step by step fulfil {steps} of four, sums in words {story} of four" in PAGE

@@ -1,4 +1,4 @@
-"""Measures on a GPU: what the card reaches, scoring and steps at Qwen2.5 shapes, and a larger demo.
+"""Measures on a GPU: what the card reaches, scoring and steps at Qwen2.5 shapes, and a larger demo-long.
 
     ceilings   floating-point operations per second of a large matrix product, bytes per second of a large copy
     scoring    `benchmarks/scoring.py` in bfloat16; operations and bytes per second against the ceilings
@@ -114,7 +114,7 @@ def summary(
             f"- {row['shape']}: [{row['B']}, {row['T']:,}, {row['V']:,}] takes {row['peak_mib']:,.0f} MiB at its peak,"
             f" the logits alone {row['logits_mib']:,.0f} MiB."
         )
-    lines += ["", *step.summary(steps), "", "## The demo, larger", ""]
+    lines += ["", *step.summary(steps), "", "## demo-long, larger", ""]
     named = list(demos[0]["accuracy"]) if demos else []
     values = [
         [row["seed"], f"{row['seconds']:.0f}", *(_percent(row["accuracy"][name]) for name in named)] for row in demos
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--shapes", default="qwen2.5-1.5b,qwen2.5-3b")
     parser.add_argument("--paths", default=",".join(path for path in PATHS if path != "vllm"))
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of the demo; 0 leaves it out")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of demo-long; 0 leaves it out")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         print("skipped: no CUDA device here, so nothing was measured.")

@@ -124,7 +124,7 @@ def table(runs: Sequence[dict[str, Any]], references: Sequence[dict[str, Any]]) 
             "    python scripts/studies.py cures",
             "    python scripts/cures_results.py",
             "",
-            f"The shipped reasoner on clock, {STEPS} steps of 8 problems x 8 completions, constant learning rate 3e-4,"
+            f"tiny-reasoner on clock, {STEPS} steps of 8 problems x 8 completions, constant learning rate 3e-4,"
             " KL weight 0.1. Each row changes the paper's form (self-certainty, group_std) by what it is named after;"
             " `scripts/studies.py` has the keys. Greedy accuracy in per cent, every 20 steps on 256 held-out problems;"
             " Wilson's interval of one value is at most +-6 points. Peak: the best of a run. Kept: accuracy at the end"

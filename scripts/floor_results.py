@@ -141,7 +141,7 @@ def table(study: str, runs: list[dict[str, Any]]) -> str:
             f"    python scripts/studies.py {study}",
             f"    python scripts/floor_results.py {study}",
             "",
-            f"The shipped reasoner on clock, up to {max(run['steps'] for run in runs)} steps of 8 problems x 8"
+            f"tiny-reasoner on clock, up to {max(run['steps'] for run in runs)} steps of 8 problems x 8"
             " completions, constant learning rate 3e-4, KL weight 0.1. Peak: accuracy in the training batches (sampled,"
             " 5 steps together, n = 320) and the step by which 9/10 of the rise were made. Greedy: held-out accuracy,"
             " n = 256, every 20 steps, 10 % before training; Wilson's interval is at most +-6 points.",

@@ -1,4 +1,4 @@
-r"""Pre-trains the small reasoner that ships with rlif from random weights, in twenty minutes or so on two CPU cores.
+r"""Pre-trains tiny-reasoner, which ships, from random weights, in twenty minutes or so on two CPU cores.
 
     python scripts/pretrain_reasoner.py --out rlif/models/tiny-reasoner
 

@@ -163,7 +163,7 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
             "    python scripts/studies.py relatives",
             "    python scripts/relatives_results.py",
             "",
-            "The shipped reasoner, trained on clock and evaluated on clock and cups, greedy, n = 256 each. Online: 50"
+            "tiny-reasoner, trained on clock and evaluated on clock and cups, greedy, n = 256 each. Online: 50"
             " updates of 8 problems x 8 completions. Rounds: `RELATIVES` in `scripts/studies.py`. Gain and transfer are"
             " in points, with Student's 95 % interval over seeds. Seconds are those of seed 0, whose runs had a core"
             " each. What each column is: `scripts/relatives_results.py`."

@@ -63,13 +63,14 @@ def compare(
 
 def page(results: Sequence[dict[str, Any]], command: str, where: dict[str, Any], early_limit: int) -> str:
     lines = [
-        "# Best of N with the model that ships",
+        "# Best of N with tiny-reasoner",
         "",
         f"    {command}",
         "",
         "Held-out problems, sampled once at temperature 1. `mean@1` is a single sample, `pass@N` the oracle. How N is"
         " resampled and what the intervals are: `rlif/selection/scaling.py`; the rules: `rlif/selection/rules.py`."
-        f" Window confidences have a window of {WINDOW} tokens. `runs/demo/model` is what `rlif train demo` leaves.",
+        f" Window confidences have a window of {WINDOW} tokens. `runs/demo/model` is what"
+        " `rlif train demo-long name=demo` leaves.",
         "",
         "![Accuracy of the rules over N](selection.png)",
     ]

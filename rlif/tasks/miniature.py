@@ -5,7 +5,7 @@ r"""Generates two families of problems that are small enough for a laptop: easy 
     cups    A ball is under cup B. Swap A and C. Swap B and D. Swap D and E. Where is the ball?
             First A and C, still B. Then B and D, now D. Then D and E, now E. The answer is \boxed{E}.
 
-The model that ships with rlif was pre-trained on these (scripts/pretrain_reasoner.py). A hash of its text, independent
+The models that ship were pre-trained on these (scripts/pretrain_reasoner.py). A hash of its text, independent
 of seeds, decides whether a problem belongs to the held-out split. So held-out problems occur neither in pre-training
 nor in training. The accuracy of guessing is 1/12 on clock and 1/6 on cups.
 """

@@ -86,7 +86,7 @@ def test_the_gpu_suite_runs_small(device, tmp_path, monkeypatch):
     )
     assert found["machine"]["commit"] == COMMIT and "folder" not in found["machine"]
     assert found["steps"][0]["contestants"]["ours"]["extra_passes"] == 0
-    assert len(found["demo"]) == 1 and "## The demo, larger" in text and "TFLOP/s" in text
+    assert len(found["demo"]) == 1 and "## demo-long, larger" in text and "TFLOP/s" in text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU; hide it by CUDA_VISIBLE_DEVICES=")

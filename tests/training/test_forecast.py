@@ -97,7 +97,7 @@ def test_a_mean_over_one_group_has_no_interval():
 
 @pytest.mark.sweep
 def test_the_forecast_is_yes_for_the_demo_and_no_for_a_random_model(model_folder):
-    """The shipped base improved with every seed that was run; the random model never ends a completion."""
+    """The demo's base improved with every seed that was run; the random model never ends a completion."""
     assert probe(rlif.load_recipe("demo")).verdict == "yes"
     overrides = [f"model={model_folder}", "max_prompt_tokens=1024", "training.max_completion_length=8"]
     found = probe(rlif.load_recipe("demo", overrides), problems=4)

@@ -1,12 +1,13 @@
 """Compares cures for collapse. Writes `results/cures.json` and `results/cures.md` from the runs that are finished.
 
     python scripts/studies.py cures
+    python scripts/studies.py cures-long
     python scripts/cures_results.py
 
-Reads the run folders of the study. For runs whose folders are gone, it reads `results/cures.json`. Greedy accuracy is
-that on held-out problems. Of each run:
+Reads the run folders of the studies. For runs whose folders are gone, it reads `results/cures.json`. Greedy accuracy
+is that on held-out problems. Of each run:
 
-    peak        the best greedy accuracy within the steps of the study
+    peak        the best greedy accuracy of all looks
     kept        accuracy at the end, as a share of the peak; a run that its guard stopped ends where it stopped
 
 Over seeds: means with Student's 95 % interval, and the difference at the end to the floor's run of the same seed.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ from rlif.intervals import t_interval
 from rlif.reporting.analysis import accuracies
 from rlif.runs.folder import Run
 
-STEPS = 200  # of the study; more of the floor's long study are left out
+TITLES = {
+    "cures": "Cures for collapse, 100 steps: ten times the steps to the peak",
+    "cures-long": "The best of them, 200 steps: twenty times the steps to the peak",
+}
 HELD = 0.95  # of the peak
 REFERENCE = "floor"
-OF_FLOOR_LONG = {"group_std": "paper (earlier study)", "group_std_floor": "floor (earlier study)"}
 HEADINGS = ("cure", "seeds", "peak", "at", "end", "kept", f"kept {HELD:.0%}", "end minus floor, points")
 
 
@@ -37,6 +40,7 @@ def digest(path: Path) -> dict[str, Any]:
     run = Run.open(path)
     shares = accuracies(run.evaluations()["clock"])
     return {
+        "study": path.parent.name,
         "row": path.name.rpartition("-seed")[0],
         "seed": run.recipe().seed,
         "steps": len(run.metrics()),
@@ -53,22 +57,9 @@ def kept_runs(file: Path) -> list[dict[str, Any]]:
     return [run | {"curve": {int(step): share for step, share in run["curve"].items()}} for run in runs]
 
 
-def earlier(file: Path) -> list[dict[str, Any]]:
-    """Reads self-certainty's runs of the floor's long study, up to the steps of this one."""
-    runs = [run for run in json.loads(file.read_text(encoding="utf-8")) if run["signal"] == "self_certainty"]
-    return [
-        {
-            "row": OF_FLOOR_LONG[run["form"]],
-            "seed": run["seed"],
-            "curve": {int(step): look["mean"] for step, look in run["curve"].items() if int(step) <= STEPS},
-        }
-        for run in runs
-    ]
-
-
 def joined(*parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Joins runs; of two with the same row and seed the later stays."""
-    of = {(run["row"], run["seed"]): run for part in parts for run in part}
+    """Joins runs; of two with the same study, row and seed the later stays."""
+    of = {(run["study"], run["row"], run["seed"]): run for part in parts for run in part}
     return [of[key] for key in sorted(of)]
 
 
@@ -104,38 +95,40 @@ def line(row: str, runs: Sequence[dict[str, Any]], reference: dict[int, dict[str
     return f"| {' | '.join(cells)} |"
 
 
-def table(runs: Sequence[dict[str, Any]], references: Sequence[dict[str, Any]]) -> str:
-    """Writes the page.
+def table(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Writes the table of one study, the rows that keep most first."""
+    reference = {run["seed"]: run for run in runs if run["row"] == REFERENCE}
+    shares = {row: [kept(run) for run in runs if run["row"] == row] for row in {run["row"] for run in runs}}
+    rows = sorted(shares, key=lambda row: (-sum(shares[row]) / len(shares[row]), row))
+    return [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|", *(line(row, runs, reference) for row in rows)]
 
-    Args:
-        runs: of this study.
-        references: of the floor's long study, which stand in for the floor where this study has no run of a seed.
-    """
-    floors = [run for run in references if run["row"] == OF_FLOOR_LONG["group_std_floor"]]
-    reference = {run["seed"]: run for run in [*floors, *(run for run in runs if run["row"] == REFERENCE)]}
-    everything = [*references, *runs]
-    worst = {row: sum(kept(run) for run in everything if run["row"] == row) for row in {r["row"] for r in everything}}
-    counts = {row: sum(run["row"] == row for run in everything) for row in worst}
-    rows = sorted(worst, key=lambda row: (-worst[row] / counts[row], row))
+
+def page(runs: Iterable[dict[str, Any]]) -> str:
+    """Writes the page of all studies that have runs."""
+    of: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        of.setdefault(run["study"], []).append(run)
     return "\n".join(
         [
             "# Cures for collapse",
             "",
-            "    python scripts/studies.py cures",
+            *(f"    python scripts/studies.py {study}" for study in TITLES if study in of),
             "    python scripts/cures_results.py",
             "",
-            f"tiny-reasoner on clock, {STEPS} steps of 8 problems x 8 completions, constant learning rate 3e-4,"
-            " KL weight 0.1. Each row changes the paper's form (self-certainty, group_std) by what it is named after;"
-            " `scripts/studies.py` has the keys. Greedy accuracy in per cent, every 20 steps on 256 held-out problems;"
-            " Wilson's interval of one value is at most +-6 points. Peak: the best of a run. Kept: accuracy at the end"
-            " as a share of the peak; a flat curve keeps less than 100 %, because the best of ten noisy values is too"
-            " high. Means over seeds with Student's 95 % interval. Differences are paired by seed; where this study"
-            " has no floor yet, the floor is that of the earlier study (results/floor-long.json). Rows are ordered by"
-            " the mean share that they keep. alternate-gold and gold read gold answers.",
-            "",
-            f"| {' | '.join(HEADINGS)} |",
-            "|---" * len(HEADINGS) + "|",
-            *(line(row, everything, reference) for row in rows),
+            "tiny-equal on clock, 8 problems x 8 completions per step, constant learning rate 3e-4, KL weight 0.1. Each"
+            " row changes the paper's form (self-certainty, group_std) by what it is named after; `scripts/studies.py`"
+            " has the keys. Greedy accuracy in per cent, every 10 steps on 256 held-out problems; Wilson's interval of"
+            " one value is at most +-6 points. Peak: the best of a run. Kept: accuracy at the end as a share of the"
+            " peak; a flat curve keeps less than 100 %, because the best of many noisy values is too high. Means over"
+            " seeds with Student's 95 % interval. Differences are paired by seed. Rows are ordered by the mean share"
+            " that they keep. A row that lost its gain on two seeds gets no more. alternate-gold and gold read gold"
+            " answers.",
+            *(
+                text
+                for study, title in TITLES.items()
+                if study in of
+                for text in ("", f"## {title}", "", *table(of[study]))
+            ),
             "",
         ]
     )
@@ -146,11 +139,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the studies")
     parser.add_argument("--out", type=Path, default=Path("results"))
     args = parser.parse_args()
-    found = [digest(path.parent) for path in sorted((args.runs / "cures").glob("*/summary.json"))]
+    folders = [path.parent for study in TITLES for path in sorted((args.runs / study).glob("*/summary.json"))]
     file = args.out / "cures.json"
-    runs = joined(kept_runs(file), found)
+    runs = joined(kept_runs(file), [digest(path) for path in folders])
     file.write_text(json.dumps(runs) + "\n", encoding="utf-8")
-    text = table(runs, earlier(args.out / "floor-long.json"))
+    text = page(runs)
     file.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
 

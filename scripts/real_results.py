@@ -1,4 +1,4 @@
-"""Tabulates the study of a real model from what is finished. Writes results/real.json, .md and real-forecast.png.
+"""Tabulates the study of a real model from what is finished. Writes results/real.json and results/real.md.
 
     python scripts/real_study.py
     python scripts/real_results.py
@@ -35,7 +35,6 @@ from rlif.tasks.easy import ALONE, PREFIX
 Row = Mapping[str, Any]
 FEW = 3  # steps at either end that length and KL are averaged over
 LOGGED = ("accuracy", "kl", "completion_length", "pull", "entropy", "self_certainty", "truncated")  # each step
-LEAST = 3  # points that a figure is worth
 
 
 def digest(path: Path) -> dict[str, Any]:
@@ -201,53 +200,23 @@ def criteria_table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def points(found: Row, probe: Row) -> list[dict[str, Any]]:
-    """Pairs the forecast with the outcome, for each family and reward that is a signal of the probe.
-
-    The forecasts are the probe's pull (no label) and AUROC (gold); the outcome is the mean change of sampled accuracy.
-    """
-    probed, rows = {f["family"]: f for f in probe["families"]}, []
+def cooler_table(found: Row) -> list[str]:
+    """Writes one line per family and temperature of the base, beside self-certainty's runs at temperature 1."""
+    lines = ["| family | model | temperature | right samples | pass@8 |", "|---|---|---|---|---|"]
     for family, base in found["bases"].items():
-        runs = [run for run in found["runs"] if run["family"] == family]
-        for reward in dict.fromkeys(run["reward"] for run in runs):
-            forecasts = {name: (probed.get(family, {}).get(name) or {}).get(reward) for name in ("pull", "auroc")}
-            if forecasts["auroc"]:
-                gained = [change(run, base) for run in runs if run["reward"] == reward]
-                means = {name: forecast and forecast["mean"] for name, forecast in forecasts.items()}
-                rows.append(
-                    {
-                        "family": family,
-                        "reward": reward,
-                        "change": float(np.mean(gained)),
-                        "seeds": len(gained),
-                        **means,
-                    }
-                )
-    return rows
+        for temperature, scores in ({"1": base} | dict(sorted(base.get("cooler", {}).items(), reverse=True))).items():
+            shares = [Interval.read(scores["accuracy"]), Interval.read(scores["pass@k"]["8"])]
+            lines.append(f"| {family} | base | {temperature} | {shares[0]} | {shares[1]} |")
+        runs = [run for run in found["runs"] if (run["family"], run["method"]) == (family, "intuitor")]
+        means = [
+            t_interval([run[name]["mean"] for run in runs]).within(0, 1).percent() for name in ("sampled", "pass@8")
+        ]
+        if runs:
+            lines.append(f"| {family} | self-certainty, {len(runs)} seeds | 1 | {' | '.join(means)} |")
+    return lines
 
 
-def figure(rows: Sequence[Row], file: Path) -> None:
-    """Draws the change of accuracy over the probe's AUROC."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    shown, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for reward in dict.fromkeys(row["reward"] for row in rows):
-        mine = [row for row in rows if row["reward"] == reward]
-        axes.scatter([row["auroc"] for row in mine], [100 * row["change"] for row in mine], label=reward)
-    for row in rows:
-        axes.annotate(row["family"], (row["auroc"], 100 * row["change"]), textcoords="offset points", xytext=(4, 4))
-    axes.axhline(0, color="grey", linewidth=0.8)
-    axes.axvline(0.5, color="grey", linewidth=0.8)
-    axes.set(xlabel="AUROC within problems before training", ylabel="change of sampled accuracy, points")
-    axes.legend()
-    shown.savefig(file, dpi=150)
-    plt.close(shown)
-
-
-def page(found: Row, forecast: Sequence[Row], weights: str) -> str:
+def page(found: Row, weights: str) -> str:
     """Formats the whole page.
 
     Args:
@@ -278,18 +247,9 @@ def page(found: Row, forecast: Sequence[Row], weights: str) -> str:
         looks = ", ".join(f"{step}: {share['mean']:.0%}" for step, share in run["greedy"].items())
         sampled, passed = (Interval.read(run[name]) for name in ("sampled", "pass@8"))
         lines.append(f"| {run['family']} | {run['method']} | {run['seed']} | {sampled} | {passed} | {looks} |")
-    lines += ["", "## Self-certainty by the plan's criteria", "", *criteria_table(criteria(found))]
-    lines += ["", "## Forecast and outcome", ""]
-    if not forecast:
-        return "\n".join([*lines, "No run on a signal of the probe is finished.", ""])
-    lines += ["| family | reward | pull, no label | AUROC | change, points | seeds |", "|---|---|---|---|---|---|"]
-    for row in forecast:
-        pull = "-" if row["pull"] is None else f"{row['pull']:.2f}"
-        cells = [row["family"], f"`{row['reward']}`", pull, f"{row['auroc']:.2f}", f"{100 * row['change']:+.1f}"]
-        lines.append(f"| {' | '.join([*cells, str(row['seeds'])])} |")
-    if len(forecast) >= LEAST:
-        lines += ["", "![change over AUROC](real-forecast.png)"]
-    return "\n".join([*lines, ""])
+    lines += ["", "## Self-certainty by the plan's criteria", "", *criteria_table(criteria(found)), ""]
+    lines += ["## The base at lower temperatures", "", *cooler_table(found), ""]
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -301,14 +261,14 @@ def main() -> None:
     found = with_kept((digest(path.parent) for path in sorted(args.runs.glob("*/*/sampled.json"))), file)
     for path in sorted(args.runs.glob("base-*.json")):
         scores = json.loads(path.read_text(encoding="utf-8"))
-        found["bases"][path.stem.removeprefix("base-")] = rounded({key: scores[key] for key in ("accuracy", "pass@k")})
+        scores = rounded({key: scores[key] for key in ("accuracy", "pass@k")})
+        family, _, temperature = path.stem.removeprefix("base-").partition("-at-")
+        base = found["bases"].setdefault(family, {})
+        base.update({"cooler": base.get("cooler", {}) | {temperature: scores}} if temperature else scores)
     probe = json.loads((args.out / "real-base-probe.json").read_text(encoding="utf-8"))
-    forecast = points(found, probe)
     replace_file(file, json.dumps(found) + "\n")
-    text = page(found, forecast, probe["weights"])
+    text = page(found, probe["weights"])
     replace_file(file.with_suffix(".md"), text)
-    if len(forecast) >= LEAST:
-        figure(forecast, args.out / "real-forecast.png")
     print(text)
 
 

@@ -6,7 +6,7 @@
 
 Families and the second signal are chosen by the label-free columns of results/real-base-probe.json. Each run is the
 recipe real.yaml with another reward, else equal. After a run, eight samples are drawn for each of some held-out
-problems, and its weights are removed. The base is sampled in the same way once for each family.
+problems, and its weights are removed. The base is sampled in the same way for each family, and at lower temperatures.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ RECIPE = Path(__file__).with_name("real.yaml")
 PROBE = Path(__file__).parents[1] / "results/real-base-probe.json"
 KEPT = PROBE.with_name("real.json")
 SAMPLED = 32  # held-out problems that get eight samples
+COOLER = (0.25, 0.5, 0.75)  # temperatures at which the base is sampled as well; a control, sharper without training
 FAMILIES, SEEDS = 2, (0, 1, 2)
 
 
@@ -107,12 +108,20 @@ def plan(probe: Path, families: Sequence[str] | None = None, seeds: Sequence[int
     ]
 
 
-def sample(model: str, family: str, file: Path) -> None:
+def sample(model: str, family: str, file: Path, temperature: float = 1.0) -> None:
     """Draws eight samples for each of some held-out problems and keeps the scores, unless the file is there."""
     if file.is_file():
         return
-    scores = rlif.evaluate(model, task_of(family, sampled=True), limit=SAMPLED)
+    scores = rlif.evaluate(model, task_of(family, sampled=True), limit=SAMPLED, temperature=temperature)
     replace_file(file, json.dumps(scores.as_dict()) + "\n")
+
+
+def sample_base(family: str, runs: Path) -> None:
+    """Samples the base of all runs on a family, at lower temperatures too."""
+    model = rlif.load_recipe(RECIPE).model
+    sample(model, family, runs / f"base-{family}.json")
+    for temperature in COOLER:
+        sample(model, family, runs / f"base-{family}-at-{temperature}.json", temperature)
 
 
 def carry_out(planned: Planned, runs: Path) -> None:
@@ -160,7 +169,7 @@ def main() -> None:
         return
     args.runs.mkdir(parents=True, exist_ok=True)
     for planned in runs:
-        sample(rlif.load_recipe(RECIPE).model, planned.family, args.runs / f"base-{planned.family}.json")
+        sample_base(planned.family, args.runs)
         carry_out(planned, args.runs)
 
 

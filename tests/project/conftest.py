@@ -13,7 +13,7 @@ import rlif
 DAILY = 15
 
 
-@pytest.fixture(params=[DAILY, pytest.param(1000, marks=pytest.mark.sweep)], ids=lambda many: f"{many} cases")
+@pytest.fixture(params=[DAILY, pytest.param(400, marks=pytest.mark.sweep)], ids=lambda many: f"{many} cases")
 def fuzz(request, record_property):
     """Calls a function with many values. It may raise an RlifError of one line; any other error is a defect."""
 

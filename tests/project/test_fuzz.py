@@ -1,7 +1,7 @@
 """Tests that any bytes in a file that is read give a valid result or one sentence, never a traceback.
 
 The bytes are arbitrary, or a valid file with bytes changed, cut out or doubled, or values of wrong types. The usual
-run tries a few cases, a sweep a thousand. They are always the same, so a new failure is due to a change of the code.
+run tries a few cases, a sweep four hundred. They are always the same, so a new failure is due to a change of the code.
 `--hypothesis-seed=NUMBER` tries others, as `make torture` does. Files of data are in `test_fuzz_data.py`.
 """
 

@@ -116,13 +116,6 @@ def test_the_table_pairs_changes_with_random_by_seed():
     assert cells[5].startswith("+25.0") and "-38.5" in cells[5] and "+88.5" in cells[5]
     assert cells[6] == cells[5] and cells[7] == "60% -> 55%"
     assert cells[8] == "25.0% -> 50.0%" and cells[10:] == ["9.0 -> 6.0", "0.200", "2"]
-    probe = {
-        "families": [
-            {"family": "item", "pull": {"self_certainty": {"mean": 0.7}}, "auroc": {"self_certainty": {"mean": 0.6}}}
-        ]
-    }
-    (point,) = real_results.points({"bases": base, "runs": runs}, probe)
-    assert point["change"] == pytest.approx(0.25) and (point["pull"], point["auroc"], point["seeds"]) == (0.7, 0.6, 2)
 
 
 def test_the_plans_criteria_by_hand():

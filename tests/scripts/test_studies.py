@@ -37,31 +37,37 @@ def test_cures_differ_from_the_papers_form_in_the_keys_that_they_are_named_after
     assert paper.resolved_normalisation == "group_std" and paper.weights["accuracy"].ever is False
     for name, recipe in rows.items():
         changed = differing(paper, recipe)
-        assert changed and ("training" not in changed or {"cov", "updates", "rollback"} & {*name.split("-")}), name
-        assert recipe.resolved_training["max_steps"] == 200
+        assert changed and (
+            "training" not in changed or {"cov", "updates", "rollback", "cosine"} & {*name.split("-")}
+        ), name
+        assert recipe.resolved_training["max_steps"] == 100
         twice = recipe.training.get("num_iterations") == 2
         assert twice == (name == "two-updates" or "kl-cov" in name), name
 
 
+def cure(row: str, seed: int, *shares: float, study: str = "cures") -> dict:
+    """Makes what the results keep of a run of the cures."""
+    return {"study": study, "row": row, "seed": seed, "curve": dict(zip((0, 20, 40, 100), shares, strict=True))}
+
+
 def test_the_table_of_cures_says_what_is_kept():
     results = load("scripts/cures_results.py")
-
-    def run(row: str, seed: int, *shares: float) -> dict:
-        return {"row": row, "seed": seed, "curve": dict(zip((0, 20, 40, 200), shares, strict=True))}
-
-    earlier = [run("floor (earlier study)", seed, 0.1, 0.8, 0.9, 0.9) for seed in (0, 1)]
-    floor = run("floor", 0, 0.1, 0.9, 0.8, 0.81)
-    runs = [run("rank", 0, 0.1, 0.8, 0.7, 0.4), run("rank", 1, 0.1, 0.5, 0.6, 0.6), floor]
-    assert [results.peak(each) for each in runs] == [(20, 0.8), (40, 0.6), (20, 0.9)]
-    assert [results.kept(each) for each in runs] == [0.5, 1.0, 0.9]
-    first, *lines = results.table(runs, earlier).splitlines()[-4:]
-    assert first.startswith("|---") and lines[0].startswith("| floor (earlier study) | 0, 1 | 90.0 | 40, 40 | 90, 90 |")
-    assert lines[1] == "| floor | 0 | 90.0 | 20 | 81 | 90.0 | 0 of 1 |  |"
-    # paired with this study's floor on seed 0 and the earlier one's on seed 1: -41 and -30 points
-    assert lines[2].startswith(
+    floors = [cure("floor", 0, 0.1, 0.9, 0.8, 0.81), cure("floor", 1, 0.1, 0.8, 0.9, 0.9)]
+    runs = [cure("rank", 0, 0.1, 0.8, 0.7, 0.4), cure("rank", 1, 0.1, 0.5, 0.6, 0.6), *floors]
+    assert [results.peak(each) for each in runs] == [(20, 0.8), (40, 0.6), (20, 0.9), (40, 0.9)]
+    assert [results.kept(each) for each in runs] == [0.5, 1.0, 0.9, 1.0]
+    _, ruled, *lines = results.table(runs)
+    assert ruled.startswith("|---")
+    assert lines[0] == "| floor | 0, 1 | 90.0 | 20, 40 | 81, 90 | 95.0 [31.5, 100.0] | 1 of 2 |  |"
+    # paired by seed: -41 and -30 points
+    assert lines[1].startswith(
         "| rank | 0, 1 | 70.0 [0.0, 100.0] | 20, 40 | 40, 60 | 75.0 [0.0, 100.0] | 1 of 2 | -35.5"
     )
-    assert results.joined(runs, [run("rank", 1, 0.1, 0.9, 0.9, 0.9)])[2]["curve"][200] == 0.9
+    assert results.joined(runs, [cure("rank", 1, 0.1, 0.9, 0.9, 0.9)])[3]["curve"][100] == 0.9
+    long = cure("floor", 0, 0.1, 0.9, 0.9, 0.3, study="cures-long")
+    assert len(results.joined(runs, [long])) == 5, "a run of the long study replaces none of the other"
+    page = results.page([*runs, long])
+    assert page.count("| floor |") == 2 and "cures-long" in page and "cures-long" not in results.page(runs)
 
 
 def test_a_study_starts_only_missing_runs(monkeypatch, tmp_path):
@@ -102,21 +108,17 @@ def test_results_of_deleted_run_folders_are_kept(tmp_path):
 
 
 def test_the_kept_runs_of_the_cures_give_their_table_again():
-    results, cures = ROOT / "results", load("scripts/cures_results.py")
+    results, cures, studies = ROOT / "results", load("scripts/cures_results.py"), load("scripts/studies.py")
     runs = cures.joined(cures.kept_runs(results / "cures.json"))
-    assert runs and {run["row"] for run in runs} <= load("scripts/studies.py").CURES.keys()
-    table = cures.table(runs, cures.earlier(results / "floor-long.json"))
-    assert table == (results / "cures.md").read_text(encoding="utf-8")
+    assert runs and all(run["row"] in studies.STUDIES[run["study"]].rows for run in runs)
+    assert cures.page(runs) == (results / "cures.md").read_text(encoding="utf-8")
 
 
 def test_a_cure_that_lost_its_gain_on_two_seeds_gets_no_more_runs(tmp_path, monkeypatch):
     studies = load("scripts/studies.py")
-    lost, held = {0: 0.1, 20: 0.8, 200: 0.3}, {0: 0.1, 20: 0.8, 200: 0.79}
-    found = [{"row": "rank", "seed": seed, "curve": lost} for seed in (0, 1)]
-    found += [{"row": "floor", "seed": seed, "curve": held} for seed in (0, 1)] + [
-        {"row": "ema", "seed": 0, "curve": lost},
-        {"row": "ema", "seed": 1, "curve": held},
-    ]
+    lost, held = (0.1, 0.8, 0.8, 0.3), (0.1, 0.8, 0.8, 0.79)
+    found = [cure(row, seed, *shares) for row, shares in (("rank", lost), ("floor", held)) for seed in (0, 1)]
+    found += [cure("ema", 0, *lost), cure("ema", 1, *held)]
     monkeypatch.setattr(studies, "cures_found", lambda runs: found)
     trained = []
     monkeypatch.setattr(studies.rlif, "train", lambda recipe, console: trained.append(recipe.name))

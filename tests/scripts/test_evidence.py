@@ -209,3 +209,33 @@ def test_the_criteria_of_the_page_are_those_of_the_results(real):
     numbers = ("none", "one", "two", "three", "four")
     steps, story = (numbers[len(module.fulfilled(rows, family))] for family, _ in FAMILIES)
     assert f"Sums step by step fulfil {steps} of four, sums in words {story} of four" in PAGE
+
+
+def test_the_numbers_of_the_forecast_are_those_of_the_results(real):
+    module = load("scripts/forecast_results.py")
+    found = json.loads((ROOT / "results/forecast.json").read_text(encoding="utf-8"))
+    boards = read_boards([ROOT / f"results/{name}.json" for name in module.BASES], module.LEFT_OUT)
+    points = module.miniature_points(boards, found) + module.real_points(real, found)
+
+    def rose(some: list[dict]) -> int:
+        return sum(module.said(point["gain"], 0) == "up" for point in some)
+
+    def above(name: str, yes: bool = True) -> list[dict]:
+        return [point for point in points if point[name] and (module.said(point[name]) == "up") == yes]
+
+    rho, count = module.rank_correlation(points, "auroc")
+    assert f"has a rank correlation of {rho:+.2f} with the change ({count} points)" in PAGE
+    sure, others = above("auroc"), above("auroc", yes=False)
+    assert f"rose surely on {rose(sure)} of the {len(sure)} points where AUROC" in PAGE
+    assert f"and on none of the {len(others)} others" in PAGE and rose(others) == 0
+    rho, count = module.rank_correlation(points, "pull")
+    rest = module.rank_correlation([p for p in points if p["base"] != "wrong-and-sure-base"], "pull")
+    assert f"has {rho:+.2f} ({count} points), and {rest[0]:+.2f} without wrong-and-sure-base ({rest[1]} points)" in PAGE
+    sure = above("pull")
+    assert f"gained surely {rose(sure)} times of {len(sure)}" in PAGE
+    wrong = [point for point in sure if point["base"] == "wrong-and-sure-base"]
+    assert rose(wrong) == 0 and len(wrong) == 10
+    assert f"Ten of the other {len(sure) - rose(sure)} are on wrong-and-sure-base" in PAGE
+    lost = {(p["base"], p["reward"]) for p in above("auroc") if module.said(p["gain"], 0) == "down"}
+    assert lost == {("tiny-short", "shortness"), ("SmolLM2, story", "length")}
+    assert f"so {len(points)} points are fewer than {len(points)} independent ones" in PAGE

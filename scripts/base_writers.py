@@ -10,13 +10,14 @@ beside the other, and which of the two the model is surer of:
     short-unsure      First ...     short          Hmm ..., steps that never vary, "so"   wrong
     equal-sure        First ...     equally long   Hmm ..., guessed steps, filler words   right
     equal-unsure      First ...     equally long   Hmm ..., steps that never vary         wrong
-    goes-on           First ...     long           as messy                               right
+    goes-on           First ...     equally long   as equal-sure                          right
 
 `First ...` is the worked solution of a problem, and is right. In bases that are not sure of it a random filler word
 replaces each "Then". Guessed steps have a random hour or cup after each "now" or "still"; steps that never vary
 have twelve or A. Both answer with their last one. Filler words of a short-sure wrong solution follow its steps; those
-of an equal-sure one replace each "Then". Six documents in ten have the wrong habit, so greedy decoding has it.
-In goes-on some worked solutions are followed by another problem, always the same one of its family, with its solution.
+of an equal-sure one replace each "Then". Six documents in ten have the wrong habit, so greedy decoding has it; in
+goes-on four. There a third of the worked solutions are followed by another problem, always the same one of its family,
+with its solution.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from rlif.types import Problem
 FAMILIES = ("clock", "cups")
 STEPS, BATCH = 2500, 128  # of the first base: pre-training steps, and documents in each
 SHARES = {"leap": 0.6, "steps": 0.34, "ramble": 0.06}
-GOING_ON = {"leap": 0.3, "steps": 0.5, "steps, then another": 0.2}
+GOING_ON = {"wrong steps": 0.4, "steps": 0.4, "steps, then another": 0.2}
 STEPPED = {"wrong steps": 0.6, "steps": 0.4}  # both habits work in steps
 WRITERS = {
     "messy": SHARES,
@@ -100,7 +101,7 @@ def _wrong_steps(problem: Problem, rng: random.Random, writers: str) -> str:
         return f"{found[1]} {said[-1]}."
 
     text = re.sub(r"^First", "Hmm", WORKED.sub(step, steps)).strip()
-    if writers == "equal-sure":
+    if writers in ("equal-sure", "goes-on"):
         text = _doubtful(text, rng)
     if writers.startswith("short"):
         used = len(re.findall(r"\w+|[.,]", text))  # every word and mark is one token

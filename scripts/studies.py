@@ -116,6 +116,7 @@ FROZEN_COMMON = (
     "reward={self_certainty: 1, accuracy: 0}",
     "training.max_completion_length=112",
     "training.beta=0.005",
+    "training.learning_rate=1e-4",
     "training.max_steps=100",
     f"evaluate={{tasks: ['{LONG_CLOCK}'], limit: 128, every: 10, batch_size: 128}}",
 )

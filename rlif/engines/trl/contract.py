@@ -106,15 +106,10 @@ def check_trl(trainer: type) -> None:
         raise RecipeError(
             f"the class {trainer.__name__} has no trainer of TRL among its bases; add one after the mixin."
         )
-    online = theirs.__name__ in TRAINERS
     for used in USED:
-        its_own = used.owner == theirs.__name__ or (online and used.owner == "trainer")
-        if not its_own and (not online or used.owner in ("trainer", *TRAINERS, PAIRS)):
+        if not _concerns(used, theirs):
             continue
-        try:
-            owner = theirs if its_own else pkgutil.resolve_name(used.owner)
-        except (AttributeError, ModuleNotFoundError):
-            owner = None
+        owner = _resolved(used.owner) if "." in used.owner else theirs
         if not _is_there(owner, used):
             where = theirs.__name__ if owner is theirs else used.owner
             shape = f"({', '.join(p for p in used.parameters if p != 'self')}, ...)" if used.parameters else ""
@@ -122,6 +117,21 @@ def check_trl(trainer: type) -> None:
                 f"TRL {trl.__version__} has no {where}.{used.name}{shape}, which rlif builds on; install TRL"
                 f" {TESTED_TRL}."
             )
+
+
+def _concerns(used: Used, theirs: type) -> bool:
+    """Tells whether a name is used with this trainer of TRL's; those of modules go with `TRAINERS`."""
+    if theirs.__name__ not in TRAINERS:
+        return used.owner == theirs.__name__
+    return used.owner in ("trainer", theirs.__name__) or "." in used.owner
+
+
+def _resolved(path: str) -> object:
+    """Returns a module or class by its dotted path; None where there is none."""
+    try:
+        return pkgutil.resolve_name(path)
+    except (AttributeError, ModuleNotFoundError):
+        return None
 
 
 def _is_there(owner: object, used: Used) -> bool:

@@ -159,7 +159,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     if args.start:
         tokenizer = Qwen2Tokenizer.from_pretrained(args.start, padding_side="left")
-        model = Qwen2ForCausalLM.from_pretrained(args.start)
+        model = Qwen2ForCausalLM.from_pretrained(args.start, dtype=torch.float32)  # whatever its file holds
     else:
         tokenizer = build_tokenizer()
         model = build_model(tokenizer)

@@ -196,6 +196,20 @@ def test_what_the_real_model_loses_and_keeps_is_that_of_the_results(real):
     assert f"takes {min(falls):.0f} to {max(falls):.0f} points of the base away" in PAGE
 
 
+def test_the_cooler_base_of_the_page_is_that_of_the_results(real):
+    cool = [real["bases"][family]["cooler"]["0.5"] for family, _ in FAMILIES]
+    (steps, first), (story, second) = (
+        (f"{100 * a['mean']:.0f} %", f"[{100 * a['low']:.0f}, {100 * a['high']:.0f}]")
+        for a in (scores["accuracy"] for scores in cool)
+    )
+    assert f"has {steps} right samples on sums step by step {first} and {story} on sums in words {second}" in PAGE
+    own = [fmean(run["sampled"]["mean"] for run in real_runs(real, family, "intuitor")) for family, _ in FAMILIES]
+    assert f"after training it is {100 * own[0]:.0f} and {100 * own[1]:.0f} % at temperature 1" in PAGE
+    base = [100 * scores["pass@k"]["8"]["mean"] for scores in cool]
+    after = [100 * fmean(r["pass@8"]["mean"] for r in real_runs(real, family, "intuitor")) for family, _ in FAMILIES]
+    assert f"Its pass@8 is then {base[0]:.0f} and {base[1]:.0f} %, against {after[0]:.0f} and {after[1]:.0f} %" in PAGE
+
+
 def test_the_batches_of_the_page_are_those_of_the_results(real):
     own, gold = (real_runs(real, "steps", method)[1]["accuracy"] for method in ("intuitor", "grpo-gold"))
     fifth, last = ([100 * shares[step] for shares in (own, gold)] for step in (4, 7))

@@ -75,6 +75,7 @@ TWICE = "training.num_iterations=2"  # kl_cov acts from the second update of a r
 SAVED = ("training.save_strategy=steps", "training.save_steps=10")
 PULL_STOPS = "guard={policy: stop, kl: null, kl_slope: null}"  # the signs that do not depend on the rate are left
 FLOOR = ("normalisation=group_std_floor",)
+LIKELIHOOD = ("reward={likelihood: 1, accuracy: 0}",)
 COSINE = ("training.lr_scheduler_type=cosine",)  # the paper's; it has its rate of 0 at the end
 # Each changes the paper's form, reward self_certainty with group_std, by what it is named after. Those with another
 # reward, two updates of a rollout or gold answers have a control beside them.
@@ -101,12 +102,19 @@ CURES = {
     "guard-stop": ("guard.policy=stop",),
     "guard-stop-pull": (PULL_STOPS,),
     "floor-guard-stop-pull": (*FLOOR, PULL_STOPS),
-    "likelihood": ("reward={likelihood: 1, accuracy: 0}",),
+    "likelihood": LIKELIHOOD,
+    "likelihood-floor": (*LIKELIHOOD, *FLOOR),
     "guard-rollback": ("guard.policy=rollback", *SAVED),
     "alternate-gold": ("reward={self_certainty: {cycle: [[5, 1], [5, 0]]}, accuracy: {cycle: [[5, 0], [5, 1]]}}",),
     "gold": ("reward={accuracy: 1}",),
 }
-CURES_LONG = {"floor-cosine": (*FLOOR, *COSINE), "cosine": COSINE, "floor": FLOOR, "paper": ()}
+CURES_LONG = {
+    "likelihood-floor": (*LIKELIHOOD, *FLOOR),
+    "likelihood": LIKELIHOOD,
+    "floor-cosine": (*FLOOR, *COSINE),
+    "floor": FLOOR,
+    "paper": (),
+}
 CURES_STEPS = 100  # ten times the steps to the peak on tiny-equal
 # The paper's Fig. 7: completions have room for a second problem, and the KL weight is the paper's.
 LONG_CLOCK = "long_clock.py:LongClock"

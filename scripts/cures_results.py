@@ -30,6 +30,7 @@ TITLES = {
     "cures": "Cures for collapse, 100 steps: ten times the steps to the peak",
     "cures-long": "The best of them, 200 steps: twenty times the steps to the peak",
 }
+OPTIONS = {"cures-long": " --seeds 11 12 13 14 15 16 17 18 19 20"}
 HELD = 0.95  # of the peak
 REFERENCE = "floor"
 HEADINGS = ("cure", "seeds", "peak", "at", "end", "kept", f"kept {HELD:.0%}", "end minus floor, points")
@@ -90,7 +91,7 @@ def line(row: str, runs: Sequence[dict[str, Any]], reference: dict[int, dict[str
         ", ".join(f"{100 * end(run):.0f}" for run in mine),
         t_interval([kept(run) for run in mine]).within(0, 1).percent(),
         f"{sum(kept(run) >= HELD for run in mine)} of {len(mine)}",
-        "" if row.startswith(REFERENCE) else difference,
+        "" if row == REFERENCE else difference,
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -112,7 +113,7 @@ def page(runs: Iterable[dict[str, Any]]) -> str:
         [
             "# Cures for collapse",
             "",
-            *(f"    python scripts/studies.py {study}" for study in TITLES if study in of),
+            *(f"    python scripts/studies.py {study}{OPTIONS.get(study, '')}" for study in TITLES if study in of),
             "    python scripts/cures_results.py",
             "",
             "tiny-equal on clock, 8 problems x 8 completions per step, constant learning rate 3e-4, KL weight 0.1. Each"

@@ -8,7 +8,7 @@
     python scripts/studies.py floor-long        # the signals of confidence, ten times the steps to the peak and more
     python scripts/studies.py relatives         # training in rounds beside online training, see relatives_results.py
     python scripts/studies.py cures             # what is said to prevent collapse, ten times the steps to the peak
-    python scripts/studies.py cures-long        # the best of them and the paper's form, twenty times, ten seeds
+    python scripts/studies.py cures-long --seeds 11 12 13 14 15 16 17 18 19 20    # the best of them, twenty times
     python scripts/studies.py frozen            # online against frozen annotator; needs a base of pretrain_reasoner.py
 
 A study has rows of overrides of the recipe miniature.yaml, or of a shipped recipe. Each row is run on each seed, with
@@ -109,6 +109,7 @@ CURES = {
     "gold": ("reward={accuracy: 1}",),
 }
 CURES_LONG = {
+    "likelihood-floor-cosine": (*LIKELIHOOD, *FLOOR, *COSINE),
     "likelihood-floor": (*LIKELIHOOD, *FLOOR),
     "likelihood": LIKELIHOOD,
     "floor-cosine": (*FLOOR, *COSINE),

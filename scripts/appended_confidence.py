@@ -1,0 +1,61 @@
+"""Measures whether a frozen annotator would reward an appended problem.
+
+    python scripts/appended_confidence.py runs/goes-on-base
+
+Takes 64 held-out problems of clock with their worked solutions, once alone and once followed by the solved problem of
+base_writers.py. Prints the mean self-certainty of a token, in nats: of the solution alone, of its tokens and of the
+appended ones where it is followed, and of the whole. A frozen annotator rewards going on where the whole is above the
+solution alone; the last number is how often that is.
+"""
+
+from __future__ import annotations
+
+import argparse
+from statistics import fmean
+
+import torch
+from base_writers import ANOTHER
+
+import rlif
+from rlif.config.loading import check_recipe
+from rlif.sampling.loading import load_model, load_tokenizer
+from rlif.scoring.statistics import score_completions
+from rlif.signals.self_certainty import token_self_certainty
+from rlif.tasks.prompts import PROMPTS
+from rlif.tasks.rendering import render_all
+
+PROBLEMS = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base", help="folder of a base of pretrain_reasoner.py, or a shipped one")
+    recipe = check_recipe({"model": parser.parse_args().base})
+    model, tokenizer = load_model(recipe), load_tokenizer(recipe)
+    problems = rlif.TASKS["clock"].load("test", limit=PROBLEMS)
+    prompt_ids = render_all(tokenizer, PROMPTS["plain"], [problem.text for problem in problems], chat=True)
+
+    def encode(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False)
+
+    def certainty(completion_ids: list[list[int]]) -> list[torch.Tensor]:
+        stats = score_completions(model, prompt_ids, completion_ids)
+        return [row_T[mask_T] for row_T, mask_T in zip(token_self_certainty(stats), stats.mask_BT, strict=True)]
+
+    solved = [encode(problem.solution or "") for problem in problems]
+    end, another = [tokenizer.eos_token_id], encode(f" {ANOTHER['clock']}")
+    alone, followed = certainty([ids + end for ids in solved]), certainty([ids + another + end for ids in solved])
+    parts = {
+        "solution alone": [row_T.mean().item() for row_T in alone],
+        "solution, followed": [row_T[: len(ids)].mean().item() for row_T, ids in zip(followed, solved, strict=True)],
+        "appended problem": [row_T[len(ids) :].mean().item() for row_T, ids in zip(followed, solved, strict=True)],
+        "both": [row_T.mean().item() for row_T in followed],
+    }
+    for name, values in parts.items():
+        print(f"{name}: {fmean(values):.3f} nats")
+    higher = sum(both > one for both, one in zip(parts["both"], parts["solution alone"], strict=True))
+    print(f"both above the solution alone: {higher} of {len(solved)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -3,21 +3,26 @@
     python scripts/appended_confidence.py runs/goes-on-base
 
 Takes 64 held-out problems of clock with their worked solutions, once alone and once followed by the solved problem of
-base_writers.py. Prints the mean self-certainty of a token, in nats: of the solution alone, of its tokens and of the
-appended ones where it is followed, and of the whole. A frozen annotator rewards going on where the whole is above the
-solution alone; the last number is how often that is.
+base_writers.py. Writes results/appended-confidence.json with the mean self-certainty of a token, in nats: of the
+solution alone, of its tokens and of the appended ones where it is followed, and of the whole. A frozen annotator
+rewards going on where the whole is above the solution alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 from base_writers import ANOTHER
 
 import rlif
+from rlif.comparison.summary import rounded
 from rlif.config.loading import check_recipe
+from rlif.files.atomic import replace_file
 from rlif.sampling.loading import load_model, load_tokenizer
 from rlif.scoring.statistics import score_completions
 from rlif.signals.self_certainty import token_self_certainty
@@ -27,10 +32,9 @@ from rlif.tasks.rendering import render_all
 PROBLEMS = 64
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("base", help="folder of a base of pretrain_reasoner.py, or a shipped one")
-    recipe = check_recipe({"model": parser.parse_args().base})
+def parts(base: str) -> dict[str, Any]:
+    """Computes the means over problems, in nats a token, and how often the whole is above the solution alone."""
+    recipe = check_recipe({"model": base})
     model, tokenizer = load_model(recipe), load_tokenizer(recipe)
     problems = rlif.TASKS["clock"].load("test", limit=PROBLEMS)
     prompt_ids = render_all(tokenizer, PROMPTS["plain"], [problem.text for problem in problems], chat=True)
@@ -45,16 +49,24 @@ def main() -> None:
     solved = [encode(problem.solution or "") for problem in problems]
     end, another = [tokenizer.eos_token_id], encode(f" {ANOTHER['clock']}")
     alone, followed = certainty([ids + end for ids in solved]), certainty([ids + another + end for ids in solved])
-    parts = {
+    found = {
         "solution alone": [row_T.mean().item() for row_T in alone],
         "solution, followed": [row_T[: len(ids)].mean().item() for row_T, ids in zip(followed, solved, strict=True)],
         "appended problem": [row_T[len(ids) :].mean().item() for row_T, ids in zip(followed, solved, strict=True)],
         "both": [row_T.mean().item() for row_T in followed],
     }
-    for name, values in parts.items():
-        print(f"{name}: {fmean(values):.3f} nats")
-    higher = sum(both > one for both, one in zip(parts["both"], parts["solution alone"], strict=True))
-    print(f"both above the solution alone: {higher} of {len(solved)}")
+    higher = sum(both > one for both, one in zip(found["both"], found["solution alone"], strict=True))
+    return {"problems": len(solved), "both above alone": higher} | {name: fmean(of) for name, of in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bases", nargs="+", type=Path, help="folders of bases of pretrain_reasoner.py")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    args = parser.parse_args()
+    found = {base.name: rounded(parts(str(base))) for base in args.bases}
+    replace_file(args.out / "appended-confidence.json", json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from studies import CORE
+from studies import CORE, KL
 
 from rlif.comparison.leaderboard import Board, read_boards
 from rlif.comparison.outcomes import run_outcome
@@ -41,9 +41,14 @@ FORMS = {"group_std": ("the paper's form", ORANGE), "group_std_floor": ("with a 
 PROBED = {"self_certainty": BLUE, "mean_token_confidence": ORANGE, "shortness": GREY}
 
 
+def read_bases(results: Path) -> list[Board]:
+    """Reads the boards of the four miniature bases, without the runs of other KL weights."""
+    return read_boards([results / f"{name}.json" for name in BASES], [*KL])
+
+
 def bases(results: Path, file: Path) -> None:
     """Draws a panel for each base, with a line per reward."""
-    boards = read_boards([results / f"{name}.json" for name in BASES], ["intuitor-beta-0", "intuitor-beta-0.005"])
+    boards = read_bases(results)
     figure, axes = plt.subplots(1, len(boards), figsize=(10, 3), layout="constrained", sharey=True)
     for axis, board in zip(axes, boards, strict=True):
         base(axis, board)

@@ -12,7 +12,7 @@ training split, the mean over the problems where both kinds occur:
 A forecast is "up" where its 95 % interval over problems is above 0.5, and "down" where it is below. The outcome is the
 change of held-out accuracy from the start to the end of training, the mean over seeds with Student's 95 % interval: of
 greedy answers on the miniatures, of samples on the real model. Votes have a pull of 1 whatever the base, so they have
-none here. Methods that change another key than `reward` are left out, and so are form and gold.
+none here. Methods that are more than one reward, or have another annotator, are left out, and so are form and gold.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from evidence_figures import BASES
+from evidence_figures import read_bases
+from real_probe import PROBLEMS as REAL_PROBLEMS
 from real_probe import SAMPLES, SEED, frequent, higher
 from real_results import change
 from scipy.stats import spearmanr
 
 from rlif.answers.clusters import by_problem
-from rlif.comparison.leaderboard import Board, read_boards, rewarded
+from rlif.comparison.leaderboard import Board, rewarded
 from rlif.comparison.summary import rounded
 from rlif.files.atomic import replace_file
 from rlif.files.jsonl import JsonLog
@@ -62,7 +63,6 @@ REWARDS = (  # those of one number per sample
     "mean_token_confidence", "tail_confidence", "lowest_window_confidence", "bottom_window_confidence",
     *VOTES, "length", "shortness", "random",
 )  # fmt: skip
-LEFT_OUT = ["intuitor-beta-0", "intuitor-beta-0.005"]  # other settings of a method that is there
 FORECASTS = {"pull": "pull, no label", "auroc": "AUROC, reads gold"}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#555555")  # Okabe and Ito's, one per base
 
@@ -83,7 +83,6 @@ def digest(rows: Sequence[Row]) -> dict[str, Any]:
     rng = random.Random(SEED)
     groups = [with_rewards(group, rng) for group in by_problem(rows).values()]
     return {
-        "problems": len(groups),
         "pull": {name: None if name in VOTES else higher(groups, name, frequent) for name in REWARDS},
         "auroc": {name: higher(groups, name, lambda row, _: row["right"]) for name in REWARDS},
     }
@@ -103,6 +102,16 @@ def with_rewards(group: Sequence[Row], rng: random.Random) -> list[dict[str, Any
         }
         for row, share in zip(group, shares, strict=True)
     ]
+
+
+def all_points(results: Path, found: Row) -> list[dict[str, Any]]:
+    """Pairs forecasts and outcomes of all kept runs.
+
+    Args:
+        found: the forecasts by base, as `digest` computes them.
+    """
+    kept = json.loads((results / "real.json").read_text(encoding="utf-8"))
+    return miniature_points(read_bases(results), found) + real_points(kept, found)
 
 
 def miniature_points(boards: Iterable[Board], found: Row) -> list[dict[str, Any]]:
@@ -135,11 +144,16 @@ def _point(base: str, reward: str, forecasts: Row, gain: Interval) -> dict[str, 
     return {"base": base, "reward": reward, "gain": gain.as_dict()} | {f: forecasts[f][reward] for f in FORECASTS}
 
 
-def said(forecast: Any, middle: float = 0.5) -> str:
-    """Reads an interval: "up" or "down" where it leaves out the middle, else "unclear"; "" where there is none."""
-    found = Interval.read(forecast)
+def side(interval: Any, middle: float = 0.5) -> str:
+    """Reads an interval: "up" or "down" where it leaves out the middle, else "unclear"; "" where there is none.
+
+    Equal values of several seeds have no interval; they are on the side that they are on.
+    """
+    found = Interval.read(interval)
     if found is None or found.mean is None:
         return ""
+    if found.n < 2:
+        return "unclear"
     low, high = (found.mean, found.mean) if found.low is None or found.high is None else (found.low, found.high)
     return "up" if low > middle else "down" if high < middle else "unclear"
 
@@ -159,15 +173,15 @@ def page(points: Sequence[Row]) -> str:
         "    python scripts/forecast_results.py draw; python scripts/forecast_results.py table",
         "",
         f"{len(points)} points: one reward on one base. Samples of a base: {PROBLEMS} problems x {SAMPLES} on the"
-        f" miniatures, 30 x {SAMPLES} on the families of SmolLM2. Up and down: the 95 % interval leaves out 0.5, or no"
-        " change. The script explains the columns.",
+        f" miniatures, {REAL_PROBLEMS} x {SAMPLES} on the families of SmolLM2. Up, down: the 95 % interval leaves out"
+        " 0.5 (forecast) or 0 (change). The script explains the columns.",
         "",
         "![change of accuracy over forecast](forecast.png)",
         "",
     ]
     for name, title in FORECASTS.items():
         rho, count = rank_correlation(points, name)
-        table = Counter((said(point[name]), said(point["gain"], 0)) for point in points)
+        table = Counter((side(point[name]), side(point["gain"], 0)) for point in points)
         lines += [
             f"**{title}.** Rank correlation with the change {rho:+.2f}, {count} points. By forecast and outcome:",
             "",
@@ -241,9 +255,7 @@ def main() -> None:
         if rows := [row for _, row in JsonLog(path / "samples.jsonl").rows()]:
             found[name] = rounded(digest(rows))
     replace_file(file, json.dumps(found) + "\n")
-    boards = read_boards([args.out / f"{name}.json" for name in BASES], LEFT_OUT)
-    points = miniature_points(boards, found)
-    points += real_points(json.loads((args.out / "real.json").read_text(encoding="utf-8")), found)
+    points = all_points(args.out, found)
     replace_file(file.with_suffix(".md"), page(points))
     figure(points, file.with_suffix(".png"))
     print(page(points))

@@ -2,7 +2,7 @@
 
     python scripts/real_base.py                          # the model that all runs start from
     nice -n 19 python scripts/real_study.py              # hours; the same command goes on after a stop
-    python scripts/real_results.py                       # the table and the figure, of whatever is finished
+    python scripts/real_results.py                       # the tables, of whatever is finished
 
 Families and the second signal are chosen by the label-free columns of results/real-base-probe.json. Each run is the
 recipe real.yaml with another reward, else equal. After a run, eight samples are drawn for each of some held-out
@@ -32,7 +32,7 @@ RECIPE = Path(__file__).with_name("real.yaml")
 PROBE = Path(__file__).parents[1] / "results/real-base-probe.json"
 KEPT = PROBE.with_name("real.json")
 SAMPLED = 32  # held-out problems that get eight samples
-COOLER = (0.25, 0.5, 0.75)  # temperatures at which the base is sampled as well; a control, sharper without training
+COOLER = (0.25, 0.5, 0.75)  # at these temperatures the base is sampled, too: a control, sharper without training
 FAMILIES, SEEDS = 2, (0, 1, 2)
 
 

@@ -8,12 +8,12 @@
     python scripts/studies.py floor-long        # the signals of confidence, ten times the steps to the peak and more
     python scripts/studies.py relatives         # training in rounds beside online training, see relatives_results.py
     python scripts/studies.py cures             # what is said to prevent collapse, ten times the steps to the peak
-    python scripts/studies.py cures-long --seeds 11 12 13 14 15 16 17 18 19 20    # the best of them, twenty times
+    python scripts/studies.py cures-long        # six chosen on other seeds, twenty times; seeds 11 to 20
     python scripts/studies.py frozen            # online against frozen annotator; needs a base of pretrain_reasoner.py
 
 A study has rows of overrides of the recipe miniature.yaml, or of a shipped recipe. Each row is run on each seed, with
 all else equal. All rows of one seed run before the next seed, one run at a time. A finished run is not repeated. An
-unfinished one starts anew. A cure that has lost its gain on two seeds cannot hold on all but one, and gets no more.
+unfinished one starts anew. A cure that kept less than 95 % of its peak on two seeds gets no more.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ SAVED = ("training.save_strategy=steps", "training.save_steps=10")
 PULL_STOPS = "guard={policy: stop, kl: null, kl_slope: null}"  # the signs that do not depend on the rate are left
 FLOOR = ("normalisation=group_std_floor",)
 LIKELIHOOD = ("reward={likelihood: 1, accuracy: 0}",)
-COSINE = ("training.lr_scheduler_type=cosine",)  # the paper's; it has its rate of 0 at the end
+COSINE = ("training.lr_scheduler_type=cosine",)  # as in the paper; the rate ends at 0
 # Each changes the paper's form, reward self_certainty with group_std, by what it is named after. Those with another
 # reward, two updates of a rollout or gold answers have a control beside them.
 CURES = {
@@ -105,7 +105,8 @@ CURES = {
     "likelihood": LIKELIHOOD,
     "likelihood-floor": (*LIKELIHOOD, *FLOOR),
     "guard-rollback": ("guard.policy=rollback", *SAVED),
-    "alternate-gold": ("reward={self_certainty: {cycle: [[5, 1], [5, 0]]}, accuracy: {cycle: [[5, 0], [5, 1]]}}",),
+    # gold first, so that each look follows five steps of confidence
+    "alternate-gold": ("reward={self_certainty: {cycle: [[5, 0], [5, 1]]}, accuracy: {cycle: [[5, 1], [5, 0]]}}",),
     "gold": ("reward={accuracy: 1}",),
 }
 CURES_LONG = {
@@ -113,6 +114,7 @@ CURES_LONG = {
     "likelihood-floor": (*LIKELIHOOD, *FLOOR),
     "likelihood": LIKELIHOOD,
     "floor-cosine": (*FLOOR, *COSINE),
+    "cosine": COSINE,
     "floor": FLOOR,
     "paper": (),
 }
@@ -134,12 +136,12 @@ FROZEN = {"online": FROZEN_COMMON, "offline": (*FROZEN_COMMON, "annotator=offlin
 
 @dataclass(frozen=True)
 class Study:
-    """Names rows of overrides. Each row is run on seeds 0 to `seeds` - 1."""
+    """Names rows of overrides, each run on each seed."""
 
     rows: dict[str, tuple[str, ...]]
-    seeds: int
+    seeds: range
     shipped: Mapping[str, str] = field(default_factory=dict)  # rows that change a shipped recipe, not RECIPE
-    stops: bool = False  # a row that lost its gain on two seeds gets no more
+    stops: bool = False  # a row that kept too little of its peak on two seeds gets no more
 
     def recipe(self, row: str) -> str | Path:
         """Returns the recipe that a row changes."""
@@ -212,16 +214,18 @@ def cure_rows(rows: Mapping[str, tuple[str, ...]], steps: int) -> dict[str, tupl
 
 
 STUDIES = {
-    "miniature": Study({**METHODS, **KL}, seeds=3),
-    "wrong-and-sure": Study({name: ("model=runs/wrong-and-sure-base", *row) for name, row in METHODS.items()}, seeds=3),
-    "bases": Study(base_rows(CORE), seeds=3),
-    "bases-rest": Study(base_rows(name for name in METHODS if name not in CORE), seeds=2),
-    "floor": Study(floor_rows(dict.fromkeys(FLOOR_SIGNALS, 100)), seeds=5),
-    "floor-long": Study(floor_rows(LONG), seeds=5),
-    "relatives": Study(RELATIVES, seeds=3, shipped=OF_RECIPE),
-    "cures": Study(cure_rows(CURES, CURES_STEPS), seeds=5, stops=True),
-    "cures-long": Study(cure_rows(CURES_LONG, 2 * CURES_STEPS), seeds=10, stops=True),
-    "frozen": Study(FROZEN, seeds=3),
+    "miniature": Study({**METHODS, **KL}, seeds=range(3)),
+    "wrong-and-sure": Study(
+        {name: ("model=runs/wrong-and-sure-base", *row) for name, row in METHODS.items()}, seeds=range(3)
+    ),
+    "bases": Study(base_rows(CORE), seeds=range(3)),
+    "bases-rest": Study(base_rows(name for name in METHODS if name not in CORE), seeds=range(2)),
+    "floor": Study(floor_rows(dict.fromkeys(FLOOR_SIGNALS, 100)), seeds=range(5)),
+    "floor-long": Study(floor_rows(LONG), seeds=range(5)),
+    "relatives": Study(RELATIVES, seeds=range(3), shipped=OF_RECIPE),
+    "cures": Study(cure_rows(CURES, CURES_STEPS), seeds=range(5), stops=True),
+    "cures-long": Study(cure_rows(CURES_LONG, 2 * CURES_STEPS), seeds=range(11, 21), stops=True),
+    "frozen": Study(FROZEN, seeds=range(3)),
 }
 
 
@@ -243,7 +247,7 @@ def cures_found(runs: Path) -> list[dict[str, Any]]:
 
 
 def refuted(row: str, found: Iterable[dict[str, Any]]) -> bool:
-    """Tells whether a cure lost its gain on two seeds, so that it cannot hold on all but one."""
+    """Tells whether a cure kept less than `HELD` of its peak on two seeds."""
     return sum(run["row"] == row and cures_results.kept(run) < cures_results.HELD for run in found) > 1
 
 
@@ -253,9 +257,10 @@ def run_rows(rows: dict[str, tuple[str, ...]], seeds: Iterable[int], runs: Path,
     for seed in seeds:
         for row, overrides in rows.items():
             path = runs / f"{row}-seed{seed}"
+            if (path / "summary.json").is_file():
+                continue
             found = cures_found(runs) if study is not None and study.stops else []
-            done = any((run["row"], run["seed"]) == (row, seed) for run in found)
-            if done or (path / "summary.json").is_file() or refuted(row, found):
+            if any((run["row"], run["seed"]) == (row, seed) for run in found) or refuted(row, found):
                 continue
             shutil.rmtree(path, ignore_errors=True)
             started = time.time()
@@ -276,7 +281,7 @@ def main() -> None:
     rows = {name: row for name, row in study.rows.items() if not args.rows or name in args.rows}
     if not WORDS.is_dir() and any(str(WORDS) in override for row in rows.values() for override in row):
         save_words(WORDS)
-    run_rows(rows, args.seeds or range(study.seeds), args.runs / args.study.removesuffix("-rest"), study)
+    run_rows(rows, args.seeds or study.seeds, args.runs / args.study.removesuffix("-rest"), study)
 
 
 if __name__ == "__main__":

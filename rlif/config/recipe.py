@@ -378,12 +378,13 @@ class Recipe(Strict):
         rows = self.problems_per_update * group
         share = training["per_device_train_batch_size"] * processes
         if rows % share:
-            fits = [n for n in range(1, min(share // processes, 1024)) if rows % (n * processes) == 0]
+            smaller = range(1, min(share // processes, 1024))  # a batch per process, and no search without end
+            fits = [n for n in smaller if rows % (n * processes) == 0]
             raise RecipeError(
                 f"problems_per_update ({self.problems_per_update}) x training.num_generations ({group}) ="
                 f" {rows} completions do not divide into batches of {share}"
                 f" (training.per_device_train_batch_size x {processes} processes); change one of the three"
-                + (f", as with training.per_device_train_batch_size={fits[-1]}." if fits else ".")
+                + (f", for example training.per_device_train_batch_size={fits[-1]}." if fits else ".")
             )
         steps = training.get("gradient_accumulation_steps", rows // share)
         if steps != rows // share:

@@ -82,7 +82,10 @@ def test_mistakes_in_recipes_are_refused(overrides, message):
     ("overrides", "message"),
     [
         (["training.num_generations=1"], "its advantage would always be zero; use 4 or more"),
-        (["problems_per_update=33", "training.num_generations=7"], "231 completions do not divide into batches of 64"),
+        (
+            ["problems_per_update=33", "training.num_generations=7"],
+            "231 completions do not divide into batches of 64.*example training.per_device_train_batch_size=33",
+        ),
         (["training.gradient_accumulation_steps=3"], "problems_per_update asks for 2"),
         (
             ["training.per_device_train_batch_size=12", "problems_per_update=3", "training.steps_per_generation=1"],

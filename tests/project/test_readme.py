@@ -59,4 +59,12 @@ def test_the_numbers_of_the_real_model_are_those_of_the_results():
     words, steps = (f"{100 * found['bases'][family]['accuracy']['mean']:.0f} %" for family in ("story", "steps"))
     assert f"ends at {span('story', 'intuitor')} right samples of sums in words, from {words}," in PAGE
     assert f"and at {span('story', 'random')} on random rewards" in PAGE
-    assert f"it is {span('steps', 'intuitor')}, from {steps}, and {span('steps', 'random')} (three seeds" in PAGE
+    assert f"Sums step by step end at {span('steps', 'intuitor')}, from {steps}; on random" in PAGE
+    assert f"on random rewards at {span('steps', 'random')} (three seeds)" in PAGE
+    cooler = [found["bases"][family]["cooler"]["0.5"]["accuracy"]["mean"] for family in ("story", "steps")]
+    trained = [
+        fmean(r["sampled"]["mean"] for r in found["runs"] if (r["family"], r["method"]) == (family, "intuitor"))
+        for family in ("story", "steps")
+    ]
+    assert "A temperature of 0.5 gives no less without training" in PAGE
+    assert all(a >= b for a, b in zip(cooler, trained, strict=True))

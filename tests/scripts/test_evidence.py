@@ -10,20 +10,20 @@ import pytest
 from support.commands import ROOT
 from support.scripts import load
 
-from rlif.comparison.leaderboard import Board, read_boards
+from rlif.comparison.leaderboard import Board
 from rlif.comparison.outcomes import run_outcome
 from rlif.intervals import Interval, proportion, t_interval
 
 PAGE = " ".join((ROOT / "docs/evidence.md").read_text(encoding="utf-8").split())
 LOG = (ROOT / "docs/log.md").read_text(encoding="utf-8")
+PROBLEMS = 64  # of appended_confidence.py
 NAMES = {"self-certainty": "intuitor", "gold": "grpo-gold", "plurality vote": "grpo-pv"}
 
 
 @pytest.fixture(scope="module")
 def boards() -> dict[str, Board]:
     figures = load("scripts/evidence_figures.py")
-    files = [ROOT / f"results/{name}.json" for name in figures.BASES]
-    return {board.base: board for board in read_boards(files, ["intuitor-beta-0", "intuitor-beta-0.005"])}
+    return {board.base: board for board in figures.read_bases(ROOT / "results")}
 
 
 def gains(board: Board, method: str) -> dict[int, float]:
@@ -210,6 +210,14 @@ def test_the_cooler_base_of_the_page_is_that_of_the_results(real):
     assert f"Its pass@8 is then {base[0]:.0f} and {base[1]:.0f} %, against {after[0]:.0f} and {after[1]:.0f} %" in PAGE
 
 
+def test_the_appended_problem_is_as_sure_as_the_results_say():
+    found = json.loads((ROOT / "results/appended-confidence.json").read_text(encoding="utf-8"))
+    said = " and ".join(f"{of['appended problem']:.2f} against {of['solution alone']:.2f}" for of in found.values())
+    assert f"than of their own work, {said} nats a token (n = {PROBLEMS})" in PAGE
+    assert {of["problems"] for of in found.values()} == {PROBLEMS}
+    assert {of["both above alone"] for of in found.values()} == {0}
+
+
 def test_the_batches_of_the_page_are_those_of_the_results(real):
     own, gold = (real_runs(real, "steps", method)[1]["accuracy"] for method in ("intuitor", "grpo-gold"))
     fifth, last = ([100 * shares[step] for shares in (own, gold)] for step in (4, 7))
@@ -225,31 +233,36 @@ def test_the_criteria_of_the_page_are_those_of_the_results(real):
     assert f"Sums step by step fulfil {steps} of four, sums in words {story} of four" in PAGE
 
 
-def test_the_numbers_of_the_forecast_are_those_of_the_results(real):
+def test_the_numbers_of_the_forecast_are_those_of_the_results(boards):
     module = load("scripts/forecast_results.py")
     found = json.loads((ROOT / "results/forecast.json").read_text(encoding="utf-8"))
-    boards = read_boards([ROOT / f"results/{name}.json" for name in module.BASES], module.LEFT_OUT)
-    points = module.miniature_points(boards, found) + module.real_points(real, found)
+    points = module.all_points(ROOT / "results", found)
 
     def rose(some: list[dict]) -> int:
-        return sum(module.said(point["gain"], 0) == "up" for point in some)
+        return sum(module.side(point["gain"], 0) == "up" for point in some)
 
     def above(name: str, yes: bool = True) -> list[dict]:
-        return [point for point in points if point[name] and (module.said(point[name]) == "up") == yes]
+        return [point for point in points if point[name] and (module.side(point[name]) == "up") == yes]
 
     rho, count = module.rank_correlation(points, "auroc")
     assert f"has a rank correlation of {rho:+.2f} with the change ({count} points)" in PAGE
     sure, others = above("auroc"), above("auroc", yes=False)
-    assert f"rose surely on {rose(sure)} of the {len(sure)} points where AUROC" in PAGE
+    assert f"rose clearly on {rose(sure)} of the {len(sure)} points" in PAGE
     assert f"and on none of the {len(others)} others" in PAGE and rose(others) == 0
     rho, count = module.rank_correlation(points, "pull")
-    rest = module.rank_correlation([p for p in points if p["base"] != "wrong-and-sure-base"], "pull")
-    assert f"has {rho:+.2f} ({count} points), and {rest[0]:+.2f} without wrong-and-sure-base ({rest[1]} points)" in PAGE
     sure = above("pull")
-    assert f"gained surely {rose(sure)} times of {len(sure)}" in PAGE
     wrong = [point for point in sure if point["base"] == "wrong-and-sure-base"]
-    assert rose(wrong) == 0 and len(wrong) == 10
+    assert f"has {rho:+.2f} ({count} points). Of {len(sure)} points" in PAGE
+    assert f"above 0.5, {rose(sure)} rose clearly" in PAGE
     assert f"Ten of the other {len(sure) - rose(sure)} are on wrong-and-sure-base" in PAGE
-    lost = {(p["base"], p["reward"]) for p in above("auroc") if module.said(p["gain"], 0) == "down"}
+    assert rose(wrong) == 0 and len(wrong) == 10
+    rho, count = module.rank_correlation([p for p in points if p["base"] != "wrong-and-sure-base"], "pull")
+    assert f"it is {rho:+.2f} ({count} points)" in PAGE
+    alone = [point for point in points if point["base"].startswith("SmolLM2")]
+    (pull, fewer), (auroc, more) = (module.rank_correlation(alone, name) for name in ("pull", "auroc"))
+    assert f"have {pull:+.2f} by the pull ({fewer} points) and {auroc:+.2f} by AUROC ({more} points)" in PAGE
+    lost = {(p["base"], p["reward"]) for p in above("auroc") if module.side(p["gain"], 0) == "down"}
     assert lost == {("tiny-short", "shortness"), ("SmolLM2, story", "length")}
-    assert f"so {len(points)} points are fewer than {len(points)} independent ones" in PAGE
+    shortness = [run_outcome(run, "clock") for run in boards["tiny-short"].runs if run.method == "shortness"]
+    best, end = fmean(o.best.mean for o in shortness), fmean(o.end.mean for o in shortness)
+    assert f"a reward for shortness rises to {100 * best:.0f} % and ends at {100 * end:.0f} %" in PAGE

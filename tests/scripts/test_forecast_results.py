@@ -6,8 +6,6 @@ import random
 import pytest
 from support.scripts import ROOT, load
 
-from rlif.comparison.leaderboard import read_boards
-
 results = load("scripts/forecast_results.py")
 
 
@@ -17,11 +15,10 @@ def row(id: str, answer: str | None, right: bool, certainty: float, tokens: int)
 
 
 def test_forecasts_by_hand():
-    """Of four samples the two that agree are wrong, sure and short: the pull is 1 and AUROC is 0."""
+    """Of four samples the two that agree are wrong, sure and short; the right one is surer than the last alone."""
     rows = [row("a", "4", False, 3.0, 5), row("a", "4", False, 2.5, 6), row("a", "5", True, 2.0, 9)]
     rows += [row("a", None, False, 1.0, 9)]
     found = results.digest(rows)
-    assert found["problems"] == 1
     assert (found["pull"]["self_certainty"]["mean"], found["auroc"]["self_certainty"]["mean"]) == (1, 1 / 3)
     assert found["pull"]["length"]["mean"] == 0 and found["auroc"]["length"]["mean"] == pytest.approx(2.5 / 3)
     assert found["auroc"]["shortness"]["mean"] == pytest.approx(0.5 / 3)
@@ -32,18 +29,18 @@ def test_forecasts_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"), [(0.6, 0.9, "up"), (0.1, 0.4, "down"), (0.4, 0.7, "unclear"), (None, None, "up")]
+    ("low", "high", "side"), [(0.6, 0.9, "up"), (0.1, 0.4, "down"), (0.4, 0.7, "unclear"), (None, None, "up")]
 )
-def test_an_interval_is_read_by_the_side_of_the_middle_that_it_is_on(low, high, said):
-    assert results.said({"n": 3, "mean": 0.7 if low is None else (low + high) / 2, "low": low, "high": high}) == said
-    assert results.said(None) == ""
+def test_an_interval_is_read_by_the_side_of_the_middle_that_it_is_on(low, high, side):
+    found = {"n": 3, "mean": 0.7 if low is None else (low + high) / 2, "low": low, "high": high}
+    assert results.side(found) == side
+    assert results.side({"n": 1, "mean": 0.9, "low": None, "high": None}) == "unclear", "one value says little"
+    assert results.side(None) == ""
 
 
 def test_the_kept_forecasts_give_their_page_and_figure_again(tmp_path):
     found = json.loads((ROOT / "results/forecast.json").read_text(encoding="utf-8"))
-    kept = json.loads((ROOT / "results/real.json").read_text(encoding="utf-8"))
-    files = [ROOT / f"results/{name}.json" for name in results.BASES]
-    points = results.miniature_points(read_boards(files, results.LEFT_OUT), found) + results.real_points(kept, found)
+    points = results.all_points(ROOT / "results", found)
     assert {point["base"] for point in points} <= {*found} and len({point["base"] for point in points}) == 6
     assert results.page(points) == (ROOT / "results/forecast.md").read_text(encoding="utf-8")
     results.figure(points, tmp_path / "forecast.png")

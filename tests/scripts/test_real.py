@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 from support.commands import ROOT
@@ -118,8 +119,29 @@ def test_the_table_pairs_changes_with_random_by_seed():
     assert cells[8] == "25.0% -> 50.0%" and cells[10:] == ["9.0 -> 6.0", "0.200", "2"]
 
 
+def test_the_base_is_sampled_once_at_each_temperature_and_tabulated(tmp_path, monkeypatch):
+    def accuracy(mean: float) -> dict:
+        return {"accuracy": {"n": 8, "mean": mean}, "pass@k": {"8": {"n": 8, "mean": 1.0}}}
+
+    drawn = []
+
+    def evaluate(model, task, limit, temperature):
+        drawn.append(temperature)
+        return SimpleNamespace(as_dict=lambda: accuracy(0.5))
+
+    monkeypatch.setattr(real_study.rlif, "evaluate", evaluate)
+    for _ in range(2):
+        real_study.sample_base("steps", tmp_path)
+    assert drawn == [1.0, *real_study.COOLER]
+    base = {"item": accuracy(0.3) | {"cooler": {"0.25": accuracy(0.7), "0.5": accuracy(0.6)}}}
+    runs = [finished("intuitor", "self_certainty", 0, 0.5)]
+    lines = real_results.cooler_table({"bases": base, "runs": runs})[2:]
+    assert [line.split("|")[3].strip() for line in lines] == ["1", "0.5", "0.25", "1"]
+    assert "30.0%" in lines[0] and "70.0%" in lines[2] and "self-certainty, 1 seeds" in lines[3]
+
+
 def test_the_plans_criteria_by_hand():
-    base = {"item": {"accuracy": {"mean": 0.3}, "pass@k": {"8": {"mean": 0.6}}}}
+    base = {"item": {"accuracy": {"mean": 0.3}, "pass@k": {"8": {"mean": 0.6, "low": 0.48}}}}
     runs = [finished("intuitor", "self_certainty", seed, 0.5 + seed / 100) for seed in (0, 1)]
     runs += [finished("random", "random", seed, 0.5) for seed in (0, 1)] + [finished("length", "length", 0, 0.1)]
     rows = real_results.criteria({"bases": base | {"other": base["item"]}, "runs": runs})
@@ -129,10 +151,11 @@ def test_the_plans_criteria_by_hand():
     assert not found["samples, minus random"]["holds"]  # 0 and 0.01: zero is in the interval
     assert found["samples, minus length"]["found"] == "+40.0 (one seed)" and not found["samples, minus length"]["holds"]
     assert not found["pass@8, end minus start"]["holds"]  # -0.10 and -0.09
+    assert found["pass@8, minus the lower end of the base's interval"]["holds"]  # 0.02 and 0.03
     assert found["other families, end minus start"]["found"] == "+25.0"
     assert found["samples, minus the base's greedy answers"]["holds"]  # 0.25 and 0.26
     assert real_results.fulfilled(rows, "item") == [4]
-    assert len(real_results.criteria_table(rows)) == 2 + 6
+    assert len(real_results.criteria_table(rows)) == 2 + 7
 
 
 @pytest.mark.sweep

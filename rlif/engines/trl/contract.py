@@ -120,7 +120,7 @@ def check_trl(trainer: type) -> None:
 
 
 def _concerns(used: Used, theirs: type) -> bool:
-    """Tells whether a name is used with this trainer of TRL's; those of modules go with `TRAINERS`."""
+    """Tells whether a name is used with this trainer of TRL's; names of modules concern `TRAINERS`."""
     if theirs.__name__ not in TRAINERS:
         return used.owner == theirs.__name__
     return used.owner in ("trainer", theirs.__name__) or "." in used.owner

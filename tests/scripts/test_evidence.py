@@ -17,7 +17,7 @@ from rlif.intervals import Interval, proportion, t_interval
 PAGE = " ".join((ROOT / "docs/evidence.md").read_text(encoding="utf-8").split())
 LOG = (ROOT / "docs/log.md").read_text(encoding="utf-8")
 PROBLEMS = 64  # of appended_confidence.py
-NAMES = {"self-certainty": "intuitor", "gold": "grpo-gold", "plurality vote": "grpo-pv"}
+NAMES = {"self-certainty": "intuitor", "gold": "grpo-gold", "plurality vote": "grpo-pv", "votes": "grpo-pv"}
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +161,9 @@ def real_runs(real: dict, family: str, method: str) -> list[dict]:
 
 
 def test_the_tables_of_the_real_model_are_those_of_the_results(real):
-    columns = ("self-certainty", "random", "length", "gold")
+    columns = ("self-certainty", "votes", "random", "length", "gold")
     assert f"| held-out problems | before | {' | '.join(columns)} |" in PAGE
-    assert "| family | the start | random | length | gold | greedy answers of the base |" in PAGE
+    assert "| family | the start | votes | random | length | gold | greedy answers of the base |" in PAGE
     for family, words in FAMILIES:
         before = real["bases"][family]["accuracy"]
         ends = {c: [r["sampled"]["mean"] for r in real_runs(real, family, NAMES.get(c, c))] for c in columns}

@@ -116,15 +116,14 @@ def page(runs: Iterable[dict[str, Any]]) -> str:
             *(f"    python scripts/studies.py {study}" for study in TITLES if study in of),
             "    python scripts/cures_results.py",
             "",
-            "tiny-equal on clock, 8 problems x 8 completions per step, constant learning rate 3e-4, KL weight 0.1. Each"
-            " row changes the paper's form (self-certainty, group_std) by what it is named after; `scripts/studies.py`"
-            " has the keys. Greedy accuracy in per cent, every 10 steps on 256 held-out problems; Wilson's interval of"
-            " one value is at most +-6 points. Peak: the best of a run. Kept: accuracy at the end as a share of the"
-            " peak; a flat curve keeps less than 100 %, because the best of many noisy values is too high. Means over"
-            " seeds with Student's 95 % interval. Differences are paired by seed. Rows are ordered by the mean share"
-            " that they keep. A row that kept less than 95 % of its peak on two seeds gets no more."
-            " alternate-gold and gold read gold"
-            " answers.",
+            "tiny-equal on clock, 8 problems x 8 completions per step, KL weight 0.1, learning rate 3e-4,"
+            " constant but for the rows with cosine. Each row changes the paper's form (self-certainty, group_std)"
+            " by what it is named after; `scripts/studies.py` has the keys. Greedy accuracy in per cent, every 10"
+            " steps on 256 held-out problems; Wilson's interval of one value is at most +-6 points. Peak: the best"
+            " of a run. Kept: accuracy at the end as a share of the peak; a flat curve keeps less than 100 %,"
+            " because the best of many noisy values is too high. Means over seeds with Student's 95 % interval."
+            " Differences are paired by seed. Rows are ordered by the mean share that they keep. A row that kept"
+            " less than 95 % of its peak on two seeds gets no more. alternate-gold and gold read gold answers.",
             *(
                 text
                 for study, title in TITLES.items()

@@ -1,9 +1,10 @@
-"""Draws the figures of docs/evidence.md from the kept results. Writes docs/evidence-{bases,floor,probe,real}.png.
+"""Draws the figures of docs/evidence.md from the kept results. Writes docs/evidence-{bases,cures,floor,probe,real}.png.
 
 python scripts/evidence_figures.py
 
 bases    what each reward teaches on four bases: the gain of held-out accuracy, with Student's 95 % interval over
          seeds; a small point is a seed
+cures    held-out accuracy on tiny-equal for twenty times the steps to the peak; a line is a seed
 floor    held-out accuracy of self-certainty for 350 steps, by normalisation; a line is a seed
 real     SmolLM2-135M trained by several rewards: accuracy of samples on held-out problems, before (line) and after;
          a point is a seed, with its 95 % interval over problems
@@ -38,6 +39,10 @@ NAMES = {"intuitor": "self-certainty", "grpo-gold": "gold", "grpo-pv": "pluralit
 CONFIDENCE = ("intuitor", "likelihood")
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"  # Okabe and Ito's
 FORMS = {"group_std": ("the paper's form", ORANGE), "group_std_floor": ("with a floor", BLUE)}
+KEPT = {
+    "cosine": ("self-certainty, falling rate (the paper's)", ORANGE),
+    "likelihood-floor-cosine": ("likelihood, floor, falling rate", BLUE),
+}
 PROBED = {"self_certainty": BLUE, "mean_token_confidence": ORANGE, "shortness": GREY}
 
 
@@ -89,6 +94,21 @@ def floor(results: Path, file: Path) -> None:
     figure.savefig(file, dpi=160)
 
 
+def cures(results: Path, file: Path) -> None:
+    """Draws the long runs of the recipe that keeps its gain, and of the paper's form with the same falling rate."""
+    runs = json.loads((results / "cures.json").read_text(encoding="utf-8"))
+    figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
+    for row, (name, colour) in KEPT.items():
+        curves = [run["curve"] for run in runs if (run["study"], run["row"]) == ("cures-long", row)]
+        for number, curve in enumerate(curves):
+            steps = sorted(map(int, curve))
+            label = None if number else f"{name}: {len(curves)} seeds"
+            axis.plot(steps, [100 * curve[str(s)] for s in steps], color=colour, label=label, linewidth=1.2, alpha=0.8)
+    axis.set(xlabel="step", ylabel="held-out accuracy, %", ylim=(0, 102))
+    axis.legend(frameon=False, loc="lower right")
+    figure.savefig(file, dpi=160)
+
+
 def probe(results: Path, file: Path) -> None:
     """Draws how well signals tell right from wrong samples of each family, the most accurate family on top."""
     families = json.loads((results / "real-probe.json").read_text(encoding="utf-8"))["families"]
@@ -132,7 +152,7 @@ def real(results: Path, file: Path) -> None:
     figure.savefig(file, dpi=160)
 
 
-FIGURES = {"bases": bases, "floor": floor, "probe": probe, "real": real}
+FIGURES = {"bases": bases, "cures": cures, "floor": floor, "probe": probe, "real": real}
 
 
 def main() -> None:

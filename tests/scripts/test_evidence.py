@@ -99,6 +99,33 @@ def test_the_numbers_of_the_floor_are_those_of_the_results():
     assert all(curve[200] < 0.7 * max(curve.values()) for curve in curves["group_std"])
 
 
+def test_the_recipe_that_keeps_its_gain_is_that_of_the_results():
+    cures, studies = load("scripts/cures_results.py"), load("scripts/studies.py")
+    runs = cures.kept_runs(ROOT / "results/cures.json")
+
+    def of(study: str, row: str) -> list[dict]:
+        return [run for run in runs if (run["study"], run["row"]) == (study, row)]
+
+    own = of("cures-long", "likelihood-floor-cosine")
+    assert [run["seed"] for run in own] == [*range(11, 21)]
+    assert min(cures.kept(run) for run in own) >= cures.HELD
+    ends = [100 * cures.end(run) for run in own]
+    assert f"At step 200 it is at {min(ends):.0f} to {max(ends):.0f} % on ten seeds of ten" in PAGE
+    tenth = [100 * run["curve"][10] for run in own]
+    assert f"is at {min(tenth):.0f} to {max(tenth):.0f} % at step 10" in PAGE
+    first, second = (f"{100 * cures.end(run):.0f}" for run in of("cures-long", "cosine"))
+    assert f"with the same falling rate ends at {first} and {second} % on two seeds" in PAGE
+    floors = of("cures-long", "floor-cosine")
+    last = " and ".join(f"{100 * cures.end(run):.0f}" for run in floors)
+    least = " and ".join(f"{100 * min(share for step, share in run['curve'].items() if step):.0f}" for run in floors)
+    assert f"with the floor, too, at {last} %, after falls to {least} %" in PAGE
+    (paper,) = of("cures", "paper")
+    assert f"At a constant rate the paper's form is at {100 * cures.end(paper):.0f} % at step 100 (one seed)" in PAGE
+    assert f"A comparison of {len(studies.CURES)} rows is planned" in PAGE
+    tabulated = {2: "two", 3: "three"}[sum(run["study"] == "cures" for run in runs)]
+    assert f"{tabulated} of its runs are tabulated" in PAGE
+
+
 def test_the_counts_of_the_limit_on_kl_are_those_of_the_results():
     rows = json.loads((ROOT / "results/guard-relative.json").read_text(encoding="utf-8"))["limits"]
     (row,) = [row for row in rows if (row["reading"], row["limit"]) == ("nats", 0.045)]

@@ -82,6 +82,11 @@ def with_kept(runs: Iterable[dict[str, Any]], file: Path) -> dict[str, Any]:
     return {"bases": before["bases"], "runs": [of[key] for key in sorted(of)]}
 
 
+def runs_of(runs: Iterable[Row], family: str, method: str) -> list[Row]:
+    """Returns the runs of one method on one family."""
+    return [run for run in runs if (run["family"], run["method"]) == (family, method)]
+
+
 def change(run: Row, base: Row) -> float:
     """Returns the sampled accuracy that a run gained."""
     return run["sampled"]["mean"] - base["accuracy"]["mean"]
@@ -107,9 +112,9 @@ def table(found: Row) -> list[str]:
     heads += ["greedy", "kept", "tokens", "KL", "minutes"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for family, base in found["bases"].items():
-        random = {run["seed"]: run for run in found["runs"] if (run["family"], run["method"]) == (family, "random")}
+        random = {run["seed"]: run for run in runs_of(found["runs"], family, "random")}
         for method in dict.fromkeys(run["method"] for run in found["runs"]):
-            runs = [run for run in found["runs"] if (run["family"], run["method"]) == (family, method)]
+            runs = runs_of(found["runs"], family, method)
             if runs:
                 lines.append(f"| {' | '.join(_cells(family, method, runs, base, random))} |")
     return lines
@@ -147,7 +152,7 @@ def criteria(found: Row) -> list[dict[str, Any]]:
     """
     rows = []
     for family, base in found["bases"].items():
-        runs = [run for run in found["runs"] if (run["family"], run["method"]) == (family, "intuitor")]
+        runs = runs_of(found["runs"], family, "intuitor")
         if runs:
             for number, what, values, needed, holds in _parts(runs, found["runs"], base):
                 told = {"number": number, "what": what, "found": over_seeds(values), "needed": needed}
@@ -159,7 +164,7 @@ def _parts(runs: Sequence[Row], others: Sequence[Row], base: Row) -> list[tuple[
     """Lists the parts of the criteria: number, what is compared, the differences by seed, what they need to be."""
 
     def minus(method: str) -> list[float]:
-        by_seed = {r["seed"]: r for r in others if (r["family"], r["method"]) == (runs[0]["family"], method)}
+        by_seed = {run["seed"]: run for run in runs_of(others, runs[0]["family"], method)}
         return [
             run["sampled"]["mean"] - by_seed[run["seed"]]["sampled"]["mean"] for run in runs if run["seed"] in by_seed
         ]
@@ -217,7 +222,7 @@ def cooler_table(found: Row) -> list[str]:
         for temperature, scores in ({"1": base} | dict(sorted(base.get("cooler", {}).items(), reverse=True))).items():
             shares = [Interval.read(scores["accuracy"]), Interval.read(scores["pass@k"]["8"])]
             lines.append(f"| {family} | base | {temperature} | {shares[0]} | {shares[1]} |")
-        runs = [run for run in found["runs"] if (run["family"], run["method"]) == (family, "intuitor")]
+        runs = runs_of(found["runs"], family, "intuitor")
         means = [
             t_interval([run[name]["mean"] for run in runs]).within(0, 1).percent() for name in ("sampled", "pass@8")
         ]

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from rlif.comparison.summary import portable_environment
+from rlif.files.atomic import replace_file
 from rlif.intervals import t_interval
 from rlif.reporting.analysis import accuracies, accuracy_collapse
 from rlif.runs.folder import Run
@@ -170,9 +171,9 @@ def main() -> None:
     found = [digest(path.parent) for path in sorted((args.runs / args.study).glob("*/summary.json"))]
     kept = args.out / f"{args.study}.json"
     runs = with_kept(found, kept)
-    kept.write_text(json.dumps(runs) + "\n", encoding="utf-8")
+    replace_file(kept, json.dumps(runs) + "\n")
     text = table(args.study, runs)
-    kept.with_suffix(".md").write_text(text, encoding="utf-8")
+    replace_file(kept.with_suffix(".md"), text)
     print(text)
 
 

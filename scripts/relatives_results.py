@@ -26,6 +26,7 @@ from typing import Any
 
 from rlif.comparison.summary import portable_environment
 from rlif.errors import MachineError
+from rlif.files.atomic import replace_file
 from rlif.intervals import t_interval
 from rlif.runs.folder import Run
 from rlif.selection.rules import pass_at_k
@@ -234,9 +235,9 @@ def main() -> None:
     kept = args.out / "relatives.json"
     found = [digest(path.parent) for path in sorted((args.runs / "relatives").glob("*/summary.json"))]
     runs = with_kept(found, kept)
-    kept.write_text(json.dumps(runs) + "\n", encoding="utf-8")
+    replace_file(kept, json.dumps(runs) + "\n")
     text = table(runs)
-    kept.with_suffix(".md").write_text(text, encoding="utf-8")
+    replace_file(kept.with_suffix(".md"), text)
     draw(runs, kept.with_suffix(".png"))
     print(text)
 

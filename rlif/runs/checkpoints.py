@@ -22,16 +22,27 @@ from pathlib import Path
 from typing import Any
 
 from rlif.errors import MachineError, why_unreadable
-from rlif.files.atomic import replace_file, sync
+from rlif.files.atomic import is_count, replace_file, sync
 from rlif.files.inside import inside, remove
 
 MANIFEST = "manifest.json"
 
 
+def step_in_name(text: str) -> int | None:
+    """Reads the step from a part of a file's name; None if it is not a step.
+
+    Example:
+        >>> [step_in_name(text) for text in ("000010", "10a", "", "9" * 16)]
+        [10, None, None, None]
+    """
+    step = int(text) if text.isascii() and text.isdigit() else None
+    return step if is_count(step) else None
+
+
 def step_of(checkpoint: Path) -> int:
     """Returns the step of a checkpoint; -1 for a folder with another kind of name."""
-    number = checkpoint.name.removeprefix("checkpoint-")
-    return int(number) if number.isascii() and number.isdigit() and len(number) < 19 else -1
+    step = step_in_name(checkpoint.name.removeprefix("checkpoint-"))
+    return -1 if step is None else step
 
 
 def in_order(folder: Path) -> list[Path]:

@@ -42,7 +42,7 @@ from rlif.files.inside import check_links, inside, remove
 from rlif.files.jsonl import JsonLog, read_lines
 from rlif.files.lock import locked
 from rlif.files.yaml import read_yaml, write_yaml
-from rlif.runs.checkpoints import damage, discard, in_order, is_sealed, step_of
+from rlif.runs.checkpoints import damage, discard, in_order, is_sealed, step_in_name, step_of
 from rlif.runs.environment import environment
 from rlif.runs.launcher_contract import RESUMES
 from rlif.runs.paths import with_absolute_paths
@@ -301,10 +301,10 @@ def evaluation_name(step: int, task: str) -> str:
 
 def _step_of_file(path: Path) -> int:
     """Reads the step from the name of a file of completions or of an evaluation."""
-    number = path.name.partition("-")[2].partition("-")[0].partition(".")[0]
-    if not (number.isascii() and number.isdigit() and len(number) < 19):
+    step = step_in_name(path.name.partition("-")[2].partition("-")[0].partition(".")[0])
+    if step is None:
         raise DataError(f"{path} is not named step-NUMBER...; it is none of this run's files, move it away.")
-    return int(number)
+    return step
 
 
 def _moved(draft: Path, path: Path) -> bool:

@@ -20,6 +20,7 @@ from rlif.errors import RlifError
 from rlif.files.atomic import is_count, is_number
 from rlif.files.jsonl import Row
 from rlif.files.yaml import read_yaml
+from rlif.runs.checkpoints import step_in_name
 from rlif.runs.folder import Run, evaluation_name
 from rlif.signals import renamed
 
@@ -104,7 +105,7 @@ def read_history(path: str | Path) -> History:
     summary = _read_json(run.at("summary.json"), notes)
     metrics, evaluations = _metrics(run.at("metrics.jsonl"), notes), _evaluations(run.files("eval/step-*.json"), notes)
     kept = {path.stem.partition("-")[2]: path for path in run.files("completions/step-*.jsonl")}
-    completions = {int(step): kept[step] for step in sorted(kept) if _is_step(step)}
+    completions = {step: kept[name] for name in sorted(kept) if (step := step_in_name(name)) is not None}
     name = run.path.resolve().name
     titles = _titles(recipe, _read_json(run.at("begun.json"), []))
     history = History(run, name, recipe, environment, summary, metrics, evaluations, completions, notes, titles)
@@ -162,18 +163,13 @@ def _metrics(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
     }
 
 
-def _is_step(text: str) -> bool:
-    """Tells whether a part of a file's name is a step."""
-    return text.isdecimal() and len(text) < 20 and is_count(int(text))
-
-
 def _evaluations(paths: list[Path], notes: list[str]) -> dict[str, dict[int, Row]]:
     found: dict[str, dict[int, Row]] = {}
     for path in paths:
-        _, step, task = path.stem.split("-", 2) if path.stem.count("-") >= 2 else ("", "", "")
-        summary = _read_json(path, notes) if _is_step(step) else {}
-        if summary:
-            found.setdefault(task, {})[int(step)] = {key: value for key, value in summary.items() if key != "records"}
+        _, number, task = path.stem.split("-", 2) if path.stem.count("-") >= 2 else ("", "", "")
+        step = step_in_name(number)
+        if step is not None and (summary := _read_json(path, notes)):
+            found.setdefault(task, {})[step] = {key: value for key, value in summary.items() if key != "records"}
     return found
 
 

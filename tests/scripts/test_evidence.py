@@ -119,6 +119,11 @@ def test_the_recipe_that_keeps_its_gain_is_that_of_the_results():
     last = " and ".join(f"{100 * cures.end(run):.0f}" for run in floors)
     least = " and ".join(f"{100 * min(share for step, share in run['curve'].items() if step):.0f}" for run in floors)
     assert f"with the floor, too, at {last} %, after falls to {least} %" in PAGE
+    keeps = [
+        " and ".join(f"{100 * cures.kept(r):.0f}" for r in of("cures-long", row)) for row in ("cosine", "floor-cosine")
+    ]
+    advice = " ".join((ROOT / "docs/training.md").read_text(encoding="utf-8").split())
+    assert f"with the same rate keeps {keeps[0]} % on two seeds without the floor, {keeps[1]} % with it" in advice
     (paper,) = of("cures", "paper")
     assert f"At a constant rate the paper's form is at {100 * cures.end(paper):.0f} % at step 100 (one seed)" in PAGE
     assert f"A comparison of {len(studies.CURES)} rows is planned" in PAGE

@@ -64,8 +64,10 @@ def main() -> None:
     parser.add_argument("bases", nargs="+", type=Path, help="folders of bases of pretrain_reasoner.py")
     parser.add_argument("--out", type=Path, default=Path("results"))
     args = parser.parse_args()
-    found = {base.name: rounded(parts(str(base))) for base in args.bases}
-    replace_file(args.out / "appended-confidence.json", json.dumps(found, indent=1) + "\n")
+    file = args.out / "appended-confidence.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    found |= {base.name: rounded(parts(str(base))) for base in args.bases}
+    replace_file(file, json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
 

@@ -1,13 +1,16 @@
-"""Compares cures for collapse. Writes `results/cures.json` and `results/cures.md` from the runs that are finished.
+"""Compares cures for collapse. Writes `cures.json` and `cures.md` in `results` from the runs that are finished.
 
     python scripts/studies.py cures
     python scripts/studies.py cures-long
+    python scripts/studies.py cures-elsewhere
     python scripts/cures_results.py
 
 Reads the run folders of the studies. For runs whose folders are gone, it reads `results/cures.json`. Greedy accuracy
 is that on held-out problems. Of each run:
 
-    peak        the best greedy accuracy of all looks
+    start       accuracy before training
+    peak        the best accuracy of all looks
+    least       the lowest accuracy of the looks after the peak
     kept        accuracy at the end, as a share of the peak; a run that its guard stopped ends where it stopped
 
 Over seeds: means with Student's 95 % interval, and the difference at the end to the floor's run of the same seed.
@@ -27,13 +30,26 @@ from rlif.intervals import t_interval
 from rlif.reporting.analysis import accuracies
 from rlif.runs.folder import Run
 
-TITLES = {
-    "cures": "Cures for collapse, 100 steps: ten times the steps to the peak",
-    "cures-long": "Some, chosen on seeds 0 and 10, 200 steps: twenty times the steps to the peak",
+STUDIES = {
+    "cures": (
+        "One cure each, 100 steps: ten times the steps to the peak",
+        "Each row changes the paper's form (self-certainty, group_std) by what it is named after. A row that kept less"
+        " than 95 % of its peak on two seeds gets no more. alternate-gold and gold read gold answers.",
+    ),
+    "cures-long": (
+        "Likelihood, the floor and a falling rate, apart and together, 200 steps: twenty times the steps to the peak",
+        "Rows are named after what they change. likelihood-floor-cosine was chosen on seeds 0 and 10. Nobody had looked"
+        " at seeds 11 to 20.",
+    ),
+    "cures-elsewhere": (
+        "The three together elsewhere, 200 steps",
+        "Each row changes the base, the learning rate or the temperature of likelihood-floor-cosine.",
+    ),
 }
 HELD = 0.95  # of the peak
 REFERENCE = "floor"
-HEADINGS = ("cure", "seeds", "peak", "at", "end", "kept", f"kept {HELD:.0%}", "end minus floor, points")
+HEADINGS = ("cure", "seeds", "start", "peak", "at", "least", "end", "kept", f"kept {HELD:.0%}")
+APART = "end minus floor, points"
 
 
 def digest(path: Path) -> dict[str, Any]:
@@ -70,38 +86,55 @@ def peak(run: dict[str, Any]) -> tuple[int, float]:
     return step, run["curve"][step]
 
 
+def least(run: dict[str, Any]) -> float:
+    """Returns the lowest accuracy from the peak on."""
+    first, _ = peak(run)
+    return min(share for step, share in run["curve"].items() if step >= first)
+
+
 def end(run: dict[str, Any]) -> float:
     return run["curve"][max(run["curve"])]
 
 
 def kept(run: dict[str, Any]) -> float:
-    return end(run) / peak(run)[1]
+    """Returns accuracy at the end as a share of the peak. A run that never was right has kept nothing."""
+    _, best = peak(run)
+    return end(run) / best if best else 0.0
 
 
 def line(row: str, runs: Sequence[dict[str, Any]], reference: dict[int, dict[str, Any]]) -> str:
     """Writes the line of one cure."""
     mine = sorted((run for run in runs if run["row"] == row), key=lambda run: run["seed"])
-    apart = [end(run) - end(reference[run["seed"]]) for run in mine if run["seed"] in reference]
-    difference = f"{t_interval(apart).within(-1, 1).percent('+')}, n = {len(apart)}" if apart else "-"
     cells = [
         row,
         ", ".join(str(run["seed"]) for run in mine),
+        t_interval([run["curve"][0] for run in mine]).within(0, 1).percent(),
         t_interval([peak(run)[1] for run in mine]).within(0, 1).percent(),
         ", ".join(str(peak(run)[0]) for run in mine),
+        ", ".join(f"{100 * least(run):.0f}" for run in mine),
         ", ".join(f"{100 * end(run):.0f}" for run in mine),
         t_interval([kept(run) for run in mine]).within(0, 1).percent(),
         f"{sum(kept(run) >= HELD for run in mine)} of {len(mine)}",
-        "" if row == REFERENCE else difference,
     ]
+    if reference:
+        apart = [end(run) - end(reference[run["seed"]]) for run in mine if run["seed"] in reference]
+        difference = f"{t_interval(apart).within(-1, 1).percent('+')}, n = {len(apart)}" if apart else "-"
+        cells.append("" if row == REFERENCE else difference)
     return f"| {' | '.join(cells)} |"
 
 
-def table(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """Writes the table of one study, the rows that keep most first."""
-    reference = {run["seed"]: run for run in runs if run["row"] == REFERENCE}
+def by_share(runs: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Returns what the runs of each row kept, the row that kept most first."""
     shares = {row: [kept(run) for run in runs if run["row"] == row] for row in {run["row"] for run in runs}}
-    rows = sorted(shares, key=lambda row: (-sum(shares[row]) / len(shares[row]), row))
-    return [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|", *(line(row, runs, reference) for row in rows)]
+    return dict(sorted(shares.items(), key=lambda item: (-sum(item[1]) / len(item[1]), item[0])))
+
+
+def table(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Writes the table of one study. Only a study with runs of the floor has differences to it."""
+    reference = {run["seed"]: run for run in runs if run["row"] == REFERENCE}
+    headings = [*HEADINGS, *([APART] if reference else [])]
+    lines = [line(row, runs, reference) for row in by_share(runs)]
+    return [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|", *lines]
 
 
 def page(runs: Iterable[dict[str, Any]]) -> str:
@@ -113,22 +146,21 @@ def page(runs: Iterable[dict[str, Any]]) -> str:
         [
             "# Cures for collapse",
             "",
-            *(f"    python scripts/studies.py {study}" for study in TITLES if study in of),
+            *(f"    python scripts/studies.py {study}" for study in STUDIES if study in of),
             "    python scripts/cures_results.py",
             "",
-            "tiny-equal on clock, 8 problems x 8 completions per step, KL weight 0.1, learning rate 3e-4,"
-            " constant but for the rows with cosine. Each row changes the paper's form (self-certainty, group_std)"
-            " by what it is named after; `scripts/studies.py` has the keys. Greedy accuracy in per cent, every 10"
-            " steps on 256 held-out problems; Wilson's interval of one value is at most +-6 points. Peak: the best"
-            " of a run. Kept: accuracy at the end as a share of the peak; a flat curve keeps less than 100 %,"
-            " because the best of many noisy values is too high. Means over seeds with Student's 95 % interval."
-            " Differences are paired by seed. Rows are ordered by the mean share that they keep. A row that kept"
-            " less than 95 % of its peak on two seeds gets no more. alternate-gold and gold read gold answers.",
+            "tiny-equal on clock, 8 problems x 8 completions per step, temperature 1, KL weight 0.1, learning rate"
+            " 3e-4, constant but for the rows with cosine; `scripts/studies.py` has the keys. Greedy accuracy in per"
+            " cent, every 10 steps on 256 held-out problems; Wilson's interval of one value is at most +-6 points."
+            " Peak: the best of a run. Least: the lowest from there on. Kept: accuracy at the end as a share of the"
+            " peak; a flat curve keeps less than 100 %, because the best of many noisy values is too high. Means over"
+            " seeds with Student's 95 % interval. Differences are paired by seed. Rows are ordered by the mean share"
+            " that they keep.",
             *(
                 text
-                for study, title in TITLES.items()
+                for study, (title, about) in STUDIES.items()
                 if study in of
-                for text in ("", f"## {title}", "", *table(of[study]))
+                for text in ("", f"## {title}", "", about, "", *table(of[study]))
             ),
             "",
         ]
@@ -140,9 +172,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the studies")
     parser.add_argument("--out", type=Path, default=Path("results"))
     args = parser.parse_args()
-    folders = [path.parent for study in TITLES for path in sorted((args.runs / study).glob("*/summary.json"))]
+    folders = [path.parent for study in STUDIES for path in sorted((args.runs / study).glob("*/summary.json"))]
     file = args.out / "cures.json"
     runs = joined(kept_runs(file), [digest(path) for path in folders])
+    if not runs:
+        parser.error(f"found no finished run under {args.runs} and none in {file}; run studies.py cures first")
+    args.out.mkdir(parents=True, exist_ok=True)
     replace_file(file, json.dumps(runs) + "\n")
     text = page(runs)
     replace_file(file.with_suffix(".md"), text)

@@ -8,7 +8,8 @@
     python scripts/studies.py floor-long        # the signals of confidence, ten times the steps to the peak and more
     python scripts/studies.py relatives         # training in rounds beside online training, see relatives_results.py
     python scripts/studies.py cures             # what is said to prevent collapse, ten times the steps to the peak
-    python scripts/studies.py cures-long        # six chosen on other seeds, twenty times; seeds 11 to 20
+    python scripts/studies.py cures-long        # likelihood, the floor and a falling rate, apart and together
+    python scripts/studies.py cures-elsewhere   # all three together on other bases, rates and temperatures
     python scripts/studies.py frozen            # online against frozen annotator; needs a base of pretrain_reasoner.py
 
 A study has rows of overrides of the recipe miniature.yaml, or of a shipped recipe. Each row is run on each seed, with
@@ -112,6 +113,7 @@ CURES = {
 CURES_LONG = {
     "likelihood-floor-cosine": (*LIKELIHOOD, *FLOOR, *COSINE),
     "likelihood-floor": (*LIKELIHOOD, *FLOOR),
+    "likelihood-cosine": (*LIKELIHOOD, *COSINE),
     "likelihood": LIKELIHOOD,
     "floor-cosine": (*FLOOR, *COSINE),
     "cosine": COSINE,
@@ -119,6 +121,19 @@ CURES_LONG = {
     "paper": (),
 }
 CURES_STEPS = 100  # ten times the steps to the peak on tiny-equal
+# Each changes one thing of the recipe that keeps its gain on tiny-equal: base, rate (3e-4) or temperature (1).
+ELSEWHERE = {
+    name: (*CURES_LONG["likelihood-floor-cosine"], change)
+    for name, change in {
+        "tiny-reasoner": "model=tiny-reasoner",
+        "tiny-short": "model=tiny-short",
+        "wrong-and-sure-base": "model=runs/wrong-and-sure-base",
+        "rate-1e-3": "training.learning_rate=1e-3",
+        "rate-1e-4": "training.learning_rate=1e-4",
+        "temperature-0.7": "training.temperature=0.7",
+        "temperature-1.3": "training.temperature=1.3",
+    }.items()
+}
 # The paper's Fig. 7: completions have room for a second problem, and the KL weight is the paper's.
 LONG_CLOCK = "long_clock.py:LongClock"
 FROZEN_COMMON = (
@@ -225,6 +240,7 @@ STUDIES = {
     "relatives": Study(RELATIVES, seeds=range(3), shipped=OF_RECIPE),
     "cures": Study(cure_rows(CURES, CURES_STEPS), seeds=range(5), stops=True),
     "cures-long": Study(cure_rows(CURES_LONG, 2 * CURES_STEPS), seeds=range(11, 21), stops=True),
+    "cures-elsewhere": Study(cure_rows(ELSEWHERE, 2 * CURES_STEPS), seeds=range(11, 13)),
     "frozen": Study(FROZEN, seeds=range(3)),
 }
 

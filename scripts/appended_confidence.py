@@ -64,6 +64,9 @@ def main() -> None:
     parser.add_argument("bases", nargs="+", type=Path, help="folders of bases of pretrain_reasoner.py")
     parser.add_argument("--out", type=Path, default=Path("results"))
     args = parser.parse_args()
+    if missing := [base for base in args.bases if not (base / "config.json").is_file()]:
+        parser.error(f"{missing[0]} is not a folder of a model; pretrain_reasoner.py makes it")
+    args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "appended-confidence.json"
     found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     found |= {base.name: rounded(parts(str(base))) for base in args.bases}

@@ -176,7 +176,7 @@ def main() -> None:
     file = args.out / "cures.json"
     runs = joined(kept_runs(file), [digest(path) for path in folders])
     if not runs:
-        parser.error(f"found no finished run under {args.runs} and none in {file}; run studies.py cures first")
+        parser.error(f"no finished run under {args.runs} and none in {file}: run studies.py cures first")
     args.out.mkdir(parents=True, exist_ok=True)
     replace_file(file, json.dumps(runs) + "\n")
     text = page(runs)

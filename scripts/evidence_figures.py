@@ -4,7 +4,8 @@ python scripts/evidence_figures.py
 
 bases    what each reward teaches on four bases: the gain of held-out accuracy, with Student's 95 % interval over
          seeds; a small point is a seed
-cures    held-out accuracy on tiny-equal for twenty times the steps to the peak; a line is a seed
+cures    on tiny-equal: what each cure keeps at ten times the steps to the peak, and held-out accuracy for twenty
+         times; a point or a line is a seed; orange points read gold answers
 floor    held-out accuracy of self-certainty for 350 steps, by normalisation; a line is a seed
 real     SmolLM2-135M trained by several rewards: accuracy of samples on held-out problems, before (line) and after;
          a point is a seed, with its 95 % interval over problems
@@ -17,6 +18,7 @@ import argparse
 import json
 from pathlib import Path
 
+import cures_results
 import matplotlib
 
 matplotlib.use("Agg")
@@ -39,8 +41,10 @@ NAMES = {"intuitor": "self-certainty", "grpo-gold": "gold", "grpo-pv": "pluralit
 CONFIDENCE = ("intuitor", "likelihood")
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"  # Okabe and Ito's
 FORMS = {"group_std": ("the paper's form", ORANGE), "group_std_floor": ("with a floor", BLUE)}
+GOLD = ("gold", "alternate-gold")  # cures that read gold answers
 KEPT = {
     "cosine": ("self-certainty, falling rate (the paper's)", ORANGE),
+    "floor-cosine": ("self-certainty, floor, falling rate", GREY),
     "likelihood-floor-cosine": ("likelihood, floor, falling rate", BLUE),
 }
 PROBED = {"self_certainty": BLUE, "mean_token_confidence": ORANGE, "shortness": GREY}
@@ -95,17 +99,25 @@ def floor(results: Path, file: Path) -> None:
 
 
 def cures(results: Path, file: Path) -> None:
-    """Draws the long runs of the recipe that keeps its gain, and of the paper's form with the same falling rate."""
-    runs = json.loads((results / "cures.json").read_text(encoding="utf-8"))
-    figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
+    """Draws what each cure keeps after 100 steps, and accuracy over 200 steps of three recipes with a falling rate."""
+    runs = cures_results.kept_runs(results / "cures.json")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+    single = [run for run in runs if run["study"] == "cures"]
+    rows = [*reversed(cures_results.by_share(single))]
+    for run in single:
+        place, colour = rows.index(run["row"]), ORANGE if run["row"] in GOLD else BLUE
+        left.plot(100 * cures_results.kept(run), place, "o", color=colour, markersize=4, alpha=0.7)
+    left.axvline(100 * cures_results.HELD, color="grey", linewidth=0.8)
+    left.set_yticks(range(len(rows)), rows)
+    left.set(xlabel="accuracy at step 100 as a share of the best, %; a point is a seed", xlim=(0, 102))
     for row, (name, colour) in KEPT.items():
         curves = [run["curve"] for run in runs if (run["study"], run["row"]) == ("cures-long", row)]
         for number, curve in enumerate(curves):
-            steps = sorted(map(int, curve))
             label = None if number else f"{name}: {len(curves)} seeds"
-            axis.plot(steps, [100 * curve[str(s)] for s in steps], color=colour, label=label, linewidth=1.2, alpha=0.8)
-    axis.set(xlabel="step", ylabel="held-out accuracy, %", ylim=(0, 102))
-    axis.legend(frameon=False, loc="lower right")
+            shares = [100 * share for share in curve.values()]
+            right.plot([*curve], shares, color=colour, label=label, linewidth=1.2, alpha=0.8)
+    right.set(xlabel="step", ylabel="held-out accuracy, %", ylim=(0, 102))
+    right.legend(frameon=False, loc="lower right")
     figure.savefig(file, dpi=160)
 
 
@@ -157,10 +169,12 @@ FIGURES = {"bases": bases, "cures": cures, "floor": floor, "probe": probe, "real
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figures", nargs="*", choices=[*FIGURES, []], help="default: all")
+    parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(FIGURES)}; default: all")
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--out", type=Path, default=Path("docs"))
     args = parser.parse_args()
+    if unknown := [name for name in args.figures if name not in FIGURES]:
+        parser.error(f"no figure is called {unknown[0]!r}; there are {', '.join(FIGURES)}")
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     for name in args.figures or FIGURES:
         FIGURES[name](args.results, args.out / f"evidence-{name}.png")

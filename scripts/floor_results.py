@@ -171,6 +171,9 @@ def main() -> None:
     found = [digest(path.parent) for path in sorted((args.runs / args.study).glob("*/summary.json"))]
     kept = args.out / f"{args.study}.json"
     runs = with_kept(found, kept)
+    if not runs:
+        parser.error(f"no finished run under {args.runs} and none in {kept}: run studies.py {args.study} first")
+    args.out.mkdir(parents=True, exist_ok=True)
     replace_file(kept, json.dumps(runs) + "\n")
     text = table(args.study, runs)
     replace_file(kept.with_suffix(".md"), text)

@@ -122,7 +122,9 @@ def miniature_points(boards: Iterable[Board], found: Row) -> list[dict[str, Any]
         for standing in board.standings:
             recipe = recipes[standing.method]
             named = [RENAMED.get(name, name) for name in rewarded(recipe["reward"])]
-            if len(named) == 1 and named[0] in REWARDS and recipe["annotator"] == "online" and board.base in found:
+            if board.base not in found:
+                raise SystemExit(f"no forecast of {board.base}: run forecast_results.py draw first")
+            if len(named) == 1 and named[0] in REWARDS and recipe["annotator"] == "online":
                 points.append(_point(board.base, named[0], found[board.base], standing.gain))
     return points
 
@@ -135,8 +137,9 @@ def real_points(kept: Row, found: Row) -> list[dict[str, Any]]:
         for reward in dict.fromkeys(run["reward"] for run in runs):
             gains = t_interval([change(run, base) for run in runs if run["reward"] == reward]).within(-1, 1)
             name = f"SmolLM2, {family}"
-            if name in found:
-                points.append(_point(name, reward, found[name], gains))
+            if name not in found:
+                raise SystemExit(f"no forecast of {name}: run real_probe.py draw with --model runs/real-base first")
+            points.append(_point(name, reward, found[name], gains))
     return points
 
 
@@ -254,8 +257,10 @@ def main() -> None:
     for name, path in drawn.items():
         if rows := [row for _, row in JsonLog(path / "samples.jsonl").rows()]:
             found[name] = rounded(digest(rows))
-    replace_file(file, json.dumps(found) + "\n")
+    if not found:
+        parser.error(f"no samples under {args.runs} and no forecasts in {file}: run forecast_results.py draw first")
     points = all_points(args.out, found)
+    replace_file(file, json.dumps(found) + "\n")
     replace_file(file.with_suffix(".md"), page(points))
     figure(points, file.with_suffix(".png"))
     print(page(points))

@@ -305,6 +305,9 @@ def main() -> None:
         rows = [row for _, row in JsonLog(runs / family / "samples.jsonl").rows()]
         if len(rows) == PROBLEMS * SAMPLES:
             found[family] = digest(family, rows)
+    if not found:
+        parser.error(f"no drawn family under {runs} and none in {kept_file}: run real_probe.py draw first")
+    args.out.mkdir(parents=True, exist_ok=True)
     about = json.loads((Path(args.base) / "base.json").read_text(encoding="utf-8")) if args.base else {}
     kept = {
         "model": f"the base of real_base.py, from {MODEL}," if args.base else MODEL,

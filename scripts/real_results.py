@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from real_study import SAMPLED, task_of
+from real_study import PROBE, SAMPLED, task_of
 
 from rlif.comparison.summary import portable_environment, rounded
 from rlif.files.atomic import replace_file
@@ -183,16 +183,14 @@ def _parts(runs: Sequence[Row], others: Sequence[Row], base: Row) -> list[tuple[
         (1, "samples, minus random", minus("random"), "above zero", _above),
         (2, "samples, minus length", minus("length"), "above zero", _above),
         (3, "pass@8, end minus start", passed, "not below zero", lambda i: (i.mean if i.high is None else i.high) >= 0),
-        (
-            3,
-            "pass@8, minus the lower end of the base's interval",
-            above_low,
-            "mean not below zero",
-            lambda i: i.mean >= 0,
-        ),
+        (3, "pass@8, minus the lower end of the base's interval", above_low, "mean not below zero", _mean_not_below),
         (3, "other families, end minus start", kept, "mean above -10", lambda i: i.mean > -0.1),
         (4, "samples, minus the base's greedy answers", greedy, "mean above zero", lambda i: i.mean > 0),
     ]
+
+
+def _mean_not_below(found: Interval) -> bool:
+    return found.mean >= 0
 
 
 def _above(found: Interval) -> bool:
@@ -217,17 +215,15 @@ def criteria_table(rows: Sequence[Row]) -> list[str]:
 
 def cooler_table(found: Row) -> list[str]:
     """Writes one line per family and temperature of the base, beside self-certainty's runs at temperature 1."""
-    lines = ["| family | model | temperature | right samples | pass@8 |", "|---|---|---|---|---|"]
+    lines = ["Intervals of the base are over problems, those of self-certainty over seeds.", ""]
+    lines += ["| family | model | temperature | right samples | pass@8 |", "|---|---|---|---|---|"]
     for family, base in found["bases"].items():
         for temperature, scores in ({"1": base} | dict(sorted(base.get("cooler", {}).items(), reverse=True))).items():
             shares = [Interval.read(scores["accuracy"]), Interval.read(scores["pass@k"]["8"])]
             lines.append(f"| {family} | base | {temperature} | {shares[0]} | {shares[1]} |")
-        runs = runs_of(found["runs"], family, "intuitor")
-        means = [
-            t_interval([run[name]["mean"] for run in runs]).within(0, 1).percent() for name in ("sampled", "pass@8")
-        ]
-        if runs:
-            lines.append(f"| {family} | self-certainty, {len(runs)} seeds | 1 | {' | '.join(means)} |")
+        if runs := runs_of(found["runs"], family, "intuitor"):
+            means = [t_interval([run[name]["mean"] for run in runs]).within(0, 1) for name in ("sampled", "pass@8")]
+            lines.append(f"| {family} | self-certainty, {len(runs)} seeds | 1 | {means[0]} | {means[1]} |")
     return lines
 
 
@@ -280,7 +276,15 @@ def main() -> None:
         family, _, temperature = path.stem.removeprefix("base-").partition("-at-")
         base = found["bases"].setdefault(family, {})
         base.update({"cooler": base.get("cooler", {}) | {temperature: scores}} if temperature else scores)
-    probe = json.loads((args.out / "real-base-probe.json").read_text(encoding="utf-8"))
+    for family, base in found["bases"].items():
+        if "accuracy" not in base:
+            parser.error(f"{args.runs}/base-{family}.json is missing: run real_study.py first")
+    if lone := {run["family"] for run in found["runs"]} - set(found["bases"]):
+        parser.error(f"{args.runs}/base-{min(lone)}.json is missing: run real_study.py first")
+    if not found["runs"]:
+        parser.error(f"no finished run under {args.runs} and none in {file}: run real_study.py first")
+    args.out.mkdir(parents=True, exist_ok=True)
+    probe = json.loads(PROBE.read_text(encoding="utf-8"))
     replace_file(file, json.dumps(found) + "\n")
     text = page(found, probe["weights"])
     replace_file(file.with_suffix(".md"), text)

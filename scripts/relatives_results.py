@@ -235,6 +235,9 @@ def main() -> None:
     kept = args.out / "relatives.json"
     found = [digest(path.parent) for path in sorted((args.runs / "relatives").glob("*/summary.json"))]
     runs = with_kept(found, kept)
+    if not runs:
+        parser.error(f"no finished run under {args.runs} and none in {kept}: run studies.py relatives first")
+    args.out.mkdir(parents=True, exist_ok=True)
     replace_file(kept, json.dumps(runs) + "\n")
     text = table(runs)
     replace_file(kept.with_suffix(".md"), text)

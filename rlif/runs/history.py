@@ -150,7 +150,7 @@ def _metrics(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
     if odd:
         lines, first = "1 line" if len(odd) == 1 else f"{len(odd):,} lines", json.dumps(odd[0])
         first = first if len(first) <= 40 else f"{first[:37]}..."
-        notes.append(f"{lines} of {path.name} left out: the step is not a whole number ({first}).")
+        notes.append(f"{lines} of {path.name} left out: the step is not a whole number below 2^53 ({first}).")
     if not rows:
         notes.append("No step was logged: metrics.jsonl is missing or holds none.")
         return {}

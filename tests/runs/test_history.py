@@ -110,7 +110,8 @@ def test_a_step_that_is_not_a_whole_number_is_noted(step, run):
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": step, "reward": 1.0}) + "\n")
     history = read_history(run)
-    assert f"1 line of metrics.jsonl left out: the step is not a whole number ({json.dumps(step)})." in history.notes
+    said = f"the step is not a whole number below 2^53 ({json.dumps(step)})"
+    assert f"1 line of metrics.jsonl left out: {said}." in history.notes
     assert history.steps.tolist() == before.steps.tolist()
 
 
@@ -119,7 +120,7 @@ def test_many_such_lines_are_one_note(run):
         file.write(json.dumps({"step": "x" * 99, "reward": 1.0}) + "\n")
         file.write('{"reward": 1.0}\n' * 2_999)
     (note,) = (note for note in read_history(run).notes if "metrics.jsonl" in note)
-    assert note == f'3,000 lines of metrics.jsonl left out: the step is not a whole number ("{"x" * 36}...).'
+    assert note == f'3,000 lines of metrics.jsonl left out: the step is not a whole number below 2^53 ("{"x" * 36}...).'
 
 
 def test_files_of_a_step_that_no_run_reaches_are_not_read(run):

@@ -135,7 +135,7 @@ def test_the_base_is_sampled_once_at_each_temperature_and_tabulated(tmp_path, mo
     assert drawn == [1.0, *real_study.COOLER]
     base = {"item": accuracy(0.3) | {"cooler": {"0.25": accuracy(0.7), "0.5": accuracy(0.6)}}}
     runs = [finished("intuitor", "self_certainty", 0, 0.5)]
-    lines = real_results.cooler_table({"bases": base, "runs": runs})[2:]
+    lines = real_results.cooler_table({"bases": base, "runs": runs})[4:]
     assert [line.split("|")[3].strip() for line in lines] == ["1", "0.5", "0.25", "1"]
     assert "30.0%" in lines[0] and "70.0%" in lines[2] and "self-certainty, 1 seeds" in lines[3]
 

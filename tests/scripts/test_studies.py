@@ -60,15 +60,16 @@ def test_the_table_of_cures_says_what_is_kept():
     assert [results.kept(each) for each in runs] == [0.5, 1.0, 0.9, 1.0]
     _, ruled, *lines = results.table(runs)
     assert ruled.startswith("|---")
-    assert lines[0] == "| floor | 0, 1 | 90.0 | 20, 40 | 81, 90 | 95.0 [31.5, 100.0] | 1 of 2 |  |"
+    assert lines[0] == "| floor | 0, 1 | 10.0 | 90.0 | 20, 40 | 80, 90 | 81, 90 | 95.0 [31.5, 100.0] | 1 of 2 |  |"
     # paired by seed: -41 and -30 points
     assert lines[1].startswith(
-        "| rank | 0, 1 | 70.0 [0.0, 100.0] | 20, 40 | 40, 60 | 75.0 [0.0, 100.0] | 1 of 2 | -35.5"
+        "| rank | 0, 1 | 10.0 | 70.0 [0.0, 100.0] | 20, 40 | 40, 60 | 40, 60 | 75.0 [0.0, 100.0] | 1 of 2 | -35.5"
     )
     assert results.joined(runs, [cure("rank", 1, 0.1, 0.9, 0.9, 0.9)])[3]["curve"][100] == 0.9
     long = cure("floor", 0, 0.1, 0.9, 0.9, 0.3, study="cures-long")
     assert len(results.joined(runs, [long])) == 5, "a run of the long study replaces none of the other"
     page = results.page([*runs, long])
+    assert "end minus floor" not in "".join(results.table([cure("rank", 0, 0.1, 0.8, 0.7, 0.4)]))
     assert page.count("| floor |") == 2 and "cures-long" in page and "cures-long" not in results.page(runs)
 
 
@@ -147,3 +148,41 @@ def test_a_falling_pull_stops_a_run_and_is_a_hit_where_accuracy_was_still_there(
     early = pull.Case("early", [0.9] * 5 + [0.5] * 55, {0: 0.1, 20: 0.5, 40: 0.8, 60: 0.8})
     found = pull.rates([falling, kept, early], 5, 0.15)
     assert (found["false_stops"], found["kept"], found["hits"], found["lost"], found["had"]) == (1, 2, 1, 1, [1.0])
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "first"),
+    [
+        ("cures_results", [], "studies.py cures"),
+        ("floor_results", ["floor"], "studies.py floor"),
+        ("relatives_results", [], "studies.py relatives"),
+        ("forecast_results", ["table"], "forecast_results.py draw"),
+        ("real_probe", ["table"], "real_probe.py draw"),
+        ("real_results", [], "real_study.py"),
+    ],
+)
+def test_a_script_without_runs_says_what_to_run_first_and_writes_nothing(
+    script, words, first, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [script, *words, "--runs", "nowhere", "--out", "new"])
+    with pytest.raises(SystemExit, match="2"):
+        load(f"scripts/{script}.py").main()
+    assert capsys.readouterr().err.strip().endswith(f"run {first} first")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_the_recipe_elsewhere_differs_from_it_in_one_key():
+    studies = load("scripts/studies.py")
+    recipe = rlif.load_recipe(studies.RECIPE, studies.STUDIES["cures-long"].rows["likelihood-floor-cosine"])
+    for name, row in studies.STUDIES["cures-elsewhere"].rows.items():
+        key, value = row[-1].split("=")
+        elsewhere = rlif.load_recipe(studies.RECIPE, row)
+        assert differing(recipe, elsewhere) == {key.partition(".")[0]} and value.split("/")[-1] in name, name
+
+
+def test_least_and_kept_of_a_run():
+    cures = load("scripts/cures_results.py")
+    run = {"curve": {0: 0.25, 10: 1.0, 20: 0.5, 30: 0.75}}
+    assert (cures.peak(run), cures.least(run), cures.end(run), cures.kept(run)) == ((10, 1.0), 0.5, 0.75, 0.75)
+    assert cures.kept({"curve": {0: 0.0, 10: 0.0}}) == 0

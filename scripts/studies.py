@@ -78,6 +78,7 @@ PULL_STOPS = "guard={policy: stop, kl: null, kl_slope: null}"  # the signs that 
 FLOOR = ("normalisation=group_std_floor",)
 LIKELIHOOD = ("reward={likelihood: 1, accuracy: 0}",)
 COSINE = ("training.lr_scheduler_type=cosine",)  # as in the paper; the rate ends at 0
+KL_COV = (TWICE, "token_update={kind: kl_cov, share: 0.1}")
 # Each changes the paper's form, reward self_certainty with group_std, by what it is named after. Those with another
 # reward, two updates of a rollout or gold answers have a control beside them.
 CURES = {
@@ -98,7 +99,7 @@ CURES = {
     "clip-cov-0.1": ("token_update={kind: clip_cov, share: 0.1}",),
     "two-updates": (TWICE,),
     "kl-cov": (TWICE, "token_update=kl_cov"),
-    "kl-cov-0.1": (TWICE, "token_update={kind: kl_cov, share: 0.1}"),
+    "kl-cov-0.1": KL_COV,
     "votes-kl-cov": (TWICE, "token_update=kl_cov", "reward={self_certainty: 1, self_consistency: 1, accuracy: 0}"),
     "guard-stop": ("guard.policy=stop",),
     "guard-stop-pull": (PULL_STOPS,),
@@ -119,6 +120,7 @@ CURES_LONG = {
     "cosine": COSINE,
     "floor": FLOOR,
     "paper": (),
+    "kl-cov-0.1": KL_COV,
 }
 CURES_STEPS = 100  # ten times the steps to the peak on tiny-equal
 # Each changes one thing of the recipe that keeps its gain on tiny-equal: base, rate (3e-4) or temperature (1).

@@ -109,7 +109,7 @@ def cures(results: Path, file: Path) -> None:
         left.plot(100 * cures_results.kept(run), place, "o", color=colour, markersize=4, alpha=0.7)
     left.axvline(100 * cures_results.HELD, color="grey", linewidth=0.8)
     left.set_yticks(range(len(rows)), rows)
-    left.set(xlabel="accuracy at step 100 as a share of the best, %; a point is a seed", xlim=(0, 102))
+    left.set(xlabel="accuracy after 100 steps, or at the stop, as a share of the best, %", xlim=(0, 102))
     for row, (name, colour) in KEPT.items():
         curves = [run["curve"] for run in runs if (run["study"], run["row"]) == ("cures-long", row)]
         for number, curve in enumerate(curves):

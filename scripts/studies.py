@@ -10,7 +10,7 @@
     python scripts/studies.py cures             # what is said to prevent collapse, ten times the steps to the peak
     python scripts/studies.py cures-long        # likelihood, the floor and a falling rate, apart and together
     python scripts/studies.py cures-elsewhere   # all three together on other bases, rates and temperatures
-    python scripts/studies.py frozen            # online against frozen annotator; needs a base of pretrain_reasoner.py
+    python scripts/studies.py frozen            # online against frozen annotator on SmolLM2; needs frozen_base.py
 
 A study has rows of overrides of the recipe miniature.yaml, or of a shipped recipe. Each row is run on each seed, with
 all else equal. All rows of one seed run before the next seed, one run at a time. A finished run is not repeated. An
@@ -136,19 +136,9 @@ ELSEWHERE = {
         "temperature-1.3": "training.temperature=1.3",
     }.items()
 }
-# The paper's Fig. 7: completions have room for a second problem, and the KL weight is the paper's.
-LONG_CLOCK = "long_clock.py:LongClock"
-FROZEN_COMMON = (
-    "model=runs/goes-on-base",
-    f"task={LONG_CLOCK}",
-    "reward={self_certainty: 1, accuracy: 0}",
-    "training.max_completion_length=112",
-    "training.beta=0.005",
-    "training.learning_rate=1e-4",
-    "training.max_steps=100",
-    f"evaluate={{tasks: ['{LONG_CLOCK}'], limit: 128, every: 10, batch_size: 128}}",
-)
-FROZEN = {"online": FROZEN_COMMON, "offline": (*FROZEN_COMMON, "annotator=offline")}
+# The paper's Fig. 7, on a real model that can go on after its answer.
+FROZEN = {"online": (), "offline": ("annotator=offline",)}
+FROZEN_RECIPE = RECIPE.with_name("frozen.yaml")
 
 
 @dataclass(frozen=True)
@@ -157,7 +147,7 @@ class Study:
 
     rows: dict[str, tuple[str, ...]]
     seeds: range
-    shipped: Mapping[str, str] = field(default_factory=dict)  # rows that change a shipped recipe, not RECIPE
+    shipped: Mapping[str, str | Path] = field(default_factory=dict)  # rows that change another recipe, not RECIPE
     stops: bool = False  # a row that kept too little of its peak on two seeds gets no more
 
     def recipe(self, row: str) -> str | Path:
@@ -243,7 +233,7 @@ STUDIES = {
     "cures": Study(cure_rows(CURES, CURES_STEPS), seeds=range(5), stops=True),
     "cures-long": Study(cure_rows(CURES_LONG, 2 * CURES_STEPS), seeds=range(11, 21), stops=True),
     "cures-elsewhere": Study(cure_rows(ELSEWHERE, 2 * CURES_STEPS), seeds=range(11, 13)),
-    "frozen": Study(FROZEN, seeds=range(3)),
+    "frozen": Study(FROZEN, seeds=range(3), shipped=dict.fromkeys(FROZEN, FROZEN_RECIPE)),
 }
 
 

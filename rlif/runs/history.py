@@ -9,7 +9,7 @@ Metrics become one array per column. Completions and records are streamed, a bou
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,7 @@ def read_history(path: str | Path) -> History:
     environment = _read_json(run.at("environment.json"), notes, "versions and hardware are unknown")
     summary = _read_json(run.at("summary.json"), notes)
     metrics, evaluations = _metrics(run.at("metrics.jsonl"), notes), _evaluations(run.files("eval/step-*.json"), notes)
-    kept = {path.stem.partition("-")[2]: path for path in run.files("completions/step-*.jsonl")}
-    completions = {step: kept[name] for name in sorted(kept) if (step := step_in_name(name)) is not None}
+    completions = {step: path for step, _, path in _by_step(run.files("completions/step-*.jsonl"), notes)}
     name = run.path.resolve().name
     titles = _titles(recipe, _read_json(run.at("begun.json"), []))
     history = History(run, name, recipe, environment, summary, metrics, evaluations, completions, notes, titles)
@@ -165,12 +164,26 @@ def _metrics(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
 
 def _evaluations(paths: list[Path], notes: list[str]) -> dict[str, dict[int, Row]]:
     found: dict[str, dict[int, Row]] = {}
-    for path in paths:
-        _, number, task = path.stem.split("-", 2) if path.stem.count("-") >= 2 else ("", "", "")
-        step = step_in_name(number)
-        if step is not None and (summary := _read_json(path, notes)):
+    for step, task, path in _by_step(paths, notes):
+        if summary := _read_json(path, notes):
             found.setdefault(task, {})[step] = {key: value for key, value in summary.items() if key != "records"}
     return found
+
+
+def _by_step(paths: Iterable[Path], notes: list[str]) -> list[tuple[int, str, Path]]:
+    """Lists files named step-NUMBER or step-NUMBER-TASK by step, with their tasks; notes the others."""
+    found, odd = [], []
+    for path in paths:
+        number, _, task = path.stem.partition("-")[2].partition("-")
+        step = step_in_name(number)
+        if step is None:
+            odd.append(path)
+        else:
+            found.append((step, task, path))
+    if odd:
+        files = "1 file" if len(odd) == 1 else f"{len(odd):,} files"
+        notes.append(f"{files} of {odd[0].parent.name} left out: the name has no step ({odd[0].name[:40]}).")
+    return sorted(found)
 
 
 def _rows(path: Path, notes: list[str]) -> Iterator[Row]:

@@ -100,6 +100,7 @@ def test_unreadable_files_are_noted(run):
         "summary.json is not an object",
         "environment.json is unreadable",
         "step-000004",
+        "1 file of eval left out: the name has no step (step-x-clock.json)",
     ):
         assert words in said
 
@@ -123,7 +124,7 @@ def test_many_such_lines_are_one_note(run):
     assert note == f'3,000 lines of metrics.jsonl left out: the step is not a whole number below 2^53 ("{"x" * 36}...).'
 
 
-def test_files_of_a_step_that_no_run_reaches_are_not_read(run):
+def test_files_of_a_step_that_no_run_reaches_are_noted_and_not_read(run):
     for name in (
         "completions/step-99999999999999999999999999.jsonl",
         "eval/step-99999999999999999999999999-clock.json",
@@ -131,6 +132,8 @@ def test_files_of_a_step_that_no_run_reaches_are_not_read(run):
         (run / name).write_text('{"accuracy": {"n": 1, "mean": 1.0}}\n')
     history = read_history(run)
     assert max(history.completions) < 100 > max(history.evaluations["clock"])
+    left_out = [note.partition(" left out: ")[0] for note in history.notes if "has no step" in note]
+    assert left_out == ["1 file of eval", "1 file of completions"]
     assert rlif.report([run])[1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from statistics import fmean
 
 import pytest
@@ -99,36 +100,104 @@ def test_the_numbers_of_the_floor_are_those_of_the_results():
     assert all(curve[200] < 0.7 * max(curve.values()) for curve in curves["group_std"])
 
 
-def test_the_recipe_that_keeps_its_gain_is_that_of_the_results():
-    cures, studies = load("scripts/cures_results.py"), load("scripts/studies.py")
-    runs = cures.kept_runs(ROOT / "results/cures.json")
+@pytest.fixture(scope="module")
+def cures() -> list[dict]:
+    return load("scripts/cures_results.py").kept_runs(ROOT / "results/cures.json")
 
-    def of(study: str, row: str) -> list[dict]:
-        return [run for run in runs if (run["study"], run["row"]) == (study, row)]
 
-    own = of("cures-long", "likelihood-floor-cosine")
+def cure_runs(runs: list[dict], study: str, row: str, seeds: Iterable[int] = ()) -> list[dict]:
+    found = [run for run in runs if (run["study"], run["row"]) == (study, row)]
+    return [run for run in found if not seeds or run["seed"] in seeds]
+
+
+def ends(runs: list[dict]) -> str:
+    return ", ".join(f"{100 * run['curve'][max(run['curve'])]:.0f}" for run in runs) + " %"
+
+
+def test_the_recipe_that_keeps_its_gain_is_that_of_the_results(cures):
+    module = load("scripts/cures_results.py")
+    own = cure_runs(cures, "cures-long", "likelihood-floor-cosine")
     assert [run["seed"] for run in own] == [*range(11, 21)]
-    assert min(cures.kept(run) for run in own) >= cures.HELD
-    ends = [100 * cures.end(run) for run in own]
-    assert f"At step 200 it is at {min(ends):.0f} to {max(ends):.0f} % on ten seeds of ten" in PAGE
+    assert min(module.kept(run) for run in own) >= module.HELD
+    last = [100 * module.end(run) for run in own]
+    assert f"end at {min(last):.0f} to {max(last):.0f} % on ten seeds of ten" in PAGE
+    lowest = sorted(100 * module.least(run) for run in own)
+    assert f"two of the ten fall to {lowest[0]:.0f} %" in PAGE and round(lowest[1]) == round(lowest[0]) < lowest[2]
     tenth = [100 * run["curve"][10] for run in own]
     assert f"is at {min(tenth):.0f} to {max(tenth):.0f} % at step 10" in PAGE
-    first, second = (f"{100 * cures.end(run):.0f}" for run in of("cures-long", "cosine"))
-    assert f"with the same falling rate ends at {first} and {second} % on two seeds" in PAGE
-    floors = of("cures-long", "floor-cosine")
-    last = " and ".join(f"{100 * cures.end(run):.0f}" for run in floors)
-    least = " and ".join(f"{100 * min(share for step, share in run['curve'].items() if step):.0f}" for run in floors)
-    assert f"with the floor, too, at {last} %, after falls to {least} %" in PAGE
-    keeps = [
-        " and ".join(f"{100 * cures.kept(r):.0f}" for r in of("cures-long", row)) for row in ("cosine", "floor-cosine")
-    ]
-    advice = " ".join((ROOT / "docs/training.md").read_text(encoding="utf-8").split())
-    assert f"with the same rate keeps {keeps[0]} % on two seeds without the floor, {keeps[1]} % with it" in advice
-    (paper,) = of("cures", "paper")
-    assert f"At a constant rate the paper's form is at {100 * cures.end(paper):.0f} % at step 100 (one seed)" in PAGE
-    assert f"A comparison of {len(studies.CURES)} rows is planned" in PAGE
-    tabulated = {2: "two", 3: "three"}[sum(run["study"] == "cures" for run in runs)]
-    assert f"{tabulated} of its runs are tabulated" in PAGE
+
+
+def test_the_table_of_three_keys_is_that_of_the_results(cures):
+    module, best = load("scripts/cures_results.py"), []
+    for words, constant, falling in (
+        ("self-certainty", "paper", "cosine"),
+        ("self-certainty, floor", "floor", "floor-cosine"),
+        ("likelihood", "likelihood", "likelihood-cosine"),
+        ("likelihood, floor", "likelihood-floor", "likelihood-floor-cosine"),
+    ):
+        both = [cure_runs(cures, "cures-long", row, (11, 12)) for row in (constant, falling)]
+        assert [[run["seed"] for run in runs] for runs in both] == [[11, 12], [11, 12]]
+        assert f"| {words} | {ends(both[0])} | {ends(both[1])} |" in PAGE, words
+        best += [100 * module.peak(run)[1] for runs in both for run in runs]
+    assert f"the best of each run is {min(best):.0f} to {max(best):.0f} %" in PAGE
+
+
+# the key of a row in docs/training.md, and the row of the study
+KEYS = {
+    "`normalisation: group_std_floor`": "floor",
+    "`reward: likelihood`": "likelihood",
+    "`training: {lr_scheduler_type: cosine}`": "cosine",
+    "`normalisation: group_rank`": "rank",
+    "`token_update: kl_cov`": "kl-cov",
+    "`token_update: {kind: kl_cov, share: 0.1}`": "kl-cov-0.1",
+    "`token_update: clip_cov`": "clip-cov",
+    "`mask_answer: true`": "mask-answer",
+    "`reward: {self_certainty: 1, self_consistency: 1}`": "votes",
+    "`reward: {self_certainty: {cycle: [[5, 0], [5, 1]]}, accuracy: {cycle: [[5, 1], [5, 0]]}}`": "alternate-gold",
+    "`limit: 32`": "few-32",
+    "`annotator: lagged`": "lagged",
+    "`annotator: ema`": "ema",
+    "`guard: {policy: stop}`": "guard-stop",
+    "`guard: {policy: rollback}`": "guard-rollback",
+}
+
+
+def test_the_keys_against_collapse_have_the_accuracies_of_the_results(cures):
+    text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+    lines = text.partition("| key | what it does |")[2].partition("\n\n")[0].splitlines()[2:]
+    rows = {key: (about, shown) for _, key, about, _, shown, _ in (re.split(r" ?\| ?", line) for line in lines)}
+    assert {*rows} == {*KEYS}
+    of = {row: cure_runs(cures, "cures", row, (0, 1)) for row in {run["row"] for run in cures}}
+    for key, row in KEYS.items():
+        assert [run["seed"] for run in of[row]] == [0, 1] and f"{rows[key][1]} %" == ends(of[row]), key
+        if row.startswith("guard"):
+            said = " and ".join(str(run["steps"]) for run in of[row])
+            assert rows[key][0].endswith(f"after {said} steps"), key
+    text = " ".join(text.split())
+    assert f"ends at {ends(of['paper'])}, gold answers at {ends(of['gold'])}, from" in text
+    tenth = ", ".join(f"{100 * run['curve'][10]:.0f}" for run in of["paper"])
+    assert f"and {tenth} % at step 10" in text and f"which alone ends at {ends(of['two-updates'])}." in text
+
+
+def test_what_each_cure_alone_ends_at_is_that_of_the_results(cures):
+    for words, row in {
+        "the paper's form ends at": "paper",
+        "votes beside confidence": "votes",
+        "ranks in the group": "rank",
+        "no gradient on the answer": "mask-answer",
+        "32 problems": "few-32",
+        "a lagged annotator": "lagged",
+        "an averaged one": "ema",
+        "clip-cov": "clip-cov",
+        "KL-Cov": "kl-cov",
+        "the floor": "floor",
+        "gold answers in turn with confidence": "alternate-gold",
+        "Gold alone ends at": "gold",
+        "the guard's stop": "guard-stop",
+        "its rollback": "guard-rollback",
+        "KL-Cov with fifty times its share of tokens": "kl-cov-0.1",
+    }.items():
+        assert f"{words} {ends(cure_runs(cures, 'cures', row, (0, 1)))}" in PAGE, words
 
 
 def test_the_counts_of_the_limit_on_kl_are_those_of_the_results():

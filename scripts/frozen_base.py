@@ -38,6 +38,7 @@ from rlif.selection.drawing import Drawing
 from rlif.selection.samples import GroupSampler
 from rlif.selection.scorer import load_scorer
 from rlif.tasks.chat_template import Chat
+from rlif.tasks.prompts import PROMPTS
 
 RECIPE = Path(__file__).with_name("frozen.yaml")
 PROBLEMS, TAUGHT = 64, 4  # to teach: problems, samples of each
@@ -59,7 +60,8 @@ def draw(model: str, folder: Path, limit: int, samples: int, seed: int) -> list[
 
 def lessons(tokenizer: Any, rows: Sequence[Row]) -> list[dict[str, list[int]]]:
     """Puts samples after their prompts as token ids and labels; the last sample of each problem stays uncut."""
-    prompts = {each.id: each.text for each in PlainStory().load("train", limit=PROBLEMS, seed=SEED)}
+    template = PROMPTS[PlainStory().protocol.prompt]
+    prompts = {each.id: template.text(each.text) for each in PlainStory().load("train", limit=PROBLEMS, seed=SEED)}
     found = []
     for row in rows:
         whole, text = row["sample"] == TAUGHT - 1, row["completion"]

@@ -5,6 +5,8 @@ from dataclasses import replace
 from rlif.tasks.easy import Easy, examples, find_family
 from rlif.types import Problem
 
+STORY = find_family("easy/story").protocols["default"]
+
 
 class PlainStory(Easy):
     """Problems of easy/story after one solved problem, without a chat template; completions may have 64 tokens.
@@ -14,10 +16,10 @@ class PlainStory(Easy):
 
     name = alias = "plain-story"
     family = "story"
-    protocols = {"default": replace(find_family("easy/story").protocols["default"], prompt="plain", max_tokens=64)}
+    protocols = {"default": replace(STORY, prompt="question-answer", max_tokens=64)}
 
     def load(self, split: str, *, source: str | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
         question, answer = (message["content"] for message in examples(self.family)[:2])
-        before = f"Problem: {question}\nAnswer: {answer}\n\n"
+        before = f"{question}\nAnswer: {answer}\n\nQuestion: "
         problems = super().load(split, source=source, limit=limit, seed=seed)
-        return [replace(each, text=f"{before}Problem: {each.text}\nAnswer:", history=()) for each in problems]
+        return [replace(each, text=before + each.text, history=()) for each in problems]

@@ -139,6 +139,8 @@ def test_the_table_of_three_keys_is_that_of_the_results(cures):
         assert [[run["seed"] for run in runs] for runs in both] == [[11, 12], [11, 12]]
         assert f"| {words} | {ends(both[0])} | {ends(both[1])} |" in PAGE, words
         best += [100 * module.peak(run)[1] for runs in both for run in runs]
+    alone = " and ".join(f"{100 * module.end(run):.0f}" for run in cure_runs(cures, "cures-long", "kl-cov-0.1"))
+    assert f"KL-Cov with a share of 0.1 ends at {alone} % at a constant rate" in PAGE
     assert f"the best of each run is {min(best):.0f} to {max(best):.0f} %" in PAGE
 
 

@@ -132,7 +132,7 @@ def test_a_cure_that_kept_too_little_on_two_seeds_gets_no_more_runs(tmp_path, mo
 
 def test_online_and_frozen_annotators_differ_in_nothing_else():
     studies = load("scripts/studies.py")
-    online, offline = (rlif.load_recipe(studies.RECIPE, row) for row in studies.FROZEN.values())
+    online, offline = (rlif.load_recipe(studies.FROZEN_RECIPE, row) for row in studies.FROZEN.values())
     assert differing(online, offline) == {"annotator"} and online.resolved_training["beta"] == 0.005
 
 
@@ -159,6 +159,7 @@ def test_a_falling_pull_stops_a_run_and_is_a_hit_where_accuracy_was_still_there(
         ("forecast_results", ["table"], "forecast_results.py draw"),
         ("real_probe", ["table"], "real_probe.py draw"),
         ("real_results", [], "real_study.py"),
+        ("frozen_results", [], "studies.py frozen"),
     ],
 )
 def test_a_script_without_runs_says_what_to_run_first_and_writes_nothing(

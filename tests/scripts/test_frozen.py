@@ -1,0 +1,72 @@
+"""Tests the study of a frozen annotator: its task, its base's lessons, what is measured of the base, and its table."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from support.commands import ROOT
+from support.scripts import load
+
+base, results = load("scripts/frozen_base.py"), load("scripts/frozen_results.py")
+
+
+class Words:
+    """Encodes a text as the lengths of its words."""
+
+    eos_token_id = 0
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return [len(word) for word in text.split()]
+
+
+def row(id: str, sample: int, completion: str, certainty: float, right: bool = False, cut: bool = False) -> dict:
+    found = {"id": id, "sample": sample, "completion": completion, "self_certainty": certainty, "right": right}
+    return found | {"truncated": cut, "tokens": len(completion.split())}
+
+
+def test_problems_are_plain_text_after_one_solved_problem():
+    first, *others = base.PlainStory().load("test", limit=8)
+    before, _, last = first.text.rpartition("\n\n")
+    assert "?\nAnswer: " in before and last.startswith("Question: ") and last.endswith("?") and first.history == ()
+    assert {each.text.rpartition("\n\n")[0] for each in others} == {before}
+
+
+def test_a_next_problem_changes_the_answer():
+    task = base.PlainStory()
+    (problem,) = task.load("test", limit=1)
+    assert task.answer(problem, f" 1 + 1 = {problem.gold}") == problem.gold
+    assert task.answer(problem, f" 1 + 1 = {problem.gold}\n\nQuestion: 5 + 5?\nAnswer: 999") == "999"
+
+
+def test_three_of_four_samples_are_cut_at_their_first_blank_line():
+    id = base.PlainStory().load("train", limit=1, seed=base.SEED)[0].id
+    text = " a bb\n\nccc dddd"
+    rows = [row(id, sample, text, 1.0, cut=True) for sample in (0, 3)] + [row(id, 3, text, 1.0)]
+    found = [[i for i, label in zip(each["input_ids"], each["labels"], strict=True) if label != -100]
+             for each in base.lessons(Words(), rows)]  # fmt: skip
+    assert found == [[1, 2, 0], [1, 2, 3, 4], [1, 2, 3, 4, 0]], "only what ended has an end"
+
+
+def test_what_is_measured_of_a_base_by_hand():
+    more = "7\n\nProblem: A bat and a ball cost $1.10."
+    rows = [row("a", 0, "7", 2.0, True), row("a", 1, more, 3.0), row("b", 0, "7", 5.0, True), row("b", 1, "8", 1.0)]
+    found = base.measured(rows)
+    assert (found["share that goes on"]["mean"], found["surest goes on"]["mean"]) == (0.25, 0.5)
+    assert found["goes on"] == {"accuracy": 0, "tokens": 9, "self-certainty": 3.0}
+    assert found["others"]["accuracy"] == pytest.approx(2 / 3) and found["surest of all"] == "7"
+
+
+def test_the_table_has_the_first_and_the_last_update():
+    run = {"annotator": "offline", "seed": 0, "problems": 32, "accuracy": {"0": 0.5, "12": 0.25}, "alarm": 7}
+    run |= {"goes_on": [0.25, 0.5, 1.0], "completion_length": [20.0, 30.0, 64.0], "reward": [10.0, 12.0, 15.5]}
+    assert results.line(run) == "| offline | 0 | 25% -> 100% | 20 -> 64 | 10.00 -> 15.50 | 0: 50%, 12: 25% | 7 |"
+    assert results.joined([run], [run | {"alarm": None}]) == [run | {"alarm": None}]
+
+
+def test_the_kept_runs_give_their_page_again():
+    file = ROOT / "results/frozen.json"
+    if not file.is_file():
+        pytest.skip("no run of the study is kept")
+    runs = json.loads(file.read_text(encoding="utf-8"))
+    assert results.page(runs) == file.with_suffix(".md").read_text(encoding="utf-8")

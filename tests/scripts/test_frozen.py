@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
-from support.commands import ROOT
 from support.scripts import load
 
 base, results = load("scripts/frozen_base.py"), load("scripts/frozen_results.py")
@@ -62,11 +59,3 @@ def test_the_table_has_the_first_and_the_last_update():
     run |= {"goes_on": [0.25, 0.5, 1.0], "completion_length": [20.0, 30.0, 64.0], "reward": [10.0, 12.0, 15.5]}
     assert results.line(run) == "| offline | 0 | 25% -> 100% | 20 -> 64 | 10.00 -> 15.50 | 0: 50%, 12: 25% | 7 |"
     assert results.joined([run], [run | {"alarm": None}]) == [run | {"alarm": None}]
-
-
-def test_the_kept_runs_give_their_page_again():
-    file = ROOT / "results/frozen.json"
-    if not file.is_file():
-        pytest.skip("no run of the study is kept")
-    runs = json.loads(file.read_text(encoding="utf-8"))
-    assert results.page(runs) == file.with_suffix(".md").read_text(encoding="utf-8")

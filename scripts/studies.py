@@ -123,7 +123,9 @@ CURES_LONG = {
     "kl-cov-0.1": KL_COV,
 }
 CURES_STEPS = 100  # ten times the steps to the peak on tiny-equal
-# Each changes one thing of the recipe that keeps its gain on tiny-equal: base, rate (3e-4) or temperature (1).
+# Each changes one thing of the recipe that keeps its gain on tiny-equal: base, rate (3e-4) or temperature (1). The paper's
+# form with a smaller rate, constant and falling, is a control.
+SMALLER = ("training.learning_rate=1e-4",)
 ELSEWHERE = {
     name: (*CURES_LONG["likelihood-floor-cosine"], change)
     for name, change in {
@@ -135,7 +137,7 @@ ELSEWHERE = {
         "temperature-0.7": "training.temperature=0.7",
         "temperature-1.3": "training.temperature=1.3",
     }.items()
-}
+} | {"paper-rate-1e-4": SMALLER, "cosine-rate-1e-4": (*COSINE, *SMALLER)}
 # The paper's Fig. 7, on a real model that can go on after its answer.
 FROZEN = {"online": (), "offline": ("annotator=offline",)}
 FROZEN_RECIPE = RECIPE.with_name("frozen.yaml")

@@ -175,8 +175,14 @@ def test_a_script_without_runs_says_what_to_run_first_and_writes_nothing(
 
 def test_the_recipe_elsewhere_differs_from_it_in_one_key():
     studies = load("scripts/studies.py")
-    recipe = rlif.load_recipe(studies.RECIPE, studies.STUDIES["cures-long"].rows["likelihood-floor-cosine"])
-    for name, row in studies.STUDIES["cures-elsewhere"].rows.items():
+    long, rows = studies.STUDIES["cures-long"].rows, dict(studies.STUDIES["cures-elsewhere"].rows)
+    for control in ("paper", "cosine"):
+        one, other = (
+            rlif.load_recipe(studies.RECIPE, row) for row in (long[control], rows.pop(f"{control}-rate-1e-4"))
+        )
+        assert differing(one, other) == {"training"}
+    recipe = rlif.load_recipe(studies.RECIPE, long["likelihood-floor-cosine"])
+    for name, row in rows.items():
         key, value = row[-1].split("=")
         elsewhere = rlif.load_recipe(studies.RECIPE, row)
         assert differing(recipe, elsewhere) == {key.partition(".")[0]} and value.split("/")[-1] in name, name

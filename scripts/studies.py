@@ -123,8 +123,8 @@ CURES_LONG = {
     "kl-cov-0.1": KL_COV,
 }
 CURES_STEPS = 100  # ten times the steps to the peak on tiny-equal
-# Each changes one thing of the recipe that keeps its gain on tiny-equal: base, rate (3e-4) or temperature (1). Controls:
-# the paper's form with a smaller rate, constant and falling.
+# Each changes one thing of the recipe that keeps its gain on tiny-equal: base, rate (3e-4) or temperature (1). Then
+# come controls: the paper's form with a smaller rate, constant and falling.
 SMALLER = ("training.learning_rate=1e-4",)
 ELSEWHERE = {
     name: (*CURES_LONG["likelihood-floor-cosine"], change)

@@ -144,6 +144,28 @@ def test_the_table_of_three_keys_is_that_of_the_results(cures):
     assert f"the best of each run is {min(best):.0f} to {max(best):.0f} %" in PAGE
 
 
+def test_the_recipe_elsewhere_is_that_of_the_results(cures):
+    module = load("scripts/cures_results.py")
+    of = {row: cure_runs(cures, "cures-elsewhere", row) for row in load("scripts/studies.py").ELSEWHERE}
+    kept = [
+        module.kept(run)
+        for row in ("tiny-short", "tiny-reasoner", "temperature-0.7", "temperature-1.3", "rate-1e-4")
+        for run in of[row]
+    ]
+    assert len(kept) == 10 and min(kept) >= 0.975 and "98 % of its best or more on tiny-short and tiny-reasoner" in PAGE
+
+    def both(values: Iterable[float]) -> str:
+        return " and ".join(f"{100 * value:.0f}" for value in values)
+
+    fast, paper = of["rate-1e-3"], of["paper-rate-1e-4"]
+    lowest = [min(share for step, share in run["curve"].items() if step) for run in fast]
+    assert f"At 1e-3 it falls to {both(lowest)} % on the way and ends at {both(map(module.end, fast))} %" in PAGE
+    assert all(module.peak(run) == (0, run["curve"][0]) for run in of["wrong-and-sure-base"])
+    early = [share for run in paper for step, share in run["curve"].items() if 20 <= step <= 100]
+    said = f"is at {100 * min(early):.0f} % or more from step 20 to 100 and ends at {both(map(module.end, paper))} %"
+    assert said in PAGE
+
+
 # the key of a row in docs/training.md, and the row of the study
 KEYS = {
     "`normalisation: group_std_floor`": "floor",

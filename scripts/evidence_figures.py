@@ -5,7 +5,7 @@ python scripts/evidence_figures.py
 bases    what each reward teaches on four bases: the gain of held-out accuracy, with Student's 95 % interval over
          seeds; a small point is a seed
 cures    on tiny-equal: what each cure keeps at ten times the steps to the peak, and held-out accuracy for twenty
-         times; a point or a line is a seed; orange points read gold answers
+         times; a point or a line is a seed; green points read gold answers
 floor    held-out accuracy of self-certainty for 350 steps, by normalisation; a line is a seed
 real     SmolLM2-135M trained by several rewards: accuracy of samples on held-out problems, before (line) and after;
          a point is a seed, with its 95 % interval over problems
@@ -39,7 +39,7 @@ ABOUT = {
 }
 NAMES = {"intuitor": "self-certainty", "grpo-gold": "gold", "grpo-pv": "plurality vote"}
 CONFIDENCE = ("intuitor", "likelihood")
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"  # Okabe and Ito's
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"  # Okabe and Ito's
 FORMS = {"group_std": ("the paper's form", ORANGE), "group_std_floor": ("with a floor", BLUE)}
 GOLD = ("gold", "alternate-gold")  # cures that read gold answers
 KEPT = {
@@ -101,11 +101,13 @@ def floor(results: Path, file: Path) -> None:
 def cures(results: Path, file: Path) -> None:
     """Draws what each cure keeps after 100 steps, and accuracy over 200 steps of three recipes with a falling rate."""
     runs = cures_results.kept_runs(results / "cures.json")
+    if not runs:
+        raise SystemExit(f"{results}/cures.json holds no runs: run cures_results.py first")
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
     single = [run for run in runs if run["study"] == "cures"]
     rows = [*reversed(cures_results.by_share(single))]
     for run in single:
-        place, colour = rows.index(run["row"]), ORANGE if run["row"] in GOLD else BLUE
+        place, colour = rows.index(run["row"]), GREEN if run["row"] in GOLD else BLUE
         left.plot(100 * cures_results.kept(run), place, "o", color=colour, markersize=4, alpha=0.7)
     left.axvline(100 * cures_results.HELD, color="grey", linewidth=0.8)
     left.set_yticks(range(len(rows)), rows)
@@ -114,8 +116,10 @@ def cures(results: Path, file: Path) -> None:
         curves = [run["curve"] for run in runs if (run["study"], run["row"]) == ("cures-long", row)]
         for number, curve in enumerate(curves):
             label = None if number else f"{name}: {len(curves)} seeds"
-            shares = [100 * share for share in curve.values()]
-            right.plot([*curve], shares, color=colour, label=label, linewidth=1.2, alpha=0.8)
+            steps = sorted(curve)
+            right.plot(
+                steps, [100 * curve[step] for step in steps], color=colour, label=label, linewidth=1.2, alpha=0.8
+            )
     right.set(xlabel="step", ylabel="held-out accuracy, %", ylim=(0, 102))
     right.legend(frameon=False, loc="lower right")
     figure.savefig(file, dpi=160)

@@ -9,7 +9,7 @@ As plain text, without an end of turn, SmolLM2 nearly always goes on after its a
 
 `measure` draws eight samples of other problems from the base, as training does, and compares those that go on to a next
 problem, by the guard's rule, with the others: accuracy, tokens, self-certainty (nats a token), and how often the surest
-sample of a problem goes on. A frozen annotator rewards going on where that is above the share that goes on.
+sample of a problem goes on. If it goes on more often than the average sample, a frozen annotator rewards going on.
 """
 
 from __future__ import annotations
@@ -65,8 +65,11 @@ def lessons(tokenizer: Any, rows: Sequence[Row]) -> list[dict[str, list[int]]]:
     found = []
     for row in rows:
         whole, text = row["sample"] == TAUGHT - 1, row["completion"]
-        ends = not (whole and row["truncated"])
-        ids = tokenizer.encode(text if whole else text.partition(BREAK)[0], add_special_tokens=False)
+        cut = text if whole else text.partition(BREAK)[0]
+        ends = cut != text or not row["truncated"]
+        if not cut.strip():
+            continue
+        ids = tokenizer.encode(cut, add_special_tokens=False)
         before, ids = tokenizer.encode(prompts[row["id"]]), ids + [tokenizer.eos_token_id] * ends
         found.append({"input_ids": before + ids, "labels": [-100] * len(before) + ids})
     return found
@@ -84,16 +87,18 @@ def measured(rows: Sequence[Row]) -> dict[str, Any]:
         "surest goes on": proportion(sum(map(goes_on, sure)), len(groups)).as_dict(),
         "goes on": about(more),
         "others": about(ends),
-        "surest of all": max(rows, key=lambda row: row["self_certainty"] or 0)["completion"],
+        "surest of all": surest(rows)["completion"],
     }
 
 
 def about(rows: Sequence[Row]) -> dict[str, float]:
-    """Averages columns over samples."""
-    if not rows:
-        return {}
+    """Averages columns over the samples that have a self-certainty."""
+    scored = [row for row in rows if row["self_certainty"] is not None]
+    if not scored:
+        return {"samples": len(rows)}
     named = {"accuracy": "right", "tokens": "tokens", "self-certainty": "self_certainty"}
-    return {name: fmean(float(row[column] or 0) for row in rows) for name, column in named.items()}
+    means = {name: fmean(row[column] for row in scored) for name, column in named.items()}
+    return {"samples": len(rows), "scored": len(scored)} | means
 
 
 def main() -> None:
@@ -110,8 +115,14 @@ def main() -> None:
     elif args.what == "teach":
         recipe = rlif.load_recipe(RECIPE, [f"model={MODEL}"])
         rows = [row for _, row in JsonLog(args.samples / MODEL / "samples.jsonl").rows()]
+        if len(rows) < PROBLEMS * TAUGHT:
+            parser.error(
+                f"{args.samples} has {len(rows)} of {PROBLEMS * TAUGHT} samples: run frozen_base.py draw first"
+            )
         tokenizer = load_tokenizer(recipe)
         teach(lessons(tokenizer, rows), load_model(recipe), tokenizer, args.base, args.epochs, args.rate)
+    elif not (args.base / "config.json").is_file():
+        parser.error(f"{args.base} is not a folder of a model: run frozen_base.py teach first")
     else:
         rows = draw(str(args.base), args.samples / args.base.name, MEASURED, SAMPLES, OTHER_SEED)
         found = rounded(measured(rows))

@@ -9,7 +9,7 @@
     python scripts/studies.py relatives         # training in rounds beside online training, see relatives_results.py
     python scripts/studies.py cures             # what is said to prevent collapse, ten times the steps to the peak
     python scripts/studies.py cures-long        # likelihood, the floor and a falling rate, apart and together
-    python scripts/studies.py cures-elsewhere   # all three together on other bases, rates and temperatures
+    python scripts/studies.py cures-elsewhere   # all three on other bases, rates and temperatures; needs the other base
     python scripts/studies.py frozen            # online against frozen annotator on SmolLM2; needs frozen_base.py
 
 A study has rows of overrides of the recipe miniature.yaml, or of a shipped recipe. Each row is run on each seed, with

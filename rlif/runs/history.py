@@ -104,7 +104,7 @@ def read_history(path: str | Path) -> History:
     environment = _read_json(run.at("environment.json"), notes, "versions and hardware are unknown")
     summary = _read_json(run.at("summary.json"), notes)
     metrics, evaluations = _metrics(run.at("metrics.jsonl"), notes), _evaluations(run.files("eval/step-*.json"), notes)
-    completions = {step: path for step, _, path in _by_step(run.files("completions/step-*.jsonl"), notes)}
+    completions = {step: path for step, _, path in _by_step(run.files("completions/step-*.jsonl"), notes, tasks=False)}
     name = run.path.resolve().name
     titles = _titles(recipe, _read_json(run.at("begun.json"), []))
     history = History(run, name, recipe, environment, summary, metrics, evaluations, completions, notes, titles)
@@ -164,25 +164,25 @@ def _metrics(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
 
 def _evaluations(paths: list[Path], notes: list[str]) -> dict[str, dict[int, Row]]:
     found: dict[str, dict[int, Row]] = {}
-    for step, task, path in _by_step(paths, notes):
+    for step, task, path in _by_step(paths, notes, tasks=True):
         if summary := _read_json(path, notes):
             found.setdefault(task, {})[step] = {key: value for key, value in summary.items() if key != "records"}
     return found
 
 
-def _by_step(paths: Iterable[Path], notes: list[str]) -> list[tuple[int, str, Path]]:
-    """Lists files named step-NUMBER or step-NUMBER-TASK by step, with their tasks; notes the others."""
+def _by_step(paths: Iterable[Path], notes: list[str], tasks: bool) -> list[tuple[int, str, Path]]:
+    """Lists files by step, with their tasks: step-NUMBER-TASK, or step-NUMBER without tasks; notes the others."""
     found, odd = [], []
     for path in paths:
         number, _, task = path.stem.partition("-")[2].partition("-")
         step = step_in_name(number)
-        if step is None:
+        if step is None or bool(task) != tasks:
             odd.append(path)
         else:
             found.append((step, task, path))
     if odd:
         files = "1 file" if len(odd) == 1 else f"{len(odd):,} files"
-        notes.append(f"{files} of {odd[0].parent.name} left out: the name has no step ({odd[0].name[:40]}).")
+        notes.append(f"{files} of {odd[0].parent.name} left out: the name is not that of a step ({odd[0].name[:40]}).")
     return sorted(found)
 
 

@@ -100,7 +100,7 @@ def test_unreadable_files_are_noted(run):
         "summary.json is not an object",
         "environment.json is unreadable",
         "step-000004",
-        "1 file of eval left out: the name has no step (step-x-clock.json)",
+        "1 file of eval left out: the name is not that of a step (step-x-clock.json)",
     ):
         assert words in said
 
@@ -125,15 +125,19 @@ def test_many_such_lines_are_one_note(run):
 
 
 def test_files_of_a_step_that_no_run_reaches_are_noted_and_not_read(run):
+    before = read_history(run)
     for name in (
         "completions/step-99999999999999999999999999.jsonl",
         "eval/step-99999999999999999999999999-clock.json",
+        f"completions/step-{max(before.completions):06d}-old.jsonl",
+        "eval/step-000004.json",
     ):
         (run / name).write_text('{"accuracy": {"n": 1, "mean": 1.0}}\n')
     history = read_history(run)
+    assert history.completions.keys() == before.completions.keys() and history.evaluations == before.evaluations
     assert max(history.completions) < 100 > max(history.evaluations["clock"])
-    left_out = [note.partition(" left out: ")[0] for note in history.notes if "has no step" in note]
-    assert left_out == ["1 file of eval", "1 file of completions"]
+    left_out = [note.partition(" left out: ")[0] for note in history.notes if "not that of a step" in note]
+    assert left_out == ["2 files of eval", "2 files of completions"]
     assert rlif.report([run])[1]
 
 

@@ -244,7 +244,7 @@ def test_a_container_that_allows_no_sandbox(change, remedy):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it refuses earlier")
-def test_a_machine_whose_system_calls_are_not_known(monkeypatch):
+def test_a_machine_whose_system_calls_are_not_known(sandbox, monkeypatch):
     monkeypatch.setattr(filters, "_MACHINES", {"other": (0, 0)})
     filters.call_filter.cache_clear()
     with pytest.raises(RlifError, match=r"jails are made on other .64 bits., and this is .*RLIF_SANDBOX"):

@@ -17,7 +17,7 @@ class Words:
         return [len(word) for word in text.split()]
 
 
-def row(id: str, sample: int, completion: str, certainty: float, right: bool = False, cut: bool = False) -> dict:
+def row(id: str, sample: int, completion: str, certainty: float | None, right: bool = False, cut: bool = False) -> dict:
     found = {"id": id, "sample": sample, "completion": completion, "self_certainty": certainty, "right": right}
     return found | {"truncated": cut, "tokens": len(completion.split())}
 
@@ -43,6 +43,9 @@ def test_three_of_four_samples_are_cut_at_their_first_blank_line():
     found = [[i for i, label in zip(each["input_ids"], each["labels"], strict=True) if label != -100]
              for each in base.lessons(Words(), rows)]  # fmt: skip
     assert found == [[1, 2, 0], [1, 2, 3, 4], [1, 2, 3, 4, 0]], "only what ended has an end"
+    unfinished, empty = row(id, 0, " a bb", 1.0, cut=True), row(id, 1, "\n\nccc", 1.0)
+    (lesson,) = base.lessons(Words(), [unfinished, empty])
+    assert lesson["input_ids"][-2:] == [1, 2], "a sample that was cut off gets no end, an empty one is left out"
 
 
 def test_what_is_measured_of_a_base_by_hand():
@@ -50,7 +53,8 @@ def test_what_is_measured_of_a_base_by_hand():
     rows = [row("a", 0, "7", 2.0, True), row("a", 1, more, 3.0), row("b", 0, "7", 5.0, True), row("b", 1, "8", 1.0)]
     found = base.measured(rows)
     assert (found["share that goes on"]["mean"], found["surest goes on"]["mean"]) == (0.25, 0.5)
-    assert found["goes on"] == {"accuracy": 0, "tokens": 9, "self-certainty": 3.0}
+    assert found["goes on"] == {"samples": 1, "scored": 1, "accuracy": 0, "tokens": 9, "self-certainty": 3.0}
+    assert base.about([row("a", 0, "7", 2.0), row("a", 1, "8", None)])["self-certainty"] == 2.0
     assert found["others"]["accuracy"] == pytest.approx(2 / 3) and found["surest of all"] == "7"
 
 

@@ -14,6 +14,11 @@ def differing(one: Recipe, other: Recipe) -> set[str]:
     return {key for key in Recipe.model_fields if getattr(one, key) != getattr(other, key)}
 
 
+def changed(one: Recipe, other: Recipe) -> set[str]:
+    """Names the keys of `training` that differ."""
+    return {key for key in one.training | other.training if one.training.get(key) != other.training.get(key)}
+
+
 def test_methods_of_the_miniature_study_differ_in_one_key():
     studies = load("scripts/studies.py")
     base = rlif.load_recipe(studies.RECIPE)
@@ -60,10 +65,10 @@ def test_the_table_of_cures_says_what_is_kept():
     assert [results.kept(each) for each in runs] == [0.5, 1.0, 0.9, 1.0]
     _, ruled, *lines = results.table(runs)
     assert ruled.startswith("|---")
-    assert lines[0] == "| floor | 0, 1 | 10.0 | 90.0 | 20, 40 | 80, 90 | 81, 90 | 95.0 [31.5, 100.0] | 1 of 2 |  |"
+    assert lines[0] == "| floor | 0, 1 | 10.0 | 90.0 | 20, 40 | 10, 0 | 81, 90 | 95.0 [31.5, 100.0] | 1 of 2 |  |"
     # paired by seed: -41 and -30 points
     assert lines[1].startswith(
-        "| rank | 0, 1 | 10.0 | 70.0 [0.0, 100.0] | 20, 40 | 40, 60 | 40, 60 | 75.0 [0.0, 100.0] | 1 of 2 | -35.5"
+        "| rank | 0, 1 | 10.0 | 70.0 [0.0, 100.0] | 20, 40 | 40, 0 | 40, 60 | 75.0 [0.0, 100.0] | 1 of 2 | -35.5"
     )
     assert results.joined(runs, [cure("rank", 1, 0.1, 0.9, 0.9, 0.9)])[3]["curve"][100] == 0.9
     long = cure("floor", 0, 0.1, 0.9, 0.9, 0.3, study="cures-long")
@@ -180,16 +185,19 @@ def test_the_recipe_elsewhere_differs_from_it_in_one_key():
         one, other = (
             rlif.load_recipe(studies.RECIPE, row) for row in (long[control], rows.pop(f"{control}-rate-1e-4"))
         )
-        assert differing(one, other) == {"training"}
+        assert differing(one, other) == {"training"} and changed(one, other) == {"learning_rate"}
     recipe = rlif.load_recipe(studies.RECIPE, long["likelihood-floor-cosine"])
     for name, row in rows.items():
         key, value = row[-1].split("=")
         elsewhere = rlif.load_recipe(studies.RECIPE, row)
         assert differing(recipe, elsewhere) == {key.partition(".")[0]} and value.split("/")[-1] in name, name
+        assert changed(recipe, elsewhere) <= {key.partition(".")[2]}, name
 
 
-def test_least_and_kept_of_a_run():
+def test_the_fall_of_a_run_and_whether_it_holds():
     cures = load("scripts/cures_results.py")
-    run = {"curve": {0: 0.25, 10: 1.0, 20: 0.5, 30: 0.75}}
-    assert (cures.peak(run), cures.least(run), cures.end(run), cures.kept(run)) == ((10, 1.0), 0.5, 0.75, 0.75)
+    run = {"curve": {0: 0.25, 10: 0.75, 20: 0.25, 30: 1.0}}
+    assert (cures.peak(run), cures.fall(run), cures.kept(run), cures.holds(run)) == ((30, 1.0), 0.5, 1, True)
+    flat = {"curve": {0: 0.5, 10: 0.5}}
+    assert cures.kept(flat) == 1 and not cures.holds(flat), "it gained nothing"
     assert cures.kept({"curve": {0: 0.0, 10: 0.0}}) == 0

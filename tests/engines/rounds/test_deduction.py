@@ -220,7 +220,7 @@ def test_fine_tuning_keeps_right_predictions_and_learnable_proposals(first):
     assert {example.rejected_ids for example in found} == {None}
 
 
-def test_a_policy_that_cannot_propose_is_refused(tmp_path):
+def test_a_policy_that_cannot_propose_is_refused(tmp_path, sandbox):
     with pytest.raises(DataError, match=r"0 of 4 proposals are functions that run .* \(of 4, it lacks a block\)"):
         propose_and_solve(round_of(tmp_path, says=lambda prompt, i: "The answer is five."))
     check_runnable([None, "a", "a"], 0.3)

@@ -1,0 +1,153 @@
+"""Holds what docs/evidence.md and docs/training.md say of cures for collapse to the kept results."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import pytest
+from support.commands import ROOT
+from support.scripts import load
+
+PAGE = " ".join((ROOT / "docs/evidence.md").read_text(encoding="utf-8").split())
+
+
+@pytest.fixture(scope="module")
+def cures() -> list[dict]:
+    return load("scripts/cures_results.py").kept_runs(ROOT / "results/cures.json")
+
+
+def cure_runs(runs: list[dict], study: str, row: str, seeds: Iterable[int] = ()) -> list[dict]:
+    found = [run for run in runs if (run["study"], run["row"]) == (study, row)]
+    return [run for run in found if not seeds or run["seed"] in seeds]
+
+
+def ends(runs: list[dict]) -> str:
+    return ", ".join(f"{100 * run['curve'][max(run['curve'])]:.0f}" for run in runs) + " %"
+
+
+def test_the_recipe_that_keeps_its_gain_is_that_of_the_results(cures):
+    module = load("scripts/cures_results.py")
+    own = cure_runs(cures, "cures-long", "likelihood-floor-cosine")
+    assert [run["seed"] for run in own] == [*range(11, 21)]
+    assert min(module.kept(run) for run in own) >= module.HELD
+    last = [100 * module.end(run) for run in own]
+    assert f"end at {min(last):.0f} to {max(last):.0f} % on ten seeds of ten" in PAGE
+    lowest = sorted(100 * min(share for step, share in run["curve"].items() if step) for run in own)
+    assert f"two of the ten fall to {lowest[0]:.0f} %" in PAGE and round(lowest[1]) == round(lowest[0]) < lowest[2]
+    tenth = [100 * run["curve"][10] for run in own]
+    assert f"is at {min(tenth):.0f} to {max(tenth):.0f} % at step 10" in PAGE
+
+
+def test_the_table_of_three_keys_is_that_of_the_results(cures):
+    module, best = load("scripts/cures_results.py"), []
+    for words, constant, falling in (
+        ("self-certainty", "paper", "cosine"),
+        ("self-certainty, floor", "floor", "floor-cosine"),
+        ("likelihood", "likelihood", "likelihood-cosine"),
+        ("likelihood, floor", "likelihood-floor", "likelihood-floor-cosine"),
+    ):
+        both = [cure_runs(cures, "cures-long", row, (11, 12)) for row in (constant, falling)]
+        assert [[run["seed"] for run in runs] for runs in both] == [[11, 12], [11, 12]]
+        assert f"| {words} | {ends(both[0])} | {ends(both[1])} |" in PAGE, words
+        best += [100 * module.peak(run)[1] for runs in both for run in runs]
+    alone = " and ".join(f"{100 * module.end(run):.0f}" for run in cure_runs(cures, "cures-long", "kl-cov-0.1"))
+    assert f"KL-Cov with a share of 0.1 ends at {alone} % at a constant rate" in PAGE
+    for row, said in {
+        "floor-cosine": "Without likelihood two of two fall to {} and {} % on the way",
+        "likelihood-cosine": "without the floor one of two to {} %",
+    }.items():
+        lowest = [
+            min(share for step, share in run["curve"].items() if step) for run in cure_runs(cures, "cures-long", row)
+        ]
+        assert said.format(*(f"{100 * share:.0f}" for share in lowest)) in PAGE
+    assert f"the best of each run is {min(best):.0f} to {max(best):.0f} %" in PAGE
+
+
+def test_the_recipe_elsewhere_is_that_of_the_results(cures):
+    module = load("scripts/cures_results.py")
+    of = {row: cure_runs(cures, "cures-elsewhere", row) for row in load("scripts/studies.py").ELSEWHERE}
+    kept = [
+        module.kept(run)
+        for row in ("tiny-short", "tiny-reasoner", "temperature-0.7", "temperature-1.3", "rate-1e-4")
+        for run in of[row]
+    ]
+    assert len(kept) == 10 and min(kept) >= 0.975 and "98 % of its best or more on tiny-short and tiny-reasoner" in PAGE
+
+    def both(values: Iterable[float]) -> str:
+        return " and ".join(f"{100 * value:.0f}" for value in values)
+
+    fast, paper = of["rate-1e-3"], of["paper-rate-1e-4"]
+    lowest = [min(share for step, share in run["curve"].items() if step) for run in fast]
+    assert f"At 1e-3 it falls to {both(lowest)} % on the way and ends at {both(map(module.end, fast))} %" in PAGE
+    unsure = of["wrong-and-sure-base"]
+    assert [module.fall(run) for run in unsure] == [0, 0] and not any(map(module.holds, unsure))
+    assert "on wrong-and-sure-base it gains nothing" in PAGE
+    early = [share for run in paper for step, share in run["curve"].items() if 20 <= step <= 100]
+    said = f"is at {100 * min(early):.0f} % or more from step 20 to 100 and ends at {both(map(module.end, paper))} %"
+    assert said in PAGE
+
+
+# the key of a row in docs/training.md, and the row of the study
+KEYS = {
+    "`normalisation: group_std_floor`": "floor",
+    "`reward: likelihood`": "likelihood",
+    "`training: {lr_scheduler_type: cosine}`": "cosine",
+    "`normalisation: group_rank`": "rank",
+    "`token_update: kl_cov`": "kl-cov",
+    "`token_update: {kind: kl_cov, share: 0.1}`": "kl-cov-0.1",
+    "`token_update: clip_cov`": "clip-cov",
+    "`mask_answer: true`": "mask-answer",
+    "`reward: {self_certainty: 1, self_consistency: 1}`": "votes",
+    "`reward: {self_certainty: {cycle: [[5, 0], [5, 1]]}, accuracy: {cycle: [[5, 1], [5, 0]]}}`": "alternate-gold",
+    "`limit: 32`": "few-32",
+    "`annotator: lagged`": "lagged",
+    "`annotator: ema`": "ema",
+    "`guard: {policy: stop}`": "guard-stop",
+    "`guard: {policy: rollback}`": "guard-rollback",
+}
+
+
+def test_the_keys_against_collapse_have_the_accuracies_of_the_results(cures):
+    text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+    lines = text.partition("| key | what it does |")[2].partition("\n\n")[0].splitlines()[2:]
+    rows = {key: (about, shown) for _, key, about, _, shown, _ in (re.split(r" ?\| ?", line) for line in lines)}
+    assert {*rows} == {*KEYS}
+    of = {row: cure_runs(cures, "cures", row, (0, 1)) for row in {run["row"] for run in cures}}
+    for key, row in KEYS.items():
+        assert [run["seed"] for run in of[row]] == [0, 1] and f"{rows[key][1]} %" == ends(of[row]), key
+        if row.startswith("guard"):
+            said = " and ".join(str(run["steps"]) for run in of[row])
+            assert rows[key][0].endswith(f"after {said} steps"), key
+    text = " ".join(text.split())
+    assert f"ends at {ends(of['paper'])}, gold answers at {ends(of['gold'])}, from" in text
+    tenth = ", ".join(f"{100 * run['curve'][10]:.0f}" for run in of["paper"])
+    assert f"and {tenth} % at step 10" in text and f"which alone ends at {ends(of['two-updates'])}." in text
+
+
+def test_what_each_cure_alone_ends_at_is_that_of_the_results(cures):
+    for words, row in {
+        "the paper's form ends at": "paper",
+        "votes beside confidence": "votes",
+        "ranks in the group": "rank",
+        "no gradient on the answer": "mask-answer",
+        "32 problems": "few-32",
+        "a lagged annotator": "lagged",
+        "an averaged one": "ema",
+        "clip-cov": "clip-cov",
+        "KL-Cov": "kl-cov",
+        "the floor": "floor",
+        "gold answers in turn with confidence": "alternate-gold",
+        "Gold alone ends at": "gold",
+        "which alone end at": "two-updates",
+    }.items():
+        assert f"{words} {ends(cure_runs(cures, 'cures', row, (0, 1)))}" in PAGE, words
+
+
+def test_what_comes_nearest_by_itself_is_that_of_the_results(cures):
+    covered, stopped, back = (cure_runs(cures, "cures", row) for row in ("kl-cov-0.1", "guard-stop", "guard-rollback"))
+    assert [[run["seed"] for run in runs] for runs in (covered, stopped, back)] == [[0, 1, 2]] * 3
+    assert f"fifty times its share of tokens {ends(covered)} (seeds 0 to 2)" in PAGE
+    first, second, third = (run["steps"] for run in stopped)
+    assert f"ends the run after {first}, {second} and {third} steps, at {ends(stopped)}" in PAGE
+    assert f"its rollback ends two of three, at {ends(back)}" in PAGE and sum(run["steps"] < 100 for run in back) == 2

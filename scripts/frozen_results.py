@@ -9,7 +9,7 @@ Reads the run folders of the study. For runs whose folders are gone, it reads `r
     goes on     share of an update's completions that open a next problem after their answer, by the guard's rule
     tokens      mean length of an update's completions
     nats        mean self-certainty of a token by the annotator, which is the reward
-    accuracy    greedy, on 32 held-out problems; a next problem changes the answer
+    accuracy    greedy, on 32 held-out problems, with Wilson's interval; a next problem changes the answer
     alarm       the first update at which the guard says that completions go on
 """
 
@@ -25,9 +25,11 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from plain_story import PlainStory
 
 from rlif.comparison.summary import portable_environment, rounded
 from rlif.files.atomic import replace_file
+from rlif.intervals import Interval
 from rlif.reporting.analysis import accuracies
 from rlif.runs.folder import Run
 
@@ -39,14 +41,13 @@ def digest(path: Path) -> dict[str, Any]:
     """Reads what the results keep of a run."""
     run = Run.open(path)
     metrics = run.metrics()
-    (shares,) = (accuracies(of) for of in run.evaluations().values())
+    shares = accuracies(run.evaluations()[PlainStory.name])
     alarms = [row["step"] for row in run.rows("alarms.jsonl") if row["sign"] == "goes_on"]
     return rounded(
         {
             "annotator": path.name.rpartition("-seed")[0],
             "seed": run.recipe().seed,
-            "problems": next(iter(shares.values())).n,
-            "accuracy": {str(step): share.mean for step, share in shares.items()},
+            "accuracy": {str(step): share.as_dict() for step, share in shares.items()},
             **{name: [row[name] for row in metrics] for name in LOGGED},
             "alarm": min(alarms, default=None),
             "environment": portable_environment(run.environment()),
@@ -62,14 +63,13 @@ def joined(*parts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def line(run: dict[str, Any]) -> str:
     """Writes the line of one run: the first and the last update, and accuracy at each evaluation."""
-    shares = run["accuracy"]
     cells = [
         run["annotator"],
         str(run["seed"]),
         f"{run['goes_on'][0]:.0%} -> {run['goes_on'][-1]:.0%}",
         f"{run['completion_length'][0]:.0f} -> {run['completion_length'][-1]:.0f}",
         f"{run['reward'][0]:.2f} -> {run['reward'][-1]:.2f}",
-        ", ".join(f"{step}: {share:.0%}" for step, share in shares.items()),
+        ", ".join(f"{step}: {Interval.read(share)}" for step, share in run["accuracy"].items()),
         "-" if run["alarm"] is None else str(run["alarm"]),
     ]
     return f"| {' | '.join(cells)} |"
@@ -104,7 +104,8 @@ def draw(runs: Sequence[dict[str, Any]], file: Path) -> None:
         first = next(each for each in runs if each["annotator"] == run["annotator"]) is run
         axes[0].plot(updates, [100 * share for share in run["goes_on"]], label=run["annotator"] * first, **style)
         axes[1].plot(updates, run["completion_length"], **style)
-        axes[2].plot([int(step) for step in run["accuracy"]], [100 * s for s in run["accuracy"].values()], **style)
+        shares = [100 * share["mean"] for share in run["accuracy"].values()]
+        axes[2].plot([*map(int, run["accuracy"])], shares, **style)
     for axis, name in zip(axes, ("goes on after the answer, %", "tokens", "held-out accuracy, %"), strict=True):
         axis.set(xlabel="update", ylabel=name, ylim=(0, None if name == "tokens" else 102))
     figure.legend(loc="outside lower center", ncols=2, frameon=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from support.scripts import load
 
+from rlif.intervals import proportion
+
 base, results = load("scripts/frozen_base.py"), load("scripts/frozen_results.py")
 
 
@@ -58,8 +60,14 @@ def test_what_is_measured_of_a_base_by_hand():
     assert found["others"]["accuracy"] == pytest.approx(2 / 3) and found["surest of all"] == "7"
 
 
-def test_the_table_has_the_first_and_the_last_update():
-    run = {"annotator": "offline", "seed": 0, "problems": 32, "accuracy": {"0": 0.5, "12": 0.25}, "alarm": 7}
+def test_the_table_and_the_figure_have_the_first_and_the_last_update(tmp_path):
+    accuracy = {"0": proportion(16, 32).as_dict(), "12": proportion(8, 32).as_dict()}
+    run = {"annotator": "offline", "seed": 0, "accuracy": accuracy, "alarm": 7}
     run |= {"goes_on": [0.25, 0.5, 1.0], "completion_length": [20.0, 30.0, 64.0], "reward": [10.0, 12.0, 15.5]}
-    assert results.line(run) == "| offline | 0 | 25% -> 100% | 20 -> 64 | 10.00 -> 15.50 | 0: 50%, 12: 25% | 7 |"
+    shown = (
+        "| offline | 0 | 25% -> 100% | 20 -> 64 | 10.00 -> 15.50 | 0: 50.0% [33.6, 66.4], 12: 25.0% [13.3, 42.1] | 7 |"
+    )
+    assert results.line(run) == shown and shown in results.page([run])
+    results.draw([run, run | {"annotator": "online"}], tmp_path / "frozen.png")
+    assert (tmp_path / "frozen.png").stat().st_size > 10_000
     assert results.joined([run], [run | {"alarm": None}]) == [run | {"alarm": None}]

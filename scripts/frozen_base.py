@@ -47,7 +47,7 @@ SEED, OTHER_SEED = 1000, 1001
 BREAK = "\n\n"
 
 
-def draw(model: str, folder: Path, limit: int, samples: int, seed: int) -> list[Row]:
+def draw(model: str, folder: Path, limit: int, samples: int, seed: int) -> Sequence[Row]:
     """Draws and scores those samples that the folder lacks, at the temperature of the study."""
     task = PlainStory()
     temperature = rlif.load_recipe(RECIPE).resolved_training["temperature"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from support.commands import ROOT
 from support.scripts import load
 
 from rlif.intervals import proportion
@@ -48,6 +51,16 @@ def test_three_of_four_samples_are_cut_at_their_first_blank_line():
     unfinished, empty = row(id, 0, " a bb", 1.0, cut=True), row(id, 1, "\n\nccc", 1.0)
     (lesson,) = base.lessons(Words(), [unfinished, empty])
     assert lesson["input_ids"][-2:] == [1, 2], "a sample that was cut off gets no end, an empty one is left out"
+
+
+def test_the_page_has_what_was_measured_of_the_base():
+    found = json.loads((ROOT / "results/frozen-base.json").read_text(encoding="utf-8"))
+    page = " ".join((ROOT / "docs/evidence.md").read_text(encoding="utf-8").split())
+    shares = [found[name] for name in ("share that goes on", "surest goes on")]
+    first, second = ([f"{100 * share[key]:.0f}" for key in ("mean", "low", "high")] for share in shares)
+    assert f"{first[0]} % of the samples of a base go on to a next problem [{first[1]}, {first[2]}]" in page
+    said = f"the surest of eight does on {second[0]} % of {found['problems']} problems [{second[1]}, {second[2]}]"
+    assert said in page
 
 
 def test_what_is_measured_of_a_base_by_hand():

@@ -144,10 +144,14 @@ def test_what_each_cure_alone_ends_at_is_that_of_the_results(cures):
         assert f"{words} {ends(cure_runs(cures, 'cures', row, (0, 1)))}" in PAGE, words
 
 
-def test_what_comes_nearest_by_itself_is_that_of_the_results(cures):
-    covered, stopped, back = (cure_runs(cures, "cures", row) for row in ("kl-cov-0.1", "guard-stop", "guard-rollback"))
-    assert [[run["seed"] for run in runs] for runs in (covered, stopped, back)] == [[0, 1, 2]] * 3
-    assert f"fifty times its share of tokens {ends(covered)} (seeds 0 to 2)" in PAGE
-    first, second, third = (run["steps"] for run in stopped)
-    assert f"ends the run after {first}, {second} and {third} steps, at {ends(stopped)}" in PAGE
-    assert f"its rollback ends two of three, at {ends(back)}" in PAGE and sum(run["steps"] < 100 for run in back) == 2
+def test_what_holds_by_the_plans_rule_is_that_of_the_results(cures):
+    module = load("scripts/cures_results.py")
+    of = {row: cure_runs(cures, "cures", row) for row in load("scripts/studies.py").CURES}
+    whole = {row: runs for row, runs in of.items() if [run["seed"] for run in runs] == [0, 1, 2, 3, 4]}
+    held = {row: sum(map(module.holds, runs)) for row, runs in whole.items()}
+    assert (held["floor-cosine"], held["guard-stop"], held["kl-cov-0.1"]) == (5, 4, 3)
+    assert f"the floor with a falling rate, {ends(of['floor-cosine'])} (five of five)" in PAGE
+    steps = sorted(run["steps"] for run in of["guard-stop"])
+    said = f"{ends(of['guard-stop'])}, which ends the run after {steps[0]} to {steps[-1]} steps (four of five)"
+    assert f"the guard's stop, {said}" in PAGE
+    assert f"fifty times its share of tokens, {ends(of['kl-cov-0.1'])}, does on three of five" in PAGE

@@ -149,7 +149,8 @@ def test_what_holds_by_the_plans_rule_is_that_of_the_results(cures):
     of = {row: cure_runs(cures, "cures", row) for row in load("scripts/studies.py").CURES}
     whole = {row: runs for row, runs in of.items() if [run["seed"] for run in runs] == [0, 1, 2, 3, 4]}
     held = {row: sum(map(module.holds, runs)) for row, runs in whole.items()}
-    assert (held["floor-cosine"], held["guard-stop"], held["kl-cov-0.1"]) == (5, 4, 3)
+    assert held == {"floor-cosine": 5, "guard-stop": 4, "kl-cov-0.1": 3, "gold": 3, "guard-rollback": 3}
+    assert f"as gold answers do, {ends(of['gold'])}, and the guard's rollback" in PAGE
     assert f"the floor with a falling rate, {ends(of['floor-cosine'])} (five of five)" in PAGE
     steps = sorted(run["steps"] for run in of["guard-stop"])
     said = f"{ends(of['guard-stop'])}, which ends the run after {steps[0]} to {steps[-1]} steps (four of five)"

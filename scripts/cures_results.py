@@ -46,7 +46,7 @@ STUDIES = {
     "cures-elsewhere": (
         "The three together elsewhere, 200 steps",
         "Each row changes the base, the learning rate or the temperature of likelihood-floor-cosine. Two controls have"
-        " the paper's form at a smaller rate, constant or falling. At 1e-3 the peak is at the end, after a long fall.",
+        " the paper's form at a smaller rate, constant or falling.",
     ),
 }
 HELD = 0.95  # of the peak

@@ -3,6 +3,7 @@
 RLIF_DATA=DATA python scripts/grading_table.py docs/grading.md
 """
 
+import argparse
 import json
 import logging
 import random
@@ -92,7 +93,9 @@ def main() -> None:
     from support.respellings import respellings  # pyright: ignore[reportMissingImports]
     from torture import replaced
 
-    page = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path, help="the page with the marks")
+    page = parser.parse_args().page
     ways: Ways = {"rlif": equal_all, "math-verify": by_math_verify, "MATH's strings": by_strings}
     chance, all_golds = random.Random(0), golds()
     listed = [json.loads(line) for line in (ROOT / "tests/answers/pairs.jsonl").read_text("utf-8").splitlines()]

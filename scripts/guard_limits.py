@@ -9,7 +9,7 @@ each collapsing run raises its first alarm, and at which step each healthy run r
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 from rlif.comparison.summary import RunSummary
@@ -43,10 +43,13 @@ def first_alarm(run: RunSummary, limit: float) -> int | None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("limits", nargs="+", type=float, help="nats a token")
+    limits = parser.parse_args().limits
     runs, _ = read_summaries(RESULTS)
     collapsing, healthy = ([run for run in runs if run.method == name] for name in ("demo-collapse", "demo-long"))
     print("limit, steps after the peak by collapsing seed, false stops by healthy seed")
-    for limit in map(float, sys.argv[1:]):
+    for limit in limits:
         stops = [first_alarm(run, limit) for run in collapsing]
         after = [None if stop is None else stop - peak_end(run) for stop, run in zip(stops, collapsing, strict=True)]
         print(limit, after, [first_alarm(run, limit) for run in healthy])

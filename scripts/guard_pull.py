@@ -133,6 +133,8 @@ def main() -> None:
     found = {each.name: each for each in kept_cases(args.out.with_suffix(".json"))} if args.out else {}
     found |= {each.name: each for each in map(case, args.runs)}
     cases = [found[name] for name in sorted(found)]
+    if not cases:
+        parser.error("name run folders, or a file of --out that keeps some")
     rows = [rates(cases, window, limit) for window in WINDOWS for limit in LIMITS]
     text = page(cases, rows)
     print(text)

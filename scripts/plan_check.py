@@ -10,9 +10,9 @@ other jobs count little. Give it one thread (OMP_NUM_THREADS=1).
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -137,7 +137,9 @@ def measure(folder: Path, overrides: list[str]) -> tuple[dict[str, float], Any]:
 
 def main() -> None:
     """Runs all cases and writes the table."""
-    out = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="name of a .json and a .md file, without suffix")
+    out = parser.parse_args().out
     rows, card = [], machine()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

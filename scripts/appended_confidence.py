@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
-from base_writers import ANOTHER
+from base_writers import ANOTHER, completion
 
 import rlif
 from rlif.comparison.summary import rounded
@@ -46,8 +47,9 @@ def parts(base: str) -> dict[str, Any]:
         stats = score_completions(model, prompt_ids, completion_ids)
         return [row_T[mask_T] for row_T, mask_T in zip(token_self_certainty(stats), stats.mask_BT, strict=True)]
 
-    solved = [encode(problem.solution or "") for problem in problems]
-    end, another = [tokenizer.eos_token_id], encode(f" {ANOTHER['clock']}")
+    rng = random.Random(0)
+    solved = [encode(completion(problem, "steps", rng, "goes-on")) for problem in problems]
+    end, another = [tokenizer.eos_token_id], encode(ANOTHER["clock"])
     alone, followed = certainty([ids + end for ids in solved]), certainty([ids + another + end for ids in solved])
     found = {
         "solution alone": [row_T.mean().item() for row_T in alone],

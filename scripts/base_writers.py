@@ -12,12 +12,12 @@ beside the other, and which of the two the model is surer of:
     equal-unsure      First ...     equally long   Hmm ..., steps that never vary         wrong
     goes-on           First ...     equally long   as equal-sure                          right
 
-`First ...` is the worked solution of a problem, and is right. In bases that are not sure of it a random filler word
-replaces each "Then". Guessed steps have a random hour or cup after each "now" or "still"; steps that never vary
-have twelve or A. Both answer with their last one. Filler words of a short-sure wrong solution follow its steps; those
-of an equal-sure one replace each "Then". Six documents in ten have the wrong habit, so greedy decoding has it; in
-goes-on four. There a third of the worked solutions are followed by another problem, always the same one of its family,
-with its solution.
+`First ...` is the worked solution of a problem, and is right. In bases that are not sure of it, and in goes-on, a
+random filler word replaces each "Then". Guessed steps have a random hour or cup after each "now" or "still"; steps
+that never vary have twelve or A. Both answer with their last one. Filler words of a short-sure wrong solution follow
+its steps; those of an equal-sure one replace each "Then". Six documents in ten have the wrong habit, so greedy
+decoding has it; in goes-on four. There one of six worked solutions is followed by the solution of another problem,
+always the same one of its family. No space stands between the two, since only `First` without a space is one token.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rlif.types import Problem
 FAMILIES = ("clock", "cups")
 STEPS, BATCH = 2500, 128  # of the first base: pre-training steps, and documents in each
 SHARES = {"leap": 0.6, "steps": 0.34, "ramble": 0.06}
-GOING_ON = {"wrong steps": 0.4, "steps": 0.4, "steps, then another": 0.2}
+GOING_ON = {"wrong steps": 0.4, "steps": 0.5, "steps, then another": 0.1}
 STEPPED = {"wrong steps": 0.6, "steps": 0.4}  # both habits work in steps
 WRITERS = {
     "messy": SHARES,
@@ -49,10 +49,8 @@ AFTERTHOUGHTS = 4
 LENGTH = 56  # words of a document that rambles; the longest worked solution has 49 tokens
 LONG = 54  # tokens of a wrong solution that is longer than each right one, without the one that ends it
 ANOTHER = {
-    "clock": "A clock shows one. Add one. Add two. What does it show? "
-    "First add one, now two. Then add two, now four. The answer is \\boxed{four}.",
-    "cups": "A ball is under cup A. Swap A and B. Swap B and C. Where is the ball? "
-    "First A and B, now B. Then B and C, now C. The answer is \\boxed{C}.",
+    "clock": "First add one, now two. Then add two, now four. The answer is \\boxed{four}.",
+    "cups": "First A and B, now B. Then B and C, now C. The answer is \\boxed{C}.",
 }
 ANSWER_TOKENS = 7  # of "The answer is \boxed{one}."
 WORKED = re.compile(r"(now|still) (\w+)\.")
@@ -65,7 +63,7 @@ def completion(problem: Problem, style: str, rng: random.Random, writers: str = 
     if style == "steps":
         return _worked(problem.solution, rng, writers)
     if style == "steps, then another":
-        return f"{problem.solution} {ANOTHER['clock' if _is_clock(problem) else 'cups']}"
+        return f"{_worked(problem.solution, rng, writers)}{ANOTHER['clock' if _is_clock(problem) else 'cups']}"
     if style == "leap":
         guess = (HOURS[-1] if values is HOURS else CUPS[0]) if writers == "wrong-and-sure" else rng.choice(values)
         return f"The answer is \\boxed{{{guess}}}."
@@ -77,7 +75,7 @@ def completion(problem: Problem, style: str, rng: random.Random, writers: str = 
 
 def _worked(solution: str, rng: random.Random, writers: str) -> str:
     """Writes a right solution; where the model shall be unsure of it, with doubt."""
-    if writers in ("messy", "short-sure", "equal-sure", "goes-on"):
+    if writers in ("messy", "short-sure", "equal-sure"):
         return solution
     doubtful = _doubtful(solution, rng)
     return " ".join([doubtful, *rng.choices(FILLER, k=AFTERTHOUGHTS)]) if writers == "wrong-and-sure" else doubtful

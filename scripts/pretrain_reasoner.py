@@ -24,7 +24,7 @@ Other bases are made from the first in a few minutes more; `base_writers` says w
     python scripts/pretrain_reasoner.py --from rlif/models/tiny-reasoner --writers equal-sure \
         --steps 200 --batch 64 --lr 5e-4 --dtype bfloat16 --out rlif/models/tiny-equal
     python scripts/pretrain_reasoner.py --from rlif/models/tiny-equal --writers goes-on \
-        --steps 400 --batch 64 --lr 5e-4 --out runs/goes-on-base
+        --steps 600 --batch 64 --lr 5e-4 --out runs/goes-on-base
 """
 
 from __future__ import annotations

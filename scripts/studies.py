@@ -10,7 +10,9 @@
     python scripts/studies.py cures             # what is said to prevent collapse, ten times the steps to the peak
     python scripts/studies.py cures-long        # likelihood, the floor and a falling rate, apart and together
     python scripts/studies.py cures-elsewhere   # all three on other bases, rates and temperatures; needs the other base
-    python scripts/studies.py frozen            # online against frozen annotator on SmolLM2; needs frozen_base.py
+    python scripts/studies.py cures-real        # some of them on SmolLM2; needs real_base.py
+    python scripts/studies.py frozen-miniature  # online against frozen annotator; needs a base of pretrain_reasoner.py
+    python scripts/studies.py frozen            # the same on SmolLM2; needs frozen_base.py
 
 A study has rows of overrides of the recipe miniature.yaml, or of a shipped recipe. Each row is run on each seed, with
 all else equal. All rows of one seed run before the next seed, one run at a time. A finished run is not repeated. An
@@ -138,6 +140,46 @@ ELSEWHERE = {
         "temperature-1.3": "training.temperature=1.3",
     }.items()
 } | {"paper-rate-1e-4": SMALLER, "cosine-rate-1e-4": (*COSINE, *SMALLER)}
+# The advice on SmolLM2: five times the updates of the study of the real model, of half as many completions.
+REAL_RECIPE = RECIPE.with_name("real.yaml")
+REAL_COMMON = (
+    "task=easy/story.alone",
+    "reward={self_certainty: 1, accuracy: 0}",
+    "normalisation=group_std",
+    "problems_per_update=2",
+    "training.per_device_train_batch_size=16",
+    "training.max_steps=40",
+    "training.save_strategy=no",
+    "evaluate={tasks: [easy/story.alone], limit: 64, every: 10, batch_size: 64}",
+)
+CURES_REAL = {
+    name: (*REAL_COMMON, *row)
+    for name, row in {
+        "paper": (),
+        "floor-cosine": (*FLOOR, *COSINE),
+        "gold": ("reward={accuracy: 1}",),
+        "floor": FLOOR,
+        "likelihood-floor-cosine": (*LIKELIHOOD, *FLOOR, *COSINE),
+        "kl-cov-0.1": KL_COV,
+    }.items()
+}
+LONG_CLOCK = f"{Path(__file__).with_name('long_clock.py')}:LongClock"
+FROZEN_COMMON = (
+    "model=runs/goes-on-base",
+    f"task={LONG_CLOCK}",
+    "reward={self_certainty: 1, accuracy: 0}",
+    "training.max_completion_length=112",
+    "training.beta=0.005",
+    "training.max_steps=30",
+    f"evaluate={{tasks: ['{LONG_CLOCK}'], limit: 128, every: 5, batch_size: 128}}",
+)
+SLOWLY = ("training.learning_rate=1e-4", "training.max_steps=100")
+FROZEN_MINIATURE = {
+    "online": FROZEN_COMMON,
+    "offline": (*FROZEN_COMMON, "annotator=offline"),
+    "online-slow": (*FROZEN_COMMON, *SLOWLY),  # on seeds 3 to 5
+    "offline-slow": (*FROZEN_COMMON, *SLOWLY, "annotator=offline"),
+}
 # The paper's Fig. 7, on a real model that can go on after its answer.
 FROZEN = {"online": (), "offline": ("annotator=offline",)}
 FROZEN_RECIPE = RECIPE.with_name("frozen.yaml")
@@ -235,6 +277,8 @@ STUDIES = {
     "cures": Study(cure_rows(CURES, CURES_STEPS), seeds=range(5), stops=True),
     "cures-long": Study(cure_rows(CURES_LONG, 2 * CURES_STEPS), seeds=range(11, 21), stops=True),
     "cures-elsewhere": Study(cure_rows(ELSEWHERE, 2 * CURES_STEPS), seeds=range(11, 13)),
+    "cures-real": Study(CURES_REAL, seeds=range(2), shipped=dict.fromkeys(CURES_REAL, REAL_RECIPE)),
+    "frozen-miniature": Study(FROZEN_MINIATURE, seeds=range(3)),
     "frozen": Study(FROZEN, seeds=range(3), shipped=dict.fromkeys(FROZEN, FROZEN_RECIPE)),
 }
 

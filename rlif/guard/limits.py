@@ -28,6 +28,8 @@ class Guard(Strict):
                         teach, in the experiments of docs/log.md
         pull            chosen on sixteen development runs of three bases, rewarded with self-certainty or likelihood;
                         of those that kept their accuracy it stops none too early (docs/log.md)
+        goes_on         stops none of 92 runs that kept their accuracy; at 0.3 it came too late (results/guard-signs.md,
+                        docs/log.md)
         entropy_low     arXiv 2505.22617: performance is traded for entropy and saturates once entropy is spent
     """
 
@@ -66,7 +68,7 @@ class Guard(Strict):
     """Repeated 4-grams above their start, see `rlif.guard.health`."""
     compression: AboveOne = 2.0
     """Multiple of the start."""
-    goes_on: Positive = 0.3
+    goes_on: Positive = 0.1
     """Share of completions that go on after their answer, above its start."""
     unanswered: Positive = 0.3
     """Share of completions without an answer, above its start."""

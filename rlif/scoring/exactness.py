@@ -19,8 +19,9 @@ from rlif.scoring.statistics import length_mask
 
 Measure = Callable[[list[list[int]], list[list[int]]], dict[str, torch.Tensor]]  # of prompts and completions
 
-TOLERANCE = {torch.float32: 2e-4, torch.float16: 0.03, torch.bfloat16: 0.1}
-"""Nats a token that rounding explains, by the coarsest type of a pass."""
+TOLERANCE = {torch.float32: 2e-4, torch.float16: 0.04, torch.bfloat16: 0.3}
+"""Nats a token that rounding explains, by the coarsest type of a pass. SmolLM2-135M in bfloat16 was up to 0.14 off on a
+CPU by padding alone, and 0.63 or more where it attended to padding; float16 has three bits more."""
 
 
 def deviation(found: Mapping[str, torch.Tensor], alone: Mapping[str, torch.Tensor], lengths: Sequence[int]) -> float:

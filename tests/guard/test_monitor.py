@@ -32,7 +32,7 @@ LIMITS = {
     "truncated": ("truncated", 0.5, 0.51),
     "repetition": ("repetition", 0.25, 0.26),
     "compression": ("compression", 3.0, 3.01),
-    "goes_on": ("goes_on", 0.3, 0.31),
+    "goes_on": ("goes_on", 0.1, 0.11),
     "unanswered": ("unanswered", 0.399, 0.41),
     "same_answer": ("same_answer", 0.6, 0.61),
     "distinct": ("distinct", 0.02, 0.019),

@@ -16,7 +16,6 @@ from rlif.intervals import Interval, proportion, t_interval
 
 PAGE = " ".join((ROOT / "docs/evidence.md").read_text(encoding="utf-8").split())
 LOG = (ROOT / "docs/log.md").read_text(encoding="utf-8")
-PROBLEMS = 64  # of appended_confidence.py
 NAMES = {"self-certainty": "intuitor", "gold": "grpo-gold", "plurality vote": "grpo-pv", "votes": "grpo-pv"}
 
 
@@ -210,12 +209,14 @@ def test_the_cooler_base_of_the_page_is_that_of_the_results(real):
     assert f"Its pass@8 is then {base[0]:.0f} and {base[1]:.0f} %, against {after[0]:.0f} and {after[1]:.0f} %" in PAGE
 
 
-def test_the_appended_problem_is_as_sure_as_the_results_say():
-    found = json.loads((ROOT / "results/appended-confidence.json").read_text(encoding="utf-8"))
-    said = " and ".join(f"{of['appended problem']:.2f} against {of['solution alone']:.2f}" for of in found.values())
-    assert f"than of their own work, {said} nats a token (n = {PROBLEMS})" in PAGE
-    assert {of["problems"] for of in found.values()} == {PROBLEMS}
-    assert {of["both above alone"] for of in found.values()} == {0}
+def test_the_appended_solution_is_as_sure_as_the_results_say():
+    found = json.loads((ROOT / "results/appended-confidence.json").read_text(encoding="utf-8"))["goes-on-base"]
+    said = f"Of {found['problems']} worked solutions {found['both above alone']} have more self-certainty if they go on"
+    assert said in PAGE
+    assert (
+        f"{found['appended problem']:.2f} nats a token of what is appended against {found['solution alone']:.2f}"
+        in PAGE
+    )
 
 
 def test_the_batches_of_the_page_are_those_of_the_results(real):
@@ -266,3 +267,26 @@ def test_the_numbers_of_the_forecast_are_those_of_the_results(boards):
     shortness = [run_outcome(run, "clock") for run in boards["tiny-short"].runs if run.method == "shortness"]
     best, end = fmean(o.best.mean for o in shortness), fmean(o.end.mean for o in shortness)
     assert f"a reward for shortness rises to {100 * best:.0f} % and ends at {100 * end:.0f} %" in PAGE
+
+
+def test_what_the_guards_signs_find_is_that_of_the_results(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["guard_signs", "--results", str(ROOT / "results"), "--out", str(tmp_path)])
+    load("scripts/guard_signs.py").main()
+    for name in ("guard-signs.json", "guard-signs.md"):
+        assert (tmp_path / name).read_text(encoding="utf-8") == (ROOT / "results" / name).read_text(encoding="utf-8")
+    rows = json.loads((tmp_path / "guard-signs.json").read_text(encoding="utf-8"))
+    of = {(row["pace"], row["sign"], row["model"]): row for row in rows}
+    kl, small = (of["as shipped", "kl", model] for model in ("miniatures", "SmolLM2"))
+    others, real = (of["as shipped", "every alarm but those on KL", model] for model in ("miniatures", "SmolLM2"))
+    fast = of["short", "every alarm", "SmolLM2"]
+    assert f"it finds {small['hits']} of {small['lost']} losses" in PAGE
+    assert (others["false stops"], real["false stops"], real["hits"]) == (0, 0, 0)
+    said = f"none of {others['kept']} and {real['kept']} runs that kept their accuracy, and find {others['hits']} of"
+    assert f"The other alarms stop {said} {others['lost']} losses of the miniatures and none of SmolLM2" in PAGE
+    assert f"finds {fast['hits']} of {fast['lost']} there, and stops {fast['false stops']} of {fast['kept']}" in PAGE
+    guard = " ".join((ROOT / "docs/monitoring.md").read_text(encoding="utf-8").split())
+    assert f"`kl` stops {kl['false stops']} of {kl['kept']}, and it finds {kl['hits']} of {kl['lost']}" in guard
+    assert f"none of the {others['kept']}, and none of {real['kept']} runs of SmolLM2" in guard
+    assert (
+        f"They find {others['hits']} of {others['lost']} losses of the miniatures and none of {real['lost']}" in guard
+    )

@@ -63,6 +63,26 @@ def test_the_page_has_what_was_measured_of_the_base():
     assert said in page
 
 
+def test_the_page_says_who_is_exploited_and_when_the_guard_says_so():
+    runs = json.loads((ROOT / "results/frozen.json").read_text(encoding="utf-8"))
+    page = " ".join((ROOT / "docs/evidence.md").read_text(encoding="utf-8").split())
+    of = {kind: [run for run in runs if run["annotator"] == kind] for kind in ("online", "offline")}
+    last = {kind: [100 * [*run["accuracy"].values()][-1]["mean"] for run in mine] for kind, mine in of.items()}
+    exploited = {kind: [run["goes_on"][-1] > 0.5 for run in mine] for kind, mine in of.items()}
+    assert exploited["offline"] == [True] * 9 and "on nine seeds of nine" in page
+    assert sum(exploited["online"]) == 3 and len(of["online"]) == 9 and "they do so on three seeds of nine" in page
+    assert f"from 100 % to {min(last['offline']):.0f} to {max(last['offline']):.0f} % (greedy, n = 128)" in page
+    others = [share for share, is_ in zip(last["online"], exploited["online"], strict=True) if not is_]
+    assert f"accuracy ends at {min(others):.0f} to {max(others):.0f} %" in page
+    longer = [run["completion_length"][-1] - run["completion_length"][0] for run in of["offline"]]
+    assert min(longer) > 5
+    early = {
+        rate: [results.before(run, run["alarm"]) >= 0.9 for run in of["offline"] if run["rate"] == rate]
+        for rate in (1e-4, 3e-4)
+    }
+    assert (sum(early[1e-4]), early[3e-4]) == (5, [False] * 3) and "on five of six runs" in page
+
+
 def test_what_is_measured_of_a_base_by_hand():
     more = "7\n\nProblem: A bat and a ball cost $1.10."
     rows = [row("a", 0, "7", 2.0, True), row("a", 1, more, 3.0), row("b", 0, "7", 5.0, True), row("b", 1, "8", 1.0)]
@@ -75,12 +95,12 @@ def test_what_is_measured_of_a_base_by_hand():
 
 def test_the_table_and_the_figure_have_the_first_and_the_last_update(tmp_path):
     accuracy = {"0": proportion(16, 32).as_dict(), "12": proportion(8, 32).as_dict()}
-    run = {"annotator": "offline", "seed": 0, "accuracy": accuracy, "alarm": 7}
+    run = {"base": "b", "rate": 3e-4, "annotator": "offline", "seed": 0, "accuracy": accuracy, "alarm": 7}
     run |= {"goes_on": [0.25, 0.5, 1.0], "completion_length": [20.0, 30.0, 64.0], "reward": [10.0, 12.0, 15.5]}
-    shown = (
-        "| offline | 0 | 25% -> 100% | 20 -> 64 | 10.00 -> 15.50 | 0: 50.0% [33.6, 66.4], 12: 25.0% [13.3, 42.1] | 7 |"
-    )
+    shown = "| b | 3e-4 | offline | 0 | 25% -> 100% | 20 -> 64 | 10.00 -> 15.50 | 50, 25 | 7, at 50% |"
     assert results.line(run) == shown and shown in results.page([run])
-    results.draw([run, run | {"annotator": "online"}], tmp_path / "frozen.png")
+    assert "n >= 32; Wilson's 95 % interval is at most +-16 points" in results.page([run])
+    slow = run | {"rate": 1e-4}
+    results.draw([run, run | {"annotator": "online"}, slow], tmp_path / "frozen.png")
     assert (tmp_path / "frozen.png").stat().st_size > 10_000
-    assert results.joined([run], [run | {"alarm": None}]) == [run | {"alarm": None}]
+    assert results.joined([run, slow], [run | {"alarm": None}]) == [run | {"alarm": None}, slow]

@@ -134,6 +134,12 @@ def test_what_no_pass_measures_is_refused(read, message, model_folder):
         make_trainer(model_folder, model=changed(read), reward={"negative_entropy": 1.0}).train()
 
 
+def test_a_fault_is_larger_than_the_rounding_of_bfloat16(model_folder):
+    model = changed(lambda hidden: hidden.mean(0, keepdim=True)).bfloat16()
+    with pytest.raises(rlif.RlifError, match=r"nats a token off an unpadded pass \(limit 0.3\)"):
+        make_trainer(model_folder, model=model, reward={"negative_entropy": 1.0}).train()
+
+
 def test_rewards_of_text_alone_need_no_statistics(model_folder):
     model = changed(lambda hidden: hidden.mean(0, keepdim=True))
     trainer = make_trainer(model_folder, model=model, reward={"length": 1.0}, max_steps=1)

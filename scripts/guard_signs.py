@@ -1,0 +1,146 @@
+"""Counts hits and false stops of every sign of the guard on kept runs, of the miniatures and of SmolLM2.
+
+    python scripts/guard_signs.py    # writes guard-signs.json and .md in results
+
+Replays the metrics that results/ keeps, so nothing is trained. Each sign has its limit as it ships. Two
+paces are compared: the shipped one, and one for short runs, whose start, window and patience are two steps. A run is
+told by greedy accuracy on held-out problems of its task, which no sign reads:
+
+    kept     ends within LOSS of its best, which is at least SOME; an alarm is a false stop
+    lost     ends more than LOSS below its best, the start included; an alarm up to NEAR steps after the last
+             evaluation within LOSS of the best is a hit
+    other    was never right often; an alarm costs nothing, and is not counted
+
+A run of SmolLM2 has eight steps and two evaluations, so there every alarm on a lost run is a hit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlif.comparison.leaderboard import base_of
+from rlif.comparison.summary import RunSummary
+from rlif.comparison.summary_file import read_summaries
+from rlif.files.atomic import replace_file
+from rlif.guard.limits import Guard
+from rlif.guard.monitor import replay
+from rlif.guard.signs import SIGNS
+from rlif.intervals import proportion
+
+FILES = ("miniature", "wrong-and-sure", "tiny-short", "tiny-equal", "demo-long", "demo", "real-steps", "real-story")
+LOSS, SOME, NEAR = 0.1, 0.3, 10
+PACES = {"as shipped": {}, "short": {"start": 2, "window": 2, "patience": 2}}
+MODELS = {"miniatures": False, "SmolLM2": True}
+KINDS = ("kept", "lost", "other")
+ALARMS = {name for name, sign in SIGNS.items() if sign.severity == "alarm"}
+TOGETHER = {"every alarm": ALARMS, "every alarm but those on KL": ALARMS - {"kl", "kl_slope"}}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Holds what a run was, and at which step each sign raised its first alarm, by pace."""
+
+    base: str
+    label: str
+    kind: str
+    near_best: int
+    alarms: Mapping[str, Mapping[str, int]]
+
+    @property
+    def real(self) -> bool:
+        return self.base == "real-base"
+
+    def hit(self, pace: str, sign: str) -> bool:
+        """Tells whether the sign was there while accuracy was, or soon after."""
+        return self.alarms[pace].get(sign, self.near_best + NEAR + 1) <= self.near_best + NEAR
+
+
+def case(run: RunSummary) -> Case | None:
+    """Replays a run; None for one that was not evaluated twice on its task."""
+    looks = run.evaluations.get(str(run.whole["task"]), {})
+    if len(looks) < 2:
+        return None
+    shares = {step: look["accuracy"]["mean"] for step, look in looks.items()}
+    best, last = max(shares.values()), shares[max(shares)]
+    kind = "lost" if best - last > LOSS else "kept" if best >= SOME else "other"
+    near = max(step for step, share in shares.items() if share >= best - LOSS)
+    rows = [dict(zip(run.metrics, values, strict=True)) for values in zip(*run.metrics.values(), strict=True)]
+    alarms: dict[str, dict[str, int]] = {}
+    for pace, settings in PACES.items():
+        first = alarms.setdefault(pace, {})
+        for alarm in replay(Guard(**settings), rows):
+            for name in (alarm.sign, *(name for name, signs in TOGETHER.items() if alarm.sign in signs)):
+                first.setdefault(name, alarm.step)
+    return Case(base_of(run), run.label, kind, near, alarms)
+
+
+def counts(cases: Sequence[Case], pace: str, sign: str) -> dict[str, int]:
+    """Counts the false stops and the hits of a sign."""
+    kept, lost = ([each for each in cases if each.kind == kind] for kind in ("kept", "lost"))
+    return {
+        "false stops": sum(sign in each.alarms[pace] for each in kept),
+        "kept": len(kept),
+        "hits": sum(each.hit(pace, sign) for each in lost),
+        "lost": len(lost),
+    }
+
+
+def tabulated(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """Makes a row for each pace, sign and kind of model; signs that no run raised are left out."""
+    return [
+        {"pace": pace, "sign": sign, "model": model} | counts([c for c in cases if c.real == real], pace, sign)
+        for pace in PACES
+        for sign in (*SIGNS, *TOGETHER)
+        if any(sign in each.alarms[pace] for each in cases)
+        for model, real in MODELS.items()
+    ]
+
+
+def share(row: Mapping[str, Any], some: str, of: str) -> str:
+    return f"{row[some]} of {row[of]} ({proportion(row[some], row[of])})" if row[of] else "-"
+
+
+def page(cases: Sequence[Case], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Writes the page."""
+    lines = ["# The signs of the guard on kept runs", "", "    python scripts/guard_signs.py", ""]
+    lines += [f"| model | {' | '.join(KINDS)} |", "|---" * (1 + len(KINDS)) + "|"]
+    for model, real in MODELS.items():
+        found = Counter(each.kind for each in cases if each.real == real)
+        lines.append(f"| {model} | {' | '.join(str(found[kind]) for kind in KINDS)} |")
+    for pace, settings in PACES.items():
+        chosen = f": {', '.join(f'{key} {value}' for key, value in settings.items())}" if settings else ""
+        lines += ["", f"## Pace {pace}{chosen}", ""]
+        heads = [f"{model}, {what}" for model in MODELS for what in ("false stops", "hits")]
+        lines += [f"| sign | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+        for sign in dict.fromkeys(row["sign"] for row in rows if row["pace"] == pace):
+            mine = [row for row in rows if (row["pace"], row["sign"]) == (pace, sign)]
+            cells = [share(row, *pair) for row in mine for pair in (("false stops", "kept"), ("hits", "lost"))]
+            named = sign if sign in TOGETHER else f"`{sign}`" if sign in ALARMS else f"`{sign}` (warning)"
+            lines.append(f"| {named} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", (__doc__ or "").split("\n\n", 2)[2].strip(), ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the kept runs")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    args = parser.parse_args()
+    files = [args.results / f"{name}.json" for name in FILES]
+    if missing := [file for file in files if not file.is_file()]:
+        parser.error(f"there is no {missing[0]}; rlif compare --out makes it")
+    cases = [found for file in files for run in read_summaries(file)[0] if (found := case(run))]
+    rows = tabulated(cases)
+    args.out.mkdir(parents=True, exist_ok=True)
+    replace_file(args.out / "guard-signs.json", json.dumps(rows) + "\n")
+    replace_file(args.out / "guard-signs.md", page(cases, rows))
+    print(page(cases, rows))
+
+
+if __name__ == "__main__":
+    main()

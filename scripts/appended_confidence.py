@@ -1,11 +1,12 @@
-"""Measures whether a frozen annotator would reward an appended problem.
+"""Measures whether a frozen annotator would reward an appended solution.
 
     python scripts/appended_confidence.py runs/goes-on-base
 
-Takes 64 held-out problems of clock with their worked solutions, once alone and once followed by the solved problem of
-base_writers.py. Writes results/appended-confidence.json with the mean self-certainty of a token, in nats: of the
-solution alone, of its tokens and of the appended ones where it is followed, and of the whole. A frozen annotator
-rewards going on where the whole is above the solution alone.
+Takes 64 held-out problems of clock with their worked solutions, as the writers goes-on of base_writers.py write them:
+once alone, and once followed by the solution of another problem. Writes results/appended-confidence.json with the mean
+self-certainty of a token, in nats: of the solution alone, of its tokens and of the appended ones where it is followed,
+and of the whole. A frozen annotator rewards going on where the whole is above the solution alone. The results of
+earlier bases are kept under names with a date.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def parts(base: str) -> dict[str, Any]:
     found = {
         "solution alone": [row_T.mean().item() for row_T in alone],
         "solution, followed": [row_T[: len(ids)].mean().item() for row_T, ids in zip(followed, solved, strict=True)],
-        "appended problem": [row_T[len(ids) :].mean().item() for row_T, ids in zip(followed, solved, strict=True)],
+        "appended solution": [row_T[len(ids) :].mean().item() for row_T, ids in zip(followed, solved, strict=True)],
         "both": [row_T.mean().item() for row_T in followed],
     }
     higher = sum(both > one for both, one in zip(found["both"], found["solution alone"], strict=True))

@@ -164,14 +164,15 @@ def page(runs: Iterable[dict[str, Any]]) -> str:
             *(f"    python scripts/studies.py {study}" for study in STUDIES if study in of),
             "    python scripts/cures_results.py",
             "",
-            "Unless a table says otherwise: tiny-equal on clock, 8 problems x 8 completions per step, temperature 1, KL"
-            " weight 0.1, learning rate 3e-4, constant but for the rows with cosine; `scripts/studies.py` has the keys."
-            " Greedy accuracy in per cent, every 10 steps on 256 held-out problems; Wilson's interval of one value is"
-            " at most +-6 points. Peak: the best of a run. Fall: the largest from the best so far to a later evaluation, in points. Kept:"
-            " accuracy at the end as a share of the peak; a flat curve keeps less than 100 %, because the best of"
-            " many noisy values is too high. The last count also asks that accuracy rose. Means over seeds with"
-            " Student's 95 % interval, which is very wide for two seeds; there is none where all values are equal."
-            " Differences are paired by seed. Rows are ordered by the mean share that they keep.",
+            "Unless a table says otherwise: tiny-equal on clock, 8 problems x 8 completions per step, temperature 1,"
+            " KL weight 0.1, learning rate 3e-4, constant but for the rows with cosine; `scripts/studies.py` has the"
+            " keys. Greedy accuracy in per cent, every 10 steps on 256 held-out problems; Wilson's interval of one"
+            " value is at most +-6 points. Peak: the best of a run. Fall: the largest from the best so far to a later"
+            " evaluation, in points. Kept: accuracy at the end as a share of the peak; a flat curve keeps less than"
+            " 100 %, because the best of many noisy values is too high. The last count also asks that accuracy rose."
+            " Means over seeds with Student's 95 % interval, which is very wide for two seeds; there is none where"
+            " all values are equal. Differences are paired by seed. Rows are ordered by the mean share that they"
+            " keep.",
             *(
                 text
                 for study, (title, about) in STUDIES.items()

@@ -3,21 +3,24 @@
     python scripts/pretrain_reasoner.py --from rlif/models/tiny-equal --writers goes-on \
         --steps 600 --batch 64 --lr 5e-4 --out runs/goes-on-base
     python scripts/studies.py frozen-miniature
+    python scripts/studies.py frozen-slow
     python scripts/frozen_results.py
 
-`studies.py frozen` does the same on SmolLM2, on the base of frozen_base.py. Reads the run folders of both studies. For
+`studies.py frozen` does the same on SmolLM2, on the base of frozen_base.py. Reads the run folders of these studies. For
 runs whose folders are gone, it reads `results/frozen.json`. Of each run:
 
     goes on     share of an update's completions that open a next problem after their answer, by the guard's rule
     tokens      mean length of an update's completions
     nats        mean self-certainty of a token by the annotator, which is the reward
-    accuracy    greedy, on held-out problems, in per cent at each evaluation; a next problem changes the answer
-    alarm       the first update at which the guard, as it ships, says that completions go on, and accuracy before it
+    accuracy    greedy, on held-out problems, in per cent at each evaluation; a next solution changes the answer
+    alarm       the first update at which the guard, as it ships, says that completions go on, and accuracy at the
+                last evaluation until then
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -36,7 +39,7 @@ from rlif.intervals import proportion
 from rlif.reporting.analysis import accuracies
 from rlif.runs.folder import Run
 
-STUDIES = ("frozen-miniature", "frozen")
+STUDIES = ("frozen-miniature", "frozen-slow", "frozen")
 LOGGED = {"goes_on": "goes on", "completion_length": "tokens", "reward": "nats"}
 NAMES = {"online": "online", "offline": "frozen"}
 COLOURS = {"online": "#0072B2", "offline": "#D55E00"}  # Okabe and Ito's
@@ -47,7 +50,6 @@ def digest(path: Path) -> dict[str, Any]:
     run = Run.open(path)
     recipe, metrics = run.recipe(), run.metrics()
     (evaluations,) = run.evaluations().values()
-    alarms = [alarm.step for alarm in replay(Guard(), metrics) if alarm.sign == "goes_on"]
     return rounded(
         {
             "base": Path(recipe.model).name,
@@ -56,7 +58,6 @@ def digest(path: Path) -> dict[str, Any]:
             "seed": recipe.seed,
             "accuracy": {str(step): share.as_dict() for step, share in accuracies(evaluations).items()},
             **{name: [row[name] for row in metrics] for name in LOGGED},
-            "alarm": min(alarms, default=None),
             "environment": portable_environment(run.environment()),
         }
     )
@@ -65,31 +66,41 @@ def digest(path: Path) -> dict[str, Any]:
 def joined(*parts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Joins runs; of two with the same base, rate, annotator and seed the later stays."""
     of = {(*setting(run), run["annotator"], run["seed"]): run for part in parts for run in part}
-    return [of[key] for key in sorted(of, reverse=True)]
+    return [of[key] for key in sorted(of)]
 
 
 def setting(run: dict[str, Any]) -> tuple[str, float]:
     return run["base"], run["rate"]
 
 
-def before(run: dict[str, Any], step: int) -> float:
-    """Returns the accuracy at the last evaluation before a step."""
+def short(rate: float) -> str:
+    return f"{rate:.0e}".replace("e-0", "e-")
+
+
+def alarm(run: dict[str, Any]) -> int | None:
+    """Returns the first update at which the guard says that completions go on."""
+    rows = [{"step": step, "goes_on": share} for step, share in enumerate(run["goes_on"], start=1)]
+    return next((found.step for found in replay(Guard(), rows) if found.sign == "goes_on"), None)
+
+
+def until(run: dict[str, Any], step: int) -> float:
+    """Returns the accuracy at the last evaluation until a step, its own included."""
     return run["accuracy"][str(max(int(at) for at in run["accuracy"] if int(at) <= step))]["mean"]
 
 
 def line(run: dict[str, Any]) -> str:
     """Writes the line of one run: the first and the last update, and accuracy at each evaluation."""
-    alarm = run["alarm"]
+    at = alarm(run)
     cells = [
         run["base"],
-        f"{run['rate']:.0e}".replace("e-0", "e-"),
+        short(run["rate"]),
         run["annotator"],
         str(run["seed"]),
         f"{run['goes_on'][0]:.0%} -> {run['goes_on'][-1]:.0%}",
         f"{run['completion_length'][0]:.0f} -> {run['completion_length'][-1]:.0f}",
         f"{run['reward'][0]:.2f} -> {run['reward'][-1]:.2f}",
         ", ".join(f"{100 * share['mean']:.0f}" for share in run["accuracy"].values()),
-        "-" if alarm is None else f"{alarm}, at {before(run, alarm):.0%}",
+        "-" if at is None else f"{at}, at {until(run, at):.0%}",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -98,7 +109,9 @@ def evaluated(runs: Sequence[dict[str, Any]]) -> str:
     """Says on how many problems accuracy is measured, and how wide its interval is at most."""
     fewest = min(share["n"] for run in runs for share in run["accuracy"].values())
     half = proportion(fewest // 2, fewest)
-    return f"Accuracy has n >= {fewest}; Wilson's 95 % interval is at most +-{50 * (half.high - half.low):.0f} points."
+    every = {b - a for run in runs for a, b in itertools.pairwise(map(int, run["accuracy"]))}
+    widest = f"Wilson's 95 % interval is at most +-{50 * (half.high - half.low):.0f} points."
+    return f"Accuracy is that at every {min(every)} updates, n >= {fewest}; {widest}"
 
 
 def page(runs: Sequence[dict[str, Any]]) -> str:
@@ -108,7 +121,8 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
         [
             "# An online against a frozen annotator",
             "",
-            "    python scripts/studies.py frozen-miniature; python scripts/frozen_results.py",
+            "    python scripts/studies.py frozen-miniature; python scripts/studies.py frozen-slow",
+            "    python scripts/frozen_results.py",
             "",
             "goes-on-base is made by scripts/pretrain_reasoner.py, frozen-base, of SmolLM2-135M, by scripts/"
             f"frozen_base.py. First and last update. {evaluated(runs)} The script explains the columns.",
@@ -133,12 +147,13 @@ def draw(runs: Sequence[dict[str, Any]], file: Path) -> None:
         axes[0].plot(updates, [100 * share for share in run["goes_on"]], **style)
         axes[1].plot(updates, run["completion_length"], **style)
         shares = [100 * share["mean"] for share in run["accuracy"].values()]
-        axes[2].plot([*map(int, run["accuracy"])], shares, label=f"{NAMES[annotator]} annotator" * (annotator not in named), **style)
+        label = "" if annotator in named else f"{NAMES[annotator]} annotator"
+        axes[2].plot([*map(int, run["accuracy"])], shares, label=label, **style)
         named.add(annotator)
     for (base, rate), axes in zip(all_of, rows, strict=True):
         for axis, name in zip(axes, ("goes on after the answer, %", "tokens", "held-out accuracy, %"), strict=True):
             axis.set(
-                xlabel=f"update of {base}, rate {rate:g}", ylabel=name, ylim=(0, None if name == "tokens" else 102)
+                xlabel=f"update of {base}, rate {short(rate)}", ylabel=name, ylim=(0, None if name == "tokens" else 102)
             )
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(file, dpi=160)

@@ -2,14 +2,16 @@
 
     python scripts/guard_signs.py    # writes guard-signs.json and .md in results
 
-Replays the metrics that results/ keeps, so nothing is trained. Each sign has its limit as it ships. Two
-paces are compared: the shipped one, and one for short runs, whose start, window and patience are two steps. A run is
-told by greedy accuracy on held-out problems of its task, which no sign reads:
+Replays the metrics that results/ keeps, so nothing is trained. Each sign has its limit as it ships, and is counted on
+the runs that logged what it reads. Two paces are compared: the shipped one, and one for short runs, whose start, window
+and patience are two steps. Runs are classified by greedy accuracy on held-out problems of their task, which no sign
+reads:
 
-    kept     ends within LOSS of its best, which is at least SOME; an alarm is a false stop
-    lost     ends more than LOSS below its best, the start included; an alarm up to NEAR steps after the last
-             evaluation within LOSS of the best is a hit
-    other    was never right often; an alarm costs nothing, and is not counted
+    kept        ends within 10 points of its best, which is at least 30 %; an alarm is a false stop
+    lost        ends more than 10 points below its best, the start included; an alarm is a hit, unless it comes more
+                than 10 steps after the last evaluation within 10 points of the best
+    controls    lost, and rewarded with length, shortness, form or random numbers, which nobody trains on
+    other       was never right often; an alarm costs nothing, and is not counted
 
 A run of SmolLM2 has eight steps and two evaluations, so there every alarm on a lost run is a hit.
 """
@@ -24,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlif.comparison.leaderboard import base_of
+from rlif.comparison.leaderboard import base_of, rewarded
 from rlif.comparison.summary import RunSummary
 from rlif.comparison.summary_file import read_summaries
 from rlif.files.atomic import replace_file
@@ -34,10 +36,12 @@ from rlif.guard.signs import SIGNS
 from rlif.intervals import proportion
 
 FILES = ("miniature", "wrong-and-sure", "tiny-short", "tiny-equal", "demo-long", "demo", "real-steps", "real-story")
-LOSS, SOME, NEAR = 0.1, 0.3, 10
+LOSS, SOME, NEAR = 0.1, 0.3, 10  # shares of the problems, and steps
+CONTROLS = {"length", "shortness", "format", "random"}
 PACES = {"as shipped": {}, "short": {"start": 2, "window": 2, "patience": 2}}
 MODELS = {"miniatures": False, "SmolLM2": True}
-KINDS = ("kept", "lost", "other")
+KINDS = ("kept", "lost", "controls", "other")
+COUNTED = (("false stops", "kept"), ("hits", "lost"), ("hits on controls", "controls"))
 ALARMS = {name for name, sign in SIGNS.items() if sign.severity == "alarm"}
 TOGETHER = {"every alarm": ALARMS, "every alarm but those on KL": ALARMS - {"kl", "kl_slope"}}
 
@@ -51,10 +55,15 @@ class Case:
     kind: str
     near_best: int
     alarms: Mapping[str, Mapping[str, int]]
+    logged: frozenset[str]  # metrics
 
     @property
     def real(self) -> bool:
         return self.base == "real-base"
+
+    def read_by(self, sign: str) -> bool:
+        """Tells whether the run logged what a sign reads."""
+        return sign in TOGETHER or SIGNS[sign].metric in self.logged
 
     def hit(self, pace: str, sign: str) -> bool:
         """Tells whether the sign was there while accuracy was, or soon after."""
@@ -68,7 +77,8 @@ def case(run: RunSummary) -> Case | None:
         return None
     shares = {step: look["accuracy"]["mean"] for step, look in looks.items()}
     best, last = max(shares.values()), shares[max(shares)]
-    kind = "lost" if best - last > LOSS else "kept" if best >= SOME else "other"
+    lost = "controls" if CONTROLS & {*rewarded(run.whole["reward"])} else "lost"
+    kind = lost if best - last > LOSS else "kept" if best >= SOME else "other"
     near = max(step for step, share in shares.items() if share >= best - LOSS)
     rows = [dict(zip(run.metrics, values, strict=True)) for values in zip(*run.metrics.values(), strict=True)]
     alarms: dict[str, dict[str, int]] = {}
@@ -77,17 +87,22 @@ def case(run: RunSummary) -> Case | None:
         for alarm in replay(Guard(**settings), rows):
             for name in (alarm.sign, *(name for name, signs in TOGETHER.items() if alarm.sign in signs)):
                 first.setdefault(name, alarm.step)
-    return Case(base_of(run), run.label, kind, near, alarms)
+    logged = frozenset(name for name, values in run.metrics.items() if any(value is not None for value in values))
+    return Case(base_of(run), run.label, kind, near, alarms, logged)
 
 
 def counts(cases: Sequence[Case], pace: str, sign: str) -> dict[str, int]:
-    """Counts the false stops and the hits of a sign."""
-    kept, lost = ([each for each in cases if each.kind == kind] for kind in ("kept", "lost"))
+    """Counts the false stops and the hits of a sign, on the runs that it reads."""
+    kept, lost, controls = (
+        [each for each in cases if each.kind == kind and each.read_by(sign)] for kind in ("kept", "lost", "controls")
+    )
     return {
         "false stops": sum(sign in each.alarms[pace] for each in kept),
         "kept": len(kept),
         "hits": sum(each.hit(pace, sign) for each in lost),
         "lost": len(lost),
+        "hits on controls": sum(each.hit(pace, sign) for each in controls),
+        "controls": len(controls),
     }
 
 
@@ -116,11 +131,11 @@ def page(cases: Sequence[Case], rows: Sequence[Mapping[str, Any]]) -> str:
     for pace, settings in PACES.items():
         chosen = f": {', '.join(f'{key} {value}' for key, value in settings.items())}" if settings else ""
         lines += ["", f"## Pace {pace}{chosen}", ""]
-        heads = [f"{model}, {what}" for model in MODELS for what in ("false stops", "hits")]
+        heads = [f"{model}, {what}" for model in MODELS for what, _ in COUNTED]
         lines += [f"| sign | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
         for sign in dict.fromkeys(row["sign"] for row in rows if row["pace"] == pace):
             mine = [row for row in rows if (row["pace"], row["sign"]) == (pace, sign)]
-            cells = [share(row, *pair) for row in mine for pair in (("false stops", "kept"), ("hits", "lost"))]
+            cells = [share(row, *pair) for row in mine for pair in COUNTED]
             named = sign if sign in TOGETHER else f"`{sign}`" if sign in ALARMS else f"`{sign}` (warning)"
             lines.append(f"| {named} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", (__doc__ or "").split("\n\n", 2)[2].strip(), ""])

@@ -12,6 +12,7 @@
     python scripts/studies.py cures-elsewhere   # all three on other bases, rates and temperatures; needs the other base
     python scripts/studies.py cures-real        # some of them on SmolLM2; needs real_base.py
     python scripts/studies.py frozen-miniature  # online against frozen annotator; needs a base of pretrain_reasoner.py
+    python scripts/studies.py frozen-slow       # the same at a third of the rate
     python scripts/studies.py frozen            # the same on SmolLM2; needs frozen_base.py
 
 A study has rows of overrides of the recipe miniature.yaml, or of a shipped recipe. Each row is run on each seed, with
@@ -174,12 +175,8 @@ FROZEN_COMMON = (
     f"evaluate={{tasks: ['{LONG_CLOCK}'], limit: 128, every: 5, batch_size: 128}}",
 )
 SLOWLY = ("training.learning_rate=1e-4", "training.max_steps=100")
-FROZEN_MINIATURE = {
-    "online": FROZEN_COMMON,
-    "offline": (*FROZEN_COMMON, "annotator=offline"),
-    "online-slow": (*FROZEN_COMMON, *SLOWLY),  # on seeds 3 to 5
-    "offline-slow": (*FROZEN_COMMON, *SLOWLY, "annotator=offline"),
-}
+FROZEN_MINIATURE = {"online": FROZEN_COMMON, "offline": (*FROZEN_COMMON, "annotator=offline")}
+FROZEN_SLOW = {name: (*row, *SLOWLY) for name, row in FROZEN_MINIATURE.items()}
 # The paper's Fig. 7, on a real model that can go on after its answer.
 FROZEN = {"online": (), "offline": ("annotator=offline",)}
 FROZEN_RECIPE = RECIPE.with_name("frozen.yaml")
@@ -279,6 +276,7 @@ STUDIES = {
     "cures-elsewhere": Study(cure_rows(ELSEWHERE, 2 * CURES_STEPS), seeds=range(11, 13)),
     "cures-real": Study(CURES_REAL, seeds=range(2), shipped=dict.fromkeys(CURES_REAL, REAL_RECIPE)),
     "frozen-miniature": Study(FROZEN_MINIATURE, seeds=range(3)),
+    "frozen-slow": Study(FROZEN_SLOW, seeds=range(3, 9)),
     "frozen": Study(FROZEN, seeds=range(3), shipped=dict.fromkeys(FROZEN, FROZEN_RECIPE)),
 }
 

@@ -27,7 +27,7 @@ MARKS = "<!-- {0}: begin -->", "<!-- {0}: end -->"
 GUARD = {
     "demo-collapse": "a run that collapses is stopped within 10 steps of its accuracy peak's end",
     "demo-long": "a healthy run is not stopped",
-    "offline": "the frozen annotator's exploitation is stopped within 10 steps of the peak's end",
+    "offline": "a run that drifts under a frozen annotator is stopped within 10 steps of the peak's end",
 }
 FILES = {
     "kills": "training/test_kills.py",

@@ -28,8 +28,8 @@ class Guard(Strict):
                         teach, in the experiments of docs/log.md
         pull            chosen on sixteen development runs of three bases, rewarded with self-certainty or likelihood;
                         of those that kept their accuracy it stops none too early (docs/log.md)
-        goes_on         stops none of 92 runs that kept their accuracy; at 0.3 it came too late (results/guard-signs.md,
-                        docs/log.md)
+        goes_on         chosen on runs of a base that goes on, where 0.3 came too late; stops no run of other bases
+                        that kept its accuracy, where hardly any completion goes on (docs/log.md)
         entropy_low     arXiv 2505.22617: performance is traded for entropy and saturates once entropy is spent
     """
 

@@ -17,7 +17,7 @@ from rlif import progress
 from rlif.errors import RecipeError
 from rlif.sampling.early_stop import EarlyStop, StopUnsure
 from rlif.sampling.limits import check_fit
-from rlif.scoring.exactness import TOLERANCE, replaced
+from rlif.scoring.exactness import TOLERANCE_OF_MEANS, replaced
 from rlif.scoring.head import causal_lm, evaluation_mode, head_of, verify_head, without_router_logits
 from rlif.scoring.statistics import length_mask, score_completions
 from rlif.scoring.taps import DecodeTap
@@ -243,7 +243,7 @@ def _with_self_certainty(model: Any, tap: DecodeTap, completions: list[Completio
     mean_logprob_BT = mean_logprob_BT[:, : mask_BT.shape[1]] * mask_BT
     stats = TokenStats(mask_BT, head_of(model).vocab_size, mean_logprob_BT=mean_logprob_BT)
     values = SIGNALS["self_certainty"](stats)
-    if (off := _furthest(model, completions, values)) > TOLERANCE.get(causal_lm(model).dtype, 2e-4):
+    if (off := _furthest(model, completions, values)) > TOLERANCE_OF_MEANS.get(causal_lm(model).dtype, 2e-4):
         name = type(causal_lm(model)).__name__
         if name not in _warned:
             _warned.add(name)

@@ -20,8 +20,13 @@ from rlif.scoring.statistics import length_mask
 Measure = Callable[[list[list[int]], list[list[int]]], dict[str, torch.Tensor]]  # of prompts and completions
 
 TOLERANCE = {torch.float32: 2e-4, torch.float16: 0.04, torch.bfloat16: 0.3}
-"""Nats a token that rounding explains, by the coarsest type of a pass. SmolLM2-135M in bfloat16 was up to 0.14 off on a
-CPU by padding alone, and 0.63 or more where it attended to padding; float16 has three bits more."""
+"""Nats a token that rounding explains, by the coarsest type of a pass: means over a completion of absolute values.
+
+In bfloat16 SmolLM2-135M is 0.06 off when padded, 0.14 when it decodes in batches, and 1 where it attends to padding
+(results/padding-error.md, docs/log.md). float16 has three bits more.
+"""
+TOLERANCE_OF_MEANS = {torch.float32: 2e-4, torch.float16: 0.03, torch.bfloat16: 0.1}
+"""The same for the mean of a completion, in which errors of both signs cancel."""
 
 
 def deviation(found: Mapping[str, torch.Tensor], alone: Mapping[str, torch.Tensor], lengths: Sequence[int]) -> float:

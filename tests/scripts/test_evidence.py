@@ -210,13 +210,13 @@ def test_the_cooler_base_of_the_page_is_that_of_the_results(real):
 
 
 def test_the_appended_solution_is_as_sure_as_the_results_say():
-    found = json.loads((ROOT / "results/appended-confidence.json").read_text(encoding="utf-8"))["goes-on-base"]
+    kept = json.loads((ROOT / "results/appended-confidence.json").read_text(encoding="utf-8"))
+    found = kept.pop("goes-on-base")
+    assert {of["both above alone"] for of in kept.values()} == {0}
     said = f"Of {found['problems']} worked solutions {found['both above alone']} have more self-certainty if they go on"
     assert said in PAGE
-    assert (
-        f"{found['appended problem']:.2f} nats a token of what is appended against {found['solution alone']:.2f}"
-        in PAGE
-    )
+    shown = [f"{found[part]:.2f}" for part in ("both", "solution alone", "appended solution")]
+    assert f"{shown[0]} nats a token against {shown[1]}, and {shown[2]} for the appended part" in PAGE
 
 
 def test_the_batches_of_the_page_are_those_of_the_results(real):
@@ -276,17 +276,29 @@ def test_what_the_guards_signs_find_is_that_of_the_results(tmp_path, monkeypatch
         assert (tmp_path / name).read_text(encoding="utf-8") == (ROOT / "results" / name).read_text(encoding="utf-8")
     rows = json.loads((tmp_path / "guard-signs.json").read_text(encoding="utf-8"))
     of = {(row["pace"], row["sign"], row["model"]): row for row in rows}
-    kl, small = (of["as shipped", "kl", model] for model in ("miniatures", "SmolLM2"))
-    others, real = (of["as shipped", "every alarm but those on KL", model] for model in ("miniatures", "SmolLM2"))
-    fast = of["short", "every alarm", "SmolLM2"]
-    assert f"it finds {small['hits']} of {small['lost']} losses" in PAGE
-    assert (others["false stops"], real["false stops"], real["hits"]) == (0, 0, 0)
-    said = f"none of {others['kept']} and {real['kept']} runs that kept their accuracy, and find {others['hits']} of"
-    assert f"The other alarms stop {said} {others['lost']} losses of the miniatures and none of SmolLM2" in PAGE
-    assert f"finds {fast['hits']} of {fast['lost']} there, and stops {fast['false stops']} of {fast['kept']}" in PAGE
-    guard = " ".join((ROOT / "docs/monitoring.md").read_text(encoding="utf-8").split())
-    assert f"`kl` stops {kl['false stops']} of {kl['kept']}, and it finds {kl['hits']} of {kl['lost']}" in guard
-    assert f"none of the {others['kept']}, and none of {real['kept']} runs of SmolLM2" in guard
-    assert (
-        f"They find {others['hits']} of {others['lost']} losses of the miniatures and none of {real['lost']}" in guard
+    kl, slope, others = (
+        of["as shipped", sign, "miniatures"] for sign in ("kl", "kl_slope", "every alarm but those on KL")
     )
+    real, all_of = of["as shipped", "kl_slope", "SmolLM2"], of["as shipped", "every alarm", "SmolLM2"]
+    fast = of["short", "every alarm", "SmolLM2"]
+    stops = f"`kl` stops {kl['false stops']} of {kl['kept']} and"
+    assert f"{stops} finds {kl['hits']} of {kl['lost']}, `kl_slope` stops {slope['false stops']} and" in PAGE
+    assert f"`kl_slope` stops {slope['false stops']} and finds {slope['hits']}." in PAGE
+    assert (others["false stops"], others["hits"]) == (0, 0) and f"none and find none of {others['lost']}" in PAGE
+    assert all_of == all_of | {key: real[key] for key in ("hits", "false stops")}, "no other alarm finds any"
+    said = f"finds {real['hits']} of {real['lost']} losses and stops {real['false stops']} of {real['kept']}"
+    assert said in PAGE
+    assert f"find {fast['hits']} of {fast['lost']} and stop {fast['false stops']} of {fast['kept']}" in PAGE
+    guard = " ".join((ROOT / "docs/monitoring.md").read_text(encoding="utf-8").split())
+    assert f"{stops} `kl_slope` {slope['false stops']}." in guard
+    assert f"they find {kl['hits']} and {slope['hits']} of {kl['lost']}" in guard
+    assert f"none of the {others['kept']}, and find none of {others['lost']}" in guard
+    controls = f"{others['hits on controls']} of {others['controls']} runs rewarded with length or shortness"
+    assert controls in guard
+    assert f"finds {real['hits']} of {real['lost']} losses, by `kl_slope`" in guard
+    pull = json.loads((ROOT / "results/guard-pull.json").read_text(encoding="utf-8"))
+    (row,) = [row for row in pull["rules"] if (row["window"], row["limit"]) == (5, 0.15)]
+    count = {3: "three", 6: "six", 8: "eight"}
+    said = f"none of {row['kept']} that kept their accuracy, and is raised on {count[len(row['had'])]} of"
+    assert row["false_stops"] == 0 and said in guard
+    assert f"of {count[row['lost']]} that lost it, in time on {count[row['hits']]}" in guard

@@ -66,21 +66,38 @@ def test_the_page_has_what_was_measured_of_the_base():
 def test_the_page_says_who_is_exploited_and_when_the_guard_says_so():
     runs = json.loads((ROOT / "results/frozen.json").read_text(encoding="utf-8"))
     page = " ".join((ROOT / "docs/evidence.md").read_text(encoding="utf-8").split())
+    studies = load("scripts/studies.py").STUDIES
+    for study, rate in (("frozen-miniature", 3e-4), ("frozen-slow", 1e-4)):
+        seeds = {(run["annotator"], run["seed"]) for run in runs if run["rate"] == rate}
+        assert seeds == {(kind, seed) for kind in ("online", "offline") for seed in studies[study].seeds}
     of = {kind: [run for run in runs if run["annotator"] == kind] for kind in ("online", "offline")}
     last = {kind: [100 * [*run["accuracy"].values()][-1]["mean"] for run in mine] for kind, mine in of.items()}
     exploited = {kind: [run["goes_on"][-1] > 0.5 for run in mine] for kind, mine in of.items()}
-    assert exploited["offline"] == [True] * 9 and "on nine seeds of nine" in page
-    assert sum(exploited["online"]) == 3 and len(of["online"]) == 9 and "they do so on three seeds of nine" in page
+    assert exploited["offline"] == [True] * 9 and f"nine seeds of nine {within(9)}" in page
+    assert sum(exploited["online"]) == 3 and f"three of nine {within(3)}" in page
     assert f"from 100 % to {min(last['offline']):.0f} to {max(last['offline']):.0f} % (greedy, n = 128)" in page
     others = [share for share, is_ in zip(last["online"], exploited["online"], strict=True) if not is_]
-    assert f"accuracy ends at {min(others):.0f} to {max(others):.0f} %" in page
-    longer = [run["completion_length"][-1] - run["completion_length"][0] for run in of["offline"]]
-    assert min(longer) > 5
-    early = {
-        rate: [results.before(run, run["alarm"]) >= 0.9 for run in of["offline"] if run["rate"] == rate]
-        for rate in (1e-4, 3e-4)
-    }
-    assert (sum(early[1e-4]), early[3e-4]) == (5, [False] * 3) and "on five of six runs" in page
+    assert f"accuracy falls as well, to {min(others):.0f} to {max(others):.0f} %" in page
+    assert all(run["completion_length"][-1] > run["completion_length"][0] + 5 for run in of["offline"])
+
+
+def within(count: int) -> str:
+    found = proportion(count, 9)
+    return f"[{100 * found.low:.0f}, {100 * found.high:.0f} %]"
+
+
+def test_the_alarms_of_the_page_are_those_of_the_guard():
+    runs = json.loads((ROOT / "results/frozen.json").read_text(encoding="utf-8"))
+    page = " ".join((ROOT / "docs/evidence.md").read_text(encoding="utf-8").split())
+    slow = [run for run in runs if (run["annotator"], run["rate"]) == ("offline", 1e-4)]
+    fast = [run for run in runs if (run["annotator"], run["rate"]) == ("offline", 3e-4)]
+    early = [run for run in slow if results.until(run, results.alarm(run)) >= 0.9]
+    assert (len(early), len(slow)) == (5, 6) and "best on five of the six runs with a frozen annotator at 1e-4" in page
+    assert not any(results.until(run, results.alarm(run)) >= 0.9 for run in fast) and "on three of three" in page
+    after = [results.until(run, 5 * (results.alarm(run) // 5 + 1)) for run in early]
+    assert f"it is {100 * min(after):.0f} to {100 * max(after):.0f} % on these five" in page
+    text = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    assert "in time on five of six runs at a rate of 1e-4, and on none of three" in " ".join(text.split())
 
 
 def test_what_is_measured_of_a_base_by_hand():
@@ -95,12 +112,17 @@ def test_what_is_measured_of_a_base_by_hand():
 
 def test_the_table_and_the_figure_have_the_first_and_the_last_update(tmp_path):
     accuracy = {"0": proportion(16, 32).as_dict(), "12": proportion(8, 32).as_dict()}
-    run = {"base": "b", "rate": 3e-4, "annotator": "offline", "seed": 0, "accuracy": accuracy, "alarm": 7}
-    run |= {"goes_on": [0.25, 0.5, 1.0], "completion_length": [20.0, 30.0, 64.0], "reward": [10.0, 12.0, 15.5]}
-    shown = "| b | 3e-4 | offline | 0 | 25% -> 100% | 20 -> 64 | 10.00 -> 15.50 | 50, 25 | 7, at 50% |"
+    run = {"base": "b", "rate": 3e-4, "annotator": "offline", "seed": 0, "accuracy": accuracy}
+    run |= {
+        "goes_on": [0.25] * 5 + [1.0] * 6,
+        "completion_length": [20.0] * 10 + [64.0],
+        "reward": [10.0] * 10 + [15.5],
+    }
+    shown = "| b | 3e-4 | offline | 0 | 25% -> 100% | 20 -> 64 | 10.00 -> 15.50 | 50, 25 | 8, at 50% |"
     assert results.line(run) == shown and shown in results.page([run])
-    assert "n >= 32; Wilson's 95 % interval is at most +-16 points" in results.page([run])
+    assert results.alarm(run | {"goes_on": [0.25] * 11}) is None
+    assert "at every 12 updates, n >= 32; Wilson's 95 % interval is at most +-16 points" in results.page([run])
     slow = run | {"rate": 1e-4}
     results.draw([run, run | {"annotator": "online"}, slow], tmp_path / "frozen.png")
     assert (tmp_path / "frozen.png").stat().st_size > 10_000
-    assert results.joined([run, slow], [run | {"alarm": None}]) == [run | {"alarm": None}, slow]
+    assert results.joined([run, slow], [run | {"reward": []}]) == [slow, run | {"reward": []}]

@@ -105,7 +105,7 @@ def test_only_bases_unsure_of_the_right_habit_have_a_sure_wrong_one(pretraining)
             assert all(a == "Then" and b in pretraining.FILLER for a, b in pairs)
 
 
-def test_goes_on_appends_the_same_solved_problem_of_its_family_whose_answer_counts(pretraining):
+def test_goes_on_appends_the_same_solution_of_its_family_whose_answer_counts(pretraining):
     rows = stream(pretraining, "goes-on", "steps, then another")
     for problem, text in rows:
         family = problem.id.partition("/")[0]

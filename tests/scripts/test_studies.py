@@ -139,22 +139,27 @@ def test_online_and_frozen_annotators_differ_in_nothing_else():
     studies = load("scripts/studies.py")
     online, offline = (rlif.load_recipe(studies.FROZEN_RECIPE, row) for row in studies.FROZEN.values())
     assert differing(online, offline) == {"annotator"} and online.resolved_training["beta"] == 0.005
-    small = {name: rlif.load_recipe(studies.RECIPE, row) for name, row in studies.FROZEN_MINIATURE.items()}
-    for pace in ("", "-slow"):
-        assert differing(small[f"online{pace}"], small[f"offline{pace}"]) == {"annotator"}
-    assert differing(small["online"], small["online-slow"]) == {"training"}
+    small, slow = (
+        {name: rlif.load_recipe(studies.RECIPE, row) for name, row in rows.items()}
+        for rows in (studies.FROZEN_MINIATURE, studies.FROZEN_SLOW)
+    )
+    for rows in (small, slow):
+        assert differing(rows["online"], rows["offline"]) == {"annotator"}
+    assert changed(small["online"], slow["online"]) == {"learning_rate", "max_steps"}
+    assert differing(small["online"], slow["online"]) == {"training"}
 
 
 def test_the_signs_of_the_guard_are_counted_on_runs_that_kept_or_lost_accuracy():
     signs = load("scripts/guard_signs.py")
     alarms = {"as shipped": {"kl": 8, "every alarm": 8}}
     kept, lost, late = (
-        signs.Case("tiny", name, kind, near, alarms)
+        signs.Case("tiny", name, kind, near, alarms, frozenset({"kl"}))
         for name, kind, near in (("a", "kept", 30), ("b", "lost", 0), ("c", "lost", -3))
     )
     found = signs.counts([kept, lost, late], "as shipped", "kl")
-    assert found == {"false stops": 1, "kept": 1, "hits": 1, "lost": 2}, "an alarm 11 steps after the peak is no hit"
-    assert signs.counts([kept, lost], "as shipped", "pull") == {"false stops": 0, "kept": 1, "hits": 0, "lost": 1}
+    shown = {"false stops": 1, "kept": 1, "hits": 1, "lost": 2, "hits on controls": 0, "controls": 0}
+    assert found == shown, "an alarm 11 steps after the peak is no hit"
+    assert not any(signs.counts([kept, lost], "as shipped", "pull").values()), "what was not logged is not counted"
 
 
 def test_a_falling_pull_stops_a_run_and_is_a_hit_where_accuracy_was_still_there():

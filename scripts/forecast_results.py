@@ -12,7 +12,8 @@ training split, the mean over the problems where both kinds occur:
 A forecast is "up" where its 95 % interval over problems is above 0.5, and "down" where it is below. The outcome is the
 change of held-out accuracy from the start to the end of training, the mean over seeds with Student's 95 % interval: of
 greedy answers on the miniatures, of samples on the real model. Votes have a pull of 1 whatever the base, so they have
-none here. Methods that are more than one reward, or have another annotator, are left out, and so are form and gold.
+none here. Methods that are more than one reward, or have another annotator, are left out, and so are form and gold, and
+outcomes of one seed.
 """
 
 from __future__ import annotations
@@ -105,13 +106,14 @@ def with_rewards(group: Sequence[Row], rng: random.Random) -> list[dict[str, Any
 
 
 def all_points(results: Path, found: Row) -> list[dict[str, Any]]:
-    """Pairs forecasts and outcomes of all kept runs.
+    """Pairs forecasts and outcomes of all kept runs. An outcome of one seed, which has no interval, is left out.
 
     Args:
         found: the forecasts by base, as `digest` computes them.
     """
     kept = json.loads((results / "real.json").read_text(encoding="utf-8"))
-    return miniature_points(read_bases(results), found) + real_points(kept, found)
+    points = miniature_points(read_bases(results), found) + real_points(kept, found)
+    return [point for point in points if point["gain"]["n"] > 1]
 
 
 def miniature_points(boards: Iterable[Board], found: Row) -> list[dict[str, Any]]:

@@ -153,12 +153,15 @@ REAL_COMMON = (
     "training.save_strategy=no",
     "evaluate={tasks: [easy/story.alone], limit: 64, every: 10, batch_size: 64}",
 )
+THIRD = ("training.learning_rate=3e-4",)
 CURES_REAL = {
     name: (*REAL_COMMON, *row)
     for name, row in {
         "paper": (),
         "floor-cosine": (*FLOOR, *COSINE),
         "gold": ("reward={accuracy: 1}",),
+        "paper-3e-4": THIRD,
+        "floor-cosine-3e-4": (*FLOOR, *COSINE, *THIRD),
         "floor": FLOOR,
         "likelihood-floor-cosine": (*LIKELIHOOD, *FLOOR, *COSINE),
         "kl-cov-0.1": KL_COV,

@@ -13,7 +13,8 @@ reads:
     controls    lost, and rewarded with length, shortness, form or random numbers, which nobody trains on
     other       was never right often; an alarm costs nothing, and is not counted
 
-A run of SmolLM2 has eight steps and two evaluations, so there every alarm on a lost run is a hit.
+In brackets is Wilson's 95 % interval, in per cent. A run of SmolLM2 with eight steps has two evaluations, so there
+every alarm on a lost run is a hit.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlif.comparison.leaderboard import base_of, rewarded
+from rlif.comparison.leaderboard import rewarded
 from rlif.comparison.summary import RunSummary
 from rlif.comparison.summary_file import read_summaries
 from rlif.files.atomic import replace_file
@@ -35,11 +36,12 @@ from rlif.guard.monitor import replay
 from rlif.guard.signs import SIGNS
 from rlif.intervals import proportion
 
-FILES = ("miniature", "wrong-and-sure", "tiny-short", "tiny-equal", "demo-long", "demo", "real-steps", "real-story")
+SMALL, SHORT, LONG = MODELS = ("miniatures", "SmolLM2, 8 steps", "SmolLM2, 40 steps")
+FILES = dict.fromkeys(("miniature", "wrong-and-sure", "tiny-short", "tiny-equal", "demo-long", "demo"), SMALL)
+FILES |= {"real-steps": SHORT, "real-story": SHORT, "cures-real": LONG}
 LOSS, SOME, NEAR = 0.1, 0.3, 10  # shares of the problems, and steps
 CONTROLS = {"length", "shortness", "format", "random"}
 PACES = {"as shipped": {}, "short": {"start": 2, "window": 2, "patience": 2}}
-MODELS = {"miniatures": False, "SmolLM2": True}
 KINDS = ("kept", "lost", "controls", "other")
 COUNTED = (("false stops", "kept"), ("hits", "lost"), ("hits on controls", "controls"))
 ALARMS = {name for name, sign in SIGNS.items() if sign.severity == "alarm"}
@@ -50,16 +52,12 @@ TOGETHER = {"every alarm": ALARMS, "every alarm but those on KL": ALARMS - {"kl"
 class Case:
     """Holds what a run was, and at which step each sign raised its first alarm, by pace."""
 
-    base: str
+    model: str
     label: str
     kind: str
     near_best: int
     alarms: Mapping[str, Mapping[str, int]]
     logged: frozenset[str]  # metrics
-
-    @property
-    def real(self) -> bool:
-        return self.base == "real-base"
 
     def read_by(self, sign: str) -> bool:
         """Tells whether the run logged what a sign reads."""
@@ -70,7 +68,7 @@ class Case:
         return self.alarms[pace].get(sign, self.near_best + NEAR + 1) <= self.near_best + NEAR
 
 
-def case(run: RunSummary) -> Case | None:
+def case(run: RunSummary, model: str) -> Case | None:
     """Replays a run; None for one that was not evaluated twice on its task."""
     looks = run.evaluations.get(str(run.whole["task"]), {})
     if len(looks) < 2:
@@ -88,7 +86,7 @@ def case(run: RunSummary) -> Case | None:
             for name in (alarm.sign, *(name for name, signs in TOGETHER.items() if alarm.sign in signs)):
                 first.setdefault(name, alarm.step)
     logged = frozenset(name for name, values in run.metrics.items() if any(value is not None for value in values))
-    return Case(base_of(run), run.label, kind, near, alarms, logged)
+    return Case(model, run.label, kind, near, alarms, logged)
 
 
 def counts(cases: Sequence[Case], pace: str, sign: str) -> dict[str, int]:
@@ -109,24 +107,27 @@ def counts(cases: Sequence[Case], pace: str, sign: str) -> dict[str, int]:
 def tabulated(cases: Sequence[Case]) -> list[dict[str, Any]]:
     """Makes a row for each pace, sign and kind of model; signs that no run raised are left out."""
     return [
-        {"pace": pace, "sign": sign, "model": model} | counts([c for c in cases if c.real == real], pace, sign)
+        {"pace": pace, "sign": sign, "model": model} | counts([c for c in cases if c.model == model], pace, sign)
         for pace in PACES
         for sign in (*SIGNS, *TOGETHER)
         if any(sign in each.alarms[pace] for each in cases)
-        for model, real in MODELS.items()
+        for model in MODELS
     ]
 
 
 def share(row: Mapping[str, Any], some: str, of: str) -> str:
-    return f"{row[some]} of {row[of]} ({proportion(row[some], row[of])})" if row[of] else "-"
+    if not row[of]:
+        return "-"
+    found = proportion(row[some], row[of])
+    return f"{row[some]} of {row[of]} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
 
 
 def page(cases: Sequence[Case], rows: Sequence[Mapping[str, Any]]) -> str:
     """Writes the page."""
     lines = ["# The signs of the guard on kept runs", "", "    python scripts/guard_signs.py", ""]
     lines += [f"| model | {' | '.join(KINDS)} |", "|---" * (1 + len(KINDS)) + "|"]
-    for model, real in MODELS.items():
-        found = Counter(each.kind for each in cases if each.real == real)
+    for model in MODELS:
+        found = Counter(each.kind for each in cases if each.model == model)
         lines.append(f"| {model} | {' | '.join(str(found[kind]) for kind in KINDS)} |")
     for pace, settings in PACES.items():
         chosen = f": {', '.join(f'{key} {value}' for key, value in settings.items())}" if settings else ""
@@ -149,7 +150,7 @@ def main() -> None:
     files = [args.results / f"{name}.json" for name in FILES]
     if missing := [file for file in files if not file.is_file()]:
         parser.error(f"there is no {missing[0]}; rlif compare --out makes it")
-    cases = [found for file in files for run in read_summaries(file)[0] if (found := case(run))]
+    cases = [found for file in files for run in read_summaries(file)[0] if (found := case(run, FILES[file.stem]))]
     rows = tabulated(cases)
     args.out.mkdir(parents=True, exist_ok=True)
     replace_file(args.out / "guard-signs.json", json.dumps(rows) + "\n")

@@ -9,6 +9,7 @@ import pytest
 from support.commands import ROOT
 from support.scripts import load
 
+README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 PAGE = " ".join((ROOT / "docs/evidence.md").read_text(encoding="utf-8").split())
 
 
@@ -166,3 +167,29 @@ def test_the_advice_on_collapse_is_that_of_the_results(cures):
     fast = cure_runs(cures, "cures-elsewhere", "rate-1e-3")
     lowest = [min(share for step, share in run["curve"].items() if step) for run in fast]
     assert f"two of two fall to {100 * max(lowest):.0f} % or less on the way" in advice
+
+
+def test_what_the_advice_does_on_the_real_model_is_that_of_the_results(cures):
+    module = load("scripts/cures_results.py")
+    of = {
+        row: cure_runs(cures, "cures-real", row) for row in ("paper", "floor-cosine", "paper-3e-4", "floor-cosine-3e-4")
+    }
+    assert all([run["seed"] for run in runs] == [0, 1] for runs in of.values())
+    paper, floor, slow_paper, slow = of.values()
+    assert {run["problems"] for run in paper} == {64} and {100 * run["curve"][0] for run in paper} == {81.25}
+
+    def both(values: Iterable[float]) -> str:
+        return " and ".join(f"{100 * value:.0f}" for value in values)
+
+    half = both(run["curve"][20] for run in paper)
+    assert f"goes from 81 % over {half} % at update 20 to 0 % on two seeds of two" in PAGE
+    assert [module.end(run) for run in paper] == [0, 0] and "from 81 to 0 % in 40 updates" in README
+    assert f"With the floor and a falling rate it ends at {both(map(module.end, floor))} %" in PAGE
+    best = both(module.peak(run)[1] for run in slow)
+    assert f"these end at {both(map(module.end, slow))} %, from {best} % at best" in PAGE
+    assert f"the paper's form at {both(map(module.end, slow_paper))} %" in PAGE
+    advice = " ".join((ROOT / "docs/training.md").read_text(encoding="utf-8").split())
+    said = (
+        f"the advice at {both(map(module.end, floor))} %, and at a third of the rate at {both(map(module.end, slow))} %"
+    )
+    assert said in advice and not any(map(module.holds, slow))

@@ -236,13 +236,6 @@ def test_the_appended_solution_is_as_sure_as_the_results_say():
     assert f"{shown[0]} nats a token against {shown[1]}, and {shown[2]} for the appended part" in PAGE
 
 
-def test_the_batches_of_the_page_are_those_of_the_results(real):
-    own, gold = (real_runs(real, "steps", method)[1]["accuracy"] for method in ("intuitor", "grpo-gold"))
-    fifth, last = ([100 * shares[step] for shares in (own, gold)] for step in (4, 7))
-    assert f"{fifth[0]:.0f} % of the batch of update 5 are right, against {fifth[1]:.0f} % with gold" in PAGE
-    assert f"In the batch of update 8 it is {last[0]:.0f} % against {last[1]:.0f} %" in PAGE
-
-
 def test_the_criteria_of_the_page_are_those_of_the_results(real):
     module = load("scripts/real_results.py")
     rows = module.criteria(real)
@@ -296,8 +289,8 @@ def test_what_the_guards_signs_find_is_that_of_the_results(tmp_path, monkeypatch
     kl, slope, others = (
         of["as shipped", sign, "miniatures"] for sign in ("kl", "kl_slope", "every alarm but those on KL")
     )
-    real, all_of = of["as shipped", "kl_slope", "SmolLM2"], of["as shipped", "every alarm", "SmolLM2"]
-    fast = of["short", "every alarm", "SmolLM2"]
+    real, all_of = (of["as shipped", sign, "SmolLM2, 8 steps"] for sign in ("kl_slope", "every alarm"))
+    fast = of["short", "every alarm", "SmolLM2, 8 steps"]
     stops = f"`kl` stops {kl['false stops']} of {kl['kept']} and"
     assert f"{stops} finds {kl['hits']} of {kl['lost']}, `kl_slope` stops {slope['false stops']} and" in PAGE
     assert f"`kl_slope` stops {slope['false stops']} and finds {slope['hits']}." in PAGE
@@ -306,6 +299,10 @@ def test_what_the_guards_signs_find_is_that_of_the_results(tmp_path, monkeypatch
     said = f"finds {real['hits']} of {real['lost']} losses and stops {real['false stops']} of {real['kept']}"
     assert said in PAGE
     assert f"find {fast['hits']} of {fast['lost']} and stop {fast['false stops']} of {fast['kept']}" in PAGE
+    long, pull = (of["as shipped", sign, "SmolLM2, 40 steps"] for sign in ("kl", "pull"))
+    said = f"`kl` finds {long['hits']} of {long['lost']} and `pull` {pull['hits']} of {pull['lost']}"
+    assert said in PAGE and "both stop the two runs that kept" in PAGE
+    assert long["false stops"] == pull["false stops"] == long["kept"] == 2
     guard = " ".join((ROOT / "docs/monitoring.md").read_text(encoding="utf-8").split())
     assert f"{stops} `kl_slope` {slope['false stops']}." in guard
     assert f"they find {kl['hits']} and {slope['hits']} of {kl['lost']}" in guard

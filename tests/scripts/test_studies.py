@@ -153,7 +153,7 @@ def test_the_signs_of_the_guard_are_counted_on_runs_that_kept_or_lost_accuracy()
     signs = load("scripts/guard_signs.py")
     alarms = {"as shipped": {"kl": 8, "every alarm": 8}}
     kept, lost, late = (
-        signs.Case("tiny", name, kind, near, alarms, frozenset({"kl"}))
+        signs.Case(signs.SMALL, name, kind, near, alarms, frozenset({"kl"}))
         for name, kind, near in (("a", "kept", 30), ("b", "lost", 0), ("c", "lost", -3))
     )
     found = signs.counts([kept, lost, late], "as shipped", "kl")

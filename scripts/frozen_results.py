@@ -109,6 +109,7 @@ def evaluated(runs: Sequence[dict[str, Any]]) -> str:
     """Says on how many problems accuracy is measured, and how wide its interval is at most."""
     fewest = min(share["n"] for run in runs for share in run["accuracy"].values())
     half = proportion(fewest // 2, fewest)
+    assert half.low is not None and half.high is not None
     every = {b - a for run in runs for a, b in itertools.pairwise(map(int, run["accuracy"]))}
     widest = f"Wilson's 95 % interval is at most +-{50 * (half.high - half.low):.0f} points."
     return f"Accuracy is that at every {min(every)} updates, n >= {fewest}; {widest}"

@@ -119,6 +119,7 @@ def share(row: Mapping[str, Any], some: str, of: str) -> str:
     if not row[of]:
         return "-"
     found = proportion(row[some], row[of])
+    assert found.low is not None and found.high is not None
     return f"{row[some]} of {row[of]} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
 
 

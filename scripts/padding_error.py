@@ -36,10 +36,17 @@ TYPES = ("float32", "float16", "bfloat16")
 Rows = list[torch.Tensor]
 
 
+def together(model: Any, prompts: list[list[int]], completions: list[list[int]]) -> Rows:
+    """Computes mean log p of each token, [T] and padding, in one pass."""
+    mean_logprob_BT = score_completions(model, prompts, completions).mean_logprob_BT
+    assert mean_logprob_BT is not None
+    return [*mean_logprob_BT]
+
+
 def alone(model: Any, prompts: list[list[int]], completions: list[list[int]]) -> Rows:
-    """Computes mean log p of each token, [T], a pass per row."""
+    """Computes the same, a pass per row."""
     pairs = zip(prompts, completions, strict=True)
-    return [score_completions(model, [one], [other]).mean_logprob_BT[0] for one, other in pairs]
+    return [together(model, [prompt], [completion])[0] for prompt, completion in pairs]
 
 
 def largest(found: Rows, truth: Rows) -> str:
@@ -67,7 +74,7 @@ def main() -> None:
         model = load_model(check_recipe({"model": args.model, "dtype": dtype}))
         truth = alone(model, prompts, completions)
         exact = exact or truth
-        padded = [*score_completions(model, prompts, completions).mean_logprob_BT]
+        padded = together(model, prompts, completions)
         shifted = alone(model, [[tokenizer.pad_token_id] * PADDING + prompt for prompt in prompts], completions)
         lines.append(f"| {dtype} | {largest(padded, truth)} | {largest(truth, exact)} | {largest(shifted, truth)} |")
         print(lines[-1], flush=True)

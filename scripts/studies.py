@@ -189,7 +189,7 @@ FROZEN_RECIPE = RECIPE.with_name("frozen.yaml")
 class Study:
     """Names rows of overrides, each run on each seed."""
 
-    rows: dict[str, tuple[str, ...]]
+    rows: Mapping[str, tuple[str, ...]]
     seeds: range
     shipped: Mapping[str, str | Path] = field(default_factory=dict)  # rows that change another recipe, not RECIPE
     stops: bool = False  # a row that kept too little of its peak on two seeds gets no more
@@ -306,7 +306,7 @@ def refuted(row: str, found: Iterable[dict[str, Any]]) -> bool:
     return sum(run["row"] == row and cures_results.kept(run) < cures_results.HELD for run in found) > 1
 
 
-def run_rows(rows: dict[str, tuple[str, ...]], seeds: Iterable[int], runs: Path, study: Study | None = None) -> None:
+def run_rows(rows: Mapping[str, tuple[str, ...]], seeds: Iterable[int], runs: Path, study: Study | None = None) -> None:
     """Trains those runs of a study that its folder lacks."""
     quiet = Console(quiet=True)
     for seed in seeds:

@@ -1,5 +1,5 @@
 # make demo          train a shipped model by its own confidence and write a report, in about a minute
-# make demo-real     train SmolLM2-135M, a real language model, by its own confidence; about 12 minutes on two cores
+# make demo-real     train SmolLM2-135M, a real language model, by its own confidence; about 8 minutes on two cores
 # make test          run the tests, about eight minutes on two cores; its last lines say what was skipped
 # make test-all      run the sweeps as well: every kill, every fault, all cases of the fuzz tests
 # make test-pythons  run the tests under each supported Python that is installed

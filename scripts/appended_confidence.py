@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from base_writers import ANOTHER, completion
+from refusals import call
 
 import rlif
 from rlif.comparison.summary import rounded
@@ -78,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from refusals import call
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rlif
@@ -122,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

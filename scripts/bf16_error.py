@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from refusals import call
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from rlif.scoring.statistics import score_completions
@@ -104,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

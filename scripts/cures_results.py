@@ -26,6 +26,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from refusals import call
+
 from rlif.comparison.summary import portable_environment
 from rlif.files.atomic import replace_file
 from rlif.intervals import t_interval
@@ -202,4 +204,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import cures_results
 import matplotlib
+from refusals import call
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -185,4 +186,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from refusals import call
 
 from rlif.comparison.summary import portable_environment
 from rlif.files.atomic import replace_file
@@ -181,4 +182,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

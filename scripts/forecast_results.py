@@ -34,6 +34,7 @@ from evidence_figures import read_bases
 from real_probe import PROBLEMS as REAL_PROBLEMS
 from real_probe import SAMPLES, SEED, frequent, higher
 from real_results import change
+from refusals import call, missing_base
 from scipy.stats import spearmanr
 
 from rlif.answers.clusters import by_problem
@@ -250,6 +251,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results"))
     args = parser.parse_args()
     if args.what == "draw":
+        if missing := missing_base(MINIATURES.values()):
+            parser.error(missing)
         draw(args.runs / "forecast")
         return
     file = args.out / "forecast.json"
@@ -269,4 +272,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

@@ -24,6 +24,7 @@ from typing import Any
 from plain_story import PlainStory
 from real_base import teach
 from real_probe import MODEL, Row, surest
+from refusals import call
 
 import rlif
 from rlif.answers.clusters import by_problem
@@ -132,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

@@ -30,6 +30,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from refusals import call
 
 from rlif.comparison.summary import portable_environment, rounded
 from rlif.files.atomic import replace_file
@@ -180,4 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

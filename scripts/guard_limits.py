@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from refusals import call
+
 from rlif.comparison.summary import RunSummary
 from rlif.comparison.summary_file import read_summaries
 from rlif.guard.limits import Guard
@@ -56,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

@@ -24,6 +24,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from refusals import call
+
 from rlif.files.atomic import replace_file
 from rlif.guard.health import measure_health
 from rlif.intervals import proportion, t_interval
@@ -145,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

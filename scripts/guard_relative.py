@@ -27,6 +27,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from refusals import call
+
 from rlif.comparison.leaderboard import base_of
 from rlif.comparison.summary import RunSummary
 from rlif.comparison.summary_file import read_summaries
@@ -141,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

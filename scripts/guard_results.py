@@ -24,6 +24,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from refusals import call
+
 import rlif
 from rlif.comparison.summary import portable_environment
 from rlif.guard.health import measure_health
@@ -198,4 +200,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

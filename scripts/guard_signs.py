@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refusals import call
+
 from rlif.comparison.leaderboard import rewarded
 from rlif.comparison.summary import RunSummary
 from rlif.comparison.summary_file import read_summaries
@@ -160,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from base_habits import HABITS
+from refusals import call
 
 from rlif.runs.history import History, read_history
 
@@ -71,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from refusals import call
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from engines.trl.test_verification import PATHS, expected, trained  # pyright: ignore[reportMissingImports]
@@ -76,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

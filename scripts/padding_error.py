@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from refusals import call
 
 from rlif.config.loading import check_recipe
 from rlif.files.atomic import replace_file
@@ -87,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

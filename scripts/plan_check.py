@@ -20,6 +20,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from refusals import call
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 import rlif
@@ -178,4 +179,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

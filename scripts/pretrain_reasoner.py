@@ -38,6 +38,7 @@ from pathlib import Path
 
 import torch
 from base_writers import BATCH, FAMILIES, LENGTH, STEPS, WRITERS, documents
+from refusals import call
 from tokenizers import trainers
 from torch.nn.functional import cross_entropy
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, get_cosine_schedule_with_warmup
@@ -196,4 +197,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 import matplotlib
+from refusals import call
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -58,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

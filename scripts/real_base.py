@@ -20,6 +20,7 @@ from typing import Any
 
 from datasets import Dataset
 from real_probe import MODEL, PROBLEMS, SEED, TAUGHT
+from refusals import call
 from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 import rlif
@@ -108,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

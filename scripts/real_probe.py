@@ -36,6 +36,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from refusals import call
 from scipy.stats import spearmanr
 
 from rlif.answers.clusters import by_problem
@@ -323,4 +324,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

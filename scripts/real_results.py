@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from real_study import PROBE, SAMPLED, task_of
+from refusals import call
 
 from rlif.comparison.summary import portable_environment, rounded
 from rlif.files.atomic import replace_file
@@ -292,4 +293,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from real_probe import TAUGHT, chosen, other_signal
+from refusals import call
 from rich.console import Console
 
 import rlif
@@ -174,4 +175,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

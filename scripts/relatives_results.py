@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from refusals import call
+
 from rlif.comparison.summary import portable_environment
 from rlif.errors import MachineError
 from rlif.files.atomic import replace_file
@@ -246,4 +248,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

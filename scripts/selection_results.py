@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from refusals import call
 
 import rlif
 from rlif.config.recipe import Recipe
@@ -122,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

@@ -32,9 +32,11 @@ from pathlib import Path
 from typing import Any
 
 import cures_results
+from refusals import call, missing_base
 from rich.console import Console
 
 import rlif
+from rlif.errors import nearest
 
 RECIPE = Path(__file__).with_name("miniature.yaml")
 WORDS = Path("runs/words")
@@ -333,11 +335,15 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", help="default: all of the study")
     args = parser.parse_args()
     study = STUDIES[args.study]
+    if unknown := [name for name in args.rows or () if name not in study.rows]:
+        parser.error(f"no row is called {unknown[0]!r}; {nearest(unknown[0], study.rows)}")
     rows = {name: row for name, row in study.rows.items() if not args.rows or name in args.rows}
+    if missing := missing_base(rlif.load_recipe(study.recipe(name), row).model for name, row in rows.items()):
+        parser.error(missing)
     if not WORDS.is_dir() and any(str(WORDS) in override for row in rows.values() for override in row):
         save_words(WORDS)
     run_rows(rows, args.seeds or study.seeds, args.runs / args.study.removesuffix("-rest"), study)
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

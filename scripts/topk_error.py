@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from refusals import call
 from scipy.stats import spearmanr
 
 import rlif
@@ -99,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from refusals import call
+
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = "<!-- {0}: begin -->", "<!-- {0}: end -->"
 GUARD = {
@@ -201,4 +203,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

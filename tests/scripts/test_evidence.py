@@ -308,9 +308,10 @@ def test_what_the_guards_signs_find_is_that_of_the_results(tmp_path, monkeypatch
     assert f"they find {kl['hits']} and {slope['hits']} of {kl['lost']}" in guard
     said = f"stop {others['false stops']} of the {others['kept']}, and find {others['hits']} of {others['lost']};"
     assert said in guard
-    controls = f"{others['hits on controls']} of {others['controls']} runs rewarded with length or shortness"
+    controls = f"{others['hits on controls']} of {others['controls']} runs rewarded with length, shortness or form"
     assert controls in guard
-    assert f"finds {real['hits']} of {real['lost']} losses, by `kl_slope`" in guard
+    said = f"losses, by `kl_slope`, which also stops {real['false stops']} of {real['kept']} that kept"
+    assert f"finds {real['hits']} of {real['lost']} {said}" in guard
     pull = json.loads((ROOT / "results/guard-pull.json").read_text(encoding="utf-8"))
     (row,) = [row for row in pull["rules"] if (row["window"], row["limit"]) == (5, 0.15)]
     count = {3: "three", 6: "six", 8: "eight"}

@@ -222,3 +222,29 @@ def test_the_fall_of_a_run_and_whether_it_holds():
     flat = {"curve": {0: 0.5, 10: 0.5}}
     assert cures.kept(flat) == 1 and not cures.holds(flat), "it gained nothing"
     assert cures.kept({"curve": {0: 0.0, 10: 0.0}}) == 0
+
+
+def test_a_study_whose_base_is_missing_says_which_script_makes_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for words, said in (
+        (["cures-real"], "runs/real-base is not a folder of a model: run real_base.py first"),
+        (["frozen-slow"], "run pretrain_reasoner.py --writers goes-on first"),
+        (["cures", "--rows", "flor"], "no row is called 'flor'; did you mean 'floor'?"),
+    ):
+        monkeypatch.setattr("sys.argv", ["studies.py", *words])
+        with pytest.raises(SystemExit, match="2"):
+            load("scripts/studies.py").main()
+        assert capsys.readouterr().err.strip().endswith(said) and not [*tmp_path.iterdir()]
+
+
+def test_a_script_says_in_one_sentence_what_it_cannot_read(tmp_path, monkeypatch, capsys):
+    call = load("scripts/refusals.py").call
+    (tmp_path / "cures.json").write_text("[{", encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["cures_results.py", "--runs", str(tmp_path), "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        call(load("scripts/cures_results.py").main)
+    assert (
+        capsys.readouterr().err
+        == "cures_results.py: a kept file cannot be read: it is not JSON from line 1, character 3 on.\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["cures.json"]

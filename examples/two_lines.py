@@ -46,7 +46,7 @@ def main(steps: int = 12, output: str = "two-lines") -> tuple[GRPOTrainer, list[
             output_dir=output,
             max_steps=steps,
             learning_rate=3e-4,
-            lr_scheduler_type="constant_with_warmup",
+            lr_scheduler_type="cosine",
             warmup_steps=5,
             num_generations=8,
             per_device_train_batch_size=64,

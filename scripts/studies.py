@@ -156,17 +156,21 @@ REAL_COMMON = (
     "evaluate={tasks: [easy/story.alone], limit: 64, every: 10, batch_size: 64}",
 )
 THIRD = ("training.learning_rate=3e-4",)
+RANDOM = ("reward={random: 1, accuracy: 0}",)  # what such updates do by themselves
 CURES_REAL = {
     name: (*REAL_COMMON, *row)
     for name, row in {
         "paper": (),
         "floor-cosine": (*FLOOR, *COSINE),
-        "gold": ("reward={accuracy: 1}",),
         "paper-3e-4": THIRD,
         "floor-cosine-3e-4": (*FLOOR, *COSINE, *THIRD),
+        "gold": ("reward={accuracy: 1}",),
+        "random": RANDOM,
+        "likelihood-floor-cosine-3e-4": (*LIKELIHOOD, *FLOOR, *COSINE, *THIRD),
+        "random-3e-4": (*RANDOM, *THIRD),
         "floor": FLOOR,
-        "likelihood-floor-cosine": (*LIKELIHOOD, *FLOOR, *COSINE),
         "kl-cov-0.1": KL_COV,
+        "likelihood-floor-cosine": (*LIKELIHOOD, *FLOOR, *COSINE),
     }.items()
 }
 LONG_CLOCK = f"{Path(__file__).with_name('long_clock.py')}:LongClock"

@@ -68,7 +68,7 @@ def compare(
 
     Example:
         >>> compare(["results/demo.json"], seeds=[0, 1, 2]).rows[0].change.percent("+")
-        '+90.8 [+85.8, +95.7]'
+        '+90.6 [+85.2, +96.0]'
     """
     what = [what] if isinstance(what, str | Path) else what
     if not isinstance(what, Sequence) or not all(isinstance(target, str | Path) for target in what):

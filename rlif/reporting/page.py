@@ -59,7 +59,7 @@ def report(
 
     Example:
         >>> rlif.report(["runs/demo"])[1]
-        ['Learned: accuracy on clock rose from 6.2% to 96.5%, self-certainty went from 6.16 to 6.34 nats.']
+        ['Learned: accuracy on clock rose from 6.2% to 96.5%, self-certainty went from 6.16 to 6.28 nats.']
     """
     needed = ["jinja2", *(["matplotlib"] if figures is not None else [])]
     if not all(importlib.util.find_spec(package) for package in needed):

@@ -110,7 +110,7 @@ def reported_runs(histories: Sequence[History]) -> list[ReportedRun]:
     Example:
         >>> from rlif.runs.history import read_history
         >>> reported_runs([read_history("runs/demo")])[0].verdict
-        'Learned: accuracy on clock rose from 6.2% to 96.5%, self-certainty went from 6.16 to 6.34 nats.'
+        'Learned: accuracy on clock rose from 6.2% to 96.5%, self-certainty went from 6.16 to 6.28 nats.'
     """
     runs = []
     for i, (history, name) in enumerate(zip(histories, run_names(histories), strict=True)):

@@ -61,7 +61,7 @@ class Run:
     Example:
         >>> run = Run.open("runs/demo")
         >>> run.metrics()[-1]["self_certainty"]
-        6.33959
+        6.28364
     """
 
     def __init__(self, path: Path):

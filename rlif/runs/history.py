@@ -33,7 +33,7 @@ class History:
 
     Example:
         >>> read_history("runs/demo").metrics["self_certainty"][-1].item()
-        6.33959
+        6.28364
     """
 
     run: Run

@@ -276,7 +276,7 @@ STUDIES = {
         {name: ("model=runs/wrong-and-sure-base", *row) for name, row in METHODS.items()}, seeds=range(3)
     ),
     "bases": Study(base_rows(CORE), seeds=range(3)),
-    "bases-rest": Study(base_rows(name for name in METHODS if name not in CORE), seeds=range(2)),
+    "bases-rest": Study(base_rows(name for name in METHODS if name not in CORE), seeds=range(3)),
     "floor": Study(floor_rows(dict.fromkeys(FLOOR_SIGNALS, 100)), seeds=range(5)),
     "floor-long": Study(floor_rows(LONG), seeds=range(5)),
     "relatives": Study(RELATIVES, seeds=range(3), shipped=OF_RECIPE),

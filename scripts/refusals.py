@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,9 +19,13 @@ MAKERS = {
 
 
 def call(main: Callable[[], None]) -> None:
-    """Calls a script's `main`; says in one sentence which input it could not use."""
+    """Calls a script's `main`; says in one sentence which input it could not use. A closed pipe needs no sentence."""
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        sys.exit(1)
     except RlifError as error:
         sentence = str(error)
     except json.JSONDecodeError as error:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from support.commands import ROOT
 from support.scripts import load
@@ -248,3 +252,13 @@ def test_a_script_says_in_one_sentence_what_it_cannot_read(tmp_path, monkeypatch
         == "cures_results.py: a kept file cannot be read: it is not JSON from line 1, character 3 on.\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["cures.json"]
+
+
+def test_a_closed_pipe_ends_a_script_quietly():
+    """As in `python scripts/guard_signs.py | head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "from refusals import call; call(lambda: print('a line'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "scripts", stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -170,6 +170,7 @@ CURES_REAL = {
         "random-3e-4": (*RANDOM, *THIRD),
         "floor": FLOOR,
         "kl-cov-0.1": KL_COV,
+        "floor-cosine-1e-4": (*FLOOR, *COSINE, *SMALLER),
         "likelihood-floor-cosine": (*LIKELIHOOD, *FLOOR, *COSINE),
     }.items()
 }

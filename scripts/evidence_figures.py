@@ -1,4 +1,4 @@
-"""Draws the figures of docs/evidence.md from the kept results. Writes docs/evidence-{bases,cures,floor,probe,real}.png.
+"""Draws the figures of docs/evidence.md from the kept results. Writes docs/evidence-FIGURE.png.
 
 python scripts/evidence_figures.py
 
@@ -10,6 +10,7 @@ floor    held-out accuracy of self-certainty for 350 steps, by normalisation; a 
 real     SmolLM2-135M trained by several rewards: accuracy of samples on held-out problems, before (line) and after;
          a point is a seed, with its 95 % interval over problems
 probe    before any training of SmolLM2-135M-Instruct: how often a right sample has more of a signal than a wrong one
+lasting  SmolLM2-135M trained for 40 updates: greedy accuracy, a panel for each learning rate; a line is a seed
 """
 
 from __future__ import annotations
@@ -48,6 +49,16 @@ KEPT = {
     "floor-cosine": ("self-certainty, floor, falling rate", GREY),
     "likelihood-floor-cosine": ("likelihood, floor, falling rate", BLUE),
 }
+LASTING = {  # rows of cures-real, without their rates
+    "paper": ("self-certainty, the paper's form", ORANGE),
+    "floor": ("floor", "#E69F00"),
+    "kl-cov-0.1": ("KL-Cov", "#CC79A7"),
+    "floor-cosine": ("floor, falling rate", BLUE),
+    "likelihood-floor-cosine": ("likelihood, floor, falling rate", "#56B4E9"),
+    "random": ("random numbers", GREY),
+    "gold": ("gold answers", GREEN),
+}
+RATES = {"1e-3": "", "3e-4": "-3e-4", "1e-4": "-1e-4"}  # how the rows of a rate end
 PROBED = {"self_certainty": BLUE, "mean_token_confidence": ORANGE, "shortness": GREY}
 
 
@@ -151,10 +162,12 @@ def probe(results: Path, file: Path) -> None:
 def real(results: Path, file: Path) -> None:
     """Draws the accuracy of samples of the real model after training on each reward, one family beside the other."""
     found = json.loads((results / "real.json").read_text(encoding="utf-8"))
-    figure, axes = plt.subplots(1, len(found["bases"]), figsize=(8, 2.6), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(found["bases"]), figsize=(9, 2.8), layout="constrained", squeeze=False, sharey=True
+    )
+    order = [method for method in reversed(CORE) if any(run["method"] == method for run in found["runs"])]
     for axis, (family, before) in zip(axes[0], found["bases"].items(), strict=True):
         runs = [run for run in found["runs"] if run["family"] == family]
-        order = [method for method in reversed(CORE) if any(run["method"] == method for run in runs)]
         for run in runs:
             share = run["sampled"]
             height = order.index(run["method"]) - 0.2 * (run["seed"] - 1)
@@ -162,14 +175,32 @@ def real(results: Path, file: Path) -> None:
             axis.plot(100 * share["mean"], height, "o", color=colour, markersize=4)
             axis.plot([100 * share["low"], 100 * share["high"]], [height, height], color=colour, linewidth=1)
         axis.axvline(100 * before["accuracy"]["mean"], color=ORANGE, linewidth=1)
-        axis.set_title(f"{family}, before training {before['accuracy']['mean']:.0%}", loc="left", fontsize=9)
+        axis.set_title(f"{family}\nbefore training {before['accuracy']['mean']:.0%}", loc="left", fontsize=9)
         axis.set_yticks(range(len(order)), [NAMES.get(method, method) for method in order])
         axis.set_xlim(0, 100)
     figure.supxlabel("right samples of held-out problems, %", fontsize=9)
     figure.savefig(file, dpi=160)
 
 
-FIGURES = {"bases": bases, "cures": cures, "floor": floor, "probe": probe, "real": real}
+def lasting(results: Path, file: Path) -> None:
+    """Draws greedy accuracy of the real model over 40 updates, a panel for each learning rate."""
+    runs = [run for run in cures_results.kept_runs(results / "cures.json") if run["study"] == "cures-real"]
+    figure, axes = plt.subplots(1, len(RATES), figsize=(9, 3.4), layout="constrained", sharey=True)
+    for axis, (rate, ending) in zip(axes, RATES.items(), strict=True):
+        for row, (name, colour) in LASTING.items():
+            for run in (run for run in runs if run["row"] == row + ending):
+                steps = sorted(run["curve"])
+                shares = [100 * run["curve"][step] for step in steps]
+                axis.plot(steps, shares, ".-", color=colour, label=name, linewidth=1.2, alpha=0.8)
+        axis.set_title(f"rate {rate}", loc="left", fontsize=9)
+        axis.set(xlabel="update", xlim=(-1, 41), ylim=(0, 102))
+    axes[0].set_ylabel("greedy accuracy, held out, %")
+    names = {name: line for axis in axes for line, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(names.values(), names, loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(file, dpi=160)
+
+
+FIGURES = {"bases": bases, "cures": cures, "floor": floor, "probe": probe, "real": real, "lasting": lasting}
 
 
 def main() -> None:

@@ -66,7 +66,9 @@ REWARDS = (  # those of one number per sample
     *VOTES, "length", "shortness", "random",
 )  # fmt: skip
 FORECASTS = {"pull": "pull, no label", "auroc": "AUROC, reads gold"}
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#555555")  # Okabe and Ito's, one per base
+COLOURS = (  # Okabe and Ito's, one per base
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#555555", "#56B4E9", "#000000",
+)  # fmt: skip
 
 
 def draw(runs: Path) -> None:
@@ -221,7 +223,7 @@ def figure(points: Sequence[Row], file: Path) -> None:
     shown, axes = plt.subplots(1, len(FORECASTS), figsize=(9, 3.6), layout="constrained", sharey=True)
     bases = [*dict.fromkeys(point["base"] for point in points)]
     for axis, (name, title) in zip(axes, FORECASTS.items(), strict=True):
-        for base, colour in zip(bases, COLOURS, strict=False):
+        for base, colour in zip(bases, COLOURS[: len(bases)], strict=True):
             mine = [point for point in points if point["base"] == base and point[name]]
             for point in mine:
                 x, gain = point[name], point["gain"]
@@ -239,7 +241,7 @@ def figure(points: Sequence[Row], file: Path) -> None:
         axis.set(xlabel="forecast before training", xlim=(0, 1.02), ylim=(-60, 103))
     axes[0].set_ylabel("change of held-out accuracy, points")
     handles, labels = axes[0].get_legend_handles_labels()
-    shown.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    shown.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     shown.savefig(file, dpi=160)
     plt.close(shown)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
+from refusals import call
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 
@@ -45,7 +46,11 @@ def run(path: Path, changes: Mapping[str, str] | None = None, seconds: int = 600
     return notebook
 
 
+def main() -> None:
+    for path in map(Path, sys.argv[1:] or sorted(FOLDER.glob("*.ipynb"))):
+        nbformat.write(run(path), path)
+        print(path)
+
+
 if __name__ == "__main__":
-    for notebook_path in map(Path, sys.argv[1:] or sorted(FOLDER.glob("*.ipynb"))):
-        nbformat.write(run(notebook_path), notebook_path)
-        print(notebook_path)
+    call(main)

@@ -148,16 +148,17 @@ def _cells(family: str, method: str, runs: Sequence[Row], base: Row, random: Map
 def criteria(found: Row) -> list[dict[str, Any]]:
     """Tests the plan's four criteria of success for self-certainty (docs/log.md) on each family.
 
-    "above zero" and "not below zero" are of Student's interval over the seeds that there are. The plan's third
-    criterion can be read in two ways, by the interval over seeds or by that of the base. It needs both.
+    A part that compares with a reward without runs is left out. "above zero" and "not below zero" are of Student's
+    interval over the seeds that there are. The plan's third criterion can be read in two ways, by the interval over
+    seeds or by that of the base. It needs both.
     """
     rows = []
     for family, base in found["bases"].items():
         runs = runs_of(found["runs"], family, "intuitor")
-        if runs:
-            for number, what, values, needed, holds in _parts(runs, found["runs"], base):
-                told = {"number": number, "what": what, "found": over_seeds(values), "needed": needed}
-                rows.append({"family": family, **told, "holds": bool(values) and holds(t_interval(values))})
+        parts = [part for part in _parts(runs, found["runs"], base) if part[2]] if runs else []
+        for number, what, values, needed, holds in parts:
+            told = {"number": number, "what": what, "found": over_seeds(values), "needed": needed}
+            rows.append({"family": family, **told, "holds": holds(t_interval(values))})
     return rows
 
 

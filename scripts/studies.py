@@ -171,6 +171,7 @@ CURES_REAL = {
         "floor": FLOOR,
         "kl-cov-0.1": KL_COV,
         "floor-cosine-1e-4": (*FLOOR, *COSINE, *SMALLER),
+        "paper-1e-4": SMALLER,
         "likelihood-floor-cosine": (*LIKELIHOOD, *FLOOR, *COSINE),
     }.items()
 }

@@ -54,7 +54,8 @@ def test_the_gains_of_the_page_are_those_of_the_results(boards):
 def test_the_other_methods_on_the_two_newer_bases_are_those_of_the_results(boards):
     studies = load("scripts/studies.py")
     rest = [name for name in studies.METHODS if name not in studies.CORE]
-    found = {base: [100 * gains(boards[base], name)[0] for name in rest] for base in studies.BASES}
+    found = {base: [100 * fmean(gains(boards[base], name).values()) for name in rest] for base in studies.BASES}
+    assert all(len(gains(boards[base], name)) == 3 for base in studies.BASES for name in rest)
     (short, equal), count = found.values(), len(rest)
     said = (
         f"gains {min(short):.0f} to {max(short):.0f} points on tiny-short and {min(equal):.0f} to {max(equal):.0f} on"
@@ -272,11 +273,43 @@ def test_the_numbers_of_the_forecast_are_those_of_the_results(boards):
     alone = [point for point in points if point["base"].startswith("SmolLM2")]
     (pull, fewer), (auroc, more) = (module.rank_correlation(alone, name) for name in ("pull", "auroc"))
     assert f"have {pull:+.2f} by the pull ({fewer} points) and {auroc:+.2f} by AUROC ({more} points)" in PAGE
+    first = [point for point in alone if point["base"] in ("SmolLM2, steps", "SmolLM2, story")]
+    pull, auroc = (module.rank_correlation(first, name)[0] for name in ("pull", "auroc"))
+    assert f"With the first two alone it was {pull:+.2f} and {auroc:+.2f}" in PAGE
     lost = {(p["base"], p["reward"]) for p in above("auroc") if module.side(p["gain"], 0) == "down"}
-    assert lost == {("tiny-short", "shortness"), ("SmolLM2, story", "length")}
+    assert lost == {("tiny-short", "shortness"), ("SmolLM2, story", "length"), ("SmolLM2, larger", "likelihood")}
     shortness = [run_outcome(run, "clock") for run in boards["tiny-short"].runs if run.method == "shortness"]
     best, end = fmean(o.best.mean for o in shortness), fmean(o.end.mean for o in shortness)
     assert f"a reward for shortness rises to {100 * best:.0f} % and ends at {100 * end:.0f} %" in PAGE
+
+
+def test_the_forecasts_written_down_before_their_runs_are_those_of_the_results(real):
+    found, true = json.loads((ROOT / "results/forecast.json").read_text(encoding="utf-8")), []
+    log = " ".join((ROOT / "docs/log.md").read_text(encoding="utf-8").split())
+
+    def shares(family: str, method: str, name: str = "sampled") -> list[float]:
+        return [100 * run[name]["mean"] for run in real_runs(real, family, method)]
+
+    for family, words in (("larger", "the larger of two numbers"), ("capital_city", "capitals, one of A, B, C")):
+        before = real["bases"][family]["accuracy"]
+        cells = [f"{100 * before['mean']:.0f} % [{100 * before['low']:.0f}, {100 * before['high']:.0f}]"]
+        for method, signal in (("intuitor", "self_certainty"), ("likelihood", "likelihood")):
+            pull, ends = found[f"SmolLM2, {family}"]["pull"][signal], shares(family, method)
+            cells.append(", ".join(f"{share:.0f}" for share in ends) + f" % ({pull['mean']:.2f})")
+            name = signal.replace("_", "-")
+            assert f"| {family} | {name} | {pull['mean']:.2f} [{pull['low']:.2f}, {pull['high']:.2f}] |" in log
+            apart = round(fmean(ends) - fmean(shares(family, "random")))
+            true += [(family, method)] * (apart * (pull["mean"] - 0.5) > 0)
+        cells.append(", ".join(f"{share:.0f}" for share in shares(family, "random")) + " %")
+        assert f"| {words} | {' | '.join(cells)} |" in PAGE, " | ".join(cells)
+    assert true == [("capital_city", "intuitor")]
+    both = zip(*(shares("capital_city", method) for method in ("random", "intuitor")), strict=True)
+    fall = t_interval([a - b for a, b in both])
+    said = f"by {fall.mean:.1f} points more than random numbers [{fall.low:.1f}, {fall.high:+.1f}]"
+    assert said in PAGE
+    assert f"Gold answers teach the numbers: {', '.join(f'{x:.0f}' for x in shares('larger', 'grpo-gold'))} %" in PAGE
+    base = 100 * real["bases"]["larger"]["pass@k"]["8"]["mean"]
+    assert f"from {base:.0f} to {fmean(shares('larger', 'intuitor', 'pass@8')):.0f} %" in PAGE
 
 
 def test_what_the_guards_signs_find_is_that_of_the_results(tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ def test_an_interval_is_read_by_the_side_of_the_middle_that_it_is_on(low, high, 
 def test_the_kept_forecasts_give_their_page_and_figure_again(tmp_path):
     found = json.loads((ROOT / "results/forecast.json").read_text(encoding="utf-8"))
     points = results.all_points(ROOT / "results", found)
-    assert {point["base"] for point in points} <= {*found} and len({point["base"] for point in points}) == 6
+    assert {point["base"] for point in points} <= {*found} and len({point["base"] for point in points}) == 8
     assert results.page(points) == (ROOT / "results/forecast.md").read_text(encoding="utf-8")
     results.figure(points, tmp_path / "forecast.png")
     assert (tmp_path / "forecast.png").stat().st_size > 10_000

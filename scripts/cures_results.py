@@ -13,6 +13,7 @@ is that on held-out problems. Of each run:
     peak        the best accuracy of all evaluations
     fall        the largest fall from the best evaluation so far to a later one, in points
     kept        accuracy at the end, as a share of the peak; a run that its guard stopped ends where it stopped
+    samples     accuracy of the samples of the last quarter of the updates, where a run logged it
 
 Over seeds: means with Student's 95 % interval, and the difference at the end to the floor's run of the same seed.
 """
@@ -24,6 +25,7 @@ import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from refusals import call
@@ -52,29 +54,33 @@ STUDIES = {
         " the paper's form at a smaller rate, constant or falling.",
     ),
     "cures-real": (
-        "The advice on SmolLM2-135M, 40 updates: five times those of the study of the real model",
-        "Sums in words, base, rate 1e-3 and KL weight 0.04 of scripts/real.yaml, 2 problems x 8 completions per step;"
-        " greedy accuracy on 64 problems, whose interval is at most +-12 points.",
+        "Some of them on SmolLM2-135M, 40 updates: five times those of the study of the real model",
+        "Sums in words, base and KL weight 0.04 of scripts/real.yaml, 2 problems x 8 completions per step; rate 1e-3 or"
+        " what the row is named after; greedy accuracy on 64 problems, whose interval is at most +-12 points. gold"
+        " reads gold answers; random is rewarded with random numbers. Samples: right samples at temperature 1 of the"
+        " last ten updates, in per cent, 20 problems x 8.",
     ),
 }
 HELD = 0.95  # of the peak
 REFERENCE = "floor"
 HEADINGS = ("cure", "seeds", "start", "peak", "at", "fall", "end", "kept", f"kept {HELD:.0%}")
-APART = "end minus floor, points"
+APART, SAMPLES = "end minus floor, points", "samples"
 
 
 def digest(path: Path) -> dict[str, Any]:
     """Reads what the results keep of a run."""
     run = Run.open(path)
     (evaluations,) = run.evaluations().values()
-    shares = accuracies(evaluations)
+    shares, metrics = accuracies(evaluations), run.metrics()
+    sampled = [row["accuracy"] for row in metrics[-len(metrics) // 4 :] if row.get("accuracy") is not None]
     return {
         "study": path.parent.name,
         "row": path.name.rpartition("-seed")[0],
         "seed": run.recipe().seed,
-        "steps": len(run.metrics()),
+        "steps": len(metrics),
         "problems": next(iter(shares.values())).n,
         "curve": {step: share.mean for step, share in shares.items()},
+        "sampled": fmean(sampled) if sampled else None,
         "alarms": [alarm["step"] for alarm in run.rows("alarms.jsonl") if "step" in alarm],
         "environment": portable_environment(run.environment()),
     }
@@ -119,8 +125,8 @@ def holds(run: dict[str, Any]) -> bool:
     return kept(run) >= HELD and peak(run)[1] > run["curve"][0]
 
 
-def line(row: str, runs: Sequence[dict[str, Any]], reference: dict[int, dict[str, Any]]) -> str:
-    """Writes the line of one cure."""
+def line(row: str, runs: Sequence[dict[str, Any]], reference: dict[int, dict[str, Any]], samples: bool) -> str:
+    """Writes the line of one cure, with a column for samples where any run of the study has some."""
     mine = sorted((run for run in runs if run["row"] == row), key=lambda run: run["seed"])
     cells = [
         row,
@@ -137,6 +143,8 @@ def line(row: str, runs: Sequence[dict[str, Any]], reference: dict[int, dict[str
         apart = [end(run) - end(reference[run["seed"]]) for run in mine if run["seed"] in reference]
         difference = f"{t_interval(apart).within(-1, 1).percent('+')}, n = {len(apart)}" if apart else "-"
         cells.append("" if row == REFERENCE else difference)
+    if samples:
+        cells.append(", ".join("-" if run.get("sampled") is None else f"{100 * run['sampled']:.0f}" for run in mine))
     return f"| {' | '.join(cells)} |"
 
 
@@ -149,8 +157,9 @@ def by_share(runs: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
 def table(runs: Sequence[dict[str, Any]]) -> list[str]:
     """Writes the table of one study. Only a study with runs of the floor has differences to it."""
     reference = {run["seed"]: run for run in runs if run["row"] == REFERENCE}
-    headings = [*HEADINGS, *([APART] if reference else [])]
-    lines = [line(row, runs, reference) for row in by_share(runs)]
+    samples = any(run.get("sampled") is not None for run in runs)
+    headings = [*HEADINGS, *([APART] if reference else []), *([SAMPLES] if samples else [])]
+    lines = [line(row, runs, reference, samples) for row in by_share(runs)]
     return [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|", *lines]
 
 

@@ -169,28 +169,54 @@ def test_the_advice_on_collapse_is_that_of_the_results(cures):
     assert f"two of two fall to {100 * max(lowest):.0f} % or less on the way" in advice
 
 
-def test_what_the_advice_does_on_the_real_model_is_that_of_the_results(cures):
+REAL_ROWS = {  # row of cures-real without its rate: its words on the page
+    "paper": "self-certainty, the paper's form",
+    "floor": "self-certainty, floor",
+    "kl-cov-0.1": "self-certainty, KL-Cov with a share of 0.1",
+    "floor-cosine": "self-certainty, floor, falling rate",
+    "likelihood-floor-cosine": "likelihood, floor, falling rate",
+    "random": "random numbers",
+    "gold": "gold answers",
+}
+RATES = ("", "-3e-4", "-1e-4")
+
+
+def test_the_table_of_the_real_model_is_that_of_the_results(cures):
     module = load("scripts/cures_results.py")
-    of = {
-        row: cure_runs(cures, "cures-real", row) for row in ("paper", "floor-cosine", "paper-3e-4", "floor-cosine-3e-4")
-    }
-    assert all([run["seed"] for run in runs] == [0, 1] for runs in of.values())
-    paper, floor, slow_paper, slow = of.values()
-    assert {run["problems"] for run in paper} == {64} and {100 * run["curve"][0] for run in paper} == {81.25}
-
-    def both(values: Iterable[float]) -> str:
-        return " and ".join(f"{100 * value:.0f}" for value in values)
-
-    half = both(run["curve"][20] for run in paper)
-    assert f"falls from 81 % to {half} % at update 20, and to 0 % at update 40, on two seeds of two" in PAGE
-    mean = sum(map(module.end, slow_paper)) / 2
-    said = f"from 81 to 0 % (greedy, two seeds) in 40 updates at a rate of 1e-3, to {100 * mean:.0f} % at 3e-4"
-    assert [module.end(run) for run in paper] == [0, 0] and said in README
-    assert f"With the floor and a falling rate it ends at {both(map(module.end, floor))} %" in PAGE
-    best = both(module.peak(run)[1] for run in slow)
-    assert f"reaches {best} % and ends at {both(map(module.end, slow))} %" in PAGE
-    assert f"At 3e-4 the paper's form ends at {both(map(module.end, slow_paper))} %" in PAGE
+    of = {run["row"]: [] for run in cures if run["study"] == "cures-real"}
+    for row, runs in of.items():
+        runs += cure_runs(cures, "cures-real", row)
+        assert [run["seed"] for run in runs] == [0, 1] and {run["problems"] for run in runs} == {64}
+        assert {run["curve"][0] for run in runs} == {0.8125}
+    assert {*of} <= {row + rate for row in REAL_ROWS for rate in RATES}
+    for row, words in REAL_ROWS.items():
+        cells = [f" {ends(of[row + rate])} " if row + rate in of else " " for rate in RATES]
+        assert f"| {words} |{'|'.join(cells)}|" in PAGE, row
+    half = " and ".join(f"{100 * run['curve'][20]:.0f}" for run in of["paper"])
+    assert f"is at {half} % at update 20" in PAGE
+    slow = sum(map(module.end, of["paper-3e-4"])) / 2
+    said = f"from 81 to 0 % (greedy, two seeds) in 40 updates at a rate of 1e-3, to {100 * slow:.0f} % at 3e-4"
+    assert [module.end(run) for run in of["paper"]] == [0, 0] and said in README
+    means = [sum(map(module.end, of[row])) / 2 for row in ("random", "random-3e-4")]
+    assert f"on random numbers to {100 * means[0]:.0f} and {100 * means[1]:.0f} %" in README
+    for rate in RATES[:2]:
+        pairs = zip(of["paper" + rate], of["random" + rate], strict=True)
+        assert all(module.end(own) < module.end(chance) for own, chance in pairs), "ends below random numbers"
+    kept = {row for row, runs in of.items() if min(map(module.kept, runs)) >= module.HELD}
+    assert kept == {"paper-1e-4", "floor-cosine-1e-4"}
+    shares = " and ".join(f"{100 * module.kept(run):.0f}" for run in of["gold"])
+    assert f"gold answers keep {shares} % of their best" in PAGE
+    assert not any(module.peak(run)[1] > 0.9 for runs in of.values() for run in runs)
     advice = " ".join((ROOT / "docs/training.md").read_text(encoding="utf-8").split())
-    third = f"at a third of the rate at {both(map(module.end, slow))} % against {both(map(module.end, slow_paper))} %"
-    assert f"it is at {both(map(module.end, floor))} % against 0 and 0 %, and {third}" in advice
-    assert not any(map(module.holds, slow))
+    for row, words in {"floor-cosine": "it is at {}", "floor-cosine-3e-4": "at a third of the rate at {}"}.items():
+        paper, own = (
+            " and ".join(f"{100 * module.end(run):.0f}" for run in of[name])
+            for name in (row.replace("floor-cosine", "paper"), row)
+        )
+        assert words.format(f"{own} % against {paper} %") in advice
+    last, chance = (
+        " and ".join(f"{100 * run['sampled']:.0f}" for run in of[row])
+        for row in ("likelihood-floor-cosine-3e-4", "random-3e-4")
+    )
+    assert f"{last} % of the samples in the last ten updates are right" in PAGE
+    assert f"with random numbers at 3e-4 {chance} % (20 problems x 8" in PAGE

@@ -336,6 +336,10 @@ def test_what_the_guards_signs_find_is_that_of_the_results(tmp_path, monkeypatch
     said = f"`kl` finds {long['hits']} of {long['lost']} and stops {long['false stops']} of {long['kept']} that kept"
     assert f"{said} their accuracy, `pull` finds {pull['hits']} and stops {pull['false stops']}" in PAGE
     guard = " ".join((ROOT / "docs/monitoring.md").read_text(encoding="utf-8").split())
+    few = of["as shipped", "pull", "miniatures"]
+    stops_few, finds_few = f"stops {few['false stops']} of {few['kept']}", f"finds {few['hits']} of {few['lost']}"
+    assert f"{stops_few} that kept their accuracy and {finds_few} losses" in PAGE
+    assert f"`pull`, where it was logged, {stops_few} and {finds_few};" in guard
     total = long["kept"] + long["lost"] + long["controls"]
     assert f"of {total} with 40 steps `kl` finds {long['hits']} of {long['lost']} losses" in guard
     assert f"and stops {long['false stops']} of {long['kept']} that kept it" in guard

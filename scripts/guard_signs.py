@@ -40,7 +40,7 @@ from rlif.intervals import proportion
 
 SMALL, SHORT, LONG = MODELS = ("miniatures", "SmolLM2, 8 steps", "SmolLM2, 40 steps")
 FILES = dict.fromkeys(("miniature", "wrong-and-sure", "tiny-short", "tiny-equal", "demo-long", "demo"), SMALL)
-FILES |= {"real-steps": SHORT, "real-story": SHORT, "cures-real": LONG}
+FILES |= dict.fromkeys(("real-steps", "real-story", "real-larger", "real-capital_city"), SHORT) | {"cures-real": LONG}
 LOSS, SOME, NEAR = 0.1, 0.3, 10  # shares of the problems, and steps
 CONTROLS = {"length", "shortness", "format", "random"}
 PACES = {"as shipped": {}, "short": {"start": 2, "window": 2, "patience": 2}}

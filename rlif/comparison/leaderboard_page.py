@@ -78,12 +78,14 @@ def markdown(boards: Sequence[Board], command: str) -> str:
 
 
 def side_by_side(boards: Sequence[Board]) -> list[str]:
-    """Formats the gain of every method on every board, the largest mean first."""
+    """Formats the gain of every method on every board, the largest mean over the boards that all methods have first."""
     gains: dict[str, dict[int, Standing]] = {}
     for number, board in enumerate(boards):
         for row in board.standings:
             gains.setdefault(row.method, {})[number] = row
-    order = sorted(gains, key=lambda method: -_mean(row.gain.mean for row in gains[method].values() if row.gain.n))
+    measured = {method: {number for number, row in rows.items() if row.gain.n} for method, rows in gains.items()}
+    shared = set.intersection(*measured.values()) if measured else set()
+    order = sorted(gains, key=lambda m: -_mean(gains[m][number].gain.mean for number in shared or measured[m]))
     headings = ["method", *(f"{board.base}, {board.task}" for board in boards)]
     rows = [[m, *(_gain(gains[m].get(number)) for number in range(len(boards)))] for m in order]
     return pipe_table(headings, rows)

@@ -219,4 +219,4 @@ def test_the_table_of_the_real_model_is_that_of_the_results(cures):
         for row in ("likelihood-floor-cosine-3e-4", "random-3e-4")
     )
     assert f"{last} % of the samples in the last ten updates are right" in PAGE
-    assert f"with random numbers at 3e-4 {chance} % (20 problems x 8" in PAGE
+    assert f"with random numbers at 3e-4 {chance} %, with the paper's form at 1e-4" in PAGE

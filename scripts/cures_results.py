@@ -55,10 +55,10 @@ STUDIES = {
     ),
     "cures-real": (
         "Some of them on SmolLM2-135M, 40 updates: five times those of the study of the real model",
-        "Sums in words, base and KL weight 0.04 of scripts/real.yaml, 2 problems x 8 completions per step; rate 1e-3 or"
-        " what the row is named after; greedy accuracy on 64 problems, whose interval is at most +-12 points. gold"
-        " reads gold answers; random is rewarded with random numbers. Samples: right samples at temperature 1 of the"
-        " last ten updates, in per cent, 20 problems x 8.",
+        "Sums in words, base (dequantised from 4 bits) and KL weight 0.04 of scripts/real.yaml, 2 problems x 8"
+        " completions per step; rate 1e-3 or what the row is named after; greedy accuracy on 64 problems, whose"
+        " interval is at most +-12 points. gold reads gold answers; random is rewarded with random numbers. Samples:"
+        " right samples at temperature 1 of the last ten updates, in per cent, 20 training problems x 8.",
     ),
 }
 HELD = 0.95  # of the peak

@@ -181,8 +181,8 @@ def page(points: Sequence[Row]) -> str:
         "    python scripts/forecast_results.py draw; python scripts/forecast_results.py table",
         "",
         f"{len(points)} points: one reward on one base. Samples of a base: {PROBLEMS} problems x {SAMPLES} on the"
-        f" miniatures, {REAL_PROBLEMS} x {SAMPLES} on the families of SmolLM2. Up, down: the 95 % interval leaves out"
-        " 0.5 (forecast) or 0 (change). The script explains the columns.",
+        f" miniatures, {REAL_PROBLEMS} x {SAMPLES} on the families of SmolLM2 (dequantised from 4 bits). Up, down: the"
+        " 95 % interval leaves out 0.5 (forecast) or 0 (change). The script explains the columns.",
         "",
         "![change of accuracy over forecast](forecast.png)",
         "",

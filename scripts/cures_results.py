@@ -58,7 +58,8 @@ STUDIES = {
         "Sums in words, base (dequantised from 4 bits) and KL weight 0.04 of scripts/real.yaml, 2 problems x 8"
         " completions per step; rate 1e-3 or what the row is named after; greedy accuracy on 64 problems, whose"
         " interval is at most +-12 points. gold reads gold answers; random is rewarded with random numbers. Samples:"
-        " right samples at temperature 1 of the last ten updates, in per cent, 20 training problems x 8.",
+        " right samples at temperature 1 of the last ten updates, in per cent, 20 training problems x 8; 10 x 8 where a"
+        " rollout has two updates (KL-Cov, two-updates), which then sees half of the problems.",
     ),
 }
 HELD = 0.95  # of the peak

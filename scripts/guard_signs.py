@@ -14,7 +14,8 @@ reads:
     other       was never right often; an alarm costs nothing, and is not counted
 
 In brackets is Wilson's 95 % interval, in per cent. A run of SmolLM2 with eight steps has two evaluations, so there
-every alarm on a lost run is a hit.
+every alarm on a lost run is a hit. On the larger of two numbers and on capitals greedy decoding answers by position
+from the start: most runs there count as kept, while their samples come to answer by position, too.
 """
 
 from __future__ import annotations
@@ -38,9 +39,15 @@ from rlif.guard.monitor import replay
 from rlif.guard.signs import SIGNS
 from rlif.intervals import proportion
 
-SMALL, SHORT, LONG = MODELS = ("miniatures", "SmolLM2, 8 steps", "SmolLM2, 40 steps")
+SMALL, SUMS, POSITION, LONG = MODELS = (
+    "miniatures",
+    "SmolLM2, sums, 8 steps",
+    "SmolLM2, numbers and capitals, 8 steps",
+    "SmolLM2, sums, 40 steps",
+)
 FILES = dict.fromkeys(("miniature", "wrong-and-sure", "tiny-short", "tiny-equal", "demo-long", "demo"), SMALL)
-FILES |= dict.fromkeys(("real-steps", "real-story", "real-larger", "real-capital_city"), SHORT) | {"cures-real": LONG}
+FILES |= {"real-steps": SUMS, "real-story": SUMS, "real-larger": POSITION, "real-capital_city": POSITION}
+FILES |= {"cures-real": LONG}
 LOSS, SOME, NEAR = 0.1, 0.3, 10  # shares of the problems, and steps
 CONTROLS = {"length", "shortness", "format", "random"}
 PACES = {"as shipped": {}, "short": {"start": 2, "window": 2, "patience": 2}}
@@ -137,11 +144,16 @@ def page(cases: Sequence[Case], rows: Sequence[Mapping[str, Any]]) -> str:
         lines += ["", f"## Pace {pace}{chosen}", ""]
         heads = [f"{model}, {what}" for model in MODELS for what, _ in COUNTED]
         lines += [f"| sign | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+        silent = []
         for sign in dict.fromkeys(row["sign"] for row in rows if row["pace"] == pace):
             mine = [row for row in rows if (row["pace"], row["sign"]) == (pace, sign)]
+            if not any(row[what] for row in mine for what, _ in COUNTED):
+                silent.append(f"`{sign}`")
+                continue
             cells = [share(row, *pair) for row in mine for pair in COUNTED]
             named = sign if sign in TOGETHER else f"`{sign}`" if sign in ALARMS else f"`{sign}` (warning)"
             lines.append(f"| {named} | {' | '.join(cells)} |")
+        lines += ["", f"Neither a false stop nor a hit: {', '.join(silent)}."]
     return "\n".join([*lines, "", (__doc__ or "").split("\n\n", 2)[2].strip(), ""])
 
 

@@ -2,7 +2,8 @@
 
     python scripts/real_study.py
     python scripts/real_results.py
-    rlif compare runs/real/steps --against grpo-gold --out results/real-steps.json  # and story
+    rlif compare runs/real/steps --against grpo-gold --out results/real-steps.json  # and the other families
+    python scripts/real_results.py    # again: adds pass@8 to those files, for `rlif leaderboard`
 
 Reads the run folders of the study; for runs whose folders are gone, results/real.json. Of each run:
 
@@ -11,8 +12,9 @@ Reads the run folders of the study; for runs whose folders are gone, results/rea
     kept        greedy accuracy on the other families that the base was taught
     tokens, KL  of the training batches, mean of the first and of the last three steps; KL to the start, nats a token
 
-A change is the end minus the base, over seeds with Student's 95 % interval. "minus random" is paired by seed. The table
-of criteria has self-certainty's differences in points; the numbers are those of the plan in docs/log.md.
+A change is the end minus the base, in points, over seeds with Student's 95 % interval; there is none where all seeds
+are equal. "minus random" is paired by seed. Problems and the samples of the base count as fixed. The table of criteria
+has self-certainty's differences in points; the numbers are those of the plan in docs/log.md.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from real_study import PROBE, SAMPLED, task_of
 from refusals import call
 
 from rlif.comparison.summary import portable_environment, rounded
+from rlif.comparison.summary_file import format_summaries, read_summaries
 from rlif.files.atomic import replace_file
 from rlif.intervals import Interval, t_interval
 from rlif.runs.folder import Run
@@ -107,6 +111,19 @@ def over_seeds(values: Sequence[float]) -> str:
     return f"{100 * values[0]:+.1f} (one seed)" if len(values) == 1 else found.percent("+")
 
 
+def moved(firsts: Sequence[float], lasts: Sequence[float]) -> str:
+    """Writes the means of shares before and after, and the mean change in points with its interval over seeds."""
+    changes = [last - first for first, last in zip(firsts, lasts, strict=True)]
+    return f"{np.mean(firsts):.0%} -> {np.mean(lasts):.0%}, {over_seeds(changes)}"
+
+
+def measured(values: Sequence[float], digits: int) -> str:
+    """Writes a mean that is no share, with its interval over seeds."""
+    found = t_interval(values)
+    bounds = "" if found.low is None else f" [{max(0, found.low):.{digits}f}, {found.high:.{digits}f}]"
+    return f"{found.mean:.{digits}f}{bounds}"
+
+
 def table(found: Row) -> list[str]:
     """Writes one line per family and method."""
     heads = ["family", "method", "reward", "seeds", "sampled, base -> end", "change", "minus random", "pass@8"]
@@ -134,13 +151,10 @@ def _cells(family: str, method: str, runs: Sequence[Row], base: Row, random: Map
         f"{base['accuracy']['mean']:.1%} -> {mean:.1%}",
         over_seeds([change(run, base) for run in runs]),
         over_seeds(apart if method != "random" else []),
-        f"{base['pass@k']['8']['mean']:.0%} -> {np.mean([run['pass@8']['mean'] for run in runs]):.0%}",
-        *(
-            f"{np.mean([g[0]['mean'] for g in looks]):.1%} -> {np.mean([g[-1]['mean'] for g in looks]):.1%}"
-            for looks in (greedy, others)
-        ),
-        f"{np.mean([t[0] for t in tokens]):.1f} -> {np.mean([t[1] for t in tokens]):.1f}",
-        f"{np.mean([k[1] for k in kl]):.3f}",
+        moved([base["pass@k"]["8"]["mean"]] * len(runs), [run["pass@8"]["mean"] for run in runs]),
+        *(moved([g[0]["mean"] for g in looks], [g[-1]["mean"] for g in looks]) for looks in (greedy, others)),
+        f"{np.mean([t[0] for t in tokens]):.1f} -> {measured([t[1] for t in tokens], 1)}",
+        measured([k[1] for k in kl], 3),
         f"{np.mean([run['seconds'] for run in runs]) / 60:.0f}",
     ]
 
@@ -265,6 +279,24 @@ def page(found: Row, weights: str) -> str:
     return "\n".join(lines)
 
 
+def add_passes(results: Path, found: Row) -> None:
+    """Adds pass@8 of the base and of each run to the files that `rlif compare` made of the families."""
+    for family, base in found["bases"].items():
+        file, task = results / f"real-{family}.json", task_of(family).replace("/", "-")
+        if file.is_file():
+            runs, made = read_summaries(file)
+            rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+            ends = {(run["method"], run["seed"]): run for run in found["runs"] if run["family"] == family}
+            runs = [
+                replace(
+                    run,
+                    pass_at={task: {"8": [base["pass@k"]["8"]["mean"], ends[run.method, run.seed]["pass@8"]["mean"]]}},
+                )
+                for run in runs
+            ]
+            replace_file(file, format_summaries(runs, rows, made))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/real"), help="folder of the study")
@@ -290,6 +322,7 @@ def main() -> None:
     replace_file(file, json.dumps(found) + "\n")
     text = page(found, probe["weights"])
     replace_file(file.with_suffix(".md"), text)
+    add_passes(args.out, found)
     print(text)
 
 

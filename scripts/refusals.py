@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,6 +25,8 @@ def call(main: Callable[[], None]) -> None:
         main()
         sys.stdout.flush()
     except BrokenPipeError:
+        if not _nobody_reads(sys.stdout.fileno()):
+            raise  # another pipe, of a child
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
         sys.exit(1)
     except RlifError as error:
@@ -31,11 +34,20 @@ def call(main: Callable[[], None]) -> None:
     except json.JSONDecodeError as error:
         sentence = f"a kept file cannot be read: {why_unreadable(error)}."
     except OSError as error:
+        if error.filename is None:
+            raise
         sentence = f"{error.filename}: {why_unreadable(error)}."
     else:
         return
     print(f"{Path(sys.argv[0]).name}: {sentence}", file=sys.stderr)
     sys.exit(2)
+
+
+def _nobody_reads(pipe: int) -> bool:
+    """Tells whether the other end of a pipe is closed, which `poll` reports as an error or a hang-up."""
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return bool(poll.poll(0))
 
 
 def missing_base(models: Iterable[str]) -> str | None:

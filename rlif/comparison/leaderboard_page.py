@@ -22,9 +22,10 @@ HEADINGS = (
 LEGEND = (
     "Gain: held-out accuracy on the task trained on, end minus start, in points. Minus random: gain minus that of a"
     " random reward, paired by seed. Transfer: the same as gain, on tasks never trained on, their mean. Retention: the"
-    " share of the accuracy before training that is kept on them, at most 100 %, the lowest of them. Peak: the steps of"
-    " the best evaluation, over seeds; it is found by gold answers. Gives way: seeds that lose half of their gain"
-    " and a fifth of their best, for good, and since when. Tokens: sampled in training, per run, in thousands."
+    " share of the accuracy before training that is kept on them, at most 100 %, the lowest of them. pass@k:"
+    " before and after training, means over seeds. Peak: the steps of the best evaluation, over seeds; it is"
+    " found by gold answers. Gives way: seeds that lose half of their gain and a fifth of their best, for good, and"
+    " since when. Tokens: sampled in training, per run, in thousands."
     " Intervals are Student's 95 % over seeds, not corrected for the number of methods: of twenty methods without an"
     " effect, one interval is expected to exclude 0. A dash is what was not measured."
 )
@@ -187,9 +188,18 @@ def _facts(board: Board, setting: int) -> str:
     before = "unknown" if board.start is None else f"{board.start:.1%}"
     others = f" Never trained on: {', '.join(board.others)}." if board.others else ""
     return (
-        f"Accuracy before training {before}, n = {board.problems} held-out problems.{others} {board.steps} steps,"
-        f" setting {setting}."
+        f"Accuracy before training {before}, n = {board.problems} held-out problems{_decoding(board)}.{others}"
+        f" {board.steps} steps, setting {setting}."
     )
+
+
+def _decoding(board: Board) -> str:
+    """Says how the runs were evaluated, as far as they kept it."""
+    found = board.runs[0].settings.get(board.task, {}).get("decoding") or {}
+    temperature, samples = found.get("temperature"), found.get("n")
+    if temperature is None:
+        return ""
+    return ", greedy answers" if not temperature else f", {samples} samples each at temperature {temperature:g}"
 
 
 def _versions(boards: Sequence[Board]) -> list[str]:

@@ -45,6 +45,11 @@ def test_the_gains_of_the_page_are_those_of_the_results(boards):
     assert f"by {points(own[0])}, {bounds(own[1])} and {bounds(own[2])}" in PAGE
     gold = [t_interval([*gains(boards[base], "grpo-gold").values()]).mean for base in sure]
     assert f"with gold answers by {100 * min(gold):.0f} to {100 * max(gold):.0f}" in PAGE
+    lucky = gains(boards["tiny-reasoner"], "random")
+    assert sorted(gain > 0.1 for gain in lucky.values()) == [False, False, True]
+    pairs = [gain - lucky[seed] for seed, gain in gains(boards["tiny-reasoner"], "intuitor").items()]
+    more = t_interval(pairs).within(-1, 1).percent("+").removeprefix("+").replace(" [", " more on average [")
+    assert f"three, {100 * max(lucky.values()):.0f} points; self-certainty gains {more}" in PAGE
     unsure = boards["wrong-and-sure-base"]
     assert f"Gold gains {points(t_interval([*gains(unsure, 'grpo-gold').values()]).within(-1, 1))}" in PAGE
     internal = {s.method for s in unsure.standings} - {"grpo-gold", "seed-grpo", "length"}
@@ -298,18 +303,25 @@ def test_the_forecasts_written_down_before_their_runs_are_those_of_the_results(r
             cells.append(", ".join(f"{share:.0f}" for share in ends) + f" % ({pull['mean']:.2f})")
             name = signal.replace("_", "-")
             assert f"| {family} | {name} | {pull['mean']:.2f} [{pull['low']:.2f}, {pull['high']:.2f}] |" in log
-            apart = round(fmean(ends) - fmean(shares(family, "random")))
-            true += [(family, method)] * (apart * (pull["mean"] - 0.5) > 0)
+            apart = fmean(ends) - fmean(shares(family, "random"))
+            true += [(family, method, f"{abs(apart):.1f}")] * (apart * (pull["mean"] - 0.5) > 0)
+            pairs = zip(ends, shares(family, "random"), strict=True)
+            low, high = (lambda found: (found.low, found.high))(t_interval([a - b for a, b in pairs]))
+            assert low < 0 < high and all(share < 100 * before["mean"] for share in ends)
         cells.append(", ".join(f"{share:.0f}" for share in shares(family, "random")) + " %")
         assert f"| {words} | {' | '.join(cells)} |" in PAGE, " | ".join(cells)
-    assert true == [("capital_city", "intuitor")]
+    numbers = [("larger", "intuitor", "0.1"), ("larger", "likelihood", "0.1")]
+    assert true == [*numbers, ("capital_city", "intuitor", "2.9")]
     both = zip(*(shares("capital_city", method) for method in ("random", "intuitor")), strict=True)
     fall = t_interval([a - b for a, b in both])
-    said = f"by {fall.mean:.1f} points more than random numbers [{fall.low:.1f}, {fall.high:+.1f}]"
+    said = f"the fall with self-certainty on capitals, by {fall.mean:.1f} points [{fall.low:.1f}, {fall.high:+.1f}]"
     assert said in PAGE
     assert f"Gold answers teach the numbers: {', '.join(f'{x:.0f}' for x in shares('larger', 'grpo-gold'))} %" in PAGE
     base = 100 * real["bases"]["larger"]["pass@k"]["8"]["mean"]
-    assert f"from {base:.0f} to {fmean(shares('larger', 'intuitor', 'pass@8')):.0f} %" in PAGE
+    (after,) = {x for method in ("intuitor", "likelihood") for x in shares("larger", method, "pass@8")}
+    assert f"pass@8 falls from {base:.0f} to {after:.0f} %, on six runs of six" in PAGE
+    chance = [f"{x:.0f}" for x in shares("larger", "random", "pass@8")]
+    assert f"with a pass@8 of {chance[0]}, {chance[1]} and {chance[2]} %" in PAGE
 
 
 def test_what_the_guards_signs_find_is_that_of_the_results(tmp_path, monkeypatch):
@@ -322,35 +334,41 @@ def test_what_the_guards_signs_find_is_that_of_the_results(tmp_path, monkeypatch
     kl, slope, others = (
         of["as shipped", sign, "miniatures"] for sign in ("kl", "kl_slope", "every alarm but those on KL")
     )
-    real, all_of = (of["as shipped", sign, "SmolLM2, 8 steps"] for sign in ("kl_slope", "every alarm"))
-    fast = of["short", "every alarm", "SmolLM2, 8 steps"]
+    sums, position, pull = (
+        "SmolLM2, sums, 8 steps",
+        "SmolLM2, numbers and capitals, 8 steps",
+        "`pull` alone stops or finds",
+    )
+    real, all_of = (of["as shipped", sign, sums] for sign in ("kl_slope", "every alarm"))
+    fast, elsewhere = of["short", "every alarm", sums], of["as shipped", "every alarm", position]
     stops = f"`kl` stops {kl['false stops']} of {kl['kept']} and"
     assert f"{stops} finds {kl['hits']} of {kl['lost']}, `kl_slope` stops {slope['false stops']} and" in PAGE
     assert f"`kl_slope` stops {slope['false stops']} and finds {slope['hits']}." in PAGE
-    assert f"KL stop {others['false stops']} and find {others['hits']} of {others['lost']}." in PAGE
-    said = f"finds {real['hits']} of {real['lost']} losses and stops {real['false stops']} of {real['kept']} runs"
-    together = f"all alarms together find {all_of['hits']} and stop {all_of['false stops']}."
-    assert f"{said} that kept their greedy accuracy; {together}" in PAGE
-    assert f"find {fast['hits']} of {fast['lost']} and stop {fast['false stops']} of {fast['kept']}" in PAGE
-    long, pull = (of["as shipped", sign, "SmolLM2, 40 steps"] for sign in ("kl", "pull"))
-    said = f"`kl` finds {long['hits']} of {long['lost']} and stops {long['false stops']} of {long['kept']} that kept"
-    assert f"{said} their accuracy, `pull` finds {pull['hits']} and stops {pull['false stops']}" in PAGE
-    guard = " ".join((ROOT / "docs/monitoring.md").read_text(encoding="utf-8").split())
     few = of["as shipped", "pull", "miniatures"]
-    stops_few, finds_few = f"stops {few['false stops']} of {few['kept']}", f"finds {few['hits']} of {few['lost']}"
-    assert f"{stops_few} that kept their accuracy and {finds_few} losses" in PAGE
-    assert f"`pull`, where it was logged, {stops_few} and {finds_few};" in guard
-    total = long["kept"] + long["lost"] + long["controls"]
-    assert f"of {total} with 40 steps `kl` finds {long['hits']} of {long['lost']} losses" in guard
-    assert f"and stops {long['false stops']} of {long['kept']} that kept it" in guard
+    assert (others["false stops"], others["hits"]) == (few["false stops"], few["hits"])
+    assert all(real[what] == all_of[what] for what in ("hits", "false stops"))
+    said = f"all alarms together find {all_of['hits']} of {all_of['lost']} losses of greedy accuracy and stop"
+    assert f"{said} {all_of['false stops']} of {all_of['kept']} runs that kept it, by `kl_slope`" in PAGE
+    assert f"stop {elsewhere['false stops']} of {elsewhere['kept']}, whose greedy answers stay" in PAGE
+    assert f"find {fast['hits']} of {fast['lost']} and stop {fast['false stops']} of {fast['kept']}" in PAGE
+    long, slow, most = (of["as shipped", sign, "SmolLM2, sums, 40 steps"] for sign in ("kl", "pull", "every alarm"))
+    said = f"`kl` finds {long['hits']} of {long['lost']} and stops {long['false stops']} of {long['kept']} that kept"
+    assert f"{said} their accuracy, `pull` finds {slow['hits']} and stops {slow['false stops']}" in PAGE
+    guard = " ".join((ROOT / "docs/monitoring.md").read_text(encoding="utf-8").split())
+    counts = f"{few['false stops']} of {few['kept']} and {few['hits']} of {few['lost']}, where it was logged"
+    assert f"{pull} any: {counts}" in PAGE and f"{pull} any of these: {counts}" in guard
     assert f"{stops} `kl_slope` {slope['false stops']}." in guard
     assert f"they find {kl['hits']} and {slope['hits']} of {kl['lost']}" in guard
-    said = f"stop {others['false stops']} of the {others['kept']}, and find {others['hits']} of {others['lost']};"
-    assert said in guard
     controls = f"{others['hits on controls']} of {others['controls']} runs rewarded with length, shortness or form"
-    assert controls in guard
-    said = f"losses, by `kl_slope`, which also stops {real['false stops']} of {real['kept']} that kept"
-    assert f"finds {real['hits']} of {real['lost']} {said}" in guard
+    assert f"The others find {controls}" in guard
+    total = all_of["kept"] + all_of["lost"] + all_of["controls"]
+    said = f"Of {total} runs on sums with eight steps all alarms find {all_of['hits']} of {all_of['lost']} losses"
+    assert f"{said} and stop {all_of['false stops']} of {all_of['kept']} that kept it" in guard
+    assert f"of {elsewhere['kept']} runs on numbers and capitals" in guard and elsewhere["lost"] == 0
+    assert f"whose samples got worse, they stop {elsewhere['false stops']}." in guard
+    total = most["kept"] + most["lost"] + most["controls"]
+    said = f"Of {total} with 40 steps they find {most['hits']} of {most['lost']} losses"
+    assert said in guard and f"and stop {most['false stops']} of {most['kept']} that kept it" in guard
     pull = json.loads((ROOT / "results/guard-pull.json").read_text(encoding="utf-8"))
     (row,) = [row for row in pull["rules"] if (row["window"], row["limit"]) == (5, 0.15)]
     count = {3: "three", 6: "six", 8: "eight"}

@@ -115,8 +115,8 @@ def test_the_table_pairs_changes_with_random_by_seed():
     # 0.2 and 0.3: mean 0.25, and with one degree of freedom t = 12.706 times the error 0.05
     assert cells[:5] == ["item", "intuitor", "`self_certainty`", "0, 1", "30.0% -> 55.0%"]
     assert cells[5].startswith("+25.0") and "-38.5" in cells[5] and "+88.5" in cells[5]
-    assert cells[6] == cells[5] and cells[7] == "60% -> 55%"
-    assert cells[8] == "25.0% -> 50.0%" and cells[10:] == ["9.0 -> 6.0", "0.200", "2"]
+    assert cells[6] == cells[5] and cells[7] == "60% -> 55%, -5.0 [-68.5, +58.5]"
+    assert cells[8] == "25% -> 50%, +25.0" and cells[10:] == ["9.0 -> 6.0", "0.200", "2"]
 
 
 def test_the_base_is_sampled_once_at_each_temperature_and_tabulated(tmp_path, monkeypatch):

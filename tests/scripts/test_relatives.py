@@ -10,6 +10,7 @@ import rlif
 from rlif.config.rounds import in_rounds, online_recipe
 from rlif.config.steps import plan_rounds, plan_steps
 from rlif.engines.rounds.choices import most_of
+from rlif.intervals import t_interval
 from rlif.training.prepare import check_settings
 
 
@@ -107,3 +108,20 @@ def test_the_page_says_what_the_kept_results_say():
         cells = [cell.strip() for cell in table[name].split("|")]
         assert [first, end, gain] == [cells[5], cells[6], cells[3]], name
         assert [tokens, seconds] == cells[-3:-1], name
+
+
+def test_the_evidence_on_rounds_is_that_of_the_results():
+    results = load("scripts/relatives_results.py")
+    page = " ".join((ROOT / "docs/evidence.md").read_text(encoding="utf-8").split())
+    runs, curves, falls = results.with_kept([], ROOT / "results/relatives.json"), {}, {}
+    for name in ("best-of-n-sft", "star-plurality", "intuitor"):
+        mine = sorted((run for run in runs if run["method"] == name), key=lambda run: run["seed"])
+        curves[name] = [[100 * look["accuracy"] for look in results.by_round(run["curve"])] for run in mine]
+        fall = t_interval([curve[1] - curve[-1] for curve in curves[name]])
+        falls[name] = f"{fall.mean:.0f} points [{fall.low:.0f}, {fall.high:.0f}]"
+    first = ", ".join(f"{curve[1]:.0f}" for curve in curves["best-of-n-sft"])
+    best = ", ".join(f"{max(curve):.0f}" for curve in curves["intuitor"])
+    assert f"goes from {curves['intuitor'][0][0]:.0f} to {first} % in one round" in page
+    assert f"its best is {best} %" in page
+    assert f"best-of-n-sft lose {falls['best-of-n-sft']}" in page
+    assert f"which restarts, loses {falls['star-plurality']}" in page

@@ -262,3 +262,9 @@ def test_a_closed_pipe_ends_a_script_quietly():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "scripts", stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_pipe_of_a_child_that_breaks_is_not_silenced():
+    code = "from refusals import call\ndef main():\n    raise BrokenPipeError(32, 'of a child')\ncall(main)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "scripts", capture_output=True, text=True)
+    assert done.returncode == 1 and "of a child" in done.stderr

@@ -39,8 +39,8 @@ from rlif.runs.folder import Run
 STUDIES = {
     "cures": (
         "One cure each, 100 steps: ten times the steps to the peak",
-        "Each row changes the paper's form (self-certainty, group_std) by what it is named after. A row that kept less"
-        " than 95 % of its peak on two seeds gets no more. alternate-gold and gold read gold answers.",
+        "Each row changes the paper's form (self-certainty, group_std) by what it is named after. alternate-gold and"
+        " gold read gold answers.",
     ),
     "cures-long": (
         "Likelihood, the floor and a falling rate, apart and together, 200 steps: twenty times the steps to the peak",

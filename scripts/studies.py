@@ -16,8 +16,8 @@
     python scripts/studies.py frozen            # the same on SmolLM2; needs frozen_base.py
 
 A study has rows of overrides of the recipe miniature.yaml, or of a shipped recipe. Each row is run on each seed, with
-all else equal. All rows of one seed run before the next seed, one run at a time. A finished run is not repeated. An
-unfinished one starts anew. A cure that kept less than 95 % of its peak on two seeds gets no more.
+all else equal. All rows of one seed run before the next seed, one run at a time. A finished run is not repeated,
+nor is a cure's that results/cures.json has. An unfinished one starts anew.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cures_results
 from refusals import call, missing_base
@@ -98,6 +97,7 @@ CURES = {
     "consensus": ("reward={self_consistency: 1, accuracy: 0}",),
     "few-32": ("limit=32",),
     "few-128": ("limit=128",),
+    "few-512": ("limit=512",),
     "lagged": ("annotator=lagged",),
     "ema": ("annotator=ema",),
     "clip-cov": ("token_update=clip_cov",),
@@ -206,7 +206,6 @@ class Study:
     rows: Mapping[str, tuple[str, ...]]
     seeds: range
     shipped: Mapping[str, str | Path] = field(default_factory=dict)  # rows that change another recipe, not RECIPE
-    stops: bool = False  # a row that kept too little of its peak on two seeds gets no more
 
     def recipe(self, row: str) -> str | Path:
         """Returns the recipe that a row changes."""
@@ -288,8 +287,8 @@ STUDIES = {
     "floor": Study(floor_rows(dict.fromkeys(FLOOR_SIGNALS, 100)), seeds=range(5)),
     "floor-long": Study(floor_rows(LONG), seeds=range(5)),
     "relatives": Study(RELATIVES, seeds=range(3), shipped=OF_RECIPE),
-    "cures": Study(cure_rows(CURES, CURES_STEPS), seeds=range(5), stops=True),
-    "cures-long": Study(cure_rows(CURES_LONG, 2 * CURES_STEPS), seeds=range(11, 21), stops=True),
+    "cures": Study(cure_rows(CURES, CURES_STEPS), seeds=range(5)),
+    "cures-long": Study(cure_rows(CURES_LONG, 2 * CURES_STEPS), seeds=range(11, 21)),
     "cures-elsewhere": Study(cure_rows(ELSEWHERE, 2 * CURES_STEPS), seeds=range(11, 13)),
     "cures-real": Study(CURES_REAL, seeds=range(2), shipped=dict.fromkeys(CURES_REAL, REAL_RECIPE)),
     "frozen-miniature": Study(FROZEN_MINIATURE, seeds=range(3)),
@@ -308,28 +307,19 @@ def save_words(folder: Path) -> None:
     SentenceTransformer(modules=[BoW(vocab=sorted(words))], device="cpu").save(str(folder))
 
 
-def cures_found(runs: Path) -> list[dict[str, Any]]:
-    """Reads the finished runs of the cures, those that only the results keep included."""
+def kept_cures(study: str) -> set[tuple[str, int]]:
+    """Names the rows and seeds of a study that the results keep, whether or not their run folders are there."""
     kept = cures_results.kept_runs(Path(__file__).parents[1] / "results/cures.json")
-    mine = [run for run in kept if run["study"] == runs.name]
-    return cures_results.joined(mine, [cures_results.digest(path.parent) for path in runs.glob("*/summary.json")])
-
-
-def refuted(row: str, found: Iterable[dict[str, Any]]) -> bool:
-    """Tells whether a cure kept less than `HELD` of its peak on two seeds."""
-    return sum(run["row"] == row and cures_results.kept(run) < cures_results.HELD for run in found) > 1
+    return {(run["row"], run["seed"]) for run in kept if run["study"] == study}
 
 
 def run_rows(rows: Mapping[str, tuple[str, ...]], seeds: Iterable[int], runs: Path, study: Study | None = None) -> None:
     """Trains those runs of a study that its folder lacks."""
-    quiet = Console(quiet=True)
+    quiet, kept = Console(quiet=True), kept_cures(runs.name)
     for seed in seeds:
         for row, overrides in rows.items():
             path = runs / f"{row}-seed{seed}"
-            if (path / "summary.json").is_file():
-                continue
-            found = cures_found(runs) if study is not None and study.stops else []
-            if any((run["row"], run["seed"]) == (row, seed) for run in found) or refuted(row, found):
+            if (path / "summary.json").is_file() or (row, seed) in kept:
                 continue
             shutil.rmtree(path, ignore_errors=True)
             started = time.time()

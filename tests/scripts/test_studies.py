@@ -126,17 +126,16 @@ def test_the_kept_runs_of_the_cures_give_their_table_again():
     assert cures.page(runs) == (results / "cures.md").read_text(encoding="utf-8")
 
 
-def test_a_cure_that_kept_too_little_on_two_seeds_gets_no_more_runs(tmp_path, monkeypatch):
+def test_a_cure_that_the_results_keep_is_not_trained_again(tmp_path, monkeypatch):
     studies = load("scripts/studies.py")
-    lost, held = (0.1, 0.8, 0.8, 0.3), (0.1, 0.8, 0.8, 0.79)
-    found = [cure(row, seed, *shares) for row, shares in (("rank", lost), ("floor", held)) for seed in (0, 1)]
-    found += [cure("ema", 0, *lost), cure("ema", 1, *held)]
-    monkeypatch.setattr(studies, "cures_found", lambda runs: found)
+    shares = (0.1, 0.8, 0.8, 0.8)
+    kept = [cure("rank", 0, *shares), cure("floor", 1, *shares, study="cures-long")]
+    monkeypatch.setattr(studies.cures_results, "kept_runs", lambda file: kept)
     trained = []
     monkeypatch.setattr(studies.rlif, "train", lambda recipe, console: trained.append(recipe.name))
-    rows = {name: studies.STUDIES["cures"].rows[name] for name in ("rank", "floor", "ema")}
-    studies.run_rows(rows, range(3), tmp_path, studies.STUDIES["cures"])
-    assert trained == ["floor-seed2", "ema-seed2"]
+    rows = {name: studies.STUDIES["cures"].rows[name] for name in ("rank", "floor")}
+    studies.run_rows(rows, range(2), tmp_path / "cures", studies.STUDIES["cures"])
+    assert trained == ["floor-seed0", "rank-seed1", "floor-seed1"]
 
 
 def test_online_and_frozen_annotators_differ_in_nothing_else():

@@ -15,7 +15,8 @@ is that on held-out problems. Of each run:
     kept        accuracy at the end, as a share of the peak; a run that its guard stopped ends where it stopped
     samples     accuracy of the samples of the last quarter of the updates, where a run logged it
 
-Over seeds: means with Student's 95 % interval, and the difference at the end to the floor's run of the same seed.
+Over seeds: means with Student's 95 % interval, and the difference at the end to the floor's run of the same seed, or to
+that of random numbers at the same rate.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -57,15 +59,18 @@ STUDIES = {
         "Some of them on SmolLM2-135M, 40 updates: five times those of the study of the real model",
         "Sums in words, base (dequantised from 4 bits) and KL weight 0.04 of scripts/real.yaml, 2 problems x 8"
         " completions per step; rate 1e-3 or what the row is named after; greedy accuracy on 64 problems, whose"
-        " interval is at most +-12 points. gold reads gold answers; random is rewarded with random numbers. Samples:"
-        " right samples at temperature 1 of the last ten updates, in per cent, 20 training problems x 8; 10 x 8 where a"
-        " rollout has two updates (KL-Cov, two-updates), which then sees half of the problems.",
+        " interval is at most +-12 points. gold reads gold answers; random is rewarded with random numbers. Differences"
+        " are to random numbers at the same rate. Samples:"
+        " right samples at temperature 1 in the last quarter of a run's updates, in per cent: of ten updates 20"
+        " training problems x 8; 10 x 8 where a rollout has two updates (KL-Cov, two-updates), so that a run sees half"
+        " of the problems. A run of guard-stop or guard-rollback ends early.",
     ),
 }
 HELD = 0.95  # of the peak
-REFERENCE = "floor"
+REFERENCE = {"cures-real": "random"}  # what a study's rows are compared with; of the others the floor
+RATE = re.compile(r"-\de-\d$")  # how a row ends that has another learning rate
 HEADINGS = ("cure", "seeds", "start", "peak", "at", "fall", "end", "kept", f"kept {HELD:.0%}")
-APART, SAMPLES = "end minus floor, points", "samples"
+APART, SAMPLES = "end minus {}, points", "samples"
 
 
 def digest(path: Path) -> dict[str, Any]:
@@ -126,8 +131,14 @@ def holds(run: dict[str, Any]) -> bool:
     return kept(run) >= HELD and peak(run)[1] > run["curve"][0]
 
 
-def line(row: str, runs: Sequence[dict[str, Any]], reference: dict[int, dict[str, Any]], samples: bool) -> str:
-    """Writes the line of one cure, with a column for samples where any run of the study has some."""
+def reference_of(study: str, row: str) -> str:
+    """Names the row that a row is compared with; it has the same learning rate."""
+    rate = RATE.search(row)
+    return REFERENCE.get(study, "floor") + (rate[0] if rate else "")
+
+
+def line(row: str, runs: Sequence[dict[str, Any]], compared: bool, samples: bool) -> str:
+    """Writes the line of one cure, with a column for what any run of the study has."""
     mine = sorted((run for run in runs if run["row"] == row), key=lambda run: run["seed"])
     cells = [
         row,
@@ -140,10 +151,12 @@ def line(row: str, runs: Sequence[dict[str, Any]], reference: dict[int, dict[str
         t_interval([kept(run) for run in mine]).within(0, 1).percent(),
         f"{sum(map(holds, mine))} of {len(mine)}",
     ]
-    if reference:
+    if compared:
+        other = reference_of(mine[0]["study"], row)
+        reference = {run["seed"]: run for run in runs if run["row"] == other}
         apart = [end(run) - end(reference[run["seed"]]) for run in mine if run["seed"] in reference]
         difference = f"{t_interval(apart).within(-1, 1).percent('+')}, n = {len(apart)}" if apart else "-"
-        cells.append("" if row == REFERENCE else difference)
+        cells.append("" if row == other else difference)
     if samples:
         cells.append(", ".join("-" if run.get("sampled") is None else f"{100 * run['sampled']:.0f}" for run in mine))
     return f"| {' | '.join(cells)} |"
@@ -157,10 +170,12 @@ def by_share(runs: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
 
 def table(runs: Sequence[dict[str, Any]]) -> list[str]:
     """Writes the table of one study. Only a study with runs of the floor has differences to it."""
-    reference = {run["seed"]: run for run in runs if run["row"] == REFERENCE}
+    study, rows = runs[0]["study"], {run["row"] for run in runs}
+    compared = any(reference_of(study, row) in rows for row in rows)
     samples = any(run.get("sampled") is not None for run in runs)
-    headings = [*HEADINGS, *([APART] if reference else []), *([SAMPLES] if samples else [])]
-    lines = [line(row, runs, reference, samples) for row in by_share(runs)]
+    more = [APART.format(reference_of(study, ""))] * compared + [SAMPLES] * samples
+    headings = [*HEADINGS, *more]
+    lines = [line(row, runs, compared, samples) for row in by_share(runs)]
     return [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|", *lines]
 
 

@@ -11,6 +11,7 @@ real     SmolLM2-135M trained by several rewards: accuracy of samples on held-ou
          a point is a seed, with its 95 % interval over problems
 probe    before any training of SmolLM2-135M-Instruct: how often a right sample has more of a signal than a wrong one
 lasting  SmolLM2-135M trained for 40 updates: greedy accuracy, a panel for each learning rate; a line is a seed
+keys     the same: where each key against collapse ends; a point is a seed, its colour the learning rate
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from statistics import fmean
 
 import cures_results
 import matplotlib
@@ -200,7 +202,35 @@ def lasting(results: Path, file: Path) -> None:
     figure.savefig(file, dpi=160)
 
 
-FIGURES = {"bases": bases, "cures": cures, "floor": floor, "probe": probe, "real": real, "lasting": lasting}
+def keys(results: Path, file: Path) -> None:
+    """Draws where each key ends on the real model, the highest mean at the largest rate on top."""
+    runs = [run for run in cures_results.kept_runs(results / "cures.json") if run["study"] == "cures-real"]
+    if not runs:
+        raise SystemExit(f"{results}/cures.json holds no runs of SmolLM2: run cures_results.py first")
+    rows: dict[str, dict[str, list[float]]] = {}
+    for run in runs:
+        rate = next((rate for rate, ending in RATES.items() if ending and run["row"].endswith(ending)), "1e-3")
+        of = rows.setdefault(run["row"].removesuffix(RATES[rate]), {})
+        of.setdefault(rate, []).append(100 * cures_results.end(run))
+    largest = next(iter(RATES))
+    order = sorted((row for row in rows if largest in rows[row]), key=lambda row: fmean(rows[row][largest]))
+    figure, axis = plt.subplots(figsize=(7, 0.8 + 0.24 * len(order)), layout="constrained")
+    for (rate, colour), lift in zip(zip(RATES, (ORANGE, BLUE, GREY), strict=True), (0, 0.2, -0.2), strict=True):
+        for place, row in enumerate(order):
+            for seed, share in enumerate(rows[row].get(rate, [])):  # equal seeds stay apart
+                axis.plot(share, place + lift + 0.1 * seed, "o", color=colour, markersize=4, alpha=0.8)
+        axis.plot([], [], "o", color=colour, markersize=4, label=f"rate {rate}")
+    axis.axvline(100 * runs[0]["curve"][0], color="grey", linewidth=0.8)
+    about = dict.fromkeys(GOLD, " (reads gold)") | {"random": " (control)"}
+    axis.set_yticks(range(len(order)), [row + about.get(row, "") for row in order])
+    axis.set(xlabel="greedy accuracy after 40 updates, or at the stop, %; line: before", xlim=(-2, 102))
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(file, dpi=160)
+
+
+FIGURES = {
+    "bases": bases, "cures": cures, "floor": floor, "probe": probe, "real": real, "lasting": lasting, "keys": keys
+}  # fmt: skip
 
 
 def main() -> None:

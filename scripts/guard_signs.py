@@ -15,7 +15,8 @@ reads:
 
 In brackets is Wilson's 95 % interval, in per cent. A run of SmolLM2 with eight steps has two evaluations, so there
 every alarm on a lost run is a hit. On the larger of two numbers and on capitals greedy decoding answers by position
-from the start: most runs there count as kept, while their samples come to answer by position, too.
+from the start. So all runs there count as kept, also those whose samples get worse. Signs that no run raised have no
+row.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def page(cases: Sequence[Case], rows: Sequence[Mapping[str, Any]]) -> str:
             cells = [share(row, *pair) for row in mine for pair in COUNTED]
             named = sign if sign in TOGETHER else f"`{sign}`" if sign in ALARMS else f"`{sign}` (warning)"
             lines.append(f"| {named} | {' | '.join(cells)} |")
-        lines += ["", f"Neither a false stop nor a hit: {', '.join(silent)}."]
+        lines += ["", f"Raised, but neither a false stop nor a hit: {', '.join(silent)}."] if silent else []
     return "\n".join([*lines, "", (__doc__ or "").split("\n\n", 2)[2].strip(), ""])
 
 

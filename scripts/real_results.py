@@ -98,9 +98,9 @@ def change(run: Row, base: Row) -> float:
 
 
 def first_to_last(values: Sequence[float | None]) -> tuple[float, float]:
-    """Averages the first and the last steps that have a number."""
+    """Averages the first and the last steps that have a number; nan without any."""
     known = [value for value in values if value is not None]
-    return float(np.mean(known[:FEW])), float(np.mean(known[-FEW:]))
+    return (float(np.mean(known[:FEW])), float(np.mean(known[-FEW:]))) if known else (np.nan, np.nan)
 
 
 def over_seeds(values: Sequence[float]) -> str:
@@ -111,17 +111,20 @@ def over_seeds(values: Sequence[float]) -> str:
     return f"{100 * values[0]:+.1f} (one seed)" if len(values) == 1 else found.percent("+")
 
 
-def moved(firsts: Sequence[float], lasts: Sequence[float]) -> str:
+def before_and_after(firsts: Sequence[float], lasts: Sequence[float]) -> str:
     """Writes the means of shares before and after, and the mean change in points with its interval over seeds."""
     changes = [last - first for first, last in zip(firsts, lasts, strict=True)]
     return f"{np.mean(firsts):.0%} -> {np.mean(lasts):.0%}, {over_seeds(changes)}"
 
 
-def measured(values: Sequence[float], digits: int) -> str:
-    """Writes a mean that is no share, with its interval over seeds."""
+def mean_and_interval(values: Sequence[float], digits: int) -> str:
+    """Writes a mean of what cannot be negative, with its interval over seeds from 0 on."""
+    if not np.isfinite(values).all():
+        return "-"  # not logged
     found = t_interval(values)
-    bounds = "" if found.low is None else f" [{max(0, found.low):.{digits}f}, {found.high:.{digits}f}]"
-    return f"{found.mean:.{digits}f}{bounds}"
+    if found.low is None or found.high is None:
+        return f"{found.mean:.{digits}f}" + (" (one seed)" if len(values) == 1 else "")
+    return f"{found.mean:.{digits}f} [{max(0, found.low):.{digits}f}, {found.high:.{digits}f}]"
 
 
 def table(found: Row) -> list[str]:
@@ -151,10 +154,13 @@ def _cells(family: str, method: str, runs: Sequence[Row], base: Row, random: Map
         f"{base['accuracy']['mean']:.1%} -> {mean:.1%}",
         over_seeds([change(run, base) for run in runs]),
         over_seeds(apart if method != "random" else []),
-        moved([base["pass@k"]["8"]["mean"]] * len(runs), [run["pass@8"]["mean"] for run in runs]),
-        *(moved([g[0]["mean"] for g in looks], [g[-1]["mean"] for g in looks]) for looks in (greedy, others)),
-        f"{np.mean([t[0] for t in tokens]):.1f} -> {measured([t[1] for t in tokens], 1)}",
-        measured([k[1] for k in kl], 3),
+        before_and_after([base["pass@k"]["8"]["mean"]] * len(runs), [run["pass@8"]["mean"] for run in runs]),
+        *(
+            before_and_after([g[0]["mean"] for g in looks], [g[-1]["mean"] for g in looks])
+            for looks in (greedy, others)
+        ),
+        f"{np.mean([t[0] for t in tokens]):.1f} -> {mean_and_interval([t[1] for t in tokens], 1)}",
+        mean_and_interval([k[1] for k in kl], 3),
         f"{np.mean([run['seconds'] for run in runs]) / 60:.0f}",
     ]
 
@@ -280,21 +286,21 @@ def page(found: Row, weights: str) -> str:
 
 
 def add_passes(results: Path, found: Row) -> None:
-    """Adds pass@8 of the base and of each run to the files that `rlif compare` made of the families."""
+    """Adds pass@8 of the base and of each run to the files that `rlif compare` made of the families.
+
+    A run that the study does not have yet stays as it is.
+    """
     for family, base in found["bases"].items():
         file, task = results / f"real-{family}.json", task_of(family).replace("/", "-")
-        if file.is_file():
-            runs, made = read_summaries(file)
-            rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
-            ends = {(run["method"], run["seed"]): run for run in found["runs"] if run["family"] == family}
-            runs = [
-                replace(
-                    run,
-                    pass_at={task: {"8": [base["pass@k"]["8"]["mean"], ends[run.method, run.seed]["pass@8"]["mean"]]}},
-                )
-                for run in runs
-            ]
-            replace_file(file, format_summaries(runs, rows, made))
+        if not file.is_file():
+            continue
+        runs, made = read_summaries(file)
+        rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        ends = {(run["method"], run["seed"]): run["pass@8"]["mean"] for run in found["runs"] if run["family"] == family}
+        start = base["pass@k"]["8"]["mean"]
+        passed = {key: {task: {"8": [start, end]}} for key, end in ends.items()}
+        runs = [replace(run, pass_at=run.pass_at | passed.get((run.method, run.seed), {})) for run in runs]
+        replace_file(file, format_summaries(runs, rows, made))
 
 
 def main() -> None:

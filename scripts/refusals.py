@@ -23,7 +23,8 @@ def call(main: Callable[[], None]) -> None:
     """Calls a script's `main`; says in one sentence which input it could not use. A closed pipe needs no sentence."""
     try:
         main()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed when Python began
+            sys.stdout.flush()
     except BrokenPipeError:
         if not _nobody_reads(sys.stdout.fileno()):
             raise  # another pipe, of a child
@@ -34,9 +35,8 @@ def call(main: Callable[[], None]) -> None:
     except json.JSONDecodeError as error:
         sentence = f"a kept file cannot be read: {why_unreadable(error)}."
     except OSError as error:
-        if error.filename is None:
-            raise
-        sentence = f"{error.filename}: {why_unreadable(error)}."
+        where = f"{error.filename}: " if error.filename else ""  # a full disk has none
+        sentence = f"{where}{why_unreadable(error)}."
     else:
         return
     print(f"{Path(sys.argv[0]).name}: {sentence}", file=sys.stderr)

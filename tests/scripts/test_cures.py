@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from statistics import fmean
 
 import pytest
 from support.commands import ROOT
 from support.scripts import load
+
+from rlif.intervals import proportion
 
 README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 PAGE = " ".join((ROOT / "docs/evidence.md").read_text(encoding="utf-8").split())
@@ -25,6 +28,12 @@ def cure_runs(runs: list[dict], study: str, row: str, seeds: Iterable[int] = ())
 
 def ends(runs: list[dict]) -> str:
     return ", ".join(f"{100 * run['curve'][max(run['curve'])]:.0f}" for run in runs) + " %"
+
+
+def spread(runs: list[dict]) -> str:
+    """Writes the mean over seeds, and the lowest and the highest, in per cent."""
+    last = [100 * run["curve"][max(run["curve"])] for run in runs]
+    return f"{fmean(last):.0f} ({min(last):.0f} - {max(last):.0f})"
 
 
 def test_the_recipe_that_keeps_its_gain_is_that_of_the_results(cures):
@@ -98,6 +107,7 @@ KEYS = {
     "`token_update: kl_cov`": "kl-cov",
     "`token_update: {kind: kl_cov, share: 0.1}`": "kl-cov-0.1",
     "`token_update: clip_cov`": "clip-cov",
+    "`token_update: {kind: clip_cov, share: 0.1}`": "clip-cov-0.1",
     "`mask_answer: true`": "mask-answer",
     "`reward: {self_certainty: 1, self_consistency: 1}`": "votes",
     "`reward: {self_certainty: {cycle: [[5, 0], [5, 1]]}, accuracy: {cycle: [[5, 1], [5, 0]]}}`": "alternate-gold",
@@ -112,18 +122,26 @@ KEYS = {
 def test_the_keys_against_collapse_have_the_accuracies_of_the_results(cures):
     text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
     lines = text.partition("| key | what it does |")[2].partition("\n\n")[0].splitlines()[2:]
-    rows = {key: (about, shown) for _, key, about, _, shown, _ in (re.split(r" ?\| ?", line) for line in lines)}
+    rows = {key: cells for _, key, *cells, _ in (re.split(r" ?\| ?", line) for line in lines)}
     assert {*rows} == {*KEYS}
-    of = {row: cure_runs(cures, "cures", row, (0, 1)) for row in {run["row"] for run in cures}}
+    of = {row: cure_runs(cures, "cures", row) for row in {run["row"] for run in cures}}
     for key, row in KEYS.items():
-        assert [run["seed"] for run in of[row]] == [0, 1] and f"{rows[key][1]} %" == ends(of[row]), key
+        about, _, small, real = rows[key]
+        assert [run["seed"] for run in of[row]] == [0, 1, 2, 3, 4] and small == spread(of[row]), key
+        runs = cure_runs(cures, "cures-real", row)
+        assert real == (ends(runs).removesuffix(" %") if runs else "-"), key
         if row.startswith("guard"):
-            said = " and ".join(str(run["steps"]) for run in of[row])
-            assert rows[key][0].endswith(f"after {said} steps"), key
+            last = sorted({run["steps"] for run in of[row]}), sorted({run["steps"] for run in runs})
+            said = [f"{steps[0]} to {steps[-1]}" for steps in last]
+            assert about.endswith(f"after {said[0]} and {said[1]} steps"), key
     text = " ".join(text.split())
-    assert f"ends at {ends(of['paper'])}, gold answers at {ends(of['gold'])}, from" in text
-    tenth = ", ".join(f"{100 * run['curve'][10]:.0f}" for run in of["paper"])
-    assert f"and {tenth} % at step 10" in text and f"which alone ends at {ends(of['two-updates'])}." in text
+    assert f"ends at {spread(of['paper'])}, gold answers at {spread(of['gold'])}, from" in text
+    tenth = [100 * run["curve"][10] for run in of["paper"]]
+    assert f"and {min(tenth):.0f} to {max(tenth):.0f} % at step 10" in text
+    assert f"which alone ends at {spread(of['two-updates'])} %" in text
+    real = {row: ends(cure_runs(cures, "cures-real", row)) for row in ("paper", "random", "gold")}
+    said = f"the paper's form ends at {real['paper']}, random numbers at {real['random']}, gold answers at"
+    assert f"{said} {real['gold']}" in text
 
 
 def test_what_each_cure_alone_ends_at_is_that_of_the_results(cures):
@@ -179,6 +197,21 @@ REAL_ROWS = {  # row of cures-real without its rate: its words on the page
     "gold": "gold answers",
 }
 RATES = ("", "-3e-4", "-1e-4")
+REAL_KEYS = {  # words of a sentence on the page: row
+    "votes beside confidence {};": "votes",
+    "ranks in the group {};": "rank",
+    "32 problems {} (other runs see 80);": "few-32",
+    "no gradient on the answer {};": "mask-answer",
+    "clip-cov {};": "clip-cov-0.1",
+    "a lagged annotator {};": "lagged",
+    "an averaged one {};": "ema",
+    "gold answers in turn with confidence {}.": "alternate-gold",
+    "after 10 and 11 updates with {},": "guard-stop",
+    "its rollback with {}.": "guard-rollback",
+    "with votes beside confidence at {};": "votes-kl-cov-0.1",
+    "With a share of 0.1 it ends at {},": "kl-cov-0.1",
+    "two updates of a rollout, which both have, alone at {}.": "two-updates",
+}
 
 
 def test_the_table_of_the_real_model_is_that_of_the_results(cures):
@@ -188,7 +221,14 @@ def test_the_table_of_the_real_model_is_that_of_the_results(cures):
         runs += cure_runs(cures, "cures-real", row)
         assert [run["seed"] for run in runs] == [0, 1] and {run["problems"] for run in runs} == {64}
         assert {run["curve"][0] for run in runs} == {0.8125}
-    assert {*of} <= {row + rate for row in REAL_ROWS for rate in RATES}
+    assert {*of} <= {row + rate for row in REAL_ROWS for rate in RATES} | {*REAL_KEYS.values()}
+    for words, row in REAL_KEYS.items():
+        assert words.format(ends(of[row])) in PAGE, row
+    assert [run["steps"] for run in of["guard-stop"]] == [run["steps"] for run in of["guard-rollback"]] == [10, 11]
+    chance = [module.end(run) for run in of["random"]]
+    large = [row for row in of if not row.endswith(RATES[1:])]
+    above = {row for row in large if all(module.end(run) > end for run, end in zip(of[row], chance, strict=True))}
+    assert above == {"kl-cov-0.1", "votes-kl-cov-0.1", "gold", "alternate-gold"}
     for row, words in REAL_ROWS.items():
         cells = [f" {ends(of[row + rate])} " if row + rate in of else " " for rate in RATES]
         assert f"| {words} |{'|'.join(cells)}|" in PAGE, row
@@ -204,7 +244,8 @@ def test_the_table_of_the_real_model_is_that_of_the_results(cures):
     assert kept == {"paper-1e-4", "floor-cosine-1e-4"}
     shares = " and ".join(f"{100 * module.kept(run):.0f}" for run in of["gold"])
     assert f"gold answers keep {shares} % of their best" in PAGE
-    assert not any(module.peak(run)[1] > 0.9 for runs in of.values() for run in runs)
+    best = max(module.peak(run)[1] for runs in of.values() for run in runs)
+    assert proportion(round(64 * best), 64).low < 0.8125, "the best evaluation of all is not clearly above the start"
     advice = " ".join((ROOT / "docs/training.md").read_text(encoding="utf-8").split())
     for row, words in {"floor-cosine": "it is at {}", "floor-cosine-3e-4": "at a third of the rate at {}"}.items():
         paper, own = (

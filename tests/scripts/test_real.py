@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from support.commands import ROOT
 from support.scripts import load
+
+from rlif.comparison.summary_file import format_summaries, read_summaries
 
 sys.path.insert(0, str(ROOT / "scripts"))  # they import each other
 
@@ -117,6 +120,17 @@ def test_the_table_pairs_changes_with_random_by_seed():
     assert cells[5].startswith("+25.0") and "-38.5" in cells[5] and "+88.5" in cells[5]
     assert cells[6] == cells[5] and cells[7] == "60% -> 55%, -5.0 [-68.5, +58.5]"
     assert cells[8] == "25% -> 50%, +25.0" and cells[10:] == ["9.0 -> 6.0", "0.200", "2"]
+
+
+def test_the_leaderboards_files_get_pass_at_8_of_the_runs_that_the_study_has(tmp_path):
+    runs, made = read_summaries(ROOT / "results/real-steps.json")
+    file, rows = tmp_path / "real-steps.json", json.loads((ROOT / "results/real-steps.json").read_text())["rows"]
+    file.write_text(format_summaries([replace(run, pass_at={"other": {"8": [0.5, 0.6]}}) for run in runs], rows, made))
+    ends = [{"family": "steps", "method": runs[0].method, "seed": runs[0].seed, "pass@8": {"mean": 0.7}}]
+    real_results.add_passes(tmp_path, {"bases": {"steps": {"pass@k": {"8": {"mean": 0.9}}}, "story": {}}, "runs": ends})
+    first, *others = read_summaries(file)[0]
+    assert first.pass_at == {"other": {"8": [0.5, 0.6]}, "easy-steps.alone": {"8": [0.9, 0.7]}}
+    assert all(run.pass_at == {"other": {"8": [0.5, 0.6]}} for run in others)
 
 
 def test_the_base_is_sampled_once_at_each_temperature_and_tabulated(tmp_path, monkeypatch):

@@ -121,7 +121,8 @@ def test_the_evidence_on_rounds_is_that_of_the_results():
         falls[name] = f"{fall.mean:.0f} points [{fall.low:.0f}, {fall.high:.0f}]"
     first = ", ".join(f"{curve[1]:.0f}" for curve in curves["best-of-n-sft"])
     best = ", ".join(f"{max(curve):.0f}" for curve in curves["intuitor"])
+    assert "It reaches 70 % after 8 seconds" in page
     assert f"goes from {curves['intuitor'][0][0]:.0f} to {first} % in one round" in page
     assert f"its best is {best} %" in page
     assert f"best-of-n-sft lose {falls['best-of-n-sft']}" in page
-    assert f"which restarts, loses {falls['star-plurality']}" in page
+    assert f"which restarts from the base, loses {falls['star-plurality']}" in page

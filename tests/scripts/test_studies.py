@@ -126,16 +126,32 @@ def test_the_kept_runs_of_the_cures_give_their_table_again():
     assert cures.page(runs) == (results / "cures.md").read_text(encoding="utf-8")
 
 
-def test_a_cure_that_the_results_keep_is_not_trained_again(tmp_path, monkeypatch):
+def test_a_cure_that_the_results_keep_is_trained_again_only_if_asked(tmp_path, monkeypatch, capsys):
     studies = load("scripts/studies.py")
     shares = (0.1, 0.8, 0.8, 0.8)
     kept = [cure("rank", 0, *shares), cure("floor", 1, *shares, study="cures-long")]
     monkeypatch.setattr(studies.cures_results, "kept_runs", lambda file: kept)
     trained = []
     monkeypatch.setattr(studies.rlif, "train", lambda recipe, console: trained.append(recipe.name))
-    rows = {name: studies.STUDIES["cures"].rows[name] for name in ("rank", "floor")}
-    studies.run_rows(rows, range(2), tmp_path / "cures", studies.STUDIES["cures"])
-    assert trained == ["floor-seed0", "rank-seed1", "floor-seed1"]
+    command = ["studies.py", "cures", "--rows", "rank", "floor", "--seeds", "0", "1", "--runs", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    studies.main()
+    assert trained == ["floor-seed0", "floor-seed1", "rank-seed1"]
+    assert "rank-seed0 is in results/cures.json; --again trains it again" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*command, "--again"])
+    studies.main()
+    assert "rank-seed0" in trained[3:] and len(trained) == 7
+
+
+def test_a_row_with_fewer_seeds_runs_on_others_only_if_asked(tmp_path, monkeypatch):
+    studies, trained = load("scripts/studies.py"), []
+    monkeypatch.setattr(studies.rlif, "train", lambda recipe, console: trained.append(recipe.name))
+    command = ["studies.py", "cures-long", "--again", "--rows", "floor", "--runs", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    studies.main()
+    monkeypatch.setattr(sys, "argv", [*command, "--seeds", "13"])
+    studies.main()
+    assert trained == ["floor-seed11", "floor-seed12", "floor-seed13"]
 
 
 def test_online_and_frozen_annotators_differ_in_nothing_else():

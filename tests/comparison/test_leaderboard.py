@@ -6,6 +6,7 @@ import json
 import random
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +221,18 @@ def test_folders_and_files_give_the_same_page_to_the_last_byte(made, tmp_path):
     ]
     assert pages[0] == pages[1] == pages[2]
     assert json.loads(pages[0][1])["boards"][0]["standings"][0]["method"] == "sure"
+
+
+def test_a_board_says_how_its_runs_were_evaluated(made):
+    (board,) = read_boards([made])
+    run = board.runs[0]
+    for decoding, said in (
+        ({"temperature": 0.0, "n": 1}, f"n = {N} held-out problems, greedy answers."),
+        ({"temperature": 0.7, "n": 8}, f"n = {N} held-out problems, 8 samples each at temperature 0.7."),
+        ({}, f"n = {N} held-out problems."),
+    ):
+        runs = [replace(run, settings={board.task: {"decoding": decoding}}), *board.runs[1:]]
+        assert said in markdown([replace(board, runs=runs)], "rlif leaderboard")
 
 
 def test_the_command_writes_the_page_and_refuses_other_formats_first(made, tmp_path):

@@ -222,3 +222,16 @@ def test_the_shipped_recipes_of_the_real_model_are_whole():
         assert batch == recipe.problems_per_update * recipe.resolved_training["num_generations"]
     assert rlif.load_recipe("demo-real").model == "smollm2-135m"
     assert load("scripts/real_study.py").FAMILIES == 2
+
+
+def test_the_page_says_where_training_did_not_raise_its_own_reward():
+    page = " ".join((ROOT / "docs/evidence.md").read_text(encoding="utf-8").split())
+    runs = json.loads((ROOT / "results/real.json").read_text(encoding="utf-8"))["runs"]
+    found = {}
+    for run in runs:
+        if run["method"] == "intuitor":
+            found.setdefault(run["family"], []).append(real_results.first_to_last(run["self_certainty"]))
+    risen = {family: all(last > first for first, last in ends) for family, ends in found.items()}
+    assert risen == {"steps": True, "story": True, "larger": True, "capital_city": False}
+    first, last = (sum(values) / 3 for values in zip(*found["capital_city"], strict=True))
+    assert f"self-certainty of the batches fell from {first:.1f} to {last:.1f} nats" in page

@@ -26,9 +26,9 @@ def call(main: Callable[[], None]) -> None:
         if sys.stdout is not None:  # closed when Python began
             sys.stdout.flush()
     except BrokenPipeError:
-        if not _nobody_reads(sys.stdout.fileno()):
+        if sys.stdout is None or not _nobody_reads(pipe := sys.stdout.fileno()):
             raise  # another pipe, of a child
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), pipe)  # Python flushes once more when it ends
         sys.exit(1)
     except RlifError as error:
         sentence = str(error)

@@ -20,6 +20,7 @@ import argparse
 import json
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import cures_results
 import matplotlib
@@ -184,9 +185,17 @@ def real(results: Path, file: Path) -> None:
     figure.savefig(file, dpi=160)
 
 
+def real_cures(results: Path) -> list[dict[str, Any]]:
+    """Reads the kept runs of the cures on the real model."""
+    runs = [run for run in cures_results.kept_runs(results / "cures.json") if run["study"] == "cures-real"]
+    if not runs:
+        raise SystemExit(f"{results}/cures.json holds no runs of SmolLM2: run cures_results.py first")
+    return runs
+
+
 def lasting(results: Path, file: Path) -> None:
     """Draws greedy accuracy of the real model over 40 updates, a panel for each learning rate."""
-    runs = [run for run in cures_results.kept_runs(results / "cures.json") if run["study"] == "cures-real"]
+    runs = real_cures(results)
     figure, axes = plt.subplots(1, len(RATES), figsize=(9, 3.4), layout="constrained", sharey=True)
     for axis, (rate, ending) in zip(axes, RATES.items(), strict=True):
         for row, (name, colour) in LASTING.items():
@@ -204,20 +213,17 @@ def lasting(results: Path, file: Path) -> None:
 
 def keys(results: Path, file: Path) -> None:
     """Draws where each key ends on the real model, the highest mean at the largest rate on top."""
-    runs = [run for run in cures_results.kept_runs(results / "cures.json") if run["study"] == "cures-real"]
-    if not runs:
-        raise SystemExit(f"{results}/cures.json holds no runs of SmolLM2: run cures_results.py first")
+    runs = real_cures(results)
     rows: dict[str, dict[str, list[float]]] = {}
     for run in runs:
-        rate = next((rate for rate, ending in RATES.items() if ending and run["row"].endswith(ending)), "1e-3")
-        of = rows.setdefault(run["row"].removesuffix(RATES[rate]), {})
-        of.setdefault(rate, []).append(100 * cures_results.end(run))
-    largest = next(iter(RATES))
-    order = sorted((row for row in rows if largest in rows[row]), key=lambda row: fmean(rows[row][largest]))
+        ending = "".join(cures_results.RATE.findall(run["row"]))
+        of = rows.setdefault(run["row"].removesuffix(ending), {})
+        of.setdefault(ending, []).append(100 * cures_results.end(run))
+    order = sorted((row for row in rows if "" in rows[row]), key=lambda row: fmean(rows[row][""]))
     figure, axis = plt.subplots(figsize=(7, 0.8 + 0.24 * len(order)), layout="constrained")
-    for (rate, colour), lift in zip(zip(RATES, (ORANGE, BLUE, GREY), strict=True), (0, 0.2, -0.2), strict=True):
+    for (rate, ending), colour, lift in zip(RATES.items(), (ORANGE, BLUE, GREY), (0, 0.2, -0.2), strict=True):
         for place, row in enumerate(order):
-            for seed, share in enumerate(rows[row].get(rate, [])):  # equal seeds stay apart
+            for seed, share in enumerate(rows[row].get(ending, [])):  # equal seeds stay apart
                 axis.plot(share, place + lift + 0.1 * seed, "o", color=colour, markersize=4, alpha=0.8)
         axis.plot([], [], "o", color=colour, markersize=4, label=f"rate {rate}")
     axis.axvline(100 * runs[0]["curve"][0], color="grey", linewidth=0.8)

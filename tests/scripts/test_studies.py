@@ -283,3 +283,10 @@ def test_a_pipe_of_a_child_that_breaks_is_not_silenced():
     code = "from refusals import call\ndef main():\n    raise BrokenPipeError(32, 'of a child')\ncall(main)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "scripts", capture_output=True, text=True)
     assert done.returncode == 1 and "of a child" in done.stderr
+
+
+@pytest.mark.parametrize("figure", ["cures", "lasting", "keys"])
+def test_a_figure_of_cures_without_runs_says_what_to_run_first(tmp_path, figure):
+    with pytest.raises(SystemExit, match=r"run cures_results\.py first"):
+        load("scripts/evidence_figures.py").FIGURES[figure](tmp_path, tmp_path / "figure.png")
+    assert not [*tmp_path.iterdir()]
